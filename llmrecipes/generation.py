@@ -1,0 +1,164 @@
+"""Sampling of responses from a causal language model: one batched decode loop for `sample` and `ppo`.
+
+Why not `model.generate`: finished rows leave the batch at once (their share of every later step is saved), no logits are
+kept, every sampling field is an argument (a model's own generation config, say a repetition penalty, never leaks in), and
+the draws come from a generator the caller owns.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from llmrecipes.config import InputError
+
+
+@dataclass
+class Response:
+    """One sampled response.
+
+    token_ids: the new tokens, the end-of-sequence token included when the model emitted one.
+    finish_reason: "stop" if the model ended the response itself, "length" if `max_new_tokens` cut it.
+    """
+
+    token_ids: list[int]
+    finish_reason: str
+
+
+def sample_responses(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    *,
+    max_new_tokens: int,
+    eos_token_ids: list[int],
+    pad_token_id: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    batch_size: int = 64,
+    generator: torch.Generator | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> list[Response]:
+    """Samples one response for each prompt (repeat a prompt to get several); answers stand in the prompts' order.
+
+    temperature 0 is greedy decoding; top_k 0 and top_p 1.0 switch those filters off. `generator` must live on the model's
+    device; the same generator state, prompts and batch size give the same responses. `pad_token_id` only fills: it may be
+    an end-of-sequence id and prompts may contain it. `progress` is called with the number of newly finished responses
+    (`tqdm.update` fits).
+
+    Raises InputError for an empty prompt, a prompt that leaves no room for the response, or impossible settings.
+    """
+    _check_request(model, prompts, max_new_tokens, temperature, top_k, top_p, batch_size)
+    responses: list[Response | None] = [None] * len(prompts)
+    # Longest first: rows of a batch need little padding, and the batch most likely to exhaust memory comes first.
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+    training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = _decode_batch(
+                model, [prompts[row] for row in rows], max_new_tokens, eos_token_ids, pad_token_id,
+                temperature, top_k, top_p, generator, progress,
+            )  # fmt: skip
+            for row, response in zip(rows, batch, strict=True):
+                responses[row] = response
+    finally:
+        model.train(training)
+    return responses
+
+
+def _check_request(model, prompts, max_new_tokens, temperature, top_k, top_p, batch_size) -> None:
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens: {max_new_tokens} leaves no room for a response; give at least 1")
+    if batch_size < 1:
+        raise InputError(f"batch_size: {batch_size} must be at least 1")
+    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        raise InputError(
+            f"sampling: temperature {temperature}, top_k {top_k}, top_p {top_p}; needed are temperature >= 0, "
+            "top_k >= 0 (0 = off) and 0 < top_p <= 1 (1 = off)"
+        )
+    context = getattr(model.config, "max_position_embeddings", None)
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise InputError(f"prompt {row}: is empty; a prompt needs at least one token")
+        if context is not None and len(prompt) + max_new_tokens > context:
+            raise InputError(
+                f"prompt {row}: {len(prompt)} tokens + {max_new_tokens} new ones exceed the model's context of {context}; "
+                "shorten or drop the prompt, or allow fewer new tokens"
+            )
+
+
+@torch.no_grad()
+def _decode_batch(
+    model, prompts, max_new_tokens, eos_token_ids, pad_token_id, temperature, top_k, top_p, generator, progress
+) -> list[Response]:
+    device = model.device
+    width = max(len(prompt) for prompt in prompts)
+    input_ids = torch.full((len(prompts), width), pad_token_id)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    input_ids, mask = input_ids.to(device), mask.to(device)
+    position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
+    eos = torch.tensor(eos_token_ids, device=device)
+    cache = DynamicCache(config=model.config)
+    # Not every architecture takes these two (ALiBi models have no positions).
+    accepted = inspect.signature(model.forward).parameters
+    extra = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+
+    tokens = torch.full((len(prompts), max_new_tokens), pad_token_id, device=device)
+    lengths = torch.full((len(prompts),), max_new_tokens, device=device)
+    stopped = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    alive = torch.arange(len(prompts), device=device)  # batch rows still decoding
+    for step in range(max_new_tokens):
+        positions = {"position_ids": position_ids} if "position_ids" in accepted else {}
+        logits = model(
+            input_ids=input_ids, attention_mask=mask, past_key_values=cache, use_cache=True, **positions, **extra
+        ).logits[:, -1]
+        chosen = sample_tokens(logits, temperature, top_k, top_p, generator)
+        tokens[alive, step] = chosen
+        ended = torch.isin(chosen, eos)
+        if ended.any():
+            lengths[alive[ended]] = step + 1
+            stopped[alive[ended]] = True
+            keep = (~ended).nonzero().squeeze(-1)
+            if progress is not None:
+                progress(len(alive) - len(keep))
+            alive = alive[keep]
+            if len(alive) == 0:
+                break
+            cache.batch_select_indices(keep)
+            mask, position_ids, chosen = mask[keep], position_ids[keep], chosen[keep]
+        input_ids = chosen[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+        position_ids = position_ids[:, -1:] + 1
+    if progress is not None and len(alive):
+        progress(len(alive))
+    return [
+        Response(row[:length], "stop" if stop else "length")
+        for row, length, stop in zip(tokens.tolist(), lengths.tolist(), stopped.tolist(), strict=True)
+    ]
+
+
+def sample_tokens(
+    logits: torch.Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None
+) -> torch.Tensor:
+    """Draws one token id for each row of `logits` (B, V) -> (B,). Filters as in Hugging Face `generate`: temperature, top-k,
+    then the smallest set of tokens whose probability reaches top_p (nucleus sampling, arXiv 1904.09751)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = logits.float() / temperature
+    if 0 < top_k < logits.shape[-1]:
+        kth_best = logits.topk(top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < kth_best, -torch.inf)
+    if top_p < 1:
+        ascending, order = logits.sort(dim=-1)
+        # Drop the tail whose total probability stays within 1 - top_p; the best token always survives.
+        drop = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
+        drop[:, -1] = False
+        logits = logits.masked_fill(torch.zeros_like(drop).scatter(1, order, drop), -torch.inf)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)

@@ -1,0 +1,104 @@
+"""The decode loop equals Hugging Face generate, stays reproducible, and is untouched by a model's generation config."""
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from llmrecipes.config import InputError
+from llmrecipes.generation import sample_responses, sample_tokens
+
+VOCABULARY, EOS, OTHER_EOS, PAD = 48, 1, 7, 0
+
+
+def tiny_model(architecture: str = "llama"):
+    torch.manual_seed(0)
+    if architecture == "gpt2":
+        config = GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_embd=32, n_layer=2, n_head=4)
+        return GPT2LMHeadModel(config).eval()
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, initializer_range=0.3,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def prompts(count: int = 12) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(3)
+    lengths = torch.randint(1, 9, (count,), generator=generator).tolist()
+    return [torch.randint(2, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+
+
+def sample(model, rows, **changes):
+    settings = dict(max_new_tokens=16, eos_token_ids=[EOS, OTHER_EOS], pad_token_id=PAD, batch_size=5)
+    return sample_responses(model, rows, **{**settings, **changes})
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_greedy_equals_hugging_face_generate(architecture):
+    model = tiny_model(architecture)
+    responses = sample(model, prompts(), temperature=0.0)
+    for prompt, response in zip(prompts(), responses, strict=True):
+        expected = model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False, max_new_tokens=16, eos_token_id=[EOS, OTHER_EOS], pad_token_id=PAD,
+        )[0, len(prompt):].tolist()  # fmt: skip
+        assert response.token_ids == expected
+        assert response.finish_reason == ("stop" if expected[-1] in (EOS, OTHER_EOS) else "length")
+    assert {response.finish_reason for response in sample(model, prompts(40), max_new_tokens=40)} == {"stop", "length"}
+
+
+def test_pad_equal_to_eos_changes_nothing():
+    model = tiny_model()
+    seeded = [torch.Generator().manual_seed(5) for _ in range(2)]
+    rows = [[EOS, *prompt] for prompt in prompts()]  # prompts may contain EOS
+    assert sample(model, rows, generator=seeded[0]) == sample(model, rows, pad_token_id=EOS, generator=seeded[1])
+
+
+def test_same_generator_state_same_responses():
+    model = tiny_model()
+    first, second, other = (
+        sample(model, prompts(), generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert first == second != other
+
+
+def test_generation_config_does_not_leak():
+    model = tiny_model()
+    clean = sample(model, prompts(), generator=torch.Generator().manual_seed(1))
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.temperature = 0.1
+    model.generation_config.max_new_tokens = 2
+    assert sample(model, prompts(), generator=torch.Generator().manual_seed(1)) == clean
+
+
+def test_samples_follow_the_model_distribution():
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    draws = sample_tokens(logits.expand(40_000, -1), 2.0, 0, 1.0, torch.Generator().manual_seed(0))
+    shares = torch.bincount(draws, minlength=4) / len(draws)
+    torch.testing.assert_close(shares, (logits[0] / 2).softmax(-1), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize(("top_k", "top_p", "allowed"), [(2, 1.0, {0, 1}), (0, 0.6, {0}), (0, 0.8, {0, 1}), (1, 0.9, {0})])
+def test_filters_keep_only_the_best_tokens(top_k, top_p, allowed):
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).expand(500, -1)  # probabilities .64 .24 .09 .03
+    assert set(sample_tokens(logits, 1.0, top_k, top_p, torch.Generator().manual_seed(0)).tolist()) == allowed
+
+
+def test_progress_counts_every_response_once():
+    counts = []
+    sample(tiny_model(), prompts(), progress=counts.append)
+    assert sum(counts) == len(prompts())
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        ([[2], []], {}, "prompt 1: is empty"),
+        ([[2], [3] * 60], {}, "prompt 1: 60 tokens"),
+        ([[2]], {"max_new_tokens": 0}, "max_new_tokens: 0"),
+        ([[2]], {"top_p": 0.0}, "top_p 0.0"),
+    ],
+)
+def test_bad_requests_are_refused(rows, changes, message):
+    with pytest.raises(InputError, match=message):
+        sample(tiny_model(), rows, **changes)
