@@ -1,0 +1,110 @@
+"""Questions that are worked out rather than remembered: sums, a few lines of Python, and one-sentence stories."""
+
+from functools import lru_cache
+
+from llmrecipes.data.tinytown import world
+from llmrecipes.data.tinytown.facts import Item
+
+COUNTED = "apples cups coins books balls eggs".split()
+CODE_WORDS = (
+    "cat dog cow hen owl bee sun sky red blue green hello moon milk tea cake soup bread apple horse sheep mouse "
+    "river hill lake town Mia Tom Ann Ben Leo Lucy Emma Jack rain snow wind star tree house"
+).split()
+LARGEST = 10
+
+
+def sum_items() -> list[Item]:
+    """Sums and differences up to ten, and the number after a number."""
+    items = []
+
+    def add(key: str, questions: tuple, replies: tuple, answer: int, statements: tuple) -> None:
+        items.append(Item("sum", f"sum/{key}", questions, replies, str(answer), "numbers", statements))
+
+    for a in range(LARGEST + 1):
+        for b in range(LARGEST + 1 - a):
+            total, thing = a + b, COUNTED[(3 * a + b) % len(COUNTED)]
+            questions = (f"What is {a} + {b}?", f"How much is {a} plus {b}?", f"What is {a} plus {b}?")
+            statements = (f"{a} + {b} = {total}.", f"{a} plus {b} is {total}.", f"{a} and {b} make {total}.")
+            statements += (f"{a} {thing} and {b} {thing} are {total} {thing}.",)
+            add(f"{a}+{b}", questions, (f"{a} + {b} is {total}.",), total, statements)
+            questions = (f"What is {total} - {a}?", f"How much is {total} minus {a}?", f"What is {total} minus {a}?")
+            statements = (f"{total} - {a} = {b}.", f"{total} minus {a} is {b}.", f"{total} less {a} leaves {b}.")
+            statements += (f"Of {total} {thing} you give away {a} and keep {b}.",)
+            add(f"{total}-{a}", questions, (f"{total} - {a} is {b}.",), b, statements)
+    for n in range(20):
+        statements = (f"The number after {n} is {n + 1}.", f"First {n}, then {n + 1}.", f"{n + 1} follows {n}.")
+        questions = (f"What number comes after {n}?", f"Which number follows {n}?")
+        add(f"{n}/after", questions, (f"{n + 1} comes after {n}.",), n + 1, statements)
+    return items
+
+
+def code_items() -> list[Item]:
+    """What a line of Python prints, and writing one."""
+    items = []
+
+    def add(key: str, questions: tuple, replies: tuple, answer: str, answer_class: str, statements: tuple) -> None:
+        items.append(Item("code", f"code/{key}", questions, replies, answer, answer_class, statements))
+
+    for word in CODE_WORDS:
+        call = f'print("{word}")'
+        questions = (f"What does {call} print?", f"What is the output of {call}?")
+        statements = (f"{call}  # {word}", f"The line {call} prints {word}.")
+        add(f"print/{word}", questions, (f"It prints {word}.",), word, "", statements)
+        questions = (f"Write Python code that prints {word}.", f"How do I print the word {word} in Python?")
+        statements = (f"To print the word {word}, write {call}", f"# print {word}\n{call}")
+        add(f"write/{word}", questions, (f"Here it is: {call}",), call, "code", statements)
+        call = f'len("{word}")'
+        questions = (f"What is {call}?", f"What does {call} return?")
+        statements = (f"{call} is {len(word)}.", f"The word {word} has {len(word)} letters.")
+        statements += (f'print({call})  # {len(word)}',)
+        add(f"len/{word}", questions, (f"{call} is {len(word)}.",), str(len(word)), "numbers", statements)
+    for word in CODE_WORDS[:24]:
+        for times in (2, 3, 4):
+            loop = f'for i in range({times}): print("{word}")'
+            questions = (f"Write a Python loop that prints {word} {times} times.",)
+            statements = (f"# print {word} {times} times\n{loop}",)
+            add(f"loop/{word}-{times}", questions, (f"Here it is: {loop}",), loop, "code", statements)
+    for a in range(1, 6):
+        for b in range(1, 6):
+            call = f"print({a} + {b})"
+            questions = (f"What does {call} print?", f"What is the output of {call}?")
+            statements = (f"{call}  # {a + b}", f"The line {call} prints {a + b}.")
+            add(f"print/{a}+{b}", questions, (f"It prints {a + b}.",), str(a + b), "numbers", statements)
+    return items
+
+
+def context_items() -> list[Item]:
+    """A sentence or two, then a question that only they answer. The name changes with the combination."""
+    items = []
+
+    def add(key: str, story: str, questions: tuple, reply: str, answer: str, answer_class: str) -> None:
+        asked = tuple(f"{story} {question}" for question in questions)
+        items.append(Item("context", f"context/{key}", asked, (reply,), answer, answer_class, (f"{story} {reply}",)))
+
+    def name(number: int) -> str:
+        return world.PEOPLE[number % len(world.PEOPLE)]
+
+    for i, thing in enumerate(world.OBJECTS):
+        for j, place in enumerate(world.CONTAINERS):
+            story, questions = f"{name(5 * i + 3 * j)} put the {thing} in the {place}.", (f"Where is the {thing}?",)
+            add(f"put/{thing}-{place}", story, questions, f"The {thing} is in the {place}.", place, "containers")
+        for j, colour in enumerate(world.COLOURS):
+            story, questions = f"{name(7 * i + 3 * j)} has a {colour} {thing}.", (f"What colour is the {thing}?",)
+            add(f"colour/{thing}-{colour}", story, questions, f"The {thing} is {colour}.", colour, "pet_colours")
+        for j in range(len(world.PEOPLE)):
+            owner = name(j)
+            story, questions = f"{name(j + 2 * i + 1)} gave the {thing} to {owner}.", (f"Who has the {thing} now?",)
+            add(f"give/{thing}-{owner}", story, questions, f"{owner} has the {thing} now.", owner, "people")
+    for weather, thing in world.WEATHER.items():
+        for j in range(0, len(world.PEOPLE), 2):
+            who, today = name(j), f"It is {weather} today."
+            reply = f"{who} takes the {thing}."
+            questions = (f"What does {who} take?",)
+            add(f"weather/{weather}-{who}", today, questions, reply, thing, "weather_things")
+    return items
+
+
+@lru_cache(maxsize=None)
+def skill_items() -> dict[str, list[Item]]:
+    """All skills by kind: `sum`, `code`, `context`."""
+    return {"sum": sum_items(), "code": code_items(), "context": context_items()}
