@@ -29,7 +29,7 @@ def prompts(count: int = 12) -> list[list[int]]:
 
 
 def sample(model, rows, **changes):
-    settings = dict(max_new_tokens=16, eos_token_ids=[EOS, OTHER_EOS], pad_token_id=PAD, batch_size=5)
+    settings = {"max_new_tokens": 16, "eos_token_ids": [EOS, OTHER_EOS], "pad_token_id": PAD, "batch_size": 5}
     return sample_responses(model, rows, **{**settings, **changes})
 
 

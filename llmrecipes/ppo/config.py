@@ -1,0 +1,144 @@
+"""PPOConfig: every argument of PPOTrainer, under the names TRL's PPO, RLOO and GRPO configs use."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from llmrecipes.config import InputError
+
+
+@dataclass
+class PPOConfig(TrainingArguments):
+    """Arguments of PPOTrainer on top of `transformers.TrainingArguments`, all of which hold.
+
+    Batch arithmetic: one optimizer step sees a minibatch of per_device_train_batch_size × gradient_accumulation_steps ×
+    processes responses. A rollout samples num_mini_batches minibatches of responses and is used num_ppo_epochs times, so it
+    lasts num_ppo_epochs × num_mini_batches optimizer steps (the unit of max_steps, logging_steps, save_steps, eval_steps).
+    """
+
+    # Fields of TrainingArguments with other defaults
+    learning_rate: float = field(default=3e-6, metadata={"help": "Initial learning rate of policy and value model."})
+    adam_epsilon: float = field(default=1e-5, metadata={"help": "Epsilon of Adam (the N+ details' value)."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many optimizer steps."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay false: extra columns go to the reward functions."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Off: a loss that is not finite stops the run instead of being hidden."}
+    )
+
+    # Rollout
+    max_completion_length: int = field(default=64, metadata={"help": "Most new tokens in a response."})
+    max_prompt_length: int | None = field(
+        default=None, metadata={"help": "Most tokens in a prompt; default: the context minus max_completion_length."}
+    )
+    overlong_prompts: str = field(
+        default="error",
+        metadata={"help": "What becomes of longer prompts: 'error' or 'drop'.", "choices": ["error", "drop"]},
+    )
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; logprobs are taken under it too."})
+    top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1.0 is off."})
+    top_k: int = field(default=0, metadata={"help": "Sample among the k best tokens; 0 is off."})
+    rollout_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Responses per rollout over all processes; default: num_mini_batches minibatches."},
+    )
+    per_device_generation_batch_size: int = field(default=64, metadata={"help": "Responses decoded at a time."})
+    total_episodes: int | None = field(
+        default=None, metadata={"help": "Responses to sample in all; sets max_steps (rounded up to whole rollouts)."}
+    )
+    shuffle_dataset: bool = field(default=True, metadata={"help": "Shuffle the prompts, anew in each pass."})
+
+    # Reward
+    missing_eos_penalty: float | None = field(
+        default=None, metadata={"help": "Penalty for a response cut by the length limit (positive lowers the score)."}
+    )
+    missing_eos_mode: str = field(
+        default="subtract",
+        metadata={
+            "help": "'subtract' the penalty from the score, or 'replace' the score by minus the penalty.",
+            "choices": ["subtract", "replace"],
+        },
+    )
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weight of each reward function; default 1.0 each."}
+    )
+    normalize_scores: bool = field(default=False, metadata={"help": "Scale scores to mean 0, std 1 in each rollout."})
+    score_clip: float | None = field(default=None, metadata={"help": "Clip scores to ± this value."})
+    kl_coef: float = field(default=0.05, metadata={"help": "Weight of the KL penalty in the reward (β)."})
+    kl_estimator: str = field(
+        default="k1", metadata={"help": "KL estimator: k1, k2 or k3.", "choices": ["k1", "k2", "k3"]}
+    )
+    kl_target: float | None = field(
+        default=None, metadata={"help": "KL per response (nats) that kl_coef is adapted to; default: fixed kl_coef."}
+    )
+    kl_horizon: float = field(default=10_000, metadata={"help": "Episodes over which kl_coef is adapted."})
+    whiten_rewards: bool = field(default=False, metadata={"help": "Scale token rewards to variance 1 before GAE."})
+
+    # Update
+    num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over each rollout."})
+    num_mini_batches: int | None = field(
+        default=None, metadata={"help": "Minibatches (optimizer steps) in a pass; default 1."}
+    )
+    cliprange: float = field(default=0.2, metadata={"help": "Clip range of the probability ratio."})
+    cliprange_value: float = field(default=0.2, metadata={"help": "Clip range of the value update."})
+    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
+    gamma: float = field(default=1.0, metadata={"help": "Discount."})
+    lam: float = field(default=0.95, metadata={"help": "λ of GAE."})
+    whiten_advantages: bool = field(default=True, metadata={"help": "Scale advantages to mean 0, variance 1."})
+    disable_dropout: bool = field(default=True, metadata={"help": "Dropout off in policy and value model."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        positive = (
+            "max_completion_length", "num_ppo_epochs", "temperature", "cliprange", "cliprange_value", "kl_horizon",
+            "per_device_generation_batch_size",
+        )  # fmt: skip
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name}: {getattr(self, name)} must be greater than 0")
+        for name in ("num_mini_batches", "rollout_batch_size", "total_episodes", "kl_target", "score_clip"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise InputError(f"{name}: {getattr(self, name)} must be greater than 0 (or left out)")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}: {getattr(self, name)} must lie between 0 and 1")
+        choices = {
+            "kl_estimator": ("k1", "k2", "k3"),
+            "missing_eos_mode": ("subtract", "replace"),
+            "overlong_prompts": ("error", "drop"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name}: {getattr(self, name)!r} is none of {', '.join(allowed)}")
+        if self.remove_unused_columns:
+            raise InputError("remove_unused_columns: must be false for PPO, reward functions read the extra columns")
+        self._settle_batch_sizes()
+
+    def _settle_batch_sizes(self) -> None:
+        """Fills in num_mini_batches and rollout_batch_size from each other."""
+        minibatch = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
+        if self.rollout_batch_size is None:
+            self.num_mini_batches = self.num_mini_batches or 1
+            self.rollout_batch_size = self.num_mini_batches * minibatch
+            return
+        unit = minibatch * (self.num_mini_batches or 1)
+        if self.rollout_batch_size % unit:
+            below = self.rollout_batch_size // unit * unit
+            nearest = f"{below} or {below + unit}" if below else f"{unit}"
+            raise InputError(
+                f"rollout_batch_size: {self.rollout_batch_size} is no multiple of {unit} (per_device_train_batch_size "
+                f"{self.per_device_train_batch_size} x gradient_accumulation_steps {self.gradient_accumulation_steps} x "
+                f"{self.world_size} processes x num_mini_batches {self.num_mini_batches or 1}); nearest: {nearest}"
+            )
+        if self.num_mini_batches is not None and self.rollout_batch_size != unit:
+            raise InputError(
+                f"rollout_batch_size: {self.rollout_batch_size} is not num_mini_batches {self.num_mini_batches} x "
+                f"{minibatch} responses in an optimizer step; give one of the two, or {unit}"
+            )
+        self.num_mini_batches = self.rollout_batch_size // minibatch
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Optimizer steps made from one rollout."""
+        return self.num_ppo_epochs * self.num_mini_batches

@@ -1,0 +1,129 @@
+"""The mathematics of PPO as pure tensor functions.
+
+Shapes: B responses, T response tokens, padded on the right; `mask` (B, T) is True on real response tokens. Sources: PPO
+(arXiv 1707.06347), GAE (arXiv 1506.02438), KL-shaped rewards and the adaptive coefficient (arXiv 1909.08593), the details
+as in "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031).
+"""
+
+from collections.abc import Callable
+
+import torch
+
+KL_ESTIMATORS = ("k1", "k2", "k3")
+
+
+def response_mask(lengths: torch.Tensor, width: int | None = None) -> torch.Tensor:
+    """(B,) response lengths -> (B, T) mask. Masks come from lengths, never from pad ids, so pad may equal EOS."""
+    width = int(lengths.max()) if width is None else width
+    return torch.arange(width, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def kl_estimate(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, estimator: str) -> torch.Tensor:
+    """Estimates KL(policy || reference) from sampled tokens, (B, T) -> (B, T), after http://joschu.net/blog/kl-approx.html.
+
+    k1 is unbiased and may be negative; k2 = k1²/2 is biased and of low variance; k3 = exp(-k1) - 1 + k1 is unbiased and >= 0.
+    """
+    k1 = logprobs - ref_logprobs
+    if estimator == "k1":
+        return k1
+    if estimator == "k2":
+        return 0.5 * k1.square()
+    if estimator == "k3":
+        return torch.expm1(-k1) + k1
+    raise ValueError(f"kl_estimator {estimator!r} is none of {', '.join(KL_ESTIMATORS)}")
+
+
+def apply_missing_eos_penalty(
+    scores: torch.Tensor, finished: torch.Tensor, penalty: float | None, mode: str
+) -> torch.Tensor:
+    """Lowers the score (B,) of responses without an end-of-sequence token: "subtract" takes `penalty` off (TRL),
+    "replace" sets the score to -`penalty` (N+ details)."""
+    if penalty is None:
+        return scores
+    punished = scores - penalty if mode == "subtract" else torch.full_like(scores, -penalty)
+    return torch.where(finished, scores, punished)
+
+
+def shape_rewards(scores: torch.Tensor, kl: torch.Tensor, lengths: torch.Tensor, kl_coef: float) -> torch.Tensor:
+    """Token rewards (B, T): -kl_coef · KL on every response token, plus the score on the last one (the EOS token, or the
+    token where the length limit cut the response). Sums to score - kl_coef · ΣKL in each row."""
+    rewards = -kl_coef * kl * response_mask(lengths, kl.shape[1])
+    rewards[torch.arange(len(rewards), device=rewards.device), lengths - 1] += scores.to(rewards.dtype)
+    return rewards
+
+
+def generalized_advantage_estimate(
+    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """GAE: A_t = Σ_k (γλ)^k δ_{t+k} with δ_t = r_t + γ V_{t+1} - V_t, the value after the last response token being 0.
+
+    All (B, T); returns (advantages, returns = advantages + values), zero outside `mask`.
+    """
+    # With zeros outside the mask every row ends by itself: its next value and its next advantage are 0.
+    rewards, values = rewards * mask, values * mask
+    next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
+    deltas = rewards + gamma * next_values - values
+    advantages = torch.zeros_like(deltas)
+    carried = torch.zeros_like(deltas[:, 0])
+    for t in reversed(range(deltas.shape[1])):
+        carried = deltas[:, t] + gamma * lam * carried
+        advantages[:, t] = carried
+    return advantages, advantages + values
+
+
+def whiten(
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    shift_mean: bool = True,
+    all_reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Scales the masked entries to variance 1 (and mean 0, unless `shift_mean` is False); 0 outside the mask.
+
+    `all_reduce` sums a tensor over processes, so that the moments are those of the whole batch.
+    """
+    add_up = all_reduce or (lambda tensor: tensor)
+    values = values * mask
+    total, count = add_up(torch.stack([values.sum(), mask.sum().to(values.dtype)]))
+    mean = total / count
+    squares = add_up(((values - mean) * mask).square().sum())
+    scaled = (values - mean) * torch.rsqrt(squares / (count - 1).clamp(min=1) + 1e-8)
+    return (scaled if shift_mean else scaled + mean) * mask
+
+
+def policy_loss(
+    logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor, cliprange: float
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """PPO's clipped surrogate, summed over response tokens (divide by the token count of the optimizer step).
+
+    Returns (loss sum, sums over tokens of: approx_kl ½(Δlogp)², clipfrac, ratio).
+    """
+    log_ratio = (logprobs - old_logprobs) * mask
+    ratio = log_ratio.exp()
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
+    loss = (torch.maximum(unclipped, clipped) * mask).sum()
+    with torch.no_grad():
+        stats = {
+            "approx_kl": 0.5 * log_ratio.square().sum(),
+            "clipfrac": ((clipped > unclipped) & mask).sum(),
+            "ratio": (ratio * mask).sum(),
+        }
+    return loss, stats
+
+
+def value_loss(
+    values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor, cliprange_value: float
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Clipped squared error ½ max((V-R)², (clip(V)-R)²), summed over response tokens; also the sum of clipped tokens."""
+    clipped_values = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
+    unclipped = (values - returns).square()
+    clipped = (clipped_values - returns).square()
+    loss = 0.5 * (torch.maximum(unclipped, clipped) * mask).sum()
+    return loss, {"value_clipfrac": ((clipped > unclipped) & mask).sum()}
+
+
+def adapt_kl_coef(kl_coef: float, kl: float, target: float, num_episodes: int, horizon: float) -> float:
+    """Proportional controller of arXiv 1909.08593 §2.2: moves the coefficient so that the KL per response (nats) meets
+    `target`; `horizon` is the number of episodes over which a 100 % error would be acted on in full."""
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return kl_coef * (1 + error * num_episodes / horizon)

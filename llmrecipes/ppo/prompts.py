@@ -1,0 +1,101 @@
+"""Prompts of PPO: turned into token ids once, checked against the context, and ordered rollout by rollout."""
+
+import logging
+from collections.abc import Iterator
+
+import torch
+from datasets import Dataset
+from torch.utils.data import Sampler
+from transformers import PreTrainedTokenizerBase
+
+from llmrecipes.config import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def encode_prompts(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int, overlong: str, name: str
+) -> Dataset:
+    """Adds the column `prompt_ids`; every other column is kept for the reward functions.
+
+    `prompt` may be text, chat messages or token ids. A prompt of more than `longest` tokens is an error or, with
+    overlong="drop", leaves with a count. Raises InputError naming the data set (`name`) and the row.
+    """
+    if len(dataset) == 0:
+        raise InputError(f"{name}: has no rows; PPO needs prompts")
+    if "prompt" not in dataset.column_names:
+        raise InputError(f"{name}: has columns {', '.join(dataset.column_names)}; PPO needs a column `prompt`")
+    encoded, kept = [], []
+    for row, prompt in enumerate(dataset["prompt"]):
+        ids = prompt_token_ids(prompt, tokenizer, f"{name}, row {row}")
+        if len(ids) > longest and overlong == "error":
+            raise InputError(
+                f"{name}, row {row}: the prompt has {len(ids)} tokens, more than {longest} (the context minus "
+                "max_completion_length, or max_prompt_length); shorten it or set overlong_prompts: drop"
+            )
+        if len(ids) <= longest:
+            kept.append(row)
+            encoded.append(ids)
+    if len(kept) < len(dataset):
+        logger.warning("%s: dropped %d prompts of more than %d tokens", name, len(dataset) - len(kept), longest)
+        dataset = dataset.select(kept)
+    if not kept:
+        raise InputError(f"{name}: all prompts are longer than {longest} tokens; nothing is left to train on")
+    return dataset.add_column("prompt_ids", encoded)
+
+
+def prompt_token_ids(prompt: str | list, tokenizer: PreTrainedTokenizerBase, where: str) -> list[int]:
+    """Token ids of one prompt: text, chat messages (rendered up to where the assistant speaks) or token ids as they are."""
+    if isinstance(prompt, str):
+        ids = tokenizer(prompt)["input_ids"]
+    elif is_conversation(prompt):
+        if tokenizer.chat_template is None:
+            raise InputError(f"{where}: the prompt is a conversation but the tokenizer has no chat template")
+        # A prompt that ends in an assistant message asks for that message to be continued.
+        continues = prompt[-1]["role"] == "assistant"
+        ids = tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=not continues, continue_final_message=continues, return_dict=True
+        )["input_ids"]
+    elif isinstance(prompt, list) and all(isinstance(token, int) for token in prompt):
+        ids = prompt
+    else:
+        raise InputError(f"{where}: `prompt` must be text, a list of chat messages or a list of token ids")
+    if len(ids) == 0:
+        raise InputError(f"{where}: the prompt is empty")
+    return list(ids)
+
+
+def is_conversation(prompt: object) -> bool:
+    """Whether a prompt is a list of chat messages."""
+    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], dict) and "role" in prompt[0]
+
+
+class RolloutSampler(Sampler[int]):
+    """Orders prompts in rollouts of `rollout_size`, each repeated for every micro-batch that will be trained from it.
+
+    The repeats keep Trainer's own counting (steps per epoch, skipping on resume) right. The order depends on the seed and the
+    pass alone. Prompts that don't fill a last rollout wait for another pass.
+    """
+
+    def __init__(self, num_prompts: int, rollout_size: int, repeats: int, shuffle: bool, seed: int):
+        self.num_prompts = num_prompts
+        self.rollout_size = rollout_size
+        self.repeats = repeats
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_prompts // self.rollout_size * self.rollout_size * self.repeats
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(range(self.num_prompts))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+            order = torch.randperm(self.num_prompts, generator=generator).tolist()
+        for start in range(0, self.num_prompts - self.rollout_size + 1, self.rollout_size):
+            for _ in range(self.repeats):
+                yield from order[start : start + self.rollout_size]

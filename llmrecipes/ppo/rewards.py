@@ -1,0 +1,207 @@
+"""Scores of responses: reward models (with a tokenizer of their own, if need be) and Python callables."""
+
+import asyncio
+import inspect
+import math
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrecipes.config import InputError
+from llmrecipes.ppo.policy_value import token_hidden_states
+from llmrecipes.ppo.prompts import is_conversation
+
+RewardFunction = PreTrainedModel | Callable[..., list[float]]
+
+
+def reward_name(reward: RewardFunction) -> str:
+    """The name a reward function has in logs and errors."""
+    if isinstance(reward, PreTrainedModel):
+        return reward.config._name_or_path.rstrip("/").split("/")[-1] or type(reward).__name__
+    return getattr(reward, "__name__", type(reward).__name__)
+
+
+def check_reward_model(model: PreTrainedModel) -> None:
+    """Raises InputError unless the model gives one score."""
+    if model.config.num_labels != 1:
+        raise InputError(f"reward model {reward_name(model)}: gives {model.config.num_labels} labels; needed is one score")
+
+
+def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers assign the same ids to the same tokens."""
+    return one is other or one.get_vocab() == other.get_vocab()
+
+
+class Rewards:
+    """The reward functions of a run with their tokenizers, names and weights."""
+
+    def __init__(
+        self,
+        functions: RewardFunction | list[RewardFunction],
+        tokenizers: PreTrainedTokenizerBase | list[PreTrainedTokenizerBase | None] | None,
+        policy_tokenizer: PreTrainedTokenizerBase,
+        weights: list[float] | None,
+    ):
+        self.functions = functions if isinstance(functions, list) else [functions]
+        tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(self.functions)
+        if not self.functions:
+            raise InputError("reward_funcs: is empty; PPO needs a reward model or a reward function")
+        if len(tokenizers) != len(self.functions):
+            raise InputError(f"reward_processing_classes: {len(tokenizers)} for {len(self.functions)} reward functions")
+        if weights is not None and len(weights) != len(self.functions):
+            raise InputError(f"reward_weights: {len(weights)} for {len(self.functions)} reward functions")
+        self.policy_tokenizer = policy_tokenizer
+        self.tokenizers = [policy_tokenizer if tokenizer is None else tokenizer for tokenizer in tokenizers]
+        self.weights = torch.tensor(weights or [1.0] * len(self.functions))
+        self.names = []
+        for function in self.functions:
+            name = reward_name(function)
+            self.names.append(f"{name}_{len(self.names)}" if name in self.names else name)
+            if isinstance(function, PreTrainedModel):
+                check_reward_model(function)
+                function.requires_grad_(False).eval()
+
+    def to(self, device) -> None:
+        """Moves the reward models and weights."""
+        self.weights = self.weights.to(device)
+        for function in self.functions:
+            if isinstance(function, PreTrainedModel):
+                function.to(device)
+
+    def model_for_policy_tokens(self) -> PreTrainedModel | None:
+        """The first reward model that reads the policy's tokens; the value model can start from it."""
+        for function, tokenizer in zip(self.functions, self.tokenizers, strict=True):
+            if hasattr(function, "score") and isinstance(function, PreTrainedModel):
+                if same_tokenizer(tokenizer, self.policy_tokenizer):
+                    return function
+        return None
+
+    def score(
+        self,
+        rows: dict[str, list],
+        completion_ids: list[list[int]],
+        finished: list[bool],
+        batch_size: int,
+    ) -> torch.Tensor:
+        """Weighted scores (R, number of functions) of responses to `rows` (columns of the prompt data set)."""
+        prompts, prompt_ids = rows["prompt"], rows["prompt_ids"]
+        texts = self.policy_tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+        completions = [
+            [{"role": "assistant", "content": text}] if is_conversation(prompt) else text
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+        columns = {name: rows[name] for name in rows if name not in ("prompt", "prompt_ids")}
+        scores = []
+        for function, tokenizer in zip(self.functions, self.tokenizers, strict=True):
+            if isinstance(function, PreTrainedModel):
+                token_rows = [
+                    reward_model_tokens(tokenizer, self.policy_tokenizer, *row)
+                    for row in zip(prompts, prompt_ids, texts, completion_ids, finished, strict=True)
+                ]
+                scores.append(score_with_model(function, token_rows, batch_size).to(self.weights.device))
+            else:
+                result = score_with_callable(function, prompts, completions, completion_ids, columns)
+                scores.append(torch.tensor(result, device=self.weights.device))
+        return torch.stack(scores, dim=1) * self.weights
+
+
+def score_with_callable(
+    function: Callable, prompts: list, completions: list, completion_ids: list[list[int]], columns: dict[str, list]
+) -> list[float]:
+    """Calls `fn(prompts=…, completions=…, completion_ids=…, **columns) -> list of floats`, as TRL's GRPO does; a function that
+    lacks `**kwargs` gets only what it names. Coroutine functions are awaited.
+
+    Raises InputError naming the function and the row for None, NaN, infinity or a result of the wrong length.
+    """
+    arguments = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, **columns}
+    parameters = inspect.signature(function).parameters.values()
+    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+        arguments = {name: arguments[name] for name in (p.name for p in parameters) if name in arguments}
+    scores = function(**arguments)
+    if inspect.isawaitable(scores):
+        scores = asyncio.run(_awaited(scores))
+    name = reward_name(function)
+    try:
+        scores = list(scores)
+    except TypeError:
+        raise InputError(f"reward function {name}: returned {scores!r}; needed is a list of {len(prompts)} numbers") from None
+    if len(scores) != len(prompts):
+        raise InputError(f"reward function {name}: returned {len(scores)} scores for {len(prompts)} responses")
+    for row, score in enumerate(scores):
+        try:
+            number = float(score)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise InputError(
+                f"reward function {name}: row {row} got {score!r}, needed is a finite number (prompt {prompts[row]!r:.80}, "
+                f"response {completions[row]!r:.80})"
+            )
+        scores[row] = number
+    return scores
+
+
+async def _awaited(scores):
+    return await scores
+
+
+def reward_model_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    policy_tokenizer: PreTrainedTokenizerBase,
+    prompt,
+    prompt_ids: list[int],
+    completion: str,
+    completion_ids: list[int],
+    finished: bool,
+) -> list[int]:
+    """What a reward model reads for one response.
+
+    A conversation is rendered by the reward model's own chat template, as in its training. Text and token prompts are joined
+    with the response's token ids or, for another tokenizer, re-encoded from text with its EOS at the end of a finished one.
+    """
+    if is_conversation(prompt):
+        if tokenizer.chat_template is None:
+            raise InputError("reward model: the prompts are conversations but its tokenizer has no chat template")
+        messages = prompt + [{"role": "assistant", "content": completion}]
+        if prompt[-1]["role"] == "assistant":
+            messages = prompt[:-1] + [{"role": "assistant", "content": prompt[-1]["content"] + completion}]
+        return tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
+    if same_tokenizer(tokenizer, policy_tokenizer):
+        return prompt_ids + completion_ids
+    text = prompt if isinstance(prompt, str) else policy_tokenizer.decode(prompt_ids, skip_special_tokens=True)
+    ids = tokenizer(text + completion)["input_ids"]
+    ends = finished and tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]
+    return ids + [tokenizer.eos_token_id] * ends
+
+
+@torch.no_grad()
+def score_with_model(model: PreTrainedModel, token_rows: list[list[int]], batch_size: int) -> torch.Tensor:
+    """Scores (R,) of token sequences, read at each row's last token.
+
+    That position comes from the row's length and not from the pad id: a row's own EOS is never taken for padding.
+    """
+    context = getattr(model.config, "max_position_embeddings", None)
+    longest = max(len(row) for row in token_rows)
+    if context is not None and longest > context:
+        raise InputError(f"reward model {reward_name(model)}: a response with its prompt has {longest} tokens, its context {context}")
+    scores = torch.zeros(len(token_rows), device=model.device)
+    order = sorted(range(len(token_rows)), key=lambda row: len(token_rows[row]))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        lengths = torch.tensor([len(token_rows[row]) for row in rows])
+        input_ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+        for place, row in enumerate(rows):
+            input_ids[place, : lengths[place]] = torch.tensor(token_rows[row])
+        input_ids, lengths = input_ids.to(model.device), lengths.to(model.device)
+        if hasattr(model, "score"):  # causal trunk and linear head, transformers' usual form of a reward model
+            last = token_hidden_states(model, input_ids)[torch.arange(len(rows), device=model.device), lengths - 1]
+            logits = model.score(last)
+        else:  # encoders pool at the first token
+            mask = torch.arange(input_ids.shape[1], device=model.device)[None, :] < lengths[:, None]
+            logits = model(input_ids=input_ids, attention_mask=mask.long()).logits
+        scores[torch.tensor(rows, device=model.device)] = logits[:, 0].float()
+    if not torch.isfinite(scores).all():
+        row = int((~torch.isfinite(scores)).nonzero()[0])
+        raise InputError(f"reward model {reward_name(model)}: gave {scores[row].item()} for row {row} of the rollout")
+    return scores

@@ -1,0 +1,96 @@
+"""A rollout: the sampled batch that several optimizer steps are trained from, and its division into micro-batches."""
+
+from dataclasses import dataclass, fields
+
+import torch
+
+PER_ROW = ("prompt_lengths", "response_lengths")
+PER_TOKEN = ("logprobs", "values", "advantages", "returns")
+
+
+@dataclass
+class Rollout:
+    """R responses with everything the update needs; all tensors on one device.
+
+    input_ids: (R, L) prompt + response, padded on the right. prompt_lengths, response_lengths: (R,).
+    logprobs, values, advantages, returns: (R, T), entry t belonging to response token t, 0 on padding.
+    """
+
+    input_ids: torch.Tensor
+    prompt_lengths: torch.Tensor
+    response_lengths: torch.Tensor
+    logprobs: torch.Tensor | None = None
+    values: torch.Tensor | None = None
+    advantages: torch.Tensor | None = None
+    returns: torch.Tensor | None = None
+
+    @classmethod
+    def from_responses(cls, prompts: list[list[int]], responses: list[list[int]], pad_token_id: int, device) -> "Rollout":
+        """Lays prompts and responses (token ids) side by side, left-flushed."""
+        prompt_lengths = torch.tensor([len(prompt) for prompt in prompts])
+        response_lengths = torch.tensor([len(response) for response in responses])
+        width = int((prompt_lengths + response_lengths).max())
+        input_ids = torch.full((len(prompts), width), pad_token_id)
+        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+            input_ids[row, : len(prompt) + len(response)] = torch.tensor(prompt + response)
+        return cls(input_ids.to(device), prompt_lengths.to(device), response_lengths.to(device))
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def micro_batch(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        """The given rows, trimmed to the longest of them."""
+        index = torch.tensor(rows, device=self.input_ids.device)
+        batch = {name: getattr(self, name)[index] for name in PER_ROW}
+        width = int((batch["prompt_lengths"] + batch["response_lengths"]).max())
+        batch["input_ids"] = self.input_ids[index, :width]
+        tokens = int(batch["response_lengths"].max())
+        for name in PER_TOKEN:
+            if getattr(self, name) is not None:
+                batch[name] = getattr(self, name)[index, :tokens]
+        return batch
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The tensors, for a checkpoint; `Rollout(**state)` restores them."""
+        return {f.name: getattr(self, f.name).cpu() for f in fields(self)}
+
+    def to(self, device) -> "Rollout":
+        return Rollout(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+def row_statistics(
+    rollout: Rollout, scores: torch.Tensor, finished: torch.Tensor, kl: torch.Tensor, entropy: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Figures of single responses, each (R,): the score before penalties, KL from the reference (nats, summed over the
+    response), entropy (nats, mean over its tokens), length (tokens) and whether the model ended it itself."""
+    return {
+        "reward": scores,
+        "kl": kl.sum(1),
+        "entropy": entropy.sum(1) / rollout.response_lengths,
+        "completions/mean_length": rollout.response_lengths.float(),
+        "completions/eos_rate": finished.float(),
+    }
+
+
+def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """1 - Var(returns - values) / Var(returns) over response tokens: 1 is a perfect value model, 0 a constant one."""
+    values, returns = values[mask], returns[mask]
+    return 1 - (returns - values).var(correction=0) / returns.var(correction=0).clamp(min=1e-12)
+
+
+def split_rollout(
+    lengths: torch.Tensor, num_mini_batches: int, micro_batch_size: int, generator: torch.Generator
+) -> list[list[list[int]]]:
+    """Divides rows at random into minibatches, each cut into micro-batches of rows of similar length (little padding).
+
+    lengths: (R,) total tokens per row. Returns [minibatch][micro-batch][row]. The loss weighs tokens equally over the whole
+    minibatch, so how it is cut has no influence on the gradient.
+    """
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    size = len(order) // num_mini_batches
+    lengths = lengths.tolist()
+    minibatches = []
+    for start in range(0, len(order), size):
+        rows = sorted(order[start : start + size], key=lambda row: (lengths[row], row))
+        minibatches.append([rows[i : i + micro_batch_size] for i in range(0, size, micro_batch_size)])
+    return minibatches

@@ -1,0 +1,407 @@
+"""PPOTrainer: proximal policy optimisation of a language model (arXiv 1707.06347, 2203.02155) on `transformers.Trainer`.
+
+Trainer's own loop does the stepping, clipping, scheduling, logging, saving and callbacks. PPO is what it is fed and what it
+minimises: every `steps_per_rollout` optimizer steps `get_batch_samples` makes a rollout (`_make_rollout`, steps 1-6) and
+`compute_loss` is the clipped objective (step 7).
+"""
+
+import copy
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
+
+from llmrecipes.config import InputError
+from llmrecipes.ppo.checkpoint import load_models, load_ppo_state, save_models, save_ppo_state
+from llmrecipes.ppo.config import PPOConfig
+from llmrecipes.ppo.losses import (
+    adapt_kl_coef,
+    apply_missing_eos_penalty,
+    generalized_advantage_estimate,
+    kl_estimate,
+    policy_loss,
+    response_mask,
+    shape_rewards,
+    value_loss,
+    whiten,
+)
+from llmrecipes.ppo.policy_value import PolicyAndValue, build_value_model, disable_dropout, response_logprobs
+from llmrecipes.ppo.prompts import RolloutSampler, encode_prompts
+from llmrecipes.ppo.rewards import RewardFunction, Rewards
+from llmrecipes.ppo.rollout import Rollout, explained_variance, row_statistics, split_rollout
+
+SAMPLE, SPLIT, EVALUATE = range(3)  # what a random generator is for
+MODEL_INPUTS = ("input_ids", "prompt_lengths", "response_lengths")
+
+
+class PPOTrainer(Trainer):
+    """Trains `model` to earn a high score while staying close (in KL) to what it was.
+
+    Args:
+        model: the policy, a causal language model. Its initial state is the reference unless `ref_model` is given.
+        args: PPOConfig.
+        train_dataset, eval_dataset: rows with a column `prompt` (text, chat messages or token ids); the other columns are
+            passed to the reward functions.
+        processing_class: the policy's tokenizer.
+        reward_funcs: one or several of: a sequence-classification model with one label; a callable
+            `fn(prompts, completions, **columns) -> list[float]`.
+        reward_processing_classes: the reward models' tokenizers where they differ from the policy's (None = the same).
+        sampler: `llmrecipes.generation.sample_responses` or a function of its signature.
+        value_model: a sequence-classification model over the policy's tokens; default a copy of the first reward model that
+            shares the policy's tokenizer, else the policy's trunk with a fresh head.
+
+    Raises InputError for what a user can mend: batch sizes, prompts, tokenizers, reward functions' results.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: PPOConfig,
+        train_dataset: Dataset,
+        processing_class: PreTrainedTokenizerBase,
+        reward_funcs: RewardFunction | list[RewardFunction],
+        sampler: Callable,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        reward_processing_classes: PreTrainedTokenizerBase | list[PreTrainedTokenizerBase | None] | None = None,
+        ref_model: PreTrainedModel | None = None,
+        value_model: PreTrainedModel | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple = (None, None),
+    ):
+        if args.n_gpu > 1:
+            raise InputError(f"{args.n_gpu} GPUs in one process: start with `accelerate launch`, one process per GPU")
+        self.sampler = sampler
+        self.rewards = Rewards(reward_funcs, reward_processing_classes, processing_class, args.reward_weights)
+        self.eos_token_ids = _eos_token_ids(model, processing_class)
+        # Only fills the space behind a row; lengths say what is real, so any id will do.
+        self.pad_token_id = next(
+            token for token in (processing_class.pad_token_id, *self.eos_token_ids, 0) if token is not None
+        )
+        self.ref_model = (copy.deepcopy(model) if ref_model is None else ref_model).requires_grad_(False).eval()
+        if value_model is None:
+            value_model = build_value_model(model, self.rewards.model_for_policy_tokens())
+        if args.disable_dropout:
+            disable_dropout((model, value_model))
+        use_cache = model.config.use_cache, value_model.config.use_cache
+
+        longest = _longest_prompt(model, args)
+        train_dataset = encode_prompts(
+            train_dataset, processing_class, longest, args.overlong_prompts, "training prompts"
+        )
+        if len(train_dataset) < args.rollout_batch_size:
+            raise InputError(
+                f"training prompts: {len(train_dataset)} are fewer than one rollout of {args.rollout_batch_size}; "
+                "add prompts or lower rollout_batch_size (or the batch sizes it comes from)"
+            )
+        encode_eval = {
+            name: encode_prompts(data, processing_class, longest, args.overlong_prompts, f"{name} prompts")
+            for name, data in (eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}).items()
+            if data is not None
+        }
+        if args.total_episodes is not None:
+            args.max_steps = -(-args.total_episodes // args.rollout_batch_size) * args.steps_per_rollout
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = False
+        super().__init__(
+            model=PolicyAndValue(model, value_model),
+            args=args,
+            data_collator=_as_list,
+            train_dataset=train_dataset,
+            eval_dataset=encode_eval if isinstance(eval_dataset, dict) else encode_eval.get("evaluation"),
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        # Trainer switches the KV cache off in the config, and a saved policy would decode slowly for ever after.
+        model.config.use_cache, value_model.config.use_cache = use_cache
+        # The loss below is a sum over tokens divided by the token count of the whole optimizer step.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = True
+        self.ref_model.to(args.device)
+        self.rewards.to(args.device)
+        self.kl_coef = args.kl_coef
+        self._rollout: Rollout | None = None
+        self._metrics: dict[str, list] = {}  # name -> [sum, count] since the last log
+
+    # ---- Data: one rollout's prompts, repeated for each micro-batch trained from it ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        return self._get_dataloader(
+            dataset=range(len(self.train_dataset)),  # row numbers: the rows are only read when a rollout is due
+            description="Training",
+            batch_size=self.args.rollout_batch_size // self.args.world_size,
+            sampler_fn=self._get_train_sampler,
+            is_training=True,
+        )
+
+    def _get_train_sampler(self, dataset=None) -> RolloutSampler:
+        args = self.args
+        repeats = args.steps_per_rollout * args.gradient_accumulation_steps
+        rows = len(self.train_dataset)
+        return RolloutSampler(rows, args.rollout_batch_size, repeats, args.shuffle_dataset, args.data_seed or args.seed)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The micro-batches of the next optimizer step and their number of response tokens over all processes."""
+        rows = [next(epoch_iterator) for _ in range(num_batches)]
+        step = self.state.global_step % self.args.steps_per_rollout
+        if step == 0:
+            self._rollout = self._make_rollout(self.train_dataset[rows[0]])
+        ppo_epoch, minibatch = divmod(step, self.args.num_mini_batches)
+        micro_batches = [self._rollout.micro_batch(part) for part in self._split(self._rollout, ppo_epoch)[minibatch]]
+        num_tokens = sum(batch["response_lengths"].sum() for batch in micro_batches)
+        return micro_batches, self._all_reduce(num_tokens)
+
+    def _generator(self, *key: int, device="cpu") -> torch.Generator:
+        """A generator that depends on the seed and `key` alone: nothing to save, and a resumed run draws what an
+        uninterrupted one does."""
+        seed = np.random.SeedSequence([self.args.seed, self.args.process_index, *key]).generate_state(1, np.uint64)[0]
+        return torch.Generator(device).manual_seed(int(seed >> 1))
+
+    def _split(self, rollout: Rollout, ppo_epoch: int) -> list[list[list[int]]]:
+        """[minibatch][micro-batch][row] of one pass over the current rollout."""
+        args = self.args
+        number = self.state.global_step // args.steps_per_rollout
+        lengths = rollout.prompt_lengths + rollout.response_lengths
+        generator = self._generator(SPLIT, number, ppo_epoch)
+        return split_rollout(lengths, args.num_mini_batches, args.per_device_train_batch_size, generator)
+
+    def _all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(tensor, reduction="sum")
+
+    # ---- Rollout ----
+
+    @torch.no_grad()
+    def _make_rollout(self, rows: dict[str, list]) -> Rollout:
+        """Samples responses to the prompts and turns their scores into advantages."""
+        args = self.args
+        self.model.eval()
+        # 1. Sample and score.
+        number = self.state.global_step // args.steps_per_rollout
+        rollout, raw_scores, finished = self._sample_and_score(rows, self._generator(SAMPLE, number, device=args.device))
+        scores = self._adjust_scores(raw_scores.sum(1), finished)
+
+        # 2. Log-probabilities under policy and reference, and values; in the micro-batches of the first pass, so that the
+        #    first probability ratio is exactly 1.
+        started = time.perf_counter()
+        kl, entropy = self._forward_rollout(rollout, [part for minibatch in self._split(rollout, 0) for part in minibatch])
+        self._record("time/rollout_forward", time.perf_counter() - started, 1)
+        mask = response_mask(rollout.response_lengths, rollout.logprobs.shape[1])
+
+        # 3. Rewards: KL penalty on each token, score on the last.
+        rewards = shape_rewards(scores, kl, rollout.response_lengths, self.kl_coef)
+        if args.whiten_rewards:
+            rewards = whiten(rewards, mask, shift_mean=False, all_reduce=self._all_reduce)
+
+        # 4. Advantages and returns.
+        rollout.advantages, rollout.returns = generalized_advantage_estimate(
+            rewards, rollout.values, mask, args.gamma, args.lam
+        )
+        self._record("explained_variance", explained_variance(rollout.values, rollout.returns, mask), 1)
+        if args.whiten_advantages:
+            rollout.advantages = whiten(rollout.advantages, mask, all_reduce=self._all_reduce)
+        self._check_finite(rollout.advantages, "an advantage")
+
+        # 5. Report; adapt the KL coefficient.
+        self._record_rollout(rollout, raw_scores, finished, kl, entropy)
+        if args.kl_target is not None:
+            mean_kl = (self._all_reduce(kl.sum()) / args.rollout_batch_size).item()
+            self.kl_coef = adapt_kl_coef(
+                self.kl_coef, mean_kl, args.kl_target, args.rollout_batch_size, args.kl_horizon
+            )
+        return rollout
+
+    def _sample_and_score(
+        self, rows: dict[str, list], generator: torch.Generator
+    ) -> tuple[Rollout, torch.Tensor, torch.Tensor]:
+        """Responses to the prompts: (rollout without log-probabilities, scores (R, functions), finished (R,))."""
+        args, started = self.args, time.perf_counter()
+        with self.accelerator.autocast():
+            responses = self.sampler(
+                self.model.policy,
+                rows["prompt_ids"],
+                max_new_tokens=args.max_completion_length,
+                temperature=args.temperature,
+                top_k=args.top_k,
+                top_p=args.top_p,
+                eos_token_ids=self.eos_token_ids,
+                pad_token_id=self.pad_token_id,
+                batch_size=args.per_device_generation_batch_size,
+                generator=generator,
+            )
+            sampled = time.perf_counter()
+            token_ids = [response.token_ids for response in responses]
+            finished = [response.finish_reason == "stop" for response in responses]
+            scores = self.rewards.score(rows, token_ids, finished, args.per_device_train_batch_size)
+        self._record("time/sample", sampled - started, 1)
+        self._record("time/score", time.perf_counter() - sampled, 1)
+        rollout = Rollout.from_responses(rows["prompt_ids"], token_ids, self.pad_token_id, args.device)
+        return rollout, scores, torch.tensor(finished, device=args.device)
+
+    def _adjust_scores(self, scores: torch.Tensor, finished: torch.Tensor) -> torch.Tensor:
+        """Normalises and clips the scores (R,), then applies the penalty for responses without EOS."""
+        args = self.args
+        if args.normalize_scores:
+            scores = whiten(scores[:, None], torch.ones_like(scores, dtype=torch.bool)[:, None], True, self._all_reduce)[:, 0]
+        if args.score_clip is not None:
+            scores = scores.clamp(-args.score_clip, args.score_clip)
+        return apply_missing_eos_penalty(scores, finished, args.missing_eos_penalty, args.missing_eos_mode)
+
+    def _forward_rollout(self, rollout: Rollout, micro_batches: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fills in the rollout's logprobs and values; returns token KL from the reference and entropy, both (R, T)."""
+        shape = len(rollout), int(rollout.response_lengths.max())
+        rollout.logprobs, rollout.values, ref_logprobs, entropy = (
+            torch.zeros(shape, device=rollout.input_ids.device) for _ in range(4)
+        )
+        with self.accelerator.autocast():
+            for rows in micro_batches:
+                batch = {k: v for k, v in rollout.micro_batch(rows).items() if k in MODEL_INPUTS}
+                tokens = int(batch["response_lengths"].max())
+                index = torch.tensor(rows, device=rollout.input_ids.device)
+                outputs = *self.model(**batch, temperature=self.args.temperature, return_entropy=True), *response_logprobs(
+                    self.ref_model, **batch, temperature=self.args.temperature
+                )
+                for target, part in zip((rollout.logprobs, entropy, rollout.values, ref_logprobs), outputs, strict=False):
+                    target[index, :tokens] = part
+        return kl_estimate(rollout.logprobs, ref_logprobs, self.args.kl_estimator), entropy
+
+    # ---- Update ----
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Clipped policy loss + vf_coef × clipped value loss, per response token of the whole optimizer step."""
+        args = self.args
+        logprobs, _, values = model(**{name: inputs[name] for name in MODEL_INPUTS}, temperature=args.temperature)
+        mask = response_mask(inputs["response_lengths"], logprobs.shape[1])
+        policy, policy_stats = policy_loss(
+            logprobs, inputs["logprobs"], inputs["advantages"], mask, args.cliprange
+        )
+        value, value_stats = value_loss(values, inputs["values"], inputs["returns"], mask, args.cliprange_value)
+        self._check_finite(policy + value, "the loss")
+        sums = {"policy_loss": policy.detach(), "value_loss": value.detach(), **policy_stats, **value_stats}
+        for name, total in sums.items():
+            self._record(name, total, mask.sum())
+        # DDP and FSDP average gradients over processes, but the sum over processes is wanted.
+        loss = (policy + args.vf_coef * value) / num_items_in_batch * self.accelerator.num_processes
+        return (loss, {"logprobs": logprobs, "values": values}) if return_outputs else loss
+
+    def _check_finite(self, tensor: torch.Tensor, what: str) -> None:
+        if not torch.isfinite(tensor).all():
+            raise InputError(
+                f"PPO step {self.state.global_step}: {what} is not finite; the last checkpoint in {self.args.output_dir} is "
+                "kept. Lower learning_rate, raise kl_coef, or set score_clip or whiten_advantages"
+            )
+
+    # ---- Evaluation ----
+
+    @torch.no_grad()
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """Samples a response to each evaluation prompt; reports its mean reward, KL, entropy, length and share of EOS."""
+        self.model.eval()
+        self.callback_handler.eval_dataloader = dataloader
+        # The same draws in every evaluation, so that two of them differ by the policy alone.
+        generator = self._generator(EVALUATE, device=self.args.device)
+        table, names = [], []
+        for examples in dataloader:
+            rows = {name: [example[name] for example in examples] for name in examples[0]}
+            rollout, scores, finished = self._sample_and_score(rows, generator)
+            order = (rollout.prompt_lengths + rollout.response_lengths).argsort().tolist()
+            size = self.args.per_device_eval_batch_size
+            kl, entropy = self._forward_rollout(rollout, [order[i : i + size] for i in range(0, len(order), size)])
+            columns = row_statistics(rollout, scores.sum(1), finished, kl, entropy)
+            columns |= {f"rewards/{name}": scores[:, i] for i, name in enumerate(self.rewards.names)}
+            names = list(columns)
+            table.append(self.accelerator.gather_for_metrics(torch.stack(list(columns.values()), dim=1)).cpu())
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        table = torch.cat(table)
+        metrics = dict(zip(names, table.mean(0).tolist(), strict=True))
+        metrics["reward_std"] = table[:, names.index("reward")].std(correction=0).item()
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(table))
+
+    # ---- Logging ----
+
+    def _record(self, name: str, total, count) -> None:
+        """Adds to the sum and count whose quotient the next log line shows."""
+        entry = self._metrics.setdefault(name, [0.0, 0.0])
+        entry[0] += total
+        entry[1] += count
+
+    def _record_rollout(self, rollout, raw_scores, finished, kl, entropy) -> None:
+        scores = raw_scores.sum(1)
+        for name, column in row_statistics(rollout, scores, finished, kl, entropy).items():
+            self._record(name, column.sum(), len(column))
+        for i, name in enumerate(self.rewards.names):
+            self._record(f"rewards/{name}", raw_scores[:, i].sum(), len(raw_scores))
+        self._record("reward_std", self.accelerator.gather(scores).std(correction=0), 1)
+        self._record("kl_coef", self.kl_coef, 1)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._metrics:  # a training log line; evaluation brings its own figures
+            table = torch.stack([
+                torch.stack([torch.as_tensor(part, dtype=torch.float64, device="cpu") for part in entry])
+                for entry in self._metrics.values()
+            ])  # fmt: skip
+            totals = self._all_reduce(table.float().to(self.args.device)).tolist()
+            logs |= {name: total / count for name, (total, count) in zip(self._metrics, totals, strict=True)}
+            rollouts = -(-self.state.global_step // self.args.steps_per_rollout)
+            logs["num_episodes"] = rollouts * self.args.rollout_batch_size
+            self._metrics.clear()
+        super().log(logs, start_time)
+
+    # ---- Saving and resuming ----
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        output_dir = output_dir or self.args.output_dir
+        if self.args.should_save:
+            save_models(self.model, output_dir, state_dict)
+            self.processing_class.save_pretrained(output_dir)
+            torch.save(self.args, f"{output_dir}/training_args.bin")
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)  # makes the folder; trainer_state.json, written later, marks it complete
+        unfinished = self.state.global_step % self.args.steps_per_rollout != 0
+        save_ppo_state(output_dir, self.args.process_index, self.kl_coef, self._rollout if unfinished else None)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        load_models(self.model, resume_from_checkpoint)
+        self.kl_coef, self._rollout = load_ppo_state(
+            resume_from_checkpoint, self.args.process_index, self.args.device
+        )
+
+    def _load_best_model(self) -> None:
+        load_models(self.model, self.state.best_model_checkpoint)
+
+
+def _as_list(examples: list) -> list:
+    """Collates nothing: rows have columns of every kind."""
+    return examples
+
+
+def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """All ids that end a response: the model's generation config may name several, the tokenizer names one."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    ids = sorted({token for token in (*ids, tokenizer.eos_token_id) if token is not None})
+    if not ids:
+        raise InputError("tokenizer: has no end-of-sequence token, so no response could ever end; set eos_token")
+    return ids
+
+
+def _longest_prompt(model: PreTrainedModel, args: PPOConfig) -> int:
+    """Most tokens a prompt may have."""
+    limits = [args.max_prompt_length] if args.max_prompt_length is not None else []
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None:
+        limits.append(context - args.max_completion_length)
+    longest = min(limits, default=2**31)
+    if longest < 1:
+        raise InputError(
+            f"max_completion_length: {args.max_completion_length} leaves no room for a prompt in the context of {context}"
+        )
+    return longest

@@ -1,0 +1,70 @@
+"""Tiny models, tokenizer and prompts shared by the PPO tests."""
+
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from llmrecipes.generation import sample_responses
+from llmrecipes.ppo.config import PPOConfig
+from llmrecipes.ppo.trainer import PPOTrainer
+
+VOCABULARY, PAD, EOS = 64, 0, 2
+CHAT = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} </s> {% endfor %}{% if add_generation_prompt %}w1 {% endif %}"
+
+
+def tokenizer(pad_is_eos: bool = False, vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
+    words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(vocabulary - 4))]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    pad = "</s>" if pad_is_eos else "<pad>"
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=pad, eos_token="</s>", unk_token="<unk>")
+    made.chat_template = CHAT
+    return made
+
+
+def llama_config(vocabulary: int = VOCABULARY, **changes) -> LlamaConfig:
+    sizes = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 64, "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": 1,
+    }  # fmt: skip
+    return LlamaConfig(vocab_size=vocabulary, **{**sizes, **changes})
+
+
+def policy(seed: int = 0, **changes) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(llama_config(**changes))
+
+
+def reward_model(seed: int = 1, **changes) -> LlamaForSequenceClassification:
+    torch.manual_seed(seed)
+    return LlamaForSequenceClassification(llama_config(num_labels=1, **changes))
+
+
+def prompts(count: int = 64, seed: int = 1) -> Dataset:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(2, 9, (count,), generator=generator).tolist()
+    rows = [torch.randint(4, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
+    return Dataset.from_list([{"prompt": row, "number": i} for i, row in enumerate(rows)])
+
+
+def token_share(completion_ids, **_) -> list[float]:
+    """Share of response tokens that are token 7: the token bandit."""
+    return [row.count(7) / len(row) for row in completion_ids]
+
+
+def trainer(tmp_path, model=None, reward=token_share, data=None, tok=None, trainer_arguments=None, **arguments) -> PPOTrainer:
+    settings = {
+        "output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no",
+        "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_completion_length": 8, "max_steps": 4,
+        "num_ppo_epochs": 2, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "logging_steps": 1, "seed": 3,
+    }  # fmt: skip
+    return PPOTrainer(
+        model=model or policy(),
+        args=PPOConfig(**{**settings, **arguments}),
+        train_dataset=prompts() if data is None else data,
+        processing_class=tok or tokenizer(),
+        reward_funcs=reward,
+        sampler=sample_responses,
+        **(trainer_arguments or {}),
+    )
