@@ -1,0 +1,152 @@
+"""Numbers in, numbers out: the measures this project reports, each with its interval. Nothing here knows a model.
+
+Every measure that comes from a sample of n items is returned as an `Estimate(value, low, high, n)`, where
+[low, high] is a 95 % interval unless another confidence is asked for. Measures of nothing (n = 0) raise ValueError:
+a caller must say that it measured nothing, not report a zero.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+
+class Estimate(NamedTuple):
+    """A measured value, its interval [low, high] and the number of items n it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def perplexity(nll: float, num_tokens: int) -> float:
+    """exp(nll / num_tokens), nll being the summed negative log-likelihood in nats (Jelinek et al. 1977).
+
+    Comparable only between models with the same tokenizer; bits_per_byte is comparable between all.
+    """
+    if num_tokens < 1:
+        raise ValueError("perplexity of no tokens")
+    mean = nll / num_tokens
+    return math.exp(mean) if mean < 700 else math.inf
+
+
+def bits_per_byte(nll: float, num_bytes: int) -> float:
+    """nll in nats over the UTF-8 bytes of the text, in bits: independent of the tokenizer (Gao et al. 2020, section 3)."""
+    if num_bytes < 1:
+        raise ValueError("bits per byte of no bytes")
+    return nll / num_bytes / math.log(2)
+
+
+def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of a proportion (Wilson 1927): stays inside [0, 1] and works at 0 and n successes.
+
+    successes may be fractional (ties counted half).
+    """
+    if n < 1:
+        raise ValueError("a proportion of no items")
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes out of {n}")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def proportion(successes: float, n: int, confidence: float = 0.95) -> Estimate:
+    """successes / n with its Wilson interval."""
+    return Estimate(successes / n if n else 0.0, *wilson_interval(successes, n, confidence), n)
+
+
+def accuracy(hits: Sequence[bool]) -> Estimate:
+    """Share of true values in `hits`, with its Wilson interval."""
+    return proportion(sum(map(bool, hits)), len(hits))
+
+
+def mean(values: Sequence[float], seed: int = 0, num_resamples: int = 2000, confidence: float = 0.95) -> Estimate:
+    """Mean of values with its percentile bootstrap interval (Efron 1979), drawn with a fixed seed."""
+    return ratio(values, [1.0] * len(values), seed, num_resamples, confidence)
+
+
+def ratio(
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    seed: int = 0,
+    num_resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Estimate:
+    """sum(numerators) / sum(denominators) over n items; the bootstrap interval resamples whole items.
+
+    For numbers that are only defined over many items, such as nats per token over documents of unequal length.
+    """
+    import numpy as np
+
+    if len(numerators) != len(denominators):
+        raise ValueError(f"{len(numerators)} numerators but {len(denominators)} denominators")
+    n = len(numerators)
+    if n < 1:
+        raise ValueError("a mean of no items")
+    top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    value = float(top.sum() / bottom.sum())
+    rng = np.random.default_rng(seed)
+    # Drawn a slice at a time: 2,000 x n indices at once would be hundreds of megabytes for large n.
+    rows_per_slice = max(1, 4_000_000 // n)
+    resampled = []
+    for start in range(0, num_resamples, rows_per_slice):
+        picks = rng.integers(0, n, size=(min(rows_per_slice, num_resamples - start), n))
+        resampled.append(top[picks].sum(axis=1) / bottom[picks].sum(axis=1))
+    low, high = np.quantile(np.concatenate(resampled), [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Estimate(value, float(low), float(high), n)
+
+
+def win_rate(scores: Sequence[float], baseline: Sequence[float], seed: int = 0) -> Estimate:
+    """Share of prompts on which `scores` beats `baseline`, a tie counting half; bootstrap interval over prompts.
+
+    Both are the scores of one answer to the same prompt, in the same order.
+    """
+    if len(scores) != len(baseline):
+        raise ValueError(f"{len(scores)} scores but {len(baseline)} of the baseline")
+    return mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(scores, baseline)], seed)
+
+
+def pair_accuracy(chosen: Sequence[float], rejected: Sequence[float]) -> Estimate:
+    """Share of pairs whose chosen score is above the rejected one, a tie counting half; Wilson interval.
+
+    Half for a tie, so that a model that gives every answer the same score gets 0.5 and not 0.
+    """
+    if len(chosen) != len(rejected):
+        raise ValueError(f"{len(chosen)} chosen but {len(rejected)} rejected scores")
+    return proportion(sum(1.0 if c > r else 0.5 if c == r else 0.0 for c, r in zip(chosen, rejected)), len(chosen))
+
+
+def pair_agreement(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Share of item pairs that two raters order alike, among those both order (ties left out); None if there is none.
+
+    first, second: each rater's rank (or score) of the same items. 1 = the same order, 0 = reversed, 0.5 = chance.
+    """
+    same, different, _, _ = _count_pairs(first, second)
+    return same / (same + different) if same + different else None
+
+
+def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Kendall's tau-b, which corrects for ties (Kendall 1945); None where one rater ties everything."""
+    same, different, tied_first, tied_second = _count_pairs(first, second)
+    pairs = len(first) * (len(first) - 1) // 2
+    scale = math.sqrt((pairs - tied_first) * (pairs - tied_second))
+    return (same - different) / scale if scale else None
+
+
+def _count_pairs(first: Sequence[float], second: Sequence[float]) -> tuple[int, int, int, int]:
+    """Item pairs ordered alike, ordered oppositely, tied by the first rater, tied by the second."""
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} items but {len(second)} of the other rater")
+    same = different = tied_first = tied_second = 0
+    for i in range(len(first)):
+        for j in range(i):
+            a, b = first[i] - first[j], second[i] - second[j]
+            tied_first += a == 0
+            tied_second += b == 0
+            same += a * b > 0
+            different += a * b < 0
+    return same, different, tied_first, tied_second
