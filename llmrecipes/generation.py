@@ -1,8 +1,8 @@
 """Sampling of responses from a causal language model: one batched decode loop for `sample` and `ppo`.
 
-Why not `model.generate`: finished rows leave the batch at once (their share of every later step is saved), no logits are
-kept, every sampling field is an argument (a model's own generation config, say a repetition penalty, never leaks in), and
-the draws come from a generator the caller owns.
+Why not `model.generate`: finished rows leave the batch at once (their share of every later step is saved), no logits
+are kept, every sampling field is an argument (a model's own generation config, say a repetition penalty, never leaks
+in), and the draws come from a generator the caller owns.
 """
 
 import inspect
@@ -43,10 +43,10 @@ def sample_responses(
 ) -> list[Response]:
     """Samples one response for each prompt (repeat a prompt to get several); answers stand in the prompts' order.
 
-    temperature 0 is greedy decoding; top_k 0 and top_p 1.0 switch those filters off. `generator` must live on the model's
-    device; the same generator state, prompts and batch size give the same responses. `pad_token_id` only fills: it may be
-    an end-of-sequence id and prompts may contain it. `progress` is called with the number of newly finished responses
-    (`tqdm.update` fits).
+    temperature 0 is greedy decoding; top_k 0 and top_p 1.0 switch those filters off. `generator` must live on the
+    model's device; the same generator state, prompts and batch size give the same responses. `pad_token_id` only
+    fills: it may be an end-of-sequence id and prompts may contain it. `progress` is called with the number of newly
+    finished responses (`tqdm.update` fits).
 
     Raises InputError for an empty prompt, a prompt that leaves no room for the response, or impossible settings.
     """
@@ -86,8 +86,8 @@ def _check_request(model, prompts, max_new_tokens, temperature, top_k, top_p, ba
             raise InputError(f"prompt {row}: is empty; a prompt needs at least one token")
         if context is not None and len(prompt) + max_new_tokens > context:
             raise InputError(
-                f"prompt {row}: {len(prompt)} tokens + {max_new_tokens} new ones exceed the model's context of {context}; "
-                "shorten or drop the prompt, or allow fewer new tokens"
+                f"prompt {row}: {len(prompt)} tokens + {max_new_tokens} new ones exceed the model's context of "
+                f"{context}; shorten or drop the prompt, or allow fewer new tokens"
             )
 
 
@@ -147,8 +147,8 @@ def _decode_batch(
 def sample_tokens(
     logits: torch.Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None
 ) -> torch.Tensor:
-    """Draws one token id for each row of `logits` (B, V) -> (B,). Filters as in Hugging Face `generate`: temperature, top-k,
-    then the smallest set of tokens whose probability reaches top_p (nucleus sampling, arXiv 1904.09751)."""
+    """Draws one token id for each row of `logits` (B, V) -> (B,). Filters as in Hugging Face `generate`: temperature,
+    top-k, then the smallest set of tokens whose probability reaches top_p (nucleus sampling, arXiv 1904.09751)."""
     if temperature == 0:
         return logits.argmax(-1)
     logits = logits.float() / temperature

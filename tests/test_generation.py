@@ -1,4 +1,5 @@
-"""The decode loop equals Hugging Face generate, stays reproducible, and is untouched by a model's generation config."""
+"""The decode loop equals Hugging Face generate, stays reproducible, and is untouched by a model's generation
+config."""
 
 import pytest
 import torch
@@ -78,7 +79,9 @@ def test_samples_follow_the_model_distribution():
     torch.testing.assert_close(shares, (logits[0] / 2).softmax(-1), atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize(("top_k", "top_p", "allowed"), [(2, 1.0, {0, 1}), (0, 0.6, {0}), (0, 0.8, {0, 1}), (1, 0.9, {0})])
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "allowed"), [(2, 1.0, {0, 1}), (0, 0.6, {0}), (0, 0.8, {0, 1}), (1, 0.9, {0})]
+)
 def test_filters_keep_only_the_best_tokens(top_k, top_p, allowed):
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).expand(500, -1)  # probabilities .64 .24 .09 .03
     assert set(sample_tokens(logits, 1.0, top_k, top_p, torch.Generator().manual_seed(0)).tolist()) == allowed

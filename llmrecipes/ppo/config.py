@@ -11,9 +11,10 @@ from llmrecipes.config import InputError
 class PPOConfig(TrainingArguments):
     """Arguments of PPOTrainer on top of `transformers.TrainingArguments`, all of which hold.
 
-    Batch arithmetic: one optimizer step sees a minibatch of per_device_train_batch_size × gradient_accumulation_steps ×
-    processes responses. A rollout samples num_mini_batches minibatches of responses and is used num_ppo_epochs times, so it
-    lasts num_ppo_epochs × num_mini_batches optimizer steps (the unit of max_steps, logging_steps, save_steps, eval_steps).
+    Batch arithmetic: one optimizer step sees a minibatch of per_device_train_batch_size × gradient_accumulation_steps
+    × processes responses. A rollout samples num_mini_batches minibatches of responses and is used num_ppo_epochs
+    times, so it lasts num_ppo_epochs × num_mini_batches optimizer steps (the unit of max_steps, logging_steps,
+    save_steps, eval_steps).
     """
 
     # Fields of TrainingArguments with other defaults
@@ -36,7 +37,9 @@ class PPOConfig(TrainingArguments):
         default="error",
         metadata={"help": "What becomes of longer prompts: 'error' or 'drop'.", "choices": ["error", "drop"]},
     )
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; logprobs are taken under it too."})
+    temperature: float = field(
+        default=1.0, metadata={"help": "Sampling temperature; logprobs are taken under it too."}
+    )
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1.0 is off."})
     top_k: int = field(default=0, metadata={"help": "Sample among the k best tokens; 0 is off."})
     rollout_batch_size: int | None = field(
@@ -127,9 +130,10 @@ class PPOConfig(TrainingArguments):
             below = self.rollout_batch_size // unit * unit
             nearest = f"{below} or {below + unit}" if below else f"{unit}"
             raise InputError(
-                f"rollout_batch_size: {self.rollout_batch_size} is no multiple of {unit} (per_device_train_batch_size "
-                f"{self.per_device_train_batch_size} x gradient_accumulation_steps {self.gradient_accumulation_steps} x "
-                f"{self.world_size} processes x num_mini_batches {self.num_mini_batches or 1}); nearest: {nearest}"
+                f"rollout_batch_size: {self.rollout_batch_size} is no multiple of {unit} "
+                f"(per_device_train_batch_size {self.per_device_train_batch_size} x gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps} x {self.world_size} processes x num_mini_batches "
+                f"{self.num_mini_batches or 1}); nearest: {nearest}"
             )
         if self.num_mini_batches is not None and self.rollout_batch_size != unit:
             raise InputError(

@@ -1,8 +1,8 @@
 """The mathematics of PPO as pure tensor functions.
 
-Shapes: B responses, T response tokens, padded on the right; `mask` (B, T) is True on real response tokens. Sources: PPO
-(arXiv 1707.06347), GAE (arXiv 1506.02438), KL-shaped rewards and the adaptive coefficient (arXiv 1909.08593), the details
-as in "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031).
+Shapes: B responses, T response tokens, padded on the right; `mask` (B, T) is True on real response tokens. Sources:
+PPO (arXiv 1707.06347), GAE (arXiv 1506.02438), KL-shaped rewards and the adaptive coefficient (arXiv 1909.08593), the
+details as in "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031).
 """
 
 from collections.abc import Callable
@@ -19,9 +19,11 @@ def response_mask(lengths: torch.Tensor, width: int | None = None) -> torch.Tens
 
 
 def kl_estimate(logprobs: torch.Tensor, ref_logprobs: torch.Tensor, estimator: str) -> torch.Tensor:
-    """Estimates KL(policy || reference) from sampled tokens, (B, T) -> (B, T), after http://joschu.net/blog/kl-approx.html.
+    """Estimates KL(policy || reference) from sampled tokens, (B, T) -> (B, T), after
+    http://joschu.net/blog/kl-approx.html.
 
-    k1 is unbiased and may be negative; k2 = k1²/2 is biased and of low variance; k3 = exp(-k1) - 1 + k1 is unbiased and >= 0.
+    k1 is unbiased and may be negative; k2 = k1²/2 is biased and of low variance; k3 = exp(-k1) - 1 + k1 is unbiased
+    and >= 0.
     """
     k1 = logprobs - ref_logprobs
     if estimator == "k1":
@@ -44,9 +46,18 @@ def apply_missing_eos_penalty(
     return torch.where(finished, scores, punished)
 
 
+def adjust_scores(
+    scores: torch.Tensor, normalize: bool, clip: float | None, all_reduce: Callable | None = None
+) -> torch.Tensor:
+    """Scores (B,) scaled to mean 0 and variance 1 over the rollout, then clipped to ±`clip`; each if asked for."""
+    if normalize:
+        scores = whiten(scores, torch.ones_like(scores, dtype=torch.bool), all_reduce=all_reduce)
+    return scores if clip is None else scores.clamp(-clip, clip)
+
+
 def shape_rewards(scores: torch.Tensor, kl: torch.Tensor, lengths: torch.Tensor, kl_coef: float) -> torch.Tensor:
-    """Token rewards (B, T): -kl_coef · KL on every response token, plus the score on the last one (the EOS token, or the
-    token where the length limit cut the response). Sums to score - kl_coef · ΣKL in each row."""
+    """Token rewards (B, T): -kl_coef · KL on every response token, plus the score on the last one (the EOS token, or
+    the token where the length limit cut the response). Sums to score - kl_coef · ΣKL in each row."""
     rewards = -kl_coef * kl * response_mask(lengths, kl.shape[1])
     rewards[torch.arange(len(rewards), device=rewards.device), lengths - 1] += scores.to(rewards.dtype)
     return rewards
@@ -114,7 +125,8 @@ def policy_loss(
 def value_loss(
     values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor, cliprange_value: float
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Clipped squared error ½ max((V-R)², (clip(V)-R)²), summed over response tokens; also the sum of clipped tokens."""
+    """Clipped squared error ½ max((V-R)², (clip(V)-R)²), summed over response tokens; also the sum of clipped
+    tokens."""
     clipped_values = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
     unclipped = (values - returns).square()
     clipped = (clipped_values - returns).square()

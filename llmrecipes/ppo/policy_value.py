@@ -1,7 +1,7 @@
 """The trained module: policy and value model behind one forward call, which computes on response tokens only.
 
-A batch is left-flushed: each row is prompt + response, padded on the right. Causal attention never looks to the right, so no
-attention mask is needed and whatever fills the padding has no influence.
+A batch is left-flushed: each row is prompt + response, padded on the right. Causal attention never looks to the
+right, so no attention mask is needed and whatever fills the padding has no influence.
 """
 
 import copy
@@ -44,7 +44,8 @@ class PolicyAndValue(nn.Module):
 
 
 def _predicting_positions(prompt_lengths, response_lengths):
-    """Where each response token is predicted from: (mask (B, T), rows (N,), columns (N,)) with N real response tokens."""
+    """Where each response token is predicted from: (mask (B, T), rows (N,), columns (N,)) with N real response
+    tokens."""
     mask = response_mask(response_lengths)
     rows, steps = mask.nonzero(as_tuple=True)
     return mask, rows, prompt_lengths[rows] - 1 + steps
@@ -53,7 +54,8 @@ def _predicting_positions(prompt_lengths, response_lengths):
 def response_logprobs(
     policy: PreTrainedModel, input_ids, prompt_lengths, response_lengths, temperature=1.0, return_entropy=False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities (B, T) of the response tokens under the policy at `temperature`, and its entropy (no gradient).
+    """Log-probabilities (B, T) of the response tokens under the policy at `temperature`, and its entropy (no
+    gradient).
 
     The LM head sees the hidden states of response tokens alone, packed to (N, H): no B × L × V tensor ever exists.
     """
@@ -99,7 +101,8 @@ def _to_padded(flat: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def build_value_model(policy: PreTrainedModel, reward_model: PreTrainedModel | None) -> PreTrainedModel:
-    """A separate value model: a copy of the reward model, or the policy's trunk under a fresh head (values start at 0)."""
+    """A separate value model: a copy of the reward model, or the policy's trunk under a fresh head (values start at
+    0)."""
     if reward_model is not None:
         return copy.deepcopy(reward_model).requires_grad_(True)
     config = copy.deepcopy(policy.config)
@@ -109,7 +112,7 @@ def build_value_model(policy: PreTrainedModel, reward_model: PreTrainedModel | N
         value_model = AutoModelForSequenceClassification.from_config(config)
     except ValueError as error:
         raise InputError(
-            f"value model: {type(policy).__name__} has no sequence-classification form in transformers; pass value_model"
+            f"value model: {type(policy).__name__} has no sequence-classification form; pass value_model"
         ) from error
     value_model.to(dtype=policy.dtype, device=policy.device)
     trunk = getattr(policy, policy.base_model_prefix)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
 
@@ -45,7 +45,8 @@ def encode_prompts(
 
 
 def prompt_token_ids(prompt: str | list, tokenizer: PreTrainedTokenizerBase, where: str) -> list[int]:
-    """Token ids of one prompt: text, chat messages (rendered up to where the assistant speaks) or token ids as they are."""
+    """Token ids of one prompt: text, chat messages (rendered up to where the assistant speaks) or token ids as they
+    are."""
     if isinstance(prompt, str):
         ids = tokenizer(prompt)["input_ids"]
     elif is_conversation(prompt):
@@ -73,8 +74,8 @@ def is_conversation(prompt: object) -> bool:
 class RolloutSampler(Sampler[int]):
     """Orders prompts in rollouts of `rollout_size`, each repeated for every micro-batch that will be trained from it.
 
-    The repeats keep Trainer's own counting (steps per epoch, skipping on resume) right. The order depends on the seed and the
-    pass alone. Prompts that don't fill a last rollout wait for another pass.
+    The repeats keep Trainer's own counting (steps per epoch, skipping on resume) right. The order depends on the seed
+    and the pass alone. Prompts that don't fill a last rollout wait for another pass.
     """
 
     def __init__(self, num_prompts: int, rollout_size: int, repeats: int, shuffle: bool, seed: int):
@@ -99,3 +100,27 @@ class RolloutSampler(Sampler[int]):
         for start in range(0, self.num_prompts - self.rollout_size + 1, self.rollout_size):
             for _ in range(self.repeats):
                 yield from order[start : start + self.rollout_size]
+
+
+def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """All ids that end a response: the model's generation config may name several, the tokenizer names one."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    ids = sorted({token for token in (*ids, tokenizer.eos_token_id) if token is not None})
+    if not ids:
+        raise InputError("tokenizer: has no end-of-sequence token, so no response could ever end; set eos_token")
+    return ids
+
+
+def longest_prompt(model: PreTrainedModel, max_completion_length: int, max_prompt_length: int | None) -> int:
+    """Most tokens a prompt may have."""
+    limits = [max_prompt_length] if max_prompt_length is not None else []
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None:
+        limits.append(context - max_completion_length)
+    longest = min(limits, default=2**31)
+    if longest < 1:
+        raise InputError(
+            f"max_completion_length: {max_completion_length} leaves no room for a prompt in the context of {context}"
+        )
+    return longest

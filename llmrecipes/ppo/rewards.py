@@ -1,6 +1,7 @@
 """Scores of responses: reward models (with a tokenizer of their own, if need be) and Python callables."""
 
 import asyncio
+import importlib
 import inspect
 import math
 from collections.abc import Callable
@@ -25,12 +26,26 @@ def reward_name(reward: RewardFunction) -> str:
 def check_reward_model(model: PreTrainedModel) -> None:
     """Raises InputError unless the model gives one score."""
     if model.config.num_labels != 1:
-        raise InputError(f"reward model {reward_name(model)}: gives {model.config.num_labels} labels; needed is one score")
+        raise InputError(
+            f"reward model {reward_name(model)}: gives {model.config.num_labels} labels; needed is one score"
+        )
 
 
 def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
     """Whether two tokenizers assign the same ids to the same tokens."""
     return one is other or one.get_vocab() == other.get_vocab()
+
+
+def load_reward_function(path: str) -> Callable:
+    """The callable that "module:function" names. Raises InputError if there is none."""
+    module, _, name = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"reward_functions: {path} cannot be imported ({error}); write module:function") from error
+    if not callable(function):
+        raise InputError(f"reward_functions: {path} is no function")
+    return function
 
 
 class Rewards:
@@ -48,7 +63,9 @@ class Rewards:
         if not self.functions:
             raise InputError("reward_funcs: is empty; PPO needs a reward model or a reward function")
         if len(tokenizers) != len(self.functions):
-            raise InputError(f"reward_processing_classes: {len(tokenizers)} for {len(self.functions)} reward functions")
+            raise InputError(
+                f"reward_processing_classes: {len(tokenizers)} for {len(self.functions)} reward functions"
+            )
         if weights is not None and len(weights) != len(self.functions):
             raise InputError(f"reward_weights: {len(weights)} for {len(self.functions)} reward functions")
         self.policy_tokenizer = policy_tokenizer
@@ -72,9 +89,9 @@ class Rewards:
     def model_for_policy_tokens(self) -> PreTrainedModel | None:
         """The first reward model that reads the policy's tokens; the value model can start from it."""
         for function, tokenizer in zip(self.functions, self.tokenizers, strict=True):
-            if hasattr(function, "score") and isinstance(function, PreTrainedModel):
-                if same_tokenizer(tokenizer, self.policy_tokenizer):
-                    return function
+            has_trunk = isinstance(function, PreTrainedModel) and hasattr(function, "score")
+            if has_trunk and same_tokenizer(tokenizer, self.policy_tokenizer):
+                return function
         return None
 
     def score(
@@ -109,8 +126,8 @@ class Rewards:
 def score_with_callable(
     function: Callable, prompts: list, completions: list, completion_ids: list[list[int]], columns: dict[str, list]
 ) -> list[float]:
-    """Calls `fn(prompts=…, completions=…, completion_ids=…, **columns) -> list of floats`, as TRL's GRPO does; a function that
-    lacks `**kwargs` gets only what it names. Coroutine functions are awaited.
+    """Calls `fn(prompts=…, completions=…, completion_ids=…, **columns) -> list of floats`, as TRL's GRPO does; a
+    function that lacks `**kwargs` gets only what it names. Coroutine functions are awaited.
 
     Raises InputError naming the function and the row for None, NaN, infinity or a result of the wrong length.
     """
@@ -125,7 +142,9 @@ def score_with_callable(
     try:
         scores = list(scores)
     except TypeError:
-        raise InputError(f"reward function {name}: returned {scores!r}; needed is a list of {len(prompts)} numbers") from None
+        raise InputError(
+            f"reward function {name}: returned {scores!r}; needed is a list of {len(prompts)} numbers"
+        ) from None
     if len(scores) != len(prompts):
         raise InputError(f"reward function {name}: returned {len(scores)} scores for {len(prompts)} responses")
     for row, score in enumerate(scores):
@@ -135,8 +154,8 @@ def score_with_callable(
             number = math.nan
         if not math.isfinite(number):
             raise InputError(
-                f"reward function {name}: row {row} got {score!r}, needed is a finite number (prompt {prompts[row]!r:.80}, "
-                f"response {completions[row]!r:.80})"
+                f"reward function {name}: row {row} got {score!r}, needed is a finite number "
+                f"(prompt {prompts[row]!r:.80}, response {completions[row]!r:.80})"
             )
         scores[row] = number
     return scores
@@ -157,8 +176,9 @@ def reward_model_tokens(
 ) -> list[int]:
     """What a reward model reads for one response.
 
-    A conversation is rendered by the reward model's own chat template, as in its training. Text and token prompts are joined
-    with the response's token ids or, for another tokenizer, re-encoded from text with its EOS at the end of a finished one.
+    A conversation is rendered by the reward model's own chat template, as in its training. Text and token prompts are
+    joined with the response's token ids or, for another tokenizer, re-encoded from text with its EOS at the end of a
+    finished one.
     """
     if is_conversation(prompt):
         if tokenizer.chat_template is None:
@@ -184,7 +204,9 @@ def score_with_model(model: PreTrainedModel, token_rows: list[list[int]], batch_
     context = getattr(model.config, "max_position_embeddings", None)
     longest = max(len(row) for row in token_rows)
     if context is not None and longest > context:
-        raise InputError(f"reward model {reward_name(model)}: a response with its prompt has {longest} tokens, its context {context}")
+        raise InputError(
+            f"reward model {reward_name(model)}: prompt and response have {longest} tokens, its context {context}"
+        )
     scores = torch.zeros(len(token_rows), device=model.device)
     order = sorted(range(len(token_rows)), key=lambda row: len(token_rows[row]))
     for start in range(0, len(order), batch_size):

@@ -3,7 +3,11 @@
 from dataclasses import dataclass, fields
 
 import torch
+from transformers import PreTrainedModel
 
+from llmrecipes.ppo.policy_value import PolicyAndValue, response_logprobs
+
+MODEL_INPUTS = ("input_ids", "prompt_lengths", "response_lengths")
 PER_ROW = ("prompt_lengths", "response_lengths")
 PER_TOKEN = ("logprobs", "values", "advantages", "returns")
 
@@ -25,7 +29,9 @@ class Rollout:
     returns: torch.Tensor | None = None
 
     @classmethod
-    def from_responses(cls, prompts: list[list[int]], responses: list[list[int]], pad_token_id: int, device) -> "Rollout":
+    def from_responses(
+        cls, prompts: list[list[int]], responses: list[list[int]], pad_token_id: int, device
+    ) -> "Rollout":
         """Lays prompts and responses (token ids) side by side, left-flushed."""
         prompt_lengths = torch.tensor([len(prompt) for prompt in prompts])
         response_lengths = torch.tensor([len(response) for response in responses])
@@ -58,17 +64,38 @@ class Rollout:
         return Rollout(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
+def forward_rollout(
+    model: PolicyAndValue,
+    ref_model: PreTrainedModel,
+    rollout: Rollout,
+    micro_batches: list[list[int]],
+    temperature: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fills in the rollout's logprobs and values; returns (reference logprobs, entropy), each (R, T)."""
+    device = rollout.input_ids.device
+    shape = len(rollout), int(rollout.response_lengths.max())
+    rollout.logprobs, entropy, rollout.values, ref_logprobs = (torch.zeros(shape, device=device) for _ in range(4))
+    for rows in micro_batches:
+        batch = {name: part for name, part in rollout.micro_batch(rows).items() if name in MODEL_INPUTS}
+        place = torch.tensor(rows, device=device), slice(int(batch["response_lengths"].max()))
+        rollout.logprobs[place], entropy[place], rollout.values[place] = model(
+            **batch, temperature=temperature, return_entropy=True
+        )
+        ref_logprobs[place] = response_logprobs(ref_model, **batch, temperature=temperature)[0]
+    return ref_logprobs, entropy
+
+
 def row_statistics(
     rollout: Rollout, scores: torch.Tensor, finished: torch.Tensor, kl: torch.Tensor, entropy: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """Figures of single responses, each (R,): the score before penalties, KL from the reference (nats, summed over the
     response), entropy (nats, mean over its tokens), length (tokens) and whether the model ended it itself."""
     return {
-        "reward": scores,
+        "score": scores,
         "kl": kl.sum(1),
         "entropy": entropy.sum(1) / rollout.response_lengths,
-        "completions/mean_length": rollout.response_lengths.float(),
-        "completions/eos_rate": finished.float(),
+        "response_length": rollout.response_lengths.float(),
+        "eos_rate": finished.float(),
     }
 
 
@@ -83,8 +110,8 @@ def split_rollout(
 ) -> list[list[list[int]]]:
     """Divides rows at random into minibatches, each cut into micro-batches of rows of similar length (little padding).
 
-    lengths: (R,) total tokens per row. Returns [minibatch][micro-batch][row]. The loss weighs tokens equally over the whole
-    minibatch, so how it is cut has no influence on the gradient.
+    lengths: (R,) total tokens per row. Returns [minibatch][micro-batch][row]. The loss weighs tokens equally over the
+    whole minibatch, so how it is cut has no influence on the gradient.
     """
     order = torch.randperm(len(lengths), generator=generator).tolist()
     size = len(order) // num_mini_batches

@@ -1,8 +1,9 @@
-"""PPOTrainer: proximal policy optimisation of a language model (arXiv 1707.06347, 2203.02155) on `transformers.Trainer`.
+"""PPOTrainer: proximal policy optimisation of a language model (arXiv 1707.06347, 2203.02155) on
+`transformers.Trainer`.
 
-Trainer's own loop does the stepping, clipping, scheduling, logging, saving and callbacks. PPO is what it is fed and what it
-minimises: every `steps_per_rollout` optimizer steps `get_batch_samples` makes a rollout (`_make_rollout`, steps 1-6) and
-`compute_loss` is the clipped objective (step 7).
+Trainer's own loop does the stepping, clipping, scheduling, logging, saving and callbacks. PPO is what it is fed and
+what it minimises: every `steps_per_rollout` optimizer steps `get_batch_samples` makes a rollout (`_make_rollout`,
+steps 1-5) and `compute_loss` is the clipped objective (step 6).
 """
 
 import copy
@@ -21,6 +22,7 @@ from llmrecipes.ppo.checkpoint import load_models, load_ppo_state, save_models, 
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.losses import (
     adapt_kl_coef,
+    adjust_scores,
     apply_missing_eos_penalty,
     generalized_advantage_estimate,
     kl_estimate,
@@ -30,13 +32,20 @@ from llmrecipes.ppo.losses import (
     value_loss,
     whiten,
 )
-from llmrecipes.ppo.policy_value import PolicyAndValue, build_value_model, disable_dropout, response_logprobs
-from llmrecipes.ppo.prompts import RolloutSampler, encode_prompts
+from llmrecipes.ppo.policy_value import PolicyAndValue, build_value_model, disable_dropout
+from llmrecipes.ppo.prompts import RolloutSampler, encode_prompts, eos_token_ids, longest_prompt
 from llmrecipes.ppo.rewards import RewardFunction, Rewards
-from llmrecipes.ppo.rollout import Rollout, explained_variance, row_statistics, split_rollout
+from llmrecipes.ppo.rollout import (
+    MODEL_INPUTS,
+    Rollout,
+    explained_variance,
+    forward_rollout,
+    row_statistics,
+    split_rollout,
+)
 
 SAMPLE, SPLIT, EVALUATE = range(3)  # what a random generator is for
-MODEL_INPUTS = ("input_ids", "prompt_lengths", "response_lengths")
+ROLLOUT_METRICS = ("score", "kl", "entropy", "response_length", "eos_rate")
 
 
 class PPOTrainer(Trainer):
@@ -45,15 +54,15 @@ class PPOTrainer(Trainer):
     Args:
         model: the policy, a causal language model. Its initial state is the reference unless `ref_model` is given.
         args: PPOConfig.
-        train_dataset, eval_dataset: rows with a column `prompt` (text, chat messages or token ids); the other columns are
-            passed to the reward functions.
+        train_dataset, eval_dataset: rows with a column `prompt` (text, chat messages or token ids); the other columns
+            are passed to the reward functions.
         processing_class: the policy's tokenizer.
         reward_funcs: one or several of: a sequence-classification model with one label; a callable
             `fn(prompts, completions, **columns) -> list[float]`.
         reward_processing_classes: the reward models' tokenizers where they differ from the policy's (None = the same).
         sampler: `llmrecipes.generation.sample_responses` or a function of its signature.
-        value_model: a sequence-classification model over the policy's tokens; default a copy of the first reward model that
-            shares the policy's tokenizer, else the policy's trunk with a fresh head.
+        value_model: a sequence-classification model over the policy's tokens; default a copy of the first reward
+            model that shares the policy's tokenizer, else the policy's trunk with a fresh head.
 
     Raises InputError for what a user can mend: batch sizes, prompts, tokenizers, reward functions' results.
     """
@@ -77,7 +86,7 @@ class PPOTrainer(Trainer):
             raise InputError(f"{args.n_gpu} GPUs in one process: start with `accelerate launch`, one process per GPU")
         self.sampler = sampler
         self.rewards = Rewards(reward_funcs, reward_processing_classes, processing_class, args.reward_weights)
-        self.eos_token_ids = _eos_token_ids(model, processing_class)
+        self.eos_token_ids = eos_token_ids(model, processing_class)
         # Only fills the space behind a row; lengths say what is real, so any id will do.
         self.pad_token_id = next(
             token for token in (processing_class.pad_token_id, *self.eos_token_ids, 0) if token is not None
@@ -89,7 +98,7 @@ class PPOTrainer(Trainer):
             disable_dropout((model, value_model))
         use_cache = model.config.use_cache, value_model.config.use_cache
 
-        longest = _longest_prompt(model, args)
+        longest = longest_prompt(model, args.max_completion_length, args.max_prompt_length)
         train_dataset = encode_prompts(
             train_dataset, processing_class, longest, args.overlong_prompts, "training prompts"
         )
@@ -100,7 +109,9 @@ class PPOTrainer(Trainer):
             )
         encode_eval = {
             name: encode_prompts(data, processing_class, longest, args.overlong_prompts, f"{name} prompts")
-            for name, data in (eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}).items()
+            for name, data in (
+                eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
+            ).items()
             if data is not None
         }
         if args.total_episodes is not None:
@@ -127,6 +138,7 @@ class PPOTrainer(Trainer):
         self.kl_coef = args.kl_coef
         self._rollout: Rollout | None = None
         self._metrics: dict[str, list] = {}  # name -> [sum, count] since the last log
+        self.last_rollout_metrics: dict[str, float] = {}  # as last logged
 
     # ---- Data: one rollout's prompts, repeated for each micro-batch trained from it ----
 
@@ -143,7 +155,9 @@ class PPOTrainer(Trainer):
         args = self.args
         repeats = args.steps_per_rollout * args.gradient_accumulation_steps
         rows = len(self.train_dataset)
-        return RolloutSampler(rows, args.rollout_batch_size, repeats, args.shuffle_dataset, args.data_seed or args.seed)
+        return RolloutSampler(
+            rows, args.rollout_batch_size, repeats, args.shuffle_dataset, args.data_seed or args.seed
+        )
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of the next optimizer step and their number of response tokens over all processes."""
@@ -182,13 +196,18 @@ class PPOTrainer(Trainer):
         self.model.eval()
         # 1. Sample and score.
         number = self.state.global_step // args.steps_per_rollout
-        rollout, raw_scores, finished = self._sample_and_score(rows, self._generator(SAMPLE, number, device=args.device))
-        scores = self._adjust_scores(raw_scores.sum(1), finished)
+        rollout, raw_scores, finished = self._sample_and_score(
+            rows, self._generator(SAMPLE, number, device=args.device)
+        )
+        scores = adjust_scores(raw_scores.sum(1), args.normalize_scores, args.score_clip, self._all_reduce)
+        scores = apply_missing_eos_penalty(scores, finished, args.missing_eos_penalty, args.missing_eos_mode)
 
-        # 2. Log-probabilities under policy and reference, and values; in the micro-batches of the first pass, so that the
-        #    first probability ratio is exactly 1.
+        # 2. Log-probabilities under policy and reference, and values; in the micro-batches of the first pass, so that
+        # the first probability ratio is exactly 1.
         started = time.perf_counter()
-        kl, entropy = self._forward_rollout(rollout, [part for minibatch in self._split(rollout, 0) for part in minibatch])
+        kl, entropy = self._forward_rollout(
+            rollout, [part for minibatch in self._split(rollout, 0) for part in minibatch]
+        )
         self._record("time/rollout_forward", time.perf_counter() - started, 1)
         mask = response_mask(rollout.response_lengths, rollout.logprobs.shape[1])
 
@@ -242,31 +261,12 @@ class PPOTrainer(Trainer):
         rollout = Rollout.from_responses(rows["prompt_ids"], token_ids, self.pad_token_id, args.device)
         return rollout, scores, torch.tensor(finished, device=args.device)
 
-    def _adjust_scores(self, scores: torch.Tensor, finished: torch.Tensor) -> torch.Tensor:
-        """Normalises and clips the scores (R,), then applies the penalty for responses without EOS."""
-        args = self.args
-        if args.normalize_scores:
-            scores = whiten(scores[:, None], torch.ones_like(scores, dtype=torch.bool)[:, None], True, self._all_reduce)[:, 0]
-        if args.score_clip is not None:
-            scores = scores.clamp(-args.score_clip, args.score_clip)
-        return apply_missing_eos_penalty(scores, finished, args.missing_eos_penalty, args.missing_eos_mode)
-
     def _forward_rollout(self, rollout: Rollout, micro_batches: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Fills in the rollout's logprobs and values; returns token KL from the reference and entropy, both (R, T)."""
-        shape = len(rollout), int(rollout.response_lengths.max())
-        rollout.logprobs, rollout.values, ref_logprobs, entropy = (
-            torch.zeros(shape, device=rollout.input_ids.device) for _ in range(4)
-        )
+        """Fills in log-probabilities and values; returns (token KL from the reference, entropy), each (R, T)."""
         with self.accelerator.autocast():
-            for rows in micro_batches:
-                batch = {k: v for k, v in rollout.micro_batch(rows).items() if k in MODEL_INPUTS}
-                tokens = int(batch["response_lengths"].max())
-                index = torch.tensor(rows, device=rollout.input_ids.device)
-                outputs = *self.model(**batch, temperature=self.args.temperature, return_entropy=True), *response_logprobs(
-                    self.ref_model, **batch, temperature=self.args.temperature
-                )
-                for target, part in zip((rollout.logprobs, entropy, rollout.values, ref_logprobs), outputs, strict=False):
-                    target[index, :tokens] = part
+            ref_logprobs, entropy = forward_rollout(
+                self.model, self.ref_model, rollout, micro_batches, self.args.temperature
+            )
         return kl_estimate(rollout.logprobs, ref_logprobs, self.args.kl_estimator), entropy
 
     # ---- Update ----
@@ -276,9 +276,7 @@ class PPOTrainer(Trainer):
         args = self.args
         logprobs, _, values = model(**{name: inputs[name] for name in MODEL_INPUTS}, temperature=args.temperature)
         mask = response_mask(inputs["response_lengths"], logprobs.shape[1])
-        policy, policy_stats = policy_loss(
-            logprobs, inputs["logprobs"], inputs["advantages"], mask, args.cliprange
-        )
+        policy, policy_stats = policy_loss(logprobs, inputs["logprobs"], inputs["advantages"], mask, args.cliprange)
         value, value_stats = value_loss(values, inputs["values"], inputs["returns"], mask, args.cliprange_value)
         self._check_finite(policy + value, "the loss")
         sums = {"policy_loss": policy.detach(), "value_loss": value.detach(), **policy_stats, **value_stats}
@@ -291,8 +289,8 @@ class PPOTrainer(Trainer):
     def _check_finite(self, tensor: torch.Tensor, what: str) -> None:
         if not torch.isfinite(tensor).all():
             raise InputError(
-                f"PPO step {self.state.global_step}: {what} is not finite; the last checkpoint in {self.args.output_dir} is "
-                "kept. Lower learning_rate, raise kl_coef, or set score_clip or whiten_advantages"
+                f"PPO step {self.state.global_step}: {what} is not finite; the last checkpoint in "
+                f"{self.args.output_dir} is kept. Lower learning_rate, raise kl_coef, or set score_clip"
             )
 
     # ---- Evaluation ----
@@ -301,7 +299,8 @@ class PPOTrainer(Trainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
-        """Samples a response to each evaluation prompt; reports its mean reward, KL, entropy, length and share of EOS."""
+        """Samples a response to each evaluation prompt; reports its mean reward, KL, entropy, length and share of
+        EOS."""
         self.model.eval()
         self.callback_handler.eval_dataloader = dataloader
         # The same draws in every evaluation, so that two of them differ by the policy alone.
@@ -314,13 +313,13 @@ class PPOTrainer(Trainer):
             size = self.args.per_device_eval_batch_size
             kl, entropy = self._forward_rollout(rollout, [order[i : i + size] for i in range(0, len(order), size)])
             columns = row_statistics(rollout, scores.sum(1), finished, kl, entropy)
-            columns |= {f"rewards/{name}": scores[:, i] for i, name in enumerate(self.rewards.names)}
+            columns |= {f"scores/{name}": scores[:, i] for i, name in enumerate(self.rewards.names)}
             names = list(columns)
             table.append(self.accelerator.gather_for_metrics(torch.stack(list(columns.values()), dim=1)).cpu())
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         table = torch.cat(table)
         metrics = dict(zip(names, table.mean(0).tolist(), strict=True))
-        metrics["reward_std"] = table[:, names.index("reward")].std(correction=0).item()
+        metrics["score_std"] = table[:, names.index("score")].std(correction=0).item()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(table))
 
@@ -337,20 +336,23 @@ class PPOTrainer(Trainer):
         for name, column in row_statistics(rollout, scores, finished, kl, entropy).items():
             self._record(name, column.sum(), len(column))
         for i, name in enumerate(self.rewards.names):
-            self._record(f"rewards/{name}", raw_scores[:, i].sum(), len(raw_scores))
-        self._record("reward_std", self.accelerator.gather(scores).std(correction=0), 1)
+            self._record(f"scores/{name}", raw_scores[:, i].sum(), len(raw_scores))
+        self._record("score_std", self.accelerator.gather(scores).std(correction=0), 1)
         self._record("kl_coef", self.kl_coef, 1)
+
+    @property
+    def num_episodes(self) -> int:
+        """Responses sampled for training so far, over all processes."""
+        return -(-self.state.global_step // self.args.steps_per_rollout) * self.args.rollout_batch_size
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._metrics:  # a training log line; evaluation brings its own figures
-            table = torch.stack([
-                torch.stack([torch.as_tensor(part, dtype=torch.float64, device="cpu") for part in entry])
-                for entry in self._metrics.values()
-            ])  # fmt: skip
-            totals = self._all_reduce(table.float().to(self.args.device)).tolist()
-            logs |= {name: total / count for name, (total, count) in zip(self._metrics, totals, strict=True)}
-            rollouts = -(-self.state.global_step // self.args.steps_per_rollout)
-            logs["num_episodes"] = rollouts * self.args.rollout_batch_size
+            parts = [torch.as_tensor(part).float().cpu() for entry in self._metrics.values() for part in entry]
+            totals = self._all_reduce(torch.stack(parts).to(self.args.device)).view(-1, 2).tolist()
+            averages = {name: total / count for name, (total, count) in zip(self._metrics, totals, strict=True)}
+            if "score" in averages:  # not every step begins a rollout
+                self.last_rollout_metrics = {name: averages[name] for name in ROLLOUT_METRICS}
+            logs |= averages | {"num_episodes": self.num_episodes}
             self._metrics.clear()
         super().log(logs, start_time)
 
@@ -370,9 +372,7 @@ class PPOTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         load_models(self.model, resume_from_checkpoint)
-        self.kl_coef, self._rollout = load_ppo_state(
-            resume_from_checkpoint, self.args.process_index, self.args.device
-        )
+        self.kl_coef, self._rollout = load_ppo_state(resume_from_checkpoint, self.args.process_index, self.args.device)
 
     def _load_best_model(self) -> None:
         load_models(self.model, self.state.best_model_checkpoint)
@@ -381,27 +381,3 @@ class PPOTrainer(Trainer):
 def _as_list(examples: list) -> list:
     """Collates nothing: rows have columns of every kind."""
     return examples
-
-
-def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """All ids that end a response: the model's generation config may name several, the tokenizer names one."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    ids = sorted({token for token in (*ids, tokenizer.eos_token_id) if token is not None})
-    if not ids:
-        raise InputError("tokenizer: has no end-of-sequence token, so no response could ever end; set eos_token")
-    return ids
-
-
-def _longest_prompt(model: PreTrainedModel, args: PPOConfig) -> int:
-    """Most tokens a prompt may have."""
-    limits = [args.max_prompt_length] if args.max_prompt_length is not None else []
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context is not None:
-        limits.append(context - args.max_completion_length)
-    longest = min(limits, default=2**31)
-    if longest < 1:
-        raise InputError(
-            f"max_completion_length: {args.max_completion_length} leaves no room for a prompt in the context of {context}"
-        )
-    return longest
