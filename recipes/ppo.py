@@ -1,0 +1,92 @@
+"""PPO: trains the chat model to please the reward model (or reward functions) while staying close to what it was.
+
+Paper: InstructGPT (arXiv 2203.02155), step 3; PPO (arXiv 1707.06347); details after arXiv 2403.17031.
+Launch: accelerate launch recipes/ppo.py --config configs/quickstart/ppo.yaml
+Writes: output_dir, the policy as a plain causal language model; the value model in value_model/.
+"""
+
+from dataclasses import dataclass, field
+
+from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launch
+
+
+@dataclass
+class RewardArguments:
+    reward_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Sequence classifier with one label; its own tokenizer lies beside it."}
+    )
+    reward_functions: list[str] = field(
+        default_factory=list,
+        metadata={"help": "module:function each, fn(prompts, completions, **columns) -> list of numbers."},
+    )
+    value_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Start of the value model; by default the reward model, else the policy."}
+    )
+
+
+def main(run, data, training, model, reward):
+    from llmrecipes.data import load_train_eval
+    from llmrecipes.generation import sample_responses
+    from llmrecipes.models import load_policy, load_reward_model, load_tokenizer
+    from llmrecipes.ppo.rewards import load_reward_function
+    from llmrecipes.ppo.trainer import PPOTrainer
+    from llmrecipes.run import finish_run, start_run
+    from llmrecipes.training import readable
+
+    inputs = [model.model_name_or_path, reward.reward_model_name_or_path, *(s.path for s in data.datasets)]
+    state = start_run("ppo", run, training, (run, data, training, model, reward), inputs)
+
+    tokenizer = load_tokenizer(model, training.trust_remote_code)
+    train, held_out = load_train_eval(data, training.seed, ("prompt",))
+    policy = load_policy(model, tokenizer, training.trust_remote_code)
+
+    reward_funcs, reward_tokenizers = [], []
+    if reward.reward_model_name_or_path:
+        source = ModelArguments(
+            model_name_or_path=reward.reward_model_name_or_path,
+            dtype=model.dtype,
+            attn_implementation=model.attn_implementation,
+        )
+        reward_tokenizers.append(load_tokenizer(source, training.trust_remote_code))
+        reward_funcs.append(load_reward_model(source, reward_tokenizers[-1], training.trust_remote_code))
+    for name in reward.reward_functions:
+        reward_tokenizers.append(None)
+        reward_funcs.append(load_reward_function(name))
+    value_model = None
+    if reward.value_model_name_or_path:
+        source = ModelArguments(
+            model_name_or_path=reward.value_model_name_or_path,
+            dtype=model.dtype,
+            attn_implementation=model.attn_implementation,
+        )
+        value_model = load_reward_model(source, tokenizer, training.trust_remote_code)
+
+    trainer = readable(
+        PPOTrainer(
+            model=policy,
+            args=training,
+            train_dataset=train,
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+            reward_funcs=reward_funcs,
+            reward_processing_classes=reward_tokenizers,
+            value_model=value_model,
+            sampler=sample_responses,
+        )
+    )
+    metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
+    metrics |= trainer.last_rollout_metrics
+    if held_out:
+        metrics |= trainer.evaluate()
+    trainer.save_model()
+
+    finish_run(
+        state,
+        metrics,
+        made=f"policy after {trainer.num_episodes:,} episodes on {len(train):,} prompts",
+        next_steps="recipes/evaluate.py measures it beside the models it came from",
+    )
+
+
+if __name__ == "__main__":
+    launch(main, RunArguments, DataArguments, "llmrecipes.ppo.config:PPOConfig", ModelArguments, RewardArguments)
