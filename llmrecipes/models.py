@@ -1,0 +1,211 @@
+"""Tokenizers, policies and reward models: built from a config or loaded from any Hugging Face folder or id."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from trl import get_quantization_config
+
+from llmrecipes.config import InputError, ModelArguments
+
+PAD, TURN_START, TURN_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+# ChatML. The {% generation %} marks tell TRL which tokens are the assistant's and carry loss.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\\n' -}}
+{%- if message['role'] == 'assistant' -%}
+{%- generation -%}{{- message['content'] + '<|im_end|>' -}}{%- endgeneration -%}
+{%- else -%}
+{{- message['content'] + '<|im_end|>' -}}
+{%- endif -%}
+{{- '\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE (Radford et al. 2019) with pad != eos; `<|im_end|>` ends a document and a chat turn alike.
+
+    Raises:
+        InputError: `vocab_size` has no room for the 256 bytes and the special tokens.
+    """
+    special = [PAD, TURN_START, TURN_END]
+    if vocab_size < 256 + len(special):
+        raise InputError(f"vocab_size: {vocab_size} is below {256 + len(special)} (256 bytes and the special tokens)")
+    bpe = Tokenizer(models.BPE())
+    # Digits apart: numbers are read digit by digit, so that sums generalise.
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=sys.stderr.isatty(),
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token=PAD, eos_token=TURN_END, model_max_length=max_length, padding_side="right"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": [TURN_START]})
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Tokenizer of `tokenizer_name_or_path`, else the one beside the model; a missing pad token becomes EOS."""
+    path = model.tokenizer_name_or_path or _require_path(model)
+    with _loading(path, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def require_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | None) -> None:
+    """InputError unless the tokenizer can format conversations."""
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"{path}: its tokenizer has no chat template, which messages need; set chat_template_path (sft), "
+            "start from a chat model, or give prompts as plain text"
+        )
+
+
+def build_policy(model_config: dict, tokenizer: PreTrainedTokenizerBase, **kwargs) -> PreTrainedModel:
+    """A fresh causal language model from `model_config`: `model_type` and its config's own keys.
+
+    The vocabulary and the special tokens come from the tokenizer.
+    """
+    config = dict(model_config)
+    model_type = config.pop("model_type", None)
+    try:
+        built = AutoConfig.for_model(model_type)
+        unknown = [key for key in config if not hasattr(built, key)]
+        if unknown:
+            raise InputError(f"model_config: {model_type} has no key `{unknown[0]}`")
+        config.setdefault("vocab_size", len(tokenizer))
+        built = AutoConfig.for_model(
+            model_type,
+            **config,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        policy = AutoModelForCausalLM.from_config(built, **kwargs)
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"model_config: {error}") from error
+    check_vocabulary(policy, tokenizer, "model_config")
+    policy.generation_config.pad_token_id = tokenizer.pad_token_id
+    policy.generation_config.eos_token_id = tokenizer.eos_token_id
+    return policy
+
+
+def load_policy(
+    model: ModelArguments, tokenizer: PreTrainedTokenizerBase | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Causal language model of `model_name_or_path` in the dtype, attention and quantisation of `model`."""
+    return _load(AutoModelForCausalLM, model, tokenizer, trust_remote_code)
+
+
+def load_reward_model(
+    model: ModelArguments, tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Sequence classifier with one label: a reward model, or a policy's trunk under a fresh head."""
+    reward_model = _load(AutoModelForSequenceClassification, model, tokenizer, trust_remote_code, num_labels=1)
+    reward_model.config.pad_token_id = tokenizer.pad_token_id
+    return reward_model
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str | None) -> None:
+    """InputError if the tokenizer can produce ids that the model has no embedding for."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise InputError(
+            f"{where}: the tokenizer has {len(tokenizer)} tokens, the model only {rows}; they do not belong together"
+        )
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Longest sequence in tokens that the model's positions admit; None if its config does not say."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end a response: the tokenizer's EOS and whatever the model's generation config adds."""
+    configured = getattr(model.generation_config, "eos_token_id", None) if model.generation_config else None
+    configured = configured if isinstance(configured, list) else [configured]
+    return sorted({i for i in [tokenizer.eos_token_id, *configured] if i is not None})
+
+
+def count_parameters(model: PreTrainedModel) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def token_blocks(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, length: int) -> Iterator[list[int]]:
+    """Documents, each ended by EOS, chained and cut into blocks of exactly `length` tokens; the rest is dropped."""
+    rest: list[int] = []
+    for start in range(0, len(texts), 1000):
+        for ids in tokenizer(texts[start : start + 1000], add_special_tokens=False)["input_ids"]:
+            rest += ids
+            rest.append(tokenizer.eos_token_id)
+        whole = len(rest) // length * length
+        yield from (rest[i : i + length] for i in range(0, whole, length))
+        rest = rest[whole:]
+
+
+def _load(auto_class, model: ModelArguments, tokenizer, trust_remote_code: bool, **kwargs) -> PreTrainedModel:
+    path = _require_path(model)
+    quantization = get_quantization_config(model)
+    if quantization is not None:
+        kwargs |= {"quantization_config": quantization, "device_map": {"": PartialState().local_process_index}}
+    with _loading(path, "model"):
+        loaded = auto_class.from_pretrained(
+            path,
+            revision=model.model_revision,
+            dtype=model.dtype if model.dtype in ("auto", None) else getattr(torch, model.dtype),
+            attn_implementation=model.attn_implementation,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            **kwargs,
+        )
+    if tokenizer is not None:
+        check_vocabulary(loaded, tokenizer, path)
+    return loaded
+
+
+def _require_path(model: ModelArguments) -> str:
+    path = model.model_name_or_path
+    if not path:
+        raise InputError("`model_name_or_path` is missing; give a Hugging Face id or a stage's folder")
+    looks_local = path.startswith((".", "/", "~", "outputs/")) or path.count("/") > 1
+    if looks_local and not Path(path).exists():
+        raise InputError(f"model_name_or_path: {path} does not exist; run the stage that writes it first")
+    return path
+
+
+class _loading:
+    """Turns from_pretrained's many errors into one line."""
+
+    def __init__(self, path: str, what: str):
+        self.path, self.what = path, what
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, (OSError, ValueError, KeyError)):
+            raise InputError(f"{self.path}: its {self.what} cannot be loaded: {str(error)[:300]}") from error

@@ -1,0 +1,260 @@
+"""Start and finish of a run: the same for every recipe.
+
+`start_run` refuses to overwrite, finds the checkpoint to continue from and writes `manifest.json` (status "running");
+`finish_run` completes the manifest, checks the run card's `expected` and prints the short human summary.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import asdict, dataclass, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import datasets
+import transformers
+
+from llmrecipes.config import InputError, RunArguments
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "lm_eval", "numpy")
+# Where a run writes and how it is told to do so; none of it changes what is learned.
+NOT_PART_OF_A_RUN = {"output_dir", "force", "expected", "hardware", "source", "report_to", "run_name", "disable_tqdm"}
+NOT_PART_OF_A_RUN |= {"logging_dir", "hub_token", "push_to_hub", "local_rank", "resume_from_checkpoint", "save_steps"}
+NOT_PART_OF_A_RUN |= {"logging_steps", "save_total_limit", "save_strategy", "num_gpus"}
+
+
+@dataclass
+class Run:
+    """A running stage. `resume_from_checkpoint` is the last complete checkpoint or None."""
+
+    stage: str
+    output_dir: Path
+    card: RunArguments
+    is_main: bool
+    started: float
+    manifest: dict
+    resume_from_checkpoint: str | None = None
+
+
+def start_run(stage: str, run: RunArguments, args, configs: tuple, inputs: list[str | None] = ()) -> Run:
+    """Prepare `args.output_dir` for this run.
+
+    Args:
+        args: the dataclass that holds `output_dir` (and `seed`): TrainingArguments or the stage's own.
+        configs: every parsed dataclass; together they are the resolved config.
+        inputs: model and data paths that the stage reads; local folders are fingerprinted.
+
+    Raises:
+        InputError: the folder holds another run and `force` is off.
+        SystemExit(0): this very run is already finished there.
+    """
+    tame_logs()
+    if not args.output_dir:
+        raise InputError("`output_dir` is missing; say where the stage's result goes, e.g. outputs/<experiment>/" + stage)
+    output_dir, is_main = Path(args.output_dir), int(os.environ.get("RANK", 0)) == 0
+    _apply_tracking(args, output_dir)
+    transformers.set_seed(args.seed)
+    config = {k: v for c in configs for k, v in _to_json(c).items()}
+    manifest = {
+        "stage": stage,
+        "status": "running",
+        "fingerprint": None,
+        "command": " ".join(["python", *sys.argv]),
+        "config": config,
+        "inputs": {path: fingerprint(path) for path in inputs if path},
+        "commit": _commit(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "hardware": _hardware(),
+        "metrics": {},
+        "previous_seconds": 0.0,
+    }
+    relevant = {k: v for k, v in config.items() if k not in NOT_PART_OF_A_RUN}
+    manifest["fingerprint"] = _digest([stage, relevant, manifest["inputs"]])
+    previous = read_manifest(output_dir)
+    if previous is None and output_dir.is_dir() and any(output_dir.iterdir()) and not run.force:
+        raise InputError(f"{output_dir}: holds files that are no run of ours; choose another output_dir or --force")
+    if previous is not None and not run.force:
+        if previous["fingerprint"] != manifest["fingerprint"]:
+            raise InputError(f"{output_dir}: holds another run ({_difference(previous, manifest)}); --force overwrites it")
+        if previous["status"] == "finished":
+            if is_main:
+                print(f"{stage}: already finished in {output_dir}; --force runs it again")
+            sys.exit(0)
+        manifest["previous_seconds"] = previous.get("previous_seconds", 0.0)
+    checkpoint = None
+    if previous is not None and previous["fingerprint"] == manifest["fingerprint"] and not run.force:
+        checkpoint = last_complete_checkpoint(output_dir)
+    if is_main:
+        if checkpoint is None:
+            _clear(output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        _write_json(output_dir / "manifest.json", manifest)
+        if checkpoint:
+            print(f"{stage}: continuing from {checkpoint}")
+    return Run(stage, output_dir, run, is_main, time.time(), manifest, checkpoint)
+
+
+def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "") -> None:
+    """Complete the manifest with `metrics` (name -> number), compare them with the run card, print the summary."""
+    if not state.is_main:
+        return
+    manifest = state.manifest
+    seconds = manifest.pop("previous_seconds") + time.time() - state.started
+    manifest |= {"status": "finished", "metrics": metrics, "wall_seconds": round(seconds, 1), "made": made}
+    manifest["expected"] = check_expected(state.card.expected or {}, metrics)
+    manifest["output_fingerprint"] = fingerprint(state.output_dir)
+    _write_json(state.output_dir / "manifest.json", manifest)
+    print(f"\n=== {state.stage}: {made} ({seconds:.0f} s)")
+    shown = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and "_per_second" not in k}
+    for name, value in list(shown.items())[:16]:
+        verdict = manifest["expected"].get(name)
+        note = f"   expected {verdict['expected']} ± {verdict['tolerance']}: {verdict['verdict']}" if verdict else ""
+        print(f"  {name:<28}{value:>12.4g}{note}")
+    print(f"  lies in {state.output_dir}" + (f"\n  next: {next_steps}" if next_steps else ""), flush=True)
+
+
+def check_expected(expected: dict, metrics: dict) -> dict:
+    """Compare `metrics` with the run card: metric -> expected, tolerance, got, verdict (met / missed / not measured)."""
+    result = {}
+    for name, bounds in expected.items():
+        if bounds is None:
+            continue
+        value, tolerance = bounds
+        got = metrics.get(name)
+        verdict = "not measured" if got is None else "met" if abs(got - value) <= tolerance else "missed"
+        result[name] = {"expected": value, "tolerance": tolerance, "got": got, "verdict": verdict}
+    return result
+
+
+def read_manifest(output_dir: str | Path) -> dict | None:
+    """The folder's manifest, or None where there is none or it was cut off while being written."""
+    try:
+        return json.loads((Path(output_dir) / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+
+
+def fingerprint(path: str) -> str:
+    """SHA-256 (16 hex digits) over names and contents of a folder's or file's results; the name itself for hub ids.
+
+    Checkpoints, logs and the manifest are left out: they do not change what the next stage reads.
+    """
+    root = Path(path)
+    if not root.exists():
+        return f"hub:{path}"
+    finished = (read_manifest(root) or {}).get("output_fingerprint") if root.is_dir() else None
+    if finished:
+        return finished
+    digest = hashlib.sha256()
+    for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
+        relative = file.relative_to(root)
+        if file.name == "manifest.json" or relative.parts and relative.parts[0].startswith(("checkpoint-", "logs")):
+            continue
+        digest.update(str(relative).encode() + b"\0")
+        with file.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def last_complete_checkpoint(output_dir: Path) -> str | None:
+    """Newest `checkpoint-N` that was written to the end; a save cut off by a kill or a full disk is passed over."""
+    steps = sorted(
+        (p for p in output_dir.glob("checkpoint-*") if p.name.split("-")[-1].isdigit()),
+        key=lambda p: int(p.name.split("-")[-1]),
+        reverse=True,
+    )
+    # Trainer writes trainer_state.json last.
+    return next((str(p) for p in steps if _is_json(p / "trainer_state.json")), None)
+
+
+def tame_logs() -> None:
+    """One readable log: warnings that a user cannot act on are silenced, progress bars stay."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|transformers|trl|accelerate")
+    transformers.logging.set_verbosity_error()
+    datasets.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    for name in ("httpx", "filelock", "fsspec", "absl", "lm_eval"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _apply_tracking(args, output_dir: Path) -> None:
+    """Trackers that are not installed are dropped with a line, never an error: a laptop offline must train."""
+    wanted = getattr(args, "report_to", None) or []
+    installed = [t for t in wanted if _version(t) is not None]
+    for tracker in set(wanted) - set(installed):
+        print(f"tracking: {tracker} is not installed, so this run is not tracked by it (pip install {tracker})")
+    if wanted:
+        args.report_to = installed
+        os.environ.setdefault("TRACKIO_DIR", str(output_dir.parent / "trackio"))
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "logs"))
+
+
+def _clear(output_dir: Path) -> None:
+    """Forget an unfinished or overridden run; called only after the refusals above."""
+    import shutil
+
+    if read_manifest(output_dir) is not None:
+        shutil.rmtree(output_dir)
+
+
+def _difference(previous: dict, manifest: dict) -> str:
+    old, new = previous.get("config", {}), manifest["config"]
+    keys = [k for k in new if k not in NOT_PART_OF_A_RUN and old.get(k) != new[k]]
+    if keys:
+        return f"`{keys[0]}` was {str(old.get(keys[0]))[:60]}, is {str(new[keys[0]])[:60]}"
+    return "its inputs changed" if previous.get("stage") == manifest["stage"] else f"of stage {previous.get('stage')}"
+
+
+def _to_json(config) -> dict:
+    raw = config.to_dict() if hasattr(config, "to_dict") else asdict(config) if is_dataclass(config) else dict(config)
+    return {k: v for k, v in json.loads(json.dumps(raw, default=str)).items() if "token" not in k or "_id" in k or k in
+            ("max_new_tokens", "pad_token", "eos_token", "average_tokens_across_devices", "stop_token")}
+
+
+def _digest(value) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _write_json(path: Path, value: dict) -> None:
+    # Written beside and renamed, so that a kill never leaves half a manifest.
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2, sort_keys=False, default=str) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+        return True
+    except (OSError, json.JSONDecodeError):
+        return False
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    root = Path(__file__).parent.parent
+    result = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=root, capture_output=True, text=True, check=False
+    )
+    return result.stdout.strip() or None
+
+
+def _hardware() -> dict:
+    import torch
+
+    accelerators = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "accelerators": accelerators}

@@ -1,0 +1,155 @@
+"""What Trainer lacks for this chain: Muon, a cheap SFT loss for small vocabularies, bits per byte, packed blocks."""
+
+import math
+import time
+
+import torch
+import trl
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+from llmrecipes.config import InputError
+from llmrecipes.models import token_blocks
+
+# Below this many bytes of logits and their gradients (12 per token and vocabulary entry), TRL's tiled LM head costs more
+# time than the memory it saves is worth.
+CHEAP_LOGITS_BYTES = 1 << 30
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) on the hidden matrices, AdamW on embeddings, head, norms and biases; one optimizer.
+
+    Learning-rate schedulers and checkpoints see the parameter groups and states of both.
+    """
+
+    def __init__(self, muon_groups: list[dict], adamw_groups: list[dict]):
+        self.parts = [
+            # match_rms_adamw (Moonshot 2025) would rescale; the original scaling is what was measured to work here.
+            torch.optim.Muon(muon_groups, nesterov=True),
+            torch.optim.AdamW(adamw_groups),
+        ]
+        super().__init__([*muon_groups, *adamw_groups], defaults={})
+        # The parts' own groups are the ones that schedulers change and step() reads.
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def build_muon(model: torch.nn.Module, args, muon_learning_rate: float) -> MuonAdamW:
+    """MuonAdamW for `model`: Muon at `muon_learning_rate`, AdamW at `args.learning_rate` and its betas."""
+    ends = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
+    matrices, decayed, others = [], [], []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            inner = parameter.ndim == 2 and id(parameter) not in ends
+            (matrices if inner else decayed if parameter.ndim >= 2 else others).append(parameter)
+    adamw = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+    return MuonAdamW(
+        [{"params": matrices, "lr": muon_learning_rate, "weight_decay": args.weight_decay}],
+        [
+            {"params": decayed, "weight_decay": args.weight_decay, **adamw},
+            {"params": others, "weight_decay": 0.0, **adamw},
+        ],
+    )
+
+
+class SFTTrainer(trl.SFTTrainer):
+    """TRL's SFTTrainer, whose loss path computes entropy and accuracy in tiles, with the plain path where it is cheap.
+
+    Measured on a CPU, the tiled path costs 1.35 times a bare loop, the plain one 1.01.
+    """
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        cheap = inputs["input_ids"].numel() * vocabulary * 12 <= CHEAP_LOGITS_BYTES
+        if not cheap or self.args.loss_type != "nll" or self.label_smoother is not None or self.aux_loss_enabled:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs["use_cache"] = False
+        # Trainer's own loss, past TRL's override.
+        return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+
+
+def check_assistant_tokens(rows: Dataset) -> None:
+    """InputError if no token of the tokenised `rows` carries loss, or truncation cut off every answer."""
+    for row in rows.select(range(min(len(rows), 1000))):
+        mask = row.get("assistant_masks") or row.get("completion_mask") or row.get("labels") or [1]
+        if any(value not in (0, -100) for value in mask):
+            return
+    raise InputError(
+        "datasets: no assistant token is left to learn from; raise max_length, or give the chat template "
+        "{% generation %} marks around the assistant's text"
+    )
+
+
+def build_blocks(texts: Dataset, tokenizer: PreTrainedTokenizerBase, length: int, num_rows: int) -> Dataset:
+    """Rows {"input_ids", "labels"} of exactly `length` tokens without padding; InputError below `num_rows` rows.
+
+    No attention mask: nothing is padded, and without one SDPA keeps its fast causal path.
+    """
+    blocks = list(token_blocks(list(texts["text"]), tokenizer, length))
+    if len(blocks) < num_rows:
+        raise InputError(
+            f"datasets: {len(blocks)} blocks of {length} tokens are less than one batch of {num_rows}; add text or "
+            "lower max_length or per_device_train_batch_size"
+        )
+    rows = Dataset.from_dict({"input_ids": blocks})
+    return rows.with_format("torch")
+
+
+def collate_blocks(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """(B, T) input ids, which are their own labels: the model shifts them by one."""
+    input_ids = torch.stack([row["input_ids"] for row in rows])
+    return {"input_ids": input_ids, "labels": input_ids}
+
+
+def language_metrics(eval_loss: float, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+    """Perplexity per token, and bits per byte: nats per token times tokens per byte over ln 2 (Gao et al. 2020)."""
+    num_bytes = sum(len(text.encode()) for text in list(texts["text"]))
+    # +1: the EOS that ends each document is predicted too.
+    num_tokens = sum(len(ids) + 1 for ids in tokenizer(list(texts["text"]), add_special_tokens=False)["input_ids"])
+    return {
+        "perplexity": math.exp(eval_loss),
+        "bits_per_byte": eval_loss * num_tokens / num_bytes / math.log(2),
+    }
+
+
+class ReadableLog(TrainerCallback):
+    """One line per log: step, what is learned, pace and ETA, in place of Trainer's raw dictionaries."""
+
+    SHOWN = ("loss", "eval_loss", "accuracy", "eval_accuracy", "margin", "eval_margin", "rewards/accuracies",
+             "eval_rewards/accuracies", "score", "kl", "entropy", "response_length", "eos_rate", "grad_norm",
+             "learning_rate")  # fmt: skip
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.started, self.first_step = time.time(), state.global_step
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        shown = [(name, logs[name]) for name in self.SHOWN if isinstance((logs or {}).get(name), (int, float))]
+        if not state.is_world_process_zero or not shown:
+            return
+        done = state.global_step - self.first_step
+        left = (time.time() - self.started) / max(done, 1) * (state.max_steps - state.global_step)
+        eta = f"  ETA {int(left) // 60}:{int(left) % 60:02d}" if done else ""
+        values = "  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in shown)
+        print(f"  step {state.global_step}/{state.max_steps}  {values}{eta}", flush=True)
+
+
+def readable(trainer: Trainer) -> Trainer:
+    """`trainer` with its progress printed by ReadableLog; Trainer's bar and printer go."""
+    from transformers import PrinterCallback, ProgressCallback
+
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(ReadableLog())
+    return trainer

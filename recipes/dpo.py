@@ -1,0 +1,56 @@
+"""DPO: preference tuning on the pairs directly, without reward model or sampling.
+
+Paper: Rafailov et al. 2023 (arXiv 2305.18290).
+Launch: accelerate launch recipes/dpo.py --config configs/quickstart/dpo.yaml
+Writes: output_dir, the tuned chat model (or a LoRA adapter with use_peft: true).
+"""
+
+from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launch
+
+
+def main(run, data, training, model):
+    from trl import DPOTrainer, get_peft_config
+
+    from llmrecipes.data import load_train_eval
+    from llmrecipes.models import load_policy, load_tokenizer, require_chat_template
+    from llmrecipes.run import finish_run, start_run
+    from llmrecipes.training import readable
+
+    inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
+    state = start_run("dpo", run, training, (run, data, training, model), inputs)
+
+    tokenizer = load_tokenizer(model, training.trust_remote_code)
+    train, held_out = load_train_eval(data, training.seed, ("preference",), training.per_device_train_batch_size)
+    if not isinstance(train[0]["chosen"], str):
+        require_chat_template(tokenizer, model.model_name_or_path)
+    policy = load_policy(model, tokenizer, training.trust_remote_code)
+    peft_config = get_peft_config(model)
+    # With LoRA the reference is the policy with its adapter switched off.
+    reference = None if peft_config else load_policy(model, tokenizer, training.trust_remote_code)
+
+    trainer = readable(
+        DPOTrainer(
+            model=policy,
+            ref_model=reference,
+            args=training,
+            train_dataset=train,
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+            peft_config=peft_config,
+        )
+    )
+    metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
+    if held_out:
+        metrics |= trainer.evaluate()
+    trainer.save_model()
+
+    finish_run(
+        state,
+        metrics,
+        made=f"chat model tuned on {len(train):,} pairs",
+        next_steps="recipes/evaluate.py compares it with the model it started from",
+    )
+
+
+if __name__ == "__main__":
+    launch(main, RunArguments, DataArguments, "trl.trainer.dpo_config:DPOConfig", ModelArguments)

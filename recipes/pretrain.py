@@ -1,0 +1,87 @@
+"""Pretraining: next-token prediction on packed documents, from scratch or continued.
+
+Paper: LLaMA (arXiv 2302.13971); Muon: https://kellerjordan.github.io/posts/muon/
+Launch: accelerate launch recipes/pretrain.py --config configs/quickstart/pretrain.yaml
+Writes: output_dir, a Hugging Face model folder with its tokenizer.
+"""
+
+from dataclasses import dataclass, field
+
+from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launch
+
+
+@dataclass
+class PretrainArguments:
+    model_config: dict | None = field(
+        default=None, metadata={"help": "Fresh model: model_type and that config's keys. Else model_name_or_path."}
+    )
+    max_length: int = field(default=1024, metadata={"help": "Tokens in a block."})
+    optimizer: str = field(
+        default="adamw", metadata={"help": "adamw (`optim`) or muon + AdamW.", "choices": ["adamw", "muon"]}
+    )
+    muon_learning_rate: float = field(default=0.02, metadata={"help": "Learning rate of the hidden matrices."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code from the model's repository."})
+
+
+def main(run, data, training, model, pretrain):
+    from transformers import Trainer
+
+    from llmrecipes.config import InputError
+    from llmrecipes.data import load_train_eval
+    from llmrecipes.models import build_policy, context_length, count_parameters, load_policy, load_tokenizer
+    from llmrecipes.run import finish_run, start_run
+    from llmrecipes.training import build_blocks, build_muon, collate_blocks, language_metrics, readable
+
+    inputs = [model.tokenizer_name_or_path, model.model_name_or_path, *(s.path for s in data.datasets)]
+    state = start_run("pretrain", run, training, (run, data, training, model, pretrain), inputs)
+
+    tokenizer = load_tokenizer(model, pretrain.trust_remote_code)
+    texts, held_out_texts = load_train_eval(data, training.seed, ("text",))
+    if model.model_name_or_path:
+        policy = load_policy(model, tokenizer, pretrain.trust_remote_code)
+    elif pretrain.model_config:
+        policy = build_policy(pretrain.model_config, tokenizer, attn_implementation=model.attn_implementation)
+    else:
+        raise InputError("give model_config for a fresh model, or model_name_or_path to continue pretraining one")
+    context = context_length(policy)
+    if context and pretrain.max_length > context:
+        raise InputError(f"max_length: {pretrain.max_length} is beyond the model's context of {context}")
+
+    batch_size = training.per_device_train_batch_size * training.world_size
+    blocks = build_blocks(texts, tokenizer, pretrain.max_length, batch_size)
+    held_out = held_out_texts and build_blocks(held_out_texts, tokenizer, pretrain.max_length, 1)
+    trainer = readable(
+        Trainer(
+            model=policy,
+            args=training,
+            train_dataset=blocks,
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+            data_collator=collate_blocks,
+            optimizers=(
+                build_muon(policy, training, pretrain.muon_learning_rate) if pretrain.optimizer == "muon" else None,
+                None,
+            ),
+        )
+    )
+    metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
+    if held_out:
+        metrics |= trainer.evaluate()
+        metrics |= language_metrics(metrics["eval_loss"], held_out_texts, tokenizer)
+    trainer.save_model()
+
+    num_tokens = trainer.state.global_step * batch_size * training.gradient_accumulation_steps * pretrain.max_length
+    metrics["num_tokens"] = num_tokens
+    finish_run(
+        state,
+        metrics,
+        made=f"base model of {count_parameters(policy) / 1e6:.2f}M parameters, {num_tokens:,} tokens seen",
+        next_steps="recipes/sft.py turns it into a chat model",
+    )
+
+
+if __name__ == "__main__":
+    launch(
+        main, RunArguments, DataArguments, "transformers.training_args:TrainingArguments", ModelArguments,
+        PretrainArguments,
+    )  # fmt: skip

@@ -1,0 +1,57 @@
+"""Supervised fine-tuning: the base model learns to answer, loss on the assistant's tokens only.
+
+Paper: InstructGPT (arXiv 2203.02155), step 1.
+Launch: accelerate launch recipes/sft.py --config configs/quickstart/sft.yaml
+Writes: output_dir, a chat model (or a LoRA adapter with use_peft: true).
+"""
+
+from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launch
+
+
+def main(run, data, training, model):
+    from trl import get_peft_config
+
+    from llmrecipes.data import load_train_eval
+    from llmrecipes.models import load_policy, load_tokenizer, require_chat_template
+    from llmrecipes.run import finish_run, start_run
+    from llmrecipes.training import SFTTrainer, check_assistant_tokens, readable
+
+    inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
+    state = start_run("sft", run, training, (run, data, training, model), inputs)
+
+    tokenizer = load_tokenizer(model, training.trust_remote_code)
+    train, held_out = load_train_eval(
+        data, training.seed, ("messages", "prompt-completion"), training.per_device_train_batch_size
+    )
+    if "messages" in train.column_names:
+        if not training.chat_template_path:
+            require_chat_template(tokenizer, model.model_name_or_path)
+        training.assistant_only_loss = True
+    policy = load_policy(model, tokenizer, training.trust_remote_code)
+
+    trainer = readable(
+        SFTTrainer(
+            model=policy,
+            args=training,
+            train_dataset=train,
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+            peft_config=get_peft_config(model),
+        )
+    )
+    check_assistant_tokens(trainer.train_dataset)
+    metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
+    if held_out:
+        metrics |= trainer.evaluate()
+    trainer.save_model()
+
+    finish_run(
+        state,
+        metrics,
+        made=f"chat model from {len(train):,} demonstrations",
+        next_steps="recipes/sample.py draws answers to rank",
+    )
+
+
+if __name__ == "__main__":
+    launch(main, RunArguments, DataArguments, "trl.trainer.sft_config:SFTConfig", ModelArguments)
