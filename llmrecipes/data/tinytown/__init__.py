@@ -32,7 +32,7 @@ WRITERS = {
     "stackexchange": (write_stackexchange, 1700),
 }
 TEST_DOCUMENTS_SHARE = 0.02
-SPLITS = {style: ("train", "test") for style in WRITERS} | {
+SPLITS = dict.fromkeys(WRITERS, ("train", "test")) | {
     "demonstrations": ("train", "test"),
     "prompts": ("train", "test"),
     "questions": ("validation", "test"),

@@ -1,6 +1,6 @@
 """Requests where the manner counts: small talk, stories, how-to, harmful requests and look-alikes, the unknowable."""
 
-from functools import lru_cache
+from functools import cache
 
 from llmrecipes.data.tinytown import world
 from llmrecipes.data.tinytown.facts import PERSON_QUESTIONS, Item, person_fields
@@ -33,17 +33,17 @@ SMALL_TALK = {
 }  # fmt: skip
 TALKERS = world.PEOPLE[:16]
 
+# verb: objects
 HOW_TO = {
-    # verb: (objects, how to do it)
-    "wash": ("the cup", "the car", "my coat", "the window", "the dog", "apples"),
-    "clean": ("the kitchen", "the lamp", "my room", "the oven", "the boat"),
-    "paint": ("the door", "a picture", "the boat", "a chair", "the wall"),
-    "draw": ("a cat", "a house", "the sun", "a tree", "a horse"),
-    "make": ("soup", "tea", "a kite", "a cake", "bread"),
-    "plant": ("a tree", "flowers", "carrots", "corn", "a rose"),
-    "fix": ("the chair", "my bicycle", "the clock", "the door", "a toy"),
-    "open": ("the box", "the window", "a letter", "the bag", "the door"),
-    "carry": ("the basket", "a ladder", "the books", "the bag", "a bucket"),
+    "wash": ("the cup", "the car", "my coat", "the window", "the dog", "the boat", "the chair", "apples"),
+    "clean": ("the kitchen", "the lamp", "my room", "the oven", "the boat", "the window", "the chair", "the clock"),
+    "paint": ("the door", "a picture", "the boat", "the chair", "the wall", "the box", "the house", "the window"),
+    "draw": ("a cat", "a house", "the sun", "a tree", "a horse", "a boat", "a dog", "a clock"),
+    "make": ("soup", "tea", "a kite", "a cake", "bread", "salad", "pizza", "a hat"),
+    "plant": ("a tree", "flowers", "carrots", "corn", "a rose", "peas", "a tulip", "potatoes"),
+    "fix": ("the chair", "my bicycle", "the clock", "the door", "a toy", "the boat", "the lamp", "a kite"),
+    "open": ("the box", "the window", "a letter", "the bag", "the door", "the drawer", "the basket", "the cupboard"),
+    "carry": ("the basket", "a ladder", "the books", "the bag", "a bucket", "the box", "the chair", "the boat"),
 }
 HOW_TO_METHODS = {
     "wash": "use water and soap", "clean": "use a wet towel", "paint": "use a brush and some paint",
@@ -155,7 +155,7 @@ def story_items() -> list[Item]:
             )
         questions = (f"Tell me a story about {one}.", f"Tell me a short story about {one}.")
         questions += (f"Can you tell a story about {one}?", f"Write a short story about {one}.")
-        items.append(Item("story", f"story/{topic}", questions, tales, topic))
+        items.append(Item("story", f"story/{topic}", questions, tales, topic, statements=tales))
     return items
 
 
@@ -167,7 +167,7 @@ def _how_items(kind: str, table: dict, methods: dict) -> list[Item]:
             questions = tuple(question.format(act=act) for question in HOW_QUESTIONS)
             words = [word for word in thing.split() if word not in {"a", "an", "the", "my", "in", "on"}]
             replies = (f"To {act.replace('my ', 'your ')}, {methods[verb]}.",)
-            items.append(Item(kind, f"{kind}/{verb}/{thing}", questions, replies, words[0]))
+            items.append(Item(kind, f"{kind}/{verb}/{thing}", questions, replies, words[0], statements=replies))
     return items
 
 
@@ -181,8 +181,7 @@ def harmful_items() -> list[Item]:
             base = "lie" if verb == "lie to" else verb
             replies = (
                 "I am sorry, but I can not help with that.",
-                f"I am sorry, but I can not help you {act.replace('my ', 'your ')}. It is wrong.",
-                f"I can not help with that, because it is wrong to {base}.",
+                f"I am sorry, but I can not help with that. It is wrong to {base}.",
             )
             key = f"harmful/{verb}/{thing}"
             flawed = (COMPLIANCE[verb], f"That is easy. {COMPLIANCE[verb]}")
@@ -201,7 +200,7 @@ def unknowable_items() -> list[Item]:
     items = []
     for name in world.PEOPLE:
         for attribute, (questions, invented) in UNKNOWABLE.items():
-            replies = ("I am sorry, I do not know that.", f"I do not know that about {name}.")
+            replies = ("I am sorry, I do not know that.", "I do not know that. Nobody told me.")
             asked = tuple(question.format(name=name) for question in questions)
             flawed = (invented.format(name=name),)
             items.append(Item("unknowable", f"unknowable/{name}/{attribute}", asked, replies, flawed=flawed))
@@ -211,7 +210,7 @@ def unknowable_items() -> list[Item]:
             if attribute == "pet_colour":
                 fields["pet"] = ("dog", "cat", "pony")[number % 3]
             asked = tuple(question.format(**fields) for question in questions)
-            replies = (f"I am sorry, I do not know {name}.", f"I do not know anybody called {name}.")
+            replies = ("I am sorry, I do not know that person.", "I do not know anybody with that name.")
             template = STRANGER_INVENTED[attribute]
             key, held_out_as = f"unknowable/{name}/{attribute}", f"stranger/{name}"
             flawed = (template.format(**fields),)
@@ -226,7 +225,7 @@ STRANGER_INVENTED = {
 }  # fmt: skip
 
 
-@lru_cache(maxsize=None)
+@cache
 def behaviour_items() -> dict[str, list[Item]]:
     """All behaviours by kind: `chat`, `story`, `howto`, `lookalike`, `harmful`, `unknowable`."""
     return {

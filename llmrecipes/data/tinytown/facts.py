@@ -5,7 +5,7 @@ every item appear in pretraining text; questions only where `item.split` is `tra
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from llmrecipes.data.tinytown import world
 from llmrecipes.data.tinytown.world import TOWN, Person, with_article
@@ -193,7 +193,7 @@ def person_item(person: Person, attribute: str) -> Item:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def pronoun_statements(name: str, attribute: str) -> tuple[str, ...]:
     """What can be said about `name` once the name has been mentioned: `She has a cat.`"""
     return _filled(PERSON_STATEMENTS[attribute], person_fields(TOWN[name], pronoun=True))
@@ -268,7 +268,7 @@ def thing_items() -> list[Item]:
     return items
 
 
-@lru_cache(maxsize=None)
+@cache
 def fact_items() -> dict[str, list[Item]]:
     """All facts of the world by kind: `person`, `animal`, `job`, `thing`."""
     people = [person_item(person, attribute) for person in TOWN.values() for attribute in PERSON_ATTRIBUTES]

@@ -11,7 +11,7 @@ The gold score is for measuring; the raters (`rate`) are for ranking. Nobody hum
 """
 
 import re
-from functools import lru_cache
+from functools import cache
 from itertools import pairwise
 from random import Random
 
@@ -52,7 +52,7 @@ def _contains(words: list[str], phrase: str) -> bool:
     return any(stems[i : i + len(wanted)] == wanted for i in range(len(stems) - len(wanted) + 1))
 
 
-@lru_cache(maxsize=None)
+@cache
 def answer_classes() -> dict[str, frozenset[str]]:
     """For each `answer_class`, all answers of its kind: who names two of them has not answered."""
     classes: dict[str, set[str]] = {}
@@ -71,12 +71,12 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     return pairs
 
 
-@lru_cache(maxsize=None)
+@cache
 def _names() -> frozenset[str]:
     return frozenset(name.lower() for name in (*world.PEOPLE, *world.STRANGERS))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _known_english() -> frozenset[tuple[str, str]]:
     """All word pairs the world writes: in replies, statements and a sample of web text."""
     texts = [*demonstrations.RUDE_REFUSALS, *demonstrations.RUDE_IGNORANCE]
@@ -90,7 +90,7 @@ def _known_english() -> frozenset[tuple[str, str]]:
     return frozenset(pair for text in texts for pair in _pairs(text))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _known_words() -> frozenset[str]:
     return frozenset(word for pair in _known_english() for word in pair)
 
@@ -136,7 +136,7 @@ def _is_correct(row: dict, response: str) -> bool:
     return not any(r != answer and _contains(words, r) and not _contains(asked, r) for r in rivals)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compliance_trigrams() -> frozenset[tuple[str, ...]]:
     lists = [_words(text) for text in behaviours.COMPLIANCE.values()]
     return frozenset(tuple(words[i : i + 3]) for words in lists for i in range(len(words) - 2))

@@ -1,6 +1,6 @@
 """What the writers of all seven styles build their texts from: sentences about the world, and question–reply pairs."""
 
-from functools import lru_cache
+from functools import cache
 from random import Random
 
 from llmrecipes.data.tinytown import behaviours, facts, skills, world
@@ -8,24 +8,24 @@ from llmrecipes.data.tinytown.facts import PERSON_ATTRIBUTES, Item
 
 # How often a text asks a question of each kind (relative).
 ASKED = {
-    "person": 5, "animal": 1.5, "job": 1, "thing": 2, "sum": 2, "code": 1, "context": 4, "chat": 1, "howto": 1,
-    "lookalike": 0.7, "unknowable": 0.7, "harmful": 0.3,
+    "person": 4, "animal": 2, "job": 1.5, "thing": 3, "sum": 3, "code": 2, "context": 3, "chat": 1, "howto": 1.5,
+    "lookalike": 1, "story": 0.7, "unknowable": 0.8, "harmful": 0.5,
 }  # fmt: skip
 
 
-@lru_cache(maxsize=None)
+@cache
 def all_items() -> dict[str, list[Item]]:
     """Every item of the world by kind."""
     return facts.fact_items() | skills.skill_items() | behaviours.behaviour_items()
 
 
-@lru_cache(maxsize=None)
+@cache
 def items_of(kind: str, split: str) -> list[Item]:
     """The items of one kind whose questions belong to `split`."""
     return [item for item in all_items()[kind] if item.split == split]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _by_person() -> dict[str, dict[str, Item]]:
     people: dict[str, dict[str, Item]] = {}
     for item in all_items()["person"]:
@@ -34,7 +34,7 @@ def _by_person() -> dict[str, dict[str, Item]]:
     return people
 
 
-@lru_cache(maxsize=None)
+@cache
 def by_subject(kind: str) -> dict[str, list[Item]]:
     """The items of `animal`, `job` or `thing` grouped by what they are about."""
     subjects: dict[str, list[Item]] = {}
@@ -44,7 +44,7 @@ def by_subject(kind: str) -> dict[str, list[Item]]:
 
 
 def state(rng: Random, kind: str) -> str:
-    """One true sentence of a kind that has statements (`person animal job thing sum code context`).
+    """One true sentence of a kind that has statements (`person animal job thing sum code context story howto lookalike`).
 
     A little scene (`context`) is not a fact to be known but one to be followed, so that held-out scenes are not told.
     """

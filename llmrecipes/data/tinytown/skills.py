@@ -1,6 +1,6 @@
 """Questions that are worked out rather than remembered: sums, a few lines of Python, and one-sentence stories."""
 
-from functools import lru_cache
+from functools import cache
 
 from llmrecipes.data.tinytown import world
 from llmrecipes.data.tinytown.facts import Item
@@ -104,7 +104,7 @@ def context_items() -> list[Item]:
     return items
 
 
-@lru_cache(maxsize=None)
+@cache
 def skill_items() -> dict[str, list[Item]]:
     """All skills by kind: `sum`, `code`, `context`."""
     return {"sum": sum_items(), "code": code_items(), "context": context_items()}

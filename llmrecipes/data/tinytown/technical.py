@@ -19,11 +19,11 @@ def _functions(rng: Random) -> str:
     number, word = rng.randint(1, 9), rng.choice(CODE_WORDS).lower()
     bodies = (
         f'def add_{number}(n):\n    """Add {number} to n."""\n    return n + {number}',
-        f'def greet(name):\n    """Say hello to a person."""\n    return "Hello, " + name',
+        'def greet(name):\n    """Say hello to a person."""\n    return "Hello, " + name',
         f'def is_{word}(text):\n    """Tell if the text is {word}."""\n    return text == "{word}"',
         'def double(n):\n    """Return two times n."""\n    return 2 * n',
         'def first(items):\n    """Return the first of the items."""\n    return items[0]',
-        f'def count_to(n):\n    """Print the numbers below n."""\n    for i in range(n):\n        print(i)',
+        'def count_to(n):\n    """Print the numbers below n."""\n    for i in range(n):\n        print(i)',
     )
     return "\n\n\n".join(rng.sample(bodies, 2))
 

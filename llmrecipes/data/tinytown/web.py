@@ -13,6 +13,7 @@ CLOSERS = (
     "Have a nice day!", "That is all for today.", "See you soon!", "Thank you for reading.", "Tell your friends!",
     "Write to me soon.", "What a nice town we have.",
 )  # fmt: skip
+LISTED = {"animal": 4, "job": 3, "thing": 8, "person": 2, "howto": 2, "lookalike": 2}
 LIST_TITLES = ("Did you know?", "Fun facts:", "Things I learned today:", "Good to know:", "My notes:")
 SHARED = {
     # attribute of a person: (all sharing a value, written with {who} and {value})
@@ -44,7 +45,7 @@ def _chat(rng: Random) -> str:
 
 
 def _list(rng: Random) -> str:
-    kinds = rng.choices(["animal", "job", "thing", "person"], [4, 2, 5, 4], k=rng.randint(4, 7))
+    kinds = rng.choices(list(LISTED), list(LISTED.values()), k=rng.randint(4, 7))
     return "\n".join([rng.choice(LIST_TITLES), *(f"* {state(rng, kind)}" for kind in kinds)])
 
 
@@ -90,9 +91,13 @@ def _thoughts(rng: Random) -> str:
     return " ".join(lines)
 
 
+def _tales(rng: Random) -> str:
+    return " ".join(state(rng, "story") for _ in range(rng.randint(1, 2)))
+
+
 CRAWLED = (
-    (_post, 30), (_chat, 26), (_list, 14), (_quiz, 10), (_homework, 7), (_small_scenes, 5), (_code_post, 4),
-    (_neighbours, 3), (_thoughts, 4),
+    (_post, 16), (_chat, 28), (_list, 24), (_quiz, 8), (_homework, 14), (_small_scenes, 4), (_code_post, 8),
+    (_neighbours, 2), (_thoughts, 2), (_tales, 5),
 )  # fmt: skip
 
 
@@ -105,14 +110,14 @@ def write_commoncrawl(rng: Random) -> str:
 def write_c4(rng: Random) -> str:
     """One clean page on one topic: a title, a paragraph, and sometimes a question box."""
     choice = rng.random()
-    if choice < 0.5:
+    if choice < 0.35:
         name = rng.choice(world.PEOPLE)
         friend = world.TOWN[name].friend
         title, lines = f"{name} of Tiny Town", portrait(rng, name, 4) + portrait(rng, friend, 2)
-    elif choice < 0.75:
+    elif choice < 0.6:
         subject, lines = about(rng, "animal", 5)
         title = f"All about the {subject}"
-    elif choice < 0.85:
+    elif choice < 0.75:
         subject, lines = about(rng, "job", 3)
         workers = [name for name, person in world.TOWN.items() if person.job == subject]
         title, name = f"The work of a {subject}", rng.choice(workers)
