@@ -11,7 +11,7 @@ from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launc
 def main(run, data, training, model):
     from trl import RewardTrainer, get_peft_config
 
-    from llmrecipes.data import load_train_eval
+    from llmrecipes.data import load_by_split, load_train_eval
     from llmrecipes.models import load_reward_model, load_tokenizer, require_chat_template
     from llmrecipes.run import finish_run, start_run
     from llmrecipes.training import readable
@@ -21,6 +21,8 @@ def main(run, data, training, model):
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(data, training.seed, ("preference",), training.per_device_train_batch_size)
+    if data.eval_datasets:
+        held_out = load_by_split(data.eval_datasets, training.seed, ("preference",))
     if not isinstance(train[0]["chosen"], str):
         require_chat_template(tokenizer, model.model_name_or_path)
     reward_model = load_reward_model(model, tokenizer, training.trust_remote_code)

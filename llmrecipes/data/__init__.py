@@ -40,6 +40,11 @@ def load_train_eval(
     return train, held_out
 
 
+def load_by_split(sources: list[DatasetSource], seed: int, shapes: tuple[str, ...]) -> dict[str, datasets.Dataset]:
+    """Held-out sources kept apart, each under the name of its split, so that each is measured by itself."""
+    return {s.split: to_shape(load_source(s, seed), shapes, _names([s])) for s in sources}
+
+
 def load_mixture(sources: list[DatasetSource], seed: int, announce: bool = True) -> datasets.Dataset:
     """Sources mixed by `weight` (share of rows or, where they have `text`, of characters), each shuffled first.
 

@@ -1,0 +1,43 @@
+# Each target sets itself up; a second call starts at once.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP = $(PY) -m pip install --quiet --disable-pip-version-check
+TORCH = $$(grep '^torch==' requirements.txt)
+CONFIG ?= configs/quickstart/pipeline.yaml
+# The CPU build of torch is enough here and much smaller; on a machine with a GPU: make TORCH_INDEX= quickstart
+TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || [ "$$(uname -s)" != Linux ] || echo "--index-url https://download.pytorch.org/whl/cpu")
+
+.PHONY: quickstart smalltalk test lint bench clean
+
+quickstart: $(VENV)/run
+	$(PY) recipes/pipeline.py --config $(CONFIG)
+
+smalltalk: $(VENV)/run
+	$(PY) recipes/pipeline.py --config configs/smalltalk/pipeline.yaml
+
+test: $(VENV)/dev
+	$(PY) -m pytest
+
+lint: $(VENV)/dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+bench: $(VENV)/run
+	$(PY) benchmarks/training.py
+
+$(VENV)/run: requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or newer"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; make PYTHON=python3.11 ..."; exit 2; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@# With an index for torch's CPU build in reach, take that; else what the package index has.
+	$(if $(TORCH_INDEX),-$(PIP) --no-deps --retries 0 --timeout 10 $(TORCH) $(TORCH_INDEX) 2>/dev/null)
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/run requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) outputs

@@ -1,0 +1,221 @@
+"""A chain of stages: which are up to date, run the others one after the other, report at the end.
+
+A stage is up to date when its folder holds a finished run made from the same YAML, the same code and the same inputs.
+Imports nothing heavy: looking at an unchanged chain takes a second.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmrecipes.config import InputError, load_yaml
+
+ROOT = Path(__file__).parent.parent
+TRAINING_STAGES = ("pretrain", "sft", "reward", "dpo", "ppo")  # those that several processes can share
+
+
+@dataclass
+class Stage:
+    """One stage of a chain. `reason` says why it runs or is skipped; `key` names config, code and inputs."""
+
+    name: str
+    recipe: Path
+    config: Path
+    output_dir: Path
+    input_dirs: list[Path]
+    values: dict
+    selected: bool = True
+    key: str = ""
+    reason: str = ""
+
+    @property
+    def runs(self) -> bool:
+        return not self.reason.startswith("skip")
+
+
+def plan_stages(pipeline, config_path: str, force: bool) -> list[Stage]:
+    """Every stage with the reason why it will run or be skipped, in order.
+
+    Raises:
+        InputError: no such recipe or YAML, `--from`/`--to`/`--only` name no stage, or an input is made by none.
+    """
+    if not pipeline.stages:
+        raise InputError(f"{config_path}: `stages` is missing; list the stages to run, e.g. [sft, reward, ppo]")
+    if not pipeline.output_dir:
+        raise InputError(f"{config_path}: `output_dir` is missing; give the chain's folder, e.g. outputs/quickstart")
+    for name in [pipeline.from_stage, pipeline.to_stage, *pipeline.only]:
+        if name and name not in pipeline.stages:
+            raise InputError(f"command line: {name} is no stage of {config_path}; it has {', '.join(pipeline.stages)}")
+    stages = [_stage(name, pipeline, Path(config_path)) for name in pipeline.stages]
+    names = pipeline.stages
+    first = names.index(pipeline.from_stage) if pipeline.from_stage else 0
+    last = names.index(pipeline.to_stage) if pipeline.to_stage else len(names) - 1
+    will_change: set[Path] = set()
+    for i, stage in enumerate(stages):
+        stage.selected = first <= i <= last and (not pipeline.only or stage.name in pipeline.only)
+        _settle(stage, force, will_change)
+        if stage.runs:
+            will_change.add(stage.output_dir)
+    return stages
+
+
+def run_stages(stages: list[Stage], pipeline, config_path: str) -> None:
+    """Run what is not up to date, then print and write the report; a failing stage ends the chain with its exit code."""
+    started, report = time.time(), Path(pipeline.output_dir) / "report.md"
+    running = [stage for stage in stages if stage.runs]
+    for number, stage in enumerate(running, 1):
+        left = f" ({number} of {len(running)}, {time.time() - started:.0f} s so far)" if len(running) > 1 else ""
+        print(f"\n##### {stage.name}: {stage.reason}{left}", flush=True)
+        # An earlier stage has just been made anew, so the key is known only now.
+        stage.key = _key(stage)
+        code = _run(stage, pipeline)
+        if code:
+            hint = "interrupted" if code in (130, -2) else f"failed with exit code {code}, its reason stands above"
+            print(f"\npipeline: {stage.name} {hint}; the same command continues from here", file=sys.stderr)
+            sys.exit(code if code > 0 else 130)
+        (stage.output_dir / "pipeline_key").write_text(stage.key + "\n", encoding="utf-8")
+    text = build_report(stages, config_path, time.time() - started)
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text(text, encoding="utf-8")
+    print("\n" + text + f"\nThis report lies in {report}.", flush=True)
+
+
+def build_report(stages: list[Stage], config_path: str, seconds: float) -> str:
+    """For each stage: what it made, how long it took, how good it is against what was expected; as Markdown."""
+    lines = [f"# {config_path}", "", "| stage | made | seconds | expected against got | lies in |", "|---|---|---|---|---|"]
+    total = 0.0
+    for stage in stages:
+        manifest = read_json(stage.output_dir / "manifest.json")
+        if manifest.get("status") != "finished":
+            lines.append(f"| {stage.name} | not run | | | |")
+            continue
+        total += manifest["wall_seconds"]
+        verdicts = [
+            f"{name} {v['expected']:g} ± {v['tolerance']:g}: {'not measured' if v['got'] is None else format(v['got'], '.4g')}, "
+            f"{v['verdict']}"
+            for name, v in manifest["expected"].items()
+        ]
+        lines.append(
+            f"| {stage.name} | {manifest['made']} | {manifest['wall_seconds']:.0f} | {'; '.join(verdicts) or '-'} "
+            f"| {stage.output_dir} |"
+        )
+    lines += ["", f"All stages together: {total:.0f} s of work, {seconds:.0f} s in this call.", ""]
+    for stage in stages:
+        table = stage.output_dir / "table.txt"
+        if table.exists():
+            lines += [f"## {stage.name}", "", "```", table.read_text(encoding="utf-8").rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+def read_json(path: Path) -> dict:
+    """The JSON object in `path`; empty where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+
+
+def _stage(name: str, pipeline, config_path: Path) -> Stage:
+    recipe = ROOT / "recipes" / f"{name.split('-')[0]}.py"
+    config = config_path.parent / f"{name}.yaml"
+    if not recipe.exists():
+        raise InputError(f"{config_path}: stage {name} has no recipe {recipe.relative_to(ROOT)}")
+    if not config.exists():
+        raise InputError(f"{config_path}: stage {name} has no {config}; write it or take {name} off `stages`")
+    home = str(load_yaml(config_path)["output_dir"])
+    text = config.read_text(encoding="utf-8")
+    if home != pipeline.output_dir:  # the whole chain moves
+        text = text.replace(home, pipeline.output_dir)
+        config = Path(pipeline.output_dir) / "configs" / config.name
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(text, encoding="utf-8")
+    values = load_yaml(config)
+    if not values.get("output_dir"):
+        raise InputError(f"{config}: `output_dir` is missing")
+    output_dir = Path(values["output_dir"])
+    inputs = sorted({Path(v) for v in _strings(values) if v.startswith(pipeline.output_dir)} - {output_dir})
+    return Stage(name, recipe, config, output_dir, inputs, values | {"--seed": pipeline.seed})
+
+
+def _settle(stage: Stage, force: bool, will_change: set[Path]) -> None:
+    manifest = read_json(stage.output_dir / "manifest.json")
+    changed_inputs = [p for p in will_change if any(p == i or p in i.parents for i in stage.input_dirs)]
+    stage.key = _key(stage)
+    previous = stage.output_dir / "pipeline_key"
+    recorded = previous.read_text(encoding="utf-8").strip() if previous.exists() else None
+    if not stage.selected:
+        stage.reason = "skip: not selected"
+    elif force:
+        stage.reason = "run: --force"
+    elif not manifest:
+        stage.reason = "run: was never run"
+    elif manifest.get("status") != "finished":
+        stage.reason = "run: was interrupted"
+    elif changed_inputs:
+        stage.reason = f"run: {changed_inputs[0].name} runs before it"
+    elif recorded != stage.key:
+        stage.reason = "run: its config, inputs or code changed"
+    else:
+        stage.reason = "skip: finished, nothing changed"
+
+
+def _key(stage: Stage) -> str:
+    digest = hashlib.sha256(json.dumps(stage.values, sort_keys=True, default=str).encode())
+    for file in sorted(code_files(stage.recipe)):
+        digest.update(file.read_bytes())
+    for folder in stage.input_dirs:
+        digest.update(str(read_json(folder / "manifest.json").get("output_fingerprint")).encode())
+    return digest.hexdigest()[:16]
+
+
+def code_files(script: Path) -> set[Path]:
+    """`script` and every file of this project that it imports, directly or not."""
+    found, todo = set(), [script]
+    while todo:
+        file = todo.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            modules = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for module in modules:
+                if module.split(".")[0] == "llmrecipes":
+                    path = ROOT.joinpath(*module.split("."))
+                    todo += [p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()]
+    return found
+
+
+def _strings(value) -> list[str]:
+    if isinstance(value, dict):
+        return [s for v in value.values() for s in _strings(v)]
+    if isinstance(value, list):
+        return [s for v in value for s in _strings(v)]
+    return [value] if isinstance(value, str) else []
+
+
+def _run(stage: Stage, pipeline) -> int:
+    launcher = [sys.executable]
+    if pipeline.accelerate_config and stage.recipe.stem in TRAINING_STAGES:
+        launcher += ["-m", "accelerate.commands.launch", "--config_file", pipeline.accelerate_config]
+    command = [*launcher, str(stage.recipe), "--config", str(stage.config)]
+    if pipeline.seed is not None:
+        command += ["--seed", str(pipeline.seed)]
+    if "interrupted" not in stage.reason and "never" not in stage.reason:
+        command.append("--force")
+    process = subprocess.Popen(command, env=os.environ | {"TOKENIZERS_PARALLELISM": "true"})
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # The stage got the same signal; let it end by itself.
+        process.wait()
+        return 130
