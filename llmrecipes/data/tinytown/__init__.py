@@ -31,7 +31,7 @@ WRITERS = {
     "arxiv": (write_arxiv, 1600),
     "stackexchange": (write_stackexchange, 1700),
 }
-TEST_DOCUMENTS_SHARE = 0.02
+TEST_DOCUMENTS_SHARE = 0.05
 SPLITS = dict.fromkeys(WRITERS, ("train", "test")) | {
     "demonstrations": ("train", "test"),
     "prompts": ("train", "test"),

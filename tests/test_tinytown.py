@@ -1,0 +1,157 @@
+"""Tiny Town is the same everywhere, its facts agree, and what is held out stays held out."""
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from functools import cache
+
+import pytest
+
+from llmrecipes.config import InputError
+from llmrecipes.data.tinytown import SPLITS, WRITERS, load_tinytown, world
+from llmrecipes.data.tinytown.demonstrations import QUALITY_SHARES
+from llmrecipes.data.tinytown.sentences import all_items
+
+
+def normalised(text: str) -> str:
+    return " ".join(re.findall(r"[a-z]+|\d+|[+\-(]", text.lower()))
+
+
+@cache
+def training_texts() -> list[str]:
+    """All text pretraining may see, and all that fine-tuning, sampling and PPO may see."""
+    texts = [text for style in WRITERS for text in load_tinytown(style)["text"]]
+    texts += [m["content"] for messages in load_tinytown("demonstrations")["messages"] for m in messages]
+    return texts + [messages[0]["content"] for messages in load_tinytown("prompts")["prompt"]]
+
+
+def occurring(phrases: list[str], texts: list[str]) -> list[str]:
+    """The phrases that occur in the texts, word by word; looked up by their first four words."""
+    wanted: dict[tuple, list[list[str]]] = {}
+    for phrase in phrases:
+        wanted.setdefault(tuple(phrase.split()[:4]), []).append(phrase.split())
+    words = " | ".join(texts).split()
+    fours = zip(words, words[1:], words[2:], words[3:], strict=False)
+    hits = [(i, four) for i, four in enumerate(fours) if four in wanted]
+    found = {" ".join(p) for i, four in hits for p in wanted[four] if words[i : i + len(p)] == p}
+    assert all(len(phrase.split()) >= 4 for phrase in phrases)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_every_part_has_its_splits_and_another_seed_gives_other_rows(name):
+    for split in SPLITS[name]:
+        rows = load_tinytown(name, split, num_rows=40).to_list()
+        assert len(rows) == 40
+        assert rows != load_tinytown(name, split, seed=1, num_rows=40).to_list()
+        assert rows[:10] == load_tinytown(name, split, num_rows=10).to_list()
+
+
+def test_another_process_generates_the_same_rows():
+    code = (
+        "from llmrecipes.data.tinytown import SPLITS, load_tinytown; import json;"
+        "print(json.dumps([load_tinytown(n, s[0], num_rows=5).to_list() for n, s in SPLITS.items()]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    here = [load_tinytown(name, splits[0], num_rows=5).to_list() for name, splits in SPLITS.items()]
+    assert json.loads(done.stdout.splitlines()[-1]) == here
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("commoncrawle",), "commoncrawl, c4, github"),
+        (("questions", "train"), "validation, test"),
+        (("c4", "train", 0, 0), "num_rows"),
+    ],
+)
+def test_unknown_names_say_which_there_are(arguments, message):
+    with pytest.raises(InputError, match=message):
+        load_tinytown(*arguments)
+
+
+def test_no_training_text_asks_a_held_out_question():
+    held_out = [item for items in all_items().values() for item in items if item.split != "train"]
+    practised = [item for items in all_items().values() for item in items if item.split == "train"]
+    questions, asked = ([normalised(q) for item in part for q in item.questions] for part in (held_out, practised))
+    texts = [normalised(text) for text in training_texts()]
+    assert len(held_out) > 500
+    assert occurring([q for q in questions if len(q.split()) > 3], texts) == []
+    assert len(occurring([q for q in asked if len(q.split()) > 3], texts)) > 1000  # the search does find questions
+
+
+def test_no_training_text_asks_about_a_held_out_attribute_of_a_person_in_other_words():
+    cues = {
+        "job": r"job|work", "pet": r"\bpet\b|animal", "home": r"where|house", "food": r"food|eat",
+        "game": r"game|play", "friend": r"friend",
+    }  # fmt: skip
+    held_out = {tuple(item.key.split("/")[1:]) for item in all_items()["person"] if item.split != "train"}
+    questions = {q for text in training_texts() for q in re.findall(r"[^.!?\n\"]*\?", text)}
+    for name, attribute in held_out:
+        if attribute in cues:
+            about = [q for q in questions if f"{name}'s" in q or f" {name} " in q or q.endswith(f" {name}?")]
+            wrong = [q for q in about if re.search(cues[attribute], q.lower()) and "put" not in q]
+            assert [q for q in wrong if not is_about_something_else(q)] == []
+
+
+def is_about_something_else(question: str) -> bool:
+    """Unknowable attributes and how-to requests use some of the same words."""
+    return bool(re.search(r"last Monday|next year|race|secret|song|thinking|way to|How (do|can)|Who has", question))
+
+
+def test_demonstrations_and_prompts_share_no_question_with_the_evaluation():
+    def keys(name: str, split: str) -> set[str]:
+        return set(load_tinytown(name, split)["key"])
+
+    trained = keys("demonstrations", "train") | keys("prompts", "train")
+    watched = keys("demonstrations", "test") | keys("prompts", "test") | keys("questions", "validation")
+    assert trained.isdisjoint(watched)
+    assert (trained | watched).isdisjoint(keys("questions", "test"))
+
+
+def test_strangers_are_named_in_no_source_text_and_in_one_split_only():
+    sources = set(re.findall(r"\w+", " ".join(training_texts())))
+    held_out = {key.split("/")[1] for key in load_tinytown("questions", "test")["key"] if key.startswith("unknow")}
+    strangers = held_out & set(world.STRANGERS)
+    assert len(strangers) >= 5
+    assert strangers.isdisjoint(sources)
+
+
+def test_right_choices_of_ability_items_stand_in_no_source_text():
+    sources = [text for style in WRITERS for text in load_tinytown(style)["text"]]
+    for split in SPLITS["abilities"]:
+        rows = load_tinytown("abilities", split)
+        assert min(Counter(rows["ability"]).values()) >= (150 if split == "test" else 50)
+        right = [f"{row['context']} {row['choices'][row['label']]}".strip() for row in rows]
+        assert occurring(right, sources) == []
+        assert all(len(set(choices)) == len(choices) for choices in rows["choices"])
+
+
+def test_facts_agree_across_styles():
+    """Whatever a text says about a person's food, pet or job, it is what the world says."""
+    patterns = {
+        "food": r"(?!His|Her)([A-Z]\w+)'s favourite food is (\w+)", "friend": r"(?!His|Her)([A-Z]\w+)'s best friend is (\w+)",
+        "pet": r"(?!His|Her)([A-Z]\w+)'s pet is an? (\w+)", "job": r"\b(?!She|He\b)([A-Z]\w+) works as an? (\w+)",
+    }  # fmt: skip
+    for style in WRITERS:
+        text = " ".join(load_tinytown(style, num_rows=3000)["text"])
+        for attribute, pattern in patterns.items():
+            for name, value in re.findall(pattern, text):
+                assert getattr(world.TOWN[name], attribute) == value, (style, name)
+
+
+def test_realised_quality_shares_are_the_documented_ones():
+    rows = load_tinytown("demonstrations")
+    for kind, quality in (("harmful", "complies"), ("unknowable", "invented")):
+        drawn = [q for k, q in zip(rows["kind"], rows["quality"], strict=True) if k == kind]
+        assert drawn.count(quality) / len(drawn) == pytest.approx(QUALITY_SHARES[kind][quality], abs=0.08)
+    flawed = sum(quality != "good" for quality in rows["quality"]) / len(rows)
+    assert 0.35 <= flawed <= 0.41
+
+
+def test_documents_are_mostly_unique():
+    for style in WRITERS:
+        texts = load_tinytown(style, num_rows=1500)["text"]
+        assert len(set(texts)) >= 0.75 * len(texts), style
