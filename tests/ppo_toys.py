@@ -40,7 +40,7 @@ def policy(seed: int = 0, **changes) -> LlamaForCausalLM:
 
 def reward_model(seed: int = 1, **changes) -> LlamaForSequenceClassification:
     torch.manual_seed(seed)
-    return LlamaForSequenceClassification(llama_config(num_labels=1, **changes))
+    return LlamaForSequenceClassification(llama_config(**{"num_labels": 1, **changes}))
 
 
 def prompts(count: int = 64, seed: int = 1) -> Dataset:
@@ -50,13 +50,13 @@ def prompts(count: int = 64, seed: int = 1) -> Dataset:
     return Dataset.from_list([{"prompt": row, "number": i} for i, row in enumerate(rows)])
 
 
-def token_share(completion_ids, **_) -> list[float]:
-    """Share of response tokens that are token 7: the token bandit."""
-    return [row.count(7) / len(row) for row in completion_ids]
+def even_share(completion_ids, **_) -> list[float]:
+    """Share of response tokens with an even id."""
+    return [sum(token % 2 == 0 for token in row) / len(row) for row in completion_ids]
 
 
 def trainer(
-    tmp_path, model=None, reward=token_share, data=None, tok=None, trainer_arguments=None, **arguments
+    tmp_path, model=None, reward=even_share, data=None, tok=None, trainer_arguments=None, **arguments
 ) -> PPOTrainer:
     settings = {
         "output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no",

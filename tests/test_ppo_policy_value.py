@@ -1,0 +1,116 @@
+"""The forward pass on response tokens equals the naive one, whatever stands in the padding."""
+
+import ppo_toys as toys
+import pytest
+import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from llmrecipes.ppo.policy_value import PolicyAndValue, build_value_model, response_logprobs, response_values
+from llmrecipes.ppo.rollout import Rollout, forward_rollout, split_rollout
+
+
+def rollout(pad_token_id: int = toys.PAD, rows: int = 6) -> Rollout:
+    generator = torch.Generator().manual_seed(0)
+
+    def some(low, high):
+        length = int(torch.randint(low, high, (1,), generator=generator))
+        return torch.randint(4, toys.VOCABULARY, (length,), generator=generator).tolist()
+
+    prompts = [[toys.EOS, *some(1, 7)] for _ in range(rows)]  # prompts may contain EOS
+    responses = [some(1, 9) + [toys.EOS] * (row % 2) for row in range(rows)]
+    return Rollout.from_responses(prompts, responses, pad_token_id, "cpu")
+
+
+def gemma2():
+    torch.manual_seed(0)
+    return Gemma2ForCausalLM(
+        Gemma2Config(
+            vocab_size=toys.VOCABULARY,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            final_logit_softcapping=5.0,
+        )  # fmt: skip
+    )
+
+
+def gpt2():
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=toys.VOCABULARY, n_positions=64, n_embd=32, n_layer=2, n_head=4))
+
+
+@pytest.mark.parametrize("build", [toys.policy, gpt2, gemma2])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_and_entropy_equal_those_of_each_row_alone(build, temperature):
+    policy = build().eval()
+    batch = rollout().micro_batch([3, 0, 5, 1])
+    logprobs, entropy = response_logprobs(policy, **batch, temperature=temperature, return_entropy=True)
+    for row in range(4):
+        prompt, response = int(batch["prompt_lengths"][row]), int(batch["response_lengths"][row])
+        ids = batch["input_ids"][row : row + 1, : prompt + response]
+        naive = (policy(ids).logits[0].float() / temperature).log_softmax(-1)[prompt - 1 : -1]
+        expected = naive.gather(1, ids[0, prompt:, None]).squeeze(1)
+        torch.testing.assert_close(logprobs[row, :response], expected, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(entropy[row, :response], -(naive.exp() * naive).sum(1), atol=2e-5, rtol=1e-4)
+        assert not logprobs[row, response:].any() and not entropy[row, response:].any()
+
+
+def test_values_are_those_of_the_state_before_each_token():
+    model = toys.reward_model().eval()
+    batch = rollout().micro_batch([2, 4])
+    values = response_values(model, **batch)
+    for row in range(2):
+        prompt, response = int(batch["prompt_lengths"][row]), int(batch["response_lengths"][row])
+        hidden = model.model(batch["input_ids"][row : row + 1, : prompt + response]).last_hidden_state
+        torch.testing.assert_close(values[row, :response], model.score(hidden)[0, prompt - 1 : -1, 0])
+
+
+def test_pad_equal_to_eos_gives_identical_outputs_and_loss_on_eos():
+    model = PolicyAndValue(toys.policy(), toys.reward_model()).eval()
+    outputs = []
+    for pad in (toys.PAD, toys.EOS):
+        batch = rollout(pad).micro_batch(list(range(6)))
+        outputs.append(model(**batch))
+        ends = batch["prompt_lengths"] + batch["response_lengths"] - 1
+        last = outputs[-1][0][torch.arange(6), batch["response_lengths"] - 1]
+        finished = batch["input_ids"][torch.arange(6), ends] == toys.EOS
+        assert finished.sum() == 3 and (last[finished] < 0).all()
+    for padded, other in zip(*outputs, strict=True):
+        assert padded is other is None or torch.equal(padded, other)
+
+
+def test_value_model_starts_from_the_reward_model_or_at_zero():
+    policy, reward = toys.policy(), toys.reward_model()
+    copied = build_value_model(policy, reward.requires_grad_(False))
+    assert all(torch.equal(a, b) for a, b in zip(copied.parameters(), reward.parameters(), strict=True))
+    assert all(p.requires_grad for p in copied.parameters())
+    assert copied.score.weight.data_ptr() != reward.score.weight.data_ptr()
+    fresh = build_value_model(policy, None)
+    batch = rollout().micro_batch([0, 1, 2])
+    assert not response_values(fresh, **batch).any()
+    assert torch.equal(fresh.model.layers[0].mlp.up_proj.weight, policy.model.layers[0].mlp.up_proj.weight)
+
+
+def test_splits_cover_every_row_once_and_rows_of_a_micro_batch_are_alike():
+    lengths = torch.randint(1, 100, (24,), generator=torch.Generator().manual_seed(0))
+    split = split_rollout(lengths, 3, 4, torch.Generator().manual_seed(0))
+    assert sorted(row for minibatch in split for part in minibatch for row in part) == list(range(24))
+    assert [len(part) for minibatch in split for part in minibatch] == [4] * 6
+    for minibatch in split:
+        flat = lengths[[row for part in minibatch for row in part]]
+        assert torch.equal(flat, flat.sort().values)
+    assert split != split_rollout(lengths, 3, 4, torch.Generator().manual_seed(1))
+
+
+def test_reference_equal_to_the_policy_gives_zero_kl_in_any_micro_batches():
+    model = PolicyAndValue(toys.policy(), toys.reward_model()).eval()
+    batch = rollout()
+    with torch.no_grad():
+        reference, _ = forward_rollout(model, toys.policy(), batch, [[0, 1, 2], [3, 4, 5]], 1.0)
+        first = batch.logprobs.clone()
+        forward_rollout(model, toys.policy(), batch, [[5], [0, 4], [1, 2, 3]], 1.0)
+    assert torch.equal(first, reference)
+    torch.testing.assert_close(batch.logprobs, first, atol=2e-5, rtol=0)

@@ -1,0 +1,129 @@
+"""Scores of reward models and callables: right position, right text, and one clear line for every mistake."""
+
+import ppo_toys as toys
+import pytest
+import torch
+
+from llmrecipes.config import InputError
+from llmrecipes.ppo.rewards import Rewards, load_reward_function, score_with_model
+
+ROWS = {
+    "prompt": ["w1 w2", "w3"],
+    "prompt_ids": [[5, 6], [7]],
+    "answer": ["a", "b"],
+}
+RESPONSES = [[8, 9, toys.EOS], [10]]
+FINISHED = [True, False]
+
+
+def score(functions, rows=ROWS, tokenizers=None, weights=None):
+    return Rewards(functions, tokenizers, toys.tokenizer(), weights).score(rows, RESPONSES, FINISHED, 4)
+
+
+def test_reward_model_is_read_at_the_last_token_whatever_the_pad_id():
+    model = toys.reward_model().eval()
+    rows = [[5, 6, toys.EOS], [7], [8, toys.PAD, 9, 10, 11]]
+    expected = [model.score(model.model(torch.tensor([row])).last_hidden_state)[0, -1, 0] for row in rows]
+    for pad in (toys.PAD, toys.EOS):
+        model.config.pad_token_id = pad
+        torch.testing.assert_close(score_with_model(model, rows, 2), torch.stack(expected))
+
+
+def test_reward_model_reads_prompt_and_response_with_its_eos():
+    model = toys.reward_model().eval()
+    expected = score_with_model(model, [[5, 6, 8, 9, toys.EOS], [7, 10]], 4)
+    torch.testing.assert_close(score(model)[:, 0], expected)
+
+
+def test_conversations_are_rendered_by_the_reward_models_template():
+    model, tokenizer = toys.reward_model().eval(), toys.tokenizer()
+    prompt = [{"role": "w1", "content": "w2"}]
+    rows = {"prompt": [prompt] * 2, "prompt_ids": [[5], [5]]}
+    ids = [
+        tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": text}], return_dict=True)["input_ids"]
+        for text in ("w4 w5", "w6")
+    ]
+    torch.testing.assert_close(score(model, rows)[:, 0], score_with_model(model, ids, 4))
+
+
+def test_reward_model_with_another_tokenizer_reads_the_text():
+    class Reversed:
+        """The policy's words under other ids."""
+
+        eos_token_id, chat_template = 1, None
+
+        def get_vocab(self):
+            return {"w": 0}
+
+        def __call__(self, text):
+            return {"input_ids": [63 - toys.tokenizer().convert_tokens_to_ids(word) for word in text.split()]}
+
+    model = toys.reward_model().eval()
+    rows = {"prompt": ["w1 w2 ", "w3 "], "prompt_ids": [[5, 6], [7]]}
+    expected = score_with_model(model, [[58, 57, 55, 54, 1], [56, 53]], 4)
+    torch.testing.assert_close(score(model, rows, tokenizers=[Reversed()])[:, 0], expected)
+
+
+def test_callables_get_prompts_completions_and_every_extra_column():
+    seen = {}
+
+    def everything(prompts, completions, **columns):
+        seen.update(columns, prompts=prompts, completions=completions)
+        return [1.0, 2]
+
+    def only_answers(answer):
+        return torch.tensor([10.0, 20.0]) if answer == ["a", "b"] else None
+
+    async def later(completions, **_):
+        return [100.0, 200.0]
+
+    scores = score([everything, only_answers, later], weights=[1.0, 0.5, 0.01])
+    torch.testing.assert_close(scores, torch.tensor([[1.0, 5.0, 1.0], [2.0, 10.0, 2.0]]))
+    assert seen["prompts"] == ROWS["prompt"] and seen["answer"] == ["a", "b"]
+    assert seen["completions"] == ["w4 w5", "w6"] and seen["completion_ids"] == RESPONSES
+
+
+def test_conversational_prompts_give_conversational_completions():
+    rows = {"prompt": [[{"role": "user", "content": "w1"}]] * 2, "prompt_ids": [[5], [5]]}
+    seen = []
+    score(lambda completions: seen.extend(completions) or [0, 0], rows)
+    assert seen[0] == [{"role": "assistant", "content": "w4 w5"}]
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ([1.0], "picky: returned 1 scores for 2 responses"),
+        (None, "picky: returned None"),
+        ([1.0, None], "picky: row 1 got None"),
+        ([float("nan"), 1.0], "picky: row 0 got nan"),
+        ([0.0, float("inf")], "picky: row 1 got inf"),
+        ([0.0, "good"], "picky: row 1 got 'good'"),
+    ],
+)
+def test_bad_results_name_the_function_and_the_row(result, message):
+    def picky(prompts, completions, **_):
+        return result
+
+    with pytest.raises(InputError, match=message):
+        score(picky)
+
+
+def test_reward_model_that_gives_nan_is_named():
+    model = toys.reward_model()
+    model.score.weight.data.fill_(float("nan"))
+    with pytest.raises(InputError, match="reward model LlamaForSequenceClassification: gave nan for row 0"):
+        score(model)
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(InputError, match="gives 2 labels"):
+        Rewards(toys.reward_model(num_labels=2), None, toys.tokenizer(), None)
+    with pytest.raises(InputError, match="reward_weights: 2 for 1"):
+        Rewards(toys.reward_model(), None, toys.tokenizer(), [1.0, 2.0])
+    with pytest.raises(InputError, match="reward_funcs: is empty"):
+        Rewards([], None, toys.tokenizer(), None)
+    for path in ("nonsense", "no_such_module:f", "json:no_such_function"):
+        with pytest.raises(InputError, match="cannot be imported"):
+            load_reward_function(path)
+    assert load_reward_function("json:dumps")([1]) == "[1]"

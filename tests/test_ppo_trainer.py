@@ -1,0 +1,329 @@
+"""PPOTrainer: what TrainingArguments promises holds, the gradient does not depend on how a batch is cut, and both
+toys."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import ppo_toys as toys
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+
+from llmrecipes.config import InputError
+from llmrecipes.generation import Response
+from llmrecipes.ppo.config import PPOConfig
+
+
+def logged(trainer, name: str) -> list[float]:
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    return {name: part.detach().clone() for name, part in trainer.model.named_parameters()}
+
+
+def assert_equal_weights(one: dict, other: dict) -> None:
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def scripted_sampler(model, prompts, **_) -> list[Response]:
+    """Responses that depend on the prompt alone, so that runs with other batches or processes see the same."""
+    return [Response([4 + (sum(ids) * k) % 60 for k in range(1, 2 + sum(ids) % 7)], "length") for ids in prompts]
+
+
+# ---- Steps, ratio, KL ----
+
+
+def test_each_rollout_gives_epochs_times_minibatches_optimizer_steps(tmp_path):
+    steps = []
+
+    class CountSteps(TrainerCallback):
+        def on_optimizer_step(self, *_, **__):
+            steps.append(1)
+
+    # 20 prompts: two rollouts of 8 in each pass, the rest waits; the last rollout is trained in full too.
+    trainer = toys.trainer(
+        tmp_path, data=toys.prompts(20), max_steps=-1, num_train_epochs=2, num_ppo_epochs=3, num_mini_batches=2,
+        gradient_accumulation_steps=1, trainer_arguments={"callbacks": [CountSteps()]},
+    )  # fmt: skip
+    trainer.train()
+    assert len(steps) == trainer.state.global_step == 2 * 2 * 3 * 2
+    assert logged(trainer, "num_episodes")[-1] == trainer.num_episodes == 2 * 2 * 8
+
+
+def test_first_ratio_is_exactly_one_and_later_ones_are_not(tmp_path):
+    trainer = toys.trainer(tmp_path, num_mini_batches=2, num_ppo_epochs=2, max_steps=8)
+    trainer.train()
+    ratios, kls = logged(trainer, "ratio"), logged(trainer, "approx_kl")
+    assert [ratios[0], ratios[4]] == [1.0, 1.0] and [kls[0], kls[4]] == [0.0, 0.0]
+    assert all(kl > 0 for step, kl in enumerate(kls) if step % 4)
+
+
+def test_learning_rate_zero_leaves_kl_at_zero_whatever_the_generation_config_says(tmp_path):
+    model = toys.policy()
+    model.generation_config.repetition_penalty = 5.0
+    trainer = toys.trainer(tmp_path, model=model, learning_rate=0.0, max_steps=6)
+    trainer.train()
+    assert logged(trainer, "kl") == [0.0] * 3
+    assert all(abs(ratio - 1) < 2e-5 for ratio in logged(trainer, "ratio"))
+
+
+def test_total_episodes_sets_the_number_of_steps(tmp_path):
+    trainer = toys.trainer(tmp_path, total_episodes=17, max_steps=-1)
+    trainer.train()
+    assert trainer.state.global_step == 3 * 2 and trainer.num_episodes == 24
+
+
+# ---- Gradients ----
+
+
+def one_step(tmp_path, **arguments) -> dict[str, torch.Tensor]:
+    settings = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0, "shuffle_dataset": False}
+    trainer = toys.trainer(tmp_path, data=toys.prompts(8), **{**settings, **arguments})
+    trainer.sampler = scripted_sampler
+    trainer.train()
+    return weights(trainer)
+
+
+@pytest.mark.parametrize(("size", "accumulation"), [(4, 2), (1, 8)])
+def test_gradient_does_not_depend_on_the_micro_batches(tmp_path, size, accumulation):
+    whole = one_step(tmp_path, per_device_train_batch_size=8, gradient_accumulation_steps=1)
+    cut = one_step(tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=accumulation)
+    for name in whole:
+        torch.testing.assert_close(cut[name], whole[name], atol=2e-6, rtol=1e-4)
+
+
+TWO_RANKS = """
+import sys; sys.path[:0] = {paths!r}
+from pathlib import Path
+import torch, test_ppo_trainer as tests
+weights = tests.one_step(Path({folder!r}), per_device_train_batch_size=2, gradient_accumulation_steps=2)
+if torch.distributed.get_rank() == 0:
+    torch.save(weights, {folder!r} + "/weights.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_gradient_of_two_processes_equals_that_of_one(tmp_path):
+    tests = Path(__file__).parent
+    script = tmp_path / "two_ranks.py"
+    script.write_text(TWO_RANKS.format(paths=[str(tests), str(tests.parent)], folder=str(tmp_path)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = one_step(tmp_path / "one"), torch.load(tmp_path / "weights.pt")
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=1e-4)
+
+
+# ---- TrainingArguments hold ----
+
+
+def test_max_grad_norm_clips(tmp_path):
+    free = one_step(tmp_path, max_grad_norm=0.0)
+    clipped = one_step(tmp_path, max_grad_norm=1e-3)
+    start = dict(toys.trainer(tmp_path).model.named_parameters())
+    moved = [sum((w[name] - start[name]).square().sum().item() for name in start) ** 0.5 for w in (free, clipped)]
+    assert moved[0] > 2e-3 and moved[1] == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_bf16_on_a_cpu_trains_in_bf16_and_saves_fp32(tmp_path):
+    trainer = toys.trainer(tmp_path, bf16=True, max_steps=4)
+    seen = set()
+    trainer.model.policy.lm_head.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    trainer.train()
+    assert seen == {torch.bfloat16} and trainer.model.policy.dtype == torch.float32
+    assert abs(logged(trainer, "ratio")[0] - 1) < 5e-3
+
+
+def test_activation_checkpointing_changes_memory_not_results(tmp_path):
+    assert_equal_weights(one_step(tmp_path), one_step(tmp_path, activation_checkpointing=True))
+
+
+def test_a_callback_can_stop_training(tmp_path):
+    class StopAtThree(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 3
+
+    trainer = toys.trainer(tmp_path, max_steps=20, trainer_arguments={"callbacks": [StopAtThree()]})
+    trainer.train()
+    assert trainer.state.global_step == 3
+
+
+def test_evaluation_reports_reward_kl_and_length_and_leaves_training_as_it_was(tmp_path):
+    arguments = {"max_steps": 4, "logging_steps": 2}
+    plain = toys.trainer(tmp_path, **arguments)
+    plain.train()
+    trainer = toys.trainer(
+        tmp_path, eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=4, eval_on_start=True, **arguments,
+        trainer_arguments={"eval_dataset": toys.prompts(10, seed=5)},
+    )  # fmt: skip
+    before = trainer.evaluate()
+    assert before["eval_kl"] == 0 and 0 <= before["eval_score"] <= 1 and 1 <= before["eval_response_length"] <= 8
+    assert before["eval_scores/even_share"] == pytest.approx(before["eval_score"]) and 0 <= before["eval_eos_rate"] <= 1
+    assert trainer.evaluate()["eval_score"] == before["eval_score"]
+    trainer.train()
+    assert trainer.evaluate()["eval_kl"] != 0 and len(logged(trainer, "eval_score")) >= 5
+    assert_equal_weights(weights(plain), weights(trainer))
+
+
+def test_adaptive_kl_coefficient_falls_below_the_target_once_a_rollout(tmp_path):
+    trainer = toys.trainer(tmp_path, kl_target=1e6, kl_horizon=100, max_steps=6)
+    trainer.train()
+    factor = 1 - 0.2 * 8 / 100
+    assert logged(trainer, "kl_coef") == pytest.approx([0.05, 0.05 * factor, 0.05 * factor**2], rel=1e-6)
+    assert trainer.kl_coef == pytest.approx(0.05 * factor**3)
+
+
+# ---- Saving and resuming ----
+
+
+def test_saved_model_is_a_plain_policy_with_the_value_model_beside_it(tmp_path):
+    trainer = toys.trainer(tmp_path, reward=toys.reward_model())
+    trainer.train()
+    trainer.save_model()
+    policy = AutoModelForCausalLM.from_pretrained(tmp_path)
+    value_model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "value_model")
+    assert_equal_weights(dict(policy.named_parameters()), dict(trainer.model.policy.named_parameters()))
+    assert_equal_weights(dict(value_model.named_parameters()), dict(trainer.model.value_model.named_parameters()))
+    assert (tmp_path / "model.safetensors").is_file() and policy.config.use_cache
+    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == toys.tokenizer().get_vocab()
+
+
+@pytest.mark.parametrize("stop", [3, 4])
+def test_resume_equals_uninterrupted(tmp_path, stop):
+    """Checkpoints in the middle of a rollout (3) and between two (4)."""
+    arguments = {
+        "max_steps": 8, "lr_scheduler_type": "linear", "num_mini_batches": 2, "gradient_accumulation_steps": 1,
+        "kl_target": 0.5, "kl_horizon": 100, "save_strategy": "steps", "save_steps": stop, "data": toys.prompts(20),
+    }  # fmt: skip
+    whole = toys.trainer(tmp_path / "whole", **arguments)
+    whole.train()
+    resumed = toys.trainer(tmp_path / "whole", model=toys.policy(), **arguments)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{stop}"))
+    assert_equal_weights(weights(whole), weights(resumed))
+    assert whole.kl_coef == resumed.kl_coef
+    for name in ("loss", "grad_norm", "score", "kl", "learning_rate"):
+        assert logged(whole, name) == logged(resumed, name)
+
+
+def test_best_model_is_loaded_at_the_end(tmp_path):
+    trainer = toys.trainer(
+        tmp_path, max_steps=4, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1,
+        load_best_model_at_end=True, metric_for_best_model="eval_response_length", greater_is_better=True,
+        trainer_arguments={"eval_dataset": toys.prompts(10, seed=5)},
+    )  # fmt: skip
+    trainer.train()
+    best = AutoModelForCausalLM.from_pretrained(trainer.state.best_model_checkpoint)
+    assert_equal_weights(dict(best.named_parameters()), dict(trainer.model.policy.named_parameters()))
+
+
+# ---- Prompts ----
+
+
+@pytest.mark.parametrize("prompt", ["w1 w2 w3", [{"role": "user", "content": "w5"}], [5, 6, 7], [7, toys.EOS, 9]], ids=str)
+def test_prompts_may_be_text_messages_or_tokens(tmp_path, prompt):
+    seen = {}
+
+    def reward(prompts, completions, number, **_):
+        seen.update(prompts=prompts, completions=completions, number=number)
+        return [float(n) for n in number]
+
+    data = Dataset.from_list([{"prompt": prompt, "number": n} for n in range(8)])
+    toys.trainer(tmp_path, reward=reward, data=data, max_steps=1).train()
+    assert seen["prompts"] == [prompt] * 8 and sorted(seen["number"]) == list(range(8))
+    assert all(isinstance(text, list if isinstance(prompt[0], dict) else str) for text in seen["completions"])
+
+
+def test_long_prompts_are_an_error_or_dropped(tmp_path, caplog):
+    rows = [{"prompt": [5] * length} for length in (3, 57, 4, 56, *[2] * 8)]
+    with pytest.raises(InputError, match="training prompts, row 1: the prompt has 57 tokens, more than 56"):
+        toys.trainer(tmp_path, data=Dataset.from_list(rows))
+    trainer = toys.trainer(tmp_path, data=Dataset.from_list(rows), overlong_prompts="drop")
+    assert len(trainer.train_dataset) == 11 and "dropped 1 prompts of more than 56 tokens" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"prompt": "w1"}] * 7, "7 are fewer than one rollout of 8"),
+        ([{"question": "w1"}] * 8, "has columns question; PPO needs a column `prompt`"),
+        ([{"prompt": ""}] * 8, "row 0: the prompt is empty"),
+        ([{"prompt": [{"role": "user", "content": "w1"}]}] * 8, "row 0: .* no chat template"),
+    ],
+)
+def test_unusable_prompts_are_refused(tmp_path, rows, message):
+    tokenizer = toys.tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(InputError, match=message):
+        toys.trainer(tmp_path, data=Dataset.from_list(rows), tok=tokenizer)
+
+
+# ---- Arguments ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rollout_batch_size": 12}, "no multiple of 8 .*nearest: 8 or 16"),
+        ({"rollout_batch_size": 5}, "nearest: 8"),
+        ({"rollout_batch_size": 16, "num_mini_batches": 1}, "is not num_mini_batches 1 x 8"),
+        ({"max_completion_length": 0}, "max_completion_length: 0"),
+        ({"max_completion_length": 64}, "leaves no room for a prompt"),
+        ({"temperature": 0.0}, "temperature: 0"),
+        ({"kl_estimator": "k4"}, "kl_estimator: 'k4'"),
+        ({"lam": 1.5}, "lam: 1.5"),
+        ({"remove_unused_columns": True}, "remove_unused_columns"),
+    ],
+)
+def test_impossible_arguments_are_refused(tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        toys.trainer(tmp_path, **arguments)
+
+
+def test_batch_sizes_fill_each_other_in(tmp_path):
+    common = {"output_dir": str(tmp_path), "use_cpu": True, "per_device_train_batch_size": 4}
+    given = PPOConfig(**common, rollout_batch_size=32, gradient_accumulation_steps=2)
+    derived = PPOConfig(**common, num_mini_batches=4, gradient_accumulation_steps=2)
+    assert given.num_mini_batches == derived.num_mini_batches == 4
+    assert given.rollout_batch_size == derived.rollout_batch_size == 32
+    assert given.steps_per_rollout == 16
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    trainer = toys.trainer(tmp_path, learning_rate=1e30, max_grad_norm=0.0, optim="sgd", max_steps=20)
+    with pytest.raises(InputError, match="is not finite; the last checkpoint"):
+        trainer.train()
+
+
+# ---- Learning ----
+
+
+@pytest.mark.slow
+def test_token_bandit_is_learned(tmp_path):
+    trainer = toys.trainer(
+        tmp_path, reward=lambda completion_ids, **_: [row.count(7) / 16 for row in completion_ids],
+        data=toys.prompts(128), per_device_train_batch_size=32, max_completion_length=16, num_ppo_epochs=4,
+        kl_coef=0.01, logging_steps=4, max_steps=4 * 50,
+    )  # fmt: skip
+    trainer.train()
+    scores = logged(trainer, "score")
+    assert scores[0] < 0.05 and sum(scores[-5:]) / 5 >= 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pad_is_eos", [False, True])
+def test_stopping_early_is_learned_with_any_pad(tmp_path, pad_is_eos):
+    trainer = toys.trainer(
+        tmp_path, reward=lambda completion_ids, **_: [1 - len(row) / 16 for row in completion_ids],
+        data=toys.prompts(128), tok=toys.tokenizer(pad_is_eos), per_device_train_batch_size=32,
+        max_completion_length=16, num_ppo_epochs=4, kl_coef=0.01, missing_eos_penalty=1.0, logging_steps=4,
+        max_steps=4 * 30,
+    )  # fmt: skip
+    trainer.train()
+    rates = logged(trainer, "eos_rate")
+    assert rates[0] < 0.5 and sum(rates[-5:]) / 5 >= 0.95
