@@ -1,0 +1,76 @@
+"""Imports point strictly down, none sideways; README's file map equals the tree."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LAYERS = {
+    0: {"config", "formats", "metrics"},
+    1: {"data", "models", "ppo", "generation", "training"},
+    2: {"run", "evaluation", "ranking", "pipeline"},
+}
+LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
+# formats and metrics speak of mistakes in config's InputError; training builds on models.
+ALLOWED_SIDEWAYS = {("formats", "config"), ("metrics", "config"), ("training", "models")}
+
+
+def files():
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    return [ROOT / name for name in names if (ROOT / name).exists()]
+
+
+def imports(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ([f"llmrecipes.{a.name}" for a in node.names] if node.module == "llmrecipes" else [node.module])
+
+
+def test_imports_point_down():
+    seen = set()
+    for file in (ROOT / "llmrecipes").rglob("*.py"):
+        module = file.relative_to(ROOT / "llmrecipes").with_suffix("").parts[0]
+        if module == "__init__":
+            continue
+        seen.add(module)
+        for name in imports(file):
+            assert not name.startswith("recipes"), f"{file} imports a recipe"
+            if name.startswith("llmrecipes."):
+                other = name.split(".")[1]
+                if other != module and (module, other) not in ALLOWED_SIDEWAYS:
+                    assert LAYER_OF[other] < LAYER_OF[module], f"{file}: {module} imports {other}"
+    assert seen == set(LAYER_OF), "LAYERS names every module of the library"
+
+
+def test_layer_0_and_recipes_import_nothing_heavy_at_the_top():
+    heavy = {"torch", "transformers", "datasets", "accelerate", "peft", "lm_eval"}
+    for file in [*(ROOT / "recipes").glob("*.py"), *(ROOT / "llmrecipes" / f"{m}.py" for m in LAYERS[0])]:
+        top = {node for node in ast.parse(file.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))}
+        names = {a.name for n in top if isinstance(n, ast.Import) for a in n.names}
+        names |= {n.module for n in top if isinstance(n, ast.ImportFrom)}
+        assert not heavy & {name.split(".")[0] for name in names}, file
+
+
+def test_no_file_is_called_utils():
+    assert not [f for f in files() if re.fullmatch(r"(utils|common|misc|helpers)(\.py)?", f.name)]
+
+
+def test_readme_file_map_equals_the_tree():
+    """Each line of the map is a path from the root, then what it is for; folders end in a slash and stand for their content."""
+    text = (ROOT / "README.md").read_text()
+    block = text.split("## File map")[1].split("```")[1]
+    mapped = [line.split()[0] for line in block.splitlines() if line.strip()]
+    for path in mapped:
+        assert (ROOT / path).exists(), f"README maps {path}, which is not there"
+    for file in files():
+        name = str(file.relative_to(ROOT))
+        assert any(name == path or (path.endswith("/") and name.startswith(path)) for path in mapped), f"{name} is unmapped"
+
+
+def test_no_path_of_a_machine_stands_in_the_project():
+    for file in files():
+        if file.suffix in (".py", ".yaml", ".md", ".toml", ".txt") and file != Path(__file__):
+            assert not re.search(r"(?<![\w.])/(home|work|root|Users)/", file.read_text()), file

@@ -1,0 +1,170 @@
+"""The strict parser: every mistake is one line, exit code 2, before anything heavy is imported."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, launch, parse
+
+SFT = (RunArguments, DataArguments, "trl.trainer.sft_config:SFTConfig", ModelArguments)
+
+
+def write(tmp_path, text):
+    path = tmp_path / "sft.yaml"
+    path.write_text(textwrap.dedent(text))
+    return str(path)
+
+
+def error_of(tmp_path, text="", *argv, types=SFT):
+    config = ["--config", write(tmp_path, text)] if text else []
+    with pytest.raises(InputError) as caught:
+        parse(*types, argv=[*config, *argv])
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_precedence_is_dataclass_then_yaml_then_command_line(tmp_path):
+    config = write(tmp_path, "learning_rate: 1e-4\nmax_length: 64\noutput_dir: o\nreport_to: none\n")
+    _, _, training, _ = parse(*SFT, argv=[f"--config={config}", "--max_length", "32"])
+    assert (training.learning_rate, training.max_length) == (1e-4, 32)
+    assert training.packing is False
+
+
+def test_config_option_with_equals_sign_is_the_same(tmp_path):
+    config = write(tmp_path, "source: paper\n")
+    assert parse(RunArguments, argv=["--config", config]) == parse(RunArguments, argv=[f"--config={config}"])
+
+
+def test_unknown_key_names_file_line_and_nearest_key(tmp_path):
+    message = error_of(tmp_path, "output_dir: o\nlearning_rat: 0.1\n")
+    assert "sft.yaml:2" in message and "`learning_rate`" in message
+
+
+def test_abbreviations_are_off(tmp_path):
+    assert "unknown key `learning`" in error_of(tmp_path, "", "--learning", "0.1")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("torch_dtype", "dtype"),
+        ("max_seq_length", "max_length"),
+        ("warmup_ratio", "warmup_steps"),
+        ("overwrite_output_dir", "force"),
+        ("evaluation_strategy", "eval_strategy"),
+        ("dataset_mixer", "datasets"),
+    ],
+)
+def test_renamed_key_names_its_replacement(tmp_path, old, new):
+    assert f"`{new}" in error_of(tmp_path, f"{old}: 1\n")
+    assert f"`{new}" in error_of(tmp_path, "", f"--{old}", "1")
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("per_device_train_batch_size: 2.5", "must be int"),
+        ("per_device_train_batch_size: 0", "at least 1"),
+        ("packing_strategy: nonsense", "choose from bfd"),
+        ("packing: 3", "must be bool"),
+        ("learning_rate: fast", "must be float"),
+        ("dtype: float12", "choose from auto"),
+        ("lr_scheduler_type: zigzag", "invalid choice: 'zigzag'"),
+        ("expected: {eval_loss: 3}", "[value, tolerance]"),
+        ("datasets: [{path: a, wieght: 2}]", "did you mean `weight`"),
+        ("datasets: [{split: train}]", "`path` is missing"),
+        ("datasets: [{path: a, weight: -1}]", "not a positive number"),
+    ],
+)
+def test_wrong_value_is_rejected_in_yaml(tmp_path, line, part):
+    if "zigzag" in line:
+        part = "zigzag"
+    assert part in error_of(tmp_path, f"output_dir: o\n{line}\n")
+
+
+def test_wrong_value_is_rejected_on_the_command_line(tmp_path):
+    assert "must be int" in error_of(tmp_path, "", "--per_device_train_batch_size", "2.5")
+    assert "choose from" in error_of(tmp_path, "", "--packing_strategy=nonsense")
+    assert "needs a value" in error_of(tmp_path, "", "--max_length")
+    assert "stands alone" in error_of(tmp_path, "", "max_length")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("seed: 1\nseed: 2\n", ":2: key `seed` stands already in line 1"),
+        ("datasets: [{path: a, path: b}]\n", "key `path` stands already"),
+        ("a: [1,\n", "not valid YAML"),
+        ("- a\n", "a list"),
+    ],
+)
+def test_broken_yaml_names_the_line(tmp_path, text, part):
+    assert part in error_of(tmp_path, text)
+
+
+def test_missing_and_empty_file(tmp_path):
+    assert "cannot be read" in error_of(tmp_path, "", "--config", str(tmp_path / "none.yaml"))
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("")
+    assert "is empty" in error_of(tmp_path, "", f"--config={empty}")
+
+
+def test_flags_and_their_negation(tmp_path):
+    assert parse(RunArguments, argv=["--force"])[0].force is True
+    assert parse(RunArguments, argv=["--no_force"])[0].force is False
+
+
+def test_datasets_on_the_command_line_are_paths():
+    (data,) = parse(DataArguments, argv=["--datasets", "a.jsonl", "b.jsonl"])
+    assert [s.path for s in data.datasets] == ["a.jsonl", "b.jsonl"]
+
+
+def test_bf16_auto_is_settled_from_the_hardware(tmp_path):
+    import torch
+
+    _, _, training, _ = parse(*SFT, argv=["--bf16", "auto", "--output_dir", str(tmp_path), "--report_to", "none"])
+    if not torch.accelerator.is_available():
+        assert training.use_cpu and training.bf16 == bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    assert isinstance(training.bf16, bool)
+
+
+def test_env_is_set_before_transformers_is_imported(tmp_path):
+    config = write(tmp_path, "env: {HF_HUB_OFFLINE: 1}\noutput_dir: o\nreport_to: none\n")
+    code = (
+        "from llmrecipes.config import *\n"
+        f"parse('trl.trainer.sft_config:SFTConfig', argv=['--config', {config!r}])\n"
+        "from huggingface_hub import constants; print(constants.HF_HUB_OFFLINE)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean_environment(tmp_path))
+    assert out.stdout.strip() == "True", out.stderr
+
+
+def clean_environment(tmp_path):
+    import os
+
+    return {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+
+
+def test_user_mistake_is_one_line_exit_2_and_imports_no_torch(tmp_path):
+    config = write(tmp_path, "lerning_rate: 1\n")
+    code = (
+        "import sys\nfrom llmrecipes.config import *\n"
+        "try: launch(print, RunArguments, DataArguments, 'trl.trainer.sft_config:SFTConfig', ModelArguments, "
+        f"argv=['--config', {config!r}])\n"
+        "finally: assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+
+
+def test_input_error_in_main_exits_2(capsys):
+    def main(run):
+        raise InputError("file.jsonl, line 3: broken\nhere")
+
+    with pytest.raises(SystemExit) as caught:
+        launch(main, RunArguments, argv=[])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: file.jsonl, line 3: broken here\n"

@@ -1,0 +1,112 @@
+"""The whole chain from configs/smoke through the real command line: runs, skips, continues, reports, stops on failure."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llmrecipes.pipeline import code_files
+
+ROOT = Path(__file__).parent.parent
+STAGES = ["tokenizer", "pretrain", "sft", "sample", "rank", "reward", "dpo", "ppo", "evaluate"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def pipeline(output_dir, *argv, config="configs/smoke/pipeline.yaml"):
+    command = [sys.executable, "recipes/pipeline.py", "--config", config, "--output_dir", str(output_dir), *argv]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("outputs") / "smoke"
+    result = pipeline(output_dir)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return output_dir, result.stdout
+
+
+def reasons(output_dir, *argv):
+    lines = pipeline(output_dir, "--dry_run", *argv).stdout.splitlines()
+    return {line.split()[0]: line.split(maxsplit=1)[1] for line in lines}
+
+
+def test_every_stage_leaves_a_finished_manifest(chain):
+    for stage in STAGES:
+        manifest = json.loads((chain[0] / stage / "manifest.json").read_text())
+        assert manifest["status"] == "finished" and manifest["output_fingerprint"], stage
+
+
+def test_models_load_by_from_pretrained_and_data_by_load_dataset(chain):
+    from datasets import load_dataset
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    for stage in ("pretrain", "sft", "dpo", "ppo"):
+        model = AutoModelForCausalLM.from_pretrained(chain[0] / stage)
+        tokenizer = AutoTokenizer.from_pretrained(chain[0] / stage)
+        assert len(tokenizer) <= model.config.vocab_size
+        assert not list((chain[0] / stage).glob("*.bin"))
+    assert AutoModelForSequenceClassification.from_pretrained(chain[0] / "reward").config.num_labels == 1
+    assert len(load_dataset(str(chain[0] / "sample"), split="train")) == 24
+    assert {"prompt", "chosen", "rejected"} <= set(load_dataset(str(chain[0] / "rank"), split="train").column_names)
+
+
+def test_report_has_a_row_for_each_stage(chain):
+    text = (chain[0] / "report.md").read_text()
+    assert [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][2:] == STAGES
+    assert text in chain[1]
+
+
+def test_unchanged_chain_is_skipped(chain):
+    assert set(reasons(chain[0]).values()) == {"skip: finished, nothing changed"}
+    assert set(reasons(chain[0], "--only", "sft").values()) == {
+        "skip: finished, nothing changed",
+        "skip: not selected",
+    }
+
+
+def test_what_stands_behind_a_rerun_stage_runs_too(chain):
+    got = reasons(chain[0], "--seed", "7")
+    assert all(reason.startswith("run") for reason in got.values())
+    got = reasons(chain[0], "--force", "--from", "reward", "--to", "ppo")
+    assert [stage for stage in STAGES if got[stage].startswith("run")] == ["reward", "dpo", "ppo"]
+
+
+def test_failing_stage_stops_the_chain_with_its_reason(tmp_path):
+    result = pipeline(tmp_path / "smoke", "--from", "sft")
+    assert result.returncode == 2
+    assert "does not exist" in result.stderr and "pipeline: sft failed" in result.stderr
+    assert not (tmp_path / "smoke" / "sample").exists()
+
+
+def test_unknown_stage_is_one_line(tmp_path):
+    result = pipeline(tmp_path / "smoke", "--only", "sfft")
+    assert result.returncode == 2 and re.fullmatch(r"error: command line: sfft is no stage .*\n", result.stderr)
+
+
+@pytest.mark.slow
+def test_killed_chain_continues_with_the_same_command(tmp_path):
+    command = [sys.executable, "recipes/pipeline.py", "--config", "configs/smoke/pipeline.yaml", "--to", "pretrain"]
+    command += ["--output_dir", str(tmp_path / "smoke")]
+    first = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, start_new_session=True)
+    checkpoint = tmp_path / "smoke" / "pretrain" / "checkpoint-1" / "trainer_state.json"
+    deadline = time.time() + 120
+    while not checkpoint.exists() and first.poll() is None and time.time() < deadline:
+        time.sleep(0.02)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    again = pipeline(tmp_path / "smoke", "--to", "pretrain")
+    assert again.returncode == 0, again.stderr
+    assert "tokenizer: run" not in again.stdout
+    assert json.loads((tmp_path / "smoke" / "pretrain" / "manifest.json").read_text())["status"] == "finished"
+
+
+def test_code_of_a_stage_is_what_it_imports():
+    names = {file.name for file in code_files(ROOT / "recipes" / "tokenizer.py")}
+    assert {"tokenizer.py", "config.py", "models.py", "run.py"} <= names
+    assert "ppo" not in {file.parent.name for file in code_files(ROOT / "recipes" / "tokenizer.py")}

@@ -1,0 +1,97 @@
+"""Start and finish of a run: nothing is overwritten, interrupted work continues, results are compared with the card."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from llmrecipes.config import InputError, RunArguments
+from llmrecipes.run import check_expected, fingerprint, finish_run, last_complete_checkpoint, read_manifest, start_run
+
+
+@dataclass
+class Arguments:
+    output_dir: str
+    seed: int = 1
+    size: int = 3
+
+
+def start(folder, run=None, **values):
+    args = Arguments(str(folder), **values)
+    run = run or RunArguments()
+    return start_run("sample", run, args, (run, args))
+
+
+def test_folder_of_another_run_is_refused_and_untouched(tmp_path):
+    finish_run(start(tmp_path / "o"), {"loss": 1.0}, made="thing")
+    before = (tmp_path / "o" / "manifest.json").read_bytes()
+    with pytest.raises(InputError, match="`size` was 3, is 4.*--force"):
+        start(tmp_path / "o", size=4)
+    assert (tmp_path / "o" / "manifest.json").read_bytes() == before
+
+
+def test_force_overwrites(tmp_path):
+    finish_run(start(tmp_path / "o"), {}, made="thing")
+    (tmp_path / "o" / "old.txt").write_text("x")
+    start(tmp_path / "o", RunArguments(force=True), size=4)
+    assert not (tmp_path / "o" / "old.txt").exists()
+
+
+def test_foreign_files_are_never_deleted(tmp_path):
+    (tmp_path / "thesis.txt").write_text("x")
+    with pytest.raises(InputError, match="no run of ours"):
+        start(tmp_path)
+    start(tmp_path, RunArguments(force=True))
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_same_finished_run_exits_0(tmp_path, capsys):
+    finish_run(start(tmp_path / "o"), {}, made="thing")
+    with pytest.raises(SystemExit) as caught:
+        start(tmp_path / "o")
+    assert caught.value.code == 0 and "already finished" in capsys.readouterr().out
+
+
+def test_interrupted_run_continues_from_last_complete_checkpoint(tmp_path):
+    start(tmp_path / "o")
+    for step, state in ((5, '{"a": 1}'), (10, '{"a": 1}'), (15, '{"a"'), (20, None)):
+        folder = tmp_path / "o" / f"checkpoint-{step}"
+        folder.mkdir()
+        if state:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_complete_checkpoint(tmp_path / "o").endswith("checkpoint-10")
+    assert start(tmp_path / "o").resume_from_checkpoint.endswith("checkpoint-10")
+
+
+def test_manifest_tells_what_was_run(tmp_path):
+    state = start(tmp_path / "o")
+    assert read_manifest(tmp_path / "o")["status"] == "running"
+    finish_run(state, {"loss": 1.0}, made="thing")
+    manifest = read_manifest(tmp_path / "o")
+    assert manifest["status"] == "finished" and manifest["metrics"] == {"loss": 1.0}
+    assert manifest["config"]["size"] == 3 and manifest["packages"]["torch"].startswith("2.13")
+    assert manifest["output_fingerprint"] == fingerprint(str(tmp_path / "o"))
+
+
+def test_expected_is_met_missed_or_not_measured():
+    got = check_expected({"a": [1.0, 0.1], "b": [1.0, 0.1], "c": [1.0, 0.1], "d": None}, {"a": 1.05, "b": 1.2, "d": 3})
+    assert {name: v["verdict"] for name, v in got.items()} == {"a": "met", "b": "missed", "c": "not measured"}
+
+
+def test_fingerprint_sees_content_and_names_but_not_checkpoints(tmp_path):
+    (tmp_path / "a.txt").write_text("1")
+    first = fingerprint(str(tmp_path))
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "x").write_text("1")
+    assert fingerprint(str(tmp_path)) == first
+    (tmp_path / "a.txt").write_text("2")
+    assert fingerprint(str(tmp_path)) != first
+    assert fingerprint("org/model") == "hub:org/model"
+
+
+def test_no_token_reaches_the_manifest(tmp_path):
+    from transformers import TrainingArguments
+
+    args = TrainingArguments(output_dir=str(tmp_path / "o"), hub_token="hf_secret", report_to="none", use_cpu=True)
+    start_run("sft", RunArguments(), args, (args,))
+    assert "hf_secret" not in json.dumps(read_manifest(tmp_path / "o"))
