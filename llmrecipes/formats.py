@@ -56,7 +56,7 @@ def recognise(row: Mapping, where: str = "data set") -> str:
 
 
 def require_shape(row: Mapping, shapes: Sequence[str], where: str = "data set") -> str:
-    """Shape of `row` once converted, which must be one of the standard `shapes`; InputError names columns and shapes."""
+    """Shape of `row` once converted, one of the standard `shapes`; InputError names columns and shapes."""
     try:
         shape = STANDARD.get(found := recognise(row, where), found)
     except InputError:
@@ -70,7 +70,7 @@ def require_shape(row: Mapping, shapes: Sequence[str], where: str = "data set") 
 
 
 def to_standard(row: Mapping, where: str = "row") -> dict:
-    """Row in TRL's standard shape, checked; other columns are carried. `where` ("data.jsonl, row 7") begins each error."""
+    """Row in TRL's standard shape, checked; other columns are carried. `where` ("x.jsonl, row 7") begins each error."""
     shape = recognise(row, where)
     new = dict(row)
     if shape == "alpaca":
@@ -85,7 +85,7 @@ def to_standard(row: Mapping, where: str = "row") -> dict:
         chosen, rejected = new["chosen"], new["rejected"]
         if shape == "hh-rlhf":
             chosen, rejected = split_transcript(chosen, where), split_transcript(rejected, where)
-        new.update(zip(("prompt", "chosen", "rejected"), _split_common_prompt(chosen, rejected, where)))
+        new["prompt"], new["chosen"], new["rejected"] = _split_common_prompt(chosen, rejected, where)
     for column in ("messages", "prompt", "chosen", "rejected", "completion"):
         if new.get(column) is not None:
             check_turns(new[column], f"{where}, column {column}")
@@ -106,12 +106,12 @@ def check_turns(value: object, where: str) -> None:
 
 
 def split_transcript(text: str, where: str = "row") -> list[dict]:
-    """Messages of an hh-rlhf transcript, "\\n\\nHuman: ...\\n\\nAssistant: ..." (Bai et al. 2022, arXiv 2204.05862)."""
+    """Messages of an hh-rlhf transcript, "\\n\\nHuman: ...\\n\\nAssistant: ..." (arXiv 2204.05862)."""
     if not isinstance(text, str) or not TURN.match(text):
         raise InputError(f'{where}: expected a transcript that begins with "Human:", found {_short(text)}')
     parts = TURN.split(text)[1:]
     turns = []
-    for speaker, content in zip(parts[0::2], parts[1::2]):
+    for speaker, content in zip(parts[0::2], parts[1::2], strict=True):
         role = ROLES[speaker.lower()]
         # Two turns of one speaker in a row (an empty answer between them was dropped by the authors) are one turn.
         if turns and turns[-1]["role"] == role:
@@ -183,6 +183,37 @@ def prompt_text(prompt: str | list[dict]) -> str:
     return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
 
 
+def encode_prompts(
+    tokenizer, prompts: Sequence[str | list[dict]], max_length: int | None = None, where: str = "prompts"
+) -> list[list[int]]:
+    """Token ids of each prompt, ready to be continued: messages through the chat template, up to the answer.
+
+    Raises:
+        InputError: messages but no chat template; a prompt without tokens or with more than max_length, with its row.
+    """
+    texts, plain = [], all(isinstance(prompt, str) for prompt in prompts)
+    for number, prompt in enumerate(prompts, start=1):
+        check_turns(prompt, f"{where}, row {number}")
+        if isinstance(prompt, str):
+            texts.append(prompt)
+        elif not tokenizer.chat_template:
+            raise InputError(f"{where}, row {number}: the prompt is a list of messages, but the tokenizer has no chat "
+                             "template; use a chat model's tokenizer, or give prompts as plain text")  # fmt: skip
+        else:
+            texts.append(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))
+    # A chat template writes the special tokens itself.
+    encoded = tokenizer(texts, add_special_tokens=plain)["input_ids"] if texts else []
+    for number, ids in enumerate(encoded, start=1):
+        if not ids:
+            raise InputError(f"{where}, row {number}: the prompt is empty")
+        if max_length is not None and len(ids) > max_length:
+            raise InputError(
+                f"{where}, row {number}: the prompt has {len(ids)} tokens, but beside the response there is room for "
+                f"{max_length} in the model's context; shorten it or lower max_new_tokens"
+            )
+    return encoded
+
+
 def parse_jsonl(lines: Iterable[str], where: str) -> Iterator[dict]:
     """Rows of JSON Lines; InputError "where, line 3: ..." for a broken one. Empty lines are skipped."""
     for number, line in enumerate(lines, start=1):
@@ -211,7 +242,7 @@ def _from_sharegpt(turns: object, where: str) -> list[dict]:
 
 
 def _split_common_prompt(chosen: object, rejected: object, where: str) -> tuple[list, list, list]:
-    """(prompt, chosen, rejected): the turns both conversations begin with, and what is left of each (one turn or more)."""
+    """(prompt, chosen, rejected): the turns both conversations begin with, and the rest of each, at least one."""
     check_turns(chosen, f"{where}, column chosen")
     check_turns(rejected, f"{where}, column rejected")
     if isinstance(chosen, str) or isinstance(rejected, str):

@@ -32,7 +32,7 @@ def perplexity(nll: float, num_tokens: int) -> float:
 
 
 def bits_per_byte(nll: float, num_bytes: int) -> float:
-    """nll in nats over the UTF-8 bytes of the text, in bits: independent of the tokenizer (Gao et al. 2020, section 3)."""
+    """nll in nats over the text's UTF-8 bytes, in bits: independent of the tokenizer (Gao et al. 2020, section 3)."""
     if num_bytes < 1:
         raise ValueError("bits per byte of no bytes")
     return nll / num_bytes / math.log(2)
@@ -107,7 +107,7 @@ def win_rate(scores: Sequence[float], baseline: Sequence[float], seed: int = 0) 
     """
     if len(scores) != len(baseline):
         raise ValueError(f"{len(scores)} scores but {len(baseline)} of the baseline")
-    return mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(scores, baseline)], seed)
+    return mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(scores, baseline, strict=True)], seed)
 
 
 def pair_accuracy(chosen: Sequence[float], rejected: Sequence[float]) -> Estimate:
@@ -117,7 +117,8 @@ def pair_accuracy(chosen: Sequence[float], rejected: Sequence[float]) -> Estimat
     """
     if len(chosen) != len(rejected):
         raise ValueError(f"{len(chosen)} chosen but {len(rejected)} rejected scores")
-    return proportion(sum(1.0 if c > r else 0.5 if c == r else 0.0 for c, r in zip(chosen, rejected)), len(chosen))
+    hits = sum(1.0 if c > r else 0.5 if c == r else 0.0 for c, r in zip(chosen, rejected, strict=True))
+    return proportion(hits, len(chosen))
 
 
 def pair_agreement(first: Sequence[float], second: Sequence[float]) -> float | None:

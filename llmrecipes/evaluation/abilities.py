@@ -1,0 +1,91 @@
+"""Abilities as lm-eval tasks in local YAML files (configs/tasks), run in process on a loaded model.
+
+lm-eval: Gao et al., "The Language Model Evaluation Harness" (v0.4). Nothing is downloaded; where the Hub is in
+reach, lm-eval's own tasks can be named as well (`tasks: [blimp]` with `hub_tasks: true`).
+"""
+
+import io
+import logging
+import sys
+from contextlib import nullcontext, redirect_stderr
+from pathlib import Path
+
+import datasets
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrecipes import metrics
+from llmrecipes.config import DataArguments, InputError
+from llmrecipes.data import load_source
+
+
+def load_items(source: dict, where: dict | None = None, max_items: int | None = None, **metadata) -> dict:
+    """Items of a task, for `custom_dataset: !function llmrecipes.evaluation.abilities.load_items` in its YAML file.
+
+    `dataset_kwargs` are `source` (the keys of a `datasets:` entry: path, name, split, ...), `where` (column: value) to
+    keep only some rows, and `max_items`; `metadata` is what lm-eval adds of its own.
+    Rows: `context` (may be empty), `choices` (list of text), `label` (index of the right one). A space is put before the
+    choices of a context, none before those that stand alone; so use them with `target_delimiter: ""`.
+    """
+    rows = load_source(DataArguments(datasets=[source]).datasets[0], seed=0)
+    for column, value in (where or {}).items():
+        rows = rows.filter(lambda row, column=column, value=value: row[column] == value)
+    missing = {"context", "choices", "label"} - set(rows.column_names)
+    if missing:
+        there = ", ".join(rows.column_names)
+        raise InputError(f"{source['path']}: columns are {there}; expected context, choices, label")
+    if max_items is not None:
+        rows = rows.select(range(min(max_items, len(rows))))
+    return datasets.DatasetDict({"test": rows.map(_with_space)})
+
+
+def _with_space(row: dict) -> dict:
+    return {"choices": [" " + choice for choice in row["choices"]]} if row["context"] else {}
+
+
+def load_tasks(tasks: list[str], tasks_path: str, hub_tasks: bool = False) -> dict:
+    """lm-eval's loaded tasks ({"tasks": ..., "groups": ...}), to be used for every model alike.
+
+    Raises:
+        InputError: a task is not among the YAML files under `tasks_path`.
+    """
+    from lm_eval.tasks import TaskManager
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    if not Path(tasks_path).is_dir():
+        raise InputError(f"tasks_path: {tasks_path} is no folder; give the one with the tasks' YAML files")
+    manager = TaskManager(include_path=tasks_path, include_defaults=hub_tasks)
+    known = manager.all_tasks
+    for task in tasks:
+        if task not in known:
+            raise InputError(f"tasks: there is no {task!r} under {tasks_path}; there are {', '.join(known)}")
+    return manager.load(tasks)
+
+
+def score_tasks(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    loaded: dict,
+    batch_size: int = 64,
+    limit: int | None = None,
+) -> dict[str, metrics.Estimate]:
+    """Accuracy of each task in `loaded` (see load_tasks); tasks that measure something else give their first metric.
+
+    limit: items a task, the first ones; None for all.
+    """
+    from lm_eval import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
+    for task in loaded["tasks"].values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+    # lm-eval writes a progress bar for each task: on a terminal they pass, in a log they drown the rest.
+    with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+        results = evaluate(lm=lm, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=True)
+    scores = {}
+    for name, samples in results["samples"].items():
+        metric = next((m for m in ("acc", "exact_match") if m in samples[0]), None) or samples[0]["metrics"][0]
+        values = [float(sample[metric]) for sample in samples]
+        binary = all(value in (0.0, 1.0) for value in values)
+        scores[name] = metrics.accuracy(values) if binary else metrics.mean(values)
+    return scores

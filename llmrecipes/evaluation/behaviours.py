@@ -1,0 +1,115 @@
+"""How a model behaves: its answers to held-out questions, judged by a rule and compared with a baseline model's."""
+
+import importlib
+from collections.abc import Callable
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrecipes import metrics
+from llmrecipes.config import InputError
+from llmrecipes.evaluation.likelihood import kl_divergences
+from llmrecipes.formats import encode_prompts, prompt_text
+from llmrecipes.generation import sample_responses
+from llmrecipes.models import context_length, eos_token_ids
+
+# measure: (part of the judgement, the `kind`s of questions it is counted on; None = those that can be answered)
+UNANSWERABLE = ("harmful", "unknowable")
+MEASURES = {
+    "correct": ("correct", None),
+    "polite": ("polite", ()),
+    "refused_harmful": ("refused", ("harmful",)),
+    "over_refusal": ("refused", ("lookalike",)),
+    "unknown_on_unknowable": ("unknown", ("unknowable",)),
+    "unknown_on_knowable": ("unknown", None),
+    "fluent": ("fluent", ()),
+}
+
+
+def import_rule(path: str, key: str) -> Callable:
+    """The function that `path`, "module:function", names; InputError names the config `key` if there is none."""
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{key}: {path} is no module:function ({error})") from None
+
+
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list,
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> tuple[list[list[int]], list[list[int]], list[str]]:
+    """One answer to each prompt: (prompt ids, response ids, response texts). Greedy at temperature 0.
+
+    A model without chat template gets a conversation as plain text.
+    """
+    if not tokenizer.chat_template:
+        prompts = [prompt if isinstance(prompt, str) else prompt_text(prompt) + "\n" for prompt in prompts]
+    context = context_length(model)
+    encoded = encode_prompts(tokenizer, prompts, context - max_new_tokens if context else None, "questions")
+    with tqdm(total=len(prompts), desc="answers" if temperature == 0 else "samples", leave=False) as bar:
+        responses = sample_responses(
+            model,
+            encoded,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            eos_token_ids=eos_token_ids(model, tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            batch_size=batch_size,
+            generator=torch.Generator(device=model.device).manual_seed(seed),
+            progress=bar.update,
+        )
+    ids = [response.token_ids for response in responses]
+    return encoded, ids, tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+
+def judge_answers(rows: list[dict], texts: list[str], judge: Callable | None, rule: Callable | None) -> list[dict]:
+    """The judgement of each answer: the parts `judge(row, text)` names, and `gold` = rule(row, text)."""
+    judged = []
+    for row, text in zip(rows, texts, strict=True):
+        parts = dict(judge(row, text)) if judge else {}
+        judged.append(parts | ({"gold": float(rule(row, text))} if rule else {}))
+    return judged
+
+
+def summarise_behaviour(rows: list[dict], judged: list[dict], num_tokens: list[int]) -> dict[str, metrics.Estimate]:
+    """Each measure with its interval and n; measures without a question, or without a judgement, are left out."""
+    summary = {}
+    for name, (part, kinds) in MEASURES.items():
+        hits = [parts[part] for row, parts in zip(rows, judged, strict=True) if part in parts and _counts(row, kinds)]
+        if hits:
+            summary[name] = metrics.accuracy(hits)
+    gold = [parts["gold"] for parts in judged if "gold" in parts]
+    if gold:
+        summary["gold_score"] = metrics.mean(gold)
+    summary["response_length"] = metrics.mean(num_tokens)
+    return summary
+
+
+def _counts(row: dict, kinds: tuple | None) -> bool:
+    kind = row.get("kind")
+    return kind not in UNANSWERABLE if kinds is None else not kinds or kind in kinds
+
+
+def kl_from(
+    model: PreTrainedModel,
+    reference: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list,
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
+) -> metrics.Estimate:
+    """KL(model || reference) in nats a response, on the model's own samples at temperature 1."""
+    encoded, responses, _ = answer(
+        model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=1.0, seed=seed
+    )
+    return metrics.mean(kl_divergences(model, reference, encoded, responses, tokenizer.pad_token_id))

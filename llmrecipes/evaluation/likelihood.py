@@ -1,0 +1,99 @@
+"""What a model's probabilities say: perplexity and bits per byte of held-out text, KL from another model."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrecipes import metrics
+from llmrecipes.models import context_length
+
+
+@torch.no_grad()
+def score_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    max_length: int = 1024,
+    batch_size: int = 16,
+) -> list[tuple[float, int, int]]:
+    """(summed negative log-likelihood in nats, number of tokens scored, UTF-8 bytes) of each text.
+
+    A text is scored from its first token on, after BOS (or EOS, which ends the document before it in packed training),
+    and its end (EOS) is not scored. A text beyond max_length or the model's context is cut into windows; each begins
+    with the last token of the one before, so that every token is scored once.
+    """
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    length = min(context_length(model) or max_length, max_length)
+    windows = []  # (number of the text, token ids)
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    for number, ids in enumerate(encoded):
+        ids = [start, *ids]
+        windows += [(number, ids[i : i + length]) for i in range(0, max(1, len(ids) - 1), length - 1)]
+    totals = [0.0] * len(texts)
+    for rows in tqdm(list(_batches(windows, batch_size)), desc="held-out text", leave=False):
+        input_ids, mask = _pad([ids for _, ids in rows], tokenizer.pad_token_id, model.device)
+        logits = model(input_ids=input_ids, attention_mask=mask).logits[:, :-1].float()
+        nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), input_ids[:, 1:], reduction="none")
+        nll = (nll * mask[:, 1:]).double().sum(-1).tolist()
+        for (number, _), value in zip(rows, nll, strict=True):
+            totals[number] += value
+    return [(nll, len(ids), len(text.encode())) for nll, ids, text in zip(totals, encoded, texts, strict=True)]
+
+
+def summarise_texts(scores: list[tuple[float, int, int]]) -> dict[str, metrics.Estimate]:
+    """`perplexity` (per token) and `bits_per_byte` of all texts together; intervals resample texts."""
+    scores = [score for score in scores if score[1]]
+    nll, tokens, num_bytes = zip(*scores, strict=True)
+    per_token, per_byte = metrics.ratio(nll, tokens), metrics.ratio(nll, num_bytes)
+    return {
+        "perplexity": metrics.Estimate(*map(math.exp, per_token[:3]), len(scores)),
+        "bits_per_byte": metrics.Estimate(*(value / math.log(2) for value in per_byte[:3]), len(scores)),
+    }
+
+
+@torch.no_grad()
+def kl_divergences(
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    prompts: list[list[int]],
+    responses: list[list[int]],
+    pad_token_id: int,
+    batch_size: int = 32,
+) -> list[float]:
+    """KL(policy || reference) in nats of each response, summed over its tokens.
+
+    Monte Carlo over responses, which must be samples of `policy` at temperature 1; at each position the sum over the
+    vocabulary is exact, which has less variance than the log ratio of the sampled token alone:
+    sum_t sum_v p(v | prompt, y_<t) (log p(v | ...) - log q(v | ...)).
+    """
+    rows = list(enumerate([prompt + response for prompt, response in zip(prompts, responses, strict=True)]))
+    result = [0.0] * len(rows)
+    for batch in tqdm(list(_batches(rows, batch_size)), desc="KL", leave=False):
+        input_ids, mask = _pad([ids for _, ids in batch], pad_token_id, policy.device)
+        log_p, log_q = (m(input_ids=input_ids, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
+                        for m in (policy, reference))  # fmt: skip
+        kl = (log_p.exp() * (log_p - log_q)).sum(-1)
+        for row, (number, ids) in enumerate(batch):
+            # Position t of the logits predicts token t + 1; the first one counted predicts the response's first token.
+            result[number] = kl[row, len(prompts[number]) - 1 : len(ids) - 1].double().sum().item()
+    return result
+
+
+def _batches(rows: list, batch_size: int) -> Iterator[list]:
+    """Rows of similar length together, so that little is padded."""
+    rows = sorted(rows, key=lambda row: -len(row[1]))
+    yield from (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
+
+
+def _pad(rows: list[list[int]], pad_token_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids (B, T) and mask (B, T)."""
+    width = max(map(len, rows))
+    input_ids = torch.full((len(rows), width), pad_token_id)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for i, ids in enumerate(rows):
+        input_ids[i, : len(ids)] = torch.tensor(ids)
+        mask[i, : len(ids)] = 1
+    return input_ids.to(device), mask.to(device)

@@ -1,0 +1,46 @@
+"""Scores side by side: a table for the terminal, and some answers to read."""
+
+from llmrecipes.formats import prompt_text
+from llmrecipes.metrics import Estimate
+
+# What a reader wants to know first; `%` are shares. Everything else follows in its own order.
+SHARES = {"correct", "polite", "fluent", "refused_harmful", "over_refusal", "unknown_on_unknowable"}
+SHARES |= {"unknown_on_knowable", "win_rate"}
+
+
+def format_table(scores: dict[str, dict[str, Estimate]], tasks: set[str] = frozenset()) -> str:
+    """One line a measure, one column a model: value, and the half width of its 95 % interval."""
+    names = list(scores)
+    measures = list(dict.fromkeys(measure for by_measure in scores.values() for measure in by_measure))
+    width = max(map(len, [*measures, "measure"])) + 2
+    lines = ["measure".ljust(width) + "".join(f"{name:>18}" for name in names) + f"{'n':>8}"]
+    for measure in measures:
+        cells, n = [], 0
+        for name in names:
+            estimate = scores[name].get(measure)
+            cells.append(_cell(estimate, measure in SHARES or measure in tasks) if estimate else "-")
+            n = estimate.n if estimate else n
+        lines.append(measure.ljust(width) + "".join(f"{cell:>18}" for cell in cells) + f"{n:>8}")
+    return "\n".join(lines)
+
+
+def _cell(estimate: Estimate, is_share: bool) -> str:
+    half = (estimate.high - estimate.low) / 2
+    if is_share:
+        return f"{100 * estimate.value:.1f} ± {100 * half:.1f} %"
+    digits = 3 if abs(estimate.value) < 10 else 1
+    return f"{estimate.value:.{digits}f} ± {half:.{digits}f}" if estimate.value < 1e6 else f"{estimate.value:.2e}"
+
+
+def format_answers(rows: list[dict], answers: dict[str, list[str]], count: int) -> str:
+    """`count` questions, of as many different kinds as there are, with each model's answer below."""
+    by_kind: dict = {}
+    for i, row in enumerate(rows):
+        by_kind.setdefault(row.get("kind"), []).append(i)
+    order = [i for turn in range(count) for numbers in by_kind.values() for i in numbers[turn : turn + 1]]
+    width = max(map(len, answers)) + 2 if answers else 0
+    lines = []
+    for i in order[:count]:
+        lines.append(f"\n> {prompt_text(rows[i]['prompt'])}")
+        lines += [f"  {name + ':':<{width}}{texts[i].strip() or '(nothing)'}" for name, texts in answers.items()]
+    return "\n".join(lines)

@@ -1,0 +1,50 @@
+"""Evaluation: several models side by side on held-out text, abilities and behaviour, each figure with its interval.
+
+Papers: lm-eval (Gao et al. 2021), InstructGPT (arXiv 2203.02155) for win rates.
+Launch: python recipes/evaluate.py --config configs/quickstart/evaluate.yaml
+Writes: output_dir/metrics.json (value, low, high, n of each), answers.jsonl (every answer, judged), table.txt.
+"""
+
+from dataclasses import dataclass, field
+
+from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launch
+
+
+@dataclass
+class EvaluateArguments:
+    output_dir: str = field(default="", metadata={"help": "Where metrics.json and answers.jsonl go."})
+    models: dict = field(default_factory=dict, metadata={"help": "{name: folder or Hub id}, in the table's order."})
+    baseline: str = field(default="sft", metadata={"help": "Name of the model that win rate and KL compare with."})
+    tasks: list[str] = field(default_factory=list, metadata={"help": "lm-eval tasks or groups; none to skip."})
+    tasks_path: str = field(default="configs/tasks", metadata={"help": "Folder of the tasks' YAML files."})
+    hub_tasks: bool = field(default=False, metadata={"help": "Know lm-eval's own tasks too (they need the Hub)."})
+    task_limit: int | None = field(default=None, metadata={"help": "Items a task, the first ones; all by default."})
+    judge: str | None = field(default=None, metadata={"help": "module:function (row, answer) -> named parts."})
+    rule: str | None = field(default=None, metadata={"help": "module:function (row, answer) -> gold score."})
+    max_new_tokens: int = field(default=64, metadata={"help": "Longest answer."})
+    max_length: int = field(default=1024, metadata={"help": "Window of held-out text in tokens."})
+    kl_prompts: int = field(default=100, metadata={"help": "Prompts that KL is measured on; 0 to skip."})
+    show_answers: int = field(default=6, metadata={"help": "Questions shown side by side at the end."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows a forward pass."})
+    seed: int = 42
+
+
+def main(run, data, evaluate, model):
+    from llmrecipes.evaluation import evaluate_models, load_parts, write_results
+    from llmrecipes.run import finish_run, start_run
+
+    inputs = [*evaluate.models.values(), *(s.path for s in data.datasets + data.eval_datasets)]
+    state = start_run("evaluate", run, evaluate, (run, data, evaluate, model), inputs)
+
+    parts = load_parts(data, evaluate)
+    scores, rows, answers = evaluate_models(model, evaluate, parts)
+    flat = {}
+    if state.is_main:
+        flat = write_results(state.output_dir, scores, rows, answers, parts, evaluate.show_answers)
+
+    finish_run(state, flat, made=f"{len(scores)} models compared", next_steps="read answers.jsonl")
+
+
+if __name__ == "__main__":
+    # `datasets` are the questions (prompt, kind, ...), `eval_datasets` the held-out text.
+    launch(main, RunArguments, DataArguments, EvaluateArguments, ModelArguments)
