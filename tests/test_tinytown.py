@@ -132,7 +132,8 @@ def test_right_choices_of_ability_items_stand_in_no_source_text():
 def test_facts_agree_across_styles():
     """Whatever a text says about a person's food, pet or job, it is what the world says."""
     patterns = {
-        "food": r"(?!His|Her)([A-Z]\w+)'s favourite food is (\w+)", "friend": r"(?!His|Her)([A-Z]\w+)'s best friend is (\w+)",
+        "food": r"(?!His|Her)([A-Z]\w+)'s favourite food is (\w+)",
+        "friend": r"(?!His|Her)([A-Z]\w+)'s best friend is (\w+)",
         "pet": r"(?!His|Her)([A-Z]\w+)'s pet is an? (\w+)", "job": r"\b(?!She|He\b)([A-Z]\w+) works as an? (\w+)",
     }  # fmt: skip
     for style in WRITERS:
