@@ -1,6 +1,5 @@
 """How a model behaves: its answers to held-out questions, judged by a rule and compared with a baseline model's."""
 
-import importlib
 from collections.abc import Callable
 
 import torch
@@ -8,7 +7,6 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes import metrics
-from llmrecipes.config import InputError
 from llmrecipes.evaluation.likelihood import kl_divergences
 from llmrecipes.formats import encode_prompts, prompt_text
 from llmrecipes.generation import sample_responses
@@ -25,15 +23,6 @@ MEASURES = {
     "unknown_on_knowable": ("unknown", None),
     "fluent": ("fluent", ()),
 }
-
-
-def import_rule(path: str, key: str) -> Callable:
-    """The function that `path`, "module:function", names; InputError names the config `key` if there is none."""
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{key}: {path} is no module:function ({error})") from None
 
 
 def answer(
@@ -95,7 +84,9 @@ def summarise_behaviour(rows: list[dict], judged: list[dict], num_tokens: list[i
 
 def _counts(row: dict, kinds: tuple | None) -> bool:
     kind = row.get("kind")
-    return kind not in UNANSWERABLE if kinds is None else not kinds or kind in kinds
+    if kinds is None:  # what can be answered; with a column `answer`, only where it holds one
+        return kind not in UNANSWERABLE and row.get("answer", True) not in ("", None)
+    return not kinds or kind in kinds
 
 
 def kl_from(

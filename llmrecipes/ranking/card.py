@@ -1,0 +1,50 @@
+"""Data set cards: a README.md whose YAML names the files, so that load_dataset(folder) reads them and nothing else."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> None:
+    """One JSON object a line, UTF-8."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write_card(output_dir: Path, title: str, configs: dict[str, dict[str, str]], body: str) -> None:
+    """Write README.md. configs: name -> {split: file}; the one called `default` is what load_dataset gives unasked."""
+    entries = [
+        {"config_name": name, "data_files": [{"split": split, "path": path} for split, path in files.items()]}
+        for name, files in configs.items()
+    ]
+    head = yaml.safe_dump({"configs": entries, "pretty_name": title}, sort_keys=False)
+    (output_dir / "README.md").write_text(f"---\n{head}---\n\n# {title}\n\n{body.strip()}\n", encoding="utf-8")
+
+
+def describe_pairs(rank, samples: list[dict], metrics: dict) -> str:
+    """Text of the pairs' card: who ranked, how well they agree, what each split is."""
+    if rank.annotator == "simulated":
+        who = (
+            f"**Simulated raters, no people.** {len(rank.rater_noise)} seeded raters ranked the responses: each sees the "
+            f"score of the rule `{rank.rule}` with noise of his own (standard deviations {rank.rater_noise}) and calls "
+            f"responses equal whose scores differ by less than his tie width ({rank.rater_tie_width}: the smaller, the "
+            "stricter). What a model learns from these pairs is that rule, not anybody's preference."
+        )
+    else:
+        who = f"Rankings read from `{rank.rankings_file}`."
+    lines = [who, "", f"{len(samples):,} prompts with {len(samples[0]['responses'])} responses each."]
+    lines += ["", "| split | pairs | what |", "|---|---|---|"]
+    what = {
+        "train": "to learn from",
+        "test": "prompts that are not in train",
+        "test_gold": f"the same prompts, ordered by `{rank.rule}` itself, without noise",
+    }
+    lines += [f"| {name} | {metrics[f'{name}_pairs']:,} | {text} |" for name, text in what.items()
+              if f"{name}_pairs" in metrics]  # fmt: skip
+    if "agreement" in metrics:
+        lines += ["", f"On {metrics['prompts_in_common']:.0f} prompts that several annotators ranked, two of them order "
+                  f"{100 * metrics['agreement']:.1f} % of response pairs alike (of those both order); Kendall's tau-b "
+                  f"{metrics['kendall_tau']:.2f}."]  # fmt: skip
+    lines += ["", "`margin`: by how much the chosen response is better (difference of scores, or of places in the ranking)."]
+    return "\n".join(lines)

@@ -1,0 +1,74 @@
+"""Rankings to preference pairs, split by prompt; and how far the annotators agree."""
+
+from itertools import combinations
+from random import Random
+
+from llmrecipes import metrics
+from llmrecipes.config import InputError
+from llmrecipes.formats import prompt_id, rankings_to_pairs
+
+
+def check_samples(rows: list[dict]) -> list[dict]:
+    """Rows with `prompt_id` filled in; InputError unless each has a prompt and two responses or more."""
+    for number, row in enumerate(rows, start=1):
+        if not row.get("prompt") or not isinstance(row.get("responses"), list):
+            raise InputError(f"datasets, row {number}: columns are {', '.join(row)}; expected prompt, responses")
+        if len(row["responses"]) < 2:
+            raise InputError(f"datasets, row {number}: has {len(row['responses'])} response; ranking needs two or more")
+    return [row | {"prompt_id": row.get("prompt_id") or prompt_id(row["prompt"])} for row in rows]
+
+
+def split_prompts(rows: list[dict], test_share: float, seed: int) -> set[str]:
+    """prompt_ids of the test split: test_share of all prompts (at least one), the same whatever the rows' order.
+
+    Raises:
+        InputError: test_share leaves one of the splits without a prompt.
+    """
+    ids = sorted({row["prompt_id"] for row in rows})
+    count = max(1, round(test_share * len(ids))) if test_share > 0 else 0
+    if not 0 <= test_share < 1 or count >= len(ids):
+        raise InputError(f"test_share: {test_share} of {len(ids)} prompts leaves nothing to train on")
+    return set(Random(seed).sample(ids, count))
+
+
+def build_pairs(ranked: list[dict], test_ids: set[str]) -> tuple[list[dict], list[dict]]:
+    """(train, test) pairs of ranked rows; no prompt is in both. Ties give no pair."""
+    train, test = [], []
+    for number, row in enumerate(ranked, start=1):
+        pairs = rankings_to_pairs(row, f"ranking {number}")
+        (test if row["prompt_id"] in test_ids else train).extend(pairs)
+    if not train:
+        raise InputError("rank: no pair to train on; the annotators call all responses equal")
+    return train, test
+
+
+def agreement(ranked: list[dict]) -> dict[str, float]:
+    """How alike annotators rank what several of them ranked, over pairs of annotators and prompts:
+
+    `agreement` (share of response pairs ordered alike, among those both order), `kendall_tau` (tau-b, mean),
+    `prompts_in_common`. Empty if no prompt has two annotators.
+    """
+    by_prompt: dict[str, dict[str, dict]] = {}
+    for row in ranked:
+        by_prompt.setdefault(row["prompt_id"], {})[row["annotator"]] = row
+    alike, taus, common = [], [], 0
+    for rows in by_prompt.values():
+        common += len(rows) > 1
+        for first, second in combinations(rows.values(), 2):
+            ranks = [_ranks(row["ranking"]) for row in (first, second)]
+            both = sorted(set(ranks[0]) & set(ranks[1]))
+            order = [[rank[i] for i in both] for rank in ranks]
+            alike.append(metrics.pair_agreement(*order))
+            taus.append(metrics.kendall_tau(*order))
+    alike, taus = ([value for value in values if value is not None] for values in (alike, taus))
+    if not alike or not taus:
+        return {}
+    return {
+        "agreement": sum(alike) / len(alike),
+        "kendall_tau": sum(taus) / len(taus),
+        "prompts_in_common": float(common),
+    }
+
+
+def _ranks(ranking: list[list[int]]) -> dict[int, int]:
+    return {place: rank for rank, group in enumerate(ranking) for place in group}

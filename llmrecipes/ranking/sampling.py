@@ -1,0 +1,108 @@
+"""N responses for each prompt, written chunk by chunk so that an interrupted run loses one chunk at most."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrecipes.config import InputError
+from llmrecipes.formats import encode_prompts, parse_jsonl, prompt_id
+from llmrecipes.generation import sample_responses
+from llmrecipes.models import context_length, eos_token_ids
+
+# Named like a checkpoint, with the file that marks a complete one: so an unfinished run keeps it and nobody reads it.
+PARTIAL, PARTIAL_MARK = "checkpoint-0", "trainer_state.json"
+COLUMNS = ("prompt_id", "responses", "finish_reasons", "num_tokens", "model", "sampling")
+
+
+def write_samples(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict],
+    output_dir: Path,
+    *,
+    num_samples: int,
+    sampling: dict,
+    batch_size: int,
+    seed: int,
+    model_name: str,
+) -> list[dict]:
+    """Sample and write `samples.jsonl`; returns its rows (see the columns in recipes/sample.py).
+
+    sampling: max_new_tokens, temperature, top_k, top_p. Prompts are worked off in chunks of batch_size prompts; each
+    chunk has its own seed and is appended in one write, so that resumed work equals uninterrupted work.
+
+    Raises:
+        InputError: a prompt is empty, longer than the context admits, or needs a chat template that is missing;
+            a data set already has one of the columns to be written.
+    """
+    if num_samples < 1:
+        raise InputError(f"num_samples: {num_samples} must be at least 1 (2 or more to rank them)")
+    clash = [column for column in COLUMNS[1:] if column in rows[0]]
+    if clash:
+        raise InputError(f"datasets: has a column `{clash[0]}` already; leave it out with `columns:`")
+    context = context_length(model)
+    room = context - sampling["max_new_tokens"] if context else None
+    encoded = encode_prompts(tokenizer, [row["prompt"] for row in rows], room, "datasets")
+    partial = output_dir / PARTIAL / "samples.jsonl"
+    done = _read_partial(partial, batch_size)
+    settings = {
+        "eos_token_ids": eos_token_ids(model, tokenizer), "pad_token_id": tokenizer.pad_token_id,
+        "batch_size": batch_size, **sampling,
+    }  # fmt: skip
+    bar = tqdm(total=len(rows) * num_samples, initial=len(done) * num_samples, desc="responses", mininterval=1)
+    for start in range(len(done), len(rows), batch_size):
+        # A seed of its own for each chunk: what came before it, in this process or another, does not matter.
+        generator = torch.Generator(device=model.device).manual_seed(seed * 1_000_003 + start // batch_size)
+        prompts = [ids for ids in encoded[start : start + batch_size] for _ in range(num_samples)]
+        responses = sample_responses(model, prompts, generator=generator, progress=bar.update, **settings)
+        texts = tokenizer.batch_decode([response.token_ids for response in responses], skip_special_tokens=True)
+        chunk = []
+        for i, row in enumerate(rows[start : start + batch_size]):
+            own = slice(i * num_samples, (i + 1) * num_samples)
+            chunk.append(
+                {"prompt_id": prompt_id(row["prompt"]), "prompt": row["prompt"], "responses": texts[own]}
+                | {"finish_reasons": [response.finish_reason for response in responses[own]]}
+                | {"num_tokens": [len(response.token_ids) for response in responses[own]]}
+                | {"model": model_name, "sampling": sampling | {"seed": seed}}
+                | {key: value for key, value in row.items() if key not in ("prompt", "prompt_id")}
+            )
+        _append(partial, chunk)
+        done += chunk
+    bar.close()
+    partial.replace(output_dir / "samples.jsonl")
+    shutil.rmtree(partial.parent)
+    return done
+
+
+def _read_partial(path: Path, chunk_size: int) -> list[dict]:
+    """Rows of the complete chunks; what a kill left of another one is cut off the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.touch()
+        (path.parent / PARTIAL_MARK).write_text("{}\n")
+        return []
+    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    lines = lines[: len(lines) // chunk_size * chunk_size]
+    with path.open("r+b") as file:
+        file.truncate(sum(map(len, lines)))
+    return list(parse_jsonl((line.decode() for line in lines), str(path)))
+
+
+def _append(path: Path, rows: list[dict]) -> None:
+    with path.open("ab") as file:
+        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+
+def to_parquet(output_dir: Path) -> None:
+    """Replace samples.jsonl by samples.parquet, smaller and typed."""
+    import datasets
+
+    path = output_dir / "samples.jsonl"
+    with path.open(encoding="utf-8") as lines:
+        rows = datasets.Dataset.from_list(list(parse_jsonl(lines, str(path))))
+    rows.to_parquet(output_dir / "samples.parquet")
+    path.unlink()

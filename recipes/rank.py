@@ -1,0 +1,80 @@
+"""Ranking: somebody orders the sampled responses from best to worst, and the orders become preference pairs.
+
+Paper: InstructGPT (arXiv 2203.02155), sections 3.4 and 3.5.
+Launch: python recipes/rank.py --config configs/quickstart/rank.yaml
+Writes: output_dir/rankings.jsonl, and train.jsonl and test.jsonl of pairs (prompt, chosen, rejected, margin) that share
+no prompt; with a rule also test_gold.jsonl, the test prompts' pairs as the rule without noise orders them.
+"""
+
+from dataclasses import dataclass, field
+
+from llmrecipes.config import DataArguments, InputError, RunArguments, launch
+
+
+@dataclass
+class RankArguments:
+    output_dir: str = field(default="", metadata={"help": "Where rankings and pairs go."})
+    annotator: str = field(
+        default="file", metadata={"help": "Who ranks: people (a file), or a rule with noise.",
+                                  "choices": ["file", "simulated", "page"]}
+    )  # fmt: skip
+    rankings_file: str | None = field(default=None, metadata={"help": "JSONL or CSV: prompt_id, ranking, annotator."})
+    rule: str | None = field(default=None, metadata={"help": "module:function (row, response) -> score."})
+    rater_noise: list[float] = field(
+        default_factory=lambda: [0.04, 0.08, 0.12], metadata={"help": "Noise of each simulated rater's scores."}
+    )
+    rater_tie_width: list[float] = field(
+        default_factory=lambda: [0.04, 0.08, 0.12], metadata={"help": "Below it, a rater sees no difference."}
+    )
+    overlap: float = field(default=0.2, metadata={"help": "Share of prompts that every simulated rater ranks."})
+    gold_tie_width: float = field(default=0.04, metadata={"help": "The same for the pairs without noise."})
+    test_share: float = field(default=0.1, metadata={"help": "Share of prompts whose pairs are held out."})
+    seed: int = 42
+
+
+def main(run, data, rank):
+    if rank.annotator == "page":
+        raise InputError("annotator: the ranking page is not there yet; choose file or simulated")
+    needed = "rule" if rank.annotator == "simulated" else "rankings_file"
+    if not getattr(rank, needed):
+        raise InputError(f"{needed}: is missing, which `annotator: {rank.annotator}` needs")
+
+    from llmrecipes.data import load_mixture
+    from llmrecipes.formats import load_rule
+    from llmrecipes.ranking.card import describe_pairs, write_card, write_jsonl
+    from llmrecipes.ranking.pairs import agreement, build_pairs, check_samples, split_prompts
+    from llmrecipes.ranking.rankings import read_rankings
+    from llmrecipes.ranking.simulated import rank_simulated
+    from llmrecipes.run import finish_run, start_run
+
+    inputs = [rank.rankings_file, *(s.path for s in data.datasets)]
+    state = start_run("rank", run, rank, (run, data, rank), inputs)
+
+    samples = check_samples(list(load_mixture(data.datasets, rank.seed)))
+    rule = load_rule(rank.rule, "rule") if rank.rule else None
+    if rank.annotator == "simulated":
+        ranked = rank_simulated(samples, rule, rank.rater_noise, rank.rater_tie_width, rank.overlap, rank.seed)
+    else:
+        ranked = read_rankings(rank.rankings_file, samples)
+    test_ids = split_prompts(ranked, rank.test_share, rank.seed)
+    splits = dict(zip(("train", "test"), build_pairs(ranked, test_ids), strict=True))
+    if rule:
+        held_out = [row for row in samples if row["prompt_id"] in test_ids]
+        gold = rank_simulated(held_out, rule, [0.0], [rank.gold_tie_width], 0.0, rank.seed)
+        splits["test_gold"] = build_pairs(gold, test_ids)[1]
+    splits = {name: pairs for name, pairs in splits.items() if pairs}
+
+    if not state.is_main:
+        return
+    write_jsonl(state.output_dir / "rankings.jsonl", ranked)
+    for name, pairs in splits.items():
+        write_jsonl(state.output_dir / f"{name}.jsonl", pairs)
+    files = {"default": {name: f"{name}.jsonl" for name in splits}, "rankings": {"train": "rankings.jsonl"}}
+    metrics = {f"{name}_pairs": len(pairs) for name, pairs in splits.items()} | agreement(ranked)
+    write_card(state.output_dir, "Preference pairs", files, describe_pairs(rank, samples, metrics))
+    made = f"{len(splits['train']):,} preference pairs from {len(ranked):,} rankings"
+    finish_run(state, metrics, made, next_steps="recipes/reward.py (or recipes/dpo.py) learns from them")
+
+
+if __name__ == "__main__":
+    launch(main, RunArguments, DataArguments, RankArguments)

@@ -1,0 +1,75 @@
+"""Sampling: the chat model answers each prompt several times, so that the answers can be ranked.
+
+Paper: InstructGPT (arXiv 2203.02155), section 3.2.
+Launch: python recipes/sample.py --config configs/quickstart/sample.yaml
+Writes: output_dir/samples.jsonl (or .parquet), one row a prompt: prompt_id, prompt, responses, finish_reasons (stop or
+length), num_tokens, model (fingerprint), sampling (settings) and the prompt's other columns. Interrupted work resumes.
+"""
+
+from dataclasses import dataclass, field
+
+from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launch
+
+
+@dataclass
+class SampleArguments:
+    output_dir: str = field(default="", metadata={"help": "Where the samples go."})
+    num_samples: int = field(default=4, metadata={"help": "Responses for each prompt."})
+    max_new_tokens: int = field(default=256, metadata={"help": "Longest response in tokens."})
+    temperature: float = field(default=1.0, metadata={"help": "0 is greedy, which makes all responses equal."})
+    top_k: int = field(default=0, metadata={"help": "Sample among the k likeliest tokens; 0 for all."})
+    top_p: float = field(default=1.0, metadata={"help": "Sample among the likeliest tokens of this total probability."})
+    per_device_batch_size: int = field(default=64, metadata={"help": "Responses decoded at once."})
+    output_format: str = field(default="jsonl", metadata={"help": "File format.", "choices": ["jsonl", "parquet"]})
+    seed: int = 42
+
+
+def main(run, data, sample, model):
+    import torch
+
+    from llmrecipes.data import load_mixture, to_shape
+    from llmrecipes.models import load_policy, load_tokenizer
+    from llmrecipes.ranking.card import write_card
+    from llmrecipes.ranking.sampling import to_parquet, write_samples
+    from llmrecipes.run import fingerprint, finish_run, start_run
+
+    inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
+    state = start_run("sample", run, sample, (run, data, sample, model), inputs)
+
+    tokenizer = load_tokenizer(model)
+    prompts = list(to_shape(load_mixture(data.datasets, sample.seed), ("prompt",), "datasets"))
+    policy = load_policy(model, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
+
+    if not state.is_main:
+        return
+    rows = write_samples(
+        policy,
+        tokenizer,
+        prompts,
+        state.output_dir,
+        num_samples=sample.num_samples,
+        sampling={key: getattr(sample, key) for key in ("max_new_tokens", "temperature", "top_k", "top_p")},
+        batch_size=sample.per_device_batch_size,
+        seed=sample.seed,
+        model_name=fingerprint(model.model_name_or_path),
+    )
+    if sample.output_format == "parquet":
+        to_parquet(state.output_dir)
+    write_card(
+        state.output_dir,
+        "Sampled responses",
+        {"default": {"train": f"samples.{sample.output_format}"}},
+        f"{sample.num_samples} responses of `{model.model_name_or_path}` to each of {len(rows):,} prompts.",
+    )
+
+    lengths = [n for row in rows for n in row["num_tokens"]]
+    cut = [reason == "length" for row in rows for reason in row["finish_reasons"]]
+    different = [len({text.strip() for text in row["responses"]}) for row in rows]
+    metrics = {"prompts": len(rows), "response_length": sum(lengths) / len(lengths), "cut_off": sum(cut) / len(cut)}
+    metrics["different_responses"] = sum(different) / len(different)
+    made = f"{sample.num_samples} responses to each of {len(rows):,} prompts"
+    finish_run(state, metrics, made, next_steps="recipes/rank.py turns them into preference pairs")
+
+
+if __name__ == "__main__":
+    launch(main, RunArguments, DataArguments, SampleArguments, ModelArguments)
