@@ -181,6 +181,7 @@ def tame_logs() -> None:
     transformers.logging.set_verbosity_error()
     datasets.logging.set_verbosity_error()
     datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
     for name in ("httpx", "filelock", "fsspec", "absl", "lm_eval"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

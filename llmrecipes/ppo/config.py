@@ -28,6 +28,8 @@ class PPOConfig(TrainingArguments):
         default=False, metadata={"help": "Off: a loss that is not finite stops the run instead of being hidden."}
     )
 
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code from the models' repositories."})
+
     # Rollout
     max_completion_length: int = field(default=64, metadata={"help": "Most new tokens in a response."})
     max_prompt_length: int | None = field(
