@@ -21,10 +21,10 @@ class RankArguments:
     rankings_file: str | None = field(default=None, metadata={"help": "JSONL or CSV: prompt_id, ranking, annotator."})
     rule: str | None = field(default=None, metadata={"help": "module:function (row, response) -> score."})
     rater_noise: list[float] = field(
-        default_factory=lambda: [0.04, 0.08, 0.12], metadata={"help": "Noise of each simulated rater's scores."}
+        default_factory=lambda: [0.03, 0.05, 0.08], metadata={"help": "Noise of each simulated rater's scores."}
     )
     rater_tie_width: list[float] = field(
-        default_factory=lambda: [0.04, 0.08, 0.12], metadata={"help": "Below it, a rater sees no difference."}
+        default_factory=lambda: [0.07, 0.12, 0.18], metadata={"help": "Below it, a rater sees no difference."}
     )
     overlap: float = field(default=0.2, metadata={"help": "Share of prompts that every simulated rater ranks."})
     gold_tie_width: float = field(default=0.04, metadata={"help": "The same for the pairs without noise."})
@@ -42,7 +42,7 @@ def main(run, data, rank):
     from llmrecipes.data import load_mixture
     from llmrecipes.formats import load_rule
     from llmrecipes.ranking.card import describe_pairs, write_card, write_jsonl
-    from llmrecipes.ranking.pairs import agreement, build_pairs, check_samples, split_prompts
+    from llmrecipes.ranking.pairs import agreement, build_splits, check_samples, split_prompts
     from llmrecipes.ranking.rankings import read_rankings
     from llmrecipes.ranking.simulated import rank_simulated
     from llmrecipes.run import finish_run, start_run
@@ -57,12 +57,9 @@ def main(run, data, rank):
     else:
         ranked = read_rankings(rank.rankings_file, samples)
     test_ids = split_prompts(ranked, rank.test_share, rank.seed)
-    splits = dict(zip(("train", "test"), build_pairs(ranked, test_ids), strict=True))
-    if rule:
-        held_out = [row for row in samples if row["prompt_id"] in test_ids]
-        gold = rank_simulated(held_out, rule, [0.0], [rank.gold_tie_width], 0.0, rank.seed)
-        splits["test_gold"] = build_pairs(gold, test_ids)[1]
-    splits = {name: pairs for name, pairs in splits.items() if pairs}
+    held_out = [row for row in samples if row["prompt_id"] in test_ids]
+    gold = rank_simulated(held_out, rule, [0.0], [rank.gold_tie_width], 0.0, rank.seed) if rule else None
+    splits = build_splits(ranked, test_ids, gold)
 
     if not state.is_main:
         return

@@ -31,14 +31,25 @@ def split_prompts(rows: list[dict], test_share: float, seed: int) -> set[str]:
     return set(Random(seed).sample(ids, count))
 
 
+def build_splits(ranked: list[dict], test_ids: set[str], gold: list[dict] | None = None) -> dict[str, list[dict]]:
+    """Splits `train`, `test` and, from the rankings `gold` of the test prompts, `test_gold`; empty ones are left out.
+
+    Raises:
+        InputError: there is no pair to train on.
+    """
+    train, test = build_pairs(ranked, test_ids)
+    if not train:
+        raise InputError("rank: no pair to train on; the annotators call all responses equal")
+    splits = {"train": train, "test": test, "test_gold": build_pairs(gold or [], test_ids)[1]}
+    return {name: pairs for name, pairs in splits.items() if pairs}
+
+
 def build_pairs(ranked: list[dict], test_ids: set[str]) -> tuple[list[dict], list[dict]]:
     """(train, test) pairs of ranked rows; no prompt is in both. Ties give no pair."""
     train, test = [], []
     for number, row in enumerate(ranked, start=1):
         pairs = rankings_to_pairs(row, f"ranking {number}")
         (test if row["prompt_id"] in test_ids else train).extend(pairs)
-    if not train:
-        raise InputError("rank: no pair to train on; the annotators call all responses equal")
     return train, test
 
 
