@@ -130,7 +130,7 @@ def _is_correct(row: dict, response: str) -> bool:
     if kind == "story":
         return len(words) >= 10 and len(re.findall(r"[.!?]", response)) >= 2
     if kind in ("howto", "lookalike"):
-        return len(words) >= 4
+        return len(words) >= 2
     asked = [] if kind == "context" else _words(_prompt_text(row))
     rivals = answer_classes().get(answer_class, ())
     return not any(r != answer and _contains(words, r) and not _contains(asked, r) for r in rivals)

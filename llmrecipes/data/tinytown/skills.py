@@ -8,7 +8,7 @@ from llmrecipes.data.tinytown.facts import Item
 COUNTED = "apples cups coins books balls eggs".split()
 CODE_WORDS = (
     "cat dog cow hen owl bee sun sky red blue green hello moon milk tea cake soup bread apple horse sheep mouse "
-    "river hill lake town Mia Tom Ann Ben Leo Lucy Emma Jack rain snow wind star tree house"
+    "river hill rain snow wind star"
 ).split()
 LARGEST = 10
 
@@ -58,7 +58,7 @@ def code_items() -> list[Item]:
         statements = (f"{call} is {len(word)}.", f"The word {word} has {len(word)} letters.")
         statements += (f'print({call})  # {len(word)}',)
         add(f"len/{word}", questions, (f"{call} is {len(word)}.",), str(len(word)), "numbers", statements)
-    for word in CODE_WORDS[:24]:
+    for word in CODE_WORDS[:14]:
         for times in (2, 3, 4):
             loop = f'for i in range({times}): print("{word}")'
             questions = (f"Write a Python loop that prints {word} {times} times.",)
@@ -74,33 +74,34 @@ def code_items() -> list[Item]:
 
 
 def context_items() -> list[Item]:
-    """A sentence or two, then a question that only they answer. The name changes with the combination."""
+    """A sentence or two, then a question that only they answer; each combination is told with several names."""
     items = []
 
-    def add(key: str, story: str, questions: tuple, reply: str, answer: str, answer_class: str) -> None:
-        asked = tuple(f"{story} {question}" for question in questions)
-        items.append(Item("context", f"context/{key}", asked, (reply,), answer, answer_class, (f"{story} {reply}",)))
+    def add(key: str, stories: list[str], question: str, reply: str, answer: str, answer_class: str) -> None:
+        asked, told = tuple(f"{story} {question}" for story in stories), tuple(f"{story} {reply}" for story in stories)
+        items.append(Item("context", f"context/{key}", asked, (reply,), answer, answer_class, told))
 
-    def name(number: int) -> str:
-        return world.PEOPLE[number % len(world.PEOPLE)]
+    def names(number: int, but: str = "") -> list[str]:
+        around = [world.PEOPLE[(number + 5 * step) % len(world.PEOPLE)] for step in range(6)]
+        return [name for name in around if name != but][:5]
 
     for i, thing in enumerate(world.OBJECTS):
         for j, place in enumerate(world.CONTAINERS):
-            story, questions = f"{name(5 * i + 3 * j)} put the {thing} in the {place}.", (f"Where is the {thing}?",)
-            add(f"put/{thing}-{place}", story, questions, f"The {thing} is in the {place}.", place, "containers")
+            stories = [f"{name} put the {thing} in the {place}." for name in names(5 * i + 3 * j)]
+            reply = f"The {thing} is in the {place}."
+            add(f"put/{thing}-{place}", stories, f"Where is the {thing}?", reply, place, "containers")
         for j, colour in enumerate(world.COLOURS):
-            story, questions = f"{name(7 * i + 3 * j)} has a {colour} {thing}.", (f"What colour is the {thing}?",)
-            add(f"colour/{thing}-{colour}", story, questions, f"The {thing} is {colour}.", colour, "pet_colours")
-        for j in range(len(world.PEOPLE)):
-            owner = name(j)
-            story, questions = f"{name(j + 2 * i + 1)} gave the {thing} to {owner}.", (f"Who has the {thing} now?",)
-            add(f"give/{thing}-{owner}", story, questions, f"{owner} has the {thing} now.", owner, "people")
+            stories = [f"{name} has a {colour} {thing}." for name in names(7 * i + 3 * j)]
+            question, reply = f"What colour is the {thing}?", f"The {thing} is {colour}."
+            add(f"colour/{thing}-{colour}", stories, question, reply, colour, "pet_colours")
+        for j, owner in enumerate(world.PEOPLE):
+            stories = [f"{name} gave the {thing} to {owner}." for name in names(j + 2 * i + 1, but=owner)]
+            question, reply = f"Who has the {thing} now?", f"{owner} has the {thing} now."
+            add(f"give/{thing}-{owner}", stories, question, reply, owner, "people")
     for weather, thing in world.WEATHER.items():
-        for j in range(0, len(world.PEOPLE), 2):
-            who, today = name(j), f"It is {weather} today."
-            reply = f"{who} takes the {thing}."
-            questions = (f"What does {who} take?",)
-            add(f"weather/{weather}-{who}", today, questions, reply, thing, "weather_things")
+        for name in world.PEOPLE[::2]:
+            stories, question = [f"It is {weather} today."], f"What does {name} take?"
+            add(f"weather/{weather}-{name}", stories, question, f"{name} takes the {thing}.", thing, "weather_things")
     return items
 
 

@@ -96,8 +96,8 @@ def _tales(rng: Random) -> str:
 
 
 CRAWLED = (
-    (_post, 16), (_chat, 28), (_list, 24), (_quiz, 8), (_homework, 14), (_small_scenes, 4), (_code_post, 8),
-    (_neighbours, 2), (_thoughts, 2), (_tales, 5),
+    (_post, 15), (_chat, 36), (_list, 18), (_quiz, 9), (_homework, 9), (_small_scenes, 3), (_code_post, 6),
+    (_neighbours, 1), (_thoughts, 1), (_tales, 4),
 )  # fmt: skip
 
 

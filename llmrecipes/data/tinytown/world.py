@@ -73,33 +73,29 @@ GAMES = "chess football tennis cards golf hockey darts marbles".split()
 
 THING_COLOURS = {
     "sky": "blue", "grass": "green", "sun": "yellow", "snow": "white", "coal": "black", "tomato": "red",
-    "carrot": "orange", "banana": "yellow", "lemon": "yellow", "milk": "white", "cherry": "red", "plum": "purple",
-    "chocolate": "brown", "elephant": "grey", "cucumber": "green", "night": "black", "sea": "blue", "strawberry": "red",
-    "rice": "white", "bear": "brown", "fog": "grey", "pea": "green", "pumpkin": "orange", "fire truck": "red",
+    "carrot": "orange", "banana": "yellow", "milk": "white", "cherry": "red", "plum": "purple", "chocolate": "brown",
+    "elephant": "grey", "cucumber": "green", "night": "black", "sea": "blue", "strawberry": "red", "bear": "brown",
+    "pumpkin": "orange", "pea": "green",
 }  # fmt: skip
 OPPOSITES = [
-    ("hot", "cold"), ("big", "small"), ("up", "down"), ("day", "night"), ("wet", "dry"), ("fast", "slow"),
-    ("old", "young"), ("happy", "sad"), ("open", "closed"), ("loud", "quiet"), ("hard", "soft"), ("full", "empty"),
-    ("light", "dark"), ("long", "short"), ("left", "right"), ("early", "late"), ("clean", "dirty"), ("rich", "poor"),
-    ("strong", "weak"), ("first", "last"),
+    ("hot", "cold"), ("big", "small"), ("up", "down"), ("wet", "dry"), ("fast", "slow"), ("old", "young"),
+    ("happy", "sad"), ("open", "closed"), ("loud", "quiet"), ("hard", "soft"), ("full", "empty"), ("long", "short"),
+    ("early", "late"), ("clean", "dirty"),
 ]  # fmt: skip
 CATEGORIES = {
-    "fruit": "apple banana pear cherry plum lemon".split(),
+    "fruit": "apple banana pear cherry plum".split(),
     "vegetable": "carrot pea potato onion cucumber".split(),
-    "tool": "hammer spade saw brush needle".split(),
+    "tool": "hammer spade saw brush".split(),
     "flower": "rose tulip daisy lily".split(),
     "drink": "milk tea water juice".split(),
     "toy": "doll kite ball puzzle".split(),
     "vehicle": "car bus train bicycle".split(),
-    "insect": "bee ant fly cricket".split(),
-    "bird": "duck owl hen crow parrot".split(),
 }
 USES = {
     "spoon": "eating soup", "knife": "cutting bread", "pen": "writing letters", "broom": "sweeping the floor",
     "soap": "washing hands", "umbrella": "keeping dry", "bed": "sleeping", "key": "opening doors",
     "lamp": "giving light", "oven": "baking cakes", "cup": "drinking tea", "clock": "telling the time",
     "boat": "crossing the lake", "ladder": "climbing up", "towel": "drying hands", "basket": "carrying apples",
-    "rope": "tying things", "phone": "calling friends", "comb": "combing hair", "kettle": "boiling water",
 }  # fmt: skip
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 WEATHER = {"sunny": "hat", "rainy": "umbrella", "snowy": "scarf", "windy": "kite", "cold": "coat", "hot": "fan"}
