@@ -90,6 +90,8 @@ def start_run(stage: str, run: RunArguments, args, configs: tuple, inputs: list[
     checkpoint = None
     if previous is not None and previous["fingerprint"] == manifest["fingerprint"] and not run.force:
         checkpoint = last_complete_checkpoint(output_dir)
+    # Every process has looked before the first one writes, and it has written before another goes on.
+    _wait_for_all_processes(args)
     if is_main:
         if checkpoint is None:
             _clear(output_dir)
@@ -97,6 +99,7 @@ def start_run(stage: str, run: RunArguments, args, configs: tuple, inputs: list[
         _write_json(output_dir / "manifest.json", manifest)
         if checkpoint:
             print(f"{stage}: continuing from {checkpoint}")
+    _wait_for_all_processes(args)
     return Run(stage, output_dir, run, is_main, time.time(), manifest, checkpoint)
 
 
@@ -184,6 +187,14 @@ def tame_logs() -> None:
     transformers.logging.disable_progress_bar()
     for name in ("httpx", "filelock", "fsspec", "absl", "lm_eval"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _wait_for_all_processes(args) -> None:
+    import torch.distributed as dist
+
+    getattr(args, "device", None)  # TrainingArguments join the processes of a launch when first asked for the device
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
 
 
 def _apply_tracking(args, output_dir: Path) -> None:
