@@ -173,7 +173,7 @@ def parse(*config_types, argv: list[str] | None = None) -> tuple:
     if not {"-h", "--help"} & set(argv):
         for key, value in values.items():
             values[key] = _check(key, value, keys, f"{config_path}:{lines[key]}")
-        argv = _check_argv(argv, keys)
+        argv = _take_mappings(_check_argv(argv, keys), values, keys)
     # Before transformers is imported: it reads HF_* once, at import.
     os.environ.update({key: str(value) for key, value in environment.items()})
     parser = _Parser([_resolve(t) for t in config_types], allow_abbrev=False)
@@ -403,6 +403,26 @@ def _check_argument(key: str, given: list[str], keys: dict[str, _Key]) -> None:
         if key in keys and "list" not in kinds and not ("str" in kinds and "dict" not in kinds):
             typed = yaml.safe_load(value) if isinstance(value, str) else value
         _check(key, [value] if "list" in kinds else typed, keys, "command line")
+
+
+def _take_mappings(argv: list[str], values: dict, keys: dict[str, _Key]) -> list[str]:
+    """Move options written as YAML or JSON, `--datasets '[{path: x}]'`, from `argv` to `values`: argparse reads none."""
+    rest, i = [], 0
+    while i < len(argv):
+        key, accepted = argv[i][2:], _accepted(keys[argv[i][2:]].annotation)[0] & {"dict", "list"}
+        if accepted and i + 1 < len(argv) and argv[i + 1].startswith(("{", "[")):
+            try:
+                values[key] = _check(key, yaml.safe_load(argv[i + 1]), keys, "command line")
+            except yaml.YAMLError as error:
+                raise InputError(f"command line: --{key} is not valid YAML or JSON: {argv[i + 1]}") from error
+            i += 2
+            continue
+        rest.append(argv[i])
+        i += 1
+        while i < len(argv) and not re.match(r"--[a-zA-Z]", argv[i]):
+            rest.append(argv[i])
+            i += 1
+    return rest
 
 
 def _settle_precision(values: dict, argv: list[str], keys: dict[str, _Key]) -> None:
