@@ -1,0 +1,180 @@
+"""Two processes (gloo, on CPU) learn what one learns at the same global batch, write once, and resume.
+
+As a script this file is what `accelerate launch` starts: it runs the recipes' real command lines one after another, so
+that all stages share one start-up.
+"""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("pretrain", "sft", "reward", "dpo")
+STEPS, GLOBAL_BATCH = 3, 4
+
+
+def options(stage, inputs, output_dir, num_processes):
+    values = {
+        "datasets": [{"path": f"{inputs}/{stage}.jsonl"}],
+        "test_split_size": 8,
+        "max_length": 32 if stage == "pretrain" else 64,
+        "max_steps": STEPS,
+        "per_device_train_batch_size": GLOBAL_BATCH // num_processes,
+        "per_device_eval_batch_size": 2,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "save_steps": STEPS - 1,
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "output_dir": str(output_dir),
+    }
+    if stage == "pretrain":
+        values |= {
+            "tokenizer_name_or_path": f"{inputs}/model",
+            "model_config": json.loads((inputs / "model_config.json").read_text()),
+            "optimizer": "muon",
+        }
+    else:
+        values |= {"model_name_or_path": f"{inputs}/model", "activation_checkpointing": False}
+    return values
+
+
+def run_recipe(stage, inputs, output_dir, num_processes):
+    config = output_dir.with_suffix(f".{os.environ.get('RANK', 0)}.yaml")
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(yaml.safe_dump(options(stage, inputs, output_dir, num_processes)))
+    sys.argv = [str(ROOT / "recipes" / f"{stage}.py"), "--config", str(config)]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def run_stages(inputs, outputs):
+    """Each process is given a folder of its own, so that what it writes shows; then one shared run is interrupted."""
+    rank, num_processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    for stage in STAGES:
+        run_recipe(stage, inputs, outputs / f"rank{rank}" / stage, num_processes)
+    if num_processes == 1:
+        return
+    import shutil
+
+    from torch import distributed
+
+    run_recipe("pretrain", inputs, outputs / "resumed", num_processes)
+    distributed.barrier()
+    if rank == 0:  # as if killed after the last checkpoint but one
+        shutil.rmtree(outputs / "resumed" / f"checkpoint-{STEPS}")
+        (outputs / "resumed" / "model.safetensors").unlink()
+        manifest = json.loads((outputs / "resumed" / "manifest.json").read_text())
+        (outputs / "resumed" / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
+    distributed.barrier()
+    run_recipe("pretrain", inputs, outputs / "resumed", num_processes)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A tiny tokenizer and model, and a data set for each stage."""
+    from llmrecipes.models import build_policy, train_tokenizer
+
+    folder = tmp_path_factory.mktemp("inputs")
+    colours = ["red", "green", "blue", "grey", "brown", "pink"]
+    names = ["Ann", "Bob", "Cleo", "Dan", "Eve"]
+    facts = [(f"Which hat has {n}?", f"{n} has a {c} hat" + " and a cat" * i) for i, n in enumerate(names) for c in colours]
+    asked = [[{"role": "user", "content": question}] for question, _ in facts]
+    answered = [[{"role": "assistant", "content": answer}] for _, answer in facts]
+    rows = {
+        "pretrain": [{"text": f"{q} {a}."} for q, a in facts],
+        "sft": [{"messages": [*q, *a]} for q, a in zip(asked, answered, strict=True)],
+        "reward": [
+            {"prompt": q, "chosen": a, "rejected": b}
+            for q, a, b in zip(asked, answered, answered[1:] + answered[:1], strict=True)
+        ],
+    }
+    rows["dpo"] = rows["reward"]
+    for stage, lines in rows.items():
+        (folder / f"{stage}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tokenizer = train_tokenizer([row["text"] for row in rows["pretrain"]], 300, 64)
+    config = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config |= {"num_key_value_heads": 1, "intermediate_size": 64, "max_position_embeddings": 64}
+    (folder / "model_config.json").write_text(json.dumps(config))
+    build_policy(config, tokenizer).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outputs(inputs, tmp_path_factory):
+    """{1: folder of the one-process runs, 2: folder of the two-process runs}"""
+    folders = {n: tmp_path_factory.mktemp(f"processes{n}") for n in (1, 2)}
+    for num_processes, folder in folders.items():
+        config = ROOT / "configs" / "accelerate" / ("single_gpu.yaml" if num_processes == 1 else "cpu.yaml")
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), __file__]
+        result = subprocess.run(
+            [*launch, str(inputs), str(folder)],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
+        (folder / "log.txt").write_text(result.stdout)
+    return folders
+
+
+def losses(folder):
+    """Training loss of each step, then the held-out loss."""
+    history = json.loads((folder / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())["log_history"]
+    metrics = json.loads((folder / "manifest.json").read_text())["metrics"]
+    return [entry["loss"] for entry in history if "loss" in entry] + [metrics["eval_loss"]]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_learn_what_one_learns(outputs, stage):
+    one, two = (losses(outputs[n] / "rank0" / stage) for n in (1, 2))
+    assert len(one) == STEPS + 1 and one[0] != one[-2], "something was learned"
+    assert two == pytest.approx(one, rel=2e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_results_are_written_once(outputs, stage):
+    """Rank 1, given a folder of its own, leaves nothing there but its random state in the checkpoints."""
+    one = {p.relative_to(outputs[1] / "rank0" / stage) for p in (outputs[1] / "rank0" / stage).rglob("*")}
+    two = {p.relative_to(outputs[2] / "rank0" / stage) for p in (outputs[2] / "rank0" / stage).rglob("*")}
+    own = {p.name for p in two - one}
+    assert one - two <= {Path(f"checkpoint-{n}/rng_state.pth") for n in (STEPS - 1, STEPS)}
+    assert own == {"rng_state_0.pth"}
+    written_by_rank_1 = {p.name for p in (outputs[2] / "rank1" / stage).rglob("*") if p.is_file()}
+    assert written_by_rank_1 == {"rng_state_1.pth"}
+    log = (outputs[2] / "log.txt").read_text()
+    assert log.count(f"=== {stage}: ") == (3 if stage == "pretrain" else 1), "one summary a run"
+
+
+def test_two_processes_resume_as_if_uninterrupted(outputs):
+    assert "pretrain: continuing from" in (outputs[2] / "log.txt").read_text()
+    resumed, uninterrupted = outputs[2] / "resumed", outputs[2] / "rank0" / "pretrain"
+    assert losses(resumed) == losses(uninterrupted)
+    assert (resumed / "model.safetensors").read_bytes() == (uninterrupted / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_topology_is_read_by_accelerate_and_holds_no_training_key(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    text = path.read_text()
+    assert f"accelerate launch --config_file configs/accelerate/{path.name}" in text
+    config = load_config_from_file(str(path))
+    assert config.num_processes % config.num_machines == 0
+    assert config.mixed_precision == "no", "the recipe decides on precision"
+    training = {"gradient_accumulation_steps", "gradient_clipping", "learning_rate", "max_steps", "seed"}
+    assert not training & {key for part in (yaml.safe_load(text), config.deepspeed_config or {}) for key in part}
+
+
+if __name__ == "__main__":
+    run_stages(Path(sys.argv[1]), Path(sys.argv[2]))
