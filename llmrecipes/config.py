@@ -401,8 +401,15 @@ def _check_argument(key: str, given: list[str], keys: dict[str, _Key]) -> None:
     for value in given or [True]:
         typed = value
         if key in keys and "list" not in kinds and not ("str" in kinds and "dict" not in kinds):
-            typed = yaml.safe_load(value) if isinstance(value, str) else value
+            typed = _from_yaml(key, value) if isinstance(value, str) else value
         _check(key, [value] if "list" in kinds else typed, keys, "command line")
+
+
+def _from_yaml(key: str, text: str):
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"command line: --{key} is not valid YAML: {text}") from error
 
 
 def _take_mappings(argv: list[str], values: dict, keys: dict[str, _Key]) -> list[str]:
@@ -411,10 +418,7 @@ def _take_mappings(argv: list[str], values: dict, keys: dict[str, _Key]) -> list
     while i < len(argv):
         key, accepted = argv[i][2:], _accepted(keys[argv[i][2:]].annotation)[0] & {"dict", "list"}
         if accepted and i + 1 < len(argv) and argv[i + 1].startswith(("{", "[")):
-            try:
-                values[key] = _check(key, yaml.safe_load(argv[i + 1]), keys, "command line")
-            except yaml.YAMLError as error:
-                raise InputError(f"command line: --{key} is not valid YAML or JSON: {argv[i + 1]}") from error
+            values[key] = _check(key, _from_yaml(key, argv[i + 1]), keys, "command line")
             i += 2
             continue
         rest.append(argv[i])

@@ -121,6 +121,16 @@ def test_datasets_on_the_command_line_are_paths():
     assert [s.path for s in data.datasets] == ["a.jsonl", "b.jsonl"]
 
 
+def test_mappings_on_the_command_line_are_yaml(tmp_path):
+    config = write(tmp_path, "datasets: [{path: a.jsonl}]\nexpected: {loss: null}\n")
+    overrides = ["--datasets", '[{"path": "b.jsonl", "weight": 2.0}]', "--expected={loss: [1.0, 0.1]}", "--source", "x"]
+    data, run = parse(DataArguments, RunArguments, argv=["--config", config, *overrides])
+    assert [(s.path, s.weight) for s in data.datasets] == [("b.jsonl", 2.0)]
+    assert run.expected == {"loss": [1.0, 0.1]} and run.source == "x"
+    with pytest.raises(InputError, match="--expected is not valid YAML"):
+        parse(RunArguments, argv=["--expected", "{loss: "])
+
+
 def test_bf16_auto_is_settled_from_the_hardware(tmp_path):
     import torch
 
