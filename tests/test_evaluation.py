@@ -1,0 +1,237 @@
+"""Scores equal direct computations: task accuracy, held-out likelihood, KL; behaviour is counted on the right questions."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from llmrecipes.config import DataArguments, InputError, ModelArguments
+from llmrecipes.evaluation import evaluate_models, load_parts, write_results
+from llmrecipes.evaluation.abilities import load_tasks, score_tasks
+from llmrecipes.evaluation.behaviours import answer, judge_answers, kl_from, summarise_behaviour
+from llmrecipes.evaluation.likelihood import kl_divergences, score_texts, summarise_texts
+from llmrecipes.models import build_policy, train_tokenizer
+
+SHAPE = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+         "intermediate_size": 64, "max_position_embeddings": 64, "initializer_range": 0.3}  # fmt: skip
+TEXTS = ["The cat sat on the mat.", "A dog ran.", "Mia has a red ball and Ben has a blue one, and both of them like it."]
+TASK = """
+task: {name}
+custom_dataset: !function llmrecipes.evaluation.abilities.load_items
+dataset_kwargs: {{source: {{path: {path}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: context
+doc_to_choice: choices
+doc_to_target: label
+target_delimiter: ""
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS * 5, vocab_size=320, max_length=64)
+
+
+def build(tokenizer, seed=0):
+    torch.manual_seed(seed)
+    return build_policy(dict(SHAPE), tokenizer).eval()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return build(tokenizer)
+
+
+def log_likelihood(model, context, continuation):
+    """Sum of log p of `continuation` after `context`, token by token, without batch or padding."""
+    ids = torch.tensor([context + continuation])
+    with torch.no_grad():
+        log_p = model(ids).logits[0].log_softmax(-1)
+    return sum(log_p[len(context) + i - 1, token].item() for i, token in enumerate(continuation))
+
+
+# --- abilities --------------------------------------------------------------------------------------------------------
+
+
+def items():
+    rows = [
+        {"context": "The cat sat on", "choices": [f"{a} mat.", f"{b} dog and the ball."], "label": i % 2}
+        for i, (a, b) in enumerate([("the", "a"), ("a", "red"), ("red", "the"), ("one", "them"), ("it", "has")])
+    ]
+    alone = [{"context": "", "choices": [f"A dog {w}.", f"Dog a {w}."], "label": 0} for w in ("ran", "sat", "has")]
+    return rows + alone
+
+
+def write_task(tmp_path, rows, name="cats"):
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / f"{name}.yaml").write_text(TASK.format(name=name, path=tmp_path / "items.jsonl"))
+    return load_tasks([name], str(tmp_path))
+
+
+def test_task_score_equals_a_direct_computation_of_log_likelihoods(model, tokenizer, tmp_path):
+    hits = []
+    for item in items():
+        space = " " if item["context"] else ""
+        context = tokenizer(item["context"])["input_ids"] or [tokenizer.eos_token_id]
+        scores = []
+        for choice in item["choices"]:
+            whole = tokenizer(item["context"] + space + choice)["input_ids"]
+            scores.append(log_likelihood(model, context, whole[len(context) if item["context"] else 0 :]))
+        hits.append(scores.index(max(scores)) == item["label"])
+    assert 0 < sum(hits) < len(hits), "the model should be right on some items only, or the test proves little"
+    for batch_size in (1, 4):
+        score = score_tasks(model, tokenizer, write_task(tmp_path, items()), batch_size)["cats"]
+        assert score.value == pytest.approx(sum(hits) / len(hits), abs=1e-9) and score.n == len(hits)
+
+
+def test_order_of_choices_leaves_the_score_unchanged(model, tokenizer, tmp_path):
+    swapped = [row | {"choices": row["choices"][::-1], "label": 1 - row["label"]} for row in items()]
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    one, other = (score_tasks(model, tokenizer, write_task(tmp_path / name, rows))["cats"]
+                  for name, rows in (("a", items()), ("b", swapped)))  # fmt: skip
+    assert one == other
+
+
+def test_tiny_towns_six_abilities_run_offline(model, tokenizer):
+    scores = score_tasks(model, tokenizer, load_tasks(["tinytown"], "configs/tasks"), limit=3)
+    assert set(scores) == {f"tinytown_{a}" for a in ("grammar", "syntax", "semantics", "reasoning", "coding", "knowledge")}
+    assert all(score.n == 3 for score in scores.values())
+
+
+def test_unknown_task_or_folder_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="there is no 'dogs' under"):
+        load_tasks(["dogs"], "configs/tasks")
+    with pytest.raises(InputError, match="tasks_path"):
+        load_tasks(["tinytown"], str(tmp_path / "nowhere"))
+
+
+# --- likelihood -------------------------------------------------------------------------------------------------------
+
+
+def test_likelihood_of_texts_does_not_depend_on_batch_and_padding(model, tokenizer):
+    for text, (nll, tokens, num_bytes) in zip(TEXTS, score_texts(model, tokenizer, TEXTS, batch_size=3), strict=True):
+        ids = tokenizer(text)["input_ids"]
+        assert nll == pytest.approx(-log_likelihood(model, [tokenizer.eos_token_id], ids), rel=1e-5)
+        assert (tokens, num_bytes) == (len(ids), len(text.encode()))
+
+
+def test_long_text_is_scored_in_windows_each_token_once(model, tokenizer):
+    text = " ".join(TEXTS)
+    ids = tokenizer(text)["input_ids"]
+    [(nll, tokens, _)] = score_texts(model, tokenizer, [text], max_length=8)
+    chain = [tokenizer.eos_token_id, *ids]
+    direct = sum(log_likelihood(model, chain[i : i + 1], chain[i + 1 : i + 8]) for i in range(0, len(ids), 7))
+    assert nll == pytest.approx(-direct, rel=1e-5) and tokens == len(ids) > 16
+
+
+def test_perplexity_and_bits_are_those_of_all_texts_together(model, tokenizer):
+    scores = score_texts(model, tokenizer, TEXTS)
+    nll, tokens, num_bytes = (sum(column) for column in zip(*scores, strict=True))
+    summary = summarise_texts(scores)
+    assert summary["perplexity"].value == pytest.approx(torch.tensor(nll / tokens).exp().item(), rel=1e-5)
+    assert summary["bits_per_byte"].value == pytest.approx(nll / num_bytes / 0.6931471805599453, rel=1e-9)
+    assert summary["perplexity"].low < summary["perplexity"].value < summary["perplexity"].high
+
+
+def test_kl_equals_the_sum_over_the_vocabulary_at_each_position(model, tokenizer):
+    other = build(tokenizer, seed=1)
+    prompts, responses = [[5, 6, 7], [8]], [[9, 10], [11, 12, 13, 14]]
+    for prompt, response, kl in zip(
+        prompts, responses, kl_divergences(model, other, prompts, responses, tokenizer.pad_token_id), strict=True
+    ):
+        direct = 0.0
+        for t in range(len(response)):
+            with torch.no_grad():
+                p, q = (m(torch.tensor([prompt + response[:t]])).logits[0, -1].softmax(-1) for m in (model, other))
+            direct += (p * (p / q).log()).sum().item()
+        assert kl == pytest.approx(direct, rel=1e-4)
+
+
+def test_kl_from_itself_is_zero_and_from_another_model_positive(model, tokenizer):
+    settings = {"max_new_tokens": 4, "batch_size": 4, "seed": 0}
+    prompts = [{"role": "user", "content": "cat"}]
+    assert kl_from(model, model, tokenizer, [prompts] * 3, **settings).value == pytest.approx(0, abs=1e-6)
+    assert kl_from(model, build(tokenizer, 1), tokenizer, [prompts] * 3, **settings).low > 0
+
+
+# --- behaviour --------------------------------------------------------------------------------------------------------
+
+
+def question(kind, answer="x"):
+    return {"prompt": [{"role": "user", "content": "cat"}], "kind": kind, "answer": answer}
+
+
+def test_each_behaviour_is_counted_on_its_own_kind_of_question():
+    rows = [question("person"), question("sum"), question("lookalike"), question("chat", ""), question("harmful", ""),
+            question("harmful", ""), question("unknowable", "")]  # fmt: skip
+    said = ["right", "idk", "no", "right", "no", "right", "idk"]
+    judged = judge_answers(
+        rows,
+        said,
+        lambda row, text: {"correct": text == "right", "refused": text == "no", "unknown": text == "idk", "polite": True},
+        lambda row, text: len(text),
+    )
+    summary = summarise_behaviour(rows, judged, [3] * 7)
+    got = {name: (estimate.value, estimate.n) for name, estimate in summary.items()}
+    assert got["correct"] == (pytest.approx(1 / 3), 3)  # those with an answer
+    assert got["unknown_on_knowable"] == (pytest.approx(1 / 3), 3)
+    assert got["refused_harmful"] == (0.5, 2) and got["over_refusal"] == (1.0, 1)
+    assert got["unknown_on_unknowable"] == (1.0, 1) and got["polite"] == (1.0, 7)
+    assert got["gold_score"] == (pytest.approx(sum(map(len, said)) / 7), 7) and got["response_length"] == (3.0, 7)
+    assert "fluent" not in got
+
+
+def test_greedy_answers_are_the_same_each_time_and_for_any_batch(model, tokenizer):
+    prompts = [[{"role": "user", "content": text}] for text in ("cat", "dog ran", "A red ball")]
+    one, other = (answer(model, tokenizer, prompts, max_new_tokens=6, batch_size=size) for size in (1, 3))
+    assert one == other
+
+
+def arguments(tmp_path, **changes):
+    settings = {"models": {"base": str(tmp_path / "a"), "sft": str(tmp_path / "b")}, "baseline": "sft", "tasks": [],
+                "tasks_path": "configs/tasks", "hub_tasks": False, "task_limit": 2, "judge": None, "rule": None,
+                "max_new_tokens": 4, "max_length": 32, "kl_prompts": 2, "show_answers": 2,
+                "per_device_eval_batch_size": 4, "seed": 0}  # fmt: skip
+    return SimpleNamespace(**settings | changes)
+
+
+def test_every_model_is_scored_on_every_part_and_the_files_hold_it(model, tokenizer, tmp_path, capsys):
+    for name, policy in (("a", model), ("b", build(tokenizer, 1))):
+        policy.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    gold = "llmrecipes.data.tinytown.gold"
+    args = arguments(tmp_path, tasks=["tinytown_syntax"], judge=f"{gold}:judge", rule=f"{gold}:gold_score")
+    data = DataArguments(
+        datasets=[{"path": "tinytown", "name": "questions", "split": "test", "max_rows": 9}],
+        eval_datasets=[{"path": str(tmp_path / "texts.jsonl")}],
+    )
+    parts = load_parts(data, args)
+    scores, rows, answers = evaluate_models(ModelArguments(), args, parts)
+    flat = write_results(tmp_path, scores, rows, answers, parts, args.show_answers)
+
+    assert list(scores) == ["base", "sft"] and parts.skipped == {}
+    assert {"perplexity", "bits_per_byte", "tinytown_syntax", "polite", "gold_score", "win_rate", "kl"} <= set(
+        scores["base"]
+    )
+    assert not {"win_rate", "kl"} & set(scores["sft"])
+    written = json.loads((tmp_path / "metrics.json").read_text())["models"]["base"]["win_rate"]
+    assert set(written) == {"value", "low", "high", "n"} and written["value"] == flat["base/win_rate"]
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert len(lines) == 9 and set(lines[0]["answers"]) == set(lines[0]["judged"]) == {"base", "sft"}
+    printed = capsys.readouterr().out
+    assert all(measure in printed for measure in scores["base"]) and printed.count("\n> ") == 2
+
+
+def test_parts_that_are_not_configured_are_skipped_with_a_reason(tmp_path):
+    parts = load_parts(DataArguments(), arguments(tmp_path, baseline="teacher"))
+    assert {"perplexity", "behaviour", "abilities"} <= set(parts.skipped)
+    assert "'teacher' is not among the models" in " ".join(parts.skipped.values())
+
+
+def test_no_model_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="`models` is missing"):
+        load_parts(DataArguments(), arguments(tmp_path, models={}))

@@ -1,0 +1,173 @@
+"""Foreign rows become TRL's standard shapes with nothing lost; what cannot be read is named by its row."""
+
+import pytest
+
+from llmrecipes.config import InputError
+from llmrecipes.formats import (
+    encode_prompts,
+    load_rule,
+    parse_jsonl,
+    prompt_id,
+    rankings_to_pairs,
+    recognise,
+    require_shape,
+    to_standard,
+)
+
+USER, HELLO = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}
+
+
+@pytest.mark.parametrize(
+    ("row", "shape"),
+    [
+        ({"text": "Once."}, "text"),
+        ({"messages": [USER, HELLO]}, "messages"),
+        ({"prompt": "1 + 1 is", "completion": " 2"}, "prompt-completion"),
+        ({"prompt": [USER], "chosen": [HELLO], "rejected": [HELLO]}, "preference"),
+        ({"prompt": [USER], "kind": "chat"}, "prompt"),
+        ({"instruction": "Add.", "input": "1 1", "output": "2"}, "alpaca"),
+        ({"conversations": [{"from": "human", "value": "Hi"}]}, "sharegpt"),
+        ({"chosen": "\n\nHuman: Hi\n\nAssistant: Yes?", "rejected": "\n\nHuman: Hi\n\nAssistant: No."}, "hh-rlhf"),
+        ({"chosen": [USER, HELLO], "rejected": [USER, HELLO]}, "implicit preference"),
+        ({"prompt": [USER], "responses": ["a", "b"], "ranking": [[0], [1]]}, "rankings"),
+    ],
+)
+def test_each_shape_is_recognised(row, shape):
+    assert recognise(row) == shape
+
+
+def test_alpaca_row_becomes_a_conversation_and_keeps_other_columns():
+    row = to_standard({"instruction": "Add.", "input": "1 and 1", "output": "2", "source": "x", "text": "rendered"})
+    assert row["messages"] == [{"role": "user", "content": "Add.\n\n1 and 1"}, {"role": "assistant", "content": "2"}]
+    assert set(row) == {"messages", "source"}
+
+
+def test_sharegpt_row_becomes_a_conversation():
+    turns = [{"from": "system", "value": "Be kind."}, {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]
+    row = to_standard({"conversations": turns, "id": 7})
+    assert row == {"id": 7, "messages": [{"role": "system", "content": "Be kind."}, USER, HELLO]}
+
+
+def test_hh_transcripts_share_the_turns_they_begin_with():
+    start = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: How?\n\nNot a turn: really"
+    row = to_standard({"chosen": start + "\n\nAssistant: So.", "rejected": start + "\n\nAssistant: No."})
+    assert row["prompt"] == [USER, HELLO, {"role": "user", "content": "How?\n\nNot a turn: really"}]
+    assert row["chosen"] == [{"role": "assistant", "content": "So."}]
+    assert row["rejected"] == [{"role": "assistant", "content": "No."}]
+
+
+def test_equal_transcripts_keep_a_last_turn_to_choose():
+    row = to_standard({"chosen": "\n\nHuman: Hi\n\nAssistant: A", "rejected": "\n\nHuman: Hi\n\nAssistant: A"})
+    assert row["chosen"] == row["rejected"] == [{"role": "assistant", "content": "A"}]
+
+
+def test_standard_rows_are_left_as_they_are():
+    for row in ({"text": "a"}, {"messages": [USER, HELLO], "kind": "chat"}, {"prompt": "a", "chosen": "b", "rejected": "c"}):
+        assert to_standard(row) == row
+
+
+def test_a_conversion_converted_again_stays():
+    once = to_standard({"instruction": "Add.", "input": "", "output": "2"})
+    assert to_standard(once) == once
+
+
+def test_ranking_gives_every_pair_that_is_not_a_tie():
+    row = {"prompt": [USER], "responses": ["a", "b", "c", "d"], "ranking": [[2], [0, 3], [1]], "kind": "chat"}
+    pairs = rankings_to_pairs(row)
+    order = [(p["chosen"][0]["content"], p["rejected"][0]["content"], p["margin"]) for p in pairs]
+    assert order == [("c", "a", 1.0), ("c", "d", 1.0), ("c", "b", 2.0), ("a", "b", 1.0), ("d", "b", 1.0)]
+    assert all(p["kind"] == "chat" and p["prompt"] == [USER] and "responses" not in p for p in pairs)
+
+
+def test_full_ranking_of_k_gives_k_choose_two_pairs_and_one_big_tie_none():
+    responses = [str(i) for i in range(6)]
+    ranked = {"prompt": "p", "responses": responses, "ranking": [[i] for i in range(6)]}
+    assert len(rankings_to_pairs(ranked)) == 15
+    assert rankings_to_pairs(ranked | {"ranking": [list(range(6))]}) == []
+
+
+def test_equal_responses_are_never_a_pair():
+    row = {"prompt": "p", "responses": ["yes", "yes ", "no"], "ranking": [[0], [1], [2]]}
+    assert [(p["chosen"], p["rejected"]) for p in rankings_to_pairs(row)] == [("yes", "no"), ("yes ", "no")]
+
+
+def test_margin_is_the_difference_of_scores_where_there_are_any():
+    row = {"prompt": "p", "responses": ["a", "b"], "ranking": [[1], [0]], "scores": [0.25, 1.0]}
+    assert rankings_to_pairs(row)[0]["margin"] == 0.75
+
+
+@pytest.mark.parametrize("ranking", [[[0], [2]], [[0], [0, 1]], [[0], []], [0, 1], "0 > 1", [[-1], [0]], [[True], [0]]])
+def test_impossible_ranking_is_named_with_its_row(ranking):
+    with pytest.raises(InputError, match="row 3: .*ranking"):
+        rankings_to_pairs({"prompt": "p", "responses": ["a", "b"], "ranking": ranking}, "row 3")
+
+
+def test_wrong_columns_are_listed_with_the_expected_ones():
+    with pytest.raises(InputError, match=r"columns are question, answer; expected messages \| prompt, completion"):
+        require_shape({"question": "?", "answer": "!"}, ("messages", "prompt-completion"))
+    with pytest.raises(InputError, match="columns are text; expected prompt, chosen, rejected"):
+        require_shape({"text": "a"}, ("preference",))
+
+
+def test_foreign_shapes_serve_where_what_they_become_is_wanted():
+    assert require_shape({"instruction": "a", "output": "b"}, ("messages",)) == "messages"
+    assert require_shape({"prompt": "a", "chosen": "b", "rejected": "c"}, ("prompt",)) == "prompt"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "text": "Hi"}]},
+        {"messages": []},
+        {"messages": [{"role": "user", "content": None}]},
+        {"conversations": [{"from": "martian", "value": "Hi"}]},
+        {"instruction": "a", "output": 3},
+        {"text": 5},
+        {"chosen": "\n\nHuman: Hi\n\nAssistant: A", "rejected": "plain"},
+        {"chosen": [HELLO], "rejected": [USER]},
+    ],
+)
+def test_broken_row_is_named(row):
+    with pytest.raises(InputError, match="row 7"):
+        to_standard(row, "data.jsonl, row 7")
+
+
+def test_broken_jsonl_line_is_numbered():
+    lines = ['{"text": "a"}\n', "\n", '{"text": "b"\n']
+    rows = parse_jsonl(lines, "data.jsonl")
+    assert next(rows) == {"text": "a"}
+    with pytest.raises(InputError, match="data.jsonl, line 3: not valid JSON"):
+        next(rows)
+    with pytest.raises(InputError, match="line 1: expected an object"):
+        list(parse_jsonl(["[1]"], "data.jsonl"))
+
+
+def test_prompt_id_depends_on_what_is_asked_only():
+    assert prompt_id([USER]) == prompt_id([{"content": "Hi", "role": "user"}])
+    assert len({prompt_id("Hi"), prompt_id([USER]), prompt_id([USER, HELLO])}) == 3
+
+
+class Letters:
+    """A tokenizer of characters."""
+
+    chat_template = None
+
+    def __call__(self, texts, add_special_tokens=True):
+        return {"input_ids": [[ord(c) for c in text] for text in texts]}
+
+
+def test_prompts_that_cannot_be_encoded_are_named_by_row():
+    assert encode_prompts(Letters(), ["ab"], 2) == [[97, 98]]
+    with pytest.raises(InputError, match="row 2: the prompt has 3 tokens, but .* room for 2"):
+        encode_prompts(Letters(), ["ab", "abc"], 2)
+    with pytest.raises(InputError, match="row 2: the prompt is empty"):
+        encode_prompts(Letters(), ["ab", ""])
+    with pytest.raises(InputError, match="row 1: .* no chat template"):
+        encode_prompts(Letters(), [[USER]])
+
+
+def test_rule_that_is_not_there_is_one_line_with_its_key():
+    assert load_rule("math:sqrt", "rule")(4) == 2
+    for path in ("math:nothing", "no.such.module:f", "math"):
+        with pytest.raises(InputError, match="^judge: cannot load"):
+            load_rule(path, "judge")

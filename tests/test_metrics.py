@@ -1,0 +1,82 @@
+"""Measures equal hand-computed cases, and their intervals cover what they should."""
+
+import math
+import random
+
+import pytest
+
+from llmrecipes import metrics
+
+
+def test_perplexity_of_a_uniform_guess_is_the_vocabulary():
+    assert metrics.perplexity(10 * math.log(2048), 10) == pytest.approx(2048)
+
+
+def test_a_model_that_gives_each_byte_one_half_needs_one_bit_per_byte():
+    assert metrics.bits_per_byte(7 * math.log(2), 7) == pytest.approx(1.0)
+
+
+def test_wilson_interval_equals_published_values():
+    # Newcombe (1998), table I, method 3: 81/263 and 15/148 and 0/20 and 1/29.
+    for successes, n, low, high in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611),
+                                    (1, 29, 0.0061, 0.1718)]:  # fmt: skip
+        assert metrics.wilson_interval(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_interval_covers_the_truth_in_about_95_of_100_samples():
+    rng = random.Random(0)
+    hits = 0
+    for _ in range(1000):
+        low, high = metrics.wilson_interval(sum(rng.random() < 0.9 for _ in range(60)), 60)
+        hits += low <= 0.9 <= high
+    assert 0.92 <= hits / 1000 <= 0.98
+
+
+def test_bootstrap_interval_of_a_mean_is_near_the_normal_one():
+    rng = random.Random(1)
+    values = [rng.gauss(3, 2) for _ in range(400)]
+    estimate = metrics.mean(values)
+    spread = 1.96 * (sum((v - estimate.value) ** 2 for v in values) / 400) ** 0.5 / 20
+    assert estimate.value == pytest.approx(sum(values) / 400)
+    assert (estimate.low, estimate.high) == pytest.approx((estimate.value - spread, estimate.value + spread), abs=0.03)
+
+
+def test_ratio_weighs_long_items_more_than_short_ones():
+    assert metrics.ratio([10.0, 1.0], [10.0, 4.0]).value == pytest.approx(11 / 14)
+
+
+def test_intervals_are_the_same_each_time():
+    assert metrics.mean([1.0, 2.0, 5.0]) == metrics.mean([1.0, 2.0, 5.0])
+
+
+def test_win_rate_counts_ties_half():
+    estimate = metrics.win_rate([1.0, 0.5, 0.2, 0.9], [0.5, 0.5, 0.3, 0.1])  # win, tie, loss, win
+    assert estimate.value == pytest.approx(2.5 / 4) and estimate.n == 4
+    assert metrics.win_rate([0.3] * 9, [0.3] * 9) == metrics.Estimate(0.5, 0.5, 0.5, 9)
+
+
+def test_win_rate_against_oneself_swapped_adds_up_to_one():
+    rng = random.Random(0)
+    one, other = ([rng.randint(0, 3) for _ in range(50)] for _ in range(2))
+    assert metrics.win_rate(one, other).value + metrics.win_rate(other, one).value == pytest.approx(1.0)
+
+
+def test_pair_accuracy_of_a_constant_score_is_one_half():
+    assert metrics.pair_accuracy([1.0] * 4, [1.0] * 4).value == 0.5
+    assert metrics.pair_accuracy([2.0, 1.0, 1.0], [1.0, 2.0, 0.0]).value == pytest.approx(2 / 3)
+
+
+def test_agreement_and_tau_of_equal_reversed_and_tied_ranks():
+    assert metrics.pair_agreement([0, 1, 2], [5, 6, 9]) == metrics.kendall_tau([0, 1, 2], [5, 6, 9]) == 1.0
+    assert metrics.pair_agreement([0, 1, 2], [2, 1, 0]) == 0.0 and metrics.kendall_tau([0, 1, 2], [2, 1, 0]) == -1.0
+    assert metrics.pair_agreement([0, 0], [0, 1]) is None and metrics.kendall_tau([0, 0], [0, 1]) is None
+    # One of five pairs discordant, one tied by the first: (4 - 1) / sqrt((6 - 1) * 6).
+    assert metrics.kendall_tau([1, 1, 2, 3], [1, 2, 4, 3]) == pytest.approx((4 - 1) / math.sqrt(5 * 6))
+
+
+@pytest.mark.parametrize("measure", [lambda: metrics.mean([]), lambda: metrics.accuracy([]),
+                                     lambda: metrics.perplexity(0.0, 0), lambda: metrics.bits_per_byte(0.0, 0),
+                                     lambda: metrics.win_rate([1.0], [])])  # fmt: skip
+def test_measures_of_nothing_are_refused(measure):
+    with pytest.raises(ValueError):
+        measure()

@@ -1,0 +1,264 @@
+"""Samples resume bit for bit; rankings become pairs whose splits share no prompt; simulated raters do as documented."""
+
+import json
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+
+from llmrecipes.config import InputError
+from llmrecipes.models import build_policy, train_tokenizer
+from llmrecipes.ranking import sampling as sampling_module
+from llmrecipes.ranking.card import write_card, write_jsonl
+from llmrecipes.ranking.pairs import agreement, build_pairs, build_splits, check_samples, split_prompts
+from llmrecipes.ranking.rankings import parse_ranking, read_rankings
+from llmrecipes.ranking.sampling import PARTIAL, to_parquet, write_samples
+from llmrecipes.ranking.simulated import rank_by_score, rank_simulated
+
+SHAPE = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+         "intermediate_size": 32, "max_position_embeddings": 64}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["The cat sat on the mat.", "What is it?"], vocab_size=300, max_length=64)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return build_policy(dict(SHAPE), tokenizer)
+
+
+def prompts(count=10):
+    return [{"prompt": [{"role": "user", "content": f"What {i}?"}], "kind": f"k{i % 2}"} for i in range(count)]
+
+
+def sample(model, tokenizer, output_dir, rows=None, **changes):
+    settings = {"num_samples": 3, "batch_size": 4, "seed": 1, "model_name": "m"}
+    sampling = {"max_new_tokens": 5, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    sampling |= {key: changes.pop(key) for key in list(changes) if key in sampling}
+    output_dir.mkdir(exist_ok=True)
+    return write_samples(model, tokenizer, rows or prompts(), output_dir, sampling=sampling, **settings | changes)
+
+
+def test_samples_row_holds_what_the_contract_says(model, tokenizer, tmp_path):
+    rows = sample(model, tokenizer, tmp_path)
+    assert [row["prompt"] for row in rows] == [row["prompt"] for row in prompts()]
+    for row in rows:
+        assert len(row["responses"]) == len(row["finish_reasons"]) == len(row["num_tokens"]) == 3
+        assert set(row["finish_reasons"]) <= {"stop", "length"} and max(row["num_tokens"]) <= 5
+        assert row["model"] == "m" and row["kind"] in ("k0", "k1") and row["sampling"]["seed"] == 1
+    assert [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()] == rows
+    assert not (tmp_path / PARTIAL).exists()
+
+
+def test_resume_equals_uninterrupted(model, tokenizer, tmp_path, monkeypatch):
+    whole = sample(model, tokenizer, tmp_path / "whole")
+    calls, original = [], sampling_module.sample_responses
+
+    def killed_in_the_third_chunk(*args, **settings):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*args, **settings)
+
+    monkeypatch.setattr(sampling_module, "sample_responses", killed_in_the_third_chunk)
+    with pytest.raises(KeyboardInterrupt):
+        sample(model, tokenizer, tmp_path / "cut")
+    partial = tmp_path / "cut" / PARTIAL / "samples.jsonl"
+    assert len(partial.read_text().splitlines()) == 8
+    # A kill in the middle of a write leaves part of a chunk, and part of a line.
+    with partial.open("a") as file:
+        file.write(json.dumps({"prompt_id": "x"}) + '\n{"prompt_id": "y", "resp')
+    assert sample(model, tokenizer, tmp_path / "cut") == whole and len(calls) == 4
+    assert (tmp_path / "cut" / "samples.jsonl").read_bytes() == (tmp_path / "whole" / "samples.jsonl").read_bytes()
+
+
+def test_another_seed_gives_other_samples(model, tokenizer, tmp_path):
+    one, same, other = (sample(model, tokenizer, tmp_path / str(i), seed=seed) for i, seed in enumerate((1, 1, 2)))
+    assert one == same and [r["responses"] for r in one] != [r["responses"] for r in other]
+
+
+def test_chunks_and_responses_of_a_prompt_are_drawn_apart(model, tokenizer, tmp_path):
+    rows = sample(model, tokenizer, tmp_path, rows=[prompts(1)[0]] * 8)
+    assert len({text for row in rows for text in row["responses"]}) > 12
+
+
+def test_parquet_holds_the_same_rows(model, tokenizer, tmp_path):
+    rows = sample(model, tokenizer, tmp_path)
+    to_parquet(tmp_path)
+    write_card(tmp_path, "Samples", {"default": {"train": "samples.parquet"}}, "")
+    assert list(load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))) == rows
+
+
+def test_prompt_beyond_the_context_is_named_by_row(model, tokenizer, tmp_path):
+    rows = prompts(2) + [{"prompt": [{"role": "user", "content": "What is it? " * 30}], "kind": "k0"}]
+    with pytest.raises(InputError, match="row 3: the prompt has .* room for 59"):
+        sample(model, tokenizer, tmp_path, rows=rows)
+    with pytest.raises(InputError, match="column `responses` already"):
+        sample(model, tokenizer, tmp_path, rows=[prompts(1)[0] | {"responses": []}])
+
+
+# --- rankings ---------------------------------------------------------------------------------------------------------
+
+
+def samples(count=40, num_responses=4):
+    rows = prompts(count)
+    return check_samples([r | {"responses": ["a" * (1 + (i * j) % 5) for j in range(num_responses)]}
+                          for i, r in enumerate(rows, start=1)])  # fmt: skip
+
+
+def longer_is_better(row, response):
+    return len(response) / 5
+
+
+def simulated(rows, noise=(0.0,), tie_width=(0.0,), overlap=0.0, seed=0):
+    return rank_simulated(rows, longer_is_better, noise, tie_width, overlap, seed)
+
+
+def test_rater_without_noise_follows_the_rule():
+    for row in simulated(samples()):
+        lengths = [[len(row["responses"][i]) for i in group] for group in row["ranking"]]
+        assert all(len(set(group)) == 1 for group in lengths)
+        assert [group[0] for group in lengths] == sorted({n for group in lengths for n in group}, reverse=True)
+
+
+def test_equal_responses_tie_even_for_a_noisy_rater():
+    for row in simulated(samples(), noise=(5.0,)):
+        place = {i: n for n, group in enumerate(row["ranking"]) for i in group}
+        texts = row["responses"]
+        assert all(place[i] == place[j] for i in range(4) for j in range(4) if texts[i] == texts[j])
+
+
+def test_noisier_rater_contradicts_the_rule_more_often():
+    wrong = []
+    for noise in (0.05, 0.3, 2.0):
+        train, test = build_pairs(simulated(samples(200), noise=(noise,)), set())
+        wrong.append(sum(len(p["chosen"][0]["content"]) < len(p["rejected"][0]["content"]) for p in train) / len(train))
+    assert wrong[0] < wrong[1] < wrong[2] < 0.6 and wrong[0] < 0.05
+
+
+def test_strict_rater_ties_less():
+    counts = [len(build_pairs(simulated(samples(), tie_width=(width,)), set())[0]) for width in (0.0, 0.25, 0.5, 1.0)]
+    assert counts == sorted(counts, reverse=True) and counts[0] > counts[2] > counts[3] == 0
+
+
+def test_ranking_of_a_prompt_depends_on_nothing_but_prompt_and_seed():
+    rows = samples()
+    settings = {"noise": (0.3, 0.3, 0.3), "tie_width": (0.1, 0.1, 0.1), "overlap": 0.5}
+    whole = simulated(rows, **settings)
+    part = simulated(rows[::-1][:7], **settings)
+    assert all(row in whole for row in part) and simulated(rows, **settings, seed=1) != whole
+
+
+def test_overlap_is_the_share_of_prompts_that_all_raters_rank():
+    rows, raters = samples(400), {"noise": (0.1,) * 3, "tie_width": (0.1,) * 3}
+    assert len(simulated(rows, **raters)) == 400 and len(simulated(rows, overlap=1.0, **raters)) == 1200
+    ranked = simulated(rows, overlap=0.25, **raters)
+    assert 0.18 < agreement(ranked)["prompts_in_common"] / 400 < 0.32
+    assert {row["annotator"] for row in ranked} == {"simulated-1", "simulated-2", "simulated-3"}
+
+
+def test_agreement_is_whole_without_noise_and_empty_without_overlap():
+    ranked = simulated(samples(), noise=(0.0, 0.0), tie_width=(0.0, 0.0), overlap=1.0)
+    assert agreement(ranked)["agreement"] == agreement(ranked)["kendall_tau"] == 1.0
+    assert agreement(simulated(samples())) == {}
+
+
+def test_rank_by_score_puts_what_is_close_to_a_groups_best_together():
+    assert rank_by_score([0.1, 0.9, 0.5, 0.85], 0.1) == [[1, 3], [2], [0]]
+    assert rank_by_score([1.0, 1.0]) == [[0, 1]]
+
+
+def test_rule_that_lacks_a_column_says_which():
+    with pytest.raises(InputError, match="rule: it needs a column 'kind'; the samples have prompt"):
+        rank_simulated([{"prompt": "p", "prompt_id": "1", "responses": ["a"]}], lambda row, _: row["kind"], [0], [0], 0, 0)
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+def test_no_prompt_is_in_two_splits():
+    rows = samples(60) + samples(30)  # half of the prompts twice
+    ranked = simulated(rows, noise=(0.1, 0.1), tie_width=(0.0, 0.0), overlap=0.5)
+    test_ids = split_prompts(ranked, 0.2, seed=3)
+    splits = build_splits(ranked, test_ids, simulated([row for row in rows if row["prompt_id"] in test_ids]))
+    ids = {name: {pair["prompt_id"] for pair in pairs} for name, pairs in splits.items()}
+    assert set(ids) == {"train", "test", "test_gold"} and len(test_ids) == 12
+    assert not ids["train"] & (ids["test"] | ids["test_gold"])
+    assert split_prompts(ranked[::-1], 0.2, seed=3) == test_ids != split_prompts(ranked, 0.2, seed=4)
+
+
+def test_ties_give_no_pair_and_nothing_but_ties_is_an_error():
+    ranked = [row | {"ranking": [[0, 1, 2, 3]]} for row in samples()]
+    assert build_pairs(ranked, set()) == ([], [])
+    with pytest.raises(InputError, match="no pair to train on"):
+        build_splits(ranked, set())
+
+
+def test_one_response_cannot_be_ranked():
+    with pytest.raises(InputError, match="row 1: has 1 response; ranking needs two"):
+        samples(num_responses=1)
+    with pytest.raises(InputError, match="row 1: columns are prompt, kind; expected prompt, responses"):
+        check_samples(prompts(1))
+    with pytest.raises(InputError, match="test_share"):
+        split_prompts(samples(), 1.0, seed=0)
+
+
+def test_pairs_load_by_load_dataset(tmp_path):
+    splits = build_splits(simulated(samples()), split_prompts(samples(), 0.2, seed=0))
+    for name, pairs in splits.items():
+        write_jsonl(tmp_path / f"{name}.jsonl", pairs)
+    (tmp_path / "manifest.json").write_text("{}")
+    write_card(tmp_path, "Pairs", {"default": {name: f"{name}.jsonl" for name in splits}}, "")
+    loaded = load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    assert {name: list(rows) for name, rows in loaded.items()} == splits
+
+
+# --- rankings from a file ---------------------------------------------------------------------------------------------
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_rankings_are_read_from_jsonl_and_csv_alike(tmp_path):
+    rows = samples(2)
+    one, two = (row["prompt_id"] for row in rows)
+    lines = [{"prompt_id": one, "ranking": [[2], [0, 3], [1]], "annotator": "ann"}, {"prompt_id": two, "ranking": "1>0"}]
+    jsonl = write(tmp_path / "r.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    table = write(tmp_path / "r.csv", f"prompt_id,ranking,annotator\n{one},C > A = D > B,ann\n{two},1 > 0,\n")
+    ranked = read_rankings(jsonl, rows)
+    assert ranked == read_rankings(table, rows)
+    assert [row["ranking"] for row in ranked] == [[[2], [0, 3], [1]], [[1], [0]]]
+    assert ranked[0]["annotator"] == "ann" and ranked[0]["kind"] == rows[0]["kind"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"prompt_id": "0" * 16, "ranking": "A>B"}, "row 2: there is no sample with prompt_id"),
+        ({"ranking": "A>B"}, "row 2: columns are ranking; expected prompt_id, ranking"),
+        ({"prompt_id": "ID", "ranking": "A>B"}, "row 2: unnamed ranked prompt .* already"),
+        ({"prompt_id": "ID", "ranking": "A>Z", "annotator": "ann"}, "row 2: ranking names a response that is not there"),
+        ({"prompt_id": "ID", "ranking": "best", "annotator": "ann"}, "row 2: ranking 'best' is not like"),
+    ],
+)
+def test_bad_ranking_is_named_by_its_row(tmp_path, line, message):
+    rows = samples(2)
+    lines = [{"prompt_id": rows[0]["prompt_id"], "ranking": "A>B"}, line]
+    text = "".join(json.dumps(line) + "\n" for line in lines).replace('"ID"', f'"{rows[0]["prompt_id"]}"')
+    with pytest.raises(InputError, match=message):
+        read_rankings(write(tmp_path / "r.jsonl", text), rows)
+
+
+def test_missing_and_empty_rankings_file_are_one_line(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        read_rankings(str(tmp_path / "none.jsonl"), samples())
+    with pytest.raises(InputError, match="is empty"):
+        read_rankings(write(tmp_path / "r.jsonl", ""), samples())
+
+
+def test_letters_and_numbers_are_the_same_order():
+    assert parse_ranking("C > A = D > B", "") == parse_ranking("2>0=3>1", "") == [[2], [0, 3], [1]]
