@@ -8,10 +8,12 @@ second: unknown, renamed and duplicate keys, wrong types, values outside the doc
 
 import ast
 import difflib
+import errno
 import importlib
 import importlib.util
 import os
 import re
+import shutil
 import sys
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -141,14 +143,34 @@ class ModelArguments(ModelConfig):
 
 def launch(main, *config_types, argv: list[str] | None = None) -> None:
     """Parse argv and YAML into `config_types`, call `main(*configs)`; a user's mistake prints one line and exits 2."""
+    configs = ()
     try:
-        main(*parse(*config_types, argv=argv))
+        configs = parse(*config_types, argv=argv)
+        main(*configs)
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+    except (OSError, RuntimeError, SystemError) as error:
+        output_dir = next((c.output_dir for c in configs if getattr(c, "output_dir", None)), ".")
+        if not _disk_is_full(error, output_dir):
+            raise
+        print(
+            f"error: {output_dir}: the disk is full; free some space and give the same command again, it continues from "
+            "the last complete checkpoint",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+def _disk_is_full(error: BaseException, output_dir: str) -> bool:
+    # torch's writer does not say why it failed, so the disk is asked too.
+    existing = next(p for p in [Path(output_dir).absolute(), *Path(output_dir).absolute().parents] if p.exists())
+    return getattr(error, "errno", None) == errno.ENOSPC or (
+        "write" in str(error) and shutil.disk_usage(existing).free < 1 << 20
+    )
 
 
 def parse(*config_types, argv: list[str] | None = None) -> tuple:

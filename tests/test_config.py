@@ -178,3 +178,22 @@ def test_input_error_in_main_exits_2(capsys):
         launch(main, RunArguments, argv=[])
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: file.jsonl, line 3: broken here\n"
+
+
+def test_full_disk_is_one_line_and_exit_2(capsys):
+    import errno
+
+    def main(run):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(SystemExit) as caught:
+        launch(main, RunArguments, argv=[])
+    assert caught.value.code == 2 and "the disk is full" in capsys.readouterr().err
+
+
+def test_other_errors_are_not_hidden():
+    def main(run):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        launch(main, RunArguments, argv=[])
