@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -92,6 +93,8 @@ def build_policy(model_config: dict, tokenizer: PreTrainedTokenizerBase, **kwarg
     """
     config = dict(model_config)
     model_type = config.pop("model_type", None)
+    if model_type is None:
+        raise InputError("model_config: `model_type` is missing; name an architecture, e.g. llama")
     try:
         built = AutoConfig.for_model(model_type)
         unknown = [key for key in config if not hasattr(built, key)]
@@ -207,5 +210,5 @@ class _loading:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if isinstance(error, (OSError, ValueError, KeyError)):
+        if isinstance(error, (OSError, ValueError, KeyError, SafetensorError)):
             raise InputError(f"{self.path}: its {self.what} cannot be loaded: {str(error)[:300]}") from error

@@ -7,6 +7,7 @@ import torch
 import trl
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from llmrecipes.config import InputError
 from llmrecipes.models import token_blocks
@@ -29,21 +30,23 @@ class MuonAdamW(torch.optim.Optimizer):
             torch.optim.AdamW(adamw_groups),
         ]
         super().__init__([*muon_groups, *adamw_groups], defaults={})
-        # The parts' own groups are the ones that schedulers change and step() reads.
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+        self._share()
+
+    def _share(self) -> None:
+        """Let both parts work on this optimizer's groups and state, so that it saves and loads like any other."""
+        muon, adamw = self.parts
+        size = len(muon.param_groups)
+        muon.param_groups, adamw.param_groups = self.param_groups[:size], self.param_groups[size:]
+        muon.state = adamw.state = self.state
 
     @torch.no_grad()
     def step(self, closure=None):
         for part in self.parts:
             part.step()
 
-    def state_dict(self) -> dict:
-        return {"parts": [part.state_dict() for part in self.parts]}
-
     def load_state_dict(self, state_dict: dict) -> None:
-        for part, state in zip(self.parts, state_dict["parts"], strict=True):
-            part.load_state_dict(state)
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+        super().load_state_dict(state_dict)
+        self._share()
 
 
 def build_muon(model: torch.nn.Module, args, muon_learning_rate: float) -> MuonAdamW:
@@ -73,11 +76,27 @@ class SFTTrainer(trl.SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         vocabulary = self.model.get_input_embeddings().weight.shape[0]
         cheap = inputs["input_ids"].numel() * vocabulary * 12 <= CHEAP_LOGITS_BYTES
-        if not cheap or self.args.loss_type != "nll" or self.label_smoother is not None or self.aux_loss_enabled:
+        plain = self.args.loss_type == "nll" and self.label_smoother is None and not self.aux_loss_enabled
+        # Evaluation keeps TRL's path: it is rare, and its entropy and accuracy are wanted.
+        if not (cheap and plain and self.model.training):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs["use_cache"] = False
+        if num_items_in_batch is not None:  # a batch without a token to learn from has loss 0, not 0 / 0
+            num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
         # Trainer's own loss, past TRL's override.
         return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+
+
+def require_generation_marks(tokenizer: PreTrainedTokenizerBase, path: str | None) -> None:
+    """InputError unless the chat template marks the assistant's tokens, or TRL knows how to mark them."""
+    if not has_generation_markers(tokenizer.chat_template):
+        try:
+            get_training_chat_template(tokenizer)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: its chat template does not mark the assistant's text, which carries the loss; put "
+                "{% generation %} and {% endgeneration %} around it, or set chat_template_path to one that has them"
+            ) from error
 
 
 def check_assistant_tokens(rows: Dataset) -> None:
@@ -90,6 +109,13 @@ def check_assistant_tokens(rows: Dataset) -> None:
         "datasets: no assistant token is left to learn from; raise max_length, or give the chat template "
         "{% generation %} marks around the assistant's text"
     )
+
+
+def pair_columns(rows: Dataset | dict[str, Dataset] | None) -> Dataset | dict[str, Dataset] | None:
+    """Preference pairs without the rankings' `margin`, a column that TRL would subtract in the reward model's loss."""
+    if isinstance(rows, dict):
+        return {name: pair_columns(part) for name, part in rows.items()}
+    return rows and rows.select_columns(["prompt", "chosen", "rejected"])
 
 
 def build_blocks(texts: Dataset, tokenizer: PreTrainedTokenizerBase, length: int, num_rows: int) -> Dataset:

@@ -14,7 +14,7 @@ def main(run, data, training, model):
     from llmrecipes.data import load_by_split, load_train_eval
     from llmrecipes.models import load_reward_model, load_tokenizer, require_chat_template
     from llmrecipes.run import finish_run, start_run
-    from llmrecipes.training import readable
+    from llmrecipes.training import pair_columns, readable
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = start_run("reward", run, training, (run, data, training, model), inputs)
@@ -32,8 +32,8 @@ def main(run, data, training, model):
         RewardTrainer(
             model=reward_model,
             args=training,
-            train_dataset=train,
-            eval_dataset=held_out,
+            train_dataset=pair_columns(train),
+            eval_dataset=pair_columns(held_out),
             processing_class=tokenizer,
             peft_config=get_peft_config(model),
         )

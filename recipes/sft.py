@@ -14,7 +14,7 @@ def main(run, data, training, model):
     from llmrecipes.data import load_train_eval
     from llmrecipes.models import load_policy, load_tokenizer, require_chat_template
     from llmrecipes.run import finish_run, start_run
-    from llmrecipes.training import SFTTrainer, check_assistant_tokens, readable
+    from llmrecipes.training import SFTTrainer, check_assistant_tokens, readable, require_generation_marks
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = start_run("sft", run, training, (run, data, training, model), inputs)
@@ -26,6 +26,7 @@ def main(run, data, training, model):
     if "messages" in train.column_names:
         if not training.chat_template_path:
             require_chat_template(tokenizer, model.model_name_or_path)
+            require_generation_marks(tokenizer, model.model_name_or_path)
         training.assistant_only_loss = True
     policy = load_policy(model, tokenizer, training.trust_remote_code)
 
