@@ -1,0 +1,205 @@
+"""Tokenizer, chat template and models belong together: what is written can be read, learned from and stopped."""
+
+import pytest
+import torch
+
+from llmrecipes.config import InputError, ModelArguments
+from llmrecipes.models import (
+    build_policy,
+    context_length,
+    eos_token_ids,
+    load_policy,
+    load_reward_model,
+    load_tokenizer,
+    require_chat_template,
+    token_blocks,
+    train_tokenizer,
+)
+
+TEXTS = ["Ann has a red hat.", "Bob has 12 blue hats.", "Who has a hat? Ann.", "def f(x):\n    return x + 1\n"] * 5
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+CHAT = [
+    {"role": "system", "content": "Be short."},
+    {"role": "user", "content": "Who has a hat?"},
+    {"role": "assistant", "content": "Ann."},
+    {"role": "user", "content": "Only Ann?"},
+    {"role": "assistant", "content": "Bob, too."},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 300, 64)
+
+
+@pytest.fixture
+def folder(tokenizer, tmp_path):
+    """A model's folder with its tokenizer."""
+    torch.manual_seed(0)
+    build_policy(CONFIG, tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("text", [*TEXTS[:4], "naïve Zoë 東京 🙂\t\n  x", "", " <b>&amp;</b> "])
+def test_any_text_survives_the_tokenizer(tokenizer, text):
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_special_tokens_are_single_and_apart(tokenizer):
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    for token in ("<|pad|>", "<|im_start|>", "<|im_end|>"):
+        assert len(tokenizer(token)["input_ids"]) == 1
+    assert tokenizer.eos_token == "<|im_end|>"
+
+
+def test_digits_are_tokens_of_their_own(tokenizer):
+    assert tokenizer.convert_ids_to_tokens(tokenizer("12")["input_ids"]) == ["1", "2"]
+
+
+def test_tokenizer_read_back_is_the_one_written(tokenizer, folder):
+    read = load_tokenizer(ModelArguments(model_name_or_path=folder))
+    assert read.get_vocab() == tokenizer.get_vocab()
+    assert read.apply_chat_template(CHAT, tokenize=False) == tokenizer.apply_chat_template(CHAT, tokenize=False)
+    assert (read.pad_token_id, read.eos_token_id) == (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    assert read.model_max_length == 64 and read.padding_side == "right"
+
+
+def test_too_small_vocabulary_is_refused():
+    with pytest.raises(InputError, match="vocab_size: 200"):
+        train_tokenizer(TEXTS, 200, 64)
+
+
+def test_chat_template_writes_chatml(tokenizer):
+    assert tokenizer.apply_chat_template(CHAT[:3], tokenize=False) == (
+        "<|im_start|>system\nBe short.<|im_end|>\n"
+        "<|im_start|>user\nWho has a hat?<|im_end|>\n"
+        "<|im_start|>assistant\nAnn.<|im_end|>\n"
+    )
+
+
+def test_prompt_is_the_beginning_of_the_whole_chat(tokenizer):
+    """What a model is asked with while sampling is what it saw in training, token for token."""
+    prompt = tokenizer.apply_chat_template(CHAT[:2], add_generation_prompt=True, return_dict=False)
+    whole = tokenizer.apply_chat_template(CHAT[:3], return_dict=False)
+    assert whole[: len(prompt)] == prompt
+    assert tokenizer.decode(whole[len(prompt) :]) == "Ann.<|im_end|>\n"
+
+
+def test_generation_mask_covers_answers_and_their_end(tokenizer):
+    chat = tokenizer.apply_chat_template(CHAT, return_dict=True, return_assistant_tokens_mask=True)
+    masked = [i for i, m in zip(chat["input_ids"], chat["assistant_masks"], strict=True) if m]
+    assert tokenizer.decode(masked) == "Ann.<|im_end|>Bob, too.<|im_end|>"
+
+
+def test_missing_chat_template_is_an_input_error(tokenizer, folder):
+    read = load_tokenizer(ModelArguments(model_name_or_path=folder))
+    require_chat_template(read, folder)
+    read.chat_template = None
+    with pytest.raises(InputError, match="has no chat template"):
+        require_chat_template(read, folder)
+
+
+def test_pad_token_is_given_where_there_is_none(tokenizer, folder, tmp_path):
+    read = load_tokenizer(ModelArguments(model_name_or_path=folder))
+    read.pad_token = None
+    read.save_pretrained(tmp_path / "without")
+    again = load_tokenizer(ModelArguments(tokenizer_name_or_path=str(tmp_path / "without")))
+    assert again.pad_token is not None
+
+
+def test_tokenizer_with_more_tokens_than_the_model_is_refused(tokenizer, folder):
+    larger = train_tokenizer([*TEXTS, "many more words make a larger vocabulary than before"] * 3, 340, 64)
+    assert len(larger) > len(tokenizer)
+    model = ModelArguments(model_name_or_path=folder)
+    for load in (load_policy, load_reward_model):
+        with pytest.raises(InputError, match=f"{len(larger)} tokens, the model only {len(tokenizer)}"):
+            load(model, larger)
+    with pytest.raises(InputError, match="do not belong together"):
+        build_policy(CONFIG | {"vocab_size": 290}, tokenizer)
+
+
+@pytest.mark.parametrize(
+    "config, part",
+    [
+        ({"model_type": "no-such-model"}, "no-such-model"),
+        (CONFIG | {"hidden_sise": 3}, "no key `hidden_sise`"),
+        ({"hidden_size": 3}, "model_type"),
+    ],
+)
+def test_wrong_model_config_is_an_input_error(tokenizer, config, part):
+    with pytest.raises(InputError, match=part):
+        build_policy(config, tokenizer)
+
+
+@pytest.mark.parametrize("load", [load_policy, load_reward_model])
+def test_missing_and_broken_models_are_input_errors(tokenizer, folder, tmp_path, load):
+    with pytest.raises(InputError, match="`model_name_or_path` is missing"):
+        load(ModelArguments(), tokenizer)
+    with pytest.raises(InputError, match="does not exist"):
+        load(ModelArguments(model_name_or_path=str(tmp_path / "nothing")), tokenizer)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load(ModelArguments(model_name_or_path=str(tmp_path / "empty")), tokenizer)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])  # cut off, as by a full disk
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load(ModelArguments(model_name_or_path=folder), tokenizer)
+
+
+def test_model_stops_where_the_tokenizer_says(tokenizer, folder):
+    """A model taught one answer, end included, says it and stops, also after it was saved and loaded."""
+    policy = load_policy(ModelArguments(model_name_or_path=folder), tokenizer)
+    assert eos_token_ids(policy, tokenizer) == [tokenizer.eos_token_id]
+    assert context_length(policy) == 64
+    chat = tokenizer.apply_chat_template(CHAT[1:3], return_tensors="pt", return_dict=False)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-2)
+    for _ in range(30):
+        policy(input_ids=chat, labels=chat).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    policy.save_pretrained(folder)
+    policy = load_policy(ModelArguments(model_name_or_path=folder), tokenizer).eval()
+    prompt = tokenizer.apply_chat_template(CHAT[1:2], add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = policy.generate(**prompt, max_new_tokens=30, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    assert tokenizer.decode(answer) == "Ann.<|im_end|>"
+
+
+def test_reward_model_starts_from_the_policy(tokenizer, folder):
+    model = ModelArguments(model_name_or_path=folder)
+    policy, reward_model = load_policy(model, tokenizer), load_reward_model(model, tokenizer)
+    assert reward_model.config.num_labels == 1
+    trunk = dict(reward_model.model.named_parameters())
+    for name, weight in policy.model.named_parameters():
+        assert torch.equal(weight, trunk[name]), name
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("amount", [0, 1, 9])
+def test_reward_is_independent_of_padding(tokenizer, folder, side, amount):
+    reward_model = load_reward_model(ModelArguments(model_name_or_path=folder), tokenizer).eval()
+    chats = [tokenizer.apply_chat_template(c, return_dict=False) for c in (CHAT[:3], CHAT)]
+    length = max(map(len, chats)) + amount
+    ids = torch.full((2, length), tokenizer.pad_token_id)
+    for row, chat in zip(ids, chats, strict=True):
+        row[slice(length - len(chat), length) if side == "left" else slice(len(chat))] = torch.tensor(chat)
+    with torch.no_grad():
+        alone = torch.cat([reward_model(input_ids=torch.tensor([chat])).logits for chat in chats])
+        padded = reward_model(input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long()).logits
+    assert (alone[0] - alone[1]).abs() > 1e-3, "the two chats score differently"
+    torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_token_blocks_lose_nothing_but_the_tail(tokenizer):
+    texts = [f"Ann has {i} hats." for i in range(1100)]  # more than one slice of 1000
+    blocks = list(token_blocks(texts, tokenizer, 16))
+    stream = [i for ids in tokenizer(texts)["input_ids"] for i in [*ids, tokenizer.eos_token_id]]
+    assert {len(block) for block in blocks} == {16}
+    assert [i for block in blocks for i in block] == stream[: len(stream) // 16 * 16]
