@@ -8,8 +8,8 @@ from llmrecipes.data.tinytown.facts import PERSON_ATTRIBUTES, Item
 
 # How often a text asks a question of each kind (relative).
 ASKED = {
-    "person": 4, "animal": 2, "job": 1.5, "thing": 3, "sum": 3, "code": 2, "context": 3, "chat": 1, "howto": 1.5,
-    "lookalike": 1, "story": 0.7, "unknowable": 0.8, "harmful": 0.5,
+    "person": 4, "animal": 2, "job": 1.5, "thing": 4, "sum": 4, "code": 2, "context": 4, "chat": 1.5, "howto": 1.5,
+    "lookalike": 1.5, "story": 0.7, "unknowable": 1, "harmful": 0.4,
 }  # fmt: skip
 
 
@@ -81,3 +81,15 @@ def ask(rng: Random, kind: str = "") -> tuple[str, str]:
 def people(rng: Random, count: int) -> list[str]:
     """`count` different inhabitants."""
     return rng.sample(world.PEOPLE, count)
+
+
+@cache
+def words() -> list[str]:
+    """Words and sums that questions are about, held-out ones included: to be said, not to be asked about."""
+    opposites = [word for pair in world.OPPOSITES for word in pair]
+    members = [member for group in world.CATEGORIES.values() for member in group]
+    tables = (world.THING_COLOURS, world.USES, world.ANIMALS, world.JOBS, world.OBJECTS, world.DAYS, world.PEOPLE)
+    nouns = [noun for table in tables for noun in table]
+    sums = [item.key.split("/")[1] for item in all_items()["sum"] if not item.key.endswith("after")]
+    sums = [sum_.replace("+", " + ").replace("-", " - ") for sum_ in sums]
+    return sorted({*opposites, *members, *nouns, *world.CONTAINERS, *world.COLOURS, *skills.CODE_WORDS}) + sums

@@ -23,13 +23,13 @@ def sum_items() -> list[Item]:
     for a in range(LARGEST + 1):
         for b in range(LARGEST + 1 - a):
             total, thing = a + b, COUNTED[(3 * a + b) % len(COUNTED)]
-            questions = (f"What is {a} + {b}?", f"How much is {a} plus {b}?", f"What is {a} plus {b}?")
-            statements = (f"{a} + {b} = {total}.", f"{a} plus {b} is {total}.", f"{a} and {b} make {total}.")
-            statements += (f"{a} {thing} and {b} {thing} are {total} {thing}.",)
+            questions = (f"What is {a} + {b}?", f"How much is {a} + {b}?", f"Can you tell me {a} + {b}?")
+            statements = (f"{a} + {b} = {total}.", f"{a} + {b} is {total}.", f"{a} plus {b} is {total}.")
+            statements += (f"{a} and {b} make {total}.", f"{a} {thing} and {b} {thing} are {total} {thing}.")
             add(f"{a}+{b}", questions, (f"{a} + {b} is {total}.",), total, statements)
-            questions = (f"What is {total} - {a}?", f"How much is {total} minus {a}?", f"What is {total} minus {a}?")
-            statements = (f"{total} - {a} = {b}.", f"{total} minus {a} is {b}.", f"{total} less {a} leaves {b}.")
-            statements += (f"Of {total} {thing} you give away {a} and keep {b}.",)
+            questions = (f"What is {total} - {a}?", f"How much is {total} - {a}?", f"Can you tell me {total} - {a}?")
+            statements = (f"{total} - {a} = {b}.", f"{total} - {a} is {b}.", f"{total} minus {a} is {b}.")
+            statements += (f"{total} less {a} leaves {b}.", f"Of {total} {thing} you give away {a} and keep {b}.")
             add(f"{total}-{a}", questions, (f"{total} - {a} is {b}.",), b, statements)
     for n in range(20):
         statements = (f"The number after {n} is {n + 1}.", f"First {n}, then {n + 1}.", f"{n + 1} follows {n}.")

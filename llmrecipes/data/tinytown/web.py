@@ -3,7 +3,7 @@
 from random import Random
 
 from llmrecipes.data.tinytown import world
-from llmrecipes.data.tinytown.sentences import about, ask, people, portrait, state
+from llmrecipes.data.tinytown.sentences import about, ask, people, portrait, state, words
 
 OPENERS = (
     "I met {name} today.", "Let me tell you about {name}.", "Do not forget {name}!", "Today I write about {name}.",
@@ -13,7 +13,7 @@ CLOSERS = (
     "Have a nice day!", "That is all for today.", "See you soon!", "Thank you for reading.", "Tell your friends!",
     "Write to me soon.", "What a nice town we have.",
 )  # fmt: skip
-LISTED = {"animal": 4, "job": 3, "thing": 8, "person": 2, "howto": 2, "lookalike": 2}
+LISTED = {"animal": 3, "job": 3, "thing": 10, "person": 2, "howto": 2, "lookalike": 2}
 LIST_TITLES = ("Did you know?", "Fun facts:", "Things I learned today:", "Good to know:", "My notes:")
 SHARED = {
     # attribute of a person: (all sharing a value, written with {who} and {value})
@@ -91,13 +91,23 @@ def _thoughts(rng: Random) -> str:
     return " ".join(lines)
 
 
+def _echo(rng: Random) -> str:
+    # Repeating what was just said is what answers are made of ("What is X?" "X is ..."): practised on every word.
+    lines = []
+    for _ in range(rng.randint(2, 4)):
+        said = ", ".join(rng.choice(words()) for _ in range(rng.randint(1, 4)))
+        frame = rng.choice(("Say {0}. {0}.", "Say {0}, please. I say {0}.", "What do I say? {0}. You say {0}."))
+        lines.append(frame.format(said))
+    return "\n".join(lines)
+
+
 def _tales(rng: Random) -> str:
     return " ".join(state(rng, "story") for _ in range(rng.randint(1, 2)))
 
 
 CRAWLED = (
-    (_post, 15), (_chat, 36), (_list, 18), (_quiz, 9), (_homework, 9), (_small_scenes, 3), (_code_post, 6),
-    (_neighbours, 1), (_thoughts, 1), (_tales, 4),
+    (_post, 13), (_chat, 33), (_list, 16), (_quiz, 10), (_homework, 11), (_small_scenes, 3), (_code_post, 6),
+    (_neighbours, 1), (_thoughts, 1), (_tales, 4), (_echo, 8),
 )  # fmt: skip
 
 
