@@ -39,7 +39,7 @@ def main(run, data, rank):
     if not getattr(rank, needed):
         raise InputError(f"{needed}: is missing, which `annotator: {rank.annotator}` needs")
 
-    from llmrecipes.data import load_mixture
+    from llmrecipes.data import load_train_eval
     from llmrecipes.formats import load_rule
     from llmrecipes.ranking.card import describe_pairs, write_card, write_jsonl
     from llmrecipes.ranking.pairs import agreement, build_splits, check_samples, split_prompts
@@ -50,7 +50,7 @@ def main(run, data, rank):
     inputs = [rank.rankings_file, *(s.path for s in data.datasets)]
     state = start_run("rank", run, rank, (run, data, rank), inputs)
 
-    samples = check_samples(list(load_mixture(data.datasets, rank.seed)))
+    samples = check_samples(list(load_train_eval(data, rank.seed, ("prompt",))[0]))
     rule = load_rule(rank.rule, "rule") if rank.rule else None
     if rank.annotator == "simulated":
         ranked = rank_simulated(samples, rule, rank.rater_noise, rank.rater_tie_width, rank.overlap, rank.seed)

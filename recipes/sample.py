@@ -27,7 +27,7 @@ class SampleArguments:
 def main(run, data, sample, model):
     import torch
 
-    from llmrecipes.data import load_mixture, to_shape
+    from llmrecipes.data import load_train_eval
     from llmrecipes.models import load_policy, load_tokenizer
     from llmrecipes.ranking.card import write_card
     from llmrecipes.ranking.sampling import to_parquet, write_samples
@@ -37,7 +37,7 @@ def main(run, data, sample, model):
     state = start_run("sample", run, sample, (run, data, sample, model), inputs)
 
     tokenizer = load_tokenizer(model)
-    prompts = list(to_shape(load_mixture(data.datasets, sample.seed), ("prompt",), "datasets"))
+    prompts = list(load_train_eval(data, sample.seed, ("prompt",))[0])
     policy = load_policy(model, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
 
     if not state.is_main:

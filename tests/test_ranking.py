@@ -1,6 +1,9 @@
 """Samples resume bit for bit; rankings become pairs whose splits share no prompt; simulated raters do as documented."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from llmrecipes.ranking.rankings import parse_ranking, read_rankings
 from llmrecipes.ranking.sampling import PARTIAL, to_parquet, write_samples
 from llmrecipes.ranking.simulated import rank_by_score, rank_simulated
 
+ROOT = Path(__file__).parent.parent
 SHAPE = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
          "intermediate_size": 32, "max_position_embeddings": 64}  # fmt: skip
 
@@ -258,6 +262,23 @@ def test_missing_and_empty_rankings_file_are_one_line(tmp_path):
         read_rankings(str(tmp_path / "none.jsonl"), samples())
     with pytest.raises(InputError, match="is empty"):
         read_rankings(write(tmp_path / "r.jsonl", ""), samples())
+
+
+def rank_recipe(*argv):
+    command = [sys.executable, "recipes/rank.py", *argv]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_annotator_that_is_not_there_and_missing_keys_are_one_line(tmp_path):
+    for argv, message in [
+        (["--annotator", "page"], "the ranking page is not there yet"),
+        (["--annotator", "simulated"], "rule: is missing"),
+        (["--annotator", "file"], "rankings_file: is missing"),
+        (["--annotator", "nobody"], "choose from file, simulated, page"),
+    ]:
+        result = rank_recipe(*argv, "--output_dir", str(tmp_path / "rank"))
+        assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "rank").exists()
 
 
 def test_letters_and_numbers_are_the_same_order():

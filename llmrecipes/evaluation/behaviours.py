@@ -43,7 +43,8 @@ def answer(
         prompts = [prompt if isinstance(prompt, str) else prompt_text(prompt) + "\n" for prompt in prompts]
     context = context_length(model)
     encoded = encode_prompts(tokenizer, prompts, context - max_new_tokens if context else None, "questions")
-    with tqdm(total=len(prompts), desc="answers" if temperature == 0 else "samples", leave=False) as bar:
+    desc = "answers" if temperature == 0 else "samples"
+    with tqdm(total=len(prompts), desc=desc, leave=False, disable=None) as bar:
         responses = sample_responses(
             model,
             encoded,

@@ -33,7 +33,7 @@ def score_texts(
         ids = [start, *ids]
         windows += [(number, ids[i : i + length]) for i in range(0, max(1, len(ids) - 1), length - 1)]
     totals = [0.0] * len(texts)
-    for rows in tqdm(list(_batches(windows, batch_size)), desc="held-out text", leave=False):
+    for rows in tqdm(list(_batches(windows, batch_size)), desc="held-out text", leave=False, disable=None):
         input_ids, mask = _pad([ids for _, ids in rows], tokenizer.pad_token_id, model.device)
         logits = model(input_ids=input_ids, attention_mask=mask).logits[:, :-1].float()
         nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), input_ids[:, 1:], reduction="none")
@@ -71,7 +71,7 @@ def kl_divergences(
     """
     rows = list(enumerate([prompt + response for prompt, response in zip(prompts, responses, strict=True)]))
     result = [0.0] * len(rows)
-    for batch in tqdm(list(_batches(rows, batch_size)), desc="KL", leave=False):
+    for batch in tqdm(list(_batches(rows, batch_size)), desc="KL", leave=False, disable=None):
         input_ids, mask = _pad([ids for _, ids in batch], pad_token_id, policy.device)
         log_p, log_q = (m(input_ids=input_ids, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
                         for m in (policy, reference))  # fmt: skip

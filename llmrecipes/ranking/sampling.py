@@ -53,7 +53,7 @@ def write_samples(
         "eos_token_ids": eos_token_ids(model, tokenizer), "pad_token_id": tokenizer.pad_token_id,
         "batch_size": batch_size, **sampling,
     }  # fmt: skip
-    bar = tqdm(total=len(rows) * num_samples, initial=len(done) * num_samples, desc="responses", mininterval=1)
+    bar = tqdm(total=len(rows) * num_samples, initial=len(done) * num_samples, desc="responses", mininterval=5)
     for start in range(len(done), len(rows), batch_size):
         # A seed of its own for each chunk: what came before it, in this process or another, does not matter.
         generator = torch.Generator(device=model.device).manual_seed(seed * 1_000_003 + start // batch_size)
