@@ -1,0 +1,288 @@
+"""What Trainer lacks and this library adds computes what it says: Muon, SFT's loss, blocks, bits per byte, LoRA."""
+
+import math
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+import trl
+from datasets import Dataset
+from transformers import Trainer, TrainingArguments
+
+from llmrecipes.config import InputError, ModelArguments, parse
+from llmrecipes.models import build_policy, load_policy, load_tokenizer, train_tokenizer
+from llmrecipes.training import (
+    MuonAdamW,
+    SFTTrainer,
+    build_blocks,
+    build_muon,
+    check_assistant_tokens,
+    collate_blocks,
+    language_metrics,
+    require_generation_marks,
+)
+
+ROOT = Path(__file__).parent.parent
+NAMES, COLOURS = ("Ann", "Bob", "Cleo", "Dan"), ("red", "green", "blue", "grey")
+TEXTS = [f"{name} has a {colour} hat." for name in NAMES for colour in COLOURS] * 4
+CHATS = [
+    [
+        {"role": "user", "content": f"Which hat has {name}?"},
+        {"role": "assistant", "content": f"A {colour} one" + ", I think" * i + "."},
+    ]
+    for i, name in enumerate(NAMES)
+    for colour in COLOURS
+]
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 128,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 300, 128)
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    build_policy(CONFIG, tokenizer).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def arguments(output_dir, config_type=TrainingArguments, **values):
+    values = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "max_steps": 4, "logging_steps": 1} | values
+    return config_type(
+        output_dir=str(output_dir), use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, **values
+    )
+
+
+def sft_trainer(folder, tokenizer, output_dir, rows, kind=SFTTrainer, **values):
+    values = {"max_length": 128, "gradient_checkpointing": False} | values
+    return kind(
+        model=load_policy(ModelArguments(model_name_or_path=folder)),
+        args=arguments(output_dir, trl.SFTConfig, **values),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+
+
+# --- Muon -------------------------------------------------------------------------------------------------------------
+
+
+def test_muon_takes_hidden_matrices_and_adamw_the_rest(tokenizer):
+    policy = build_policy(CONFIG, tokenizer)
+    optimizer = build_muon(policy, arguments("unused", learning_rate=1e-3, weight_decay=0.1), muon_learning_rate=0.02)
+    name_of = {id(p): name for name, p in policy.named_parameters()}
+    muon, decayed, others = ({name_of[id(p)] for p in group["params"]} for group in optimizer.param_groups)
+    assert muon == {name for name in name_of.values() if "proj" in name}
+    assert decayed == {"model.embed_tokens.weight", "lm_head.weight"}
+    assert all("norm" in name for name in others) and len(muon | decayed | others) == len(name_of)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.02, 1e-3, 1e-3]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.1, 0.0]
+
+
+def test_muon_adamw_moves_as_its_two_parts_alone():
+    torch.manual_seed(0)
+    start, gradients = [torch.randn(8, 4), torch.randn(5)], [torch.randn(3, 8, 4), torch.randn(3, 5)]
+    matrix, vector = (torch.nn.Parameter(value.clone()) for value in start)
+    both = MuonAdamW([{"params": [matrix], "lr": 0.02, "weight_decay": 0.1}], [{"params": [vector], "lr": 1e-2}])
+    alone = [torch.nn.Parameter(value.clone()) for value in start]
+    parts = [torch.optim.Muon([alone[0]], lr=0.02, weight_decay=0.1), torch.optim.AdamW([alone[1]], lr=1e-2)]
+    for step in range(3):
+        for parameter, gradient in zip([matrix, vector, *alone], gradients * 2, strict=True):
+            parameter.grad = gradient[step].clone()
+        for group in [*both.param_groups, *(g for part in parts for g in part.param_groups)]:
+            group["lr"] *= 0.5  # as a scheduler does
+        both.step()
+        for part in parts:
+            part.step()
+    assert torch.equal(matrix, alone[0]) and torch.equal(vector, alone[1])
+    assert not torch.equal(matrix, start[0])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resume_equals_uninterrupted(tokenizer, folder, tmp_path, optimizer):
+    """Bit-equal weights and losses, through Trainer's checkpoint of optimizer, schedule and data order."""
+    blocks = build_blocks(Dataset.from_dict({"text": TEXTS}), tokenizer, 16, 4)
+
+    def train(output_dir, resume=None):
+        policy = load_policy(ModelArguments(model_name_or_path=folder))
+        args = arguments(
+            output_dir, max_steps=6, save_steps=3, lr_scheduler_type="warmup_stable_decay", warmup_steps=1,
+            lr_scheduler_kwargs={"num_decay_steps": 4},
+        )  # fmt: skip
+        optimizers = (build_muon(policy, args, 0.02) if optimizer == "muon" else None, None)
+        trainer = Trainer(
+            model=policy, args=args, train_dataset=blocks, data_collator=collate_blocks, optimizers=optimizers
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        return losses, policy.state_dict()
+
+    losses, weights = train(tmp_path / "whole")
+    resumed_losses, resumed = train(tmp_path / "rest", str(tmp_path / "whole" / "checkpoint-3"))
+    assert resumed_losses == losses and losses[-1] < losses[0]
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    before = load_policy(ModelArguments(model_name_or_path=str(tmp_path / "whole" / "checkpoint-3"))).state_dict()
+    assert not all(torch.equal(weights[name], before[name]) for name in weights), "the last steps moved something"
+
+
+# --- pretraining's blocks and measures --------------------------------------------------------------------------------
+
+
+def test_blocks_have_no_padding_and_lose_only_the_tail(tokenizer):
+    blocks = build_blocks(Dataset.from_dict({"text": TEXTS}), tokenizer, 16, 4)
+    batch = collate_blocks([blocks[i] for i in range(len(blocks))])
+    stream = [i for ids in tokenizer(TEXTS)["input_ids"] for i in [*ids, tokenizer.eos_token_id]]
+    assert batch["input_ids"].shape == (len(stream) // 16, 16)
+    assert batch["input_ids"].flatten().tolist() == stream[: len(stream) // 16 * 16]
+    assert tokenizer.pad_token_id not in batch["input_ids"]
+    assert torch.equal(batch["labels"], batch["input_ids"]) and "attention_mask" not in batch
+
+
+def test_too_few_blocks_for_a_batch_is_an_input_error(tokenizer):
+    with pytest.raises(InputError, match="less than one batch of 1000"):
+        build_blocks(Dataset.from_dict({"text": TEXTS}), tokenizer, 16, 1000)
+
+
+def test_language_metrics_equal_the_sum_over_tokens_by_hand(tokenizer):
+    """A model that gives every token 1/8 spends 3 bits a token: bits per byte is 3 x tokens / bytes."""
+    texts = ["Ann has a hat.", "Zoë, too."]
+    num_bytes = 14 + 10  # ë is two bytes
+    num_tokens = sum(len(tokenizer(text)["input_ids"]) for text in texts) + 2  # and each document's end
+    metrics = language_metrics(math.log(8), Dataset.from_dict({"text": texts}), tokenizer)
+    assert metrics["perplexity"] == pytest.approx(8)
+    assert metrics["bits_per_byte"] == pytest.approx(3 * num_tokens / num_bytes)
+
+
+# --- SFT --------------------------------------------------------------------------------------------------------------
+
+
+def learned_text(trainer, tokenizer):
+    """For each row of each batch that reaches the model, the text of the tokens that carry loss."""
+    return [
+        tokenizer.decode(ids[labels != -100])
+        for batch in trainer.get_train_dataloader()
+        for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True)
+    ]
+
+
+def test_loss_falls_on_the_assistants_tokens_only(folder, tokenizer, tmp_path):
+    two_turns = [*CHATS[0], {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes."}]
+    rows = [{"messages": two_turns}, {"messages": [{"role": "system", "content": "Be short."}, *CHATS[1]]}]
+    trainer = sft_trainer(folder, tokenizer, tmp_path, rows, assistant_only_loss=True)
+    check_assistant_tokens(trainer.train_dataset)
+    assert sorted(learned_text(trainer, tokenizer)) == ["A green one.<|im_end|>", "A red one.<|im_end|>Yes.<|im_end|>"]
+
+
+def test_loss_falls_on_the_completion_only(folder, tokenizer, tmp_path):
+    rows = [{"prompt": "Ann has a ", "completion": "hat."}, {"prompt": CHATS[0][:1], "completion": CHATS[0][1:]}]
+    for row, learned in zip(rows, ["hat.<|im_end|>", "A red one.<|im_end|>"], strict=True):
+        assert learned_text(sft_trainer(folder, tokenizer, tmp_path, [row] * 4), tokenizer)[0].strip() == learned
+
+
+def test_loss_falls_on_the_same_tokens_when_packed(folder, tokenizer, tmp_path):
+    rows = [{"messages": chat} for chat in CHATS]
+    trainer = sft_trainer(folder, tokenizer, tmp_path, rows, assistant_only_loss=True, packing=True)
+    packed = learned_text(trainer, tokenizer)
+    assert len(packed) < len(rows), "several conversations share a row"
+    assert sorted("".join(packed).split("<|im_end|>")) == sorted([*(chat[1]["content"] for chat in CHATS), ""])
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_sft_loss_and_gradient_equal_trls(folder, tokenizer, tmp_path, packing):
+    rows = [{"messages": chat} for chat in CHATS]
+    results = []
+    for kind in (SFTTrainer, trl.SFTTrainer):
+        trainer = sft_trainer(
+            folder, tokenizer, tmp_path, rows, kind, assistant_only_loss=True, packing=packing, max_length=64
+        )
+        batches, num_items = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 2, "cpu")
+        trainer.model.train()
+        losses = [trainer.compute_loss(trainer.model, batch, num_items_in_batch=num_items) for batch in batches]
+        sum(losses).backward()
+        results.append((torch.stack(losses).detach(), {n: p.grad for n, p in trainer.model.named_parameters()}))
+    (losses, gradients), (trl_losses, trl_gradients) = results
+    torch.testing.assert_close(losses, trl_losses)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, trl_gradients[name], atol=1e-6, rtol=1e-4)
+
+
+def test_batch_without_a_token_to_learn_has_loss_zero(folder, tokenizer, tmp_path):
+    trainer = sft_trainer(folder, tokenizer, tmp_path, [{"messages": chat} for chat in CHATS])
+    ids = torch.tensor([[5, 6, 7]])
+    batch = {"input_ids": ids, "labels": torch.full_like(ids, -100), "attention_mask": torch.ones_like(ids)}
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(0))
+    assert loss.item() == 0.0
+
+
+def test_all_tokens_masked_is_an_input_error(folder, tokenizer, tmp_path):
+    trainer = sft_trainer(
+        folder, tokenizer, tmp_path, [{"messages": chat} for chat in CHATS], assistant_only_loss=True, max_length=8
+    )
+    with pytest.raises(InputError, match="no assistant token is left"):
+        check_assistant_tokens(trainer.train_dataset)
+
+
+def test_chat_template_without_generation_marks_is_an_input_error(folder):
+    tokenizer = load_tokenizer(ModelArguments(model_name_or_path=folder))
+    require_generation_marks(tokenizer, folder)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}"
+    with pytest.raises(InputError, match="does not mark the assistant's text"):
+        require_generation_marks(tokenizer, folder)
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+def run_recipe(stage, config, folder, output_dir, rows, *options):
+    """Metrics of a recipe run in this process."""
+    import json
+
+    from llmrecipes.config import DataArguments, RunArguments
+
+    data = output_dir.with_suffix(".jsonl")
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["--model_name_or_path", folder, "--datasets", str(data), "--output_dir", str(output_dir)]
+    argv += ["--max_steps", "3", "--per_device_train_batch_size", "4", "--learning_rate", "1e-2", "--bf16", "false"]
+    argv += ["--activation_checkpointing", "false", "--report_to", "none", "--test_split_size", "4", *options]
+    configs = parse(RunArguments, DataArguments, config, ModelArguments, argv=argv)
+    runpy.run_path(str(ROOT / "recipes" / f"{stage}.py"))["main"](*configs)
+    return json.loads((output_dir / "manifest.json").read_text())["metrics"]
+
+
+def test_lora_trains_and_saves_an_adapter_only(folder, tokenizer, tmp_path):
+    rows = [{"messages": chat} for chat in CHATS]
+    options = ["--use_peft", "true", "--lora_r", "4", "--lora_target_modules", "all-linear"]
+    metrics = run_recipe("sft", "trl.trainer.sft_config:SFTConfig", folder, tmp_path / "sft", rows, *options)
+    assert math.isfinite(metrics["eval_loss"])
+    assert (tmp_path / "sft" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "sft" / "model.safetensors").exists()
+    tuned = load_policy(ModelArguments(model_name_or_path=str(tmp_path / "sft")), tokenizer)
+    base = load_policy(ModelArguments(model_name_or_path=folder), tokenizer)
+    chat = tokenizer.apply_chat_template(CHATS[0], return_tensors="pt", return_dict=False)
+    with torch.no_grad():
+        difference = (tuned(input_ids=chat).logits - base(input_ids=chat).logits).abs().max()
+    assert difference > 1e-3, "the adapter is loaded, and it learned"
+
+
+def test_reward_loss_does_not_read_the_rankings_margin(folder, tmp_path):
+    pairs = [
+        {"prompt": a[:1], "chosen": a[1:], "rejected": b[1:], "margin": float(i)}
+        for i, (a, b) in enumerate(zip(CHATS, CHATS[::-1], strict=True))
+    ]
+    losses = []
+    for name, rows in (("with", pairs), ("without", [{k: p[k] for k in p if k != "margin"} for p in pairs])):
+        metrics = run_recipe("reward", "trl.trainer.reward_config:RewardConfig", folder, tmp_path / name, rows)
+        losses.append((metrics["train_loss"], metrics["eval_loss"]))
+    assert losses[0] == losses[1]
