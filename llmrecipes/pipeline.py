@@ -17,6 +17,7 @@ from pathlib import Path
 from llmrecipes.config import InputError, load_yaml
 
 ROOT = Path(__file__).parent.parent
+KEYS = "pipeline_keys.json"  # stage -> key of its last start
 TRAINING_STAGES = ("pretrain", "sft", "reward", "dpo", "ppo")  # those that several processes can share
 
 
@@ -57,9 +58,10 @@ def plan_stages(pipeline, config_path: str, force: bool) -> list[Stage]:
     first = names.index(pipeline.from_stage) if pipeline.from_stage else 0
     last = names.index(pipeline.to_stage) if pipeline.to_stage else len(names) - 1
     will_change: set[Path] = set()
+    keys = read_json(Path(pipeline.output_dir) / KEYS)
     for i, stage in enumerate(stages):
         stage.selected = first <= i <= last and (not pipeline.only or stage.name in pipeline.only)
-        _settle(stage, force, will_change)
+        _settle(stage, keys.get(stage.name), force, will_change)
         if stage.runs:
             will_change.add(stage.output_dir)
     return stages
@@ -72,14 +74,16 @@ def run_stages(stages: list[Stage], pipeline, config_path: str) -> None:
     for number, stage in enumerate(running, 1):
         left = f" ({number} of {len(running)}, {time.time() - started:.0f} s so far)" if len(running) > 1 else ""
         print(f"\n##### {stage.name}: {stage.reason}{left}", flush=True)
-        # An earlier stage has just been made anew, so the key is known only now.
+        # An earlier stage has just been made anew, so the key is known only now. It is written before the stage runs:
+        # interrupted work is continued only by the same config, code and inputs.
         stage.key = _key(stage)
-        code = _run(stage, pipeline)
+        resumes = stage.reason.endswith("continues")
+        _write_key(pipeline, stage)
+        code = _run(stage, pipeline, resumes)
         if code:
             hint = "interrupted" if code in (130, -2) else f"failed with exit code {code}, its reason stands above"
             print(f"\npipeline: {stage.name} {hint}; the same command continues from here", file=sys.stderr)
             sys.exit(code if code > 0 else 130)
-        (stage.output_dir / "pipeline_key").write_text(stage.key + "\n", encoding="utf-8")
     text = build_report(stages, config_path, time.time() - started)
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(text, encoding="utf-8")
@@ -143,24 +147,28 @@ def _stage(name: str, pipeline, config_path: Path) -> Stage:
     return Stage(name, recipe, config, output_dir, inputs, values | {"--seed": pipeline.seed})
 
 
-def _settle(stage: Stage, force: bool, will_change: set[Path]) -> None:
+def _write_key(pipeline, stage: Stage) -> None:
+    path = Path(pipeline.output_dir) / KEYS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(read_json(path) | {stage.name: stage.key}, indent=2) + "\n", encoding="utf-8")
+
+
+def _settle(stage: Stage, recorded: str | None, force: bool, will_change: set[Path]) -> None:
     manifest = read_json(stage.output_dir / "manifest.json")
     changed_inputs = [p for p in will_change if any(p == i or p in i.parents for i in stage.input_dirs)]
     stage.key = _key(stage)
-    previous = stage.output_dir / "pipeline_key"
-    recorded = previous.read_text(encoding="utf-8").strip() if previous.exists() else None
     if not stage.selected:
         stage.reason = "skip: not selected"
     elif force:
         stage.reason = "run: --force"
     elif not manifest:
         stage.reason = "run: was never run"
-    elif manifest.get("status") != "finished":
-        stage.reason = "run: was interrupted"
     elif changed_inputs:
         stage.reason = f"run: {changed_inputs[0].name} runs before it"
     elif recorded != stage.key:
         stage.reason = "run: its config, inputs or code changed"
+    elif manifest.get("status") != "finished":
+        stage.reason = "run: was interrupted, continues"
     else:
         stage.reason = "skip: finished, nothing changed"
 
@@ -203,14 +211,14 @@ def _strings(value) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def _run(stage: Stage, pipeline) -> int:
+def _run(stage: Stage, pipeline, resumes: bool) -> int:
     launcher = [sys.executable]
     if pipeline.accelerate_config and stage.recipe.stem in TRAINING_STAGES:
         launcher += ["-m", "accelerate.commands.launch", "--config_file", pipeline.accelerate_config]
     command = [*launcher, str(stage.recipe), "--config", str(stage.config)]
     if pipeline.seed is not None:
         command += ["--seed", str(pipeline.seed)]
-    if "interrupted" not in stage.reason and "never" not in stage.reason:
+    if not resumes and stage.output_dir.exists():
         command.append("--force")
     process = subprocess.Popen(command, env=os.environ | {"TOKENIZERS_PARALLELISM": "true"})
     try:
