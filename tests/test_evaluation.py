@@ -11,6 +11,7 @@ from llmrecipes.evaluation import evaluate_models, load_parts, write_results
 from llmrecipes.evaluation.abilities import load_tasks, score_tasks
 from llmrecipes.evaluation.behaviours import answer, judge_answers, kl_from, summarise_behaviour
 from llmrecipes.evaluation.likelihood import kl_divergences, score_texts, summarise_texts
+from llmrecipes.evaluation.table import format_answers
 from llmrecipes.models import build_policy, train_tokenizer
 
 SHAPE = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -224,6 +225,13 @@ def test_every_model_is_scored_on_every_part_and_the_files_hold_it(model, tokeni
     assert len(lines) == 9 and set(lines[0]["answers"]) == set(lines[0]["judged"]) == {"base", "sft"}
     printed = capsys.readouterr().out
     assert all(measure in printed for measure in scores["base"]) and printed.count("\n> ") == 2
+
+
+def test_answers_shown_are_of_different_kinds_and_one_line_each():
+    rows = [question("sum"), question("sum"), question("chat"), question("story")]
+    shown = format_answers(rows, {"sft": ["a\nb", "c", "", "d" * 999]}, 3).splitlines()
+    assert [line for line in shown if line.startswith("  ")][:2] == ["  sft: a b", "  sft: (nothing)"]
+    assert shown[-1].startswith("  sft: ddd") and len(shown[-1]) < 260
 
 
 def test_parts_that_are_not_configured_are_skipped_with_a_reason(tmp_path):

@@ -42,5 +42,10 @@ def format_answers(rows: list[dict], answers: dict[str, list[str]], count: int) 
     lines = []
     for i in order[:count]:
         lines.append(f"\n> {prompt_text(rows[i]['prompt'])}")
-        lines += [f"  {name + ':':<{width}}{texts[i].strip() or '(nothing)'}" for name, texts in answers.items()]
+        lines += [f"  {name + ':':<{width}}{_one_line(texts[i])}" for name, texts in answers.items()]
     return "\n".join(lines)
+
+
+def _one_line(text: str, longest: int = 240) -> str:
+    text = " ".join(text.split()) or "(nothing)"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
