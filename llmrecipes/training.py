@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import defaultdict
 
 import torch
 import trl
@@ -17,6 +18,48 @@ from llmrecipes.models import token_blocks
 CHEAP_LOGITS_BYTES = 1 << 30
 
 
+class Muon(torch.optim.Muon):
+    """torch.optim.Muon (Jordan et al. 2024) for every CPU: it multiplies in bfloat16, which a CPU without AMX emulates
+    sixty times slower than float32. There the same step is taken in float32, matrices of one shape together.
+    """
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        device = self.param_groups[0]["params"][0].device
+        if device.type != "cpu" or torch.cpu.get_capabilities().get("amx_bf16", False):
+            return super().step(closure)
+        for group in self.param_groups:
+            by_shape = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape[parameter.shape].append(parameter)
+            for (height, width), parameters in by_shape.items():
+                updates = orthogonalize(torch.stack([self._momentum(p, group) for p in parameters]), group)
+                for parameter, update in zip(parameters, updates, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(update, alpha=-group["lr"] * max(1, height / width) ** 0.5)
+
+    def _momentum(self, parameter: torch.Tensor, group: dict) -> torch.Tensor:
+        """(height, width) Nesterov momentum of the gradient."""
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+        buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+        return parameter.grad.lerp(buffer, group["momentum"])
+
+
+def orthogonalize(matrices: torch.Tensor, group: dict) -> torch.Tensor:
+    """(n, height, width) matrices with singular values brought near 1 by `ns_steps` Newton-Schulz iterations."""
+    a, b, c = group["ns_coefficients"]
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=group["eps"])
+    for _ in range(group["ns_steps"]):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
 class MuonAdamW(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024) on the hidden matrices, AdamW on embeddings, head, norms and biases; one optimizer.
 
@@ -26,7 +69,7 @@ class MuonAdamW(torch.optim.Optimizer):
     def __init__(self, muon_groups: list[dict], adamw_groups: list[dict]):
         self.parts = [
             # match_rms_adamw (Moonshot 2025) would rescale; the original scaling is what was measured to work here.
-            torch.optim.Muon(muon_groups, nesterov=True),
+            Muon(muon_groups),
             torch.optim.AdamW(adamw_groups),
         ]
         super().__init__([*muon_groups, *adamw_groups], defaults={})

@@ -91,22 +91,24 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest(tokenizer):
 
 
 def test_muon_adamw_moves_as_its_two_parts_alone():
+    """torch.optim.Muon orthogonalizes in bfloat16; where that is emulated, ours must move the same but for rounding."""
     torch.manual_seed(0)
-    start, gradients = [torch.randn(8, 4), torch.randn(5)], [torch.randn(3, 8, 4), torch.randn(3, 5)]
-    matrix, vector = (torch.nn.Parameter(value.clone()) for value in start)
-    both = MuonAdamW([{"params": [matrix], "lr": 0.02, "weight_decay": 0.1}], [{"params": [vector], "lr": 1e-2}])
-    alone = [torch.nn.Parameter(value.clone()) for value in start]
-    parts = [torch.optim.Muon([alone[0]], lr=0.02, weight_decay=0.1), torch.optim.AdamW([alone[1]], lr=1e-2)]
+    start = [torch.randn(16, 4), torch.randn(4, 16), torch.randn(4, 16), torch.randn(5)]
+    gradients = [torch.randn(3, *value.shape) for value in start]
+    ours, alone = ([torch.nn.Parameter(value.clone()) for value in start] for _ in range(2))
+    both = MuonAdamW([{"params": ours[:3], "lr": 0.02, "weight_decay": 0.1}], [{"params": ours[3:], "lr": 1e-2}])
+    parts = [torch.optim.Muon(alone[:3], lr=0.02, weight_decay=0.1), torch.optim.AdamW(alone[3:], lr=1e-2)]
     for step in range(3):
-        for parameter, gradient in zip([matrix, vector, *alone], gradients * 2, strict=True):
+        for parameter, gradient in zip([*ours, *alone], gradients * 2, strict=True):
             parameter.grad = gradient[step].clone()
         for group in [*both.param_groups, *(g for part in parts for g in part.param_groups)]:
             group["lr"] *= 0.5  # as a scheduler does
-        both.step()
-        for part in parts:
-            part.step()
-    assert torch.equal(matrix, alone[0]) and torch.equal(vector, alone[1])
-    assert not torch.equal(matrix, start[0])
+        for optimizer in (both, *parts):
+            optimizer.step()
+    for mine, theirs, before in zip(ours, alone, start, strict=True):
+        moved = (theirs - before).norm()
+        assert (mine - theirs).norm() < 0.03 * moved, "as near as bfloat16 comes"
+    assert torch.equal(ours[3], alone[3]), "AdamW's part is exact"
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
