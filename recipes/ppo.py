@@ -7,7 +7,7 @@ Writes: output_dir, the policy as a plain causal language model; the value model
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launch
+from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, launch
 
 
 @dataclass
@@ -33,6 +33,8 @@ def main(run, data, training, model, reward):
     from llmrecipes.run import finish_run, start_run
     from llmrecipes.training import readable
 
+    if model.use_peft or model.load_in_4bit or model.load_in_8bit:
+        raise InputError("ppo trains all weights; leave out use_peft, load_in_4bit and load_in_8bit")
     inputs = [model.model_name_or_path, reward.reward_model_name_or_path, *(s.path for s in data.datasets)]
     state = start_run("ppo", run, training, (run, data, training, model, reward), inputs)
 

@@ -31,9 +31,7 @@ def load_models(model: PolicyAndValue, folder: str | Path) -> None:
     """Reads back what `save_models` wrote, into the existing module."""
     for part, source in ((model.policy, Path(folder)), (model.value_model, Path(folder) / VALUE_MODEL_FOLDER)):
         if not (source / "config.json").is_file():
-            raise InputError(
-                f"{source}: holds no model; a PPO checkpoint has the policy and a folder {VALUE_MODEL_FOLDER}"
-            )
+            raise InputError(f"{source}: holds no model; a PPO checkpoint has the policy and a folder {VALUE_MODEL_FOLDER}")
         _copy_weights(type(part).from_pretrained(source, dtype=part.dtype), part)
 
 

@@ -39,9 +39,7 @@ class PPOConfig(TrainingArguments):
         default="error",
         metadata={"help": "What becomes of longer prompts: 'error' or 'drop'.", "choices": ["error", "drop"]},
     )
-    temperature: float = field(
-        default=1.0, metadata={"help": "Sampling temperature; logprobs are taken under it too."}
-    )
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; logprobs are taken under it too."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1.0 is off."})
     top_k: int = field(default=0, metadata={"help": "Sample among the k best tokens; 0 is off."})
     rollout_batch_size: int | None = field(
@@ -71,9 +69,7 @@ class PPOConfig(TrainingArguments):
     normalize_scores: bool = field(default=False, metadata={"help": "Scale scores to mean 0, std 1 in each rollout."})
     score_clip: float | None = field(default=None, metadata={"help": "Clip scores to ± this value."})
     kl_coef: float = field(default=0.05, metadata={"help": "Weight of the KL penalty in the reward (β)."})
-    kl_estimator: str = field(
-        default="k1", metadata={"help": "KL estimator: k1, k2 or k3.", "choices": ["k1", "k2", "k3"]}
-    )
+    kl_estimator: str = field(default="k1", metadata={"help": "KL estimator: k1, k2 or k3.", "choices": ["k1", "k2", "k3"]})
     kl_target: float | None = field(
         default=None, metadata={"help": "KL per response (nats) that kl_coef is adapted to; default: fixed kl_coef."}
     )

@@ -13,9 +13,7 @@ from llmrecipes.config import InputError
 logger = logging.getLogger(__name__)
 
 
-def encode_prompts(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int, overlong: str, name: str
-) -> Dataset:
+def encode_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int, overlong: str, name: str) -> Dataset:
     """Adds the column `prompt_ids`; every other column is kept for the reward functions.
 
     `prompt` may be text, chat messages or token ids. A prompt of more than `longest` tokens is an error or, with

@@ -26,9 +26,7 @@ def reward_name(reward: RewardFunction) -> str:
 def check_reward_model(model: PreTrainedModel) -> None:
     """Raises InputError unless the model gives one score."""
     if model.config.num_labels != 1:
-        raise InputError(
-            f"reward model {reward_name(model)}: gives {model.config.num_labels} labels; needed is one score"
-        )
+        raise InputError(f"reward model {reward_name(model)}: gives {model.config.num_labels} labels; needed is one score")
 
 
 def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
@@ -63,9 +61,7 @@ class Rewards:
         if not self.functions:
             raise InputError("reward_funcs: is empty; PPO needs a reward model or a reward function")
         if len(tokenizers) != len(self.functions):
-            raise InputError(
-                f"reward_processing_classes: {len(tokenizers)} for {len(self.functions)} reward functions"
-            )
+            raise InputError(f"reward_processing_classes: {len(tokenizers)} for {len(self.functions)} reward functions")
         if weights is not None and len(weights) != len(self.functions):
             raise InputError(f"reward_weights: {len(weights)} for {len(self.functions)} reward functions")
         self.policy_tokenizer = policy_tokenizer

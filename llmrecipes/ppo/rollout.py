@@ -29,9 +29,7 @@ class Rollout:
     returns: torch.Tensor | None = None
 
     @classmethod
-    def from_responses(
-        cls, prompts: list[list[int]], responses: list[list[int]], pad_token_id: int, device
-    ) -> "Rollout":
+    def from_responses(cls, prompts: list[list[int]], responses: list[list[int]], pad_token_id: int, device) -> "Rollout":
         """Lays prompts and responses (token ids) side by side, left-flushed."""
         prompt_lengths = torch.tensor([len(prompt) for prompt in prompts])
         response_lengths = torch.tensor([len(response) for response in responses])

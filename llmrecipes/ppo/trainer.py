@@ -99,9 +99,7 @@ class PPOTrainer(Trainer):
         use_cache = model.config.use_cache, value_model.config.use_cache
 
         longest = longest_prompt(model, args.max_completion_length, args.max_prompt_length)
-        train_dataset = encode_prompts(
-            train_dataset, processing_class, longest, args.overlong_prompts, "training prompts"
-        )
+        train_dataset = encode_prompts(train_dataset, processing_class, longest, args.overlong_prompts, "training prompts")
         if len(train_dataset) < args.rollout_batch_size:
             raise InputError(
                 f"training prompts: {len(train_dataset)} are fewer than one rollout of {args.rollout_batch_size}; "
@@ -109,9 +107,7 @@ class PPOTrainer(Trainer):
             )
         encode_eval = {
             name: encode_prompts(data, processing_class, longest, args.overlong_prompts, f"{name} prompts")
-            for name, data in (
-                eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
-            ).items()
+            for name, data in (eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}).items()
             if data is not None
         }
         if args.total_episodes is not None:
@@ -128,6 +124,8 @@ class PPOTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise InputError("ppo runs in one process or under DDP (configs/accelerate/ddp.yaml), not FSDP or DeepSpeed")
         # Trainer switches the KV cache off in the config, and a saved policy would decode slowly for ever after.
         model.config.use_cache, value_model.config.use_cache = use_cache
         # The loss below is a sum over tokens divided by the token count of the whole optimizer step.
@@ -155,9 +153,7 @@ class PPOTrainer(Trainer):
         args = self.args
         repeats = args.steps_per_rollout * args.gradient_accumulation_steps
         rows = len(self.train_dataset)
-        return RolloutSampler(
-            rows, args.rollout_batch_size, repeats, args.shuffle_dataset, args.data_seed or args.seed
-        )
+        return RolloutSampler(rows, args.rollout_batch_size, repeats, args.shuffle_dataset, args.data_seed or args.seed)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of the next optimizer step and their number of response tokens over all processes."""
@@ -196,18 +192,14 @@ class PPOTrainer(Trainer):
         self.model.eval()
         # 1. Sample and score.
         number = self.state.global_step // args.steps_per_rollout
-        rollout, raw_scores, finished = self._sample_and_score(
-            rows, self._generator(SAMPLE, number, device=args.device)
-        )
+        rollout, raw_scores, finished = self._sample_and_score(rows, self._generator(SAMPLE, number, device=args.device))
         scores = adjust_scores(raw_scores.sum(1), args.normalize_scores, args.score_clip, self._all_reduce)
         scores = apply_missing_eos_penalty(scores, finished, args.missing_eos_penalty, args.missing_eos_mode)
 
         # 2. Log-probabilities under policy and reference, and values; in the micro-batches of the first pass, so that
         # the first probability ratio is exactly 1.
         started = time.perf_counter()
-        kl, entropy = self._forward_rollout(
-            rollout, [part for minibatch in self._split(rollout, 0) for part in minibatch]
-        )
+        kl, entropy = self._forward_rollout(rollout, [part for minibatch in self._split(rollout, 0) for part in minibatch])
         self._record("time/rollout_forward", time.perf_counter() - started, 1)
         mask = response_mask(rollout.response_lengths, rollout.logprobs.shape[1])
 
@@ -229,9 +221,7 @@ class PPOTrainer(Trainer):
         self._record_rollout(rollout, raw_scores, finished, kl, entropy)
         if args.kl_target is not None:
             mean_kl = (self._all_reduce(kl.sum()) / args.rollout_batch_size).item()
-            self.kl_coef = adapt_kl_coef(
-                self.kl_coef, mean_kl, args.kl_target, args.rollout_batch_size, args.kl_horizon
-            )
+            self.kl_coef = adapt_kl_coef(self.kl_coef, mean_kl, args.kl_target, args.rollout_batch_size, args.kl_horizon)
         return rollout
 
     def _sample_and_score(
