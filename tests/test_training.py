@@ -91,7 +91,7 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest(tokenizer):
 
 
 def test_muon_adamw_moves_as_its_two_parts_alone():
-    """torch.optim.Muon orthogonalizes in bfloat16; where that is emulated, ours must move the same but for rounding."""
+    """torch.optim.Muon orthogonalizes in bfloat16; ours, in float32 on most CPUs, must move the same but for rounding."""
     torch.manual_seed(0)
     start = [torch.randn(16, 4), torch.randn(4, 16), torch.randn(4, 16), torch.randn(5)]
     gradients = [torch.randn(3, *value.shape) for value in start]
