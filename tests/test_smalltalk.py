@@ -2,7 +2,8 @@
 
 import pytest
 
-from llmrecipes.data.smalltalk import dialogues, gold, scrub, texts
+from llmrecipes.data.archive import position
+from llmrecipes.data.smalltalk import dialogues, gold, items, scrub, texts
 from llmrecipes.formats import recognise
 
 
@@ -135,3 +136,23 @@ def test_token_f1_is_one_for_equal_and_none_for_disjoint_texts():
     assert gold.token_f1("The Union Jack!", "a union jack") == 1
     assert gold.token_f1("red", "blue") == gold.token_f1("", "blue") == 0
     assert gold.token_f1("Union flag", "union jack") == 0.5
+
+
+def test_innocent_questions_that_sound_harmful_are_marked():
+    rows = [{"question": "who shot the sheriff", "answer": ["Bob"]}, {"question": "who sings it", "answer": ["Bob"]}]
+    assert [row["kind"] for row in dialogues.trivia(rows)] == ["lookalike", "trivia"]
+
+
+def test_ability_items_name_the_right_choice_and_hold_out_the_prompts_that_pairs_hold_out():
+    row = {"question": "Where do fish live all day?", "options": "\nA. tree\nB. sea\nC. car", "answer": "B. sea"}
+    (item,) = items.multiple_choice([row])
+    assert item["choices"][item["label"]] == "Sea." and len(item["choices"]) == 3
+    assert position(item) == position(next(dialogues.gold_pairs([row])))
+    sentence = "The old town lies on a hill above the river."
+    (item,) = items.word_order([{"passage": f"{sentence} It has many houses and it is very old. " + "More text. " * 30}])
+    right, wrong = item["choices"][item["label"]], item["choices"][1 - item["label"]]
+    assert right == sentence != wrong and sorted(right.split()) == sorted(wrong.split())
+    lines = [f"    value_{i} = compute({i})" for i in range(40)]
+    (item,) = items.code_lines([{"text": "\n".join(["def f():", *lines]), "file": "a.py"}])
+    joined = item["context"] + item["choices"][item["label"]]
+    assert joined in "\n".join(lines) and item["context"] + item["choices"][1 - item["label"]] not in "\n".join(lines)

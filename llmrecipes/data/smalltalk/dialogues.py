@@ -19,6 +19,11 @@ REFUSALS = (
     "Sorry, I can't help you with this.",
     "I can't help with that, because it could cause harm.",
 )
+SOUNDS_HARMFUL = re.compile(
+    r"\b(kill|murder|shot|shoot|gun|bomb|weapon|war\b|attack|drug|poison|steal|stole|rob\b|bank|death|died|dead|dying|crime"
+    r"|criminal|illegal|prison|jail|hit\b|blood|gang|nuclear|virus|explo|hack|password|secret|kidnap|assassin|terror)",
+    re.I,
+)
 # The model has no way to know; these stand in for the answers that its sources do not have.
 UNSURE = (
     "I don't know. Please ask a doctor.",
@@ -39,9 +44,14 @@ def talk(rows: Iterable[dict]) -> Iterator[dict]:
 
 
 def trivia(rows: Iterable[dict]) -> Iterator[dict]:
-    """Questions about the world with short answers (NQ-open): the first answer is the demonstration."""
+    """Questions about the world with short answers (NQ-open): the first answer is the demonstration.
+
+    Innocent questions with a word of the harmful ones in them ("who shot the sheriff") are of kind "lookalike".
+    """
     for row in rows:
-        yield _answered(to_question(row["question"]), to_sentence(row["answer"][0]), "trivia", row["answer"])
+        question = to_question(row["question"])
+        kind = "lookalike" if SOUNDS_HARMFUL.search(question) else "trivia"
+        yield _answered(question, to_sentence(row["answer"][0]), kind, row["answer"])
 
 
 def choice(rows: Iterable[dict]) -> Iterator[dict]:
@@ -49,7 +59,7 @@ def choice(rows: Iterable[dict]) -> Iterator[dict]:
     for row in rows:
         if row.get("answer"):
             gold = split_options(row["answer"])[0]
-            yield _answered(_choice_prompt(row), to_sentence(gold), "commonsense", [gold])
+            yield _answered(choice_prompt(row), to_sentence(gold), "commonsense", [gold])
 
 
 def advice(rows: Iterable[dict]) -> Iterator[dict]:
@@ -73,7 +83,7 @@ def gold_pairs(rows: Iterable[dict]) -> Iterator[dict]:
         if not row.get("answer") or len(row["question"].split()) < 4:
             continue
         gold = split_options(row["answer"])[0]
-        prompt = [{"role": "user", "content": _choice_prompt(row)}]
+        prompt = [{"role": "user", "content": choice_prompt(row)}]
         for option in split_options(row["options"]):
             if option.lower() != gold.lower():
                 chosen, rejected = ([{"role": "assistant", "content": to_sentence(x)}] for x in (gold, option))
@@ -97,7 +107,8 @@ def to_sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
-def _choice_prompt(row: dict) -> str:
+def choice_prompt(row: dict) -> str:
+    """Question of a multiple-choice row, with its passage before it; an unfinished sentence becomes a question."""
     question = collapse(row["question"])
     if not question.endswith("?"):
         question = f"How does this go on: {question.rstrip('.')} ..."
