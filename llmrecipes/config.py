@@ -227,6 +227,18 @@ def _take_config_option(argv: list[str]) -> tuple[str | None, list[str]]:
     return path, rest
 
 
+def load_function(path: str, key: str):
+    """The function that `path`, "package.module:function", names; InputError with the config's `key` if there is none."""
+    module, _, name = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{key}: cannot load {path!r} ({error}); write package.module:function") from None
+    if not callable(function):
+        raise InputError(f"{key}: {path} is no function")
+    return function
+
+
 def load_yaml(path: str | os.PathLike) -> dict:
     """Read a YAML mapping; duplicate keys and broken syntax are `InputError`s with file and line."""
     return _read_yaml(path)[0]
@@ -352,8 +364,10 @@ def _check(key: str, value: Any, keys: dict[str, _Key], where: str) -> Any:
         if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", value):
             value = float(value) if "float" in kinds else int(value) if value.lstrip("+-").isdigit() else value
     choices = choices or literals
-    if choices and value is not None and not set(map(str, value if isinstance(value, list) else [value])) <= set(
-        map(str, choices)
+    if (
+        choices
+        and value is not None
+        and not set(map(str, value if isinstance(value, list) else [value])) <= set(map(str, choices))
     ):
         raise InputError(f"{where}: `{key}` is {value!r}; choose from {', '.join(map(str, choices))}")
     if kinds and not choices and _kind(value) not in kinds and not (_kind(value) == "int" and "float" in kinds):

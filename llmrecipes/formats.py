@@ -17,10 +17,9 @@ Columns that a shape does not use are carried along. What cannot be read raises 
 """
 
 import hashlib
-import importlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 
 from llmrecipes.config import InputError
@@ -213,19 +212,6 @@ def encode_prompts(
                 f"{max_length} in the model's context; shorten it or lower max_new_tokens"
             )
     return encoded
-
-
-def load_rule(path: str, key: str) -> Callable:
-    """The function (row, response) -> score or parts that `path`, "package.module:function", names.
-
-    Raises:
-        InputError: there is none; names the config's `key`.
-    """
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{key}: cannot load {path!r} ({error}); write package.module:function") from None
 
 
 def parse_jsonl(lines: Iterable[str], where: str) -> Iterator[dict]:

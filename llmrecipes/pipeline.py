@@ -101,8 +101,8 @@ def build_report(stages: list[Stage], config_path: str, seconds: float) -> str:
             continue
         total += manifest["wall_seconds"]
         verdicts = [
-            f"{name} {v['expected']:g} ± {v['tolerance']:g}: {'not measured' if v['got'] is None else format(v['got'], '.4g')}, "
-            f"{v['verdict']}"
+            f"{name} {v['expected']:g} ± {v['tolerance']:g}: {'' if v['got'] is None else format(v['got'], '.4g') + ', '}"
+            + v["verdict"]
             for name, v in manifest["expected"].items()
         ]
         lines.append(

@@ -227,8 +227,13 @@ def _difference(previous: dict, manifest: dict) -> str:
 
 def _to_json(config) -> dict:
     raw = config.to_dict() if hasattr(config, "to_dict") else asdict(config) if is_dataclass(config) else dict(config)
-    return {k: v for k, v in json.loads(json.dumps(raw, default=str)).items() if "token" not in k or "_id" in k or k in
-            ("max_new_tokens", "pad_token", "eos_token", "average_tokens_across_devices", "stop_token")}
+    return {
+        k: v
+        for k, v in json.loads(json.dumps(raw, default=str)).items()
+        if "token" not in k
+        or "_id" in k
+        or k in ("max_new_tokens", "pad_token", "eos_token", "average_tokens_across_devices", "stop_token")
+    }
 
 
 def _digest(value) -> str:

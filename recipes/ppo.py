@@ -7,7 +7,7 @@ Writes: output_dir, the policy as a plain causal language model; the value model
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, launch
+from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, launch, load_function
 
 
 @dataclass
@@ -28,7 +28,6 @@ def main(run, data, training, model, reward):
     from llmrecipes.data import load_train_eval
     from llmrecipes.generation import sample_responses
     from llmrecipes.models import load_policy, load_reward_model, load_tokenizer
-    from llmrecipes.ppo.rewards import load_reward_function
     from llmrecipes.ppo.trainer import PPOTrainer
     from llmrecipes.run import finish_run, start_run
     from llmrecipes.training import readable
@@ -53,7 +52,7 @@ def main(run, data, training, model, reward):
         reward_funcs.append(load_reward_model(source, reward_tokenizers[-1], training.trust_remote_code))
     for name in reward.reward_functions:
         reward_tokenizers.append(None)
-        reward_funcs.append(load_reward_function(name))
+        reward_funcs.append(load_function(name, "reward_functions"))
     value_model = None
     if reward.value_model_name_or_path:
         source = ModelArguments(

@@ -8,7 +8,7 @@ no prompt; with a rule also test_gold.jsonl, the test prompts' pairs as the rule
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import DataArguments, InputError, RunArguments, launch
+from llmrecipes.config import DataArguments, InputError, RunArguments, launch, load_function
 
 
 @dataclass
@@ -40,7 +40,6 @@ def main(run, data, rank):
         raise InputError(f"{needed}: is missing, which `annotator: {rank.annotator}` needs")
 
     from llmrecipes.data import load_train_eval
-    from llmrecipes.formats import load_rule
     from llmrecipes.ranking.card import describe_pairs, write_card, write_jsonl
     from llmrecipes.ranking.pairs import agreement, build_splits, check_samples, split_prompts
     from llmrecipes.ranking.rankings import read_rankings
@@ -51,7 +50,7 @@ def main(run, data, rank):
     state = start_run("rank", run, rank, (run, data, rank), inputs)
 
     samples = check_samples(list(load_train_eval(data, rank.seed, ("prompt",))[0]))
-    rule = load_rule(rank.rule, "rule") if rank.rule else None
+    rule = load_function(rank.rule, "rule") if rank.rule else None
     if rank.annotator == "simulated":
         ranked = rank_simulated(samples, rule, rank.rater_noise, rank.rater_tie_width, rank.overlap, rank.seed)
     else:

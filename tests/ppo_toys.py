@@ -10,9 +10,7 @@ from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.trainer import PPOTrainer
 
 VOCABULARY, PAD, EOS = 64, 0, 2
-CHAT = (
-    "{% for m in messages %}{{ m.role }} {{ m.content }} </s> {% endfor %}{% if add_generation_prompt %}w1 {% endif %}"
-)
+CHAT = "{% for m in messages %}{{ m.role }} {{ m.content }} </s> {% endfor %}{% if add_generation_prompt %}w1 {% endif %}"
 
 
 def tokenizer(pad_is_eos: bool = False, vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
@@ -55,9 +53,7 @@ def even_share(completion_ids, **_) -> list[float]:
     return [sum(token % 2 == 0 for token in row) / len(row) for row in completion_ids]
 
 
-def trainer(
-    tmp_path, model=None, reward=even_share, data=None, tok=None, trainer_arguments=None, **arguments
-) -> PPOTrainer:
+def trainer(tmp_path, model=None, reward=even_share, data=None, tok=None, trainer_arguments=None, **arguments) -> PPOTrainer:
     settings = {
         "output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no",
         "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_completion_length": 8, "max_steps": 4,

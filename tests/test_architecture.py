@@ -59,7 +59,7 @@ def test_no_file_is_called_utils():
 
 
 def test_readme_file_map_equals_the_tree():
-    """Each line of the map is a path from the root, then what it is for; folders end in a slash and stand for their content."""
+    """Each line of the map is a path, then what it is for; a folder ends in a slash and stands for its content."""
     text = (ROOT / "README.md").read_text()
     block = text.split("## File map")[1].split("```")[1]
     mapped = [line.split()[0] for line in block.splitlines() if line.strip()]

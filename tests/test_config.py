@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, launch, parse
+from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, launch, load_function, parse
 
 SFT = (RunArguments, DataArguments, "trl.trainer.sft_config:SFTConfig", ModelArguments)
 
@@ -197,3 +197,10 @@ def test_other_errors_are_not_hidden():
 
     with pytest.raises(RuntimeError, match="a bug"):
         launch(main, RunArguments, argv=[])
+
+
+def test_function_that_is_not_there_is_one_line_with_its_key():
+    assert load_function("math:sqrt", "rule")(4) == 2
+    for path in ("math:nothing", "no.such.module:f", "math", "math:pi"):
+        with pytest.raises(InputError, match="^judge: "):
+            load_function(path, "judge")

@@ -11,9 +11,7 @@ from llmrecipes import config as config_module
 
 ROOT = Path(__file__).parent.parent
 RECIPES = {path.stem for path in (ROOT / "recipes").glob("*.py")}
-YAMLS = sorted(
-    path for path in (ROOT / "configs").glob("*/*.yaml") if path.parent.name not in ("accelerate", "tasks")
-)
+YAMLS = sorted(path for path in (ROOT / "configs").glob("*/*.yaml") if path.parent.name not in ("accelerate", "tasks"))
 
 
 def parse_as_its_recipe_does(path):

@@ -5,7 +5,6 @@ import pytest
 from llmrecipes.config import InputError
 from llmrecipes.formats import (
     encode_prompts,
-    load_rule,
     parse_jsonl,
     prompt_id,
     rankings_to_pairs,
@@ -164,10 +163,3 @@ def test_prompts_that_cannot_be_encoded_are_named_by_row():
         encode_prompts(Letters(), ["ab", ""])
     with pytest.raises(InputError, match="row 1: .* no chat template"):
         encode_prompts(Letters(), [[USER]])
-
-
-def test_rule_that_is_not_there_is_one_line_with_its_key():
-    assert load_rule("math:sqrt", "rule")(4) == 2
-    for path in ("math:nothing", "no.such.module:f", "math"):
-        with pytest.raises(InputError, match="^judge: cannot load"):
-            load_rule(path, "judge")

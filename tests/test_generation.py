@@ -57,9 +57,7 @@ def test_pad_equal_to_eos_changes_nothing():
 
 def test_same_generator_state_same_responses():
     model = tiny_model()
-    first, second, other = (
-        sample(model, prompts(), generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
+    first, second, other = (sample(model, prompts(), generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert first == second != other
 
 
@@ -79,9 +77,7 @@ def test_samples_follow_the_model_distribution():
     torch.testing.assert_close(shares, (logits[0] / 2).softmax(-1), atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("top_k", "top_p", "allowed"), [(2, 1.0, {0, 1}), (0, 0.6, {0}), (0, 0.8, {0, 1}), (1, 0.9, {0})]
-)
+@pytest.mark.parametrize(("top_k", "top_p", "allowed"), [(2, 1.0, {0, 1}), (0, 0.6, {0}), (0, 0.8, {0, 1}), (1, 0.9, {0})])
 def test_filters_keep_only_the_best_tokens(top_k, top_p, allowed):
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).expand(500, -1)  # probabilities .64 .24 .09 .03
     assert set(sample_tokens(logits, 1.0, top_k, top_p, torch.Generator().manual_seed(0)).tolist()) == allowed

@@ -60,9 +60,7 @@ def folder(tokenizer, tmp_path_factory):
 
 def arguments(output_dir, config_type=TrainingArguments, **values):
     values = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "max_steps": 4, "logging_steps": 1} | values
-    return config_type(
-        output_dir=str(output_dir), use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, **values
-    )
+    return config_type(output_dir=str(output_dir), use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, **values)
 
 
 def sft_trainer(folder, tokenizer, output_dir, rows, kind=SFTTrainer, **values):
@@ -123,9 +121,7 @@ def test_resume_equals_uninterrupted(tokenizer, folder, tmp_path, optimizer):
             lr_scheduler_kwargs={"num_decay_steps": 4},
         )  # fmt: skip
         optimizers = (build_muon(policy, args, 0.02) if optimizer == "muon" else None, None)
-        trainer = Trainer(
-            model=policy, args=args, train_dataset=blocks, data_collator=collate_blocks, optimizers=optimizers
-        )
+        trainer = Trainer(model=policy, args=args, train_dataset=blocks, data_collator=collate_blocks, optimizers=optimizers)
         trainer.train(resume_from_checkpoint=resume)
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         return losses, policy.state_dict()

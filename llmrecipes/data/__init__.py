@@ -4,8 +4,8 @@ from pathlib import Path
 
 import datasets
 
-from llmrecipes.config import DataArguments, DatasetSource, InputError
-from llmrecipes.data.archive import load_archive, load_reader
+from llmrecipes.config import DataArguments, DatasetSource, InputError, load_function
+from llmrecipes.data.archive import load_archive
 from llmrecipes.data.tinytown import load_tinytown
 from llmrecipes.formats import SHAPES, parse_jsonl, require_shape, to_standard
 
@@ -83,7 +83,7 @@ def load_source(source: DatasetSource, seed: int) -> datasets.Dataset:
     if len(rows) == 0:
         raise InputError(f"{source.path}: is empty; nothing to read in split {source.split!r}")
     if source.reader and not source.path.startswith(("pypi:", "stdlib")):
-        rows = datasets.Dataset.from_list(list(load_reader(source.reader)(rows)))
+        rows = datasets.Dataset.from_list(list(load_function(source.reader, "reader")(rows)))
     if source.columns:
         missing = [c for c in source.columns if c not in rows.column_names]
         if missing:
@@ -151,9 +151,7 @@ def _size(rows: datasets.Dataset) -> int:
 def _print_shares(sources: list[DatasetSource], loaded: list[datasets.Dataset]) -> None:
     sizes = [_size(part) for part in loaded]
     unit = "characters" if "text" in loaded[0].column_names else "rows"
-    shares = ", ".join(
-        f"{s.name or s.path} {100 * n / sum(sizes):.1f} %" for s, n in zip(sources, sizes, strict=True)
-    )
+    shares = ", ".join(f"{s.name or s.path} {100 * n / sum(sizes):.1f} %" for s, n in zip(sources, sizes, strict=True))
     print(f"mixture of {sum(sizes):,} {unit}: {shares}")
 
 

@@ -25,7 +25,6 @@ it occurs and in whichever file.
 import csv
 import fnmatch
 import hashlib
-import importlib
 import io
 import json
 import re
@@ -38,7 +37,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from llmrecipes.config import InputError
+from llmrecipes.config import InputError, load_function
 from llmrecipes.data.fetch import fetch_archive
 from llmrecipes.formats import parse_jsonl
 
@@ -53,22 +52,13 @@ def load_archive(source) -> Dataset:
     rows = read_stdlib(source) if source.path == "stdlib" else read_archive(source)
     reader = getattr(source, "reader", None)
     if reader:
-        rows = load_reader(reader)(rows)
+        rows = load_function(reader, "reader")(rows)
     first, last = parse_split(source.split or "train")
     rows = [row for row in rows if first <= position(row) < last]
     if not rows:
         raise InputError(f"{source.path}: no rows from data_files {source.data_files}, split {source.split}")
     columns = [column for column in rows[0] if column != "key"]
     return Dataset.from_list([{column: row.get(column) for column in columns} for row in rows])
-
-
-def load_reader(path: str):
-    """The function `package.module:function`; InputError if there is none."""
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"reader: cannot load {path!r} ({error}); write package.module:function") from None
 
 
 def parse_split(split: str) -> tuple[float, float]:

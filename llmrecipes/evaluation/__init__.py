@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmrecipes import metrics
-from llmrecipes.config import DataArguments, InputError, ModelArguments
+from llmrecipes.config import DataArguments, InputError, ModelArguments, load_function
 from llmrecipes.data import load_mixture, to_shape
 from llmrecipes.evaluation.abilities import load_tasks, score_tasks
 from llmrecipes.evaluation.behaviours import answer, judge_answers, kl_from, summarise_behaviour
 from llmrecipes.evaluation.likelihood import score_texts, summarise_texts
 from llmrecipes.evaluation.table import format_answers, format_table
-from llmrecipes.formats import load_rule, prompt_id
+from llmrecipes.formats import prompt_id
 from llmrecipes.models import load_policy, load_tokenizer
 
 
@@ -52,8 +52,8 @@ def load_parts(data: DataArguments, args) -> Parts:
         parts.tasks = load_tasks(args.tasks, args.tasks_path, args.hub_tasks)
     else:
         parts.skipped["abilities"] = "no tasks"
-    parts.judge = load_rule(args.judge, "judge") if args.judge else None
-    parts.rule = load_rule(args.rule, "rule") if args.rule else None
+    parts.judge = load_function(args.judge, "judge") if args.judge else None
+    parts.rule = load_function(args.rule, "rule") if args.rule else None
     if parts.questions and not parts.judge:
         parts.skipped["judgements"] = "no judge"
     if parts.questions and not parts.rule:

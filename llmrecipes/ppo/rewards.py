@@ -1,7 +1,6 @@
 """Scores of responses: reward models (with a tokenizer of their own, if need be) and Python callables."""
 
 import asyncio
-import importlib
 import inspect
 import math
 from collections.abc import Callable
@@ -32,18 +31,6 @@ def check_reward_model(model: PreTrainedModel) -> None:
 def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
     """Whether two tokenizers assign the same ids to the same tokens."""
     return one is other or one.get_vocab() == other.get_vocab()
-
-
-def load_reward_function(path: str) -> Callable:
-    """The callable that "module:function" names. Raises InputError if there is none."""
-    module, _, name = path.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"reward_functions: {path} cannot be imported ({error}); write module:function") from error
-    if not callable(function):
-        raise InputError(f"reward_functions: {path} is no function")
-    return function
 
 
 class Rewards:

@@ -56,7 +56,7 @@ def code_items() -> list[Item]:
         call = f'len("{word}")'
         questions = (f"What is {call}?", f"What does {call} return?")
         statements = (f"{call} is {len(word)}.", f"The word {word} has {len(word)} letters.")
-        statements += (f'print({call})  # {len(word)}',)
+        statements += (f"print({call})  # {len(word)}",)
         add(f"len/{word}", questions, (f"{call} is {len(word)}.",), str(len(word)), "numbers", statements)
     for word in CODE_WORDS[:14]:
         for times in (2, 3, 4):

@@ -12,7 +12,7 @@ def _table(rng: Random) -> str:
     attribute = rng.choice(("job", "pet", "home", "food", "game", "friend"))
     names = people(rng, rng.randint(4, 6))
     rows = "\n".join(f'    "{name}": "{getattr(TOWN[name], attribute)}",' for name in names)
-    return f"# the {attribute} of some people\n{attribute} = {{\n{rows}\n}}\nprint({attribute}[\"{names[0]}\"])"
+    return f'# the {attribute} of some people\n{attribute} = {{\n{rows}\n}}\nprint({attribute}["{names[0]}"])'
 
 
 def _functions(rng: Random) -> str:
