@@ -174,8 +174,10 @@ def _settle(stage: Stage, recorded: str | None, force: bool, will_change: set[Pa
 
 
 def _key(stage: Stage) -> str:
+    """Of the config, of all code that the recipe imports or the YAML names (`rule: llmrecipes...:f`), of the inputs."""
     digest = hashlib.sha256(json.dumps(stage.values, sort_keys=True, default=str).encode())
-    for file in sorted(code_files(stage.recipe)):
+    named = [_module_file(v.partition(":")[0]) for v in _strings(stage.values) if v.startswith("llmrecipes.")]
+    for file in sorted(set().union(*(code_files(script) for script in [stage.recipe, *filter(None, named)]))):
         digest.update(file.read_bytes())
     for folder in stage.input_dirs:
         digest.update(str(read_json(folder / "manifest.json").get("output_fingerprint")).encode())
@@ -196,11 +198,13 @@ def code_files(script: Path) -> set[Path]:
                 modules = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
                 modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            for module in modules:
-                if module.split(".")[0] == "llmrecipes":
-                    path = ROOT.joinpath(*module.split("."))
-                    todo += [p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()]
+            todo += filter(None, (_module_file(module) for module in modules if module.split(".")[0] == "llmrecipes"))
     return found
+
+
+def _module_file(module: str) -> Path | None:
+    path = ROOT.joinpath(*module.split("."))
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()), None)
 
 
 def _strings(value) -> list[str]:

@@ -111,6 +111,8 @@ def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "") -> No
     seconds = manifest.pop("previous_seconds") + time.time() - state.started
     manifest |= {"status": "finished", "metrics": metrics, "wall_seconds": round(seconds, 1), "made": made}
     manifest["expected"] = check_expected(state.card.expected or {}, metrics)
+    # Trainer pickles its arguments beside the model; they stand in the manifest, and a result holds no pickle.
+    (state.output_dir / "training_args.bin").unlink(missing_ok=True)
     manifest["output_fingerprint"] = fingerprint(state.output_dir)
     _write_json(state.output_dir / "manifest.json", manifest)
     print(f"\n=== {state.stage}: {made} ({seconds:.0f} s)")

@@ -88,3 +88,15 @@ def test_foreign_shapes_become_messages(tmp_path):
         {"role": "user", "content": "Say hi."},
         {"role": "assistant", "content": "Hi."},
     ]
+
+
+def test_a_folder_of_the_same_name_or_with_new_contents_is_read_anew(tmp_path):
+    readme = "---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: train, path: train.jsonl}\n---\n"
+    texts = lambda folder: list(load_source(DatasetSource(str(folder)), 0)["text"])
+    for name in ("a", "b"):
+        (tmp_path / name / "rank").mkdir(parents=True)
+        (tmp_path / name / "rank" / "README.md").write_text(readme)
+        jsonl(tmp_path / name / "rank" / "train.jsonl", [{"text": name}])
+        assert texts(tmp_path / name / "rank") == [name]
+    jsonl(tmp_path / "a" / "rank" / "train.jsonl", [{"text": "new"}])
+    assert texts(tmp_path / "a" / "rank") == ["new"]

@@ -1,9 +1,9 @@
-"""The gold score ranks as a person would, cannot be won by one constant reply, and the raters follow it with noise."""
+"""The gold score ranks as a person would, and cannot be won by one constant reply."""
 
 import pytest
 
 from llmrecipes.data.tinytown import load_tinytown, world
-from llmrecipes.data.tinytown.gold import RATERS, STARS, gold_score, is_fluent, judge, rate
+from llmrecipes.data.tinytown.gold import gold_score, is_fluent, judge
 from llmrecipes.data.tinytown.questions import to_row
 from llmrecipes.data.tinytown.sentences import all_items
 
@@ -76,20 +76,3 @@ def test_unfinished_repeated_or_foreign_text_is_not_fluent(response):
 def test_no_constant_reply_wins(constant):
     questions = [r for r in load_tinytown("questions", "test") if r["kind"] not in ("harmful", "unknowable")]
     assert sum(gold_score(question, constant) for question in questions) / len(questions) < 0.5
-
-
-def test_raters_repeat_themselves_differ_and_mostly_agree_with_the_gold_score():
-    agreed = judged = 0
-    differ = False
-    for items in all_items().values():
-        for item in items[:20]:
-            question = to_row(item, item.questions[0])
-            good, bad = item.replies[0], "What a stupid question! Go away."
-            stars = [(rate(question, good, i, 3), rate(question, bad, i, 3)) for i in range(len(RATERS))]
-            assert stars[0][0] == rate(question, good, 0, 3)
-            assert all(0 <= s <= STARS for pair in stars for s in pair)
-            differ |= len(set(stars)) > 1
-            agreed += sum(a > b for a, b in stars)
-            judged += len(stars)
-    assert differ
-    assert 0.85 < agreed / judged < 0.99

@@ -1,5 +1,6 @@
 """Data sets: one source, a weighted mixture of several, and the held-out part; always seeded."""
 
+import hashlib
 from pathlib import Path
 
 import datasets
@@ -127,10 +128,20 @@ def _load_folder(source: DatasetSource) -> datasets.Dataset:
 
 def _load_dataset(builder: str, source: DatasetSource, **options) -> datasets.Dataset:
     split = source.split if builder == source.path else "train"
+    if Path(source.path).exists():
+        # datasets' cache tells local folders apart by their last name only, and does not see that a file changed.
+        options["cache_dir"] = str(Path(datasets.config.HF_DATASETS_CACHE) / "llmrecipes" / _state(Path(source.path)))
     try:
         return datasets.load_dataset(builder, split=split, **options)
     except Exception as error:  # datasets raises a dozen unrelated kinds; all mean: this source cannot be read
         raise InputError(f"{source.path}: cannot be read as split {split!r}: {str(error)[:300]}") from error
+
+
+def _state(path: Path) -> str:
+    """Names a file or folder as it is now: where it lies, and name, size and time of change of each file."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return hashlib.sha256(str(facts).encode()).hexdigest()[:16]
 
 
 def _take_shares(loaded: list[datasets.Dataset], weights: list[float]) -> list[datasets.Dataset]:

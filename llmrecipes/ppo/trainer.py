@@ -353,7 +353,6 @@ class PPOTrainer(Trainer):
         if self.args.should_save:
             save_models(self.model, output_dir, state_dict)
             self.processing_class.save_pretrained(output_dir)
-            torch.save(self.args, f"{output_dir}/training_args.bin")
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)  # makes the folder; trainer_state.json, written later, marks it complete

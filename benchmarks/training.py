@@ -1,0 +1,237 @@
+"""Speed and memory of pretrain, sft and reward against a bare PyTorch loop on the same model and the same batches.
+
+Both sides take turns in one process, so that a busy machine slows them alike; the first turn also checks that they end
+with the same weights. Peak memory is taken in a process of its own for each side. The target is an overhead of 5 % or
+less for each stage.
+
+    python benchmarks/training.py [--steps 20] [--rounds 5] [--stages pretrain,sft,reward] [--json FILE]
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import trl
+from datasets import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from llmrecipes.config import ModelArguments
+from llmrecipes.data.tinytown import load_tinytown
+from llmrecipes.models import build_policy, count_parameters, load_policy, load_reward_model, token_blocks, train_tokenizer
+from llmrecipes.run import tame_logs
+from llmrecipes.training import SFTTrainer, build_blocks, collate_blocks, readable
+
+ROWS, LENGTH = 16, 128
+STAGES = ("pretrain", "sft", "reward")
+MODEL = {  # 3.0M parameters
+    "model_type": "llama",
+    "vocab_size": 2048,
+    "hidden_size": 192,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "intermediate_size": 512,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+}
+
+
+class Clock(TrainerCallback):
+    """Wall and CPU seconds at the end of each step."""
+
+    def __init__(self):
+        self.times = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.times = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.times.append(now())
+
+
+def now() -> tuple[float, float]:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
+
+
+def pace(times: list[tuple[float, float]]) -> tuple[float, float]:
+    """Wall and CPU seconds a step, the first step left out."""
+    return tuple((last - first) / (len(times) - 1) for first, last in zip(times[0], times[-1], strict=True))
+
+
+def build_trainer(stage: str, folder: Path, steps: int) -> Trainer:
+    """The stage's trainer as its recipe builds it, on 16 rows of 128 tokens a step."""
+    torch.manual_seed(0)
+    texts = load_tinytown("c4", "test", seed=0).select(range(400))
+    tokenizer = train_tokenizer(texts["text"], MODEL["vocab_size"], 256)
+    build_policy(MODEL, tokenizer).save_pretrained(folder)
+    source = ModelArguments(model_name_or_path=str(folder))
+    has_accelerator = torch.accelerator.is_available()
+    values = {
+        "output_dir": str(folder / "out"),
+        "max_steps": steps,
+        "per_device_train_batch_size": ROWS,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 10,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": not has_accelerator,
+        "bf16": has_accelerator or torch.cpu.get_capabilities().get("amx_bf16", False),
+    }
+    if stage == "pretrain":
+        blocks = build_blocks(texts, tokenizer, LENGTH, ROWS)
+        args = TrainingArguments(**values)
+        return Trainer(model=load_policy(source), args=args, train_dataset=blocks, data_collator=collate_blocks)
+    # Longer answers are cut to LENGTH by SFT; pairs that are too long would be dropped by the reward trainer.
+    answers = [tokenizer.decode(ids) for ids in token_blocks(texts["text"], tokenizer, LENGTH if stage == "sft" else 96)]
+    asked = [{"role": "user", "content": "Tell me a story."}]
+    said = [[{"role": "assistant", "content": answer}] for answer in answers]
+    values |= {"max_length": LENGTH, "activation_checkpointing": False}
+    if stage == "sft":
+        rows = Dataset.from_list([{"messages": asked + answer} for answer in said])
+        args = trl.SFTConfig(**values, assistant_only_loss=True)
+        return SFTTrainer(model=load_policy(source), args=args, train_dataset=rows, processing_class=tokenizer)
+    rows = Dataset.from_list(
+        [{"prompt": asked, "chosen": a, "rejected": b} for a, b in zip(said, said[1:] + said[:1], strict=True)]
+    )
+    args = trl.RewardConfig(**values | {"per_device_train_batch_size": ROWS // 2})  # a pair is two rows
+    model = load_reward_model(source, tokenizer)
+    return trl.RewardTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
+
+
+def bare_loss(stage: str, model: torch.nn.Module, batch: dict) -> torch.Tensor:
+    if stage != "reward":
+        return model(**batch, use_cache=False).loss
+    chosen, rejected = model(**batch, use_cache=False).logits.squeeze(-1).chunk(2)
+    return -torch.nn.functional.logsigmoid(chosen - rejected).mean()
+
+
+def bare_loop(stage: str, model: torch.nn.Module, optimizer, batches: list[dict], args) -> list[tuple[float, float]]:
+    """What a hand-written script would do; the times at which its steps ended."""
+    times, schedule = [], torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    model.train()
+    for batch in batches:
+        with torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
+            loss = bare_loss(stage, model, {name: value.to(args.device) for name, value in batch.items()})
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        times.append(now())
+    return times
+
+
+class Contest:
+    """One stage's trainer and the bare loop, ready to take turns."""
+
+    def __init__(self, stage: str, folder: Path, steps: int):
+        self.stage, self.clock = stage, Clock()
+        self.trainer = readable(build_trainer(stage, folder, steps))
+        self.trainer.add_callback(self.clock)
+        source = ModelArguments(model_name_or_path=str(folder))
+        self.trainer_start = {name: value.clone() for name, value in self.trainer.model.state_dict().items()}
+        self.model = load_policy(source) if stage != "reward" else load_reward_model(source, self.trainer.processing_class)
+        self.model.load_state_dict(self.trainer_start)
+        self.model.to(self.trainer.args.device)
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(self.trainer.args)
+        self.optimizer = kind(self.model.parameters(), **options)
+        self.batches = []
+        while len(self.batches) < steps:
+            self.batches += list(self.trainer.get_train_dataloader())
+        self.batches = self.batches[:steps]
+
+    def turn(self, side: str) -> tuple[float, float]:
+        if side == "bare":
+            return pace(bare_loop(self.stage, self.model, self.optimizer, self.batches, self.trainer.args))
+        self.trainer.train()
+        return pace(self.clock.times)
+
+    def difference(self) -> float:
+        """Largest difference between the two sides' weights, in units of the largest change since the start."""
+        theirs = self.trainer.model.state_dict()
+        changed = max((theirs[n].cpu() - v.cpu()).abs().max().item() for n, v in self.trainer_start.items())
+        return max((theirs[n] - v).abs().max().item() for n, v in self.model.state_dict().items()) / changed
+
+
+def compare(stage: str, steps: int, rounds: int) -> dict:
+    """Steps a second of both sides and the overhead of the trainer, medians over `rounds` turns of each."""
+    with tempfile.TemporaryDirectory() as folder:
+        contest = Contest(stage, Path(folder), steps)
+        seconds = {"recipe": [], "bare": []}
+        for i in range(rounds + 1):
+            for side in ("recipe", "bare") if i % 2 else ("bare", "recipe"):
+                seconds[side].append(contest.turn(side))
+            if i == 0:  # a turn to warm up, and to check that both learn the same
+                difference = contest.difference()
+                assert difference < 0.05, f"{stage}: the two sides learn different things ({difference:.3f})"
+                seconds = {"recipe": [], "bare": []}
+        batch = contest.batches[0]["input_ids"].shape
+        ratios = [[r[k] / b[k] for r, b in zip(seconds["recipe"], seconds["bare"], strict=True)] for k in (0, 1)]
+        return {
+            "stage": stage,
+            "parameters": count_parameters(contest.model),
+            "batch": list(batch),
+            "steps_per_second": 1 / statistics.median(wall for wall, _ in seconds["recipe"]),
+            "bare_steps_per_second": 1 / statistics.median(wall for wall, _ in seconds["bare"]),
+            "overhead": statistics.median(ratios[0]) - 1,
+            "overhead_cpu_time": statistics.median(ratios[1]) - 1,
+            "weight_difference": difference,
+        }
+
+
+def peak_memory(stage: str, side: str, steps: int) -> float:
+    """MiB that training adds at its peak; called in a fresh process."""
+    with tempfile.TemporaryDirectory() as folder:
+        contest = Contest(stage, Path(folder), steps)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            contest.turn(side)
+            return torch.cuda.max_memory_allocated() / 2**20
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        contest.turn(side)
+        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=20, help="steps in a turn")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    parser.add_argument("--stages", default=",".join(STAGES))
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--memory_of", help=argparse.SUPPRESS)  # stage,side: what the child processes measure
+    args = parser.parse_args()
+    tame_logs()
+    if args.memory_of:
+        print(f"peak {peak_memory(*args.memory_of.split(','), args.steps):.1f}")
+        return
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{ROWS} rows of {LENGTH} tokens on {device}; {args.rounds} turns of {args.steps} steps each")
+    results = []
+    for stage in args.stages.split(","):
+        result = compare(stage, args.steps, args.rounds)
+        for side in ("recipe", "bare"):
+            child = [sys.executable, __file__, "--steps", "5", "--memory_of", f"{stage},{side}"]
+            output = subprocess.run(child, check=True, capture_output=True, text=True).stdout
+            result[f"{side}_peak_mib"] = float(output.split("peak ")[-1])
+        results.append(result)
+    print(f"\n{'stage':<10}{'steps/s':>10}{'bare':>10}{'overhead':>10}{'CPU time':>10}{'peak MiB':>10}{'bare':>10}")
+    for r in results:
+        print(
+            f"{r['stage']:<10}{r['steps_per_second']:>10.2f}{r['bare_steps_per_second']:>10.2f}{r['overhead']:>10.1%}"
+            f"{r['overhead_cpu_time']:>10.1%}{r['recipe_peak_mib']:>10.0f}{r['bare_peak_mib']:>10.0f}"
+        )
+    if args.json:
+        Path(args.json).write_text(json.dumps({"device": device, "steps": args.steps, "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
