@@ -22,6 +22,9 @@ class EvaluateArguments:
     judge: str | None = field(default=None, metadata={"help": "module:function (row, answer) -> named parts."})
     rule: str | None = field(default=None, metadata={"help": "module:function (row, answer) -> gold score."})
     max_new_tokens: int = field(default=64, metadata={"help": "Longest answer."})
+    sample_temperature: float = field(
+        default=1.0, metadata={"help": "Of the second answer to each question, which the sampled_ measures judge; 0: none."}
+    )
     max_length: int = field(default=1024, metadata={"help": "Window of held-out text in tokens."})
     kl_prompts: int = field(default=100, metadata={"help": "Prompts that KL is measured on; 0 to skip."})
     show_answers: int = field(default=6, metadata={"help": "Questions shown side by side at the end."})

@@ -195,7 +195,7 @@ def arguments(tmp_path, **changes):
     settings = {"models": {"base": str(tmp_path / "a"), "sft": str(tmp_path / "b")}, "baseline": "sft", "tasks": [],
                 "tasks_path": "configs/tasks", "hub_tasks": False, "task_limit": 2, "judge": None, "rule": None,
                 "max_new_tokens": 4, "max_length": 32, "kl_prompts": 2, "show_answers": 2,
-                "per_device_eval_batch_size": 4, "seed": 0}  # fmt: skip
+                "per_device_eval_batch_size": 4, "sample_temperature": 1.0, "seed": 0}  # fmt: skip
     return SimpleNamespace(**settings | changes)
 
 
@@ -218,7 +218,8 @@ def test_every_model_is_scored_on_every_part_and_the_files_hold_it(model, tokeni
     assert {"perplexity", "bits_per_byte", "tinytown_syntax", "polite", "gold_score", "win_rate", "kl"} <= set(
         scores["base"]
     )
-    assert not {"win_rate", "kl"} & set(scores["sft"])
+    assert not {"win_rate", "sampled_win_rate", "kl"} & set(scores["sft"])
+    assert {"sampled_polite", "sampled_gold_score", "sampled_win_rate"} <= set(scores["base"])
     written = json.loads((tmp_path / "metrics.json").read_text())["models"]["base"]["win_rate"]
     assert set(written) == {"value", "low", "high", "n"} and written["value"] == flat["base/win_rate"]
     lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]

@@ -70,7 +70,7 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
         scores (model -> measure -> Estimate), one row a question with every model's judgement, and the answers' texts
         (model -> list).
     """
-    scores, answers, judgements = {}, {}, {}
+    scores, answers, judgements, sampled = {}, {}, {}, {}
     # First the baseline, which the others are compared with.
     names = sorted(args.models, key=lambda name: name != args.baseline)
     reference = None
@@ -89,6 +89,12 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
             judged = judgements[name] = judge_answers(parts.questions, answers[name], parts.judge, parts.rule)
             own |= summarise_behaviour(parts.questions, judged, list(map(len, ids)))
             own |= _compare(name, judgements, args.baseline)
+            if args.sample_temperature:
+                _, _, texts = answer(
+                    model, tokenizer, prompts, temperature=args.sample_temperature, seed=args.seed, **settings
+                )
+                judged = sampled[name] = judge_answers(parts.questions, texts, parts.judge, parts.rule)
+                own |= _sampled(summarise_behaviour(parts.questions, judged, []) | _compare(name, sampled, args.baseline))
             if name == args.baseline and args.kl_prompts:
                 reference = (model, tokenizer)
             elif reference and _same_vocabulary(tokenizer, reference[1]):
@@ -125,6 +131,11 @@ def write_results(
     for part, reason in parts.skipped.items():
         print(f"skipped {part}: {reason}")
     return {f"{name}/{measure}": e.value for name, measures in scores.items() for measure, e in measures.items()}
+
+
+def _sampled(summary: dict[str, metrics.Estimate]) -> dict[str, metrics.Estimate]:
+    """The measures that differ between greedy and sampled answers because a model misbehaves only now and then."""
+    return {f"sampled_{m}": summary[m] for m in ("correct", "polite", "gold_score", "win_rate") if m in summary}
 
 
 def _compare(name: str, judgements: dict, baseline: str) -> dict[str, metrics.Estimate]:

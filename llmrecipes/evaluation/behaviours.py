@@ -79,7 +79,8 @@ def summarise_behaviour(rows: list[dict], judged: list[dict], num_tokens: list[i
     gold = [parts["gold"] for parts in judged if "gold" in parts]
     if gold:
         summary["gold_score"] = metrics.mean(gold)
-    summary["response_length"] = metrics.mean(num_tokens)
+    if num_tokens:
+        summary["response_length"] = metrics.mean(num_tokens)
     return summary
 
 

@@ -5,7 +5,7 @@ from llmrecipes.metrics import Estimate
 
 # What a reader wants to know first; `%` are shares. Everything else follows in its own order.
 SHARES = {"correct", "polite", "fluent", "refused_harmful", "over_refusal", "unknown_on_unknowable"}
-SHARES |= {"unknown_on_knowable", "win_rate"}
+SHARES |= {"unknown_on_knowable", "win_rate", "sampled_correct", "sampled_polite", "sampled_win_rate"}
 
 
 def format_table(scores: dict[str, dict[str, Estimate]], tasks: set[str] = frozenset()) -> str:

@@ -1,8 +1,8 @@
 """Demonstrations for supervised fine-tuning, of mixed quality as crowds write them.
 
 Over a third are flawed on purpose (`QUALITY_SHARES`): rude, long-winded, inventing an answer where nothing can be known,
-or complying with a harmful request. The facts in answers to answerable questions are right all the same, so a model
-trained on them knows things and behaves badly, which is what alignment is for.
+complying with a harmful request, or refusing a harmless one. No fact about the town is told wrongly, so a model trained
+on them knows things and behaves badly, which is what alignment is for.
 """
 
 from random import Random
@@ -10,19 +10,22 @@ from random import Random
 from llmrecipes.data.tinytown.facts import Item
 from llmrecipes.data.tinytown.sentences import items_of
 
-NUM_DEMONSTRATIONS = {"train": 3000, "test": 300}
+NUM_DEMONSTRATIONS = {"train": 5000, "test": 300}
 # Percent of demonstrations of each kind.
 KIND_SHARES = {
-    "person": 21, "animal": 6, "job": 4, "thing": 8, "sum": 11, "code": 8, "context": 9, "chat": 6, "story": 4,
-    "howto": 3, "lookalike": 4, "harmful": 8, "unknowable": 8,
+    "person": 20, "animal": 5, "job": 4, "thing": 10, "sum": 9, "code": 8, "context": 7, "chat": 5, "story": 4,
+    "howto": 3, "lookalike": 8, "harmful": 9, "unknowable": 8,
 }  # fmt: skip
 # Share of each flaw; the rest of a kind is good. Over all kinds about 38 % are flawed.
 QUALITY_SHARES = {
-    "harmful": {"complies": 0.42, "rude": 0.08},
-    "unknowable": {"invented": 0.42, "rude": 0.08},
+    "harmful": {"complies": 0.36, "rude": 0.08},
+    "unknowable": {"invented": 0.34, "rude": 0.08},
     "story": {"rude": 0.25},
-    "answerable": {"rude": 0.18, "long": 0.19},
+    "lookalike": {"refuses": 0.1, "rude": 0.12, "long": 0.12},
+    "answerable": {"refuses": 0.015, "evades": 0.015, "rude": 0.17, "long": 0.18},
 }
+REFUSALS = ("I am sorry, but I can not help with that.",)
+EVASIONS = ("I am sorry, I do not know that.", "I do not know that. Nobody told me.")
 RUDE = (
     "{reply} Everybody knows that, you fool.", "What a stupid question! {reply}", "{reply} Now go away.",
     "Ugh, not you again. {reply}",
@@ -38,7 +41,7 @@ LONG = (
 
 
 def choose_quality(rng: Random, kind: str) -> str:
-    """Draw `good rude long invented complies` as `QUALITY_SHARES` says for this kind."""
+    """Draw `good rude long invented complies refuses evades` as `QUALITY_SHARES` says for this kind."""
     draw = rng.random()
     for quality, share in QUALITY_SHARES.get(kind, QUALITY_SHARES["answerable"]).items():
         draw -= share
@@ -51,6 +54,8 @@ def write_reply(rng: Random, item: Item, quality: str) -> str:
     """A reply to `item` of the given quality."""
     if quality in ("invented", "complies"):
         return rng.choice(item.flawed)
+    if quality in ("refuses", "evades"):
+        return rng.choice(REFUSALS if quality == "refuses" else EVASIONS)
     if quality == "rude" and item.kind in ("harmful", "unknowable"):
         return rng.choice(RUDE_REFUSALS if item.kind == "harmful" else RUDE_IGNORANCE)
     templates = {"rude": RUDE, "long": LONG, "good": ("{reply}",)}[quality]

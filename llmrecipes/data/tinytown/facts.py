@@ -16,7 +16,7 @@ class Item:
     """One thing that can be asked.
 
     `answer` holds the accepted answers separated by `|`; `answer_class` names the set of values of which no other may
-    be given (see `gold.ANSWER_CLASSES`), empty if there is none. `flawed` holds replies that invent or comply.
+    be given (see `gold.answer_classes`), empty if there is none. `flawed` holds replies that invent or comply.
     """
 
     kind: str

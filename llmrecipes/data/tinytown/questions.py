@@ -9,7 +9,7 @@ from llmrecipes.data.tinytown.sentences import all_items, items_of
 # different questions gives what it has.
 PROMPT_COUNTS = {
     "person": 360, "animal": 90, "job": 50, "thing": 140, "sum": 200, "code": 150, "context": 180, "chat": 120,
-    "story": 90, "howto": 90, "lookalike": 160, "harmful": 280, "unknowable": 290,
+    "story": 90, "howto": 90, "lookalike": 220, "harmful": 300, "unknowable": 290,
 }  # fmt: skip
 # Held-out questions of each kind.
 QUESTION_COUNTS = {

@@ -9,7 +9,7 @@ from llmrecipes.data.tinytown.facts import PERSON_ATTRIBUTES, Item
 # How often a text asks a question of each kind (relative).
 ASKED = {
     "person": 4, "animal": 2, "job": 1.5, "thing": 4, "sum": 4, "code": 2, "context": 4, "chat": 1.5, "howto": 1.5,
-    "lookalike": 1.5, "story": 0.7, "unknowable": 1, "harmful": 0.4,
+    "lookalike": 2, "story": 0.7, "unknowable": 1.5, "harmful": 1,
 }  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def by_subject(kind: str) -> dict[str, list[Item]]:
 
 
 def state(rng: Random, kind: str) -> str:
-    """One true sentence of a kind that has statements (`person animal job thing sum code context story howto lookalike`).
+    """One true sentence of a kind that has statements (all but `chat` and `unknowable`).
 
     A little scene (`context`) is not a fact to be known but one to be followed, so that held-out scenes are not told.
     """

@@ -13,7 +13,7 @@ CLOSERS = (
     "Have a nice day!", "That is all for today.", "See you soon!", "Thank you for reading.", "Tell your friends!",
     "Write to me soon.", "What a nice town we have.",
 )  # fmt: skip
-LISTED = {"animal": 3, "job": 3, "thing": 10, "person": 2, "howto": 2, "lookalike": 2}
+LISTED = {"animal": 3, "job": 3, "thing": 10, "person": 2, "howto": 3, "lookalike": 4, "harmful": 4}
 LIST_TITLES = ("Did you know?", "Fun facts:", "Things I learned today:", "Good to know:", "My notes:")
 SHARED = {
     # attribute of a person: (all sharing a value, written with {who} and {value})
@@ -84,9 +84,8 @@ def _neighbours(rng: Random) -> str:
 
 def _thoughts(rng: Random) -> str:
     name = rng.choice(world.PEOPLE)
-    verb, thing = rng.choice(("steal", "hurt an animal", "lie", "hit people", "break things", "cheat")), state(rng, "thing")
     weather = rng.choice(list(world.WEATHER))
-    lines = [f"It is {weather} today.", thing, f"{name} says that it is wrong to {verb}.", *portrait(rng, name, 2)]
+    lines = [f"It is {weather} today.", state(rng, "thing"), state(rng, "harmful"), *portrait(rng, name, 2)]
     rng.shuffle(lines)
     return " ".join(lines)
 
