@@ -11,6 +11,7 @@ import difflib
 import errno
 import importlib
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -46,6 +47,9 @@ RENAMED = {
     "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR under `env:`",
     "push_to_hub_model_id": "use `hub_model_id`",
 }
+# Keys that hold paths which a stage reads.
+INPUTS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_name_or_path", "rankings_file", "datasets")
+INPUTS += ("eval_datasets",)
 AT_LEAST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
@@ -145,7 +149,7 @@ def launch(main, *config_types, argv: list[str] | None = None) -> None:
     """Parse argv and YAML into `config_types`, call `main(*configs)`; a user's mistake prints one line and exits 2."""
     configs = ()
     try:
-        configs = parse(*config_types, argv=argv)
+        configs = parse(*config_types, argv=argv, inputs_exist=True)
         main(*configs)
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -173,15 +177,16 @@ def _disk_is_full(error: BaseException, output_dir: str) -> bool:
     )
 
 
-def parse(*config_types, argv: list[str] | None = None) -> tuple:
+def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = False) -> tuple:
     """Strictly parse `argv` (and the YAML behind `--config`) into instances of `config_types`.
 
     Args:
         config_types: dataclasses, or "module:Class" for one whose module is heavy; it is imported only after every key
             and value has been checked against its source.
+        inputs_exist: also check, before any heavy import, that local models and data are there.
 
     Raises:
-        InputError: unknown, renamed, duplicate or mistyped key; value outside choices or range.
+        InputError: unknown, renamed, duplicate or mistyped key; value outside choices or range; missing or empty input.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     config_path, argv = _take_config_option(argv)
@@ -196,6 +201,8 @@ def parse(*config_types, argv: list[str] | None = None) -> tuple:
         for key, value in values.items():
             values[key] = _check(key, value, keys, f"{config_path}:{lines[key]}")
         argv = _take_mappings(_check_argv(argv, keys), values, keys)
+    if inputs_exist:
+        _require_inputs(values, argv)
     # Before transformers is imported: it reads HF_* once, at import.
     os.environ.update({key: str(value) for key, value in environment.items()})
     parser = _Parser([_resolve(t) for t in config_types], allow_abbrev=False)
@@ -463,6 +470,23 @@ def _take_mappings(argv: list[str], values: dict, keys: dict[str, _Key]) -> list
             rest.append(argv[i])
             i += 1
     return rest
+
+
+def _require_inputs(values: dict, argv: list[str]) -> None:
+    """InputError for a local model folder or data file that is missing or empty; Hub ids are left to their loaders."""
+    given = dict(values)
+    for i, word in enumerate(argv):
+        if word.startswith("--"):
+            given[word[2:]] = list(itertools.takewhile(lambda later: not later.startswith("--"), argv[i + 1 :]))
+    for key in INPUTS:
+        for entry in given[key] if isinstance(given.get(key), list) else [given.get(key)]:
+            path = entry.get("path") if isinstance(entry, dict) else entry
+            if not isinstance(path, str) or not path.startswith(("/", ".", "outputs/")):
+                continue
+            if not os.path.exists(path):
+                raise InputError(f"{key}: {path} does not exist; run the stage that writes it first, or correct the path")
+            if os.path.isfile(path) and os.path.getsize(path) == 0:
+                raise InputError(f"{key}: {path} is empty")
 
 
 def _settle_precision(values: dict, argv: list[str], keys: dict[str, _Key]) -> None:

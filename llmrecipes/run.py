@@ -37,7 +37,6 @@ class Run:
     output_dir: Path
     card: RunArguments
     is_main: bool
-    started: float
     manifest: dict
     resume_from_checkpoint: str | None = None
 
@@ -72,6 +71,7 @@ def start_run(stage: str, run: RunArguments, args, configs: tuple, inputs: list[
         "packages": {name: _version(name) for name in PACKAGES},
         "hardware": _hardware(),
         "metrics": {},
+        "started": time.time(),
         "previous_seconds": 0.0,
     }
     relevant = {k: v for k, v in config.items() if k not in NOT_PART_OF_A_RUN}
@@ -80,16 +80,20 @@ def start_run(stage: str, run: RunArguments, args, configs: tuple, inputs: list[
     if previous is None and output_dir.is_dir() and any(output_dir.iterdir()) and not run.force:
         raise InputError(f"{output_dir}: holds files that are no run of ours; choose another output_dir or --force")
     if previous is not None and not run.force:
-        if previous["fingerprint"] != manifest["fingerprint"]:
+        # A run that failed before its first checkpoint left nothing to lose: the corrected command just runs.
+        holds_results = previous["status"] == "finished" or last_complete_checkpoint(output_dir)
+        if previous["fingerprint"] != manifest["fingerprint"] and holds_results:
             raise InputError(f"{output_dir}: holds another run ({_difference(previous, manifest)}); --force overwrites it")
         if previous["status"] == "finished":
             if is_main:
                 print(f"{stage}: already finished in {output_dir}; --force runs it again")
             sys.exit(0)
-        manifest["previous_seconds"] = previous.get("previous_seconds", 0.0)
     checkpoint = None
     if previous is not None and previous["fingerprint"] == manifest["fingerprint"] and not run.force:
         checkpoint = last_complete_checkpoint(output_dir)
+    if checkpoint:  # what the interrupted run took up to the checkpoint
+        saved = (Path(checkpoint) / "trainer_state.json").stat().st_mtime
+        manifest["previous_seconds"] = previous["previous_seconds"] + saved - previous["started"]
     # Every process has looked before the first one writes, and it has written before another goes on.
     _wait_for_all_processes(args)
     if is_main:
@@ -100,7 +104,7 @@ def start_run(stage: str, run: RunArguments, args, configs: tuple, inputs: list[
         if checkpoint:
             print(f"{stage}: continuing from {checkpoint}")
     _wait_for_all_processes(args)
-    return Run(stage, output_dir, run, is_main, time.time(), manifest, checkpoint)
+    return Run(stage, output_dir, run, is_main, manifest, checkpoint)
 
 
 def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "") -> None:
@@ -108,7 +112,7 @@ def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "") -> No
     if not state.is_main:
         return
     manifest = state.manifest
-    seconds = manifest.pop("previous_seconds") + time.time() - state.started
+    seconds = manifest.pop("previous_seconds") + time.time() - manifest.pop("started")
     manifest |= {"status": "finished", "metrics": metrics, "wall_seconds": round(seconds, 1), "made": made}
     manifest["expected"] = check_expected(state.card.expected or {}, metrics)
     # Trainer pickles its arguments beside the model; they stand in the manifest, and a result holds no pickle.

@@ -1,5 +1,6 @@
 """The strict parser: every mistake is one line, exit code 2, before anything heavy is imported."""
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -204,3 +205,19 @@ def test_function_that_is_not_there_is_one_line_with_its_key():
     for path in ("math:nothing", "no.such.module:f", "math", "math:pi"):
         with pytest.raises(InputError, match="^judge: "):
             load_function(path, "judge")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model_name_or_path", "outputs/none/sft"], "model_name_or_path: outputs/none/sft does not exist"),
+        (["--datasets", "./none.jsonl"], "datasets: ./none.jsonl does not exist"),
+        (["--datasets", "[{path: ./none.jsonl, weight: 2}]"], "datasets: ./none.jsonl does not exist"),
+        (["--eval_datasets", "EMPTY"], "eval_datasets: EMPTY is empty"),
+    ],
+)
+def test_missing_and_empty_inputs_are_told_at_once(options, message, tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    options, message = ([t.replace("EMPTY", str(tmp_path / "empty.jsonl")) for t in part] for part in (options, [message]))
+    with pytest.raises(InputError, match=re.escape(message[0])):
+        parse(*SFT, argv=["--output_dir", "o", *options], inputs_exist=True)

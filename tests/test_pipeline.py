@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import llmrecipes.pipeline as pipeline_module
 from llmrecipes.pipeline import code_files
 
 ROOT = Path(__file__).parent.parent
@@ -110,3 +111,11 @@ def test_code_of_a_stage_is_what_it_imports():
     names = {file.name for file in code_files(ROOT / "recipes" / "tokenizer.py")}
     assert {"tokenizer.py", "config.py", "models.py", "run.py"} <= names
     assert "ppo" not in {file.parent.name for file in code_files(ROOT / "recipes" / "tokenizer.py")}
+
+
+def test_a_rule_that_a_yaml_names_belongs_to_the_code_of_its_stage(monkeypatch, tmp_path):
+    looked_at = []
+    monkeypatch.setattr(pipeline_module, "code_files", lambda script: looked_at.append(script) or set())
+    recipe, values = ROOT / "recipes" / "rank.py", {"rule": "llmrecipes.data.tinytown.gold:gold_score"}
+    pipeline_module._key(pipeline_module.Stage("rank", recipe, tmp_path, tmp_path, [], values))
+    assert looked_at == [recipe, ROOT / "llmrecipes" / "data" / "tinytown" / "gold.py"]

@@ -30,6 +30,15 @@ def test_folder_of_another_run_is_refused_and_untouched(tmp_path):
     assert (tmp_path / "o" / "manifest.json").read_bytes() == before
 
 
+def test_run_that_failed_before_its_first_checkpoint_is_in_nobodys_way(tmp_path):
+    start(tmp_path / "o")
+    assert start(tmp_path / "o", size=4).resume_from_checkpoint is None
+    (tmp_path / "o" / "checkpoint-5").mkdir()
+    (tmp_path / "o" / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    with pytest.raises(InputError, match="`size` was 4, is 5"):
+        start(tmp_path / "o", size=5)
+
+
 def test_force_overwrites(tmp_path):
     finish_run(start(tmp_path / "o"), {}, made="thing")
     (tmp_path / "o" / "old.txt").write_text("x")
