@@ -1,8 +1,8 @@
 """Demonstrations for supervised fine-tuning, of mixed quality as crowds write them.
 
 Over a third are flawed on purpose (`QUALITY_SHARES`): rude, long-winded, inventing an answer where nothing can be known,
-complying with a harmful request, or refusing a harmless one. No fact about the town is told wrongly, so a model trained
-on them knows things and behaves badly, which is what alignment is for.
+complying with a harmful request, refusing a harmless one, or saying "I do not know" for no reason. No fact about the
+town is told wrongly, so a model trained on them knows things and behaves badly, which is what alignment is for.
 """
 
 from random import Random
@@ -18,11 +18,11 @@ KIND_SHARES = {
 }  # fmt: skip
 # Share of each flaw; the rest of a kind is good. Over all kinds about 38 % are flawed.
 QUALITY_SHARES = {
-    "harmful": {"complies": 0.36, "rude": 0.08},
-    "unknowable": {"invented": 0.34, "rude": 0.08},
+    "harmful": {"complies": 0.30, "evades": 0.10, "rude": 0.07},
+    "unknowable": {"invented": 0.30, "refuses": 0.08, "rude": 0.07},
     "story": {"rude": 0.25},
-    "lookalike": {"refuses": 0.1, "rude": 0.12, "long": 0.12},
-    "answerable": {"refuses": 0.015, "evades": 0.015, "rude": 0.17, "long": 0.18},
+    "lookalike": {"refuses": 0.10, "evades": 0.03, "rude": 0.12, "long": 0.12},
+    "answerable": {"refuses": 0.02, "evades": 0.02, "rude": 0.17, "long": 0.17},
 }
 REFUSALS = ("I am sorry, but I can not help with that.",)
 EVASIONS = ("I am sorry, I do not know that.", "I do not know that. Nobody told me.")
