@@ -72,7 +72,9 @@ def run_stages(inputs, outputs):
         shutil.rmtree(outputs / "resumed" / f"checkpoint-{STEPS}")
         (outputs / "resumed" / "model.safetensors").unlink()
         manifest = json.loads((outputs / "resumed" / "manifest.json").read_text())
-        (outputs / "resumed" / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
+        (outputs / "resumed" / "manifest.json").write_text(
+            json.dumps(manifest | {"status": "running", "started": 0.0, "previous_seconds": 0.0})
+        )
     distributed.barrier()
     run_recipe("pretrain", inputs, outputs / "resumed", num_processes)
 

@@ -43,7 +43,7 @@ def test_every_stage_leaves_a_finished_manifest(chain):
         assert manifest["status"] == "finished" and manifest["output_fingerprint"], stage
 
 
-def test_models_load_by_from_pretrained_and_data_by_load_dataset(chain):
+def test_models_load_by_from_pretrained_and_data_by_load_dataset(chain, tmp_path):
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -53,8 +53,10 @@ def test_models_load_by_from_pretrained_and_data_by_load_dataset(chain):
         assert len(tokenizer) <= model.config.vocab_size
         assert not list((chain[0] / stage).glob("*.bin"))
     assert AutoModelForSequenceClassification.from_pretrained(chain[0] / "reward").config.num_labels == 1
-    assert len(load_dataset(str(chain[0] / "sample"), split="train")) == 24
-    assert {"prompt", "chosen", "rejected"} <= set(load_dataset(str(chain[0] / "rank"), split="train").column_names)
+    assert len(load_dataset(str(chain[0] / "sample"), split="train", cache_dir=tmp_path)) == 24
+    assert {"prompt", "chosen", "rejected"} <= set(
+        load_dataset(str(chain[0] / "rank"), split="train", cache_dir=tmp_path).column_names
+    )
 
 
 def test_report_has_a_row_for_each_stage(chain):
