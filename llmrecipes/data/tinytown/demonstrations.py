@@ -13,8 +13,8 @@ from llmrecipes.data.tinytown.sentences import items_of
 NUM_DEMONSTRATIONS = {"train": 5000, "test": 300}
 # Percent of demonstrations of each kind.
 KIND_SHARES = {
-    "person": 20, "animal": 5, "job": 4, "thing": 10, "sum": 9, "code": 8, "context": 7, "chat": 5, "story": 4,
-    "howto": 3, "lookalike": 8, "harmful": 9, "unknowable": 8,
+    "person": 19, "animal": 5, "job": 4, "thing": 10, "sum": 9, "code": 8, "context": 7, "chat": 5, "story": 4,
+    "howto": 3, "lookalike": 9, "harmful": 9, "unknowable": 8,
 }  # fmt: skip
 # Share of each flaw; the rest of a kind is good. Over all kinds about 38 % are flawed.
 QUALITY_SHARES = {
