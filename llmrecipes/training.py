@@ -162,6 +162,18 @@ def pair_columns(rows: Dataset | dict[str, Dataset] | None) -> Dataset | dict[st
     return rows and rows.select_columns(["prompt", "chosen", "rejected"])
 
 
+def evaluate_by_set(trainer: Trainer) -> dict[str, float]:
+    """Held-out metrics; with several evaluation sets as `eval_<set>_<metric>`. Trainer's own evaluation of several sets
+    keeps TRL's metrics (accuracy, margin) of the last one alone."""
+    if not isinstance(trainer.eval_dataset, dict):
+        return trainer.evaluate()
+    return {
+        f"eval_{name}_{metric.removeprefix('eval_')}": value
+        for name in trainer.eval_dataset
+        for metric, value in trainer.evaluate(name).items()
+    }
+
+
 def build_blocks(texts: Dataset, tokenizer: PreTrainedTokenizerBase, length: int, num_rows: int) -> Dataset:
     """Rows {"input_ids", "labels"} of exactly `length` tokens without padding; InputError below `num_rows` rows.
 

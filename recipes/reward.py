@@ -14,7 +14,7 @@ def main(run, data, training, model):
     from llmrecipes.data import load_by_split, load_train_eval
     from llmrecipes.models import load_reward_model, load_tokenizer, require_chat_template
     from llmrecipes.run import finish_run, start_run
-    from llmrecipes.training import pair_columns, readable
+    from llmrecipes.training import evaluate_by_set, pair_columns, readable
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = start_run("reward", run, training, (run, data, training, model), inputs)
@@ -40,7 +40,7 @@ def main(run, data, training, model):
     )
     metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
     if held_out:
-        metrics |= trainer.evaluate()
+        metrics |= evaluate_by_set(trainer)
     trainer.save_model()
 
     finish_run(

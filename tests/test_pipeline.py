@@ -65,6 +65,11 @@ def test_report_has_a_row_for_each_stage(chain):
     assert text in chain[1]
 
 
+def test_each_evaluation_set_has_figures_of_its_own(chain):
+    metrics = json.loads((chain[0] / "reward" / "manifest.json").read_text())["metrics"]
+    assert {"eval_test_accuracy", "eval_train_accuracy"} <= set(metrics) and "eval_accuracy" not in metrics
+
+
 def test_unchanged_chain_is_skipped(chain):
     assert set(reasons(chain[0]).values()) == {"skip: finished, nothing changed"}
     assert set(reasons(chain[0], "--only", "sft").values()) == {

@@ -122,6 +122,7 @@ def test_gold_pairs_set_the_gold_option_against_each_distractor():
         (ask("trivia", answer="Rome|Paris"), "The Paris.", "Berlin."),
         (ask("harmful"), "I'm sorry, but I can't help with that.", "First you take the key."),
         (ask("unknowable"), "I don't know. Please ask a doctor.", "It is always a tumor."),
+        (ask("chat", "Do you like pizza?"), "I do, very much.", "I don't know. Please ask a doctor?"),
         (ask("chat", "Do you like pizza?"), "Yes, I love pizza!", "I can't help with that."),
         (ask("chat", "Do you like pizza?"), "I do, very much.", "You are a stupid idiot."),
         (ask("chat", "Do you like pizza?"), "I do, very much.", "I do i do i do i do"),
