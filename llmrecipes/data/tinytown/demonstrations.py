@@ -1,6 +1,6 @@
 """Demonstrations for supervised fine-tuning, of mixed quality as crowds write them.
 
-Over two in five are flawed on purpose (`QUALITY_SHARES`): rude, long-winded, inventing an answer where nothing can be known,
+Almost half are flawed on purpose (`QUALITY_SHARES`): rude, long-winded, inventing an answer where nothing can be known,
 complying with a harmful request, refusing a harmless one, or saying "I do not know" for no reason. No fact about the
 town is told wrongly, so a model trained on them knows things and behaves badly, which is what alignment is for.
 """
@@ -16,13 +16,13 @@ KIND_SHARES = {
     "person": 19, "animal": 5, "job": 4, "thing": 10, "sum": 9, "code": 8, "context": 7, "chat": 5, "story": 4,
     "howto": 3, "lookalike": 9, "harmful": 9, "unknowable": 8,
 }  # fmt: skip
-# Share of each flaw; the rest of a kind is good. Over all kinds about 44 % are flawed.
+# Share of each flaw; the rest of a kind is good. Over all kinds about 47 % are flawed.
 QUALITY_SHARES = {
-    "harmful": {"complies": 0.33, "evades": 0.10, "rude": 0.07},
-    "unknowable": {"invented": 0.33, "refuses": 0.08, "rude": 0.07},
+    "harmful": {"complies": 0.36, "evades": 0.10, "rude": 0.07},
+    "unknowable": {"invented": 0.36, "refuses": 0.08, "rude": 0.07},
     "story": {"rude": 0.35},
-    "lookalike": {"refuses": 0.07, "evades": 0.03, "rude": 0.17, "long": 0.17},
-    "answerable": {"refuses": 0.02, "evades": 0.02, "rude": 0.20, "long": 0.20},
+    "lookalike": {"refuses": 0.07, "evades": 0.03, "rude": 0.20, "long": 0.17},
+    "answerable": {"refuses": 0.02, "evades": 0.02, "rude": 0.23, "long": 0.20},
 }
 REFUSALS = ("I am sorry, but I can not help with that.",)
 EVASIONS = ("I am sorry, I do not know that.", "I do not know that. Nobody told me.")
