@@ -107,7 +107,10 @@ class PPOTrainer(Trainer):
         )
         self.stopping_criteria = None
         if args.stop_strings:
-            self.stopping_criteria = StopStringCriteria(processing_class, args.stop_strings)
+            try:
+                self.stopping_criteria = StopStringCriteria(processing_class, args.stop_strings)
+            except ValueError as error:
+                raise InputError("stop_strings: the tokenizer cannot spell arbitrary text; leave them out") from error
         model, self.ref_model, value_model = self._build_models(model, ref_model, value_model, peft_config, args)
         if args.disable_dropout:
             disable_dropout((model, value_model))
