@@ -38,7 +38,9 @@ def run(folder: Path, resume: str | None = None, die_after: float | None = None,
 
 
 def figures(trainer) -> list[dict]:
-    return [{name: entry[name] for name in FIGURES if name in entry} for entry in trainer.state.log_history if "loss" in entry]
+    return [
+        {name: entry[name] for name in FIGURES if name in entry} for entry in trainer.state.log_history if "loss" in entry
+    ]
 
 
 def assert_same(one, other) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from llmrecipes.config import InputError
@@ -181,6 +182,12 @@ class PPOConfig(TrainingArguments):
                 f"{minibatch} responses in an optimizer step; give one of the two, or {unit}"
             )
         self.num_mini_batches = self.rollout_batch_size // minibatch
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are; one of several processes on CPUs is at plain `cpu`, for torch.load knows no `cpu:0`."""
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
 
     @property
     def steps_per_rollout(self) -> int:
