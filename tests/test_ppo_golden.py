@@ -23,6 +23,7 @@ RUNS = {
         "normalize_scores": True, "missing_eos_penalty": 1.0, "missing_eos_mode": "replace", "temperature": 0.7,
         "top_k": 20, "gamma": 0.99,
     },
+    "shared_trunk_kl_in_loss": {"value_model": "shared", "kl_in": "loss", "kl_estimator": "k3"},
 }  # fmt: skip
 
 
