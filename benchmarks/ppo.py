@@ -261,6 +261,11 @@ def report(workload: str, runs: dict[str, list[dict]]) -> dict:
         side: {key: statistics.median(run[key] for run in each) for key in ("samples_per_s", "peak_mb", "tokens_per_update")}
         for side, each in runs.items()
     }
+
+    def tokens(figures: dict) -> float:
+        """Response tokens/s: sampled lengths differ by chance, and in a short run that moves samples/s."""
+        return figures["samples_per_s"] * figures["tokens_per_update"] / ROWS
+
     print(f"\n{workload}: {WORKLOADS[workload]}")
     for side, each in runs.items():
         figures = middle[side]
@@ -268,7 +273,8 @@ def report(workload: str, runs: dict[str, list[dict]]) -> dict:
         memory = figures["peak_mb"] / middle["trl"]["peak_mb"]
         print(
             f"  {side:9} {figures['samples_per_s']:7.2f} samples/s ({speed:.2f}x)  {figures['peak_mb']:6.0f} MB "
-            f"({memory:.2f}x)  {figures['tokens_per_update']:.0f} tokens/update"
+            f"({memory:.2f}x)  {figures['tokens_per_update']:.0f} tokens/update, {tokens(figures):.0f} tokens/s "
+            f"({tokens(figures) / tokens(middle['trl']):.2f}x)"
         )
         print("            s/update: " + "  ".join(f"{k} {v:.2f}" for k, v in sorted(each[-1]["seconds"].items())))
     return middle
