@@ -20,7 +20,8 @@ class Response:
     """One sampled response.
 
     token_ids: the new tokens, the end-of-sequence token included when the model emitted one.
-    finish_reason: "stop" if the model ended the response itself, "length" if `max_new_tokens` cut it.
+    finish_reason: "stop" if the model ended the response itself (by EOS or a stop string), "length" if `max_new_tokens`
+        cut it.
     """
 
     token_ids: list[int]
@@ -39,14 +40,17 @@ def sample_responses(
     top_p: float = 1.0,
     batch_size: int = 64,
     generator: torch.Generator | None = None,
+    stopping_criteria: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[Response]:
     """Samples one response for each prompt (repeat a prompt to get several); answers stand in the prompts' order.
 
     temperature 0 is greedy decoding; top_k 0 and top_p 1.0 switch those filters off. `generator` must live on the
     model's device; the same generator state, prompts and batch size give the same responses. `pad_token_id` only
-    fills: it may be an end-of-sequence id and prompts may contain it. `progress` is called with the number of newly
-    finished responses (`tqdm.update` fits).
+    fills: it may be an end-of-sequence id and prompts may contain it. `stopping_criteria` ends further rows: called with
+    the new tokens (B, T) of the rows still decoding and their last logits (B, V), it gives a boolean (B,), as
+    transformers' `StopStringCriteria` does; the tokens that complete a stop string stay in the response. `progress` is
+    called with the number of newly finished responses (`tqdm.update` fits).
 
     Raises InputError for an empty prompt, a prompt that leaves no room for the response, or impossible settings.
     """
@@ -61,7 +65,7 @@ def sample_responses(
             rows = order[start : start + batch_size]
             batch = _decode_batch(
                 model, [prompts[row] for row in rows], max_new_tokens, eos_token_ids, pad_token_id,
-                temperature, top_k, top_p, generator, progress,
+                temperature, top_k, top_p, generator, stopping_criteria, progress,
             )  # fmt: skip
             for row, response in zip(rows, batch, strict=True):
                 responses[row] = response
@@ -93,8 +97,9 @@ def _check_request(model, prompts, max_new_tokens, temperature, top_k, top_p, ba
 
 @torch.no_grad()
 def _decode_batch(
-    model, prompts, max_new_tokens, eos_token_ids, pad_token_id, temperature, top_k, top_p, generator, progress
-) -> list[Response]:
+    model, prompts, max_new_tokens, eos_token_ids, pad_token_id, temperature, top_k, top_p, generator, stopping_criteria,
+    progress,
+) -> list[Response]:  # fmt: skip
     device = model.device
     width = max(len(prompt) for prompt in prompts)
     input_ids = torch.full((len(prompts), width), pad_token_id)
@@ -122,6 +127,8 @@ def _decode_batch(
         chosen = sample_tokens(logits, temperature, top_k, top_p, generator)
         tokens[alive, step] = chosen
         ended = torch.isin(chosen, eos)
+        if stopping_criteria is not None:
+            ended |= stopping_criteria(tokens[alive, : step + 1], logits)
         if ended.any():
             lengths[alive[ended]] = step + 1
             stopped[alive[ended]] = True

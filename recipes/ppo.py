@@ -2,7 +2,8 @@
 
 Paper: InstructGPT (arXiv 2203.02155), step 3; PPO (arXiv 1707.06347); details after arXiv 2403.17031.
 Launch: accelerate launch recipes/ppo.py --config configs/quickstart/ppo.yaml
-Writes: output_dir, the policy as a plain causal language model; the value model in value_model/.
+Writes: output_dir, the policy as a plain causal language model (its LoRA adapter with use_peft: true); the value model
+in value_model/, or its head in value_head.safetensors.
 """
 
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ class RewardArguments:
 
 
 def main(run, data, training, model, reward):
+    from trl import get_peft_config
+
     from llmrecipes.data import load_train_eval
     from llmrecipes.generation import sample_responses
     from llmrecipes.models import load_policy, load_reward_model, load_tokenizer
@@ -32,8 +35,8 @@ def main(run, data, training, model, reward):
     from llmrecipes.run import finish_run, start_run
     from llmrecipes.training import readable
 
-    if model.use_peft or model.load_in_4bit or model.load_in_8bit:
-        raise InputError("ppo trains all weights; leave out use_peft, load_in_4bit and load_in_8bit")
+    if (model.load_in_4bit or model.load_in_8bit) and not model.use_peft:
+        raise InputError("load_in_4bit, load_in_8bit: quantised weights are not trained; add use_peft: true (QLoRA)")
     inputs = [model.model_name_or_path, reward.reward_model_name_or_path, *(s.path for s in data.datasets)]
     state = start_run("ppo", run, training, (run, data, training, model, reward), inputs)
 
@@ -73,6 +76,7 @@ def main(run, data, training, model, reward):
             reward_processing_classes=reward_tokenizers,
             value_model=value_model,
             sampler=sample_responses,
+            peft_config=get_peft_config(model),
         )
     )
     metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics

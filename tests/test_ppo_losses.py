@@ -11,6 +11,7 @@ from llmrecipes.ppo.losses import (
     apply_missing_eos_penalty,
     generalized_advantage_estimate,
     kl_estimate,
+    kl_loss,
     policy_loss,
     response_mask,
     shape_rewards,
@@ -167,3 +168,21 @@ def test_kl_coefficient_rises_above_the_target_and_falls_below_it():
     assert adapt_kl_coef(0.1, kl=6.6, target=6.0, num_episodes=100, horizon=1000) == pytest.approx(0.1 * 1.01)
     assert adapt_kl_coef(0.1, kl=60.0, target=6.0, num_episodes=100, horizon=1000) == pytest.approx(0.1 * 1.02)
     assert adapt_kl_coef(0.1, kl=0.0, target=6.0, num_episodes=100, horizon=1000) == pytest.approx(0.1 * 0.98)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_kl_in_the_loss_has_the_gradient_of_the_exact_kl(estimator):
+    """Summed over all tokens with the sampling policy's probabilities: the expectation, not an estimate."""
+    torch.manual_seed(0)
+    logits, reference, old = (torch.randn(8, dtype=torch.double) for _ in range(3))
+    logits.requires_grad_()
+    logprobs, ref_logprobs, old_logprobs = (part.log_softmax(0) for part in (logits, reference, old))
+    (exact,) = torch.autograd.grad((logprobs.exp() * (logprobs - ref_logprobs)).sum(), logits, retain_graph=True)
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    expected = sum(
+        old_logprobs[token].exp()
+        * kl_loss(logprobs[None, [token]], old_logprobs[None, [token]], ref_logprobs[None, [token]], mask, estimator)
+        for token in range(8)
+    )
+    (gradient,) = torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(gradient, exact)

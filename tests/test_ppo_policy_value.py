@@ -3,9 +3,16 @@
 import ppo_toys as toys
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from llmrecipes.ppo.policy_value import PolicyAndValue, build_value_model, response_logprobs, response_values
+from llmrecipes.ppo.policy_value import (
+    PolicyAndValue,
+    build_value_head,
+    build_value_model,
+    response_logprobs,
+    response_values,
+)
 from llmrecipes.ppo.rollout import Rollout, forward_rollout, split_rollout
 
 
@@ -114,3 +121,44 @@ def test_reference_equal_to_the_policy_gives_zero_kl_in_any_micro_batches():
         forward_rollout(model, toys.policy(), batch, [[5], [0, 4], [1, 2, 3]], 1.0)
     assert torch.equal(first, reference)
     torch.testing.assert_close(batch.logprobs, first, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("build", [toys.policy, gpt2, gemma2])
+def test_chunks_change_neither_logprobs_nor_gradients_nor_make_larger_logits(build):
+    batch = rollout().micro_batch(list(range(6)))
+    results, shapes = [], []
+    for chunk_size in (None, 5, 1):
+        policy = build()
+        policy.get_output_embeddings().register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+        shapes.clear()
+        logprobs, entropy = response_logprobs(policy, **batch, temperature=0.7, return_entropy=True, chunk_size=chunk_size)
+        (logprobs.exp() * torch.arange(1, 1 + logprobs.shape[1])).sum().backward()
+        results.append((logprobs, entropy, *(p.grad for p in policy.parameters())))
+        assert chunk_size is None or max(shape.numel() // shape[-1] for shape in shapes) <= chunk_size
+    for chunked in results[1:]:
+        for got, expected in zip(chunked, results[0], strict=True):
+            torch.testing.assert_close(got, expected, atol=2e-6, rtol=1e-4)
+
+
+def test_disabled_adapter_equals_a_frozen_copy():
+    frozen, batch = toys.policy().eval(), rollout().micro_batch([0, 1, 2])
+    policy = get_peft_model(toys.policy(), LoraConfig(target_modules="all-linear", init_lora_weights=False)).eval()
+    model = PolicyAndValue(policy, build_value_head(frozen))
+    with torch.no_grad():
+        reference = model.reference_logprobs(None, batch, 1.0)
+        assert torch.equal(reference, response_logprobs(frozen, **batch)[0])
+        assert (model(**batch)[0] - reference).abs().max() > 1e-3
+
+
+def test_shared_trunk_reads_values_from_the_policys_hidden_states_and_trains_it():
+    policy, batch = toys.policy(), rollout().micro_batch([0, 1])
+    model = PolicyAndValue(policy, build_value_head(policy))
+    assert not model(**batch)[2].any()
+    torch.nn.init.ones_(model.value_model.weight)
+    values = model(**batch)[2]
+    for row in range(2):
+        prompt, response = int(batch["prompt_lengths"][row]), int(batch["response_lengths"][row])
+        hidden = policy.model(batch["input_ids"][row : row + 1, : prompt + response]).last_hidden_state
+        torch.testing.assert_close(values[row, :response], hidden.sum(-1)[0, prompt - 1 : -1], atol=1e-5, rtol=1e-4)
+    values.sum().backward()
+    assert policy.model.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0 and policy.lm_head.weight.grad is None

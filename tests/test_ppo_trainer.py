@@ -1,6 +1,7 @@
 """PPOTrainer: what TrainingArguments promises holds, the gradient does not depend on how a batch is cut, and both
 toys."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +10,27 @@ import ppo_toys as toys
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from peft import LoraConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    EarlyStoppingCallback,
+    TrainerCallback,
+)
 
 from llmrecipes.config import InputError
 from llmrecipes.generation import Response
+from llmrecipes.models import train_tokenizer
 from llmrecipes.ppo.config import PPOConfig
 
 
 def logged(trainer, name: str) -> list[float]:
     return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def lora() -> dict:
+    return {"peft_config": LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1)}
 
 
 def weights(trainer) -> dict[str, torch.Tensor]:
@@ -179,7 +192,111 @@ def test_adaptive_kl_coefficient_falls_below_the_target_once_a_rollout(tmp_path)
     assert trainer.kl_coef == pytest.approx(0.05 * factor**3)
 
 
+def test_evaluations_write_and_print_their_samples(tmp_path, capsys):
+    trainer = toys.trainer(
+        tmp_path, per_device_eval_batch_size=4, trainer_arguments={"eval_dataset": toys.prompts(10, seed=5)}
+    )
+    metrics = trainer.evaluate()
+    rows = [json.loads(line) for line in (tmp_path / "completions" / "eval-000000.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == toys.prompts(10, seed=5)["prompt"]
+    assert sum(row["score"] for row in rows) / 10 == pytest.approx(metrics["eval_score"])
+    assert all(len(row["completion"].split()) <= row["response_length"] for row in rows)
+    assert capsys.readouterr().out.count(" -> ") == 2
+
+
+def test_early_stopping_callback_stops(tmp_path):
+    trainer = toys.trainer(
+        tmp_path, max_steps=20, learning_rate=0.0, eval_strategy="steps", eval_steps=1, save_strategy="steps",
+        save_steps=1, load_best_model_at_end=True, metric_for_best_model="eval_score", greater_is_better=True,
+        trainer_arguments={"eval_dataset": toys.prompts(10, seed=5), "callbacks": [EarlyStoppingCallback(2)]},
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.global_step == 3
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_kl_in_the_loss_holds_the_policy_near_the_reference(tmp_path, estimator):
+    def last_kl(kl_coef):
+        trainer = toys.trainer(
+            tmp_path, kl_in="loss", kl_estimator=estimator, kl_coef=kl_coef, max_steps=40, per_device_train_batch_size=16,
+            vf_coef=0.0,
+        )  # fmt: skip
+        trainer.train()
+        assert logged(trainer, "kl_loss")
+        return sum(logged(trainer, "kl")[-5:])
+
+    assert last_kl(2.0) < 0.5 * last_kl(0.0)
+
+
+def test_a_stop_string_ends_the_response_and_spares_the_penalty(tmp_path):
+    seen = {}
+
+    def reward(completions):
+        seen["texts"] = completions
+        return [0.0] * len(completions)
+
+    bytes_and_specials = train_tokenizer(["abc"], 259, 64)
+    trainer = toys.trainer(
+        tmp_path, model=toys.policy(vocabulary=259), reward=reward, tok=bytes_and_specials, max_completion_length=30,
+        data=Dataset.from_list([{"prompt": "abc"}] * 64), per_device_train_batch_size=32, max_steps=1,
+        stop_strings=["a", "e", "i", "o", "u", "st"],
+    )  # fmt: skip
+    trainer.train()
+    stopped = [text[-1:] in "aeiou" or text.endswith("st") for text in seen["texts"]]
+    assert not any(vowel in text[:-1] for text in seen["texts"] for vowel in "aeiou") and sum(stopped) > 10
+    assert logged(trainer, "eos_rate")[0] * 64 >= sum(stopped)
+    with pytest.raises(InputError, match="stop_strings: the tokenizer cannot spell"):
+        toys.trainer(tmp_path, stop_strings=["w4"])
+
+
+def test_frozen_models_are_on_the_device_only_while_used(tmp_path, monkeypatch):
+    reward, moves = toys.reward_model(), []
+    trainer = toys.trainer(tmp_path, reward=reward, offload_frozen_models=True, max_steps=4)
+    for name, part in (("reward", reward), ("reference", trainer.ref_model)):
+        monkeypatch.setattr(part, "to", lambda device, name=name: moves.append((name, str(device))))
+    trainer.train()
+    assert [name for name, _ in moves] == ["reward", "reward", "reference", "reference"] * 2
+
+
 # ---- Saving and resuming ----
+
+
+def test_lora_policy_is_saved_as_adapter_and_value_head(tmp_path):
+    trainer = toys.trainer(tmp_path, trainer_arguments=lora())
+    assert trainer.ref_model is None and trainer.model.shares_trunk
+    start = toys.policy()
+    trainer.train()
+    assert logged(trainer, "kl")[0] == 0 and logged(trainer, "kl")[-1] != 0
+    trainer.save_model()
+    assert (tmp_path / "adapter_model.safetensors").is_file() and (tmp_path / "value_head.safetensors").is_file()
+    for name, part in trainer.model.policy.get_base_model().named_parameters():
+        if "lora" not in name:
+            assert not part.requires_grad and torch.equal(part, start.get_parameter(name.replace(".base_layer", "")))
+
+
+@pytest.mark.parametrize("kind", ["shared", "lora", "lora_separate", "kl_in_loss"])
+def test_every_kind_of_model_resumes_exactly(tmp_path, kind):
+    arguments = {"max_steps": 8, "num_mini_batches": 2, "save_strategy": "steps", "save_steps": 3}
+    arguments |= {
+        "shared": {"value_model": "shared"},
+        "lora": {"trainer_arguments": lora()},
+        "lora_separate": {"trainer_arguments": lora(), "value_model": "separate", "reward": toys.reward_model()},
+        "kl_in_loss": {"kl_in": "loss", "kl_estimator": "k3"},
+    }[kind]
+    whole = toys.trainer(tmp_path, **arguments)
+    whole.train()
+    resumed = toys.trainer(tmp_path, **arguments)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert_equal_weights(weights(whole), weights(resumed))
+    assert logged(whole, "loss") == logged(resumed, "loss")
+
+
+def test_a_checkpoint_of_another_kind_is_refused(tmp_path):
+    arguments = {"save_strategy": "steps", "save_steps": 2}
+    toys.trainer(tmp_path, value_model="shared", **arguments).train()
+    for other in ({"value_model": "separate"}, {"trainer_arguments": lora()}):
+        with pytest.raises(InputError, match="is missing; a PPO checkpoint holds"):
+            toys.trainer(tmp_path, **other).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
 def test_saved_model_is_a_plain_policy_with_the_value_model_beside_it(tmp_path):
@@ -278,6 +395,12 @@ def test_unusable_prompts_are_refused(tmp_path, rows, message):
         ({"kl_estimator": "k4"}, "kl_estimator: 'k4'"),
         ({"lam": 1.5}, "lam: 1.5"),
         ({"remove_unused_columns": True}, "remove_unused_columns"),
+        ({"kl_in": "advantage"}, "kl_in: 'advantage' is none of reward, loss"),
+        ({"value_model": "none"}, "value_model: 'none' is none of separate, shared"),
+        (
+            {"value_model": "shared", "trainer_arguments": {"value_model": toys.reward_model()}},
+            "value_model: shared has no model of its own",
+        ),
     ],
 )
 def test_impossible_arguments_are_refused(tmp_path, arguments, message):

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import torch
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from llmrecipes.config import InputError
@@ -10,33 +12,46 @@ from llmrecipes.ppo.policy_value import PolicyAndValue
 from llmrecipes.ppo.rollout import Rollout
 
 VALUE_MODEL_FOLDER = "value_model"
+VALUE_HEAD_FILE = "value_head.safetensors"
 
 
-def save_models(model: PolicyAndValue, folder: str | Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-    """Writes the policy into `folder` (`from_pretrained` loads it) and the value model into `folder`/value_model.
-
-    state_dict: the gathered weights of the whole module, where they are sharded over processes.
-    """
-    for name, part, target in (
-        ("policy.", model.policy, Path(folder)),
-        ("value_model.", model.value_model, Path(folder) / VALUE_MODEL_FOLDER),
-    ):
-        weights = None
-        if state_dict is not None:
-            weights = {key[len(name) :]: value for key, value in state_dict.items() if key.startswith(name)}
-        part.save_pretrained(target, state_dict=weights)
+def save_models(model: PolicyAndValue, folder: str | Path) -> None:
+    """Writes the policy (or its adapter) into `folder`, where `from_pretrained` finds it, and beside it the value model:
+    a folder value_model, or value_head.safetensors for the head of a shared trunk."""
+    folder = Path(folder)
+    model.policy.save_pretrained(folder)
+    if model.shares_trunk:
+        save_file(model.value_model.state_dict(), folder / VALUE_HEAD_FILE)
+    else:
+        model.value_model.save_pretrained(folder / VALUE_MODEL_FOLDER)
 
 
 def load_models(model: PolicyAndValue, folder: str | Path) -> None:
-    """Reads back what `save_models` wrote, into the existing module."""
-    for part, source in ((model.policy, Path(folder)), (model.value_model, Path(folder) / VALUE_MODEL_FOLDER)):
-        if not (source / "config.json").is_file():
-            raise InputError(f"{source}: holds no model; a PPO checkpoint has the policy and a folder {VALUE_MODEL_FOLDER}")
-        _copy_weights(type(part).from_pretrained(source, dtype=part.dtype), part)
+    """Reads back what `save_models` wrote, into the existing module. Raises InputError where a part is missing."""
+    folder = Path(folder)
+    if isinstance(model.policy, PeftModel):
+        _require(folder / "adapter_config.json")
+        set_peft_model_state_dict(model.policy, load_peft_weights(str(folder), device="cpu"))
+    else:
+        _copy_weights(folder, model.policy)
+    if model.shares_trunk:
+        _require(folder / VALUE_HEAD_FILE)
+        model.value_model.load_state_dict(load_file(folder / VALUE_HEAD_FILE))
+    else:
+        _copy_weights(folder / VALUE_MODEL_FOLDER, model.value_model)
 
 
-def _copy_weights(source: PreTrainedModel, target: PreTrainedModel) -> None:
-    target.load_state_dict(source.state_dict())
+def _copy_weights(source: Path, target: PreTrainedModel) -> None:
+    _require(source / "config.json")
+    target.load_state_dict(type(target).from_pretrained(source, dtype=target.dtype).state_dict())
+
+
+def _require(file: Path) -> None:
+    if not file.is_file():
+        raise InputError(
+            f"{file}: is missing; a PPO checkpoint holds the policy or its adapter, and {VALUE_MODEL_FOLDER}/ or "
+            f"{VALUE_HEAD_FILE}; resume with the `use_peft` and `value_model` it was written with"
+        )
 
 
 def save_ppo_state(folder: str | Path, rank: int, kl_coef: float, rollout: Rollout | None) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from llmrecipes.config import InputError
@@ -42,6 +43,9 @@ class PPOConfig(TrainingArguments):
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; logprobs are taken under it too."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1.0 is off."})
     top_k: int = field(default=0, metadata={"help": "Sample among the k best tokens; 0 is off."})
+    stop_strings: list[str] | None = field(
+        default=None, metadata={"help": "A response also ends where one of these strings is complete."}
+    )
     rollout_batch_size: int | None = field(
         default=None,
         metadata={"help": "Responses per rollout over all processes; default: num_mini_batches minibatches."},
@@ -68,13 +72,36 @@ class PPOConfig(TrainingArguments):
     )
     normalize_scores: bool = field(default=False, metadata={"help": "Scale scores to mean 0, std 1 in each rollout."})
     score_clip: float | None = field(default=None, metadata={"help": "Clip scores to ± this value."})
-    kl_coef: float = field(default=0.05, metadata={"help": "Weight of the KL penalty in the reward (β)."})
+    kl_coef: float = field(default=0.05, metadata={"help": "Weight of the KL penalty (β)."})
     kl_estimator: str = field(default="k1", metadata={"help": "KL estimator: k1, k2 or k3.", "choices": ["k1", "k2", "k3"]})
+    kl_in: str = field(
+        default="reward",
+        metadata={
+            "help": "The penalty's place: 'reward' (of each token) or 'loss' (GRPO's place; with an unbiased gradient).",
+            "choices": ["reward", "loss"],
+        },
+    )
     kl_target: float | None = field(
         default=None, metadata={"help": "KL per response (nats) that kl_coef is adapted to; default: fixed kl_coef."}
     )
     kl_horizon: float = field(default=10_000, metadata={"help": "Episodes over which kl_coef is adapted."})
     whiten_rewards: bool = field(default=False, metadata={"help": "Scale token rewards to variance 1 before GAE."})
+
+    # Models
+    value_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "'separate': a trunk of its own; 'shared': a head on the policy's trunk, which is faster and smaller "
+            "but another algorithm. Default: separate, for a LoRA policy shared.",
+            "choices": ["separate", "shared"],
+        },
+    )
+    offload_frozen_models: bool = field(
+        default=False, metadata={"help": "Keep reference and reward models in CPU memory while they are not in use."}
+    )
+    logprob_chunk_size: int | None = field(
+        default=None, metadata={"help": "Response tokens whose logits exist at a time; default: 128 MiB of logits."}
+    )
 
     # Update
     num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over each rollout."})
@@ -87,7 +114,14 @@ class PPOConfig(TrainingArguments):
     gamma: float = field(default=1.0, metadata={"help": "Discount."})
     lam: float = field(default=0.95, metadata={"help": "λ of GAE."})
     whiten_advantages: bool = field(default=True, metadata={"help": "Scale advantages to mean 0, variance 1."})
-    disable_dropout: bool = field(default=True, metadata={"help": "Dropout off in policy and value model."})
+    disable_dropout: bool = field(default=True, metadata={"help": "Dropout (LoRA's too) off in policy and value model."})
+
+    # Evaluation
+    log_completions: bool = field(
+        default=True,
+        metadata={"help": "Evaluations write their responses to output_dir/completions and to wandb or trackio."},
+    )
+    num_completions_to_print: int = field(default=2, metadata={"help": "Responses that an evaluation prints."})
 
     def __post_init__(self):
         super().__post_init__()
@@ -98,7 +132,14 @@ class PPOConfig(TrainingArguments):
         for name in positive:
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}: {getattr(self, name)} must be greater than 0")
-        for name in ("num_mini_batches", "rollout_batch_size", "total_episodes", "kl_target", "score_clip"):
+        for name in (
+            "num_mini_batches",
+            "rollout_batch_size",
+            "total_episodes",
+            "kl_target",
+            "score_clip",
+            "logprob_chunk_size",
+        ):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise InputError(f"{name}: {getattr(self, name)} must be greater than 0 (or left out)")
         for name in ("gamma", "lam"):
@@ -108,10 +149,12 @@ class PPOConfig(TrainingArguments):
             "kl_estimator": ("k1", "k2", "k3"),
             "missing_eos_mode": ("subtract", "replace"),
             "overlong_prompts": ("error", "drop"),
+            "kl_in": ("reward", "loss"),
+            "value_model": (None, "separate", "shared"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise InputError(f"{name}: {getattr(self, name)!r} is none of {', '.join(allowed)}")
+                raise InputError(f"{name}: {getattr(self, name)!r} is none of {', '.join(filter(None, allowed))}")
         if self.remove_unused_columns:
             raise InputError("remove_unused_columns: must be false for PPO, reward functions read the extra columns")
         self._settle_batch_sizes()
@@ -139,6 +182,12 @@ class PPOConfig(TrainingArguments):
                 f"{minibatch} responses in an optimizer step; give one of the two, or {unit}"
             )
         self.num_mini_batches = self.rollout_batch_size // minibatch
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are; one of several processes on CPUs is at plain `cpu`, for torch.load knows no `cpu:0`."""
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
 
     @property
     def steps_per_rollout(self) -> int:

@@ -134,6 +134,19 @@ def value_loss(
     return loss, {"value_clipfrac": ((clipped > unclipped) & mask).sum()}
 
 
+def kl_loss(
+    logprobs: torch.Tensor, old_logprobs: torch.Tensor, ref_logprobs: torch.Tensor, mask: torch.Tensor, estimator: str
+) -> torch.Tensor:
+    """KL(policy || reference) as a term of the loss, summed over response tokens.
+
+    Weighted by the probability ratio to the sampling policy, so that the expected gradient is that of the KL (for k1 and
+    k3 through the weight as in arXiv 2512.02556; k2's own gradient is right already, its weight carries none).
+    """
+    ratio = ((logprobs - old_logprobs) * mask).exp()
+    weight = ratio.detach() if estimator == "k2" else ratio
+    return (weight * kl_estimate(logprobs, ref_logprobs, estimator) * mask).sum()
+
+
 def adapt_kl_coef(kl_coef: float, kl: float, target: float, num_episodes: int, horizon: float) -> float:
     """Proportional controller of arXiv 1909.08593 §2.2: moves the coefficient so that the KL per response (nats) meets
     `target`; `horizon` is the number of episodes over which a 100 % error would be acted on in full."""

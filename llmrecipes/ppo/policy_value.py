@@ -6,31 +6,59 @@ right, so no attention mask is needed and whatever fills the padding has no infl
 
 import copy
 from collections.abc import Iterable
+from contextlib import contextmanager
 
 import torch
+from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from llmrecipes.config import InputError
 from llmrecipes.ppo.losses import response_mask
 
+# Logits of one micro-batch held at a time, unless `logprob_chunk_size` says otherwise.
+LOGITS_BYTES = 1 << 27
+
 
 class PolicyAndValue(nn.Module):
-    """Policy and value model as one module, so that DDP and FSDP see one root call."""
+    """Policy and value model as one module, so that DDP and FSDP see one root call.
 
-    def __init__(self, policy: PreTrainedModel, value_model: PreTrainedModel):
+    value_model: a sequence classifier with a trunk of its own, or a linear head (`build_value_head`) that reads the
+    policy's hidden states: the shared trunk.
+    """
+
+    def __init__(
+        self, policy: PreTrainedModel | PeftModel, value_model: PreTrainedModel | nn.Linear, chunk_size: int | None = None
+    ):
         super().__init__()
         self.policy = policy
         self.value_model = value_model
+        self.chunk_size = chunk_size
         self.config = policy.config  # Trainer and its callbacks read it
+
+    @property
+    def shares_trunk(self) -> bool:
+        return isinstance(self.value_model, nn.Linear)
 
     def forward(self, input_ids, prompt_lengths, response_lengths, temperature=1.0, return_entropy=False):
         """(B, L) token ids, (B,) lengths -> (logprobs, entropy or None, values), each (B, T) float32, 0 on padding."""
-        logprobs, entropy = response_logprobs(
-            self.policy, input_ids, prompt_lengths, response_lengths, temperature, return_entropy
-        )
-        values = response_values(self.value_model, input_ids, prompt_lengths, response_lengths)
+        batch = input_ids, prompt_lengths, response_lengths
+        hidden, mask = response_hidden_states(causal_lm(self.policy), *batch)
+        logprobs, entropy = _logprobs(self.policy, hidden, *batch, temperature, return_entropy, self.chunk_size)
+        if self.shares_trunk:
+            values = _to_padded(self.value_model(hidden.to(self.value_model.weight.dtype)).squeeze(-1).float(), mask)
+        else:
+            values = response_values(self.value_model, *batch)
         return logprobs, entropy, values
+
+    def reference_logprobs(self, ref_model: PreTrainedModel | None, batch: dict, temperature: float) -> torch.Tensor:
+        """(B, T) log-probabilities of the response tokens under `ref_model`; None is the policy without its adapter."""
+        if ref_model is not None:
+            return response_logprobs(ref_model, **batch, temperature=temperature, chunk_size=self.chunk_size)[0]
+        with self.policy.disable_adapter():
+            return response_logprobs(self.policy, **batch, temperature=temperature, chunk_size=self.chunk_size)[0]
 
     @property
     def generation_config(self):
@@ -39,60 +67,121 @@ class PolicyAndValue(nn.Module):
 
     def activation_checkpointing_enable(self, **kwargs):
         """Recomputes activations in both models during the backward pass."""
-        self.policy.activation_checkpointing_enable(**kwargs)
-        self.value_model.activation_checkpointing_enable(**kwargs)
+        causal_lm(self.policy).activation_checkpointing_enable(**kwargs)
+        if not self.shares_trunk:
+            self.value_model.activation_checkpointing_enable(**kwargs)
 
 
-def _predicting_positions(prompt_lengths, response_lengths):
-    """Where each response token is predicted from: (mask (B, T), rows (N,), columns (N,)) with N real response
-    tokens."""
+def causal_lm(policy: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The language model itself, LoRA layers included: what stands inside PEFT's wrapper."""
+    return policy.get_base_model() if isinstance(policy, PeftModel) else policy
+
+
+def add_adapter(policy: PreTrainedModel, peft_config: PeftConfig, activation_checkpointing: bool) -> PeftModel:
+    """The policy, frozen and perhaps quantised, under a fresh adapter that is all that will be trained."""
+    if getattr(policy, "is_quantized", False):
+        policy = prepare_model_for_kbit_training(policy, use_gradient_checkpointing=activation_checkpointing)
+    return get_peft_model(policy, peft_config)
+
+
+def response_hidden_states(
+    model: PreTrainedModel, input_ids, prompt_lengths, response_lengths
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Last hidden states (N, H) from which the N real response tokens are predicted, and their places: mask (B, T)."""
     mask = response_mask(response_lengths)
     rows, steps = mask.nonzero(as_tuple=True)
-    return mask, rows, prompt_lengths[rows] - 1 + steps
+    return token_hidden_states(model, input_ids)[rows, prompt_lengths[rows] - 1 + steps], mask
 
 
 def response_logprobs(
-    policy: PreTrainedModel, input_ids, prompt_lengths, response_lengths, temperature=1.0, return_entropy=False
+    policy: PreTrainedModel | PeftModel,
+    input_ids,
+    prompt_lengths,
+    response_lengths,
+    temperature: float = 1.0,
+    return_entropy: bool = False,
+    chunk_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probabilities (B, T) of the response tokens under the policy at `temperature`, and its entropy (no
     gradient).
 
-    The LM head sees the hidden states of response tokens alone, packed to (N, H): no B × L × V tensor ever exists.
+    The LM head sees the hidden states of response tokens alone, `chunk_size` of them at a time (default: 128 MiB of
+    logits): no B × L × V tensor ever exists, and beyond one chunk no N × V either.
     """
-    mask, rows, columns = _predicting_positions(prompt_lengths, response_lengths)
+    batch = input_ids, prompt_lengths, response_lengths
+    hidden, _ = response_hidden_states(causal_lm(policy), *batch)
+    return _logprobs(policy, hidden, *batch, temperature, return_entropy, chunk_size)
 
-    # A hook and not `hidden @ lm_head`, because some models scale or cap their logits after the head.
-    def keep_response_positions(_, inputs):
-        return (inputs[0][rows, columns],)
 
-    hook = policy.get_output_embeddings().register_forward_pre_hook(keep_response_positions)
-    try:
-        logits = policy(input_ids=input_ids, use_cache=False).logits
-    finally:
-        hook.remove()
-    logits = logits.float()
-    if temperature != 1.0:
-        logits = logits / temperature
-    log_normalizer = logits.logsumexp(-1)
-    targets = input_ids[rows, columns + 1]
-    logprobs = logits.gather(-1, targets[:, None]).squeeze(-1) - log_normalizer
-    entropy = None
-    if return_entropy:
+def _logprobs(
+    policy, hidden, input_ids, prompt_lengths, response_lengths, temperature, return_entropy, chunk_size
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`response_logprobs` from the trunk's hidden states (N, H)."""
+    model = causal_lm(policy)
+    mask = response_mask(response_lengths)
+    rows, steps = mask.nonzero(as_tuple=True)
+    targets = input_ids[rows, prompt_lengths[rows] + steps]
+
+    def of_chunk(hidden, targets):
+        logits = _logits(model, hidden).float()
+        if temperature != 1.0:
+            logits = logits / temperature
+        log_normalizer = logits.logsumexp(-1)
+        logprobs = logits.gather(-1, targets[:, None]).squeeze(-1) - log_normalizer
+        if not return_entropy:
+            return logprobs, None
         with torch.no_grad():
             probabilities = (logits - log_normalizer[:, None]).exp()
-            entropy = _to_padded(log_normalizer - (probabilities * logits).sum(-1), mask)
-    return _to_padded(logprobs, mask), entropy
+            return logprobs, log_normalizer - (probabilities * logits).sum(-1)
+
+    chunk_size = chunk_size or max(1, LOGITS_BYTES // 4 // model.config.get_text_config().vocab_size)
+    if len(targets) <= chunk_size:
+        logprobs, entropy = of_chunk(hidden, targets)
+    else:  # the backward pass computes each chunk's logits again instead of keeping them all
+        parts = [
+            checkpoint(of_chunk, *chunk, use_reentrant=False, preserve_rng_state=False)
+            for chunk in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True)
+        ]
+        logprobs = torch.cat([part[0] for part in parts])
+        entropy = torch.cat([part[1] for part in parts]) if return_entropy else None
+    return _to_padded(logprobs, mask), _to_padded(entropy, mask) if return_entropy else None
+
+
+class _TrunkOutput(BaseModelOutputWithPast):
+    def __getattr__(self, name):  # what other architectures' outputs have besides: cross attentions, router logits
+        return None
+
+
+def _logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """(N, H) last hidden states -> (N, V) logits.
+
+    By the model's own forward and not `lm_head(hidden)`, because some models scale or cap their logits after the head.
+    """
+    output = _TrunkOutput(last_hidden_state=hidden[None])
+    with _replaced_forward(getattr(model, model.base_model_prefix), lambda *_, **__: output):
+        return model(use_cache=False).logits[0]
+
+
+@contextmanager
+def _replaced_forward(module: nn.Module, forward):
+    own = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
 
 
 def response_values(value_model: PreTrainedModel, input_ids, prompt_lengths, response_lengths) -> torch.Tensor:
     """Values (B, T): entry t is the value of the state before response token t is chosen."""
-    mask, rows, columns = _predicting_positions(prompt_lengths, response_lengths)
-    hidden = token_hidden_states(value_model, input_ids)[rows, columns]
+    hidden, mask = response_hidden_states(value_model, input_ids, prompt_lengths, response_lengths)
     return _to_padded(value_model.score(hidden).squeeze(-1).float(), mask)
 
 
 def token_hidden_states(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
-    """Last hidden states (B, L, H) of a sequence classifier's causal trunk."""
+    """Last hidden states (B, L, H) of a model's causal trunk."""
     return getattr(model, model.base_model_prefix)(input_ids=input_ids, use_cache=False)[0]
 
 
@@ -119,6 +208,13 @@ def build_value_model(policy: PreTrainedModel, reward_model: PreTrainedModel | N
     getattr(value_model, value_model.base_model_prefix).load_state_dict(trunk.state_dict())
     nn.init.zeros_(value_model.score.weight)
     return value_model
+
+
+def build_value_head(policy: PreTrainedModel) -> nn.Linear:
+    """A value head (H -> 1) for the policy's own trunk; values start at 0."""
+    head = nn.Linear(policy.get_output_embeddings().in_features, 1, bias=False, device=policy.device)
+    nn.init.zeros_(head.weight)
+    return head
 
 
 def disable_dropout(models: Iterable[nn.Module]) -> None:

@@ -62,12 +62,10 @@ class Rewards:
                 check_reward_model(function)
                 function.requires_grad_(False).eval()
 
-    def to(self, device) -> None:
-        """Moves the reward models and weights."""
-        self.weights = self.weights.to(device)
-        for function in self.functions:
-            if isinstance(function, PreTrainedModel):
-                function.to(device)
+    @property
+    def models(self) -> list[PreTrainedModel]:
+        """Those of the functions that are models."""
+        return [function for function in self.functions if isinstance(function, PreTrainedModel)]
 
     def model_for_policy_tokens(self) -> PreTrainedModel | None:
         """The first reward model that reads the policy's tokens; the value model can start from it."""
@@ -83,8 +81,10 @@ class Rewards:
         completion_ids: list[list[int]],
         finished: list[bool],
         batch_size: int,
+        device="cpu",
     ) -> torch.Tensor:
-        """Weighted scores (R, number of functions) of responses to `rows` (columns of the prompt data set)."""
+        """Weighted scores (R, number of functions), on `device`, of responses to `rows` (columns of the prompt data
+        set)."""
         prompts, prompt_ids = rows["prompt"], rows["prompt_ids"]
         texts = self.policy_tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
         completions = [
@@ -99,11 +99,11 @@ class Rewards:
                     reward_model_tokens(tokenizer, self.policy_tokenizer, *row)
                     for row in zip(prompts, prompt_ids, texts, completion_ids, finished, strict=True)
                 ]
-                scores.append(score_with_model(function, token_rows, batch_size).to(self.weights.device))
+                scores.append(score_with_model(function, token_rows, batch_size).to(device))
             else:
                 result = score_with_callable(function, prompts, completions, completion_ids, columns)
-                scores.append(torch.tensor(result, device=self.weights.device))
-        return torch.stack(scores, dim=1) * self.weights
+                scores.append(torch.tensor(result, device=device))
+        return torch.stack(scores, dim=1) * self.weights.to(device)
 
 
 def score_with_callable(

@@ -5,11 +5,11 @@ from dataclasses import dataclass, fields
 import torch
 from transformers import PreTrainedModel
 
-from llmrecipes.ppo.policy_value import PolicyAndValue, response_logprobs
+from llmrecipes.ppo.policy_value import PolicyAndValue
 
 MODEL_INPUTS = ("input_ids", "prompt_lengths", "response_lengths")
 PER_ROW = ("prompt_lengths", "response_lengths")
-PER_TOKEN = ("logprobs", "values", "advantages", "returns")
+PER_TOKEN = ("logprobs", "ref_logprobs", "values", "advantages", "returns")
 
 
 @dataclass
@@ -17,13 +17,15 @@ class Rollout:
     """R responses with everything the update needs; all tensors on one device.
 
     input_ids: (R, L) prompt + response, padded on the right. prompt_lengths, response_lengths: (R,).
-    logprobs, values, advantages, returns: (R, T), entry t belonging to response token t, 0 on padding.
+    logprobs, ref_logprobs, values, advantages, returns: (R, T), entry t belonging to response token t, 0 on padding;
+    ref_logprobs, those of the reference, only where the loss needs them.
     """
 
     input_ids: torch.Tensor
     prompt_lengths: torch.Tensor
     response_lengths: torch.Tensor
     logprobs: torch.Tensor | None = None
+    ref_logprobs: torch.Tensor | None = None
     values: torch.Tensor | None = None
     advantages: torch.Tensor | None = None
     returns: torch.Tensor | None = None
@@ -56,20 +58,21 @@ class Rollout:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The tensors, for a checkpoint; `Rollout(**state)` restores them."""
-        return {f.name: getattr(self, f.name).cpu() for f in fields(self)}
-
-    def to(self, device) -> "Rollout":
-        return Rollout(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        present = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: tensor.cpu() for name, tensor in present.items() if tensor is not None}
 
 
 def forward_rollout(
     model: PolicyAndValue,
-    ref_model: PreTrainedModel,
+    ref_model: PreTrainedModel | None,
     rollout: Rollout,
     micro_batches: list[list[int]],
     temperature: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fills in the rollout's logprobs and values; returns (reference logprobs, entropy), each (R, T)."""
+    """Fills in the rollout's logprobs and values; returns (reference logprobs, entropy), each (R, T).
+
+    ref_model: None stands for the policy without its adapter.
+    """
     device = rollout.input_ids.device
     shape = len(rollout), int(rollout.response_lengths.max())
     rollout.logprobs, entropy, rollout.values, ref_logprobs = (torch.zeros(shape, device=device) for _ in range(4))
@@ -79,7 +82,7 @@ def forward_rollout(
         rollout.logprobs[place], entropy[place], rollout.values[place] = model(
             **batch, temperature=temperature, return_entropy=True
         )
-        ref_logprobs[place] = response_logprobs(ref_model, **batch, temperature=temperature)[0]
+        ref_logprobs[place] = model.reference_logprobs(ref_model, batch, temperature)
     return ref_logprobs, entropy
 
 

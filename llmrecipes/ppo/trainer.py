@@ -9,16 +9,19 @@ steps 1-5) and `compute_loss` is the clipped objective (step 6).
 import copy
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from datasets import Dataset
+from peft import PeftConfig
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StopStringCriteria, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from llmrecipes.config import InputError
 from llmrecipes.ppo.checkpoint import load_models, load_ppo_state, save_models, save_ppo_state
+from llmrecipes.ppo.completions import completion_table, log_completions
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.losses import (
     adapt_kl_coef,
@@ -26,13 +29,21 @@ from llmrecipes.ppo.losses import (
     apply_missing_eos_penalty,
     generalized_advantage_estimate,
     kl_estimate,
+    kl_loss,
     policy_loss,
     response_mask,
     shape_rewards,
     value_loss,
     whiten,
 )
-from llmrecipes.ppo.policy_value import PolicyAndValue, build_value_model, disable_dropout
+from llmrecipes.ppo.policy_value import (
+    PolicyAndValue,
+    add_adapter,
+    build_value_head,
+    build_value_model,
+    causal_lm,
+    disable_dropout,
+)
 from llmrecipes.ppo.prompts import RolloutSampler, encode_prompts, eos_token_ids, longest_prompt
 from llmrecipes.ppo.rewards import RewardFunction, Rewards
 from llmrecipes.ppo.rollout import (
@@ -62,7 +73,9 @@ class PPOTrainer(Trainer):
         reward_processing_classes: the reward models' tokenizers where they differ from the policy's (None = the same).
         sampler: `llmrecipes.generation.sample_responses` or a function of its signature.
         value_model: a sequence-classification model over the policy's tokens; default a copy of the first reward
-            model that shares the policy's tokenizer, else the policy's trunk with a fresh head.
+            model that shares the policy's tokenizer, else the policy's trunk with a fresh head. Not with
+            `args.value_model` "shared".
+        peft_config: trains an adapter on the frozen policy, which without the adapter is also the reference.
 
     Raises InputError for what a user can mend: batch sizes, prompts, tokenizers, reward functions' results.
     """
@@ -81,6 +94,7 @@ class PPOTrainer(Trainer):
         value_model: PreTrainedModel | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple = (None, None),
+        peft_config: PeftConfig | None = None,
     ):
         if args.n_gpu > 1:
             raise InputError(f"{args.n_gpu} GPUs in one process: start with `accelerate launch`, one process per GPU")
@@ -91,12 +105,17 @@ class PPOTrainer(Trainer):
         self.pad_token_id = next(
             token for token in (processing_class.pad_token_id, *self.eos_token_ids, 0) if token is not None
         )
-        self.ref_model = (copy.deepcopy(model) if ref_model is None else ref_model).requires_grad_(False).eval()
-        if value_model is None:
-            value_model = build_value_model(model, self.rewards.model_for_policy_tokens())
+        self.stopping_criteria = None
+        if args.stop_strings:
+            try:
+                self.stopping_criteria = StopStringCriteria(processing_class, args.stop_strings)
+            except ValueError as error:
+                raise InputError("stop_strings: the tokenizer cannot spell arbitrary text; leave them out") from error
+        model, self.ref_model, value_model = self._build_models(model, ref_model, value_model, peft_config, args)
         if args.disable_dropout:
             disable_dropout((model, value_model))
-        use_cache = model.config.use_cache, value_model.config.use_cache
+        configs = [part.config for part in (model, value_model) if hasattr(part, "config")]
+        use_cache = [config.use_cache for config in configs]
 
         longest = longest_prompt(model, args.max_completion_length, args.max_prompt_length)
         train_dataset = encode_prompts(train_dataset, processing_class, longest, args.overlong_prompts, "training prompts")
@@ -115,7 +134,7 @@ class PPOTrainer(Trainer):
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False
         super().__init__(
-            model=PolicyAndValue(model, value_model),
+            model=PolicyAndValue(model, value_model, args.logprob_chunk_size),
             args=args,
             data_collator=_as_list,
             train_dataset=train_dataset,
@@ -127,16 +146,47 @@ class PPOTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError("ppo runs in one process or under DDP (configs/accelerate/ddp.yaml), not FSDP or DeepSpeed")
         # Trainer switches the KV cache off in the config, and a saved policy would decode slowly for ever after.
-        model.config.use_cache, value_model.config.use_cache = use_cache
+        for config, setting in zip(configs, use_cache, strict=True):
+            config.use_cache = setting
         # The loss below is a sum over tokens divided by the token count of the whole optimizer step.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True
-        self.ref_model.to(args.device)
-        self.rewards.to(args.device)
+        for frozen in (self.ref_model, *self.rewards.models):
+            if frozen is not None:
+                frozen.to("cpu" if args.offload_frozen_models else args.device)
         self.kl_coef = args.kl_coef
         self._rollout: Rollout | None = None
         self._metrics: dict[str, list] = {}  # name -> [sum, count] since the last log
         self.last_rollout_metrics: dict[str, float] = {}  # as last logged
+
+    def _build_models(self, model, ref_model, value_model, peft_config, args: PPOConfig) -> tuple:
+        """(policy, reference or None for "the policy without its adapter", value model or head)."""
+        kind = args.value_model or ("shared" if peft_config is not None and value_model is None else "separate")
+        if kind == "shared" and value_model is not None:
+            raise InputError("value_model: shared has no model of its own; leave out the one that is given to start from")
+        if kind == "shared":
+            value_model = build_value_head(model)
+        elif value_model is None:
+            value_model = build_value_model(model, self.rewards.model_for_policy_tokens())
+        if ref_model is None and peft_config is None:
+            ref_model = copy.deepcopy(model)
+        if ref_model is not None:
+            ref_model.requires_grad_(False).eval()
+        if peft_config is not None:
+            model = add_adapter(model, peft_config, args.activation_checkpointing)
+        return model, ref_model, value_model
+
+    @contextmanager
+    def _on_device(self, *frozen: PreTrainedModel | None):
+        """Frozen models are on the device within; with `offload_frozen_models` only there."""
+        moving = [part for part in frozen if part is not None] if self.args.offload_frozen_models else []
+        for part in moving:
+            part.to(self.args.device)
+        try:
+            yield
+        finally:
+            for part in moving:
+                part.to("cpu")
 
     # ---- Data: one rollout's prompts, repeated for each micro-batch trained from it ----
 
@@ -192,7 +242,7 @@ class PPOTrainer(Trainer):
         self.model.eval()
         # 1. Sample and score.
         number = self.state.global_step // args.steps_per_rollout
-        rollout, raw_scores, finished = self._sample_and_score(rows, self._generator(SAMPLE, number, device=args.device))
+        rollout, raw_scores, finished, _ = self._sample_and_score(rows, self._generator(SAMPLE, number, device=args.device))
         scores = adjust_scores(raw_scores.sum(1), args.normalize_scores, args.score_clip, self._all_reduce)
         scores = apply_missing_eos_penalty(scores, finished, args.missing_eos_penalty, args.missing_eos_mode)
 
@@ -203,8 +253,9 @@ class PPOTrainer(Trainer):
         self._record("time/rollout_forward", time.perf_counter() - started, 1)
         mask = response_mask(rollout.response_lengths, rollout.logprobs.shape[1])
 
-        # 3. Rewards: KL penalty on each token, score on the last.
-        rewards = shape_rewards(scores, kl, rollout.response_lengths, self.kl_coef)
+        # 3. Rewards: KL penalty on each token (unless the loss has it), score on the last.
+        penalty = self.kl_coef if args.kl_in == "reward" else 0.0
+        rewards = shape_rewards(scores, kl, rollout.response_lengths, penalty)
         if args.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False, all_reduce=self._all_reduce)
 
@@ -226,12 +277,13 @@ class PPOTrainer(Trainer):
 
     def _sample_and_score(
         self, rows: dict[str, list], generator: torch.Generator
-    ) -> tuple[Rollout, torch.Tensor, torch.Tensor]:
-        """Responses to the prompts: (rollout without log-probabilities, scores (R, functions), finished (R,))."""
+    ) -> tuple[Rollout, torch.Tensor, torch.Tensor, list[list[int]]]:
+        """Responses to the prompts: (rollout without log-probabilities, scores (R, functions), finished (R,), the
+        responses' token ids)."""
         args, started = self.args, time.perf_counter()
         with self.accelerator.autocast():
             responses = self.sampler(
-                self.model.policy,
+                causal_lm(self.model.policy),
                 rows["prompt_ids"],
                 max_new_tokens=args.max_completion_length,
                 temperature=args.temperature,
@@ -241,39 +293,50 @@ class PPOTrainer(Trainer):
                 pad_token_id=self.pad_token_id,
                 batch_size=args.per_device_generation_batch_size,
                 generator=generator,
+                stopping_criteria=self.stopping_criteria,
             )
             sampled = time.perf_counter()
             token_ids = [response.token_ids for response in responses]
             finished = [response.finish_reason == "stop" for response in responses]
-            scores = self.rewards.score(rows, token_ids, finished, args.per_device_train_batch_size)
+            with self._on_device(*self.rewards.models):
+                size = args.per_device_train_batch_size
+                scores = self.rewards.score(rows, token_ids, finished, size, args.device)
         self._record("time/sample", sampled - started, 1)
         self._record("time/score", time.perf_counter() - sampled, 1)
         rollout = Rollout.from_responses(rows["prompt_ids"], token_ids, self.pad_token_id, args.device)
-        return rollout, scores, torch.tensor(finished, device=args.device)
+        return rollout, scores, torch.tensor(finished, device=args.device), token_ids
 
     def _forward_rollout(self, rollout: Rollout, micro_batches: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Fills in log-probabilities and values; returns (token KL from the reference, entropy), each (R, T)."""
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), self._on_device(self.ref_model):
             ref_logprobs, entropy = forward_rollout(
                 self.model, self.ref_model, rollout, micro_batches, self.args.temperature
             )
+        if self.args.kl_in == "loss":
+            rollout.ref_logprobs = ref_logprobs
         return kl_estimate(rollout.logprobs, ref_logprobs, self.args.kl_estimator), entropy
 
     # ---- Update ----
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Clipped policy loss + vf_coef × clipped value loss, per response token of the whole optimizer step."""
+        """6. Clipped policy loss + vf_coef × clipped value loss (+ kl_coef × KL), per response token of the whole
+        optimizer step."""
         args = self.args
         logprobs, _, values = model(**{name: inputs[name] for name in MODEL_INPUTS}, temperature=args.temperature)
         mask = response_mask(inputs["response_lengths"], logprobs.shape[1])
         policy, policy_stats = policy_loss(logprobs, inputs["logprobs"], inputs["advantages"], mask, args.cliprange)
         value, value_stats = value_loss(values, inputs["values"], inputs["returns"], mask, args.cliprange_value)
-        self._check_finite(policy + value, "the loss")
+        total = policy + args.vf_coef * value
         sums = {"policy_loss": policy.detach(), "value_loss": value.detach(), **policy_stats, **value_stats}
-        for name, total in sums.items():
-            self._record(name, total, mask.sum())
+        if args.kl_in == "loss":
+            kl = kl_loss(logprobs, inputs["logprobs"], inputs["ref_logprobs"], mask, args.kl_estimator)
+            total = total + self.kl_coef * kl
+            sums["kl_loss"] = kl.detach()
+        self._check_finite(total, "the loss")
+        for name, part in sums.items():
+            self._record(name, part, mask.sum())
         # DDP and FSDP average gradients over processes, but the sum over processes is wanted.
-        loss = (policy + args.vf_coef * value) / num_items_in_batch * self.accelerator.num_processes
+        loss = total / num_items_in_batch * self.accelerator.num_processes
         return (loss, {"logprobs": logprobs, "values": values}) if return_outputs else loss
 
     def _check_finite(self, tensor: torch.Tensor, what: str) -> None:
@@ -295,22 +358,29 @@ class PPOTrainer(Trainer):
         self.callback_handler.eval_dataloader = dataloader
         # The same draws in every evaluation, so that two of them differ by the policy alone.
         generator = self._generator(EVALUATE, device=self.args.device)
-        table, names = [], []
+        table, names, completions = [], [], []
         for examples in dataloader:
             rows = {name: [example[name] for example in examples] for name in examples[0]}
-            rollout, scores, finished = self._sample_and_score(rows, generator)
+            rollout, scores, finished, token_ids = self._sample_and_score(rows, generator)
             order = (rollout.prompt_lengths + rollout.response_lengths).argsort().tolist()
             size = self.args.per_device_eval_batch_size
             kl, entropy = self._forward_rollout(rollout, [order[i : i + size] for i in range(0, len(order), size)])
             columns = row_statistics(rollout, scores.sum(1), finished, kl, entropy)
             columns |= {f"scores/{name}": scores[:, i] for i, name in enumerate(self.rewards.names)}
             names = list(columns)
-            table.append(self.accelerator.gather_for_metrics(torch.stack(list(columns.values()), dim=1)).cpu())
+            figures = torch.stack(list(columns.values()), dim=1)
+            table.append(self.accelerator.gather_for_metrics(figures).cpu())
+            if self.args.log_completions:
+                texts = self.processing_class.batch_decode(token_ids, skip_special_tokens=True)
+                part = completion_table(rows["prompt"], texts, names, figures)
+                completions += self.accelerator.gather_for_metrics(part, use_gather_object=True)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         table = torch.cat(table)
         metrics = dict(zip(names, table.mean(0).tolist(), strict=True))
         metrics["score_std"] = table[:, names.index("score")].std(correction=0).item()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        if completions and self.is_world_process_zero():
+            log_completions(completions, self.args, self.state.global_step, metric_key_prefix)
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(table))
 
     # ---- Logging ----
@@ -351,7 +421,7 @@ class PPOTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         output_dir = output_dir or self.args.output_dir
         if self.args.should_save:
-            save_models(self.model, output_dir, state_dict)
+            save_models(self.model, output_dir)
             self.processing_class.save_pretrained(output_dir)
 
     def _save_rng_state(self, output_dir: str) -> None:

@@ -1,0 +1,47 @@
+"""Sample tables: the responses of an evaluation, printed, written to a file and sent to the trackers."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+
+def completion_table(prompts: list, completions: list[str], names: list[str], figures: torch.Tensor) -> list[dict]:
+    """Rows of prompt, completion and the figures (R, len(names)) of each response."""
+    return [
+        {"prompt": prompt, "completion": completion, **dict(zip(names, values, strict=True))}
+        for prompt, completion, values in zip(prompts, completions, figures.tolist(), strict=True)
+    ]
+
+
+def log_completions(rows: list[dict], args: TrainingArguments, step: int, prefix: str) -> Path:
+    """Writes `rows` to output_dir/completions/<prefix>-<step>.jsonl, prints the first `args.num_completions_to_print` and
+    gives wandb and trackio, where the run reports to them, a table."""
+    file = Path(args.output_dir) / "completions" / f"{prefix.replace('/', '-')}-{step:06d}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    for row in rows[: args.num_completions_to_print]:
+        print(f"  {_last_words(row['prompt'])!r} -> {row['completion']!r}  score {row['score']:.4g}", flush=True)
+    for tracker in {"wandb", "trackio"} & set(args.report_to or []):
+        if find_spec(tracker) is not None:
+            _send_table(tracker, rows, step, prefix)
+    return file
+
+
+def _last_words(prompt: object) -> str:
+    """What was asked: a text prompt's end, the last message's content, or token ids."""
+    if isinstance(prompt, list) and prompt and isinstance(prompt[-1], dict):
+        prompt = prompt[-1]["content"]
+    return str(prompt)[-80:]
+
+
+def _send_table(tracker: str, rows: list[dict], step: int, prefix: str) -> None:
+    import importlib
+
+    import pandas
+
+    module = importlib.import_module(tracker)
+    frame = pandas.DataFrame([{**row, "prompt": _last_words(row["prompt"])} for row in rows])
+    module.log({f"{prefix}_completions": module.Table(dataframe=frame), "train/global_step": step})

@@ -1,0 +1,119 @@
+"""A run killed at a random moment and started again ends bit-equal; two processes save, resume and train adapters.
+
+PPO_KILL_POINTS=10 pytest tests/test_ppo_resume.py tries more moments.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import ppo_toys as toys
+import pytest
+import torch
+from peft import LoraConfig
+
+from llmrecipes.run import last_complete_checkpoint
+
+KILL_POINTS = int(os.environ.get("PPO_KILL_POINTS", 3))
+FIGURES = ("loss", "grad_norm", "learning_rate", "score", "kl", "entropy", "kl_coef")
+
+
+def run(folder: Path, resume: str | None = None, die_after: float | None = None, **arguments):
+    """A run of ten rollouts that saves after every step; killed `die_after` seconds into training."""
+    settings = {
+        "max_steps": 40, "num_mini_batches": 2, "gradient_accumulation_steps": 1, "lr_scheduler_type": "linear",
+        "kl_target": 0.5, "kl_horizon": 100, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2,
+        "data": toys.prompts(20), "reward": toys.reward_model(),
+    }  # fmt: skip
+    trainer = toys.trainer(folder, **{**settings, **arguments})
+    if die_after is not None:
+        threading.Timer(die_after, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def figures(trainer) -> list[dict]:
+    return [
+        {name: entry[name] for name in FIGURES if name in entry} for entry in trainer.state.log_history if "loss" in entry
+    ]
+
+
+def assert_same(one, other) -> None:
+    assert figures(one) == figures(other) and one.kl_coef == other.kl_coef
+    for (name, a), b in zip(one.model.named_parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    states = [trainer.optimizer.state_dict()["state"] for trainer in (one, other)]
+    for parameter, state in states[0].items():
+        for name, value in state.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(states[1][parameter][name])), name
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    started = time.perf_counter()
+    trainer = run(tmp_path_factory.mktemp("whole"))
+    return trainer, time.perf_counter() - started
+
+
+def start(body: str, *launcher: str) -> subprocess.CompletedProcess:
+    tests = Path(__file__).parent
+    script = f"import sys; sys.path[:0] = {[str(tests), str(tests.parent)]!r}\n" + body
+    command = [sys.executable, *launcher]
+    if launcher:
+        file = Path(launcher[-1])
+        file.write_text(script)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run([*command, "-c", script], capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(KILL_POINTS))
+def test_killed_anywhere_and_started_again_ends_bit_equal(tmp_path, whole, seed):
+    trainer, seconds = whole
+    moment = random.Random(seed).uniform(0.1, 0.8) * seconds
+    body = f"from pathlib import Path; import test_ppo_resume as t; t.run(Path({str(tmp_path)!r}), die_after={moment})"
+    killed = start(body)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    checkpoint = last_complete_checkpoint(tmp_path)
+    print("killed after", checkpoint)
+    assert_same(run(tmp_path, resume=checkpoint), trainer)
+
+
+TWO_RANKS = """
+from pathlib import Path
+import torch, test_ppo_resume as t
+from peft import LoraConfig
+folder, kind = Path({folder!r}), {kind!r}
+extra = t.KINDS[kind]()
+arguments = dict(max_steps=8, per_device_train_batch_size=2, save_total_limit=None, seed=3, **extra)
+whole = t.run(folder, **arguments)
+resumed = t.run(folder, resume=str(folder / "checkpoint-3"), **arguments)
+t.assert_same(whole, resumed)
+parts = [p.detach() for p in whole.model.parameters()]
+mine = torch.stack([p.double().sum() for p in parts])
+others = whole.accelerator.gather(mine[None])
+assert torch.equal(others[0], others[1]), "the processes' weights differ"
+assert isinstance(whole.model_wrapped, torch.nn.parallel.DistributedDataParallel)
+whole.save_model(str(folder / "final"))
+torch.distributed.destroy_process_group()
+"""
+KINDS = {
+    "full": dict,
+    "shared": lambda: {"value_model": "shared"},
+    "lora": lambda: {"trainer_arguments": {"peft_config": LoraConfig(r=4, target_modules="all-linear")}},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_save_resume_and_stay_equal(tmp_path, kind):
+    body = TWO_RANKS.format(folder=str(tmp_path), kind=kind)
+    launcher = "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "two_ranks.py")
+    done = start(body, *launcher)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "final" / ("adapter_model.safetensors" if kind == "lora" else "model.safetensors")).is_file()
