@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
+# Measures of the evaluation that are shares of 1 and read as percent.
+SHARES = {"correct", "polite", "fluent", "refused_harmful", "over_refusal", "unknown_on_unknowable"}
+SHARES |= {"unknown_on_knowable", "win_rate", "sampled_correct", "sampled_polite", "sampled_win_rate"}
 
 class Estimate(NamedTuple):
     """A measured value, its interval [low, high] and the number of items n it rests on."""

@@ -152,7 +152,8 @@ def read_manifest(output_dir: str | Path) -> dict | None:
 def fingerprint(path: str) -> str:
     """SHA-256 (16 hex digits) over names and contents of a folder's or file's results; the name itself for hub ids.
 
-    Checkpoints, logs and the manifest are left out: they do not change what the next stage reads.
+    Checkpoints, logs, the manifest, the training history and a run's card are left out: they do not change what the
+    next stage reads, and they differ between equal runs.
     """
     root = Path(path)
     if not root.exists():
@@ -161,9 +162,10 @@ def fingerprint(path: str) -> str:
     if finished:
         return finished
     digest = hashlib.sha256()
+    written_by_run = {"manifest.json", "trainer_state.json"} | ({"README.md"} if read_manifest(root) else set())
     for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
         relative = file.relative_to(root)
-        if file.name == "manifest.json" or relative.parts and relative.parts[0].startswith(("checkpoint-", "logs")):
+        if str(relative) in written_by_run or relative.parts and relative.parts[0].startswith(("checkpoint-", "logs")):
             continue
         digest.update(str(relative).encode() + b"\0")
         with file.open("rb") as handle:
