@@ -14,6 +14,7 @@ from typing import NamedTuple
 SHARES = {"correct", "polite", "fluent", "refused_harmful", "over_refusal", "unknown_on_unknowable"}
 SHARES |= {"unknown_on_knowable", "win_rate", "sampled_correct", "sampled_polite", "sampled_win_rate"}
 
+
 class Estimate(NamedTuple):
     """A measured value, its interval [low, high] and the number of items n it rests on."""
 

@@ -65,6 +65,21 @@ def test_report_has_a_row_for_each_stage(chain):
     assert text in chain[1]
 
 
+def test_chain_ends_with_the_path_of_its_page(chain):
+    page = chain[0] / "report.html"
+    assert chain[1].rstrip().endswith(str(page))
+    text = page.read_text()
+    assert all(f"<td>{stage}</td>" in text for stage in STAGES) and "<svg" in text
+
+
+def test_training_history_stays_in_the_run_folder_without_checkpoints(chain):
+    from llmrecipes.report import read_history
+
+    for stage in ("pretrain", "sft", "reward", "dpo", "ppo"):
+        assert (chain[0] / stage / "trainer_state.json").exists()
+        assert any("loss" in entry for entry in read_history(chain[0] / stage)), stage
+
+
 def test_unchanged_chain_is_skipped(chain):
     assert set(reasons(chain[0]).values()) == {"skip: finished, nothing changed"}
     assert set(reasons(chain[0], "--only", "sft").values()) == {

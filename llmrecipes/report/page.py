@@ -4,6 +4,7 @@ The page holds no script, and its Content-Security-Policy forbids any, as well a
 """
 
 import math
+import re
 from html import escape
 from pathlib import PurePath
 
@@ -27,6 +28,7 @@ HEALTH = {
     "kendall_tau": "raters' Kendall tau-b",
 }
 NUM_QUESTIONS = 12
+NUMBER = re.compile(r"-?[\d.,]+(e[+-]?\d+)?( (%|s|min|h|[kMG]B)\b)?( ?\[.*\])?$")
 STYLE = """
 :root{color-scheme:light dark;--line:#8885;--soft:#8881;--good:#2a8a4a;--bad:#c0392b}
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem;background:Canvas;color:CanvasText}
@@ -34,7 +36,7 @@ h1{font-size:1.6rem;overflow-wrap:anywhere}h2{margin-top:2.2rem;border-bottom:1p
 svg{width:100%;height:auto;max-width:54rem;display:block}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem;margin:.6rem 0;font-variant-numeric:tabular-nums}
 th,td{border-bottom:1px solid var(--line);padding:.25rem .6rem;text-align:left;vertical-align:top}th{white-space:nowrap}
-td.n{text-align:right;white-space:nowrap}nav a{margin-right:.8rem;white-space:nowrap}code{overflow-wrap:anywhere;font-size:.85em}
+td.n{text-align:right;white-space:nowrap}nav{display:flex;flex-wrap:wrap;gap:.1rem .8rem}code{overflow-wrap:anywhere;font-size:.85em}
 summary{cursor:pointer;opacity:.75;font-size:.9rem}.met{color:var(--good)}.missed{color:var(--bad)}
 .said{border:1px solid var(--line);border-radius:.5rem;padding:.5rem .8rem;margin:.8rem 0;background:var(--soft)}
 .said p{margin:.2rem 0;overflow-wrap:anywhere;white-space:pre-wrap}.said dl{display:grid;margin:0;gap:.2rem .8rem;
@@ -82,13 +84,20 @@ def _summary(records: list) -> str:
 def _stages(records: list) -> str:
     number = {_path_of(r): i for i, r in enumerate(records)}
     edges = sorted(
-        {(number[p], i) for i, r in enumerate(records) for p in r.manifest.get("inputs", {}) if p in number and number[p] < i}
+        {
+            (number[p], i)
+            for i, r in enumerate(records)
+            for p in r.manifest.get("inputs", {})
+            if p in number and number[p] < i
+        }
     )
     boxes = [(r.name, f"{_duration(r.manifest.get('wall_seconds', 0))} · {_size(r.size)}") for r in records]
     rows = [
-        [r.name, r.manifest.get("made", ""), _duration(r.manifest.get("wall_seconds", 0)), _size(r.size)] for r in records
-    ]
-    return plots.plot_stages(boxes, edges) + _table(["stage", "made", "time", "size"], rows)
+        [r.name, r.manifest.get("made", ""), ", ".join(records[a].name for a, b in edges if b == i) or "-",
+         _duration(r.manifest.get("wall_seconds", 0)), _size(r.size)]
+        for i, r in enumerate(records)
+    ]  # fmt: skip
+    return plots.plot_stages(boxes, edges) + _table(["stage", "made", "reads", "time", "size"], rows)
 
 
 def _expected(records: list) -> str:
@@ -266,7 +275,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 def _cell(text: str) -> str:
     text = str(text)
-    mark = "n" if text[:1].isdigit() or text[:2].strip("-").isdigit() else text if text in ("met", "missed") else ""
+    mark = "n" if NUMBER.match(text) else text if text in ("met", "missed") else ""
     return f'<td class="{mark}">{escape(text)}</td>' if mark else f"<td>{escape(text)}</td>"
 
 
@@ -279,7 +288,9 @@ def _number(value: float | None) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _size(size: int) -> str:

@@ -38,7 +38,7 @@ def _to_svg(figure, name: str) -> str:
 
 
 def plot_stages(boxes: list[tuple[str, str]], edges: list[tuple[int, int]]) -> str:
-    """The chain from top to bottom: a box (title, line below) for each stage, an arrow for each input."""
+    """The chain from top to bottom: a box (title, line below) for each stage, an arrow for each input made by the stage right above."""
     from matplotlib.patches import FancyBboxPatch
 
     depth = [0] * len(boxes)
@@ -60,11 +60,9 @@ def plot_stages(boxes: list[tuple[str, str]], edges: list[tuple[int, int]]) -> s
         axes.text(x, y - 0.12, below, ha="center", va="center", size=7.5)
     for a, b in edges:
         (xa, ya), (xb, yb) = places[a], places[b]
-        far = depth[b] - depth[a] > 1  # past the boxes between
-        style = {"arrowstyle": "->", "color": FAINT, "alpha": 0.55, "shrinkA": 0, "shrinkB": 0}
-        style |= {"connectionstyle": f"arc3,rad={0.45 if xb <= 0.5 else -0.45}"} if far else {}
-        side = (0.2 if xb <= 0.5 else -0.2) if far else 0
-        axes.annotate("", (xb + side, yb + 0.28), (xa + side, ya - 0.28), arrowprops=style)
+        if depth[b] - depth[a] == 1:  # arrows past a stage would cross its text; the table names every input
+            style = {"arrowstyle": "->", "color": FAINT, "alpha": 0.55, "shrinkA": 0, "shrinkB": 0}
+            axes.annotate("", (xb, yb + 0.28), (xa, ya - 0.28), arrowprops=style)
     return _to_svg(figure, "stages")
 
 
@@ -94,7 +92,10 @@ def plot_estimates(name: str, models: Sequence[str], measures: dict[str, list], 
         if not at:
             continue
         values = [100 * e["value"] for _, e in at]
-        spread = [[100 * max(0, e["value"] - e["low"]) for _, e in at], [100 * max(0, e["high"] - e["value"]) for _, e in at]]
+        spread = [
+            [100 * max(0, e["value"] - e["low"]) for _, e in at],
+            [100 * max(0, e["high"] - e["value"]) for _, e in at],
+        ]
         places = [row - 0.4 + step * (m + 0.5) for row, _ in at]
         axes.barh(places, values, step * 0.85, color=COLOURS[m % len(COLOURS)], alpha=0.75, label=model)
         axes.errorbar(values, places, xerr=spread, fmt="none", ecolor=INK, elinewidth=0.9, capsize=1.5)
