@@ -20,6 +20,7 @@ from pathlib import Path
 import datasets
 import transformers
 
+from llmrecipes.cards import write_model_card
 from llmrecipes.config import InputError, RunArguments
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "lm_eval", "numpy")
@@ -119,6 +120,7 @@ def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "") -> No
     (state.output_dir / "training_args.bin").unlink(missing_ok=True)
     manifest["output_fingerprint"] = fingerprint(state.output_dir)
     _write_json(state.output_dir / "manifest.json", manifest)
+    write_model_card(state.output_dir)
     print(f"\n=== {state.stage}: {made} ({seconds:.0f} s)")
     shown = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and "_per_second" not in k}
     for name, value in list(shown.items())[:16]:
@@ -162,7 +164,9 @@ def fingerprint(path: str) -> str:
     if finished:
         return finished
     digest = hashlib.sha256()
-    written_by_run = {"manifest.json", "trainer_state.json"} | ({"README.md"} if read_manifest(root) else set())
+    written_by_run = {"manifest.json", "trainer_state.json", "evaluation.json"} | (
+        {"README.md"} if read_manifest(root) else set()
+    )
     for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
         relative = file.relative_to(root)
         if str(relative) in written_by_run or relative.parts and relative.parts[0].startswith(("checkpoint-", "logs")):

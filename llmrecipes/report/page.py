@@ -8,6 +8,7 @@ import re
 from html import escape
 from pathlib import PurePath
 
+from llmrecipes.cards import scrub
 from llmrecipes.formats import prompt_text
 from llmrecipes.metrics import SHARES, Estimate
 from llmrecipes.report import plots
@@ -36,7 +37,8 @@ h1{font-size:1.6rem;overflow-wrap:anywhere}h2{margin-top:2.2rem;border-bottom:1p
 svg{width:100%;height:auto;max-width:54rem;display:block}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem;margin:.6rem 0;font-variant-numeric:tabular-nums}
 th,td{border-bottom:1px solid var(--line);padding:.25rem .6rem;text-align:left;vertical-align:top}th{white-space:nowrap}
-td.n{text-align:right;white-space:nowrap}nav{display:flex;flex-wrap:wrap;gap:.1rem .8rem}code{overflow-wrap:anywhere;font-size:.85em}
+td.n{text-align:right;white-space:nowrap}nav{display:flex;flex-wrap:wrap;gap:.1rem .8rem}
+code{overflow-wrap:anywhere;font-size:.85em}
 summary{cursor:pointer;opacity:.75;font-size:.9rem}.met{color:var(--good)}.missed{color:var(--bad)}
 .said{border:1px solid var(--line);border-radius:.5rem;padding:.5rem .8rem;margin:.8rem 0;background:var(--soft)}
 .said p{margin:.2rem 0;overflow-wrap:anywhere;white-space:pre-wrap}.said dl{display:grid;margin:0;gap:.2rem .8rem;
@@ -245,7 +247,8 @@ def _source(source: dict) -> str:
 
 def _made(records: list) -> str:
     rows = [
-        [r.name, r.manifest.get("command", ""), r.manifest.get("commit") or "unknown", r.manifest.get("fingerprint") or "",
+        [r.name, scrub(r.manifest.get("command", "")),
+         r.manifest.get("commit") or "unknown", r.manifest.get("fingerprint") or "",
          _hardware(r.manifest)]
         for r in records
     ]  # fmt: skip

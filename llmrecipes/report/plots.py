@@ -38,7 +38,7 @@ def _to_svg(figure, name: str) -> str:
 
 
 def plot_stages(boxes: list[tuple[str, str]], edges: list[tuple[int, int]]) -> str:
-    """The chain from top to bottom: a box (title, line below) for each stage, an arrow for each input made by the stage right above."""
+    """The chain from top to bottom: a box (title, line below) for each stage, arrows between neighbours."""
     from matplotlib.patches import FancyBboxPatch
 
     depth = [0] * len(boxes)
