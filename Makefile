@@ -8,13 +8,16 @@ CONFIG ?= configs/quickstart/pipeline.yaml
 # The CPU build of torch is enough here and much smaller; on a machine with a GPU: make TORCH_INDEX= quickstart
 TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || [ "$$(uname -s)" != Linux ] || echo "--index-url https://download.pytorch.org/whl/cpu")
 
-.PHONY: quickstart smalltalk test lint bench clean
+.PHONY: quickstart smalltalk chat test lint bench clean
 
 quickstart: $(VENV)/run
 	$(PY) recipes/pipeline.py --config $(CONFIG)
 
 smalltalk: $(VENV)/run
 	$(PY) recipes/pipeline.py --config configs/smalltalk/pipeline.yaml
+
+chat: $(VENV)/run
+	$(PY) recipes/chat.py
 
 test: $(VENV)/dev
 	$(PY) -m pytest

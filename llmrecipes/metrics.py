@@ -10,6 +10,10 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
+# Measures of the evaluation that are shares of 1 and read as percent.
+SHARES = {"correct", "polite", "fluent", "refused_harmful", "over_refusal", "unknown_on_unknowable"}
+SHARES |= {"unknown_on_knowable", "win_rate", "sampled_correct", "sampled_polite", "sampled_win_rate"}
+
 
 class Estimate(NamedTuple):
     """A measured value, its interval [low, high] and the number of items n it rests on."""
@@ -119,6 +123,37 @@ def pair_accuracy(chosen: Sequence[float], rejected: Sequence[float]) -> Estimat
         raise ValueError(f"{len(chosen)} chosen but {len(rejected)} rejected scores")
     hits = sum(1.0 if c > r else 0.5 if c == r else 0.0 for c, r in zip(chosen, rejected, strict=True))
     return proportion(hits, len(chosen))
+
+
+def calibration_error(confidences: Sequence[float], hits: Sequence[bool], num_bins: int = 10) -> float:
+    """Expected calibration error (Naeini et al. 2015): |accuracy - mean confidence| over equal-width bins, weighted by size.
+
+    confidences: in [0, 1]; a value on a border belongs to the bin below it. Raises ValueError for none, or outside [0, 1].
+    """
+    if len(confidences) != len(hits):
+        raise ValueError(f"{len(confidences)} confidences but {len(hits)} hits")
+    if not confidences or not all(0 <= c <= 1 for c in confidences):
+        raise ValueError("calibration needs at least one confidence, all between 0 and 1")
+    bins: dict[int, list] = {}
+    for confidence, hit in zip(confidences, hits, strict=True):
+        bins.setdefault(max(0, math.ceil(confidence * num_bins) - 1), []).append((confidence, bool(hit)))
+    gaps = (abs(sum(hit - confidence for confidence, hit in items)) for items in bins.values())
+    return sum(gaps) / len(confidences)
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
+    """(only the first is right, only the second is right, two-sided exact p-value) of two models on the same items.
+
+    McNemar (1947), exact binomial form: under the null the items on which they differ fall either way with probability 1/2.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} items but {len(second)} of the other model")
+    if not first:
+        raise ValueError("McNemar's test of no items")
+    b = sum(bool(x) and not y for x, y in zip(first, second, strict=True))
+    c = sum(bool(y) and not x for x, y in zip(first, second, strict=True))
+    tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1))
+    return b, c, min(1.0, float(2 * tail / 2 ** (b + c)))
 
 
 def pair_agreement(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import datasets
 import transformers
 
+from llmrecipes.cards import write_model_card
 from llmrecipes.config import InputError, RunArguments
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "lm_eval", "numpy")
@@ -119,6 +120,7 @@ def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "") -> No
     (state.output_dir / "training_args.bin").unlink(missing_ok=True)
     manifest["output_fingerprint"] = fingerprint(state.output_dir)
     _write_json(state.output_dir / "manifest.json", manifest)
+    write_model_card(state.output_dir)
     print(f"\n=== {state.stage}: {made} ({seconds:.0f} s)")
     shown = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and "_per_second" not in k}
     for name, value in list(shown.items())[:16]:
@@ -152,7 +154,8 @@ def read_manifest(output_dir: str | Path) -> dict | None:
 def fingerprint(path: str) -> str:
     """SHA-256 (16 hex digits) over names and contents of a folder's or file's results; the name itself for hub ids.
 
-    Checkpoints, logs and the manifest are left out: they do not change what the next stage reads.
+    Checkpoints, logs, the manifest, the training history and a run's card are left out: they do not change what the
+    next stage reads, and they differ between equal runs.
     """
     root = Path(path)
     if not root.exists():
@@ -161,9 +164,12 @@ def fingerprint(path: str) -> str:
     if finished:
         return finished
     digest = hashlib.sha256()
+    written_by_run = {"manifest.json", "trainer_state.json", "evaluation.json"} | (
+        {"README.md"} if read_manifest(root) else set()
+    )
     for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
         relative = file.relative_to(root)
-        if file.name == "manifest.json" or relative.parts and relative.parts[0].startswith(("checkpoint-", "logs")):
+        if str(relative) in written_by_run or relative.parts and relative.parts[0].startswith(("checkpoint-", "logs")):
             continue
         digest.update(str(relative).encode() + b"\0")
         with file.open("rb") as handle:

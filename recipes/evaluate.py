@@ -33,6 +33,7 @@ class EvaluateArguments:
 
 
 def main(run, data, evaluate, model):
+    from llmrecipes.cards import write_model_card
     from llmrecipes.evaluation import evaluate_models, load_parts, write_results
     from llmrecipes.run import finish_run, start_run
 
@@ -44,6 +45,8 @@ def main(run, data, evaluate, model):
     flat = {}
     if state.is_main:
         flat = write_results(state.output_dir, scores, rows, answers, parts, evaluate.show_answers)
+        for name, folder in evaluate.models.items():  # each model's card tells how it did
+            write_model_card(folder, {m: e._asdict() for m, e in scores[name].items()})
 
     finish_run(state, flat, made=f"{len(scores)} models compared", next_steps="read answers.jsonl")
 

@@ -2,7 +2,7 @@
 
 Launch: python recipes/pipeline.py --config configs/quickstart/pipeline.yaml [--from sft] [--to reward] [--only ppo]
         [--force] [--dry_run] [--seed 43 --output_dir outputs/quickstart-43]
-Writes: output_dir/report.md; each stage writes its own folder below output_dir.
+Writes: output_dir/report.md and report.html; each stage writes its own folder below output_dir.
 """
 
 import re
@@ -30,6 +30,7 @@ class PipelineArguments:
 
 def main(run, pipeline, config_path):
     from llmrecipes.pipeline import plan_stages, run_stages
+    from llmrecipes.report import write_report
 
     stages = plan_stages(pipeline, config_path, force=run.force)
     if pipeline.dry_run:
@@ -37,6 +38,7 @@ def main(run, pipeline, config_path):
             print(f"{stage.name:<14}{stage.reason}")
     else:
         run_stages(stages, pipeline, config_path)
+        print(f"As a page: {write_report(pipeline.output_dir, config_path, pipeline.stages)}", flush=True)
 
 
 if __name__ == "__main__":

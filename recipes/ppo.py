@@ -84,6 +84,7 @@ def main(run, data, training, model, reward):
     if held_out:
         metrics |= trainer.evaluate()
     trainer.save_model()
+    trainer.save_state()
 
     finish_run(
         state,

@@ -69,6 +69,7 @@ def main(run, data, training, model, pretrain):
         metrics |= trainer.evaluate()
         metrics |= language_metrics(metrics["eval_loss"], held_out_texts, tokenizer)
     trainer.save_model()
+    trainer.save_state()
 
     num_tokens = trainer.state.global_step * batch_size * training.gradient_accumulation_steps * pretrain.max_length
     metrics["num_tokens"] = num_tokens

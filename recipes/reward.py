@@ -42,6 +42,7 @@ def main(run, data, training, model):
     if held_out:
         metrics |= evaluate_by_set(trainer)
     trainer.save_model()
+    trainer.save_state()
 
     finish_run(
         state,

@@ -45,6 +45,7 @@ def main(run, data, training, model):
     if held_out:
         metrics |= trainer.evaluate()
     trainer.save_model()
+    trainer.save_state()
 
     finish_run(
         state,

@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LAYERS = {
     0: {"config", "formats", "metrics"},
-    1: {"data", "models", "ppo", "generation", "training"},
-    2: {"run", "evaluation", "ranking", "pipeline"},
+    1: {"cards", "data", "models", "ppo", "generation", "training"},
+    2: {"run", "evaluation", "ranking", "pipeline", "report", "hub", "chat", "measures"},
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
 # formats and metrics speak of mistakes in config's InputError; training builds on models.

@@ -80,3 +80,42 @@ def test_agreement_and_tau_of_equal_reversed_and_tied_ranks():
 def test_measures_of_nothing_are_refused(measure):
     with pytest.raises(ValueError):
         measure()
+
+
+def test_calibration_error_is_the_weighted_gap_of_the_bins():
+    # Bin (0.8, 0.9]: confidence 0.9, accuracy 1/2, gap 0.4 on 2 of 3; bin (0.1, 0.2]: 0.2, accuracy 0, gap 0.2 on 1 of 3.
+    assert metrics.calibration_error([0.9, 0.9, 0.2], [True, False, False]) == pytest.approx((2 * 0.4 + 0.2) / 3)
+    assert metrics.calibration_error([1.0, 0.0], [True, False]) == 0.0
+    for confidences, hits in (([], []), ([1.2], [True]), ([0.5], [])):
+        with pytest.raises(ValueError):
+            metrics.calibration_error(confidences, hits)
+
+
+def test_mcnemar_counts_only_items_on_which_the_two_differ():
+    # 1 against 5 differing items: 2 * (1 + 6) / 64.
+    first, second = [1, 0, 0, 0, 0, 0, 1, 0], [0, 1, 1, 1, 1, 1, 1, 0]
+    assert metrics.mcnemar(first, second) == (1, 5, pytest.approx(14 / 64))
+    assert metrics.mcnemar([1, 1], [1, 1]) == (0, 0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "predictions", "references", "expected"),
+    [
+        ("pair_accuracy", [2.0, 1.0, 1.0], [1.0, 2.0, 0.0], {"value": 2 / 3, "n": 3}),
+        ("win_rate", [1.0, 0.5, 0.2, 0.9], [0.5, 0.5, 0.3, 0.1], {"value": 2.5 / 4, "n": 4}),
+        ("bits_per_byte", [7 * math.log(2), 5 * math.log(2)], [7, 1], {"value": 12 / 8, "n": 2}),
+        ("calibration_error", [0.9, 0.9, 0.2], [True, False, False], {"calibration_error": 1 / 3}),
+        ("mcnemar", [True] + [False] * 5, [False] + [True] * 5, {"only_first": 1, "only_second": 5, "p_value": 14 / 64}),
+    ],
+)
+def test_measures_load_by_evaluate_offline(name, predictions, references, expected):
+    import evaluate
+
+    got = evaluate.load(f"llmrecipes/measures/{name}").compute(predictions=predictions, references=references)
+    assert {key: got[key] for key in expected} == pytest.approx(expected)
+
+
+def test_bootstrap_interval_covers_the_truth_in_about_95_of_100_samples():
+    rng = random.Random(2)
+    estimates = [metrics.mean([rng.gauss(1, 2) for _ in range(60)], seed=i, num_resamples=500) for i in range(300)]
+    assert 0.90 <= sum(e.low <= 1 <= e.high for e in estimates) / 300 <= 0.985

@@ -70,6 +70,21 @@ def test_each_evaluation_set_has_figures_of_its_own(chain):
     assert {"eval_test_accuracy", "eval_train_accuracy"} <= set(metrics) and "eval_accuracy" not in metrics
 
 
+def test_chain_ends_with_the_path_of_its_page(chain):
+    page = chain[0] / "report.html"
+    assert chain[1].rstrip().endswith(str(page))
+    text = page.read_text()
+    assert all(f"<td>{stage}</td>" in text for stage in STAGES) and "<svg" in text
+
+
+def test_training_history_stays_in_the_run_folder_without_checkpoints(chain):
+    from llmrecipes.report import read_history
+
+    for stage in ("pretrain", "sft", "reward", "dpo", "ppo"):
+        assert (chain[0] / stage / "trainer_state.json").exists()
+        assert any("loss" in entry for entry in read_history(chain[0] / stage)), stage
+
+
 def test_unchanged_chain_is_skipped(chain):
     assert set(reasons(chain[0]).values()) == {"skip: finished, nothing changed"}
     assert set(reasons(chain[0], "--only", "sft").values()) == {

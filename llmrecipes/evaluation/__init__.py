@@ -120,11 +120,12 @@ def write_results(
 ) -> dict[str, float]:
     """Write metrics.json, answers.jsonl and table.txt, print the table; returns {"model/measure": value}."""
     as_json = {name: {m: e._asdict() for m, e in measures.items()} for name, measures in scores.items()}
-    text = json.dumps({"models": as_json, "skipped": parts.skipped}, indent=2)
+    tasks = sorted(parts.tasks["tasks"]) if parts.tasks else []
+    text = json.dumps({"models": as_json, "tasks": tasks, "skipped": parts.skipped}, indent=2)
     (output_dir / "metrics.json").write_text(text + "\n", encoding="utf-8")
     with (output_dir / "answers.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    table = format_table(scores, set(parts.tasks["tasks"]) if parts.tasks else set())
+    table = format_table(scores, set(tasks))
     (output_dir / "table.txt").write_text(table + "\n", encoding="utf-8")
     print(f"\n{table}")
     print(format_answers(rows, answers, show_answers) if answers else "")

@@ -1,11 +1,7 @@
 """Scores side by side: a table for the terminal, and some answers to read."""
 
 from llmrecipes.formats import prompt_text
-from llmrecipes.metrics import Estimate
-
-# What a reader wants to know first; `%` are shares. Everything else follows in its own order.
-SHARES = {"correct", "polite", "fluent", "refused_harmful", "over_refusal", "unknown_on_unknowable"}
-SHARES |= {"unknown_on_knowable", "win_rate", "sampled_correct", "sampled_polite", "sampled_win_rate"}
+from llmrecipes.metrics import SHARES, Estimate
 
 
 def format_table(scores: dict[str, dict[str, Estimate]], tasks: set[str] = frozenset()) -> str:

@@ -1,0 +1,154 @@
+"""Model cards: what a run's manifest says about its model, in the Hub's form (YAML metadata and text)."""
+
+import ast
+import json
+import re
+from pathlib import Path, PurePath
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+ROOT = Path(__file__).parent.parent
+TOKENS = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b")
+ABSOLUTE = re.compile(r"(?<![\w.:/~-])(?:/[\w.+@-]+){2,}/?|~/[\w./+@-]+|\b[A-Za-z]:\\\\[\w\\\\.-]+")
+RESULTS_FILE = "evaluation.json"  # what an evaluation found out about the model in this folder
+SHOWN = ("learning_rate", "lr_scheduler_type", "optimizer", "optim", "max_steps", "num_train_epochs", "max_length",
+         "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps", "weight_decay", "beta", "kl_coef",
+         "bf16", "use_peft", "lora_r", "seed")  # fmt: skip
+
+
+def write_model_card(folder: str | Path, scores: dict[str, dict] | None = None) -> Path | None:
+    """Write README.md of the finished run in `folder`, where it holds a model, an adapter or a tokenizer.
+
+    scores: measure -> {"value", "low", "high", "n"} of an evaluation; they are kept for later cards of this run.
+
+    Returns the card's path; None for a folder that is no finished run of ours (a Hub id, say) or holds no model.
+    """
+    folder = Path(folder)
+    manifest = _read(folder / "manifest.json")
+    kinds = [n for n in ("adapter_config.json", "config.json", "tokenizer.json") if (folder / n).exists()]
+    if manifest.get("status") != "finished" or not kinds:
+        return None
+    if scores:
+        found = {"fingerprint": manifest["output_fingerprint"], "scores": scores}
+        (folder / RESULTS_FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    stored = _read(folder / RESULTS_FILE)
+    scores = stored.get("scores", {}) if stored.get("fingerprint") == manifest.get("output_fingerprint") else {}
+    card = ModelCard(f"---\n{_metadata(folder, manifest, scores).to_yaml()}\n---\n\n{_text(folder, manifest, scores)}")
+    card.save(folder / "README.md")
+    return folder / "README.md"
+
+
+def scrub(text: str) -> str:
+    """`text` without absolute paths of a machine (their last two parts stay) and without tokens."""
+    text = TOKENS.sub("[removed]", text).replace(f"{ROOT}/", "")
+    return ABSOLUTE.sub(lambda match: "/".join(re.split(r"[\\\\/]", match[0].rstrip("/"))[-2:]), text)
+
+
+def repo_name(path: str | Path) -> str:
+    """What a run's folder is called as a repository: experiment-stage; a Hub id stays what it is."""
+    parts = PurePath(path).parts
+    if not Path(path).exists() and len(parts) <= 2 and parts[:1] != ("outputs",):
+        return str(path)
+    return re.sub(r"[^\w.-]+|-{2,}|\.{2,}", "-", "-".join(parts[-2:])).strip("-./")
+
+
+def _metadata(folder: Path, manifest: dict, scores: dict) -> ModelCardData:
+    config, is_classifier = manifest["config"], _is_classifier(folder)
+    base = config.get("model_name_or_path")
+    task = "text-classification" if is_classifier else "text-generation"
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type="llmrecipes",
+            dataset_name="held-out questions and texts of this recipe",
+            metric_type=name,
+            metric_name=f"{name} (n = {e['n']}, 95 % interval {e['low']:.4g} to {e['high']:.4g})",
+            metric_value=round(e["value"], 6),
+        )
+        for name, e in scores.items()
+    ] or [
+        EvalResult(task, "llmrecipes", "held out by this recipe", name, round(value, 6))
+        for name, value in _measured(manifest).items()
+    ]
+    return ModelCardData(
+        model_name=repo_name(config.get("output_dir") or folder),
+        base_model=repo_name(base) if base else None,
+        datasets=sorted({repo_name(s["path"]) for s in config.get("datasets") or [] if ":" not in s["path"]}) or None,
+        eval_results=results or None,
+        library_name="peft" if (folder / "adapter_config.json").exists() else "transformers",
+        license="apache-2.0",
+        pipeline_tag=task if (folder / "tokenizer_config.json").exists() and _has_weights(folder) else None,
+        tags=["llmrecipes", manifest["stage"]],
+    )
+
+
+def _text(folder: Path, manifest: dict, scores: dict) -> str:
+    config, name = manifest["config"], repo_name(manifest["config"].get("output_dir") or folder)
+    what, paper = _recipe(manifest["stage"])
+    sources = [" ".join(filter(None, [s["path"], s.get("name"), s.get("split")])) +
+               (f" (weight {s['weight']:g})" if s.get("weight") else "") for s in config.get("datasets") or []]  # fmt: skip
+    hardware = manifest.get("hardware", {})
+    lines = [f"# {name}", "", what, "", f"Made: {manifest['made']}.", "", "## Training data", ""]
+    lines += [f"- {source}" for source in sources] or ["None of its own."]
+    lines += ["", "## Procedure", "", paper, "", "| setting | value |", "|---|---|"]
+    lines += [f"| {key} | {config[key]} |" for key in SHOWN if config.get(key) not in (None, False)]
+    accelerators = ", ".join(hardware.get("accelerators") or []) or "no accelerator"
+    versions = ", ".join(f"{k} {v}" for k, v in manifest.get("packages", {}).items() if v)
+    lines += ["", f"{manifest['wall_seconds']:.0f} s on {hardware.get('cores')} cores, {accelerators}; {versions}; commit "
+              f"{manifest.get('commit')}."]  # fmt: skip
+    lines += ["", "## Evaluation", ""]
+    if scores:
+        lines += ["| measure | value | 95 % interval | n |", "|---|---|---|---|"]
+        lines += [f"| {m} | {e['value']:.4g} | {e['low']:.4g} to {e['high']:.4g} | {e['n']} |" for m, e in scores.items()]
+    else:
+        lines += ["| measure | value |", "|---|---|", *(f"| {m} | {v:.4g} |" for m, v in _measured(manifest).items())]
+        lines += ["", "Measured at the end of training, without intervals; `recipes/evaluate.py` adds them."]
+    lines += ["", "## Intended use and limits", "",
+              "For learning and research on how language models are trained. It can state falsehoods, obey harmful requests "
+              "and repeat what its data holds; it has been measured on nothing but the figures above, and is not meant to "
+              "advise people or to act on its own.", "", "## How to load", ""]  # fmt: skip
+    lines += ["```python", *_loading(folder, name), "```", "", "## Reproduce", ""]
+    lines += ["In a checkout of llmrecipes:", "", "```", manifest["command"], "```", ""]
+    lines += [f"`manifest.json` holds every setting; run "
+              f"`{manifest['fingerprint']}`."]  # fmt: skip
+    return scrub("\n".join(lines)) + "\n"
+
+
+def _loading(folder: Path, name: str) -> list[str]:
+    if not _has_weights(folder):
+        return ["from transformers import AutoTokenizer", "", f'tokenizer = AutoTokenizer.from_pretrained("{name}")']
+    if (folder / "adapter_config.json").exists():
+        return ["from peft import AutoPeftModel", "", f'model = AutoPeftModel.from_pretrained("{name}")']
+    auto = "AutoModelForSequenceClassification" if _is_classifier(folder) else "AutoModelForCausalLM"
+    return [f"from transformers import {auto}, AutoTokenizer", "", f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
+            f'model = {auto}.from_pretrained("{name}")']  # fmt: skip
+
+
+def _recipe(stage: str) -> tuple[str, str]:
+    """First paragraph and `Paper:` lines of the recipe's docstring."""
+    path = ROOT / "recipes" / f"{stage.split('-')[0]}.py"
+    text = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "") if path.exists() else ""
+    paper = next((line.removeprefix("Paper: ") for line in text.splitlines() if line.startswith("Paper: ")), "")
+    return text.split("\n\n")[0], f"After {paper}" if paper else "As the recipe says."
+
+
+def _measured(manifest: dict) -> dict[str, float]:
+    unwanted = re.compile(r"runtime|per_second|flos|epoch|num_tokens")
+    metrics = manifest.get("metrics", {}).items()
+    return {k: float(v) for k, v in metrics if isinstance(v, (int, float)) and not unwanted.search(k)}
+
+
+def _is_classifier(folder: Path) -> bool:
+    names = _read(folder / "config.json").get("architectures") or [_read(folder / "adapter_config.json").get("task_type")]
+    return any("SequenceClassification" in str(name) or name == "SEQ_CLS" for name in names)
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}

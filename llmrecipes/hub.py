@@ -1,0 +1,144 @@
+"""Publishing finished runs: one commit a repository, checked on the hub, and only then tagged."""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from httpx2 import TransportError  # the client that huggingface_hub uses
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from llmrecipes.cards import TOKENS, repo_name, scrub
+from llmrecipes.config import InputError
+
+LEFT_OUT = ("checkpoint-", "logs", ".cache", "__pycache__")
+SECRET_FILES = re.compile(r"^(\.env(\..*)?|.*\.pem|id_(rsa|ed25519)|\.netrc|credentials.*)$")
+SCRUBBED = ("manifest.json", "README.md")  # these name paths of the machine they were made on
+ATTEMPTS = 5
+
+
+@dataclass
+class Push:
+    """One repository to write. files: path in the repository -> local file."""
+
+    repo_id: str
+    repo_type: str
+    files: dict[str, Path]
+    tag: str
+
+
+def plan_push(path: str, namespace: str) -> list[Push]:
+    """The run in `path`, or every run below it (a chain, whose report goes with its last run); nothing is sent.
+
+    Raises:
+        InputError: no run there, one of them unfinished, or a file that holds a secret.
+    """
+    root = Path(path)
+    runs = [root] if (root / "manifest.json").exists() else sorted(p.parent for p in root.glob("*/manifest.json"))
+    if not runs:
+        raise InputError(f"{path}: holds no run (no manifest.json); give a stage's folder or a chain's")
+    pushes = []
+    for run in runs:
+        try:
+            manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+        except json.JSONDecodeError:
+            raise InputError(f"{run / 'manifest.json'}: is broken; run the stage again") from None
+        if manifest.get("status") != "finished":
+            raise InputError(f"{run}: is not finished; run its stage to the end before pushing")
+        files = {
+            str(file.relative_to(run)): file
+            for file in sorted(run.rglob("*"))
+            if file.is_file() and not str(file.relative_to(run)).startswith(LEFT_OUT) and file.suffix != ".tmp"
+        }
+        is_model = any((run / name).exists() for name in ("config.json", "adapter_config.json", "tokenizer.json"))
+        repo_id = f"{namespace}/{repo_name(run.resolve())}"
+        pushes.append(Push(repo_id, "model" if is_model else "dataset", files, f"run-{manifest['fingerprint']}"))
+    if root not in runs:
+        pushes[-1].files |= {name: root / name for name in ("report.html", "report.md") if (root / name).exists()}
+    for push in pushes:
+        for file in push.files.values():
+            _refuse_secret(file)
+    return pushes
+
+
+def push_run(push: Push, private: bool, api: HfApi, sleep: Callable[[float], None] = time.sleep) -> str:
+    """Create the repository, commit all files at once, compare what arrived, tag it; returns the repository's address.
+
+    Busy or broken answers (429, 5xx, a cut connection) are tried again; what has been uploaded is not sent twice.
+
+    Raises:
+        InputError: no permission, a hub that keeps failing, or files that arrived changed. Then nothing is tagged.
+    """
+    where = {"repo_id": push.repo_id, "repo_type": push.repo_type}
+    content = {name: _content(file) for name, file in push.files.items()}
+
+    def send() -> str:
+        url = api.create_repo(**where, private=private, exist_ok=True)
+        if private and api.repo_info(**where).private is False:
+            raise InputError(f"{push.repo_id}: exists and is public; make it private on the hub, or give --private false")
+        operations = [CommitOperationAdd(name, data) for name, data in content.items()]
+        commit = api.create_commit(**where, operations=operations, commit_message=f"Upload {push.tag}")
+        _verify(push, content, api, commit.oid)
+        api.create_tag(**where, tag=push.tag, revision=commit.oid, exist_ok=True)
+        return str(url)
+
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return send()
+        except HfHubHTTPError as error:
+            status = error.response.status_code
+            if status != 429 and status < 500 or attempt == ATTEMPTS:
+                raise InputError(f"{push.repo_id}: {_advice(status)} (HTTP {status}); nothing was tagged") from None
+            wait = error.response.headers.get("Retry-After", "")
+            sleep(float(wait) if wait.isdigit() else 2.0**attempt)
+        except (TransportError, OSError) as error:
+            if attempt == ATTEMPTS:
+                raise InputError(
+                    f"{push.repo_id}: the connection broke {ATTEMPTS} times ({type(error).__name__}); nothing was tagged, "
+                    "the same command continues"
+                ) from None
+            sleep(2.0**attempt)
+    raise AssertionError("unreachable")
+
+
+def _verify(push: Push, content: dict[str, str | bytes], api: HfApi, revision: str) -> None:
+    tree = api.list_repo_tree(push.repo_id, repo_type=push.repo_type, revision=revision, recursive=True)
+    there = {entry.path: entry for entry in tree if hasattr(entry, "blob_id")}
+    for name, data in content.items():
+        data = data if isinstance(data, bytes) else Path(data).read_bytes()
+        entry = there.get(name)
+        if entry and entry.lfs:
+            same = entry.lfs.sha256 == hashlib.sha256(data).hexdigest()
+        else:  # git's own id of a file
+            same = entry and entry.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        if not same:
+            raise InputError(f"{push.repo_id}: {name} arrived changed or not at all; nothing was tagged, push it again")
+
+
+def _content(file: Path) -> str | bytes:
+    return scrub(file.read_text(encoding="utf-8")).encode() if file.name in SCRUBBED else str(file)
+
+
+def _refuse_secret(file: Path) -> None:
+    if SECRET_FILES.match(file.name):
+        raise InputError(f"{file}: looks like a file of secrets; take it out of the folder before pushing")
+    if file.suffix == ".safetensors" or file.name in SCRUBBED:
+        return
+    with file.open("rb") as handle:
+        for number, line in enumerate(handle, 1):
+            if TOKENS.search(line.decode("utf-8", "ignore")):
+                raise InputError(f"{file}: line {number} holds what looks like a token; take it out before pushing")
+
+
+def _advice(status: int) -> str:
+    return {
+        401: "the hub does not know you; set HF_TOKEN or run `hf auth login`",
+        403: "your token may not write here; use one with write permission, or another namespace",
+        404: "the hub has no such place; check the namespace",
+        409: "somebody else is writing there; try again",
+        429: "the hub is still busy after several attempts; try again later",
+    }.get(status, "the hub keeps failing; try again later" if status >= 500 else "the hub refused the files")

@@ -1,0 +1,18 @@
+"""McNemar's exact test of two models' hits (predictions, references) on the same items.
+
+For `evaluate.load("llmrecipes/measures/mcnemar")`; computed by llmrecipes.metrics."""
+
+import datasets
+import evaluate
+
+from llmrecipes import metrics
+
+
+class McNemar(evaluate.Metric):
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Value("bool"), "references": datasets.Value("bool")})
+        return evaluate.MetricInfo(description=__doc__, citation="", inputs_description="", features=features)
+
+    def _compute(self, predictions, references):
+        only_first, only_second, p_value = metrics.mcnemar(predictions, references)
+        return {"only_first": only_first, "only_second": only_second, "p_value": p_value}

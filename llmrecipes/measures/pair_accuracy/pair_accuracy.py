@@ -1,0 +1,17 @@
+"""Share of pairs whose chosen score (predictions) is above the rejected one (references), ties half.
+
+For `evaluate.load("llmrecipes/measures/pair_accuracy")`; computed by llmrecipes.metrics."""
+
+import datasets
+import evaluate
+
+from llmrecipes import metrics
+
+
+class PairAccuracy(evaluate.Metric):
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("float64")})
+        return evaluate.MetricInfo(description=__doc__, citation="", inputs_description="", features=features)
+
+    def _compute(self, predictions, references):
+        return metrics.pair_accuracy(predictions, references)._asdict()

@@ -1,0 +1,118 @@
+"""Figures as inline SVG: numbers in, markup out. Text and lines take the page's own colour, so light and dark fit."""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+
+INK, FAINT = "#010203", "#040506"  # stand-ins that become the page's text colour, full and faint
+COLOURS = ("#3b82c4", "#e0762f", "#3a9d5d", "#c0508f", "#8a6fd1", "#a58a1e", "#2a9d9d", "#b5534a")
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1):
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+
+    rcParams.update({"svg.fonttype": "none", "font.size": 9, "text.parse_math": False, "axes.spines.top": False})
+    rcParams.update({"axes.spines.right": False, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "text.color": INK})
+    rcParams.update({"xtick.color": INK, "ytick.color": INK, "axes.grid": True, "grid.color": FAINT, "grid.alpha": 0.25})
+    rcParams.update({"axes.facecolor": "none", "figure.facecolor": "none", "legend.frameon": False})
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False).ravel()
+
+
+def _to_svg(figure, name: str) -> str:
+    from matplotlib import rcParams
+
+    rcParams["svg.hashsalt"] = name  # ids of several figures on one page must differ
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
+    svg = re.sub(r' id="(?!m|p|C|i)[^"]*"| id="(?:patch|path|matplotlib)[^"]*"', "", svg)
+    svg = svg.replace(INK, "currentColor").replace(FAINT, "currentColor")
+    return re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", svg, count=1)
+
+
+def plot_stages(boxes: list[tuple[str, str]], edges: list[tuple[int, int]]) -> str:
+    """The chain from top to bottom: a box (title, line below) for each stage, arrows between neighbours."""
+    from matplotlib.patches import FancyBboxPatch
+
+    depth = [0] * len(boxes)
+    for _ in boxes:
+        for a, b in edges:
+            depth[b] = max(depth[b], depth[a] + 1) if depth[a] + 1 < len(boxes) else depth[b]
+    rows = [[i for i, d in enumerate(depth) if d == level] for level in range(max(depth) + 1)]
+    places = {i: ((k + 0.5) / len(row), -level) for level, row in enumerate(rows) for k, i in enumerate(row)}
+    figure, (axes,) = _figure(6.4, 0.78 * len(rows))
+    axes.set_axis_off()
+    axes.set_xlim(0, 1), axes.set_ylim(-len(rows) + 0.5, 0.5)
+    for i, (title, below) in enumerate(boxes):
+        x, y = places[i]
+        half = 0.46 / max(2, len(rows[depth[i]]))
+        box = FancyBboxPatch((x - half, y - 0.27), 2 * half, 0.54, boxstyle="round,pad=0,rounding_size=0.02",
+                             facecolor=COLOURS[i % len(COLOURS)] + "33", edgecolor=COLOURS[i % len(COLOURS)])  # fmt: skip
+        axes.add_patch(box)
+        axes.text(x, y + 0.09, title, ha="center", va="center", weight="bold")
+        axes.text(x, y - 0.12, below, ha="center", va="center", size=7.5)
+    for a, b in edges:
+        (xa, ya), (xb, yb) = places[a], places[b]
+        if depth[b] - depth[a] == 1:  # arrows past a stage would cross its text; the table names every input
+            style = {"arrowstyle": "->", "color": FAINT, "alpha": 0.55, "shrinkA": 0, "shrinkB": 0}
+            axes.annotate("", (xb, yb + 0.28), (xa, ya - 0.28), arrowprops=style)
+    return _to_svg(figure, "stages")
+
+
+def plot_curves(name: str, curves: dict[str, list[tuple[float, float]]]) -> str:
+    """One small plot for each measure over optimizer steps."""
+    columns = min(3, len(curves))
+    rows = math.ceil(len(curves) / columns)
+    figure, axes = _figure(2.9 * columns, 1.9 * rows, rows, columns)
+    for spare in axes[len(curves) :]:
+        spare.set_axis_off()
+    for i, (measure, points) in enumerate(curves.items()):
+        steps, values = zip(*points, strict=True)
+        axes[i].plot(steps, values, color=COLOURS[i % len(COLOURS)], marker=".", markersize=4, linewidth=1.4)
+        axes[i].set_title(measure, size=9)
+    return _to_svg(figure, f"curves {name}")
+
+
+def plot_estimates(name: str, models: Sequence[str], measures: dict[str, list], label: str = "percent") -> str:
+    """Each measure's value with its 95 % interval, one colour a model.
+
+    measures: name -> one {"value", "low", "high"} (shares of 1) or None for each model.
+    """
+    figure, (axes,) = _figure(6.4, 0.5 + len(measures) * (0.16 + 0.13 * len(models)))
+    step = 0.8 / len(models)
+    for m, model in enumerate(models):
+        at = [(row, e[m]) for row, e in enumerate(measures.values()) if e[m]]
+        if not at:
+            continue
+        values = [100 * e["value"] for _, e in at]
+        spread = [
+            [100 * max(0, e["value"] - e["low"]) for _, e in at],
+            [100 * max(0, e["high"] - e["value"]) for _, e in at],
+        ]
+        places = [row - 0.4 + step * (m + 0.5) for row, _ in at]
+        axes.barh(places, values, step * 0.85, color=COLOURS[m % len(COLOURS)], alpha=0.75, label=model)
+        axes.errorbar(values, places, xerr=spread, fmt="none", ecolor=INK, elinewidth=0.9, capsize=1.5)
+    axes.set_yticks(range(len(measures)), list(measures))
+    axes.set_ylim(len(measures) - 0.5, -0.5)
+    axes.set_xlim(0, 102)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(label)
+    figure.legend(loc="outside upper center", ncols=min(4, len(models)))
+    return _to_svg(figure, f"estimates {name}")
+
+
+def plot_shares(name: str, shares: dict[str, float]) -> str:
+    """Shares of 1 as horizontal bars."""
+    figure, (axes,) = _figure(6.4, 0.5 + 0.26 * len(shares))
+    axes.barh(list(shares), [100 * value for value in shares.values()], color=COLOURS[0], alpha=0.8)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("percent")
+    return _to_svg(figure, f"shares {name}")

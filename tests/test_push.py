@@ -1,0 +1,230 @@
+"""The real client pushes to a small hub on loopback, also when that hub fails; what did not arrive whole has no tag."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi, constants
+
+from llmrecipes.config import InputError
+from llmrecipes.hub import plan_push, push_run
+
+ROOT = Path(__file__).parent.parent
+TOKEN = "hf_" + "aB3d" * 8
+
+
+class Hub(ThreadingHTTPServer):
+    """Speaks what a push needs. faults: (method, part of the path, what happens), each used once."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.repos, self.tags, self.objects, self.faults, self.puts, self.private = {}, {}, {}, [], 0, {}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def answer(self, value, status=200, headers=()):
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        for name, text in (("Content-Length", str(len(body))), ("Content-Type", "application/json"), *headers):
+            self.send_header(name, text)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def handle_one(self):
+        hub, length = self.server, int(self.headers.get("Content-Length", 0))
+        fault = next((f for f in hub.faults if f[0] == self.command and f[1] in self.path), None)
+        if fault:
+            hub.faults.remove(fault)
+        if fault and fault[2] == "cut":
+            self.rfile.read(min(length, 100))
+            self.close_connection = True
+            return self.connection.close()
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            body = self.rfile.read(length)
+        if fault and isinstance(fault[2], int):
+            return self.answer({"error": "no"}, fault[2], [("Retry-After", "3")] if fault[2] == 429 else [])
+        path = self.path.split("?")[0]
+        if path == "/api/repos/create":
+            name = json.loads(body)
+            key = f"{name['organization']}/{name['name']}" if name.get("organization") else name["name"]
+            known = key in hub.repos
+            hub.private.setdefault(key, name.get("visibility") == "private")
+            hub.repos.setdefault(key, {})
+            return self.answer({"url": f"{hub.url}/{key}"}, 409 if known else 200)
+        if path == "/api/validate-yaml":
+            return self.answer({"errors": [], "warnings": []})
+        if path.startswith("/upload/"):
+            hub.puts += 1
+            hub.objects[path.split("/")[-1]] = b"changed" if fault else body
+            return self.answer({})
+        if match := re.fullmatch(r"/(?:datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+            todo = json.loads(body)["objects"]
+            upload = lambda o: {"upload": {"href": f"{hub.url}/upload/{o['oid']}"}}
+            objects = [o if o["oid"] in hub.objects else o | {"actions": upload(o)} for o in todo]
+            return self.answer({"transfer": "basic", "objects": objects})
+        match = re.fullmatch(
+            r"/api/(?:models|datasets)/([^/]+/[^/]+?)(?:/(preupload|commit|tree|tag|revision)/([^/]+).*)?", path
+        )
+        key, what, revision = match.groups()
+        if what == "preupload":
+            modes = [{"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular",
+                      "shouldIgnore": False} for f in json.loads(body)["files"]]  # fmt: skip
+            return self.answer({"files": modes})
+        if what == "commit":
+            for line in map(json.loads, body.splitlines()):
+                value = line["value"]
+                if line["key"] == "file":
+                    hub.repos[key][value["path"]] = (base64.b64decode(value["content"]), False)
+                elif line["key"] == "lfsFile":
+                    hub.repos[key][value["path"]] = (hub.objects[value["oid"]], True)
+            oid = hashlib.sha1(body).hexdigest()
+            return self.answer({"success": True, "commitOid": oid, "commitUrl": f"{hub.url}/{key}/commit/{oid}"})
+        if what == "tree":
+            rows = []
+            for name, (data, is_lfs) in hub.repos[key].items():
+                row = {"type": "file", "path": name, "size": len(data)}
+                row["oid"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+                lfs = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+                rows.append(row | ({"lfs": lfs} if is_lfs else {}))
+            return self.answer(rows)
+        if what == "tag":
+            hub.tags[key] = json.loads(body)["tag"]
+            return self.answer({})
+        if key not in hub.repos:
+            return self.answer({"error": "no"}, 404, [("X-Error-Code", "RepoNotFound")])
+        return self.answer({"id": key, "sha": "0" * 40, "siblings": [], "private": hub.private.get(key)})
+
+    do_GET = do_POST = do_PUT = do_HEAD = handle_one
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    server = Hub()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "mine" / "sft"
+    (folder / "checkpoint-1").mkdir(parents=True)
+    (folder / "checkpoint-1" / "optimizer.pt").write_bytes(b"x")
+    manifest = {"status": "finished", "fingerprint": "f00d", "command": f"python {tmp_path}/recipes/sft.py"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(os.urandom(300_000))
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# sft\n")
+    return folder
+
+
+def push(run, hub, waits=None):
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+    [planned] = plan_push(str(run), "me")
+    return push_run(planned, True, api, (waits if waits is not None else []).append)
+
+
+def test_pushed_run_is_private_whole_and_tagged_with_its_fingerprint(hub, run, tmp_path):
+    push(run, hub)
+    files = {name: data for name, (data, _) in hub.repos["me/mine-sft"].items()}
+    assert set(files) == {"manifest.json", "config.json", "model.safetensors", "README.md"}
+    assert files["model.safetensors"] == (run / "model.safetensors").read_bytes()
+    assert hub.tags == {"me/mine-sft": "run-f00d"} and hub.private == {"me/mine-sft": True}
+    assert str(tmp_path) not in files["manifest.json"].decode() and json.loads(files["manifest.json"])
+
+
+def test_second_push_to_the_same_repository_is_no_error_and_sends_no_weights_again(hub, run):
+    push(run, hub)
+    push(run, hub)  # creating it again answers 409
+    assert hub.puts == 1
+
+
+def test_private_run_is_never_put_into_a_public_repository(hub, run):
+    hub.repos["me/mine-sft"], hub.private["me/mine-sft"] = {}, False
+    with pytest.raises(InputError, match="exists and is public"):
+        push(run, hub)
+    assert hub.repos == {"me/mine-sft": {}} and not hub.tags
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [(("POST", "/api/repos/create", 401), "HF_TOKEN.*401"), (("POST", "/commit/", 403), "may not write.*403"),
+     (("POST", "/commit/", 409), "somebody else.*409")],
+)  # fmt: skip
+def test_refusals_are_one_line_and_leave_no_tag(hub, run, fault, line):
+    hub.faults.append(fault)
+    with pytest.raises(InputError, match=line) as caught:
+        push(run, hub)
+    assert not hub.tags and TOKEN not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_busy_hub_is_asked_again_after_the_time_it_names(hub, run):
+    hub.faults.append(("POST", "/commit/", 429))
+    waits = []
+    push(run, hub, waits)
+    assert hub.tags and waits in ([3.0], [])  # [] where the client itself has waited
+
+
+def test_failing_hub_is_asked_again_and_weights_are_not_sent_twice(hub, run):
+    hub.faults.append(("POST", "/commit/", 500))
+    push(run, hub)
+    assert hub.tags == {"me/mine-sft": "run-f00d"} and hub.puts == 1 and not hub.faults
+
+
+def test_connection_cut_while_uploading_is_taken_up_again(hub, run):
+    hub.faults.append(("PUT", "/upload/", "cut"))
+    push(run, hub)
+    assert hub.repos["me/mine-sft"]["model.safetensors"][0] == (run / "model.safetensors").read_bytes() and hub.tags
+
+
+def test_weights_that_arrive_changed_are_never_tagged(hub, run):
+    hub.faults.append(("PUT", "/upload/", "corrupt"))
+    with pytest.raises(InputError, match="model.safetensors arrived changed"):
+        push(run, hub)
+    assert not hub.tags
+
+
+@pytest.mark.parametrize(("name", "text"), [(".env", "A=1"), ("notes.txt", f"one\n{TOKEN}\n"), ("key.pem", "x")])
+def test_secrets_and_unfinished_runs_are_refused_before_anything_is_sent(run, name, text):
+    (run / name).write_text(text)
+    with pytest.raises(InputError, match=re.escape(name)) as caught:
+        plan_push(str(run.parent), "me")
+    assert TOKEN not in str(caught.value)
+    (run / name).unlink()
+    (run / "manifest.json").write_text(json.dumps({"status": "running"}))
+    with pytest.raises(InputError, match="not finished"):
+        plan_push(str(run.parent), "me")
+
+
+def test_dry_run_lists_files_and_sizes_and_needs_no_hub(run):
+    command = [sys.executable, "recipes/push.py", "--path", str(run), "--namespace", "me", "--dry_run"]
+    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert "300,000  model.safetensors" in result.stdout and "me/mine-sft (model, private, tag run-f00d)" in result.stdout

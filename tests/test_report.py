@@ -1,0 +1,115 @@
+"""The report is one self-contained, inert page that holds every number of its figures, and is built in seconds."""
+
+import json
+import re
+import time
+from html.parser import HTMLParser
+
+import pytest
+
+from llmrecipes.config import InputError
+from llmrecipes.report import read_history, write_report
+
+HOSTILE = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg onload=alert(1)>", "</dd></div><iframe src=//x>",  # noqa: E501
+           "<style>@import 'http://x'</style>", "[x](javascript:alert(1))", "$\\frac{$ & <b>"]  # fmt: skip
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.seen, self.attributes, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def parse(page):
+    tags = Tags()
+    tags.feed(page)
+    return tags
+
+
+def write(folder, stage, **manifest):
+    (folder / stage).mkdir(parents=True)
+    whole = {"status": "finished", "stage": stage, "wall_seconds": 12.0, "made": f"a {stage}", "commit": "abc123",
+             "command": "python recipes/x.py", "fingerprint": "f" * 16, "packages": {"torch": "2.13.0"}, "inputs": {},
+             "hardware": {"cpu": "x", "cores": 2, "accelerators": []}, "metrics": {}, "expected": {},
+             "config": {"output_dir": f"outputs/{stage}"}}  # fmt: skip
+    (folder / stage / "manifest.json").write_text(json.dumps(whole | manifest))
+
+
+@pytest.fixture
+def chain(tmp_path):
+    sources = [{"path": "web", "weight": 3.0}, {"path": "books", "weight": 1.0}]
+    expected = {"loss": {"expected": 1.0, "tolerance": 0.1, "got": 2.0, "verdict": "missed"}}
+    write(tmp_path, "sft", expected=expected, config={"output_dir": "outputs/sft", "datasets": sources})
+    log = [{"step": step, "loss": 1 / step, "grad_norm": float("nan")} for step in (1, 2, 4)]
+    (tmp_path / "sft" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    write(tmp_path, "reward", inputs={"outputs/sft": "x"}, metrics={"eval_accuracy": 0.8125, "eval_margin": 1.5})
+    write(tmp_path, "evaluate", inputs={"outputs/sft": "x"})
+    estimate = {"value": 0.625, "low": 0.5, "high": 0.75, "n": 160}
+    scores = {"models": {HOSTILE[0]: {"grammar": estimate, "correct": estimate}, "sft": {"grammar": estimate}},
+              "tasks": ["grammar"], "skipped": {"kl": HOSTILE[1]}}  # fmt: skip
+    (tmp_path / "evaluate" / "metrics.json").write_text(json.dumps(scores))
+    rows = [
+        {"prompt": [{"role": "user", "content": text}], "kind": text, "answers": {text: text, "sft": ""}} for text in HOSTILE
+    ]
+    (tmp_path / "evaluate" / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def test_words_of_a_model_never_become_markup(chain):
+    page = write_report(chain, HOSTILE[2], ["sft", "reward", "evaluate"]).read_text()
+    tags = parse(page)
+    assert not {"script", "img", "iframe", "object", "link", "embed"} & set(tags.seen) and tags.seen.count(
+        "style"
+    ) <= 1 + page.count("<defs>")
+    assert not [name for name, _ in tags.attributes if name.startswith("on")]
+    text = "".join(tags.text)
+    assert all(words in text for words in HOSTILE), "shown as it was said"
+
+
+def test_page_asks_for_nothing(chain):
+    page = write_report(chain, "chain").read_text()
+    assert "default-src 'none'" in page
+    addresses = [v for k, v in parse(page).attributes if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+    styles = re.findall(r"<style.*?</style>", page, flags=re.S) + [value for _, value in parse(page).attributes]
+    assert not addresses and not [style for style in styles if re.search(r"url\((?!#)|@import", style)]
+
+
+def test_every_figure_has_its_numbers_as_a_table(chain):
+    page = write_report(chain, "chain", ["sft", "reward", "evaluate"]).read_text()
+    assert page.count("<svg") == 5  # stages, curves, abilities, behaviour, data shares
+    for number in ("62.5 % [50.0, 75.0]", "0.25", "75.0 %", "0.8125", "1 ± 0.1", "missed"):
+        assert f">{number}<" in page, number
+
+
+def test_not_a_number_in_a_history_is_left_out(chain):
+    assert read_history(chain / "sft")[0] == {"step": 1, "loss": 1.0}
+
+
+def test_history_of_the_last_checkpoint_serves_where_the_run_kept_none(chain):
+    (chain / "sft" / "checkpoint-4").mkdir()
+    (chain / "sft" / "trainer_state.json").rename(chain / "sft" / "checkpoint-4" / "trainer_state.json")
+    assert [entry["step"] for entry in read_history(chain / "sft")] == [1, 2, 4]
+
+
+def test_stages_that_are_not_finished_are_left_out_and_none_at_all_is_one_line(chain, tmp_path):
+    write(chain, "ppo", status="running")
+    assert ">ppo<" not in write_report(chain, "chain").read_text()
+    with pytest.raises(InputError, match="holds no finished stage"):
+        write_report(tmp_path / "sft" / "nothing", "chain")
+
+
+def test_page_is_built_within_ten_seconds(chain):
+    for i in range(9):
+        log = [{"step": step, "loss": 1 / step, "kl": step, "score": step, "entropy": 1.0} for step in range(1, 400)]
+        write(chain, f"stage{i}")
+        (chain / f"stage{i}" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    started = time.time()
+    write_report(chain, "chain")
+    assert time.time() - started < 10
