@@ -13,15 +13,16 @@ from llmrecipes.models import context_length, load_policy, load_tokenizer
 
 
 def find_models(path: str) -> dict[str, str]:
-    """Name -> folder of every finished causal language model in `path`, a chain's folder or one model's.
+    """Name -> folder of every finished causal language model in `path`, a chain's folder or one model's, oldest first.
 
     Raises:
         InputError: there is none.
     """
     root, found = Path(path), {}
-    for folder in [root, *sorted(p for p in root.glob("*") if p.is_dir())]:
-        manifest, config = folder / "manifest.json", folder / "config.json"
-        if config.exists() and (not manifest.exists() or json.loads(manifest.read_text())["status"] == "finished"):
+    configs = [root / "config.json", *root.glob("*/config.json")]
+    for config in sorted(filter(Path.exists, configs), key=lambda file: file.stat().st_mtime):
+        folder, manifest = config.parent, config.parent / "manifest.json"
+        if not manifest.exists() or json.loads(manifest.read_text())["status"] == "finished":
             if any("CausalLM" in name for name in json.loads(config.read_text()).get("architectures") or []):
                 found[folder.name] = str(folder)
     if not found:
