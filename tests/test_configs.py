@@ -38,7 +38,8 @@ def _trains(types):
 
 
 def test_there_is_a_config_for_every_stage():
-    assert {path.stem for path in YAMLS if path.parent.name == "quickstart"} >= RECIPES
+    without = {"chat", "push"}  # no stages: they show or publish what the stages made
+    assert {path.stem for path in YAMLS if path.parent.name == "quickstart"} >= RECIPES - without
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}/{path.stem}")
