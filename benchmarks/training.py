@@ -9,7 +9,6 @@ less for each stage.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -69,7 +68,7 @@ def pace(times: list[tuple[float, float]]) -> tuple[float, float]:
 def build_trainer(stage: str, folder: Path, steps: int) -> Trainer:
     """The stage's trainer as its recipe builds it, on 16 rows of 128 tokens a step."""
     torch.manual_seed(0)
-    texts = load_tinytown("c4", "test", seed=0).select(range(400))
+    texts = load_tinytown("c4", seed=0, num_rows=1000)
     tokenizer = train_tokenizer(texts["text"], MODEL["vocab_size"], 256)
     build_policy(MODEL, tokenizer).save_pretrained(folder)
     source = ModelArguments(model_name_or_path=str(folder))
@@ -144,10 +143,8 @@ class Contest:
         self.model.to(self.trainer.args.device)
         kind, options = Trainer.get_optimizer_cls_and_kwargs(self.trainer.args)
         self.optimizer = kind(self.model.parameters(), **options)
-        self.batches = []
-        while len(self.batches) < steps:
-            self.batches += list(self.trainer.get_train_dataloader())
-        self.batches = self.batches[:steps]
+        self.batches = list(self.trainer.get_train_dataloader())[:steps]
+        assert len(self.batches) == steps, "more steps than one pass over the rows: Trainer would shuffle them anew"
 
     def turn(self, side: str) -> tuple[float, float]:
         if side == "bare":
@@ -196,9 +193,15 @@ def peak_memory(stage: str, side: str, steps: int) -> float:
             torch.cuda.reset_peak_memory_stats()
             contest.turn(side)
             return torch.cuda.max_memory_allocated() / 2**20
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak counts from here, not from the set-up
+        before = resident("VmRSS")
         contest.turn(side)
-        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+        return (resident("VmHWM") - before) / 2**10
+
+
+def resident(field: str) -> int:
+    """KiB of this process: VmRSS is now, VmHWM the peak."""
+    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0])
 
 
 def main():
