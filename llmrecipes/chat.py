@@ -54,9 +54,14 @@ def stream_answer(folder: str, messages: list[dict], temperature: float, top_p: 
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
     inputs = {"input_ids": ids.to(model.device), "attention_mask": ids.new_ones(ids.shape).to(model.device)}
-    thread = Thread(
-        target=model.generate, kwargs=inputs | sampling | {"max_new_tokens": max_new_tokens, "streamer": streamer}
-    )
+
+    def generate():
+        try:
+            model.generate(**inputs, **sampling, max_new_tokens=max_new_tokens, streamer=streamer)
+        finally:
+            streamer.end()  # or a failure would leave the page waiting for ever
+
+    thread = Thread(target=generate)
     thread.start()
     text = ""
     for piece in streamer:
