@@ -1,0 +1,379 @@
+"""People's judgements in one SQLite file: what is asked of whom, and what was answered.
+
+`judgements` only grows: an undo or a corrected ranking is a row of its own, and triggers refuse UPDATE and DELETE. The
+newest row of an annotator's position counts. A judgement is confirmed when its transaction is on the disk (write-ahead
+log, synchronous=FULL), so that killing the server loses nothing that a page has called saved.
+"""
+
+import hashlib
+import json
+import sqlite3
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+from llmrecipes.config import InputError
+from llmrecipes.formats import check_ranking
+
+VERSION = 1
+FLAGS = ("harmful", "untrue", "rude", "off-topic")
+LEASE_SECONDS = 3600  # an item given out but not judged for this long may be given to somebody else
+REPEAT_GAP = 8  # positions between an item and its repetition
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE items (
+    item_id TEXT PRIMARY KEY, round INTEGER NOT NULL, place INTEGER NOT NULL, wanted INTEGER NOT NULL, sample TEXT NOT NULL);
+CREATE TABLE queue (
+    annotator TEXT NOT NULL, position INTEGER NOT NULL, item_id TEXT NOT NULL REFERENCES items, is_repeat INTEGER NOT NULL,
+    order_shown TEXT NOT NULL, state TEXT NOT NULL, time REAL NOT NULL, PRIMARY KEY (annotator, position));
+CREATE INDEX queue_item ON queue (item_id);
+CREATE TABLE judgements (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, annotator TEXT NOT NULL, annotator_kind TEXT NOT NULL,
+    position INTEGER NOT NULL, item_id TEXT NOT NULL REFERENCES items, kind TEXT NOT NULL, ranking TEXT, all_bad INTEGER,
+    flags TEXT, note TEXT, seconds REAL, order_shown TEXT NOT NULL, is_repeat INTEGER NOT NULL, round INTEGER NOT NULL,
+    model TEXT, sampling TEXT, time TEXT NOT NULL);
+CREATE INDEX judgements_position ON judgements (annotator, position);
+CREATE TRIGGER no_update BEFORE UPDATE ON judgements BEGIN SELECT RAISE(ABORT, 'judgements only grow'); END;
+CREATE TRIGGER no_delete BEFORE DELETE ON judgements BEGIN SELECT RAISE(ABORT, 'judgements only grow'); END;
+CREATE TABLE logins (token_hash TEXT PRIMARY KEY, user TEXT NOT NULL, expires REAL NOT NULL);
+"""
+NEWEST = "SELECT MAX(seq) FROM judgements GROUP BY annotator, position"
+
+
+def check_items(samples: Sequence[dict]) -> None:
+    """InputError, naming the row, for an empty answer or a prompt id that is missing or stands twice."""
+    given = [bool(row.get("prompt_id")) for row in samples]
+    seen: dict[str, int] = {}
+    for number, row in enumerate(samples, start=1):
+        if not given[number - 1] and any(given):
+            raise InputError(f"datasets, row {number}: prompt_id is missing; other rows have one")
+        key = row.get("prompt_id") or json.dumps(row.get("prompt"))
+        if key in seen:
+            raise InputError(f"datasets, row {number}: its prompt_id or prompt stands already in row {seen[key]}; keep one")
+        seen[key] = number
+        for place, text in enumerate(row.get("responses") or [], start=1):
+            if not isinstance(text, str) or not text.strip():
+                raise InputError(f"datasets, row {number}: response {place} is empty; leave it or its row out, there is "
+                                 "nothing to rank")  # fmt: skip
+
+
+class Store:
+    """The database at `path`, made if it is not there.
+
+    Args:
+        samples: rows with prompt_id, prompt, responses (and maybe model, sampling) of this round; None: only read.
+        priority: for each sample, how early it is asked (highest first); None: random.
+        overlap: share of items that `overlap_annotators` people judge; one person judges the others.
+        repeat_share: share of an annotator's queue that is an item he has judged before.
+
+    Raises:
+        InputError: the file is no database of ours, of another version, or holds this round with other samples.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        samples: Sequence[dict] | None = None,
+        *,
+        round: int = 1,
+        priority: Sequence[float] | None = None,
+        overlap: float = 0.0,
+        overlap_annotators: int = 3,
+        repeat_share: float = 0.0,
+        seed: int = 0,
+    ):
+        self.path, self.round, self.seed, self.repeat_share = Path(path), round, seed, repeat_share
+        if samples is None and not self.path.exists():
+            raise InputError(f"{path}: does not exist; nobody has judged anything yet")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.RLock()
+        try:
+            self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=10)
+            self._db.row_factory = sqlite3.Row
+            tables = {row["name"] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if not tables:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.executescript(f"BEGIN;{SCHEMA}INSERT INTO meta VALUES ('version', '{VERSION}');COMMIT;")
+                self.path.chmod(0o600)
+            self._db.execute("PRAGMA synchronous = FULL")
+            found = self._db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone() if tables else None
+        except sqlite3.OperationalError as error:
+            raise InputError(f"{path}: cannot be opened ({error}); is the folder writable, the disk full?") from None
+        except sqlite3.DatabaseError as error:
+            raise InputError(f"{path}: is no database of judgements ({error}); choose another with `database:`") from None
+        if tables and (found is None or found["value"] != str(VERSION)):
+            what = f"of version {found['value']}" if found else "not one of judgements"
+            raise InputError(f"{path}: this database is {what}, expected version {VERSION}; choose another with `database:`")
+        if samples is not None:
+            self._add_round(samples, priority, overlap, overlap_annotators)
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _read(self, query: str, *values) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    # --- what is asked ----------------------------------------------------------------------------------------------
+
+    def _add_round(self, samples, priority, overlap, overlap_annotators) -> None:
+        ids = [_item_id(row) for row in samples]
+        held = {row["item_id"] for row in self._read("SELECT item_id FROM items WHERE round = ?", self.round)}
+        if held:
+            if held != set(ids):
+                raise InputError(
+                    f"{self.path}: holds round {self.round} of other answers; for new answers set `round: {self.round + 1}`, "
+                    "for another run choose another `database:`"
+                )
+            return
+        rng = Random(f"{self.seed}/{self.round}")
+        keys = [-p for p in priority] if priority is not None else [rng.random() for _ in ids]
+        places = {index: place for place, index in enumerate(sorted(range(len(ids)), key=lambda i: (keys[i], i)))}
+        rows = []
+        for index, (item_id, sample) in enumerate(zip(ids, samples, strict=True)):
+            shared = Random(f"{self.seed}/overlap/{item_id}").random() < overlap
+            wanted = overlap_annotators if shared else 1
+            rows.append((item_id, self.round, places[index], wanted, json.dumps(sample, ensure_ascii=False)))
+        with self._transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?)", rows)
+
+    def current(self, annotator: str) -> int | None:
+        """Position of the first item that waits for `annotator`; gives a new one out; None when nothing is left."""
+        with self._transaction() as db:
+            waiting = "SELECT MIN(position) p FROM queue WHERE annotator = ? AND state = 'open'"
+            position = db.execute(waiting, (annotator,)).fetchone()["p"]
+            return position if position is not None else self._give_out(db, annotator)
+
+    def _give_out(self, db: sqlite3.Connection, annotator: str) -> int | None:
+        last = db.execute("SELECT MAX(position) p FROM queue WHERE annotator = ?", (annotator,)).fetchone()["p"]
+        position = 1 if last is None else last + 1
+        rng, item, is_repeat = Random(f"{self.seed}/{annotator}/{position}"), None, 0
+        if rng.random() < self.repeat_share:
+            again = db.execute(
+                "SELECT item_id FROM queue WHERE annotator = ? AND position <= ? GROUP BY item_id "
+                "HAVING COUNT(*) = 1 AND MAX(state) = 'rank' ORDER BY item_id",
+                (annotator, position - REPEAT_GAP),
+            ).fetchall()
+            if again:
+                item, is_repeat = rng.choice(again)["item_id"], 1
+        if item is None:
+            free = db.execute(
+                "SELECT item_id FROM items i WHERE round = ? AND NOT EXISTS "
+                "(SELECT 1 FROM queue q WHERE q.item_id = i.item_id AND q.annotator = ?) AND (SELECT COUNT(*) FROM queue q "
+                "WHERE q.item_id = i.item_id AND NOT q.is_repeat AND (q.state = 'rank' OR (q.state = 'open' AND q.time > ?)))"
+                " < wanted ORDER BY place LIMIT 1",
+                (self.round, annotator, time.time() - LEASE_SECONDS),
+            ).fetchone()
+            if free is None:
+                return None
+            item = free["item_id"]
+        sample = json.loads(db.execute("SELECT sample FROM items WHERE item_id = ?", (item,)).fetchone()["sample"])
+        shown = rng.sample(range(len(sample["responses"])), len(sample["responses"]))
+        db.execute(
+            "INSERT INTO queue VALUES (?, ?, ?, ?, ?, 'open', ?)",
+            (annotator, position, item, is_repeat, json.dumps(shown), time.time()),
+        )
+        return position
+
+    def shown(self, annotator: str, position: int) -> dict | None:
+        """What stands at `position` of the annotator's queue: {prompt, answers (as shown), round, judgement}, or None.
+
+        `judgement` is the newest one, with places as shown, or None; nothing tells which model an answer is of.
+        """
+        rows = self._read(
+            "SELECT q.order_shown, q.state, i.sample, i.round FROM queue q JOIN items i USING (item_id) "
+            "WHERE q.annotator = ? AND q.position = ?", annotator, position,
+        )  # fmt: skip
+        if not rows:
+            return None
+        sample, order = json.loads(rows[0]["sample"]), json.loads(rows[0]["order_shown"])
+        prompt = sample["prompt"]
+        view = {"position": position, "round": rows[0]["round"], "state": rows[0]["state"], "judgement": None}
+        view["prompt"] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        view["answers"] = [sample["responses"][i] for i in order]
+        newest = self._read(
+            "SELECT * FROM judgements WHERE annotator = ? AND position = ? AND ranking IS NOT NULL ORDER BY seq DESC LIMIT 1",
+            annotator, position,
+        )  # fmt: skip
+        if newest:
+            place = {index: shown for shown, index in enumerate(order)}
+            view["judgement"] = {
+                "ranking": [[place[i] for i in group] for group in json.loads(newest[0]["ranking"])],
+                "flags": {str(place[int(i)]): flags for i, flags in json.loads(newest[0]["flags"]).items()},
+                "all_bad": bool(newest[0]["all_bad"]),
+                "note": newest[0]["note"],
+            }
+        return view
+
+    def progress(self, annotator: str) -> dict:
+        """{done, skipped (positions), total, last_position, median_seconds} of the annotator in this round."""
+        queue = self._read(
+            "SELECT position, state FROM queue JOIN items USING (item_id) WHERE annotator = ? AND round = ?",
+            annotator, self.round,
+        )  # fmt: skip
+        done = sum(row["state"] == "rank" for row in queue)
+        waiting = sum(row["state"] == "open" for row in queue)
+        free = self._read(
+            "SELECT COUNT(*) n FROM items i WHERE round = ? AND NOT EXISTS "
+            "(SELECT 1 FROM queue q WHERE q.item_id = i.item_id AND q.annotator = ?) AND "
+            "(SELECT COUNT(*) FROM queue q WHERE q.item_id = i.item_id AND NOT q.is_repeat AND q.state = 'rank') < wanted",
+            self.round, annotator,
+        )[0]["n"]  # fmt: skip
+        seconds = [row["seconds"] for row in self._read(
+            "SELECT seconds FROM judgements WHERE annotator = ? AND kind = 'rank' ORDER BY seq DESC LIMIT 50", annotator
+        )]  # fmt: skip
+        return {
+            "done": done,
+            "skipped": [row["position"] for row in queue if row["state"] == "skip"],
+            "total": done + waiting + free,
+            "last_position": max((row["position"] for row in queue), default=0),
+            "median_seconds": round(statistics.median(seconds), 1) if seconds else None,
+        }
+
+    # --- what is answered -------------------------------------------------------------------------------------------
+
+    def judge(
+        self,
+        annotator: str,
+        position: int,
+        judgement_id: str,
+        kind: str,
+        *,
+        ranking: list[list[int]] | None = None,
+        all_bad: bool = False,
+        flags: dict | None = None,
+        note: str = "",
+        seconds: float = 0.0,
+        annotator_kind: str = "person",
+    ) -> int:
+        """Append a judgement and return its number; the same `judgement_id` again changes nothing.
+
+        kind: `rank` (with `ranking` and `flags`, places as shown; every answer is ranked), `skip` or `undo`.
+
+        Raises:
+            InputError: unknown position, kind or flag, or a ranking that does not order each answer once.
+        """
+        where = f"position {position} of {annotator}"
+        with self._transaction() as db:
+            known = db.execute("SELECT seq, annotator FROM judgements WHERE id = ?", (judgement_id,)).fetchone()
+            if known:
+                if known["annotator"] != annotator:
+                    raise InputError(f"{where}: judgement id {judgement_id[:40]} was used already")
+                return known["seq"]
+            entry = db.execute(
+                "SELECT q.*, i.sample, i.round FROM queue q JOIN items i USING (item_id) WHERE annotator = ? AND position = ?",
+                (annotator, position),
+            ).fetchone()
+            if entry is None:
+                raise InputError(f"{where}: nothing was asked there")
+            sample, order = json.loads(entry["sample"]), json.loads(entry["order_shown"])
+            if kind == "rank":
+                row = {"responses": [sample["responses"][i] for i in order], "ranking": ranking}
+                check_ranking(row, where)
+                if sum(map(len, ranking)) != len(order):
+                    raise InputError(f"{where}: the ranking leaves answers out; rank or tie each of the {len(order)}")
+                flags = flags or {}
+                for place, names in flags.items():
+                    if not str(place).isdigit() or int(place) >= len(order) or not set(names) <= set(FLAGS):
+                        raise InputError(f"{where}: flags {names!r} of answer {place!r}; known are {', '.join(FLAGS)}")
+                flags = {str(order[int(place)]): sorted(names) for place, names in flags.items() if names}
+                ranking = [sorted(order[i] for i in group) for group in ranking]
+            elif kind not in ("skip", "undo"):
+                raise InputError(f"{where}: kind {kind!r} is none of rank, skip, undo")
+            is_rank = kind == "rank"
+            cursor = db.execute(
+                "INSERT INTO judgements (id, annotator, annotator_kind, position, item_id, kind, ranking, all_bad, flags, "
+                "note, seconds, order_shown, is_repeat, round, model, sampling, time) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                (
+                    judgement_id, annotator, annotator_kind, position, entry["item_id"], kind,
+                    json.dumps(ranking) if is_rank else None, int(all_bad), json.dumps(flags) if is_rank else None, note,
+                    seconds, entry["order_shown"], entry["is_repeat"], entry["round"], sample.get("model"),
+                    json.dumps(sample.get("sampling")), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                ),
+            )  # fmt: skip
+            db.execute(
+                "UPDATE queue SET state = ?, time = ? WHERE annotator = ? AND position = ?",
+                ("open" if kind == "undo" else kind, time.time(), annotator, position),
+            )
+            return cursor.lastrowid
+
+    def undo(self, annotator: str, judgement_id: str) -> int | None:
+        """Take back the annotator's newest ranking or skip that still counts; its position, or None if there is none."""
+        with self._lock:
+            known = self._read("SELECT position FROM judgements WHERE id = ?", judgement_id)
+            newest = known or self._read(
+                f"SELECT position FROM judgements WHERE seq IN ({NEWEST}) AND annotator = ? AND kind != 'undo' AND round = ? "
+                "ORDER BY seq DESC LIMIT 1", annotator, self.round,
+            )  # fmt: skip
+            if not newest:
+                return None
+            self.judge(annotator, newest[0]["position"], judgement_id, "undo")
+            return newest[0]["position"]
+
+    def judgements(self) -> list[dict]:
+        """The judgements that count, of all rounds and annotators, each with its sample's row; repeated items too."""
+        rows = self._read(
+            f"SELECT j.*, i.sample FROM judgements j JOIN items i USING (item_id) WHERE seq IN ({NEWEST}) AND kind = 'rank' "
+            "ORDER BY seq"
+        )
+        return [_judgement(row) for row in rows]
+
+    def count(self) -> int:
+        """Rows ever written, undone and skipped ones too."""
+        return self._read("SELECT COUNT(*) n FROM judgements")[0]["n"]
+
+    # --- who is logged in -------------------------------------------------------------------------------------------
+
+    def add_login(self, token: str, user: str, expires: float) -> None:
+        """Remember a login by the hash of its token, so that it outlives a restart and a copy of the file opens nothing."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM logins WHERE expires < ?", (time.time(),))
+            db.execute("INSERT INTO logins VALUES (?, ?, ?)", (_hash(token), user, expires))
+
+    def login(self, token: str) -> str | None:
+        """User of a login's token, or None."""
+        rows = self._read("SELECT user FROM logins WHERE token_hash = ? AND expires > ?", _hash(token), time.time())
+        return rows[0]["user"] if rows else None
+
+    def remove_login(self, token: str) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM logins WHERE token_hash = ?", (_hash(token),))
+
+
+def to_rankings(judgements: Sequence[dict]) -> list[dict]:
+    """Rows of rankings.jsonl from `Store.judgements()`: the sample's columns and ranking, annotator, what else is known.
+
+    Repetitions of an item measure the annotator and are left out.
+    """
+    columns = ("ranking", "annotator", "annotator_kind", "round", "all_bad", "flags", "note", "seconds", "order_shown", "time")
+    return [row["sample"] | {name: row[name] for name in columns} for row in judgements if not row["is_repeat"]]
+
+
+def _judgement(row: sqlite3.Row) -> dict:
+    parsed = {name: json.loads(row[name]) for name in ("ranking", "flags", "order_shown", "sample")}
+    return dict(row) | parsed | {"all_bad": bool(row["all_bad"]), "is_repeat": bool(row["is_repeat"])}
+
+
+def _item_id(sample: dict) -> str:
+    text = json.dumps([sample["prompt_id"], sample["prompt"], sample["responses"]], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,93 @@
+"""Users of the ranking page: a text file of names and salted scrypt hashes (RFC 7914), one a line, `:admin` for those who see all.
+
+    python -m llmrecipes.ranking.users users.txt ANNA [--admin]      # asks for the password; again to change it
+"""
+
+import argparse
+import getpass
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmrecipes.config import InputError
+
+NAME = re.compile(r"[\w.@-]{1,40}")
+COST = {"n": 2**14, "r": 8, "p": 1}  # 16 MiB and some 50 ms a try
+
+
+@dataclass(frozen=True)
+class User:
+    name: str
+    salt: bytes
+    digest: bytes
+    is_admin: bool
+
+
+def read_users(path: str) -> dict[str, User]:
+    """Name -> user; InputError for a missing file or a broken line, which is never printed."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"users_file: {path} cannot be read ({error.strerror}); make it with "
+                         "python -m llmrecipes.ranking.users FILE NAME") from None  # fmt: skip
+    users = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = re.fullmatch(r"([\w.@-]{1,40}):scrypt:([0-9a-f]{32}):([0-9a-f]{64})(:admin)?", line.strip())
+        if not match or match[1] in users:
+            what = "its name stands there already" if match else "is not NAME:scrypt:SALT:HASH"
+            raise InputError(f"{path}, line {number}: {what}; write users with python -m llmrecipes.ranking.users")
+        users[match[1]] = User(match[1], bytes.fromhex(match[2]), bytes.fromhex(match[3]), bool(match[4]))
+    if not users:
+        raise InputError(f"{path}: has no user; add one with python -m llmrecipes.ranking.users {path} NAME")
+    return users
+
+
+def is_password(user: User | None, password: str) -> bool:
+    """Whether it is the user's password; takes as long for a user who does not exist."""
+    salt, digest = (user.salt, user.digest) if user else (b"\0" * 16, b"")
+    return hmac.compare_digest(_digest(password, salt), digest)
+
+
+def write_user(path: str, name: str, password: str, is_admin: bool) -> None:
+    """Add a user to the file, or change one; the file is readable by its owner only."""
+    if not NAME.fullmatch(name):
+        raise InputError(f"{name!r}: a name has 1 to 40 letters, digits or . _ @ -")
+    if len(password) < 8:
+        raise InputError("password: use 8 characters or more")
+    kept = Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []
+    salt = secrets.token_bytes(16)
+    line = f"{name}:scrypt:{salt.hex()}:{_digest(password, salt).hex()}" + (":admin" if is_admin else "")
+    lines = [other for other in kept if other.split(":")[0] != name] + [line]
+    temporary = Path(f"{path}.tmp")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+    temporary.replace(path)
+
+
+def _digest(password: str, salt: bytes) -> bytes:
+    return hashlib.scrypt(password.encode(), salt=salt, dklen=32, **COST)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file")
+    parser.add_argument("name")
+    parser.add_argument("--admin", action="store_true", help="sees everybody's work and may end the ranking")
+    options = parser.parse_args()
+    try:
+        password = getpass.getpass(f"password of {options.name}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+        write_user(options.file, options.name, password, options.admin)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    print(f"{options.name} stands in {options.file}")
+
+
+if __name__ == "__main__":
+    main()
