@@ -132,7 +132,7 @@ def rankings_to_pairs(row: Mapping, where: str = "row") -> list[dict]:
     """
     check_ranking(row, where)
     responses, scores = row["responses"], row.get("scores")
-    carried = {k: v for k, v in row.items() if k not in ("responses", "ranking", "scores", *SAMPLE_COLUMNS)}
+    carried = {k: v for k, v in row.items() if k not in ("responses", "ranking", "scores", *SAMPLE_COLUMNS, *JUDGEMENT_COLUMNS)}
     pairs = []
     for (better, high), (worse, low) in combinations(enumerate(row["ranking"]), 2):
         for i in high:
@@ -149,6 +149,8 @@ def rankings_to_pairs(row: Mapping, where: str = "row") -> list[dict]:
 
 # Columns of a samples row that describe its responses, not its prompt.
 SAMPLE_COLUMNS = ("finish_reasons", "num_tokens", "sampling", "model")
+# Columns of a person's judgement that say nothing of a single pair.
+JUDGEMENT_COLUMNS = ("all_bad", "flags", "note", "seconds", "order_shown", "time")
 
 
 def check_ranking(row: Mapping, where: str) -> None:

@@ -2,8 +2,10 @@
 
 Paper: InstructGPT (arXiv 2203.02155), sections 3.4 and 3.5.
 Launch: python recipes/rank.py --config configs/quickstart/rank.yaml
+        python recipes/rank.py --config configs/quickstart/rank.yaml --annotator page --output_dir outputs/mine/rank
 Writes: output_dir/rankings.jsonl, and train.jsonl and test.jsonl of pairs (prompt, chosen, rejected, margin) that share
-no prompt; with a rule also test_gold.jsonl, the test prompts' pairs as the rule without noise orders them.
+no prompt; with a rule also test_gold.jsonl, the test prompts' pairs as the rule without noise orders them. With
+people also quality.json, quality.html and, beside output_dir, the database that holds every judgement.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from llmrecipes.config import DataArguments, InputError, RunArguments, launch, l
 class RankArguments:
     output_dir: str = field(default="", metadata={"help": "Where rankings and pairs go."})
     annotator: str = field(
-        default="file", metadata={"help": "Who ranks: people (a file), or a rule with noise.",
+        default="file", metadata={"help": "Who ranks: a file's rankings, a rule with noise, or people on a page.",
                                   "choices": ["file", "simulated", "page"]}
     )  # fmt: skip
     rankings_file: str | None = field(default=None, metadata={"help": "JSONL or CSV: prompt_id, ranking, annotator."})
@@ -26,26 +28,51 @@ class RankArguments:
     rater_tie_width: list[float] = field(
         default_factory=lambda: [0.07, 0.12, 0.18], metadata={"help": "Below it, a rater sees no difference."}
     )
-    overlap: float = field(default=0.2, metadata={"help": "Share of prompts that every simulated rater ranks."})
+    overlap: float = field(default=0.2, metadata={"help": "Share of prompts that several annotators rank."})
     gold_tie_width: float = field(default=0.04, metadata={"help": "The same for the pairs without noise."})
     test_share: float = field(default=0.1, metadata={"help": "Share of prompts whose pairs are held out."})
+    database: str | None = field(default=None, metadata={"help": "Judgements of people; default: output_dir + .sqlite."})
+    round: int = field(default=1, metadata={"help": "Answers of a newer policy are a new round in the same database."})
+    overlap_annotators: int = field(default=3, metadata={"help": "How many people rank each prompt of the overlap."})
+    repeat_share: float = field(default=0.05, metadata={"help": "Share of items asked again, for self-consistency."})
+    order: str = field(
+        default="random", metadata={"help": "What people are asked first.", "choices": ["random", "uncertain"]}
+    )
+    reward_model_name_or_path: str | None = field(default=None, metadata={"help": "Whose doubts `uncertain` follows."})
+    min_agreement: float = field(
+        default=0.0, metadata={"help": "Leave out items whose annotators order a smaller share of pairs alike."}
+    )
+    guidelines: str | None = field(default=None, metadata={"help": "Markdown shown beside the task; default: ours."})
+    serve: bool = field(default=True, metadata={"help": "False: pairs of what was judged so far, without the page."})
+    host: str = field(default="127.0.0.1", metadata={"help": "Another address needs users_file."})
+    port: int = field(default=7860, metadata={"help": "The next free one if it is in use."})
+    allowed_hosts: list[str] = field(default_factory=list, metadata={"help": "Host names the page answers to."})
+    users_file: str | None = field(default=None, metadata={"help": "Names and password hashes; see README."})
     seed: int = 42
 
 
 def main(run, data, rank):
-    if rank.annotator == "page":
-        raise InputError("annotator: the ranking page is not there yet; choose file or simulated")
-    needed = "rule" if rank.annotator == "simulated" else "rankings_file"
-    if not getattr(rank, needed):
+    needed = {"simulated": "rule", "file": "rankings_file"}.get(rank.annotator)
+    if needed and not getattr(rank, needed):
         raise InputError(f"{needed}: is missing, which `annotator: {rank.annotator}` needs")
 
     from llmrecipes.data import load_train_eval
+    from llmrecipes.ranking import people
     from llmrecipes.ranking.card import describe_pairs, write_card, write_jsonl
     from llmrecipes.ranking.pairs import agreement, build_splits, check_samples, split_prompts
     from llmrecipes.ranking.rankings import read_rankings
     from llmrecipes.ranking.simulated import rank_simulated
-    from llmrecipes.run import finish_run, start_run
+    from llmrecipes.run import finish_run, read_manifest, start_run
 
+    numbers = {}
+    if rank.annotator == "page":
+        people.check_settings(rank)
+        store = people.open_store(rank, check_samples(list(load_train_eval(data, rank.seed, ("prompt",))[0])))
+        if rank.serve:
+            people.serve_page(store, rank)
+        store.require_judgements()
+        # The judgements are kept in the database: what is built from them may always be built anew.
+        run.force = run.force or (read_manifest(rank.output_dir) or {}).get("stage") == "rank"
     inputs = [rank.rankings_file, *(s.path for s in data.datasets)]
     state = start_run("rank", run, rank, (run, data, rank), inputs)
 
@@ -53,6 +80,8 @@ def main(run, data, rank):
     rule = load_function(rank.rule, "rule") if rank.rule else None
     if rank.annotator == "simulated":
         ranked = rank_simulated(samples, rule, rank.rater_noise, rank.rater_tie_width, rank.overlap, rank.seed)
+    elif rank.annotator == "page":
+        ranked, numbers = people.collect(store, rank, state.output_dir)
     else:
         ranked = read_rankings(rank.rankings_file, samples)
     test_ids = split_prompts(ranked, rank.test_share, rank.seed)
@@ -66,7 +95,7 @@ def main(run, data, rank):
     for name, pairs in splits.items():
         write_jsonl(state.output_dir / f"{name}.jsonl", pairs)
     files = {"default": {name: f"{name}.jsonl" for name in splits}, "rankings": {"train": "rankings.jsonl"}}
-    metrics = {f"{name}_pairs": len(pairs) for name, pairs in splits.items()} | agreement(ranked)
+    metrics = {f"{name}_pairs": len(pairs) for name, pairs in splits.items()} | agreement(ranked) | numbers
     write_card(state.output_dir, "Preference pairs", files, describe_pairs(rank, samples, metrics))
     made = f"{len(splits['train']):,} preference pairs from {len(ranked):,} rankings"
     finish_run(state, metrics, made, next_steps="recipes/reward.py (or recipes/dpo.py) learns from them")

@@ -31,10 +31,16 @@ def describe_pairs(rank, samples: list[dict], metrics: dict) -> str:
             f"responses equal whose scores differ by less than his tie width ({rank.rater_tie_width}: the smaller, the "
             "stricter). What a model learns from these pairs is that rule, not anybody's preference."
         )
+    elif rank.annotator == "page":
+        who = f"**People ranked the responses** on the ranking page: {metrics['annotators']} annotators, " \
+              f"{metrics['judgements']:,} judgements. Their agreement, time and position bias stand in `quality.json`; every " \
+              "ranking with its flags and notes in `rankings.jsonl`."  # fmt: skip
     else:
         who = f"Rankings read from `{rank.rankings_file}`."
     lines = [who, "", f"{len(samples):,} prompts with {len(samples[0]['responses'])} responses each."]
     lines += ["", "| split | pairs | what |", "|---|---|---|"]
+    if metrics.get("items_left_out"):
+        lines[2] += f" {metrics['items_left_out']} were left out, whose annotators agree on less than {rank.min_agreement:.0%} of pairs."
     what = {
         "train": "to learn from",
         "test": "prompts that are not in train",

@@ -33,7 +33,7 @@ NOTE_LENGTH, BODY_BYTES = 4000, 64 * 1024
 # gradio's component code needs inline and eval; what matters is that nothing comes from, or goes to, another host.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'none'; "
+    "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
 HEADERS = {
@@ -205,8 +205,7 @@ def build_app(
     def finish(request: Request):
         if not is_admin(request.state.user):
             return _error(403, "only an admin ends the ranking")
-        if not store.judgements():
-            raise InputError("nobody has judged anything yet; rank at least one item")
+        store.require_judgements()
         on_finish()
         return {"finished": True}
 
@@ -238,7 +237,7 @@ def _shell(guidelines: str):
 
 
 def _viewport() -> str:
-    return "<style>.gradio-container{padding:0 !important}footer{display:none !important}</style>"
+    return "<style>.gradio-container,.gradio-container main{padding:.25rem !important}footer{display:none !important}</style>"
 
 
 def _same_origin(request: Request) -> bool:
@@ -301,23 +300,18 @@ def _login_page(message: str = "") -> str:
     )
 
 
-def serve(app: FastAPI, host: str, port: int, announce: Callable[[str], None]):
-    """Serve until `server.should_exit` or Ctrl-C; a port in use gives way to the next free one. Yields nothing, blocks.
-
-    Returns:
-        A pair (run, stop) of functions: `run()` blocks, `stop()` ends it from another thread.
-    """
+def prepare_server(app: FastAPI, host: str, port: int) -> tuple[str, Callable[[], None], Callable[[], None]]:
+    """(address, run, stop): run() serves until Ctrl-C or stop(); a port in use gives way to the next free one."""
     import uvicorn
 
     listener = _listen(host, port)
     taken = listener.getsockname()[1]
-    if taken != port:
+    if port and taken != port:
         print(f"port {port} is in use; taking {taken}", flush=True)
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, proxy_headers=False)
     server = uvicorn.Server(config)
 
     def run() -> None:
-        announce(f"http://{host}:{taken}")
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:  # uvicorn ends in good order, then raises it again
@@ -326,7 +320,7 @@ def serve(app: FastAPI, host: str, port: int, announce: Callable[[str], None]):
     def stop() -> None:
         server.should_exit = True
 
-    return run, stop
+    return f"http://{host}:{taken}", run, stop
 
 
 def _listen(host: str, port: int) -> socket.socket:

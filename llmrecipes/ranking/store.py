@@ -334,6 +334,11 @@ class Store:
         )
         return [_judgement(row) for row in rows]
 
+    def require_judgements(self) -> None:
+        """InputError if nobody has judged anything."""
+        if not self._read(f"SELECT 1 FROM judgements WHERE seq IN ({NEWEST}) AND kind = 'rank' LIMIT 1"):
+            raise InputError(f"{self.path}: nobody has judged anything yet; run the same command again to open the page")
+
     def count(self) -> int:
         """Rows ever written, undone and skipped ones too."""
         return self._read("SELECT COUNT(*) n FROM judgements")[0]["n"]

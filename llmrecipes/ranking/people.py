@@ -1,0 +1,124 @@
+"""Ranking by people: the page, its store and its quality figures put together for recipes/rank.py."""
+
+import json
+import threading
+from pathlib import Path
+
+from llmrecipes.config import InputError, ModelArguments
+from llmrecipes.ranking.store import Store, check_items, to_rankings
+
+HERE = Path(__file__).parent
+
+
+def check_settings(rank) -> None:
+    """InputError for keys that do not go together, before anything is loaded."""
+    from llmrecipes.ranking.page import LOOPBACK
+
+    if rank.order == "uncertain" and not rank.reward_model_name_or_path:
+        raise InputError("order: uncertain needs `reward_model_name_or_path`, whose doubts decide what is asked first")
+    if rank.host not in (*LOOPBACK, "::1"):
+        if not rank.users_file:
+            raise InputError(f"host: {rank.host} can be reached by others; set `users_file` (python -m llmrecipes.ranking.users "
+                             "users.txt NAME), or leave host at 127.0.0.1")  # fmt: skip
+        if rank.host in ("0.0.0.0", "::") and not rank.allowed_hosts:
+            raise InputError("allowed_hosts: is missing; give the host names by which the page is opened, e.g. [rank.example.org]")
+    for key in ("overlap", "repeat_share", "min_agreement"):
+        if not 0 <= getattr(rank, key) <= 1:
+            raise InputError(f"{key}: {getattr(rank, key)} is no share between 0 and 1")
+    for key in ("round", "overlap_annotators"):
+        if getattr(rank, key) < 1:
+            raise InputError(f"{key}: {getattr(rank, key)} must be at least 1")
+    if rank.guidelines and not Path(rank.guidelines).is_file():
+        raise InputError(f"guidelines: {rank.guidelines} does not exist; give a Markdown file")
+
+
+def open_store(rank, samples: list[dict]) -> Store:
+    """The store with this round's items in it, in the order in which they are to be asked."""
+    check_items(samples)
+    path = database_path(rank)
+    priority = None
+    if rank.order == "uncertain":
+        priority = doubts(samples, ModelArguments(model_name_or_path=rank.reward_model_name_or_path))
+    return Store(
+        path, samples, round=rank.round, priority=priority, overlap=rank.overlap, seed=rank.seed,
+        overlap_annotators=rank.overlap_annotators, repeat_share=rank.repeat_share,
+    )  # fmt: skip
+
+
+def database_path(rank) -> Path:
+    """Beside the output folder, so that `--force` never removes what people have judged."""
+    return Path(rank.database or f"{str(rank.output_dir).rstrip('/')}.sqlite")
+
+
+def serve_page(store: Store, rank) -> None:
+    """Open the page and wait until an admin ends the ranking, or Ctrl-C."""
+    from llmrecipes.ranking.page import LOOPBACK, build_app, prepare_server
+    from llmrecipes.ranking.quality import measure_quality, quality_page
+    from llmrecipes.ranking.users import read_users
+
+    stop = []
+    app = build_app(
+        store,
+        Path(rank.guidelines or HERE / "guidelines.md").read_text(encoding="utf-8"),
+        users=read_users(rank.users_file) if rank.users_file else None,
+        allowed_hosts=sorted({*LOOPBACK, "[::1]", *rank.allowed_hosts, *([rank.host] if rank.host != "0.0.0.0" else [])}),
+        quality_page=lambda: quality_page(measure_quality(store.judgements())),
+        # The answer to "finish" must still reach the browser.
+        on_finish=lambda: threading.Timer(0.5, lambda: stop[0]()).start(),
+    )
+    address, run, stop_server = prepare_server(app, rank.host, rank.port)
+    stop.append(stop_server)
+    print(f"rank: {address} is open; judgements go to {store.path}\n"
+          "      \"Finish\" on the page, or Ctrl-C here, ends the ranking and builds the pairs", flush=True)  # fmt: skip
+    run()
+
+
+def collect(store: Store, rank, output_dir: Path) -> tuple[list[dict], dict]:
+    """(ranked rows to make pairs of, numbers for the manifest); writes quality.json and quality.html.
+
+    Raises:
+        InputError: no item reaches `min_agreement`.
+    """
+    from llmrecipes.ranking.quality import low_agreement, measure_quality, quality_page
+
+    judgements = store.judgements()
+    quality = measure_quality(judgements)
+    left_out = low_agreement(quality, rank.min_agreement)
+    quality |= {"min_agreement": rank.min_agreement, "items_left_out": len(left_out)}
+    (output_dir / "quality.json").write_text(json.dumps(quality, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (output_dir / "quality.html").write_text(quality_page(quality), encoding="utf-8")
+    ranked = to_rankings([row for row in judgements if row["item_id"] not in left_out])
+    if not ranked:
+        raise InputError(f"min_agreement: no item reaches {rank.min_agreement}; see {output_dir / 'quality.html'}")
+    alpha = quality["krippendorff_alpha"]
+    numbers = {"judgements": len(judgements), "annotators": len(quality["annotators"]), "items_left_out": len(left_out)}
+    return ranked, numbers | ({"krippendorff_alpha": alpha["value"]} if alpha else {})
+
+
+def doubts(samples: list[dict], source: ModelArguments, batch_size: int = 32) -> list[float]:
+    """For each sample the reward model's doubt: the mean of p (1 - p) over its answer pairs, p by Bradley-Terry.
+
+    Highest, 0.25, where the model cannot tell the answers apart: there a judgement teaches it most.
+    """
+    import torch
+
+    from llmrecipes.models import load_reward_model, load_tokenizer
+    from llmrecipes.ppo.rewards import score_with_model
+
+    tokenizer = load_tokenizer(source)
+    model = load_reward_model(source, tokenizer).eval()
+    rows = []
+    for sample in samples:
+        for text in sample["responses"]:
+            if isinstance(sample["prompt"], str):
+                rows.append(tokenizer(sample["prompt"] + text)["input_ids"])
+            else:
+                turns = [*sample["prompt"], {"role": "assistant", "content": text}]
+                rows.append(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"])
+    scores = iter(score_with_model(model, rows, batch_size).tolist())
+    result = []
+    for sample in samples:
+        own = torch.tensor([next(scores) for _ in sample["responses"]])
+        p = torch.sigmoid(own[:, None] - own[None, :])
+        result.append(float((p * (1 - p))[~torch.eye(len(own), dtype=torch.bool)].mean()))
+    return result

@@ -1,0 +1,415 @@
+"""The ranking page through its HTTP interface and in a real browser: who may enter, what is kept, what never runs."""
+
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from injections import INJECTIONS, REMOTE
+from starlette.testclient import TestClient
+from test_store import samples
+
+from llmrecipes.config import InputError
+from llmrecipes.ranking.page import build_app, prepare_server
+from llmrecipes.ranking.people import check_settings
+from llmrecipes.ranking.store import Store, to_rankings
+from llmrecipes.ranking.users import is_password, read_users, write_user
+
+ROOT = Path(__file__).parent.parent
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture
+def users(tmp_path):
+    file = str(tmp_path / "users.txt")
+    write_user(file, "ann", PASSWORD, is_admin=True)
+    write_user(file, "bob", PASSWORD + "2", is_admin=False)
+    return read_users(file)
+
+
+def client_for(store, **options):
+    return TestClient(build_app(store, "Be fair.", **options), base_url="http://127.0.0.1")
+
+
+def rank(client, **changes):
+    item = client.get("/api/item").json()
+    body = {"id": f"id-{item['position']:06}", "kind": "rank", "ranking": [[0], [1], [2]], "seconds": 3} | changes
+    return client.post("/api/judgement", json={"position": item["position"]} | body)
+
+
+def test_a_ranking_is_saved_and_the_next_item_comes(tmp_path):
+    store = Store(tmp_path / "s.sqlite", samples())
+    client = client_for(store)
+    answer = rank(client).json()
+    assert answer["saved"] and answer["position"] == 2 and answer["progress"]["done"] == 1
+    assert "model" not in answer and "sampling" not in answer and len(store.judgements()) == 1
+    assert client.post("/api/undo", json={"id": "undo-0001"}).json()["position"] == 1
+    assert store.judgements() == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"position": "1"}, {"position": 9}, {"id": "short"}, {"kind": "delete"}, {"ranking": None}, {"ranking": [[0], [1]]},
+     {"flags": {"9": ["rude"]}}, {"flags": {"0": ["<b>"]}}, {"flags": [1]}, {"note": 3}, {"note": "x" * 4001}, {"seconds": -1},
+     {"seconds": "1"}],
+)  # fmt: skip
+def test_a_broken_judgement_is_one_line_and_nothing_is_written(tmp_path, changes):
+    store = Store(tmp_path / "s.sqlite", samples())
+    answer = rank(client_for(store), **changes)
+    assert answer.status_code == 400 and "\n" not in answer.json()["error"] and store.count() == 0
+
+
+def test_other_pages_hosts_and_forms_are_refused(tmp_path):
+    store = Store(tmp_path / "s.sqlite", samples())
+    client = client_for(store)
+    assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+    assert rank(client).status_code == 200
+    for headers in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}):
+        assert client.post("/api/undo", json={"id": "undo-0001"}, headers=headers).status_code == 403
+    assert client.post("/api/undo", data={"id": "undo-0001"}).status_code == 400
+    assert client.post("/api/undo", content=b"[]", headers={"Content-Type": "application/json"}).status_code == 400
+    assert client.post("/api/undo", json={"id": "x" * 70_000}).status_code == 413
+    assert store.count() == 1
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/file=/etc/passwd", "/gradio_api/file=llmrecipes/config.py", "/gradio_api/upload",
+                                  "/gradio_api/proxy=http://x", "/proxy=http://x/", "/static/../../../../etc/passwd",
+                                  "/assets/..%2f..%2f..%2f..%2fetc/passwd"])  # fmt: skip
+def test_no_path_leads_to_files(tmp_path, path):
+    answer = client_for(Store(tmp_path / "s.sqlite", samples())).get(path)
+    assert answer.status_code in (403, 404, 405) and "root:" not in answer.text and "import" not in answer.text[:200]
+
+
+def test_every_page_forbids_other_hosts_content(tmp_path):
+    client = client_for(Store(tmp_path / "s.sqlite", samples()))
+    for path in ("/", "/login", "/admin", "/api/item"):
+        policy = client.get(path).headers["content-security-policy"]
+        assert "default-src 'self'" in policy and "http" not in policy and "frame-ancestors 'none'" in policy
+
+
+def test_only_users_enter_and_each_sees_his_own_work(tmp_path, users):
+    store = Store(tmp_path / "s.sqlite", samples())
+    ann, bob, nobody = (client_for(store, users=users) for _ in range(3))
+    assert nobody.get("/", follow_redirects=False).headers["location"] == "/login"
+    for path in ("/api/item", "/admin", "/config", "/gradio_api/info"):
+        assert nobody.get(path).status_code == 401
+    assert nobody.post("/login", data={"name": "ann", "password": "wrong"}).status_code == 401
+    assert ann.post("/login", data={"name": "ann", "password": PASSWORD}, follow_redirects=False).status_code == 303
+    answer = bob.post("/login", data={"name": "bob", "password": PASSWORD + "2"}, follow_redirects=False)
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=strict" in cookie
+    assert rank(ann, note="mine").json()["annotator"] == "ann"
+    assert bob.get("/api/item?position=1").status_code == 400  # that is ann's
+    assert bob.get("/api/item").json()["judgement"] is None and bob.get("/api/item").json()["position"] == 1
+    assert bob.get("/admin").status_code == 403 and bob.post("/api/finish", json={}).status_code == 403
+    assert ann.get("/admin").status_code == 200
+    assert bob.post("/api/name", json={"name": "ann"}).status_code == 400
+    # A login outlives the server, its token is not in the file, and it ends with logging out.
+    token = bob.cookies["llmrecipes_login"]
+    again = client_for(Store(tmp_path / "s.sqlite", samples()), users=users)
+    again.cookies.set("llmrecipes_login", token)
+    assert again.get("/api/item").status_code == 200
+    assert token.encode() not in (tmp_path / "s.sqlite").read_bytes() + (tmp_path / "s.sqlite-wal").read_bytes()
+    again.post("/api/logout", json={})
+    assert bob.get("/api/item").status_code == 401
+
+
+def test_guessing_passwords_is_slowed_down(tmp_path, users):
+    client = client_for(Store(tmp_path / "s.sqlite", samples()), users=users)
+    codes = [client.post("/login", data={"name": "ann", "password": f"wrong{n}"}).status_code for n in range(7)]
+    assert codes == [401] * 5 + [429] * 2
+    assert client.post("/login", data={"name": "ann", "password": PASSWORD}).status_code == 429
+
+
+def test_too_many_requests_are_told_to_wait(tmp_path):
+    client = client_for(Store(tmp_path / "s.sqlite", samples()))
+    answers = [client.get("/api/item") for _ in range(310)]
+    assert answers[-1].status_code == 429 and int(answers[-1].headers["retry-after"]) > 0 and answers[200].status_code == 200
+
+
+def test_a_full_disk_is_told_to_the_page(tmp_path, monkeypatch):
+    store = Store(tmp_path / "s.sqlite", samples())
+    client = client_for(store)
+    client.get("/api/item")
+
+    def full(*args, **kwargs):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(store, "judge", full)
+    answer = rank(client)
+    assert answer.status_code == 507 and "disk is full" in answer.json()["error"]
+
+
+def test_finish_needs_a_judgement(tmp_path):
+    ended = []
+    client = client_for(Store(tmp_path / "s.sqlite", samples()), on_finish=lambda: ended.append(1))
+    assert "nobody has judged" in client.post("/api/finish", json={}).json()["error"] and not ended
+    rank(client)
+    assert client.post("/api/finish", json={}).status_code == 200 and ended == [1]
+
+
+def test_users_file(tmp_path, users):
+    text = (tmp_path / "users.txt").read_text()
+    assert PASSWORD not in text and (tmp_path / "users.txt").stat().st_mode & 0o77 == 0
+    assert is_password(users["ann"], PASSWORD) and not is_password(users["bob"], PASSWORD) and not is_password(None, "")
+    write_user(str(tmp_path / "users.txt"), "bob", "another one", is_admin=False)
+    changed = read_users(str(tmp_path / "users.txt"))
+    assert len(changed) == 2 and is_password(changed["bob"], "another one")
+    (tmp_path / "bad.txt").write_text("ann:secret password\n")
+    with pytest.raises(InputError, match="line 1") as error:
+        read_users(str(tmp_path / "bad.txt"))
+    assert "secret" not in str(error.value)
+    command = [sys.executable, "-m", "llmrecipes.ranking.users", str(tmp_path / "n.txt"), "cid", "--admin"]
+    made = subprocess.run(command, input="eight letters\n", cwd=ROOT, capture_output=True, text=True)
+    assert made.returncode == 0 and read_users(str(tmp_path / "n.txt"))["cid"].is_admin, made.stderr
+
+
+SETTINGS = {"order": "random", "reward_model_name_or_path": None, "host": "127.0.0.1", "users_file": None, "allowed_hosts": [],
+            "overlap": 0.2, "repeat_share": 0.0, "min_agreement": 0.0, "round": 1, "overlap_annotators": 3, "guidelines": None}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"host": "10.0.0.1"}, "users_file"), ({"host": "0.0.0.0", "users_file": "u"}, "allowed_hosts"), ({"order": "uncertain"}, "order"),
+     ({"overlap": 1.5}, "overlap"), ({"round": 0}, "round"), ({"guidelines": "none.md"}, "guidelines")],
+)  # fmt: skip
+def test_settings_that_do_not_go_together(changes, said):
+    check_settings(SimpleNamespace(**SETTINGS))
+    with pytest.raises(InputError, match=f"^{said}: "):
+        check_settings(SimpleNamespace(**SETTINGS | changes))
+
+
+# --- in a browser ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def serving(store, **options):
+    address, run, stop = prepare_server(build_app(store, "Be fair.", **options), "127.0.0.1", 0)
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield address
+    finally:
+        stop()
+        thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def open_page(browser, address, **context):
+    page = browser.new_context(**{"viewport": {"width": 1000, "height": 900}} | context).new_page()
+    page.remote, page.trouble = [], []
+    page.on("request", lambda request: request.url.startswith((address, "data:")) or page.remote.append(request.url))
+    page.on("pageerror", lambda error: page.trouble.append(str(error)))
+    page.on("dialog", lambda dialog: (page.trouble.append(dialog.message), dialog.dismiss()))
+    page.goto(address)
+    page.locator(".rank .card, .rank p").first.wait_for(timeout=30_000)
+    return page
+
+
+def labels(page):
+    return [card.get_attribute("aria-label") for card in page.locator(".card").all()]
+
+
+def at_number(page, number):
+    page.wait_for_function(f"document.querySelector('.rank strong').textContent.startsWith('{number} of')", timeout=10_000)
+
+
+def ranked_texts(store):
+    """For each judgement the answers' texts as groups."""
+    return [[{row["responses"][i] for i in group} for group in row["ranking"]] for row in to_rankings(store.judgements())]
+
+
+def drag(page, letter, onto, share):
+    """Drag the answer by its handle to a height (share) of the element `onto`."""
+    handle = page.get_by_role("button", name=re.compile(f"^Answer {letter}[:,]")).bounding_box()
+    target = page.locator(onto).bounding_box()
+    page.mouse.move(handle["x"] + 9, handle["y"] + 9)
+    page.mouse.down()
+    page.mouse.move(handle["x"] + 20, handle["y"] + 20, steps=3)
+    page.mouse.move(target["x"] + 60, target["y"] + share * target["height"], steps=6)
+    page.mouse.up()
+
+
+def test_by_keys_with_a_tie_a_flag_a_skip_and_undo(tmp_path, browser):
+    store = Store(tmp_path / "s.sqlite", samples())
+    with serving(store) as address:
+        page = open_page(browser, address)
+        text = {place: page.locator(f"#answer{place}").inner_text() for place in range(3)}
+        for key in ("c", "a", "=", "b", "3"):
+            page.keyboard.press(key)
+        assert labels(page) == ["Answer C, number 1", "Answer A, number 2", "Answer B, number 2"]
+        page.keyboard.press("Enter")
+        at_number(page, 1)
+        assert ranked_texts(store) == [[{text[2]}, {text[0], text[1]}]]
+        row = to_rankings(store.judgements())[0]
+        assert {row["responses"][int(i)]: flags for i, flags in row["flags"].items()} == {text[1]: ["rude"]} and row["seconds"] > 0
+        page.keyboard.press(".")
+        page.get_by_text("Skipped; you can come back").wait_for()
+        page.keyboard.press("Control+z")
+        page.get_by_text("Back at number 2").wait_for()
+        page.keyboard.press("Control+z")
+        page.get_by_text("Back at number 1").wait_for()
+        assert labels(page)[0] == "Answer C, number 1" and ranked_texts(store) == []
+        page.keyboard.press("Backspace")
+        page.keyboard.press("Enter")  # not complete: nothing is saved
+        assert "Still to rank: B" in page.locator("[role=alert]").inner_text()
+        page.keyboard.press("0")
+        page.keyboard.press("Enter")
+        at_number(page, 1)
+        assert to_rankings(store.judgements())[0]["all_bad"] and not page.trouble and not page.remote
+
+
+def test_by_keyboard_alone_through_the_buttons(tmp_path, browser):
+    """What a screen reader's user does: Tab to a button, Enter; the focus stays, the status speaks."""
+    store = Store(tmp_path / "s.sqlite", samples())
+    with serving(store) as address:
+        page = open_page(browser, address)
+        for place in (1, 0, 2):
+            page.locator(f"[data-key=handle{place}]").focus()
+            page.keyboard.press("Enter")
+        page.locator("[data-key=up2]").focus()
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.dataset.key") == "up2"
+        assert page.locator("[aria-live=polite]").inner_text() == "C is number 2"
+        assert labels(page) == ["Answer B, number 1", "Answer C, number 2", "Answer A, number 3"]
+        page.locator("[data-key=save]").focus()
+        page.keyboard.press("Enter")
+        at_number(page, 1)
+        unnamed = page.evaluate(
+            "[...document.querySelectorAll('.rank button, .rank input, .rank textarea')]"
+            ".filter(e => !(e.textContent.trim() || e.ariaLabel || e.closest('label'))).length"
+        )
+        assert unnamed == 0
+
+
+def test_by_mouse(tmp_path, browser):
+    store = Store(tmp_path / "s.sqlite", samples())
+    with serving(store) as address:
+        page = open_page(browser, address)
+        text = {place: page.locator(f"#answer{place}").inner_text() for place in range(3)}
+        drag(page, "B", ".divider", 0.5)
+        assert labels(page) == ["Answer B, number 1", "Answer A, not ranked", "Answer C, not ranked"]
+        drag(page, "C", "[data-place='1']", 0.1)
+        assert labels(page)[:2] == ["Answer C, number 1", "Answer B, number 2"]
+        drag(page, "A", "[data-place='2']", 0.5)  # onto another: a tie
+        assert labels(page) == ["Answer C, number 1", "Answer A, number 1", "Answer B, number 2"]
+        page.get_by_role("button", name="Save and next").click()
+        at_number(page, 1)
+        assert ranked_texts(store) == [[{text[2], text[0]}, {text[1]}]]
+        page.get_by_role("button", name="Back").click()
+        page.get_by_role("button", name="To the open one").wait_for()
+        page.get_by_role("button", name="Take B out of the ranking").click()
+        page.get_by_role("button", name="Rank B next").click()
+        page.get_by_role("button", name="Move B up").click()
+        page.get_by_role("button", name="Save and next").click()
+        page.get_by_text("Saved").wait_for()
+        assert ranked_texts(store) == [[{text[1]}, {text[2], text[0]}]] and store.count() == 2
+
+
+def test_a_reload_in_the_middle_keeps_what_was_begun(tmp_path, browser):
+    with serving(Store(tmp_path / "s.sqlite", samples())) as address:
+        page = open_page(browser, address)
+        page.keyboard.press("b")
+        page.locator("textarea").fill("half way")
+        page.reload()
+        page.locator(".card").first.wait_for()
+        assert labels(page)[0] == "Answer B, number 1" and page.locator("textarea").input_value() == "half way"
+
+
+def test_two_annotators_at_once(tmp_path, browser, users):
+    store = Store(tmp_path / "s.sqlite", samples(2))
+    with serving(store, users=users) as address:
+        pages = []
+        for name, password in (("ann", PASSWORD), ("bob", PASSWORD + "2")):
+            page = browser.new_context().new_page()
+            page.goto(address)
+            page.get_by_label("Name").fill(name)
+            page.get_by_label("Password").fill("wrong")
+            page.get_by_role("button", name="Log in").click()
+            page.get_by_text("do not belong together").wait_for()
+            page.get_by_label("Name").fill(name)
+            page.get_by_label("Password").fill(password)
+            page.get_by_role("button", name="Log in").click()
+            page.locator(".card").first.wait_for(timeout=30_000)
+            pages.append(page)
+        prompts = [page.locator(".turn .text").inner_text() for page in pages]
+        assert len(set(prompts)) == 2  # no overlap: each has an item of his own
+        for page in pages:
+            for key in ("a", "b", "c", "Enter"):
+                page.keyboard.press(key)
+            page.get_by_text("That was all there is for you").wait_for()
+        assert pages[0].get_by_role("link", name="Quality").count() == 1 and pages[1].get_by_role("link", name="Quality").count() == 0
+    assert sorted(row["annotator"] for row in store.judgements()) == ["ann", "bob"]
+
+
+def test_on_a_phone(tmp_path, browser):
+    rows = samples(3)
+    rows[0]["responses"] = rows[1]["responses"] = rows[2]["responses"] = [
+        "```python\nfor word in some_very_long_function_name(with_many, arguments_that, never_end, on_a_line):\n    print(word)\n```",
+        "unbreakable" * 40, "line\n" * 40]  # fmt: skip
+    with serving(Store(tmp_path / "s.sqlite", rows)) as address:
+        page = open_page(browser, address, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert page.evaluate("getComputedStyle(document.querySelector('pre')).whiteSpace") == "pre"
+        fold = page.get_by_role("button", name="Show all").first
+        assert fold.get_attribute("aria-expanded") == "false"
+        fold.tap()
+        assert page.get_by_role("button", name="Fold").count() == 1
+        for letter in "BCA":
+            page.get_by_role("button", name=f"Rank {letter} next").tap()
+        assert labels(page) == ["Answer B, number 1", "Answer C, number 2", "Answer A, number 3"]
+        sizes = page.evaluate("[...document.querySelectorAll('.rank .actions button')].map(b => b.getBoundingClientRect().height)")
+        assert min(sizes) >= 30
+        page.get_by_role("button", name="Save and next").tap()
+        at_number(page, 1)
+
+
+def test_right_to_left_text_reads_right(tmp_path, browser):
+    rows = samples(1)
+    rows[0]["responses"] = ["مرحبا بالعالم", "hello", "שלום"]
+    with serving(Store(tmp_path / "s.sqlite", rows)) as address:
+        page = open_page(browser, address)
+        directions = page.evaluate("[...document.querySelectorAll('.card .text')].map(e => [e.textContent, getComputedStyle(e).direction])")
+        assert dict(directions) == {"مرحبا بالعالم": "rtl", "hello": "ltr", "שלום": "rtl"}
+
+
+def test_injected_text_is_only_read(tmp_path, browser):
+    """Prompts and answers: none runs, none loads anything, all come back byte for byte."""
+    rows = [{"prompt_id": f"p{i}", "prompt": [{"role": f"user{INJECTIONS[i]}", "content": INJECTIONS[i]}],
+             "responses": [INJECTIONS[(i + k) % 60] for k in range(1, 7)]} for i in range(0, 60, 6)]  # fmt: skip
+    store = Store(tmp_path / "s.sqlite", rows)
+    with serving(store) as address:
+        page = open_page(browser, address)
+        for number in range(1, 11):
+            shown = page.evaluate("[...document.querySelectorAll('.card .text')].map(e => e.textContent)")
+            assert set(shown) <= set(INJECTIONS) and len(shown) == 6
+            page.locator("textarea").fill(INJECTIONS[number])
+            page.get_by_text("Answers", exact=True).click()
+            for key in "abcdef":
+                page.keyboard.press(key)
+            page.keyboard.press("Enter")
+            at_number(page, number)
+        assert page.evaluate("window.hit") is None and not page.trouble and not page.remote
+        page.goto(f"{address}/admin")
+        assert page.evaluate("window.hit") is None and not [url for url in page.remote if REMOTE in url]
+    exported = {row["prompt_id"]: row for row in to_rankings(store.judgements())}
+    for row in rows:
+        assert exported[row["prompt_id"]]["prompt"] == row["prompt"] and exported[row["prompt_id"]]["responses"] == row["responses"]
+    assert {row["note"] for row in exported.values()} == set(INJECTIONS[1:11])
