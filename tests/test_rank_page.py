@@ -176,7 +176,7 @@ SETTINGS = {"order": "random", "reward_model_name_or_path": None, "host": "127.0
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"host": "10.0.0.1"}, "users_file"), ({"host": "0.0.0.0", "users_file": "u"}, "allowed_hosts"), ({"order": "uncertain"}, "order"),
+    [({"host": "10.0.0.1"}, "host"), ({"host": "0.0.0.0", "users_file": "u"}, "allowed_hosts"), ({"order": "uncertain"}, "order"),
      ({"overlap": 1.5}, "overlap"), ({"round": 0}, "round"), ({"guidelines": "none.md"}, "guidelines")],
 )  # fmt: skip
 def test_settings_that_do_not_go_together(changes, said):
@@ -287,7 +287,7 @@ def test_by_keyboard_alone_through_the_buttons(tmp_path, browser):
         page.locator("[data-key=up2]").focus()
         page.keyboard.press("Enter")
         assert page.evaluate("document.activeElement.dataset.key") == "up2"
-        assert page.locator("[aria-live=polite]").inner_text() == "C is number 2"
+        assert page.locator(".rank [aria-live=polite]").inner_text() == "C is number 2"
         assert labels(page) == ["Answer B, number 1", "Answer C, number 2", "Answer A, number 3"]
         page.locator("[data-key=save]").focus()
         page.keyboard.press("Enter")
