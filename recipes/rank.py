@@ -82,6 +82,7 @@ def main(run, data, rank):
         ranked = rank_simulated(samples, rule, rank.rater_noise, rank.rater_tie_width, rank.overlap, rank.seed)
     elif rank.annotator == "page":
         ranked, numbers = people.collect(store, rank, state.output_dir)
+        store.close()
     else:
         ranked = read_rankings(rank.rankings_file, samples)
     test_ids = split_prompts(ranked, rank.test_share, rank.seed)

@@ -150,12 +150,19 @@ def test_rounds_share_a_database_and_other_answers_do_not(tmp_path):
     [
         ([{"prompt": "a", "responses": ["x", "y"]}, {"prompt": "b", "prompt_id": "1", "responses": ["x", "y"]}], "row 1: prompt_id"),
         ([{"prompt_id": "1", "prompt": "a", "responses": ["x", "y"]}] * 2, "row 2.*already in row 1"),
-        ([{"prompt_id": "1", "prompt": "a", "responses": ["x", "  "]}], "row 1: response 2 is empty"),
+        ([{"prompt_id": "1", "prompt": "a", "responses": ["\n", "  "]}], "row 1: its responses are empty"),
+        ([{"prompt_id": "1", "prompt": "a", "responses": ["x", None]}], "row 1: its responses are empty or no texts"),
+        ([{"prompt_id": "1", "prompt": "a", "responses": ["x", "x "]}], "all responses are the same"),
     ],
 )
 def test_bad_answers_are_one_line(rows, said):
     with pytest.raises(InputError, match=said):
         check_items(rows)
+
+
+def test_one_empty_answer_is_a_bad_answer_and_equal_ones_are_not_asked():
+    rows = [{"prompt_id": str(n), "prompt": "a", "responses": answers} for n, answers in enumerate((["x", ""], ["x", "x"]))]
+    assert check_items(rows) == rows[:1]
 
 
 @pytest.mark.parametrize("ranking", [None, [], [[0]], [[0], [1], [1]], [[0], [1], [7]], [[0], [1], ["2"]], "abc", [[0], [], [1, 2]]])

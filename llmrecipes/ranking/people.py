@@ -34,13 +34,14 @@ def check_settings(rank) -> None:
 
 def open_store(rank, samples: list[dict]) -> Store:
     """The store with this round's items in it, in the order in which they are to be asked."""
-    check_items(samples)
-    path = database_path(rank)
+    items = check_items(samples)
+    if len(items) < len(samples):
+        print(f"rank: {len(samples) - len(items)} of {len(samples)} prompts have the same answer every time; nothing to rank there")
     priority = None
     if rank.order == "uncertain":
-        priority = doubts(samples, ModelArguments(model_name_or_path=rank.reward_model_name_or_path))
+        priority = doubts(items, ModelArguments(model_name_or_path=rank.reward_model_name_or_path))
     return Store(
-        path, samples, round=rank.round, priority=priority, overlap=rank.overlap, seed=rank.seed,
+        database_path(rank), items, round=rank.round, priority=priority, overlap=rank.overlap, seed=rank.seed,
         overlap_annotators=rank.overlap_annotators, repeat_share=rank.repeat_share,
     )  # fmt: skip
 

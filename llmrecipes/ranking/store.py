@@ -44,8 +44,14 @@ CREATE TABLE logins (token_hash TEXT PRIMARY KEY, user TEXT NOT NULL, expires RE
 NEWEST = "SELECT MAX(seq) FROM judgements GROUP BY annotator, position"
 
 
-def check_items(samples: Sequence[dict]) -> None:
-    """InputError, naming the row, for an empty answer or a prompt id that is missing or stands twice."""
+def check_items(samples: Sequence[dict]) -> list[dict]:
+    """The samples there is something to rank in: those whose answers are not all the same.
+
+    A model may well say nothing: one empty answer is a bad answer, and only empty ones are a broken file.
+
+    Raises:
+        InputError: a row's prompt id is missing or stands twice, an answer is no text, or all of them are empty.
+    """
     given = [bool(row.get("prompt_id")) for row in samples]
     seen: dict[str, int] = {}
     for number, row in enumerate(samples, start=1):
@@ -55,10 +61,13 @@ def check_items(samples: Sequence[dict]) -> None:
         if key in seen:
             raise InputError(f"datasets, row {number}: its prompt_id or prompt stands already in row {seen[key]}; keep one")
         seen[key] = number
-        for place, text in enumerate(row.get("responses") or [], start=1):
-            if not isinstance(text, str) or not text.strip():
-                raise InputError(f"datasets, row {number}: response {place} is empty; leave it or its row out, there is "
-                                 "nothing to rank")  # fmt: skip
+        answers = row["responses"]
+        if not all(isinstance(text, str) for text in answers) or not any(text.strip() for text in answers):
+            raise InputError(f"datasets, row {number}: its responses are empty or no texts; leave the row out")
+    kept = [row for row in samples if len({text.strip() for text in row["responses"]}) > 1]
+    if not kept:
+        raise InputError("datasets: in every row all responses are the same; sample with a temperature above 0")
+    return kept
 
 
 class Store:

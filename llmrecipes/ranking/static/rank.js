@@ -224,7 +224,7 @@ function startRanking(root) {
       own >= 0 ? button(`down${place}`, "↓", { "aria-label": `Move ${name} down` }, () => move(place, 1)) : null,
       own > 0 || ties ? button(`tie${place}`, "=", { "aria-label": `Tie ${name} with the answer above`, "aria-pressed": ties }, () => toggleTie(place)) : null,
       own >= 0 ? button(`out${place}`, "✕", { "aria-label": `Take ${name} out of the ranking` }, () => takeBack(place)) : null);
-    const body = h("div", { class: isLong && !isOpen ? "text folded" : "text", dir: "auto", id: `answer${place}` }, ...words(text));
+    const body = h("div", { class: isLong && !isOpen ? "text folded" : "text", dir: "auto", id: `answer${place}` }, ...(text.trim() ? words(text) : [h("em", {}, "(no text)")]));
     const more = isLong ? button(`more${place}`, isOpen ? "Fold" : "Show all", { class: "more", "aria-expanded": String(isOpen), "aria-controls": `answer${place}` },
       () => { if (!unfolded.delete(place)) unfolded.add(place); render(); }) : null;
     const marks = h("div", { class: "flags", role: "group", "aria-label": `Flags of answer ${name}` }, ...FLAGS.map((flag) =>
