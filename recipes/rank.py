@@ -29,6 +29,10 @@ class RankArguments:
     overlap: float = field(default=0.2, metadata={"help": "Share of prompts that every simulated rater ranks."})
     gold_tie_width: float = field(default=0.04, metadata={"help": "The same for the pairs without noise."})
     test_share: float = field(default=0.1, metadata={"help": "Share of prompts whose pairs are held out."})
+    pair_format: str = field(
+        default="explicit", metadata={"help": "explicit: prompt, chosen, rejected; implicit: the prompt stands in both.",
+                                      "choices": ["explicit", "implicit"]}
+    )  # fmt: skip
     seed: int = 42
 
 
@@ -58,7 +62,7 @@ def main(run, data, rank):
     test_ids = split_prompts(ranked, rank.test_share, rank.seed)
     held_out = [row for row in samples if row["prompt_id"] in test_ids]
     gold = rank_simulated(held_out, rule, [0.0], [rank.gold_tie_width], 0.0, rank.seed) if rule else None
-    splits = build_splits(ranked, test_ids, gold)
+    splits = build_splits(ranked, test_ids, gold, rank.pair_format)
 
     if not state.is_main:
         return
