@@ -188,14 +188,14 @@ def _count_pairs(first: Sequence[float], second: Sequence[float]) -> tuple[int, 
     return same, different, tied_first, tied_second
 
 
-def spearman(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Estimate | None:
-    """Rank correlation (Spearman 1904), ties at their mean rank; interval by Fisher's z with the variance of Bonett and
-    Wright (2000). None for fewer than four items, or where one side is constant."""
+def spearman(first: Sequence[float], second: Sequence[float], num_items: int | None = None) -> Estimate | None:
+    """Rank correlation (Spearman 1904), ties at their mean rank; 95 % interval by Fisher's z with the variance of Bonett
+    and Wright (2000) for `num_items` independent items (default: all). None for fewer than four, or a constant side."""
     import numpy as np
 
     if len(first) != len(second):
         raise ValueError(f"{len(first)} items but {len(second)} of the other side")
-    n = len(first)
+    n = num_items or len(first)
     if n < 4 or len(set(first)) == 1 or len(set(second)) == 1:
         return None
     ranks = []
@@ -203,7 +203,7 @@ def spearman(first: Sequence[float], second: Sequence[float], confidence: float 
         _, places, counts = np.unique(np.asarray(values, dtype=float), return_inverse=True, return_counts=True)
         ranks.append((np.cumsum(counts) - (counts - 1) / 2)[places])
     value = float(np.clip(np.corrcoef(*ranks)[0, 1], -1, 1))
-    z = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt((1 + value * value / 2) / (n - 3))
+    z = NormalDist().inv_cdf(0.975) * math.sqrt((1 + value * value / 2) / (n - 3))
     centre = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, value)))
     return Estimate(value, math.tanh(centre - z), math.tanh(centre + z), n)
 

@@ -18,6 +18,7 @@ from llmrecipes.formats import prompt_id, prompt_text
 from llmrecipes.models import context_length, load_reward_model, load_tokenizer
 from llmrecipes.ppo.rewards import score_with_model
 from llmrecipes.ranking.health_measures import ScoredPair, accuracy, measure_pairs
+from llmrecipes.ranking.health_text import percent, to_markdown
 
 CATEGORY_COLUMNS = ("category", "kind", "subset", "source")
 NUM_MISTAKES = 10
@@ -103,13 +104,13 @@ def judge(health: dict, args: HealthArguments) -> list[str]:
     reasons = []
     overall, floor = health["accuracy"], args.health_min_accuracy
     if floor is not None and overall["value"] < floor:
-        reasons.append(f"accuracy {_percent(overall)} is below health_min_accuracy {floor:g}")
+        reasons.append(f"accuracy {percent(overall)} is below health_min_accuracy {floor:g}")
     elif floor is not None and overall["low"] <= 0.5:
-        reasons.append(f"accuracy {_percent(overall)} may be guessing: its interval reaches 50 %; hold out more pairs")
+        reasons.append(f"accuracy {percent(overall)} may be guessing: its interval reaches 50 %; hold out more pairs")
     floor = args.health_min_group_accuracy
     for what in ("by_margin", "by_length_gap", "by_category") if floor is not None else ():
         reasons += [
-            f"accuracy {_percent(e)} for {what.removeprefix('by_').replace('_', ' ')} {group} lies below "
+            f"accuracy {percent(e)} for {what.removeprefix('by_').replace('_', ' ')} {group} lies below "
             f"health_min_group_accuracy {floor:g}"
             for group, e in health[what].items()
             if e["high"] < floor
@@ -117,13 +118,12 @@ def judge(health: dict, args: HealthArguments) -> list[str]:
     error, limit = health["calibration"]["error"], args.health_max_calibration_error
     if limit is not None and error > limit:
         T = health["calibration"]["temperature"]
-        advice = f"; divide its scores by {T:.2g}, or train for less time" if T and T > 1 else ""
+        advice = f"; divide its scores by {T:.2g}" + (" or train for less time" if T > 1 else "") if T else ""
         reasons.append(f"calibration error {error:.3f} is above health_max_calibration_error {limit:g}{advice}")
     bias, limit = health["length"].get("bias"), args.health_max_length_bias
     if limit is not None and bias and abs(bias["value"]) > limit and bias["low"] * bias["high"] > 0:
-        word, shares = "longer" if bias["value"] > 0 else "shorter", health["length"]
-        model, raters = (shares[f"{who}_prefers_longer"]["value"] if who == "model" else
-                         shares["raters_prefer_longer"]["value"] for who in ("model", "raters"))  # fmt: skip
+        word = "longer" if bias["value"] > 0 else "shorter"
+        model, raters = (health["length"][f"{who}_longer"]["value"] for who in ("model_prefers", "raters_prefer"))
         reasons.append(f"it prefers {word} answers: the longer one in {100 * model:.0f} % of pairs, the raters in "
                        f"{100 * raters:.0f} %, a gap above health_max_length_bias {limit:g}")  # fmt: skip
     within, limit = health["length"]["pair_correlation"], args.health_max_length_correlation
@@ -154,47 +154,6 @@ def write_health(output_dir: Path, health: dict) -> None:
     (output_dir / "health.md").write_text(to_markdown(health), encoding="utf-8")
     print(f"\nreward model: {health['verdict']} on {health['num_pairs']:,} held-out pairs; {output_dir / 'health.md'}")
     print("".join(f"  - {reason}\n" for reason in health["reasons"]), end="", flush=True)
-
-
-def to_markdown(health: dict) -> str:
-    """The whole check as a page to read."""
-    lines = [f"# Reward model: {health['verdict']}", ""]
-    lines += [f"- {reason}" for reason in health["reasons"]] + ([""] if health["reasons"] else [])
-    if "accuracy" not in health:
-        return "\n".join(lines)
-    lines += [f"{health['num_pairs']:,} held-out pairs ({health['set']}) of {health['num_prompts']:,} prompts; "
-              f"{health['left_out']:,} too long. Brackets: 95 % interval, prompts counted once."]  # fmt: skip
-    titles = {"by_set": "set", "by_margin": "margin", "by_length_gap": "length gap (tokens, chosen minus rejected)",
-              "by_category": "category"}  # fmt: skip
-    for key, title in titles.items():
-        if health[key]:
-            lines += ["", f"## Accuracy by {title}", "", f"| {title} | accuracy | pairs |", "|---|---|---|"]
-            lines += [f"| {_cell(group)} | {_percent(e)} | {e['n']:,} |" for group, e in health[key].items()]
-    curve = health["calibration"]
-    lines += ["", "## Calibration", "", "| it says | mean | observed | pairs |", "|---|---|---|---|"]
-    lines += [f"| {100 * b['from']:.0f} to {100 * b['to']:.0f} % | {100 * b['predicted']:.1f} % | "
-              f"{_percent(b['observed'])} | {b['observed']['n']:,} |" for b in curve["curve"]]  # fmt: skip
-    lines += ["", f"Expected calibration error {curve['error']:.3f}"
-              + (f"; temperature {curve['temperature']:.2f} (1: calibrated, above: overconfident)" if curve["temperature"]
-                 else "; no temperature fits (no mistakes, or no better than guessing)")
-              + (f"; error with it {curve['error_with_temperature']:.3f} (fitted on the other half)"
-                 if curve["error_with_temperature"] is not None else "") + "."]  # fmt: skip
-    lines += ["", "## Length, invariance and scores", "", "| what | figure |", "|---|---|"]
-    lines += [f"| {name.replace('_', ' ')} | {e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}], n = {e['n']:,} |"
-              for name, e in health["length"].items() if e]  # fmt: skip
-    lines += [f"| max change of a score by {name} | {value:.2g} |"
-              for name, value in health["invariance"]["max_difference"].items()]  # fmt: skip
-    for side in ("chosen", "rejected"):
-        s = health["scores"][side]
-        lines.append(f"| {side} scores: mean, standard deviation, 5 %, median, 95 % | {s['mean']:.3f}, {s['std']:.3f}, "
-                     f"{s['p5']:.3f}, {s['p50']:.3f}, {s['p95']:.3f} |")  # fmt: skip
-    lines += ["", "## The worst mistakes", ""] + ([] if health["mistakes"] else ["None."])
-    for number, m in enumerate(health["mistakes"], start=1):
-        about = ", ".join(f"{k} {m[k]}" for k in ("category", "margin") if m[k] is not None)
-        lines += [f"{number}. {about}", "", *_quote("prompt", m["prompt"]),
-                  *_quote(f"raters preferred, score {m['chosen_score']:.3f}", m["chosen"]),
-                  *_quote(f"model preferred, score {m['rejected_score']:.3f}", m["rejected"])]  # fmt: skip
-    return "\n".join(lines) + "\n"
 
 
 def _encode_set(tokenizer, rows: list[dict], args: HealthArguments, limit: int | None, seed: int, name: str) -> tuple:
@@ -293,16 +252,3 @@ def _thresholds(args: HealthArguments) -> dict:
 
 def _is_finite(value: float) -> bool:
     return value - value == 0
-
-
-def _percent(e: dict) -> str:
-    return f"{100 * e['value']:.1f} % [{100 * e['low']:.1f}, {100 * e['high']:.1f}]"
-
-
-def _cell(text: str) -> str:
-    return " ".join(str(text).replace("|", "\\|").split())
-
-
-def _quote(name: str, text: str) -> list[str]:
-    """A block quote; indented by four spaces it is shown as it is, whatever marks the text holds."""
-    return [f"   {name}:", "", *(f"       {line}" for line in text.splitlines() or ["(nothing)"]), ""]

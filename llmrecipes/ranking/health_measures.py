@@ -1,7 +1,7 @@
 """What scored preference pairs tell about a reward model: numbers in, numbers out, every share with its interval.
 
-An estimate is {"value", "low", "high", "n"}. Pairs of one prompt share its responses, so the intervals of accuracies
-count prompts as the independent observations, and n counts pairs.
+An estimate is {"value", "low", "high", "n"}. Pairs of one prompt share its responses, so the intervals take prompts as the
+independent observations; n counts pairs, for correlations prompts.
 """
 
 import math
@@ -120,10 +120,13 @@ def length_bias(pairs: Sequence[ScoredPair]) -> dict:
     differ in length. `bias`: the first share minus the second, so what the raters themselves prefer is no bias.
     """
     lengths = [float(length) for p in pairs for length in (p.chosen_length, p.rejected_length)]
-    overall = metrics.spearman([s for p in pairs for s in (p.chosen_score, p.rejected_score)], lengths)
+    prompts = len({p.prompt_id for p in pairs})
+    overall = metrics.spearman([s for p in pairs for s in (p.chosen_score, p.rejected_score)], lengths, prompts)
     # Each pair in both directions: which side is called chosen must not matter.
     within = metrics.spearman(
-        [sign * p.difference for p in pairs for sign in (1, -1)], [sign * p.length_gap for p in pairs for sign in (1, -1)]
+        [sign * p.difference for p in pairs for sign in (1, -1)],
+        [sign * p.length_gap for p in pairs for sign in (1, -1)],
+        prompts,
     )
     found = {"score_correlation": overall and overall._asdict(), "pair_correlation": within and within._asdict()}
     unequal = [p for p in pairs if p.length_gap]
