@@ -105,8 +105,8 @@ def judge(health: dict, args: HealthArguments) -> list[str]:
     overall, floor = health["accuracy"], args.health_min_accuracy
     if floor is not None and overall["value"] < floor:
         reasons.append(f"accuracy {percent(overall)} is below health_min_accuracy {floor:g}")
-    elif floor is not None and overall["low"] <= 0.5:
-        reasons.append(f"accuracy {percent(overall)} may be guessing: its interval reaches 50 %; hold out more pairs")
+    elif floor is not None and overall["low"] <= min(floor, 0.5):
+        reasons.append(f"accuracy {percent(overall)} may be guessing, as far as its interval tells; hold out more pairs")
     floor = args.health_min_group_accuracy
     for what in ("by_margin", "by_length_gap", "by_category") if floor is not None else ():
         reasons += [
