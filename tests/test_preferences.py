@@ -192,3 +192,13 @@ def test_broken_gz_and_nothing_to_use_are_one_line(tmp_path):
     spec = source(tmp_path, [{"chosen": HH["chosen"], "rejected": HH["chosen"]}], "hh_rlhf")
     with pytest.raises(InputError, match="found nothing to use in 1 rows"):
         load_source(DataArguments(datasets=[spec]).datasets[0], 0)
+
+
+def test_columns_that_only_later_rows_have_are_kept_and_mixed_types_are_one_line(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(HH) + "\n" + json.dumps(HH | {"kind": "b"}) + "\n")
+    rows = load_source(DataArguments(datasets=[str(path)]).datasets[0], 0)
+    assert rows["kind"] == [None, "b"]
+    path.write_text(json.dumps(HH) + "\n" + json.dumps(HH | {"chosen": [{"role": "user", "content": "x"}]}) + "\n")
+    with pytest.raises(InputError, match=r"x\.jsonl: its rows do not fit together"):
+        load_source(DataArguments(datasets=[str(path)]).datasets[0], 0)
