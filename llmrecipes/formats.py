@@ -5,7 +5,7 @@
 | text | text | pretraining |
 | messages | messages: [{role, content}] | demonstrations |
 | prompt-completion | prompt, completion | demonstrations |
-| preference | prompt, chosen, rejected (text or messages) | pairs |
+| preference | prompt, chosen, rejected (text or messages) | pairs; a text prompt repeated in them goes |
 | implicit preference | chosen, rejected (messages that begin alike) | pairs |
 | prompt | prompt (text or messages) | prompts to sample from |
 | alpaca | instruction, output, maybe input | -> messages |
@@ -19,6 +19,7 @@ Columns that a shape does not use are carried along. What cannot be read raises 
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 
@@ -81,7 +82,7 @@ def to_standard(row: Mapping, where: str = "row") -> dict:
         new["messages"] = [{"role": "user", "content": question}, {"role": "assistant", "content": output}]
     elif shape == "sharegpt":
         new["messages"] = _from_sharegpt(new.pop("conversations"), where)
-    elif shape in ("hh-rlhf", "implicit preference"):
+    elif shape in ("hh-rlhf", "implicit preference") or _repeats_prompt(new):
         chosen, rejected = new["chosen"], new["rejected"]
         if shape == "hh-rlhf":
             chosen, rejected = split_transcript(chosen, where), split_transcript(rejected, where)
@@ -145,6 +146,23 @@ def rankings_to_pairs(row: Mapping, where: str = "row") -> list[dict]:
                     sides = tuple([{"role": "assistant", "content": side}] for side in sides)
                 pairs.append({**carried, "chosen": sides[0], "rejected": sides[1], "margin": float(margin)})
     return pairs
+
+
+def weigh_pairs(pairs: Sequence[Mapping]) -> list[dict]:
+    """Pairs with `weight`, 1 / (number of the prompt's pairs), so that each prompt counts once however often it was
+    ranked (Ouyang et al. 2022, section 3.5: all pairs of a prompt are one element of a batch)."""
+    ids = [pair.get("prompt_id") or prompt_id(pair["prompt"]) for pair in pairs]
+    counts = Counter(ids)
+    return [{**pair, "weight": 1 / counts[name]} for pair, name in zip(pairs, ids, strict=True)]
+
+
+def to_implicit(pair: Mapping, where: str = "row") -> dict:
+    """The pair without a `prompt` column: chosen and rejected are whole conversations that begin alike."""
+    if isinstance(pair["prompt"], str):
+        raise InputError(f"{where}: pair_format implicit needs prompts of messages; text prompts have no border to the "
+                         "answer, so leave `pair_format: explicit`")  # fmt: skip
+    sides = {side: [*pair["prompt"], *pair[side]] for side in ("chosen", "rejected")}
+    return {key: value for key, value in pair.items() if key != "prompt"} | sides
 
 
 # Columns of a samples row that describe its responses, not its prompt.
@@ -255,6 +273,15 @@ def _split_common_prompt(chosen: object, rejected: object, where: str) -> tuple[
     if common == 0:
         raise InputError(f"{where}: chosen and rejected do not begin with the same message, so they have no prompt")
     return chosen[:common], chosen[common:], rejected[common:]
+
+
+def _repeats_prompt(row: Mapping) -> bool:
+    """Whether `prompt` is a text and both answers are whole conversations, as in UltraFeedback's binarized forms."""
+    answers = [row.get("chosen"), row.get("rejected")]
+    return isinstance(row.get("prompt"), str) and all(
+        isinstance(turns, list) and turns and isinstance(turns[0], Mapping) and turns[0].get("role") != "assistant"
+        for turns in answers
+    )
 
 
 def _require_text(values: Sequence[object], what: str, where: str) -> None:

@@ -186,3 +186,43 @@ def _count_pairs(first: Sequence[float], second: Sequence[float]) -> tuple[int, 
             same += a * b > 0
             different += a * b < 0
     return same, different, tied_first, tied_second
+
+
+def spearman(first: Sequence[float], second: Sequence[float], num_items: int | None = None) -> Estimate | None:
+    """Rank correlation (Spearman 1904), ties at their mean rank; 95 % interval by Fisher's z with the variance of Bonett
+    and Wright (2000) for `num_items` independent items (default: all). None for fewer than four, or a constant side."""
+    import numpy as np
+
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} items but {len(second)} of the other side")
+    n = num_items or len(first)
+    if n < 4 or len(set(first)) == 1 or len(set(second)) == 1:
+        return None
+    ranks = []
+    for values in (first, second):
+        _, places, counts = np.unique(np.asarray(values, dtype=float), return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[places])
+    value = float(np.clip(np.corrcoef(*ranks)[0, 1], -1, 1))
+    z = NormalDist().inv_cdf(0.975) * math.sqrt((1 + value * value / 2) / (n - 3))
+    centre = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, value)))
+    return Estimate(value, math.tanh(centre - z), math.tanh(centre + z), n)
+
+
+def fit_temperature(differences: Sequence[float]) -> float | None:
+    """T > 0 that makes sigmoid(difference / T) likeliest, a difference being score(chosen) - score(rejected).
+
+    Temperature scaling (Guo et al. 2017) of a Bradley-Terry model: 1 is calibrated, above 1 overconfident. None where no
+    T is best: without a mistake (the smaller the better) or no better than guessing (the larger the better).
+    """
+    import numpy as np
+
+    d = np.asarray(differences, dtype=float)
+    if d.size == 0 or d.mean() <= 0 or not (d < 0).any():
+        return None
+    # The log-likelihood is concave in b = 1 / T; its slope, mean(d / (1 + exp(b d))), falls through zero once.
+    low, high = -20.0, 20.0  # of log b
+    for _ in range(80):
+        middle = (low + high) / 2
+        slope = np.mean(d / (1 + np.exp(np.clip(math.exp(middle) * d, -500, 500))))
+        low, high = (middle, high) if slope > 0 else (low, middle)
+    return math.exp(-middle)

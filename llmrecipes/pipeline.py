@@ -17,6 +17,7 @@ from pathlib import Path
 from llmrecipes.config import InputError, load_yaml
 
 ROOT = Path(__file__).parent.parent
+UNHEALTHY = 3  # exit code
 KEYS = "pipeline_keys.json"  # stage -> key of its last start
 TRAINING_STAGES = ("pretrain", "sft", "reward", "dpo", "ppo")  # those that several processes can share
 
@@ -67,13 +68,18 @@ def plan_stages(pipeline, config_path: str, force: bool) -> list[Stage]:
     return stages
 
 
-def run_stages(stages: list[Stage], pipeline, config_path: str) -> None:
-    """Run what is not up to date, then print and write the report; a failing stage ends the chain with its exit code."""
+def run_stages(stages: list[Stage], pipeline, config_path: str, force: bool = False) -> None:
+    """Run what is not up to date, then print and write the report; a failing stage ends the chain with its exit code, a
+    reward model that is unhealthy ends it before what would train against it (exit code 3), unless `force`."""
     started, report = time.time(), Path(pipeline.output_dir) / "report.md"
     running = [stage for stage in stages if stage.runs]
     for number, stage in enumerate(running, 1):
         left = f" ({number} of {len(running)}, {time.time() - started:.0f} s so far)" if len(running) > 1 else ""
         print(f"\n##### {stage.name}: {stage.reason}{left}", flush=True)
+        if not force and (unhealthy := find_unhealthy(stage)):
+            print(f"\npipeline: {stage.name} not run, {unhealthy}; --force --from {stage.name} runs it all the same",
+                  file=sys.stderr)  # fmt: skip
+            sys.exit(UNHEALTHY)
         # An earlier stage has just been made anew, so the key is known only now. It is written before the stage runs:
         # interrupted work is continued only by the same config, code and inputs.
         stage.key = _key(stage)
@@ -88,6 +94,17 @@ def run_stages(stages: list[Stage], pipeline, config_path: str) -> None:
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(text, encoding="utf-8")
     print("\n" + text + f"\nThis report lies in {report}.", flush=True)
+
+
+def find_unhealthy(stage: Stage) -> str:
+    """Why a reward model that the stage reads is unhealthy, as its health.json says; empty if none is."""
+    models = stage.values.get("reward_model_name_or_path") or []
+    for folder in [models] if isinstance(models, str) else models:
+        health = read_json(Path(folder) / "health.json")
+        if health.get("verdict") == "unhealthy":
+            more = f" (and {len(health['reasons']) - 1} more)" if len(health["reasons"]) > 1 else ""
+            return f"{folder} is unhealthy: {health['reasons'][0]}{more}, read {Path(folder) / 'health.md'}"
+    return ""
 
 
 def build_report(stages: list[Stage], config_path: str, seconds: float) -> str:

@@ -154,8 +154,8 @@ def read_manifest(output_dir: str | Path) -> dict | None:
 def fingerprint(path: str) -> str:
     """SHA-256 (16 hex digits) over names and contents of a folder's or file's results; the name itself for hub ids.
 
-    Checkpoints, logs, the manifest, the training history and a run's card are left out: they do not change what the
-    next stage reads, and they differ between equal runs.
+    Checkpoints, logs, the manifest, the training history, health checks and a run's card are left out: they do not change
+    what the next stage reads, and they differ between equal runs.
     """
     root = Path(path)
     if not root.exists():
@@ -164,9 +164,8 @@ def fingerprint(path: str) -> str:
     if finished:
         return finished
     digest = hashlib.sha256()
-    written_by_run = {"manifest.json", "trainer_state.json", "evaluation.json"} | (
-        {"README.md"} if read_manifest(root) else set()
-    )
+    written_by_run = {"manifest.json", "trainer_state.json", "evaluation.json", "health.json", "health.md"}
+    written_by_run |= {"README.md"} if read_manifest(root) else set()
     for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
         relative = file.relative_to(root)
         if str(relative) in written_by_run or relative.parts and relative.parts[0].startswith(("checkpoint-", "logs")):

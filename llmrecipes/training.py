@@ -3,12 +3,14 @@
 import math
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 
 import torch
 import trl
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from llmrecipes.config import InputError
 from llmrecipes.models import token_blocks
@@ -155,11 +157,59 @@ def check_assistant_tokens(rows: Dataset) -> None:
     )
 
 
-def pair_columns(rows: Dataset | dict[str, Dataset] | None) -> Dataset | dict[str, Dataset] | None:
-    """Preference pairs without the rankings' `margin`, a column that TRL would subtract in the reward model's loss."""
+def pair_columns(rows: Dataset | dict[str, Dataset] | None, weighted: bool = False):
+    """Preference pairs without the rankings' `margin`, a column that TRL would subtract in the reward model's loss;
+    with `weight`, scaled to mean 1, where that is wanted.
+
+    Raises:
+        InputError: weights are wanted and a row has none, or none above 0.
+    """
     if isinstance(rows, dict):
         return {name: pair_columns(part) for name, part in rows.items()}
-    return rows and rows.select_columns(["prompt", "chosen", "rejected"])
+    if not weighted:
+        return rows and rows.select_columns(["prompt", "chosen", "rejected"])
+    weights = list(rows["weight"]) if "weight" in rows.column_names else []
+    if not weights or not all(isinstance(w, (int, float)) and w > 0 for w in weights):
+        raise InputError("weight_pairs: the pairs have no column `weight` of numbers above 0 in every source; "
+                         "recipes/rank.py writes it, or set `weight_pairs: false`")  # fmt: skip
+    scale = len(weights) / sum(weights)
+    pairs = rows.select_columns(["prompt", "chosen", "rejected"])
+    return pairs.add_column("weight", [scale * weight for weight in weights])
+
+
+@dataclass
+class WeightedPairs(DataCollatorForPreference):
+    """TRL's batches of pairs, with their weights (B,) where the rows have them."""
+
+    def torch_call(self, examples: list[dict]) -> dict:
+        batch = super().torch_call(examples)
+        if "weight" in examples[0]:
+            batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float)
+        return batch
+
+
+class RewardTrainer(trl.RewardTrainer):
+    """TRL's RewardTrainer, whose loss counts each pair by its `weight` where the training rows have one.
+
+    The batch's loss is mean(weight * -log sigmoid(r_chosen - r_rejected)); with weights of mean 1 over the data set it
+    estimates the weighted mean without bias. Evaluation stays unweighted.
+    """
+
+    def __init__(self, *, args, train_dataset: Dataset, processing_class: PreTrainedTokenizerBase, **kwargs):
+        if "weight" in train_dataset.column_names:
+            args.remove_unused_columns = False  # Trainer would drop the weights; the collator takes what it needs
+            collator = WeightedPairs(processing_class.pad_token_id, args.pad_to_multiple_of)
+            kwargs["data_collator"] = collator
+        super().__init__(args=args, train_dataset=train_dataset, processing_class=processing_class, **kwargs)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        weights = inputs.pop("weight", None)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if weights is not None:
+            chosen, rejected = outputs.logits.squeeze(-1).chunk(2)
+            losses = -torch.nn.functional.logsigmoid(chosen - rejected)
+            loss = loss + ((weights - 1) * losses).mean()  # TRL's loss, centring included, counts every pair as 1
+        return (loss, outputs) if return_outputs else loss
 
 
 def evaluate_by_set(trainer: Trainer) -> dict[str, float]:

@@ -37,7 +37,7 @@ def main(run, pipeline, config_path):
         for stage in stages:
             print(f"{stage.name:<14}{stage.reason}")
     else:
-        run_stages(stages, pipeline, config_path)
+        run_stages(stages, pipeline, config_path, run.force)
         print(f"As a page: {write_report(pipeline.output_dir, config_path, pipeline.stages)}", flush=True)
 
 

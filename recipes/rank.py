@@ -48,6 +48,10 @@ class RankArguments:
     port: int = field(default=7860, metadata={"help": "The next free one if it is in use."})
     allowed_hosts: list[str] = field(default_factory=list, metadata={"help": "Host names the page answers to."})
     users_file: str | None = field(default=None, metadata={"help": "Names and password hashes; see README."})
+    pair_format: str = field(
+        default="explicit", metadata={"help": "explicit: prompt, chosen, rejected; implicit: the prompt stands in both.",
+                                      "choices": ["explicit", "implicit"]}
+    )  # fmt: skip
     seed: int = 42
 
 
@@ -88,7 +92,7 @@ def main(run, data, rank):
     test_ids = split_prompts(ranked, rank.test_share, rank.seed)
     held_out = [row for row in samples if row["prompt_id"] in test_ids]
     gold = rank_simulated(held_out, rule, [0.0], [rank.gold_tie_width], 0.0, rank.seed) if rule else None
-    splits = build_splits(ranked, test_ids, gold)
+    splits = build_splits(ranked, test_ids, gold, rank.pair_format)
 
     if not state.is_main:
         return

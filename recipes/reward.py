@@ -2,22 +2,32 @@
 
 Paper: InstructGPT (arXiv 2203.02155), step 2; Bradley-Terry loss, -log sigmoid(r_chosen - r_rejected).
 Launch: accelerate launch recipes/reward.py --config configs/quickstart/reward.yaml
-Writes: output_dir, a sequence classifier with one label.
+Writes: output_dir, a sequence classifier with one label; with held-out pairs health.json and health.md (see health.py).
 """
+
+from dataclasses import dataclass, field
 
 from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launch
 
 
-def main(run, data, training, model):
-    from trl import RewardTrainer, get_peft_config
+@dataclass
+class RewardArguments:
+    weight_pairs: bool = field(
+        default=False, metadata={"help": "Count each pair by its column `weight`, so that each prompt counts once."}
+    )
+
+
+def main(run, data, reward, health, training, model):
+    from trl import get_peft_config
 
     from llmrecipes.data import load_by_split, load_train_eval
     from llmrecipes.models import load_reward_model, load_tokenizer, require_chat_template
+    from llmrecipes.ranking.health import check_saved_model, summarize
     from llmrecipes.run import finish_run, start_run
-    from llmrecipes.training import evaluate_by_set, pair_columns, readable
+    from llmrecipes.training import RewardTrainer, evaluate_by_set, pair_columns, readable
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = start_run("reward", run, training, (run, data, training, model), inputs)
+    state = start_run("reward", run, training, (run, data, reward, health, training, model), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(data, training.seed, ("preference",), training.per_device_train_batch_size)
@@ -32,7 +42,7 @@ def main(run, data, training, model):
         RewardTrainer(
             model=reward_model,
             args=training,
-            train_dataset=pair_columns(train),
+            train_dataset=pair_columns(train, reward.weight_pairs),
             eval_dataset=pair_columns(held_out),
             processing_class=tokenizer,
             peft_config=get_peft_config(model),
@@ -44,6 +54,23 @@ def main(run, data, training, model):
     trainer.save_model()
     trainer.save_state()
 
+    if held_out and health.health_check and state.is_main:
+        # What lies on disk is checked, by the way PPO will load it; the trained copy makes room.
+        del trainer, reward_model
+        sets = held_out if isinstance(held_out, dict) else {"held out": held_out}
+        metrics |= summarize(
+            check_saved_model(
+                state.output_dir,
+                sets,
+                health,
+                model,
+                output_dir=state.output_dir,
+                max_length=training.max_length,
+                batch_size=training.per_device_eval_batch_size,
+                seed=training.seed,
+                trust_remote_code=training.trust_remote_code,
+            )
+        )
     finish_run(
         state,
         metrics,
@@ -53,4 +80,12 @@ def main(run, data, training, model):
 
 
 if __name__ == "__main__":
-    launch(main, RunArguments, DataArguments, "trl.trainer.reward_config:RewardConfig", ModelArguments)
+    launch(
+        main,
+        RunArguments,
+        DataArguments,
+        RewardArguments,
+        "llmrecipes.ranking.health:HealthArguments",
+        "trl.trainer.reward_config:RewardConfig",
+        ModelArguments,
+    )

@@ -55,6 +55,14 @@ def test_hh_transcripts_share_the_turns_they_begin_with():
     assert row["rejected"] == [{"role": "assistant", "content": "No."}]
 
 
+def test_conversations_beside_the_text_of_their_prompt_lose_the_repetition():
+    """HuggingFaceH4/ultrafeedback_binarized: a text prompt, and chosen and rejected that begin with it."""
+    ask = {"role": "user", "content": "Hi?"}
+    sides = {side: [ask, {"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    got = to_standard({"prompt": "Hi?", "score_chosen": 8.0} | sides)
+    assert got["prompt"] == [ask] and got["chosen"] == sides["chosen"][1:] and got["score_chosen"] == 8.0
+
+
 def test_equal_transcripts_keep_a_last_turn_to_choose():
     row = to_standard({"chosen": "\n\nHuman: Hi\n\nAssistant: A", "rejected": "\n\nHuman: Hi\n\nAssistant: A"})
     assert row["chosen"] == row["rejected"] == [{"role": "assistant", "content": "A"}]

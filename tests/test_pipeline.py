@@ -100,6 +100,22 @@ def test_what_stands_behind_a_rerun_stage_runs_too(chain):
     assert [stage for stage in STAGES if got[stage].startswith("run")] == ["reward", "dpo", "ppo"]
 
 
+def test_unhealthy_reward_model_stops_the_chain_before_ppo_and_force_overrides(chain):
+    path = chain[0] / "reward" / "health.json"
+    found = json.loads(path.read_text())
+    assert found["verdict"] == "healthy" and found["num_pairs"] > 0
+    path.write_text(json.dumps({"verdict": "unhealthy", "reasons": ["it guesses"]}))
+    made = (chain[0] / "ppo" / "manifest.json").stat().st_mtime_ns
+    result = pipeline(chain[0], "--only", "ppo", "--seed", "9")
+    assert result.returncode == 3 and result.stderr.count("\n") == 2, result.stderr
+    assert "ppo not run" in result.stderr and "reward is unhealthy: it guesses, read" in result.stderr
+    assert (chain[0] / "ppo" / "manifest.json").stat().st_mtime_ns == made
+    result = pipeline(chain[0], "--only", "ppo", "--force")
+    assert result.returncode == 0, result.stderr
+    assert (chain[0] / "ppo" / "manifest.json").stat().st_mtime_ns > made
+    path.write_text(json.dumps(found))
+
+
 def test_failing_stage_stops_the_chain_with_its_reason(tmp_path):
     result = pipeline(tmp_path / "smoke", "--from", "sft")
     assert result.returncode == 2

@@ -10,6 +10,7 @@ import pytest
 from datasets import load_dataset
 
 from llmrecipes.config import InputError
+from llmrecipes.formats import to_standard
 from llmrecipes.models import build_policy, train_tokenizer
 from llmrecipes.ranking import sampling as sampling_module
 from llmrecipes.ranking.card import write_card, write_jsonl
@@ -200,6 +201,30 @@ def test_ties_give_no_pair_and_nothing_but_ties_is_an_error():
         build_splits(ranked, set())
 
 
+def test_each_prompt_counts_once_in_each_split():
+    ranked = simulated(samples(), noise=(0.1, 0.1), tie_width=(0.0, 0.0), overlap=0.5)
+    for pairs in build_splits(ranked, split_prompts(ranked, 0.2, seed=0)).values():
+        totals = {}
+        for pair in pairs:
+            totals[pair["prompt_id"]] = totals.get(pair["prompt_id"], 0) + pair["weight"]
+        assert len({pair["weight"] for pair in pairs}) > 1
+        assert all(total == pytest.approx(1) for total in totals.values())
+
+
+def test_implicit_pairs_hold_the_prompt_and_read_back_as_explicit_ones(tmp_path):
+    ranked = simulated(samples())
+    test_ids = split_prompts(ranked, 0.2, seed=0)
+    explicit, implicit = (build_splits(ranked, test_ids, pair_format=form) for form in ("explicit", "implicit"))
+    assert all("prompt" not in pair for pairs in implicit.values() for pair in pairs)
+    write_jsonl(tmp_path / "train.jsonl", implicit["train"])
+    write_card(tmp_path, "Pairs", {"default": {"train": "train.jsonl"}}, "")
+    loaded = load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [to_standard(row) for row in loaded] == explicit["train"]
+    text = [row | {"prompt": "What?"} for row in ranked]
+    with pytest.raises(InputError, match="pair 1: pair_format implicit needs prompts of messages"):
+        build_splits(text, test_ids, pair_format="implicit")
+
+
 def test_one_response_cannot_be_ranked():
     with pytest.raises(InputError, match="row 1: has 1 response; ranking needs two"):
         samples(num_responses=1)
@@ -279,6 +304,34 @@ def test_annotator_that_is_not_there_and_missing_keys_are_one_line(tmp_path):
         result = rank_recipe(*argv, "--output_dir", str(tmp_path / "rank"))
         assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "rank").exists()
+
+
+def test_rankings_of_a_spreadsheet_and_by_prompt_text_are_read(tmp_path):
+    rows = samples(2)
+    one, two = (row["prompt_id"] for row in rows)
+    table = write(tmp_path / "r.csv", f"\ufeffprompt_id;ranking\r\n{one};C > A\r\n{two};[[1], [0, 2]]\r\n")
+    assert [row["ranking"] for row in read_rankings(table, rows)] == [[[2], [0]], [[1], [0, 2]]]
+    lines = write(tmp_path / "r.jsonl", json.dumps({"prompt": "What 1?", "ranking": [2, 0, 1]}) + "\n")
+    (row,) = read_rankings(lines, rows)
+    assert row["prompt_id"] == two and row["ranking"] == [[2], [0], [1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prompt_id,ranking\nID,A > B, C\n", "row 1: has more cells than the header"),
+        ("prompt_id,ranking\nID,\n", r"row 1: columns are prompt_id, ranking \(ranking empty\)"),
+        ("prompt_id,ranking\nID,[[0]\n", "row 1: ranking '\\[\\[0\\]' is not valid JSON"),
+        ("prompt,ranking\nWho?,A > B\n", "row 1: there is no sample with prompt_id"),
+    ],
+)
+def test_broken_csv_is_named_by_its_row(tmp_path, text, message):
+    rows = samples(2)
+    with pytest.raises(InputError, match=message):
+        read_rankings(write(tmp_path / "r.csv", text.replace("ID", rows[0]["prompt_id"])), rows)
+    (tmp_path / "latin.csv").write_bytes("prompt_id,ranking,annotator\nx,A,Zo\xe9\n".encode("latin-1"))
+    with pytest.raises(InputError, match="save it as UTF-8"):
+        read_rankings(str(tmp_path / "latin.csv"), rows)
 
 
 def test_letters_and_numbers_are_the_same_order():

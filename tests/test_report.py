@@ -42,6 +42,18 @@ def write(folder, stage, **manifest):
     (folder / stage / "manifest.json").write_text(json.dumps(whole | manifest))
 
 
+def health(verdict="unhealthy"):
+    """The check of a reward model that orders three pairs of four right."""
+    from llmrecipes.ranking.health_measures import ScoredPair, measure_pairs
+
+    pairs = [ScoredPair(str(i), 1.0 if i % 4 else -1.0, 0.0, 5 + i % 3, 6, float(i % 2), HOSTILE[i % 2]) for i in range(80)]
+    mistake = {"prompt": HOSTILE[0], "chosen": HOSTILE[1], "rejected": HOSTILE[2], "chosen_score": -1.0,
+               "rejected_score": 0.0, "margin": 1.0, "category": HOSTILE[3]}  # fmt: skip
+    found = measure_pairs(pairs) | {"verdict": verdict, "reasons": [HOSTILE[4]], "left_out": 3, "mistakes": [mistake]}
+    invariance = {"max_difference": {"padding": 0.125}, "rows": 64, "score_std": 1.0}
+    return found | {"by_set": {"test": found["accuracy"]}, "invariance": invariance}
+
+
 @pytest.fixture
 def chain(tmp_path):
     sources = [{"path": "web", "weight": 3.0}, {"path": "books", "weight": 1.0}]
@@ -50,6 +62,7 @@ def chain(tmp_path):
     log = [{"step": step, "loss": 1 / step, "grad_norm": float("nan")} for step in (1, 2, 4)]
     (tmp_path / "sft" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
     write(tmp_path, "reward", inputs={"outputs/sft": "x"}, metrics={"eval_accuracy": 0.8125, "eval_margin": 1.5})
+    (tmp_path / "reward" / "health.json").write_text(json.dumps(health()))
     write(tmp_path, "evaluate", inputs={"outputs/sft": "x"})
     estimate = {"value": 0.625, "low": 0.5, "high": 0.75, "n": 160}
     scores = {"models": {HOSTILE[0]: {"grammar": estimate, "correct": estimate}, "sft": {"grammar": estimate}},
@@ -83,9 +96,17 @@ def test_page_asks_for_nothing(chain):
 
 def test_every_figure_has_its_numbers_as_a_table(chain):
     page = write_report(chain, "chain", ["sft", "reward", "evaluate"]).read_text()
-    assert page.count("<svg") == 5  # stages, curves, abilities, behaviour, data shares
-    for number in ("62.5 % [50.0, 75.0]", "0.25", "75.0 %", "0.8125", "1 ± 0.1", "missed"):
+    # stages, curves, abilities, behaviour, data shares; of the check: four groups, calibration, scores
+    assert page.count("<svg") == 5 + 6
+    for number in ("62.5 % [50.0, 75.0]", "0.25", "75.0 %", "0.8125", "1 ± 0.1", "missed", "75.0 % [64.5, 83.2]", "12 %"):
         assert f">{number}<" in page, number
+
+
+def test_check_that_ended_early_still_shows_its_verdict(chain):
+    early = {"verdict": "unhealthy", "reasons": ["some scores are not finite"], "num_pairs": 4}
+    (chain / "reward" / "health.json").write_text(json.dumps(early))
+    page = write_report(chain, "chain").read_text()
+    assert "some scores are not finite" in page and '<span class="missed">unhealthy</span>' in page
 
 
 def test_not_a_number_in_a_history_is_left_out(chain):

@@ -243,7 +243,7 @@ def test_chat_template_without_generation_marks_is_an_input_error(folder):
 # --- recipes ----------------------------------------------------------------------------------------------------------
 
 
-def run_recipe(stage, config, folder, output_dir, rows, *options):
+def run_recipe(stage, config, folder, output_dir, rows, *options, weight_pairs=False):
     """Metrics of a recipe run in this process."""
     import json
 
@@ -254,8 +254,14 @@ def run_recipe(stage, config, folder, output_dir, rows, *options):
     argv = ["--model_name_or_path", folder, "--datasets", str(data), "--output_dir", str(output_dir)]
     argv += ["--max_steps", "3", "--per_device_train_batch_size", "4", "--learning_rate", "1e-2", "--bf16", "false"]
     argv += ["--activation_checkpointing", "false", "--report_to", "none", "--test_split_size", "4", *options]
-    configs = parse(RunArguments, DataArguments, config, ModelArguments, argv=argv)
-    runpy.run_path(str(ROOT / "recipes" / f"{stage}.py"))["main"](*configs)
+    recipe = runpy.run_path(str(ROOT / "recipes" / f"{stage}.py"))
+    if stage == "reward":
+        run, data, health, *rest = parse(
+            RunArguments, DataArguments, "llmrecipes.ranking.health:HealthArguments", config, ModelArguments, argv=argv
+        )
+        recipe["main"](run, data, recipe["RewardArguments"](weight_pairs), health, *rest)
+    else:
+        recipe["main"](*parse(RunArguments, DataArguments, config, ModelArguments, argv=argv))
     return json.loads((output_dir / "manifest.json").read_text())["metrics"]
 
 
@@ -274,11 +280,58 @@ def test_lora_trains_and_saves_an_adapter_only(folder, tokenizer, tmp_path):
     assert difference > 1e-3, "the adapter is loaded, and it learned"
 
 
-def test_reward_loss_does_not_read_the_rankings_margin(folder, tmp_path):
-    pairs = [
-        {"prompt": a[:1], "chosen": a[1:], "rejected": b[1:], "margin": float(i)}
+def pairs_of_chats(**columns):
+    return [
+        {"prompt": a[:1], "chosen": a[1:], "rejected": b[1:]} | {name: values[i] for name, values in columns.items()}
         for i, (a, b) in enumerate(zip(CHATS, CHATS[::-1], strict=True))
     ]
+
+
+def test_weighted_reward_loss_is_the_weighted_mean_over_pairs(folder, tokenizer, tmp_path):
+    from trl import RewardConfig
+
+    from llmrecipes.models import load_reward_model
+    from llmrecipes.training import RewardTrainer, pair_columns
+
+    rows = Dataset.from_list(pairs_of_chats(weight=[float(1 + i % 3) for i in range(len(CHATS))]))
+    args = RewardConfig(output_dir=str(tmp_path), report_to=[], bf16=False, use_cpu=True, center_rewards_coefficient=0.1,
+                        per_device_train_batch_size=len(CHATS))  # fmt: skip
+    model = load_reward_model(ModelArguments(model_name_or_path=folder), tokenizer)
+    torch.nn.init.normal_(model.score.weight)
+
+    def loss(weighted):
+        trainer = RewardTrainer(
+            model=model, args=args, train_dataset=pair_columns(rows, weighted), processing_class=tokenizer
+        )
+        trainer.model.train()
+        batch = next(iter(trainer.get_train_dataloader()))
+        with torch.no_grad():
+            got = trainer.compute_loss(trainer.model, dict(batch)).item()
+            chosen, rejected = model(batch["input_ids"], batch["attention_mask"]).logits.squeeze(-1).chunk(2)
+        losses, weights = -torch.nn.functional.logsigmoid(chosen - rejected), batch.get("weight", torch.ones(1))
+        centring = 0.1 * ((chosen + rejected) ** 2).mean()
+        return got, ((weights * losses).sum() / weights.expand_as(losses).sum() + centring).item()
+
+    plain, weighted = loss(False), loss(True)
+    assert plain[0] == pytest.approx(plain[1], rel=1e-4) and weighted[0] == pytest.approx(weighted[1], rel=1e-4)
+    assert abs(plain[0] - weighted[0]) > 1e-4
+
+
+def test_weight_pairs_through_the_recipe_and_without_the_column(folder, tmp_path):
+    def train_loss(name, rows, weight_pairs=True):
+        reward, options = "trl.trainer.reward_config:RewardConfig", ("--health_check", "false")
+        metrics = run_recipe("reward", reward, folder, tmp_path / name, rows, *options, weight_pairs=weight_pairs)
+        return metrics["train_loss"]
+
+    equal = train_loss("equal", pairs_of_chats(weight=[0.5] * len(CHATS)))
+    assert equal == pytest.approx(train_loss("none", pairs_of_chats(), weight_pairs=False), rel=1e-6)
+    assert equal != train_loss("other", pairs_of_chats(weight=[10.0 ** (i % 2) for i in range(len(CHATS))]))
+    with pytest.raises(InputError, match="weight_pairs: the pairs have no column `weight`"):
+        train_loss("missing", pairs_of_chats())
+
+
+def test_reward_loss_does_not_read_the_rankings_margin(folder, tmp_path):
+    pairs = pairs_of_chats(margin=[float(i) for i in range(len(CHATS))])
     losses = []
     for name, rows in (("with", pairs), ("without", [{k: p[k] for k in p if k != "margin"} for p in pairs])):
         metrics = run_recipe("reward", "trl.trainer.reward_config:RewardConfig", folder, tmp_path / name, rows)

@@ -1,14 +1,18 @@
 """Data sets: one source, a weighted mixture of several, and the held-out part; always seeded."""
 
+import gzip
 import hashlib
+from collections import Counter
 from pathlib import Path
+from random import Random
 
 import datasets
+import pyarrow
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError, load_function
 from llmrecipes.data.archive import load_archive
 from llmrecipes.data.tinytown import load_tinytown
-from llmrecipes.formats import SHAPES, parse_jsonl, require_shape, to_standard
+from llmrecipes.formats import SHAPES, parse_jsonl, prompt_id, require_shape, to_standard
 
 SUFFIXES = {".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
 
@@ -31,8 +35,11 @@ def load_train_eval(
         size = data.test_split_size if data.test_split_size < 1 else int(data.test_split_size)
         if size >= len(train):
             raise InputError(f"test_split_size: {size} leaves nothing of {len(train)} rows to train on")
-        parts = train.train_test_split(test_size=size, seed=seed)
-        train, held_out = parts["train"], parts["test"]
+        if "chosen" in train.column_names:
+            train, held_out = _split_by_prompt(train, size, seed)
+        else:
+            parts = train.train_test_split(test_size=size, seed=seed)
+            train, held_out = parts["train"], parts["test"]
     if len(train) < min_rows:
         raise InputError(
             f"{_names(data.datasets)}: {len(train)} rows are less than one batch of {min_rows}; "
@@ -84,7 +91,9 @@ def load_source(source: DatasetSource, seed: int) -> datasets.Dataset:
     if len(rows) == 0:
         raise InputError(f"{source.path}: is empty; nothing to read in split {source.split!r}")
     if source.reader and not source.path.startswith(("pypi:", "stdlib")):
-        rows = datasets.Dataset.from_list(list(load_function(source.reader, "reader")(rows)))
+        rows = _to_dataset(_read_with(source, rows), source.path)
+    elif isinstance(rows, list):
+        rows = _to_dataset(rows, source.path)
     if source.columns:
         missing = [c for c in source.columns if c not in rows.column_names]
         if missing:
@@ -101,13 +110,50 @@ def to_shape(rows: datasets.Dataset, shapes: tuple[str, ...], where: str) -> dat
     return datasets.Dataset.from_list([to_standard(row, f"{where}, row {i + 1}") for i, row in enumerate(rows)])
 
 
-def _load_files(source: DatasetSource) -> datasets.Dataset:
+def _split_by_prompt(pairs: datasets.Dataset, size: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """(train, held out): `size` pairs (below 1: that share), whole prompts only, so that none stands in both."""
+    ids = [prompt_id(prompt) for prompt in pairs["prompt"]]
+    wanted, held_out = size if size >= 1 else size * len(ids), set()
+    counts = Counter(ids)
+    for name in Random(seed).sample(sorted(counts), len(counts)):
+        if sum(counts[other] for other in held_out) >= wanted or len(held_out) == len(counts) - 1:
+            break
+        held_out.add(name)
+    if not held_out:
+        raise InputError("test_split_size: the pairs are all of one prompt, which cannot stand in both splits")
+    rows = range(len(ids))
+    return pairs.select([i for i in rows if ids[i] not in held_out]), pairs.select([i for i in rows if ids[i] in held_out])
+
+
+def _read_with(source: DatasetSource, rows: datasets.Dataset | list[dict]) -> list[dict]:
+    try:
+        found = list(load_function(source.reader, "reader")(rows))
+    except InputError as error:
+        raise InputError(f"{source.path}, {error}") from None
+    if not found:
+        raise InputError(f"{source.path}: the reader {source.reader} found nothing to use in {len(rows)} rows")
+    return found
+
+
+def _to_dataset(rows: list[dict], where: str) -> datasets.Dataset:
+    """Rows as a table with the columns of all of them; a column must be of one type."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    try:
+        return datasets.Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
+    except (pyarrow.ArrowException, TypeError) as error:
+        raise InputError(f"{where}: its rows do not fit together: {str(error)[:200]}; name a `reader:`") from None
+
+
+def _load_files(source: DatasetSource) -> datasets.Dataset | list[dict]:
     path = Path(source.path)
-    if path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as lines:
-            return datasets.Dataset.from_list(list(parse_jsonl(lines, str(path))))
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        try:
+            with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
+                return list(parse_jsonl(lines, str(path)))
+        except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: is broken ({error})") from None
     if path.suffix not in SUFFIXES:
-        raise InputError(f"{path}: unknown kind of file; give .jsonl, .json, .csv, .tsv, .parquet or .txt")
+        raise InputError(f"{path}: unknown kind of file; give .jsonl, .jsonl.gz, .json, .csv, .tsv, .parquet or .txt")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: is empty")
     options = {"delimiter": "\t"} if path.suffix == ".tsv" else {}

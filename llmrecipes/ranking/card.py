@@ -52,5 +52,8 @@ def describe_pairs(rank, samples: list[dict], metrics: dict) -> str:
         lines += ["", f"On {metrics['prompts_in_common']:.0f} prompts that several annotators ranked, two of them order "
                   f"{100 * metrics['agreement']:.1f} % of response pairs alike (of those both order); Kendall's tau-b "
                   f"{metrics['kendall_tau']:.2f}."]  # fmt: skip
-    lines += ["", "`margin`: by how much the chosen response is better (difference of scores, or of places in the ranking)."]
+    lines += ["", "`margin`: by how much the chosen response is better (difference of scores, or of places in the ranking). "
+              "`weight`: 1 / number of the prompt's pairs in its split, so that each prompt counts once."]  # fmt: skip
+    if rank.pair_format == "implicit":
+        lines += ["", "There is no `prompt` column: `chosen` and `rejected` are whole conversations that begin alike."]
     return "\n".join(lines)

@@ -5,7 +5,7 @@ from random import Random
 
 from llmrecipes import metrics
 from llmrecipes.config import InputError
-from llmrecipes.formats import prompt_id, rankings_to_pairs
+from llmrecipes.formats import prompt_id, rankings_to_pairs, to_implicit, weigh_pairs
 
 
 def check_samples(rows: list[dict]) -> list[dict]:
@@ -31,26 +31,34 @@ def split_prompts(rows: list[dict], test_share: float, seed: int) -> set[str]:
     return set(Random(seed).sample(ids, count))
 
 
-def build_splits(ranked: list[dict], test_ids: set[str], gold: list[dict] | None = None) -> dict[str, list[dict]]:
+def build_splits(
+    ranked: list[dict], test_ids: set[str], gold: list[dict] | None = None, pair_format: str = "explicit"
+) -> dict[str, list[dict]]:
     """Splits `train`, `test` and, from the rankings `gold` of the test prompts, `test_gold`; empty ones are left out.
 
+    pair_format: `explicit` (prompt, chosen, rejected) or `implicit` (chosen and rejected hold the prompt).
+
     Raises:
-        InputError: there is no pair to train on.
+        InputError: there is no pair to train on, or the prompts are texts and `implicit` is asked for.
     """
     train, test = build_pairs(ranked, test_ids)
     if not train:
         raise InputError("rank: no pair to train on; the annotators call all responses equal")
     splits = {"train": train, "test": test, "test_gold": build_pairs(gold or [], test_ids)[1]}
+    if pair_format == "implicit":
+        splits = {name: [to_implicit(pair, f"{name}, pair {i}") for i, pair in enumerate(pairs, 1)]
+                  for name, pairs in splits.items()}  # fmt: skip
     return {name: pairs for name, pairs in splits.items() if pairs}
 
 
 def build_pairs(ranked: list[dict], test_ids: set[str]) -> tuple[list[dict], list[dict]]:
-    """(train, test) pairs of ranked rows; no prompt is in both. Ties give no pair."""
+    """(train, test) pairs of ranked rows, weighted so that each prompt counts once; no prompt is in both. Ties give no
+    pair."""
     train, test = [], []
     for number, row in enumerate(ranked, start=1):
         pairs = rankings_to_pairs(row, f"ranking {number}")
         (test if row["prompt_id"] in test_ids else train).extend(pairs)
-    return train, test
+    return weigh_pairs(train), weigh_pairs(test)
 
 
 def agreement(ranked: list[dict]) -> dict[str, float]:

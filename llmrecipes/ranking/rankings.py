@@ -1,30 +1,35 @@
 """Rankings from a file: rankings.jsonl or a CSV, matched with the samples by prompt_id."""
 
 import csv
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from llmrecipes.config import InputError
-from llmrecipes.formats import check_ranking, parse_jsonl
+from llmrecipes.formats import check_ranking, parse_jsonl, prompt_text
 
 
 def read_rankings(path: str, samples: list[dict]) -> list[dict]:
     """Samples with their rankings, one row for each prompt and annotator.
 
-    The file has `prompt_id`, `ranking` and maybe `annotator`. A ranking is a list of groups, best first
-    ([[2], [0, 3], [1]]), or text with letters or numbers: "C > A = D > B", "2 > 0 = 3 > 1". Responses may be left out;
-    they give no pair. Samples nobody ranked are left out.
+    The file has `prompt_id` (or the text of the `prompt`), `ranking` and maybe `annotator`. A ranking is a list of groups,
+    best first ([[2], [0, 3], [1]] or, without ties, [2, 0, 1]), or text: such a list, letters "C > A = D > B" or numbers
+    "2 > 0 = 3 > 1". Responses may be left out; they give no pair. Samples nobody ranked are left out.
 
     Raises:
         InputError: file missing or empty, a row broken, a prompt unknown, or ranked twice by one annotator.
     """
     by_id = {row["prompt_id"]: row for row in samples}
+    by_text = {prompt_text(row["prompt"]).strip(): row["prompt_id"] for row in samples}
     ranked, seen = [], set()
     for where, row in _read_rows(path):
-        missing = [column for column in ("prompt_id", "ranking") if not row.get(column)]
-        if missing:
-            raise InputError(f"{where}: columns are {', '.join(row)}; expected prompt_id, ranking (and annotator)")
+        if not row.get("prompt_id") and isinstance(row.get("prompt"), str):
+            row["prompt_id"] = by_text.get(row["prompt"].strip(), "(no such prompt)")
+        if not row.get("prompt_id") or not row.get("ranking"):
+            empty = [column for column in ("prompt_id", "ranking") if column in row and not row[column]]
+            note = f" ({', '.join(empty)} empty)" if empty else ""
+            raise InputError(f"{where}: columns are {', '.join(row)}{note}; expected prompt_id, ranking (and annotator)")
         sample = by_id.get(row["prompt_id"])
         if sample is None:
             raise InputError(f"{where}: there is no sample with prompt_id {row['prompt_id']}; is it of another run?")
@@ -33,6 +38,8 @@ def read_rankings(path: str, samples: list[dict]) -> list[dict]:
             raise InputError(f"{where}: {annotator} ranked prompt {row['prompt_id']} already; keep one of the rows")
         seen.add((row["prompt_id"], annotator))
         ranking = parse_ranking(row["ranking"], where) if isinstance(row["ranking"], str) else row["ranking"]
+        if isinstance(ranking, list) and all(type(place) is int for place in ranking):
+            ranking = [[place] for place in ranking]
         new = sample | {"ranking": ranking, "annotator": annotator}
         check_ranking(new, where)
         ranked.append(new)
@@ -42,7 +49,12 @@ def read_rankings(path: str, samples: list[dict]) -> list[dict]:
 
 
 def parse_ranking(text: str, where: str) -> list[list[int]]:
-    """Groups of positions from "C > A = D > B" (letters from A) or "2 > 0 = 3 > 1" (numbers from 0)."""
+    """Groups of positions from "C > A = D > B" (letters from A), "2 > 0 = 3 > 1" (numbers from 0) or a JSON list."""
+    if text.strip().startswith("["):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            raise InputError(f"{where}: ranking {text!r} is not valid JSON; write it like [[2], [0, 3], [1]]") from None
     groups = [group.split("=") for group in text.split(">")]
     places = [[place.strip() for place in group] for group in groups]
     if all(re.fullmatch(r"\d+", place) for group in places for place in group):
@@ -59,7 +71,16 @@ def _read_rows(path: str) -> Iterator[tuple[str, dict]]:
         raise InputError(f"rankings_file: {path} does not exist")
     if file.suffix not in (".jsonl", ".csv"):
         raise InputError(f"rankings_file: {path} is neither .jsonl nor .csv")
-    with file.open(encoding="utf-8", newline="" if file.suffix == ".csv" else None) as lines:
-        rows = csv.DictReader(lines) if file.suffix == ".csv" else parse_jsonl(lines, path)
-        for number, row in enumerate(rows, start=1):
-            yield f"{path}, row {number}", row
+    # utf-8-sig and the semicolon: how spreadsheets save a CSV.
+    with file.open(encoding="utf-8-sig", newline="" if file.suffix == ".csv" else None) as lines:
+        try:
+            first = lines.readline()
+            lines.seek(0)
+            delimiter = ";" if first.count(";") > first.count(",") else ","
+            rows = csv.DictReader(lines, delimiter=delimiter) if file.suffix == ".csv" else parse_jsonl(lines, path)
+            for number, row in enumerate(rows, start=1):
+                if None in row:
+                    raise InputError(f"{path}, row {number}: has more cells than the header; quote what holds commas")
+                yield f"{path}, row {number}", row
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{path}: cannot be read ({error}); save it as UTF-8") from None

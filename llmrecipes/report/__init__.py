@@ -16,7 +16,8 @@ CHECKPOINTS = "checkpoint-*"
 
 @dataclass
 class StageRecord:
-    """What one finished stage left behind. `history`: Trainer's log entries; `scores`: model -> measure -> estimate."""
+    """What one finished stage left behind. `history`: Trainer's log entries; `scores`: model -> measure -> estimate;
+    `health`: what health.json holds, the check of a reward model."""
 
     name: str
     folder: Path
@@ -27,6 +28,7 @@ class StageRecord:
     tasks: list[str] = field(default_factory=list)
     skipped: dict = field(default_factory=dict)
     answers: list[dict] = field(default_factory=list)
+    health: dict = field(default_factory=dict)
 
 
 def write_report(output_dir: str | Path, title: str, names: list[str] | None = None) -> Path:
@@ -68,6 +70,7 @@ def read_stage(folder: Path) -> StageRecord | None:
         metrics.get("tasks", []),
         metrics.get("skipped", {}),
         [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()] if answers.exists() else [],
+        _read(folder / "health.json"),
     )
 
 

@@ -4,14 +4,15 @@ The page holds no script, and its Content-Security-Policy forbids any, as well a
 """
 
 import math
-import re
 from html import escape
 from pathlib import PurePath
 
 from llmrecipes.cards import scrub
 from llmrecipes.formats import prompt_text
-from llmrecipes.metrics import SHARES, Estimate
+from llmrecipes.metrics import SHARES
 from llmrecipes.report import plots
+from llmrecipes.report.health import build_health
+from llmrecipes.report.tables import details, duration, estimate, number, size, table
 
 CURVES = ("loss", "eval_loss", "perplexity", "accuracy", "margin", "rewards/accuracies", "rewards/margins", "score",
           "kl", "kl_coef", "entropy", "response_length", "eos_rate", "win_rate", "explained_variance",
@@ -29,7 +30,6 @@ HEALTH = {
     "kendall_tau": "raters' Kendall tau-b",
 }
 NUM_QUESTIONS = 12
-NUMBER = re.compile(r"-?[\d.,]+(e[+-]?\d+)?( (%|s|min|h|[kMG]B)\b)?( ?\[.*\])?$")
 STYLE = """
 :root{color-scheme:light dark;--line:#8885;--soft:#8881;--good:#2a8a4a;--bad:#c0392b}
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem;background:Canvas;color:CanvasText}
@@ -78,7 +78,7 @@ def _summary(records: list) -> str:
     seconds = sum(r.manifest.get("wall_seconds", 0) for r in records)
     last = records[-1].manifest
     return escape(
-        f"{len(records)} stages, {_duration(seconds)} of work, {_size(sum(r.size for r in records))} of results; "
+        f"{len(records)} stages, {duration(seconds)} of work, {size(sum(r.size for r in records))} of results; "
         f"commit {last.get('commit') or 'unknown'}; {_hardware(last)}."
     )
 
@@ -93,24 +93,24 @@ def _stages(records: list) -> str:
             if p in number and number[p] < i
         }
     )
-    boxes = [(r.name, f"{_duration(r.manifest.get('wall_seconds', 0))} · {_size(r.size)}") for r in records]
+    boxes = [(r.name, f"{duration(r.manifest.get('wall_seconds', 0))} · {size(r.size)}") for r in records]
     rows = [
         [r.name, r.manifest.get("made", ""), ", ".join(records[a].name for a, b in edges if b == i) or "-",
-         _duration(r.manifest.get("wall_seconds", 0)), _size(r.size)]
+         duration(r.manifest.get("wall_seconds", 0)), size(r.size)]
         for i, r in enumerate(records)
     ]  # fmt: skip
-    return plots.plot_stages(boxes, edges) + _table(["stage", "made", "reads", "time", "size"], rows)
+    return plots.plot_stages(boxes, edges) + table(["stage", "made", "reads", "time", "size"], rows)
 
 
 def _expected(records: list) -> str:
     rows = [
-        [r.name, name, f"{v['expected']:g} ± {v['tolerance']:g}", _number(v["got"]), v["verdict"]]
+        [r.name, name, f"{v['expected']:g} ± {v['tolerance']:g}", number(v["got"]), v["verdict"]]
         for r in records
         for name, v in (r.manifest.get("expected") or {}).items()
     ]
     if not rows:
         return "<p>The recipes name no expected figures.</p>"
-    return _table(["stage", "measure", "expected", "got", "verdict"], rows)
+    return table(["stage", "measure", "expected", "got", "verdict"], rows)
 
 
 def _curves(records: list) -> str:
@@ -121,9 +121,9 @@ def _curves(records: list) -> str:
             continue
         steps = sorted({step for points in curves.values() for step, _ in points})
         columns = {name: dict(points) for name, points in curves.items()}
-        rows = [[str(step), *(_number(columns[name].get(step)) for name in curves)] for step in steps]
+        rows = [[str(step), *(number(columns[name].get(step)) for name in curves)] for step in steps]
         html += f"<h3>{escape(record.name)}</h3>{plots.plot_curves(record.name, curves)}"
-        html += _details(_table(["step", *curves], rows))
+        html += details(table(["step", *curves], rows))
     return html
 
 
@@ -175,17 +175,8 @@ def _score_table(record, measures: list[str], percent: bool = False) -> str:
     for measure in measures:
         estimates = [record.scores[name].get(measure) for name in models]
         n = next((e["n"] for e in estimates if e), "")
-        rows.append([measure, *(_estimate(e, percent) for e in estimates), str(n)])
-    return _table(["measure", *models, "n"], rows) + "<p class=kind>Brackets: 95 % interval.</p>"
-
-
-def _estimate(value: dict | None, percent: bool) -> str:
-    if not value:
-        return "–"
-    e = Estimate(**value)
-    if percent:
-        return f"{100 * e.value:.1f} % [{100 * e.low:.1f}, {100 * e.high:.1f}]"
-    return f"{_number(e.value)} [{_number(e.low)}, {_number(e.high)}]"
+        rows.append([measure, *(estimate(e, percent) for e in estimates), str(n)])
+    return table(["measure", *models, "n"], rows) + "<p class=kind>Brackets: 95 % interval.</p>"
 
 
 def _answers(records: list) -> str:
@@ -215,12 +206,13 @@ def _gold(row: dict, model: str) -> str:
 
 def _health(records: list) -> str:
     rows = [
-        [r.name, text, _number(r.manifest["metrics"][name])]
+        [r.name, text, number(r.manifest["metrics"][name])]
         for r in records
         for name, text in HEALTH.items()
         if isinstance(r.manifest.get("metrics", {}).get(name), (int, float))
     ]
-    return _table(["stage", "what", "figure"], rows) if rows else ""
+    html = table(["stage", "what", "figure"], rows) if rows else ""
+    return html + "".join(build_health(r.name, r.health) for r in records if r.health)
 
 
 def _data(records: list) -> str:
@@ -236,7 +228,7 @@ def _data(records: list) -> str:
             [record.name, _source(s), s.get("split") or "", f"{100 * shares[_source(s)]:.1f} %" if shares else "all"]
             for s in sources
         ]
-    return html + (_table(["stage", "source", "split", "share"], rows) if rows else "")
+    return html + (table(["stage", "source", "split", "share"], rows) if rows else "")
 
 
 def _source(source: dict) -> str:
@@ -256,7 +248,7 @@ def _made(records: list) -> str:
     for record in records:
         for package, version in record.manifest.get("packages", {}).items():
             versions.setdefault(package, {})[str(version)] = None
-    return _table(["stage", "command", "commit", "fingerprint", "hardware"], rows) + _table(
+    return table(["stage", "command", "commit", "fingerprint", "hardware"], rows) + table(
         ["package", "version"], [[name, ", ".join(found)] for name, found in versions.items()]
     )
 
@@ -269,32 +261,3 @@ def _hardware(manifest: dict) -> str:
 
 def _path_of(record) -> str:
     return record.manifest.get("config", {}).get("output_dir", str(record.folder))
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    cells = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr>{cells}</table></div>'
-
-
-def _cell(text: str) -> str:
-    text = str(text)
-    mark = "n" if NUMBER.match(text) else text if text in ("met", "missed") else ""
-    return f'<td class="{mark}">{escape(text)}</td>' if mark else f"<td>{escape(text)}</td>"
-
-
-def _details(html: str) -> str:
-    return f"<details><summary>the numbers</summary>{html}</details>"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-    )
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e3:.0f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB"

@@ -104,8 +104,40 @@ def plot_estimates(name: str, models: Sequence[str], measures: dict[str, list], 
     axes.set_xlim(0, 102)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(label)
-    figure.legend(loc="outside upper center", ncols=min(4, len(models)))
+    if len(models) > 1:
+        figure.legend(loc="outside upper center", ncols=min(4, len(models)))
     return _to_svg(figure, f"estimates {name}")
+
+
+def plot_calibration(name: str, curve: list[dict]) -> str:
+    """Predicted against observed share of a preference, both from 50 %, with 95 % intervals; the diagonal is calibrated.
+
+    curve: {"predicted", "observed": {"value", "low", "high"}} for each bin.
+    """
+    figure, (axes,) = _figure(6.4, 2.8)
+    predicted = [100 * b["predicted"] for b in curve]
+    observed = [b["observed"] for b in curve]
+    spread = [[100 * (e["value"] - e["low"]) for e in observed], [100 * (e["high"] - e["value"]) for e in observed]]
+    axes.plot([50, 100], [50, 100], color=FAINT, linestyle="--", linewidth=1)
+    axes.errorbar(predicted, [100 * e["value"] for e in observed], yerr=spread, color=COLOURS[0], marker="o", markersize=4,
+                  linewidth=1.4, elinewidth=0.9, capsize=2)  # fmt: skip
+    axes.set_xlim(49, 101)
+    axes.set_ylim(0, 102)
+    axes.set_xlabel("predicted, percent")
+    axes.set_ylabel("observed, percent")
+    return _to_svg(figure, f"calibration {name}")
+
+
+def plot_histograms(name: str, edges: Sequence[float], counts: dict[str, list[int]], label: str) -> str:
+    """Counts between `edges` (one more than each list of counts), one outline a name."""
+    figure, (axes,) = _figure(6.4, 2.6)
+    for i, (series, heights) in enumerate(counts.items()):
+        axes.stairs(heights, edges, fill=True, alpha=0.35, color=COLOURS[i % len(COLOURS)], label=series)
+        axes.stairs(heights, edges, color=COLOURS[i % len(COLOURS)], linewidth=1.4)
+    axes.set_xlabel(label)
+    axes.set_ylabel("responses")
+    axes.legend()
+    return _to_svg(figure, f"histograms {name}")
 
 
 def plot_shares(name: str, shares: dict[str, float]) -> str:

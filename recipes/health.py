@@ -1,0 +1,57 @@
+"""Health check of a reward model on held-out pairs: can a policy be trained against it?
+
+Launch: python recipes/health.py --model_name_or_path outputs/quickstart/reward
+        [--eval_datasets '[{path: outputs/quickstart/rank, split: test}]'] [--output_dir FOLDER]
+Writes: health.json and health.md into the model's folder (or output_dir); exit code 0 if healthy, 3 if not.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmrecipes.config import DataArguments, InputError, ModelArguments, launch
+
+
+@dataclass
+class CheckArguments:
+    output_dir: str | None = field(default=None, metadata={"help": "Default: the model's own folder."})
+    max_length: int | None = field(default=None, metadata={"help": "Longer pairs are left out, as in training."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Responses a forward pass."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code from the model's repository."})
+    seed: int = 42
+
+
+def main(data, health, check, model):
+    if not model.model_name_or_path:
+        raise InputError("`model_name_or_path` is missing; give a reward model, e.g. outputs/quickstart/reward")
+
+    from llmrecipes.data import load_by_split
+    from llmrecipes.ranking.health import check_saved_model
+    from llmrecipes.run import read_manifest, tame_logs
+
+    tame_logs()
+    folder = Path(model.model_name_or_path)
+    output_dir = Path(check.output_dir or folder)
+    if not check.output_dir and not folder.is_dir():
+        raise InputError(f"`output_dir` is missing; {folder} is no folder to write health.json into")
+    trained = (read_manifest(folder) or {}).get("config", {})
+    if not data.eval_datasets:  # the pairs that its training held out
+        data = DataArguments(eval_datasets=trained.get("eval_datasets") or [])
+    if not data.eval_datasets:
+        raise InputError("`eval_datasets` is missing; give preference pairs that the model was not trained on")
+    found = check_saved_model(
+        folder,
+        load_by_split(data.eval_datasets, check.seed, ("preference",)),
+        health,
+        model,
+        output_dir=output_dir,
+        max_length=check.max_length or trained.get("max_length"),
+        batch_size=check.per_device_eval_batch_size,
+        seed=check.seed,
+        trust_remote_code=check.trust_remote_code,
+    )
+    sys.exit(0 if found["verdict"] == "healthy" else 3)
+
+
+if __name__ == "__main__":
+    launch(main, DataArguments, "llmrecipes.ranking.health:HealthArguments", CheckArguments, ModelArguments)
