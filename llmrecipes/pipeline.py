@@ -14,12 +14,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from llmrecipes.config import InputError, load_yaml
 
 ROOT = Path(__file__).parent.parent
 UNHEALTHY = 3  # exit code
 KEYS = "pipeline_keys.json"  # stage -> key of its last start
 TRAINING_STAGES = ("pretrain", "sft", "reward", "dpo", "ppo")  # those that several processes can share
+LOOP = ("sample", "rank", "reward", "ppo")  # what a further round goes through
 
 
 @dataclass
@@ -49,6 +52,7 @@ def plan_stages(pipeline, config_path: str, force: bool) -> list[Stage]:
     """
     if not pipeline.stages:
         raise InputError(f"{config_path}: `stages` is missing; list the stages to run, e.g. [sft, reward, ppo]")
+    pipeline.stages = add_rounds(pipeline.stages, pipeline.rounds, config_path)
     if not pipeline.output_dir:
         raise InputError(f"{config_path}: `output_dir` is missing; give the chain's folder, e.g. outputs/quickstart")
     for name in [pipeline.from_stage, pipeline.to_stage, *pipeline.only]:
@@ -66,6 +70,14 @@ def plan_stages(pipeline, config_path: str, force: bool) -> list[Stage]:
         if stage.runs:
             will_change.add(stage.output_dir)
     return stages
+
+
+def add_rounds(stages: list[str], rounds: int, config_path: str) -> list[str]:
+    """The stages with sample-round2, rank-round2, ... after ppo for each further round."""
+    if rounds < 1 or rounds > 1 and not set(LOOP) <= set(stages):
+        raise InputError(f"{config_path}: rounds: {rounds} must be at least 1, and above it needs the stages {', '.join(LOOP)}")
+    after = stages.index("ppo") + 1 if rounds > 1 else len(stages)
+    return [*stages[:after], *(f"{name}-round{r}" for r in range(2, rounds + 1) for name in LOOP), *stages[after:]]
 
 
 def run_stages(stages: list[Stage], pipeline, config_path: str, force: bool = False) -> None:
@@ -143,25 +155,59 @@ def read_json(path: Path) -> dict:
 
 
 def _stage(name: str, pipeline, config_path: Path) -> Stage:
-    recipe = ROOT / "recipes" / f"{name.split('-')[0]}.py"
-    config = config_path.parent / f"{name}.yaml"
+    base, _, round_ = name.partition("-round")
+    base, round_ = (base, int(round_)) if round_.isdigit() and base in LOOP else (name, 1)
+    recipe = ROOT / "recipes" / f"{base.split('-')[0]}.py"
+    config = config_path.parent / f"{base}.yaml"
     if not recipe.exists():
         raise InputError(f"{config_path}: stage {name} has no recipe {recipe.relative_to(ROOT)}")
     if not config.exists():
         raise InputError(f"{config_path}: stage {name} has no {config}; write it or take {name} off `stages`")
-    home = str(load_yaml(config_path)["output_dir"])
-    text = config.read_text(encoding="utf-8")
+    home, own = str(load_yaml(config_path)["output_dir"]), Path(pipeline.output_dir) / "configs"
     if home != pipeline.output_dir:  # the whole chain moves
-        text = text.replace(home, pipeline.output_dir)
-        config = Path(pipeline.output_dir) / "configs" / config.name
+        text = config.read_text(encoding="utf-8").replace(home, pipeline.output_dir)
+        config = own / config.name
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(text, encoding="utf-8")
     values = load_yaml(config)
+    if round_ > 1 or base == "evaluate" and pipeline.rounds > 1:
+        values = _for_round(values, base, round_, pipeline, config_path.parent / "rank.yaml")
+        config = own / f"{name}.yaml"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if not values.get("output_dir"):
         raise InputError(f"{config}: `output_dir` is missing")
     output_dir = Path(values["output_dir"])
     inputs = sorted({Path(v) for v in _strings(values) if v.startswith(pipeline.output_dir)} - {output_dir})
     return Stage(name, recipe, config, output_dir, inputs, values | {"--seed": pipeline.seed})
+
+
+def _for_round(values: dict, base: str, round_: int, pipeline, rank_config: Path) -> dict:
+    """The stage's YAML for a further round: it reads and writes that round's folders and starts from the newest policy."""
+    home = pipeline.output_dir
+    folder = lambda stage, r: f"{home}/{stage}" if r == 1 else f"{home}/{stage}-round{r}"
+    if base == "evaluate":
+        policies = {f"ppo_round{r}": folder("ppo", r) for r in range(2, pipeline.rounds + 1)}
+        return values | {"models": values.get("models", {}) | policies}
+    ranked_before = [s for s in values.get("datasets", []) if isinstance(s, dict) and s.get("path") == folder("rank", 1)]
+    values = _renamed(values, {folder(stage, 1): folder(stage, round_) for stage in LOOP})
+    values.pop("expected", None)  # measured for the first round
+    if base in ("sample", "ppo"):
+        values["model_name_or_path"] = folder("ppo", round_ - 1)
+    elif base == "rank":
+        values |= {"round": round_, "database": values.get("database") or f"{folder('rank', 1)}.sqlite"}
+    elif load_yaml(rank_config).get("annotator") not in ("page", "llm"):
+        # A database keeps the judgements of all rounds; other rankings lie in a folder for each round.
+        values["datasets"] += [s | {"path": folder("rank", r)} for s in ranked_before for r in range(1, round_)]
+    return values
+
+
+def _renamed(value, names: dict[str, str]):
+    if isinstance(value, dict):
+        return {key: _renamed(v, names) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_renamed(v, names) for v in value]
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def _write_key(pipeline, stage: Stage) -> None:

@@ -17,6 +17,9 @@ class PipelineArguments:
     stages: list[str] = field(
         default_factory=list, metadata={"help": "STAGE or STAGE-VARIANT each; its YAML lies beside this one."}
     )
+    rounds: int = field(
+        default=1, metadata={"help": "Times to sample, rank, reward, ppo, each with the newest policy, keeping all judgements."}
+    )
     output_dir: str | None = field(default=None, metadata={"help": "Folder of the chain; another one moves it all."})
     seed: int | None = field(default=None, metadata={"help": "Seed of every stage; default: what their YAMLs say."})
     accelerate_config: str | None = field(

@@ -17,8 +17,8 @@ from llmrecipes.config import DataArguments, InputError, RunArguments, launch, l
 class RankArguments:
     output_dir: str = field(default="", metadata={"help": "Where rankings and pairs go."})
     annotator: str = field(
-        default="file", metadata={"help": "Who ranks: a file's rankings, a rule with noise, or people on a page.",
-                                  "choices": ["file", "simulated", "page"]}
+        default="file", metadata={"help": "Who ranks: a file's rankings, a rule with noise, people on a page, a judge model.",
+                                  "choices": ["file", "simulated", "page", "llm"]}
     )  # fmt: skip
     rankings_file: str | None = field(default=None, metadata={"help": "JSONL or CSV: prompt_id, ranking, annotator."})
     rule: str | None = field(default=None, metadata={"help": "module:function (row, response) -> score."})
@@ -48,6 +48,13 @@ class RankArguments:
     port: int = field(default=7860, metadata={"help": "The next free one if it is in use."})
     allowed_hosts: list[str] = field(default_factory=list, metadata={"help": "Host names the page answers to."})
     users_file: str | None = field(default=None, metadata={"help": "Names and password hashes; see README."})
+    judge_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint, ends in /v1."})
+    judge_model: str | None = field(default=None, metadata={"help": "Its name there."})
+    judge_key_variable: str = field(default="OPENAI_API_KEY", metadata={"help": "Environment variable with its key."})
+    judge_concurrency: int = field(default=4, metadata={"help": "Questions asked at once."})
+    judge_price: list[float] = field(
+        default_factory=list, metadata={"help": "Dollars for a million prompt tokens and for a million answered ones."}
+    )
     pair_format: str = field(
         default="explicit", metadata={"help": "explicit: prompt, chosen, rejected; implicit: the prompt stands in both.",
                                       "choices": ["explicit", "implicit"]}
@@ -69,10 +76,12 @@ def main(run, data, rank):
     from llmrecipes.run import finish_run, read_manifest, start_run
 
     numbers = {}
-    if rank.annotator == "page":
+    if rank.annotator in ("page", "llm"):
         people.check_settings(rank)
         store = people.open_store(rank, check_samples(list(load_train_eval(data, rank.seed, ("prompt",))[0])))
-        if rank.serve:
+        if rank.annotator == "llm":
+            numbers = people.ask_judge(store, rank)
+        elif rank.serve:
             people.serve_page(store, rank)
         store.require_judgements()
         # The judgements are kept in the database: what is built from them may always be built anew.
@@ -84,8 +93,9 @@ def main(run, data, rank):
     rule = load_function(rank.rule, "rule") if rank.rule else None
     if rank.annotator == "simulated":
         ranked = rank_simulated(samples, rule, rank.rater_noise, rank.rater_tie_width, rank.overlap, rank.seed)
-    elif rank.annotator == "page":
-        ranked, numbers = people.collect(store, rank, state.output_dir)
+    elif rank.annotator in ("page", "llm"):
+        ranked, quality = people.collect(store, rank, state.output_dir)
+        numbers |= quality
         store.close()
     else:
         ranked = read_rankings(rank.rankings_file, samples)

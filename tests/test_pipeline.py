@@ -157,3 +157,28 @@ def test_a_rule_that_a_yaml_names_belongs_to_the_code_of_its_stage(monkeypatch, 
     recipe, values = ROOT / "recipes" / "rank.py", {"rule": "llmrecipes.data.tinytown.gold:gold_score"}
     pipeline_module._key(pipeline_module.Stage("rank", recipe, tmp_path, tmp_path, [], values))
     assert looked_at == [recipe, ROOT / "llmrecipes" / "data" / "tinytown" / "gold.py"]
+
+
+def test_further_rounds_start_from_the_newest_policy_and_keep_all_rankings(tmp_path):
+    """Only planned: what each round reads and writes."""
+    import yaml
+
+    result = pipeline(tmp_path / "chain", "--rounds", "3", "--dry_run")
+    names = [line.split()[0] for line in result.stdout.splitlines()]
+    rounds = [f"{stage}-round{r}" for r in (2, 3) for stage in ("sample", "rank", "reward", "ppo")]
+    assert names == [*STAGES[:-1], *rounds, "evaluate"], result.stderr
+    home = str(tmp_path / "chain")
+    read = {name: yaml.safe_load((tmp_path / "chain" / "configs" / f"{name}.yaml").read_text()) for name in [*rounds, "evaluate"]}
+    assert read["sample-round2"]["model_name_or_path"] == f"{home}/ppo"
+    assert read["sample-round3"]["model_name_or_path"] == f"{home}/ppo-round2"
+    assert read["rank-round3"]["datasets"][0]["path"] == f"{home}/sample-round3" and read["rank-round3"]["round"] == 3
+    assert [s["path"] for s in read["reward-round3"]["datasets"]] == [f"{home}/rank-round3", f"{home}/rank", f"{home}/rank-round2"]
+    assert read["ppo-round3"]["reward_model_name_or_path"] == f"{home}/reward-round3"
+    assert read["ppo-round3"]["model_name_or_path"] == f"{home}/ppo-round2"
+    assert read["ppo-round3"]["output_dir"] == f"{home}/ppo-round3"
+    assert read["evaluate"]["models"]["ppo_round3"] == f"{home}/ppo-round3"
+
+
+def test_rounds_need_the_stages_of_the_loop():
+    result = pipeline("outputs/none", "--rounds", "0", "--dry_run")
+    assert result.returncode == 2 and "rounds: 0" in result.stderr

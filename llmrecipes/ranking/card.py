@@ -31,10 +31,16 @@ def describe_pairs(rank, samples: list[dict], metrics: dict) -> str:
             f"responses equal whose scores differ by less than his tie width ({rank.rater_tie_width}: the smaller, the "
             "stricter). What a model learns from these pairs is that rule, not anybody's preference."
         )
-    elif rank.annotator == "page":
-        who = f"**People ranked the responses** on the ranking page: {metrics['annotators']} annotators, " \
-              f"{metrics['judgements']:,} judgements. Their agreement, time and position bias stand in `quality.json`; every " \
-              "ranking with its flags and notes in `rankings.jsonl`."  # fmt: skip
+    elif rank.annotator in ("page", "llm"):
+        by_model, total = metrics["judgements_by_a_model"], metrics["judgements"]
+        kind = "**A language model, no people.**" if by_model == total else "**People ranked the responses.**"
+        if 0 < by_model < total:
+            kind = f"**People and a language model ranked the responses**; {by_model:,} judgements are the model's."
+        who = (
+            f"{kind} {metrics['annotators']} annotators, {total:,} judgements; `annotator_kind` marks each ranking and pair. "
+            "Agreement, time and position bias stand in `quality.json`, every ranking with its flags and notes in "
+            "`rankings.jsonl`."
+        )
     else:
         who = f"Rankings read from `{rank.rankings_file}`."
     lines = [who, "", f"{len(samples):,} prompts with {len(samples[0]['responses'])} responses each."]

@@ -1,4 +1,4 @@
-"""Ranking by people: the page, its store and its quality figures put together for recipes/rank.py."""
+"""Ranking by people or a judge model: the page, its store and its quality figures put together for recipes/rank.py."""
 
 import json
 import threading
@@ -28,6 +28,12 @@ def check_settings(rank) -> None:
     for key in ("round", "overlap_annotators"):
         if getattr(rank, key) < 1:
             raise InputError(f"{key}: {getattr(rank, key)} must be at least 1")
+    if rank.annotator == "llm":
+        for key in ("judge_url", "judge_model"):
+            if not getattr(rank, key):
+                raise InputError(f"{key}: is missing, which `annotator: llm` needs")
+        if rank.judge_price and len(rank.judge_price) != 2:
+            raise InputError("judge_price: give two numbers, dollars for a million prompt tokens and a million answered ones")
     if rank.guidelines and not Path(rank.guidelines).is_file():
         raise InputError(f"guidelines: {rank.guidelines} does not exist; give a Markdown file")
 
@@ -60,7 +66,7 @@ def serve_page(store: Store, rank) -> None:
     stop = []
     app = build_app(
         store,
-        Path(rank.guidelines or HERE / "guidelines.md").read_text(encoding="utf-8"),
+        _guidelines(rank),
         users=read_users(rank.users_file) if rank.users_file else None,
         allowed_hosts=sorted({*LOOPBACK, "[::1]", *rank.allowed_hosts, *([rank.host] if rank.host != "0.0.0.0" else [])}),
         quality_page=lambda: quality_page(measure_quality(store.judgements())),
@@ -72,6 +78,21 @@ def serve_page(store: Store, rank) -> None:
     print(f"rank: {address} is open; judgements go to {store.path}\n"
           "      \"Finish\" on the page, or Ctrl-C here, ends the ranking and builds the pairs", flush=True)  # fmt: skip
     run()
+
+
+def ask_judge(store: Store, rank) -> dict[str, float]:
+    """Let the judge model rank what waits for it; calls, tokens and cost."""
+    from llmrecipes.ranking.llm import Judge, judge_all
+
+    judge = Judge(
+        rank.judge_url, rank.judge_model, _guidelines(rank), key_variable=rank.judge_key_variable,
+        concurrency=rank.judge_concurrency,
+    )  # fmt: skip
+    return judge_all(store, judge, tuple(rank.judge_price) or None)
+
+
+def _guidelines(rank) -> str:
+    return Path(rank.guidelines or HERE / "guidelines.md").read_text(encoding="utf-8")
 
 
 def collect(store: Store, rank, output_dir: Path) -> tuple[list[dict], dict]:
@@ -92,7 +113,9 @@ def collect(store: Store, rank, output_dir: Path) -> tuple[list[dict], dict]:
     if not ranked:
         raise InputError(f"min_agreement: no item reaches {rank.min_agreement}; see {output_dir / 'quality.html'}")
     alpha = quality["krippendorff_alpha"]
-    numbers = {"judgements": len(judgements), "annotators": len(quality["annotators"]), "items_left_out": len(left_out)}
+    by_model = quality["annotator_kinds"].get("model", 0)
+    numbers = {"judgements": quality["judgements"], "judgements_by_a_model": by_model, "annotators": len(quality["annotators"])}
+    numbers["items_left_out"] = len(left_out)
     return ranked, numbers | ({"krippendorff_alpha": alpha["value"]} if alpha else {})
 
 

@@ -1,0 +1,128 @@
+"""The judge model: both orders, ties, retries, resuming, the key goes nowhere; against a server on loopback."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from test_store import samples
+
+import llmrecipes.ranking.llm as llm
+from llmrecipes.config import InputError
+from llmrecipes.ranking.llm import Judge, judge_all
+from llmrecipes.ranking.store import Store, to_rankings
+
+KEY = "sk-test-0123456789abcdef"
+
+
+class Endpoint:
+    """verdict: (answer A, answer B) -> text; faults: statuses to give first, "cut" closes the connection."""
+
+    def __init__(self, verdict, faults=()):
+        endpoint, self.requests, self.faults = self, [], list(faults)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                endpoint.requests.append((self.path, dict(self.headers), body))
+                fault = endpoint.faults.pop(0) if endpoint.faults else 200
+                if fault == "cut":
+                    self.connection.close()
+                    return
+                text = body["messages"][0]["content"]
+                a = text.split("[Answer A]\n")[1].split("\n[End of answer A]")[0]
+                b = text.split("[Answer B]\n")[1].split("\n[End of answer B]")[0]
+                answer = {"choices": [{"message": {"content": verdict(a, b)}}], "usage": {"prompt_tokens": 100, "completion_tokens": 2}}
+                data = json.dumps(answer).encode()
+                self.send_response(fault)
+                if fault == 429:
+                    self.send_header("Retry-After", "0.01")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def endpoint():
+    made = []
+
+    def make(*args, **options):
+        made.append(Endpoint(*args, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.server.shutdown()
+        one.server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(llm.time, "sleep", lambda seconds: None)
+
+
+longer = lambda a, b: "A" if len(a) > len(b) else "B" if len(b) > len(a) else "tie"
+
+
+def test_order_by_wins_and_every_pair_asked_both_ways(endpoint):
+    server = endpoint(longer)
+    judge = Judge(server.url, "m", "Longer is better.", concurrency=2)
+    assert judge.rank("q", ["xx", "xxxx", "x", "xx"]) == [[1], [0, 3], [2]]  # equal texts tie unasked
+    assert judge.usage == {"calls": 10, "prompt_tokens": 1000, "completion_tokens": 20, "unreadable": 0}
+    assert server.requests[0][0] == "/v1/chat/completions" and server.requests[0][2]["model"] == "m"
+    assert "Longer is better." in server.requests[0][2]["messages"][0]["content"]
+
+
+def test_a_judge_who_only_likes_the_first_answer_calls_all_equal(endpoint):
+    assert Judge(endpoint(lambda a, b: "A").url, "m", "").rank("q", ["x", "y", "z"]) == [[0, 1, 2]]
+
+
+def test_talk_is_read_and_nonsense_is_a_tie(endpoint):
+    assert Judge(endpoint(lambda a, b: f"**{longer(a, b)}** is better").url, "m", "").rank("q", ["xx", "x"]) == [[0], [1]]
+    judge = Judge(endpoint(lambda a, b: "I cannot say").url, "m", "")
+    assert judge.rank("q", ["xx", "x"]) == [[0, 1]] and judge.usage["unreadable"] == 2 and judge.usage["calls"] == 4
+
+
+def test_faults_are_tried_again_a_bounded_number_of_times(endpoint):
+    assert Judge(endpoint(longer, [429, 500, "cut", 503]).url, "m", "", concurrency=1).rank("q", ["xx", "x"]) == [[0], [1]]
+    always = endpoint(longer, [500] * 50)
+    with pytest.raises(InputError, match="answers 500 after 6 tries; what was judged is kept"):
+        Judge(always.url, "m", "", concurrency=1).rank("q", ["xx", "x"])
+    assert len(always.requests) <= 12
+
+
+@pytest.mark.parametrize(("status", "said"), [(401, "is OPENAI_API_KEY set"), (404, "ends in /v1"), (400, "answers 400")])
+def test_a_refusal_is_one_line_at_once_and_never_shows_the_key(endpoint, monkeypatch, status, said):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server = endpoint(longer, [status] * 9)
+    with pytest.raises(InputError, match=said) as error:
+        Judge(server.url, "m", "", concurrency=1).rank("q", ["xx", "x"])
+    assert KEY not in str(error.value) and server.requests[0][1]["Authorization"] == f"Bearer {KEY}"
+    assert len(server.requests) <= 2
+
+
+def test_interrupted_work_continues_and_is_marked_as_a_models(endpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    rows = samples(4)
+    for row in rows:
+        row["responses"] = ["a", "aaa", "aa"]
+    server = endpoint(longer, [200] * 13 + [401] * 20)
+    with pytest.raises(InputError):
+        judge_all(Store(tmp_path / "s.sqlite", rows), Judge(server.url, "m", "", concurrency=1), None)
+    store = Store(tmp_path / "s.sqlite", rows)
+    assert len(store.judgements()) == 2
+    again = endpoint(longer)
+    numbers = judge_all(store, Judge(again.url, "m", ""), (2.0, 10.0))
+    assert len(again.requests) == 12 == numbers["judge_calls"]
+    assert numbers["judge_dollars"] == pytest.approx((1200 * 2 + 24 * 10) / 1e6)
+    rankings = to_rankings(store.judgements())
+    assert [row["ranking"] for row in rankings] == [[[1], [2], [0]]] * 4
+    assert {row["annotator_kind"] for row in rankings} == {"model"} and {row["annotator"] for row in rankings} == {"model:m"}
+    assert KEY.encode() not in (tmp_path / "s.sqlite").read_bytes()
