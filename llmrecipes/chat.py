@@ -1,7 +1,13 @@
-"""A chat page on loopback with the models of a chain; what a model says is shown as plain text, never as markup."""
+"""Pages on loopback to talk with the models of a chain, one at a time or blind side by side.
 
+What a model says is shown as plain text, never as markup.
+"""
+
+import itertools
 import json
 import os
+import random
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 from html import escape, unescape
@@ -9,6 +15,8 @@ from pathlib import Path
 from threading import Thread
 
 from llmrecipes.config import InputError, ModelArguments
+from llmrecipes.formats import prompt_id
+from llmrecipes.metrics import bradley_terry
 from llmrecipes.models import context_length, load_policy, load_tokenizer
 
 
@@ -108,3 +116,101 @@ def build_page(models: dict[str, str], answer=stream_answer):
 
 def _plain(content) -> str:
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_answer):
+    """A gradio page: one prompt, every model's answer under a number, a vote, and only then the names.
+
+    votes_file: JSON Lines that only grow, each a row of rankings (prompt, responses, ranking, annotator), which
+    recipes/rank.py turns into preference pairs as it does with any.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    import gradio as gr
+
+    names, numbers = list(models), range(len(models))
+
+    def ask(prompt, system, temperature, top_p, length):
+        if not prompt.strip():
+            raise gr.Error("Write a prompt first.")
+        order = random.sample(names, len(names))
+        messages = [{"role": "system", "content": system}] if system.strip() else []
+        messages.append({"role": "user", "content": prompt})
+        streams = [answer(models[name], messages, temperature, top_p, int(length)) for name in order]
+        shown = [""] * len(order)
+        # In turns, so that all grow together and none is known by its speed.
+        for texts in itertools.zip_longest(*streams):
+            shown = [old if new is None else new for old, new in zip(shown, texts, strict=True)]
+            yield [*shown, None, *[gr.Button(interactive=False)] * (len(names) + 2), ""]
+        sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": int(length)}
+        asked = {"prompt": messages, "responses": shown, "models": order, "sampling": sampling}
+        yield [*shown, asked, *[gr.Button(interactive=True)] * (len(names) + 2), ""]
+
+    def vote(asked, ranking, all_bad):
+        if not asked:
+            raise gr.Error("Ask first.")
+        row = {"prompt_id": prompt_id(asked["prompt"]), **asked, "ranking": ranking, "all_bad": all_bad, "annotator": "me"}
+        row |= {"annotator_kind": "person", "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        votes_file.parent.mkdir(parents=True, exist_ok=True)
+        with votes_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        who = ", ".join(f"{number + 1}: {name}" for number, name in enumerate(asked["models"]))
+        return [None, *[gr.Button(interactive=False)] * (len(names) + 2), f"Saved. {who}", league(read_votes(votes_file))]
+
+    with gr.Blocks(title="llmrecipes compare", analytics_enabled=False) as page:
+        asked = gr.State()
+        prompt = gr.Textbox(label="prompt", lines=2)
+        with gr.Accordion("Settings", open=False):
+            system = gr.Textbox("", label="system prompt")
+            temperature = gr.Slider(0, 2, 1, label="temperature (0: greedy)")
+            top_p = gr.Slider(0.05, 1, 1, label="top_p")
+            length = gr.Slider(1, 1024, 64, step=1, label="max_new_tokens")
+        send = gr.Button("Ask", variant="primary")
+        with gr.Row():  # a text area shows text as it is
+            boxes = [gr.Textbox(label=f"answer {i + 1}", lines=8, interactive=False) for i in numbers]
+        with gr.Row():
+            best = [gr.Button(f"{i + 1} is best", interactive=False) for i in numbers]
+            tie, bad = gr.Button("All equal", interactive=False), gr.Button("All bad", interactive=False)
+        said = gr.Textbox(label="who was who", interactive=False)
+        table = gr.Dataframe(league(read_votes(votes_file)), headers=LEAGUE, label="Votes so far", interactive=False)
+        buttons = [*best, tie, bad]
+        inputs = [prompt, system, temperature, top_p, length]
+        gr.on([send.click, prompt.submit], ask, inputs, [*boxes, asked, *buttons, said], api_visibility="private")
+        together = [list(numbers)]
+        for button, ranking, is_bad in [
+            *((best[i], [[i], [j for j in numbers if j != i]], False) for i in numbers), (tie, together, False), (bad, together, True)
+        ]:  # fmt: skip
+            button.click(
+                lambda row, ranking=ranking, is_bad=is_bad: vote(row, ranking, is_bad), asked, [asked, *buttons, said, table],
+                api_visibility="private",
+            )  # fmt: skip
+    return page
+
+
+LEAGUE = ["model", "Elo", "low", "high", "comparisons", "won, ties half"]
+
+
+def read_votes(votes_file: Path) -> list[dict]:
+    """Rows of the votes file; a line that a kill left unfinished is passed over."""
+    rows = []
+    for line in votes_file.read_text(encoding="utf-8").splitlines() if votes_file.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def league(votes: list[dict]) -> list[list]:
+    """Rows of LEAGUE, strongest first: Bradley-Terry strengths on Elo's scale with 95 % intervals."""
+    results = []
+    for row in votes:
+        rank = {place: number for number, group in enumerate(row["ranking"]) for place in group}
+        for (i, one), (j, other) in itertools.combinations(enumerate(row["models"]), 2):
+            # Of "k is best" nothing is known about the others among themselves.
+            if len(row["ranking"]) == 1 or rank[i] != rank[j]:
+                results.append((one, other, 0.5 if rank[i] == rank[j] else float(rank[i] < rank[j])))
+    estimates = sorted(bradley_terry(results).items(), key=lambda item: -item[1].value)
+    won = {name: sum(r if name == a else 1 - r for a, b, r in results if name in (a, b)) for name, _ in estimates}
+    return [[name, round(e.value), round(e.low), round(e.high), e.n, f"{100 * won[name] / e.n:.0f} %"] for name, e in estimates]

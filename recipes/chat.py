@@ -1,7 +1,8 @@
 """Chat: a page on this machine to talk with the models of a chain, one stage or another.
 
 Launch: python recipes/chat.py --path outputs/quickstart [--port 7860]
-Writes: nothing.
+        python recipes/chat.py --path outputs/quickstart --compare sft ppo
+Writes: with --compare path/votes.jsonl, rankings that recipes/rank.py reads; otherwise nothing.
 """
 
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from llmrecipes.config import InputError, launch
 @dataclass
 class ChatArguments:
     path: str = field(default="outputs/quickstart", metadata={"help": "Folder of a chain, or of one model."})
+    compare: list[str] = field(
+        default_factory=list, metadata={"help": "Two models or more that answer side by side, blind, to be voted on."}
+    )
     port: int = field(default=7860, metadata={"help": "Of 127.0.0.1; nobody else can reach the page."})
 
 
@@ -24,17 +28,26 @@ def main(chat):
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from llmrecipes.chat import build_page, find_models
+    from llmrecipes.chat import build_compare_page, build_page, find_models
     from llmrecipes.run import tame_logs
 
     tame_logs()
     models = find_models(chat.path)
     folder = list(models.values())[-1]
     print(f"In a terminal: transformers serve {folder} --host 127.0.0.1   and then   transformers chat {folder}", flush=True)
+    if chat.compare:
+        unknown = [name for name in chat.compare if name not in models]
+        if unknown or len(set(chat.compare)) < 2:
+            wrong = f"{unknown[0]} is none of" if unknown else "give two or more of"
+            raise InputError(f"compare: {wrong} {', '.join(models)}")
+        page = build_compare_page({name: models[name] for name in chat.compare}, Path(chat.path) / "votes.jsonl")
+        print(f"Votes go to {chat.path}/votes.jsonl", flush=True)
+    else:
+        page = build_page(models)
     # Else any web page could reach this one under a host name of its own (DNS rebinding).
     guard = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     try:
-        build_page(models).launch(
+        page.launch(
             server_name="127.0.0.1", server_port=chat.port, share=False, app_kwargs={"middleware": [guard]}
         )
     except OSError:

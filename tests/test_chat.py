@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from llmrecipes.chat import build_page, find_models
+from llmrecipes.chat import build_compare_page, build_page, find_models, league, read_votes
 from llmrecipes.config import InputError
 
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script> ![p](http://198.51.100.1/a.png) **bold**'
@@ -54,3 +54,51 @@ def test_words_of_a_model_stand_there_as_text_in_a_browser():
     finally:
         page.close()
     assert asked == [("folder/ppo", "hello")]
+
+
+def test_blind_vote_side_by_side(tmp_path):
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+
+    def answer(folder, messages, *settings):
+        yield "it is"
+        yield f"it is {folder} {HOSTILE}"
+
+    votes = tmp_path / "votes.jsonl"
+    page = build_compare_page({"sft": "GOOD", "ppo": "BAD"}, votes, answer)
+    _, address, _ = page.launch(server_name="127.0.0.1", server_port=None, prevent_thread_lock=True, quiet=True)
+    try:
+        with sync_api.sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            tab = browser.new_page()
+            tab.goto(address)
+            for number in range(1, 4):
+                tab.get_by_label("prompt", exact=True).fill(f"question {number}")
+                tab.get_by_role("button", name="Ask").click()
+                tab.wait_for_function("[...document.querySelectorAll('button')].find(b => b.textContent.includes('1 is best')) && "
+                                      "![...document.querySelectorAll('button')].find(b => b.textContent.includes('1 is best')).disabled")
+                first = tab.get_by_label("answer 1").input_value()
+                assert HOSTILE in first and "sft" not in tab.locator("body").inner_text().split("Votes so far")[0]
+                tab.get_by_role("button", name="1 is best" if "GOOD" in first else "2 is best").click()
+                tab.wait_for_function(f"document.querySelectorAll('table').length && {number} > 0")
+                tab.wait_for_function("[...document.querySelectorAll('textarea, input')].some(b => b.value.startsWith('Saved.'))")
+            assert tab.evaluate("window.hit") is None
+            browser.close()
+    finally:
+        page.close()
+    rows = read_votes(votes)
+    assert len(rows) == 3 and all("GOOD" in row["responses"][row["ranking"][0][0]] for row in rows)
+    assert [(row[0], row[4], row[5]) for row in league(rows)] == [("sft", 3, "100 %"), ("ppo", 3, "0 %")]
+
+
+def test_votes_are_rankings_for_recipes_rank(tmp_path):
+    from llmrecipes.formats import rankings_to_pairs
+
+    row = {"prompt_id": "1", "prompt": [{"role": "user", "content": "q"}], "responses": ["a", "b", "c"], "models": ["x", "y", "z"],
+           "ranking": [[1], [0, 2]], "annotator": "me"}  # fmt: skip
+    assert len(rankings_to_pairs(row)) == 2
+    (tmp_path / "votes.jsonl").write_text(json.dumps(row) + "\n" + '{"prompt_id": "2", "pro')
+    assert read_votes(tmp_path / "votes.jsonl") == [row]
+    assert [line[0] for line in league([row])] == ["y", "x", "z"]

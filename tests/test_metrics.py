@@ -119,3 +119,24 @@ def test_bootstrap_interval_covers_the_truth_in_about_95_of_100_samples():
     rng = random.Random(2)
     estimates = [metrics.mean([rng.gauss(1, 2) for _ in range(60)], seed=i, num_resamples=500) for i in range(300)]
     assert 0.90 <= sum(e.low <= 1 <= e.high for e in estimates) / 300 <= 0.985
+
+
+def test_bradley_terry_finds_known_strengths():
+    """Votes drawn from known strengths: the fit finds them, a model that never loses stays finite."""
+    import random
+
+    from llmrecipes.metrics import bradley_terry
+
+    true, rng = {"a": 1150.0, "b": 1000.0, "c": 850.0}, random.Random(0)
+    votes = []
+    for _ in range(3000):
+        one, other = rng.sample(list(true), 2)
+        votes.append((one, other, float(rng.random() < 1 / (1 + 10 ** ((true[other] - true[one]) / 400)))))
+    fitted = bradley_terry(votes)
+    for name, value in true.items():
+        assert abs(fitted[name].value - value) < 25 and fitted[name].low < value < fitted[name].high
+    assert sum(e.n for e in fitted.values()) == 6000
+    unbeaten = bradley_terry([("a", "b", 1.0)] * 20)
+    assert 1100 < unbeaten["a"].value < 2000 and unbeaten["b"].value < 900
+    tied = bradley_terry([("a", "b", 0.5)] * 20)
+    assert abs(tied["a"].value - 1000) < 1e-6 and bradley_terry([]) == {}
