@@ -12,8 +12,9 @@ from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launc
 
 @dataclass
 class RewardArguments:
-    weight_pairs: bool = field(
-        default=False, metadata={"help": "Count each pair by its column `weight`, so that each prompt counts once."}
+    weight_pairs: bool | None = field(
+        default=None,
+        metadata={"help": "Count each pair by its column `weight`: each prompt counts once. Default: if there is one."},
     )
 
 
@@ -35,6 +36,8 @@ def main(run, data, reward, health, training, model):
         held_out = load_by_split(data.eval_datasets, training.seed, ("preference",))
     if not isinstance(train[0]["chosen"], str):
         require_chat_template(tokenizer, model.model_name_or_path)
+    weighted = "weight" in train.column_names if reward.weight_pairs is None else reward.weight_pairs
+    pairs = pair_columns(train, weighted)
     reward_model = load_reward_model(model, tokenizer, training.trust_remote_code)
 
     model.lora_task_type = "SEQ_CLS"
@@ -42,7 +45,7 @@ def main(run, data, reward, health, training, model):
         RewardTrainer(
             model=reward_model,
             args=training,
-            train_dataset=pair_columns(train, reward.weight_pairs),
+            train_dataset=pairs,
             eval_dataset=pair_columns(held_out),
             processing_class=tokenizer,
             peft_config=get_peft_config(model),
