@@ -63,7 +63,13 @@ def annotate(name: str, address: str, count: int, pace: float, results) -> None:
             if item.get("finished"):
                 break
             ranking = [[place] for place in rng.sample(range(4), 4)]
-            body = {"id": f"{name}-{number:06}", "position": item["position"], "kind": "rank", "ranking": ranking, "seconds": 5}
+            body = {
+                "id": f"{name}-{number:06}",
+                "position": item["position"],
+                "kind": "rank",
+                "ranking": ranking,
+                "seconds": 5,
+            }
             item, seconds = ask("POST", "/api/judgement", json=body)
             confirmed.append(body["id"])
             latencies.append(seconds)
@@ -105,7 +111,8 @@ def main() -> None:
         results, began, kills = multiprocessing.Queue(), time.perf_counter(), 0
         people = [
             multiprocessing.Process(
-                target=annotate, args=(f"annotator{n}", f"http://127.0.0.1:{port}", options.judgements, options.pace, results)
+                target=annotate,
+                args=(f"annotator{n}", f"http://127.0.0.1:{port}", options.judgements, options.pace, results),
             )
             for n in range(options.annotators)
         ]

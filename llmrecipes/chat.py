@@ -178,13 +178,10 @@ def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_a
         inputs = [prompt, system, temperature, top_p, length]
         gr.on([send.click, prompt.submit], ask, inputs, [*boxes, asked, *buttons, said], api_visibility="private")
         together = [list(numbers)]
-        for button, ranking, is_bad in [
-            *((best[i], [[i], [j for j in numbers if j != i]], False) for i in numbers), (tie, together, False), (bad, together, True)
-        ]:  # fmt: skip
-            button.click(
-                lambda row, ranking=ranking, is_bad=is_bad: vote(row, ranking, is_bad), asked, [asked, *buttons, said, table],
-                api_visibility="private",
-            )  # fmt: skip
+        votes = [(best[i], [[i], [j for j in numbers if j != i]], False) for i in numbers]
+        for button, ranking, is_bad in [*votes, (tie, together, False), (bad, together, True)]:
+            cast = lambda row, ranking=ranking, is_bad=is_bad: vote(row, ranking, is_bad)
+            button.click(cast, asked, [asked, *buttons, said, table], api_visibility="private")
     return page
 
 
@@ -213,4 +210,6 @@ def league(votes: list[dict]) -> list[list]:
                 results.append((one, other, 0.5 if rank[i] == rank[j] else float(rank[i] < rank[j])))
     estimates = sorted(bradley_terry(results).items(), key=lambda item: -item[1].value)
     won = {name: sum(r if name == a else 1 - r for a, b, r in results if name in (a, b)) for name, _ in estimates}
-    return [[name, round(e.value), round(e.low), round(e.high), e.n, f"{100 * won[name] / e.n:.0f} %"] for name, e in estimates]
+    return [
+        [name, round(e.value), round(e.low), round(e.high), e.n, f"{100 * won[name] / e.n:.0f} %"] for name, e in estimates
+    ]

@@ -133,7 +133,9 @@ def rankings_to_pairs(row: Mapping, where: str = "row") -> list[dict]:
     """
     check_ranking(row, where)
     responses, scores = row["responses"], row.get("scores")
-    carried = {k: v for k, v in row.items() if k not in ("responses", "ranking", "scores", *SAMPLE_COLUMNS, *JUDGEMENT_COLUMNS)}
+    carried = {
+        k: v for k, v in row.items() if k not in ("responses", "ranking", "scores", *SAMPLE_COLUMNS, *JUDGEMENT_COLUMNS)
+    }
     pairs = []
     for (better, high), (worse, low) in combinations(enumerate(row["ranking"]), 2):
         for i in high:

@@ -75,7 +75,9 @@ def plan_stages(pipeline, config_path: str, force: bool) -> list[Stage]:
 def add_rounds(stages: list[str], rounds: int, config_path: str) -> list[str]:
     """The stages with sample-round2, rank-round2, ... after ppo for each further round."""
     if rounds < 1 or rounds > 1 and not set(LOOP) <= set(stages):
-        raise InputError(f"{config_path}: rounds: {rounds} must be at least 1, and above it needs the stages {', '.join(LOOP)}")
+        raise InputError(
+            f"{config_path}: rounds: {rounds} must be at least 1, and above it needs the stages {', '.join(LOOP)}"
+        )
     after = stages.index("ppo") + 1 if rounds > 1 else len(stages)
     return [*stages[:after], *(f"{name}-round{r}" for r in range(2, rounds + 1) for name in LOOP), *stages[after:]]
 

@@ -47,9 +47,7 @@ def main(chat):
     # Else any web page could reach this one under a host name of its own (DNS rebinding).
     guard = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     try:
-        page.launch(
-            server_name="127.0.0.1", server_port=chat.port, share=False, app_kwargs={"middleware": [guard]}
-        )
+        page.launch(server_name="127.0.0.1", server_port=chat.port, share=False, app_kwargs={"middleware": [guard]})
     except OSError:
         raise InputError(f"port: {chat.port} is taken; choose another with --port") from None
 

@@ -18,7 +18,8 @@ class PipelineArguments:
         default_factory=list, metadata={"help": "STAGE or STAGE-VARIANT each; its YAML lies beside this one."}
     )
     rounds: int = field(
-        default=1, metadata={"help": "Times to sample, rank, reward, ppo, each with the newest policy, keeping all judgements."}
+        default=1,
+        metadata={"help": "Times to sample, rank, reward, ppo, each with the newest policy, keeping all judgements."},
     )
     output_dir: str | None = field(default=None, metadata={"help": "Folder of the chain; another one moves it all."})
     seed: int | None = field(default=None, metadata={"help": "Seed of every stage; default: what their YAMLs say."})

@@ -17,7 +17,7 @@ from llmrecipes.config import DataArguments, InputError, RunArguments, launch, l
 class RankArguments:
     output_dir: str = field(default="", metadata={"help": "Where rankings and pairs go."})
     annotator: str = field(
-        default="file", metadata={"help": "Who ranks: a file's rankings, a rule with noise, people on a page, a judge model.",
+        default="file", metadata={"help": "Who ranks: a file's rankings, a rule with noise, people on a page, a model.",
                                   "choices": ["file", "simulated", "page", "llm"]}
     )  # fmt: skip
     rankings_file: str | None = field(default=None, metadata={"help": "JSONL or CSV: prompt_id, ranking, annotator."})

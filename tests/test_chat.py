@@ -12,8 +12,11 @@ HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script> ![p](
 
 
 def test_models_of_a_chain_are_found_and_others_left_out(tmp_path):
-    for name, kind, status in (("sft", "LlamaForCausalLM", "finished"), ("ppo", "LlamaForCausalLM", "running"),
-                               ("reward", "LlamaForSequenceClassification", "finished")):  # fmt: skip
+    for name, kind, status in (
+        ("sft", "LlamaForCausalLM", "finished"),
+        ("ppo", "LlamaForCausalLM", "running"),
+        ("reward", "LlamaForSequenceClassification", "finished"),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({"architectures": [kind]}))
         (tmp_path / name / "manifest.json").write_text(json.dumps({"status": status}))
@@ -77,13 +80,17 @@ def test_blind_vote_side_by_side(tmp_path):
             for number in range(1, 4):
                 tab.get_by_label("prompt", exact=True).fill(f"question {number}")
                 tab.get_by_role("button", name="Ask").click()
-                tab.wait_for_function("[...document.querySelectorAll('button')].find(b => b.textContent.includes('1 is best')) && "
-                                      "![...document.querySelectorAll('button')].find(b => b.textContent.includes('1 is best')).disabled")
+                tab.wait_for_function(
+                    "[...document.querySelectorAll('button')].find(b => b.textContent.includes('1 is best')) && "
+                    "![...document.querySelectorAll('button')].find(b => b.textContent.includes('1 is best')).disabled"
+                )
                 first = tab.get_by_label("answer 1").input_value()
                 assert HOSTILE in first and "sft" not in tab.locator("body").inner_text().split("Votes so far")[0]
                 tab.get_by_role("button", name="1 is best" if "GOOD" in first else "2 is best").click()
                 tab.wait_for_function(f"document.querySelectorAll('table').length && {number} > 0")
-                tab.wait_for_function("[...document.querySelectorAll('textarea, input')].some(b => b.value.startsWith('Saved.'))")
+                tab.wait_for_function(
+                    "[...document.querySelectorAll('textarea, input')].some(b => b.value.startsWith('Saved.'))"
+                )
             assert tab.evaluate("window.hit") is None
             browser.close()
     finally:
@@ -96,8 +103,14 @@ def test_blind_vote_side_by_side(tmp_path):
 def test_votes_are_rankings_for_recipes_rank(tmp_path):
     from llmrecipes.formats import rankings_to_pairs
 
-    row = {"prompt_id": "1", "prompt": [{"role": "user", "content": "q"}], "responses": ["a", "b", "c"], "models": ["x", "y", "z"],
-           "ranking": [[1], [0, 2]], "annotator": "me"}  # fmt: skip
+    row = {
+        "prompt_id": "1",
+        "prompt": [{"role": "user", "content": "q"}],
+        "responses": ["a", "b", "c"],
+        "models": ["x", "y", "z"],
+        "ranking": [[1], [0, 2]],
+        "annotator": "me",
+    }
     assert len(rankings_to_pairs(row)) == 2
     (tmp_path / "votes.jsonl").write_text(json.dumps(row) + "\n" + '{"prompt_id": "2", "pro')
     assert read_votes(tmp_path / "votes.jsonl") == [row]

@@ -32,7 +32,10 @@ class Endpoint:
                 text = body["messages"][0]["content"]
                 a = text.split("[Answer A]\n")[1].split("\n[End of answer A]")[0]
                 b = text.split("[Answer B]\n")[1].split("\n[End of answer B]")[0]
-                answer = {"choices": [{"message": {"content": verdict(a, b)}}], "usage": {"prompt_tokens": 100, "completion_tokens": 2}}
+                answer = {
+                    "choices": [{"message": {"content": verdict(a, b)}}],
+                    "usage": {"prompt_tokens": 100, "completion_tokens": 2},
+                }
                 data = json.dumps(answer).encode()
                 self.send_response(fault)
                 if fault == 429:

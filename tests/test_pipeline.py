@@ -168,11 +168,17 @@ def test_further_rounds_start_from_the_newest_policy_and_keep_all_rankings(tmp_p
     rounds = [f"{stage}-round{r}" for r in (2, 3) for stage in ("sample", "rank", "reward", "ppo")]
     assert names == [*STAGES[:-1], *rounds, "evaluate"], result.stderr
     home = str(tmp_path / "chain")
-    read = {name: yaml.safe_load((tmp_path / "chain" / "configs" / f"{name}.yaml").read_text()) for name in [*rounds, "evaluate"]}
+    read = {
+        name: yaml.safe_load((tmp_path / "chain" / "configs" / f"{name}.yaml").read_text()) for name in [*rounds, "evaluate"]
+    }
     assert read["sample-round2"]["model_name_or_path"] == f"{home}/ppo"
     assert read["sample-round3"]["model_name_or_path"] == f"{home}/ppo-round2"
     assert read["rank-round3"]["datasets"][0]["path"] == f"{home}/sample-round3" and read["rank-round3"]["round"] == 3
-    assert [s["path"] for s in read["reward-round3"]["datasets"]] == [f"{home}/rank-round3", f"{home}/rank", f"{home}/rank-round2"]
+    assert [s["path"] for s in read["reward-round3"]["datasets"]] == [
+        f"{home}/rank-round3",
+        f"{home}/rank",
+        f"{home}/rank-round2",
+    ]
     assert read["ppo-round3"]["reward_model_name_or_path"] == f"{home}/reward-round3"
     assert read["ppo-round3"]["model_name_or_path"] == f"{home}/ppo-round2"
     assert read["ppo-round3"]["output_dir"] == f"{home}/ppo-round3"

@@ -55,10 +55,22 @@ def test_a_ranking_is_saved_and_the_next_item_comes(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"position": "1"}, {"position": 9}, {"id": "short"}, {"kind": "delete"}, {"ranking": None}, {"ranking": [[0], [1]]},
-     {"flags": {"9": ["rude"]}}, {"flags": {"0": ["<b>"]}}, {"flags": [1]}, {"note": 3}, {"note": "x" * 4001}, {"seconds": -1},
-     {"seconds": "1"}],
-)  # fmt: skip
+    [
+        {"position": "1"},
+        {"position": 9},
+        {"id": "short"},
+        {"kind": "delete"},
+        {"ranking": None},
+        {"ranking": [[0], [1]]},
+        {"flags": {"9": ["rude"]}},
+        {"flags": {"0": ["<b>"]}},
+        {"flags": [1]},
+        {"note": 3},
+        {"note": "x" * 4001},
+        {"seconds": -1},
+        {"seconds": "1"},
+    ],
+)
 def test_a_broken_judgement_is_one_line_and_nothing_is_written(tmp_path, changes):
     store = Store(tmp_path / "s.sqlite", samples())
     answer = rank(client_for(store), **changes)
@@ -78,9 +90,18 @@ def test_other_pages_hosts_and_forms_are_refused(tmp_path):
     assert store.count() == 1
 
 
-@pytest.mark.parametrize("path", ["/gradio_api/file=/etc/passwd", "/gradio_api/file=llmrecipes/config.py", "/gradio_api/upload",
-                                  "/gradio_api/proxy=http://x", "/proxy=http://x/", "/static/../../../../etc/passwd",
-                                  "/assets/..%2f..%2f..%2f..%2fetc/passwd"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=llmrecipes/config.py",
+        "/gradio_api/upload",
+        "/gradio_api/proxy=http://x",
+        "/proxy=http://x/",
+        "/static/../../../../etc/passwd",
+        "/assets/..%2f..%2f..%2f..%2fetc/passwd",
+    ],
+)
 def test_no_path_leads_to_files(tmp_path, path):
     answer = client_for(Store(tmp_path / "s.sqlite", samples())).get(path)
     assert answer.status_code in (403, 404, 405) and "root:" not in answer.text and "import" not in answer.text[:200]
@@ -170,15 +191,32 @@ def test_users_file(tmp_path, users):
     assert made.returncode == 0 and read_users(str(tmp_path / "n.txt"))["cid"].is_admin, made.stderr
 
 
-SETTINGS = {"order": "random", "reward_model_name_or_path": None, "host": "127.0.0.1", "users_file": None, "allowed_hosts": [],
-            "overlap": 0.2, "repeat_share": 0.0, "min_agreement": 0.0, "round": 1, "overlap_annotators": 3, "guidelines": None}  # fmt: skip
+SETTINGS = {
+    "order": "random",
+    "reward_model_name_or_path": None,
+    "host": "127.0.0.1",
+    "users_file": None,
+    "allowed_hosts": [],
+    "overlap": 0.2,
+    "repeat_share": 0.0,
+    "min_agreement": 0.0,
+    "round": 1,
+    "overlap_annotators": 3,
+    "guidelines": None,
+}
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"host": "10.0.0.1"}, "host"), ({"host": "0.0.0.0", "users_file": "u"}, "allowed_hosts"), ({"order": "uncertain"}, "order"),
-     ({"overlap": 1.5}, "overlap"), ({"round": 0}, "round"), ({"guidelines": "none.md"}, "guidelines")],
-)  # fmt: skip
+    [
+        ({"host": "10.0.0.1"}, "host"),
+        ({"host": "0.0.0.0", "users_file": "u"}, "allowed_hosts"),
+        ({"order": "uncertain"}, "order"),
+        ({"overlap": 1.5}, "overlap"),
+        ({"round": 0}, "round"),
+        ({"guidelines": "none.md"}, "guidelines"),
+    ],
+)
 def test_settings_that_do_not_go_together(changes, said):
     check_settings(SimpleNamespace(**SETTINGS))
     with pytest.raises(InputError, match=f"^{said}: "):
@@ -259,7 +297,9 @@ def test_by_keys_with_a_tie_a_flag_a_skip_and_undo(tmp_path, browser):
         at_number(page, 1)
         assert ranked_texts(store) == [[{text[2]}, {text[0], text[1]}]]
         row = to_rankings(store.judgements())[0]
-        assert {row["responses"][int(i)]: flags for i, flags in row["flags"].items()} == {text[1]: ["rude"]} and row["seconds"] > 0
+        assert {row["responses"][int(i)]: flags for i, flags in row["flags"].items()} == {text[1]: ["rude"]} and row[
+            "seconds"
+        ] > 0
         page.keyboard.press(".")
         page.get_by_text("Skipped; you can come back").wait_for()
         page.keyboard.press("Control+z")
@@ -355,15 +395,20 @@ def test_two_annotators_at_once(tmp_path, browser, users):
             for key in ("a", "b", "c", "Enter"):
                 page.keyboard.press(key)
             page.get_by_text("That was all there is for you").wait_for()
-        assert pages[0].get_by_role("link", name="Quality").count() == 1 and pages[1].get_by_role("link", name="Quality").count() == 0
+        assert (
+            pages[0].get_by_role("link", name="Quality").count() == 1
+            and pages[1].get_by_role("link", name="Quality").count() == 0
+        )
     assert sorted(row["annotator"] for row in store.judgements()) == ["ann", "bob"]
 
 
 def test_on_a_phone(tmp_path, browser):
     rows = samples(3)
     rows[0]["responses"] = rows[1]["responses"] = rows[2]["responses"] = [
-        "```python\nfor word in some_very_long_function_name(with_many, arguments_that, never_end, on_a_line):\n    print(word)\n```",
-        "unbreakable" * 40, "line\n" * 40]  # fmt: skip
+        "```python\nfor word in a_very_long_function_name(with_many, arguments_that, never_end):\n    print(word)\n```",
+        "unbreakable" * 40,
+        "line\n" * 40,
+    ]
     with serving(Store(tmp_path / "s.sqlite", rows)) as address:
         page = open_page(browser, address, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -375,7 +420,9 @@ def test_on_a_phone(tmp_path, browser):
         for letter in "BCA":
             page.get_by_role("button", name=f"Rank {letter} next").tap()
         assert labels(page) == ["Answer B, number 1", "Answer C, number 2", "Answer A, number 3"]
-        sizes = page.evaluate("[...document.querySelectorAll('.rank .actions button')].map(b => b.getBoundingClientRect().height)")
+        sizes = page.evaluate(
+            "[...document.querySelectorAll('.rank .actions button')].map(b => b.getBoundingClientRect().height)"
+        )
         assert min(sizes) >= 30
         page.get_by_role("button", name="Save and next").tap()
         at_number(page, 1)
@@ -386,14 +433,22 @@ def test_right_to_left_text_reads_right(tmp_path, browser):
     rows[0]["responses"] = ["مرحبا بالعالم", "hello", "שלום"]
     with serving(Store(tmp_path / "s.sqlite", rows)) as address:
         page = open_page(browser, address)
-        directions = page.evaluate("[...document.querySelectorAll('.card .text')].map(e => [e.textContent, getComputedStyle(e).direction])")
+        directions = page.evaluate(
+            "[...document.querySelectorAll('.card .text')].map(e => [e.textContent, getComputedStyle(e).direction])"
+        )
         assert dict(directions) == {"مرحبا بالعالم": "rtl", "hello": "ltr", "שלום": "rtl"}
 
 
 def test_injected_text_is_only_read(tmp_path, browser):
     """Prompts and answers: none runs, none loads anything, all come back byte for byte."""
-    rows = [{"prompt_id": f"p{i}", "prompt": [{"role": f"user{INJECTIONS[i]}", "content": INJECTIONS[i]}],
-             "responses": [INJECTIONS[(i + k) % 60] for k in range(1, 7)]} for i in range(0, 60, 6)]  # fmt: skip
+    rows = [
+        {
+            "prompt_id": f"p{i}",
+            "prompt": [{"role": f"user{INJECTIONS[i]}", "content": INJECTIONS[i]}],
+            "responses": [INJECTIONS[(i + k) % 60] for k in range(1, 7)],
+        }
+        for i in range(0, 60, 6)
+    ]
     store = Store(tmp_path / "s.sqlite", rows)
     with serving(store) as address:
         page = open_page(browser, address)
@@ -411,5 +466,8 @@ def test_injected_text_is_only_read(tmp_path, browser):
         assert page.evaluate("window.hit") is None and not [url for url in page.remote if REMOTE in url]
     exported = {row["prompt_id"]: row for row in to_rankings(store.judgements())}
     for row in rows:
-        assert exported[row["prompt_id"]]["prompt"] == row["prompt"] and exported[row["prompt_id"]]["responses"] == row["responses"]
+        assert (
+            exported[row["prompt_id"]]["prompt"] == row["prompt"]
+            and exported[row["prompt_id"]]["responses"] == row["responses"]
+        )
     assert {row["note"] for row in exported.values()} == set(INJECTIONS[1:11])

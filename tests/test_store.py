@@ -20,8 +20,16 @@ ROOT = Path(__file__).parent.parent
 
 
 def samples(count=20, answers=3):
-    return [{"prompt_id": f"p{i}", "prompt": [{"role": "user", "content": f"Question {i}"}], "model": "abc",
-             "sampling": {"seed": 1}, "responses": [f"answer {i}.{k}" for k in range(answers)]} for i in range(count)]  # fmt: skip
+    return [
+        {
+            "prompt_id": f"p{i}",
+            "prompt": [{"role": "user", "content": f"Question {i}"}],
+            "model": "abc",
+            "sampling": {"seed": 1},
+            "responses": [f"answer {i}.{k}" for k in range(answers)],
+        }
+        for i in range(count)
+    ]
 
 
 def judge(store, who, ranking=None, **more):
@@ -148,7 +156,10 @@ def test_rounds_share_a_database_and_other_answers_do_not(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([{"prompt": "a", "responses": ["x", "y"]}, {"prompt": "b", "prompt_id": "1", "responses": ["x", "y"]}], "row 1: prompt_id"),
+        (
+            [{"prompt": "a", "responses": ["x", "y"]}, {"prompt": "b", "prompt_id": "1", "responses": ["x", "y"]}],
+            "row 1: prompt_id",
+        ),
         ([{"prompt_id": "1", "prompt": "a", "responses": ["x", "y"]}] * 2, "row 2.*already in row 1"),
         ([{"prompt_id": "1", "prompt": "a", "responses": ["\n", "  "]}], "row 1: its responses are empty"),
         ([{"prompt_id": "1", "prompt": "a", "responses": ["x", None]}], "row 1: its responses are empty or no texts"),
@@ -165,7 +176,9 @@ def test_one_empty_answer_is_a_bad_answer_and_equal_ones_are_not_asked():
     assert check_items(rows) == rows[:1]
 
 
-@pytest.mark.parametrize("ranking", [None, [], [[0]], [[0], [1], [1]], [[0], [1], [7]], [[0], [1], ["2"]], "abc", [[0], [], [1, 2]]])
+@pytest.mark.parametrize(
+    "ranking", [None, [], [[0]], [[0], [1], [1]], [[0], [1], [7]], [[0], [1], ["2"]], "abc", [[0], [], [1, 2]]]
+)
 def test_a_broken_ranking_is_refused_and_nothing_is_written(tmp_path, ranking):
     store = Store(tmp_path / "s.sqlite", samples())
     store.current("ann")
@@ -213,10 +226,16 @@ def test_a_kill_loses_nothing_confirmed(tmp_path):
         "import sys\nfrom llmrecipes.ranking.store import Store\nfrom tests.test_store import samples\n"
         "store = Store(sys.argv[1], samples(500))\n"
         "for n in range(500):\n"
-        "    store.judge('ann', store.current('ann'), f'{n:08}', 'rank', ranking=[[0], [1], [2]])\n    print(n, flush=True)\n"
+        "    store.judge('ann', store.current('ann'), f'{n:08}', 'rank', ranking=[[0], [1], [2]])\n"
+        "    print(n, flush=True)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "s.sqlite")], cwd=ROOT, stdout=subprocess.PIPE,
-                               text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "s.sqlite")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     confirmed = [process.stdout.readline() for _ in range(30)]
     os.kill(process.pid, signal.SIGKILL)
     confirmed += process.stdout.read().splitlines()

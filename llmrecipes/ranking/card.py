@@ -37,7 +37,7 @@ def describe_pairs(rank, samples: list[dict], metrics: dict) -> str:
         if 0 < by_model < total:
             kind = f"**People and a language model ranked the responses**; {by_model:,} judgements are the model's."
         who = (
-            f"{kind} {metrics['annotators']} annotators, {total:,} judgements; `annotator_kind` marks each ranking and pair. "
+            f"{kind} {metrics['annotators']} annotators, {total:,} judgements; `annotator_kind` marks each of them. "
             "Agreement, time and position bias stand in `quality.json`, every ranking with its flags and notes in "
             "`rankings.jsonl`."
         )
@@ -46,7 +46,9 @@ def describe_pairs(rank, samples: list[dict], metrics: dict) -> str:
     lines = [who, "", f"{len(samples):,} prompts with {len(samples[0]['responses'])} responses each."]
     lines += ["", "| split | pairs | what |", "|---|---|---|"]
     if metrics.get("items_left_out"):
-        lines[2] += f" {metrics['items_left_out']} were left out, whose annotators agree on less than {rank.min_agreement:.0%} of pairs."
+        lines[2] += (
+            f" {metrics['items_left_out']} were left out: less than {rank.min_agreement:.0%} of their pairs are ordered alike."
+        )
     what = {
         "train": "to learn from",
         "test": "prompts that are not in train",

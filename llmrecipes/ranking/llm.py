@@ -47,7 +47,7 @@ MAX_TRIES, MAX_WAIT = 6, 60.0
 
 @dataclass
 class Judge:
-    """Asks `model` at `base_url` (".../v1"). The key is read from the environment variable `key_variable` and never shown."""
+    """Asks `model` at `base_url` (".../v1"). Its key is read from the variable `key_variable`, never shown."""
 
     base_url: str
     model: str
@@ -127,7 +127,7 @@ class Judge:
                     wait = min(MAX_WAIT, float(asked)) if re.fullmatch(r"\d+(\.\d+)?", asked) else wait
                 else:
                     hint = {401: f"; is {self.key_variable} set?", 403: f"; may {self.key_variable} use this model?",
-                            404: "; check judge_url (it ends in /v1) and judge_model"}.get(response.status_code, "")  # fmt: skip
+                            404: "; check judge_url (ends in /v1) and judge_model"}.get(response.status_code, "")  # fmt: skip
                     raise InputError(f"judge_url: {self.base_url} answers {response.status_code}{hint}")
             if attempt < MAX_TRIES - 1:
                 time.sleep(wait)

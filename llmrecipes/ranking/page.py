@@ -237,7 +237,9 @@ def _shell(guidelines: str):
 
 
 def _viewport() -> str:
-    return "<style>.gradio-container,.gradio-container main{padding:.25rem !important}footer{display:none !important}</style>"
+    return (
+        "<style>.gradio-container,.gradio-container main{padding:.25rem !important}footer{display:none !important}</style>"
+    )
 
 
 def _same_origin(request: Request) -> bool:

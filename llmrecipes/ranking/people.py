@@ -18,10 +18,12 @@ def check_settings(rank) -> None:
         raise InputError("order: uncertain needs `reward_model_name_or_path`, whose doubts decide what is asked first")
     if rank.host not in (*LOOPBACK, "::1"):
         if not rank.users_file:
-            raise InputError(f"host: {rank.host} can be reached by others; set `users_file` (python -m llmrecipes.ranking.users "
+            raise InputError(f"host: {rank.host} is open to others; set `users_file` (python -m llmrecipes.ranking.users "
                              "users.txt NAME), or leave host at 127.0.0.1")  # fmt: skip
         if rank.host in ("0.0.0.0", "::") and not rank.allowed_hosts:
-            raise InputError("allowed_hosts: is missing; give the host names by which the page is opened, e.g. [rank.example.org]")
+            raise InputError(
+                "allowed_hosts: is missing; give the host names by which the page is opened, e.g. [rank.example.org]"
+            )
     for key in ("overlap", "repeat_share", "min_agreement"):
         if not 0 <= getattr(rank, key) <= 1:
             raise InputError(f"{key}: {getattr(rank, key)} is no share between 0 and 1")
@@ -33,7 +35,9 @@ def check_settings(rank) -> None:
             if not getattr(rank, key):
                 raise InputError(f"{key}: is missing, which `annotator: llm` needs")
         if rank.judge_price and len(rank.judge_price) != 2:
-            raise InputError("judge_price: give two numbers, dollars for a million prompt tokens and a million answered ones")
+            raise InputError(
+                "judge_price: give two numbers, dollars for a million prompt tokens and a million answered ones"
+            )
     if rank.guidelines and not Path(rank.guidelines).is_file():
         raise InputError(f"guidelines: {rank.guidelines} does not exist; give a Markdown file")
 
@@ -42,7 +46,9 @@ def open_store(rank, samples: list[dict]) -> Store:
     """The store with this round's items in it, in the order in which they are to be asked."""
     items = check_items(samples)
     if len(items) < len(samples):
-        print(f"rank: {len(samples) - len(items)} of {len(samples)} prompts have the same answer every time; nothing to rank there")
+        print(
+            f"rank: {len(samples) - len(items)} of {len(samples)} prompts have the same answer every time and are not asked"
+        )
     priority = None
     if rank.order == "uncertain":
         priority = doubts(items, ModelArguments(model_name_or_path=rank.reward_model_name_or_path))
@@ -114,7 +120,11 @@ def collect(store: Store, rank, output_dir: Path) -> tuple[list[dict], dict]:
         raise InputError(f"min_agreement: no item reaches {rank.min_agreement}; see {output_dir / 'quality.html'}")
     alpha = quality["krippendorff_alpha"]
     by_model = quality["annotator_kinds"].get("model", 0)
-    numbers = {"judgements": quality["judgements"], "judgements_by_a_model": by_model, "annotators": len(quality["annotators"])}
+    numbers = {
+        "judgements": quality["judgements"],
+        "judgements_by_a_model": by_model,
+        "annotators": len(quality["annotators"]),
+    }
     numbers["items_left_out"] = len(left_out)
     return ranked, numbers | ({"krippendorff_alpha": alpha["value"]} if alpha else {})
 

@@ -92,7 +92,9 @@ def _alpha(items: list[dict[str, dict[int, float]]]) -> float | None:
     import numpy as np
 
     names = sorted({name for places in items for name in places})
-    units = [[places.get(name, {}).get(i, np.nan) for name in names] for places in items for i in next(iter(places.values()))]
+    units = [
+        [places.get(name, {}).get(i, np.nan) for name in names] for places in items for i in next(iter(places.values()))
+    ]
     data = np.array(units, dtype=float).T
     if data.size == 0 or len(np.unique(data[~np.isnan(data)])) < 2:
         return None  # everything tied: there is no order to agree on
@@ -159,14 +161,25 @@ def _time_outliers(judgements: Sequence[dict]) -> list[dict]:
 def quality_page(quality: dict) -> str:
     """One HTML page without scripts or requests: figures, each with its numbers as a table."""
     alpha = quality["krippendorff_alpha"]
-    said = f"{alpha['value']:.2f} ({alpha['low']:.2f} to {alpha['high']:.2f}, {alpha['n']} items)" if alpha else "not known yet"
+    said = (
+        f"{alpha['value']:.2f} ({alpha['low']:.2f} to {alpha['high']:.2f}, {alpha['n']} items)" if alpha else "not known yet"
+    )
     facts = [
-        ("judgements", quality["judgements"]), ("items", quality["items"]), ("judged by several", quality["items_in_common"]),
+        ("judgements", quality["judgements"]), ("items", quality["items"]),
+        ("judged by several", quality["items_in_common"]),
         ("Krippendorff's alpha (ordinal)", said), ("all bad", quality["all_bad"]),
         ("flags", ", ".join(f"{name} {n}" for name, n in sorted(quality["flags"].items())) or "none"),
         ("who", ", ".join(f"{n} by a {kind}" for kind, n in quality["annotator_kinds"].items()) or "nobody"),
     ]  # fmt: skip
-    columns = ("kind", "judgements", "median_seconds", "kendall_tau", "items_in_common", "self_consistency", "repeated_items")
+    columns = (
+        "kind",
+        "judgements",
+        "median_seconds",
+        "kendall_tau",
+        "items_in_common",
+        "self_consistency",
+        "repeated_items",
+    )
     people = [[name, *(values[c] for c in columns)] for name, values in quality["annotators"].items()]
     bias = quality["position_bias"]
     parts = [
@@ -176,7 +189,8 @@ def quality_page(quality: dict) -> str:
         _bars({row[0]: row[4] for row in people if row[4] is not None}, "Kendall's tau-b against the others"),
         _table(("annotator", *columns), people),
         "<h2>Position bias</h2><p>Mean relative place (0 best, 1 worst) by where an answer was shown; without bias 0.5.</p>",
-        _bars({f"shown {b['shown']}": b["mean_place"] for b in bias}, "mean relative place", [(b["low"], b["high"]) for b in bias]),
+        _bars({f"shown {b['shown']}": b["mean_place"] for b in bias}, "mean relative place",
+              [(b["low"], b["high"]) for b in bias]),
         _table(("shown", "mean place", "low", "high", "n", "biased"), [list(b.values()) for b in bias]),
         "<h2>Time outliers</h2>",
         _table(("annotator", "position", "seconds", ""), [list(o.values()) for o in quality["time_outliers"]]),
@@ -185,8 +199,8 @@ def quality_page(quality: dict) -> str:
             ((i, a) for i, a in quality["agreement_by_item"].items() if a is not None), key=lambda x: x[1])[:20]),
     ]  # fmt: skip
     style = (
-        "body{font:1rem/1.5 system-ui;max-width:60rem;margin:1rem auto;padding:0 1rem;color-scheme:light dark}svg{max-width:100%;"
-        "height:auto}table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.2rem .7rem;text-align:left;"
+        "body{font:1rem/1.5 system-ui;max-width:60rem;margin:1rem auto;padding:0 1rem;color-scheme:light dark}"
+        "svg{max-width:100%;height:auto}table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.2rem .7rem;text-align:left;"
         "border-bottom:1px solid #8886}"
     )
     return (
@@ -220,7 +234,10 @@ def _bars(values: dict[str, float], label: str, intervals: list[tuple[float, flo
         names, numbers = list(values), list(values.values())
         spread = None
         if intervals:
-            spread = [[v - low for v, (low, _) in zip(numbers, intervals)], [high - v for v, (_, high) in zip(numbers, intervals)]]
+            spread = [
+                [v - low for v, (low, _) in zip(numbers, intervals)],
+                [high - v for v, (_, high) in zip(numbers, intervals)],
+            ]
         axes.barh(names, numbers, xerr=spread, color="#3b82c4")
         axes.invert_yaxis()
         axes.set_xlim(min(0, *numbers), 1)

@@ -147,7 +147,7 @@ class Store:
         if held:
             if held != set(ids):
                 raise InputError(
-                    f"{self.path}: holds round {self.round} of other answers; for new answers set `round: {self.round + 1}`, "
+                    f"{self.path}: holds round {self.round} of other answers; for new ones set `round: {self.round + 1}`, "
                     "for another run choose another `database:`"
                 )
             return
@@ -185,8 +185,8 @@ class Store:
             free = db.execute(
                 "SELECT item_id FROM items i WHERE round = ? AND NOT EXISTS "
                 "(SELECT 1 FROM queue q WHERE q.item_id = i.item_id AND q.annotator = ?) AND (SELECT COUNT(*) FROM queue q "
-                "WHERE q.item_id = i.item_id AND NOT q.is_repeat AND (q.state = 'rank' OR (q.state = 'open' AND q.time > ?)))"
-                " < wanted ORDER BY place LIMIT 1",
+                "WHERE q.item_id = i.item_id AND NOT q.is_repeat AND "
+                "(q.state = 'rank' OR (q.state = 'open' AND q.time > ?))) < wanted ORDER BY place LIMIT 1",
                 (self.round, annotator, time.time() - LEASE_SECONDS),
             ).fetchone()
             if free is None:
@@ -217,7 +217,8 @@ class Store:
         view["prompt"] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         view["answers"] = [sample["responses"][i] for i in order]
         newest = self._read(
-            "SELECT * FROM judgements WHERE annotator = ? AND position = ? AND ranking IS NOT NULL ORDER BY seq DESC LIMIT 1",
+            "SELECT * FROM judgements WHERE annotator = ? AND position = ? AND ranking IS NOT NULL "
+            "ORDER BY seq DESC LIMIT 1",
             annotator, position,
         )  # fmt: skip
         if newest:
@@ -286,7 +287,8 @@ class Store:
                     raise InputError(f"{where}: judgement id {judgement_id[:40]} was used already")
                 return known["seq"]
             entry = db.execute(
-                "SELECT q.*, i.sample, i.round FROM queue q JOIN items i USING (item_id) WHERE annotator = ? AND position = ?",
+                "SELECT q.*, i.sample, i.round FROM queue q JOIN items i USING (item_id) "
+                "WHERE annotator = ? AND position = ?",
                 (annotator, position),
             ).fetchone()
             if entry is None:
@@ -308,7 +310,8 @@ class Store:
             is_rank = kind == "rank"
             cursor = db.execute(
                 "INSERT INTO judgements (id, annotator, annotator_kind, position, item_id, kind, ranking, all_bad, flags, "
-                "note, seconds, order_shown, is_repeat, round, model, sampling, time) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                "note, seconds, order_shown, is_repeat, round, model, sampling, time) "
+                f"VALUES ({', '.join('?' * 17)})",
                 (
                     judgement_id, annotator, annotator_kind, position, entry["item_id"], kind,
                     json.dumps(ranking) if is_rank else None, int(all_bad), json.dumps(flags) if is_rank else None, note,
@@ -327,8 +330,8 @@ class Store:
         with self._lock:
             known = self._read("SELECT position FROM judgements WHERE id = ?", judgement_id)
             newest = known or self._read(
-                f"SELECT position FROM judgements WHERE seq IN ({NEWEST}) AND annotator = ? AND kind != 'undo' AND round = ? "
-                "ORDER BY seq DESC LIMIT 1", annotator, self.round,
+                f"SELECT position FROM judgements WHERE seq IN ({NEWEST}) AND annotator = ? AND kind != 'undo' "
+                "AND round = ? ORDER BY seq DESC LIMIT 1", annotator, self.round,
             )  # fmt: skip
             if not newest:
                 return None
@@ -375,7 +378,18 @@ def to_rankings(judgements: Sequence[dict]) -> list[dict]:
 
     Repetitions of an item measure the annotator and are left out.
     """
-    columns = ("ranking", "annotator", "annotator_kind", "round", "all_bad", "flags", "note", "seconds", "order_shown", "time")
+    columns = (
+        "ranking",
+        "annotator",
+        "annotator_kind",
+        "round",
+        "all_bad",
+        "flags",
+        "note",
+        "seconds",
+        "order_shown",
+        "time",
+    )
     return [row["sample"] | {name: row[name] for name in columns} for row in judgements if not row["is_repeat"]]
 
 

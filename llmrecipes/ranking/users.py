@@ -1,6 +1,6 @@
-"""Users of the ranking page: a text file of names and salted scrypt hashes (RFC 7914), one a line, `:admin` for those who see all.
+"""Users of the ranking page: a text file of names and salted scrypt hashes (RFC 7914), with `:admin` for who sees all.
 
-    python -m llmrecipes.ranking.users users.txt ANNA [--admin]      # asks for the password; again to change it
+python -m llmrecipes.ranking.users users.txt ANNA [--admin]      # asks for the password; again to change it
 """
 
 import argparse
@@ -82,7 +82,9 @@ def main() -> None:
     parser.add_argument("--admin", action="store_true", help="sees everybody's work and may end the ranking")
     options = parser.parse_args()
     try:
-        password = getpass.getpass(f"password of {options.name}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+        password = (
+            getpass.getpass(f"password of {options.name}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+        )
         write_user(options.file, options.name, password, options.admin)
     except InputError as error:
         sys.exit(f"error: {error}")
