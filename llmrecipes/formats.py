@@ -168,7 +168,7 @@ def to_implicit(pair: Mapping, where: str = "row") -> dict:
 
 
 # Columns of a samples row that describe its responses, not its prompt.
-SAMPLE_COLUMNS = ("finish_reasons", "num_tokens", "sampling", "model")
+SAMPLE_COLUMNS = ("finish_reasons", "num_tokens", "sampling", "model", "models")
 # Columns of a person's judgement that say nothing of a single pair.
 JUDGEMENT_COLUMNS = ("all_bad", "flags", "note", "seconds", "order_shown", "time")
 

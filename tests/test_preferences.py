@@ -7,7 +7,7 @@ import pytest
 
 from llmrecipes.config import DataArguments, InputError
 from llmrecipes.data import load_source, load_train_eval
-from llmrecipes.data.preferences import argilla, hh_rlhf, ultrafeedback, ultrafeedback_ratings
+from llmrecipes.data.preferences import argilla, hh_rlhf, rankings, ultrafeedback, ultrafeedback_ratings
 
 HEAD = "\n\nHuman: What is a pen?\n\nAssistant: A tool.\n\nHuman: For what?\n\nAssistant:"
 HH = {"chosen": HEAD + " For writing.", "rejected": HEAD + " Find out yourself!"}
@@ -202,3 +202,15 @@ def test_columns_that_only_later_rows_have_are_kept_and_mixed_types_are_one_line
     path.write_text(json.dumps(HH) + "\n" + json.dumps(HH | {"chosen": [{"role": "user", "content": "x"}]}) + "\n")
     with pytest.raises(InputError, match=r"x\.jsonl: its rows do not fit together"):
         load_source(DataArguments(datasets=[str(path)]).datasets[0], 0)
+
+
+# --- rankings -------------------------------------------------------------------------------------------------------
+
+
+def test_rankings_become_pairs_that_count_once_a_prompt():
+    row = {"prompt": "q", "responses": ["a", "b", "c"], "ranking": [[1], [0, 2]], "models": ["x", "y", "z"]}
+    pairs = list(rankings([row]))
+    assert [(p["chosen"], p["rejected"], p["weight"]) for p in pairs] == [("b", "a", 0.5), ("b", "c", 0.5)]
+    assert "models" not in pairs[0]
+    with pytest.raises(InputError, match="row 1: .*responses is missing"):
+        list(rankings([{"prompt": "q", "ranking": [[0]]}]))

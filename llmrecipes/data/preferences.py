@@ -5,6 +5,7 @@
 | hh_rlhf | Anthropic's hh-rlhf (arXiv 2204.05862) | chosen, rejected: "\\n\\nHuman: ... \\n\\nAssistant: ..." |
 | ultrafeedback | openbmb/UltraFeedback (arXiv 2310.01377) | instruction, completions with `overall_score` |
 | ultrafeedback_ratings | the same | ... by the mean `Rating` of the annotated aspects |
+| rankings | rankings.jsonl, the compare page's votes.jsonl | prompt, responses, ranking |
 | argilla | exports of Argilla 1 and 2 | fields of texts; ranking questions, or one rating question a text |
 
 Pairs are {"prompt_id", "prompt", "chosen", "rejected"} of messages with `margin` (where there are scores or ranks) and
@@ -42,6 +43,15 @@ def hh_rlhf(rows: Iterable[Mapping]) -> Iterator[dict]:
             continue
         carried = {key: value for key, value in row.items() if key not in pair}
         yield {"prompt_id": prompt_id(pair["prompt"]), **pair, "weight": 1.0, **carried}
+
+
+def rankings(rows: Iterable[Mapping]) -> Iterator[dict]:
+    """Rankings -> all their pairs that are not ties."""
+    for number, row in enumerate(rows, start=1):
+        missing = [column for column in ("prompt", "responses", "ranking") if not row.get(column)]
+        if missing:
+            raise InputError(f"row {number}: columns are {', '.join(row)}; {missing[0]} is missing or empty")
+        yield from weigh_pairs(rankings_to_pairs({"prompt_id": prompt_id(row["prompt"]), **row}, f"row {number}"))
 
 
 def ultrafeedback(rows: Iterable[Mapping]) -> Iterator[dict]:

@@ -47,7 +47,7 @@ def describe_pairs(rank, samples: list[dict], metrics: dict) -> str:
     lines += ["", "| split | pairs | what |", "|---|---|---|"]
     if metrics.get("items_left_out"):
         lines[2] += (
-            f" {metrics['items_left_out']} were left out: less than {rank.min_agreement:.0%} of their pairs are ordered alike."
+            f" {metrics['items_left_out']} were left out: less than {rank.min_agreement:.0%} of pairs are ordered alike."
         )
     what = {
         "train": "to learn from",

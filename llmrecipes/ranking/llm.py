@@ -126,8 +126,12 @@ class Judge:
                     asked = response.headers.get("retry-after", "")
                     wait = min(MAX_WAIT, float(asked)) if re.fullmatch(r"\d+(\.\d+)?", asked) else wait
                 else:
-                    hint = {401: f"; is {self.key_variable} set?", 403: f"; may {self.key_variable} use this model?",
-                            404: "; check judge_url (ends in /v1) and judge_model"}.get(response.status_code, "")  # fmt: skip
+                    hints = {
+                        401: f"; is {self.key_variable} set?",
+                        403: f"; may {self.key_variable} use this model?",
+                        404: "; check judge_url (it ends in /v1) and judge_model",
+                    }
+                    hint = hints.get(response.status_code, "")
                     raise InputError(f"judge_url: {self.base_url} answers {response.status_code}{hint}")
             if attempt < MAX_TRIES - 1:
                 time.sleep(wait)

@@ -200,8 +200,8 @@ def quality_page(quality: dict) -> str:
     ]  # fmt: skip
     style = (
         "body{font:1rem/1.5 system-ui;max-width:60rem;margin:1rem auto;padding:0 1rem;color-scheme:light dark}"
-        "svg{max-width:100%;height:auto}table{border-collapse:collapse;display:block;overflow-x:auto}td,th{padding:.2rem .7rem;text-align:left;"
-        "border-bottom:1px solid #8886}"
+        "svg{max-width:100%;height:auto}table{border-collapse:collapse;display:block;overflow-x:auto}"
+        "td,th{padding:.2rem .7rem;text-align:left;border-bottom:1px solid #8886}"
     )
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
