@@ -310,7 +310,9 @@ def prepare_server(app: FastAPI, host: str, port: int) -> tuple[str, Callable[[]
     taken = listener.getsockname()[1]
     if port and taken != port:
         print(f"port {port} is in use; taking {taken}", flush=True)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, proxy_headers=False)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, timeout_graceful_shutdown=2
+    )
     server = uvicorn.Server(config)
 
     def run() -> None:

@@ -134,7 +134,7 @@ def _position_bias(judgements: Sequence[dict]) -> list[dict]:
     estimates = {position: metrics.mean(values) for position, values in sorted(relative.items())}
     return [
         {"shown": position + 1, "mean_place": e.value, "low": e.low, "high": e.high, "n": e.n,
-         "biased": not e.low <= 0.5 <= e.high}
+         "biased": None if e.n < 20 else not e.low <= 0.5 <= e.high}
         for position, e in estimates.items()
     ]  # fmt: skip
 

@@ -26,7 +26,9 @@ REPEAT_GAP = 8  # positions between an item and its repetition
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE items (
-    item_id TEXT PRIMARY KEY, round INTEGER NOT NULL, place INTEGER NOT NULL, wanted INTEGER NOT NULL, sample TEXT NOT NULL);
+    item_id TEXT PRIMARY KEY, round INTEGER NOT NULL, place INTEGER NOT NULL, wanted INTEGER NOT NULL,
+    taken INTEGER NOT NULL DEFAULT 0, sample TEXT NOT NULL);
+CREATE INDEX items_free ON items (round, place) WHERE taken < wanted;
 CREATE TABLE queue (
     annotator TEXT NOT NULL, position INTEGER NOT NULL, item_id TEXT NOT NULL REFERENCES items, is_repeat INTEGER NOT NULL,
     order_shown TEXT NOT NULL, state TEXT NOT NULL, time REAL NOT NULL, PRIMARY KEY (annotator, position));
@@ -160,12 +162,14 @@ class Store:
             wanted = overlap_annotators if shared else 1
             rows.append((item_id, self.round, places[index], wanted, json.dumps(sample, ensure_ascii=False)))
         with self._transaction() as db:
-            db.executemany("INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?)", rows)
+            db.executemany(
+                "INSERT OR IGNORE INTO items (item_id, round, place, wanted, sample) VALUES (?, ?, ?, ?, ?)", rows
+            )
 
     def current(self, annotator: str) -> int | None:
         """Position of the first item that waits for `annotator`; gives a new one out; None when nothing is left."""
         with self._transaction() as db:
-            waiting = "SELECT MIN(position) p FROM queue WHERE annotator = ? AND state = 'open'"
+            waiting = "SELECT MIN(position) p FROM queue WHERE annotator = ? AND state IN ('open', 'late')"
             position = db.execute(waiting, (annotator,)).fetchone()["p"]
             return position if position is not None else self._give_out(db, annotator)
 
@@ -182,16 +186,13 @@ class Store:
             if again:
                 item, is_repeat = rng.choice(again)["item_id"], 1
         if item is None:
-            free = db.execute(
-                "SELECT item_id FROM items i WHERE round = ? AND NOT EXISTS "
-                "(SELECT 1 FROM queue q WHERE q.item_id = i.item_id AND q.annotator = ?) AND (SELECT COUNT(*) FROM queue q "
-                "WHERE q.item_id = i.item_id AND NOT q.is_repeat AND "
-                "(q.state = 'rank' OR (q.state = 'open' AND q.time > ?))) < wanted ORDER BY place LIMIT 1",
-                (self.round, annotator, time.time() - LEASE_SECONDS),
-            ).fetchone()
+            free = self._free(db, annotator)
+            if free is None and self._take_back_forgotten(db):
+                free = self._free(db, annotator)
             if free is None:
                 return None
             item = free["item_id"]
+            db.execute("UPDATE items SET taken = taken + 1 WHERE item_id = ?", (item,))
         sample = json.loads(db.execute("SELECT sample FROM items WHERE item_id = ?", (item,)).fetchone()["sample"])
         shown = rng.sample(range(len(sample["responses"])), len(sample["responses"]))
         db.execute(
@@ -199,6 +200,33 @@ class Store:
             (annotator, position, item, is_repeat, json.dumps(shown), time.time()),
         )
         return position
+
+    def _free(self, db: sqlite3.Connection, annotator: str) -> sqlite3.Row | None:
+        return db.execute(
+            "SELECT item_id FROM items i WHERE round = ? AND taken < wanted AND NOT EXISTS "
+            "(SELECT 1 FROM queue q WHERE q.item_id = i.item_id AND q.annotator = ?) ORDER BY place LIMIT 1",
+            (self.round, annotator),
+        ).fetchone()
+
+    def _take_back_forgotten(self, db: sqlite3.Connection) -> int:
+        """Items that were given out long ago and never judged may go to others; whoever had them may still judge them."""
+        old = db.execute(
+            "SELECT annotator, position, item_id FROM queue WHERE state = 'open' AND NOT is_repeat AND time < ?",
+            (time.time() - LEASE_SECONDS,),
+        ).fetchall()
+        for row in old:
+            self._set_state(db, row["annotator"], row["position"], "late")
+        return len(old)
+
+    def _set_state(self, db: sqlite3.Connection, annotator: str, position: int, state: str) -> None:
+        """`taken` of an item counts who has ranked it or has it before him."""
+        row = db.execute("SELECT * FROM queue WHERE annotator = ? AND position = ?", (annotator, position)).fetchone()
+        counts = [s in ("open", "rank") and not row["is_repeat"] for s in (row["state"], state)]
+        db.execute("UPDATE items SET taken = taken + ? WHERE item_id = ?", (counts[1] - counts[0], row["item_id"]))
+        db.execute(
+            "UPDATE queue SET state = ?, time = ? WHERE annotator = ? AND position = ?",
+            (state, time.time(), annotator, position),
+        )
 
     def shown(self, annotator: str, position: int) -> dict | None:
         """What stands at `position` of the annotator's queue: {prompt, answers (as shown), round, judgement}, or None.
@@ -234,17 +262,13 @@ class Store:
     def progress(self, annotator: str) -> dict:
         """{done, skipped (positions), total, last_position, median_seconds} of the annotator in this round."""
         queue = self._read(
-            "SELECT position, state FROM queue JOIN items USING (item_id) WHERE annotator = ? AND round = ?",
+            "SELECT position, state, is_repeat, taken, wanted FROM queue JOIN items USING (item_id) WHERE annotator = ? AND round = ?",
             annotator, self.round,
         )  # fmt: skip
         done = sum(row["state"] == "rank" for row in queue)
-        waiting = sum(row["state"] == "open" for row in queue)
-        free = self._read(
-            "SELECT COUNT(*) n FROM items i WHERE round = ? AND NOT EXISTS "
-            "(SELECT 1 FROM queue q WHERE q.item_id = i.item_id AND q.annotator = ?) AND "
-            "(SELECT COUNT(*) FROM queue q WHERE q.item_id = i.item_id AND NOT q.is_repeat AND q.state = 'rank') < wanted",
-            self.round, annotator,
-        )[0]["n"]  # fmt: skip
+        waiting = sum(row["state"] in ("open", "late") for row in queue)
+        free = self._read("SELECT COUNT(*) n FROM items WHERE round = ? AND taken < wanted", self.round)[0]["n"]
+        free -= sum(row["taken"] < row["wanted"] and not row["is_repeat"] for row in queue)
         seconds = [row["seconds"] for row in self._read(
             "SELECT seconds FROM judgements WHERE annotator = ? AND kind = 'rank' ORDER BY seq DESC LIMIT 50", annotator
         )]  # fmt: skip
@@ -319,10 +343,7 @@ class Store:
                     json.dumps(sample.get("sampling")), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 ),
             )  # fmt: skip
-            db.execute(
-                "UPDATE queue SET state = ?, time = ? WHERE annotator = ? AND position = ?",
-                ("open" if kind == "undo" else kind, time.time(), annotator, position),
-            )
+            self._set_state(db, annotator, position, "open" if kind == "undo" else kind)
             return cursor.lastrowid
 
     def undo(self, annotator: str, judgement_id: str) -> int | None:
