@@ -25,7 +25,7 @@ def main(data, health, check, model):
     if not model.model_name_or_path:
         raise InputError("`model_name_or_path` is missing; give a reward model, e.g. outputs/quickstart/reward")
 
-    from llmrecipes.data import load_by_split
+    from llmrecipes.data import load_by_split, load_train_eval
     from llmrecipes.ranking.health import check_saved_model
     from llmrecipes.run import read_manifest, tame_logs
 
@@ -36,20 +36,15 @@ def main(data, health, check, model):
         raise InputError(f"`output_dir` is missing; {folder} is no folder to write health.json into")
     trained = (read_manifest(folder) or {}).get("config", {})
     if not data.eval_datasets:  # the pairs that its training held out
-        data = DataArguments(eval_datasets=trained.get("eval_datasets") or [])
-    if not data.eval_datasets:
+        data = DataArguments(*(trained.get(key) for key in ("datasets", "eval_datasets", "test_split_size")))
+    if data.eval_datasets:
+        sets = load_by_split(data.eval_datasets, check.seed, ("preference",))
+    elif data.test_split_size:
+        sets = {"held out": load_train_eval(data, trained["seed"], ("preference",))[1]}
+    else:
         raise InputError("`eval_datasets` is missing; give preference pairs that the model was not trained on")
-    found = check_saved_model(
-        folder,
-        load_by_split(data.eval_datasets, check.seed, ("preference",)),
-        health,
-        model,
-        output_dir=output_dir,
-        max_length=check.max_length or trained.get("max_length"),
-        batch_size=check.per_device_eval_batch_size,
-        seed=check.seed,
-        trust_remote_code=check.trust_remote_code,
-    )
+    check.output_dir, max_length = str(output_dir), check.max_length or trained.get("max_length")
+    found = check_saved_model(folder, sets, health, model, check, max_length)
     sys.exit(0 if found["verdict"] == "healthy" else 3)
 
 

@@ -56,28 +56,17 @@ def main(run, data, reward, health, training, model):
         metrics |= evaluate_by_set(trainer)
     trainer.save_model()
     trainer.save_state()
+    used = len(trainer.train_dataset)  # those of more than max_length tokens are gone
 
     if held_out and health.health_check and state.is_main:
         # What lies on disk is checked, by the way PPO will load it; the trained copy makes room.
         del trainer, reward_model
         sets = held_out if isinstance(held_out, dict) else {"held out": held_out}
-        metrics |= summarize(
-            check_saved_model(
-                state.output_dir,
-                sets,
-                health,
-                model,
-                output_dir=state.output_dir,
-                max_length=training.max_length,
-                batch_size=training.per_device_eval_batch_size,
-                seed=training.seed,
-                trust_remote_code=training.trust_remote_code,
-            )
-        )
+        metrics |= summarize(check_saved_model(state.output_dir, sets, health, model, training, training.max_length))
     finish_run(
         state,
         metrics,
-        made=f"reward model from {len(train):,} pairs",
+        made=f"reward model from {used:,} pairs",
         next_steps="recipes/ppo.py trains the chat model against it",
     )
 

@@ -20,7 +20,7 @@ SUFFIXES = {".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"
 def load_train_eval(
     data: DataArguments, seed: int, shapes: tuple[str, ...], min_rows: int = 1
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    """Training and held-out rows, each in one of TRL's standard `shapes`.
+    """Training and held-out rows, each in one of TRL's standard `shapes`; a share of pairs is held out by whole prompts.
 
     Raises:
         InputError: a source is missing, empty or broken, has another shape, or holds fewer than `min_rows` rows.

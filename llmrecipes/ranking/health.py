@@ -52,17 +52,21 @@ class HealthArguments:
 
 
 def check_saved_model(
-    folder: str | Path, sets: dict[str, list[dict]], args: HealthArguments, model_args: ModelArguments, *,
-    output_dir: Path, max_length: int | None = None, batch_size: int = 32, seed: int = 42, trust_remote_code: bool = False,
+    folder: str | Path, sets: dict[str, list[dict]], args: HealthArguments, model_args: ModelArguments, run,
+    max_length: int | None,
 ) -> dict:  # fmt: skip
-    """Check the reward model as it lies in `folder`, as PPO will load it; write the files and return the measures."""
+    """Check the reward model as it lies in `folder`, as PPO will load it; write the files and return the measures.
+
+    run: has output_dir, per_device_eval_batch_size, seed and trust_remote_code, as TRL's training arguments do.
+    """
     model_args = replace(model_args, model_name_or_path=str(folder), tokenizer_name_or_path=None)
-    tokenizer = load_tokenizer(model_args, trust_remote_code)
-    model = load_reward_model(model_args, tokenizer, trust_remote_code)
+    tokenizer = load_tokenizer(model_args, run.trust_remote_code)
+    model = load_reward_model(model_args, tokenizer, run.trust_remote_code)
     if getattr(model, "hf_device_map", None) is None:
         model.to(PartialState().device)
-    health = check_health(model.eval(), tokenizer, sets, args, max_length=max_length, batch_size=batch_size, seed=seed)
-    write_health(output_dir, health)
+    settings = {"max_length": max_length, "batch_size": run.per_device_eval_batch_size, "seed": run.seed}
+    health = check_health(model.eval(), tokenizer, sets, args, **settings)
+    write_health(Path(run.output_dir), health)
     return health
 
 

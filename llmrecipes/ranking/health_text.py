@@ -38,7 +38,7 @@ def to_markdown(health: dict) -> str:
         about = ", ".join(
             f"{k} {m[k]:.4g}" if k == "margin" else f"{k} {m[k]}" for k in ("category", "margin") if m[k] is not None
         )
-        lines += [f"{number}. {about}", "", *_quote("prompt", m["prompt"]),
+        lines += [f"{number}. {about or 'pair'}", "", *_quote("prompt", m["prompt"]),
                   *_quote(f"raters preferred, score {m['chosen_score']:.3f}", m["chosen"]),
                   *_quote(f"model preferred, score {m['rejected_score']:.3f}", m["rejected"])]  # fmt: skip
     return "\n".join(lines) + "\n"
