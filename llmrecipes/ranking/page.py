@@ -212,7 +212,7 @@ def build_app(
     import gradio as gr
 
     app = gr.mount_gradio_app(
-        app, _shell(guidelines), path="/", ssr_mode=False, show_error=False, footer_links=[], head=_viewport()
+        app, _shell(guidelines), path="/", ssr_mode=False, show_error=False, footer_links=[], head=MARGINS
     )
     # Outermost: a forged Host never reaches anything else.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))
@@ -236,10 +236,11 @@ def _shell(guidelines: str):
     return blocks
 
 
-def _viewport() -> str:
-    return (
-        "<style>.gradio-container,.gradio-container main{padding:.25rem !important}footer{display:none !important}</style>"
-    )
+# gradio's own margins would leave a phone's page 256 of its 360 pixels.
+MARGINS = (
+    "<style>.gradio-container main,.gradio-container .main,.gradio-container .html-container{padding:0 !important}"
+    "footer{display:none !important}</style>"
+)
 
 
 def _same_origin(request: Request) -> bool:
