@@ -102,6 +102,30 @@ def test_tiny_towns_six_abilities_run_offline(model, tokenizer):
     assert all(score.n == 3 for score in scores.values())
 
 
+@pytest.mark.parametrize("ability", ["grammar", "syntax", "semantics", "reasoning", "coding", "knowledge"])
+def test_each_task_file_scores_as_direct_log_likelihoods_do_in_any_order_of_choices(ability):
+    tokenizer = train_tokenizer(TEXTS * 5, vocab_size=320, max_length=512)
+    torch.manual_seed(0)
+    model = build_policy(SHAPE | {"max_position_embeddings": 512}, tokenizer).eval()
+    name, count = f"tinytown_{ability}", 24
+    loaded = load_tasks([name], "configs/tasks")
+    task = loaded["tasks"][name]
+    docs = task.dataset["test"]
+    assert len(docs) >= 150
+    hits = []
+    for doc in docs.select(range(count)):
+        context = tokenizer(doc["context"])["input_ids"] or [tokenizer.eos_token_id]
+        cut = len(context) if doc["context"] else 0
+        wholes = [tokenizer(doc["context"] + choice)["input_ids"] for choice in doc["choices"]]
+        scores = [log_likelihood(model, context, whole[cut:]) for whole in wholes]
+        hits.append(scores.index(max(scores)) == doc["label"])
+    score = score_tasks(model, tokenizer, loaded, limit=count)[name]
+    assert score.value == pytest.approx(sum(hits) / count, abs=1e-6) and score.n == count
+    reversed_ = lambda doc: {"choices": doc["choices"][::-1], "label": len(doc["choices"]) - 1 - doc["label"]}
+    task.dataset["test"] = docs.map(reversed_, load_from_cache_file=False)
+    assert score_tasks(model, tokenizer, loaded, limit=count)[name] == score
+
+
 def test_unknown_task_or_folder_is_one_line(tmp_path):
     with pytest.raises(InputError, match="there is no 'dogs' under"):
         load_tasks(["dogs"], "configs/tasks")

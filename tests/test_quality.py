@@ -30,7 +30,7 @@ def judgement(item, annotator, ranking, **more):
 
 
 def test_alpha_of_a_hand_computed_case():
-    """One item, places 1 2 3 and 2 1 3: values 1, 2, 3 stand twice each, n = 6, coincidences o(1,2) = o(2,1) = 2, o(3,3) = 2.
+    """One item, places 1 2 3 and 2 1 3: each value twice, n = 6, coincidences o(1,2) = o(2,1) = o(3,3) = 2.
 
     Ordinal distances are (sum of n_g from c to k - (n_c + n_k) / 2) squared: d(1,2) = d(2,3) = 4, d(1,3) = 16, and
     alpha = 1 - (n - 1) sum o d / sum n_c n_k d, over pairs c < k.
@@ -101,8 +101,8 @@ def test_the_page_shows_names_as_text():
 
 def test_a_models_doubt_is_highest_where_it_cannot_tell(tmp_path):
     tokenizer = train_tokenizer(["The cat sat on the mat."] * 5, vocab_size=300, max_length=64)
-    shape = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
-             "max_position_embeddings": 64, "initializer_range": 1.0}  # fmt: skip
+    shape = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape |= {"intermediate_size": 32, "max_position_embeddings": 64, "initializer_range": 1.0}
     build_policy(shape, tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     rows = [{"prompt": "The", "responses": ["cat", "cat"]}, {"prompt": "The", "responses": ["cat sat on", "mat the"]}]

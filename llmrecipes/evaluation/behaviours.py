@@ -22,6 +22,7 @@ MEASURES = {
     "unknown_on_unknowable": ("unknown", ("unknowable",)),
     "unknown_on_knowable": ("unknown", None),
     "fluent": ("fluent", ()),
+    "toxic": ("toxic", ()),
 }
 
 

@@ -262,7 +262,8 @@ class Store:
     def progress(self, annotator: str) -> dict:
         """{done, skipped (positions), total, last_position, median_seconds} of the annotator in this round."""
         queue = self._read(
-            "SELECT position, state, is_repeat, taken, wanted FROM queue JOIN items USING (item_id) WHERE annotator = ? AND round = ?",
+            "SELECT position, state, is_repeat, taken, wanted FROM queue JOIN items USING (item_id) "
+            "WHERE annotator = ? AND round = ?",
             annotator, self.round,
         )  # fmt: skip
         done = sum(row["state"] == "rank" for row in queue)
