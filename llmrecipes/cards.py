@@ -76,7 +76,7 @@ def _metadata(folder: Path, manifest: dict, scores: dict) -> ModelCardData:
         datasets=sorted({repo_name(s["path"]) for s in config.get("datasets") or [] if ":" not in s["path"]}) or None,
         eval_results=results or None,
         library_name="peft" if (folder / "adapter_config.json").exists() else "transformers",
-        license="apache-2.0",
+        license=config.get("license"),
         pipeline_tag=task if (folder / "tokenizer_config.json").exists() and _has_weights(folder) else None,
         tags=["llmrecipes", manifest["stage"]],
     )

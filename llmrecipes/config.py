@@ -73,6 +73,7 @@ class RunArguments:
     hardware: str | None = field(default=None, metadata={"help": "GPU and wall clock, as measured."})
     num_gpus: int | None = field(default=None, metadata={"help": "Processes the batch sizes are meant for."})
     global_batch_size: int | None = field(default=None, metadata={"help": "Rows per optimizer step, all together."})
+    license: str | None = field(default=None, metadata={"help": "For the model card, the Hub's name of it: apache-2.0."})
     expected: dict | None = field(
         default=None, metadata={"help": "metric: [value, tolerance], or metric: null until someone measured it."}
     )

@@ -1,6 +1,7 @@
 """Publishing finished runs: one commit a repository, checked on the hub, and only then tagged."""
 
 import hashlib
+import io
 import json
 import re
 import time
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from httpx2 import TransportError  # the client that huggingface_hub uses
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 
 from llmrecipes.cards import TOKENS, repo_name, scrub
@@ -74,7 +75,7 @@ def push_run(push: Push, private: bool, api: HfApi, sleep: Callable[[float], Non
         InputError: no permission, a hub that keeps failing, or files that arrived changed. Then nothing is tagged.
     """
     where = {"repo_id": push.repo_id, "repo_type": push.repo_type}
-    content = {name: _content(file) for name, file in push.files.items()}
+    content = {name: _content(file, push) for name, file in push.files.items()}
 
     def send() -> str:
         url = api.create_repo(**where, private=private, exist_ok=True)
@@ -109,18 +110,44 @@ def _verify(push: Push, content: dict[str, str | bytes], api: HfApi, revision: s
     tree = api.list_repo_tree(push.repo_id, repo_type=push.repo_type, revision=revision, recursive=True)
     there = {entry.path: entry for entry in tree if hasattr(entry, "blob_id")}
     for name, data in content.items():
-        data = data if isinstance(data, bytes) else Path(data).read_bytes()
         entry = there.get(name)
         if entry and entry.lfs:
-            same = entry.lfs.sha256 == hashlib.sha256(data).hexdigest()
+            same = entry.lfs.sha256 == _digest("sha256", data)
         else:  # git's own id of a file
-            same = entry and entry.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            size = len(data) if isinstance(data, bytes) else Path(data).stat().st_size
+            same = entry and entry.blob_id == _digest("sha1", data, b"blob %d\0" % size)
         if not same:
             raise InputError(f"{push.repo_id}: {name} arrived changed or not at all; nothing was tagged, push it again")
 
 
-def _content(file: Path) -> str | bytes:
-    return scrub(file.read_text(encoding="utf-8")).encode() if file.name in SCRUBBED else str(file)
+def _digest(name: str, data: str | bytes, head: bytes = b"") -> str:
+    """Of bytes, or of a file in blocks: weights may be larger than the memory."""
+    digest = hashlib.new(name, head)
+    with io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _content(file: Path, push: Push) -> str | bytes:
+    if file.name not in SCRUBBED:
+        return str(file)
+    text = scrub(file.read_text(encoding="utf-8"))
+    if file.name == "README.md" and push.repo_type == "model":
+        text = _with_namespace(text, push.repo_id)
+    return text.encode()
+
+
+def _with_namespace(text: str, repo_id: str) -> str:
+    """The card with the names under which this model, its base and its data stand on the hub."""
+    card, (namespace, name) = ModelCard(text, ignore_metadata_errors=True), repo_id.split("/")
+    full = lambda own: own if "/" in own else f"{namespace}/{own}"
+    if isinstance(card.data.base_model, str):
+        card.data.base_model = full(card.data.base_model)
+    if card.data.datasets:
+        card.data.datasets = [full(own) for own in card.data.datasets]
+    card.text = card.text.replace(f'from_pretrained("{name}")', f'from_pretrained("{repo_id}")')
+    return str(card)
 
 
 def _refuse_secret(file: Path) -> None:

@@ -18,7 +18,8 @@ def run(tmp_path):
     sources = [{"path": str(tmp_path / "quickstart" / "rank"), "name": None, "split": "train", "weight": None},
                {"path": "org/data", "name": "chat", "split": "train", "weight": 2.0}]  # fmt: skip
     (tmp_path / "quickstart" / "rank").mkdir()
-    config = {"output_dir": str(folder), "model_name_or_path": str(tmp_path / "quickstart" / "sft"), "datasets": sources}
+    config = {"output_dir": str(folder), "model_name_or_path": str(tmp_path / "quickstart" / "sft"), "datasets": sources,
+              "license": "mit"}  # fmt: skip
     manifest = {"stage": "dpo", "status": "finished", "made": "chat model", "wall_seconds": 3.0, "fingerprint": "f00d",
                 "command": f"python {tmp_path}/recipes/dpo.py --hub_token {SECRET}",
                 "commit": "abc", "hardware": {"cores": 2},
@@ -34,7 +35,7 @@ def run(tmp_path):
 def test_metadata_is_read_back_by_the_hubs_own_classes(run):
     data = ModelCard.load(write_model_card(run)).data
     assert data.base_model == "quickstart-sft" and data.datasets == ["org/data", "quickstart-rank"]
-    assert data.license == "apache-2.0" and data.tags == ["llmrecipes", "dpo"] and data.pipeline_tag == "text-generation"
+    assert data.license == "mit" and data.tags == ["llmrecipes", "dpo"] and data.pipeline_tag == "text-generation"
     assert [(r.metric_type, r.metric_value) for r in data.eval_results] == [("eval_loss", 0.5)]
 
 

@@ -228,3 +228,20 @@ def test_dry_run_lists_files_and_sizes_and_needs_no_hub(run):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     assert "300,000  model.safetensors" in result.stdout and "me/mine-sft (model, private, tag run-f00d)" in result.stdout
+
+
+def test_card_names_what_stands_in_the_namespace(hub, run):
+    card = '---\nbase_model: mine-pretrain\ndatasets:\n- org/data\n- mine-rank\n---\nAuto.from_pretrained("mine-sft")\n'
+    (run / "README.md").write_text(card)
+    push(run, hub)
+    data, _ = hub.repos["me/mine-sft"]["README.md"]
+    assert b"base_model: me/mine-pretrain" in data and b"- org/data\n- me/mine-rank" in data
+    assert b'from_pretrained("me/mine-sft")' in data and (run / "README.md").read_text() == card
+
+
+def test_the_command_pushes_to_the_hub_that_HF_ENDPOINT_names(hub, run):
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "recipes/push.py", "--path", str(run), "--namespace", "me"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert list(hub.tags.values()) == ["run-f00d"] and TOKEN not in result.stdout + result.stderr
