@@ -18,6 +18,7 @@ class EvaluateArguments:
     tasks: list[str] = field(default_factory=list, metadata={"help": "lm-eval tasks or groups; none to skip."})
     tasks_path: str = field(default="configs/tasks", metadata={"help": "Folder of the tasks' YAML files."})
     hub_tasks: bool = field(default=False, metadata={"help": "Know lm-eval's own tasks too (they need the Hub)."})
+    blimp_path: str | None = field(default=None, metadata={"help": "Folder of BLiMP's JSONL files, scored as published."})
     task_limit: int | None = field(default=None, metadata={"help": "Items a task, the first ones; all by default."})
     judge: str | None = field(default=None, metadata={"help": "module:function (row, answer) -> named parts."})
     rule: str | None = field(default=None, metadata={"help": "module:function (row, answer) -> gold score."})

@@ -1,6 +1,7 @@
 """Scores equal direct computations: task accuracy, held-out likelihood, KL; behaviour is counted on the right questions."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -126,6 +127,40 @@ def test_each_task_file_scores_as_direct_log_likelihoods_do_in_any_order_of_choi
     assert score_tasks(model, tokenizer, loaded, limit=count)[name] == score
 
 
+def test_blimp_files_score_as_lm_evals_own_task_does(model, tokenizer, tmp_path):
+    import lm_eval
+    import yaml
+
+    pairs = [
+        (f"The {a} sat on the {b}.", f"The {a} sat the {b} on.") for a in ("cat", "dog", "ball") for b in ("mat", "red")
+    ]
+    pairs += [(bad, good) for good, bad in pairs]
+    rows = [{"sentence_good": good, "sentence_bad": bad, "UID": "order"} for good, bad in pairs]
+    (tmp_path / "order.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scores = score_tasks(model, tokenizer, load_tasks([], "configs/tasks", blimp_path=str(tmp_path)))
+    assert scores["blimp_order"] == scores["blimp"] and scores["blimp"].n == len(rows)
+    own = yaml.safe_load((Path(lm_eval.__file__).parent / "tasks" / "blimp" / "_template_yaml").read_text())
+    own |= {"task": "theirs", "dataset_path": "json", "dataset_kwargs": {"data_files": str(tmp_path / "order.jsonl")}}
+    (tmp_path / "theirs.yaml").write_text(yaml.safe_dump(own))
+    theirs = score_tasks(model, tokenizer, load_tasks(["theirs"], str(tmp_path)))["theirs"]
+    assert theirs == scores["blimp"]
+    (tmp_path / "broken.jsonl").write_text('{"sentence_good": "a"}\n')
+    with pytest.raises(InputError, match="broken.jsonl, row 1: expected sentence_good and sentence_bad"):
+        load_tasks([], "configs/tasks", blimp_path=str(tmp_path))
+
+
+def test_hub_tasks_are_named_as_lm_eval_names_them():
+    import yaml
+    from lm_eval.tasks import TaskManager
+
+    known = set(TaskManager(include_defaults=True).all_tasks)
+    files = list(Path("configs/tasks/hub").glob("*.yaml"))
+    assert len(files) >= 6
+    for file in files:
+        group = yaml.safe_load(file.read_text())
+        assert group["group"] == f"hub_{file.stem}" and set(group["task"]) <= known, set(group["task"]) - known
+
+
 def test_unknown_task_or_folder_is_one_line(tmp_path):
     with pytest.raises(InputError, match="there is no 'dogs' under"):
         load_tasks(["dogs"], "configs/tasks")
@@ -219,7 +254,7 @@ def arguments(tmp_path, **changes):
     settings = {"models": {"base": str(tmp_path / "a"), "sft": str(tmp_path / "b")}, "baseline": "sft", "tasks": [],
                 "tasks_path": "configs/tasks", "hub_tasks": False, "task_limit": 2, "judge": None, "rule": None,
                 "max_new_tokens": 4, "max_length": 32, "kl_prompts": 2, "show_answers": 2,
-                "per_device_eval_batch_size": 4, "sample_temperature": 1.0, "seed": 0}  # fmt: skip
+                "per_device_eval_batch_size": 4, "sample_temperature": 1.0, "blimp_path": None, "seed": 0}  # fmt: skip
     return SimpleNamespace(**settings | changes)
 
 

@@ -48,8 +48,8 @@ def load_parts(data: DataArguments, args) -> Parts:
         parts.questions = list(to_shape(rows, ("prompt",), "datasets"))
     else:
         parts.skipped["behaviour"] = "no datasets with questions"
-    if args.tasks:
-        parts.tasks = load_tasks(args.tasks, args.tasks_path, args.hub_tasks)
+    if args.tasks or args.blimp_path:
+        parts.tasks = load_tasks(args.tasks, args.tasks_path, args.hub_tasks, args.blimp_path)
     else:
         parts.skipped["abilities"] = "no tasks"
     parts.judge = load_function(args.judge, "judge") if args.judge else None

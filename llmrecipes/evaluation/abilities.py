@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmrecipes import metrics
 from llmrecipes.config import DataArguments, InputError
 from llmrecipes.data import load_source
+from llmrecipes.formats import parse_jsonl
 
 
 def load_items(source: dict, where: dict | None = None, max_items: int | None = None, **metadata) -> dict:
@@ -42,11 +43,13 @@ def _with_space(row: dict) -> dict:
     return {"choices": [" " + choice for choice in row["choices"]]} if row["context"] else {}
 
 
-def load_tasks(tasks: list[str], tasks_path: str, hub_tasks: bool = False) -> dict:
+def load_tasks(tasks: list[str], tasks_path: str, hub_tasks: bool = False, blimp_path: str | None = None) -> dict:
     """lm-eval's loaded tasks ({"tasks": ..., "groups": ...}), to be used for every model alike.
 
+    blimp_path: folder with BLiMP's JSONL files (Warstadt et al. 2020, arXiv 1912.00582), each a task blimp_NAME.
+
     Raises:
-        InputError: a task is not among the YAML files under `tasks_path`.
+        InputError: a task is not among the YAML files under `tasks_path`, or a BLiMP file is broken.
     """
     from lm_eval.tasks import TaskManager
 
@@ -58,7 +61,36 @@ def load_tasks(tasks: list[str], tasks_path: str, hub_tasks: bool = False) -> di
     for task in tasks:
         if task not in known:
             raise InputError(f"tasks: there is no {task!r} under {tasks_path}; there are {', '.join(known)}")
-    return manager.load(tasks)
+    return manager.load([*tasks, *(_blimp_files(blimp_path) if blimp_path else [])])
+
+
+def _blimp_files(folder: str) -> list[dict]:
+    """A task for each file, with the keys of lm-eval's own `blimp` (which reads the same rows from the Hub)."""
+    files = sorted(Path(folder).glob("*.jsonl"))
+    if not files:
+        raise InputError(f"blimp_path: {folder} holds no .jsonl file; give the folder of BLiMP's paradigms")
+    configs = []
+    for file in files:
+        with file.open(encoding="utf-8") as lines:
+            for number, row in enumerate(parse_jsonl(lines, str(file)), start=1):
+                if not all(isinstance(row.get(key), str) for key in ("sentence_good", "sentence_bad")):
+                    raise InputError(
+                        f"{file}, row {number}: expected sentence_good and sentence_bad, found {', '.join(row)}"
+                    )
+        configs.append(
+            {
+                "task": f"blimp_{file.stem}",
+                "dataset_path": "json",
+                "dataset_kwargs": {"data_files": str(file)},
+                "output_type": "multiple_choice",
+                "validation_split": "train",
+                "doc_to_text": "",
+                "doc_to_target": 0,
+                "doc_to_choice": "{{[sentence_good, sentence_bad]}}",
+                "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+            }
+        )
+    return configs
 
 
 def score_tasks(
@@ -88,4 +120,5 @@ def score_tasks(
         values = [float(sample[metric]) for sample in samples]
         binary = all(value in (0.0, 1.0) for value in values)
         scores[name] = metrics.accuracy(values) if binary else metrics.mean(values)
-    return scores
+    blimp = [s["acc"] for name, samples in results["samples"].items() if name.startswith("blimp_") for s in samples]
+    return scores | ({"blimp": metrics.accuracy(blimp)} if blimp else {})
