@@ -8,16 +8,17 @@ Writes: output_dir, the tuned chat model (or a LoRA adapter with use_peft: true)
 from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launch
 
 
-def main(run, data, training, model):
+def main(run, data, training, model, looks):
     from trl import DPOTrainer, get_peft_config
 
     from llmrecipes.data import load_train_eval
+    from llmrecipes.evaluation.watch import watch
     from llmrecipes.models import load_policy, load_tokenizer, require_chat_template
     from llmrecipes.run import finish_run, start_run
     from llmrecipes.training import readable
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = start_run("dpo", run, training, (run, data, training, model), inputs)
+    state = start_run("dpo", run, training, (run, data, training, model, looks), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(data, training.seed, ("preference",), training.per_device_train_batch_size)
@@ -39,6 +40,7 @@ def main(run, data, training, model):
             peft_config=peft_config,
         )
     )
+    watch(trainer, looks, tokenizer)
     metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
     if held_out:
         metrics |= trainer.evaluate()
@@ -54,4 +56,11 @@ def main(run, data, training, model):
 
 
 if __name__ == "__main__":
-    launch(main, RunArguments, DataArguments, "trl.trainer.dpo_config:DPOConfig", ModelArguments)
+    launch(
+        main,
+        RunArguments,
+        DataArguments,
+        "trl.trainer.dpo_config:DPOConfig",
+        ModelArguments,
+        "llmrecipes.evaluation.watch:WatchArguments",
+    )

@@ -25,10 +25,11 @@ class RewardArguments:
     )
 
 
-def main(run, data, training, model, reward):
+def main(run, data, training, model, reward, looks):
     from trl import get_peft_config
 
     from llmrecipes.data import load_train_eval
+    from llmrecipes.evaluation.watch import watch
     from llmrecipes.generation import sample_responses
     from llmrecipes.models import load_policy, load_reward_model, load_tokenizer
     from llmrecipes.ppo.trainer import PPOTrainer
@@ -38,7 +39,7 @@ def main(run, data, training, model, reward):
     if (model.load_in_4bit or model.load_in_8bit) and not model.use_peft:
         raise InputError("load_in_4bit, load_in_8bit: quantised weights are not trained; add use_peft: true (QLoRA)")
     inputs = [model.model_name_or_path, reward.reward_model_name_or_path, *(s.path for s in data.datasets)]
-    state = start_run("ppo", run, training, (run, data, training, model, reward), inputs)
+    state = start_run("ppo", run, training, (run, data, training, model, reward, looks), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(data, training.seed, ("prompt",))
@@ -79,6 +80,7 @@ def main(run, data, training, model, reward):
             peft_config=get_peft_config(model),
         )
     )
+    watch(trainer, looks, tokenizer)
     metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
     metrics |= trainer.last_rollout_metrics
     if held_out:
@@ -95,4 +97,12 @@ def main(run, data, training, model, reward):
 
 
 if __name__ == "__main__":
-    launch(main, RunArguments, DataArguments, "llmrecipes.ppo.config:PPOConfig", ModelArguments, RewardArguments)
+    launch(
+        main,
+        RunArguments,
+        DataArguments,
+        "llmrecipes.ppo.config:PPOConfig",
+        ModelArguments,
+        RewardArguments,
+        "llmrecipes.evaluation.watch:WatchArguments",
+    )

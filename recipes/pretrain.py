@@ -23,17 +23,18 @@ class PretrainArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code from the model's repository."})
 
 
-def main(run, data, training, model, pretrain):
+def main(run, data, training, model, pretrain, looks):
     from transformers import Trainer
 
     from llmrecipes.config import InputError
     from llmrecipes.data import load_train_eval
+    from llmrecipes.evaluation.watch import watch
     from llmrecipes.models import build_policy, context_length, count_parameters, load_policy, load_tokenizer
     from llmrecipes.run import finish_run, start_run
     from llmrecipes.training import build_blocks, build_muon, collate_blocks, language_metrics, readable
 
     inputs = [model.tokenizer_name_or_path, model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = start_run("pretrain", run, training, (run, data, training, model, pretrain), inputs)
+    state = start_run("pretrain", run, training, (run, data, training, model, pretrain, looks), inputs)
 
     tokenizer = load_tokenizer(model, pretrain.trust_remote_code)
     texts, held_out_texts = load_train_eval(data, training.seed, ("text",))
@@ -64,6 +65,7 @@ def main(run, data, training, model, pretrain):
             ),
         )
     )
+    watch(trainer, looks, tokenizer)
     metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
     if held_out:
         metrics |= trainer.evaluate()
@@ -84,5 +86,5 @@ def main(run, data, training, model, pretrain):
 if __name__ == "__main__":
     launch(
         main, RunArguments, DataArguments, "transformers.training_args:TrainingArguments", ModelArguments,
-        PretrainArguments,
+        PretrainArguments, "llmrecipes.evaluation.watch:WatchArguments",
     )  # fmt: skip

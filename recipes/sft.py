@@ -8,16 +8,17 @@ Writes: output_dir, a chat model (or a LoRA adapter with use_peft: true).
 from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launch
 
 
-def main(run, data, training, model):
+def main(run, data, training, model, looks):
     from trl import get_peft_config
 
     from llmrecipes.data import load_train_eval
+    from llmrecipes.evaluation.watch import watch
     from llmrecipes.models import load_policy, load_tokenizer, require_chat_template
     from llmrecipes.run import finish_run, start_run
     from llmrecipes.training import SFTTrainer, check_assistant_tokens, readable, require_generation_marks
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = start_run("sft", run, training, (run, data, training, model), inputs)
+    state = start_run("sft", run, training, (run, data, training, model, looks), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(
@@ -41,6 +42,7 @@ def main(run, data, training, model):
         )
     )
     check_assistant_tokens(trainer.train_dataset)
+    watch(trainer, looks, tokenizer)
     metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
     if held_out:
         metrics |= trainer.evaluate()
@@ -56,4 +58,11 @@ def main(run, data, training, model):
 
 
 if __name__ == "__main__":
-    launch(main, RunArguments, DataArguments, "trl.trainer.sft_config:SFTConfig", ModelArguments)
+    launch(
+        main,
+        RunArguments,
+        DataArguments,
+        "trl.trainer.sft_config:SFTConfig",
+        ModelArguments,
+        "llmrecipes.evaluation.watch:WatchArguments",
+    )

@@ -43,6 +43,13 @@ def test_every_stage_leaves_a_finished_manifest(chain):
         assert manifest["status"] == "finished" and manifest["output_fingerprint"], stage
 
 
+def test_what_the_models_said_while_they_learned_is_kept(chain):
+    for stage in ("pretrain", "sft", "dpo", "ppo"):
+        rows = [json.loads(line) for line in (chain[0] / stage / "watch.jsonl").read_text().splitlines()]
+        assert rows and all(list(row["answers"]) == ["The cat"] for row in rows), stage
+    assert "watch/tinytown_grammar" in (chain[0] / "report.html").read_text()
+
+
 def test_models_load_by_from_pretrained_and_data_by_load_dataset(chain, tmp_path):
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer

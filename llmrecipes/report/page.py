@@ -130,13 +130,14 @@ def _curves(records: list) -> str:
 def _series(history: list[dict]) -> dict[str, list]:
     """measure -> [(step, value)], for the measures a reader looks for first."""
     curves = {}
-    for name in CURVES:
+    watched = sorted({name for entry in history for name in entry if name.startswith("watch/")})
+    for name in [*CURVES, *watched]:
         points = [(entry["step"], entry[name]) for entry in history if name in entry]
         if len(points) > 1:
             curves[name] = points
     if "loss" in curves and not any(name in curves for name in ("score", "margin", "accuracy", "rewards/accuracies")):
         curves["perplexity"] = [(step, math.exp(min(loss, 50))) for step, loss in curves["loss"]]
-    return {name: curves[name] for name in CURVES if name in curves}
+    return {name: curves[name] for name in [*CURVES, *watched] if name in curves}
 
 
 def _abilities(records: list) -> str:
