@@ -192,6 +192,7 @@ def test_users_file(tmp_path, users):
 
 
 SETTINGS = {
+    "annotator": "page",
     "order": "random",
     "reward_model_name_or_path": None,
     "host": "127.0.0.1",
@@ -214,6 +215,8 @@ SETTINGS = {
         ({"order": "uncertain"}, "order"),
         ({"overlap": 1.5}, "overlap"),
         ({"round": 0}, "round"),
+        ({"annotator": "llm", "judge_url": None}, "judge_url"),
+        ({"annotator": "llm", "judge_url": "u", "judge_model": "m", "judge_price": [1.0]}, "judge_price"),
         ({"guidelines": "none.md"}, "guidelines"),
     ],
 )
