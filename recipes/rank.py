@@ -75,10 +75,12 @@ def main(run, data, rank):
     from llmrecipes.ranking.simulated import rank_simulated
     from llmrecipes.run import finish_run, read_manifest, start_run
 
-    numbers = {}
+    load_samples = lambda: check_samples(list(load_train_eval(data, rank.seed, ("prompt",))[0]))
+    samples, numbers = None, {}
     if rank.annotator in ("page", "llm"):
         people.check_settings(rank)
-        store = people.open_store(rank, check_samples(list(load_train_eval(data, rank.seed, ("prompt",))[0])))
+        samples = load_samples()
+        store = people.open_store(rank, samples)
         if rank.annotator == "llm":
             numbers = people.ask_judge(store, rank)
         elif rank.serve:
@@ -89,7 +91,7 @@ def main(run, data, rank):
     inputs = [rank.rankings_file, *(s.path for s in data.datasets)]
     state = start_run("rank", run, rank, (run, data, rank), inputs)
 
-    samples = check_samples(list(load_train_eval(data, rank.seed, ("prompt",))[0]))
+    samples = samples or load_samples()
     rule = load_function(rank.rule, "rule") if rank.rule else None
     if rank.annotator == "simulated":
         ranked = rank_simulated(samples, rule, rank.rater_noise, rank.rater_tie_width, rank.overlap, rank.seed)

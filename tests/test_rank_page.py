@@ -17,7 +17,7 @@ from test_store import samples
 
 from llmrecipes.config import InputError
 from llmrecipes.ranking.page import build_app, prepare_server
-from llmrecipes.ranking.people import check_settings
+from llmrecipes.ranking.people import _admin_page, check_settings
 from llmrecipes.ranking.store import Store, to_rankings
 from llmrecipes.ranking.users import is_password, read_users, write_user
 
@@ -87,6 +87,7 @@ def test_other_pages_hosts_and_forms_are_refused(tmp_path):
     assert client.post("/api/undo", data={"id": "undo-0001"}).status_code == 400
     assert client.post("/api/undo", content=b"[]", headers={"Content-Type": "application/json"}).status_code == 400
     assert client.post("/api/undo", json={"id": "x" * 70_000}).status_code == 413
+    assert client.post("/api/undo", content=(b"{" for _ in range(9))).status_code == 411
     assert store.count() == 1
 
 
@@ -116,7 +117,7 @@ def test_every_page_forbids_other_hosts_content(tmp_path):
 
 def test_only_users_enter_and_each_sees_his_own_work(tmp_path, users):
     store = Store(tmp_path / "s.sqlite", samples())
-    ann, bob, nobody = (client_for(store, users=users) for _ in range(3))
+    ann, bob, nobody = (client_for(store, users=users, quality_page=lambda: _admin_page(store)) for _ in range(3))
     assert nobody.get("/", follow_redirects=False).headers["location"] == "/login"
     for path in ("/api/item", "/admin", "/config", "/gradio_api/info"):
         assert nobody.get(path).status_code == 401
@@ -129,7 +130,9 @@ def test_only_users_enter_and_each_sees_his_own_work(tmp_path, users):
     assert bob.get("/api/item?position=1").status_code == 400  # that is ann's
     assert bob.get("/api/item").json()["judgement"] is None and bob.get("/api/item").json()["position"] == 1
     assert bob.get("/admin").status_code == 403 and bob.post("/api/finish", json={}).status_code == 403
-    assert ann.get("/admin").status_code == 200
+    rank(bob, note="<b>his</b>", id="bob-000001")
+    page = ann.get("/admin").text
+    assert "mine" in page and "&lt;b&gt;his" in page and "Question" in page
     assert bob.post("/api/name", json={"name": "ann"}).status_code == 400
     # A login outlives the server, its token is not in the file, and it ends with logging out.
     token = bob.cookies["llmrecipes_login"]

@@ -93,6 +93,8 @@ def build_app(
             response = _error(404, "there are no files here")
         elif request.method not in ("GET", "HEAD") and not _same_origin(request):
             response = _error(403, "the request comes from another page; open this page itself")
+        elif request.method == "POST" and "content-length" not in request.headers:
+            response = _error(411, "the length of the request is missing")
         elif int(request.headers.get("content-length") or 0) > BODY_BYTES:
             response = _error(413, f"more than {BODY_BYTES} bytes; shorten the note")
         elif path.startswith("/api/") and (wait := calls.wait(user or client)):

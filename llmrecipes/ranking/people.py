@@ -66,7 +66,6 @@ def database_path(rank) -> Path:
 def serve_page(store: Store, rank) -> None:
     """Open the page and wait until an admin ends the ranking, or Ctrl-C."""
     from llmrecipes.ranking.page import LOOPBACK, build_app, prepare_server
-    from llmrecipes.ranking.quality import measure_quality, quality_page
     from llmrecipes.ranking.users import read_users
 
     stop = []
@@ -75,7 +74,7 @@ def serve_page(store: Store, rank) -> None:
         _guidelines(rank),
         users=read_users(rank.users_file) if rank.users_file else None,
         allowed_hosts=sorted({*LOOPBACK, "[::1]", *rank.allowed_hosts, *([rank.host] if rank.host != "0.0.0.0" else [])}),
-        quality_page=lambda: quality_page(measure_quality(store.judgements())),
+        quality_page=lambda: _admin_page(store),
         # The answer to "finish" must still reach the browser.
         on_finish=lambda: threading.Timer(0.5, lambda: stop[0]()).start(),
     )
@@ -84,6 +83,13 @@ def serve_page(store: Store, rank) -> None:
     print(f"rank: {address} is open; judgements go to {store.path}\n"
           "      \"Finish\" on the page, or Ctrl-C here, ends the ranking and builds the pairs", flush=True)  # fmt: skip
     run()
+
+
+def _admin_page(store: Store) -> str:
+    from llmrecipes.ranking.quality import measure_quality, quality_page
+
+    judgements = store.judgements()
+    return quality_page(measure_quality(judgements), judgements)
 
 
 def ask_judge(store: Store, rank) -> dict[str, float]:

@@ -14,8 +14,10 @@ from itertools import combinations
 from random import Random
 
 from llmrecipes import metrics
+from llmrecipes.formats import prompt_text
 
 RESAMPLES = 200
+NEWEST = 200  # judgements shown in words
 OUTLIER = 3.5  # modified z-score of Iglewicz and Hoaglin (1993)
 
 
@@ -158,8 +160,8 @@ def _time_outliers(judgements: Sequence[dict]) -> list[dict]:
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-def quality_page(quality: dict) -> str:
-    """One HTML page without scripts or requests: figures, each with its numbers as a table."""
+def quality_page(quality: dict, judgements: Sequence[dict] = ()) -> str:
+    """One HTML page without scripts or requests: figures, each with its numbers as a table; and the newest judgements."""
     alpha = quality["krippendorff_alpha"]
     said = (
         f"{alpha['value']:.2f} ({alpha['low']:.2f} to {alpha['high']:.2f}, {alpha['n']} items)" if alpha else "not known yet"
@@ -198,6 +200,10 @@ def quality_page(quality: dict) -> str:
         _table(("item", "pairs ordered alike"), sorted(
             ((i, a) for i, a in quality["agreement_by_item"].items() if a is not None), key=lambda x: x[1])[:20]),
     ]  # fmt: skip
+    if judgements:
+        columns = ("annotator", "position", "time", "prompt", "ranking", "flags", "note")
+        parts += [f"<h2>Judgements, the newest {NEWEST} of {len(judgements)}</h2>",
+                  _table(columns, [_in_words(row) for row in judgements[: -NEWEST - 1 : -1]])]  # fmt: skip
     style = (
         "body{font:1rem/1.5 system-ui;max-width:60rem;margin:1rem auto;padding:0 1rem;color-scheme:light dark}"
         "svg{max-width:100%;height:auto}table{border-collapse:collapse;display:block;overflow-x:auto}"
@@ -207,6 +213,16 @@ def quality_page(quality: dict) -> str:
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>Quality of the judgements</title><style>{style}</style>{''.join(parts)}</html>"
     )
+
+
+def _in_words(row: dict) -> list:
+    short = lambda text: text if len(text) <= 60 else text[:57] + "..."
+    answers = [short(text) for text in row["sample"]["responses"]]
+    ranking = "  >  ".join(" = ".join(answers[i] for i in group) for group in row["ranking"])
+    flags = "; ".join(f"{answers[int(i)]}: {', '.join(names)}" for i, names in row["flags"].items())
+    flags = "; ".join(filter(None, ["all bad" if row["all_bad"] else "", flags]))
+    prompt = short(prompt_text(row["sample"]["prompt"]))
+    return [row["annotator"], row["position"], row["time"], prompt, ranking, flags, row["note"]]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
