@@ -261,7 +261,8 @@ def run_recipe(stage, config, folder, output_dir, rows, *options, weight_pairs=F
         )
         recipe["main"](run, data, recipe["RewardArguments"](weight_pairs), health, *rest)
     else:
-        recipe["main"](*parse(RunArguments, DataArguments, config, ModelArguments, argv=argv))
+        looks = "llmrecipes.evaluation.watch:WatchArguments"
+        recipe["main"](*parse(RunArguments, DataArguments, config, ModelArguments, looks, argv=argv))
     return json.loads((output_dir / "manifest.json").read_text())["metrics"]
 
 
