@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -42,11 +43,18 @@ class PolicyAndValue(nn.Module):
     def shares_trunk(self) -> bool:
         return isinstance(self.value_model, nn.Linear)
 
-    def forward(self, input_ids, prompt_lengths, response_lengths, temperature=1.0, return_entropy=False):
-        """(B, L) token ids, (B,) lengths -> (logprobs, entropy or None, values), each (B, T) float32, 0 on padding."""
+    def forward(self, input_ids, prompt_lengths, response_lengths, temperature=1.0, return_entropy=False, part=None):
+        """(B, L) token ids, (B,) lengths -> (logprobs, entropy or None, values), each (B, T) float32, 0 on padding.
+
+        part: "policy" or "value" computes that model alone (where the trunk is not shared), None in the other's place.
+        """
         batch = input_ids, prompt_lengths, response_lengths
+        if part == "value":
+            return None, None, response_values(self.value_model, *batch)
         hidden, mask = response_hidden_states(causal_lm(self.policy), *batch)
         logprobs, entropy = _logprobs(self.policy, hidden, *batch, temperature, return_entropy, self.chunk_size)
+        if part == "policy":
+            return logprobs, entropy, None
         if self.shares_trunk:
             values = _to_padded(self.value_model(hidden.to(self.value_model.weight.dtype)).squeeze(-1).float(), mask)
         else:
@@ -123,16 +131,7 @@ def _logprobs(
     targets = input_ids[rows, prompt_lengths[rows] + steps]
 
     def of_chunk(hidden, targets):
-        logits = _logits(model, hidden).float()
-        if temperature != 1.0:
-            logits = logits / temperature
-        log_normalizer = logits.logsumexp(-1)
-        logprobs = logits.gather(-1, targets[:, None]).squeeze(-1) - log_normalizer
-        if not return_entropy:
-            return logprobs, None
-        with torch.no_grad():
-            probabilities = (logits - log_normalizer[:, None]).exp()
-            return logprobs, log_normalizer - (probabilities * logits).sum(-1)
+        return _SelectLogprobs.apply(_logits(model, hidden), targets, temperature, return_entropy)
 
     chunk_size = chunk_size or max(1, LOGITS_BYTES // 4 // model.config.get_text_config().vocab_size)
     if len(targets) <= chunk_size:
@@ -145,6 +144,32 @@ def _logprobs(
         logprobs = torch.cat([part[0] for part in parts])
         entropy = torch.cat([part[1] for part in parts]) if return_entropy else None
     return _to_padded(logprobs, mask), _to_padded(entropy, mask) if return_entropy else None
+
+
+class _SelectLogprobs(torch.autograd.Function):
+    """Logits (N, V), targets (N,) -> log-probabilities (N,) at `temperature`, entropy (N,) or None, both float32.
+
+    Autograd's own formulas keep and make several (N, V) tensors; here one is kept, and it becomes the gradient in place.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, targets, temperature, return_entropy):
+        logits = logits.float()
+        logprobs = (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
+        ctx.save_for_backward(logprobs, targets)
+        ctx.temperature = temperature
+        entropy = -(logprobs.exp().mul_(logprobs)).sum(-1) if return_entropy else None
+        if entropy is not None:
+            ctx.mark_non_differentiable(entropy)
+        return logprobs.gather(-1, targets[:, None]).squeeze(-1), entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _):
+        logprobs, targets = ctx.saved_tensors
+        grad = (grad / ctx.temperature)[:, None]
+        gradient = logprobs.exp_().mul_(-grad)
+        return gradient.scatter_add_(-1, targets[:, None], grad), None, None, None
 
 
 class _TrunkOutput(BaseModelOutputWithPast):

@@ -318,23 +318,37 @@ class PPOTrainer(Trainer):
 
     # ---- Update ----
 
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """Takes a policy and a value model with trunks of their own in turn: only one's activations are held at a time."""
+        step = super().training_step
+        if self.model.shares_trunk or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return step(model, inputs, num_items_in_batch)
+        return sum(step(model, inputs | {"part": part}, num_items_in_batch) for part in ("policy", "value"))
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """6. Clipped policy loss + vf_coef × clipped value loss (+ kl_coef × KL), per response token of the whole
-        optimizer step."""
-        args = self.args
-        logprobs, _, values = model(**{name: inputs[name] for name in MODEL_INPUTS}, temperature=args.temperature)
-        mask = response_mask(inputs["response_lengths"], logprobs.shape[1])
-        policy, policy_stats = policy_loss(logprobs, inputs["logprobs"], inputs["advantages"], mask, args.cliprange)
-        value, value_stats = value_loss(values, inputs["values"], inputs["returns"], mask, args.cliprange_value)
-        total = policy + args.vf_coef * value
-        sums = {"policy_loss": policy.detach(), "value_loss": value.detach(), **policy_stats, **value_stats}
-        if args.kl_in == "loss":
+        optimizer step. inputs["part"]: that model's share alone."""
+        args, part = self.args, inputs.get("part")
+        if part == "value":
+            model = self.model  # DDP expects one forward call for all parameters, and has had it for the policy
+        logprobs, _, values = model(**{name: inputs[name] for name in MODEL_INPUTS}, temperature=args.temperature, part=part)
+        mask = response_mask(inputs["response_lengths"], inputs["advantages"].shape[1])
+        total, sums = 0.0, {}
+        if logprobs is not None:
+            policy, stats = policy_loss(logprobs, inputs["logprobs"], inputs["advantages"], mask, args.cliprange)
+            total += policy
+            sums |= {"policy_loss": policy.detach(), **stats}
+        if values is not None:
+            value, stats = value_loss(values, inputs["values"], inputs["returns"], mask, args.cliprange_value)
+            total += args.vf_coef * value
+            sums |= {"value_loss": value.detach(), **stats}
+        if logprobs is not None and args.kl_in == "loss":
             kl = kl_loss(logprobs, inputs["logprobs"], inputs["ref_logprobs"], mask, args.kl_estimator)
-            total = total + self.kl_coef * kl
+            total += self.kl_coef * kl
             sums["kl_loss"] = kl.detach()
         self._check_finite(total, "the loss")
-        for name, part in sums.items():
-            self._record(name, part, mask.sum())
+        for name, figure in sums.items():
+            self._record(name, figure, mask.sum())
         # DDP and FSDP average gradients over processes, but the sum over processes is wanted.
         loss = total / num_items_in_batch * self.accelerator.num_processes
         return (loss, {"logprobs": logprobs, "values": values}) if return_outputs else loss

@@ -1,0 +1,311 @@
+"""One side of benchmarks/ppo.py in a process of its own: python benchmarks/ppo_sides.py SIDE WORKLOAD UPDATES
+
+SIDE: trl (trl 1.12.0, by the interpreter that has it), separate or shared (ours). Prints its figures as one line of JSON.
+"""
+
+import collections
+import contextlib
+import io
+import json
+import resource
+import sys
+import tempfile
+import time
+
+PAD, EOS = 0, 2
+ROWS, MICRO_BATCH, RESPONSE = 64, 16, 64
+# low, high: tokens of a prompt. eos: chance per token that a response ends; its length is settled before the run.
+WORKLOADS = {
+    "fixed": {"vocab": 4096, "low": 32, "high": 32, "eos": 0.0, "epochs": 4},
+    "variable": {"vocab": 4096, "low": 16, "high": 64, "eos": 0.04, "epochs": 4},
+    "vocabulary": {"vocab": 32768, "low": 16, "high": 64, "eos": 0.04, "epochs": 1},
+}
+TOY = {"vocab": 64, "low": 2, "high": 8, "epochs": 4}
+TOY_RESPONSE, TOY_TOKEN = 16, 7
+TOYS = ("bandit", "stop", "stop_pad_is_eos")
+
+
+class Finished(Exception):
+    """Enough updates were measured."""
+
+
+# ---- What every side works on ----
+
+
+def build_tokenizer(vocab: int, pad_is_eos: bool):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(vocab - 4))]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token=words[EOS if pad_is_eos else PAD], bos_token="<s>", eos_token="</s>",
+        unk_token="<unk>", padding_side="left",
+    )  # fmt: skip
+
+
+def build_models(work: dict) -> tuple:
+    """(policy, reference, reward model, value model) of random weights. Outside the toys policy and reference never emit
+    EOS or padding, so that the schedule alone says how long a response is."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+    toy = work is TOY
+    sizes = (32, 64, 2) if toy else (256, 704, 4)
+    config = dict(
+        vocab_size=work["vocab"], hidden_size=sizes[0], intermediate_size=sizes[1], num_hidden_layers=sizes[2],
+        num_attention_heads=4, max_position_embeddings=512, pad_token_id=PAD, bos_token_id=1, eos_token_id=EOS,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    policy, reference = (LlamaForCausalLM(LlamaConfig(**config)) for _ in range(2))
+    reference.load_state_dict(policy.state_dict())
+    reward, value = (LlamaForSequenceClassification(LlamaConfig(**config, num_labels=1)) for _ in range(2))
+    value.load_state_dict(reward.state_dict())
+    if not toy:
+        bias = torch.zeros(work["vocab"])
+        bias[[PAD, EOS]] = -1e4
+        for model in (policy, reference):
+            model.lm_head.bias = torch.nn.Parameter(bias, requires_grad=False)
+    return policy, reference, reward, value
+
+
+def build_prompts(work: dict, updates: int) -> list[list[int]]:
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(work["low"], work["high"] + 1, (ROWS * updates,), generator=generator).tolist()
+    return [torch.randint(4, work["vocab"], (length,), generator=generator).tolist() for length in lengths]
+
+
+class Schedule:
+    """Response lengths by prompt, and a criterion for either side's decoding that ends responses there."""
+
+    def __init__(self, prompts: list[list[int]], eos: float):
+        import torch
+
+        generator = torch.Generator().manual_seed(2)
+        ends = torch.rand(len(prompts), RESPONSE, generator=generator) < eos
+        ends[:, -1] = True
+        lengths = (ends.int().argmax(1) + 1).tolist()
+        self.lengths = {tuple(prompt): length for prompt, length in zip(prompts, lengths, strict=True)}
+
+    def criterion(self, prompts: list[list[int]], drops_rows: bool, context: int = 0):
+        import torch
+
+        lengths = torch.tensor([self.lengths[tuple(prompt)] for prompt in prompts])
+
+        def ended(tokens, scores, **_):
+            nonlocal lengths
+            over = lengths <= tokens.shape[1] - context
+            if drops_rows:  # those that ended are not asked about again
+                lengths = lengths[~over]
+            return over
+
+        return ended
+
+
+class Stopwatch:
+    """Exclusive time by phase, [CPU, wall] seconds: what is nested counts only for itself."""
+
+    def __init__(self):
+        self.phases, self.nested = collections.defaultdict(lambda: [0.0, 0.0]), []
+
+    @staticmethod
+    def now() -> list[float]:
+        return [time.process_time(), time.perf_counter()]
+
+    @contextlib.contextmanager
+    def phase(self, name):
+        started = self.now()
+        self.nested.append([0.0, 0.0])
+        yield
+        seconds = [end - start for end, start in zip(self.now(), started, strict=True)]
+        inner = self.nested.pop()
+        for i in range(2):
+            self.phases[name][i] += seconds[i] - inner[i]
+            if self.nested:
+                self.nested[-1][i] += seconds[i]
+
+    def wrap(self, owner, attribute, name):
+        function = getattr(owner, attribute)
+
+        def timed(*args, **kwargs):
+            with self.phase(name):
+                return function(*args, **kwargs)
+
+        setattr(owner, attribute, timed)
+
+
+class Run:
+    """What a side needs: workload, prompts, reward of the toys; and what it notes down."""
+
+    def __init__(self, workload: str, updates: int):
+        self.workload, self.updates = workload, updates
+        self.toy = workload in TOYS
+        self.work = TOY if self.toy else WORKLOADS[workload]
+        self.prompts = build_prompts(self.work, updates + 1)  # one more: see `finished_update`
+        self.schedule = None if self.toy else Schedule(self.prompts, self.work["eos"])
+        self.response = TOY_RESPONSE if self.toy else RESPONSE
+        self.watch, self.marks, self.tokens, self.scores = Stopwatch(), [], 0, []
+
+    def reward(self, rows: list[list[int]]) -> list[float]:
+        """The toys' reward of responses (token ids): share of one token, or brevity. Notes its mean, for the latter the
+        share of responses that end in EOS."""
+        if self.workload == "bandit":
+            rewards = [row.count(TOY_TOKEN) / TOY_RESPONSE for row in rows]
+            self.scores.append(sum(rewards) / len(rows))
+        else:
+            rewards = [1 - len(row) / TOY_RESPONSE for row in rows]
+            self.scores.append(sum(row[-1] == EOS for row in rows) / len(rows))
+        return rewards
+
+    def finished_update(self) -> None:
+        """One update is done. The run ends before its last one, in which TRL steps after every micro-batch."""
+        phases = {name: list(times) for name, times in self.watch.phases.items()}
+        self.marks.append((self.watch.now(), self.tokens, phases))
+        if len(self.marks) == self.updates:
+            raise Finished
+
+    def common_arguments(self) -> dict:
+        return dict(
+            output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, save_strategy="no",
+            per_device_train_batch_size=ROWS // 2 if self.toy else MICRO_BATCH, num_mini_batches=1,
+            gradient_accumulation_steps=2 if self.toy else ROWS // MICRO_BATCH, num_ppo_epochs=self.work["epochs"],
+            total_episodes=len(self.prompts), learning_rate=1e-3 if self.toy else 1e-5, temperature=1.0, seed=1,
+            missing_eos_penalty=1.0 if self.workload.startswith("stop") else None, kl_coef=0.01 if self.toy else 0.05,
+            lr_scheduler_type="constant", adam_epsilon=1e-5,
+        )  # fmt: skip
+
+
+# ---- The sides ----
+
+
+def run_trl(run: Run) -> None:
+    import torch
+    import trl.experimental.ppo.ppo_trainer as module
+    from datasets import Dataset
+    from torch.utils.data import RandomSampler
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    watch, tokenizer = run.watch, build_tokenizer(run.work["vocab"], run.workload == "stop_pad_is_eos")
+    policy, reference, reward, value = build_models(run.work)
+    RandomSampler.__iter__ = lambda self: iter(range(len(self.data_source)))  # both sides take the prompts in order
+    if run.schedule:
+        generate = policy.generate
+
+        def scheduled(input_ids, attention_mask, **kwargs):
+            rows = [row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)]
+            ended = run.schedule.criterion(rows, drops_rows=False, context=input_ids.shape[1])
+            return generate(input_ids=input_ids, attention_mask=attention_mask, stopping_criteria=[ended], **kwargs)
+
+        policy.generate = scheduled
+    watch.wrap(module, "batch_generation", "sample")
+    original, get_reward = module.forward, module.get_reward
+
+    def forward(model, *rest):
+        with watch.phase("rollout_forward" if model is reference else "update"):
+            return original(model, *rest)
+
+    def reward_or_value(model, responses, pad, context):
+        if model is not reward:
+            with watch.phase("rollout_forward"):
+                return get_reward(model, responses, pad, context)
+        with watch.phase("score"):
+            rows = [row[row != pad].tolist() for row in responses[:, context:]]
+            if pad == EOS:  # what was cut off as padding
+                rows = [row + [EOS] * (len(row) < run.response) for row in rows]
+            run.tokens += sum(map(len, rows))
+            if not run.toy:
+                return get_reward(model, responses, pad, context)
+            return torch.zeros(len(responses), responses.shape[1]), torch.tensor(run.reward(rows)), None
+
+    module.forward, module.get_reward = forward, reward_or_value
+    trainer = PPOTrainer(
+        args=PPOConfig(
+            **run.common_arguments(), response_length=run.response, stop_token="eos", local_rollout_forward_batch_size=ROWS,
+            num_sample_generations=0, gradient_checkpointing=False,
+        ),
+        processing_class=tokenizer, model=policy, ref_model=reference, reward_model=reward, value_model=value,
+        train_dataset=Dataset.from_list([{"input_ids": row} for row in run.prompts]),
+    )  # fmt: skip
+    watch.wrap(trainer.accelerator, "backward", "update")
+    watch.wrap(trainer.optimizer.optimizer, "step", "update")
+    trainer.log = lambda *_, **__: run.finished_update()
+    trainer.train()
+
+
+def run_ours(run: Run, value_model: str) -> None:
+    from datasets import Dataset
+    from transformers import TrainerCallback
+
+    from llmrecipes.generation import sample_responses
+    from llmrecipes.ppo.config import PPOConfig
+    from llmrecipes.ppo.trainer import PPOTrainer
+
+    watch, tokenizer = run.watch, build_tokenizer(run.work["vocab"], run.workload == "stop_pad_is_eos")
+    policy, reference, reward, value = build_models(run.work)
+
+    def sampler(model, prompts, **kwargs):
+        if run.schedule:
+            decoded = sorted(prompts, key=len, reverse=True)  # the order in which sample_responses decodes them
+            kwargs["stopping_criteria"] = run.schedule.criterion(decoded, drops_rows=True)
+        responses = sample_responses(model, prompts, **kwargs)
+        run.tokens += sum(len(response.token_ids) for response in responses)
+        return responses
+
+    def toy_reward(completion_ids):
+        return run.reward(completion_ids)
+
+    class Updates(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step % args.steps_per_rollout == 0:
+                run.finished_update()
+
+    trainer = PPOTrainer(
+        model=policy,
+        args=PPOConfig(
+            **run.common_arguments(), max_completion_length=run.response, logging_steps=1, value_model=value_model,
+            shuffle_dataset=False,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": row} for row in run.prompts]), processing_class=tokenizer,
+        ref_model=reference, reward_funcs=toy_reward if run.toy else reward, sampler=sampler, callbacks=[Updates()],
+        value_model=value if value_model == "separate" else None,
+    )  # fmt: skip
+    watch.wrap(trainer, "sampler", "sample")
+    watch.wrap(trainer.rewards, "score", "score")
+    watch.wrap(trainer, "_forward_rollout", "rollout_forward")
+    watch.wrap(trainer, "compute_loss", "update")
+    watch.wrap(trainer.accelerator, "backward", "update")
+    trainer.create_optimizer()
+    watch.wrap(trainer.optimizer, "step", "update")
+    trainer.train()
+
+
+def measure(side: str, workload: str, updates: int) -> dict:
+    """Samples/s, seconds of an update by phase (CPU; "other" is the trainer's own), that overhead's share of wall time,
+    response tokens of each update, peak memory (MiB); of the toys the score of each update."""
+    import torch
+
+    torch.set_num_threads(1)
+    run = Run(workload, updates)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Finished):
+        run_trl(run) if side == "trl" else run_ours(run, side)
+    (first, _, before), (last, _, after) = run.marks[0], run.marks[-1]  # the first update warms up
+    counted = updates - 1
+    cpu, wall = ((end - start) / counted for end, start in zip(last, first, strict=True))
+    phases = {name: [(after[name][i] - before[name][i]) / counted for i in range(2)] for name in after}
+    tokens = [mark[1] for mark in run.marks]
+    return {
+        "samples_per_s": ROWS / cpu,
+        "tokens": [end - start for start, end in zip([0, *tokens], tokens, strict=False)],
+        "seconds": {name: times[0] for name, times in phases.items()}
+        | {"other": cpu - sum(times[0] for times in phases.values())},
+        "overhead": 1 - sum(times[1] for times in phases.values()) / wall,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "scores": run.scores,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
