@@ -174,7 +174,11 @@ def _load(auto_class, model: ModelArguments, tokenizer, trust_remote_code: bool,
     path = _require_path(model)
     quantization = get_quantization_config(model)
     if quantization is not None:
-        kwargs |= {"quantization_config": quantization, "device_map": {"": PartialState().local_process_index}}
+        device = PartialState().device
+        place = (
+            "cpu" if device.type == "cpu" else device
+        )  # one of several processes on CPUs is at `cpu:0`, which is no place
+        kwargs |= {"quantization_config": quantization, "device_map": {"": place}}
     with _loading(path, "model"):
         loaded = auto_class.from_pretrained(
             path,
@@ -185,9 +189,19 @@ def _load(auto_class, model: ModelArguments, tokenizer, trust_remote_code: bool,
             use_safetensors=True,
             **kwargs,
         )
+    if quantization is not None:
+        keep_trainable(loaded)
     if tokenizer is not None:
         check_vocabulary(loaded, tokenizer, path)
     return loaded
+
+
+def keep_trainable(quantised: PreTrainedModel) -> None:
+    """Stops bitsandbytes from packing 4-bit weights in the first evaluation on a CPU with bfloat16 instructions: a packed
+    layer passes no gradient back, so all later training would be wrong without a word (seen in 0.50.2)."""
+    for module in quantised.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _require_path(model: ModelArguments) -> str:
@@ -210,5 +224,6 @@ class _loading:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if isinstance(error, (OSError, ValueError, KeyError, SafetensorError)):
+        # ImportError: what a model needs and is not installed, say bitsandbytes
+        if isinstance(error, (OSError, ValueError, KeyError, ImportError, SafetensorError)):
             raise InputError(f"{self.path}: its {self.what} cannot be loaded: {str(error)[:300]}") from error

@@ -167,7 +167,10 @@ class PPOTrainer(Trainer):
         if kind == "shared":
             value_model = build_value_head(model)
         elif value_model is None:
-            value_model = build_value_model(model, self.rewards.model_for_policy_tokens())
+            reward_model = self.rewards.model_for_policy_tokens()
+            if reward_model is None and getattr(model, "is_quantized", False):
+                raise InputError("value_model: separate has nothing to start from, the policy is quantised; use shared")
+            value_model = build_value_model(model, reward_model)
         if ref_model is None and peft_config is None:
             ref_model = copy.deepcopy(model)
         if ref_model is not None:
