@@ -16,18 +16,22 @@ def completion_table(prompts: list, completions: list[str], names: list[str], fi
     ]
 
 
-def log_completions(rows: list[dict], args: TrainingArguments, step: int, prefix: str) -> Path:
-    """Writes `rows` to output_dir/completions/<prefix>-<step>.jsonl, prints the first `args.num_completions_to_print` and
-    gives wandb and trackio, where the run reports to them, a table."""
+def write_completions(rows: list[dict], args: TrainingArguments, step: int, prefix: str) -> Path:
+    """Writes `rows` to output_dir/completions/<prefix>-<step>.jsonl and prints the first `args.num_completions_to_print`."""
     file = Path(args.output_dir) / "completions" / f"{prefix.replace('/', '-')}-{step:06d}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     for row in rows[: args.num_completions_to_print]:
         print(f"  {_last_words(row['prompt'])!r} -> {row['completion']!r}  score {row['score']:.4g}", flush=True)
+    return file
+
+
+def send_completions(rows: list[dict], args: TrainingArguments, step: int, prefix: str) -> None:
+    """Gives wandb and trackio, where the run reports to them, `rows` as a table. Their run must have begun: Trainer's own
+    callback opens it when figures are logged, and closes trackio's when training ends."""
     for tracker in {"wandb", "trackio"} & set(args.report_to or []):
         if find_spec(tracker) is not None:
             _send_table(tracker, rows, step, prefix)
-    return file
 
 
 def _last_words(prompt: object) -> str:

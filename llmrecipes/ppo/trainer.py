@@ -21,7 +21,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from llmrecipes.config import InputError
 from llmrecipes.ppo.checkpoint import load_models, load_ppo_state, save_models, save_ppo_state
-from llmrecipes.ppo.completions import completion_table, log_completions
+from llmrecipes.ppo.completions import completion_table, send_completions, write_completions
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.losses import (
     adapt_kl_coef,
@@ -158,6 +158,7 @@ class PPOTrainer(Trainer):
         self._rollout: Rollout | None = None
         self._metrics: dict[str, list] = {}  # name -> [sum, count] since the last log
         self.last_rollout_metrics: dict[str, float] = {}  # as last logged
+        self._unsent_completions: tuple | None = None
 
     def _build_models(self, model, ref_model, value_model, peft_config, args: PPOConfig) -> tuple:
         """(policy, reference or None for "the policy without its adapter", value model or head)."""
@@ -397,7 +398,8 @@ class PPOTrainer(Trainer):
         metrics["score_std"] = table[:, names.index("score")].std(correction=0).item()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         if completions and self.is_world_process_zero():
-            log_completions(completions, self.args, self.state.global_step, metric_key_prefix)
+            write_completions(completions, self.args, self.state.global_step, metric_key_prefix)
+            self._unsent_completions = completions, self.args, self.state.global_step, metric_key_prefix
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(table))
 
     # ---- Logging ----
@@ -432,6 +434,9 @@ class PPOTrainer(Trainer):
             logs |= averages | {"num_episodes": self.num_episodes}
             self._metrics.clear()
         super().log(logs, start_time)
+        if self._unsent_completions:  # only now are the trackers certain to listen
+            send_completions(*self._unsent_completions)
+            self._unsent_completions = None
 
     # ---- Saving and resuming ----
 

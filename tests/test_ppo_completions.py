@@ -1,0 +1,47 @@
+"""Sample tables of a PPO stage arrive where the run reports to."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import ppo_toys as toys
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_trackio_holds_every_evaluations_samples_also_the_one_after_training(tmp_path):
+    toys.policy().save_pretrained(tmp_path / "base")
+    toys.tokenizer().save_pretrained(tmp_path / "base")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"w{i} w{i + 1}"}) + "\n" for i in range(22)))
+    options = {
+        "model_name_or_path": tmp_path / "base", "datasets": prompts, "test_split_size": 6, "output_dir": tmp_path / "ppo",
+        "reward_functions": "ppo_toys:even_share", "max_completion_length": 8, "max_steps": 4, "num_ppo_epochs": 2,
+        "per_device_train_batch_size": 4, "use_cpu": "true", "bf16": "false", "eval_strategy": "steps", "eval_steps": 2,
+        "report_to": "trackio", "project": "toy", "run_name": "ppo", "num_completions_to_print": 0,
+    }  # fmt: skip
+    command = [
+        sys.executable,
+        str(ROOT / "recipes" / "ppo.py"),
+        *(str(a) for key in options for a in (f"--{key}", options[key])),
+    ]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "TRACKIO_DIR": str(tmp_path / "trackio")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    files = sorted((tmp_path / "ppo" / "completions").glob("*.jsonl"))
+    written = {int(file.stem.split("-")[1]): [json.loads(line) for line in file.read_text().splitlines()] for file in files}
+    with closing(sqlite3.connect(tmp_path / "trackio" / "toy.db")) as database:
+        logs = [json.loads(text) for (text,) in database.execute("SELECT metrics FROM metrics ORDER BY step")]
+    tables = [(log["train/global_step"], log["eval_completions"]) for log in logs if "eval_completions" in log]
+    assert [step for step, _ in tables] == [2, 4, 4] and sorted(written) == [2, 4]
+    for step, table in tables:
+        assert table["_type"] == "trackio.table" and len(table["_value"]) == 6
+        assert table["_value"] == written[step]
