@@ -117,8 +117,12 @@ def start_run(stage: str, run: RunArguments, args, configs: tuple, inputs: list[
 
 def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "") -> None:
     """Complete the manifest with `metrics` (name -> number), compare them with the run card, print the summary."""
-    if not state.is_main:
-        return
+    if state.is_main:
+        _finish(state, metrics, made, next_steps)
+    _barrier()  # a launcher ends the others when one process leaves with an error: none leaves before all is written
+
+
+def _finish(state: Run, metrics: dict, made: str, next_steps: str) -> None:
     manifest = state.manifest
     seconds = manifest.pop("previous_seconds") + time.time() - manifest.pop("started")
     manifest |= {"status": "finished", "metrics": metrics, "wall_seconds": round(seconds, 1), "made": made}
@@ -220,9 +224,13 @@ def shard_on_cpus(args) -> None:
 
 
 def _wait_for_all_processes(args) -> None:
+    shard_on_cpus(args)
+    _barrier()
+
+
+def _barrier() -> None:
     import torch.distributed as dist
 
-    shard_on_cpus(args)
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
 
