@@ -4,6 +4,8 @@ import ppo_toys as toys
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from llmrecipes.ppo.policy_value import (
@@ -139,6 +141,36 @@ def test_chunks_change_neither_logprobs_nor_gradients_nor_make_larger_logits(bui
     for chunked in results[1:]:
         for got, expected in zip(chunked, results[0], strict=True):
             torch.testing.assert_close(got, expected, atol=2e-6, rtol=1e-4)
+
+
+class VocabularyRows(TorchDispatchMode):
+    """The most rows of any tensor (..., V) that is made, be it logits, probabilities or a gradient."""
+
+    def __init__(self, vocabulary: int):
+        super().__init__()
+        self.vocabulary, self.most = vocabulary, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        for part in tree_leaves(output):
+            if isinstance(part, torch.Tensor) and part.shape[-1:] == (self.vocabulary,):
+                self.most = max(self.most, part.numel() // self.vocabulary)
+        return output
+
+
+@pytest.mark.parametrize("arguments", [{}, {"value_model": "shared", "kl_in": "loss", "temperature": 0.7, "top_k": 100}])
+def test_no_tensor_over_the_vocabulary_is_larger_than_a_chunk_or_a_decode_step(tmp_path, arguments):
+    vocabulary, chunk = 512, 40  # a weight (V, H) transposed has 32 rows, a decode step 16, a micro-batch's responses 64
+    trainer = toys.trainer(
+        tmp_path, model=toys.policy(vocabulary=vocabulary), tok=toys.tokenizer(vocabulary=vocabulary), max_steps=1,
+        per_device_train_batch_size=8, logprob_chunk_size=chunk, trainer_arguments={"eval_dataset": toys.prompts(8)},
+        **arguments,
+    )  # fmt: skip
+    with VocabularyRows(vocabulary) as rows:
+        trainer.train()
+        trainer.evaluate()
+    lengths = trainer._rollout.response_lengths
+    assert lengths.sum() > 2 * chunk and rows.most == chunk
 
 
 def test_disabled_adapter_equals_a_frozen_copy():

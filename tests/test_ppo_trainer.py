@@ -11,6 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -156,6 +157,23 @@ def test_bf16_on_a_cpu_trains_in_bf16_and_saves_fp32(tmp_path):
 
 def test_activation_checkpointing_changes_memory_not_results(tmp_path):
     assert_equal_weights(one_step(tmp_path), one_step(tmp_path, activation_checkpointing=True))
+
+
+def test_the_policys_activations_are_freed_before_the_value_model_has_its_own(tmp_path):
+    trainer, activations, freed = toys.trainer(tmp_path, max_steps=1), [], []
+
+    def of_policy(module, inputs, output):
+        if torch.is_grad_enabled():
+            activations.append(StorageWeakRef(output.untyped_storage()))
+
+    def before_value_model(module, inputs):
+        if torch.is_grad_enabled():
+            freed.append(bool(activations) and activations[-1].expired())
+
+    trainer.model.policy.model.layers[0].mlp.up_proj.register_forward_hook(of_policy)
+    trainer.model.value_model.model.layers[0].mlp.up_proj.register_forward_pre_hook(before_value_model)
+    trainer.train()
+    assert freed == [True, True] and len(activations) == 2  # two micro-batches
 
 
 def test_a_callback_can_stop_training(tmp_path):
