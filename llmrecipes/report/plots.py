@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 INK, FAINT = "#010203", "#040506"  # stand-ins that become the page's text colour, full and faint
 COLOURS = ("#3b82c4", "#e0762f", "#3a9d5d", "#c0508f", "#8a6fd1", "#a58a1e", "#2a9d9d", "#b5534a")
+MOST_MARKERS = 60  # beyond, they hide the line and swell the file
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1):
@@ -75,9 +76,30 @@ def plot_curves(name: str, curves: dict[str, list[tuple[float, float]]]) -> str:
         spare.set_axis_off()
     for i, (measure, points) in enumerate(curves.items()):
         steps, values = zip(*points, strict=True)
-        axes[i].plot(steps, values, color=COLOURS[i % len(COLOURS)], marker=".", markersize=4, linewidth=1.4)
+        marker = "." if len(steps) <= MOST_MARKERS else None
+        axes[i].plot(steps, values, color=COLOURS[i % len(COLOURS)], marker=marker, markersize=4, linewidth=1.4)
         axes[i].set_title(measure, size=9)
     return _to_svg(figure, f"curves {name}")
+
+
+def plot_estimate_curves(name: str, curves: dict[str, list[tuple[float, dict]]]) -> str:
+    """One small plot for each measure over optimizer steps, in percent, with its 95 % interval as a band.
+
+    curves: measure -> (step, {"value", "low", "high"} as shares of 1).
+    """
+    columns = min(3, len(curves))
+    rows = math.ceil(len(curves) / columns)
+    figure, axes = _figure(2.9 * columns, 1.9 * rows, rows, columns)
+    for spare in axes[len(curves) :]:
+        spare.set_axis_off()
+    for i, (measure, points) in enumerate(curves.items()):
+        steps = [step for step, _ in points]
+        value, low, high = ([100 * e[key] for _, e in points] for key in ("value", "low", "high"))
+        axes[i].fill_between(steps, low, high, color=COLOURS[i % len(COLOURS)], alpha=0.25, linewidth=0)
+        axes[i].plot(steps, value, color=COLOURS[i % len(COLOURS)], marker=".", markersize=4, linewidth=1.4)
+        axes[i].set_title(measure, size=9)
+        axes[i].set_ylim(0, 102)
+    return _to_svg(figure, f"estimate curves {name}")
 
 
 def plot_estimates(name: str, models: Sequence[str], measures: dict[str, list], label: str = "percent") -> str:
