@@ -28,7 +28,7 @@ grid-template-columns:6rem 1fr}.said dt{font-weight:600}.said dd{margin:0;overfl
 @media(max-width:480px){body{padding:.6rem;font-size:15px}.said dl.columns{grid-template-columns:1fr}}
 @media print{:root{color-scheme:light}body{max-width:none;padding:0;font-size:11pt}nav,summary{display:none}
 figure,.said,tr{break-inside:avoid}details::details-content{content-visibility:visible;height:auto}
-.scroll{overflow:visible}table{font-size:8pt}th{white-space:normal}td{overflow-wrap:anywhere}}
+.scroll{overflow:visible}table{font-size:8pt}th{white-space:normal}td{overflow-wrap:break-word}}
 """
 
 

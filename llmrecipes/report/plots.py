@@ -67,13 +67,23 @@ def plot_stages(boxes: list[tuple[str, str]], edges: list[tuple[int, int]]) -> s
     return _to_svg(figure, "stages")
 
 
+def _small_plots(number: int, columns: int = 3):
+    """Figure and axes for `number` curves over optimizer steps, three beside each other, spare places empty."""
+    from matplotlib.ticker import MaxNLocator
+
+    rows = math.ceil(number / columns)
+    figure, axes = _figure(2.9 * columns, 1.9 * rows, rows, columns)
+    for spare in axes[number:]:
+        spare.set_axis_off()
+    for used in axes[:number]:
+        used.ticklabel_format(useOffset=False)
+        used.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return figure, axes
+
+
 def plot_curves(name: str, curves: dict[str, list[tuple[float, float]]]) -> str:
     """One small plot for each measure over optimizer steps."""
-    columns = min(3, len(curves))
-    rows = math.ceil(len(curves) / columns)
-    figure, axes = _figure(2.9 * columns, 1.9 * rows, rows, columns)
-    for spare in axes[len(curves) :]:
-        spare.set_axis_off()
+    figure, axes = _small_plots(len(curves))
     for i, (measure, points) in enumerate(curves.items()):
         steps, values = zip(*points, strict=True)
         marker = "." if len(steps) <= MOST_MARKERS else None
@@ -87,11 +97,7 @@ def plot_estimate_curves(name: str, curves: dict[str, list[tuple[float, dict]]])
 
     curves: measure -> (step, {"value", "low", "high"} as shares of 1).
     """
-    columns = min(3, len(curves))
-    rows = math.ceil(len(curves) / columns)
-    figure, axes = _figure(2.9 * columns, 1.9 * rows, rows, columns)
-    for spare in axes[len(curves) :]:
-        spare.set_axis_off()
+    figure, axes = _small_plots(len(curves))
     for i, (measure, points) in enumerate(curves.items()):
         steps = [step for step, _ in points]
         value, low, high = ([100 * e[key] for _, e in points] for key in ("value", "low", "high"))
