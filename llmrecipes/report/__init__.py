@@ -5,6 +5,7 @@ Reads manifests, training histories, watch.jsonl, metrics.json and answers.jsonl
 
 import json
 import math
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,14 +36,15 @@ class StageRecord:
 
 
 def write_report(output_dir: str | Path, title: str, names: list[str] | None = None) -> Path:
-    """Write `output_dir`/report.html and report.md about the finished stages below it; returns the path of the former.
+    """Write `output_dir`/report.html and report.md about the finished stages below it and say where they lie; returns the
+    path of the former.
 
     names: the stages in order; without them, every folder that holds a manifest, by the time it was finished.
 
     Raises:
         InputError: no finished stage lies in `output_dir`.
     """
-    output_dir = Path(output_dir)
+    output_dir, started = Path(output_dir), time.monotonic()
     if names is None:
         manifests = sorted(output_dir.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
         names = [path.parent.name for path in manifests]
@@ -57,6 +59,8 @@ def write_report(output_dir: str | Path, title: str, names: list[str] | None = N
         temporary = output_dir / f"{name}.tmp"  # renamed when whole: a kill leaves the report that was there
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(output_dir / name)
+    print(f"Report built in {time.monotonic() - started:.1f} s; for terminals and pull requests: {output_dir / 'report.md'}")
+    print(f"As a page: {output_dir / 'report.html'}", flush=True)
     return output_dir / "report.html"
 
 

@@ -15,8 +15,7 @@ class ReportArguments:
 def main(report):
     if not report.path:
         raise InputError("`path` is missing; give --path FOLDER")
-    page = write_report(report.path, report.title or report.path)
-    print(f"Report for terminals and pull requests: {page.with_suffix('.md')}\nAs a page: {page}")
+    write_report(report.path, report.title or report.path)
 
 
 if __name__ == "__main__":
