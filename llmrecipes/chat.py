@@ -112,7 +112,9 @@ def build_page(models: dict[str, str], answer=stream_answer):
         with gr.Tab("Talk"):
             stage = gr.Dropdown(names, value=names[-1], label="stage")
             # No Markdown: gradio's Markdown would load images that a model names.
-            chatbot = gr.Chatbot(render_markdown=False, sanitize_html=True, height="55vh", label="chat")
+            chatbot = gr.Chatbot(
+                render_markdown=False, sanitize_html=True, height="55vh", label="chat", buttons=["copy", "copy_all"]
+            )  # without `share`, which sends the conversation away
             gr.ChatInterface(reply, chatbot=chatbot, additional_inputs=[stage, *_settings(gr, render=False)])
         with gr.Tab("Side by side"):
             chosen = gr.CheckboxGroup(names, value=names[-4:], label="stages")
