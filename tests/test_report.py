@@ -105,8 +105,8 @@ def test_page_asks_for_nothing(chain):
 
 def test_every_figure_has_its_numbers_as_a_table(chain):
     page = write_report(chain, "chain", ["sft", "reward", "evaluate"]).read_text()
-    # stages, curves, abilities, behaviour, data shares; of the check: four groups, calibration, scores
-    assert page.count("<svg") == 5 + 6
+    # stages, loss, perplexity, abilities, behaviour, data shares; of the check: four groups, calibration, scores
+    assert page.count("<svg") == 6 + 6
     for number in ("62.5 % [50.0, 75.0]", "0.25", "75.0 %", "0.8125", "1 ± 0.1", "missed", "75.0 % [64.5, 83.2]", "12 %"):
         assert f">{number}<" in page, number
 
@@ -162,7 +162,7 @@ def test_looks_show_abilities_with_intervals_and_answers_over_time(chain):
     text = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 30, "ans'
     (chain / "sft" / "watch.jsonl").write_text(text)
     page = write_report(chain, "chain", ["sft"]).read_text()
-    assert ">60.0 % [20.0, 90.0]<" in page and page.count("<svg") == 4
+    assert ">60.0 % [20.0, 90.0]<" in page and page.count("<svg") == 5
     assert [f"{HOSTILE[1]} {step}" in "".join(parse(page).text) for step in (0, 10, 20)] == [True] * 3
 
 

@@ -24,9 +24,12 @@ class Points:
 
 @dataclass
 class Figure:
-    """`svg`: markup of plots.py, which has escaped the words in it. `label`: what it shows, for those who cannot see it."""
+    """`svg`: markup of plots.py, which has escaped the words in it; several small plots stand beside each other.
 
-    svg: str
+    `label`: what it shows, for those who cannot see it.
+    """
+
+    svg: str | list[str]
     label: str
 
 

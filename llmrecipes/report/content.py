@@ -109,9 +109,9 @@ def _series(history: list[dict]) -> dict[str, list]:
     """measure -> [(step, value)], for the measures a reader looks for first."""
     curves = {}
     for name in CURVES:
-        points = [(entry["step"], entry[name]) for entry in history if name in entry]
+        points = {entry["step"]: entry[name] for entry in history if name in entry}  # the last of those of one step
         if len(points) > 1:
-            curves[name] = points
+            curves[name] = list(points.items())
     if "loss" in curves and not any(name in entry for entry in history for name in NOT_LANGUAGE):
         curves["perplexity"] = [(step, math.exp(min(loss, 50))) for step, loss in curves["loss"]]
     return {name: curves[name] for name in CURVES if name in curves}

@@ -8,14 +8,15 @@ from html import escape
 
 from llmrecipes.report.blocks import Figure, Heading, Points, Said, Section, Table, Text
 
-NUMBER = re.compile(r"-?[\d.,]+(e[+-]?\d+)?( (%|s|min|h|[kMG]B)\b)?( ?\[.*\])?$")
+NUMBER = re.compile(r"-?[\d.,]+(e[+-]?\d+)?( (%|s|min|h|[kMG]B))?( ± [\d.]+)?( ?\[.*\])?$")
 MARKS = {"met": "met", "healthy": "met", "missed": "missed", "unhealthy": "missed"}
 STYLE = """
 :root{color-scheme:light dark;--line:#8885;--soft:#8881;--good:light-dark(#1d7a3a,#5cc97f);--bad:light-dark(#b3261e,#ff8a80)}
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:auto;padding:1rem;background:Canvas;color:CanvasText}
 h1{font-size:1.6rem;overflow-wrap:anywhere}h2{margin-top:2.2rem;border-bottom:1px solid var(--line)}
 h2,h3,h4{break-after:avoid;overflow-wrap:anywhere}h4{margin:1.2rem 0 .3rem}
-svg{width:100%;height:auto;max-width:54rem;display:block}figure{margin:0}
+svg{width:100%;height:auto;max-width:40rem;display:block}figure{margin:0}
+figure.small{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:.3rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem;margin:.6rem 0;font-variant-numeric:tabular-nums}
 th,td{border-bottom:1px solid var(--line);padding:.25rem .6rem;text-align:left;vertical-align:top}th{white-space:nowrap}
 td.n{text-align:right;white-space:nowrap}nav{display:flex;flex-wrap:wrap;gap:.1rem .8rem}
@@ -27,7 +28,7 @@ grid-template-columns:6rem 1fr}.said dt{font-weight:600}.said dd{margin:0;overfl
 .kind{opacity:.7;font-size:.8rem}
 @media(max-width:480px){body{padding:.6rem;font-size:15px}.said dl.columns{grid-template-columns:1fr}}
 @media print{:root{color-scheme:light}body{max-width:none;padding:0;font-size:11pt}nav,summary{display:none}
-figure,.said,tr{break-inside:avoid}details::details-content{content-visibility:visible;height:auto}
+figure:not(.small),svg,.said,tr{break-inside:avoid}figure.small{grid-template-columns:repeat(3,1fr)}details::details-content{content-visibility:visible;height:auto}
 .scroll{overflow:visible}table{font-size:8pt}th{white-space:normal}td{overflow-wrap:break-word}}
 """
 
@@ -58,7 +59,8 @@ def _block(block) -> str:
         case Points(items):
             return f"<ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
         case Figure(svg, label):
-            return f'<figure role="img" aria-label="{escape(label)}">{svg}</figure>'
+            plots, layout = (svg, ' class="small"') if isinstance(svg, list) else ([svg], "")
+            return f'<figure{layout} role="img" aria-label="{escape(label)}">{"".join(plots)}</figure>'
         case Table(folded=True):
             return f"<details><summary>the numbers</summary>{_table(block)}</details>"
         case Table():
@@ -83,7 +85,7 @@ def _cell(text: str) -> str:
 def _said(block: Said) -> str:
     note = lambda text: f' <span class="kind">{escape(text)}</span>' if text else ""
     answers = "".join(
-        f"<div><dt>{escape(who)}</dt><dd>{escape(text) if text.strip() else '<i>(nothing)</i>'}{note(about)}</dd></div>"
+        f"<div><dt>{escape(who)}</dt><dd>{escape(text.strip()) or '<i>(nothing)</i>'}{note(about)}</dd></div>"
         for who, text, about in block.answers
     )
     layout = "columns" if block.columns else "lines"
