@@ -55,8 +55,8 @@ def test_what_the_models_said_while_they_learned_is_kept(chain):
 def test_cards_of_all_stages_are_read_by_the_hubs_own_classes(chain):
     from huggingface_hub import DatasetCard, ModelCard
 
-    for stage in STAGES[:-1]:
-        kind = DatasetCard if stage in ("sample", "rank") else ModelCard
+    for stage in STAGES:
+        kind = DatasetCard if stage in ("sample", "rank", "evaluate") else ModelCard
         card = kind.load(chain[0] / stage / "README.md", ignore_metadata_errors=False)
         assert card.data.tags == ["llmrecipes", stage] and "## Reproduce" in card.text, stage
 
