@@ -155,14 +155,14 @@ def test_loss_of_a_policy_has_no_perplexity(chain):
 
 def test_looks_show_abilities_with_intervals_and_answers_over_time(chain):
     rows = [
-        {"step": step, "answers": {HOSTILE[0]: f"{HOSTILE[1]} {step}"}, "scores": {"grammar": score}}
+        {"step": step, "answers": {HOSTILE[0]: f"{HOSTILE[1]} {step}"}, "scores": {"win_rate": score}}
         for step, value in ((0, 0.3), (10, 0.6), (20, 0.8))
         for score in [{"value": value, "low": 0.2, "high": 0.9, "n": 50}]
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 30, "ans'
     (chain / "sft" / "watch.jsonl").write_text(text)
     page = write_report(chain, "chain", ["sft"]).read_text()
-    assert ">60.0 % [20.0, 90.0]<" in page and page.count("<svg") == 5
+    assert ">60.0 % [20.0, 90.0]<" in page and page.count("<svg") == 5 and "win_rate: questions answered better" in page
     assert [f"{HOSTILE[1]} {step}" in "".join(parse(page).text) for step in (0, 10, 20)] == [True] * 3
 
 

@@ -78,6 +78,23 @@ def test_scores_reach_trackers_and_take_no_line_from_them(tmp_path):
     assert looked == [0, 3, 6] and [step for step, has_loss, _ in Tracker.lines if has_loss] == [1, 2, 3, 4, 5, 6]
 
 
+QUESTIONS = {"path": "tinytown", "name": "questions", "split": "test", "max_rows": 6}
+
+
+def test_win_rate_is_over_the_first_look_also_after_a_resume(tmp_path, monkeypatch):
+    said = iter([["bad"] * 6, ["bad"] * 3 + ["good"] * 3, ["good"] * 6])  # at steps 0 and 3, and after the resume
+    monkeypatch.setattr(watch_module, "answer", lambda model, tokenizer, prompts, **options: (None, None, next(said)))
+    asked = looks(watch_steps=3, watch_prompts=[], watch_questions=QUESTIONS, watch_rule=f"{__name__}:is_good")
+    train(tmp_path, "run", asked, max_steps=4)
+    _, rows = train(tmp_path, "run", asked, resume=str(tmp_path / "run" / "checkpoint-3"))
+    assert [(row["step"], row["scores"]["win_rate"]["value"]) for row in rows] == [(0, 0.5), (3, 0.75), (6, 1.0)]
+    assert rows[1]["golds"] == [0.0] * 3 + [1.0] * 3 and rows[1]["scores"]["win_rate"]["n"] == 6
+
+
+def is_good(row, text):
+    return float(text == "good") if row["prompt"] else None
+
+
 def test_a_base_model_continues_the_prompt_and_a_chat_model_is_asked(tmp_path, monkeypatch):
     asked = []
 
@@ -105,6 +122,9 @@ def test_sharded_models_are_not_looked_at_and_it_says_so(kind, flag, capsys):
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [({"watch_tasks": ["dogs"]}, "there is no 'dogs'"), ({"watch_share": 1.5}, "watch_share: 1.5"),
+     ({"watch_questions": QUESTIONS}, "watch_questions and watch_rule go together"),
+     ({"watch_questions": {"pat": "x"}, "watch_rule": "json:loads"}, "unknown key `pat`"),
+     ({"watch_questions": QUESTIONS, "watch_rule": "json:none"}, "watch_rule: cannot load"),
      ({"watch_items": 0}, "watch_items"), ({"watch_prompts": []}, "nothing to look at")],
 )  # fmt: skip
 def test_what_cannot_be_watched_is_one_line_when_the_arguments_are_read(wrong, line):

@@ -13,7 +13,9 @@ import datasets
 from accelerate import DistributedType
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
-from llmrecipes.config import InputError
+from llmrecipes import metrics
+from llmrecipes.config import DataArguments, InputError, load_function
+from llmrecipes.data import load_source, to_shape
 from llmrecipes.evaluation.abilities import load_tasks, score_tasks
 from llmrecipes.evaluation.behaviours import answer
 
@@ -28,6 +30,13 @@ class WatchArguments:
     watch_prompts: list[str] = field(default_factory=list, metadata={"help": "What the model is asked each time."})
     watch_tasks: list[str] = field(default_factory=list, metadata={"help": "lm-eval tasks that are scored each time."})
     watch_tasks_path: str = field(default="configs/tasks", metadata={"help": "Folder of the tasks' YAML files."})
+    watch_questions: dict | None = field(
+        default=None,
+        metadata={"help": "A source of questions {path, split, max_rows, ...} that watch_rule scores each time."},
+    )
+    watch_rule: str | None = field(
+        default=None, metadata={"help": "module:function (row, answer) -> score; gives the win rate over the first look."}
+    )
     watch_items: int = field(default=50, metadata={"help": "Items of each task, the first ones."})
     watch_max_new_tokens: int = field(default=32, metadata={"help": "Longest answer."})
     watch_share: float = field(
@@ -41,18 +50,26 @@ class WatchArguments:
             raise InputError("watch_steps, watch_items and watch_max_new_tokens count something; give 1 or more")
         if not 0 <= self.watch_share <= 1:
             raise InputError(f"watch_share: {self.watch_share} is no share; give a number from 0 to 1")
-        if not self.watch_prompts and not self.watch_tasks:
-            raise InputError("watch_steps: there is nothing to look at; give watch_prompts, watch_tasks or both")
-        # Here rather than at the first look: a task that is not there is said before any data or model is loaded.
+        if not (self.watch_prompts or self.watch_tasks or self.watch_questions):
+            raise InputError("watch_steps: there is nothing to look at; give watch_prompts, watch_tasks or watch_questions")
+        if bool(self.watch_questions) != bool(self.watch_rule):
+            raise InputError("watch_questions and watch_rule go together: the rule scores the answers to the questions")
+        # Here rather than at the first look: what is not there is said before any model is loaded.
         datasets.disable_progress_bars()
         self.tasks = load_tasks(self.watch_tasks, self.watch_tasks_path) if self.watch_tasks else None
+        self.rule = load_function(self.watch_rule, "watch_rule") if self.watch_rule else None
+        self.questions = []
+        if self.watch_questions:
+            source = DataArguments(datasets=[self.watch_questions]).datasets[0]
+            self.questions = list(to_shape(load_source(source, seed=0), ("prompt",), "watch_questions"))
 
 
 class Watch(TrainerCallback):
     """Writes output_dir/watch.jsonl, a row a look: step, answers ({prompt: answer}), scores ({task: Estimate}), seconds.
 
-    Scores also go into the trainer's history and trackers (watch/TASK); the report draws its curves from there. The first
-    look, which says what one costs, is always taken.
+    With questions and a rule the scores hold `win_rate`, the share of questions that the model answers better than at the
+    first look, ties half; `golds` are the rule's scores. Scores also go into the trainer's history and trackers
+    (watch/TASK). The first look, which says what one costs, is always taken.
 
     chat: prompts are asked as a user's turn; otherwise they are text to be continued, as for a base model.
     """
@@ -63,6 +80,7 @@ class Watch(TrainerCallback):
         self.chat = chat and bool(tokenizer.chat_template)
         self.spent = self.last = 0.0
         self.left_out = 0
+        self.first_golds: list[float] = []
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.started = time.monotonic()
@@ -70,6 +88,7 @@ class Watch(TrainerCallback):
         if rows and state.is_world_process_zero:  # a resumed run looks again at what came after its checkpoint
             kept = [row for row in rows if json.loads(row)["step"] <= state.global_step]
             self.file.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
+            self.first_golds = next((json.loads(row).get("golds", []) for row in kept), [])
         if state.global_step == 0:
             self._look(args, state, control, model)
 
@@ -94,6 +113,10 @@ class Watch(TrainerCallback):
         was_training, use_cache = model.training, model.config.use_cache
         model.eval()
         row = {"step": state.global_step, "answers": self._ask(model), "scores": self._score(model)}
+        if self.args.questions:
+            row["golds"] = self._judge(model)
+            self.first_golds = self.first_golds or row["golds"]
+            row["scores"]["win_rate"] = metrics.win_rate(row["golds"], self.first_golds)._asdict()
         model.config.use_cache = use_cache
         model.train(was_training)
         if row["scores"]:
@@ -111,8 +134,14 @@ class Watch(TrainerCallback):
         if not prompts:
             return {}
         asked = [[{"role": "user", "content": p}] if self.chat else p for p in prompts]
-        options = {"max_new_tokens": self.args.watch_max_new_tokens, "batch_size": len(asked)}
-        return dict(zip(prompts, answer(model, self.tokenizer, asked, **options)[2], strict=True))
+        return dict(zip(prompts, self._answer(model, asked), strict=True))
+
+    def _judge(self, model) -> list[float]:
+        texts = self._answer(model, [row["prompt"] for row in self.args.questions])
+        return [float(self.args.rule(row, text)) for row, text in zip(self.args.questions, texts, strict=True)]
+
+    def _answer(self, model, prompts: list) -> list[str]:
+        return answer(model, self.tokenizer, prompts, max_new_tokens=self.args.watch_max_new_tokens, batch_size=64)[2]
 
     def _score(self, model) -> dict[str, dict]:
         if not self.args.tasks:

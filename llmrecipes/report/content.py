@@ -139,6 +139,8 @@ def _watched(records: list) -> list:
                 Table(["step", *tasks], rows, folded=True),
                 Text(f"Over optimizer steps, in percent; the band is the 95 % interval, n = {n}."),
             ]
+        if "win_rate" in tasks:
+            blocks.append(Text("win_rate: questions answered better than at the first look, ties half."))
         looks = thin(record.looks, NUM_LOOKS)
         for prompt in dict.fromkeys(prompt for look in looks for prompt in look.get("answers", {})):
             answers = [(f"step {look['step']}", look["answers"][prompt], "") for look in looks if prompt in look["answers"]]
