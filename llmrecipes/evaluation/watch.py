@@ -40,7 +40,8 @@ class WatchArguments:
     watch_items: int = field(default=50, metadata={"help": "Items of each task, the first ones."})
     watch_max_new_tokens: int = field(default=32, metadata={"help": "Longest answer."})
     watch_share: float = field(
-        default=0.05, metadata={"help": "Largest share of the wall time; looks beyond it are left out; 1: none is."}
+        default=0.05,
+        metadata={"help": "Largest share of the wall time, the first look apart; looks beyond are left out; 1: none is."},
     )
 
     def __post_init__(self):
@@ -69,7 +70,7 @@ class Watch(TrainerCallback):
 
     With questions and a rule the scores hold `win_rate`, the share of questions that the model answers better than at the
     first look, ties half; `golds` are the rule's scores. Scores also go into the trainer's history and trackers
-    (watch/TASK). The first look, which says what one costs, is always taken.
+    (watch/TASK). The first look, which says what one costs, is always taken and does not count.
 
     chat: prompts are asked as a user's turn; otherwise they are text to be continued, as for a base model.
     """
@@ -78,7 +79,7 @@ class Watch(TrainerCallback):
         self.args, self.trainer, self.tokenizer = args, trainer, tokenizer
         self.file = Path(trainer.args.output_dir) / FILE
         self.chat = chat and bool(tokenizer.chat_template)
-        self.spent = self.last = 0.0
+        self.spent, self.last = 0.0, None
         self.left_out = 0
         self.first_golds: list[float] = []
 
@@ -104,7 +105,7 @@ class Watch(TrainerCallback):
         if not state.is_world_process_zero:
             return
         allowed = self.args.watch_share * (time.monotonic() - self.started)
-        if self.last and self.args.watch_share < 1 and self.spent + self.last > allowed:
+        if self.last is not None and self.args.watch_share < 1 and self.spent + self.last > allowed:
             self.left_out += 1
             return
         started = time.monotonic()
@@ -121,8 +122,9 @@ class Watch(TrainerCallback):
         model.train(was_training)
         if row["scores"]:
             self._log(args, state, control, {f"watch/{name}": score["value"] for name, score in row["scores"].items()})
-        row["seconds"] = self.last = round(time.monotonic() - started, 3)
-        self.spent += self.last
+        row["seconds"] = round(time.monotonic() - started, 3)
+        self.spent += row["seconds"] if self.last is not None else 0.0
+        self.last = row["seconds"]
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
