@@ -43,7 +43,9 @@ def plan_push(path: str, namespace: str) -> list[Push]:
         InputError: no run there, one of them unfinished, or a file that holds a secret.
     """
     root = Path(path)
-    runs = [root] if (root / "manifest.json").exists() else sorted(p.parent for p in root.glob("*/manifest.json"))
+    # As they were finished: what others were made from comes first, the evaluation last.
+    found = sorted(root.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    runs = [root] if (root / "manifest.json").exists() else [path.parent for path in found]
     if not runs:
         raise InputError(f"{path}: holds no run (no manifest.json); give a stage's folder or a chain's")
     pushes = []
