@@ -37,6 +37,7 @@ def write_model_card(folder: str | Path, scores: dict[str, dict] | None = None) 
         (folder / RESULTS_FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     stored = _read(folder / RESULTS_FILE)
     scores = stored.get("scores", {}) if stored.get("fingerprint") == manifest.get("output_fingerprint") else {}
+    scores = scores or _checked(folder)
     card = ModelCard(f"---\n{_metadata(folder, manifest, scores).to_yaml()}\n---\n\n{_text(folder, manifest, scores)}")
     card.save(folder / "README.md")
     return folder / "README.md"
@@ -121,6 +122,11 @@ def _text(folder: Path, manifest: dict, scores: dict) -> str:
     else:
         lines += ["| measure | value |", "|---|---|", *(f"| {m} | {v:.4g} |" for m, v in _measured(manifest).items())]
         lines += ["", "Measured at the end of training, without intervals; `recipes/evaluate.py` adds them."]
+    if verdict := _read(folder / "health.json").get("verdict"):
+        lines += [
+            "",
+            f"Health check: **{verdict}**; `health.md` has the calibration, the bias to length, the worst mistakes.",
+        ]
     lines += ["", "## Intended use and limits", "",
               "For learning and research on how language models are trained. It can state falsehoods, obey harmful requests "
               "and repeat what its data holds; it has been measured on nothing but the figures above, and is not meant to "
@@ -158,6 +164,12 @@ def _measured(manifest: dict) -> dict[str, float]:
     unwanted = re.compile(r"runtime|per_second|flos|epoch|num_tokens")
     metrics = manifest.get("metrics", {}).items()
     return {k: float(v) for k, v in metrics if isinstance(v, (int, float)) and not unwanted.search(k)}
+
+
+def _checked(folder: Path) -> dict[str, dict]:
+    """Accuracy on each held-out set of pairs, with its interval, as the health check of a reward model found it."""
+    sets = _read(folder / "health.json").get("by_set", {})
+    return {f"pair_accuracy_{name}".replace(" ", "_"): estimate for name, estimate in sets.items()}
 
 
 def _is_classifier(folder: Path) -> bool:

@@ -89,6 +89,15 @@ def test_card_of_an_adapter_names_the_relation_and_loads_with_peft(run):
         assert f"AutoPeftModel{how}" in card.text and "AutoTokenizer.from_pretrained" in card.text
 
 
+def test_card_of_a_reward_model_has_the_intervals_and_the_verdict_of_its_health_check(run):
+    estimate = {"value": 0.8125, "low": 0.75, "high": 0.875, "n": 160}
+    health = {"verdict": "unhealthy", "by_set": {"test": estimate, "held out": estimate}}
+    (run / "health.json").write_text(json.dumps(health))
+    card = validate(write_model_card(run).read_text())
+    assert "| pair_accuracy_test | 0.8125 | 0.75 to 0.875 | 160 |" in card.text and "**unhealthy**" in card.text
+    assert [r.metric_type for r in card.data.eval_results] == ["pair_accuracy_test", "pair_accuracy_held_out"]
+
+
 def test_card_of_a_data_set_is_read_by_the_hubs_own_class(tmp_path):
     card = SimpleNamespace(license="mit")
     run = SimpleNamespace(stage="rank", card=card, manifest={"command": f"python {tmp_path}/recipes/rank.py {SECRET}"})
