@@ -15,6 +15,10 @@ TOKENS = re.compile(
 )
 ABSOLUTE = re.compile(r"(?<![\w.:/~-])(?:/[\w.+@-]+){2,}/?|~/[\w./+@-]+|\b[A-Za-z]:\\\\[\w\\\\.-]+")
 RESULTS_FILE = "evaluation.json"  # what an evaluation found out about the model in this folder
+RISKS = {
+    "language": "It can state falsehoods, obey harmful requests and repeat what its data holds",
+    "reward": "It scores an answer as its raters would rank it, which makes the answer neither true nor harmless",
+}
 SHOWN = ("learning_rate", "lr_scheduler_type", "optimizer", "optim", "max_steps", "num_train_epochs", "max_length",
          "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps", "weight_decay", "beta", "kl_coef",
          "bf16", "use_peft", "lora_r", "seed")  # fmt: skip
@@ -127,10 +131,10 @@ def _text(folder: Path, manifest: dict, scores: dict) -> str:
             "",
             f"Health check: **{verdict}**; `health.md` has the calibration, the bias to length, the worst mistakes.",
         ]
+    risks = RISKS["reward" if _is_classifier(folder) else "language"]
     lines += ["", "## Intended use and limits", "",
-              "For learning and research on how language models are trained. It can state falsehoods, obey harmful requests "
-              "and repeat what its data holds; it has been measured on nothing but the figures above, and is not meant to "
-              "advise people or to act on its own.", "", "## How to load", ""]  # fmt: skip
+              f"For learning and research on how language models are trained. {risks}; it has been measured on nothing but the "
+              "figures above, and is not meant to advise people or to act on its own.", "", "## How to load", ""]  # fmt: skip
     lines += ["```python", *_loading(folder, name), "```", "", "## Reproduce", ""]
     lines += ["In a checkout of llmrecipes:", "", "```", manifest["command"], "```", ""]
     lines += [f"`manifest.json` holds every setting; run "

@@ -95,6 +95,7 @@ def test_card_of_a_reward_model_has_the_intervals_and_the_verdict_of_its_health_
     (run / "health.json").write_text(json.dumps(health))
     card = validate(write_model_card(run).read_text())
     assert "| pair_accuracy_test | 0.8125 | 0.75 to 0.875 | 160 |" in card.text and "**unhealthy**" in card.text
+    assert "neither true nor harmless" in card.text and "obey harmful" not in card.text
     assert [r.metric_type for r in card.data.eval_results] == ["pair_accuracy_test", "pair_accuracy_held_out"]
 
 
