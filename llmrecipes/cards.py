@@ -133,8 +133,9 @@ def _text(folder: Path, manifest: dict, scores: dict) -> str:
         ]
     risks = RISKS["reward" if _is_classifier(folder) else "language"]
     lines += ["", "## Intended use and limits", "",
-              f"For learning and research on how language models are trained. {risks}; it has been measured on nothing but the "
-              "figures above, and is not meant to advise people or to act on its own.", "", "## How to load", ""]  # fmt: skip
+              f"For learning and research on how language models are trained. {risks}; it has been measured on nothing but "
+              "the figures above, and is not meant to advise people or to act on its own."]  # fmt: skip
+    lines += ["", "## How to load", ""]
     lines += ["```python", *_loading(folder, name), "```", "", "## Reproduce", ""]
     lines += ["In a checkout of llmrecipes:", "", "```", manifest["command"], "```", ""]
     lines += [f"`manifest.json` holds every setting; run "

@@ -93,6 +93,7 @@ def test_card_of_a_reward_model_has_the_intervals_and_the_verdict_of_its_health_
     estimate = {"value": 0.8125, "low": 0.75, "high": 0.875, "n": 160}
     health = {"verdict": "unhealthy", "by_set": {"test": estimate, "held out": estimate}}
     (run / "health.json").write_text(json.dumps(health))
+    (run / "config.json").write_text(json.dumps({"architectures": ["LlamaForSequenceClassification"]}))
     card = validate(write_model_card(run).read_text())
     assert "| pair_accuracy_test | 0.8125 | 0.75 to 0.875 | 160 |" in card.text and "**unhealthy**" in card.text
     assert "neither true nor harmless" in card.text and "obey harmful" not in card.text
