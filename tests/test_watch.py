@@ -17,6 +17,8 @@ from llmrecipes.training import collate_blocks
 SHAPE = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
          "max_position_embeddings": 128}  # fmt: skip
 
+QUESTIONS = {"path": "tinytown", "name": "questions", "split": "test", "max_rows": 6}
+
 
 def train(tmp_path, name, looks, max_steps=6, resume=None, chat=True, callbacks=None):
     tokenizer = train_tokenizer(["The cat sat on the mat."] * 5, vocab_size=300, max_length=128)
@@ -45,7 +47,8 @@ def looks(**changes):
 
 def test_what_is_learned_is_the_same_bit_for_bit(tmp_path):
     plain, nothing = train(tmp_path, "plain", WatchArguments())
-    watched, rows = train(tmp_path, "watched", looks(watch_tasks=["tinytown_grammar"], watch_items=4))
+    asked = {"watch_questions": QUESTIONS, "watch_rule": "llmrecipes.data.tinytown.gold:gold_score"}
+    watched, rows = train(tmp_path, "watched", looks(watch_tasks=["tinytown_grammar"], watch_items=4, **asked))
     assert nothing == [] and [row["step"] for row in rows] == [0, 2, 4, 6]
     for one, other in zip(plain.model.parameters(), watched.model.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -76,9 +79,6 @@ def test_scores_reach_trackers_and_take_no_line_from_them(tmp_path):
     train(tmp_path, "tracked", looks(watch_steps=3, watch_tasks=["tinytown_grammar"], watch_items=4), callbacks=[Tracker()])
     looked = [step for step, _, has_score in Tracker.lines if has_score]
     assert looked == [0, 3, 6] and [step for step, has_loss, _ in Tracker.lines if has_loss] == [1, 2, 3, 4, 5, 6]
-
-
-QUESTIONS = {"path": "tinytown", "name": "questions", "split": "test", "max_rows": 6}
 
 
 def test_win_rate_is_over_the_first_look_also_after_a_resume(tmp_path, monkeypatch):
@@ -125,7 +125,8 @@ def test_sharded_models_are_not_looked_at_and_it_says_so(kind, flag, capsys):
      ({"watch_questions": QUESTIONS}, "watch_questions and watch_rule go together"),
      ({"watch_questions": {"pat": "x"}, "watch_rule": "json:loads"}, "unknown key `pat`"),
      ({"watch_questions": QUESTIONS, "watch_rule": "json:none"}, "watch_rule: cannot load"),
-     ({"watch_items": 0}, "watch_items"), ({"watch_prompts": []}, "nothing to look at")],
+     ({"watch_items": 0}, "watch_items"), ({"watch_temperature": -1.0}, "watch_temperature: -1"),
+     ({"watch_prompts": []}, "nothing to look at")],
 )  # fmt: skip
 def test_what_cannot_be_watched_is_one_line_when_the_arguments_are_read(wrong, line):
     with pytest.raises(InputError, match=line):

@@ -1,7 +1,7 @@
 """What a model says and can do while it learns: a Trainer callback that asks fixed prompts and scores small tasks.
 
-Off unless `watch_steps` is set. Its answers are greedy and its tasks draw nothing, so that training takes the same course
-with and without it; its cost is capped at `watch_share` of the wall time.
+Off unless `watch_steps` is set. Its answers are greedy or drawn by a generator of its own and its tasks draw nothing, so
+that training takes the same course with and without it; its cost is capped at `watch_share` of the wall time.
 """
 
 import json
@@ -37,6 +37,9 @@ class WatchArguments:
     watch_rule: str | None = field(
         default=None, metadata={"help": "module:function (row, answer) -> score; gives the win rate over the first look."}
     )
+    watch_temperature: float = field(
+        default=1.0, metadata={"help": "Of the answers to watch_questions, drawn with the same seed each time; 0: greedy."}
+    )
     watch_items: int = field(default=50, metadata={"help": "Items of each task, the first ones."})
     watch_max_new_tokens: int = field(default=32, metadata={"help": "Longest answer."})
     watch_share: float = field(
@@ -49,6 +52,8 @@ class WatchArguments:
             return
         if self.watch_steps < 0 or self.watch_items < 1 or self.watch_max_new_tokens < 1:
             raise InputError("watch_steps, watch_items and watch_max_new_tokens count something; give 1 or more")
+        if self.watch_temperature < 0:
+            raise InputError(f"watch_temperature: {self.watch_temperature} is below 0; give 0 for greedy answers, or more")
         if not 0 <= self.watch_share <= 1:
             raise InputError(f"watch_share: {self.watch_share} is no share; give a number from 0 to 1")
         if not (self.watch_prompts or self.watch_tasks or self.watch_questions):
@@ -139,11 +144,13 @@ class Watch(TrainerCallback):
         return dict(zip(prompts, self._answer(model, asked), strict=True))
 
     def _judge(self, model) -> list[float]:
-        texts = self._answer(model, [row["prompt"] for row in self.args.questions])
+        prompts, temperature = [row["prompt"] for row in self.args.questions], self.args.watch_temperature
+        texts = self._answer(model, prompts, temperature)
         return [float(self.args.rule(row, text)) for row, text in zip(self.args.questions, texts, strict=True)]
 
-    def _answer(self, model, prompts: list) -> list[str]:
-        return answer(model, self.tokenizer, prompts, max_new_tokens=self.args.watch_max_new_tokens, batch_size=64)[2]
+    def _answer(self, model, prompts: list, temperature: float = 0.0) -> list[str]:
+        options = {"max_new_tokens": self.args.watch_max_new_tokens, "batch_size": 64, "temperature": temperature}
+        return answer(model, self.tokenizer, prompts, **options)[2]
 
     def _score(self, model) -> dict[str, dict]:
         if not self.args.tasks:
