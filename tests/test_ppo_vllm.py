@@ -13,8 +13,10 @@ from pathlib import Path
 import ppo_toys as toys
 import pytest
 import torch
+import yaml
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file
 from test_ppo_resume import assert_same
 
 from llmrecipes.config import InputError
@@ -101,9 +103,9 @@ class Recorded:
         return getattr(self.sampler, name)
 
 
-def saved_policy(folder):
+def saved_policy(folder, **changes):
     """The toy policy as read from where a colocated engine reads it too."""
-    toys.policy().save_pretrained(folder)
+    toys.policy(**changes).save_pretrained(folder)
     toys.tokenizer().save_pretrained(folder)
     return toys.policy().from_pretrained(folder)
 
@@ -389,8 +391,18 @@ def test_colocated_engine_trains_as_a_server_does_asleep_or_awake(tmp_path, vllm
 
 # ---- Two processes ----
 
+
+def run_two(script: Path, body: str, *launcher: str) -> None:
+    """Runs `body` in two processes on CPUs."""
+    tests = Path(__file__).parent
+    script.write_text(f"import sys; sys.path[:0] = {[str(tests), str(tests.parent)]!r}\n" + body)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    command = [sys.executable, "-m", *launcher, str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-9000:]
+
+
 TWO_RANKS = """
-import sys; sys.path[:0] = {paths!r}
 from pathlib import Path
 import torch, ppo_toys as toys, test_ppo_vllm as tests
 tests.install_stub()
@@ -420,11 +432,60 @@ torch.distributed.destroy_process_group()
 @pytest.mark.slow
 def test_two_processes_get_their_own_rows(tmp_path, serve):
     saved_policy(tmp_path / "policy")
-    server, tests = serve(), Path(__file__).parent
-    paths, script = [str(tests), str(tests.parent)], tmp_path / "two_ranks.py"
-    script.write_text(TWO_RANKS.format(paths=paths, folder=str(tmp_path), url=server.url, port=free_port()))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    server = serve()
+    body = TWO_RANKS.format(folder=str(tmp_path), url=server.url, port=free_port())
+    run_two(tmp_path / "two_ranks.py", body, "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     # 3 + 2 prompts of unequal processes, then one rollout of 2 responses on each; only one process joins the server.
     assert server.count("/v1/completions") == 5 + 4 and server.count("/init_weight_transfer_engine") == 1
+
+
+SHARDED = """
+from pathlib import Path
+import torch, ppo_toys as toys, test_ppo_vllm as tests
+tests.install_stub()
+import vllm
+from peft import LoraConfig
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+from llmrecipes.ppo.config import PPOConfig
+folder = Path({folder!r})
+for kind in ("full", "lora"):
+    known = PPOConfig(output_dir=str(folder), use_cpu=True)  # as long as it lives, ZeRO-3 spreads models while read
+    model = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32)
+    extra = {{"peft_config": LoraConfig(r=4, target_modules="all-linear")}} if kind == "lora" else {{}}
+    trainer = toys.trainer(
+        folder / kind, model, per_device_train_batch_size=2, gradient_accumulation_steps=1, value_model="shared",
+        use_vllm=True, num_completions_to_print=0, trainer_arguments={{"eval_dataset": toys.prompts(5, seed=2), **extra}},
+    )
+    del known
+    trainer.train()
+    trainer.evaluate()
+    trainer.save_model(str(folder / kind))
+    rank = trainer.args.process_index
+    engine = vllm.LLM.instances[-1].engine.weights
+    save_file(dict(engine.named_parameters()), folder / kind / f"engine-{{rank}}.safetensors")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["fsdp2", "zero3"])
+def test_sharded_policy_reaches_the_engine_whole(tmp_path, topology):
+    saved_policy(tmp_path / "policy", tie_word_embeddings=True)
+    configs = Path(__file__).parent.parent / "configs" / "accelerate"
+    config = yaml.safe_load((configs / f"{topology}.yaml").read_text()) | {"num_processes": 2, "use_cpu": True}
+    (tmp_path / "launch.yaml").write_text(yaml.safe_dump(config))
+    launcher = "accelerate.commands.launch", "--config_file", str(tmp_path / "launch.yaml")
+    run_two(tmp_path / "sharded.py", SHARDED.format(folder=str(tmp_path)), *launcher)
+    start = load_file(tmp_path / "policy" / "model.safetensors")
+    trained = load_file(tmp_path / "full" / "model.safetensors")
+    adapted = PeftModel.from_pretrained(toys.policy().from_pretrained(tmp_path / "policy"), tmp_path / "lora")
+    merged = adapted.merge_and_unload().state_dict()
+    for kind, expected in (("full", trained), ("lora", merged)):
+        for rank in (0, 1):
+            engine = load_file(tmp_path / kind / f"engine-{rank}.safetensors")
+            assert set(engine) == set(start)
+            for name, weight in engine.items():
+                torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=1e-5, msg=f"{kind}: {name}")
+            name = "model.layers.0.self_attn.q_proj.weight"
+            assert not torch.allclose(engine[name], start[name], atol=1e-4), f"{kind} was not trained"

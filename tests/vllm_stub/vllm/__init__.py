@@ -5,7 +5,8 @@ path of those that ask for it. Its engine computes in bfloat16, so its log-proba
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer
 
 from .engine import Engine, Logprob
 from .sampling_params import SamplingParams
@@ -34,6 +35,14 @@ class RequestOutput:
     finished: bool
 
 
+def _read(folder):
+    """The model in `folder`; by hand, because from_pretrained would spread it over the processes under ZeRO-3."""
+    config = AutoConfig.from_pretrained(folder)
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+    model.load_state_dict(load_file(f"{folder}/model.safetensors"), strict=False)  # without a tied head
+    return model
+
+
 class LLM:
     """`calls` records what was asked of each engine, `instances` the engines."""
 
@@ -47,7 +56,7 @@ class LLM:
         unknown = set(engine_args) - known - {"max_num_batched_tokens", "logprobs_mode"}
         assert not unknown, unknown
         self.arguments = {"gpu_memory_utilization": gpu_memory_utilization, "seed": seed, **engine_args}
-        self.engine = Engine(AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model))
+        self.engine = Engine(_read(model), AutoTokenizer.from_pretrained(model))
         worker = SimpleNamespace(model_runner=SimpleNamespace(model=SimpleNamespace(load_weights=self._load_weights)))
         self.llm_engine = SimpleNamespace(model_executor=SimpleNamespace(driver_worker=worker))
         self.calls: list[str] = []
