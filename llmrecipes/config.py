@@ -46,6 +46,7 @@ RENAMED = {
     "per_gpu_train_batch_size": "use `per_device_train_batch_size`",
     "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR under `env:`",
     "push_to_hub_model_id": "use `hub_model_id`",
+    "vllm_importance_sampling_cap": "use `vllm_importance_sampling_clip_max`",
 }
 # Keys that hold paths which a stage reads.
 INPUTS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_name_or_path", "rankings_file", "datasets")

@@ -38,6 +38,8 @@ def main(run, data, training, model, reward, looks):
 
     if (model.load_in_4bit or model.load_in_8bit) and not model.use_peft:
         raise InputError("load_in_4bit, load_in_8bit: quantised weights are not trained; add use_peft: true (QLoRA)")
+    if (model.load_in_4bit or model.load_in_8bit) and training.use_vllm:
+        raise InputError("use_vllm: quantised weights cannot be handed to vLLM; drop load_in_4bit or load_in_8bit")
     inputs = [model.model_name_or_path, reward.reward_model_name_or_path, *(s.path for s in data.datasets)]
     state = start_run("ppo", run, training, (run, data, training, model, reward, looks), inputs)
 

@@ -1,6 +1,7 @@
 """PPOConfig: every argument of PPOTrainer, under the names TRL's PPO, RLOO and GRPO configs use."""
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 import torch
 from transformers import TrainingArguments
@@ -55,6 +56,54 @@ class PPOConfig(TrainingArguments):
         default=None, metadata={"help": "Responses to sample in all; sets max_steps (rounded up to whole rollouts)."}
     )
     shuffle_dataset: bool = field(default=True, metadata={"help": "Shuffle the prompts, anew in each pass."})
+
+    # Rollout by vLLM: the arguments of TRL's GRPOConfig and RLOOConfig, with their defaults
+    use_vllm: bool = field(default=False, metadata={"help": "Sample with vLLM instead of the built-in decode loop."})
+    vllm_mode: str = field(
+        default="colocate",
+        metadata={
+            "help": "'colocate': an engine in each training process, on its GPU; 'server': a `vllm serve` elsewhere.",
+            "choices": ["colocate", "server"],
+        },
+    )
+    vllm_model_impl: str = field(
+        default="vllm",
+        metadata={"help": "Whose model code a colocated engine runs.", "choices": ["vllm", "transformers", "auto"]},
+    )
+    vllm_enable_sleep_mode: bool = field(
+        default=False, metadata={"help": "A colocated engine frees its memory during the update; waking it takes time."}
+    )
+    vllm_structured_outputs_regex: str | None = field(
+        default=None, metadata={"help": "Responses must match this regular expression."}
+    )
+    vllm_server_base_url: str | None = field(
+        default=None, metadata={"help": "The server, such as http://localhost:8000; goes before host and port."}
+    )
+    vllm_server_host: str = field(default="0.0.0.0", metadata={"help": "The server's host."})
+    vllm_server_port: int = field(default=8000, metadata={"help": "The server's port."})
+    vllm_server_timeout: float = field(default=240.0, metadata={"help": "Seconds to wait for the server to be ready."})
+    vllm_group_port: int = field(default=51216, metadata={"help": "Port over which the weights go to the server."})
+    vllm_gpu_memory_utilization: float = field(
+        default=0.3, metadata={"help": "Share of the GPU's memory that a colocated engine takes."}
+    )
+    vllm_max_model_length: int | None = field(
+        default=None, metadata={"help": "Context of a colocated engine in tokens; default: the model's."}
+    )
+    vllm_tensor_parallel_size: int = field(
+        default=1, metadata={"help": "Training processes that share one colocated engine."}
+    )
+    vllm_importance_sampling_correction: bool = field(
+        default=True, metadata={"help": "Weigh the policy loss by how vLLM's probabilities differ from the policy's."}
+    )
+    vllm_importance_sampling_mode: str = field(
+        default="sequence_mask",
+        metadata={
+            "help": "The ratio of each token or of the whole response; clipped to the bounds or set to 0 beyond them.",
+            "choices": ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"],
+        },
+    )
+    vllm_importance_sampling_clip_max: float | None = field(default=3.0, metadata={"help": "Upper bound of the ratio."})
+    vllm_importance_sampling_clip_min: float | None = field(default=None, metadata={"help": "Lower bound of the ratio."})
 
     # Reward
     missing_eos_penalty: float | None = field(
@@ -151,6 +200,9 @@ class PPOConfig(TrainingArguments):
             "overlong_prompts": ("error", "drop"),
             "kl_in": ("reward", "loss"),
             "value_model": (None, "separate", "shared"),
+            "vllm_mode": ("colocate", "server"),
+            "vllm_model_impl": ("vllm", "transformers", "auto"),
+            "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -158,6 +210,38 @@ class PPOConfig(TrainingArguments):
         if self.remove_unused_columns:
             raise InputError("remove_unused_columns: must be false for PPO, reward functions read the extra columns")
         self._settle_batch_sizes()
+        if self.use_vllm:
+            self._check_vllm()
+
+    def _check_vllm(self) -> None:
+        if find_spec("vllm") is None:
+            raise InputError(
+                'use_vllm: vLLM is not installed here (pip install "vllm==0.30.0"; the training process needs it in both '
+                "modes); or leave use_vllm out"
+            )
+        url = self.vllm_server_base_url
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise InputError(f"vllm_server_base_url: {url!r} must begin with http:// or https://")
+        size = self.vllm_tensor_parallel_size
+        if size < 1 or (self.vllm_mode == "colocate" and self.world_size % size):
+            raise InputError(f"vllm_tensor_parallel_size: {size} does not divide the {self.world_size} processes evenly")
+        low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
+        if low is not None and high is not None and low >= high:
+            raise InputError(
+                f"vllm_importance_sampling_clip_min: {low} must be less than vllm_importance_sampling_clip_max {high}"
+            )
+        if low is None and high is None and self.vllm_importance_sampling_mode.endswith("truncate"):
+            raise InputError(
+                "vllm_importance_sampling_clip_max: a *_truncate mode needs it or vllm_importance_sampling_clip_min"
+            )
+        if self.vllm_max_model_length is not None:
+            room = self.vllm_max_model_length - self.max_completion_length
+            if room < 1:
+                raise InputError(
+                    f"vllm_max_model_length: {self.vllm_max_model_length} leaves no room for a prompt beside "
+                    f"max_completion_length {self.max_completion_length}"
+                )
+            self.max_prompt_length = min(room, self.max_prompt_length or room)
 
     def _settle_batch_sizes(self) -> None:
         """Fills in num_mini_batches and rollout_batch_size from each other."""

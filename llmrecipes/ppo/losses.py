@@ -102,9 +102,15 @@ def whiten(
 
 
 def policy_loss(
-    logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor, cliprange: float
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    mask: torch.Tensor,
+    cliprange: float,
+    weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """PPO's clipped surrogate, summed over response tokens (divide by the token count of the optimizer step).
+    """PPO's clipped surrogate, summed over response tokens (divide by the token count of the optimizer step), each
+    times its weight (B, T): `importance_sampling_ratio`.
 
     Returns (loss sum, sums over tokens of: approx_kl ½(Δlogp)², clipfrac, ratio).
     """
@@ -112,7 +118,8 @@ def policy_loss(
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
-    loss = (torch.maximum(unclipped, clipped) * mask).sum()
+    weights = mask if weights is None else mask * weights
+    loss = (torch.maximum(unclipped, clipped) * weights).sum()
     with torch.no_grad():
         stats = {
             "approx_kl": 0.5 * log_ratio.square().sum(),
@@ -120,6 +127,35 @@ def policy_loss(
             "ratio": (ratio * mask).sum(),
         }
     return loss, stats
+
+
+def importance_sampling_ratio(
+    logprobs: torch.Tensor,
+    sampling_logprobs: torch.Tensor,
+    mask: torch.Tensor,
+    mode: str,
+    clip_min: float | None,
+    clip_max: float | None,
+) -> torch.Tensor:
+    """Weights (B, T) that make a policy loss right for responses drawn by another sampler, such as an inference engine
+    whose numerics differ: π_policy / π_sampler, kept from growing without bound. 0 outside `mask`.
+
+    mode: "token_*" takes each token's ratio, "sequence_*" that of the whole response for each of its tokens;
+    "*_truncate" clips it to [clip_min, clip_max] (truncated importance sampling, Yao et al. 2025, "Your Efficient RL
+    Framework Secretly Brings You Off-Policy RL Training"), "*_mask" sets it to 0 outside. A bound of None is open. Where
+    the sampler's log-probability is NaN (not known) the token's ratio is 1.
+    """
+    granularity, constraint = mode.split("_")
+    difference = torch.nan_to_num(logprobs - sampling_logprobs, nan=0.0) * mask
+    if granularity == "sequence":
+        difference = difference.sum(1, keepdim=True).expand_as(mask)
+    ratio = difference.exp()
+    low, high = -torch.inf if clip_min is None else clip_min, torch.inf if clip_max is None else clip_max
+    if constraint == "truncate":
+        ratio = ratio.clamp(low, high)
+    else:
+        ratio = ratio.masked_fill((ratio < low) | (ratio > high), 0.0)
+    return ratio * mask
 
 
 def value_loss(

@@ -1,5 +1,6 @@
 """A rollout: the sampled batch that several optimizer steps are trained from, and its division into micro-batches."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -9,7 +10,7 @@ from llmrecipes.ppo.policy_value import PolicyAndValue
 
 MODEL_INPUTS = ("input_ids", "prompt_lengths", "response_lengths")
 PER_ROW = ("prompt_lengths", "response_lengths")
-PER_TOKEN = ("logprobs", "ref_logprobs", "values", "advantages", "returns")
+PER_TOKEN = ("logprobs", "ref_logprobs", "values", "advantages", "returns", "importance_sampling_ratio")
 
 
 @dataclass
@@ -19,6 +20,8 @@ class Rollout:
     input_ids: (R, L) prompt + response, padded on the right. prompt_lengths, response_lengths: (R,).
     logprobs, ref_logprobs, values, advantages, returns: (R, T), entry t belonging to response token t, 0 on padding;
     ref_logprobs, those of the reference, only where the loss needs them.
+    sampling_logprobs: (R, T) those of the sampler, where it told them and until importance_sampling_ratio (R, T), the
+    policy loss's weights, is made of them; NaN where it has none.
     """
 
     input_ids: torch.Tensor
@@ -29,6 +32,8 @@ class Rollout:
     values: torch.Tensor | None = None
     advantages: torch.Tensor | None = None
     returns: torch.Tensor | None = None
+    sampling_logprobs: torch.Tensor | None = None
+    importance_sampling_ratio: torch.Tensor | None = None
 
     @classmethod
     def from_responses(cls, prompts: list[list[int]], responses: list[list[int]], pad_token_id: int, device) -> "Rollout":
@@ -40,6 +45,15 @@ class Rollout:
         for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             input_ids[row, : len(prompt) + len(response)] = torch.tensor(prompt + response)
         return cls(input_ids.to(device), prompt_lengths.to(device), response_lengths.to(device))
+
+    def set_sampling_logprobs(self, logprobs: list[list[float | None] | None]) -> None:
+        """Takes what the sampler told of each response, if it did."""
+        if any(row is None for row in logprobs):
+            return
+        unknown = float("nan")
+        rows = [torch.tensor([unknown if value is None else value for value in row]) for row in logprobs]
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=unknown)
+        self.sampling_logprobs = padded.to(self.input_ids.device)
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -97,6 +111,25 @@ def row_statistics(
         "entropy": entropy.sum(1) / rollout.response_lengths,
         "response_length": rollout.response_lengths.float(),
         "eos_rate": finished.float(),
+    }
+
+
+def mismatch_statistics(
+    rollout: Rollout, mask: torch.Tensor, mode: str, gather: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, tuple]:
+    """TRL's figures of how far the sampler's log-probabilities are from the policy's, each as (sum, count) of this
+    process; `gather` collects a tensor from all. The ratio's are per response in a sequence_* mode, else per token."""
+    difference = (rollout.logprobs - rollout.sampling_logprobs).abs()[mask]
+    difference = difference[~difference.isnan()]
+    ratio = rollout.importance_sampling_ratio
+    ratio = ratio[:, 0] if mode.startswith("sequence") else ratio[mask]
+    largest = difference.max() if difference.numel() else difference.new_zeros(())
+    return {
+        "sampling/sampling_logp_difference/mean": (difference.sum(), difference.numel()),
+        "sampling/sampling_logp_difference/max": (gather(largest).max(), 1),
+        "sampling/importance_sampling_ratio/min": (gather(ratio.min()).min(), 1),
+        "sampling/importance_sampling_ratio/mean": (ratio.sum(), ratio.numel()),
+        "sampling/importance_sampling_ratio/max": (gather(ratio.max()).max(), 1),
     }
 
 

@@ -9,6 +9,7 @@ steps 1-5) and `compute_loss` is the clipped objective (step 6).
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from llmrecipes.ppo.losses import (
     adjust_scores,
     apply_missing_eos_penalty,
     generalized_advantage_estimate,
+    importance_sampling_ratio,
     kl_estimate,
     kl_loss,
     policy_loss,
@@ -52,6 +54,7 @@ from llmrecipes.ppo.rollout import (
     Rollout,
     explained_variance,
     forward_rollout,
+    mismatch_statistics,
     row_statistics,
     split_rollout,
 )
@@ -64,6 +67,7 @@ from llmrecipes.ppo.sharding import (
     shard_frozen,
     whole_weights,
 )
+from llmrecipes.ppo.vllm_sampler import VLLMSampler
 
 SAMPLE, SPLIT, EVALUATE = range(3)  # what a random generator is for
 ROLLOUT_METRICS = ("score", "kl", "entropy", "response_length", "eos_rate")
@@ -81,7 +85,7 @@ class PPOTrainer(Trainer):
         reward_funcs: one or several of: a sequence-classification model with one label; a callable
             `fn(prompts, completions, **columns) -> list[float]`.
         reward_processing_classes: the reward models' tokenizers where they differ from the policy's (None = the same).
-        sampler: `llmrecipes.generation.sample_responses` or a function of its signature.
+        sampler: `llmrecipes.generation.sample_responses` or a function of its signature; vLLM with `args.use_vllm`.
         value_model: a sequence-classification model over the policy's tokens; default a copy of the first reward
             model that shares the policy's tokenizer, else the policy's trunk with a fresh head. Not with
             `args.value_model` "shared".
@@ -164,6 +168,8 @@ class PPOTrainer(Trainer):
         if not args.offload_frozen_models:
             self.rewards.replace_models(lambda model: shard_frozen(model, self.accelerator))
             self.ref_model = self.ref_model and shard_frozen(self.ref_model, self.accelerator)
+        if args.use_vllm:
+            self.sampler = VLLMSampler(self.model.policy, args, self.accelerator, processing_class)
         self.kl_coef = args.kl_coef
         self._rollout: Rollout | None = None
         self._metrics: dict[str, list] = {}  # name -> [sum, count] since the last log
@@ -199,6 +205,17 @@ class PPOTrainer(Trainer):
         finally:
             for part in moving:
                 part.to("cpu")
+
+    def train(self, *args, **kwargs):
+        # Both ends may replace the policy's weights: a checkpoint is loaded, then the best model.
+        self._forget_synced_weights()
+        output = super().train(*args, **kwargs)
+        self._forget_synced_weights()
+        return output
+
+    def _forget_synced_weights(self) -> None:
+        if self.args.use_vllm:
+            self.sampler.forget()
 
     # ---- Data: one rollout's prompts, repeated for each micro-batch trained from it ----
 
@@ -264,6 +281,7 @@ class PPOTrainer(Trainer):
         kl, entropy = self._forward_rollout(rollout, [part for minibatch in self._split(rollout, 0) for part in minibatch])
         self._record("time/rollout_forward", time.perf_counter() - started, 1)
         mask = response_mask(rollout.response_lengths, rollout.logprobs.shape[1])
+        self._correct_sampler_mismatch(rollout, mask)
 
         # 3. Rewards: KL penalty on each token (unless the loss has it), score on the last.
         penalty = self.kl_coef if args.kl_in == "reward" else 0.0
@@ -293,8 +311,10 @@ class PPOTrainer(Trainer):
         """Responses to the prompts: (rollout without log-probabilities, scores (R, functions), finished (R,), the
         responses' token ids)."""
         args, started = self.args, time.perf_counter()
+        if args.use_vllm:
+            self.sampler.sync_weights(self.state.global_step)
         with self.accelerator.autocast():
-            responses = run_within(self.model, lambda: self._sample(rows["prompt_ids"], generator))
+            responses = self._sample(rows["prompt_ids"], generator)
             sampled = time.perf_counter()
             token_ids = [response.token_ids for response in responses]
             finished = [response.finish_reason == "stop" for response in responses]
@@ -304,24 +324,33 @@ class PPOTrainer(Trainer):
         self._record("time/sample", sampled - started, 1)
         self._record("time/score", time.perf_counter() - sampled, 1)
         rollout = Rollout.from_responses(rows["prompt_ids"], token_ids, self.pad_token_id, args.device)
+        rollout.set_sampling_logprobs([getattr(response, "logprobs", None) for response in responses])
         return rollout, scores, torch.tensor(finished, device=args.device), token_ids
 
     def _sample(self, prompts: list[list[int]], generator: torch.Generator) -> list:
         args, policy = self.args, self.model.policy
-        with whole_weights(policy, self.model_wrapped, self.accelerator):
-            return self.sampler(
-                causal_lm(policy),
-                prompts,
-                max_new_tokens=args.max_completion_length,
-                temperature=args.temperature,
-                top_k=args.top_k,
-                top_p=args.top_p,
-                eos_token_ids=self.eos_token_ids,
-                pad_token_id=self.pad_token_id,
-                batch_size=args.per_device_generation_batch_size,
-                generator=generator,
-                stopping_criteria=self.stopping_criteria,
-            )
+        sample = partial(
+            self.sampler,
+            causal_lm(policy),
+            prompts,
+            max_new_tokens=args.max_completion_length,
+            temperature=args.temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            eos_token_ids=self.eos_token_ids,
+            pad_token_id=self.pad_token_id,
+            batch_size=args.per_device_generation_batch_size,
+            generator=generator,
+            stopping_criteria=self.stopping_criteria,
+        )
+        if args.use_vllm:  # whose engine has weights of its own
+            return sample()
+
+        def with_whole_weights():
+            with whole_weights(policy, self.model_wrapped, self.accelerator):
+                return sample()
+
+        return run_within(self.model, with_whole_weights)
 
     def _forward_rollout(self, rollout: Rollout, micro_batches: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Fills in log-probabilities and values; returns (token KL from the reference, entropy), each (R, T)."""
@@ -332,6 +361,19 @@ class PPOTrainer(Trainer):
         if self.args.kl_in == "loss":
             rollout.ref_logprobs = ref_logprobs
         return kl_estimate(rollout.logprobs, ref_logprobs, self.args.kl_estimator), entropy
+
+    def _correct_sampler_mismatch(self, rollout: Rollout, mask: torch.Tensor) -> None:
+        """Weighs the policy loss for what the sampler's log-probabilities, if it told them, differ from the policy's."""
+        if rollout.sampling_logprobs is None:
+            return
+        args, mode = self.args, self.args.vllm_importance_sampling_mode
+        rollout.importance_sampling_ratio = importance_sampling_ratio(
+            rollout.logprobs, rollout.sampling_logprobs, mask, mode,
+            args.vllm_importance_sampling_clip_min, args.vllm_importance_sampling_clip_max,
+        )  # fmt: skip
+        for name, entry in mismatch_statistics(rollout, mask, mode, self.accelerator.gather).items():
+            self._record(name, *entry)
+        rollout.sampling_logprobs = None
 
     # ---- Update ----
 
@@ -352,7 +394,10 @@ class PPOTrainer(Trainer):
         mask = response_mask(inputs["response_lengths"], inputs["advantages"].shape[1])
         total, sums = 0.0, {}
         if logprobs is not None:
-            policy, stats = policy_loss(logprobs, inputs["logprobs"], inputs["advantages"], mask, args.cliprange)
+            policy, stats = policy_loss(
+                logprobs, inputs["logprobs"], inputs["advantages"], mask, args.cliprange,
+                inputs.get("importance_sampling_ratio"),
+            )  # fmt: skip
             total += policy
             sums |= {"policy_loss": policy.detach(), **stats}
         if values is not None:
