@@ -1,6 +1,6 @@
 """PPOTrainer against that of trl 1.12.0, the last release that had one: samples/s by phase, peak memory, learning.
 
-    python benchmarks/ppo.py [--updates 3] [--rounds 3] [--workloads fixed,variable,vocabulary] [--bandit] [--json FILE]
+    python benchmarks/ppo.py [--updates 2] [--rounds 3] [--workloads fixed,variable,vocabulary] [--bandit] [--json FILE]
 
 trl 1.12.0 gets an environment of its own, made on the first call in benchmarks/.trl (venv and pip). Both sides run in
 turns, one process each, on the same models, prompts (in the same order) and response lengths, which a schedule settles:
@@ -119,7 +119,7 @@ def learning(updates: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--updates", type=int, default=3, help="rollouts in a run, the first not counted")
+    parser.add_argument("--updates", type=int, default=2, help="rollouts in a run, the first not counted")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workloads", default="fixed,variable,vocabulary")
     parser.add_argument("--bandit", action="store_true", help=f"learning curves of {', '.join(TOYS)}: {TOY_UPDATES} updates")
