@@ -24,8 +24,9 @@ def load_items(source: dict, where: dict | None = None, max_items: int | None = 
 
     `dataset_kwargs` are `source` (the keys of a `datasets:` entry: path, name, split, ...), `where` (column: value) to
     keep only some rows, and `max_items`; `metadata` is what lm-eval adds of its own.
-    Rows: `context` (may be empty), `choices` (list of text), `label` (index of the right one). A space is put before the
-    choices of a context, none before those that stand alone; so use them with `target_delimiter: ""`.
+    Rows: `context` (may be empty), `choices` (list of text), `label` (index of the right one), and perhaps `delimiter`,
+    what is put between a context and its choices: a space unless it says otherwise, nothing before choices that stand
+    alone; so use them with `target_delimiter: ""`.
     """
     rows = load_source(DataArguments(datasets=[source]).datasets[0], seed=0)
     for column, value in (where or {}).items():
@@ -36,11 +37,12 @@ def load_items(source: dict, where: dict | None = None, max_items: int | None = 
         raise InputError(f"{source['path']}: columns are {there}; expected context, choices, label")
     if max_items is not None:
         rows = rows.select(range(min(max_items, len(rows))))
-    return datasets.DatasetDict({"test": rows.map(_with_space)})
+    return datasets.DatasetDict({"test": rows.map(_delimited)})
 
 
-def _with_space(row: dict) -> dict:
-    return {"choices": [" " + choice for choice in row["choices"]]} if row["context"] else {}
+def _delimited(row: dict) -> dict:
+    delimiter = row.get("delimiter", " ")
+    return {"choices": [delimiter + choice for choice in row["choices"]]} if row["context"] else {}
 
 
 def load_tasks(tasks: list[str], tasks_path: str, hub_tasks: bool = False, blimp_path: str | None = None) -> dict:

@@ -127,7 +127,7 @@ def coding_items(rng: Random) -> dict[str, list[Item]]:
 
 
 def _value(rng: Random, number: int) -> Item:
-    word, other = rng.sample(WORDS, 2)
+    word, other, third = rng.sample(WORDS, 3)
     a, b, c = (rng.randint(2, 9) for _ in range(3))
     values = [rng.randint(1, 9) for _ in range(4)]
     expression, wrong = (
@@ -145,7 +145,7 @@ def _value(rng: Random, number: int) -> Item:
         (f"list(range({a}))", [list(range(1, a + 1)), list(range(a + 1)), a]),
         (f"{a} > {b}", [not a > b, a, b]),
         (f"{word!r}[::-1]", [word, word[1:], word.upper()]),
-        (f"{word!r} in [{word!r}, {other!r}]", [False, word, other]),
+        (f"{word!r} in [{[word, third][number // 16 % 2]!r}, {other!r}]", [number // 16 % 2 == 1, word, other]),
         (f"{a} ** 2", [a * 2 if a != 2 else 5, a + 2 if a != 2 else 6, a**3]),
     )[number % 16]
     right = eval(expression)  # noqa: S307 - written above

@@ -24,7 +24,7 @@ def draw(rng: Random, by_kind: dict[str, list[Item]], num_items: int) -> list[di
     """
     queues = {}
     for kind, items in by_kind.items():
-        different = {(context, *sorted(choices)): (context, choices) for context, choices in items}
+        different = {(context, choices[0]): (context, choices) for context, choices in items}
         queues[kind] = rng.sample(list(different.values()), len(different))
     drawn = []
     while len(drawn) < num_items:
