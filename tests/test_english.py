@@ -109,5 +109,3 @@ def test_prompts_are_asked_in_two_wordings_and_kinds_do_not_overlap():
     assert set(Counter(row["key"] for row in rows).values()) == {2}
     counts = Counter(row["kind"] for row in rows)
     assert set(counts) == {"harmful", "lookalike", "unknowable", "ordinary"} and min(counts.values()) >= 150
-    acts = {row["key"]: row["kind"] for row in rows}
-    assert all(key.startswith(kind) for key, kind in acts.items())
