@@ -91,7 +91,9 @@ def test_sums_sequences_dates_and_orders_are_right():
         assert right(row) == f"{have + change if 'finds' in row['context'] else have - change}."
     for row in rows_of("reasoning", "sequence"):
         a, b, c, d = map(int, re.findall(r"\d+", row["context"]))
-        assert (b - a == c - b == d - c and right(row) == f"{2 * d - c}.") or (b / a == c / b == d / c and right(row) == f"{2 * d}.")
+        assert (b - a == c - b == d - c and right(row) == f"{2 * d - c}.") or (
+            b / a == c / b == d / c and right(row) == f"{2 * d}."
+        )
     for row in rows_of("reasoning", "calendar"):
         now, number = re.match(r"(?:Today is|It is) (\w+)(?: now)?\. In (\d)", row["context"]).groups()
         cycle = reasoning.DAYS if now in reasoning.DAYS else reasoning.MONTHS

@@ -112,7 +112,9 @@ def smalltalk_rows(source):
     """What `load_archive` gives for Smalltalk's sources, from rows of their shapes written here instead of downloaded."""
     facts = [("bread", "an oven", "a river"), ("fish", "the sea", "a tree"), ("cows", "a meadow", "the sky")]
     options = [f"A. {right}\nB. {wrong}\nC. a box" for _, right, wrong in facts]
-    sentences = [f"The old {w} lies on a hill above the river and near the town." for w in ("house", "mill", "farm", "castle")]
+    sentences = [
+        f"The old {w} lies on a hill above the river and near the town." for w in ("house", "mill", "farm", "castle")
+    ]
     raw = {
         "multiple_choice": [
             {"question": f"Where do you find {what} in the {time}?", "options": given, "answer": f"A. {right}"}

@@ -47,15 +47,23 @@ DETERMINED = (
     ("word", "words", "I cannot spell {}"), ("photo", "photos", "She took {} last summer"),
 )  # fmt: skip
 REFLEXIVES = (
-    ("My grandmother", "herself", "himself", "taught {} to swim"), ("The king", "himself", "herself", "saw {} in the mirror"),
-    ("The queen", "herself", "himself", "asked {} the same question"), ("My uncle", "himself", "herself", "made {} a sandwich"),
-    ("The actress", "herself", "himself", "prepared {} for the role"), ("Her brother", "himself", "herself", "cut {} in the kitchen"),
-    ("His sister", "herself", "himself", "bought {} a bicycle"), ("My grandfather", "himself", "herself", "introduced {} politely"),
-    ("The children", "themselves", "himself", "hid {} behind the curtain"), ("The players", "themselves", "itself", "warmed {} up"),
+    ("My grandmother", "herself", "himself", "taught {} to swim"),
+    ("The king", "himself", "herself", "saw {} in the mirror"),
+    ("The queen", "herself", "himself", "asked {} the same question"),
+    ("My uncle", "himself", "herself", "made {} a sandwich"),
+    ("The actress", "herself", "himself", "prepared {} for the role"),
+    ("Her brother", "himself", "herself", "cut {} in the kitchen"),
+    ("His sister", "herself", "himself", "bought {} a bicycle"),
+    ("My grandfather", "himself", "herself", "introduced {} politely"),
+    ("The children", "themselves", "himself", "hid {} behind the curtain"),
+    ("The players", "themselves", "itself", "warmed {} up"),
     ("The machine", "itself", "himself", "switched {} off"), ("My parents", "themselves", "herself", "built the house {}"),
-    ("The little girl", "herself", "himself", "dressed {} this morning"), ("The old man", "himself", "herself", "talked to {} all day"),
-    ("The students", "themselves", "himself", "organised the party {}"), ("My aunt", "herself", "himself", "found {} a new job"),
-    ("The princess", "herself", "himself", "looked at {} in the water"), ("My father", "himself", "herself", "repaired the car {}"),
+    ("The little girl", "herself", "himself", "dressed {} this morning"),
+    ("The old man", "himself", "herself", "talked to {} all day"),
+    ("The students", "themselves", "himself", "organised the party {}"),
+    ("My aunt", "herself", "himself", "found {} a new job"),
+    ("The princess", "herself", "himself", "looked at {} in the water"),
+    ("My father", "himself", "herself", "repaired the car {}"),
     ("The neighbours", "themselves", "himself", "locked {} out"), ("The boy", "himself", "herself", "hurt {} on the stairs"),
 )  # fmt: skip
 PARTICIPLES = (
@@ -148,10 +156,12 @@ COMPLEMENTS = (
 )  # fmt: skip
 POLARITY = (
     ("Nobody", "Somebody", "{} has ever climbed this wall"), ("No student", "Some student", "{} has ever failed this test"),
-    ("None of us", "Both of us", "{} have ever been to Iceland"), ("Nobody", "Everybody", "{} said anything at all about it"),
+    ("None of us", "Both of us", "{} have ever been to Iceland"),
+    ("Nobody", "Everybody", "{} said anything at all about it"),
     ("She never", "She always", "{} eats any meat"), ("Nothing", "Something", "{} has changed here in the least"),
     ("No dog", "A dog", "{} has ever barked at me here"), ("He did not", "He did", "{} buy anything at all at the market"),
-    ("I have not", "I have", "{} finished the letter yet"), ("Hardly anybody", "Almost everybody", "{} has ever seen this bird"),
+    ("I have not", "I have", "{} finished the letter yet"),
+    ("Hardly anybody", "Almost everybody", "{} has ever seen this bird"),
     ("We do not", "We do", "{} live there any more"), ("Few people", "Most people", "{} have ever read the whole law"),
     ("No teacher", "One teacher", "{} has ever complained about her"), ("It has not", "It has", "{} stopped raining yet"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Facts about the world that an encyclopedia agrees on: geography, chemistry, astronomy, nature, books, inventions, dates."""
+"""Facts that an encyclopedia agrees on: geography, chemistry, astronomy, nature, books, art, music, inventions, dates."""
 
 from random import Random
 
@@ -6,11 +6,11 @@ from llmrecipes.data.english.drawing import Item, with_distractors
 
 # Capitals that nobody disputes and that are the seat of government as well.
 CAPITALS = {
-    "Europe": "France/Paris Germany/Berlin Italy/Rome Spain/Madrid Portugal/Lisbon Greece/Athens Austria/Vienna Poland/Warsaw "
-    "Hungary/Budapest Norway/Oslo Sweden/Stockholm Finland/Helsinki Denmark/Copenhagen Ireland/Dublin Iceland/Reykjavik "
-    "Belgium/Brussels Romania/Bucharest Bulgaria/Sofia Croatia/Zagreb Ukraine/Kyiv",
-    "Asia": "Japan/Tokyo China/Beijing India/New_Delhi Thailand/Bangkok Vietnam/Hanoi Iran/Tehran Iraq/Baghdad Nepal/Kathmandu "
-    "Mongolia/Ulaanbaatar Pakistan/Islamabad Bangladesh/Dhaka Jordan/Amman Lebanon/Beirut Syria/Damascus",
+    "Europe": "France/Paris Germany/Berlin Italy/Rome Spain/Madrid Portugal/Lisbon Greece/Athens Austria/Vienna "
+    "Poland/Warsaw Hungary/Budapest Norway/Oslo Sweden/Stockholm Finland/Helsinki Denmark/Copenhagen "
+    "Ireland/Dublin Iceland/Reykjavik Belgium/Brussels Romania/Bucharest Bulgaria/Sofia Croatia/Zagreb Ukraine/Kyiv",
+    "Asia": "Japan/Tokyo China/Beijing India/New_Delhi Thailand/Bangkok Vietnam/Hanoi Iran/Tehran Iraq/Baghdad "
+    "Nepal/Kathmandu Mongolia/Ulaanbaatar Pakistan/Islamabad Bangladesh/Dhaka Jordan/Amman Lebanon/Beirut Syria/Damascus",
     "Africa": "Egypt/Cairo Kenya/Nairobi Morocco/Rabat Ghana/Accra Senegal/Dakar Ethiopia/Addis_Ababa Tunisia/Tunis "
     "Angola/Luanda Libya/Tripoli Zimbabwe/Harare Uganda/Kampala Nigeria/Abuja",
     "South America": "Argentina/Buenos_Aires Peru/Lima Colombia/Bogotá Uruguay/Montevideo Venezuela/Caracas Brazil/Brasília "
@@ -22,7 +22,8 @@ CURRENCIES = (
 )  # fmt: skip
 ELEMENTS = (
     ("gold", "Au"), ("iron", "Fe"), ("sodium", "Na"), ("potassium", "K"), ("oxygen", "O"), ("carbon", "C"), ("silver", "Ag"),
-    ("lead", "Pb"), ("helium", "He"), ("hydrogen", "H"), ("nitrogen", "N"), ("copper", "Cu"), ("tin", "Sn"), ("mercury", "Hg"),
+    ("lead", "Pb"), ("helium", "He"), ("hydrogen", "H"), ("nitrogen", "N"), ("copper", "Cu"), ("tin", "Sn"),
+    ("mercury", "Hg"),
     ("calcium", "Ca"), ("zinc", "Zn"),
 )  # fmt: skip
 BOOKS = (
@@ -32,13 +33,15 @@ BOOKS = (
     ("The Divine Comedy", "Dante Alighieri"), ("Les Misérables", "Victor Hugo"), ("Faust", "Johann Wolfgang von Goethe"),
     ("The Adventures of Tom Sawyer", "Mark Twain"), ("Nineteen Eighty-Four", "George Orwell"),
     ("The Hobbit", "J. R. R. Tolkien"), ("Dracula", "Bram Stoker"), ("Jane Eyre", "Charlotte Brontë"),
-    ("Wuthering Heights", "Emily Brontë"), ("Treasure Island", "Robert Louis Stevenson"), ("The Metamorphosis", "Franz Kafka"),
+    ("Wuthering Heights", "Emily Brontë"), ("Treasure Island", "Robert Louis Stevenson"),
+    ("The Metamorphosis", "Franz Kafka"),
 )  # fmt: skip
 WORKS = (
     ("The Mona Lisa was painted by", "Leonardo da Vinci"), ("The Starry Night was painted by", "Vincent van Gogh"),
     ("Guernica was painted by", "Pablo Picasso"), ("The Scream was painted by", "Edvard Munch"),
     ("Girl with a Pearl Earring was painted by", "Johannes Vermeer"), ("The Night Watch was painted by", "Rembrandt"),
-    ("The Birth of Venus was painted by", "Sandro Botticelli"), ("The Persistence of Memory was painted by", "Salvador Dalí"),
+    ("The Birth of Venus was painted by", "Sandro Botticelli"),
+    ("The Persistence of Memory was painted by", "Salvador Dalí"),
     ("The ceiling of the Sistine Chapel was painted by", "Michelangelo"), ("Water Lilies was painted by", "Claude Monet"),
 )  # fmt: skip
 MUSIC = (
@@ -51,21 +54,26 @@ PEOPLE = (
     ("The theory of general relativity was published by", "Albert Einstein"),
     ("The law of universal gravitation was published by", "Isaac Newton"),
     ("On the Origin of Species was written by", "Charles Darwin"), ("Penicillin was discovered by", "Alexander Fleming"),
-    ("Radium was discovered by", "Marie and Pierre Curie"), ("The first periodic table was published by", "Dmitri Mendeleev"),
+    ("Radium was discovered by", "Marie and Pierre Curie"),
+    ("The first periodic table was published by", "Dmitri Mendeleev"),
     ("A vaccine against rabies was developed by", "Louis Pasteur"), ("Dynamite was invented by", "Alfred Nobel"),
-    ("The four largest moons of Jupiter were discovered by", "Galileo Galilei"), ("X-rays were discovered by", "Wilhelm Röntgen"),
+    ("The four largest moons of Jupiter were discovered by", "Galileo Galilei"),
+    ("X-rays were discovered by", "Wilhelm Röntgen"),
     ("The first man on the Moon was", "Neil Armstrong"), ("The first human in space was", "Yuri Gagarin"),
     ("Printing with movable type was introduced in Europe by", "Johannes Gutenberg"),
     ("The South Pole was first reached by", "Roald Amundsen"), ("Mount Everest was first climbed by", "Hillary and Tenzing"),
-    ("The first president of the United States was", "George Washington"), ("The World Wide Web was invented by", "Tim Berners-Lee"),
+    ("The first president of the United States was", "George Washington"),
+    ("The World Wide Web was invented by", "Tim Berners-Lee"),
 )  # fmt: skip
 LANDMARKS = (
     ("The Eiffel Tower stands in", "Paris"), ("The Colosseum stands in", "Rome"), ("Big Ben stands in", "London"),
-    ("The Statue of Liberty stands in", "New York"), ("The Parthenon stands in", "Athens"), ("The Kremlin stands in", "Moscow"),
+    ("The Statue of Liberty stands in", "New York"), ("The Parthenon stands in", "Athens"),
+    ("The Kremlin stands in", "Moscow"),
     ("The Brandenburg Gate stands in", "Berlin"), ("The Sagrada Família stands in", "Barcelona"),
     ("The Blue Mosque stands in", "Istanbul"), ("The Golden Gate Bridge is in", "San Francisco"),
     ("The White House is in", "Washington"), ("The Forbidden City is in", "Beijing"), ("Machu Picchu lies in", "Peru"),
-    ("The Taj Mahal stands in", "India"), ("The Alhambra stands in", "Granada"), ("The Great Pyramid of Giza stands in", "Egypt"),
+    ("The Taj Mahal stands in", "India"), ("The Alhambra stands in", "Granada"),
+    ("The Great Pyramid of Giza stands in", "Egypt"),
 )  # fmt: skip
 YEARS = (
     ("The First World War began in", "1914"), ("The Second World War ended in", "1945"), ("The Berlin Wall fell in", "1989"),
@@ -104,7 +112,7 @@ Blood is pumped through the body by the | heart | liver | stomach | brain
 Humans breathe with their | lungs | kidneys | livers | bones
 An adult human normally has | 32 teeth | 12 teeth | 60 teeth | 100 teeth
 The longest bone of the human body is in the | thigh | arm | foot | hand
-The normal temperature of the human body is about | 37 degrees Celsius | 27 degrees Celsius | 47 degrees Celsius | 57 degrees Celsius
+The normal temperature of the human body in degrees Celsius is about | 37 | 27 | 47 | 57
 Light travels faster than | sound | radio waves | X-rays | microwaves
 The Earth goes round the Sun once in a | year | day | week | month
 The Earth turns round its own axis once in a | day | year | month | week

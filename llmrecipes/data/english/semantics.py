@@ -38,7 +38,8 @@ PURPOSES = (
     ("A microphone", "record a voice"), ("A saw", "cut wood"),
 )  # fmt: skip
 WORKERS = (
-    ("A baker", "bread"), ("A tailor", "suits"), ("A carpenter", "wooden tables"), ("A sculptor", "statues"), ("A brewer", "beer"),
+    ("A baker", "bread"), ("A tailor", "suits"), ("A carpenter", "wooden tables"), ("A sculptor", "statues"),
+    ("A brewer", "beer"),
     ("A jeweller", "rings and necklaces"), ("A composer", "music"), ("A potter", "clay pots"),
     ("A programmer", "software"), ("A cobbler", "shoes"), ("A film director", "films"), ("A winemaker", "wine"),
 )  # fmt: skip
@@ -57,10 +58,12 @@ YOUNG = (
 )  # fmt: skip
 SOUNDS = (
     ("dog", "barks"), ("cat", "meows"), ("horse", "neighs"), ("lion", "roars"), ("snake", "hisses"), ("duck", "quacks"),
-    ("bee", "buzzes"), ("frog", "croaks"), ("owl", "hoots"), ("pig", "grunts"), ("mouse", "squeaks"), ("sheep", "bleats"), ("cow", "moos"),
+    ("bee", "buzzes"), ("frog", "croaks"), ("owl", "hoots"), ("pig", "grunts"), ("mouse", "squeaks"),
+    ("sheep", "bleats"), ("cow", "moos"),
 )  # fmt: skip
 ANALOGIES = (
-    ("Glove is to hand as sock is to", "foot"), ("Bird is to air as fish is to", "water"), ("Day is to sun as night is to", "moon"),
+    ("Glove is to hand as sock is to", "foot"), ("Bird is to air as fish is to", "water"),
+    ("Day is to sun as night is to", "moon"),
     ("King is to queen as uncle is to", "aunt"), ("Puppy is to dog as kitten is to", "cat"),
     ("Eye is to see as ear is to", "hear"), ("Author is to book as painter is to", "picture"),
     ("Car is to road as train is to", "rails"), ("Hungry is to eat as thirsty is to", "drink"),
@@ -94,7 +97,7 @@ def semantics_items(rng: Random) -> dict[str, list[Item]]:
 
 
 def _split(table: str) -> list[tuple[str, str]]:
-    """"a/b steering wheel/car" -> [("a", "b"), ("steering wheel", "car")]"""
+    """ "a/b steering wheel/car" -> [("a", "b"), ("steering wheel", "car")]"""
     pairs, words = [], []
     for word in table.split():
         left, slash, right = word.partition("/")
