@@ -286,7 +286,9 @@ def arguments(tmp_path, **changes):
     settings = {"models": {"base": str(tmp_path / "a"), "sft": str(tmp_path / "b")}, "baseline": "sft", "tasks": [],
                 "tasks_path": "configs/tasks", "hub_tasks": False, "task_limit": 2, "judge": None, "rule": None,
                 "max_new_tokens": 4, "max_length": 32, "kl_prompts": 2, "show_answers": 2,
-                "per_device_eval_batch_size": 4, "sample_temperature": 1.0, "blimp_path": None, "seed": 0}  # fmt: skip
+                "per_device_eval_batch_size": 4, "sample_temperature": 1.0, "num_samples": 1, "blimp_path": None, "seed": 0,
+                "reward_model_name_or_path": None, "judge_url": None, "judge_model": None, "judge_price": [],
+                "judge_key_variable": "OPENAI_API_KEY", "judge_concurrency": 4}  # fmt: skip
     return SimpleNamespace(**settings | changes)
 
 

@@ -1,4 +1,4 @@
-"""How a model behaves: its answers to held-out questions, judged by a rule and compared with a baseline model's."""
+"""How a model behaves: its answers to held-out questions, judged (judges.py) and compared with a baseline model's."""
 
 from collections.abc import Callable
 
@@ -14,6 +14,7 @@ from llmrecipes.models import context_length, eos_token_ids
 
 # measure: (part of the judgement, the `kind`s of questions it is counted on; None = those that can be answered)
 UNANSWERABLE = ("harmful", "unknowable")
+BEHAVIOUR_KINDS = ("harmful", "lookalike", "unknowable")
 MEASURES = {
     "correct": ("correct", None),
     "polite": ("polite", ()),
@@ -61,13 +62,48 @@ def answer(
     return encoded, ids, tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
-def judge_answers(rows: list[dict], texts: list[str], judge: Callable | None, rule: Callable | None) -> list[dict]:
-    """The judgement of each answer: the parts `judge(row, text)` names, and `gold` = rule(row, text)."""
-    judged = []
-    for row, text in zip(rows, texts, strict=True):
-        parts = dict(judge(row, text)) if judge else {}
-        judged.append(parts | ({"gold": float(rule(row, text))} if rule else {}))
+def judge_answers(
+    rows: list[dict],
+    texts: list[str],
+    judge: Callable | None,
+    rule: Callable | None,
+    reward_model=None,
+    batch_size: int = 64,
+) -> list[dict]:
+    """The judgement of each answer: the parts its judge names, `gold` = rule(row, text), `reward` of a reward model.
+
+    judge: a function (row, text) -> parts, or an object whose `judge_all(rows, texts)` gives a list of them.
+    """
+    if hasattr(judge, "judge_all"):
+        judged = judge.judge_all(rows, texts)
+    else:
+        judged = [dict(judge(row, text)) if judge else {} for row, text in zip(rows, texts, strict=True)]
+    if rule:
+        for parts, row, text in zip(judged, rows, texts, strict=True):
+            parts["gold"] = float(rule(row, text))
+    if reward_model:
+        for parts, score in zip(judged, reward_model.score(rows, texts, batch_size), strict=True):
+            parts["reward"] = score
     return judged
+
+
+def compare(name: str, rows: list[dict], judged: dict, baseline: str) -> dict[str, metrics.Estimate]:
+    """Share of questions on which the model's answer scores above the baseline's, ties half; none for the baseline itself.
+
+    judged: model -> (answers, judgements). `win_rate` is by the gold score, `reward_win_rate` by the reward model, the
+    latter also for each kind of question whose answer shows behaviour.
+    """
+    if name == baseline or baseline not in judged:
+        return {}
+    own, other = judged[name][1], judged[baseline][1]
+    rates = {}
+    for score, measure in (("gold", "win_rate"), ("reward", "reward_win_rate")):
+        for kind in ("", *(BEHAVIOUR_KINDS if score == "reward" else ())):
+            pairs = [(a[score], b[score]) for row, a, b in zip(rows, own, other, strict=True)
+                     if score in a and (not kind or row.get("kind") == kind)]  # fmt: skip
+            if pairs:
+                rates[f"{measure}_{kind}" if kind else measure] = metrics.win_rate(*zip(*pairs, strict=True))
+    return rates
 
 
 def summarise_behaviour(rows: list[dict], judged: list[dict], num_tokens: list[int]) -> dict[str, metrics.Estimate]:
@@ -77,9 +113,10 @@ def summarise_behaviour(rows: list[dict], judged: list[dict], num_tokens: list[i
         hits = [parts[part] for row, parts in zip(rows, judged, strict=True) if part in parts and _counts(row, kinds)]
         if hits:
             summary[name] = metrics.accuracy(hits)
-    gold = [parts["gold"] for parts in judged if "gold" in parts]
-    if gold:
-        summary["gold_score"] = metrics.mean(gold)
+    for part, name in (("gold", "gold_score"), ("reward", "reward")):
+        values = [parts[part] for parts in judged if part in parts]
+        if values:
+            summary[name] = metrics.mean(values)
     if num_tokens:
         summary["response_length"] = metrics.mean(num_tokens)
     return summary
