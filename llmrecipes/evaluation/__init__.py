@@ -14,6 +14,7 @@ from llmrecipes.evaluation.behaviours import answer, compare, judge_answers, kl_
 from llmrecipes.evaluation.consistency import paraphrase_consistency, self_consistency
 from llmrecipes.evaluation.judges import LLMJudge, RewardJudge, check_reward_path, load_judge
 from llmrecipes.evaluation.likelihood import score_texts, summarise_texts
+from llmrecipes.evaluation.sharing import device, once, share
 from llmrecipes.evaluation.table import format_answers, format_table
 from llmrecipes.formats import prompt_id
 from llmrecipes.models import load_policy, load_tokenizer
@@ -93,9 +94,11 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
         model, tokenizer = _load(model_args, args.models[name])
         own = scores[name] = {}
         if parts.texts:
-            own |= summarise_texts(score_texts(model, tokenizer, parts.texts, args.max_length))
+            score = lambda texts, m=model, t=tokenizer: score_texts(m, t, texts, args.max_length)
+            own |= summarise_texts(share(parts.texts, score))
         if parts.tasks:
-            own |= score_tasks(model, tokenizer, parts.tasks, args.per_device_eval_batch_size, args.task_limit)
+            size = args.per_device_eval_batch_size
+            own |= score_tasks(model, tokenizer, parts.tasks, size, args.task_limit, shared=True)
         if parts.questions:
             own |= _behave(name, model, tokenizer, args, parts, greedy, sampled)
             if name == args.baseline and args.kl_prompts:
@@ -105,7 +108,7 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
                 own["kl"] = kl_from(model, reference[0], tokenizer, kl_prompts, seed=args.seed, **_settings(args))
             elif reference:
                 parts.skipped[f"kl of {name}"] = "its tokenizer differs from the baseline's"
-        print(f"evaluated {name} in {time.time() - started:.1f} s", flush=True)
+        once(lambda n=name, s=started: print(f"evaluated {n} in {time.time() - s:.1f} s", flush=True))
     scores = {name: scores[name] for name in args.models}
     answers = {name: greedy[name][0] for name in args.models if name in greedy}
     rows = [
@@ -129,15 +132,14 @@ def _behave(name, model, tokenizer, args, parts: Parts, greedy: dict, sampled: d
     """
     rows, prompts = parts.questions, [row["prompt"] for row in parts.questions]
     judge = lambda texts: judge_answers(rows, texts, parts.judge, parts.rule, parts.reward, args.per_device_eval_batch_size)
-    _, ids, texts = answer(model, tokenizer, prompts, **_settings(args))
+    _, ids, texts = answer(model, tokenizer, prompts, shared=True, **_settings(args))
     greedy[name] = (texts, judge(texts))
     own = summarise_behaviour(rows, greedy[name][1], list(map(len, ids)))
     own |= compare(name, rows, greedy, args.baseline)
     runs = [greedy[name]]
     for i in range(args.num_samples if args.sample_temperature else 0):
-        _, _, texts = answer(
-            model, tokenizer, prompts, temperature=args.sample_temperature, seed=args.seed + i, **_settings(args)
-        )
+        options = {"temperature": args.sample_temperature, "seed": args.seed + i, "shared": True} | _settings(args)
+        texts = answer(model, tokenizer, prompts, **options)[2]
         runs.append((texts, judge(texts)))
     if len(runs) > 1:
         sampled[name] = runs[1]
@@ -186,9 +188,7 @@ def _load(model_args: ModelArguments, path: str):
     tokenizer = load_tokenizer(own)
     model = load_policy(own, tokenizer).eval()
     if not hasattr(model, "hf_device_map"):
-        import torch
-
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(device())
     return model, tokenizer
 
 

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes import metrics
 from llmrecipes.evaluation.likelihood import kl_divergences
+from llmrecipes.evaluation.sharing import once, share
 from llmrecipes.formats import encode_prompts, prompt_text
 from llmrecipes.generation import sample_responses
 from llmrecipes.models import context_length, eos_token_ids
@@ -36,29 +37,39 @@ def answer(
     batch_size: int,
     temperature: float = 0.0,
     seed: int = 0,
+    shared: bool = False,
 ) -> tuple[list[list[int]], list[list[int]], list[str]]:
     """One answer to each prompt: (prompt ids, response ids, response texts). Greedy at temperature 0.
 
-    A model without chat template gets a conversation as plain text.
+    A model without chat template gets a conversation as plain text. shared: all processes of a launch call this and share
+    the batches out; each batch draws from a generator of its own, so that they sample what one process would.
     """
     if not tokenizer.chat_template:
         prompts = [prompt if isinstance(prompt, str) else prompt_text(prompt) + "\n" for prompt in prompts]
     context = context_length(model)
     encoded = encode_prompts(tokenizer, prompts, context - max_new_tokens if context else None, "questions")
-    desc = "answers" if temperature == 0 else "samples"
-    with tqdm(total=len(prompts), desc=desc, leave=False, disable=None) as bar:
-        responses = sample_responses(
-            model,
-            encoded,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            eos_token_ids=eos_token_ids(model, tokenizer),
-            pad_token_id=tokenizer.pad_token_id,
-            batch_size=batch_size,
-            generator=torch.Generator(device=model.device).manual_seed(seed),
-            progress=bar.update,
-        )
-    ids = [response.token_ids for response in responses]
+    # Longest first, as sample_responses does within a batch: rows of one batch need little padding.
+    order = sorted(range(len(encoded)), key=lambda row: -len(encoded[row]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    with tqdm(total=len(prompts), desc="answers" if temperature == 0 else "samples", leave=False, disable=None) as bar:
+        settings = {
+            "max_new_tokens": max_new_tokens, "temperature": temperature, "batch_size": batch_size, "progress": bar.update,
+            "eos_token_ids": eos_token_ids(model, tokenizer), "pad_token_id": tokenizer.pad_token_id,
+        }  # fmt: skip
+
+        def decode(numbered: list[tuple[int, list[int]]]) -> list[list[list[int]]]:
+            decoded = []
+            for number, rows in numbered:
+                generator = torch.Generator(device=model.device).manual_seed(seed * 1_000_003 + number)
+                batch = [encoded[row] for row in rows]
+                decoded.append([r.token_ids for r in sample_responses(model, batch, generator=generator, **settings)])
+            return decoded
+
+        decoded = (share if shared else lambda items, work: work(items))(list(enumerate(batches)), decode)
+    ids = [[] for _ in prompts]
+    for rows, responses in zip(batches, decoded, strict=True):
+        for row, response in zip(rows, responses, strict=True):
+            ids[row] = response
     return encoded, ids, tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
@@ -75,14 +86,15 @@ def judge_answers(
     judge: a function (row, text) -> parts, or an object whose `judge_all(rows, texts)` gives a list of them.
     """
     if hasattr(judge, "judge_all"):
-        judged = judge.judge_all(rows, texts)
+        judged = once(lambda: judge.judge_all(rows, texts))
     else:
         judged = [dict(judge(row, text)) if judge else {} for row, text in zip(rows, texts, strict=True)]
     if rule:
         for parts, row, text in zip(judged, rows, texts, strict=True):
             parts["gold"] = float(rule(row, text))
     if reward_model:
-        for parts, score in zip(judged, reward_model.score(rows, texts, batch_size), strict=True):
+        work = lambda pairs: reward_model.score(*zip(*pairs, strict=True), batch_size)
+        for parts, score in zip(judged, share(list(zip(rows, texts, strict=True)), work), strict=True):
             parts["reward"] = score
     return judged
 
@@ -140,7 +152,7 @@ def kl_from(
     seed: int,
 ) -> metrics.Estimate:
     """KL(model || reference) in nats a response, on the model's own samples at temperature 1."""
-    encoded, responses, _ = answer(
-        model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=1.0, seed=seed
-    )
-    return metrics.mean(kl_divergences(model, reference, encoded, responses, tokenizer.pad_token_id))
+    settings = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "seed": seed, "shared": True}
+    encoded, responses, _ = answer(model, tokenizer, prompts, temperature=1.0, **settings)
+    work = lambda pairs: kl_divergences(model, reference, *map(list, zip(*pairs, strict=True)), tokenizer.pad_token_id)
+    return metrics.mean(share(list(zip(encoded, responses, strict=True)), work))

@@ -14,6 +14,7 @@ from transformers import AutoConfig
 
 from llmrecipes.config import InputError, ModelArguments, load_function
 from llmrecipes.endpoint import Endpoint
+from llmrecipes.evaluation.sharing import device
 from llmrecipes.formats import prompt_text
 from llmrecipes.models import load_reward_model, load_tokenizer
 from llmrecipes.ppo.rewards import reward_model_tokens, score_with_model
@@ -109,9 +110,7 @@ class RewardJudge:
         self.tokenizer = load_tokenizer(own)
         self.model = load_reward_model(own, self.tokenizer).eval()
         if not hasattr(self.model, "hf_device_map"):
-            import torch
-
-            self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+            self.model.to(device())
 
     def score(self, rows: list[dict], texts: list[str], batch_size: int) -> list[float]:
         """One score an answer, the higher the better; scores of different reward models cannot be compared."""
