@@ -135,7 +135,8 @@ def load_reward_model(
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str | None) -> None:
     """InputError if the tokenizer can produce ids that the model has no embedding for."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    weight = model.get_input_embeddings().weight
+    rows = getattr(weight, "ds_shape", weight.shape)[0]  # DeepSpeed ZeRO-3 keeps the whole shape there
     if len(tokenizer) > rows:
         raise InputError(
             f"{where}: the tokenizer has {len(tokenizer)} tokens, the model only {rows}; they do not belong together"
@@ -155,7 +156,7 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def count_parameters(model: PreTrainedModel) -> int:
-    return sum(p.numel() for p in model.parameters())
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
 
 
 def token_blocks(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, length: int) -> Iterator[list[int]]:

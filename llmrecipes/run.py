@@ -19,6 +19,8 @@ from pathlib import Path
 
 import datasets
 import transformers
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 
 from llmrecipes.cards import write_model_card
 from llmrecipes.config import InputError, RunArguments
@@ -72,6 +74,7 @@ def start_run(stage: str, run: RunArguments, args, configs: tuple, inputs: list[
         "commit": _commit(),
         "packages": {name: _version(name) for name in PACKAGES},
         "hardware": _hardware(),
+        "launch": _launch(),
         "metrics": {},
         "started": time.time(),
         "previous_seconds": 0.0,
@@ -93,6 +96,9 @@ def start_run(stage: str, run: RunArguments, args, configs: tuple, inputs: list[
     checkpoint = None
     if previous is not None and previous["fingerprint"] == manifest["fingerprint"] and not run.force:
         checkpoint = last_complete_checkpoint(output_dir)
+    if checkpoint and previous.get("launch", manifest["launch"]) != manifest["launch"]:
+        then, now = (", ".join(f"{k} {v}" for k, v in m["launch"].items()) for m in (previous, manifest))
+        raise InputError(f"{checkpoint}: was written under {then}, this launch has {now}; launch as before, or --force")
     if checkpoint:  # what the interrupted run took up to the checkpoint
         saved = (Path(checkpoint) / "trainer_state.json").stat().st_mtime
         manifest["previous_seconds"] = previous["previous_seconds"] + saved - previous["started"]
@@ -111,8 +117,12 @@ def start_run(stage: str, run: RunArguments, args, configs: tuple, inputs: list[
 
 def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "") -> None:
     """Complete the manifest with `metrics` (name -> number), compare them with the run card, print the summary."""
-    if not state.is_main:
-        return
+    if state.is_main:
+        _finish(state, metrics, made, next_steps)
+    _barrier()  # a launcher ends the others when one process leaves with an error: none leaves before all is written
+
+
+def _finish(state: Run, metrics: dict, made: str, next_steps: str) -> None:
     manifest = state.manifest
     seconds = manifest.pop("previous_seconds") + time.time() - manifest.pop("started")
     manifest |= {"status": "finished", "metrics": metrics, "wall_seconds": round(seconds, 1), "made": made}
@@ -201,10 +211,26 @@ def tame_logs() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def shard_on_cpus(args) -> None:
+    """Under an FSDP launch config, shards on CPUs as on GPUs.
+
+    accelerate asks only for the kind of device and would silently train whole copies (DDP). There is no public way to
+    tell it otherwise, so its state is set before the Trainer's Accelerator reads it.
+    """
+    getattr(args, "device", None)  # TrainingArguments join the processes of a launch when first asked for the device
+    state = PartialState._shared_state
+    if _launch()["sharding"] == "FSDP" and state.get("distributed_type") == DistributedType.MULTI_CPU:
+        state["distributed_type"] = DistributedType.MULTI_GPU
+
+
 def _wait_for_all_processes(args) -> None:
+    shard_on_cpus(args)
+    _barrier()
+
+
+def _barrier() -> None:
     import torch.distributed as dist
 
-    getattr(args, "device", None)  # TrainingArguments join the processes of a launch when first asked for the device
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
 
@@ -227,6 +253,12 @@ def _clear(output_dir: Path) -> None:
 
     if read_manifest(output_dir) is not None:
         shutil.rmtree(output_dir)
+
+
+def _launch() -> dict:
+    """What a checkpoint's optimizer state depends on beside the config."""
+    used = [kind for kind in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true"]
+    return {"processes": int(os.environ.get("WORLD_SIZE", 1)), "sharding": used[0] if used else "none"}
 
 
 def _difference(previous: dict, manifest: dict) -> str:

@@ -8,6 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from llmrecipes.generation import sample_responses
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.trainer import PPOTrainer
+from llmrecipes.run import shard_on_cpus
 
 VOCABULARY, PAD, EOS = 64, 0, 2
 CHAT = "{% for m in messages %}{{ m.role }} {{ m.content }} </s> {% endfor %}{% if add_generation_prompt %}w1 {% endif %}"
@@ -59,9 +60,11 @@ def trainer(tmp_path, model=None, reward=even_share, data=None, tok=None, traine
         "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_completion_length": 8, "max_steps": 4,
         "num_ppo_epochs": 2, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "logging_steps": 1, "seed": 3,
     }  # fmt: skip
+    args = PPOConfig(**{**settings, **arguments})
+    shard_on_cpus(args)
     return PPOTrainer(
         model=model or policy(),
-        args=PPOConfig(**{**settings, **arguments}),
+        args=args,
         train_dataset=prompts() if data is None else data,
         processing_class=tok or tokenizer(),
         reward_funcs=reward,

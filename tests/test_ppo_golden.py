@@ -14,6 +14,8 @@ import pytest
 GOLDEN = Path(__file__).parent / "ppo_golden.json"
 # A record holds float32 results of another CPU; a changed formula moves some figure by far more (see below).
 TOLERANCE = {"rel": 2e-4, "abs": 2e-6}
+# Shares of about 64 tokens: on another CPU a token at the very edge may fall on the other side of it.
+CLIP_SHARES = {"abs": 2.5 / 64}
 TIMES = ("time/", "train_", "epoch", "total_flos")
 COMMON = {"max_steps": 8, "num_mini_batches": 2, "lr_scheduler_type": "linear", "kl_coef": 0.2}
 RUNS = {
@@ -40,6 +42,10 @@ def record(folder, **arguments) -> list[dict[str, float]]:
     return [*steps, norms]
 
 
+def equal_but_for_rounding(figure: str, value: float):
+    return pytest.approx(value, **(CLIP_SHARES if figure.endswith("clipfrac") else TOLERANCE))
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_run_equals_its_record(tmp_path, name):
     recorded, now = json.loads(GOLDEN.read_text())[name], record(tmp_path, **RUNS[name])
@@ -48,7 +54,7 @@ def test_run_equals_its_record(tmp_path, name):
         missing = set(expected) - set(got)
         assert not missing, f"step {step}: {missing} are logged no more"
         for figure, value in expected.items():
-            assert got[figure] == pytest.approx(value, **TOLERANCE), f"step {step}: {figure}"
+            assert got[figure] == equal_but_for_rounding(figure, value), f"step {step}: {figure}"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +67,7 @@ def test_run_equals_its_record(tmp_path, name):
 def test_a_small_change_of_the_mathematics_leaves_the_record(tmp_path, change):
     recorded, now = json.loads(GOLDEN.read_text())["defaults"], record(tmp_path, **change)
     assert any(
-        got[figure] != pytest.approx(value, **TOLERANCE)
+        got[figure] != equal_but_for_rounding(figure, value)
         for got, expected in zip(now, recorded, strict=True)
         for figure, value in expected.items()
     )

@@ -14,6 +14,7 @@ from llmrecipes.ppo.policy_value import (
     response_values,
 )
 from llmrecipes.ppo.rollout import Rollout, forward_rollout, split_rollout
+from llmrecipes.ppo.sharding import FrozenModel
 
 
 def rollout(pad_token_id: int = toys.PAD, rows: int = 6) -> Rollout:
@@ -116,9 +117,9 @@ def test_reference_equal_to_the_policy_gives_zero_kl_in_any_micro_batches():
     model = PolicyAndValue(toys.policy(), toys.reward_model()).eval()
     batch = rollout()
     with torch.no_grad():
-        reference, _ = forward_rollout(model, toys.policy(), batch, [[0, 1, 2], [3, 4, 5]], 1.0)
+        reference, _ = forward_rollout(model, FrozenModel(toys.policy()), batch, [[0, 1, 2], [3, 4, 5]], 1.0)
         first = batch.logprobs.clone()
-        forward_rollout(model, toys.policy(), batch, [[5], [0, 4], [1, 2, 3]], 1.0)
+        forward_rollout(model, FrozenModel(toys.policy()), batch, [[5], [0, 4], [1, 2, 3]], 1.0)
     assert torch.equal(first, reference)
     torch.testing.assert_close(batch.logprobs, first, atol=2e-5, rtol=0)
 

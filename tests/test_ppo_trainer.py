@@ -116,6 +116,7 @@ import torch, test_ppo_trainer as tests
 weights = tests.one_step(Path({folder!r}), per_device_train_batch_size=2, gradient_accumulation_steps=2)
 if torch.distributed.get_rank() == 0:
     torch.save(weights, {folder!r} + "/weights.pt")
+torch.distributed.barrier()
 torch.distributed.destroy_process_group()
 """
 
@@ -250,9 +251,9 @@ def test_a_stop_string_ends_the_response_and_spares_the_penalty(tmp_path):
 
 
 def test_frozen_models_are_on_the_device_only_while_used(tmp_path, monkeypatch):
-    reward, moves = toys.reward_model(), []
-    trainer = toys.trainer(tmp_path, reward=reward, offload_frozen_models=True, max_steps=4)
-    for name, part in (("reward", reward), ("reference", trainer.ref_model)):
+    trainer = toys.trainer(tmp_path, reward=toys.reward_model(), offload_frozen_models=True, max_steps=4)
+    moves = []
+    for name, part in (("reward", *trainer.rewards.models), ("reference", trainer.ref_model)):
         monkeypatch.setattr(part, "to", lambda device, name=name: moves.append((name, str(device))))
     trainer.train()
     assert [name for name, _ in moves] == ["reward", "reward", "reference", "reference"] * 2

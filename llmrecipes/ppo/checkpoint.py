@@ -15,15 +15,31 @@ VALUE_MODEL_FOLDER = "value_model"
 VALUE_HEAD_FILE = "value_head.safetensors"
 
 
-def save_models(model: PolicyAndValue, folder: str | Path) -> None:
+def save_models(model: PolicyAndValue, folder: str | Path, state_dict: dict | None = None) -> None:
     """Writes the policy (or its adapter) into `folder`, where `from_pretrained` finds it, and beside it the value model:
-    a folder value_model, or value_head.safetensors for the head of a shared trunk."""
+    a folder value_model, or value_head.safetensors for the head of a shared trunk.
+
+    state_dict: the model's whole weights, where it holds only a process's share of them.
+    """
     folder = Path(folder)
-    model.policy.save_pretrained(folder)
+    if state_dict is None:
+        state_dict = model.state_dict()
+    policy, value_model = (
+        {name.removeprefix(part): tensor for name, tensor in state_dict.items() if name.startswith(part)}
+        for part in ("policy.", "value_model.")
+    )
+    _save(model.policy, folder, policy)
     if model.shares_trunk:
-        save_file(model.value_model.state_dict(), folder / VALUE_HEAD_FILE)
+        save_file(value_model, folder / VALUE_HEAD_FILE)
     else:
-        model.value_model.save_pretrained(folder / VALUE_MODEL_FOLDER)
+        _save(model.value_model, folder / VALUE_MODEL_FOLDER, value_model)
+
+
+def _save(model: PreTrainedModel, folder: Path, state_dict: dict) -> None:
+    # Tied weights gathered from several processes are copies, which save_pretrained cannot tell from weights of their own.
+    for name in getattr(model, "all_tied_weights_keys", ()):
+        state_dict.pop(name, None)
+    model.save_pretrained(folder, state_dict=state_dict)
 
 
 def load_models(model: PolicyAndValue, folder: str | Path) -> None:

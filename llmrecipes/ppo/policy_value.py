@@ -5,7 +5,7 @@ right, so no attention mask is needed and whatever fills the padding has no infl
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 
 import torch
@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from llmrecipes.config import InputError
 from llmrecipes.ppo.losses import response_mask
+from llmrecipes.ppo.sharding import FrozenModel, copy_model, copy_weights, gathered, run_within
 
 # Logits of one micro-batch held at a time, unless `logprob_chunk_size` says otherwise.
 LOGITS_BYTES = 1 << 27
@@ -37,13 +38,30 @@ class PolicyAndValue(nn.Module):
         self.value_model = value_model
         self.chunk_size = chunk_size
         self.config = policy.config  # Trainer and its callbacks read it
+        # FSDP's shard groups: the layers of both trunks.
+        self._no_split_modules = {
+            name for part in (causal_lm(policy), value_model) for name in getattr(part, "_no_split_modules", None) or ()
+        }
 
     @property
     def shares_trunk(self) -> bool:
         return isinstance(self.value_model, nn.Linear)
 
-    def forward(self, input_ids, prompt_lengths, response_lengths, temperature=1.0, return_entropy=False):
-        """(B, L) token ids, (B,) lengths -> (logprobs, entropy or None, values), each (B, T) float32, 0 on padding."""
+    def forward(
+        self,
+        input_ids=None,
+        prompt_lengths=None,
+        response_lengths=None,
+        temperature=1.0,
+        return_entropy=False,
+        function: Callable | None = None,
+    ):
+        """(B, L) token ids, (B,) lengths -> (logprobs, entropy or None, values), each (B, T) float32, 0 on padding.
+
+        With `function` its result instead: what must run within a forward call (see `sharding`).
+        """
+        if function is not None:
+            return function()
         batch = input_ids, prompt_lengths, response_lengths
         hidden, mask = response_hidden_states(causal_lm(self.policy), *batch)
         logprobs, entropy = _logprobs(self.policy, hidden, *batch, temperature, return_entropy, self.chunk_size)
@@ -53,12 +71,17 @@ class PolicyAndValue(nn.Module):
             values = response_values(self.value_model, *batch)
         return logprobs, entropy, values
 
-    def reference_logprobs(self, ref_model: PreTrainedModel | None, batch: dict, temperature: float) -> torch.Tensor:
+    def reference_logprobs(self, ref_model: FrozenModel | None, batch: dict, temperature: float) -> torch.Tensor:
         """(B, T) log-probabilities of the response tokens under `ref_model`; None is the policy without its adapter."""
+        settings = {**batch, "temperature": temperature, "chunk_size": self.chunk_size}
         if ref_model is not None:
-            return response_logprobs(ref_model, **batch, temperature=temperature, chunk_size=self.chunk_size)[0]
+            return ref_model(response_logprobs, **settings)[0]
         with self.policy.disable_adapter():
-            return response_logprobs(self.policy, **batch, temperature=temperature, chunk_size=self.chunk_size)[0]
+            return run_within(self, lambda: response_logprobs(self.policy, **settings))[0]
+
+    def tie_weights(self) -> None:
+        """FSDP unties what shares memory when it moves weights, and asks for this."""
+        causal_lm(self.policy).tie_weights()
 
     @property
     def generation_config(self):
@@ -135,16 +158,29 @@ def _logprobs(
             return logprobs, log_normalizer - (probabilities * logits).sum(-1)
 
     chunk_size = chunk_size or max(1, LOGITS_BYTES // 4 // model.config.get_text_config().vocab_size)
-    if len(targets) <= chunk_size:
+    num_chunks = _num_chunks(model, -(-len(targets) // chunk_size))
+    if num_chunks == 1:
         logprobs, entropy = of_chunk(hidden, targets)
     else:  # the backward pass computes each chunk's logits again instead of keeping them all
+        # Where another process has more tokens, the last chunks are empty here.
+        sizes = [min(chunk_size, max(0, len(targets) - i * chunk_size)) for i in range(num_chunks)]
         parts = [
             checkpoint(of_chunk, *chunk, use_reentrant=False, preserve_rng_state=False)
-            for chunk in zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True)
+            for chunk in zip(hidden.split(sizes), targets.split(sizes), strict=True)
         ]
         logprobs = torch.cat([part[0] for part in parts])
         entropy = torch.cat([part[1] for part in parts]) if return_entropy else None
     return _to_padded(logprobs, mask), _to_padded(entropy, mask) if return_entropy else None
+
+
+def _num_chunks(model: PreTrainedModel, own: int) -> int:
+    """The most chunks that a process has: ZeRO-3 gathers the head for each, which takes all processes."""
+    weight = model.get_output_embeddings().weight
+    if not hasattr(weight, "ds_id"):
+        return own
+    most = torch.tensor(own, device=weight.device)
+    torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+    return int(most)
 
 
 class _TrunkOutput(BaseModelOutputWithPast):
@@ -193,7 +229,7 @@ def build_value_model(policy: PreTrainedModel, reward_model: PreTrainedModel | N
     """A separate value model: a copy of the reward model, or the policy's trunk under a fresh head (values start at
     0)."""
     if reward_model is not None:
-        return copy.deepcopy(reward_model).requires_grad_(True)
+        return copy_model(reward_model).requires_grad_(True)
     config = copy.deepcopy(policy.config)
     config.num_labels = 1
     config.tie_word_embeddings = False
@@ -204,9 +240,9 @@ def build_value_model(policy: PreTrainedModel, reward_model: PreTrainedModel | N
             f"value model: {type(policy).__name__} has no sequence-classification form; pass value_model"
         ) from error
     value_model.to(dtype=policy.dtype, device=policy.device)
-    trunk = getattr(policy, policy.base_model_prefix)
-    getattr(value_model, value_model.base_model_prefix).load_state_dict(trunk.state_dict())
-    nn.init.zeros_(value_model.score.weight)
+    copy_weights(*(getattr(model, model.base_model_prefix) for model in (policy, value_model)))
+    with gathered([value_model.score], write=True):
+        nn.init.zeros_(value_model.score.weight)
     return value_model
 
 

@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
 from llmrecipes.ppo.policy_value import token_hidden_states
 from llmrecipes.ppo.prompts import is_conversation
+from llmrecipes.ppo.sharding import FrozenModel
 
 RewardFunction = PreTrainedModel | Callable[..., list[float]]
 
@@ -43,7 +45,9 @@ class Rewards:
         policy_tokenizer: PreTrainedTokenizerBase,
         weights: list[float] | None,
     ):
-        self.functions = functions if isinstance(functions, list) else [functions]
+        functions = functions if isinstance(functions, list) else [functions]
+        self.is_model = [isinstance(function, PreTrainedModel) for function in functions]
+        self.functions = [FrozenModel(f) if is_model else f for f, is_model in zip(functions, self.is_model, strict=True)]
         tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(self.functions)
         if not self.functions:
             raise InputError("reward_funcs: is empty; PPO needs a reward model or a reward function")
@@ -55,24 +59,26 @@ class Rewards:
         self.tokenizers = [policy_tokenizer if tokenizer is None else tokenizer for tokenizer in tokenizers]
         self.weights = torch.tensor(weights or [1.0] * len(self.functions))
         self.names = []
-        for function in self.functions:
+        for function in functions:
             name = reward_name(function)
             self.names.append(f"{name}_{len(self.names)}" if name in self.names else name)
             if isinstance(function, PreTrainedModel):
                 check_reward_model(function)
-                function.requires_grad_(False).eval()
 
     @property
-    def models(self) -> list[PreTrainedModel]:
+    def models(self) -> list[FrozenModel]:
         """Those of the functions that are models."""
-        return [function for function in self.functions if isinstance(function, PreTrainedModel)]
+        return [function for function, is_model in zip(self.functions, self.is_model, strict=True) if is_model]
+
+    def replace_models(self, place: Callable[[FrozenModel], nn.Module]) -> None:
+        """Puts `place(model)` into each model's place: itself on a device, or what sharding makes of it."""
+        self.functions = [place(f) if is_model else f for f, is_model in zip(self.functions, self.is_model, strict=True)]
 
     def model_for_policy_tokens(self) -> PreTrainedModel | None:
         """The first reward model that reads the policy's tokens; the value model can start from it."""
-        for function, tokenizer in zip(self.functions, self.tokenizers, strict=True):
-            has_trunk = isinstance(function, PreTrainedModel) and hasattr(function, "score")
-            if has_trunk and same_tokenizer(tokenizer, self.policy_tokenizer):
-                return function
+        for function, is_model, tokenizer in zip(self.functions, self.is_model, self.tokenizers, strict=True):
+            if is_model and hasattr(function.model, "score") and same_tokenizer(tokenizer, self.policy_tokenizer):
+                return function.model
         return None
 
     def score(
@@ -93,13 +99,13 @@ class Rewards:
         ]
         columns = {name: rows[name] for name in rows if name not in ("prompt", "prompt_ids")}
         scores = []
-        for function, tokenizer in zip(self.functions, self.tokenizers, strict=True):
-            if isinstance(function, PreTrainedModel):
+        for function, is_model, tokenizer in zip(self.functions, self.is_model, self.tokenizers, strict=True):
+            if is_model:
                 token_rows = [
                     reward_model_tokens(tokenizer, self.policy_tokenizer, *row)
                     for row in zip(prompts, prompt_ids, texts, completion_ids, finished, strict=True)
                 ]
-                scores.append(score_with_model(function, token_rows, batch_size).to(device))
+                scores.append(function(score_with_model, token_rows, batch_size).to(device))
             else:
                 result = score_with_callable(function, prompts, completions, completion_ids, columns)
                 scores.append(torch.tensor(result, device=device))

@@ -6,10 +6,10 @@ what it minimises: every `steps_per_rollout` optimizer steps `get_batch_samples`
 steps 1-5) and `compute_loss` is the clipped objective (step 6).
 """
 
-import copy
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from datasets import Dataset
 from peft import PeftConfig
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StopStringCriteria, Trainer, TrainerCallback
+from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN
 from transformers.trainer_utils import EvalLoopOutput
 
 from llmrecipes.config import InputError
@@ -53,6 +54,15 @@ from llmrecipes.ppo.rollout import (
     forward_rollout,
     row_statistics,
     split_rollout,
+)
+from llmrecipes.ppo.sharding import (
+    FrozenModel,
+    check_topology,
+    copy_model,
+    keep_float32_outputs,
+    run_within,
+    shard_frozen,
+    whole_weights,
 )
 
 SAMPLE, SPLIT, EVALUATE = range(3)  # what a random generator is for
@@ -143,17 +153,17 @@ class PPOTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise InputError("ppo runs in one process or under DDP (configs/accelerate/ddp.yaml), not FSDP or DeepSpeed")
+        check_topology(self.accelerator, args.offload_frozen_models)
+        keep_float32_outputs(self.accelerator)
         # Trainer switches the KV cache off in the config, and a saved policy would decode slowly for ever after.
         for config, setting in zip(configs, use_cache, strict=True):
             config.use_cache = setting
         # The loss below is a sum over tokens divided by the token count of the whole optimizer step.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True
-        for frozen in (self.ref_model, *self.rewards.models):
-            if frozen is not None:
-                frozen.to("cpu" if args.offload_frozen_models else args.device)
+        if not args.offload_frozen_models:
+            self.rewards.replace_models(lambda model: shard_frozen(model, self.accelerator))
+            self.ref_model = self.ref_model and shard_frozen(self.ref_model, self.accelerator)
         self.kl_coef = args.kl_coef
         self._rollout: Rollout | None = None
         self._metrics: dict[str, list] = {}  # name -> [sum, count] since the last log
@@ -169,15 +179,13 @@ class PPOTrainer(Trainer):
         elif value_model is None:
             value_model = build_value_model(model, self.rewards.model_for_policy_tokens())
         if ref_model is None and peft_config is None:
-            ref_model = copy.deepcopy(model)
-        if ref_model is not None:
-            ref_model.requires_grad_(False).eval()
+            ref_model = copy_model(model)
         if peft_config is not None:
             model = add_adapter(model, peft_config, args.activation_checkpointing)
-        return model, ref_model, value_model
+        return model, ref_model and FrozenModel(ref_model), value_model
 
     @contextmanager
-    def _on_device(self, *frozen: PreTrainedModel | None):
+    def _on_device(self, *frozen: FrozenModel | None):
         """Frozen models are on the device within; with `offload_frozen_models` only there."""
         moving = [part for part in frozen if part is not None] if self.args.offload_frozen_models else []
         for part in moving:
@@ -282,19 +290,7 @@ class PPOTrainer(Trainer):
         responses' token ids)."""
         args, started = self.args, time.perf_counter()
         with self.accelerator.autocast():
-            responses = self.sampler(
-                causal_lm(self.model.policy),
-                rows["prompt_ids"],
-                max_new_tokens=args.max_completion_length,
-                temperature=args.temperature,
-                top_k=args.top_k,
-                top_p=args.top_p,
-                eos_token_ids=self.eos_token_ids,
-                pad_token_id=self.pad_token_id,
-                batch_size=args.per_device_generation_batch_size,
-                generator=generator,
-                stopping_criteria=self.stopping_criteria,
-            )
+            responses = run_within(self.model, lambda: self._sample(rows["prompt_ids"], generator))
             sampled = time.perf_counter()
             token_ids = [response.token_ids for response in responses]
             finished = [response.finish_reason == "stop" for response in responses]
@@ -305,6 +301,23 @@ class PPOTrainer(Trainer):
         self._record("time/score", time.perf_counter() - sampled, 1)
         rollout = Rollout.from_responses(rows["prompt_ids"], token_ids, self.pad_token_id, args.device)
         return rollout, scores, torch.tensor(finished, device=args.device), token_ids
+
+    def _sample(self, prompts: list[list[int]], generator: torch.Generator) -> list:
+        args, policy = self.args, self.model.policy
+        with whole_weights(policy, self.model_wrapped, self.accelerator):
+            return self.sampler(
+                causal_lm(policy),
+                prompts,
+                max_new_tokens=args.max_completion_length,
+                temperature=args.temperature,
+                top_k=args.top_k,
+                top_p=args.top_p,
+                eos_token_ids=self.eos_token_ids,
+                pad_token_id=self.pad_token_id,
+                batch_size=args.per_device_generation_batch_size,
+                generator=generator,
+                stopping_criteria=self.stopping_criteria,
+            )
 
     def _forward_rollout(self, rollout: Rollout, micro_batches: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Fills in log-probabilities and values; returns (token KL from the reference, entropy), each (R, T)."""
@@ -354,6 +367,8 @@ class PPOTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Samples a response to each evaluation prompt; reports its mean reward, KL, entropy, length and share of
         EOS."""
+        if (self.is_fsdp_enabled or self.is_deepspeed_enabled) and not self.accelerator._models:
+            raise InputError("evaluate() before train(): not under FSDP or DeepSpeed; set eval_on_start")
         self.model.eval()
         self.callback_handler.eval_dataloader = dataloader
         # The same draws in every evaluation, so that two of them differ by the policy alone.
@@ -421,7 +436,7 @@ class PPOTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         output_dir = output_dir or self.args.output_dir
         if self.args.should_save:
-            save_models(self.model, output_dir)
+            save_models(self.model, output_dir, state_dict)
             self.processing_class.save_pretrained(output_dir)
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -430,11 +445,25 @@ class PPOTrainer(Trainer):
         save_ppo_state(output_dir, self.args.process_index, self.kl_coef, self._rollout if unfinished else None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        load_models(self.model, resume_from_checkpoint)
-        self.kl_coef, self._rollout = load_ppo_state(resume_from_checkpoint, self.args.process_index, self.args.device)
+        if self.is_fsdp_enabled:  # DeepSpeed does not come here, it loads by itself
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_models(self.model, resume_from_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and not self.is_deepspeed_enabled:
+            file = Path(checkpoint, OPTIMIZER_NAME_BIN if self.is_fsdp_enabled else OPTIMIZER_NAME)
+            if not file.is_file():  # Trainer would begin with a fresh optimizer and not say so
+                raise InputError(f"{file}: is missing; resume under the launch config that wrote the checkpoint")
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.kl_coef, self._rollout = load_ppo_state(checkpoint, self.args.process_index, self.args.device)
 
     def _load_best_model(self) -> None:
-        load_models(self.model, self.state.best_model_checkpoint)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            load_models(self.model, self.state.best_model_checkpoint)
 
 
 def _as_list(examples: list) -> list:

@@ -1,0 +1,158 @@
+"""PPO sharded over two processes (gloo, on CPU) learns what DDP learns, resumes exactly and saves whole models.
+
+As a script this file is what `accelerate launch` starts: all kinds of models one after another, sharing one start-up.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ppo_toys as toys
+import pytest
+import torch
+import yaml
+from peft import LoraConfig
+from safetensors.torch import load_file
+from test_ppo_resume import figures
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from llmrecipes.ppo.config import PPOConfig
+
+ROOT = Path(__file__).parent.parent
+TOPOLOGIES = {"ddp": "cpu", "fsdp2": "fsdp2", "zero2": "zero2", "zero3": "zero3"}  # files of configs/accelerate
+# The share of the policy's weights and of AdamW's moments that one of two processes holds.
+SHARDED = {
+    "fsdp2": {"weights": 0.5, "moments": 0.5},
+    "zero2": {"weights": 1.0, "moments": 0.5},
+    "zero3": {"weights": 0.5, "moments": 0.5},
+}
+KINDS = {
+    "separate": {
+        "trainer_arguments": {"eval_dataset": toys.prompts(5, seed=2)},
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+        "per_device_eval_batch_size": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_score",
+    },
+    "shared": {"value_model": "shared", "activation_checkpointing": True},
+    "fresh_value_model": {"reward": toys.even_share},
+    "lora": {"trainer_arguments": {"peft_config": LoraConfig(r=4, target_modules="all-linear")}},
+}
+
+
+def run(inputs: Path, folder: Path, kind: str, resume: str | None = None):
+    # As in the recipe, arguments come first: as long as they live, ZeRO-3 spreads models while they are read.
+    known = PPOConfig(output_dir=str(folder), use_cpu=True)
+    load = dict(dtype=torch.float32)
+    settings = dict(
+        model=AutoModelForCausalLM.from_pretrained(inputs / "policy", **load),
+        reward=[AutoModelForSequenceClassification.from_pretrained(inputs / "reward", **load), toys.even_share],
+        max_steps=8, num_mini_batches=2, gradient_accumulation_steps=2, per_device_train_batch_size=2,
+        lr_scheduler_type="linear", kl_target=0.5, kl_horizon=100, save_strategy="steps", save_steps=3,
+        max_grad_norm=0.5, data=toys.prompts(20),
+    )  # fmt: skip
+    trainer = toys.trainer(folder, **settings | KINDS[kind])
+    del known
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def shares_held(trainer) -> dict[str, float]:
+    """The share of the policy's weights, and of AdamW's state, that this process holds between two steps."""
+    weights = list(trainer.model.policy.parameters())
+    held = [p.ds_tensor if hasattr(p, "ds_id") else getattr(p, "_local_tensor", p) for p in weights]
+    trained = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad)
+    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)  # inside accelerate's and DeepSpeed's
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    moments = [state["exp_avg"] for state in optimizer.state.values() if "exp_avg" in state]
+    return {
+        "weights": sum(p.numel() for p in held) / sum(getattr(p, "ds_numel", p.numel()) for p in weights),
+        "moments": sum(getattr(m, "_local_tensor", m).numel() for m in moments) / trained,
+    }
+
+
+def run_kinds(inputs: Path, outputs: Path) -> None:
+    for kind in KINDS:
+        trainer = run(inputs, outputs / kind, kind)
+        state = {"figures": figures(trainer), "shares": shares_held(trainer)}
+        trainer.save_model(str(outputs / kind / "whole"))
+        resumed = run(inputs, outputs / kind, kind, resume=str(outputs / kind / "checkpoint-3"))
+        state["resumed"] = figures(resumed)
+        resumed.save_model(str(outputs / kind / "resumed"))
+        (outputs / f"{kind}.{trainer.args.process_index}.json").write_text(json.dumps(state))
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory):
+    """topology -> the folder of its runs, made when first asked for."""
+    inputs, done = tmp_path_factory.mktemp("inputs"), {}
+    toys.policy(tie_word_embeddings=True).save_pretrained(inputs / "policy")
+    toys.reward_model().save_pretrained(inputs / "reward")
+
+    def start(topology: str) -> Path:
+        if topology not in done:
+            folder = tmp_path_factory.mktemp(topology)
+            config = yaml.safe_load((ROOT / "configs" / "accelerate" / f"{TOPOLOGIES[topology]}.yaml").read_text())
+            (folder / "launch.yaml").write_text(yaml.safe_dump(config | {"num_processes": 2, "use_cpu": True}))
+            command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / "launch.yaml")]
+            result = subprocess.run(
+                [*command, __file__, str(inputs), str(folder)],
+                env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
+            done[topology] = folder
+        return done[topology]
+
+    return start
+
+
+def states(folder: Path, kind: str) -> list[dict]:
+    return [json.loads((folder / f"{kind}.{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor that was saved, by file and name."""
+    files = sorted(folder.rglob("*.safetensors"))
+    return {f"{file.relative_to(folder)}: {name}": t for file in files for name, t in load_file(file).items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("topology", SHARDED)
+def test_sharded_learns_what_ddp_learns_and_saves_it_whole(launch, topology, kind):
+    whole, parts = launch("ddp"), launch(topology)
+    for expected, got in zip(states(whole, kind), states(parts, kind), strict=True):
+        assert expected["shares"] == {"weights": 1.0, "moments": 1.0}
+        assert got["shares"] == pytest.approx(SHARDED[topology], abs=0.02), "sharded"
+        for one, other in zip(expected["figures"], got["figures"], strict=True):
+            assert other == pytest.approx(one, rel=1e-5, abs=1e-6)
+    expected, got = weights(whole / kind / "whole"), weights(parts / kind / "whole")
+    assert expected.keys() == got.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(got[name], tensor, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+    if kind != "lora":
+        AutoModelForCausalLM.from_pretrained(parts / kind / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("topology", SHARDED)
+def test_sharded_resumes_exactly(launch, topology, kind):
+    folder = launch(topology)
+    for state in states(folder, kind):
+        assert state["resumed"] == state["figures"]
+    expected, got = weights(folder / kind / "whole"), weights(folder / kind / "resumed")
+    assert expected.keys() == got.keys() and all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+if __name__ == "__main__":
+    run_kinds(Path(sys.argv[1]), Path(sys.argv[2]))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
