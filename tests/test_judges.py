@@ -6,10 +6,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+import test_evaluation
 import torch
 
 import llmrecipes.endpoint as endpoints
-from llmrecipes.config import InputError, ModelArguments
+from llmrecipes.config import DataArguments, InputError, ModelArguments
+from llmrecipes.evaluation import evaluate_models, load_parts, write_results
 from llmrecipes.evaluation.behaviours import compare, judge_answers, summarise_behaviour
 from llmrecipes.evaluation.consistency import paraphrase_consistency, self_consistency
 from llmrecipes.evaluation.judges import PARTS, LLMJudge, RewardJudge, check_reward_path, load_judge, read_judgement
@@ -179,6 +181,41 @@ def test_a_reward_model_scores_answers_as_it_does_by_itself_and_win_rates_go_by_
         "reward_win_rate": (0.75, 4), "reward_win_rate_harmful": (0.0, 1), "reward_win_rate_unknowable": (1.0, 1),
     }  # fmt: skip
     assert compare("sft", ROWS, {"sft": ([], other)}, "sft") == {}
+
+
+def test_an_evaluation_by_a_model_and_a_reward_model_names_both_and_never_the_key(serve, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    tokenizer = train_tokenizer(["Hello there, how are you?", "It is Paris."] * 5, vocab_size=320, max_length=64)
+    shape = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for seed, name in enumerate(("sft", "ppo")):
+        torch.manual_seed(seed)
+        policy = build_policy(shape | {"intermediate_size": 32, "max_position_embeddings": 256}, tokenizer)
+        policy.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    load_reward_model(ModelArguments(model_name_or_path=str(tmp_path / "sft")), tokenizer).save_pretrained(
+        tmp_path / "reward"
+    )
+    tokenizer.save_pretrained(tmp_path / "reward")
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row | {"answer": ""}) + "\n" for row in ROWS))
+    url, requests = serve(verdict)
+    keys = {"models": {name: str(tmp_path / name) for name in ("sft", "ppo")}, "judge_url": url, "judge_price": [1.0, 1.0]}
+    args = test_evaluation.arguments(
+        tmp_path, judge="llm", judge_model="m", reward_model_name_or_path=str(tmp_path / "reward"), num_samples=2, **keys
+    )
+    parts = load_parts(DataArguments(datasets=[{"path": str(tmp_path / "questions.jsonl")}]), args)
+    found = evaluate_models(ModelArguments(), args, parts)
+    (tmp_path / "out").mkdir()
+    write_results(tmp_path / "out", *found, parts, 1, args.judge_price)
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert written["judged_by"] == {"judge": "m", "reward_model": str(tmp_path / "reward")}
+    assert written["judge_calls"] == len(requests) and written["judge_dollars"] > 0
+    measures = written["models"]["ppo"]
+    assert {"polite", "reward", "reward_win_rate", "reward_win_rate_harmful", "sampled_reward", "self_consistency"} <= set(
+        measures
+    )
+    assert measures["self_consistency"]["n"] == 4 and "reward_win_rate" not in written["models"]["sft"]
+    texts = [file.read_text() for file in (tmp_path / "out").iterdir()]
+    assert not any(KEY in text for text in [*texts, *capsys.readouterr()])
 
 
 def test_consistency_of_wordings_and_samples_against_hand_counted_cases():
