@@ -47,8 +47,10 @@ class EvaluateArguments:
 def main(run, data, evaluate, model):
     from llmrecipes.cards import write_model_card
     from llmrecipes.evaluation import evaluate_models, load_parts, write_results
+    from llmrecipes.evaluation.sharing import processes
     from llmrecipes.run import finish_run, start_run
 
+    processes()  # those of a launch join before the first one writes
     inputs = [*evaluate.models.values(), *(s.path for s in data.datasets + data.eval_datasets)]
     state = start_run("evaluate", run, evaluate, (run, data, evaluate, model), inputs)
 
