@@ -8,9 +8,17 @@ from pathlib import Path, PurePath
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 ROOT = Path(__file__).parent.parent
-TOKENS = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[0-9A-Z]{16})\b")
+TOKENS = re.compile(
+    r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}"
+    r"|xox[abprs]-[\w-]{10,}|AIza[\w-]{35}|A[KS]IA[0-9A-Z]{16}|npm_[A-Za-z0-9]{36}|pypi-AgEIcHlwaS5vcmc[\w-]{50,})\b"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
 ABSOLUTE = re.compile(r"(?<![\w.:/~-])(?:/[\w.+@-]+){2,}/?|~/[\w./+@-]+|\b[A-Za-z]:\\\\[\w\\\\.-]+")
 RESULTS_FILE = "evaluation.json"  # what an evaluation found out about the model in this folder
+RISKS = {
+    "language": "It can state falsehoods, obey harmful requests and repeat what its data holds",
+    "reward": "It scores an answer as its raters would rank it, which makes the answer neither true nor harmless",
+}
 SHOWN = ("learning_rate", "lr_scheduler_type", "optimizer", "optim", "max_steps", "num_train_epochs", "max_length",
          "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps", "weight_decay", "beta", "kl_coef",
          "bf16", "use_peft", "lora_r", "seed")  # fmt: skip
@@ -33,6 +41,7 @@ def write_model_card(folder: str | Path, scores: dict[str, dict] | None = None) 
         (folder / RESULTS_FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     stored = _read(folder / RESULTS_FILE)
     scores = stored.get("scores", {}) if stored.get("fingerprint") == manifest.get("output_fingerprint") else {}
+    scores = scores or _checked(folder)
     card = ModelCard(f"---\n{_metadata(folder, manifest, scores).to_yaml()}\n---\n\n{_text(folder, manifest, scores)}")
     card.save(folder / "README.md")
     return folder / "README.md"
@@ -44,17 +53,28 @@ def scrub(text: str) -> str:
     return ABSOLUTE.sub(lambda match: "/".join(re.split(r"[\\\\/]", match[0].rstrip("/"))[-2:]), text)
 
 
+def is_local(path: str | Path) -> bool:
+    """Whether `path` is a folder or file of this machine (it may have been moved since), not a Hub id."""
+    parts = PurePath(path).parts
+    return Path(path).exists() or len(parts) > 2 or parts[:1] == ("outputs",)
+
+
 def repo_name(path: str | Path) -> str:
     """What a run's folder is called as a repository: experiment-stage; a Hub id stays what it is."""
     parts = PurePath(path).parts
-    if not Path(path).exists() and len(parts) <= 2 and parts[:1] != ("outputs",):
+    if not is_local(path):
         return str(path)
     return re.sub(r"[^\w.-]+|-{2,}|\.{2,}", "-", "-".join(parts[-2:])).strip("-./")
 
 
 def _metadata(folder: Path, manifest: dict, scores: dict) -> ModelCardData:
     config, is_classifier = manifest["config"], _is_classifier(folder)
-    base = config.get("model_name_or_path")
+    base, is_adapter = config.get("model_name_or_path"), (folder / "adapter_config.json").exists()
+    # A generator's or an archive's name is no data set of the Hub; the text names them all.
+    data = [s["path"] for s in config.get("datasets") or [] if ":" not in s["path"]]
+    data = {
+        repo_name(path) for path in data if Path(path).is_dir() or (is_local(path) or "/" in path) and not _is_file(path)
+    }
     task = "text-classification" if is_classifier else "text-generation"
     results = [
         EvalResult(
@@ -73,9 +93,10 @@ def _metadata(folder: Path, manifest: dict, scores: dict) -> ModelCardData:
     return ModelCardData(
         model_name=repo_name(config.get("output_dir") or folder),
         base_model=repo_name(base) if base else None,
-        datasets=sorted({repo_name(s["path"]) for s in config.get("datasets") or [] if ":" not in s["path"]}) or None,
+        base_model_relation=("adapter" if is_adapter else "finetune") if base else None,
+        datasets=sorted(data) or None,
         eval_results=results or None,
-        library_name="peft" if (folder / "adapter_config.json").exists() else "transformers",
+        library_name="peft" if is_adapter else "transformers",
         license=config.get("license"),
         pipeline_tag=task if (folder / "tokenizer_config.json").exists() and _has_weights(folder) else None,
         tags=["llmrecipes", manifest["stage"]],
@@ -91,7 +112,9 @@ def _text(folder: Path, manifest: dict, scores: dict) -> str:
     lines = [f"# {name}", "", what, "", f"Made: {manifest['made']}.", "", "## Training data", ""]
     lines += [f"- {source}" for source in sources] or ["None of its own."]
     lines += ["", "## Procedure", "", paper, "", "| setting | value |", "|---|---|"]
-    lines += [f"| {key} | {config[key]} |" for key in SHOWN if config.get(key) not in (None, False)]
+    unused = {"num_train_epochs"} if (config.get("max_steps") or 0) > 0 else {"max_steps"}
+    unused |= set() if config.get("use_peft") else {"lora_r"}
+    lines += [f"| {key} | {config[key]} |" for key in SHOWN if key not in unused and config.get(key) not in (None, False)]
     accelerators = ", ".join(hardware.get("accelerators") or []) or "no accelerator"
     versions = ", ".join(f"{k} {v}" for k, v in manifest.get("packages", {}).items() if v)
     lines += ["", f"{manifest['wall_seconds']:.0f} s on {hardware.get('cores')} cores, {accelerators}; {versions}; commit "
@@ -103,10 +126,16 @@ def _text(folder: Path, manifest: dict, scores: dict) -> str:
     else:
         lines += ["| measure | value |", "|---|---|", *(f"| {m} | {v:.4g} |" for m, v in _measured(manifest).items())]
         lines += ["", "Measured at the end of training, without intervals; `recipes/evaluate.py` adds them."]
+    if verdict := _read(folder / "health.json").get("verdict"):
+        lines += [
+            "",
+            f"Health check: **{verdict}**; `health.md` has the calibration, the bias to length, the worst mistakes.",
+        ]
+    risks = RISKS["reward" if _is_classifier(folder) else "language"]
     lines += ["", "## Intended use and limits", "",
-              "For learning and research on how language models are trained. It can state falsehoods, obey harmful requests "
-              "and repeat what its data holds; it has been measured on nothing but the figures above, and is not meant to "
-              "advise people or to act on its own.", "", "## How to load", ""]  # fmt: skip
+              f"For learning and research on how language models are trained. {risks}; it has been measured on nothing but "
+              "the figures above, and is not meant to advise people or to act on its own."]  # fmt: skip
+    lines += ["", "## How to load", ""]
     lines += ["```python", *_loading(folder, name), "```", "", "## Reproduce", ""]
     lines += ["In a checkout of llmrecipes:", "", "```", manifest["command"], "```", ""]
     lines += [f"`manifest.json` holds every setting; run "
@@ -115,13 +144,17 @@ def _text(folder: Path, manifest: dict, scores: dict) -> str:
 
 
 def _loading(folder: Path, name: str) -> list[str]:
+    is_adapter, is_classifier = (folder / "adapter_config.json").exists(), _is_classifier(folder)
+    tokenizer = ["from transformers import AutoTokenizer", "", f'tokenizer = AutoTokenizer.from_pretrained("{name}")']
     if not _has_weights(folder):
-        return ["from transformers import AutoTokenizer", "", f'tokenizer = AutoTokenizer.from_pretrained("{name}")']
-    if (folder / "adapter_config.json").exists():
-        return ["from peft import AutoPeftModel", "", f'model = AutoPeftModel.from_pretrained("{name}")']
-    auto = "AutoModelForSequenceClassification" if _is_classifier(folder) else "AutoModelForCausalLM"
-    return [f"from transformers import {auto}, AutoTokenizer", "", f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
-            f'model = {auto}.from_pretrained("{name}")']  # fmt: skip
+        return tokenizer
+    kind = "SequenceClassification" if is_classifier else "CausalLM"
+    if is_adapter:
+        labels = ", num_labels=1" if is_classifier else ""
+        auto = f"AutoPeftModelFor{kind}"
+        return [f"from peft import {auto}", *tokenizer, f'model = {auto}.from_pretrained("{name}"{labels})']
+    tokenizer[0] = f"from transformers import AutoModelFor{kind}, AutoTokenizer"
+    return [*tokenizer, f'model = AutoModelFor{kind}.from_pretrained("{name}")']
 
 
 def _recipe(stage: str) -> tuple[str, str]:
@@ -138,9 +171,19 @@ def _measured(manifest: dict) -> dict[str, float]:
     return {k: float(v) for k, v in metrics if isinstance(v, (int, float)) and not unwanted.search(k)}
 
 
+def _checked(folder: Path) -> dict[str, dict]:
+    """Accuracy on each held-out set of pairs, with its interval, as the health check of a reward model found it."""
+    sets = _read(folder / "health.json").get("by_set", {})
+    return {f"pair_accuracy_{name}".replace(" ", "_"): estimate for name, estimate in sets.items()}
+
+
 def _is_classifier(folder: Path) -> bool:
     names = _read(folder / "config.json").get("architectures") or [_read(folder / "adapter_config.json").get("task_type")]
     return any("SequenceClassification" in str(name) or name == "SEQ_CLS" for name in names)
+
+
+def _is_file(path: str) -> bool:
+    return Path(path).is_file() or PurePath(path).name.endswith((".jsonl", ".json", ".gz", ".csv", ".parquet", ".txt"))
 
 
 def _has_weights(folder: Path) -> bool:

@@ -85,9 +85,14 @@ def _encode(tokenizer, messages: list[dict]):
 
 
 def build_page(models: dict[str, str], answer=stream_answer):
-    """The gradio page. answer: (folder, messages, temperature, top_p, max_new_tokens) -> growing texts."""
+    """The gradio page: a conversation with one stage, and one prompt answered by several side by side.
+
+    answer: (folder, messages, temperature, top_p, max_new_tokens) -> growing texts.
+    """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr
+
+    names = list(models)
 
     def reply(message, history, model, system, temperature, top_p, length):
         messages = [{"role": "system", "content": system}] if system.strip() else []
@@ -96,22 +101,55 @@ def build_page(models: dict[str, str], answer=stream_answer):
         for text in answer(models[model], messages, temperature, top_p, int(length)):
             yield escape(text, quote=False)  # the Chatbot takes even plain text for HTML, and keeps its images
 
-    names = list(models)
+    def ask_all(prompt, chosen, *sampling):
+        if not prompt.strip() or not chosen:
+            raise gr.Error("Write a prompt and pick a stage first.")
+        chosen = [name for name in names if name in chosen]
+        for texts in _in_turns(answer, [models[name] for name in chosen], prompt, *sampling):
+            yield [gr.Textbox(texts[chosen.index(n)] if n in chosen else "", visible=n in chosen) for n in names]
+
     with gr.Blocks(title="llmrecipes chat", analytics_enabled=False) as page:
-        # No Markdown: gradio's Markdown would load images that a model names.
-        chatbot = gr.Chatbot(render_markdown=False, sanitize_html=True, height="60vh", label="chat")
-        gr.ChatInterface(
-            reply,
-            chatbot=chatbot,
-            additional_inputs=[
-                gr.Dropdown(names, value=names[-1], label="stage"),
-                gr.Textbox("", label="system prompt"),
-                gr.Slider(0, 2, 0, label="temperature (0: greedy)"),
-                gr.Slider(0.05, 1, 1, label="top_p"),
-                gr.Slider(1, 1024, 64, step=1, label="max_new_tokens"),
-            ],
-        )
+        with gr.Tab("Talk"):
+            stage = gr.Dropdown(names, value=names[-1], label="stage")
+            # No Markdown: gradio's Markdown would load images that a model names.
+            chatbot = gr.Chatbot(
+                render_markdown=False, sanitize_html=True, height="55vh", label="chat", buttons=["copy", "copy_all"]
+            )  # without `share`, which sends the conversation away
+            gr.ChatInterface(reply, chatbot=chatbot, additional_inputs=[stage, *_settings(gr, render=False)])
+        with gr.Tab("Side by side"):
+            chosen = gr.CheckboxGroup(names, value=names[-4:], label="stages")
+            prompt = gr.Textbox(label="prompt", lines=2)
+            send = gr.Button("Ask all", variant="primary")
+            with gr.Row():  # a text area shows text as it is
+                boxes = [gr.Textbox(label=n, lines=8, interactive=False, visible=n in names[-4:]) for n in names]
+            with gr.Accordion("Settings", open=False):
+                settings = _settings(gr)
+            asked = [prompt, chosen, *settings]
+            gr.on([send.click, prompt.submit], ask_all, asked, boxes, api_visibility="private")
     return page
+
+
+def _settings(gr, temperature: float = 0, render: bool = True) -> list:
+    return [
+        gr.Textbox("", label="system prompt", render=render),
+        gr.Slider(0, 2, temperature, label="temperature (0: greedy)", render=render),
+        gr.Slider(0.05, 1, 1, label="top_p", render=render),
+        gr.Slider(1, 1024, 64, step=1, label="max_new_tokens", render=render),
+    ]
+
+
+def _in_turns(answer, folders: list[str], prompt: str, system, temperature, top_p, length) -> Iterator[list[str]]:
+    """The answers of several models, growing in turns: all together, so that none is known by its speed."""
+    streams = [answer(folder, _messages(prompt, system), temperature, top_p, int(length)) for folder in folders]
+    shown = [""] * len(folders)
+    for texts in itertools.zip_longest(*streams):
+        shown = [old if new is None else new for old, new in zip(shown, texts, strict=True)]
+        yield shown
+
+
+def _messages(prompt: str, system: str) -> list[dict]:
+    messages = [{"role": "system", "content": system}] if system.strip() else []
+    return [*messages, {"role": "user", "content": prompt}]
 
 
 def _plain(content) -> str:
@@ -132,17 +170,11 @@ def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_a
     def ask(prompt, system, temperature, top_p, length):
         if not prompt.strip():
             raise gr.Error("Write a prompt first.")
-        order = random.sample(names, len(names))
-        messages = [{"role": "system", "content": system}] if system.strip() else []
-        messages.append({"role": "user", "content": prompt})
-        streams = [answer(models[name], messages, temperature, top_p, int(length)) for name in order]
-        shown = [""] * len(order)
-        # In turns, so that all grow together and none is known by its speed.
-        for texts in itertools.zip_longest(*streams):
-            shown = [old if new is None else new for old, new in zip(shown, texts, strict=True)]
+        order, shown = random.sample(names, len(names)), [""] * len(names)
+        for shown in _in_turns(answer, [models[name] for name in order], prompt, system, temperature, top_p, length):
             yield [*shown, None, *[gr.Button(interactive=False)] * (len(names) + 2), ""]
         sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": int(length)}
-        asked = {"prompt": messages, "responses": shown, "models": order, "sampling": sampling}
+        asked = {"prompt": _messages(prompt, system), "responses": shown, "models": order, "sampling": sampling}
         yield [*shown, asked, *[gr.Button(interactive=True)] * (len(names) + 2), ""]
 
     def vote(asked, ranking, all_bad):
@@ -162,10 +194,7 @@ def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_a
         asked = gr.State()
         prompt = gr.Textbox(label="prompt", lines=2)
         with gr.Accordion("Settings", open=False):
-            system = gr.Textbox("", label="system prompt")
-            temperature = gr.Slider(0, 2, 1, label="temperature (0: greedy)")
-            top_p = gr.Slider(0.05, 1, 1, label="top_p")
-            length = gr.Slider(1, 1024, 64, step=1, label="max_new_tokens")
+            settings = _settings(gr, temperature=1)
         send = gr.Button("Ask", variant="primary")
         with gr.Row():  # a text area shows text as it is
             boxes = [gr.Textbox(label=f"answer {i + 1}", lines=8, interactive=False) for i in numbers]
@@ -175,8 +204,9 @@ def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_a
         said = gr.Textbox(label="who was who", interactive=False)
         table = gr.Dataframe(league(read_votes(votes_file)), headers=LEAGUE, label="Votes so far", interactive=False)
         buttons = [*best, tie, bad]
-        inputs = [prompt, system, temperature, top_p, length]
-        gr.on([send.click, prompt.submit], ask, inputs, [*boxes, asked, *buttons, said], api_visibility="private")
+        gr.on(
+            [send.click, prompt.submit], ask, [prompt, *settings], [*boxes, asked, *buttons, said], api_visibility="private"
+        )
         together = [list(numbers)]
         votes = [(best[i], [[i], [j for j in numbers if j != i]], False) for i in numbers]
         for button, ranking, is_bad in [*votes, (tie, together, False), (bad, together, True)]:

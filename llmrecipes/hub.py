@@ -7,19 +7,23 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from httpx2 import TransportError  # the client that huggingface_hub uses
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from llmrecipes.cards import TOKENS, repo_name, scrub
+from llmrecipes.cards import TOKENS, is_local, repo_name, scrub
 from llmrecipes.config import InputError
 
 LEFT_OUT = ("checkpoint-", "logs", ".cache", "__pycache__")
-SECRET_FILES = re.compile(r"^(\.env(\..*)?|.*\.pem|id_(rsa|ed25519)|\.netrc|credentials.*)$")
+SECRET_FILES = re.compile(
+    r"^(\.env(\..*)?|.*\.(pem|key|p12)|id_(rsa|ecdsa|ed25519)|\.(netrc|pypirc|git-credentials)|credentials.*)$"
+)
 SCRUBBED = ("manifest.json", "README.md")  # these name paths of the machine they were made on
 ATTEMPTS = 5
+LONGEST_WAIT = 600.0  # seconds; the Hub's own windows for 429 are five minutes
 
 
 @dataclass
@@ -39,7 +43,9 @@ def plan_push(path: str, namespace: str) -> list[Push]:
         InputError: no run there, one of them unfinished, or a file that holds a secret.
     """
     root = Path(path)
-    runs = [root] if (root / "manifest.json").exists() else sorted(p.parent for p in root.glob("*/manifest.json"))
+    # As they were finished: what others were made from comes first, the evaluation last.
+    found = sorted(root.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    runs = [root] if (root / "manifest.json").exists() else [path.parent for path in found]
     if not runs:
         raise InputError(f"{path}: holds no run (no manifest.json); give a stage's folder or a chain's")
     pushes = []
@@ -74,6 +80,8 @@ def push_run(push: Push, private: bool, api: HfApi, sleep: Callable[[float], Non
     Raises:
         InputError: no permission, a hub that keeps failing, or files that arrived changed. Then nothing is tagged.
     """
+    if constants.HF_HUB_OFFLINE:
+        raise InputError("HF_HUB_OFFLINE is set, so that nothing can be sent; unset it")
     where = {"repo_id": push.repo_id, "repo_type": push.repo_type}
     content = {name: _content(file, push) for name, file in push.files.items()}
 
@@ -90,20 +98,40 @@ def push_run(push: Push, private: bool, api: HfApi, sleep: Callable[[float], Non
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return send()
-        except HfHubHTTPError as error:
-            status = error.response.status_code
-            if status != 429 and status < 500 or attempt == ATTEMPTS:
-                raise InputError(f"{push.repo_id}: {_advice(status)} (HTTP {status}); nothing was tagged") from None
-            wait = error.response.headers.get("Retry-After", "")
-            sleep(float(wait) if wait.isdigit() else 2.0**attempt)
-        except (TransportError, OSError) as error:
-            if attempt == ATTEMPTS:
-                raise InputError(
-                    f"{push.repo_id}: the connection broke {ATTEMPTS} times ({type(error).__name__}); nothing was tagged, "
-                    "the same command continues"
-                ) from None
-            sleep(2.0**attempt)
+        except (HfHubHTTPError, TransportError, OSError, RuntimeError, ValueError) as error:
+            again = _refuse_or_wait(push, error, attempt)
+        sleep(again)
     raise AssertionError("unreachable")
+
+
+def _refuse_or_wait(push: Push, error: Exception, attempt: int) -> float:
+    """Seconds until the next attempt; InputError where another one would not help, or this was the last."""
+    # The client wraps what befell the upload of a large file.
+    cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
+    if isinstance(cause, HfHubHTTPError):
+        response = cause.response
+        if response.status_code != 429 and response.status_code < 500 or attempt == ATTEMPTS:
+            status = response.status_code
+            raise InputError(f"{push.repo_id}: {_advice(status)} (HTTP {status}); nothing was tagged") from None
+        return _retry_after(response.headers.get("Retry-After", ""), attempt)
+    if not isinstance(cause, (TransportError, OSError, json.JSONDecodeError)):  # metadata or files that the hub rejects
+        raise InputError(f"{push.repo_id}: {' '.join(str(cause).split())}; nothing was tagged") from None
+    if attempt == ATTEMPTS:
+        raise InputError(
+            f"{push.repo_id}: the connection broke {ATTEMPTS} times ({type(cause).__name__}); nothing was tagged, "
+            "the same command continues"
+        ) from None
+    return 2.0**attempt
+
+
+def _retry_after(header: str, attempt: int) -> float:
+    """Seconds that a Retry-After header asks for, as a number or as a date (RFC 9110); without one, longer each time."""
+    if header.strip().isdigit():
+        return min(float(header), LONGEST_WAIT)
+    try:
+        return min(max(parsedate_to_datetime(header).timestamp() - time.time(), 0.0), LONGEST_WAIT)
+    except (TypeError, ValueError):
+        return 2.0**attempt
 
 
 def _verify(push: Push, content: dict[str, str | bytes], api: HfApi, revision: str) -> None:
@@ -130,23 +158,33 @@ def _digest(name: str, data: str | bytes, head: bytes = b"") -> str:
 
 
 def _content(file: Path, push: Push) -> str | bytes:
+    """What is sent for `file`: its path, or bytes where names of this machine become names on the hub."""
+    if file.name == "adapter_config.json":
+        config = json.loads(file.read_text(encoding="utf-8"))
+        base = config.get("base_model_name_or_path")
+        if base and is_local(base):  # or nobody else could load the adapter
+            config["base_model_name_or_path"] = f"{push.repo_id.split('/')[0]}/{repo_name(base)}"
+        return (json.dumps(config, indent=2) + "\n").encode()
     if file.name not in SCRUBBED:
         return str(file)
-    text = scrub(file.read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8")
     if file.name == "README.md" and push.repo_type == "model":
-        text = _with_namespace(text, push.repo_id)
-    return text.encode()
+        text = _with_namespace(text, push)
+    return scrub(text).encode()
 
 
-def _with_namespace(text: str, repo_id: str) -> str:
+def _with_namespace(text: str, push: Push) -> str:
     """The card with the names under which this model, its base and its data stand on the hub."""
-    card, (namespace, name) = ModelCard(text, ignore_metadata_errors=True), repo_id.split("/")
-    full = lambda own: own if "/" in own else f"{namespace}/{own}"
+    card, (namespace, name) = ModelCard(text, ignore_metadata_errors=True), push.repo_id.split("/")
+    manifest = json.loads(push.files["manifest.json"].read_text(encoding="utf-8"))
+    # Made by stages of ours; what the run read from a hub already stands there under the name that the card gives.
+    own = {repo_name(path) for path, found in manifest.get("inputs", {}).items() if not found.startswith("hub:")}
+    full = lambda title: f"{namespace}/{title}" if title in own else title
     if isinstance(card.data.base_model, str):
         card.data.base_model = full(card.data.base_model)
     if card.data.datasets:
-        card.data.datasets = [full(own) for own in card.data.datasets]
-    card.text = card.text.replace(f'from_pretrained("{name}")', f'from_pretrained("{repo_id}")')
+        card.data.datasets = [full(title) for title in card.data.datasets]
+    card.text = card.text.replace(f'from_pretrained("{name}"', f'from_pretrained("{push.repo_id}"')
     return str(card)
 
 

@@ -83,9 +83,9 @@ def add_rounds(stages: list[str], rounds: int, config_path: str) -> list[str]:
 
 
 def run_stages(stages: list[Stage], pipeline, config_path: str, force: bool = False) -> None:
-    """Run what is not up to date, then print and write the report; a failing stage ends the chain with its exit code, a
+    """Run what is not up to date, then print what came out; a failing stage ends the chain with its exit code, a
     reward model that is unhealthy ends it before what would train against it (exit code 3), unless `force`."""
-    started, report = time.time(), Path(pipeline.output_dir) / "report.md"
+    started = time.time()
     running = [stage for stage in stages if stage.runs]
     for number, stage in enumerate(running, 1):
         left = f" ({number} of {len(running)}, {time.time() - started:.0f} s so far)" if len(running) > 1 else ""
@@ -104,10 +104,7 @@ def run_stages(stages: list[Stage], pipeline, config_path: str, force: bool = Fa
             hint = "interrupted" if code in (130, -2) else f"failed with exit code {code}, its reason stands above"
             print(f"\npipeline: {stage.name} {hint}; the same command continues from here", file=sys.stderr)
             sys.exit(code if code > 0 else 130)
-    text = build_report(stages, config_path, time.time() - started)
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(text, encoding="utf-8")
-    print("\n" + text + f"\nThis report lies in {report}.", flush=True)
+    print("\n" + summarise_chain(stages, config_path, time.time() - started), flush=True)
 
 
 def find_unhealthy(stage: Stage) -> str:
@@ -121,7 +118,7 @@ def find_unhealthy(stage: Stage) -> str:
     return ""
 
 
-def build_report(stages: list[Stage], config_path: str, seconds: float) -> str:
+def summarise_chain(stages: list[Stage], config_path: str, seconds: float) -> str:
     """For each stage: what it made, how long it took, how good it is against what was expected; as Markdown."""
     lines = [f"# {config_path}", "", "| stage | made | seconds | expected against got | lies in |", "|---|---|---|---|---|"]
     total = 0.0

@@ -20,6 +20,8 @@ class ChatArguments:
 
 
 def main(chat):
+    import shutil
+    import sys
     from pathlib import Path
 
     if not Path(chat.path).is_dir():
@@ -34,7 +36,9 @@ def main(chat):
     tame_logs()
     models = find_models(chat.path)
     folder = list(models.values())[-1]
-    print(f"In a terminal: transformers serve {folder} --host 127.0.0.1   and then   transformers chat {folder}", flush=True)
+    beside = Path(sys.executable).with_name("transformers")  # an environment that is not activated is not on the PATH
+    command = beside if beside.exists() and shutil.which("transformers") != str(beside) else "transformers"
+    print(f"In a terminal: {command} serve {folder} --host 127.0.0.1\nand in another: {command} chat {folder}", flush=True)
     if chat.compare:
         unknown = [name for name in chat.compare if name not in models]
         if unknown or len(set(chat.compare)) < 2:

@@ -48,6 +48,7 @@ def main(run, data, evaluate, model):
     from llmrecipes.cards import write_model_card
     from llmrecipes.evaluation import evaluate_models, load_parts, write_results
     from llmrecipes.evaluation.sharing import processes
+    from llmrecipes.ranking.card import write_card
     from llmrecipes.run import finish_run, start_run
 
     processes()  # those of a launch join before the first one writes
@@ -61,6 +62,9 @@ def main(run, data, evaluate, model):
         flat = write_results(state.output_dir, scores, rows, answers, parts, evaluate.show_answers, evaluate.judge_price)
         for name, folder in evaluate.models.items():  # each model's card tells how it did
             write_model_card(folder, {m: e._asdict() for m, e in scores[name].items()})
+        table = (state.output_dir / "table.txt").read_text(encoding="utf-8")
+        body = f"Held-out questions as each model answered them. `metrics.json` holds the figures.\n\n```\n{table}```"
+        write_card(state.output_dir, "Answers, judged", {"default": {"test": "answers.jsonl"}}, body, state)
 
     finish_run(state, flat, made=f"{len(scores)} models compared", next_steps="read answers.jsonl")
 

@@ -42,7 +42,7 @@ def main(run, pipeline, config_path):
             print(f"{stage.name:<14}{stage.reason}")
     else:
         run_stages(stages, pipeline, config_path, run.force)
-        print(f"As a page: {write_report(pipeline.output_dir, config_path, pipeline.stages)}", flush=True)
+        write_report(pipeline.output_dir, config_path, pipeline.stages)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def main(run, data, training, model, pretrain, looks):
             ),
         )
     )
-    watch(trainer, looks, tokenizer)
+    watch(trainer, looks, tokenizer, chat=False)
     metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
     if held_out:
         metrics |= trainer.evaluate()

@@ -113,7 +113,7 @@ def main(run, data, rank):
         write_jsonl(state.output_dir / f"{name}.jsonl", pairs)
     files = {"default": {name: f"{name}.jsonl" for name in splits}, "rankings": {"train": "rankings.jsonl"}}
     metrics = {f"{name}_pairs": len(pairs) for name, pairs in splits.items()} | agreement(ranked) | numbers
-    write_card(state.output_dir, "Preference pairs", files, describe_pairs(rank, samples, metrics))
+    write_card(state.output_dir, "Preference pairs", files, describe_pairs(rank, samples, metrics), state)
     made = f"{len(splits['train']):,} preference pairs from {len(ranked):,} rankings"
     finish_run(state, metrics, made, next_steps="recipes/reward.py (or recipes/dpo.py) learns from them")
 

@@ -60,6 +60,7 @@ def main(run, data, sample, model):
         "Sampled responses",
         {"default": {"train": f"samples.{sample.output_format}"}},
         f"{sample.num_samples} responses of `{model.model_name_or_path}` to each of {len(rows):,} prompts.",
+        state,
     )
 
     lengths = [n for row in rows for n in row["num_tokens"]]

@@ -1,11 +1,14 @@
 """Cards hold what the Hub reads, with lineage and results, and nothing of the machine they were made on."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub.utils import validate_repo_id
 
 from llmrecipes.cards import repo_name, scrub, write_model_card
+from llmrecipes.ranking.card import write_card
 
 SECRET = "hf_" + "a1B2" * 8
 
@@ -33,7 +36,7 @@ def run(tmp_path):
 
 
 def test_metadata_is_read_back_by_the_hubs_own_classes(run):
-    data = ModelCard.load(write_model_card(run)).data
+    data = validate(write_model_card(run).read_text()).data
     assert data.base_model == "quickstart-sft" and data.datasets == ["org/data", "quickstart-rank"]
     assert data.license == "mit" and data.tags == ["llmrecipes", "dpo"] and data.pipeline_tag == "text-generation"
     assert [(r.metric_type, r.metric_value) for r in data.eval_results] == [("eval_loss", 0.5)]
@@ -47,6 +50,73 @@ def test_an_evaluation_puts_its_intervals_on_the_card_and_a_new_run_drops_them(r
     manifest = json.loads((run / "manifest.json").read_text())
     (run / "manifest.json").write_text(json.dumps(manifest | {"output_fingerprint": "other"}))
     assert "0.6 to 0.9" not in write_model_card(run).read_text()
+
+
+def validate(text, kind=ModelCard):
+    """What the client can check without the Hub: the YAML, its types, and that every name could be a repository."""
+    card = kind(text, ignore_metadata_errors=False)
+    data = card.data.to_dict()
+    bases = data.get("base_model") or []
+    for name in [*([bases] if isinstance(bases, str) else bases), *(data.get("datasets") or [])]:
+        validate_repo_id(name)
+    assert data.get("base_model_relation") in (None, "finetune", "adapter") and all(map(str.strip, data["tags"]))
+    for result in data.get("model-index", []):
+        assert result["name"] and all(
+            type(m["value"]) is float and m["type"] for r in result["results"] for m in r["metrics"]
+        )
+    assert kind(str(card)).data.to_dict() == data, "read and written again it stays the same"
+    return card
+
+
+def test_generators_archives_and_files_are_no_data_sets_of_the_hub(run, tmp_path):
+    manifest = json.loads((run / "manifest.json").read_text())
+    paths = ["tinytown", "pypi:x==1", "data/mine.jsonl", "org/data", str(tmp_path / "quickstart" / "rank")]
+    manifest["config"]["datasets"] = [{"path": path} for path in paths]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    card = validate(write_model_card(run).read_text())
+    assert card.data.datasets == ["org/data", "quickstart-rank"]
+    assert all(f"- {path}" in card.text for path in paths[:4]), "the text names them all"
+
+
+def test_card_of_an_adapter_names_the_relation_and_loads_with_peft(run):
+    (run / "config.json").unlink()
+    (run / "model.safetensors").rename(run / "adapter_model.safetensors")
+    for task, how in (("CAUSAL_LM", 'ForCausalLM.from_pretrained("quickstart-dpo")'),
+                      ("SEQ_CLS", 'ForSequenceClassification.from_pretrained("quickstart-dpo", num_labels=1)')):  # fmt: skip
+        (run / "adapter_config.json").write_text(json.dumps({"task_type": task}))
+        card = validate(write_model_card(run).read_text())
+        assert card.data.base_model_relation == "adapter" and card.data.library_name == "peft"
+        assert f"AutoPeftModel{how}" in card.text and "AutoTokenizer.from_pretrained" in card.text
+
+
+def test_card_of_a_reward_model_has_the_intervals_and_the_verdict_of_its_health_check(run):
+    estimate = {"value": 0.8125, "low": 0.75, "high": 0.875, "n": 160}
+    health = {"verdict": "unhealthy", "by_set": {"test": estimate, "held out": estimate}}
+    (run / "health.json").write_text(json.dumps(health))
+    (run / "config.json").write_text(json.dumps({"architectures": ["LlamaForSequenceClassification"]}))
+    card = validate(write_model_card(run).read_text())
+    assert "| pair_accuracy_test | 0.8125 | 0.75 to 0.875 | 160 |" in card.text and "**unhealthy**" in card.text
+    assert "neither true nor harmless" in card.text and "obey harmful" not in card.text
+    assert [r.metric_type for r in card.data.eval_results] == ["pair_accuracy_test", "pair_accuracy_held_out"]
+
+
+def test_card_of_a_data_set_is_read_by_the_hubs_own_class(tmp_path):
+    card = SimpleNamespace(license="mit")
+    run = SimpleNamespace(stage="rank", card=card, manifest={"command": f"python {tmp_path}/recipes/rank.py {SECRET}"})
+    write_card(tmp_path, "Preference pairs", {"default": {"train": "train.jsonl"}}, "Simulated.", run)
+    found = validate((tmp_path / "README.md").read_text(), DatasetCard)
+    assert found.data.license == "mit" and found.data.tags == ["llmrecipes", "rank"]
+    assert found.data.to_dict()["configs"][0]["data_files"] == [{"split": "train", "path": "train.jsonl"}]
+    assert "## Intended use and limits" in found.text and "recipes/rank.py [removed]" in found.text
+    assert str(tmp_path) not in found.text
+
+
+def test_settings_that_had_no_effect_are_not_listed(run):
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["config"] |= {"max_steps": 5, "num_train_epochs": 3.0, "lora_r": 16, "use_peft": False}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    text = write_model_card(run).read_text()
+    assert "| max_steps | 5 |" in text and "num_train_epochs" not in text and "lora_r" not in text
 
 
 def test_no_machine_path_and_no_token_is_on_a_card(run, tmp_path):

@@ -2,12 +2,19 @@
 
 import json
 import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
 
 import pytest
 
 from llmrecipes.chat import build_compare_page, build_page, find_models, league, read_votes
 from llmrecipes.config import InputError
 
+ROOT = Path(__file__).parent.parent
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script> ![p](http://198.51.100.1/a.png) **bold**'
 
 
@@ -23,6 +30,37 @@ def test_models_of_a_chain_are_found_and_others_left_out(tmp_path):
     assert find_models(str(tmp_path)) == {"sft": str(tmp_path / "sft")}
     with pytest.raises(InputError, match="no finished language model"):
         find_models(str(tmp_path / "ppo"))
+
+
+def test_packages_that_the_printed_transformers_lines_need_are_pinned():
+    from transformers.utils.import_utils import is_serve_available
+
+    assert is_serve_available(), "pip install -r requirements.txt"
+
+
+def test_command_prints_the_lines_for_a_terminal_and_serves_the_page(tmp_path):
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-u", "recipes/chat.py", "--path", str(tmp_path), "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        lines = []
+        while not lines or "Running on" not in lines[-1]:
+            lines.append(process.stdout.readline())
+            assert lines[-1], "".join(lines)
+        said = "".join(lines)
+        assert f"transformers serve {tmp_path}/sft --host 127.0.0.1\n" in said
+        assert f"transformers chat {tmp_path}/sft\n" in said
+        page = f"http://127.0.0.1:{port}/"
+        assert urllib.request.urlopen(page).status == 200
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(urllib.request.Request(page, headers={"Host": "evil.example"}))
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def test_words_of_a_model_stand_there_as_text_in_a_browser():
@@ -52,11 +90,18 @@ def test_words_of_a_model_stand_there_as_text_in_a_browser():
             tab.get_by_text("bold").first.wait_for(timeout=12_000)
             assert HOSTILE in tab.locator("body").inner_text()
             assert tab.evaluate("window.hit") is None
+            tab.get_by_role("tab", name="Side by side").click()
+            tab.get_by_label("prompt", exact=True).fill("who are you?")
+            tab.get_by_role("button", name="Ask all").click()
+            for stage in ("sft", "ppo"):
+                box = tab.get_by_label(stage, exact=True).and_(tab.locator("textarea"))
+                sync_api.expect(box).to_have_value(HOSTILE, timeout=12_000)
+            assert tab.evaluate("window.hit") is None
             assert not [url for url in requested if "198.51.100.1" in url or url.endswith("/x")]
             browser.close()
     finally:
         page.close()
-    assert asked == [("folder/ppo", "hello")]
+    assert asked == [("folder/ppo", "hello"), ("folder/sft", "who are you?"), ("folder/ppo", "who are you?")]
 
 
 def test_blind_vote_side_by_side(tmp_path):

@@ -47,7 +47,18 @@ def test_what_the_models_said_while_they_learned_is_kept(chain):
     for stage in ("pretrain", "sft", "dpo", "ppo"):
         rows = [json.loads(line) for line in (chain[0] / stage / "watch.jsonl").read_text().splitlines()]
         assert rows and all(list(row["answers"]) == ["The cat"] for row in rows), stage
-    assert "watch/tinytown_grammar" in (chain[0] / "report.html").read_text()
+    for report in ("report.html", "report.md"):
+        text = (chain[0] / report).read_text()
+        assert "tinytown_grammar" in text.split("while it learned")[-1].split("Abilities by stage")[0], report
+
+
+def test_cards_of_all_stages_are_read_by_the_hubs_own_classes(chain):
+    from huggingface_hub import DatasetCard, ModelCard
+
+    for stage in STAGES:
+        kind = DatasetCard if stage in ("sample", "rank", "evaluate") else ModelCard
+        card = kind.load(chain[0] / stage / "README.md", ignore_metadata_errors=False)
+        assert card.data.tags == ["llmrecipes", stage] and "## Reproduce" in card.text, stage
 
 
 def test_models_load_by_from_pretrained_and_data_by_load_dataset(chain, tmp_path):
@@ -67,9 +78,9 @@ def test_models_load_by_from_pretrained_and_data_by_load_dataset(chain, tmp_path
 
 
 def test_report_has_a_row_for_each_stage(chain):
-    text = (chain[0] / "report.md").read_text()
-    assert [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][2:] == STAGES
-    assert text in chain[1]
+    for text in (chain[1], (chain[0] / "report.md").read_text()):
+        rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+        assert rows[2 : 2 + len(STAGES)] == STAGES
 
 
 def test_each_evaluation_set_has_figures_of_its_own(chain):

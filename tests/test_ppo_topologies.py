@@ -16,8 +16,10 @@ import yaml
 from peft import LoraConfig
 from safetensors.torch import load_file
 from test_ppo_resume import figures
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM
 
+from llmrecipes.config import ModelArguments
+from llmrecipes.models import load_policy, load_reward_model
 from llmrecipes.ppo.config import PPOConfig
 
 ROOT = Path(__file__).parent.parent
@@ -46,10 +48,12 @@ KINDS = {
 def run(inputs: Path, folder: Path, kind: str, resume: str | None = None):
     # As in the recipe, arguments come first: as long as they live, ZeRO-3 spreads models while they are read.
     known = PPOConfig(output_dir=str(folder), use_cpu=True)
-    load = dict(dtype=torch.float32)
+    policy, reward = (
+        ModelArguments(model_name_or_path=str(inputs / part), dtype="float32") for part in ("policy", "reward")
+    )
     settings = dict(
-        model=AutoModelForCausalLM.from_pretrained(inputs / "policy", **load),
-        reward=[AutoModelForSequenceClassification.from_pretrained(inputs / "reward", **load), toys.even_share],
+        model=load_policy(policy, toys.tokenizer()),
+        reward=[load_reward_model(reward, toys.tokenizer()), toys.even_share],
         max_steps=8, num_mini_batches=2, gradient_accumulation_steps=2, per_device_train_batch_size=2,
         lr_scheduler_type="linear", kl_target=0.5, kl_horizon=100, save_strategy="steps", save_steps=3,
         max_grad_norm=0.5, data=toys.prompts(20),

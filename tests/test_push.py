@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 import threading
+import time
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from llmrecipes.config import InputError
-from llmrecipes.hub import plan_push, push_run
+from llmrecipes.hub import _retry_after, plan_push, push_run
 
 ROOT = Path(__file__).parent.parent
 TOKEN = "hf_" + "aB3d" * 8
@@ -34,6 +36,7 @@ class Hub(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize, disable_nagle_algorithm = -1, True  # else each answer waits 40 ms for an ACK
 
     def log_message(self, *args):
         pass
@@ -65,7 +68,13 @@ class Handler(BaseHTTPRequestHandler):
         else:
             body = self.rfile.read(length)
         if fault and isinstance(fault[2], int):
-            return self.answer({"error": "no"}, fault[2], [("Retry-After", "3")] if fault[2] == 429 else [])
+            said = {"error": "no", "errors": [{"message": '"license" must be one of apache-2.0, mit'}]}
+            return self.answer(said, fault[2], [("Retry-After", "3")] if fault[2] == 429 else [])
+        if fault and fault[2] == "broken page":
+            self.send_response(502)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            return self.wfile.write(b"<h1>")
         path = self.path.split("?")[0]
         if path == "/api/repos/create":
             name = json.loads(body)
@@ -97,9 +106,13 @@ class Handler(BaseHTTPRequestHandler):
             for line in map(json.loads, body.splitlines()):
                 value = line["value"]
                 if line["key"] == "file":
-                    hub.repos[key][value["path"]] = (base64.b64decode(value["content"]), False)
+                    data = base64.b64decode(value["content"])
+                    hub.repos[key][value["path"]] = (data[:-1] if fault and fault[2] == "corrupt" else data, False)
                 elif line["key"] == "lfsFile":
                     hub.repos[key][value["path"]] = (hub.objects[value["oid"]], True)
+            if fault and fault[2] == "cut after":  # the commit is there, its answer is not
+                self.close_connection = True
+                return self.connection.close()
             oid = hashlib.sha1(body).hexdigest()
             return self.answer({"success": True, "commitOid": oid, "commitUrl": f"{hub.url}/{key}/commit/{oid}"})
         if what == "tree":
@@ -124,8 +137,9 @@ class Handler(BaseHTTPRequestHandler):
 def hub(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # the client's own patience
     server = Hub()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
@@ -136,7 +150,10 @@ def run(tmp_path):
     folder = tmp_path / "mine" / "sft"
     (folder / "checkpoint-1").mkdir(parents=True)
     (folder / "checkpoint-1" / "optimizer.pt").write_bytes(b"x")
-    manifest = {"status": "finished", "fingerprint": "f00d", "command": f"python {tmp_path}/recipes/sft.py"}
+    inputs = {"outputs/mine/pretrain": "beef", str(tmp_path / "mine" / "rank"): "cafe", "org/data": "hub:org/data",
+              "gpt2": "hub:gpt2"}  # fmt: skip
+    manifest = {"status": "finished", "fingerprint": "f00d", "command": f"python {tmp_path}/recipes/sft.py",
+                "inputs": inputs}  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(os.urandom(300_000))
@@ -174,8 +191,11 @@ def test_private_run_is_never_put_into_a_public_repository(hub, run):
 
 @pytest.mark.parametrize(
     ("fault", "line"),
-    [(("POST", "/api/repos/create", 401), "HF_TOKEN.*401"), (("POST", "/commit/", 403), "may not write.*403"),
-     (("POST", "/commit/", 409), "somebody else.*409")],
+    [(("POST", "/api/repos/create", 401), "HF_TOKEN.*401"), (("POST", "/api/repos/create", 403), "may not write.*403"),
+     (("POST", "/commit/", 403), "may not write.*403"), (("POST", "/commit/", 409), "somebody else.*409"),
+     (("POST", "/objects/batch", 401), "HF_TOKEN.*401"), (("PUT", "/upload/", 403), "may not write.*403"),
+     (("PUT", "/upload/", 400), "refused the files.*400"), (("POST", "/validate-yaml", 400), "README.md.*license"),
+     (("POST", "/tag/", 403), "may not write.*403")],
 )  # fmt: skip
 def test_refusals_are_one_line_and_leave_no_tag(hub, run, fault, line):
     hub.faults.append(fault)
@@ -188,7 +208,35 @@ def test_busy_hub_is_asked_again_after_the_time_it_names(hub, run):
     hub.faults.append(("POST", "/commit/", 429))
     waits = []
     push(run, hub, waits)
-    assert hub.tags and waits in ([3.0], [])  # [] where the client itself has waited
+    assert hub.tags and waits == [3.0]
+
+
+def test_time_to_wait_is_a_number_or_a_date_and_never_without_end():
+    in_a_minute = formatdate(time.time() + 60, usegmt=True)
+    assert _retry_after("7", 1) == 7.0 and 55 < _retry_after(in_a_minute, 1) <= 60
+    assert _retry_after("", 3) == 8.0 == _retry_after("soon", 3) and _retry_after("999999", 1) == 600.0
+    assert _retry_after("Wed, 21 Oct 2015 07:28:00 GMT", 1) == 0.0
+
+
+@pytest.mark.parametrize("what", [429, 503, "cut", "broken page"])
+@pytest.mark.parametrize(
+    "where", [("POST", "/api/repos/create"), ("POST", "/commit/"), ("PUT", "/upload/"), ("POST", "/tag/")]
+)
+def test_whatever_passes_is_waited_for(hub, run, where, what):
+    hub.faults.append((*where, what))
+    push(run, hub)
+    assert hub.tags == {"me/mine-sft": "run-f00d"} and not hub.faults and hub.puts == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "line"), [(429, "still busy.*429"), (500, "keeps failing.*500"), ("cut", "connection broke 5")]
+)
+def test_what_does_not_pass_is_one_line_after_five_attempts(hub, run, what, line):
+    hub.faults += [("POST", "/commit/", what)] * 5
+    waits = []
+    with pytest.raises(InputError, match=f"{line}.*nothing was tagged"):
+        push(run, hub, waits)
+    assert not hub.tags and not hub.faults and len(waits) == 4
 
 
 def test_failing_hub_is_asked_again_and_weights_are_not_sent_twice(hub, run):
@@ -203,14 +251,69 @@ def test_connection_cut_while_uploading_is_taken_up_again(hub, run):
     assert hub.repos["me/mine-sft"]["model.safetensors"][0] == (run / "model.safetensors").read_bytes() and hub.tags
 
 
-def test_weights_that_arrive_changed_are_never_tagged(hub, run):
-    hub.faults.append(("PUT", "/upload/", "corrupt"))
-    with pytest.raises(InputError, match="model.safetensors arrived changed"):
+def test_commit_whose_answer_is_lost_is_made_again_and_tagged(hub, run):
+    hub.faults.append(("POST", "/commit/", "cut after"))
+    push(run, hub)
+    assert hub.tags == {"me/mine-sft": "run-f00d"} and hub.puts == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [(("PUT", "/upload/", "corrupt"), "model.safetensors"), (("POST", "/commit/", "corrupt"), "[a-zA-Z]+[.](json|md)")],
+)
+def test_what_arrives_changed_is_never_tagged(hub, run, fault, name):
+    hub.faults.append(fault)
+    with pytest.raises(InputError, match=f"{name} arrived changed"):
         push(run, hub)
     assert not hub.tags
 
 
-@pytest.mark.parametrize(("name", "text"), [(".env", "A=1"), ("notes.txt", f"one\n{TOKEN}\n"), ("key.pem", "x")])
+def test_chain_whose_push_broke_is_continued_by_the_same_command(hub, run):
+    """Models, adapters, data sets and the report; what has arrived is not sent again."""
+    adapter, rank = run.parent / "sft-lora", run.parent / "rank"
+    for age, folder in ((20, run), (10, adapter), (0, rank)):
+        folder.mkdir(exist_ok=True)
+        (folder / "manifest.json").write_text((run / "manifest.json").read_text())
+        os.utime(folder / "manifest.json", (time.time() - age,) * 2)
+    base = {"base_model_name_or_path": str(run), "peft_type": "LORA"}
+    (adapter / "adapter_config.json").write_text(json.dumps(base))
+    (adapter / "adapter_model.safetensors").write_bytes(b"lora")
+    (rank / "train.jsonl").write_text('{"prompt": "p"}\n')
+    (run.parent / "report.html").write_text("<h1>report</h1>")
+    plans = plan_push(str(run.parent), "me")
+    assert [(p.repo_id, p.repo_type) for p in plans] == [
+        ("me/mine-sft", "model"), ("me/mine-sft-lora", "model"), ("me/mine-rank", "dataset")
+    ]  # fmt: skip
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+    push_run(plans[0], True, api)
+    hub.faults += [("POST", "/commit/", "cut")] * 5
+    with pytest.raises(InputError, match="mine-sft-lora.*the same command continues"):
+        push_run(plans[1], True, api, lambda seconds: None)
+    assert list(hub.tags) == ["me/mine-sft"]
+    for planned in plans:
+        push_run(planned, True, api)
+    assert hub.puts == 2 and set(hub.tags) == {planned.repo_id for planned in plans}
+    sent = json.loads(hub.repos["me/mine-sft-lora"]["adapter_config.json"][0])
+    assert sent == {"base_model_name_or_path": "me/mine-sft", "peft_type": "LORA"}, "no path of this machine"
+    assert "report.html" in hub.repos["me/mine-rank"]
+
+
+def test_offline_is_said_at_once(hub, run, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
+        push(run, hub)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (".env", "A=1"),
+        ("notes.txt", f"one\n{TOKEN}\n"),
+        ("key.pem", "x"),
+        ("a.txt", "-----BEGIN RSA PRIVATE KEY-----"),
+        ("b.json", '{"key": "github_pat_' + "a1" * 20 + '"}'),
+    ],
+)
 def test_secrets_and_unfinished_runs_are_refused_before_anything_is_sent(run, name, text):
     (run / name).write_text(text)
     with pytest.raises(InputError, match=re.escape(name)) as caught:
@@ -231,12 +334,15 @@ def test_dry_run_lists_files_and_sizes_and_needs_no_hub(run):
 
 
 def test_card_names_what_stands_in_the_namespace(hub, run):
-    card = '---\nbase_model: mine-pretrain\ndatasets:\n- org/data\n- mine-rank\n---\nAuto.from_pretrained("mine-sft")\n'
+    card = (
+        "---\nbase_model: mine-pretrain\ndatasets:\n- org/data\n- mine-rank\n- gpt2\n---\n"
+        'Auto.from_pretrained("mine-sft", num_labels=1)\n'
+    )
     (run / "README.md").write_text(card)
     push(run, hub)
     data, _ = hub.repos["me/mine-sft"]["README.md"]
-    assert b"base_model: me/mine-pretrain" in data and b"- org/data\n- me/mine-rank" in data
-    assert b'from_pretrained("me/mine-sft")' in data and (run / "README.md").read_text() == card
+    assert b"base_model: me/mine-pretrain" in data and b"- org/data\n- me/mine-rank\n- gpt2" in data
+    assert b'from_pretrained("me/mine-sft", ' in data and (run / "README.md").read_text() == card
 
 
 def test_the_command_pushes_to_the_hub_that_HF_ENDPOINT_names(hub, run):

@@ -2,13 +2,20 @@
 
 import json
 import re
-import time
+import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from llmrecipes.config import InputError
 from llmrecipes.report import read_history, write_report
+from llmrecipes.report.blocks import Heading, Said, Section, Table
+from llmrecipes.report.markdown import render_markdown
+
+ROOT = Path(__file__).parent.parent
 
 HOSTILE = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg onload=alert(1)>", "</dd></div><iframe src=//x>",  # noqa: E501
            "<style>@import 'http://x'</style>", "[x](javascript:alert(1))", "$\\frac{$ & <b>"]  # fmt: skip
@@ -56,14 +63,16 @@ def health(verdict="unhealthy"):
 
 @pytest.fixture
 def chain(tmp_path):
-    sources = [{"path": "web", "weight": 3.0}, {"path": "books", "weight": 1.0}]
+    sources = [{"path": "web", "weight": 3.0}, {"path": HOSTILE[6], "name": HOSTILE[0], "weight": 1.0}]
     expected = {"loss": {"expected": 1.0, "tolerance": 0.1, "got": 2.0, "verdict": "missed"}}
     write(tmp_path, "sft", expected=expected, config={"output_dir": "outputs/sft", "datasets": sources})
     log = [{"step": step, "loss": 1 / step, "grad_norm": float("nan")} for step in (1, 2, 4)]
     (tmp_path / "sft" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
     write(tmp_path, "reward", inputs={"outputs/sft": "x"}, metrics={"eval_accuracy": 0.8125, "eval_margin": 1.5})
     (tmp_path / "reward" / "health.json").write_text(json.dumps(health()))
-    write(tmp_path, "evaluate", inputs={"outputs/sft": "x"})
+    hardware = {"cpu": HOSTILE[2], "cores": 2, "accelerators": [HOSTILE[1]]}
+    write(tmp_path, "evaluate", inputs={"outputs/sft": "x"}, made=HOSTILE[1], packages={HOSTILE[0]: HOSTILE[2]},
+          command=HOSTILE[0], commit=HOSTILE[1], hardware=hardware)  # fmt: skip
     estimate = {"value": 0.625, "low": 0.5, "high": 0.75, "n": 160}
     scores = {"models": {HOSTILE[0]: {"grammar": estimate, "correct": estimate}, "sft": {"grammar": estimate}},
               "tasks": ["grammar"], "skipped": {"kl": HOSTILE[1]}}  # fmt: skip
@@ -96,8 +105,8 @@ def test_page_asks_for_nothing(chain):
 
 def test_every_figure_has_its_numbers_as_a_table(chain):
     page = write_report(chain, "chain", ["sft", "reward", "evaluate"]).read_text()
-    # stages, curves, abilities, behaviour, data shares; of the check: four groups, calibration, scores
-    assert page.count("<svg") == 5 + 6
+    # stages, loss, perplexity, abilities, behaviour, data shares; of the check: four groups, calibration, scores
+    assert page.count("<svg") == 6 + 6
     for number in ("62.5 % [50.0, 75.0]", "0.25", "75.0 %", "0.8125", "1 ± 0.1", "missed", "75.0 % [64.5, 83.2]", "12 %"):
         assert f">{number}<" in page, number
 
@@ -126,11 +135,86 @@ def test_stages_that_are_not_finished_are_left_out_and_none_at_all_is_one_line(c
         write_report(tmp_path / "sft" / "nothing", "chain")
 
 
-def test_page_is_built_within_ten_seconds(chain):
-    for i in range(9):
-        log = [{"step": step, "loss": 1 / step, "kl": step, "score": step, "entropy": 1.0} for step in range(1, 400)]
-        write(chain, f"stage{i}")
-        (chain / f"stage{i}" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
-    started = time.time()
-    write_report(chain, "chain")
-    assert time.time() - started < 10
+def test_time_of_building_and_both_files_are_said(chain, capsys):
+    page = write_report(chain, "chain")
+    said = capsys.readouterr().out
+    assert re.match(r"Report built in [\d.]+ s; .*report.md\nAs a page: ", said) and said.endswith(f"{page}\n")
+
+
+def test_long_histories_are_lines_without_markers(chain):
+    log = [{"step": step, "loss": 1 / step} for step in range(1, 400)]
+    (chain / "sft" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    assert write_report(chain, "chain", ["sft"]).read_text().count("<use") < 100
+
+
+def test_loss_of_a_policy_has_no_perplexity(chain):
+    log = [{"step": 1, "loss": 0.1}, {"step": 2, "loss": 0.2, "score": 1.0}]
+    (chain / "sft" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    assert "perplexity" not in write_report(chain, "chain", ["sft"]).read_text()
+
+
+def test_looks_show_abilities_with_intervals_and_answers_over_time(chain):
+    rows = [
+        {"step": step, "answers": {HOSTILE[0]: f"{HOSTILE[1]} {step}"}, "scores": {"win_rate": score}}
+        for step, value in ((0, 0.3), (10, 0.6), (20, 0.8))
+        for score in [{"value": value, "low": 0.2, "high": 0.9, "n": 50}]
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 30, "ans'
+    (chain / "sft" / "watch.jsonl").write_text(text)
+    page = write_report(chain, "chain", ["sft"]).read_text()
+    assert ">60.0 % [20.0, 90.0]<" in page and page.count("<svg") == 5 and "win_rate: questions answered better" in page
+    assert [f"{HOSTILE[1]} {step}" in "".join(parse(page).text) for step in (0, 10, 20)] == [True] * 3
+
+
+def test_markdown_holds_the_same_and_a_models_words_stay_words(chain):
+    sections = re.findall("<h2[^>]*>(.*?)</h2>", write_report(chain, HOSTILE[2], ["sft", "reward", "evaluate"]).read_text())
+    text = (chain / "report.md").read_text()
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == sections
+    for number in ("62.5 % [50.0, 75.0]", "75.0 %", "0.8125", "1 ± 0.1", "missed", "█", "| sft "):
+        assert number in text, number
+    unfenced = "".join(text.split("```")[::2])
+    assert not re.search(r"(?<!\\)<|(?<!\\)\]\(", unfenced), "no tag and no link outside fences"
+
+
+@pytest.mark.parametrize("words", ["```\n# out", "a\x1b[2Jb\x9bc", "| a | b |", "@everyone", "\u202etxt", "````"])
+def test_words_that_would_leave_their_fence_or_move_a_cursor(words):
+    section = Section("s", "s", [Said(words, [(words, words, words)], words), Table([words], [[words]]), Heading(words)])
+    text = render_markdown(words, words, [section])
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+    fence = max(re.findall("^`+", text, flags=re.M), key=len)
+    inside = text.split(f"{fence}text\n")[1].split(f"\n{fence}\n")[0]
+    assert fence not in inside
+    outside = text.replace(inside, "")
+    assert "@everyone" not in outside and not re.search("^# out", outside, flags=re.M)
+    assert all(line.count("|") - line.count("\\|") in (0, 2) for line in outside.splitlines())
+
+
+def test_report_of_stages_that_were_run_one_by_one(chain):
+    command = [sys.executable, "-m", "llmrecipes.report", "--path", str(chain)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and (chain / "report.html").exists() and (chain / "report.md").exists(), result.stderr
+    command[-1] = str(chain / "sft")
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and "holds no finished stage" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_page_in_a_browser_runs_nothing_and_prints_its_numbers(chain):
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("chromium is not installed (apt-get install chromium)")
+    page = write_report(chain, HOSTILE[2], ["sft", "reward", "evaluate"])
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 390, "height": 844})
+        requested, dialogs = [], []
+        tab.on("request", lambda request: requested.append(request.url))
+        tab.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        tab.goto(page.as_uri())
+        assert requested == [page.as_uri()] and not dialogs
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390, "a phone scrolls down only"
+        cell = tab.locator("details td").first
+        assert not cell.is_visible()
+        tab.emulate_media(media="print")
+        assert cell.is_visible(), "on paper nothing is folded"
+        browser.close()

@@ -1,7 +1,7 @@
 """What a model says and can do while it learns: a Trainer callback that asks fixed prompts and scores small tasks.
 
-Off unless `watch_steps` is set. Its answers are greedy and its tasks draw nothing, so that training takes the same course
-with and without it; its cost is capped at `watch_share` of the wall time.
+Off unless `watch_steps` is set. Its answers are greedy or drawn by a generator of its own and its tasks draw nothing, so
+that training takes the same course with and without it; its cost is capped at `watch_share` of the wall time.
 """
 
 import json
@@ -9,8 +9,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import datasets
+from accelerate import DistributedType
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
+from llmrecipes import metrics
+from llmrecipes.config import DataArguments, InputError, load_function
+from llmrecipes.data import load_source, to_shape
 from llmrecipes.evaluation.abilities import load_tasks, score_tasks
 from llmrecipes.evaluation.behaviours import answer
 
@@ -19,78 +24,163 @@ FILE = "watch.jsonl"
 
 @dataclass
 class WatchArguments:
-    watch_steps: int = field(default=0, metadata={"help": "Look every so many optimizer steps; 0: never."})
+    watch_steps: int = field(
+        default=0, metadata={"help": "Look every so many optimizer steps, and once before the first; 0: never."}
+    )
     watch_prompts: list[str] = field(default_factory=list, metadata={"help": "What the model is asked each time."})
     watch_tasks: list[str] = field(default_factory=list, metadata={"help": "lm-eval tasks that are scored each time."})
     watch_tasks_path: str = field(default="configs/tasks", metadata={"help": "Folder of the tasks' YAML files."})
+    watch_questions: dict | None = field(
+        default=None,
+        metadata={"help": "A source of questions {path, split, max_rows, ...} that watch_rule scores each time."},
+    )
+    watch_rule: str | None = field(
+        default=None, metadata={"help": "module:function (row, answer) -> score; gives the win rate over the first look."}
+    )
+    watch_temperature: float = field(
+        default=1.0, metadata={"help": "Of the answers to watch_questions, drawn with the same seed each time; 0: greedy."}
+    )
     watch_items: int = field(default=50, metadata={"help": "Items of each task, the first ones."})
     watch_max_new_tokens: int = field(default=32, metadata={"help": "Longest answer."})
     watch_share: float = field(
-        default=0.05, metadata={"help": "Largest share of the wall time; looks beyond it are left out."}
+        default=0.05,
+        metadata={"help": "Largest share of the wall time, the first look apart; looks beyond are left out; 1: none is."},
     )
+
+    def __post_init__(self):
+        if not self.watch_steps:
+            return
+        if self.watch_steps < 0 or self.watch_items < 1 or self.watch_max_new_tokens < 1:
+            raise InputError("watch_steps, watch_items and watch_max_new_tokens count something; give 1 or more")
+        if self.watch_temperature < 0:
+            raise InputError(f"watch_temperature: {self.watch_temperature} is below 0; give 0 for greedy answers, or more")
+        if not 0 <= self.watch_share <= 1:
+            raise InputError(f"watch_share: {self.watch_share} is no share; give a number from 0 to 1")
+        if not (self.watch_prompts or self.watch_tasks or self.watch_questions):
+            raise InputError("watch_steps: there is nothing to look at; give watch_prompts, watch_tasks or watch_questions")
+        if bool(self.watch_questions) != bool(self.watch_rule):
+            raise InputError("watch_questions and watch_rule go together: the rule scores the answers to the questions")
+        # Here rather than at the first look: what is not there is said before any model is loaded.
+        datasets.disable_progress_bars()
+        self.tasks = load_tasks(self.watch_tasks, self.watch_tasks_path) if self.watch_tasks else None
+        self.rule = load_function(self.watch_rule, "watch_rule") if self.watch_rule else None
+        self.questions = []
+        if self.watch_questions:
+            source = DataArguments(datasets=[self.watch_questions]).datasets[0]
+            self.questions = list(to_shape(load_source(source, seed=0), ("prompt",), "watch_questions"))
 
 
 class Watch(TrainerCallback):
     """Writes output_dir/watch.jsonl, a row a look: step, answers ({prompt: answer}), scores ({task: Estimate}), seconds.
 
-    Scores also go into the trainer's history (watch/TASK), from which the report draws its curves. Models that are
-    sharded over processes are not looked at: generation by one process alone would hang the others.
+    With questions and a rule the scores hold `win_rate`, the share of questions that the model answers better than at the
+    first look, ties half; `golds` are the rule's scores. Scores also go into the trainer's history and trackers
+    (watch/TASK). The first look, which says what one costs, is always taken and does not count.
+
+    chat: prompts are asked as a user's turn; otherwise they are text to be continued, as for a base model.
     """
 
-    def __init__(self, args: WatchArguments, tokenizer: PreTrainedTokenizerBase, output_dir: str | Path):
-        self.args, self.tokenizer, self.file = args, tokenizer, Path(output_dir) / FILE
-        self.tasks = load_tasks(args.watch_tasks, args.watch_tasks_path) if args.watch_tasks else None
-        self.spent = self.last = 0.0
+    def __init__(self, args: WatchArguments, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, chat: bool):
+        self.args, self.trainer, self.tokenizer = args, trainer, tokenizer
+        self.file = Path(trainer.args.output_dir) / FILE
+        self.chat = chat and bool(tokenizer.chat_template)
+        self.spent, self.last = 0.0, None
         self.left_out = 0
+        self.first_golds: list[float] = []
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.started = time.monotonic()
         rows = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
         if rows and state.is_world_process_zero:  # a resumed run looks again at what came after its checkpoint
             kept = [row for row in rows if json.loads(row)["step"] <= state.global_step]
             self.file.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
+            self.first_golds = next((json.loads(row).get("golds", []) for row in kept), [])
+        if state.global_step == 0:
+            self._look(args, state, control, model)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step % self.args.watch_steps == 0:
-            self._look(args, state, model)
+            self._look(args, state, control, model)
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.left_out and state.is_world_process_zero:
             print(f"watch: {self.left_out} looks left out, they would have taken more than watch_share of the time")
 
-    def _look(self, args, state, model) -> None:
-        if not state.is_world_process_zero or getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
+    def _look(self, args, state, control, model) -> None:
+        if not state.is_world_process_zero:
             return
-        if self.last and self.spent + self.last > self.args.watch_share * (time.monotonic() - self.started):
+        allowed = self.args.watch_share * (time.monotonic() - self.started)
+        if self.last is not None and self.args.watch_share < 1 and self.spent + self.last > allowed:
             self.left_out += 1
             return
         started = time.monotonic()
         model = getattr(model, "module", model)
         model = getattr(model, "policy", model)  # PPO trains a policy and a value model as one module
-        was_training = model.training
+        was_training, use_cache = model.training, model.config.use_cache
         model.eval()
-        use_cache = model.config.use_cache
-        row = {"step": state.global_step, "answers": {}, "scores": {}}
-        if self.args.watch_prompts:
-            chat = bool(self.tokenizer.chat_template)
-            prompts = [[{"role": "user", "content": p}] if chat else p for p in self.args.watch_prompts]
-            options = {"max_new_tokens": self.args.watch_max_new_tokens, "batch_size": len(prompts)}
-            texts = answer(model, self.tokenizer, prompts, **options)[2]
-            row["answers"] = dict(zip(self.args.watch_prompts, texts, strict=True))
-            print(f"step {state.global_step}: {self.args.watch_prompts[0]!r} -> {texts[0]!r}", flush=True)
-        if self.tasks:
-            scores = score_tasks(model, self.tokenizer, self.tasks, limit=self.args.watch_items)
-            row["scores"] = {name: score._asdict() for name, score in scores.items()}
-            state.log_history.append({"step": state.global_step} | {f"watch/{n}": s.value for n, s in scores.items()})
+        row = {"step": state.global_step, "answers": self._ask(model), "scores": self._score(model)}
+        if self.args.questions:
+            row["golds"] = self._judge(model)
+            self.first_golds = self.first_golds or row["golds"]
+            row["scores"]["win_rate"] = metrics.win_rate(row["golds"], self.first_golds)._asdict()
         model.config.use_cache = use_cache
         model.train(was_training)
-        row["seconds"] = self.last = round(time.monotonic() - started, 3)
-        self.spent += self.last
+        if row["scores"]:
+            self._log(args, state, control, {f"watch/{name}": score["value"] for name, score in row["scores"].items()})
+        row["seconds"] = round(time.monotonic() - started, 3)
+        self.spent += row["seconds"] if self.last is not None else 0.0
+        self.last = row["seconds"]
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        for prompt, text in list(row["answers"].items())[:1]:
+            print(f"step {state.global_step}: {prompt!r} -> {text!r}", flush=True)
+
+    def _ask(self, model) -> dict[str, str]:
+        prompts = self.args.watch_prompts
+        if not prompts:
+            return {}
+        asked = [[{"role": "user", "content": p}] if self.chat else p for p in prompts]
+        return dict(zip(prompts, self._answer(model, asked), strict=True))
+
+    def _judge(self, model) -> list[float]:
+        prompts, temperature = [row["prompt"] for row in self.args.questions], self.args.watch_temperature
+        texts = self._answer(model, prompts, temperature)
+        return [float(self.args.rule(row, text)) for row, text in zip(self.args.questions, texts, strict=True)]
+
+    def _answer(self, model, prompts: list, temperature: float = 0.0) -> list[str]:
+        options = {"max_new_tokens": self.args.watch_max_new_tokens, "batch_size": 64, "temperature": temperature}
+        return answer(model, self.tokenizer, prompts, **options)[2]
+
+    def _score(self, model) -> dict[str, dict]:
+        if not self.args.tasks:
+            return {}
+        scores = score_tasks(model, self.tokenizer, self.args.tasks, limit=self.args.watch_items)
+        return {name: score._asdict() for name, score in scores.items()}
+
+    def _log(self, args, state, control, scores: dict[str, float]) -> None:
+        """As Trainer.log does, which is not called: a trainer's own adds what it has averaged since its last line."""
+        state.log_history.append({"step": state.global_step} | scores)
+        should_log = control.should_log  # on_log takes it back, and this step may have a line of its own to write
+        self.trainer.callback_handler.on_log(args, state, control, scores)
+        control.should_log = should_log
 
 
-def watch(trainer: Trainer, args: WatchArguments, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add a Watch to the trainer, unless `watch_steps` is 0."""
-    if args.watch_steps:
-        trainer.add_callback(Watch(args, tokenizer, trainer.args.output_dir))
+def watch(trainer: Trainer, args: WatchArguments, tokenizer: PreTrainedTokenizerBase, chat: bool = True) -> None:
+    """Add a Watch to the trainer, unless `watch_steps` is 0 or the model's weights are spread over processes."""
+    if not args.watch_steps:
+        return
+    if how := _sharded(trainer):
+        if trainer.is_world_process_zero():
+            print(f"watch: left out under {how}, where one process alone cannot answer; evaluate the finished model")
+        return
+    trainer.add_callback(Watch(args, trainer, tokenizer, chat))
+
+
+def _sharded(trainer: Trainer) -> str:
+    """FSDP, DEEPSPEED, ... as accelerate has set it up (its own YAML need not show in the trainer's arguments), or ""."""
+    sharding = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+    if trainer.accelerator.distributed_type in sharding:
+        return trainer.accelerator.distributed_type.value
+    flags = {"FSDP": "is_fsdp_enabled", "DeepSpeed": "is_deepspeed_enabled", "tensor parallelism": "is_tp_enabled"}
+    return next((name for name, flag in flags.items() if getattr(trainer, flag, False)), "")

@@ -3,7 +3,14 @@
 import json
 from pathlib import Path
 
-import yaml
+from huggingface_hub import DatasetCardData
+
+from llmrecipes.cards import scrub
+
+LIMITS = (
+    "For learning and research on how language models are trained. The responses are a language model's: they can state "
+    "falsehoods, be rude or harmful, and repeat what that model's data holds."
+)
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:
@@ -12,14 +19,23 @@ def write_jsonl(path: Path, rows: list[dict]) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def write_card(output_dir: Path, title: str, configs: dict[str, dict[str, str]], body: str) -> None:
-    """Write README.md. configs: name -> {split: file}; the one called `default` is what load_dataset gives unasked."""
+def write_card(output_dir: Path, title: str, configs: dict[str, dict[str, str]], body: str, run=None) -> None:
+    """Write README.md, a data set card in the Hub's form.
+
+    configs: name -> {split: file}; the one called `default` is what load_dataset gives unasked. run: the `Run` that makes
+    the data; its licence, stage and command go on the card.
+    """
     entries = [
         {"config_name": name, "data_files": [{"split": split, "path": path} for split, path in files.items()]}
         for name, files in configs.items()
     ]
-    head = yaml.safe_dump({"configs": entries, "pretty_name": title}, sort_keys=False)
-    (output_dir / "README.md").write_text(f"---\n{head}---\n\n# {title}\n\n{body.strip()}\n", encoding="utf-8")
+    own = {"license": run.card.license, "tags": ["llmrecipes", run.stage]} if run else {}
+    head = DatasetCardData(pretty_name=title, configs=entries, **own).to_yaml()
+    text = f"# {title}\n\n{body.strip()}\n"
+    if run:
+        text += f"\n## Intended use and limits\n\n{LIMITS}\n\n## Reproduce\n\nIn a checkout of llmrecipes:\n\n"
+        text += f"```\n{scrub(run.manifest['command'])}\n```\n\n`manifest.json` holds every setting.\n"
+    (output_dir / "README.md").write_text(f"---\n{head}\n---\n\n{text}", encoding="utf-8")
 
 
 def describe_pairs(rank, samples: list[dict], metrics: dict) -> str:

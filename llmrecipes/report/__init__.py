@@ -1,15 +1,18 @@
-"""The report of a chain: one self-contained HTML file from what its stages left on disk.
+"""The report of a chain: one self-contained HTML file, and the same as Markdown, from what its stages left on disk.
 
-Reads manifests, training histories, metrics.json and answers.jsonl; runs no model and imports no torch.
+Reads manifests, training histories, watch.jsonl, metrics.json and answers.jsonl; runs no model and imports no torch.
 """
 
 import json
 import math
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmrecipes.config import InputError
-from llmrecipes.report.page import build_page
+from llmrecipes.report.content import build_sections, summarise
+from llmrecipes.report.markdown import render_markdown
+from llmrecipes.report.page import render_page
 
 CHECKPOINTS = "checkpoint-*"
 
@@ -17,7 +20,7 @@ CHECKPOINTS = "checkpoint-*"
 @dataclass
 class StageRecord:
     """What one finished stage left behind. `history`: Trainer's log entries; `scores`: model -> measure -> estimate;
-    `health`: what health.json holds, the check of a reward model."""
+    `health`: what health.json holds, the check of a reward model; `looks`: rows of watch.jsonl, looks while it learned."""
 
     name: str
     folder: Path
@@ -29,28 +32,36 @@ class StageRecord:
     skipped: dict = field(default_factory=dict)
     answers: list[dict] = field(default_factory=list)
     health: dict = field(default_factory=dict)
+    looks: list[dict] = field(default_factory=list)
 
 
 def write_report(output_dir: str | Path, title: str, names: list[str] | None = None) -> Path:
-    """Write `output_dir`/report.html about the finished stages below it and return its path.
+    """Write `output_dir`/report.html and report.md about the finished stages below it and say where they lie; returns the
+    path of the former.
 
     names: the stages in order; without them, every folder that holds a manifest, by the time it was finished.
 
     Raises:
         InputError: no finished stage lies in `output_dir`.
     """
-    output_dir = Path(output_dir)
+    output_dir, started = Path(output_dir), time.monotonic()
     if names is None:
         manifests = sorted(output_dir.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
         names = [path.parent.name for path in manifests]
     records = [record for name in names if (record := read_stage(output_dir / name))]
     if not records:
         raise InputError(f"{output_dir}: holds no finished stage to report on; run the chain first")
-    path = output_dir / "report.html"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(build_page(title, records), encoding="utf-8")
-    temporary.replace(path)
-    return path
+    summary, sections = summarise(records), build_sections(records)
+    for name, text in (
+        ("report.md", render_markdown(title, summary, sections)),
+        ("report.html", render_page(title, summary, sections)),
+    ):
+        temporary = output_dir / f"{name}.tmp"  # renamed when whole: a kill leaves the report that was there
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(output_dir / name)
+    print(f"Report built in {time.monotonic() - started:.1f} s; for terminals and pull requests: {output_dir / 'report.md'}")
+    print(f"As a page: {output_dir / 'report.html'}", flush=True)
+    return output_dir / "report.html"
 
 
 def read_stage(folder: Path) -> StageRecord | None:
@@ -59,7 +70,6 @@ def read_stage(folder: Path) -> StageRecord | None:
     if manifest.get("status") != "finished":
         return None
     metrics = _read(folder / "metrics.json")
-    answers = folder / "answers.jsonl"
     return StageRecord(
         folder.name,
         folder,
@@ -69,8 +79,9 @@ def read_stage(folder: Path) -> StageRecord | None:
         metrics.get("models", {}),
         metrics.get("tasks", []),
         metrics.get("skipped", {}),
-        [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()] if answers.exists() else [],
+        _read_lines(folder / "answers.jsonl"),
         _read(folder / "health.json"),
+        _read_lines(folder / "watch.jsonl"),
     )
 
 
@@ -95,3 +106,14 @@ def _read(path: Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return {}
+
+
+def _read_lines(path: Path) -> list[dict]:
+    """Rows of JSON Lines; a line that a kill left unfinished is passed over."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows

@@ -1,15 +1,16 @@
 """Figures as inline SVG: numbers in, markup out. Text and lines take the page's own colour, so light and dark fit."""
 
 import io
-import math
 import re
 from collections.abc import Sequence
 
 INK, FAINT = "#010203", "#040506"  # stand-ins that become the page's text colour, full and faint
 COLOURS = ("#3b82c4", "#e0762f", "#3a9d5d", "#c0508f", "#8a6fd1", "#a58a1e", "#2a9d9d", "#b5534a")
+WIDTH = 4.8  # inches; with letters of 9 points it can be read on a phone, where the page is about as wide
+MOST_MARKERS = 60  # beyond, they hide the line and swell the file
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1):
+def _figure(width: float, height: float):
     import matplotlib
 
     matplotlib.use("svg")
@@ -21,7 +22,7 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1):
     rcParams.update({"xtick.color": INK, "ytick.color": INK, "axes.grid": True, "grid.color": FAINT, "grid.alpha": 0.25})
     rcParams.update({"axes.facecolor": "none", "figure.facecolor": "none", "legend.frameon": False})
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False).ravel()
+    return figure, figure.subplots(squeeze=False).ravel()
 
 
 def _to_svg(figure, name: str) -> str:
@@ -47,12 +48,12 @@ def plot_stages(boxes: list[tuple[str, str]], edges: list[tuple[int, int]]) -> s
             depth[b] = max(depth[b], depth[a] + 1) if depth[a] + 1 < len(boxes) else depth[b]
     rows = [[i for i, d in enumerate(depth) if d == level] for level in range(max(depth) + 1)]
     places = {i: ((k + 0.5) / len(row), -level) for level, row in enumerate(rows) for k, i in enumerate(row)}
-    figure, (axes,) = _figure(6.4, 0.78 * len(rows))
+    figure, (axes,) = _figure(WIDTH, 0.78 * len(rows))
     axes.set_axis_off()
     axes.set_xlim(0, 1), axes.set_ylim(-len(rows) + 0.5, 0.5)
     for i, (title, below) in enumerate(boxes):
         x, y = places[i]
-        half = 0.46 / max(2, len(rows[depth[i]]))
+        half = 0.47 / max(2, len(rows[depth[i]]))
         box = FancyBboxPatch((x - half, y - 0.27), 2 * half, 0.54, boxstyle="round,pad=0,rounding_size=0.02",
                              facecolor=COLOURS[i % len(COLOURS)] + "33", edgecolor=COLOURS[i % len(COLOURS)])  # fmt: skip
         axes.add_patch(box)
@@ -66,18 +67,43 @@ def plot_stages(boxes: list[tuple[str, str]], edges: list[tuple[int, int]]) -> s
     return _to_svg(figure, "stages")
 
 
-def plot_curves(name: str, curves: dict[str, list[tuple[float, float]]]) -> str:
+def plot_curves(name: str, curves: dict[str, list[tuple[float, float]]]) -> list[str]:
     """One small plot for each measure over optimizer steps."""
-    columns = min(3, len(curves))
-    rows = math.ceil(len(curves) / columns)
-    figure, axes = _figure(2.9 * columns, 1.9 * rows, rows, columns)
-    for spare in axes[len(curves) :]:
-        spare.set_axis_off()
+    plots = []
     for i, (measure, points) in enumerate(curves.items()):
+        figure, axes = _small_plot(measure)
         steps, values = zip(*points, strict=True)
-        axes[i].plot(steps, values, color=COLOURS[i % len(COLOURS)], marker=".", markersize=4, linewidth=1.4)
-        axes[i].set_title(measure, size=9)
-    return _to_svg(figure, f"curves {name}")
+        marker = "." if len(steps) <= MOST_MARKERS else None
+        axes.plot(steps, values, color=COLOURS[i % len(COLOURS)], marker=marker, markersize=4, linewidth=1.4)
+        plots.append(_to_svg(figure, f"curves {name} {measure}"))
+    return plots
+
+
+def plot_estimate_curves(name: str, curves: dict[str, list[tuple[float, dict]]]) -> list[str]:
+    """One small plot for each measure over optimizer steps, in percent, with its 95 % interval as a band.
+
+    curves: measure -> (step, {"value", "low", "high"} as shares of 1).
+    """
+    plots = []
+    for i, (measure, points) in enumerate(curves.items()):
+        figure, axes = _small_plot(measure)
+        steps = [step for step, _ in points]
+        value, low, high = ([100 * e[key] for _, e in points] for key in ("value", "low", "high"))
+        axes.fill_between(steps, low, high, color=COLOURS[i % len(COLOURS)], alpha=0.25, linewidth=0)
+        axes.plot(steps, value, color=COLOURS[i % len(COLOURS)], marker=".", markersize=4, linewidth=1.4)
+        axes.set_ylim(0, 102)
+        plots.append(_to_svg(figure, f"estimate curves {name} {measure}"))
+    return plots
+
+
+def _small_plot(title: str):
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (axes,) = _figure(2.9, 1.9)
+    axes.ticklabel_format(useOffset=False)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_title(title, size=9)
+    return figure, axes
 
 
 def plot_estimates(name: str, models: Sequence[str], measures: dict[str, list], label: str = "percent") -> str:
@@ -85,7 +111,7 @@ def plot_estimates(name: str, models: Sequence[str], measures: dict[str, list], 
 
     measures: name -> one {"value", "low", "high"} (shares of 1) or None for each model.
     """
-    figure, (axes,) = _figure(6.4, 0.5 + len(measures) * (0.16 + 0.13 * len(models)))
+    figure, (axes,) = _figure(WIDTH, 0.5 + len(measures) * (0.16 + 0.13 * len(models)))
     step = 0.8 / len(models)
     for m, model in enumerate(models):
         at = [(row, e[m]) for row, e in enumerate(measures.values()) if e[m]]
@@ -114,7 +140,7 @@ def plot_calibration(name: str, curve: list[dict]) -> str:
 
     curve: {"predicted", "observed": {"value", "low", "high"}} for each bin.
     """
-    figure, (axes,) = _figure(6.4, 2.8)
+    figure, (axes,) = _figure(WIDTH, 2.8)
     predicted = [100 * b["predicted"] for b in curve]
     observed = [b["observed"] for b in curve]
     spread = [[100 * (e["value"] - e["low"]) for e in observed], [100 * (e["high"] - e["value"]) for e in observed]]
@@ -130,7 +156,7 @@ def plot_calibration(name: str, curve: list[dict]) -> str:
 
 def plot_histograms(name: str, edges: Sequence[float], counts: dict[str, list[int]], label: str) -> str:
     """Counts between `edges` (one more than each list of counts), one outline a name."""
-    figure, (axes,) = _figure(6.4, 2.6)
+    figure, (axes,) = _figure(WIDTH, 2.6)
     for i, (series, heights) in enumerate(counts.items()):
         axes.stairs(heights, edges, fill=True, alpha=0.35, color=COLOURS[i % len(COLOURS)], label=series)
         axes.stairs(heights, edges, color=COLOURS[i % len(COLOURS)], linewidth=1.4)
@@ -142,7 +168,7 @@ def plot_histograms(name: str, edges: Sequence[float], counts: dict[str, list[in
 
 def plot_shares(name: str, shares: dict[str, float]) -> str:
     """Shares of 1 as horizontal bars."""
-    figure, (axes,) = _figure(6.4, 0.5 + 0.26 * len(shares))
+    figure, (axes,) = _figure(WIDTH, 0.5 + 0.26 * len(shares))
     axes.barh(list(shares), [100 * value for value in shares.values()], color=COLOURS[0], alpha=0.8)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

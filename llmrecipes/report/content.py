@@ -1,0 +1,271 @@
+"""What the report says: sections of figures and their tables, from what the stages left on disk."""
+
+import math
+from pathlib import PurePath
+
+from llmrecipes.cards import scrub
+from llmrecipes.formats import prompt_text
+from llmrecipes.metrics import SHARES
+from llmrecipes.report import plots
+from llmrecipes.report.blocks import Figure, Heading, Said, Section, Table, Text
+from llmrecipes.report.health import build_health
+from llmrecipes.report.numbers import duration, estimate, number, size, sparkline, thin
+
+CURVES = ("loss", "eval_loss", "perplexity", "accuracy", "margin", "rewards/accuracies", "rewards/margins", "score",
+          "kl", "kl_coef", "entropy", "response_length", "eos_rate", "win_rate", "explained_variance",
+          "mean_token_accuracy", "grad_norm", "learning_rate")  # fmt: skip
+NOT_LANGUAGE = ("score", "margin", "accuracy", "rewards/accuracies")  # their loss is no negative log-likelihood of text
+# What a reward model's health is read from; whichever stage measured it.
+HEALTH = {
+    "eval_accuracy": "held-out pairs ordered right",
+    "eval_margin": "mean margin, chosen minus rejected",
+    "eval_mean_reward": "mean reward (near 0: centred)",
+    "eval_min_reward": "lowest reward",
+    "eval_max_reward": "highest reward",
+    "eval_test_loss": "held-out loss",
+    "eval_test_gold_loss": "held-out loss, noise-free pairs",
+    "agreement": "raters' agreement on pairs",
+    "kendall_tau": "raters' Kendall tau-b",
+}
+NUM_QUESTIONS, NUM_LOOKS = 12, 6
+
+
+def build_sections(records: list) -> list[Section]:
+    """The sections that have something to say; `records` are `StageRecord`s in the chain's order."""
+    sections = [
+        Section("stages", "The stages", _stages(records)),
+        Section("expected", "Expected against got", _expected(records)),
+        Section("curves", "How each stage learned", _curves(records)),
+        Section("watched", "What each model could do and said while it learned", _watched(records)),
+        Section("abilities", "Abilities by stage", _abilities(records)),
+        Section("behaviour", "Behaviour by stage", _behaviour(records)),
+        Section("answers", "The same questions, answered by each model", _answers(records)),
+        Section("reward", "Health of the reward model", _health(records)),
+        Section("data", "Where the data came from", _data(records)),
+        Section("made", "What it was made with", _made(records)),
+    ]
+    return [section for section in sections if section.blocks]
+
+
+def summarise(records: list) -> str:
+    """The chain in a sentence."""
+    seconds = sum(r.manifest.get("wall_seconds", 0) for r in records)
+    last = records[-1].manifest
+    return (
+        f"{len(records)} stages, {duration(seconds)} of work, {size(sum(r.size for r in records))} of results; "
+        f"commit {last.get('commit') or 'unknown'}; {_hardware(last)}."
+    )
+
+
+def _stages(records: list) -> list:
+    place = {_path_of(r): i for i, r in enumerate(records)}
+    edges = sorted(
+        {(place[p], i) for i, r in enumerate(records) for p in r.manifest.get("inputs", {}) if place.get(p, i) < i}
+    )
+    boxes = [(r.name, f"{duration(r.manifest.get('wall_seconds', 0))} · {size(r.size)}") for r in records]
+    rows = [
+        [r.name, r.manifest.get("made", ""), ", ".join(records[a].name for a, b in edges if b == i) or "-",
+         duration(r.manifest.get("wall_seconds", 0)), size(r.size)]
+        for i, r in enumerate(records)
+    ]  # fmt: skip
+    picture = Figure(plots.plot_stages(boxes, edges), "the stages and what reads what")
+    return [picture, Table(["stage", "made", "reads", "time", "size"], rows)]
+
+
+def _expected(records: list) -> list:
+    rows = [
+        [r.name, name, f"{v['expected']:g} ± {v['tolerance']:g}", number(v["got"]), v["verdict"]]
+        for r in records
+        for name, v in (r.manifest.get("expected") or {}).items()
+    ]
+    if not rows:
+        return [Text("The recipes name no expected figures.")]
+    return [Table(["stage", "measure", "expected", "got", "verdict"], rows)]
+
+
+def _curves(records: list) -> list:
+    blocks = []
+    for record in records:
+        curves = _series(record.history)
+        if not curves:
+            continue
+        steps = sorted({step for points in curves.values() for step, _ in points})
+        columns = {name: dict(points) for name, points in curves.items()}
+        rows = [[str(step), *(number(columns[name].get(step)) for name in curves)] for step in steps]
+        short = [
+            [name, sparkline(values), number(values[0]), number(values[-1]), number(min(values)), number(max(values))]
+            for name, values in ((name, [value for _, value in points]) for name, points in curves.items())
+        ]
+        in_short = Table(["measure", "course", "first", "last", "lowest", "highest"], short)
+        blocks += [
+            Heading(record.name),
+            Figure(plots.plot_curves(record.name, curves), f"curves of {record.name}"),
+            Table(["step", *curves], rows, folded=True, short=in_short),
+        ]
+    return blocks
+
+
+def _series(history: list[dict]) -> dict[str, list]:
+    """measure -> [(step, value)], for the measures a reader looks for first."""
+    curves = {}
+    for name in CURVES:
+        points = {entry["step"]: entry[name] for entry in history if name in entry}  # the last of those of one step
+        if len(points) > 1:
+            curves[name] = list(points.items())
+    if "loss" in curves and not any(name in entry for entry in history for name in NOT_LANGUAGE):
+        curves["perplexity"] = [(step, math.exp(min(loss, 50))) for step, loss in curves["loss"]]
+    return {name: curves[name] for name in CURVES if name in curves}
+
+
+def _watched(records: list) -> list:
+    """Of watch.jsonl: ability curves with their intervals, and the fixed prompts' answers over time."""
+    blocks = []
+    for record in (r for r in records if r.looks):
+        blocks.append(Heading(record.name))
+        tasks = list(dict.fromkeys(task for look in record.looks for task in look.get("scores", {})))
+        if tasks:
+            curves = {
+                task: [(look["step"], look["scores"][task]) for look in record.looks if task in look.get("scores", {})]
+                for task in tasks
+            }
+            rows = [
+                [str(look["step"]), *(estimate(look.get("scores", {}).get(task), percent=True) for task in tasks)]
+                for look in record.looks
+            ]
+            n = ", ".join(sorted({str(e["n"]) for points in curves.values() for _, e in points}))
+            figure = plots.plot_estimate_curves(record.name, curves)
+            blocks += [
+                Figure(figure, f"abilities of {record.name} over its steps"),
+                Table(["step", *tasks], rows, folded=True),
+                Text(f"Over optimizer steps, in percent; the band is the 95 % interval, n = {n}."),
+            ]
+        if "win_rate" in tasks:
+            blocks.append(Text("win_rate: questions answered better than at the first look, ties half."))
+        looks = thin(record.looks, NUM_LOOKS)
+        for prompt in dict.fromkeys(prompt for look in looks for prompt in look.get("answers", {})):
+            answers = [(f"step {look['step']}", look["answers"][prompt], "") for look in looks if prompt in look["answers"]]
+            blocks.append(Said(prompt, answers, columns=False))
+        blocks.append(Text(f"{len(looks)} of {len(record.looks)} looks; all are in {record.name}/watch.jsonl."))
+    return blocks
+
+
+def _abilities(records: list) -> list:
+    blocks = []
+    for record in (r for r in records if r.scores and r.tasks):
+        blocks += _estimates(record, [task for task in record.tasks if any(task in s for s in record.scores.values())])
+    return blocks
+
+
+def _behaviour(records: list) -> list:
+    blocks = []
+    for record in (r for r in records if r.scores):
+        measures = list(dict.fromkeys(m for s in record.scores.values() for m in s if m not in record.tasks))
+        shares = [m for m in measures if _is_share(record, m)]
+        blocks += _estimates(record, shares, "shares") if shares else []
+        rest = [m for m in measures if m not in shares]
+        blocks += _score_table(record, rest) if rest else []
+        blocks += [Text(f"Not measured: {name} ({why}).") for name, why in record.skipped.items()]
+    return blocks
+
+
+def _is_share(record, measure: str) -> bool:
+    """Shares have intervals within [0, 1] for every model and are called as such by the table of the evaluation."""
+    found = [scores[measure] for scores in record.scores.values() if measure in scores]
+    return measure in SHARES and all(0 <= e["low"] <= e["high"] <= 1 for e in found)
+
+
+def _estimates(record, measures: list[str], kind: str = "abilities") -> list:
+    models = list(record.scores)
+    values = {m: [record.scores[name].get(m) for name in models] for m in measures}
+    figure = plots.plot_estimates(f"{record.name} {kind}", models, values)
+    return [Figure(figure, f"{kind} of each model with 95 % intervals"), *_score_table(record, measures, percent=True)]
+
+
+def _score_table(record, measures: list[str], percent: bool = False) -> list:
+    models, rows = list(record.scores), []
+    for measure in measures:
+        estimates = [record.scores[name].get(measure) for name in models]
+        n = next((e["n"] for e in estimates if e), "")
+        rows.append([measure, *(estimate(e, percent) for e in estimates), str(n)])
+    return [Table(["measure", *models, "n"], rows), Text("Brackets: 95 % interval.")]
+
+
+def _answers(records: list) -> list:
+    blocks = []
+    for record in (r for r in records if r.answers):
+        by_kind: dict = {}
+        for row in record.answers:
+            by_kind.setdefault(str(row.get("kind") or ""), []).append(row)
+        turns = max(map(len, by_kind.values()))
+        order = [row for turn in range(turns) for rows in by_kind.values() for row in rows[turn : turn + 1]]
+        for row in order[:NUM_QUESTIONS]:
+            said = [(model, text, _gold(row, model)) for model, text in row["answers"].items()]
+            blocks.append(Said(prompt_text(row["prompt"]), said, str(row.get("kind") or "")))
+        shown, total = min(NUM_QUESTIONS, len(order)), len(order)
+        blocks.append(Text(f"{shown} of {total:,} questions; all are in {record.name}/answers.jsonl."))
+    return blocks
+
+
+def _gold(row: dict, model: str) -> str:
+    gold = row.get("judged", {}).get(model, {}).get("gold")
+    return "" if gold is None else f"score {gold:.2f}"
+
+
+def _health(records: list) -> list:
+    rows = [
+        [r.name, text, number(r.manifest["metrics"][name])]
+        for r in records
+        for name, text in HEALTH.items()
+        if isinstance(r.manifest.get("metrics", {}).get(name), (int, float))
+    ]
+    blocks = [Table(["stage", "what", "figure"], rows)] if rows else []
+    return blocks + [block for r in records if r.health for block in build_health(r.name, r.health)]
+
+
+def _data(records: list) -> list:
+    blocks, rows = [], []
+    for record in records:
+        sources = record.manifest.get("config", {}).get("datasets") or []
+        weights = [source.get("weight") for source in sources]
+        shares = {}
+        if len(sources) > 1 and all(weights):
+            shares = {_source(s): s["weight"] / sum(weights) for s in sources}
+            blocks += [Heading(record.name), Figure(plots.plot_shares(record.name, shares), f"data of {record.name}")]
+        rows += [
+            [record.name, _source(s), s.get("split") or "", f"{100 * shares[_source(s)]:.1f} %" if shares else "all"]
+            for s in sources
+        ]
+    return blocks + ([Table(["stage", "source", "split", "share"], rows)] if rows else [])
+
+
+def _source(source: dict) -> str:
+    path = source["path"]
+    path = "/".join(PurePath(path).parts[-2:]) if PurePath(path).is_absolute() else path
+    return " ".join(filter(None, [path, source.get("name")]))
+
+
+def _made(records: list) -> list:
+    rows = [
+        [r.name, scrub(r.manifest.get("command", "")),
+         r.manifest.get("commit") or "unknown", r.manifest.get("fingerprint") or "",
+         _hardware(r.manifest)]
+        for r in records
+    ]  # fmt: skip
+    versions: dict = {}
+    for record in records:
+        for package, version in record.manifest.get("packages", {}).items():
+            versions.setdefault(package, {})[str(version)] = None
+    return [
+        Table(["stage", "command", "commit", "fingerprint", "hardware"], rows),
+        Table(["package", "version"], [[name, ", ".join(found)] for name, found in versions.items()]),
+    ]
+
+
+def _hardware(manifest: dict) -> str:
+    found = manifest.get("hardware", {})
+    accelerators = found.get("accelerators") or []
+    return f"{found.get('cores', '?')} cores ({found.get('cpu', '?')}), " + (", ".join(accelerators) or "no accelerator")
+
+
+def _path_of(record) -> str:
+    return record.manifest.get("config", {}).get("output_dir", str(record.folder))

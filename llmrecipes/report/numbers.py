@@ -1,0 +1,44 @@
+"""Numbers as the report writes them."""
+
+from collections.abc import Sequence
+
+from llmrecipes.metrics import Estimate
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    )
+
+
+def size(size: int) -> str:
+    return f"{size / 1e3:.0f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB"
+
+
+def estimate(value: dict | None, percent: bool) -> str:
+    if not value:
+        return "–"
+    e = Estimate(**value)
+    if percent:
+        return f"{100 * e.value:.1f} % [{100 * e.low:.1f}, {100 * e.high:.1f}]"
+    return f"{number(e.value)} [{number(e.low)}, {number(e.high)}]"
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> str:
+    """The course of `values` (not empty) as at most `width` bars, from their lowest to their highest."""
+    picked = thin(list(values), width)
+    low, high = min(picked), max(picked)
+    return "".join(BARS[round((len(BARS) - 1) * (v - low) / (high - low))] if high > low else BARS[0] for v in picked)
+
+
+def thin(items: list, most: int) -> list:
+    """At most `most` of the items, evenly spaced, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
