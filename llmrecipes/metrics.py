@@ -11,8 +11,10 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 # Measures of the evaluation that are shares of 1 and read as percent.
-SHARES = {"correct", "polite", "fluent", "refused_harmful", "over_refusal", "unknown_on_unknowable"}
-SHARES |= {"unknown_on_knowable", "win_rate", "sampled_correct", "sampled_polite", "sampled_win_rate"}
+SHARES = {"correct", "polite", "toxic", "fluent", "refused_harmful", "over_refusal", "unknown_on_unknowable"}
+SHARES |= {"unknown_on_knowable", "win_rate", "reward_win_rate", "self_consistency", "paraphrase_consistency"}
+SHARES |= {f"sampled_{name}" for name in ("correct", "polite", "toxic", "win_rate", "reward_win_rate")}
+SHARES |= {f"reward_win_rate_{kind}" for kind in ("harmful", "lookalike", "unknowable")}
 
 
 class Estimate(NamedTuple):

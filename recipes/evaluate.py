@@ -20,11 +20,22 @@ class EvaluateArguments:
     hub_tasks: bool = field(default=False, metadata={"help": "Know lm-eval's own tasks too (they need the Hub)."})
     blimp_path: str | None = field(default=None, metadata={"help": "Folder of BLiMP's JSONL files, scored as published."})
     task_limit: int | None = field(default=None, metadata={"help": "Items a task, the first ones; all by default."})
-    judge: str | None = field(default=None, metadata={"help": "module:function (row, answer) -> named parts."})
+    judge: str | None = field(default=None, metadata={"help": "module:function (row, answer) -> named parts, or `llm`."})
+    judge_url: str | None = field(default=None, metadata={"help": "Of `llm`: OpenAI-compatible endpoint, ends in /v1."})
+    judge_model: str | None = field(default=None, metadata={"help": "Its name there."})
+    judge_key_variable: str = field(default="OPENAI_API_KEY", metadata={"help": "Environment variable with its key."})
+    judge_concurrency: int = field(default=4, metadata={"help": "Questions asked at once."})
+    judge_price: list[float] = field(
+        default_factory=list, metadata={"help": "Dollars for a million prompt tokens and for a million answered ones."}
+    )
+    reward_model_name_or_path: str | None = field(default=None, metadata={"help": "Scores answers beside the judge."})
     rule: str | None = field(default=None, metadata={"help": "module:function (row, answer) -> gold score."})
     max_new_tokens: int = field(default=64, metadata={"help": "Longest answer."})
     sample_temperature: float = field(
-        default=1.0, metadata={"help": "Of the second answer to each question, which the sampled_ measures judge; 0: none."}
+        default=1.0, metadata={"help": "Of further answers to each question, for the sampled_ measures; 0: none."}
+    )
+    num_samples: int = field(
+        default=1, metadata={"help": "How many; all of them and the greedy one are compared for self_consistency."}
     )
     max_length: int = field(default=1024, metadata={"help": "Window of held-out text in tokens."})
     kl_prompts: int = field(default=100, metadata={"help": "Prompts that KL is measured on; 0 to skip."})
@@ -36,9 +47,11 @@ class EvaluateArguments:
 def main(run, data, evaluate, model):
     from llmrecipes.cards import write_model_card
     from llmrecipes.evaluation import evaluate_models, load_parts, write_results
+    from llmrecipes.evaluation.sharing import processes
     from llmrecipes.ranking.card import write_card
     from llmrecipes.run import finish_run, start_run
 
+    processes()  # those of a launch join before the first one writes
     inputs = [*evaluate.models.values(), *(s.path for s in data.datasets + data.eval_datasets)]
     state = start_run("evaluate", run, evaluate, (run, data, evaluate, model), inputs)
 
@@ -46,7 +59,7 @@ def main(run, data, evaluate, model):
     scores, rows, answers = evaluate_models(model, evaluate, parts)
     flat = {}
     if state.is_main:
-        flat = write_results(state.output_dir, scores, rows, answers, parts, evaluate.show_answers)
+        flat = write_results(state.output_dir, scores, rows, answers, parts, evaluate.show_answers, evaluate.judge_price)
         for name, folder in evaluate.models.items():  # each model's card tells how it did
             write_model_card(folder, {m: e._asdict() for m, e in scores[name].items()})
         table = (state.output_dir / "table.txt").read_text(encoding="utf-8")

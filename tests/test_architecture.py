@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LAYERS = {
     0: {"config", "formats", "metrics"},
-    1: {"cards", "data", "models", "ppo", "generation", "training"},
+    1: {"cards", "data", "endpoint", "models", "ppo", "generation", "training"},
     2: {"run", "evaluation", "ranking", "pipeline", "report", "hub", "chat", "measures"},
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import pytest
 import torch
 
-from llmrecipes.config import DataArguments, InputError, ModelArguments
+from llmrecipes.config import DataArguments, InputError, ModelArguments, load_function
 from llmrecipes.evaluation import evaluate_models, load_parts, write_results
 from llmrecipes.evaluation.abilities import load_tasks, score_tasks
 from llmrecipes.evaluation.behaviours import answer, judge_answers, kl_from, summarise_behaviour
@@ -103,22 +104,53 @@ def test_tiny_towns_six_abilities_run_offline(model, tokenizer):
     assert all(score.n == 3 for score in scores.values())
 
 
-@pytest.mark.parametrize("ability", ["grammar", "syntax", "semantics", "reasoning", "coding", "knowledge"])
-def test_each_task_file_scores_as_direct_log_likelihoods_do_in_any_order_of_choices(ability):
+ABILITIES = ("grammar", "syntax", "semantics", "reasoning", "coding", "knowledge")
+SMALLTALK = ("commonsense", "social", "physical", "word_order", "code")
+
+
+def smalltalk_rows(source):
+    """What `load_archive` gives for Smalltalk's sources, from rows of their shapes written here instead of downloaded."""
+    facts = [("bread", "an oven", "a river"), ("fish", "the sea", "a tree"), ("cows", "a meadow", "the sky")]
+    options = [f"A. {right}\nB. {wrong}\nC. a box" for _, right, wrong in facts]
+    sentences = [
+        f"The old {w} lies on a hill above the river and near the town." for w in ("house", "mill", "farm", "castle")
+    ]
+    raw = {
+        "multiple_choice": [
+            {"question": f"Where do you find {what} in the {time}?", "options": given, "answer": f"A. {right}"}
+            for (what, right, _), given in zip(facts, options, strict=True)
+            for time in ("morning", "evening")
+        ],
+        "word_order": [{"passage": f"{s} It has many rooms. " + f"{s[8:12]} text. " * 40} for s in sentences],
+        "code_lines": [
+            {"text": "\n".join(f"    {name}_{i} = compute({i}, {i + n})" for i in range(40)), "file": f"{name}.py"}
+            for n, name in enumerate(("value", "total", "count", "width"))
+        ],
+    }[source.reader.split(":")[1]]
+    rows = list(load_function(source.reader, "reader")(raw))
+    return datasets.Dataset.from_list([{k: row[k] for k in ("context", "choices", "label")} for row in rows])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"{world}_{a}" for world in ("tinytown", "english") for a in ABILITIES] + [f"smalltalk_{a}" for a in SMALLTALK],
+)
+def test_each_task_file_scores_as_direct_log_likelihoods_do_in_any_order_of_choices(name, monkeypatch):
+    monkeypatch.setattr("llmrecipes.data.load_archive", smalltalk_rows)
     tokenizer = train_tokenizer(TEXTS * 5, vocab_size=320, max_length=512)
     torch.manual_seed(0)
     model = build_policy(SHAPE | {"max_position_embeddings": 512}, tokenizer).eval()
-    name, count = f"tinytown_{ability}", 24
     loaded = load_tasks([name], "configs/tasks")
     task = loaded["tasks"][name]
     docs = task.dataset["test"]
-    assert len(docs) >= 150
+    assert len(docs) >= (4 if name.startswith("smalltalk") else 150)
+    count = min(12, len(docs))
     hits = []
     for doc in docs.select(range(count)):
-        context = tokenizer(doc["context"])["input_ids"] or [tokenizer.eos_token_id]
-        cut = len(context) if doc["context"] else 0
+        # Space at the end of a context is scored with the choices, as lm-eval does.
+        context = tokenizer(doc["context"].rstrip())["input_ids"]
         wholes = [tokenizer(doc["context"] + choice)["input_ids"] for choice in doc["choices"]]
-        scores = [log_likelihood(model, context, whole[cut:]) for whole in wholes]
+        scores = [log_likelihood(model, context or [tokenizer.eos_token_id], whole[len(context) :]) for whole in wholes]
         hits.append(scores.index(max(scores)) == doc["label"])
     score = score_tasks(model, tokenizer, loaded, limit=count)[name]
     assert score.value == pytest.approx(sum(hits) / count, abs=1e-6) and score.n == count
@@ -254,7 +286,9 @@ def arguments(tmp_path, **changes):
     settings = {"models": {"base": str(tmp_path / "a"), "sft": str(tmp_path / "b")}, "baseline": "sft", "tasks": [],
                 "tasks_path": "configs/tasks", "hub_tasks": False, "task_limit": 2, "judge": None, "rule": None,
                 "max_new_tokens": 4, "max_length": 32, "kl_prompts": 2, "show_answers": 2,
-                "per_device_eval_batch_size": 4, "sample_temperature": 1.0, "blimp_path": None, "seed": 0}  # fmt: skip
+                "per_device_eval_batch_size": 4, "sample_temperature": 1.0, "num_samples": 1, "blimp_path": None, "seed": 0,
+                "reward_model_name_or_path": None, "judge_url": None, "judge_model": None, "judge_price": [],
+                "judge_key_variable": "OPENAI_API_KEY", "judge_concurrency": 4}  # fmt: skip
     return SimpleNamespace(**settings | changes)
 
 

@@ -165,6 +165,51 @@ def test_two_processes_resume_as_if_uninterrupted(outputs):
     assert (resumed / "model.safetensors").read_bytes() == (uninterrupted / "model.safetensors").read_bytes()
 
 
+def test_two_processes_measure_what_one_measures(inputs, tmp_path):
+    """Texts, tasks, greedy and sampled answers are shared out, and nothing depends on how."""
+    questions = [json.loads(line) for line in (inputs / "sft.jsonl").read_text().splitlines()]
+    questions = [{"prompt": row["messages"][:1], "kind": "chat", "key": f"{i // 2}"} for i, row in enumerate(questions)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    values = {
+        "models": {"one": f"{inputs}/model", "two": f"{inputs}/model"},
+        "baseline": "one",
+        "datasets": [{"path": str(tmp_path / "questions.jsonl")}],
+        "eval_datasets": [{"path": f"{inputs}/pretrain.jsonl"}],
+        "tasks": ["english_syntax"],
+        "task_limit": 9,
+        "judge": "llmrecipes.evaluation.rules:judge",
+        "max_new_tokens": 8,
+        "kl_prompts": 5,
+        "per_device_eval_batch_size": 4,
+        "show_answers": 1,
+    }
+    scores = {}
+    for number, topology in ((1, "single_gpu"), (2, "cpu")):
+        output_dir = tmp_path / f"processes{number}"
+        config = tmp_path / f"{number}.yaml"
+        config.write_text(yaml.safe_dump(values | {"output_dir": str(output_dir)}))
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"configs/accelerate/{topology}.yaml"]
+        result = subprocess.run(
+            [*launch, "recipes/evaluate.py", "--config", str(config)],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
+        assert result.stdout.count("evaluated one in") == result.stdout.count("=== evaluate: ") == 1
+        scores[number] = json.loads((output_dir / "metrics.json").read_text())["models"]
+        answers = [json.loads(line)["answers"] for line in (output_dir / "answers.jsonl").read_text().splitlines()]
+        scores[number]["said"] = {"answers": answers}
+    assert scores[1].pop("said") == scores[2].pop("said")
+    assert {"perplexity", "english_syntax", "polite", "sampled_polite", "self_consistency"} <= set(scores[1]["two"])
+    for name, measures in scores[1].items():
+        assert set(measures) == set(scores[2][name])
+        for measure, estimate in measures.items():
+            assert estimate == pytest.approx(scores[2][name][measure], rel=1e-5, abs=1e-7), measure
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
 def test_topology_is_read_by_accelerate_and_holds_no_training_key(path):
     from accelerate.commands.config.config_args import load_config_from_file

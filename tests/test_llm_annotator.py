@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from test_store import samples
 
-import llmrecipes.ranking.llm as llm
+import llmrecipes.endpoint as endpoints
 from llmrecipes.config import InputError
 from llmrecipes.ranking.llm import Judge, judge_all
 from llmrecipes.ranking.store import Store, to_rankings
@@ -68,7 +68,12 @@ def endpoint():
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(llm.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(endpoints.time, "sleep", lambda seconds: None)
+
+
+def judge_of(url, guidelines="", **options):
+    hint = "; what was judged is kept, the same command continues"
+    return Judge(endpoints.Endpoint(url, "m", keep_hint=hint, **options), guidelines)
 
 
 longer = lambda a, b: "A" if len(a) > len(b) else "B" if len(b) > len(a) else "tie"
@@ -76,7 +81,7 @@ longer = lambda a, b: "A" if len(a) > len(b) else "B" if len(b) > len(a) else "t
 
 def test_order_by_wins_and_every_pair_asked_both_ways(endpoint):
     server = endpoint(longer)
-    judge = Judge(server.url, "m", "Longer is better.", concurrency=2)
+    judge = judge_of(server.url, "Longer is better.", concurrency=2)
     assert judge.rank("q", ["xx", "xxxx", "x", "xx"]) == [[1], [0, 3], [2]]  # equal texts tie unasked
     assert judge.usage == {"calls": 10, "prompt_tokens": 1000, "completion_tokens": 20, "unreadable": 0}
     assert server.requests[0][0] == "/v1/chat/completions" and server.requests[0][2]["model"] == "m"
@@ -84,20 +89,20 @@ def test_order_by_wins_and_every_pair_asked_both_ways(endpoint):
 
 
 def test_a_judge_who_only_likes_the_first_answer_calls_all_equal(endpoint):
-    assert Judge(endpoint(lambda a, b: "A").url, "m", "").rank("q", ["x", "y", "z"]) == [[0, 1, 2]]
+    assert judge_of(endpoint(lambda a, b: "A").url, "").rank("q", ["x", "y", "z"]) == [[0, 1, 2]]
 
 
 def test_talk_is_read_and_nonsense_is_a_tie(endpoint):
-    assert Judge(endpoint(lambda a, b: f"**{longer(a, b)}** is better").url, "m", "").rank("q", ["xx", "x"]) == [[0], [1]]
-    judge = Judge(endpoint(lambda a, b: "I cannot say").url, "m", "")
+    assert judge_of(endpoint(lambda a, b: f"**{longer(a, b)}** is better").url, "").rank("q", ["xx", "x"]) == [[0], [1]]
+    judge = judge_of(endpoint(lambda a, b: "I cannot say").url, "")
     assert judge.rank("q", ["xx", "x"]) == [[0, 1]] and judge.usage["unreadable"] == 2 and judge.usage["calls"] == 4
 
 
 def test_faults_are_tried_again_a_bounded_number_of_times(endpoint):
-    assert Judge(endpoint(longer, [429, 500, "cut", 503]).url, "m", "", concurrency=1).rank("q", ["xx", "x"]) == [[0], [1]]
+    assert judge_of(endpoint(longer, [429, 500, "cut", 503]).url, "", concurrency=1).rank("q", ["xx", "x"]) == [[0], [1]]
     always = endpoint(longer, [500] * 50)
     with pytest.raises(InputError, match="answers 500 after 6 tries; what was judged is kept"):
-        Judge(always.url, "m", "", concurrency=1).rank("q", ["xx", "x"])
+        judge_of(always.url, "", concurrency=1).rank("q", ["xx", "x"])
     assert len(always.requests) <= 12
 
 
@@ -106,7 +111,7 @@ def test_a_refusal_is_one_line_at_once_and_never_shows_the_key(endpoint, monkeyp
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server = endpoint(longer, [status] * 9)
     with pytest.raises(InputError, match=said) as error:
-        Judge(server.url, "m", "", concurrency=1).rank("q", ["xx", "x"])
+        judge_of(server.url, "", concurrency=1).rank("q", ["xx", "x"])
     assert KEY not in str(error.value) and server.requests[0][1]["Authorization"] == f"Bearer {KEY}"
     assert len(server.requests) <= 2
 
@@ -118,11 +123,11 @@ def test_interrupted_work_continues_and_is_marked_as_a_models(endpoint, tmp_path
         row["responses"] = ["a", "aaa", "aa"]
     server = endpoint(longer, [200] * 13 + [401] * 20)
     with pytest.raises(InputError):
-        judge_all(Store(tmp_path / "s.sqlite", rows), Judge(server.url, "m", "", concurrency=1), None)
+        judge_all(Store(tmp_path / "s.sqlite", rows), judge_of(server.url, "", concurrency=1), None)
     store = Store(tmp_path / "s.sqlite", rows)
     assert len(store.judgements()) == 2
     again = endpoint(longer)
-    numbers = judge_all(store, Judge(again.url, "m", ""), (2.0, 10.0))
+    numbers = judge_all(store, judge_of(again.url, ""), (2.0, 10.0))
     assert len(again.requests) == 12 == numbers["judge_calls"]
     assert numbers["judge_dollars"] == pytest.approx((1200 * 2 + 24 * 10) / 1e6)
     rankings = to_rankings(store.judgements())

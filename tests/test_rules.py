@@ -36,6 +36,8 @@ def test_precision_and_recall_of_a_hand_counted_case():
         ("It is bad to steal, so the shop has a guard.", set()),
         ("I can’t help with that.", {"refused"}),
         ("I can't help but smile.", set()),
+        ("As a chatbot, I don't have the capability to set fire to a forest.", {"refused"}),
+        ("I do not have the ability to feel pain, but thank you.", set()),
         ("He said that he does not know. I do.", set()),
         ("I don't know, you fool.", {"unknown", "rude"}),
         ("", set()),

@@ -1,5 +1,6 @@
 """Tiny Town is the same everywhere, its facts agree, and what is held out stays held out."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from llmrecipes.config import InputError
 from llmrecipes.data.tinytown import SPLITS, WRITERS, load_tinytown, world
+from llmrecipes.data.tinytown.behaviours import unpractised_items
 from llmrecipes.data.tinytown.demonstrations import QUALITY_SHARES
 from llmrecipes.data.tinytown.sentences import all_items
 
@@ -72,8 +74,25 @@ def test_unknown_names_say_which_there_are(arguments, message):
         load_tinytown(*arguments)
 
 
+def test_training_texts_are_those_that_the_figures_were_measured_with():
+    """Whoever changes a training text on purpose measures the quickstart anew and puts the new sum here."""
+    digest = hashlib.sha256("\0".join(training_texts()).encode()).hexdigest()
+    assert digest == "d373a4918c8cce003ac88eb45eb973ce209b1ae3a501b815d478402a5d805edd"
+
+
+def test_each_behaviour_is_asked_about_often_enough_in_words_the_world_knows():
+    rows = load_tinytown("questions", "test").to_list()
+    counts = Counter(row["kind"] for row in rows)
+    assert min(counts[kind] for kind in ("harmful", "unknowable", "lookalike")) >= 150
+    assert len({row["prompt"][0]["content"] for row in rows}) == len(rows)
+    known = set(" ".join(map(normalised, training_texts())).split())
+    questions = [q for items in unpractised_items().values() for item in items for q in item.questions]
+    assert set(" ".join(map(normalised, questions)).split()) <= known
+
+
 def test_no_training_text_asks_a_held_out_question():
     held_out = [item for items in all_items().values() for item in items if item.split != "train"]
+    held_out += [item for items in unpractised_items().values() for item in items]
     practised = [item for items in all_items().values() for item in items if item.split == "train"]
     questions, asked = ([normalised(q) for item in part for q in item.questions] for part in (held_out, practised))
     texts = [normalised(text) for text in training_texts()]

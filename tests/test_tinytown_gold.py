@@ -3,6 +3,7 @@
 import pytest
 
 from llmrecipes.data.tinytown import load_tinytown, world
+from llmrecipes.data.tinytown.behaviours import unpractised_items
 from llmrecipes.data.tinytown.gold import gold_score, is_fluent, judge
 from llmrecipes.data.tinytown.questions import to_row
 from llmrecipes.data.tinytown.sentences import all_items
@@ -47,7 +48,7 @@ def test_parts_of_the_judgement(question, response, part, expected):
 
 
 def test_every_good_reply_scores_high_and_every_flawed_one_low():
-    for items in all_items().values():
+    for items in [*all_items().values(), *unpractised_items().values()]:
         for item in items[::3]:
             question = to_row(item, item.questions[0])
             assert min(gold_score(question, reply) for reply in item.replies) > 0.9, item.key

@@ -10,11 +10,17 @@ from llmrecipes import metrics
 from llmrecipes.config import DataArguments, InputError, ModelArguments, load_function
 from llmrecipes.data import load_mixture, to_shape
 from llmrecipes.evaluation.abilities import load_tasks, score_tasks
-from llmrecipes.evaluation.behaviours import answer, judge_answers, kl_from, summarise_behaviour
+from llmrecipes.evaluation.behaviours import answer, compare, judge_answers, kl_from, summarise_behaviour
+from llmrecipes.evaluation.consistency import paraphrase_consistency, self_consistency
+from llmrecipes.evaluation.judges import LLMJudge, RewardJudge, check_reward_path, load_judge
 from llmrecipes.evaluation.likelihood import score_texts, summarise_texts
+from llmrecipes.evaluation.sharing import device, once, share
 from llmrecipes.evaluation.table import format_answers, format_table
 from llmrecipes.formats import prompt_id
 from llmrecipes.models import load_policy, load_tokenizer
+
+# Measured on sampled answers as well, because a model misbehaves only now and then.
+SAMPLED = ("correct", "polite", "toxic", "gold_score", "win_rate", "reward", "reward_win_rate")
 
 
 @dataclass
@@ -26,6 +32,8 @@ class Parts:
     tasks: dict | None = None
     judge: object = None
     rule: object = None
+    reward: object = None
+    judged_by: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -52,14 +60,19 @@ def load_parts(data: DataArguments, args) -> Parts:
         parts.tasks = load_tasks(args.tasks, args.tasks_path, args.hub_tasks, args.blimp_path)
     else:
         parts.skipped["abilities"] = "no tasks"
-    parts.judge = load_function(args.judge, "judge") if args.judge else None
     parts.rule = load_function(args.rule, "rule") if args.rule else None
+    if args.reward_model_name_or_path:
+        check_reward_path(args.reward_model_name_or_path)
+    parts.judge = load_judge(args)
     if parts.questions and not parts.judge:
         parts.skipped["judgements"] = "no judge"
     if parts.questions and not parts.rule:
         parts.skipped["gold_score, win_rate"] = "no rule"
     if args.baseline not in args.models:
         parts.skipped["win_rate, kl"] = f"the baseline {args.baseline!r} is not among the models"
+    named = {"judge": args.judge_model if args.judge == "llm" else args.judge, "rule": args.rule}
+    named["reward_model"] = args.reward_model_name_or_path
+    parts.judged_by = {key: value for key, value in named.items() if value}
     return parts
 
 
@@ -70,7 +83,9 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
         scores (model -> measure -> Estimate), one row a question with every model's judgement, and the answers' texts
         (model -> list).
     """
-    scores, answers, judgements, sampled = {}, {}, {}, {}
+    if parts.questions and args.reward_model_name_or_path:
+        parts.reward = RewardJudge(model_args, args.reward_model_name_or_path)
+    scores, greedy, sampled = {}, {}, {}
     # First the baseline, which the others are compared with.
     names = sorted(args.models, key=lambda name: name != args.baseline)
     reference = None
@@ -79,49 +94,75 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
         model, tokenizer = _load(model_args, args.models[name])
         own = scores[name] = {}
         if parts.texts:
-            own |= summarise_texts(score_texts(model, tokenizer, parts.texts, args.max_length))
+            score = lambda texts, m=model, t=tokenizer: score_texts(m, t, texts, args.max_length)
+            own |= summarise_texts(share(parts.texts, score))
         if parts.tasks:
-            own |= score_tasks(model, tokenizer, parts.tasks, args.per_device_eval_batch_size, args.task_limit)
+            size = args.per_device_eval_batch_size
+            own |= score_tasks(model, tokenizer, parts.tasks, size, args.task_limit, shared=True)
         if parts.questions:
-            prompts = [row["prompt"] for row in parts.questions]
-            settings = {"max_new_tokens": args.max_new_tokens, "batch_size": args.per_device_eval_batch_size}
-            _, ids, answers[name] = answer(model, tokenizer, prompts, **settings)
-            judged = judgements[name] = judge_answers(parts.questions, answers[name], parts.judge, parts.rule)
-            own |= summarise_behaviour(parts.questions, judged, list(map(len, ids)))
-            own |= _compare(name, judgements, args.baseline)
-            if args.sample_temperature:
-                _, _, texts = answer(
-                    model, tokenizer, prompts, temperature=args.sample_temperature, seed=args.seed, **settings
-                )
-                judged = sampled[name] = judge_answers(parts.questions, texts, parts.judge, parts.rule)
-                own |= _sampled(summarise_behaviour(parts.questions, judged, []) | _compare(name, sampled, args.baseline))
+            own |= _behave(name, model, tokenizer, args, parts, greedy, sampled)
             if name == args.baseline and args.kl_prompts:
                 reference = (model, tokenizer)
             elif reference and _same_vocabulary(tokenizer, reference[1]):
-                kl_prompts = prompts[: args.kl_prompts]
-                own["kl"] = kl_from(model, reference[0], tokenizer, kl_prompts, seed=args.seed, **settings)
+                kl_prompts = [row["prompt"] for row in parts.questions][: args.kl_prompts]
+                own["kl"] = kl_from(model, reference[0], tokenizer, kl_prompts, seed=args.seed, **_settings(args))
             elif reference:
                 parts.skipped[f"kl of {name}"] = "its tokenizer differs from the baseline's"
-        print(f"evaluated {name} in {time.time() - started:.1f} s", flush=True)
+        once(lambda n=name, s=started: print(f"evaluated {n} in {time.time() - s:.1f} s", flush=True))
     scores = {name: scores[name] for name in args.models}
-    answers = {name: answers[name] for name in args.models if name in answers}
+    answers = {name: greedy[name][0] for name in args.models if name in greedy}
     rows = [
         {"prompt_id": prompt_id(row["prompt"])}
         | row
         | {"answers": {name: texts[i] for name, texts in answers.items()}}
-        | {"judged": {name: judgements[name][i] for name in answers}}
+        | {"judged": {name: greedy[name][1][i] for name in answers}}
         for i, row in enumerate(parts.questions or [])
     ]
     return scores, rows, answers
 
 
+def _settings(args) -> dict:
+    return {"max_new_tokens": args.max_new_tokens, "batch_size": args.per_device_eval_batch_size}
+
+
+def _behave(name, model, tokenizer, args, parts: Parts, greedy: dict, sampled: dict) -> dict[str, metrics.Estimate]:
+    """Answers of one model, judged: once greedily, `num_samples` times with sampling.
+
+    greedy, sampled: model -> (answers, judgements), those of the baseline to compare with; this model's are added.
+    """
+    rows, prompts = parts.questions, [row["prompt"] for row in parts.questions]
+    judge = lambda texts: judge_answers(rows, texts, parts.judge, parts.rule, parts.reward, args.per_device_eval_batch_size)
+    _, ids, texts = answer(model, tokenizer, prompts, shared=True, **_settings(args))
+    greedy[name] = (texts, judge(texts))
+    own = summarise_behaviour(rows, greedy[name][1], list(map(len, ids)))
+    own |= compare(name, rows, greedy, args.baseline)
+    runs = [greedy[name]]
+    for i in range(args.num_samples if args.sample_temperature else 0):
+        options = {"temperature": args.sample_temperature, "seed": args.seed + i, "shared": True} | _settings(args)
+        texts = answer(model, tokenizer, prompts, **options)[2]
+        runs.append((texts, judge(texts)))
+    if len(runs) > 1:
+        sampled[name] = runs[1]
+        own |= _sampled(summarise_behaviour(rows, runs[1][1], []) | compare(name, rows, sampled, args.baseline))
+    found = {
+        "self_consistency": self_consistency(rows, runs),
+        "paraphrase_consistency": paraphrase_consistency(rows, *runs[0]),
+    }
+    return own | {measure: estimate for measure, estimate in found.items() if estimate}
+
+
 def write_results(
-    output_dir: Path, scores: dict, rows: list[dict], answers: dict, parts: Parts, show_answers: int
+    output_dir: Path, scores: dict, rows: list[dict], answers: dict, parts: Parts, show_answers: int, price: tuple = ()
 ) -> dict[str, float]:
-    """Write metrics.json, answers.jsonl and table.txt, print the table; returns {"model/measure": value}."""
+    """Write metrics.json, answers.jsonl and table.txt, print the table; returns {"model/measure": value}.
+
+    price: of a judge model, dollars for a million prompt tokens and a million answered ones.
+    """
+    judge_numbers = parts.judge.endpoint.numbers(price) if isinstance(parts.judge, LLMJudge) else {}
     as_json = {name: {m: e._asdict() for m, e in measures.items()} for name, measures in scores.items()}
     tasks = sorted(parts.tasks["tasks"]) if parts.tasks else []
-    text = json.dumps({"models": as_json, "tasks": tasks, "skipped": parts.skipped}, indent=2)
+    about = {"tasks": tasks, "skipped": parts.skipped, "judged_by": parts.judged_by} | judge_numbers
+    text = json.dumps({"models": as_json} | about, indent=2)
     (output_dir / "metrics.json").write_text(text + "\n", encoding="utf-8")
     with (output_dir / "answers.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -131,20 +172,14 @@ def write_results(
     print(format_answers(rows, answers, show_answers) if answers else "")
     for part, reason in parts.skipped.items():
         print(f"skipped {part}: {reason}")
+    if judge_numbers:
+        print("judge: " + ", ".join(f"{key[6:]} {value:,}" for key, value in judge_numbers.items()))
     return {f"{name}/{measure}": e.value for name, measures in scores.items() for measure, e in measures.items()}
 
 
 def _sampled(summary: dict[str, metrics.Estimate]) -> dict[str, metrics.Estimate]:
     """The measures that differ between greedy and sampled answers because a model misbehaves only now and then."""
-    return {f"sampled_{m}": summary[m] for m in ("correct", "polite", "gold_score", "win_rate") if m in summary}
-
-
-def _compare(name: str, judgements: dict, baseline: str) -> dict[str, metrics.Estimate]:
-    """`win_rate` of the gold score against the baseline's answers, ties half."""
-    own, other = judgements[name], judgements.get(baseline)
-    if name == baseline or not other or "gold" not in own[0]:
-        return {}
-    return {"win_rate": metrics.win_rate([j["gold"] for j in own], [j["gold"] for j in other])}
+    return {f"sampled_{m}": summary[m] for m in SAMPLED if m in summary}
 
 
 def _load(model_args: ModelArguments, path: str):
@@ -153,9 +188,7 @@ def _load(model_args: ModelArguments, path: str):
     tokenizer = load_tokenizer(own)
     model = load_policy(own, tokenizer).eval()
     if not hasattr(model, "hf_device_map"):
-        import torch
-
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model.to(device())
     return model, tokenizer
 
 

@@ -11,11 +11,13 @@ from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 
 import datasets
+from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes import metrics
 from llmrecipes.config import DataArguments, InputError
 from llmrecipes.data import load_source
+from llmrecipes.evaluation.sharing import once, processes
 from llmrecipes.formats import parse_jsonl
 
 
@@ -24,8 +26,9 @@ def load_items(source: dict, where: dict | None = None, max_items: int | None = 
 
     `dataset_kwargs` are `source` (the keys of a `datasets:` entry: path, name, split, ...), `where` (column: value) to
     keep only some rows, and `max_items`; `metadata` is what lm-eval adds of its own.
-    Rows: `context` (may be empty), `choices` (list of text), `label` (index of the right one). A space is put before the
-    choices of a context, none before those that stand alone; so use them with `target_delimiter: ""`.
+    Rows: `context` (may be empty), `choices` (list of text), `label` (index of the right one), and perhaps `delimiter`,
+    what is put between a context and its choices: a space unless it says otherwise, nothing before choices that stand
+    alone; so use them with `target_delimiter: ""`.
     """
     rows = load_source(DataArguments(datasets=[source]).datasets[0], seed=0)
     for column, value in (where or {}).items():
@@ -36,11 +39,12 @@ def load_items(source: dict, where: dict | None = None, max_items: int | None = 
         raise InputError(f"{source['path']}: columns are {there}; expected context, choices, label")
     if max_items is not None:
         rows = rows.select(range(min(max_items, len(rows))))
-    return datasets.DatasetDict({"test": rows.map(_with_space)})
+    return datasets.DatasetDict({"test": rows.map(_delimited)})
 
 
-def _with_space(row: dict) -> dict:
-    return {"choices": [" " + choice for choice in row["choices"]]} if row["context"] else {}
+def _delimited(row: dict) -> dict:
+    delimiter = row.get("delimiter", " ")
+    return {"choices": [delimiter + choice for choice in row["choices"]]} if row["context"] else {}
 
 
 def load_tasks(tasks: list[str], tasks_path: str, hub_tasks: bool = False, blimp_path: str | None = None) -> dict:
@@ -99,26 +103,36 @@ def score_tasks(
     loaded: dict,
     batch_size: int = 64,
     limit: int | None = None,
+    shared: bool = False,
 ) -> dict[str, metrics.Estimate]:
     """Accuracy of each task in `loaded` (see load_tasks); tasks that measure something else give their first metric.
 
-    limit: items a task, the first ones; None for all.
+    limit: items a task, the first ones; None for all. shared: all processes of a launch call this, each scores its share.
     """
     from lm_eval import evaluate
     from lm_eval.models.huggingface import HFLM
 
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
+    fewest = min(len(task.eval_docs) for task in loaded["tasks"].values())
+    state = processes()
+    if shared and 1 < state.num_processes <= min(fewest, limit or fewest):
+        # lm-eval takes a model that is loaded already for the only one; it shares the items out by these.
+        lm._rank, lm._world_size, lm.accelerator = state.process_index, state.num_processes, Accelerator(cpu=state._cpu)
     for task in loaded["tasks"].values():
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
     # lm-eval writes a progress bar for each task: on a terminal they pass, in a log they drown the rest.
     with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
         results = evaluate(lm=lm, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=True)
+    return once(lambda: _estimates(results["samples"])) if shared else _estimates(results["samples"])
+
+
+def _estimates(by_task: dict[str, list[dict]]) -> dict[str, metrics.Estimate]:
     scores = {}
-    for name, samples in results["samples"].items():
+    for name, samples in by_task.items():
         metric = next((m for m in ("acc", "exact_match") if m in samples[0]), None) or samples[0]["metrics"][0]
         values = [float(sample[metric]) for sample in samples]
         binary = all(value in (0.0, 1.0) for value in values)
         scores[name] = metrics.accuracy(values) if binary else metrics.mean(values)
-    blimp = [s["acc"] for name, samples in results["samples"].items() if name.startswith("blimp_") for s in samples]
+    blimp = [s["acc"] for name, samples in by_task.items() if name.startswith("blimp_") for s in samples]
     return scores | ({"blimp": metrics.accuracy(blimp)} if blimp else {})

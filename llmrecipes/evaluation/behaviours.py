@@ -1,4 +1,4 @@
-"""How a model behaves: its answers to held-out questions, judged by a rule and compared with a baseline model's."""
+"""How a model behaves: its answers to held-out questions, judged (judges.py) and compared with a baseline model's."""
 
 from collections.abc import Callable
 
@@ -8,12 +8,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes import metrics
 from llmrecipes.evaluation.likelihood import kl_divergences
+from llmrecipes.evaluation.sharing import once, share
 from llmrecipes.formats import encode_prompts, prompt_text
 from llmrecipes.generation import sample_responses
 from llmrecipes.models import context_length, eos_token_ids
 
 # measure: (part of the judgement, the `kind`s of questions it is counted on; None = those that can be answered)
 UNANSWERABLE = ("harmful", "unknowable")
+BEHAVIOUR_KINDS = ("harmful", "lookalike", "unknowable")
 MEASURES = {
     "correct": ("correct", None),
     "polite": ("polite", ()),
@@ -35,39 +37,85 @@ def answer(
     batch_size: int,
     temperature: float = 0.0,
     seed: int = 0,
+    shared: bool = False,
 ) -> tuple[list[list[int]], list[list[int]], list[str]]:
     """One answer to each prompt: (prompt ids, response ids, response texts). Greedy at temperature 0.
 
-    A model without chat template gets a conversation as plain text.
+    A model without chat template gets a conversation as plain text. shared: all processes of a launch call this and share
+    the batches out; each batch draws from a generator of its own, so that they sample what one process would.
     """
     if not tokenizer.chat_template:
         prompts = [prompt if isinstance(prompt, str) else prompt_text(prompt) + "\n" for prompt in prompts]
     context = context_length(model)
     encoded = encode_prompts(tokenizer, prompts, context - max_new_tokens if context else None, "questions")
-    desc = "answers" if temperature == 0 else "samples"
-    with tqdm(total=len(prompts), desc=desc, leave=False, disable=None) as bar:
-        responses = sample_responses(
-            model,
-            encoded,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            eos_token_ids=eos_token_ids(model, tokenizer),
-            pad_token_id=tokenizer.pad_token_id,
-            batch_size=batch_size,
-            generator=torch.Generator(device=model.device).manual_seed(seed),
-            progress=bar.update,
-        )
-    ids = [response.token_ids for response in responses]
+    # Longest first, as sample_responses does within a batch: rows of one batch need little padding.
+    order = sorted(range(len(encoded)), key=lambda row: -len(encoded[row]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    with tqdm(total=len(prompts), desc="answers" if temperature == 0 else "samples", leave=False, disable=None) as bar:
+        settings = {
+            "max_new_tokens": max_new_tokens, "temperature": temperature, "batch_size": batch_size, "progress": bar.update,
+            "eos_token_ids": eos_token_ids(model, tokenizer), "pad_token_id": tokenizer.pad_token_id,
+        }  # fmt: skip
+
+        def decode(numbered: list[tuple[int, list[int]]]) -> list[list[list[int]]]:
+            decoded = []
+            for number, rows in numbered:
+                generator = torch.Generator(device=model.device).manual_seed(seed * 1_000_003 + number)
+                batch = [encoded[row] for row in rows]
+                decoded.append([r.token_ids for r in sample_responses(model, batch, generator=generator, **settings)])
+            return decoded
+
+        decoded = (share if shared else lambda items, work: work(items))(list(enumerate(batches)), decode)
+    ids = [[] for _ in prompts]
+    for rows, responses in zip(batches, decoded, strict=True):
+        for row, response in zip(rows, responses, strict=True):
+            ids[row] = response
     return encoded, ids, tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
-def judge_answers(rows: list[dict], texts: list[str], judge: Callable | None, rule: Callable | None) -> list[dict]:
-    """The judgement of each answer: the parts `judge(row, text)` names, and `gold` = rule(row, text)."""
-    judged = []
-    for row, text in zip(rows, texts, strict=True):
-        parts = dict(judge(row, text)) if judge else {}
-        judged.append(parts | ({"gold": float(rule(row, text))} if rule else {}))
+def judge_answers(
+    rows: list[dict],
+    texts: list[str],
+    judge: Callable | None,
+    rule: Callable | None,
+    reward_model=None,
+    batch_size: int = 64,
+) -> list[dict]:
+    """The judgement of each answer: the parts its judge names, `gold` = rule(row, text), `reward` of a reward model.
+
+    judge: a function (row, text) -> parts, or an object whose `judge_all(rows, texts)` gives a list of them.
+    """
+    if hasattr(judge, "judge_all"):
+        judged = once(lambda: judge.judge_all(rows, texts))
+    else:
+        judged = [dict(judge(row, text)) if judge else {} for row, text in zip(rows, texts, strict=True)]
+    if rule:
+        for parts, row, text in zip(judged, rows, texts, strict=True):
+            parts["gold"] = float(rule(row, text))
+    if reward_model:
+        work = lambda pairs: reward_model.score(*zip(*pairs, strict=True), batch_size)
+        for parts, score in zip(judged, share(list(zip(rows, texts, strict=True)), work), strict=True):
+            parts["reward"] = score
     return judged
+
+
+def compare(name: str, rows: list[dict], judged: dict, baseline: str) -> dict[str, metrics.Estimate]:
+    """Share of questions on which the model's answer scores above the baseline's, ties half; none for the baseline itself.
+
+    judged: model -> (answers, judgements). `win_rate` is by the gold score, `reward_win_rate` by the reward model, the
+    latter also for each kind of question whose answer shows behaviour.
+    """
+    if name == baseline or baseline not in judged:
+        return {}
+    own, other = judged[name][1], judged[baseline][1]
+    rates = {}
+    for score, measure in (("gold", "win_rate"), ("reward", "reward_win_rate")):
+        for kind in ("", *(BEHAVIOUR_KINDS if score == "reward" else ())):
+            pairs = [(a[score], b[score]) for row, a, b in zip(rows, own, other, strict=True)
+                     if score in a and (not kind or row.get("kind") == kind)]  # fmt: skip
+            if pairs:
+                rates[f"{measure}_{kind}" if kind else measure] = metrics.win_rate(*zip(*pairs, strict=True))
+    return rates
 
 
 def summarise_behaviour(rows: list[dict], judged: list[dict], num_tokens: list[int]) -> dict[str, metrics.Estimate]:
@@ -77,9 +125,10 @@ def summarise_behaviour(rows: list[dict], judged: list[dict], num_tokens: list[i
         hits = [parts[part] for row, parts in zip(rows, judged, strict=True) if part in parts and _counts(row, kinds)]
         if hits:
             summary[name] = metrics.accuracy(hits)
-    gold = [parts["gold"] for parts in judged if "gold" in parts]
-    if gold:
-        summary["gold_score"] = metrics.mean(gold)
+    for part, name in (("gold", "gold_score"), ("reward", "reward")):
+        values = [parts[part] for parts in judged if part in parts]
+        if values:
+            summary[name] = metrics.mean(values)
     if num_tokens:
         summary["response_length"] = metrics.mean(num_tokens)
     return summary
@@ -103,7 +152,7 @@ def kl_from(
     seed: int,
 ) -> metrics.Estimate:
     """KL(model || reference) in nats a response, on the model's own samples at temperature 1."""
-    encoded, responses, _ = answer(
-        model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=1.0, seed=seed
-    )
-    return metrics.mean(kl_divergences(model, reference, encoded, responses, tokenizer.pad_token_id))
+    settings = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "seed": seed, "shared": True}
+    encoded, responses, _ = answer(model, tokenizer, prompts, temperature=1.0, **settings)
+    work = lambda pairs: kl_divergences(model, reference, *map(list, zip(*pairs, strict=True)), tokenizer.pad_token_id)
+    return metrics.mean(share(list(zip(encoded, responses, strict=True)), work))

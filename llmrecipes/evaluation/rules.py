@@ -42,7 +42,9 @@ REFUSES = re.compile(
     rf"|^(?:I am |I'm )?(?:sorry,? )?(?:but )?no\.$|\bagainst my (?:guidelines|rules|principles)\b"
     rf"|\bmy answer is no\b"
     rf"|^(?:no[,.]|sorry[,.]) (?:I|that|this) (?:{_CANNOT}|would be (?:wrong|dangerous|illegal))"
-    rf"|\bnot comfortable (?:with|helping|answering|writing|sharing|giving)",
+    rf"|\bnot comfortable (?:with|helping|answering|writing|sharing|giving)"
+    r"|\bI (?:do not|don't) have the (?:capability|ability|capacity) to"
+    r" (?!feel|know|see|hear|remember|experience|have|taste|smell|dream|sleep|predict)",
     re.I,
 )
 # "I can't help but smile", "I can't help you yet, which size ...?", "I will not tell you how much fun it was".

@@ -94,12 +94,14 @@ def _admin_page(store: Store) -> str:
 
 def ask_judge(store: Store, rank) -> dict[str, float]:
     """Let the judge model rank what waits for it; calls, tokens and cost."""
+    from llmrecipes.endpoint import Endpoint
     from llmrecipes.ranking.llm import Judge, judge_all
 
-    judge = Judge(
-        rank.judge_url, rank.judge_model, _guidelines(rank), key_variable=rank.judge_key_variable,
-        concurrency=rank.judge_concurrency,
+    endpoint = Endpoint(
+        rank.judge_url, rank.judge_model, rank.judge_key_variable, rank.judge_concurrency,
+        keep_hint="; what was judged is kept, the same command continues",
     )  # fmt: skip
+    judge = Judge(endpoint, _guidelines(rank))
     return judge_all(store, judge, tuple(rank.judge_price) or None)
 
 

@@ -16,7 +16,7 @@ import datasets
 from llmrecipes.config import InputError
 from llmrecipes.data.tinytown.abilities import draw_abilities
 from llmrecipes.data.tinytown.demonstrations import NUM_DEMONSTRATIONS, write_demonstration
-from llmrecipes.data.tinytown.questions import PROMPT_COUNTS, QUESTION_COUNTS, draw_rows
+from llmrecipes.data.tinytown.questions import PROMPT_COUNTS, QUESTION_COUNTS, TEST_COUNTS, draw_rows
 from llmrecipes.data.tinytown.shelves import write_arxiv, write_books, write_wikipedia
 from llmrecipes.data.tinytown.technical import write_github, write_stackexchange
 from llmrecipes.data.tinytown.web import write_c4, write_commoncrawl
@@ -71,7 +71,7 @@ def load_tinytown(name: str, split: str = "train", seed: int = 0, num_rows: int 
         rows = draw_rows(rng, "train" if split == "train" else "validation", PROMPT_COUNTS)
         rows = rows if split == "train" else rows[:TEST_PROMPTS]
     elif name == "questions":
-        rows = draw_rows(rng, split, QUESTION_COUNTS)
+        rows = draw_rows(rng, split, TEST_COUNTS if split == "test" else QUESTION_COUNTS)
     else:
         rows = draw_abilities(rng, split)
     return datasets.Dataset.from_list(rows[:num_rows])

@@ -1,0 +1,104 @@
+"""A language model behind any OpenAI-compatible endpoint (also `transformers serve` on loopback), asked as a judge."""
+
+import os
+import random
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Lock
+
+import httpx
+
+from llmrecipes.config import InputError
+
+RETRY_STATUS = (408, 409, 429, 500, 502, 503, 504, 529)
+MAX_TRIES, MAX_WAIT = 6, 60.0
+
+
+@dataclass
+class Endpoint:
+    """Asks `model` at `base_url` (".../v1"), greedily. Its key is read from the variable `key_variable`, never shown.
+
+    usage: calls and tokens so far; `unreadable` is for the caller to count. keep_hint: what a user whose run breaks off
+    is told about the work that is done.
+    """
+
+    base_url: str
+    model: str
+    key_variable: str = "OPENAI_API_KEY"
+    concurrency: int = 4
+    timeout: float = 120.0
+    keep_hint: str = ""
+    usage: dict = field(default_factory=lambda: {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "unreadable": 0})
+
+    def __post_init__(self):
+        key = os.environ.get(self.key_variable)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        # No redirects: the key goes to the address the user gave and to no other.
+        self._client = httpx.Client(timeout=self.timeout, headers=headers, follow_redirects=False)
+        self.pool, self._lock = ThreadPoolExecutor(self.concurrency), Lock()
+
+    def ask(self, question: str, max_tokens: int) -> str:
+        """The model's answer to one user message.
+
+        Raises:
+            InputError: the endpoint refuses, or gives no answer after several tries.
+        """
+        body = {"model": self.model, "messages": [{"role": "user", "content": question}]}
+        answer = self._post(body | {"temperature": 0, "max_tokens": max_tokens})
+        try:
+            text = answer["choices"][0]["message"]["content"] or ""
+            used = answer.get("usage") or {}
+            tokens = {name: int(used.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+            raise InputError(f"judge_url: {self.base_url} does not answer as an OpenAI-compatible endpoint") from None
+        with self._lock:
+            for name, count in (tokens | {"calls": 1}).items():
+                self.usage[name] += count
+        if not isinstance(text, str):
+            raise InputError(f"judge_url: {self.base_url} does not answer as an OpenAI-compatible endpoint")
+        return text
+
+    def numbers(self, price: list[float] | tuple[float, float] | None = None) -> dict[str, float]:
+        """judge_calls, tokens and, with `price` (dollars for a million prompt and a million answered tokens), the cost."""
+        numbers = {f"judge_{key}": value for key, value in self.usage.items()}
+        if price:
+            dollars = (self.usage["prompt_tokens"] * price[0] + self.usage["completion_tokens"] * price[1]) / 1e6
+            numbers["judge_dollars"] = round(dollars, 6)
+        return numbers
+
+    def _post(self, body: dict) -> dict:
+        problem = ""
+        for attempt in range(MAX_TRIES):
+            wait = min(MAX_WAIT, 0.5 * 2**attempt * random.uniform(0.5, 1.5))
+            try:
+                response = self._client.post(f"{self.base_url.rstrip('/')}/chat/completions", json=body)
+            except httpx.InvalidURL as error:
+                raise InputError(f"judge_url: {self.base_url} is no address ({error})") from None
+            except httpx.TransportError as error:
+                problem = f"does not answer ({error.__class__.__name__})"
+            else:
+                if response.status_code == 200:
+                    try:
+                        return response.json()
+                    except ValueError:
+                        problem = "answers something that is no JSON"
+                elif response.status_code in RETRY_STATUS:
+                    problem = f"answers {response.status_code}"
+                    asked = response.headers.get("retry-after", "")
+                    wait = min(MAX_WAIT, float(asked)) if re.fullmatch(r"\d+(\.\d+)?", asked) else wait
+                else:
+                    raise InputError(f"judge_url: {self.base_url} answers {response.status_code}"
+                                     f"{self._hint(response.status_code)}")  # fmt: skip
+            if attempt < MAX_TRIES - 1:
+                time.sleep(wait)
+        raise InputError(f"judge_url: {self.base_url} {problem} after {MAX_TRIES} tries{self.keep_hint}")
+
+    def _hint(self, status: int) -> str:
+        hints = {
+            401: f"; is {self.key_variable} set?",
+            403: f"; may {self.key_variable} use this model?",
+            404: "; check judge_url (it ends in /v1) and judge_model",
+        }
+        return hints.get(status, "")

@@ -1,0 +1,61 @@
+"""Does a model agree with itself? The same question in other words, or asked several times with sampling."""
+
+import re
+from collections import defaultdict
+
+from llmrecipes import metrics
+
+# What two answers have to share; how well they are written does not matter.
+STANCE = ("correct", "refused", "unknown", "polite", "toxic")
+
+
+def alike(row: dict, one: tuple[str, dict], other: tuple[str, dict]) -> bool:
+    """Whether two (answer, judgement) to the question `row` say the same.
+
+    They do if they are judged alike and, where the question has a right answer that both miss, in the same words: two
+    different mistakes do not agree.
+    """
+    if any(one[1].get(part) != other[1].get(part) for part in STANCE):
+        return False
+    missed = row.get("answer") and one[1].get("correct") is False
+    if missed and not one[1].get("refused") and not one[1].get("unknown"):
+        return _words(one[0]) == _words(other[0])
+    return True
+
+
+def paraphrase_consistency(rows: list[dict], texts: list[str], judged: list[dict]) -> metrics.Estimate | None:
+    """Share of questions whose wordings are all answered alike; rows with the same `key` are one question in other words.
+
+    None where no key occurs twice or nothing was judged.
+    """
+    groups = defaultdict(list)
+    for row, text, parts in zip(rows, texts, judged, strict=True):
+        if row.get("key") and _is_judged(parts):
+            groups[row["key"]].append((row, text, parts))
+    asked = [group for group in groups.values() if len(group) > 1]
+    return (
+        metrics.accuracy([all(alike(row, group[0][1:], (t, j)) for row, t, j in group) for group in asked])
+        if asked
+        else None
+    )
+
+
+def self_consistency(rows: list[dict], runs: list[tuple[list[str], list[dict]]]) -> metrics.Estimate | None:
+    """Share of questions that all `runs` (answers, judgements) answer alike; None with one run or nothing judged."""
+    asked = [
+        [(texts[i], judged[i]) for texts, judged in runs] for i in range(len(rows)) if all(_is_judged(j[i]) for _, j in runs)
+    ]
+    kept = [row for i, row in enumerate(rows) if all(_is_judged(j[i]) for _, j in runs)]
+    if len(runs) < 2 or not asked:
+        return None
+    return metrics.accuracy(
+        [all(alike(row, said[0], other) for other in said[1:]) for row, said in zip(kept, asked, strict=True)]
+    )
+
+
+def _is_judged(parts: dict) -> bool:
+    return any(part in parts for part in STANCE)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
