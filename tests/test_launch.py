@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).parent.parent
@@ -190,7 +191,7 @@ def test_two_processes_measure_what_one_measures(inputs, tmp_path):
         config.write_text(yaml.safe_dump(values | {"output_dir": str(output_dir)}))
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"configs/accelerate/{topology}.yaml"]
         result = subprocess.run(
-            [*launch, "recipes/evaluate.py", "--config", str(config)],
+            [*launch, __file__, "recipes/evaluate.py", "--config", str(config)],
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
             capture_output=True,
@@ -224,4 +225,12 @@ def test_topology_is_read_by_accelerate_and_holds_no_training_key(path):
 
 
 if __name__ == "__main__":
-    run_stages(Path(sys.argv[1]), Path(sys.argv[2]))
+    if sys.argv[1].startswith("recipes/"):
+        sys.argv[:] = sys.argv[1:]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    else:
+        run_stages(Path(sys.argv[1]), Path(sys.argv[2]))
+    if torch.distributed.is_initialized():
+        from ppo_toys import leave
+
+        leave()

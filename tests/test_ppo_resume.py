@@ -100,8 +100,8 @@ others = whole.accelerator.gather(mine[None])
 assert torch.equal(others[0], others[1]), "the processes' weights differ"
 assert isinstance(whole.model_wrapped, torch.nn.parallel.DistributedDataParallel)
 whole.save_model(str(folder / "final"))
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()
+import ppo_toys
+ppo_toys.leave()
 """
 KINDS = {
     "full": dict,

@@ -158,5 +158,4 @@ def test_sharded_resumes_exactly(launch, topology, kind):
 
 if __name__ == "__main__":
     run_kinds(Path(sys.argv[1]), Path(sys.argv[2]))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    toys.leave()

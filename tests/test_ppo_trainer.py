@@ -117,8 +117,8 @@ import torch, test_ppo_trainer as tests
 weights = tests.one_step(Path({folder!r}), per_device_train_batch_size=2, gradient_accumulation_steps=2)
 if torch.distributed.get_rank() == 0:
     torch.save(weights, {folder!r} + "/weights.pt")
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()
+import ppo_toys
+ppo_toys.leave()
 """
 
 

@@ -425,8 +425,7 @@ for mode in ({{"vllm_mode": "server", "vllm_server_base_url": {url!r}, "vllm_gro
     assert len(set(trainer.accelerator.gather(norm[None]).tolist())) == 1, "the processes' weights differ"
     difference = tests.logged(trainer, "sampling/sampling_logp_difference/mean")
     assert 0 < difference[0] < 0.1, difference
-trainer.accelerator.wait_for_everyone()  # none closes its connections under another
-torch.distributed.destroy_process_group()
+toys.leave()
 """
 
 
@@ -465,8 +464,7 @@ for kind in ("full", "lora"):
     rank = trainer.args.process_index
     engine = vllm.LLM.instances[-1].engine.weights
     save_file(dict(engine.named_parameters()), folder / kind / f"engine-{{rank}}.safetensors")
-trainer.accelerator.wait_for_everyone()  # none closes its connections under another
-torch.distributed.destroy_process_group()
+toys.leave()
 """
 
 
