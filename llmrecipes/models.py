@@ -176,9 +176,8 @@ def _load(auto_class, model: ModelArguments, tokenizer, trust_remote_code: bool,
     quantization = get_quantization_config(model)
     if quantization is not None:
         device = PartialState().device
-        place = (
-            "cpu" if device.type == "cpu" else device
-        )  # one of several processes on CPUs is at `cpu:0`, which is no place
+        # One of several processes on CPUs is at `cpu:0`, which is no place.
+        place = "cpu" if device.type == "cpu" else device
         kwargs |= {"quantization_config": quantization, "device_map": {"": place}}
     with _loading(path, "model"):
         loaded = auto_class.from_pretrained(

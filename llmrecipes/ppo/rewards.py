@@ -59,10 +59,10 @@ class Rewards:
         self.tokenizers = [policy_tokenizer if tokenizer is None else tokenizer for tokenizer in tokenizers]
         self.weights = torch.tensor(weights or [1.0] * len(self.functions))
         self.names = []
-        for function in functions:
+        for function, is_model in zip(functions, self.is_model, strict=True):
             name = reward_name(function)
             self.names.append(f"{name}_{len(self.names)}" if name in self.names else name)
-            if isinstance(function, PreTrainedModel):
+            if is_model:
                 check_reward_model(function)
 
     @property
