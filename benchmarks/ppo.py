@@ -4,9 +4,9 @@
 
 trl 1.12.0 gets an environment of its own, made on the first call in benchmarks/.trl (venv and pip). Both sides run in
 turns, one process each, on the same models, prompts (in the same order) and response lengths, which a schedule settles:
-random weights, fp32, num_mini_batches 1, pad != eos, no sample generations; the first update warms up, TRL's last of a pass
-is not run. CPU time of one thread is measured, which other work on the machine disturbs least. "separate" is like for like,
-"shared" (one trunk for policy and value) is another algorithm and stands apart.
+random weights, fp32, num_mini_batches 1, pad != eos, no sample generations, old log-probabilities from sampling; the first
+update warms up, TRL's last of a pass is not run. CPU time of one thread is measured, which other work on the machine
+disturbs least. "separate" is like for like, "shared" (one trunk for policy and value) is another algorithm and stands apart.
 """
 
 import argparse

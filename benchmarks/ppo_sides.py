@@ -242,7 +242,9 @@ def run_ours(run: Run, value_model: str) -> None:
     from llmrecipes.generation import sample_responses
     from llmrecipes.ppo.config import PPOConfig
     from llmrecipes.ppo.trainer import PPOTrainer
+    from llmrecipes.run import keep_freed_memory
 
+    keep_freed_memory()  # as recipes/ppo.py does
     watch, tokenizer = run.watch, build_tokenizer(run.work["vocab"], run.workload == "stop_pad_is_eos")
     policy, reference, reward, value = build_models(run.work)
 
@@ -266,7 +268,7 @@ def run_ours(run: Run, value_model: str) -> None:
         model=policy,
         args=PPOConfig(
             **run.common_arguments(), max_completion_length=run.response, logging_steps=1, value_model=value_model,
-            shuffle_dataset=False,
+            shuffle_dataset=False, old_logprobs="sampler",
         ),
         train_dataset=Dataset.from_list([{"prompt": row} for row in run.prompts]), processing_class=tokenizer,
         ref_model=reference, reward_funcs=toy_reward if run.toy else reward, sampler=sampler, callbacks=[Updates()],

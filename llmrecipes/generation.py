@@ -22,10 +22,12 @@ class Response:
     token_ids: the new tokens, the end-of-sequence token included when the model emitted one.
     finish_reason: "stop" if the model ended the response itself (by EOS or a stop string), "length" if `max_new_tokens`
         cut it.
+    logprobs: each token's log-probability at the temperature, before top_k and top_p; only with `return_logprobs`.
     """
 
     token_ids: list[int]
     finish_reason: str
+    logprobs: list[float] | None = None
 
 
 def sample_responses(
@@ -42,6 +44,7 @@ def sample_responses(
     generator: torch.Generator | None = None,
     stopping_criteria: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     progress: Callable[[int], object] | None = None,
+    return_logprobs: bool = False,
 ) -> list[Response]:
     """Samples one response for each prompt (repeat a prompt to get several); answers stand in the prompts' order.
 
@@ -65,7 +68,7 @@ def sample_responses(
             rows = order[start : start + batch_size]
             batch = _decode_batch(
                 model, [prompts[row] for row in rows], max_new_tokens, eos_token_ids, pad_token_id,
-                temperature, top_k, top_p, generator, stopping_criteria, progress,
+                temperature, top_k, top_p, generator, stopping_criteria, progress, return_logprobs,
             )  # fmt: skip
             for row, response in zip(rows, batch, strict=True):
                 responses[row] = response
@@ -98,7 +101,7 @@ def _check_request(model, prompts, max_new_tokens, temperature, top_k, top_p, ba
 @torch.no_grad()
 def _decode_batch(
     model, prompts, max_new_tokens, eos_token_ids, pad_token_id, temperature, top_k, top_p, generator, stopping_criteria,
-    progress,
+    progress, return_logprobs,
 ) -> list[Response]:  # fmt: skip
     device = model.device
     width = max(len(prompt) for prompt in prompts)
@@ -116,6 +119,7 @@ def _decode_batch(
     extra = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
     tokens = torch.full((len(prompts), max_new_tokens), pad_token_id, device=device)
+    logprobs = torch.zeros(tokens.shape, device=device) if return_logprobs else None
     lengths = torch.full((len(prompts),), max_new_tokens, device=device)
     stopped = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     alive = torch.arange(len(prompts), device=device)  # batch rows still decoding
@@ -126,6 +130,8 @@ def _decode_batch(
         ).logits[:, -1]
         chosen = sample_tokens(logits, temperature, top_k, top_p, generator)
         tokens[alive, step] = chosen
+        if return_logprobs:
+            logprobs[alive, step] = _chosen_logprobs(logits, chosen, temperature or 1.0)
         ended = torch.isin(chosen, eos)
         if stopping_criteria is not None:
             ended |= stopping_criteria(tokens[alive, : step + 1], logits)
@@ -145,10 +151,17 @@ def _decode_batch(
         position_ids = position_ids[:, -1:] + 1
     if progress is not None and len(alive):
         progress(len(alive))
+    told = logprobs.tolist() if return_logprobs else [None] * len(prompts)
     return [
-        Response(row[:length], "stop" if stop else "length")
-        for row, length, stop in zip(tokens.tolist(), lengths.tolist(), stopped.tolist(), strict=True)
+        Response(row[:length], "stop" if stop else "length", values and values[:length])
+        for row, length, stop, values in zip(tokens.tolist(), lengths.tolist(), stopped.tolist(), told, strict=True)
     ]
+
+
+def _chosen_logprobs(logits: torch.Tensor, chosen: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Logits (B, V), token ids (B,) -> the tokens' log-probabilities (B,)."""
+    logits = logits.float() / temperature
+    return logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
 
 def sample_tokens(

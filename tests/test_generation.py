@@ -61,6 +61,21 @@ def test_same_generator_state_same_responses():
     assert first == second != other
 
 
+def test_logprobs_are_the_models_at_the_temperature_and_before_the_filters():
+    model = tiny_model()
+    settings = {"temperature": 0.7, "top_k": 5}
+    plain, told = (
+        sample(model, prompts(), generator=torch.Generator().manual_seed(1), return_logprobs=told, **settings)
+        for told in (False, True)
+    )
+    assert [r.token_ids for r in told] == [r.token_ids for r in plain] and {r.logprobs for r in plain} == {None}
+    for prompt, response in zip(prompts(), told, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + response.token_ids])).logits[0, len(prompt) - 1 : -1]
+        expected = (logits / 0.7).log_softmax(-1)[range(len(response.token_ids)), response.token_ids]
+        assert response.logprobs == pytest.approx(expected.tolist(), abs=1e-5)
+
+
 def test_generation_config_does_not_leak():
     model = tiny_model()
     clean = sample(model, prompts(), generator=torch.Generator().manual_seed(1))

@@ -40,7 +40,7 @@ KINDS = {
         "metric_for_best_model": "eval_score",
     },
     "shared": {"value_model": "shared", "activation_checkpointing": True},
-    "fresh_value_model": {"reward": toys.even_share},
+    "fresh_value_model": {"reward": toys.even_share, "old_logprobs": "sampler"},
     "lora": {"trainer_arguments": {"peft_config": LoraConfig(r=4, target_modules="all-linear")}},
 }
 

@@ -23,7 +23,9 @@ from transformers import (
 from llmrecipes.config import InputError
 from llmrecipes.generation import Response
 from llmrecipes.models import train_tokenizer
+from llmrecipes.ppo import policy_value
 from llmrecipes.ppo.config import PPOConfig
+from llmrecipes.ppo.losses import response_mask
 
 
 def logged(trainer, name: str) -> list[float]:
@@ -74,6 +76,27 @@ def test_first_ratio_is_exactly_one_and_later_ones_are_not(tmp_path):
     ratios, kls = logged(trainer, "ratio"), logged(trainer, "approx_kl")
     assert [ratios[0], ratios[4]] == [1.0, 1.0] and [kls[0], kls[4]] == [0.0, 0.0]
     assert all(kl > 0 for step, kl in enumerate(kls) if step % 4)
+
+
+@pytest.mark.parametrize("value_model", ["separate", "shared"])
+def test_the_samplers_logprobs_stand_in_for_a_forward_pass_of_the_policy(tmp_path, monkeypatch, value_model):
+    forwards = []
+    compute = policy_value._logprobs
+    monkeypatch.setattr(policy_value, "_logprobs", lambda *args: forwards.append(torch.is_grad_enabled()) or compute(*args))
+    runs = {}
+    for source in ("recompute", "sampler"):
+        forwards.clear()
+        trainer = toys.trainer(tmp_path, old_logprobs=source, value_model=value_model, max_steps=2, temperature=0.8)
+        trainer.train()
+        runs[source] = trainer, forwards.count(False)
+    (recomputed, passes), (taken, fewer) = runs["recompute"], runs["sampler"]
+    assert fewer == passes / 2  # the reference's alone: two micro-batches
+    assert torch.allclose(taken._rollout.logprobs, recomputed._rollout.logprobs, atol=1e-5)
+    assert torch.equal(taken._rollout.values, recomputed._rollout.values)
+    assert logged(taken, "ratio")[0] == pytest.approx(1.0, abs=2e-5)
+    sampled = response_mask(taken._rollout.response_lengths)
+    estimate = -taken._rollout.logprobs.sum(1) / sampled.sum(1)
+    assert logged(taken, "entropy")[0] == pytest.approx(estimate.mean().item(), abs=1e-6)
 
 
 def test_learning_rate_zero_leaves_kl_at_zero_whatever_the_generation_config_says(tmp_path):

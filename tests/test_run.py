@@ -1,9 +1,12 @@
 """Start and finish of a run: nothing is overwritten, interrupted work continues, results are compared with the card."""
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from llmrecipes.config import InputError, RunArguments
 from llmrecipes.run import check_expected, fingerprint, finish_run, last_complete_checkpoint, read_manifest, start_run
@@ -104,3 +107,26 @@ def test_no_token_reaches_the_manifest(tmp_path):
     args = TrainingArguments(output_dir=str(tmp_path / "o"), hub_token="hf_secret", report_to="none", use_cpu=True)
     start_run("sft", RunArguments(), args, (args,))
     assert "hf_secret" not in json.dumps(read_manifest(tmp_path / "o"))
+
+
+@pytest.mark.skipif(sys.platform != "linux" or torch.accelerator.is_available(), reason="only for CPUs under Linux")
+def test_freed_memory_is_used_again_without_the_system():
+    code = """
+import resource, sys, torch
+from llmrecipes.run import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def faults():
+    torch.zeros(16 << 20)  # 64 MiB, 16,384 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+faults()
+before = faults()
+for _ in range(10):
+    after = faults()
+print(after - before)
+"""
+    given_back, kept = (
+        int(subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("give", "keep")
+    )
+    assert kept < 100 < given_back

@@ -151,6 +151,14 @@ class PPOConfig(TrainingArguments):
     logprob_chunk_size: int | None = field(
         default=None, metadata={"help": "Response tokens whose logits exist at a time; default: 128 MiB of logits."}
     )
+    old_logprobs: str = field(
+        default="recompute",
+        metadata={
+            "help": "Those that the update compares with. 'recompute': in the micro-batches of training, so that the first "
+            "ratio is exactly 1; 'sampler': as sampling had them, one forward pass less, the same but for rounding.",
+            "choices": ["recompute", "sampler"],
+        },
+    )
 
     # Update
     num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over each rollout."})
@@ -200,6 +208,7 @@ class PPOConfig(TrainingArguments):
             "overlong_prompts": ("error", "drop"),
             "kl_in": ("reward", "loss"),
             "value_model": (None, "separate", "shared"),
+            "old_logprobs": ("recompute", "sampler"),
             "vllm_mode": ("colocate", "server"),
             "vllm_model_impl": ("vllm", "transformers", "auto"),
             "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
@@ -214,6 +223,11 @@ class PPOConfig(TrainingArguments):
             self._check_vllm()
 
     def _check_vllm(self) -> None:
+        if self.old_logprobs == "sampler":
+            raise InputError(
+                "old_logprobs: sampler is for the built-in decode loop; vLLM's log-probabilities differ by more than "
+                "rounding, which vllm_importance_sampling_correction corrects"
+            )
         if find_spec("vllm") is None:
             raise InputError(
                 'use_vllm: vLLM is not installed here (pip install "vllm==0.30.0"; the training process needs it in both '

@@ -60,21 +60,20 @@ class PolicyAndValue(nn.Module):
     ):
         """(B, L) token ids, (B,) lengths -> (logprobs, entropy or None, values), each (B, T) float32, 0 on padding.
 
-        part: "policy" or "value" computes that model alone (where the trunk is not shared), None in the other's place.
+        part: "policy" or "value" computes that model's outputs alone, None in place of the others.
         With `function` its result instead: what must run within a forward call (see `sharding`).
         """
         if function is not None:
             return function()
         batch = input_ids, prompt_lengths, response_lengths
-        if part == "value":
-            return None, None, response_values(self.value_model, *batch)
-        hidden, mask = response_hidden_states(causal_lm(self.policy), *batch)
-        logprobs, entropy = _logprobs(self.policy, hidden, *batch, temperature, return_entropy, self.chunk_size)
-        if part == "policy":
-            return logprobs, entropy, None
-        if self.shares_trunk:
+        logprobs = entropy = values = None
+        if part != "value" or self.shares_trunk:
+            hidden, mask = response_hidden_states(causal_lm(self.policy), *batch)
+        if part != "value":
+            logprobs, entropy = _logprobs(self.policy, hidden, *batch, temperature, return_entropy, self.chunk_size)
+        if part != "policy" and self.shares_trunk:
             values = _to_padded(self.value_model(hidden.to(self.value_model.weight.dtype)).squeeze(-1).float(), mask)
-        else:
+        elif part != "policy":
             values = response_values(self.value_model, *batch)
         return logprobs, entropy, values
 

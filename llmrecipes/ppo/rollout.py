@@ -85,17 +85,23 @@ def forward_rollout(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fills in the rollout's logprobs and values; returns (reference logprobs, entropy), each (R, T).
 
+    Where the rollout has logprobs already they stay, and -logprobs is the entropy: an estimate by the one token sampled.
     ref_model: None stands for the policy without its adapter.
     """
     device = rollout.input_ids.device
     shape = len(rollout), int(rollout.response_lengths.max())
-    rollout.logprobs, entropy, rollout.values, ref_logprobs = (torch.zeros(shape, device=device) for _ in range(4))
+    rollout.values, ref_logprobs, entropy = (torch.zeros(shape, device=device) for _ in range(3))
+    part = None if rollout.logprobs is None else "value"
+    if part is None:
+        rollout.logprobs = torch.zeros(shape, device=device)
+    else:
+        entropy = -rollout.logprobs
     for rows in micro_batches:
         batch = {name: part for name, part in rollout.micro_batch(rows).items() if name in MODEL_INPUTS}
         place = torch.tensor(rows, device=device), slice(int(batch["response_lengths"].max()))
-        rollout.logprobs[place], entropy[place], rollout.values[place] = model(
-            **batch, temperature=temperature, return_entropy=True
-        )
+        logprobs, spread, rollout.values[place] = model(**batch, temperature=temperature, return_entropy=True, part=part)
+        if part is None:
+            rollout.logprobs[place], entropy[place] = logprobs, spread
         ref_logprobs[place] = model.reference_logprobs(ref_model, batch, temperature)
     return ref_logprobs, entropy
 

@@ -275,8 +275,8 @@ class PPOTrainer(Trainer):
         scores = adjust_scores(raw_scores.sum(1), args.normalize_scores, args.score_clip, self._all_reduce)
         scores = apply_missing_eos_penalty(scores, finished, args.missing_eos_penalty, args.missing_eos_mode)
 
-        # 2. Log-probabilities under policy and reference, and values; in the micro-batches of the first pass, so that
-        # the first probability ratio is exactly 1.
+        # 2. Log-probabilities under policy (unless the sampler's are taken) and reference, and values; in the micro-batches
+        # of the first pass, so that the first probability ratio is exactly 1.
         started = time.perf_counter()
         kl, entropy = self._forward_rollout(rollout, [part for minibatch in self._split(rollout, 0) for part in minibatch])
         self._record("time/rollout_forward", time.perf_counter() - started, 1)
@@ -325,6 +325,8 @@ class PPOTrainer(Trainer):
         self._record("time/score", time.perf_counter() - sampled, 1)
         rollout = Rollout.from_responses(rows["prompt_ids"], token_ids, self.pad_token_id, args.device)
         rollout.set_sampling_logprobs([getattr(response, "logprobs", None) for response in responses])
+        if args.old_logprobs == "sampler":
+            rollout.logprobs, rollout.sampling_logprobs = rollout.sampling_logprobs.nan_to_num(0.0), None
         return rollout, scores, torch.tensor(finished, device=args.device), token_ids
 
     def _sample(self, prompts: list[list[int]], generator: torch.Generator) -> list:
@@ -342,6 +344,7 @@ class PPOTrainer(Trainer):
             batch_size=args.per_device_generation_batch_size,
             generator=generator,
             stopping_criteria=self.stopping_criteria,
+            **({"return_logprobs": True} if args.old_logprobs == "sampler" else {}),
         )
         if args.use_vllm:  # whose engine has weights of its own
             return sample()
