@@ -123,7 +123,21 @@ def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "") -> No
     """Complete the manifest with `metrics` (name -> number), compare them with the run card, print the summary."""
     if state.is_main:
         _finish(state, metrics, made, next_steps)
-    _barrier()  # a launcher ends the others when one process leaves with an error: none leaves before all is written
+    wait_to_leave()
+
+
+def wait_to_leave() -> None:
+    """A launcher ends the others when one process leaves with an error: none leaves before all is written.
+
+    gloo's thread may come to drop the last collective when Python is already gone, which aborts the process
+    (pytorch#190489); this one it cannot drop.
+    """
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        work = dist.barrier(async_op=True)
+        work.wait()
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(work))
 
 
 def _finish(state: Run, metrics: dict, made: str, next_steps: str) -> None:
