@@ -16,6 +16,8 @@ SHARES |= {"unknown_on_knowable", "win_rate", "reward_win_rate", "self_consisten
 SHARES |= {f"sampled_{name}" for name in ("correct", "polite", "toxic", "win_rate", "reward_win_rate")}
 SHARES |= {f"reward_win_rate_{kind}" for kind in ("harmful", "lookalike", "unknowable")}
 
+ALPHA = 0.05  # p-values below it are marked
+
 
 class Estimate(NamedTuple):
     """A measured value, its interval [low, high] and the number of items n it rests on."""
@@ -156,6 +158,28 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, fl
     c = sum(bool(y) and not x for x, y in zip(first, second, strict=True))
     tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1))
     return b, c, min(1.0, float(2 * tail / 2 ** (b + c)))
+
+
+def mcnemar_by_measure(first: dict[str, Sequence], second: dict[str, Sequence]) -> dict[str, float]:
+    """mcnemar's p-value of each measure that both have, over the items on which both are true or false.
+
+    first, second: measure -> one value an item, None for those not measured; measures with other values are left out.
+    """
+    tests = {}
+    for name in first.keys() & second.keys():
+        pairs = [pair for pair in zip(first[name], second[name], strict=True) if None not in pair]
+        if pairs and all(value in (0, 1) for pair in pairs for value in pair):
+            tests[name] = mcnemar(*zip(*pairs, strict=True))[2]
+    return {name: tests[name] for name in first if name in tests}
+
+
+def describe_tests(baseline: str, p_values: dict[str, dict[str, float]]) -> str:
+    """What the mark `*` says beside a figure: the p-value in `p_values` (model -> measure -> p) is below ALPHA."""
+    count = sum(map(len, p_values.values()))
+    return (
+        f"* differs from {baseline} on the same questions, p < {ALPHA:g} (McNemar's exact test; {count} comparisons, not "
+        "corrected for their number)"
+    )
 
 
 def pair_agreement(first: Sequence[float], second: Sequence[float]) -> float | None:

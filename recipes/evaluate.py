@@ -2,7 +2,8 @@
 
 Papers: lm-eval (Gao et al. 2021), InstructGPT (arXiv 2203.02155) for win rates.
 Launch: python recipes/evaluate.py --config configs/quickstart/evaluate.yaml
-Writes: output_dir/metrics.json (value, low, high, n of each), answers.jsonl (every answer, judged), table.txt.
+Writes: output_dir/metrics.json (`models`: value, low, high, n of each measure; `p_values`: each model against the baseline,
+McNemar's exact test), answers.jsonl (every answer, judged), table.txt.
 """
 
 from dataclasses import dataclass, field

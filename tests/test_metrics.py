@@ -96,6 +96,10 @@ def test_mcnemar_counts_only_items_on_which_the_two_differ():
     first, second = [1, 0, 0, 0, 0, 0, 1, 0], [0, 1, 1, 1, 1, 1, 1, 0]
     assert metrics.mcnemar(first, second) == (1, 5, pytest.approx(14 / 64))
     assert metrics.mcnemar([1, 1], [1, 1]) == (0, 0, 1.0)
+    by_measure = [{"a": first, "gold": [0.5] * len(first), "one": first}, {"a": second, "gold": [0.1] * len(first)}]
+    assert metrics.mcnemar_by_measure(*by_measure) == {"a": pytest.approx(14 / 64)}
+    assert metrics.mcnemar_by_measure({"a": [None, 1, None]}, {"a": [1, 0, 0]}) == {"a": 1.0}
+    assert metrics.mcnemar_by_measure({"a": [None]}, {"a": [1]}) == {}
 
 
 @pytest.mark.parametrize(

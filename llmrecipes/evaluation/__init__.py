@@ -9,8 +9,15 @@ from pathlib import Path
 from llmrecipes import metrics
 from llmrecipes.config import DataArguments, InputError, ModelArguments, load_function
 from llmrecipes.data import load_mixture, to_shape
-from llmrecipes.evaluation.abilities import load_tasks, score_tasks
-from llmrecipes.evaluation.behaviours import answer, compare, judge_answers, kl_from, summarise_behaviour
+from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
+from llmrecipes.evaluation.behaviours import (
+    answer,
+    behaviour_hits,
+    compare,
+    judge_answers,
+    kl_from,
+    summarise_behaviour,
+)
 from llmrecipes.evaluation.consistency import paraphrase_consistency, self_consistency
 from llmrecipes.evaluation.judges import LLMJudge, RewardJudge, check_reward_path, load_judge
 from llmrecipes.evaluation.likelihood import score_texts, summarise_texts
@@ -25,7 +32,10 @@ SAMPLED = ("correct", "polite", "toxic", "gold_score", "win_rate", "reward", "re
 
 @dataclass
 class Parts:
-    """What every model is scored on; a part that is not configured is None and stands in `skipped` with its reason."""
+    """What every model is scored on; a part that is not configured is None and stands in `skipped` with its reason.
+
+    p_values: model -> measure -> p of McNemar's exact test against `baseline`, for shares of items; empty without it.
+    """
 
     texts: list[str] | None = None
     questions: list[dict] | None = None
@@ -35,6 +45,8 @@ class Parts:
     reward: object = None
     judged_by: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    baseline: str = ""
+    p_values: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def load_parts(data: DataArguments, args) -> Parts:
@@ -45,7 +57,7 @@ def load_parts(data: DataArguments, args) -> Parts:
     """
     if not args.models:
         raise InputError("`models` is missing; give {name: folder or Hub id, ...}")
-    parts = Parts()
+    parts = Parts(baseline=args.baseline)
     if data.eval_datasets:
         rows = load_mixture(data.eval_datasets, args.seed, announce=False)
         parts.texts = list(to_shape(rows, ("text",), "eval_datasets")["text"])
@@ -85,7 +97,7 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
     """
     if parts.questions and args.reward_model_name_or_path:
         parts.reward = RewardJudge(model_args, args.reward_model_name_or_path)
-    scores, greedy, sampled = {}, {}, {}
+    scores, greedy, sampled, hits = {}, {}, {}, {}
     # First the baseline, which the others are compared with.
     names = sorted(args.models, key=lambda name: name != args.baseline)
     reference = None
@@ -93,14 +105,17 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
         started = time.time()
         model, tokenizer = _load(model_args, args.models[name])
         own = scores[name] = {}
+        hits[name] = {}
         if parts.texts:
             score = lambda texts, m=model, t=tokenizer: score_texts(m, t, texts, args.max_length)
             own |= summarise_texts(share(parts.texts, score))
         if parts.tasks:
             size = args.per_device_eval_batch_size
-            own |= score_tasks(model, tokenizer, parts.tasks, size, args.task_limit, shared=True)
+            hits[name] = score_items(model, tokenizer, parts.tasks, size, args.task_limit, shared=True)
+            own |= summarise_items(hits[name])
         if parts.questions:
             own |= _behave(name, model, tokenizer, args, parts, greedy, sampled)
+            hits[name] |= behaviour_hits(parts.questions, greedy[name][1])
             if name == args.baseline and args.kl_prompts:
                 reference = (model, tokenizer)
             elif reference and _same_vocabulary(tokenizer, reference[1]):
@@ -108,6 +123,8 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
                 own["kl"] = kl_from(model, reference[0], tokenizer, kl_prompts, seed=args.seed, **_settings(args))
             elif reference:
                 parts.skipped[f"kl of {name}"] = "its tokenizer differs from the baseline's"
+        if name != args.baseline and args.baseline in hits:
+            parts.p_values[name] = metrics.mcnemar_by_measure(hits[name], hits[args.baseline])
         once(lambda n=name, s=started: print(f"evaluated {n} in {time.time() - s:.1f} s", flush=True))
     scores = {name: scores[name] for name in args.models}
     answers = {name: greedy[name][0] for name in args.models if name in greedy}
@@ -162,11 +179,13 @@ def write_results(
     as_json = {name: {m: e._asdict() for m, e in measures.items()} for name, measures in scores.items()}
     tasks = sorted(parts.tasks["tasks"]) if parts.tasks else []
     about = {"tasks": tasks, "skipped": parts.skipped, "judged_by": parts.judged_by} | judge_numbers
+    p_values = {name: parts.p_values[name] for name in scores if parts.p_values.get(name)}
+    about |= {"baseline": parts.baseline, "p_values": p_values} if p_values else {}
     text = json.dumps({"models": as_json} | about, indent=2)
     (output_dir / "metrics.json").write_text(text + "\n", encoding="utf-8")
     with (output_dir / "answers.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    table = format_table(scores, set(tasks))
+    table = format_table(scores, set(tasks), parts.baseline, p_values)
     (output_dir / "table.txt").write_text(table + "\n", encoding="utf-8")
     print(f"\n{table}")
     print(format_answers(rows, answers, show_answers) if answers else "")

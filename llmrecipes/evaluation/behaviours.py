@@ -118,13 +118,20 @@ def compare(name: str, rows: list[dict], judged: dict, baseline: str) -> dict[st
     return rates
 
 
+def behaviour_hits(rows: list[dict], judged: list[dict]) -> dict[str, list[bool | None]]:
+    """Of each measure and question, whether it is so of the answer; None where it does not count or was not judged."""
+    return {
+        name: [parts.get(part) if _counts(row, kinds) else None for row, parts in zip(rows, judged, strict=True)]
+        for name, (part, kinds) in MEASURES.items()
+    }
+
+
 def summarise_behaviour(rows: list[dict], judged: list[dict], num_tokens: list[int]) -> dict[str, metrics.Estimate]:
     """Each measure with its interval and n; measures without a question, or without a judgement, are left out."""
     summary = {}
-    for name, (part, kinds) in MEASURES.items():
-        hits = [parts[part] for row, parts in zip(rows, judged, strict=True) if part in parts and _counts(row, kinds)]
-        if hits:
-            summary[name] = metrics.accuracy(hits)
+    for name, hits in behaviour_hits(rows, judged).items():
+        if counted := [hit for hit in hits if hit is not None]:
+            summary[name] = metrics.accuracy(counted)
     for part, name in (("gold", "gold_score"), ("reward", "reward")):
         values = [parts[part] for parts in judged if part in parts]
         if values:

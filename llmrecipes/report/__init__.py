@@ -20,7 +20,8 @@ CHECKPOINTS = "checkpoint-*"
 @dataclass
 class StageRecord:
     """What one finished stage left behind. `history`: Trainer's log entries; `scores`: model -> measure -> estimate;
-    `health`: what health.json holds, the check of a reward model; `looks`: rows of watch.jsonl, looks while it learned."""
+    `health`: what health.json holds, the check of a reward model; `looks`: rows of watch.jsonl, looks while it learned;
+    `p_values`: model -> measure -> p of its difference from the model `baseline`."""
 
     name: str
     folder: Path
@@ -33,6 +34,8 @@ class StageRecord:
     answers: list[dict] = field(default_factory=list)
     health: dict = field(default_factory=dict)
     looks: list[dict] = field(default_factory=list)
+    baseline: str = ""
+    p_values: dict = field(default_factory=dict)
 
 
 def write_report(output_dir: str | Path, title: str, names: list[str] | None = None) -> Path:
@@ -82,6 +85,8 @@ def read_stage(folder: Path) -> StageRecord | None:
         _read_lines(folder / "answers.jsonl"),
         _read(folder / "health.json"),
         _read_lines(folder / "watch.jsonl"),
+        metrics.get("baseline", ""),
+        metrics.get("p_values", {}),
     )
 
 
