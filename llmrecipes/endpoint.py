@@ -1,11 +1,15 @@
 """A language model behind any OpenAI-compatible endpoint (also `transformers serve` on loopback), asked as a judge."""
 
+import hashlib
+import json
 import os
 import random
 import re
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 
 import httpx
@@ -102,3 +106,53 @@ class Endpoint:
             404: "; check judge_url (it ends in /v1) and judge_model",
         }
         return hints.get(status, "")
+
+
+class Verdicts:
+    """What the model of `endpoint` says to questions, none of which is asked twice.
+
+    file: JSON Lines that verdicts are added to as they arrive and read back from, so that a run that was killed pays for
+    none again; it holds digests of the questions, not their text. kept: how many it held.
+    """
+
+    def __init__(self, endpoint: Endpoint, file: Path | None = None):
+        self.endpoint, self.file, self._lock = endpoint, file, Lock()
+        text = file.read_text(encoding="utf-8") if file and file.exists() else ""
+        # A kill may have left half a line: it is passed over, and the next one does not go on where it ends.
+        self._before = "" if text.endswith("\n") or not text else "\n"
+        self.known = {row["question"]: row["verdict"] for line in text.splitlines() if (row := _whole(line))}
+        self.kept = len(self.known)
+
+    def ask_all(self, questions: list[tuple[str, Callable[[str], object]]], max_tokens: int) -> list:
+        """The verdict on each (question, read): what `read` makes of the reply.
+
+        Where `read` makes nothing of it, the model is asked once more; then the verdict is None, counted as unreadable.
+
+        Raises:
+            InputError: the endpoint refuses, or gives no answer after several tries.
+        """
+        keys = [self._key(question) for question, _ in questions]
+        new = {key: pair for key, pair in zip(keys, questions, strict=True) if key not in self.known}
+        list(self.endpoint.pool.map(lambda key: self._ask(key, *new[key], max_tokens), new))
+        return [self.known[key] for key in keys]
+
+    def _key(self, question: str) -> str:
+        return hashlib.sha256(f"{self.endpoint.model}\0{question}".encode()).hexdigest()[:32]
+
+    def _ask(self, key: str, question: str, read: Callable[[str], object], max_tokens: int) -> None:
+        verdict = read(self.endpoint.ask(question, max_tokens)) or read(self.endpoint.ask(question, max_tokens)) or None
+        with self._lock:
+            self.known[key] = verdict
+            if verdict is None:
+                self.endpoint.usage["unreadable"] += 1
+            elif self.file:
+                with self.file.open("a", encoding="utf-8") as file:
+                    file.write(self._before + json.dumps({"question": key, "verdict": verdict}) + "\n")
+                self._before = ""
+
+
+def _whole(line: str) -> dict | None:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

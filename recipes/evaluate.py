@@ -29,6 +29,10 @@ class EvaluateArguments:
     judge_price: list[float] = field(
         default_factory=list, metadata={"help": "Dollars for a million prompt tokens and for a million answered ones."}
     )
+    judge_pairs: bool = field(
+        default=True, metadata={"help": "Of `llm`: ask too whose answer is better, the model's or the baseline's."}
+    )
+    judge_guidelines: str | None = field(default=None, metadata={"help": "Of judge_pairs: Markdown; default: ours."})
     reward_model_name_or_path: str | None = field(default=None, metadata={"help": "Scores answers beside the judge."})
     rule: str | None = field(default=None, metadata={"help": "module:function (row, answer) -> gold score."})
     max_new_tokens: int = field(default=64, metadata={"help": "Longest answer."})
@@ -48,13 +52,14 @@ class EvaluateArguments:
 def main(run, data, evaluate, model):
     from llmrecipes.cards import write_model_card
     from llmrecipes.evaluation import evaluate_models, load_parts, write_results
+    from llmrecipes.evaluation.judges import VERDICTS_FILE
     from llmrecipes.evaluation.sharing import processes
     from llmrecipes.ranking.card import write_card
     from llmrecipes.run import finish_run, start_run
 
     processes()  # those of a launch join before the first one writes
     inputs = [*evaluate.models.values(), *(s.path for s in data.datasets + data.eval_datasets)]
-    state = start_run("evaluate", run, evaluate, (run, data, evaluate, model), inputs)
+    state = start_run("evaluate", run, evaluate, (run, data, evaluate, model), inputs, keep=(VERDICTS_FILE,))
 
     parts = load_parts(data, evaluate)
     scores, rows, answers = evaluate_models(model, evaluate, parts)

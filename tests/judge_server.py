@@ -11,7 +11,10 @@ USAGE = {"prompt_tokens": 100, "completion_tokens": 20}
 
 
 class JudgeServer:
-    """reply(question) -> text; faults: statuses to give first, "cut" closes the connection; requests: path, headers, body."""
+    """reply(question) -> text; faults: statuses to give first, "cut" closes the connection.
+
+    requests: (path, headers, body) of each.
+    """
 
     def __init__(self, reply, faults=()):
         judge, self.requests, self.faults = self, [], list(faults)

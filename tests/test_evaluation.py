@@ -307,7 +307,8 @@ def arguments(tmp_path, **changes):
                 "max_new_tokens": 4, "max_length": 32, "kl_prompts": 2, "show_answers": 2,
                 "per_device_eval_batch_size": 4, "sample_temperature": 1.0, "num_samples": 1, "blimp_path": None, "seed": 0,
                 "reward_model_name_or_path": None, "judge_url": None, "judge_model": None, "judge_price": [],
-                "judge_key_variable": "OPENAI_API_KEY", "judge_concurrency": 4}  # fmt: skip
+                "judge_key_variable": "OPENAI_API_KEY", "judge_concurrency": 4, "judge_pairs": True,
+                "judge_guidelines": None, "output_dir": str(tmp_path)}  # fmt: skip
     return SimpleNamespace(**settings | changes)
 
 

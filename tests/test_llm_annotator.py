@@ -29,8 +29,8 @@ longer = lambda a, b: "A" if len(a) > len(b) else "B" if len(b) > len(a) else "t
 def test_order_by_wins_and_every_pair_asked_both_ways(endpoint):
     server = endpoint(longer)
     judge = judge_of(server.url, "Longer is better.", concurrency=2)
-    assert judge.rank("q", ["xx", "xxxx", "x", "xx"]) == [[1], [0, 3], [2]]  # equal texts tie unasked
-    assert judge.usage == {"calls": 10, "prompt_tokens": 1000, "completion_tokens": 200, "unreadable": 0}
+    assert judge.rank("q", ["xx", "xxxx", "x", "xx"]) == [[1], [0, 3], [2]]  # equal texts tie, and are asked about once
+    assert judge.usage == {"calls": 6, "prompt_tokens": 600, "completion_tokens": 120, "unreadable": 0}
     assert server.requests[0][0] == "/v1/chat/completions" and server.requests[0][2]["model"] == "m"
     assert "Longer is better." in server.requests[0][2]["messages"][0]["content"]
 

@@ -16,6 +16,7 @@ from llmrecipes.evaluation.behaviours import (
     compare,
     judge_answers,
     kl_from,
+    prefer,
     summarise_behaviour,
 )
 from llmrecipes.evaluation.consistency import paraphrase_consistency, self_consistency
@@ -25,6 +26,7 @@ from llmrecipes.evaluation.sharing import device, once, share
 from llmrecipes.evaluation.table import format_answers, format_table
 from llmrecipes.formats import prompt_id
 from llmrecipes.models import load_policy, load_tokenizer
+from llmrecipes.pairwise import PairJudge, read_guidelines
 
 # Measured on sampled answers as well, because a model misbehaves only now and then.
 SAMPLED = ("correct", "polite", "toxic", "gold_score", "win_rate", "reward", "reward_win_rate")
@@ -41,6 +43,7 @@ class Parts:
     questions: list[dict] | None = None
     tasks: dict | None = None
     judge: object = None
+    pairs: PairJudge | None = None
     rule: object = None
     reward: object = None
     judged_by: dict[str, str] = field(default_factory=dict)
@@ -76,6 +79,8 @@ def load_parts(data: DataArguments, args) -> Parts:
     if args.reward_model_name_or_path:
         check_reward_path(args.reward_model_name_or_path)
     parts.judge = load_judge(args)
+    if isinstance(parts.judge, LLMJudge) and args.judge_pairs:
+        parts.pairs = PairJudge(parts.judge.verdicts, read_guidelines(args.judge_guidelines))
     if parts.questions and not parts.judge:
         parts.skipped["judgements"] = "no judge"
     if parts.questions and not parts.rule:
@@ -151,6 +156,9 @@ def _behave(name, model, tokenizer, args, parts: Parts, greedy: dict, sampled: d
     judge = lambda texts: judge_answers(rows, texts, parts.judge, parts.rule, parts.reward, args.per_device_eval_batch_size)
     _, ids, texts = answer(model, tokenizer, prompts, shared=True, **_settings(args))
     greedy[name] = (texts, judge(texts))
+    if parts.pairs and name != args.baseline and args.baseline in greedy:
+        if not prefer(rows, greedy[name], greedy[args.baseline], parts.pairs):
+            parts.skipped[f"judge_win_rate of {name}"] = "the judge gave no readable comparison"
     own = summarise_behaviour(rows, greedy[name][1], list(map(len, ids)))
     own |= compare(name, rows, greedy, args.baseline)
     runs = [greedy[name]]
@@ -175,7 +183,9 @@ def write_results(
 
     price: of a judge model, dollars for a million prompt tokens and a million answered ones.
     """
-    judge_numbers = parts.judge.endpoint.numbers(price) if isinstance(parts.judge, LLMJudge) else {}
+    judge_numbers = {}
+    if isinstance(parts.judge, LLMJudge):
+        judge_numbers = parts.judge.endpoint.numbers(price) | {"judge_kept": parts.judge.verdicts.kept}
     as_json = {name: {m: e._asdict() for m, e in measures.items()} for name, measures in scores.items()}
     tasks = sorted(parts.tasks["tasks"]) if parts.tasks else []
     about = {"tasks": tasks, "skipped": parts.skipped, "judged_by": parts.judged_by} | judge_numbers
