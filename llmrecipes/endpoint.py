@@ -15,6 +15,7 @@ from threading import Lock
 import httpx
 
 from llmrecipes.config import InputError
+from llmrecipes.formats import read_growing
 
 RETRY_STATUS = (408, 409, 429, 500, 502, 503, 504, 529)
 MAX_TRIES, MAX_WAIT = 6, 60.0
@@ -63,6 +64,10 @@ class Endpoint:
         if not isinstance(text, str):
             raise InputError(f"judge_url: {self.base_url} does not answer as an OpenAI-compatible endpoint")
         return text
+
+    def check(self) -> None:
+        """InputError unless the model answers: a wrong address or key shows before any other model is loaded."""
+        self.ask("Reply with the word ready.", max_tokens=256)
 
     def numbers(self, price: list[float] | tuple[float, float] | None = None) -> dict[str, float]:
         """judge_calls, tokens and, with `price` (dollars for a million prompt and a million answered tokens), the cost."""
@@ -117,10 +122,9 @@ class Verdicts:
 
     def __init__(self, endpoint: Endpoint, file: Path | None = None):
         self.endpoint, self.file, self._lock = endpoint, file, Lock()
-        text = file.read_text(encoding="utf-8") if file and file.exists() else ""
-        # A kill may have left half a line: it is passed over, and the next one does not go on where it ends.
-        self._before = "" if text.endswith("\n") or not text else "\n"
-        self.known = {row["question"]: row["verdict"] for line in text.splitlines() if (row := _whole(line))}
+        # Where a kill has left half a line, the next one does not go on where it ends.
+        self._before = "\n" if file and file.exists() and not file.read_bytes().endswith(b"\n") else ""
+        self.known = {row["question"]: row["verdict"] for row in read_growing(file)} if file else {}
         self.kept = len(self.known)
 
     def ask_all(self, questions: list[tuple[str, Callable[[str], object]]], max_tokens: int) -> list:
@@ -149,10 +153,3 @@ class Verdicts:
                 with self.file.open("a", encoding="utf-8") as file:
                     file.write(self._before + json.dumps({"question": key, "verdict": verdict}) + "\n")
                 self._before = ""
-
-
-def _whole(line: str) -> dict | None:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None

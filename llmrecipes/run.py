@@ -30,7 +30,8 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "t
 NOT_PART_OF_A_RUN = {"output_dir", "force", "expected", "hardware", "source", "report_to", "run_name", "disable_tqdm"}
 NOT_PART_OF_A_RUN |= {"logging_dir", "hub_token", "push_to_hub", "local_rank", "resume_from_checkpoint", "save_steps"}
 NOT_PART_OF_A_RUN |= {"watch_steps", "watch_prompts", "watch_tasks", "watch_tasks_path", "watch_items", "watch_share"}
-NOT_PART_OF_A_RUN |= {"watch_questions", "watch_rule", "watch_temperature"}
+NOT_PART_OF_A_RUN |= {"watch_questions", "watch_rule", "watch_temperature", "watch_reward_model"}
+NOT_PART_OF_A_RUN |= {"watch_judge_url", "watch_judge_model", "watch_judge_key_variable"}
 NOT_PART_OF_A_RUN |= {"watch_max_new_tokens", "license", "logging_steps", "save_total_limit", "save_strategy", "num_gpus"}
 
 

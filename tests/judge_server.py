@@ -64,9 +64,11 @@ def judge_servers(monkeypatch):
 
 
 def pair_reply(verdict):
-    """A reply to the question which of two answers is better: verdict(answer A, answer B) -> text."""
+    """A reply to the question which of two answers is better: verdict(answer A, answer B) -> text; "ready" to others."""
 
     def reply(question):
+        if "[Answer A]" not in question:
+            return "ready"
         answers = [question.split(f"[Answer {x}]\n")[1].split(f"\n[End of answer {x}]")[0] for x in "AB"]
         return verdict(*answers)
 

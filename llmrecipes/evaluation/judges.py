@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import torch
 from transformers import AutoConfig
 
 from llmrecipes.config import InputError, ModelArguments, load_function
@@ -98,15 +99,15 @@ def read_judgement(text: str, parts: tuple) -> dict:
 
 
 class RewardJudge:
-    """Scores of a reward model, which reads a conversation by its own chat template."""
+    """Scores of a reward model, which reads a conversation by its own chat template; by default on this process's device."""
 
-    def __init__(self, model_args: ModelArguments, path: str):
+    def __init__(self, model_args: ModelArguments, path: str, place: torch.device | None = None):
         own = copy.copy(model_args)
         own.model_name_or_path, own.tokenizer_name_or_path = path, None
         self.tokenizer = load_tokenizer(own)
         self.model = load_reward_model(own, self.tokenizer).eval()
         if not hasattr(self.model, "hf_device_map"):
-            self.model.to(device())
+            self.model.to(place or device())
 
     def score(self, rows: list[dict], texts: list[str], batch_size: int) -> list[float]:
         """One score an answer, the higher the better; scores of different reward models cannot be compared."""
@@ -134,18 +135,16 @@ def load_judge(args):
     if args.judge_guidelines and not Path(args.judge_guidelines).is_file():
         raise InputError(f"judge_guidelines: {args.judge_guidelines} does not exist; give a Markdown file")
     endpoint = Endpoint(args.judge_url, args.judge_model, args.judge_key_variable, args.judge_concurrency)
-    endpoint.ask("Reply with the word ready.", MAX_TOKENS)  # a wrong address or key shows before models are loaded
+    endpoint.check()
     endpoint.keep_hint = "; what was judged is kept, the same command continues"
     return LLMJudge(Verdicts(endpoint, Path(args.output_dir) / VERDICTS_FILE))
 
 
-def check_reward_path(path: str, trust_remote_code: bool = False) -> None:
-    """InputError unless `path` holds a sequence classifier: a policy would be scored by a head of random numbers."""
+def check_reward_path(path: str, key: str = "reward_model_name_or_path") -> None:
+    """InputError for `key` unless `path` holds a sequence classifier: a policy's scores would be a random head's."""
     try:
-        kinds = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).architectures or []
+        kinds = AutoConfig.from_pretrained(path).architectures or []
     except (OSError, ValueError) as error:
-        raise InputError(f"reward_model_name_or_path: {path} cannot be read: {str(error)[:200]}") from None
+        raise InputError(f"{key}: {path} cannot be read: {str(error)[:200]}") from None
     if not any("SequenceClassification" in kind or "Reward" in kind for kind in kinds):
-        raise InputError(
-            f"reward_model_name_or_path: {path} is no reward model but {', '.join(kinds) or 'of no known kind'}"
-        )
+        raise InputError(f"{key}: {path} is no reward model but {', '.join(kinds) or 'of no known kind'}")

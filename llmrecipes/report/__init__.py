@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmrecipes.config import InputError
+from llmrecipes.formats import read_growing
 from llmrecipes.report.content import build_sections, summarise
 from llmrecipes.report.markdown import render_markdown
 from llmrecipes.report.page import render_page
@@ -82,9 +83,9 @@ def read_stage(folder: Path) -> StageRecord | None:
         metrics.get("models", {}),
         metrics.get("tasks", []),
         metrics.get("skipped", {}),
-        _read_lines(folder / "answers.jsonl"),
+        read_growing(folder / "answers.jsonl"),
         _read(folder / "health.json"),
-        _read_lines(folder / "watch.jsonl"),
+        read_growing(folder / "watch.jsonl"),
         metrics.get("baseline", ""),
         metrics.get("p_values", {}),
     )
@@ -111,14 +112,3 @@ def _read(path: Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return {}
-
-
-def _read_lines(path: Path) -> list[dict]:
-    """Rows of JSON Lines; a line that a kill left unfinished is passed over."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
