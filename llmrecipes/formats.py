@@ -252,7 +252,7 @@ def parse_jsonl(lines: Iterable[str], where: str) -> Iterator[dict]:
 
 
 def read_growing(path: Path) -> list[dict]:
-    """Rows of a JSON Lines file that is added to as work goes on; a line that a kill cut off is passed over. [] without it."""
+    """Rows of a JSON Lines file that grows as work goes on; a line that a kill cut off is passed over. [] without it."""
     rows = []
     for line in path.read_bytes().split(b"\n") if path.exists() else []:
         try:

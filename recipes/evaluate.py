@@ -3,7 +3,7 @@
 Papers: lm-eval (Gao et al. 2021), InstructGPT (arXiv 2203.02155) for win rates.
 Launch: python recipes/evaluate.py --config configs/quickstart/evaluate.yaml
 Writes: output_dir/metrics.json (`models`: value, low, high, n of each measure; `p_values`: each model against the baseline,
-McNemar's exact test), answers.jsonl (every answer, judged), table.txt.
+McNemar's exact test), answers.jsonl (every answer, judged; not without questions), table.txt.
 """
 
 from dataclasses import dataclass, field
@@ -68,11 +68,12 @@ def main(run, data, evaluate, model):
         flat = write_results(state.output_dir, scores, rows, answers, parts, evaluate.show_answers, evaluate.judge_price)
         for name, folder in evaluate.models.items():  # each model's card tells how it did
             write_model_card(folder, {m: e._asdict() for m, e in scores[name].items()})
-        table = (state.output_dir / "table.txt").read_text(encoding="utf-8")
-        body = f"Held-out questions as each model answered them. `metrics.json` holds the figures.\n\n```\n{table}```"
-        write_card(state.output_dir, "Answers, judged", {"default": {"test": "answers.jsonl"}}, body, state)
+        if rows:
+            table = (state.output_dir / "table.txt").read_text(encoding="utf-8")
+            body = f"Held-out questions as each model answered them. `metrics.json` holds the figures.\n\n```\n{table}```"
+            write_card(state.output_dir, "Answers, judged", {"default": {"test": "answers.jsonl"}}, body, state)
 
-    finish_run(state, flat, made=f"{len(scores)} models compared", next_steps="read answers.jsonl")
+    finish_run(state, flat, made=f"{len(scores)} models compared", next_steps="read answers.jsonl" if rows else "")
 
 
 if __name__ == "__main__":

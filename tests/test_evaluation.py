@@ -8,7 +8,7 @@ import datasets
 import pytest
 import torch
 
-from llmrecipes.config import DataArguments, InputError, ModelArguments, load_function
+from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, load_function
 from llmrecipes.evaluation import evaluate_models, load_parts, write_results
 from llmrecipes.evaluation.abilities import load_tasks, score_tasks
 from llmrecipes.evaluation.behaviours import answer, behaviour_hits, judge_answers, kl_from, summarise_behaviour
@@ -345,6 +345,18 @@ def test_every_model_is_scored_on_every_part_and_the_files_hold_it(model, tokeni
     assert "* differs from sft" in (tmp_path / "table.txt").read_text()
     printed = capsys.readouterr().out
     assert all(measure in printed for measure in scores["base"]) and printed.count("\n> ") == 2
+
+
+def test_without_questions_there_is_no_file_of_answers_and_no_card_that_names_one(model, tokenizer, tmp_path):
+    from recipes.evaluate import EvaluateArguments, main
+
+    model.save_pretrained(tmp_path / "a")
+    tokenizer.save_pretrained(tmp_path / "a")
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    args = EvaluateArguments(str(tmp_path / "out"), {"a": str(tmp_path / "a")}, max_length=32)
+    texts = DataArguments(eval_datasets=[{"path": str(tmp_path / "texts.jsonl")}])
+    main(RunArguments(), texts, args, ModelArguments())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"manifest.json", "metrics.json", "table.txt"}
 
 
 def test_answers_shown_are_of_different_kinds_and_one_line_each():

@@ -179,7 +179,10 @@ def _behave(name, model, tokenizer, args, parts: Parts, greedy: dict, sampled: d
 def write_results(
     output_dir: Path, scores: dict, rows: list[dict], answers: dict, parts: Parts, show_answers: int, price: tuple = ()
 ) -> dict[str, float]:
-    """Write metrics.json, answers.jsonl and table.txt, print the table; returns {"model/measure": value}.
+    """Write metrics.json, table.txt and, where questions were asked, answers.jsonl; print the table.
+
+    Returns {"model/measure": value}.
+
 
     price: of a judge model, dollars for a million prompt tokens and a million answered ones.
     """
@@ -193,8 +196,9 @@ def write_results(
     about |= {"baseline": parts.baseline, "p_values": p_values} if p_values else {}
     text = json.dumps({"models": as_json} | about, indent=2)
     (output_dir / "metrics.json").write_text(text + "\n", encoding="utf-8")
-    with (output_dir / "answers.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if rows:
+        with (output_dir / "answers.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     table = format_table(scores, set(tasks), parts.baseline, p_values)
     (output_dir / "table.txt").write_text(table + "\n", encoding="utf-8")
     print(f"\n{table}")
