@@ -25,8 +25,8 @@ MAX_TRIES, MAX_WAIT = 6, 60.0
 class Endpoint:
     """Asks `model` at `base_url` (".../v1"), greedily. Its key is read from the variable `key_variable`, never shown.
 
-    usage: calls and tokens so far; `unreadable` is for the caller to count. keep_hint: what a user whose run breaks off
-    is told about the work that is done.
+    key: the config's name for base_url. usage: calls and tokens so far; `unreadable` is for the caller to count. keep_hint:
+    what a user whose run breaks off is told about the work that is done.
     """
 
     base_url: str
@@ -35,6 +35,7 @@ class Endpoint:
     concurrency: int = 4
     timeout: float = 120.0
     keep_hint: str = ""
+    key: str = "judge_url"
     usage: dict = field(default_factory=lambda: {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "unreadable": 0})
 
     def __post_init__(self):
@@ -57,12 +58,12 @@ class Endpoint:
             used = answer.get("usage") or {}
             tokens = {name: int(used.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-            raise InputError(f"judge_url: {self.base_url} does not answer as an OpenAI-compatible endpoint") from None
+            raise InputError(f"{self.key}: {self.base_url} does not answer as an OpenAI-compatible endpoint") from None
         with self._lock:
             for name, count in (tokens | {"calls": 1}).items():
                 self.usage[name] += count
         if not isinstance(text, str):
-            raise InputError(f"judge_url: {self.base_url} does not answer as an OpenAI-compatible endpoint")
+            raise InputError(f"{self.key}: {self.base_url} does not answer as an OpenAI-compatible endpoint")
         return text
 
     def check(self) -> None:
@@ -84,7 +85,7 @@ class Endpoint:
             try:
                 response = self._client.post(f"{self.base_url.rstrip('/')}/chat/completions", json=body)
             except httpx.InvalidURL as error:
-                raise InputError(f"judge_url: {self.base_url} is no address ({error})") from None
+                raise InputError(f"{self.key}: {self.base_url} is no address ({error})") from None
             except httpx.TransportError as error:
                 problem = f"does not answer ({error.__class__.__name__})"
             else:
@@ -98,17 +99,17 @@ class Endpoint:
                     asked = response.headers.get("retry-after", "")
                     wait = min(MAX_WAIT, float(asked)) if re.fullmatch(r"\d+(\.\d+)?", asked) else wait
                 else:
-                    raise InputError(f"judge_url: {self.base_url} answers {response.status_code}"
+                    raise InputError(f"{self.key}: {self.base_url} answers {response.status_code}"
                                      f"{self._hint(response.status_code)}")  # fmt: skip
             if attempt < MAX_TRIES - 1:
                 time.sleep(wait)
-        raise InputError(f"judge_url: {self.base_url} {problem} after {MAX_TRIES} tries{self.keep_hint}")
+        raise InputError(f"{self.key}: {self.base_url} {problem} after {MAX_TRIES} tries{self.keep_hint}")
 
     def _hint(self, status: int) -> str:
         hints = {
             401: f"; is {self.key_variable} set?",
             403: f"; may {self.key_variable} use this model?",
-            404: "; check judge_url (it ends in /v1) and judge_model",
+            404: f"; check {self.key} (it ends in /v1) and the model's name, {self.model}",
         }
         return hints.get(status, "")
 

@@ -147,7 +147,7 @@ def test_a_judge_that_is_away_costs_a_win_rate_and_not_the_training(tmp_path, se
     trainer, rows = train(tmp_path, "run", looks(watch_prompts=[], watch_steps=3, watch_questions=QUESTIONS, **judge))
     assert trainer.state.global_step == 6 and [row["step"] for row in rows] == [0, 3, 6]
     assert "win_rate" in rows[0]["scores"] and "win_rate" not in rows[1]["scores"]
-    assert "watch: no win rate at step 3: judge_url" in capsys.readouterr().out
+    assert "watch: no win rate at step 3: watch_judge_url: " in capsys.readouterr().out
 
 
 def test_loading_a_reward_model_draws_no_number(reward_model):
@@ -195,7 +195,7 @@ def test_sharded_models_are_not_looked_at_and_it_says_so(kind, flag, capsys):
      ({"watch_rule": "json:loads"}, "watch_questions goes together with one of"),
      ({"watch_questions": QUESTIONS, "watch_rule": "json:loads", "watch_reward_model": "x"}, "goes together with one of"),
      ({"watch_questions": QUESTIONS, "watch_judge_url": NOBODY}, "watch_judge_url and watch_judge_model go together"),
-     ({"watch_questions": QUESTIONS, "watch_judge_url": NOBODY, "watch_judge_model": "m"}, "does not answer"),
+     ({"watch_questions": QUESTIONS, "watch_judge_url": NOBODY, "watch_judge_model": "m"}, "^watch_judge_url: http"),
      ({"watch_questions": QUESTIONS, "watch_reward_model": "./none"}, "watch_reward_model: ./none cannot be read"),
      ({"watch_questions": {"pat": "x"}, "watch_rule": "json:loads"}, "unknown key `pat`"),
      ({"watch_questions": QUESTIONS, "watch_rule": "json:none"}, "watch_rule: cannot load"),

@@ -183,7 +183,6 @@ def write_results(
 
     Returns {"model/measure": value}.
 
-
     price: of a judge model, dollars for a million prompt tokens and a million answered ones.
     """
     judge_numbers = {}

@@ -85,7 +85,8 @@ class WatchArguments:
             self.questions = list(to_shape(load_source(source, seed=0), ("prompt",), "watch_questions"))
         self.endpoint = None
         if self.watch_judge_url:
-            self.endpoint = Endpoint(self.watch_judge_url, self.watch_judge_model, self.watch_judge_key_variable)
+            of_judge = (self.watch_judge_url, self.watch_judge_model, self.watch_judge_key_variable)
+            self.endpoint = Endpoint(*of_judge, key="watch_judge_url")
             self.endpoint.check()
 
     def load_looks(self) -> RuleLooks | RewardLooks | JudgeLooks | None:
