@@ -109,13 +109,21 @@ def ratio(
 
 
 def win_rate(scores: Sequence[float], baseline: Sequence[float], seed: int = 0) -> Estimate:
-    """Share of prompts on which `scores` beats `baseline`, a tie counting half; bootstrap interval over prompts.
+    """Share of prompts on which `scores` beats `baseline`, a tie counting half; interval as `mean_outcome`.
 
     Both are the scores of one answer to the same prompt, in the same order.
     """
     if len(scores) != len(baseline):
         raise ValueError(f"{len(scores)} scores but {len(baseline)} of the baseline")
-    return mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(scores, baseline, strict=True)], seed)
+    return mean_outcome([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(scores, baseline, strict=True)], seed)
+
+
+def mean_outcome(outcomes: Sequence[float], seed: int = 0) -> Estimate:
+    """Mean of wins (1), ties (0.5) and losses (0) with its bootstrap interval, which would have no width where all are won
+    or all are lost: there with Wilson's."""
+    if outcomes and set(outcomes) in ({0.0}, {1.0}):
+        return accuracy(outcomes)
+    return mean(outcomes, seed)
 
 
 def pair_accuracy(chosen: Sequence[float], rejected: Sequence[float]) -> Estimate:

@@ -66,4 +66,4 @@ class JudgeLooks:
         outcomes = [outcome for outcome in self.pairs.compare_all(asked) if outcome is not None]
         if not outcomes:
             raise InputError(f"watch_judge_model: {self.endpoint.model} gave no readable comparison of {len(rows)} answers")
-        return metrics.mean(outcomes)
+        return metrics.mean_outcome(outcomes)
