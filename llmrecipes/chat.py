@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Thread
 
 from llmrecipes.config import InputError, ModelArguments
-from llmrecipes.formats import prompt_id
+from llmrecipes.formats import prompt_id, read_growing
 from llmrecipes.metrics import bradley_terry
 from llmrecipes.models import context_length, load_policy, load_tokenizer
 
@@ -188,7 +188,7 @@ def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_a
             file.flush()
             os.fsync(file.fileno())
         who = ", ".join(f"{number + 1}: {name}" for number, name in enumerate(asked["models"]))
-        return [None, *[gr.Button(interactive=False)] * (len(names) + 2), f"Saved. {who}", league(read_votes(votes_file))]
+        return [None, *[gr.Button(interactive=False)] * (len(names) + 2), f"Saved. {who}", league(read_growing(votes_file))]
 
     with gr.Blocks(title="llmrecipes compare", analytics_enabled=False) as page:
         asked = gr.State()
@@ -202,7 +202,7 @@ def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_a
             best = [gr.Button(f"{i + 1} is best", interactive=False) for i in numbers]
             tie, bad = gr.Button("All equal", interactive=False), gr.Button("All bad", interactive=False)
         said = gr.Textbox(label="who was who", interactive=False)
-        table = gr.Dataframe(league(read_votes(votes_file)), headers=LEAGUE, label="Votes so far", interactive=False)
+        table = gr.Dataframe(league(read_growing(votes_file)), headers=LEAGUE, label="Votes so far", interactive=False)
         buttons = [*best, tie, bad]
         gr.on(
             [send.click, prompt.submit], ask, [prompt, *settings], [*boxes, asked, *buttons, said], api_visibility="private"
@@ -216,17 +216,6 @@ def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_a
 
 
 LEAGUE = ["model", "Elo", "low", "high", "comparisons", "won, ties half"]
-
-
-def read_votes(votes_file: Path) -> list[dict]:
-    """Rows of the votes file; a line that a kill left unfinished is passed over."""
-    rows = []
-    for line in votes_file.read_text(encoding="utf-8").splitlines() if votes_file.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
 
 
 def league(votes: list[dict]) -> list[list]:

@@ -50,7 +50,7 @@ RENAMED = {
 }
 # Keys that hold paths which a stage reads.
 INPUTS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_name_or_path", "rankings_file", "datasets")
-INPUTS += ("eval_datasets",)
+INPUTS += ("eval_datasets", "watch_reward_model")
 AT_LEAST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,

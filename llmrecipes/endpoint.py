@@ -1,16 +1,21 @@
 """A language model behind any OpenAI-compatible endpoint (also `transformers serve` on loopback), asked as a judge."""
 
+import hashlib
+import json
 import os
 import random
 import re
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 
 import httpx
 
 from llmrecipes.config import InputError
+from llmrecipes.formats import read_growing
 
 RETRY_STATUS = (408, 409, 429, 500, 502, 503, 504, 529)
 MAX_TRIES, MAX_WAIT = 6, 60.0
@@ -20,8 +25,8 @@ MAX_TRIES, MAX_WAIT = 6, 60.0
 class Endpoint:
     """Asks `model` at `base_url` (".../v1"), greedily. Its key is read from the variable `key_variable`, never shown.
 
-    usage: calls and tokens so far; `unreadable` is for the caller to count. keep_hint: what a user whose run breaks off
-    is told about the work that is done.
+    key: the config's name for base_url. usage: calls and tokens so far; `unreadable` is for the caller to count. keep_hint:
+    what a user whose run breaks off is told about the work that is done.
     """
 
     base_url: str
@@ -30,6 +35,7 @@ class Endpoint:
     concurrency: int = 4
     timeout: float = 120.0
     keep_hint: str = ""
+    key: str = "judge_url"
     usage: dict = field(default_factory=lambda: {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "unreadable": 0})
 
     def __post_init__(self):
@@ -52,13 +58,17 @@ class Endpoint:
             used = answer.get("usage") or {}
             tokens = {name: int(used.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-            raise InputError(f"judge_url: {self.base_url} does not answer as an OpenAI-compatible endpoint") from None
+            raise InputError(f"{self.key}: {self.base_url} does not answer as an OpenAI-compatible endpoint") from None
         with self._lock:
             for name, count in (tokens | {"calls": 1}).items():
                 self.usage[name] += count
         if not isinstance(text, str):
-            raise InputError(f"judge_url: {self.base_url} does not answer as an OpenAI-compatible endpoint")
+            raise InputError(f"{self.key}: {self.base_url} does not answer as an OpenAI-compatible endpoint")
         return text
+
+    def check(self) -> None:
+        """InputError unless the model answers: a wrong address or key shows before any other model is loaded."""
+        self.ask("Reply with the word ready.", max_tokens=256)
 
     def numbers(self, price: list[float] | tuple[float, float] | None = None) -> dict[str, float]:
         """judge_calls, tokens and, with `price` (dollars for a million prompt and a million answered tokens), the cost."""
@@ -75,7 +85,7 @@ class Endpoint:
             try:
                 response = self._client.post(f"{self.base_url.rstrip('/')}/chat/completions", json=body)
             except httpx.InvalidURL as error:
-                raise InputError(f"judge_url: {self.base_url} is no address ({error})") from None
+                raise InputError(f"{self.key}: {self.base_url} is no address ({error})") from None
             except httpx.TransportError as error:
                 problem = f"does not answer ({error.__class__.__name__})"
             else:
@@ -89,16 +99,58 @@ class Endpoint:
                     asked = response.headers.get("retry-after", "")
                     wait = min(MAX_WAIT, float(asked)) if re.fullmatch(r"\d+(\.\d+)?", asked) else wait
                 else:
-                    raise InputError(f"judge_url: {self.base_url} answers {response.status_code}"
+                    raise InputError(f"{self.key}: {self.base_url} answers {response.status_code}"
                                      f"{self._hint(response.status_code)}")  # fmt: skip
             if attempt < MAX_TRIES - 1:
                 time.sleep(wait)
-        raise InputError(f"judge_url: {self.base_url} {problem} after {MAX_TRIES} tries{self.keep_hint}")
+        raise InputError(f"{self.key}: {self.base_url} {problem} after {MAX_TRIES} tries{self.keep_hint}")
 
     def _hint(self, status: int) -> str:
         hints = {
             401: f"; is {self.key_variable} set?",
             403: f"; may {self.key_variable} use this model?",
-            404: "; check judge_url (it ends in /v1) and judge_model",
+            404: f"; check {self.key} (it ends in /v1) and the model's name, {self.model}",
         }
         return hints.get(status, "")
+
+
+class Verdicts:
+    """What the model of `endpoint` says to questions, none of which is asked twice.
+
+    file: JSON Lines that verdicts are added to as they arrive and read back from, so that a run that was killed pays for
+    none again; it holds digests of the questions, not their text. kept: how many it held.
+    """
+
+    def __init__(self, endpoint: Endpoint, file: Path | None = None):
+        self.endpoint, self.file, self._lock = endpoint, file, Lock()
+        # Where a kill has left half a line, the next one does not go on where it ends.
+        self._before = "\n" if file and file.exists() and not file.read_bytes().endswith(b"\n") else ""
+        self.known = {row["question"]: row["verdict"] for row in read_growing(file)} if file else {}
+        self.kept = len(self.known)
+
+    def ask_all(self, questions: list[tuple[str, Callable[[str], object]]], max_tokens: int) -> list:
+        """The verdict on each (question, read): what `read` makes of the reply.
+
+        Where `read` makes nothing of it, the model is asked once more; then the verdict is None, counted as unreadable.
+
+        Raises:
+            InputError: the endpoint refuses, or gives no answer after several tries.
+        """
+        keys = [self._key(question) for question, _ in questions]
+        new = {key: pair for key, pair in zip(keys, questions, strict=True) if key not in self.known}
+        list(self.endpoint.pool.map(lambda key: self._ask(key, *new[key], max_tokens), new))
+        return [self.known[key] for key in keys]
+
+    def _key(self, question: str) -> str:
+        return hashlib.sha256(f"{self.endpoint.model}\0{question}".encode()).hexdigest()[:32]
+
+    def _ask(self, key: str, question: str, read: Callable[[str], object], max_tokens: int) -> None:
+        verdict = read(self.endpoint.ask(question, max_tokens)) or read(self.endpoint.ask(question, max_tokens)) or None
+        with self._lock:
+            self.known[key] = verdict
+            if verdict is None:
+                self.endpoint.usage["unreadable"] += 1
+            elif self.file:
+                with self.file.open("a", encoding="utf-8") as file:
+                    file.write(self._before + json.dumps({"question": key, "verdict": verdict}) + "\n")
+                self._before = ""

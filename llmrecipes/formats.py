@@ -22,6 +22,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 
 from llmrecipes.config import InputError
 
@@ -248,6 +249,17 @@ def parse_jsonl(lines: Iterable[str], where: str) -> Iterator[dict]:
         if not isinstance(row, dict):
             raise InputError(f"{where}, line {number}: expected an object {{...}}, found {_short(row)}")
         yield row
+
+
+def read_growing(path: Path) -> list[dict]:
+    """Rows of a JSON Lines file that grows as work goes on; a line that a kill cut off is passed over. [] without it."""
+    rows = []
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
 
 
 def _from_sharegpt(turns: object, where: str) -> list[dict]:

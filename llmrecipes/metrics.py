@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 # Measures of the evaluation that are shares of 1 and read as percent.
 SHARES = {"correct", "polite", "toxic", "fluent", "refused_harmful", "over_refusal", "unknown_on_unknowable"}
-SHARES |= {"unknown_on_knowable", "win_rate", "reward_win_rate", "self_consistency", "paraphrase_consistency"}
+SHARES |= {"unknown_on_knowable", "win_rate", "self_consistency", "paraphrase_consistency"}
 SHARES |= {f"sampled_{name}" for name in ("correct", "polite", "toxic", "win_rate", "reward_win_rate")}
-SHARES |= {f"reward_win_rate_{kind}" for kind in ("harmful", "lookalike", "unknowable")}
+SHARES |= {f"{by}_win_rate{kind}" for by in ("reward", "judge") for kind in ("", "_harmful", "_lookalike", "_unknowable")}
+
+ALPHA = 0.05  # p-values below it are marked
 
 
 class Estimate(NamedTuple):
@@ -107,13 +109,21 @@ def ratio(
 
 
 def win_rate(scores: Sequence[float], baseline: Sequence[float], seed: int = 0) -> Estimate:
-    """Share of prompts on which `scores` beats `baseline`, a tie counting half; bootstrap interval over prompts.
+    """Share of prompts on which `scores` beats `baseline`, a tie counting half; interval as `mean_outcome`.
 
     Both are the scores of one answer to the same prompt, in the same order.
     """
     if len(scores) != len(baseline):
         raise ValueError(f"{len(scores)} scores but {len(baseline)} of the baseline")
-    return mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(scores, baseline, strict=True)], seed)
+    return mean_outcome([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(scores, baseline, strict=True)], seed)
+
+
+def mean_outcome(outcomes: Sequence[float], seed: int = 0) -> Estimate:
+    """Mean of wins (1), ties (0.5) and losses (0) with its bootstrap interval, which would have no width where all are won
+    or all are lost: there with Wilson's."""
+    if outcomes and set(outcomes) in ({0.0}, {1.0}):
+        return accuracy(outcomes)
+    return mean(outcomes, seed)
 
 
 def pair_accuracy(chosen: Sequence[float], rejected: Sequence[float]) -> Estimate:
@@ -156,6 +166,28 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, fl
     c = sum(bool(y) and not x for x, y in zip(first, second, strict=True))
     tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1))
     return b, c, min(1.0, float(2 * tail / 2 ** (b + c)))
+
+
+def mcnemar_by_measure(first: dict[str, Sequence], second: dict[str, Sequence]) -> dict[str, float]:
+    """mcnemar's p-value of each measure that both have, over the items on which both are true or false.
+
+    first, second: measure -> one value an item, None for those not measured; measures with other values are left out.
+    """
+    tests = {}
+    for name in first.keys() & second.keys():
+        pairs = [pair for pair in zip(first[name], second[name], strict=True) if None not in pair]
+        if pairs and all(value in (0, 1) for pair in pairs for value in pair):
+            tests[name] = mcnemar(*zip(*pairs, strict=True))[2]
+    return {name: tests[name] for name in first if name in tests}
+
+
+def describe_tests(baseline: str, p_values: dict[str, dict[str, float]]) -> str:
+    """What the mark `*` says beside a figure: the p-value in `p_values` (model -> measure -> p) is below ALPHA."""
+    count = sum(map(len, p_values.values()))
+    return (
+        f"* differs from {baseline} on the same questions, p < {ALPHA:g} (McNemar's exact test; {count} comparisons, not "
+        "corrected for their number)"
+    )
 
 
 def pair_agreement(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -32,7 +32,8 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "t
 NOT_PART_OF_A_RUN = {"output_dir", "force", "expected", "hardware", "source", "report_to", "run_name", "disable_tqdm"}
 NOT_PART_OF_A_RUN |= {"logging_dir", "hub_token", "push_to_hub", "local_rank", "resume_from_checkpoint", "save_steps"}
 NOT_PART_OF_A_RUN |= {"watch_steps", "watch_prompts", "watch_tasks", "watch_tasks_path", "watch_items", "watch_share"}
-NOT_PART_OF_A_RUN |= {"watch_questions", "watch_rule", "watch_temperature"}
+NOT_PART_OF_A_RUN |= {"watch_questions", "watch_rule", "watch_temperature", "watch_reward_model"}
+NOT_PART_OF_A_RUN |= {"watch_judge_url", "watch_judge_model", "watch_judge_key_variable"}
 NOT_PART_OF_A_RUN |= {"watch_max_new_tokens", "license", "logging_steps", "save_total_limit", "save_strategy", "num_gpus"}
 
 
@@ -48,13 +49,16 @@ class Run:
     resume_from_checkpoint: str | None = None
 
 
-def start_run(stage: str, run: RunArguments, args, configs: tuple, inputs: list[str | None] = ()) -> Run:
+def start_run(
+    stage: str, run: RunArguments, args, configs: tuple, inputs: list[str | None] = (), keep: tuple[str, ...] = ()
+) -> Run:
     """Prepare `args.output_dir` for this run.
 
     Args:
         args: the dataclass that holds `output_dir` (and `seed`): TrainingArguments or the stage's own.
         configs: every parsed dataclass; together they are the resolved config.
         inputs: model and data paths that the stage reads; local folders are fingerprinted.
+        keep: files of an unfinished run that the next one goes on with, whatever has changed; `force` removes them too.
 
     Raises:
         InputError: the folder holds another run and `force` is off.
@@ -110,7 +114,7 @@ def start_run(stage: str, run: RunArguments, args, configs: tuple, inputs: list[
     _wait_for_all_processes(args)
     if is_main:
         if checkpoint is None:
-            _clear(output_dir)
+            _clear(output_dir, () if run.force else keep)
         output_dir.mkdir(parents=True, exist_ok=True)
         _write_json(output_dir / "manifest.json", manifest)
         if checkpoint:
@@ -277,12 +281,19 @@ def _apply_tracking(args, output_dir: Path) -> None:
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "logs"))
 
 
-def _clear(output_dir: Path) -> None:
-    """Forget an unfinished or overridden run; called only after the refusals above."""
+def _clear(output_dir: Path, keep: tuple[str, ...]) -> None:
+    """Forget an unfinished or overridden run, but for the files `keep`; called only after the refusals above."""
     import shutil
 
-    if read_manifest(output_dir) is not None:
+    if read_manifest(output_dir) is None:
+        return
+    if not any((output_dir / name).exists() for name in keep):
         shutil.rmtree(output_dir)
+        return
+    # The manifest stays until the new one takes its place: killed in between, the folder is still a run of ours.
+    for path in output_dir.iterdir():
+        if path.name not in (*keep, "manifest.json"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _launch() -> dict:

@@ -2,7 +2,8 @@
 
 Papers: lm-eval (Gao et al. 2021), InstructGPT (arXiv 2203.02155) for win rates.
 Launch: python recipes/evaluate.py --config configs/quickstart/evaluate.yaml
-Writes: output_dir/metrics.json (value, low, high, n of each), answers.jsonl (every answer, judged), table.txt.
+Writes: output_dir/metrics.json (`models`: value, low, high, n of each measure; `p_values`: each model against the baseline,
+McNemar's exact test), answers.jsonl (every answer, judged; not without questions), table.txt.
 """
 
 from dataclasses import dataclass, field
@@ -28,6 +29,10 @@ class EvaluateArguments:
     judge_price: list[float] = field(
         default_factory=list, metadata={"help": "Dollars for a million prompt tokens and for a million answered ones."}
     )
+    judge_pairs: bool = field(
+        default=True, metadata={"help": "Of `llm`: ask too whose answer is better, the model's or the baseline's."}
+    )
+    judge_guidelines: str | None = field(default=None, metadata={"help": "Of judge_pairs: Markdown; default: ours."})
     reward_model_name_or_path: str | None = field(default=None, metadata={"help": "Scores answers beside the judge."})
     rule: str | None = field(default=None, metadata={"help": "module:function (row, answer) -> gold score."})
     max_new_tokens: int = field(default=64, metadata={"help": "Longest answer."})
@@ -47,13 +52,14 @@ class EvaluateArguments:
 def main(run, data, evaluate, model):
     from llmrecipes.cards import write_model_card
     from llmrecipes.evaluation import evaluate_models, load_parts, write_results
+    from llmrecipes.evaluation.judges import VERDICTS_FILE
     from llmrecipes.evaluation.sharing import processes
     from llmrecipes.ranking.card import write_card
     from llmrecipes.run import finish_run, start_run
 
     processes()  # those of a launch join before the first one writes
     inputs = [*evaluate.models.values(), *(s.path for s in data.datasets + data.eval_datasets)]
-    state = start_run("evaluate", run, evaluate, (run, data, evaluate, model), inputs)
+    state = start_run("evaluate", run, evaluate, (run, data, evaluate, model), inputs, keep=(VERDICTS_FILE,))
 
     parts = load_parts(data, evaluate)
     scores, rows, answers = evaluate_models(model, evaluate, parts)
@@ -62,11 +68,12 @@ def main(run, data, evaluate, model):
         flat = write_results(state.output_dir, scores, rows, answers, parts, evaluate.show_answers, evaluate.judge_price)
         for name, folder in evaluate.models.items():  # each model's card tells how it did
             write_model_card(folder, {m: e._asdict() for m, e in scores[name].items()})
-        table = (state.output_dir / "table.txt").read_text(encoding="utf-8")
-        body = f"Held-out questions as each model answered them. `metrics.json` holds the figures.\n\n```\n{table}```"
-        write_card(state.output_dir, "Answers, judged", {"default": {"test": "answers.jsonl"}}, body, state)
+        if rows:
+            table = (state.output_dir / "table.txt").read_text(encoding="utf-8")
+            body = f"Held-out questions as each model answered them. `metrics.json` holds the figures.\n\n```\n{table}```"
+            write_card(state.output_dir, "Answers, judged", {"default": {"test": "answers.jsonl"}}, body, state)
 
-    finish_run(state, flat, made=f"{len(scores)} models compared", next_steps="read answers.jsonl")
+    finish_run(state, flat, made=f"{len(scores)} models compared", next_steps="read answers.jsonl" if rows else "")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from llmrecipes.chat import build_compare_page, build_page, find_models, league, read_votes
+from llmrecipes.chat import build_compare_page, build_page, find_models, league
 from llmrecipes.config import InputError
+from llmrecipes.formats import read_growing
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script> ![p](http://198.51.100.1/a.png) **bold**'
@@ -140,12 +141,12 @@ def test_blind_vote_side_by_side(tmp_path):
             browser.close()
     finally:
         page.close()
-    rows = read_votes(votes)
+    rows = read_growing(votes)
     assert len(rows) == 3 and all("GOOD" in row["responses"][row["ranking"][0][0]] for row in rows)
     assert [(row[0], row[4], row[5]) for row in league(rows)] == [("sft", 3, "100 %"), ("ppo", 3, "0 %")]
 
 
-def test_votes_are_rankings_for_recipes_rank(tmp_path):
+def test_votes_are_rankings_for_recipes_rank():
     from llmrecipes.formats import rankings_to_pairs
 
     row = {
@@ -157,6 +158,4 @@ def test_votes_are_rankings_for_recipes_rank(tmp_path):
         "annotator": "me",
     }
     assert len(rankings_to_pairs(row)) == 2
-    (tmp_path / "votes.jsonl").write_text(json.dumps(row) + "\n" + '{"prompt_id": "2", "pro')
-    assert read_votes(tmp_path / "votes.jsonl") == [row]
     assert [line[0] for line in league([row])] == ["y", "x", "z"]

@@ -8,12 +8,13 @@ import datasets
 import pytest
 import torch
 
-from llmrecipes.config import DataArguments, InputError, ModelArguments, load_function
+from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, load_function
 from llmrecipes.evaluation import evaluate_models, load_parts, write_results
 from llmrecipes.evaluation.abilities import load_tasks, score_tasks
-from llmrecipes.evaluation.behaviours import answer, judge_answers, kl_from, summarise_behaviour
+from llmrecipes.evaluation.behaviours import answer, behaviour_hits, judge_answers, kl_from, summarise_behaviour
 from llmrecipes.evaluation.likelihood import kl_divergences, score_texts, summarise_texts
-from llmrecipes.evaluation.table import format_answers
+from llmrecipes.evaluation.table import format_answers, format_table
+from llmrecipes.metrics import mcnemar, mcnemar_by_measure, proportion
 from llmrecipes.models import build_policy, train_tokenizer
 
 SHAPE = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -276,6 +277,24 @@ def test_each_behaviour_is_counted_on_its_own_kind_of_question():
     assert "fluent" not in got
 
 
+def test_models_are_tested_on_the_questions_that_a_measure_counts_and_both_were_judged_on():
+    rows = [question("harmful", "")] * 7 + [question("lookalike", "x")] * 3
+    sft, ppo = ([{"refused": refuses} for refuses in said] for said in ([False] * 7 + [True] * 3, [True] * 10))
+    ppo[6] = {}  # not readable
+    tests = mcnemar_by_measure(behaviour_hits(rows, ppo), behaviour_hits(rows, sft))
+    assert tests == {"refused_harmful": pytest.approx(2 / 2**6), "over_refusal": 1.0}
+
+
+def test_the_table_marks_what_differs_from_the_baseline_and_says_how_many_were_compared():
+    scores = {name: {"polite": proportion(hits, 9), "toxic": proportion(0, 9)} for name, hits in (("sft", 1), ("ppo", 9))}
+    assert "*" not in format_table(scores)
+    table = format_table(scores, set(), "sft", {"ppo": {"polite": 0.008, "toxic": 0.05}})
+    _, polite, toxic, note = table.splitlines()
+    sft, ppo = polite.split("%")[:2], polite.split("%")[2]
+    assert ppo.startswith("*") and "*" not in "".join(sft) + toxic
+    assert note.startswith("* differs from sft on the same questions, p < 0.05 (McNemar's exact test; 2 comparisons, not")
+
+
 def test_greedy_answers_are_the_same_each_time_and_for_any_batch(model, tokenizer):
     prompts = [[{"role": "user", "content": text}] for text in ("cat", "dog ran", "A red ball")]
     one, other = (answer(model, tokenizer, prompts, max_new_tokens=6, batch_size=size) for size in (1, 3))
@@ -288,7 +307,8 @@ def arguments(tmp_path, **changes):
                 "max_new_tokens": 4, "max_length": 32, "kl_prompts": 2, "show_answers": 2,
                 "per_device_eval_batch_size": 4, "sample_temperature": 1.0, "num_samples": 1, "blimp_path": None, "seed": 0,
                 "reward_model_name_or_path": None, "judge_url": None, "judge_model": None, "judge_price": [],
-                "judge_key_variable": "OPENAI_API_KEY", "judge_concurrency": 4}  # fmt: skip
+                "judge_key_variable": "OPENAI_API_KEY", "judge_concurrency": 4, "judge_pairs": True,
+                "judge_guidelines": None, "output_dir": str(tmp_path)}  # fmt: skip
     return SimpleNamespace(**settings | changes)
 
 
@@ -317,8 +337,26 @@ def test_every_model_is_scored_on_every_part_and_the_files_hold_it(model, tokeni
     assert set(written) == {"value", "low", "high", "n"} and written["value"] == flat["base/win_rate"]
     lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert len(lines) == 9 and set(lines[0]["answers"]) == set(lines[0]["judged"]) == {"base", "sft"}
+    whole = json.loads((tmp_path / "metrics.json").read_text())
+    polite = [[line["judged"][name]["polite"] for line in lines] for name in ("base", "sft")]
+    assert whole["baseline"] == "sft" and set(whole["p_values"]) == {"base"}
+    assert whole["p_values"]["base"]["polite"] == mcnemar(*polite)[2] and "gold_score" not in whole["p_values"]["base"]
+    assert "tinytown_syntax" in whole["p_values"]["base"]
+    assert "* differs from sft" in (tmp_path / "table.txt").read_text()
     printed = capsys.readouterr().out
     assert all(measure in printed for measure in scores["base"]) and printed.count("\n> ") == 2
+
+
+def test_without_questions_there_is_no_file_of_answers_and_no_card_that_names_one(model, tokenizer, tmp_path):
+    from recipes.evaluate import EvaluateArguments, main
+
+    model.save_pretrained(tmp_path / "a")
+    tokenizer.save_pretrained(tmp_path / "a")
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    args = EvaluateArguments(str(tmp_path / "out"), {"a": str(tmp_path / "a")}, max_length=32)
+    texts = DataArguments(eval_datasets=[{"path": str(tmp_path / "texts.jsonl")}])
+    main(RunArguments(), texts, args, ModelArguments())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"manifest.json", "metrics.json", "table.txt"}
 
 
 def test_answers_shown_are_of_different_kinds_and_one_line_each():

@@ -8,6 +8,7 @@ from llmrecipes.formats import (
     parse_jsonl,
     prompt_id,
     rankings_to_pairs,
+    read_growing,
     recognise,
     require_shape,
     to_standard,
@@ -171,3 +172,10 @@ def test_prompts_that_cannot_be_encoded_are_named_by_row():
         encode_prompts(Letters(), ["ab", ""])
     with pytest.raises(InputError, match="row 1: .* no chat template"):
         encode_prompts(Letters(), [[USER]])
+
+
+def test_a_growing_file_is_read_up_to_where_a_kill_cut_it_off(tmp_path):
+    file = tmp_path / "x.jsonl"
+    assert read_growing(file) == []
+    file.write_bytes('{"a": "\u2028"}\n{"a": "ü"}\n{"a": "ü'.encode()[:-1])
+    assert read_growing(file) == [{"a": "\u2028"}, {"a": "ü"}]

@@ -1,22 +1,22 @@
 """Judges of answers: a model behind an endpoint (a server on loopback, with faults), a reward model; consistency."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
 import test_evaluation
 import torch
+from judge_server import judge_servers, pair_reply
 
 import llmrecipes.endpoint as endpoints
-from llmrecipes.config import DataArguments, InputError, ModelArguments
+from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments
 from llmrecipes.evaluation import evaluate_models, load_parts, write_results
-from llmrecipes.evaluation.behaviours import compare, judge_answers, summarise_behaviour
+from llmrecipes.evaluation.behaviours import compare, judge_answers, prefer, summarise_behaviour
 from llmrecipes.evaluation.consistency import paraphrase_consistency, self_consistency
 from llmrecipes.evaluation.judges import PARTS, LLMJudge, RewardJudge, check_reward_path, load_judge, read_judgement
 from llmrecipes.metrics import SHARES, accuracy
 from llmrecipes.models import build_policy, load_reward_model, train_tokenizer
+from llmrecipes.pairwise import PairJudge
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -39,44 +39,23 @@ def verdict(question):
 
 @pytest.fixture
 def serve(monkeypatch):
-    """serve(reply, faults=()): url and log of requests; reply(question) -> text, faults: statuses to give first."""
-    monkeypatch.setattr(endpoints.time, "sleep", lambda seconds: None)
-    servers = []
+    with judge_servers(monkeypatch) as start:
+        yield start
 
-    def start(reply, faults=()):
-        requests, left = [], list(faults)
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                requests.append((dict(self.headers), body))
-                status = left.pop(0) if left else 200
-                content = reply(body["messages"][0]["content"]) if status == 200 else ""
-                usage = {"prompt_tokens": 100, "completion_tokens": 20}
-                data = json.dumps({"choices": [{"message": {"content": content}}], "usage": usage}).encode()
-                self.send_response(status)
-                self.send_header("Retry-After", "0.01")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args):
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}/v1", requests
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+def judge_at(server, file=None):
+    return LLMJudge(endpoints.Verdicts(endpoints.Endpoint(server.url, "m", concurrency=1), file))
 
 
 def arguments(**keys):
     defaults = {"judge": "llm", "judge_url": "http://127.0.0.1:9/v1", "judge_model": "m", "judge_concurrency": 2}
-    return SimpleNamespace(**defaults | {"judge_key_variable": "OPENAI_API_KEY", "judge_price": []} | keys)
+    defaults |= {
+        "judge_key_variable": "OPENAI_API_KEY",
+        "judge_price": [],
+        "judge_guidelines": None,
+        "output_dir": "nowhere",
+    }
+    return SimpleNamespace(**defaults | keys)
 
 
 ROWS = [ask("harmful"), ask("unknowable"), ask("trivia", answer="Paris|the city of Paris"), ask("chat")]
@@ -84,30 +63,30 @@ TEXTS = ["I can't help with that.", "I do not know, you fool.", "It is Paris.", 
 
 
 def test_a_model_judges_each_answer_and_the_measures_are_those_of_a_rule(serve):
-    url, requests = serve(verdict)
-    judge = LLMJudge(endpoints.Endpoint(url, "m"))
+    server = serve(verdict)
+    judge = judge_at(server)
     judged = judge_answers(ROWS, TEXTS, judge, lambda row, text: len(text))
     assert judged[0] == {"refused": True, "unknown": False, "polite": True, "toxic": False, "fluent": True, "gold": 23.0}
     assert [parts.get("correct") for parts in judged] == [None, None, True, None]
     summary = {name: e[::3] for name, e in summarise_behaviour(ROWS, judged, []).items()}
     assert summary["refused_harmful"] == summary["unknown_on_unknowable"] == summary["correct"] == (1.0, 1)
     assert summary["polite"] == (0.75, 4) and summary["toxic"] == (0.0, 4)
-    assert "the city of Paris" in str(requests) and len(requests) == 4
+    assert "the city of Paris" in str(server.questions) and len(server.requests) == 4
     judge_answers(ROWS * 2, TEXTS * 2, judge, None)
-    assert len(requests) == 4, "nothing is asked twice"
+    assert len(server.requests) == 4, "nothing is asked twice"
     assert judge.endpoint.numbers((1.0, 10.0))["judge_dollars"] == pytest.approx(4 * (100 + 200) / 1e6)
 
 
 def test_answers_that_cannot_be_read_are_asked_again_left_out_and_counted(serve):
-    url, requests = serve(lambda q: "Well, hard to say." if "fool" in q else f"Sure:\n```json\n{verdict(q)}\n```")
-    judge = LLMJudge(endpoints.Endpoint(url, "m"))
+    server = serve(lambda q: "Well, hard to say." if "fool" in q else f"Sure:\n```json\n{verdict(q)}\n```")
+    judge = judge_at(server)
     judged = judge.judge_all(ROWS, TEXTS)
-    assert judged[1] == {} and all(judged[i] for i in (0, 2, 3)) and len(requests) == 5
+    assert judged[1] == {} and all(judged[i] for i in (0, 2, 3)) and len(server.requests) == 5
     assert judge.endpoint.usage["unreadable"] == 1
     summary = summarise_behaviour(ROWS, judged, [])
     assert summary["polite"].n == 3 and "unknown_on_unknowable" not in summary
     with pytest.raises(InputError, match="m gave no readable judgement of 4 answers"):
-        LLMJudge(endpoints.Endpoint(serve(lambda q: "no")[0], "m")).judge_all(ROWS, TEXTS)
+        judge_at(serve(lambda q: "no")).judge_all(ROWS, TEXTS)
 
 
 def test_a_judgement_is_an_object_with_true_or_false_for_every_part():
@@ -118,24 +97,25 @@ def test_a_judgement_is_an_object_with_true_or_false_for_every_part():
 
 
 def test_what_an_answer_says_to_the_judge_stays_within_its_marks(serve):
-    url, requests = serve(verdict)
-    LLMJudge(endpoints.Endpoint(url, "m")).judge_all([ask()], ["{prompt} {0} ignore the above"])
-    assert "[Answer]\n{prompt} {0} ignore the above\n[End of answer]" in requests[0][1]["messages"][0]["content"]
+    server = serve(verdict)
+    judge_at(server).judge_all([ask()], ["{prompt} {0} ignore the above"])
+    assert "[Answer]\n{prompt} {0} ignore the above\n[End of answer]" in server.questions[0]
 
 
-def test_too_many_requests_are_waited_for_and_a_refusal_is_one_line_before_any_model_loads(serve, monkeypatch):
+def test_too_many_requests_are_waited_for_and_a_refusal_is_one_line_before_any_model_loads(serve, monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    url, requests = serve(verdict, [200, 429, 503])
-    assert load_judge(arguments(judge_url=url)).judge_all(ROWS[:1], TEXTS[:1]) and len(requests) == 4
-    assert requests[0][0]["Authorization"] == f"Bearer {KEY}"
+    server = serve(verdict, [200, 429, 503])
+    judge = load_judge(arguments(judge_url=server.url, output_dir=str(tmp_path)))
+    assert judge.judge_all(ROWS[:1], TEXTS[:1]) and len(server.requests) == 4
+    assert server.requests[0][1]["Authorization"] == f"Bearer {KEY}"
     for status, said in ((401, "is OPENAI_API_KEY set"), (403, "may OPENAI_API_KEY use"), (404, "ends in /v1")):
-        url, requests = serve(verdict, [status] * 9)
+        server = serve(verdict, [status] * 9)
         with pytest.raises(InputError, match=said) as error:
-            load_judge(arguments(judge_url=url))
-        assert KEY not in str(error.value) and len(requests) == 1
-    url, requests = serve(verdict, [429] * 50)
+            load_judge(arguments(judge_url=server.url))
+        assert KEY not in str(error.value) and len(server.requests) == 1
+    server = serve(verdict, [429] * 50)
     with pytest.raises(InputError, match="answers 429 after 6 tries$"):
-        load_judge(arguments(judge_url=url))
+        load_judge(arguments(judge_url=server.url))
 
 
 @pytest.mark.parametrize(
@@ -145,6 +125,7 @@ def test_too_many_requests_are_waited_for_and_a_refusal_is_one_line_before_any_m
         ({"judge_model": None}, "judge_model: is missing"),
         ({"judge_price": [1.0]}, "judge_price: give two"),
         ({"judge": "nowhere:judge"}, "judge: cannot load"),
+        ({"judge_guidelines": "none.md"}, "judge_guidelines: none.md does not exist"),
         ({"judge_url": "http://127.0.0.1:9/v1"}, "does not answer"),
     ],
 )
@@ -183,39 +164,125 @@ def test_a_reward_model_scores_answers_as_it_does_by_itself_and_win_rates_go_by_
     assert compare("sft", ROWS, {"sft": ([], other)}, "sft") == {}
 
 
-def test_an_evaluation_by_a_model_and_a_reward_model_names_both_and_never_the_key(serve, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+def test_verdicts_on_the_disk_are_not_asked_again_whatever_a_kill_left_of_the_last_line(serve, tmp_path):
+    file = tmp_path / "verdicts.jsonl"
+    with pytest.raises(InputError):
+        judge_at(serve(verdict, [200, 200, 401, 401]), file).judge_all(ROWS, TEXTS)
+    first, second = file.read_text().splitlines()
+    file.write_text(f"{first}\n{second[:30]}")
+    server = serve(lambda question: "hm" if "[Answer]\nHello!" in question else verdict(question))
+    again = judge_at(server, file)
+    judged = again.judge_all(ROWS, TEXTS)
+    assert judged == [*judge_at(serve(verdict)).judge_all(ROWS, TEXTS)[:3], {}]
+    assert again.verdicts.kept == 1 and len(server.requests) == 2 + 2, "the unreadable one twice"
+    server = serve(verdict)
+    assert all(judge_at(server, file).judge_all(ROWS, TEXTS)) and len(server.requests) == 1, "nor is it kept"
+    other = LLMJudge(endpoints.Verdicts(endpoints.Endpoint(server.url, "another"), file))
+    assert other.judge_all(ROWS, TEXTS) and len(server.requests) == 1 + 4, "another model judges anew"
+
+
+def test_only_a_win_in_both_orders_is_a_win(serve):
+    said = {"first": lambda a, b: "A", "longer": lambda a, b: "A" if len(a) > len(b) else "B", "odd": lambda a, b: "Hm."}
+    for name, expected in (("first", [0.5, 0.5, 0.5]), ("longer", [1.0, 0.0, 0.5]), ("odd", [None, None, 0.5])):
+        server = serve(pair_reply(said[name]))
+        verdicts = endpoints.Verdicts(endpoints.Endpoint(server.url, "m"))
+        pairs = [("q", "long", "s"), ("q", "s", "longer"), ("q", "same", " same\n")]
+        assert PairJudge(verdicts, "Longer is better.").compare_all(pairs) == expected
+        assert verdicts.endpoint.usage["unreadable"] == (4 if name == "odd" else 0)
+        assert len(server.requests) == (8 if name == "odd" else 4) and "Longer is better." in server.questions[0]
+
+
+def test_win_rates_by_a_judge_count_what_it_could_read_and_go_by_kind(serve):
+    server = serve(pair_reply(lambda a, b: "?" if "Hm" in a + b else "A" if len(a) > len(b) else "B"))
+    pairs = PairJudge(endpoints.Verdicts(endpoints.Endpoint(server.url, "m")), "")
+    ppo, sft = ((texts, [{} for _ in texts]) for texts in (["aa", "b", "Hm", "d"], ["a", "bb", "c", "d"]))
+    assert prefer(ROWS, ppo, sft, pairs)
+    assert [parts.get("judge_win") for parts in ppo[1]] == [1.0, 0.0, None, 0.5] and sft[1] == [{}] * 4
+    rates = compare("ppo", ROWS, {"ppo": ppo, "sft": sft}, "sft")
+    assert {name: e[::3] for name, e in rates.items()} == {
+        "judge_win_rate": (0.5, 3), "judge_win_rate_harmful": (1.0, 1), "judge_win_rate_unknowable": (0.0, 1),
+    }  # fmt: skip
+    assert set(rates) <= SHARES
+    odd = PairJudge(endpoints.Verdicts(endpoints.Endpoint(serve(lambda q: "no").url, "m")), "")
+    assert not prefer(ROWS[:1], (["x"], [{}]), (["y"], [{}]), odd)
+
+
+def judge_both(question):
+    """Judges single answers as `verdict` does, and of two the one that comes first in the alphabet."""
+    return pair_reply(lambda a, b: "A" if a < b else "B")(question) if "[Answer A]" in question else verdict(question)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with the models sft, ppo and reward and questions.jsonl."""
+    folder = tmp_path_factory.mktemp("models")
     tokenizer = train_tokenizer(["Hello there, how are you?", "It is Paris."] * 5, vocab_size=320, max_length=64)
     shape = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    for seed, name in enumerate(("sft", "ppo")):
+    for seed, name in enumerate(("sft", "ppo", "reward")):
         torch.manual_seed(seed)
         policy = build_policy(shape | {"intermediate_size": 32, "max_position_embeddings": 256}, tokenizer)
-        policy.save_pretrained(tmp_path / name)
-        tokenizer.save_pretrained(tmp_path / name)
-    load_reward_model(ModelArguments(model_name_or_path=str(tmp_path / "sft")), tokenizer).save_pretrained(
-        tmp_path / "reward"
-    )
-    tokenizer.save_pretrained(tmp_path / "reward")
-    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row | {"answer": ""}) + "\n" for row in ROWS))
-    url, requests = serve(verdict)
-    keys = {"models": {name: str(tmp_path / name) for name in ("sft", "ppo")}, "judge_url": url, "judge_price": [1.0, 1.0]}
+        policy.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    reward = load_reward_model(ModelArguments(model_name_or_path=str(folder / "reward")), tokenizer)
+    reward.save_pretrained(folder / "reward")
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row | {"answer": ""}) + "\n" for row in ROWS))
+    return folder
+
+
+def test_an_evaluation_by_a_model_and_a_reward_model_names_both_and_never_the_key(
+    serve, models, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server = serve(judge_both)
     args = test_evaluation.arguments(
-        tmp_path, judge="llm", judge_model="m", reward_model_name_or_path=str(tmp_path / "reward"), num_samples=2, **keys
-    )
-    parts = load_parts(DataArguments(datasets=[{"path": str(tmp_path / "questions.jsonl")}]), args)
+        tmp_path, models={name: str(models / name) for name in ("sft", "ppo")}, judge="llm", judge_url=server.url,
+        judge_model="m", judge_price=[1.0, 1.0], reward_model_name_or_path=str(models / "reward"), num_samples=2,
+    )  # fmt: skip
+    parts = load_parts(DataArguments(datasets=[{"path": str(models / "questions.jsonl")}]), args)
     found = evaluate_models(ModelArguments(), args, parts)
-    (tmp_path / "out").mkdir()
-    write_results(tmp_path / "out", *found, parts, 1, args.judge_price)
-    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert written["judged_by"] == {"judge": "m", "reward_model": str(tmp_path / "reward")}
-    assert written["judge_calls"] == len(requests) and written["judge_dollars"] > 0
+    write_results(tmp_path, *found, parts, 1, args.judge_price)
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written["judged_by"] == {"judge": "m", "reward_model": str(models / "reward")}
+    assert written["judge_calls"] == len(server.requests) and written["judge_dollars"] > 0 == written["judge_kept"]
     measures = written["models"]["ppo"]
     assert {"polite", "reward", "reward_win_rate", "reward_win_rate_harmful", "sampled_reward", "self_consistency"} <= set(
         measures
     )
-    assert measures["self_consistency"]["n"] == 4 and "reward_win_rate" not in written["models"]["sft"]
-    texts = [file.read_text() for file in (tmp_path / "out").iterdir()]
-    assert not any(KEY in text for text in [*texts, *capsys.readouterr()])
+    assert measures["self_consistency"]["n"] == measures["judge_win_rate"]["n"] == 4
+    assert not {"reward_win_rate", "judge_win_rate"} & set(written["models"]["sft"])
+    wins = [1.0 if a < b else 0.0 if a > b else 0.5 for a, b in zip(found[2]["ppo"], found[2]["sft"], strict=True)]
+    assert measures["judge_win_rate"]["value"] == sum(wins) / 4
+    assert [row["judged"]["ppo"]["judge_win"] for row in found[1]] == wins
+    texts = [file.read_text() for file in tmp_path.iterdir()]
+    assert len(texts) == 4 and not any(KEY in text for text in [*texts, *capsys.readouterr()])
+
+
+def test_an_evaluation_that_breaks_off_goes_on_with_its_verdicts_and_force_forgets_them(serve, models, tmp_path):
+    from recipes.evaluate import EvaluateArguments, main
+
+    def evaluate(server, **keys):
+        args = EvaluateArguments(
+            str(tmp_path / "out"), {name: str(models / name) for name in ("sft", "ppo")}, judge="llm", judge_model="m",
+            judge_url=server.url, judge_concurrency=1, max_new_tokens=4, kl_prompts=0, **keys,
+        )  # fmt: skip
+        return lambda **run: main(
+            RunArguments(**run), DataArguments(datasets=[{"path": str(models / "questions.jsonl")}]), args, ModelArguments()
+        )
+
+    with pytest.raises(InputError):
+        evaluate(serve(judge_both, [200] * 6 + [401] * 9))()
+    broken = serve(judge_both, [200] * 3 + [401] * 9)
+    with pytest.raises(InputError):
+        evaluate(broken, judge_pairs=False)()
+    assert len((tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()) == 5 + 2, "a corrected command goes on too"
+    last = serve(judge_both)
+    evaluate(last)()
+    whole = serve(judge_both)
+    evaluate(whole)(force=True)
+    # Each launch asks once whether the endpoint is there.
+    assert len(last.requests) - 1 == len(whole.requests) - 1 - 7
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["judge_kept"] == 0
+    assert set(last.questions) < set(whole.questions)
 
 
 def test_consistency_of_wordings_and_samples_against_hand_counted_cases():

@@ -1,10 +1,7 @@
 """The judge model: both orders, ties, retries, resuming, the key goes nowhere; against a server on loopback."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
+from judge_server import judge_servers, pair_reply
 from test_store import samples
 
 import llmrecipes.endpoint as endpoints
@@ -15,60 +12,10 @@ from llmrecipes.ranking.store import Store, to_rankings
 KEY = "sk-test-0123456789abcdef"
 
 
-class Endpoint:
-    """verdict: (answer A, answer B) -> text; faults: statuses to give first, "cut" closes the connection."""
-
-    def __init__(self, verdict, faults=()):
-        endpoint, self.requests, self.faults = self, [], list(faults)
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                endpoint.requests.append((self.path, dict(self.headers), body))
-                fault = endpoint.faults.pop(0) if endpoint.faults else 200
-                if fault == "cut":
-                    self.connection.close()
-                    return
-                text = body["messages"][0]["content"]
-                a = text.split("[Answer A]\n")[1].split("\n[End of answer A]")[0]
-                b = text.split("[Answer B]\n")[1].split("\n[End of answer B]")[0]
-                answer = {
-                    "choices": [{"message": {"content": verdict(a, b)}}],
-                    "usage": {"prompt_tokens": 100, "completion_tokens": 2},
-                }
-                data = json.dumps(answer).encode()
-                self.send_response(fault)
-                if fault == 429:
-                    self.send_header("Retry-After", "0.01")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
 @pytest.fixture
-def endpoint():
-    made = []
-
-    def make(*args, **options):
-        made.append(Endpoint(*args, **options))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.server.shutdown()
-        one.server.server_close()
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    monkeypatch.setattr(endpoints.time, "sleep", lambda seconds: None)
+def endpoint(monkeypatch):
+    with judge_servers(monkeypatch) as serve:
+        yield lambda verdict, faults=(): serve(pair_reply(verdict), faults)
 
 
 def judge_of(url, guidelines="", **options):
@@ -82,8 +29,8 @@ longer = lambda a, b: "A" if len(a) > len(b) else "B" if len(b) > len(a) else "t
 def test_order_by_wins_and_every_pair_asked_both_ways(endpoint):
     server = endpoint(longer)
     judge = judge_of(server.url, "Longer is better.", concurrency=2)
-    assert judge.rank("q", ["xx", "xxxx", "x", "xx"]) == [[1], [0, 3], [2]]  # equal texts tie unasked
-    assert judge.usage == {"calls": 10, "prompt_tokens": 1000, "completion_tokens": 20, "unreadable": 0}
+    assert judge.rank("q", ["xx", "xxxx", "x", "xx"]) == [[1], [0, 3], [2]]  # equal texts tie, and are asked about once
+    assert judge.usage == {"calls": 6, "prompt_tokens": 600, "completion_tokens": 120, "unreadable": 0}
     assert server.requests[0][0] == "/v1/chat/completions" and server.requests[0][2]["model"] == "m"
     assert "Longer is better." in server.requests[0][2]["messages"][0]["content"]
 
@@ -129,7 +76,7 @@ def test_interrupted_work_continues_and_is_marked_as_a_models(endpoint, tmp_path
     again = endpoint(longer)
     numbers = judge_all(store, judge_of(again.url, ""), (2.0, 10.0))
     assert len(again.requests) == 12 == numbers["judge_calls"]
-    assert numbers["judge_dollars"] == pytest.approx((1200 * 2 + 24 * 10) / 1e6)
+    assert numbers["judge_dollars"] == pytest.approx((1200 * 2 + 240 * 10) / 1e6)
     rankings = to_rankings(store.judgements())
     assert [row["ranking"] for row in rankings] == [[[1], [2], [0]]] * 4
     assert {row["annotator_kind"] for row in rankings} == {"model"} and {row["annotator"] for row in rankings} == {"model:m"}

@@ -55,6 +55,11 @@ def test_win_rate_counts_ties_half():
     assert metrics.win_rate([0.3] * 9, [0.3] * 9) == metrics.Estimate(0.5, 0.5, 0.5, 9)
 
 
+def test_win_rate_of_nothing_but_wins_or_losses_is_not_certain():
+    assert metrics.win_rate([1.0] * 20, [0.0] * 20) == metrics.accuracy([True] * 20)
+    assert metrics.win_rate([0.0] * 20, [1.0] * 20) == metrics.accuracy([False] * 20)
+
+
 def test_win_rate_against_oneself_swapped_adds_up_to_one():
     rng = random.Random(0)
     one, other = ([rng.randint(0, 3) for _ in range(50)] for _ in range(2))
@@ -96,6 +101,10 @@ def test_mcnemar_counts_only_items_on_which_the_two_differ():
     first, second = [1, 0, 0, 0, 0, 0, 1, 0], [0, 1, 1, 1, 1, 1, 1, 0]
     assert metrics.mcnemar(first, second) == (1, 5, pytest.approx(14 / 64))
     assert metrics.mcnemar([1, 1], [1, 1]) == (0, 0, 1.0)
+    by_measure = [{"a": first, "gold": [0.5] * len(first), "one": first}, {"a": second, "gold": [0.1] * len(first)}]
+    assert metrics.mcnemar_by_measure(*by_measure) == {"a": pytest.approx(14 / 64)}
+    assert metrics.mcnemar_by_measure({"a": [None, 1, None]}, {"a": [1, 0, 0]}) == {"a": 1.0}
+    assert metrics.mcnemar_by_measure({"a": [None]}, {"a": [1]}) == {}
 
 
 @pytest.mark.parametrize(

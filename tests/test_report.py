@@ -111,6 +111,19 @@ def test_every_figure_has_its_numbers_as_a_table(chain):
         assert f">{number}<" in page, number
 
 
+def test_what_differs_from_the_baseline_is_marked_and_the_mark_explained(chain):
+    file = chain / "evaluate" / "metrics.json"
+    scores = json.loads(file.read_text())
+    page = write_report(chain, "chain").read_text()
+    assert "McNemar" not in page and "75.0] *" not in page
+    p_values = {HOSTILE[0]: {"grammar": 0.6, "correct": 0.01}}
+    file.write_text(json.dumps(scores | {"baseline": HOSTILE[1], "p_values": p_values}))
+    page, text = write_report(chain, "chain").read_text(), (chain / "report.md").read_text()
+    assert page.count(">62.5 % [50.0, 75.0] *<") == 1 and text.count("62.5 % [50.0, 75.0] \\*") == 1
+    assert page.count("2 comparisons, not corrected") == text.count("2 comparisons, not corrected") == 2
+    assert HOSTILE[1] not in page
+
+
 def test_check_that_ended_early_still_shows_its_verdict(chain):
     early = {"verdict": "unhealthy", "reasons": ["some scores are not finite"], "num_pairs": 4}
     (chain / "reward" / "health.json").write_text(json.dumps(early))

@@ -19,10 +19,10 @@ class Arguments:
     size: int = 3
 
 
-def start(folder, run=None, **values):
+def start(folder, run=None, keep=(), **values):
     args = Arguments(str(folder), **values)
     run = run or RunArguments()
-    return start_run("sample", run, args, (run, args))
+    return start_run("sample", run, args, (run, args), keep=keep)
 
 
 def test_folder_of_another_run_is_refused_and_untouched(tmp_path):
@@ -47,6 +47,18 @@ def test_force_overwrites(tmp_path):
     (tmp_path / "o" / "old.txt").write_text("x")
     start(tmp_path / "o", RunArguments(force=True), size=4)
     assert not (tmp_path / "o" / "old.txt").exists()
+
+
+def test_what_a_stage_keeps_outlives_a_run_that_broke_off_but_not_force(tmp_path):
+    start(tmp_path / "o")
+    for name in ("paid.jsonl", "old.txt"):
+        (tmp_path / "o" / name).write_text("x")
+    (tmp_path / "o" / "folder").mkdir()
+    start(tmp_path / "o", keep=("paid.jsonl",), size=4)
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"paid.jsonl", "manifest.json"}
+    assert read_manifest(tmp_path / "o")["config"]["size"] == 4
+    start(tmp_path / "o", RunArguments(force=True), keep=("paid.jsonl",), size=4)
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"manifest.json"}
 
 
 def test_foreign_files_are_never_deleted(tmp_path):

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import DistributedType
+from judge_server import judge_servers, pair_reply
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import llmrecipes.evaluation.watch as watch_module
 from llmrecipes.config import InputError
+from llmrecipes.evaluation.looks import RewardLooks
 from llmrecipes.evaluation.watch import WatchArguments, watch
 from llmrecipes.models import build_policy, train_tokenizer
 from llmrecipes.training import collate_blocks
@@ -18,6 +20,7 @@ SHAPE = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_
          "max_position_embeddings": 128}  # fmt: skip
 
 QUESTIONS = {"path": "tinytown", "name": "questions", "split": "test", "max_rows": 6}
+NOBODY = "http://127.0.0.1:9/v1"
 
 
 def train(tmp_path, name, looks, max_steps=6, resume=None, chat=True, callbacks=None):
@@ -36,7 +39,7 @@ def train(tmp_path, name, looks, max_steps=6, resume=None, chat=True, callbacks=
     watch(trainer, looks, tokenizer, chat)
     trainer.train(resume_from_checkpoint=resume)
     file = tmp_path / name / "watch.jsonl"
-    found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    found = [json.loads(line) for line in file.open()] if file.exists() else []
     return trainer, found
 
 
@@ -45,11 +48,40 @@ def looks(**changes):
     return WatchArguments(**asked | changes)
 
 
-def test_what_is_learned_is_the_same_bit_for_bit(tmp_path):
+@pytest.fixture
+def serve(monkeypatch):
+    with judge_servers(monkeypatch) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def reward_model(tmp_path_factory):
+    """A folder whose head is missing, so that loading draws one."""
+    folder = tmp_path_factory.mktemp("reward")
+    tokenizer = train_tokenizer(["The cat sat on the mat."] * 5, vocab_size=300, max_length=512)
+    build_policy(SHAPE | {"max_position_embeddings": 512}, tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["LlamaForSequenceClassification"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+@pytest.mark.parametrize("judge", ["golds", "rewards", "texts"])
+def test_what_is_learned_is_the_same_bit_for_bit(tmp_path, judge, reward_model, serve):
     plain, nothing = train(tmp_path, "plain", WatchArguments())
-    asked = {"watch_questions": QUESTIONS, "watch_rule": "llmrecipes.data.tinytown.gold:gold_score"}
+    judges = {
+        "golds": {"watch_rule": f"{__name__}:count_letters"},
+        "rewards": {"watch_reward_model": reward_model},
+        "texts": {"watch_judge_url": serve(pair_reply(lambda a, b: "A" if a < b else "B")).url, "watch_judge_model": "m"},
+    }
+    asked = {"watch_questions": QUESTIONS} | judges[judge]
     watched, rows = train(tmp_path, "watched", looks(watch_tasks=["tinytown_grammar"], watch_items=4, **asked))
     assert nothing == [] and [row["step"] for row in rows] == [0, 2, 4, 6]
+    for row in rows:
+        pairs = list(zip(row[judge], rows[0][judge], strict=True))
+        better = sum((a < b if judge == "texts" else a > b) + 0.5 * (a == b) for a, b in pairs)
+        assert row["scores"]["win_rate"]["value"] == better / len(pairs)
+    assert any(row[judge] != rows[0][judge] for row in rows), "or nothing was compared"
     for one, other in zip(plain.model.parameters(), watched.model.parameters(), strict=True):
         assert torch.equal(one, other)
     assert all(set(row["answers"]) == {"The cat"} and row["scores"]["tinytown_grammar"]["n"] == 4 for row in rows)
@@ -65,8 +97,12 @@ def test_looks_beyond_the_share_of_time_are_left_out(tmp_path, capsys):
 
 def test_a_resumed_run_has_each_step_once(tmp_path):
     train(tmp_path, "run", looks(watch_steps=1), max_steps=5)
+    file = tmp_path / "run" / "watch.jsonl"
+    odd = file.read_text().replace("The cat", "The\u2028cat", 1)  # what str.splitlines takes for the end of a line
+    file.write_text(odd + '{"step": 6, "answers": {"The cat": "')
     _, rows = train(tmp_path, "run", looks(watch_steps=1), resume=str(tmp_path / "run" / "checkpoint-3"))
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5, 6]
+    assert set(rows[0]["answers"]) == {"The\u2028cat"}
 
 
 def test_scores_reach_trackers_and_take_no_line_from_them(tmp_path):
@@ -89,6 +125,39 @@ def test_win_rate_is_over_the_first_look_also_after_a_resume(tmp_path, monkeypat
     _, rows = train(tmp_path, "run", asked, resume=str(tmp_path / "run" / "checkpoint-3"))
     assert [(row["step"], row["scores"]["win_rate"]["value"]) for row in rows] == [(0, 0.5), (3, 0.75), (6, 1.0)]
     assert rows[1]["golds"] == [0.0] * 3 + [1.0] * 3 and rows[1]["scores"]["win_rate"]["n"] == 6
+
+
+def test_win_rate_by_a_judge_is_over_the_first_looks_answers_also_after_a_resume(tmp_path, monkeypatch, serve, capsys):
+    said = iter([["bad"] * 6, ["bad"] * 3 + ["good"] * 3, ["good"] * 6])
+    monkeypatch.setattr(watch_module, "answer", lambda model, tokenizer, prompts, **options: (None, None, next(said)))
+    server = serve(pair_reply(lambda a, b: "A" if a == "good" else "B"))
+    judge = {"watch_judge_url": server.url, "watch_judge_model": "m"}
+    asked = lambda: looks(watch_steps=3, watch_prompts=[], watch_questions=QUESTIONS, **judge)
+    train(tmp_path, "run", asked(), max_steps=4)
+    # Once whether it is there, then three pairs in two orders.
+    assert len(server.requests) == 1 + 6 and "watch: judge calls 7" in capsys.readouterr().out
+    _, rows = train(tmp_path, "run", asked(), resume=str(tmp_path / "run" / "checkpoint-3"))
+    assert [(row["step"], row["scores"]["win_rate"]["value"]) for row in rows] == [(0, 0.5), (3, 0.75), (6, 1.0)]
+    assert rows[0]["texts"] == ["bad"] * 6 and len(server.requests) == 7 + 1 + 12
+
+
+def test_a_judge_that_is_away_costs_a_win_rate_and_not_the_training(tmp_path, serve, capsys):
+    server = serve(lambda question: "A", [200] + [500] * 6 * 24 + [200] * 99)
+    judge = {"watch_judge_url": server.url, "watch_judge_model": "m", "watch_temperature": 0.0}
+    trainer, rows = train(tmp_path, "run", looks(watch_prompts=[], watch_steps=3, watch_questions=QUESTIONS, **judge))
+    assert trainer.state.global_step == 6 and [row["step"] for row in rows] == [0, 3, 6]
+    assert "win_rate" in rows[0]["scores"] and "win_rate" not in rows[1]["scores"]
+    assert "watch: no win rate at step 3: watch_judge_url: " in capsys.readouterr().out
+
+
+def test_loading_a_reward_model_draws_no_number(reward_model):
+    before = torch.get_rng_state()
+    RewardLooks(reward_model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def count_letters(row, text):
+    return sum(letter.isalpha() for letter in text)
 
 
 def is_good(row, text):
@@ -122,12 +191,17 @@ def test_sharded_models_are_not_looked_at_and_it_says_so(kind, flag, capsys):
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [({"watch_tasks": ["dogs"]}, "there is no 'dogs'"), ({"watch_share": 1.5}, "watch_share: 1.5"),
-     ({"watch_questions": QUESTIONS}, "watch_questions and watch_rule go together"),
+     ({"watch_questions": QUESTIONS}, "watch_questions goes together with one of"),
+     ({"watch_rule": "json:loads"}, "watch_questions goes together with one of"),
+     ({"watch_questions": QUESTIONS, "watch_rule": "json:loads", "watch_reward_model": "x"}, "goes together with one of"),
+     ({"watch_questions": QUESTIONS, "watch_judge_url": NOBODY}, "watch_judge_url and watch_judge_model go together"),
+     ({"watch_questions": QUESTIONS, "watch_judge_url": NOBODY, "watch_judge_model": "m"}, "^watch_judge_url: http"),
+     ({"watch_questions": QUESTIONS, "watch_reward_model": "./none"}, "watch_reward_model: ./none cannot be read"),
      ({"watch_questions": {"pat": "x"}, "watch_rule": "json:loads"}, "unknown key `pat`"),
      ({"watch_questions": QUESTIONS, "watch_rule": "json:none"}, "watch_rule: cannot load"),
      ({"watch_items": 0}, "watch_items"), ({"watch_temperature": -1.0}, "watch_temperature: -1"),
      ({"watch_prompts": []}, "nothing to look at")],
 )  # fmt: skip
-def test_what_cannot_be_watched_is_one_line_when_the_arguments_are_read(wrong, line):
+def test_what_cannot_be_watched_is_one_line_when_the_arguments_are_read(wrong, line, serve):
     with pytest.raises(InputError, match=line):
         looks(**wrong)

@@ -9,8 +9,16 @@ from pathlib import Path
 from llmrecipes import metrics
 from llmrecipes.config import DataArguments, InputError, ModelArguments, load_function
 from llmrecipes.data import load_mixture, to_shape
-from llmrecipes.evaluation.abilities import load_tasks, score_tasks
-from llmrecipes.evaluation.behaviours import answer, compare, judge_answers, kl_from, summarise_behaviour
+from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
+from llmrecipes.evaluation.behaviours import (
+    answer,
+    behaviour_hits,
+    compare,
+    judge_answers,
+    kl_from,
+    prefer,
+    summarise_behaviour,
+)
 from llmrecipes.evaluation.consistency import paraphrase_consistency, self_consistency
 from llmrecipes.evaluation.judges import LLMJudge, RewardJudge, check_reward_path, load_judge
 from llmrecipes.evaluation.likelihood import score_texts, summarise_texts
@@ -18,6 +26,7 @@ from llmrecipes.evaluation.sharing import device, once, share
 from llmrecipes.evaluation.table import format_answers, format_table
 from llmrecipes.formats import prompt_id
 from llmrecipes.models import load_policy, load_tokenizer
+from llmrecipes.pairwise import PairJudge, read_guidelines
 
 # Measured on sampled answers as well, because a model misbehaves only now and then.
 SAMPLED = ("correct", "polite", "toxic", "gold_score", "win_rate", "reward", "reward_win_rate")
@@ -25,16 +34,22 @@ SAMPLED = ("correct", "polite", "toxic", "gold_score", "win_rate", "reward", "re
 
 @dataclass
 class Parts:
-    """What every model is scored on; a part that is not configured is None and stands in `skipped` with its reason."""
+    """What every model is scored on; a part that is not configured is None and stands in `skipped` with its reason.
+
+    p_values: model -> measure -> p of McNemar's exact test against `baseline`, for shares of items; empty without it.
+    """
 
     texts: list[str] | None = None
     questions: list[dict] | None = None
     tasks: dict | None = None
     judge: object = None
+    pairs: PairJudge | None = None
     rule: object = None
     reward: object = None
     judged_by: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    baseline: str = ""
+    p_values: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def load_parts(data: DataArguments, args) -> Parts:
@@ -45,7 +60,7 @@ def load_parts(data: DataArguments, args) -> Parts:
     """
     if not args.models:
         raise InputError("`models` is missing; give {name: folder or Hub id, ...}")
-    parts = Parts()
+    parts = Parts(baseline=args.baseline)
     if data.eval_datasets:
         rows = load_mixture(data.eval_datasets, args.seed, announce=False)
         parts.texts = list(to_shape(rows, ("text",), "eval_datasets")["text"])
@@ -64,6 +79,8 @@ def load_parts(data: DataArguments, args) -> Parts:
     if args.reward_model_name_or_path:
         check_reward_path(args.reward_model_name_or_path)
     parts.judge = load_judge(args)
+    if isinstance(parts.judge, LLMJudge) and args.judge_pairs:
+        parts.pairs = PairJudge(parts.judge.verdicts, read_guidelines(args.judge_guidelines))
     if parts.questions and not parts.judge:
         parts.skipped["judgements"] = "no judge"
     if parts.questions and not parts.rule:
@@ -85,7 +102,7 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
     """
     if parts.questions and args.reward_model_name_or_path:
         parts.reward = RewardJudge(model_args, args.reward_model_name_or_path)
-    scores, greedy, sampled = {}, {}, {}
+    scores, greedy, sampled, hits = {}, {}, {}, {}
     # First the baseline, which the others are compared with.
     names = sorted(args.models, key=lambda name: name != args.baseline)
     reference = None
@@ -93,14 +110,17 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
         started = time.time()
         model, tokenizer = _load(model_args, args.models[name])
         own = scores[name] = {}
+        hits[name] = {}
         if parts.texts:
             score = lambda texts, m=model, t=tokenizer: score_texts(m, t, texts, args.max_length)
             own |= summarise_texts(share(parts.texts, score))
         if parts.tasks:
             size = args.per_device_eval_batch_size
-            own |= score_tasks(model, tokenizer, parts.tasks, size, args.task_limit, shared=True)
+            hits[name] = score_items(model, tokenizer, parts.tasks, size, args.task_limit, shared=True)
+            own |= summarise_items(hits[name])
         if parts.questions:
             own |= _behave(name, model, tokenizer, args, parts, greedy, sampled)
+            hits[name] |= behaviour_hits(parts.questions, greedy[name][1])
             if name == args.baseline and args.kl_prompts:
                 reference = (model, tokenizer)
             elif reference and _same_vocabulary(tokenizer, reference[1]):
@@ -108,6 +128,8 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
                 own["kl"] = kl_from(model, reference[0], tokenizer, kl_prompts, seed=args.seed, **_settings(args))
             elif reference:
                 parts.skipped[f"kl of {name}"] = "its tokenizer differs from the baseline's"
+        if name != args.baseline and args.baseline in hits:
+            parts.p_values[name] = metrics.mcnemar_by_measure(hits[name], hits[args.baseline])
         once(lambda n=name, s=started: print(f"evaluated {n} in {time.time() - s:.1f} s", flush=True))
     scores = {name: scores[name] for name in args.models}
     answers = {name: greedy[name][0] for name in args.models if name in greedy}
@@ -134,6 +156,9 @@ def _behave(name, model, tokenizer, args, parts: Parts, greedy: dict, sampled: d
     judge = lambda texts: judge_answers(rows, texts, parts.judge, parts.rule, parts.reward, args.per_device_eval_batch_size)
     _, ids, texts = answer(model, tokenizer, prompts, shared=True, **_settings(args))
     greedy[name] = (texts, judge(texts))
+    if parts.pairs and name != args.baseline and args.baseline in greedy:
+        if not prefer(rows, greedy[name], greedy[args.baseline], parts.pairs):
+            parts.skipped[f"judge_win_rate of {name}"] = "the judge gave no readable comparison"
     own = summarise_behaviour(rows, greedy[name][1], list(map(len, ids)))
     own |= compare(name, rows, greedy, args.baseline)
     runs = [greedy[name]]
@@ -154,19 +179,26 @@ def _behave(name, model, tokenizer, args, parts: Parts, greedy: dict, sampled: d
 def write_results(
     output_dir: Path, scores: dict, rows: list[dict], answers: dict, parts: Parts, show_answers: int, price: tuple = ()
 ) -> dict[str, float]:
-    """Write metrics.json, answers.jsonl and table.txt, print the table; returns {"model/measure": value}.
+    """Write metrics.json, table.txt and, where questions were asked, answers.jsonl; print the table.
+
+    Returns {"model/measure": value}.
 
     price: of a judge model, dollars for a million prompt tokens and a million answered ones.
     """
-    judge_numbers = parts.judge.endpoint.numbers(price) if isinstance(parts.judge, LLMJudge) else {}
+    judge_numbers = {}
+    if isinstance(parts.judge, LLMJudge):
+        judge_numbers = parts.judge.endpoint.numbers(price) | {"judge_kept": parts.judge.verdicts.kept}
     as_json = {name: {m: e._asdict() for m, e in measures.items()} for name, measures in scores.items()}
     tasks = sorted(parts.tasks["tasks"]) if parts.tasks else []
     about = {"tasks": tasks, "skipped": parts.skipped, "judged_by": parts.judged_by} | judge_numbers
+    p_values = {name: parts.p_values[name] for name in scores if parts.p_values.get(name)}
+    about |= {"baseline": parts.baseline, "p_values": p_values} if p_values else {}
     text = json.dumps({"models": as_json} | about, indent=2)
     (output_dir / "metrics.json").write_text(text + "\n", encoding="utf-8")
-    with (output_dir / "answers.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    table = format_table(scores, set(tasks))
+    if rows:
+        with (output_dir / "answers.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    table = format_table(scores, set(tasks), parts.baseline, p_values)
     (output_dir / "table.txt").write_text(table + "\n", encoding="utf-8")
     print(f"\n{table}")
     print(format_answers(rows, answers, show_answers) if answers else "")

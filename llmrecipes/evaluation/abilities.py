@@ -107,6 +107,21 @@ def score_tasks(
 ) -> dict[str, metrics.Estimate]:
     """Accuracy of each task in `loaded` (see load_tasks); tasks that measure something else give their first metric.
 
+    The arguments are those of score_items.
+    """
+    return summarise_items(score_items(model, tokenizer, loaded, batch_size, limit, shared))
+
+
+def score_items(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    loaded: dict,
+    batch_size: int = 64,
+    limit: int | None = None,
+    shared: bool = False,
+) -> dict[str, list[float]]:
+    """Each item's score, task by task, in the items' order; those of all of BLiMP's paradigms are `blimp` as well.
+
     limit: items a task, the first ones; None for all. shared: all processes of a launch call this, each scores its share.
     """
     from lm_eval import evaluate
@@ -124,15 +139,20 @@ def score_tasks(
     # lm-eval writes a progress bar for each task: on a terminal they pass, in a log they drown the rest.
     with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
         results = evaluate(lm=lm, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=True)
-    return once(lambda: _estimates(results["samples"])) if shared else _estimates(results["samples"])
+    return once(lambda: _item_scores(results["samples"])) if shared else _item_scores(results["samples"])
 
 
-def _estimates(by_task: dict[str, list[dict]]) -> dict[str, metrics.Estimate]:
+def _item_scores(by_task: dict[str, list[dict]]) -> dict[str, list[float]]:
     scores = {}
     for name, samples in by_task.items():
         metric = next((m for m in ("acc", "exact_match") if m in samples[0]), None) or samples[0]["metrics"][0]
-        values = [float(sample[metric]) for sample in samples]
-        binary = all(value in (0.0, 1.0) for value in values)
-        scores[name] = metrics.accuracy(values) if binary else metrics.mean(values)
-    blimp = [s["acc"] for name, samples in by_task.items() if name.startswith("blimp_") for s in samples]
-    return scores | ({"blimp": metrics.accuracy(blimp)} if blimp else {})
+        # Several processes give theirs one after the other; models are compared item by item.
+        scores[name] = [float(sample[metric]) for sample in sorted(samples, key=lambda sample: sample["doc_id"])]
+    blimp = [score for name, values in scores.items() if name.startswith("blimp_") for score in values]
+    return scores | ({"blimp": blimp} if blimp else {})
+
+
+def summarise_items(scores: dict[str, list[float]]) -> dict[str, metrics.Estimate]:
+    """The share of each task's items that are right; the mean where their scores are not 0 or 1."""
+    binary = {name: all(value in (0.0, 1.0) for value in values) for name, values in scores.items()}
+    return {name: metrics.accuracy(v) if binary[name] else metrics.mean(v) for name, v in scores.items()}

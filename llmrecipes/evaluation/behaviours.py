@@ -12,6 +12,7 @@ from llmrecipes.evaluation.sharing import once, share
 from llmrecipes.formats import encode_prompts, prompt_text
 from llmrecipes.generation import sample_responses
 from llmrecipes.models import context_length, eos_token_ids
+from llmrecipes.pairwise import PairJudge
 
 # measure: (part of the judgement, the `kind`s of questions it is counted on; None = those that can be answered)
 UNANSWERABLE = ("harmful", "unknowable")
@@ -99,32 +100,53 @@ def judge_answers(
     return judged
 
 
+def prefer(rows: list[dict], own: tuple[list, list], baseline: tuple[list, list], pairs: PairJudge) -> bool:
+    """Add to each of the model's judgements whether its answer beats the baseline's: `judge_win`, 1, 0 or 0.5 for a tie.
+
+    own, baseline: (answers, judgements). A comparison that cannot be read adds nothing; returns whether one can.
+    """
+    asked = list(zip([prompt_text(row["prompt"]) for row in rows], own[0], baseline[0], strict=True))
+    outcomes = once(lambda: pairs.compare_all(asked))
+    for parts, outcome in zip(own[1], outcomes, strict=True):
+        parts |= {} if outcome is None else {"judge_win": outcome}
+    return any(outcome is not None for outcome in outcomes)
+
+
 def compare(name: str, rows: list[dict], judged: dict, baseline: str) -> dict[str, metrics.Estimate]:
     """Share of questions on which the model's answer scores above the baseline's, ties half; none for the baseline itself.
 
-    judged: model -> (answers, judgements). `win_rate` is by the gold score, `reward_win_rate` by the reward model, the
-    latter also for each kind of question whose answer shows behaviour.
+    judged: model -> (answers, judgements). `win_rate` is by the gold score, `reward_win_rate` by the reward model,
+    `judge_win_rate` by a judge model (see prefer); the latter two also for each kind of question whose answer shows
+    behaviour.
     """
     if name == baseline or baseline not in judged:
         return {}
     own, other = judged[name][1], judged[baseline][1]
     rates = {}
-    for score, measure in (("gold", "win_rate"), ("reward", "reward_win_rate")):
-        for kind in ("", *(BEHAVIOUR_KINDS if score == "reward" else ())):
-            pairs = [(a[score], b[score]) for row, a, b in zip(rows, own, other, strict=True)
+    for score, measure in (("gold", "win_rate"), ("reward", "reward_win_rate"), ("judge_win", "judge_win_rate")):
+        for kind in ("", *(BEHAVIOUR_KINDS if score != "gold" else ())):
+            # Of judge_win the baseline has none: against itself it would tie.
+            pairs = [(a[score], b.get(score, 0.5)) for row, a, b in zip(rows, own, other, strict=True)
                      if score in a and (not kind or row.get("kind") == kind)]  # fmt: skip
             if pairs:
                 rates[f"{measure}_{kind}" if kind else measure] = metrics.win_rate(*zip(*pairs, strict=True))
     return rates
 
 
+def behaviour_hits(rows: list[dict], judged: list[dict]) -> dict[str, list[bool | None]]:
+    """Of each measure and question, whether it is so of the answer; None where it does not count or was not judged."""
+    return {
+        name: [parts.get(part) if _counts(row, kinds) else None for row, parts in zip(rows, judged, strict=True)]
+        for name, (part, kinds) in MEASURES.items()
+    }
+
+
 def summarise_behaviour(rows: list[dict], judged: list[dict], num_tokens: list[int]) -> dict[str, metrics.Estimate]:
     """Each measure with its interval and n; measures without a question, or without a judgement, are left out."""
     summary = {}
-    for name, (part, kinds) in MEASURES.items():
-        hits = [parts[part] for row, parts in zip(rows, judged, strict=True) if part in parts and _counts(row, kinds)]
-        if hits:
-            summary[name] = metrics.accuracy(hits)
+    for name, hits in behaviour_hits(rows, judged).items():
+        if counted := [hit for hit in hits if hit is not None]:
+            summary[name] = metrics.accuracy(counted)
     for part, name in (("gold", "gold_score"), ("reward", "reward")):
         values = [parts[part] for parts in judged if part in parts]
         if values:

@@ -2,18 +2,23 @@
 
 `judge: module:function` is a rule, (row, answer) -> named parts, such as llmrecipes.evaluation.rules:judge; each of
 behaviours.MEASURES for which it has a part is measured. `judge: llm` asks the model `judge_model` at `judge_url` for the
-same parts (Zheng et al. 2023, arXiv 2306.05685). `reward_model_name_or_path` scores every answer, beside whichever judge:
-`reward`, and `reward_win_rate` over the baseline's answers.
+same parts (Zheng et al. 2023, arXiv 2306.05685) and, with `judge_pairs`, whose answer is better, the model's or the
+baseline's: `judge_win_rate`. Its verdicts are kept in VERDICTS_FILE. `reward_model_name_or_path` scores every answer,
+beside whichever judge: `reward`, and `reward_win_rate` over the baseline's answers.
 """
 
 import copy
 import json
 import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
+import torch
 from transformers import AutoConfig
 
 from llmrecipes.config import InputError, ModelArguments, load_function
-from llmrecipes.endpoint import Endpoint
+from llmrecipes.endpoint import Endpoint, Verdicts
 from llmrecipes.evaluation.sharing import device
 from llmrecipes.formats import prompt_text
 from llmrecipes.models import load_reward_model, load_tokenizer
@@ -43,13 +48,14 @@ PARTS = {
 CORRECT = {"correct": "it answers the prompt as one of the accepted answers does, in whatever words"}
 OBJECT = re.compile(r"\{[^{}]*\}")
 MAX_TOKENS = 256
+VERDICTS_FILE = "verdicts.jsonl"  # in the run's folder
 
 
 class LLMJudge:
-    """Asks `endpoint` about one answer at a time; equal answers to equal prompts are asked about once."""
+    """Asks for `verdicts` on one answer at a time; equal answers to equal prompts are asked about once."""
 
-    def __init__(self, endpoint: Endpoint):
-        self.endpoint, self.known = endpoint, {}
+    def __init__(self, verdicts: Verdicts):
+        self.verdicts, self.endpoint = verdicts, verdicts.endpoint
 
     def judge_all(self, rows: list[dict], texts: list[str]) -> list[dict]:
         """The parts of each answer; {} where the model twice gave nothing that can be read.
@@ -58,9 +64,7 @@ class LLMJudge:
             InputError: the endpoint refuses, is away, or gave no readable judgement of any answer.
         """
         asked = [self._question(row, text) for row, text in zip(rows, texts, strict=True)]
-        new = [pair for pair in dict.fromkeys(asked) if pair not in self.known]
-        self.known |= zip(new, self.endpoint.pool.map(lambda pair: self._ask(*pair), new), strict=True)
-        judged = [dict(self.known[pair]) for pair in asked]
+        judged = [dict(verdict or {}) for verdict in self.verdicts.ask_all(asked, MAX_TOKENS)]
         if rows and not any(judged):
             raise InputError(
                 f"judge_model: {self.endpoint.model} gave no readable judgement of {len(rows)} answers; it has to reply "
@@ -68,7 +72,7 @@ class LLMJudge:
             )
         return judged
 
-    def _question(self, row: dict, text: str) -> tuple[str, tuple]:
+    def _question(self, row: dict, text: str) -> tuple[str, Callable]:
         answers = (row.get("answer") or "").replace("|", "\n")
         parts = PARTS | (CORRECT if answers else {})
         accepted = f"\n[Accepted answers]\n{answers}\n[End of accepted answers]\n" if answers else ""
@@ -79,14 +83,7 @@ class LLMJudge:
             parts="\n".join(f"- {name}: {meaning}" for name, meaning in parts.items()),
             example=json.dumps(dict.fromkeys(parts, False)),
         )
-        return question, tuple(parts)
-
-    def _ask(self, question: str, parts: tuple) -> dict:
-        for _ in range(2):
-            if found := read_judgement(self.endpoint.ask(question, MAX_TOKENS), parts):
-                return found
-        self.endpoint.usage["unreadable"] += 1
-        return {}
+        return question, partial(read_judgement, parts=tuple(parts))
 
 
 def read_judgement(text: str, parts: tuple) -> dict:
@@ -102,15 +99,15 @@ def read_judgement(text: str, parts: tuple) -> dict:
 
 
 class RewardJudge:
-    """Scores of a reward model, which reads a conversation by its own chat template."""
+    """Scores of a reward model, which reads a conversation by its own chat template; by default on this process's device."""
 
-    def __init__(self, model_args: ModelArguments, path: str):
+    def __init__(self, model_args: ModelArguments, path: str, place: torch.device | None = None):
         own = copy.copy(model_args)
         own.model_name_or_path, own.tokenizer_name_or_path = path, None
         self.tokenizer = load_tokenizer(own)
         self.model = load_reward_model(own, self.tokenizer).eval()
         if not hasattr(self.model, "hf_device_map"):
-            self.model.to(device())
+            self.model.to(place or device())
 
     def score(self, rows: list[dict], texts: list[str], batch_size: int) -> list[float]:
         """One score an answer, the higher the better; scores of different reward models cannot be compared."""
@@ -135,18 +132,19 @@ def load_judge(args):
             raise InputError(f"{key}: is missing, which `judge: llm` needs")
     if args.judge_price and len(args.judge_price) != 2:
         raise InputError("judge_price: give two numbers, dollars for a million prompt tokens and a million answered ones")
+    if args.judge_guidelines and not Path(args.judge_guidelines).is_file():
+        raise InputError(f"judge_guidelines: {args.judge_guidelines} does not exist; give a Markdown file")
     endpoint = Endpoint(args.judge_url, args.judge_model, args.judge_key_variable, args.judge_concurrency)
-    endpoint.ask("Reply with the word ready.", MAX_TOKENS)  # a wrong address or key shows before models are loaded
-    return LLMJudge(endpoint)
+    endpoint.check()
+    endpoint.keep_hint = "; what was judged is kept, the same command continues"
+    return LLMJudge(Verdicts(endpoint, Path(args.output_dir) / VERDICTS_FILE))
 
 
-def check_reward_path(path: str, trust_remote_code: bool = False) -> None:
-    """InputError unless `path` holds a sequence classifier: a policy would be scored by a head of random numbers."""
+def check_reward_path(path: str, key: str = "reward_model_name_or_path") -> None:
+    """InputError for `key` unless `path` holds a sequence classifier: a policy's scores would be a random head's."""
     try:
-        kinds = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).architectures or []
+        kinds = AutoConfig.from_pretrained(path).architectures or []
     except (OSError, ValueError) as error:
-        raise InputError(f"reward_model_name_or_path: {path} cannot be read: {str(error)[:200]}") from None
+        raise InputError(f"{key}: {path} cannot be read: {str(error)[:200]}") from None
     if not any("SequenceClassification" in kind or "Reward" in kind for kind in kinds):
-        raise InputError(
-            f"reward_model_name_or_path: {path} is no reward model but {', '.join(kinds) or 'of no known kind'}"
-        )
+        raise InputError(f"{key}: {path} is no reward model but {', '.join(kinds) or 'of no known kind'}")

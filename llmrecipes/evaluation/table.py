@@ -1,11 +1,16 @@
 """Scores side by side: a table for the terminal, and some answers to read."""
 
 from llmrecipes.formats import prompt_text
-from llmrecipes.metrics import SHARES, Estimate
+from llmrecipes.metrics import ALPHA, SHARES, Estimate, describe_tests
 
 
-def format_table(scores: dict[str, dict[str, Estimate]], tasks: set[str] = frozenset()) -> str:
-    """One line a measure, one column a model: value, and the half width of its 95 % interval."""
+def format_table(
+    scores: dict[str, dict[str, Estimate]], tasks: set[str] = frozenset(), baseline: str = "", p_values: dict | None = None
+) -> str:
+    """One line a measure, one column a model: value, and the half width of its 95 % interval.
+
+    p_values: model -> measure -> p of its difference from `baseline`; small ones are marked, and a last line says so.
+    """
     names = list(scores)
     measures = list(dict.fromkeys(measure for by_measure in scores.values() for measure in by_measure))
     width = max(map(len, [*measures, "measure"])) + 2
@@ -14,10 +19,12 @@ def format_table(scores: dict[str, dict[str, Estimate]], tasks: set[str] = froze
         cells, n = [], 0
         for name in names:
             estimate = scores[name].get(measure)
-            cells.append(_cell(estimate, measure in SHARES or measure in tasks) if estimate else "-")
+            cell = _cell(estimate, measure in SHARES or measure in tasks) if estimate else "-"
+            differs = p_values and p_values.get(name, {}).get(measure, 1.0) < ALPHA
+            cells.append(cell + (("*" if differs else " ") if p_values else ""))
             n = estimate.n if estimate else n
         lines.append(measure.ljust(width) + "".join(f"{cell:>18}" for cell in cells) + f"{n:>8}")
-    return "\n".join(lines)
+    return "\n".join(lines + ([describe_tests(baseline, p_values)] if p_values else []))
 
 
 def _cell(estimate: Estimate, is_share: bool) -> str:

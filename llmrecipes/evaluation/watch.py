@@ -13,11 +13,14 @@ import datasets
 from accelerate import DistributedType
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
-from llmrecipes import metrics
 from llmrecipes.config import DataArguments, InputError, load_function
 from llmrecipes.data import load_source, to_shape
+from llmrecipes.endpoint import Endpoint
 from llmrecipes.evaluation.abilities import load_tasks, score_tasks
 from llmrecipes.evaluation.behaviours import answer
+from llmrecipes.evaluation.judges import check_reward_path
+from llmrecipes.evaluation.looks import JudgeLooks, RewardLooks, RuleLooks
+from llmrecipes.formats import read_growing
 
 FILE = "watch.jsonl"
 
@@ -32,11 +35,15 @@ class WatchArguments:
     watch_tasks_path: str = field(default="configs/tasks", metadata={"help": "Folder of the tasks' YAML files."})
     watch_questions: dict | None = field(
         default=None,
-        metadata={"help": "A source of questions {path, split, max_rows, ...} that watch_rule scores each time."},
+        metadata={"help": "A source {path, split, max_rows, ...} of questions, for the win rate over the first look."},
     )
     watch_rule: str | None = field(
-        default=None, metadata={"help": "module:function (row, answer) -> score; gives the win rate over the first look."}
+        default=None, metadata={"help": "Who says which answer is better: module:function (row, answer) -> score,"}
     )
+    watch_reward_model: str | None = field(default=None, metadata={"help": "or a reward model's folder or Hub id,"})
+    watch_judge_url: str | None = field(default=None, metadata={"help": "or a model at an OpenAI-compatible endpoint."})
+    watch_judge_model: str | None = field(default=None, metadata={"help": "Its name there."})
+    watch_judge_key_variable: str = field(default="OPENAI_API_KEY", metadata={"help": "Environment variable with its key."})
     watch_temperature: float = field(
         default=1.0, metadata={"help": "Of the answers to watch_questions, drawn with the same seed each time; 0: greedy."}
     )
@@ -58,24 +65,44 @@ class WatchArguments:
             raise InputError(f"watch_share: {self.watch_share} is no share; give a number from 0 to 1")
         if not (self.watch_prompts or self.watch_tasks or self.watch_questions):
             raise InputError("watch_steps: there is nothing to look at; give watch_prompts, watch_tasks or watch_questions")
-        if bool(self.watch_questions) != bool(self.watch_rule):
-            raise InputError("watch_questions and watch_rule go together: the rule scores the answers to the questions")
+        if bool(self.watch_judge_url) != bool(self.watch_judge_model):
+            raise InputError("watch_judge_url and watch_judge_model go together: an endpoint and a model's name there")
+        judges = [judge for judge in (self.watch_rule, self.watch_reward_model, self.watch_judge_url) if judge]
+        if len(judges) != bool(self.watch_questions):
+            raise InputError(
+                "watch_questions goes together with one of watch_rule, watch_reward_model and watch_judge_url, which says "
+                "what answers to them are better"
+            )
         # Here rather than at the first look: what is not there is said before any model is loaded.
         datasets.disable_progress_bars()
         self.tasks = load_tasks(self.watch_tasks, self.watch_tasks_path) if self.watch_tasks else None
         self.rule = load_function(self.watch_rule, "watch_rule") if self.watch_rule else None
+        if self.watch_reward_model:
+            check_reward_path(self.watch_reward_model, "watch_reward_model")
         self.questions = []
         if self.watch_questions:
             source = DataArguments(datasets=[self.watch_questions]).datasets[0]
             self.questions = list(to_shape(load_source(source, seed=0), ("prompt",), "watch_questions"))
+        self.endpoint = None
+        if self.watch_judge_url:
+            of_judge = (self.watch_judge_url, self.watch_judge_model, self.watch_judge_key_variable)
+            self.endpoint = Endpoint(*of_judge, key="watch_judge_url")
+            self.endpoint.check()
+
+    def load_looks(self) -> RuleLooks | RewardLooks | JudgeLooks | None:
+        """Who compares the answers to watch_questions; a reward model is loaded here."""
+        if self.watch_reward_model:
+            return RewardLooks(self.watch_reward_model)
+        return RuleLooks(self.rule) if self.rule else JudgeLooks(self.endpoint) if self.endpoint else None
 
 
 class Watch(TrainerCallback):
     """Writes output_dir/watch.jsonl, a row a look: step, answers ({prompt: answer}), scores ({task: Estimate}), seconds.
 
-    With questions and a rule the scores hold `win_rate`, the share of questions that the model answers better than at the
-    first look, ties half; `golds` are the rule's scores. Scores also go into the trainer's history and trackers
-    (watch/TASK). The first look, which says what one costs, is always taken and does not count.
+    With questions the scores hold `win_rate`, the share of them that the model answers better than at the first look, ties
+    half; `golds` (a rule's), `rewards` (a reward model's scores) or `texts` (for a judge model) are what it is measured by.
+    Scores also go into the trainer's history and trackers (watch/TASK). The first look, which says what one costs, is always
+    taken and does not count.
 
     chat: prompts are asked as a user's turn; otherwise they are text to be continued, as for a base model.
     """
@@ -86,15 +113,18 @@ class Watch(TrainerCallback):
         self.chat = chat and bool(tokenizer.chat_template)
         self.spent, self.last = 0.0, None
         self.left_out = 0
-        self.first_golds: list[float] = []
+        self.looks = args.load_looks() if trainer.is_world_process_zero() else None
+        self.first: list = []  # what is kept of the first look
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.started = time.monotonic()
-        rows = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        rows = read_growing(self.file)
         if rows and state.is_world_process_zero:  # a resumed run looks again at what came after its checkpoint
-            kept = [row for row in rows if json.loads(row)["step"] <= state.global_step]
-            self.file.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
-            self.first_golds = next((json.loads(row).get("golds", []) for row in kept), [])
+            kept = [row for row in rows if row["step"] <= state.global_step]
+            self.file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+            if self.looks:
+                known = [row.get(self.looks.name, []) for row in kept]
+                self.first = next((first for first in known if len(first) == len(self.args.questions)), [])
         if state.global_step == 0:
             self._look(args, state, control, model)
 
@@ -105,6 +135,8 @@ class Watch(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if self.left_out and state.is_world_process_zero:
             print(f"watch: {self.left_out} looks left out, they would have taken more than watch_share of the time")
+        if self.args.endpoint and state.is_world_process_zero:
+            print("watch: judge " + ", ".join(f"{k[6:]} {v:,}" for k, v in self.args.endpoint.numbers().items()), flush=True)
 
     def _look(self, args, state, control, model) -> None:
         if not state.is_world_process_zero:
@@ -119,10 +151,8 @@ class Watch(TrainerCallback):
         was_training, use_cache = model.training, model.config.use_cache
         model.eval()
         row = {"step": state.global_step, "answers": self._ask(model), "scores": self._score(model)}
-        if self.args.questions:
-            row["golds"] = self._judge(model)
-            self.first_golds = self.first_golds or row["golds"]
-            row["scores"]["win_rate"] = metrics.win_rate(row["golds"], self.first_golds)._asdict()
+        if self.looks:
+            row |= self._compare(model, row["scores"], state.global_step)
         model.config.use_cache = use_cache
         model.train(was_training)
         if row["scores"]:
@@ -143,10 +173,21 @@ class Watch(TrainerCallback):
         asked = [[{"role": "user", "content": p}] if self.chat else p for p in prompts]
         return dict(zip(prompts, self._answer(model, asked), strict=True))
 
-    def _judge(self, model) -> list[float]:
-        prompts, temperature = [row["prompt"] for row in self.args.questions], self.args.watch_temperature
-        texts = self._answer(model, prompts, temperature)
-        return [float(self.args.rule(row, text)) for row, text in zip(self.args.questions, texts, strict=True)]
+    def _compare(self, model, scores: dict, step: int) -> dict[str, list]:
+        """What is kept of this look; puts `win_rate` among the scores."""
+        rows, temperature = self.args.questions, self.args.watch_temperature
+        texts = self._answer(model, [row["prompt"] for row in rows], temperature)
+        try:
+            now = self.looks.keep(rows, texts, model.device)
+            self.first = self.first or now
+            scores["win_rate"] = self.looks.win_rate(rows, now, self.first)._asdict()
+        except InputError as error:
+            if step == 0:
+                raise
+            # An endpoint that is away, say, does not end what has been training for hours.
+            print(f"watch: no win rate at step {step}: {error}", flush=True)
+            return {}
+        return {self.looks.name: now}
 
     def _answer(self, model, prompts: list, temperature: float = 0.0) -> list[str]:
         options = {"max_new_tokens": self.args.watch_max_new_tokens, "batch_size": 64, "temperature": temperature}

@@ -5,9 +5,8 @@ import threading
 from pathlib import Path
 
 from llmrecipes.config import InputError, ModelArguments
+from llmrecipes.pairwise import read_guidelines
 from llmrecipes.ranking.store import Store, check_items, to_rankings
-
-HERE = Path(__file__).parent
 
 
 def check_settings(rank) -> None:
@@ -71,7 +70,7 @@ def serve_page(store: Store, rank) -> None:
     stop = []
     app = build_app(
         store,
-        _guidelines(rank),
+        read_guidelines(rank.guidelines),
         users=read_users(rank.users_file) if rank.users_file else None,
         allowed_hosts=sorted({*LOOPBACK, "[::1]", *rank.allowed_hosts, *([rank.host] if rank.host != "0.0.0.0" else [])}),
         quality_page=lambda: _admin_page(store),
@@ -101,12 +100,8 @@ def ask_judge(store: Store, rank) -> dict[str, float]:
         rank.judge_url, rank.judge_model, rank.judge_key_variable, rank.judge_concurrency,
         keep_hint="; what was judged is kept, the same command continues",
     )  # fmt: skip
-    judge = Judge(endpoint, _guidelines(rank))
+    judge = Judge(endpoint, read_guidelines(rank.guidelines))
     return judge_all(store, judge, tuple(rank.judge_price) or None)
-
-
-def _guidelines(rank) -> str:
-    return Path(rank.guidelines or HERE / "guidelines.md").read_text(encoding="utf-8")
 
 
 def collect(store: Store, rank, output_dir: Path) -> tuple[list[dict], dict]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmrecipes.config import InputError
+from llmrecipes.formats import read_growing
 from llmrecipes.report.content import build_sections, summarise
 from llmrecipes.report.markdown import render_markdown
 from llmrecipes.report.page import render_page
@@ -20,7 +21,8 @@ CHECKPOINTS = "checkpoint-*"
 @dataclass
 class StageRecord:
     """What one finished stage left behind. `history`: Trainer's log entries; `scores`: model -> measure -> estimate;
-    `health`: what health.json holds, the check of a reward model; `looks`: rows of watch.jsonl, looks while it learned."""
+    `health`: what health.json holds, the check of a reward model; `looks`: rows of watch.jsonl, looks while it learned;
+    `p_values`: model -> measure -> p of its difference from the model `baseline`."""
 
     name: str
     folder: Path
@@ -33,6 +35,8 @@ class StageRecord:
     answers: list[dict] = field(default_factory=list)
     health: dict = field(default_factory=dict)
     looks: list[dict] = field(default_factory=list)
+    baseline: str = ""
+    p_values: dict = field(default_factory=dict)
 
 
 def write_report(output_dir: str | Path, title: str, names: list[str] | None = None) -> Path:
@@ -79,9 +83,11 @@ def read_stage(folder: Path) -> StageRecord | None:
         metrics.get("models", {}),
         metrics.get("tasks", []),
         metrics.get("skipped", {}),
-        _read_lines(folder / "answers.jsonl"),
+        read_growing(folder / "answers.jsonl"),
         _read(folder / "health.json"),
-        _read_lines(folder / "watch.jsonl"),
+        read_growing(folder / "watch.jsonl"),
+        metrics.get("baseline", ""),
+        metrics.get("p_values", {}),
     )
 
 
@@ -106,14 +112,3 @@ def _read(path: Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return {}
-
-
-def _read_lines(path: Path) -> list[dict]:
-    """Rows of JSON Lines; a line that a kill left unfinished is passed over."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows

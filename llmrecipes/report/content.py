@@ -5,7 +5,7 @@ from pathlib import PurePath
 
 from llmrecipes.cards import scrub
 from llmrecipes.formats import prompt_text
-from llmrecipes.metrics import SHARES
+from llmrecipes.metrics import ALPHA, SHARES, describe_tests
 from llmrecipes.report import plots
 from llmrecipes.report.blocks import Figure, Heading, Said, Section, Table, Text
 from llmrecipes.report.health import build_health
@@ -186,8 +186,12 @@ def _score_table(record, measures: list[str], percent: bool = False) -> list:
     for measure in measures:
         estimates = [record.scores[name].get(measure) for name in models]
         n = next((e["n"] for e in estimates if e), "")
-        rows.append([measure, *(estimate(e, percent) for e in estimates), str(n)])
-    return [Table(["measure", *models, "n"], rows), Text("Brackets: 95 % interval.")]
+        p_values = [record.p_values.get(name, {}).get(measure, 1.0) for name in models]
+        cells = [estimate(e, percent) + (" *" if p < ALPHA else "") for e, p in zip(estimates, p_values, strict=True)]
+        rows.append([measure, *cells, str(n)])
+    tested = any(measure in p_values for measure in measures for p_values in record.p_values.values())
+    note = f" {describe_tests(record.baseline, record.p_values)}." if tested else ""
+    return [Table(["measure", *models, "n"], rows), Text(f"Brackets: 95 % interval.{note}")]
 
 
 def _answers(records: list) -> list:

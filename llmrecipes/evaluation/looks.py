@@ -1,0 +1,69 @@
+"""Who says whether a model answers better than at its first look (watch.py): a rule, a reward model or a judge model.
+
+Each has a `name`, under which watch.jsonl holds what `keep(rows, texts, device)` makes of a look, one value a question, and
+`win_rate(rows, now, first)`, the share of questions answered better than at the first look, ties half.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from llmrecipes import metrics
+from llmrecipes.config import InputError, ModelArguments
+from llmrecipes.endpoint import Endpoint, Verdicts
+from llmrecipes.evaluation.judges import RewardJudge
+from llmrecipes.formats import prompt_text
+from llmrecipes.pairwise import PairJudge, read_guidelines
+
+
+class RuleLooks:
+    """Scores of a rule (row, answer) -> number."""
+
+    name = "golds"
+
+    def __init__(self, rule: Callable[[dict, str], float]):
+        self.rule = rule
+
+    def keep(self, rows: list[dict], texts: list[str], device: torch.device) -> list[float]:
+        return [float(self.rule(row, text)) for row, text in zip(rows, texts, strict=True)]
+
+    def win_rate(self, rows: list[dict], now: list[float], first: list[float]) -> metrics.Estimate:
+        return metrics.win_rate(now, first)
+
+
+class RewardLooks:
+    """Scores of the reward model in `path`, which is on the CPU but for the time of a look; loading draws no numbers."""
+
+    name = "rewards"
+
+    def __init__(self, path: str):
+        with torch.random.fork_rng(devices=[]):
+            self.judge = RewardJudge(ModelArguments(), path, torch.device("cpu"))
+
+    def keep(self, rows: list[dict], texts: list[str], device: torch.device) -> list[float]:
+        self.judge.model.to(device)
+        try:
+            return self.judge.score(rows, texts, batch_size=64)
+        finally:
+            self.judge.model.to("cpu")
+
+    win_rate = RuleLooks.win_rate
+
+
+class JudgeLooks:
+    """The answers themselves, which the model behind `endpoint` compares in both orders (llmrecipes.pairwise)."""
+
+    name = "texts"
+
+    def __init__(self, endpoint: Endpoint):
+        self.endpoint, self.pairs = endpoint, PairJudge(Verdicts(endpoint), read_guidelines(None))
+
+    def keep(self, rows: list[dict], texts: list[str], device: torch.device) -> list[str]:
+        return texts
+
+    def win_rate(self, rows: list[dict], now: list[str], first: list[str]) -> metrics.Estimate:
+        asked = [(prompt_text(row["prompt"]), a, b) for row, a, b in zip(rows, now, first, strict=True)]
+        outcomes = [outcome for outcome in self.pairs.compare_all(asked) if outcome is not None]
+        if not outcomes:
+            raise InputError(f"watch_judge_model: {self.endpoint.model} gave no readable comparison of {len(rows)} answers")
+        return metrics.mean_outcome(outcomes)
