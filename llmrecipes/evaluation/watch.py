@@ -67,11 +67,11 @@ class WatchArguments:
             raise InputError("watch_steps: there is nothing to look at; give watch_prompts, watch_tasks or watch_questions")
         if bool(self.watch_judge_url) != bool(self.watch_judge_model):
             raise InputError("watch_judge_url and watch_judge_model go together: an endpoint and a model's name there")
-        judges = [judge for judge in (self.watch_rule, self.watch_reward_model, self.watch_judge_url) if judge]
-        if len(judges) != bool(self.watch_questions):
+        given = [key for key in ("watch_rule", "watch_reward_model", "watch_judge_url") if getattr(self, key)]
+        if len(given) != bool(self.watch_questions):
             raise InputError(
                 "watch_questions goes together with one of watch_rule, watch_reward_model and watch_judge_url, which says "
-                "what answers to them are better"
+                f"what answers to them are better; given: {', '.join(given) or 'none'} (an empty value takes one back)"
             )
         # Here rather than at the first look: what is not there is said before any model is loaded.
         datasets.disable_progress_bars()
