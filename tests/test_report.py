@@ -119,7 +119,7 @@ def test_what_differs_from_the_baseline_is_marked_and_the_mark_explained(chain):
     p_values = {HOSTILE[0]: {"grammar": 0.6, "correct": 0.01}}
     file.write_text(json.dumps(scores | {"baseline": HOSTILE[1], "p_values": p_values}))
     page, text = write_report(chain, "chain").read_text(), (chain / "report.md").read_text()
-    assert page.count(">62.5 % [50.0, 75.0] *<") == 1 and text.count("62.5 % [50.0, 75.0] \\*") == 1
+    assert page.count('class="n">62.5 % [50.0, 75.0] *<') == 1 and text.count("62.5 % [50.0, 75.0] \\*") == 1
     assert page.count("2 comparisons, not corrected") == text.count("2 comparisons, not corrected") == 2
     assert HOSTILE[1] not in page
 

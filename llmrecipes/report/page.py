@@ -8,7 +8,7 @@ from html import escape
 
 from llmrecipes.report.blocks import Figure, Heading, Points, Said, Section, Table, Text
 
-NUMBER = re.compile(r"-?[\d.,]+(e[+-]?\d+)?( (%|s|min|h|[kMG]B))?( ± [\d.]+)?( ?\[.*\])?$")
+NUMBER = re.compile(r"(–|-?[\d.,]+(e[+-]?\d+)?( (%|s|min|h|[kMG]B))?( ± [\d.]+)?( ?\[.*\])?( \*)?)$")
 MARKS = {"met": "met", "healthy": "met", "missed": "missed", "unhealthy": "missed"}
 STYLE = """
 :root{color-scheme:light dark;--line:#8885;--soft:#8881;--good:light-dark(#1d7a3a,#5cc97f);--bad:light-dark(#b3261e,#ff8a80)}
