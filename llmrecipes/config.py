@@ -149,6 +149,8 @@ class ModelArguments(ModelConfig):
 
 def launch(main, *config_types, argv: list[str] | None = None) -> None:
     """Parse argv and YAML into `config_types`, call `main(*configs)`; a user's mistake prints one line and exits 2."""
+    if not sys.stderr.isatty():  # a log: libraries' progress bars, which read this when imported, write seldom
+        os.environ.setdefault("TQDM_MININTERVAL", "10")
     configs = ()
     try:
         configs = parse(*config_types, argv=argv, inputs_exist=True)

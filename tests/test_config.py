@@ -1,5 +1,6 @@
 """The strict parser: every mistake is one line, exit code 2, before anything heavy is imported."""
 
+import os
 import re
 import subprocess
 import sys
@@ -221,3 +222,12 @@ def test_missing_and_empty_inputs_are_told_at_once(options, message, tmp_path):
     options, message = ([t.replace("EMPTY", str(tmp_path / "empty.jsonl")) for t in part] for part in (options, [message]))
     with pytest.raises(InputError, match=re.escape(message[0])):
         parse(*SFT, argv=["--output_dir", "o", *options], inputs_exist=True)
+
+
+def test_progress_bars_write_seldom_into_a_log(monkeypatch):
+    seen = []
+    for terminal in (True, False):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal, raising=False)
+        monkeypatch.delenv("TQDM_MININTERVAL", raising=False)
+        launch(lambda run: seen.append(os.environ.get("TQDM_MININTERVAL")), RunArguments, argv=[])
+    assert seen == [None, "10"]
