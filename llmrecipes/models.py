@@ -135,12 +135,17 @@ def load_reward_model(
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str | None) -> None:
     """InputError if the tokenizer can produce ids that the model has no embedding for."""
-    weight = model.get_input_embeddings().weight
-    rows = getattr(weight, "ds_shape", weight.shape)[0]  # DeepSpeed ZeRO-3 keeps the whole shape there
+    rows = num_embeddings(model)
     if len(tokenizer) > rows:
         raise InputError(
             f"{where}: the tokenizer has {len(tokenizer)} tokens, the model only {rows}; they do not belong together"
         )
+
+
+def num_embeddings(model: PreTrainedModel) -> int:
+    """How many token ids the model has an embedding for."""
+    weight = model.get_input_embeddings().weight
+    return getattr(weight, "ds_shape", weight.shape)[0]  # DeepSpeed ZeRO-3 keeps the whole shape there
 
 
 def context_length(model: PreTrainedModel) -> int | None:

@@ -61,13 +61,14 @@ def start_run(
         keep: files of an unfinished run that the next one goes on with, whatever has changed; `force` removes them too.
 
     Raises:
-        InputError: the folder holds another run and `force` is off.
+        InputError: the folder holds another run and `force` is off; the launch config would save no model that loads.
         SystemExit(0): this very run is already finished there.
     """
     tame_logs()
     keep_freed_memory()
     if not args.output_dir:
         raise InputError("`output_dir` is missing; say where the stage's result goes, e.g. outputs/<experiment>/" + stage)
+    _check_sharding()
     output_dir, is_main = Path(args.output_dir), int(os.environ.get("RANK", 0)) == 0
     _apply_tracking(args, output_dir)
     transformers.set_seed(args.seed)
@@ -300,6 +301,17 @@ def _launch() -> dict:
     """What a checkpoint's optimizer state depends on beside the config."""
     used = [kind for kind in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true"]
     return {"processes": int(os.environ.get("WORLD_SIZE", 1)), "sharding": used[0] if used else "none"}
+
+
+def _check_sharding() -> None:
+    sharding, environment = _launch()["sharding"], os.environ
+    if sharding == "FSDP" and environment.get("FSDP_VERSION") != "2":
+        raise InputError("fsdp_version: 2 is needed (configs/accelerate/fsdp2.yaml)")
+    if sharding == "FSDP" and environment.get("FSDP_STATE_DICT_TYPE") != "FULL_STATE_DICT":
+        raise InputError("fsdp_state_dict_type: FULL_STATE_DICT is needed, other types save no model that loads")
+    spread = sharding == "DEEPSPEED" and environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+    if spread and environment.get("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL") != "true":
+        raise InputError("zero3_save_16bit_model: true is needed, without it ZeRO-3 saves no model that loads")
 
 
 def _difference(previous: dict, manifest: dict) -> str:

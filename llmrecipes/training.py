@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 import trl
 from datasets import Dataset
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from llmrecipes.config import InputError
-from llmrecipes.models import token_blocks
+from llmrecipes.models import num_embeddings, token_blocks
 
 # Below this many bytes of logits and their gradients (12 per token and vocabulary entry), TRL's tiled LM head costs more
 # time than the memory it saves is worth.
@@ -24,12 +25,15 @@ class Muon(torch.optim.Muon):
     """torch.optim.Muon (Jordan et al. 2024), faster on CPUs: it orthogonalizes one matrix after another in bfloat16,
     which pays on GPUs and with AMX. Elsewhere the same step is taken in float32, matrices of one shape together: half
     the time for a model of 1M parameters (29 against 55 ms a step on one AVX-512 thread).
+
+    Under FSDP2 the momentum is sharded like the weights, and every process orthogonalizes the whole matrices.
     """
 
     @torch.no_grad()
     def step(self, closure=None):
-        device = self.param_groups[0]["params"][0].device
-        if device.type != "cpu" or torch.cpu.get_capabilities().get("amx_bf16", False):
+        first = self.param_groups[0]["params"][0]
+        fast = first.device.type != "cpu" or torch.cpu.get_capabilities().get("amx_bf16", False)
+        if fast and not isinstance(first, DTensor):
             return super().step(closure)
         for group in self.param_groups:
             by_shape = defaultdict(list)
@@ -39,16 +43,20 @@ class Muon(torch.optim.Muon):
             for (height, width), parameters in by_shape.items():
                 updates = orthogonalize(torch.stack([self._momentum(p, group) for p in parameters]), group)
                 for parameter, update in zip(parameters, updates, strict=True):
+                    if isinstance(parameter, DTensor):  # a process keeps its part of what all have computed
+                        mesh, placements = parameter.device_mesh, parameter.placements
+                        update = distribute_tensor(update, mesh, placements, src_data_rank=None)
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(update, alpha=-group["lr"] * max(1, height / width) ** 0.5)
 
     def _momentum(self, parameter: torch.Tensor, group: dict) -> torch.Tensor:
-        """(height, width) Nesterov momentum of the gradient."""
+        """(height, width) Nesterov momentum of the gradient, whole where it is sharded."""
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter.grad)
         buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-        return parameter.grad.lerp(buffer, group["momentum"])
+        momentum = parameter.grad.lerp(buffer, group["momentum"])
+        return momentum.full_tensor() if isinstance(momentum, DTensor) else momentum
 
 
 def orthogonalize(matrices: torch.Tensor, group: dict) -> torch.Tensor:
@@ -113,6 +121,19 @@ def build_muon(model: torch.nn.Module, args, muon_learning_rate: float) -> MuonA
     )
 
 
+class PretrainTrainer(Trainer):
+    """Trainer with MuonAdamW where `muon_learning_rate` is given: under FSDP, Trainer takes no optimizer made outside."""
+
+    def __init__(self, *, muon_learning_rate: float | None = None, **kwargs):
+        self.muon_learning_rate = muon_learning_rate
+        super().__init__(**kwargs)
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.muon_learning_rate is not None:
+            self.optimizer = build_muon(self.model, self.args, self.muon_learning_rate)
+        return super().create_optimizer(model)
+
+
 class SFTTrainer(trl.SFTTrainer):
     """TRL's SFTTrainer, whose loss path computes entropy and accuracy in tiles, with the plain path where it is cheap.
 
@@ -120,8 +141,7 @@ class SFTTrainer(trl.SFTTrainer):
     """
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
-        cheap = inputs["input_ids"].numel() * vocabulary * 12 <= CHEAP_LOGITS_BYTES
+        cheap = inputs["input_ids"].numel() * num_embeddings(self.model) * 12 <= CHEAP_LOGITS_BYTES
         plain = self.args.loss_type == "nll" and self.label_smoother is None and not self.aux_loss_enabled
         # Evaluation keeps TRL's path: it is rare, and its entropy and accuracy are wanted.
         if not (cheap and plain and self.model.training):

@@ -24,15 +24,18 @@ class PretrainArguments:
 
 
 def main(run, data, training, model, pretrain, looks):
-    from transformers import Trainer
-
     from llmrecipes.config import InputError
     from llmrecipes.data import load_train_eval
     from llmrecipes.evaluation.watch import watch
     from llmrecipes.models import build_policy, context_length, count_parameters, load_policy, load_tokenizer
     from llmrecipes.run import finish_run, start_run
-    from llmrecipes.training import build_blocks, build_muon, collate_blocks, language_metrics, readable
+    from llmrecipes.training import PretrainTrainer, build_blocks, collate_blocks, language_metrics, readable
 
+    if pretrain.optimizer == "muon" and training.deepspeed_plugin is not None:
+        raise InputError(
+            "optimizer: muon needs whole matrices, which DeepSpeed cuts up; use `optimizer: adamw`, or FSDP2 "
+            "(configs/accelerate/fsdp2.yaml)"
+        )
     inputs = [model.tokenizer_name_or_path, model.model_name_or_path, *(s.path for s in data.datasets)]
     state = start_run("pretrain", run, training, (run, data, training, model, pretrain, looks), inputs)
 
@@ -52,17 +55,14 @@ def main(run, data, training, model, pretrain, looks):
     blocks = build_blocks(texts, tokenizer, pretrain.max_length, batch_size)
     held_out = held_out_texts and build_blocks(held_out_texts, tokenizer, pretrain.max_length, 1)
     trainer = readable(
-        Trainer(
+        PretrainTrainer(
             model=policy,
             args=training,
             train_dataset=blocks,
             eval_dataset=held_out,
             processing_class=tokenizer,
             data_collator=collate_blocks,
-            optimizers=(
-                build_muon(policy, training, pretrain.muon_learning_rate) if pretrain.optimizer == "muon" else None,
-                None,
-            ),
+            muon_learning_rate=pretrain.muon_learning_rate if pretrain.optimizer == "muon" else None,
         )
     )
     watch(trainer, looks, tokenizer, chat=False)

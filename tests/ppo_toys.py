@@ -14,6 +14,7 @@ from llmrecipes.ppo.trainer import PPOTrainer
 from llmrecipes.run import shard_on_cpus
 
 VOCABULARY, PAD, EOS = 64, 0, 2
+MOMENTS = ("exp_avg", "momentum_buffer")  # of AdamW and of Muon, as large as the weights
 CHAT = "{% for m in messages %}{{ m.role }} {{ m.content }} </s> {% endfor %}{% if add_generation_prompt %}w1 {% endif %}"
 
 
@@ -74,6 +75,22 @@ def trainer(tmp_path, model=None, reward=even_share, data=None, tok=None, traine
         sampler=sample_responses,
         **(trainer_arguments or {}),
     )
+
+
+def shares_held(trainer, model=None) -> dict[str, float]:
+    """The share of `model`'s weights (the trained one's), and of the optimizer's state, that this process holds between
+    two steps."""
+    weights = list((model or trainer.model).parameters())
+    held = [p.ds_tensor if hasattr(p, "ds_id") else getattr(p, "_local_tensor", p) for p in weights]
+    trained = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad)
+    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)  # inside accelerate's and DeepSpeed's
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    moments = [moment for state in optimizer.state.values() for name, moment in state.items() if name in MOMENTS]
+    return {
+        "weights": sum(p.numel() for p in held) / sum(getattr(p, "ds_numel", p.numel()) for p in weights),
+        "moments": sum(getattr(m, "_local_tensor", m).numel() for m in moments) / trained,
+    }
 
 
 def leave() -> None:

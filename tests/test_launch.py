@@ -7,6 +7,7 @@ that all stages share one start-up.
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,10 +49,10 @@ def options(stage, inputs, output_dir, num_processes):
     return values
 
 
-def run_recipe(stage, inputs, output_dir, num_processes):
+def run_recipe(stage, inputs, output_dir, num_processes, **changes):
     config = output_dir.with_suffix(f".{os.environ.get('RANK', 0)}.yaml")
     config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(yaml.safe_dump(options(stage, inputs, output_dir, num_processes)))
+    config.write_text(yaml.safe_dump(options(stage, inputs, output_dir, num_processes) | changes))
     sys.argv = [str(ROOT / "recipes" / f"{stage}.py"), "--config", str(config)]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
@@ -63,21 +64,22 @@ def run_stages(inputs, outputs):
         run_recipe(stage, inputs, outputs / f"rank{rank}" / stage, num_processes)
     if num_processes == 1:
         return
-    import shutil
-
-    from torch import distributed
-
     run_recipe("pretrain", inputs, outputs / "resumed", num_processes)
-    distributed.barrier()
-    if rank == 0:  # as if killed after the last checkpoint but one
-        shutil.rmtree(outputs / "resumed" / f"checkpoint-{STEPS}")
-        (outputs / "resumed" / "model.safetensors").unlink()
-        manifest = json.loads((outputs / "resumed" / "manifest.json").read_text())
-        (outputs / "resumed" / "manifest.json").write_text(
-            json.dumps(manifest | {"status": "running", "started": 0.0, "previous_seconds": 0.0})
-        )
-    distributed.barrier()
+    torch.distributed.barrier()
+    if rank == 0:
+        interrupt(outputs / "resumed")
+    torch.distributed.barrier()
     run_recipe("pretrain", inputs, outputs / "resumed", num_processes)
+
+
+def interrupt(folder):
+    """Leaves a finished run as if it had been killed after the last checkpoint but one."""
+    shutil.rmtree(folder / f"checkpoint-{STEPS}")
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest |= {"status": "running", "started": 0.0, "previous_seconds": 0.0}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.fixture(scope="module")

@@ -64,25 +64,10 @@ def run(inputs: Path, folder: Path, kind: str, resume: str | None = None):
     return trainer
 
 
-def shares_held(trainer) -> dict[str, float]:
-    """The share of the policy's weights, and of AdamW's state, that this process holds between two steps."""
-    weights = list(trainer.model.policy.parameters())
-    held = [p.ds_tensor if hasattr(p, "ds_id") else getattr(p, "_local_tensor", p) for p in weights]
-    trained = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters() if p.requires_grad)
-    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)  # inside accelerate's and DeepSpeed's
-    while hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    moments = [state["exp_avg"] for state in optimizer.state.values() if "exp_avg" in state]
-    return {
-        "weights": sum(p.numel() for p in held) / sum(getattr(p, "ds_numel", p.numel()) for p in weights),
-        "moments": sum(getattr(m, "_local_tensor", m).numel() for m in moments) / trained,
-    }
-
-
 def run_kinds(inputs: Path, outputs: Path) -> None:
     for kind in KINDS:
         trainer = run(inputs, outputs / kind, kind)
-        state = {"figures": figures(trainer), "shares": shares_held(trainer)}
+        state = {"figures": figures(trainer), "shares": toys.shares_held(trainer, trainer.model.policy)}
         trainer.save_model(str(outputs / kind / "whole"))
         resumed = run(inputs, outputs / kind, kind, resume=str(outputs / kind / "checkpoint-3"))
         state["resumed"] = figures(resumed)

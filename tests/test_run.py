@@ -61,6 +61,22 @@ def test_what_a_stage_keeps_outlives_a_run_that_broke_off_but_not_force(tmp_path
     assert {path.name for path in (tmp_path / "o").iterdir()} == {"manifest.json"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "settings"),
+    [
+        ("FSDP", "fsdp_version", {"FSDP_VERSION": "1", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}),
+        ("FSDP", "fsdp_state_dict_type", {"FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}),
+        ("DEEPSPEED", "zero3_save_16bit_model", {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}),
+    ],
+)
+def test_launch_that_would_save_no_whole_model_is_refused(tmp_path, monkeypatch, kind, key, settings):
+    for name, value in settings.items() | {(f"ACCELERATE_USE_{kind}", "true")}:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"^{key}: "):
+        start(tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
 def test_foreign_files_are_never_deleted(tmp_path):
     (tmp_path / "thesis.txt").write_text("x")
     with pytest.raises(InputError, match="no run of ours"):

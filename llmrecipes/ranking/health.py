@@ -12,6 +12,7 @@ from random import Random
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.formats import prompt_id, prompt_text
@@ -59,6 +60,7 @@ def check_saved_model(
 
     run: has output_dir, per_device_eval_batch_size, seed and trust_remote_code, as TRL's training arguments do.
     """
+    unset_hf_deepspeed_config()  # with it, ZeRO-3 spreads what is loaded over processes that do not come here
     model_args = replace(model_args, model_name_or_path=str(folder), tokenizer_name_or_path=None)
     tokenizer = load_tokenizer(model_args, run.trust_remote_code)
     model = load_reward_model(model_args, tokenizer, run.trust_remote_code)

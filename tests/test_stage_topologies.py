@@ -1,0 +1,146 @@
+"""Pretraining, SFT, reward model and DPO sharded over two processes (gloo, on CPU) learn what DDP learns, resume exactly and
+write whole models.
+
+As a script this file is what `accelerate launch` starts: the recipes' real command lines one after another, sharing one
+start-up.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ppo_toys as toys
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from test_launch import STEPS, inputs, interrupt, losses, run_recipe  # noqa: F401 (inputs is a fixture)
+from test_ppo_topologies import SHARDED, TOPOLOGIES
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Trainer
+
+ROOT = Path(__file__).parent.parent
+RUNS = {
+    "fresh": {"stage": "pretrain"},  # with Muon, under ZeRO with AdamW
+    "pretrain": {"stage": "pretrain", "optimizer": "adamw", "model_config": None},
+    "sft": {"stage": "sft"},
+    "lora": {"stage": "sft", "use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "down_proj"]},
+    "reward": {"stage": "reward"},
+    "dpo": {"stage": "dpo"},
+}
+SHARDED_RUNS = [(topology, run) for topology in SHARDED for run in RUNS]
+
+
+def run_all(inputs: Path, outputs: Path, topology: str) -> None:  # noqa: F811
+    rank, save_state = int(os.environ["RANK"]), Trainer.save_state
+
+    def record_shares(trainer):  # each recipe saves the state when it has trained, evaluated and saved its model
+        shares = {"trained": toys.shares_held(trainer)}
+        if getattr(trainer, "ref_model", None) is not None:
+            shares["reference"] = toys.shares_held(trainer, trainer.ref_model)
+        Path(f"{trainer.args.output_dir}.{rank}.json").write_text(json.dumps(shares))
+        save_state(trainer)
+
+    Trainer.save_state = record_shares
+    for name, changes in RUNS.items():
+        settings = {"learning_rate": 1e-3, "eval_strategy": "steps", "eval_steps": STEPS - 1} | changes
+        if name == "pretrain":
+            settings["model_name_or_path"] = f"{inputs}/model"
+        if name == "fresh" and "zero" in topology:
+            with pytest.raises(SystemExit, match="^2$"):
+                run_recipe(inputs=inputs, output_dir=outputs / "refused", num_processes=2, **settings)
+            settings["optimizer"] = "adamw"
+        run_recipe(inputs=inputs, output_dir=outputs / name, num_processes=2, **settings)
+        if topology == "ddp":  # its resuming is tested in test_launch.py
+            continue
+        torch.distributed.barrier()
+        if rank == 0:
+            shutil.copytree(outputs / name, outputs / "resumed" / name)
+            interrupt(outputs / "resumed" / name)
+        torch.distributed.barrier()
+        run_recipe(inputs=inputs, output_dir=outputs / "resumed" / name, num_processes=2, **settings)
+
+
+@pytest.fixture(scope="module")
+def launch(inputs, tmp_path_factory):  # noqa: F811
+    """topology -> the folder of its runs, made when first asked for."""
+    done = {}
+
+    def start(topology: str) -> Path:
+        if topology not in done:
+            folder = tmp_path_factory.mktemp(topology)
+            config = yaml.safe_load((ROOT / "configs" / "accelerate" / f"{TOPOLOGIES[topology]}.yaml").read_text())
+            (folder / "launch.yaml").write_text(yaml.safe_dump(config | {"num_processes": 2, "use_cpu": True}))
+            command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / "launch.yaml")]
+            result = subprocess.run(
+                [*command, __file__, str(inputs), str(folder), topology],
+                cwd=ROOT,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
+            (folder / "log.txt").write_text(result.stdout + result.stderr)
+            done[topology] = folder
+        return done[topology]
+
+    return start
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("topology", "run"), SHARDED_RUNS)
+def test_sharded_learns_what_ddp_learns_and_saves_it_whole(launch, topology, run):
+    whole, parts = launch("ddp"), launch(topology)
+    for rank in (0, 1):
+        expected, got = (json.loads((folder / f"{run}.{rank}.json").read_text()) for folder in (whole, parts))
+        assert expected["trained"] == {"weights": 1.0, "moments": 1.0}
+        assert got["trained"] == pytest.approx(SHARDED[topology], abs=0.02), "sharded"
+        assert ("reference" in got) == (run == "dpo")
+        if run == "dpo":
+            assert got["reference"]["weights"] == pytest.approx(SHARDED[topology]["weights"], abs=0.02)
+    expected, got = losses(whole / run), losses(parts / run)
+    assert len(got) == STEPS + 1 and got[0] != got[-2], "something was learned"
+    expected_weights, got_weights = weights(whole / run), weights(parts / run)
+    assert got_weights and expected_weights.keys() == got_weights.keys()
+    if run == "fresh" and "zero" in topology:  # other optimizer; ZeRO-3 draws other initial weights, of the same size
+        assert got == pytest.approx(expected, rel=0.05)
+        for name, tensor in expected_weights.items():
+            torch.testing.assert_close(got_weights[name].norm(), tensor.norm(), atol=0, rtol=0.2)
+    else:
+        assert got == pytest.approx(expected, rel=1e-5)
+        for name, tensor in expected_weights.items():  # a tenth of one AdamW step: some gradients are next to nothing
+            torch.testing.assert_close(got_weights[name], tensor, atol=1e-4, rtol=0, msg=lambda t, name=name: f"{name}: {t}")
+    kind = AutoModelForSequenceClassification if run == "reward" else AutoModelForCausalLM
+    _, info = kind.from_pretrained(parts / run, output_loading_info=True)
+    assert not any(info.values()), info
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("topology", "run"), SHARDED_RUNS)
+def test_sharded_resumes_exactly(launch, topology, run):
+    folder = launch(topology)
+    assert f"continuing from {folder / 'resumed' / run}/checkpoint-{STEPS - 1}" in (folder / "log.txt").read_text()
+    assert losses(folder / "resumed" / run) == losses(folder / run)
+    expected, got = weights(folder / run), weights(folder / "resumed" / run)
+    assert got and expected.keys() == got.keys() and all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["zero2", "zero3"])
+def test_muon_is_refused_under_zero(launch, topology):
+    """The launched script asserts the exit code 2."""
+    folder = launch(topology)
+    assert "error: optimizer: muon needs whole matrices" in (folder / "log.txt").read_text()
+    assert not (folder / "refused").exists()
+
+
+if __name__ == "__main__":
+    run_all(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    toys.leave()
