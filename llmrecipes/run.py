@@ -69,6 +69,7 @@ def start_run(
     if not args.output_dir:
         raise InputError("`output_dir` is missing; say where the stage's result goes, e.g. outputs/<experiment>/" + stage)
     _check_sharding()
+    _keep_float32_outputs(args)
     output_dir, is_main = Path(args.output_dir), int(os.environ.get("RANK", 0)) == 0
     _apply_tracking(args, output_dir)
     transformers.set_seed(args.seed)
@@ -256,6 +257,17 @@ def shard_on_cpus(args) -> None:
     state = PartialState._shared_state
     if _launch()["sharding"] == "FSDP" and state.get("distributed_type") == DistributedType.MULTI_CPU:
         state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def _keep_float32_outputs(args) -> None:
+    """In mixed precision accelerate has FSDP2 round what a model returns: DPO would take differences of log-probabilities of
+    three digits. Trainer makes accelerate's FSDP plugin from these arguments; the rest it reads from the launch config."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    if _launch()["sharding"] == "FSDP" and (getattr(args, "bf16", False) or getattr(args, "fp16", False)):
+        kind = torch.bfloat16 if args.bf16 else torch.float16
+        policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=kind)
+        args.fsdp_plugin_args = (args.fsdp_plugin_args or {}) | {"mixed_precision_policy": policy}
 
 
 def _wait_for_all_processes(args) -> None:

@@ -25,6 +25,11 @@ def main(run, data, training, model, looks):
     if not isinstance(train[0]["chosen"], str):
         require_chat_template(tokenizer, model.model_name_or_path)
     policy = load_policy(model, tokenizer, training.trust_remote_code)
+    if training.precompute_ref_log_probs and training.world_size > 1:
+        # TRL writes them to a file in a temporary folder of process 0, which the others look for in their own.
+        training.precompute_ref_log_probs = False
+        if state.is_main:
+            print("precompute_ref_log_probs: left out with several processes; the reference reads each batch as it comes")
     peft_config = get_peft_config(model)
     # With LoRA the reference is the policy with its adapter switched off.
     reference = None if peft_config else load_policy(model, tokenizer, training.trust_remote_code)

@@ -46,6 +46,8 @@ def options(stage, inputs, output_dir, num_processes):
         }
     else:
         values |= {"model_name_or_path": f"{inputs}/model", "activation_checkpointing": False}
+    if stage == "dpo":
+        values["precompute_ref_log_probs"] = True
     return values
 
 

@@ -6,6 +6,7 @@ start-up.
 """
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -61,6 +62,8 @@ def run_all(inputs: Path, outputs: Path, topology: str) -> None:  # noqa: F811
             interrupt(outputs / "resumed" / name)
         torch.distributed.barrier()
         run_recipe(inputs=inputs, output_dir=outputs / "resumed" / name, num_processes=2, **settings)
+    if topology == "fsdp2":
+        run_recipe("dpo", inputs, outputs / "bf16", num_processes=2, bf16=True)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +133,12 @@ def test_sharded_resumes_exactly(launch, topology, run):
     assert losses(folder / "resumed" / run) == losses(folder / run)
     expected, got = weights(folder / run), weights(folder / "resumed" / run)
     assert got and expected.keys() == got.keys() and all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_fsdp2_in_bfloat16_does_not_round_what_models_return(launch):
+    """A policy that equals its reference has the loss log 2, in bfloat16 0.6914."""
+    assert losses(launch("fsdp2") / "bf16")[0] == pytest.approx(math.log(2), abs=1e-6)
 
 
 @pytest.mark.slow
