@@ -1,9 +1,12 @@
 """Tiny models, tokenizer and prompts shared by the PPO tests."""
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import torch
+import yaml
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
@@ -14,6 +17,14 @@ from llmrecipes.ppo.trainer import PPOTrainer
 from llmrecipes.run import shard_on_cpus
 
 VOCABULARY, PAD, EOS = 64, 0, 2
+ROOT = Path(__file__).parent.parent
+TOPOLOGIES = {"ddp": "cpu", "fsdp2": "fsdp2", "zero2": "zero2", "zero3": "zero3"}  # files of configs/accelerate
+# The share of the weights and of the optimizer's state that one of two processes holds.
+SHARDED = {
+    "fsdp2": {"weights": 0.5, "moments": 0.5},
+    "zero2": {"weights": 1.0, "moments": 0.5},
+    "zero3": {"weights": 0.5, "moments": 0.5},
+}
 MOMENTS = ("exp_avg", "momentum_buffer")  # of AdamW and of Muon, as large as the weights
 CHAT = "{% for m in messages %}{{ m.role }} {{ m.content }} </s> {% endfor %}{% if add_generation_prompt %}w1 {% endif %}"
 
@@ -91,6 +102,22 @@ def shares_held(trainer, model=None) -> dict[str, float]:
         "weights": sum(p.numel() for p in held) / sum(getattr(p, "ds_numel", p.numel()) for p in weights),
         "moments": sum(getattr(m, "_local_tensor", m).numel() for m in moments) / trained,
     }
+
+
+def launch(script: str, topology: str, inputs: Path, folder: Path) -> str:
+    """What `script inputs folder topology` prints, started in two processes on CPUs under the launch config."""
+    config = yaml.safe_load((ROOT / "configs" / "accelerate" / f"{TOPOLOGIES[topology]}.yaml").read_text())
+    (folder / "launch.yaml").write_text(yaml.safe_dump(config | {"num_processes": 2, "use_cpu": True}))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / "launch.yaml")]
+    result = subprocess.run(
+        [*command, script, str(inputs), str(folder), topology],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
+    return result.stdout + result.stderr
 
 
 def leave() -> None:

@@ -4,15 +4,12 @@ As a script this file is what `accelerate launch` starts: all kinds of models on
 """
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import ppo_toys as toys
 import pytest
 import torch
-import yaml
 from peft import LoraConfig
 from safetensors.torch import load_file
 from test_ppo_resume import figures
@@ -22,14 +19,6 @@ from llmrecipes.config import ModelArguments
 from llmrecipes.models import load_policy, load_reward_model
 from llmrecipes.ppo.config import PPOConfig
 
-ROOT = Path(__file__).parent.parent
-TOPOLOGIES = {"ddp": "cpu", "fsdp2": "fsdp2", "zero2": "zero2", "zero3": "zero3"}  # files of configs/accelerate
-# The share of the policy's weights and of AdamW's moments that one of two processes holds.
-SHARDED = {
-    "fsdp2": {"weights": 0.5, "moments": 0.5},
-    "zero2": {"weights": 1.0, "moments": 0.5},
-    "zero3": {"weights": 0.5, "moments": 0.5},
-}
 KINDS = {
     "separate": {
         "trainer_arguments": {"eval_dataset": toys.prompts(5, seed=2)},
@@ -85,17 +74,7 @@ def launch(tmp_path_factory):
     def start(topology: str) -> Path:
         if topology not in done:
             folder = tmp_path_factory.mktemp(topology)
-            config = yaml.safe_load((ROOT / "configs" / "accelerate" / f"{TOPOLOGIES[topology]}.yaml").read_text())
-            (folder / "launch.yaml").write_text(yaml.safe_dump(config | {"num_processes": 2, "use_cpu": True}))
-            command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / "launch.yaml")]
-            result = subprocess.run(
-                [*command, __file__, str(inputs), str(folder)],
-                env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)},
-                capture_output=True,
-                text=True,
-                timeout=300,
-            )
-            assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
+            toys.launch(__file__, topology, inputs, folder)
             done[topology] = folder
         return done[topology]
 
@@ -114,12 +93,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("topology", SHARDED)
+@pytest.mark.parametrize("topology", toys.SHARDED)
 def test_sharded_learns_what_ddp_learns_and_saves_it_whole(launch, topology, kind):
     whole, parts = launch("ddp"), launch(topology)
     for expected, got in zip(states(whole, kind), states(parts, kind), strict=True):
         assert expected["shares"] == {"weights": 1.0, "moments": 1.0}
-        assert got["shares"] == pytest.approx(SHARDED[topology], abs=0.02), "sharded"
+        assert got["shares"] == pytest.approx(toys.SHARDED[topology], abs=0.02), "sharded"
         for one, other in zip(expected["figures"], got["figures"], strict=True):
             assert other == pytest.approx(one, rel=1e-5, abs=1e-6)
     expected, got = weights(whole / kind / "whole"), weights(parts / kind / "whole")
@@ -132,7 +111,7 @@ def test_sharded_learns_what_ddp_learns_and_saves_it_whole(launch, topology, kin
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("topology", SHARDED)
+@pytest.mark.parametrize("topology", toys.SHARDED)
 def test_sharded_resumes_exactly(launch, topology, kind):
     folder = launch(topology)
     for state in states(folder, kind):

@@ -9,20 +9,16 @@ import json
 import math
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import ppo_toys as toys
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from test_launch import STEPS, inputs, interrupt, losses, run_recipe  # noqa: F401 (inputs is a fixture)
-from test_ppo_topologies import SHARDED, TOPOLOGIES
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Trainer
 
-ROOT = Path(__file__).parent.parent
 RUNS = {
     "fresh": {"stage": "pretrain"},  # with Muon, under ZeRO with AdamW
     "pretrain": {"stage": "pretrain", "optimizer": "adamw", "model_config": None},
@@ -31,7 +27,7 @@ RUNS = {
     "reward": {"stage": "reward"},
     "dpo": {"stage": "dpo"},
 }
-SHARDED_RUNS = [(topology, run) for topology in SHARDED for run in RUNS]
+SHARDED_RUNS = [(topology, run) for topology in toys.SHARDED for run in RUNS]
 
 
 def run_all(inputs: Path, outputs: Path, topology: str) -> None:  # noqa: F811
@@ -74,19 +70,7 @@ def launch(inputs, tmp_path_factory):  # noqa: F811
     def start(topology: str) -> Path:
         if topology not in done:
             folder = tmp_path_factory.mktemp(topology)
-            config = yaml.safe_load((ROOT / "configs" / "accelerate" / f"{TOPOLOGIES[topology]}.yaml").read_text())
-            (folder / "launch.yaml").write_text(yaml.safe_dump(config | {"num_processes": 2, "use_cpu": True}))
-            command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / "launch.yaml")]
-            result = subprocess.run(
-                [*command, __file__, str(inputs), str(folder), topology],
-                cwd=ROOT,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)},
-                capture_output=True,
-                text=True,
-                timeout=300,
-            )
-            assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
-            (folder / "log.txt").write_text(result.stdout + result.stderr)
+            (folder / "log.txt").write_text(toys.launch(__file__, topology, inputs, folder))
             done[topology] = folder
         return done[topology]
 
@@ -104,10 +88,10 @@ def test_sharded_learns_what_ddp_learns_and_saves_it_whole(launch, topology, run
     for rank in (0, 1):
         expected, got = (json.loads((folder / f"{run}.{rank}.json").read_text()) for folder in (whole, parts))
         assert expected["trained"] == {"weights": 1.0, "moments": 1.0}
-        assert got["trained"] == pytest.approx(SHARDED[topology], abs=0.02), "sharded"
+        assert got["trained"] == pytest.approx(toys.SHARDED[topology], abs=0.02), "sharded"
         assert ("reference" in got) == (run == "dpo")
         if run == "dpo":
-            assert got["reference"]["weights"] == pytest.approx(SHARDED[topology]["weights"], abs=0.02)
+            assert got["reference"]["weights"] == pytest.approx(toys.SHARDED[topology]["weights"], abs=0.02)
     expected, got = losses(whole / run), losses(parts / run)
     assert len(got) == STEPS + 1 and got[0] != got[-2], "something was learned"
     expected_weights, got_weights = weights(whole / run), weights(parts / run)
