@@ -1,11 +1,13 @@
 """Tokenizers, policies and reward models: built from a config or loaded from any Hugging Face folder or id."""
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from peft import PeftConfig
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -17,7 +19,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-from trl import get_quantization_config
+from transformers.pytorch_utils import Conv1D
+from trl import get_peft_config, get_quantization_config
 
 from llmrecipes.config import InputError, ModelArguments
 
@@ -131,6 +134,26 @@ def load_reward_model(
     reward_model = _load(AutoModelForSequenceClassification, model, tokenizer, trust_remote_code, num_labels=1)
     reward_model.config.pad_token_id = tokenizer.pad_token_id
     return reward_model
+
+
+def lora_config(args: ModelArguments, model: PreTrainedModel) -> PeftConfig | None:
+    """LoRA with the keys of `args` for `model`; None without use_peft.
+
+    Raises:
+        InputError: `lora_target_modules` names a module that the model does not have.
+    """
+    config = get_peft_config(args)
+    targets = config and config.target_modules
+    if isinstance(targets, str) and re.fullmatch(r"\w+", targets):
+        config.target_modules = targets = {targets}  # TRL makes a list of one name a pattern for whole paths
+    if not targets or isinstance(targets, str):
+        return config
+    modules = dict(model.named_modules())
+    linear = sorted({n.rpartition(".")[2] for n, part in modules.items() if isinstance(part, (torch.nn.Linear, Conv1D))})
+    for target in sorted(targets):
+        if not any(f".{name}".endswith(f".{target}") for name in modules):
+            raise InputError(f"lora_target_modules: no `{target}` here; name some of {', '.join(linear)}, or all-linear")
+    return config
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str | None) -> None:

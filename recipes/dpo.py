@@ -9,11 +9,11 @@ from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launc
 
 
 def main(run, data, training, model, looks):
-    from trl import DPOTrainer, get_peft_config
+    from trl import DPOTrainer
 
     from llmrecipes.data import load_train_eval
     from llmrecipes.evaluation.watch import watch
-    from llmrecipes.models import load_policy, load_tokenizer, require_chat_template
+    from llmrecipes.models import load_policy, load_tokenizer, lora_config, require_chat_template
     from llmrecipes.run import finish_run, start_run
     from llmrecipes.training import readable
 
@@ -30,7 +30,7 @@ def main(run, data, training, model, looks):
         training.precompute_ref_log_probs = False
         if state.is_main:
             print("precompute_ref_log_probs: left out with several processes; the reference reads each batch as it comes")
-    peft_config = get_peft_config(model)
+    peft_config = lora_config(model, policy)
     # With LoRA the reference is the policy with its adapter switched off.
     reference = None if peft_config else load_policy(model, tokenizer, training.trust_remote_code)
 

@@ -26,12 +26,10 @@ class RewardArguments:
 
 
 def main(run, data, training, model, reward, looks):
-    from trl import get_peft_config
-
     from llmrecipes.data import load_train_eval
     from llmrecipes.evaluation.watch import watch
     from llmrecipes.generation import sample_responses
-    from llmrecipes.models import load_policy, load_reward_model, load_tokenizer
+    from llmrecipes.models import load_policy, load_reward_model, load_tokenizer, lora_config
     from llmrecipes.ppo.trainer import PPOTrainer
     from llmrecipes.run import finish_run, start_run
     from llmrecipes.training import readable
@@ -79,7 +77,7 @@ def main(run, data, training, model, reward, looks):
             reward_processing_classes=reward_tokenizers,
             value_model=value_model,
             sampler=sample_responses,
-            peft_config=get_peft_config(model),
+            peft_config=lora_config(model, policy),
         )
     )
     watch(trainer, looks, tokenizer)

@@ -19,10 +19,8 @@ class RewardArguments:
 
 
 def main(run, data, reward, health, training, model):
-    from trl import get_peft_config
-
     from llmrecipes.data import load_by_split, load_train_eval
-    from llmrecipes.models import load_reward_model, load_tokenizer, require_chat_template
+    from llmrecipes.models import load_reward_model, load_tokenizer, lora_config, require_chat_template
     from llmrecipes.ranking.health import check_saved_model, summarize
     from llmrecipes.run import finish_run, start_run
     from llmrecipes.training import RewardTrainer, evaluate_by_set, pair_columns, readable
@@ -48,7 +46,7 @@ def main(run, data, reward, health, training, model):
             train_dataset=pairs,
             eval_dataset=pair_columns(held_out),
             processing_class=tokenizer,
-            peft_config=get_peft_config(model),
+            peft_config=lora_config(model, reward_model),
         )
     )
     metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics

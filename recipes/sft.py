@@ -9,11 +9,9 @@ from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launc
 
 
 def main(run, data, training, model, looks):
-    from trl import get_peft_config
-
     from llmrecipes.data import load_train_eval
     from llmrecipes.evaluation.watch import watch
-    from llmrecipes.models import load_policy, load_tokenizer, require_chat_template
+    from llmrecipes.models import load_policy, load_tokenizer, lora_config, require_chat_template
     from llmrecipes.run import finish_run, start_run
     from llmrecipes.training import SFTTrainer, check_assistant_tokens, readable, require_generation_marks
 
@@ -38,7 +36,7 @@ def main(run, data, training, model, looks):
             train_dataset=train,
             eval_dataset=held_out,
             processing_class=tokenizer,
-            peft_config=get_peft_config(model),
+            peft_config=lora_config(model, policy),
         )
     )
     check_assistant_tokens(trainer.train_dataset)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import get_peft_model
 
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.models import (
@@ -11,6 +12,7 @@ from llmrecipes.models import (
     load_policy,
     load_reward_model,
     load_tokenizer,
+    lora_config,
     require_chat_template,
     token_blocks,
     train_tokenizer,
@@ -203,3 +205,18 @@ def test_token_blocks_lose_nothing_but_the_tail(tokenizer):
     stream = [i for ids in tokenizer(texts)["input_ids"] for i in [*ids, tokenizer.eos_token_id]]
     assert {len(block) for block in blocks} == {16}
     assert [i for block in blocks for i in block] == stream[: len(stream) // 16 * 16]
+
+
+@pytest.mark.parametrize(("targets", "adapted"), [(["q_proj"], 2), (["q_proj", "mlp.up_proj"], 4), (["all-linear"], 14),
+                                                  ([r".*\.1\..*_proj"], 7), (None, 4)])  # fmt: skip
+def test_lora_goes_where_lora_target_modules_says(tokenizer, targets, adapted):
+    policy = build_policy(CONFIG, tokenizer)
+    config = lora_config(ModelArguments(use_peft=True, lora_target_modules=targets), policy)
+    names = {name for name, _ in get_peft_model(policy, config).named_parameters() if "lora_A" in name}
+    assert len(names) == adapted
+
+
+def test_lora_of_a_module_that_is_not_there_is_an_input_error(tokenizer):
+    wrong = ModelArguments(use_peft=True, lora_target_modules=["q_proj", "kv_proj"])
+    with pytest.raises(InputError, match="lora_target_modules: no `kv_proj` here; name some of down_proj, .* or all-linear"):
+        lora_config(wrong, build_policy(CONFIG, tokenizer))
