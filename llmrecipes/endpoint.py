@@ -114,6 +114,12 @@ class Endpoint:
         return hints.get(status, "")
 
 
+def check_price(price: list[float]) -> None:
+    """InputError unless `judge_price` is empty or two numbers, as Endpoint.numbers takes them."""
+    if price and len(price) != 2:
+        raise InputError("judge_price: give two numbers, dollars for a million prompt tokens and a million answered ones")
+
+
 class Verdicts:
     """What the model of `endpoint` says to questions, none of which is asked twice.
 

@@ -7,6 +7,7 @@ survives the swap counts, all else is a tie.
 import re
 from pathlib import Path
 
+from llmrecipes.config import InputError
 from llmrecipes.endpoint import Verdicts
 
 QUESTION = """You compare two answers to the same prompt.
@@ -65,6 +66,12 @@ def read_verdict(text: str) -> str | None:
     """A, B or TIE, the first that `text` says; None if it says none of them."""
     match = VERDICT.search(text)
     return match[1].upper() if match else None
+
+
+def check_guidelines(path: str | None, key: str) -> None:
+    """InputError for the config's `key` if its file `path` is not there."""
+    if path and not Path(path).is_file():
+        raise InputError(f"{key}: {path} does not exist; give a Markdown file")
 
 
 def read_guidelines(path: str | None) -> str:

@@ -23,6 +23,7 @@ import torch
 import transformers
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from torch import distributed as dist
 
 from llmrecipes.cards import write_model_card
 from llmrecipes.config import InputError, RunArguments
@@ -31,10 +32,7 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "t
 # Where a run writes and how it is told to do so; none of it changes what is learned.
 NOT_PART_OF_A_RUN = {"output_dir", "force", "expected", "hardware", "source", "report_to", "run_name", "disable_tqdm"}
 NOT_PART_OF_A_RUN |= {"logging_dir", "hub_token", "push_to_hub", "local_rank", "resume_from_checkpoint", "save_steps"}
-NOT_PART_OF_A_RUN |= {"watch_steps", "watch_prompts", "watch_tasks", "watch_tasks_path", "watch_items", "watch_share"}
-NOT_PART_OF_A_RUN |= {"watch_questions", "watch_rule", "watch_temperature", "watch_reward_model"}
-NOT_PART_OF_A_RUN |= {"watch_judge_url", "watch_judge_model", "watch_judge_key_variable"}
-NOT_PART_OF_A_RUN |= {"watch_max_new_tokens", "license", "logging_steps", "save_total_limit", "save_strategy", "num_gpus"}
+NOT_PART_OF_A_RUN |= {"license", "logging_steps", "save_total_limit", "save_strategy", "num_gpus"}
 
 
 @dataclass
@@ -89,7 +87,7 @@ def start_run(
         "started": time.time(),
         "previous_seconds": 0.0,
     }
-    relevant = {k: v for k, v in config.items() if k not in NOT_PART_OF_A_RUN}
+    relevant = {k: v for k, v in config.items() if _is_part_of_a_run(k)}
     manifest["fingerprint"] = _digest([stage, relevant, manifest["inputs"]])
     previous = read_manifest(output_dir)
     if previous is None and output_dir.is_dir() and any(output_dir.iterdir()) and not run.force:
@@ -138,8 +136,6 @@ def wait_to_leave() -> None:
     gloo's thread may come to drop the last collective when Python is already gone, which aborts the process
     (pytorch#190489); this one it cannot drop.
     """
-    import torch.distributed as dist
-
     if dist.is_available() and dist.is_initialized():
         work = dist.barrier(async_op=True)
         work.wait()
@@ -276,8 +272,6 @@ def _wait_for_all_processes(args) -> None:
 
 
 def _barrier() -> None:
-    import torch.distributed as dist
-
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
 
@@ -326,9 +320,13 @@ def _check_sharding() -> None:
         raise InputError("zero3_save_16bit_model: true is needed, without it ZeRO-3 saves no model that loads")
 
 
+def _is_part_of_a_run(key: str) -> bool:
+    return key not in NOT_PART_OF_A_RUN and not key.startswith("watch_")  # looks leave training as it is
+
+
 def _difference(previous: dict, manifest: dict) -> str:
     old, new = previous.get("config", {}), manifest["config"]
-    keys = [k for k in new if k not in NOT_PART_OF_A_RUN and old.get(k) != new[k]]
+    keys = [k for k in new if _is_part_of_a_run(k) and old.get(k) != new[k]]
     if keys:
         return f"`{keys[0]}` was {str(old.get(keys[0]))[:60]}, is {str(new[keys[0]])[:60]}"
     return "its inputs changed" if previous.get("stage") == manifest["stage"] else f"of stage {previous.get('stage')}"

@@ -108,21 +108,22 @@ def launch(script: str, topology: str, inputs: Path, folder: Path) -> str:
     """What `script inputs folder topology` prints, started in two processes on CPUs under the launch config."""
     config = yaml.safe_load((ROOT / "configs" / "accelerate" / f"{TOPOLOGIES[topology]}.yaml").read_text())
     (folder / "launch.yaml").write_text(yaml.safe_dump(config | {"num_processes": 2, "use_cpu": True}))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / "launch.yaml")]
-    result = subprocess.run(
-        [*command, script, str(inputs), str(folder), topology],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
+    result = run_launched(folder / "launch.yaml", script, inputs, folder, topology)
     return result.stdout + result.stderr
+
+
+def run_launched(config: Path, script: str, *argv) -> subprocess.CompletedProcess:
+    """`script` with `argv`, started by accelerate under the launch config; it has to succeed."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), script, *map(str, argv)]
+    settings = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
+    return result
 
 
 def leave() -> None:
     """Ends a process of a launch when all are done. Python's own exit aborts now and then in one of torch's threads, when
-    nothing is left to do (4 of 60 launches of two processes on a loaded machine)."""
+    nothing is left to do (see `run.wait_to_leave`)."""
     torch.distributed.barrier()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -10,7 +10,7 @@ import torch
 
 from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, load_function
 from llmrecipes.evaluation import evaluate_models, load_parts, write_results
-from llmrecipes.evaluation.abilities import load_tasks, score_tasks
+from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
 from llmrecipes.evaluation.behaviours import answer, behaviour_hits, judge_answers, kl_from, summarise_behaviour
 from llmrecipes.evaluation.likelihood import kl_divergences, score_texts, summarise_texts
 from llmrecipes.evaluation.table import format_answers, format_table
@@ -87,20 +87,20 @@ def test_task_score_equals_a_direct_computation_of_log_likelihoods(model, tokeni
         hits.append(scores.index(max(scores)) == item["label"])
     assert 0 < sum(hits) < len(hits), "the model should be right on some items only, or the test proves little"
     for batch_size in (1, 4):
-        score = score_tasks(model, tokenizer, write_task(tmp_path, items()), batch_size)["cats"]
+        score = summarise_items(score_items(model, tokenizer, write_task(tmp_path, items()), batch_size))["cats"]
         assert score.value == pytest.approx(sum(hits) / len(hits), abs=1e-9) and score.n == len(hits)
 
 
 def test_order_of_choices_leaves_the_score_unchanged(model, tokenizer, tmp_path):
     swapped = [row | {"choices": row["choices"][::-1], "label": 1 - row["label"]} for row in items()]
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
-    one, other = (score_tasks(model, tokenizer, write_task(tmp_path / name, rows))["cats"]
+    one, other = (summarise_items(score_items(model, tokenizer, write_task(tmp_path / name, rows)))["cats"]
                   for name, rows in (("a", items()), ("b", swapped)))  # fmt: skip
     assert one == other
 
 
 def test_tiny_towns_six_abilities_run_offline(model, tokenizer):
-    scores = score_tasks(model, tokenizer, load_tasks(["tinytown"], "configs/tasks"), limit=3)
+    scores = summarise_items(score_items(model, tokenizer, load_tasks(["tinytown"], "configs/tasks"), limit=3))
     assert set(scores) == {f"tinytown_{a}" for a in ("grammar", "syntax", "semantics", "reasoning", "coding", "knowledge")}
     assert all(score.n == 3 for score in scores.values())
 
@@ -153,11 +153,11 @@ def test_each_task_file_scores_as_direct_log_likelihoods_do_in_any_order_of_choi
         wholes = [tokenizer(doc["context"] + choice)["input_ids"] for choice in doc["choices"]]
         scores = [log_likelihood(model, context or [tokenizer.eos_token_id], whole[len(context) :]) for whole in wholes]
         hits.append(scores.index(max(scores)) == doc["label"])
-    score = score_tasks(model, tokenizer, loaded, limit=count)[name]
+    score = summarise_items(score_items(model, tokenizer, loaded, limit=count))[name]
     assert score.value == pytest.approx(sum(hits) / count, abs=1e-6) and score.n == count
     reversed_ = lambda doc: {"choices": doc["choices"][::-1], "label": len(doc["choices"]) - 1 - doc["label"]}
     task.dataset["test"] = docs.map(reversed_, load_from_cache_file=False)
-    assert score_tasks(model, tokenizer, loaded, limit=count)[name] == score
+    assert summarise_items(score_items(model, tokenizer, loaded, limit=count))[name] == score
 
 
 def test_blimp_files_score_as_lm_evals_own_task_does(model, tokenizer, tmp_path):
@@ -170,12 +170,12 @@ def test_blimp_files_score_as_lm_evals_own_task_does(model, tokenizer, tmp_path)
     pairs += [(bad, good) for good, bad in pairs]
     rows = [{"sentence_good": good, "sentence_bad": bad, "UID": "order"} for good, bad in pairs]
     (tmp_path / "order.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    scores = score_tasks(model, tokenizer, load_tasks([], "configs/tasks", blimp_path=str(tmp_path)))
+    scores = summarise_items(score_items(model, tokenizer, load_tasks([], "configs/tasks", blimp_path=str(tmp_path))))
     assert scores["blimp_order"] == scores["blimp"] and scores["blimp"].n == len(rows)
     own = yaml.safe_load((Path(lm_eval.__file__).parent / "tasks" / "blimp" / "_template_yaml").read_text())
     own |= {"task": "theirs", "dataset_path": "json", "dataset_kwargs": {"data_files": str(tmp_path / "order.jsonl")}}
     (tmp_path / "theirs.yaml").write_text(yaml.safe_dump(own))
-    theirs = score_tasks(model, tokenizer, load_tasks(["theirs"], str(tmp_path)))["theirs"]
+    theirs = summarise_items(score_items(model, tokenizer, load_tasks(["theirs"], str(tmp_path))))["theirs"]
     assert theirs == scores["blimp"]
     (tmp_path / "broken.jsonl").write_text('{"sentence_good": "a"}\n')
     with pytest.raises(InputError, match="broken.jsonl, row 1: expected sentence_good and sentence_bad"):

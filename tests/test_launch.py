@@ -8,10 +8,10 @@ import json
 import os
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import ppo_toys as toys
 import pytest
 import torch
 import yaml
@@ -118,16 +118,7 @@ def inputs(tmp_path_factory):
 def launch(num_processes, *argv) -> str:
     """What this file, started with `argv` in one or two processes, prints."""
     config = ROOT / "configs" / "accelerate" / ("single_gpu.yaml" if num_processes == 1 else "cpu.yaml")
-    result = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), __file__, *map(str, argv)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
-    return result.stdout
+    return toys.run_launched(config, __file__, *argv).stdout
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +221,4 @@ if __name__ == "__main__":
     else:
         run_stages(Path(sys.argv[1]), Path(sys.argv[2]))
     if torch.distributed.is_initialized():
-        from ppo_toys import leave
-
-        leave()
+        toys.leave()

@@ -97,21 +97,6 @@ def _blimp_files(folder: str) -> list[dict]:
     return configs
 
 
-def score_tasks(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    loaded: dict,
-    batch_size: int = 64,
-    limit: int | None = None,
-    shared: bool = False,
-) -> dict[str, metrics.Estimate]:
-    """Accuracy of each task in `loaded` (see load_tasks); tasks that measure something else give their first metric.
-
-    The arguments are those of score_items.
-    """
-    return summarise_items(score_items(model, tokenizer, loaded, batch_size, limit, shared))
-
-
 def score_items(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -120,7 +105,8 @@ def score_items(
     limit: int | None = None,
     shared: bool = False,
 ) -> dict[str, list[float]]:
-    """Each item's score, task by task, in the items' order; those of all of BLiMP's paradigms are `blimp` as well.
+    """Each item's score, task by task of `loaded` (see load_tasks), in the items' order: whether it is right, or the task's
+    first metric if it measures something else. Those of all of BLiMP's paradigms are `blimp` as well.
 
     limit: items a task, the first ones; None for all. shared: all processes of a launch call this, each scores its share.
     """

@@ -18,10 +18,11 @@ import torch
 from transformers import AutoConfig
 
 from llmrecipes.config import InputError, ModelArguments, load_function
-from llmrecipes.endpoint import Endpoint, Verdicts
+from llmrecipes.endpoint import Endpoint, Verdicts, check_price
 from llmrecipes.evaluation.sharing import device
 from llmrecipes.formats import prompt_text
 from llmrecipes.models import load_reward_model, load_tokenizer
+from llmrecipes.pairwise import check_guidelines
 from llmrecipes.ppo.rewards import reward_model_tokens, score_with_model
 
 QUESTION = """You judge one answer of a language model to one prompt.
@@ -130,10 +131,8 @@ def load_judge(args):
     for key in ("judge_url", "judge_model"):
         if not getattr(args, key):
             raise InputError(f"{key}: is missing, which `judge: llm` needs")
-    if args.judge_price and len(args.judge_price) != 2:
-        raise InputError("judge_price: give two numbers, dollars for a million prompt tokens and a million answered ones")
-    if args.judge_guidelines and not Path(args.judge_guidelines).is_file():
-        raise InputError(f"judge_guidelines: {args.judge_guidelines} does not exist; give a Markdown file")
+    check_price(args.judge_price)
+    check_guidelines(args.judge_guidelines, "judge_guidelines")
     endpoint = Endpoint(args.judge_url, args.judge_model, args.judge_key_variable, args.judge_concurrency)
     endpoint.check()
     endpoint.keep_hint = "; what was judged is kept, the same command continues"

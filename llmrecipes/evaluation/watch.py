@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from llmrecipes.config import DataArguments, InputError, load_function
 from llmrecipes.data import load_source, to_shape
 from llmrecipes.endpoint import Endpoint
-from llmrecipes.evaluation.abilities import load_tasks, score_tasks
+from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
 from llmrecipes.evaluation.behaviours import answer
 from llmrecipes.evaluation.judges import check_reward_path
 from llmrecipes.evaluation.looks import JudgeLooks, RewardLooks, RuleLooks
@@ -196,8 +196,8 @@ class Watch(TrainerCallback):
     def _score(self, model) -> dict[str, dict]:
         if not self.args.tasks:
             return {}
-        scores = score_tasks(model, self.tokenizer, self.args.tasks, limit=self.args.watch_items)
-        return {name: score._asdict() for name, score in scores.items()}
+        scores = score_items(model, self.tokenizer, self.args.tasks, limit=self.args.watch_items)
+        return {name: score._asdict() for name, score in summarise_items(scores).items()}
 
     def _log(self, args, state, control, scores: dict[str, float]) -> None:
         """As Trainer.log does, which is not called: a trainer's own adds what it has averaged since its last line."""

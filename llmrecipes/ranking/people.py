@@ -5,7 +5,8 @@ import threading
 from pathlib import Path
 
 from llmrecipes.config import InputError, ModelArguments
-from llmrecipes.pairwise import read_guidelines
+from llmrecipes.endpoint import check_price
+from llmrecipes.pairwise import check_guidelines, read_guidelines
 from llmrecipes.ranking.store import Store, check_items, to_rankings
 
 
@@ -33,12 +34,8 @@ def check_settings(rank) -> None:
         for key in ("judge_url", "judge_model"):
             if not getattr(rank, key):
                 raise InputError(f"{key}: is missing, which `annotator: llm` needs")
-        if rank.judge_price and len(rank.judge_price) != 2:
-            raise InputError(
-                "judge_price: give two numbers, dollars for a million prompt tokens and a million answered ones"
-            )
-    if rank.guidelines and not Path(rank.guidelines).is_file():
-        raise InputError(f"guidelines: {rank.guidelines} does not exist; give a Markdown file")
+        check_price(rank.judge_price)
+    check_guidelines(rank.guidelines, "guidelines")
 
 
 def open_store(rank, samples: list[dict]) -> Store:
