@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
@@ -123,16 +124,23 @@ def check_price(price: list[float]) -> None:
 class Verdicts:
     """What the model of `endpoint` says to questions, none of which is asked twice.
 
-    file: JSON Lines that verdicts are added to as they arrive and read back from, so that a run that was killed pays for
-    none again; it holds digests of the questions, not their text. kept: how many it held.
+    file: JSON Lines that verdicts are added to as they arrive and read back from when the first question comes, so that a
+    run that was killed pays for none again; it holds digests of the questions, not their text. kept: how many it held.
     """
 
     def __init__(self, endpoint: Endpoint, file: Path | None = None):
         self.endpoint, self.file, self._lock = endpoint, file, Lock()
+        self.kept, self._before = 0, ""
+
+    @cached_property
+    def known(self) -> dict[str, object]:
+        if not self.file:
+            return {}
         # Where a kill has left half a line, the next one does not go on where it ends.
-        self._before = "\n" if file and file.exists() and not file.read_bytes().endswith(b"\n") else ""
-        self.known = {row["question"]: row["verdict"] for row in read_growing(file)} if file else {}
-        self.kept = len(self.known)
+        self._before = "\n" if self.file.exists() and not self.file.read_bytes().endswith(b"\n") else ""
+        known = {row["question"]: row["verdict"] for row in read_growing(self.file)}
+        self.kept = len(known)
+        return known
 
     def ask_all(self, questions: list[tuple[str, Callable[[str], object]]], max_tokens: int) -> list:
         """The verdict on each (question, read): what `read` makes of the reply.

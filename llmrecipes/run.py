@@ -1,7 +1,8 @@
 """Start and finish of a run: the same for every recipe.
 
-`start_run` refuses to overwrite, finds the checkpoint to continue from and writes `manifest.json` (status "running");
-`finish_run` completes the manifest, checks the run card's `expected` and prints the short human summary.
+`check_run` refuses to overwrite and finds the checkpoint to continue from. `start_run`, called when data and models have
+turned out to be usable, is the first to write or remove anything: `manifest.json` says "running". `finish_run` completes the
+manifest, checks the run card's `expected` and prints the short human summary.
 """
 
 import ctypes
@@ -45,12 +46,13 @@ class Run:
     is_main: bool
     manifest: dict
     resume_from_checkpoint: str | None = None
+    keep: tuple[str, ...] = ()
 
 
-def start_run(
+def check_run(
     stage: str, run: RunArguments, args, configs: tuple, inputs: list[str | None] = (), keep: tuple[str, ...] = ()
 ) -> Run:
-    """Prepare `args.output_dir` for this run.
+    """Whether this run may go into `args.output_dir`; nothing there changes.
 
     Args:
         args: the dataclass that holds `output_dir` (and `seed`): TrainingArguments or the stage's own.
@@ -110,17 +112,21 @@ def start_run(
     if checkpoint:  # what the interrupted run took up to the checkpoint
         saved = (Path(checkpoint) / "trainer_state.json").stat().st_mtime
         manifest["previous_seconds"] = previous["previous_seconds"] + saved - previous["started"]
-    # Every process has looked before the first one writes, and it has written before another goes on.
-    _wait_for_all_processes(args)
-    if is_main:
-        if checkpoint is None:
-            _clear(output_dir, () if run.force else keep)
-        output_dir.mkdir(parents=True, exist_ok=True)
-        _write_json(output_dir / "manifest.json", manifest)
-        if checkpoint:
-            print(f"{stage}: continuing from {checkpoint}")
-    _wait_for_all_processes(args)
-    return Run(stage, output_dir, run, is_main, manifest, checkpoint)
+    shard_on_cpus(args)
+    return Run(stage, output_dir, run, is_main, manifest, checkpoint, () if run.force else keep)
+
+
+def start_run(state: Run) -> None:
+    """Make `output_dir` this run's: what lay there and is not continued from goes, the manifest says "running"."""
+    _barrier()  # every process has found its input usable before the first one writes, and waits until it has written
+    if state.is_main:
+        if state.resume_from_checkpoint is None:
+            _clear(state.output_dir, state.keep)
+        state.output_dir.mkdir(parents=True, exist_ok=True)
+        _write_json(state.output_dir / "manifest.json", state.manifest)
+        if state.resume_from_checkpoint:
+            print(f"{state.stage}: continuing from {state.resume_from_checkpoint}")
+    _barrier()
 
 
 def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "") -> None:
@@ -264,11 +270,6 @@ def _keep_float32_outputs(args) -> None:
         kind = torch.bfloat16 if args.bf16 else torch.float16
         policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=kind)
         args.fsdp_plugin_args = (args.fsdp_plugin_args or {}) | {"mixed_precision_policy": policy}
-
-
-def _wait_for_all_processes(args) -> None:
-    shard_on_cpus(args)
-    _barrier()
 
 
 def _barrier() -> None:

@@ -14,11 +14,11 @@ def main(run, data, training, model, looks):
     from llmrecipes.data import load_train_eval
     from llmrecipes.evaluation.watch import watch
     from llmrecipes.models import load_policy, load_tokenizer, lora_config, require_chat_template
-    from llmrecipes.run import finish_run, start_run
+    from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.training import readable
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = start_run("dpo", run, training, (run, data, training, model, looks), inputs)
+    state = check_run("dpo", run, training, (run, data, training, model, looks), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(data, training.seed, ("preference",), training.per_device_train_batch_size)
@@ -46,6 +46,7 @@ def main(run, data, training, model, looks):
         )
     )
     watch(trainer, looks, tokenizer)
+    start_run(state)
     metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
     if held_out:
         metrics |= trainer.evaluate()

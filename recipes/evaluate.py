@@ -55,13 +55,14 @@ def main(run, data, evaluate, model):
     from llmrecipes.evaluation.judges import VERDICTS_FILE
     from llmrecipes.evaluation.sharing import processes
     from llmrecipes.ranking.card import write_card
-    from llmrecipes.run import finish_run, start_run
+    from llmrecipes.run import check_run, finish_run, start_run
 
     processes()  # those of a launch join before the first one writes
     inputs = [*evaluate.models.values(), *(s.path for s in data.datasets + data.eval_datasets)]
-    state = start_run("evaluate", run, evaluate, (run, data, evaluate, model), inputs, keep=(VERDICTS_FILE,))
+    state = check_run("evaluate", run, evaluate, (run, data, evaluate, model), inputs, keep=(VERDICTS_FILE,))
 
     parts = load_parts(data, evaluate)
+    start_run(state)
     scores, rows, answers = evaluate_models(model, evaluate, parts)
     flat = {}
     if state.is_main:

@@ -31,7 +31,7 @@ def main(run, data, training, model, reward, looks):
     from llmrecipes.generation import sample_responses
     from llmrecipes.models import load_policy, load_reward_model, load_tokenizer, lora_config
     from llmrecipes.ppo.trainer import PPOTrainer
-    from llmrecipes.run import finish_run, start_run
+    from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.training import readable
 
     if (model.load_in_4bit or model.load_in_8bit) and not model.use_peft:
@@ -39,7 +39,7 @@ def main(run, data, training, model, reward, looks):
     if (model.load_in_4bit or model.load_in_8bit) and training.use_vllm:
         raise InputError("use_vllm: quantised weights cannot be handed to vLLM; drop load_in_4bit or load_in_8bit")
     inputs = [model.model_name_or_path, reward.reward_model_name_or_path, *(s.path for s in data.datasets)]
-    state = start_run("ppo", run, training, (run, data, training, model, reward, looks), inputs)
+    state = check_run("ppo", run, training, (run, data, training, model, reward, looks), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(data, training.seed, ("prompt",))
@@ -81,6 +81,7 @@ def main(run, data, training, model, reward, looks):
         )
     )
     watch(trainer, looks, tokenizer)
+    start_run(state)
     metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
     metrics |= trainer.last_rollout_metrics
     if held_out:

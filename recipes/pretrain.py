@@ -28,7 +28,7 @@ def main(run, data, training, model, pretrain, looks):
     from llmrecipes.data import load_train_eval
     from llmrecipes.evaluation.watch import watch
     from llmrecipes.models import build_policy, context_length, count_parameters, load_policy, load_tokenizer
-    from llmrecipes.run import finish_run, start_run
+    from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.training import PretrainTrainer, build_blocks, collate_blocks, language_metrics, readable
 
     if pretrain.optimizer == "muon" and training.deepspeed_plugin is not None:
@@ -37,7 +37,7 @@ def main(run, data, training, model, pretrain, looks):
             "(configs/accelerate/fsdp2.yaml)"
         )
     inputs = [model.tokenizer_name_or_path, model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = start_run("pretrain", run, training, (run, data, training, model, pretrain, looks), inputs)
+    state = check_run("pretrain", run, training, (run, data, training, model, pretrain, looks), inputs)
 
     tokenizer = load_tokenizer(model, pretrain.trust_remote_code)
     texts, held_out_texts = load_train_eval(data, training.seed, ("text",))
@@ -66,6 +66,7 @@ def main(run, data, training, model, pretrain, looks):
         )
     )
     watch(trainer, looks, tokenizer, chat=False)
+    start_run(state)
     metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
     if held_out:
         metrics |= trainer.evaluate()

@@ -73,7 +73,7 @@ def main(run, data, rank):
     from llmrecipes.ranking.pairs import agreement, build_splits, check_samples, split_prompts
     from llmrecipes.ranking.rankings import read_rankings
     from llmrecipes.ranking.simulated import rank_simulated
-    from llmrecipes.run import finish_run, read_manifest, start_run
+    from llmrecipes.run import check_run, finish_run, read_manifest, start_run
 
     load_samples = lambda: check_samples(list(load_train_eval(data, rank.seed, ("prompt",))[0]))
     samples, numbers = None, {}
@@ -89,18 +89,19 @@ def main(run, data, rank):
         # The judgements are kept in the database: what is built from them may always be built anew.
         run.force = run.force or (read_manifest(rank.output_dir) or {}).get("stage") == "rank"
     inputs = [rank.rankings_file, *(s.path for s in data.datasets)]
-    state = start_run("rank", run, rank, (run, data, rank), inputs)
+    state = check_run("rank", run, rank, (run, data, rank), inputs)
 
     samples = samples or load_samples()
     rule = load_function(rank.rule, "rule") if rank.rule else None
     if rank.annotator == "simulated":
         ranked = rank_simulated(samples, rule, rank.rater_noise, rank.rater_tie_width, rank.overlap, rank.seed)
-    elif rank.annotator in ("page", "llm"):
+    elif rank.annotator == "file":
+        ranked = read_rankings(rank.rankings_file, samples)
+    start_run(state)
+    if rank.annotator in ("page", "llm"):
         ranked, quality = people.collect(store, rank, state.output_dir)
         numbers |= quality
         store.close()
-    else:
-        ranked = read_rankings(rank.rankings_file, samples)
     test_ids = split_prompts(ranked, rank.test_share, rank.seed)
     held_out = [row for row in samples if row["prompt_id"] in test_ids]
     gold = rank_simulated(held_out, rule, [0.0], [rank.gold_tie_width], 0.0, rank.seed) if rule else None

@@ -22,11 +22,11 @@ def main(run, data, reward, health, training, model):
     from llmrecipes.data import load_by_split, load_train_eval
     from llmrecipes.models import load_reward_model, load_tokenizer, lora_config, require_chat_template
     from llmrecipes.ranking.health import check_saved_model, summarize
-    from llmrecipes.run import finish_run, start_run
+    from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.training import RewardTrainer, evaluate_by_set, pair_columns, readable
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = start_run("reward", run, training, (run, data, reward, health, training, model), inputs)
+    state = check_run("reward", run, training, (run, data, reward, health, training, model), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(data, training.seed, ("preference",), training.per_device_train_batch_size)
@@ -49,6 +49,7 @@ def main(run, data, reward, health, training, model):
             peft_config=lora_config(model, reward_model),
         )
     )
+    start_run(state)
     metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
     if held_out:
         metrics |= evaluate_by_set(trainer)

@@ -30,11 +30,11 @@ def main(run, data, sample, model):
     from llmrecipes.data import load_train_eval
     from llmrecipes.models import load_policy, load_tokenizer
     from llmrecipes.ranking.card import write_card
-    from llmrecipes.ranking.sampling import to_parquet, write_samples
-    from llmrecipes.run import fingerprint, finish_run, start_run
+    from llmrecipes.ranking.sampling import encode_rows, to_parquet, write_samples
+    from llmrecipes.run import check_run, fingerprint, finish_run, start_run
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = start_run("sample", run, sample, (run, data, sample, model), inputs)
+    state = check_run("sample", run, sample, (run, data, sample, model), inputs)
 
     tokenizer = load_tokenizer(model)
     prompts = list(load_train_eval(data, sample.seed, ("prompt",))[0])
@@ -42,10 +42,13 @@ def main(run, data, sample, model):
 
     if not state.is_main:
         return
+    encoded = encode_rows(policy, tokenizer, prompts, sample.num_samples, sample.max_new_tokens)
+    start_run(state)
     rows = write_samples(
         policy,
         tokenizer,
         prompts,
+        encoded,
         state.output_dir,
         num_samples=sample.num_samples,
         sampling={key: getattr(sample, key) for key in ("max_new_tokens", "temperature", "top_k", "top_p")},

@@ -12,11 +12,11 @@ def main(run, data, training, model, looks):
     from llmrecipes.data import load_train_eval
     from llmrecipes.evaluation.watch import watch
     from llmrecipes.models import load_policy, load_tokenizer, lora_config, require_chat_template
-    from llmrecipes.run import finish_run, start_run
+    from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.training import SFTTrainer, check_assistant_tokens, readable, require_generation_marks
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = start_run("sft", run, training, (run, data, training, model, looks), inputs)
+    state = check_run("sft", run, training, (run, data, training, model, looks), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(
@@ -41,6 +41,7 @@ def main(run, data, training, model, looks):
     )
     check_assistant_tokens(trainer.train_dataset)
     watch(trainer, looks, tokenizer)
+    start_run(state)
     metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
     if held_out:
         metrics |= trainer.evaluate()

@@ -21,12 +21,13 @@ class TokenizerArguments:
 def main(run, data, args):
     from llmrecipes.data import load_train_eval
     from llmrecipes.models import train_tokenizer
-    from llmrecipes.run import finish_run, start_run
+    from llmrecipes.run import check_run, finish_run, start_run
 
-    state = start_run("tokenizer", run, args, (run, data, args), [s.path for s in data.datasets])
+    state = check_run("tokenizer", run, args, (run, data, args), [s.path for s in data.datasets])
     texts, held_out = load_train_eval(data, args.seed, ("text",))
 
     tokenizer = train_tokenizer(texts["text"], args.vocab_size, args.max_length)
+    start_run(state)
     tokenizer.save_pretrained(args.output_dir)
 
     sample = held_out["text"] if held_out else texts["text"][:1000]

@@ -277,6 +277,9 @@ def test_an_evaluation_that_breaks_off_goes_on_with_its_verdicts_and_force_forge
     assert len((tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()) == 5 + 2, "a corrected command goes on too"
     last = serve(judge_both)
     evaluate(last)()
+    with pytest.raises(InputError, match="401"):
+        evaluate(serve(judge_both, [401]))(force=True)
+    assert (tmp_path / "out" / "metrics.json").exists(), "a judge that is away costs no results"
     whole = serve(judge_both)
     evaluate(whole)(force=True)
     # Each launch asks once whether the endpoint is there.

@@ -16,7 +16,7 @@ from llmrecipes.ranking import sampling as sampling_module
 from llmrecipes.ranking.card import write_card, write_jsonl
 from llmrecipes.ranking.pairs import agreement, build_pairs, build_splits, check_samples, split_prompts
 from llmrecipes.ranking.rankings import parse_ranking, read_rankings
-from llmrecipes.ranking.sampling import PARTIAL, to_parquet, write_samples
+from llmrecipes.ranking.sampling import PARTIAL, encode_rows, to_parquet, write_samples
 from llmrecipes.ranking.simulated import rank_by_score, rank_simulated
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +43,9 @@ def sample(model, tokenizer, output_dir, rows=None, **changes):
     sampling = {"max_new_tokens": 5, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     sampling |= {key: changes.pop(key) for key in list(changes) if key in sampling}
     output_dir.mkdir(exist_ok=True)
-    return write_samples(model, tokenizer, rows or prompts(), output_dir, sampling=sampling, **settings | changes)
+    settings, rows = settings | changes, rows or prompts()
+    encoded = encode_rows(model, tokenizer, rows, settings["num_samples"], sampling["max_new_tokens"])
+    return write_samples(model, tokenizer, rows, encoded, output_dir, sampling=sampling, **settings)
 
 
 def test_samples_row_holds_what_the_contract_says(model, tokenizer, tmp_path):

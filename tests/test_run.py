@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from llmrecipes.config import InputError, RunArguments
-from llmrecipes.run import check_expected, fingerprint, finish_run, last_complete_checkpoint, read_manifest, start_run
+from llmrecipes.run import (
+    check_expected,
+    check_run,
+    fingerprint,
+    finish_run,
+    last_complete_checkpoint,
+    read_manifest,
+    start_run,
+)
 
 
 @dataclass
@@ -22,7 +30,9 @@ class Arguments:
 def start(folder, run=None, keep=(), **values):
     args = Arguments(str(folder), **values)
     run = run or RunArguments()
-    return start_run("sample", run, args, (run, args), keep=keep)
+    state = check_run("sample", run, args, (run, args), keep=keep)
+    start_run(state)
+    return state
 
 
 def test_folder_of_another_run_is_refused_and_untouched(tmp_path):
@@ -47,6 +57,25 @@ def test_force_overwrites(tmp_path):
     (tmp_path / "o" / "old.txt").write_text("x")
     start(tmp_path / "o", RunArguments(force=True), size=4)
     assert not (tmp_path / "o" / "old.txt").exists()
+
+
+def test_input_that_turns_out_unusable_costs_nothing_that_was_there(tmp_path):
+    from llmrecipes.config import DataArguments
+    from recipes.tokenizer import TokenizerArguments, main
+
+    def train(text, **run):
+        (tmp_path / "data.jsonl").write_text(text)
+        data = DataArguments(datasets=[{"path": str(tmp_path / "data.jsonl")}])
+        main(RunArguments(**run), data, TokenizerArguments(str(tmp_path / "o"), vocab_size=300))
+
+    with pytest.raises(InputError, match="data.jsonl"):
+        train("no JSON\n")
+    assert not (tmp_path / "o").exists()
+    train('{"text": "the cat sat on the mat"}\n')
+    before = {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()}
+    with pytest.raises(InputError, match="data.jsonl"):
+        train("no JSON\n", force=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()} == before
 
 
 def test_what_a_stage_keeps_outlives_a_run_that_broke_off_but_not_force(tmp_path):
@@ -133,7 +162,7 @@ def test_no_token_reaches_the_manifest(tmp_path):
     from transformers import TrainingArguments
 
     args = TrainingArguments(output_dir=str(tmp_path / "o"), hub_token="hf_secret", report_to="none", use_cpu=True)
-    start_run("sft", RunArguments(), args, (args,))
+    start_run(check_run("sft", RunArguments(), args, (args,)))
     assert "hf_secret" not in json.dumps(read_manifest(tmp_path / "o"))
 
 

@@ -18,22 +18,10 @@ PARTIAL, PARTIAL_MARK = "checkpoint-0", "trainer_state.json"
 COLUMNS = ("prompt_id", "responses", "finish_reasons", "num_tokens", "model", "sampling")
 
 
-def write_samples(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: list[dict],
-    output_dir: Path,
-    *,
-    num_samples: int,
-    sampling: dict,
-    batch_size: int,
-    seed: int,
-    model_name: str,
-) -> list[dict]:
-    """Sample and write `samples.jsonl`; returns its rows (see the columns in recipes/sample.py).
-
-    sampling: max_new_tokens, temperature, top_k, top_p. Prompts are worked off in chunks of batch_size prompts; each
-    chunk has its own seed and is appended in one write, so that resumed work equals uninterrupted work.
+def encode_rows(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], num_samples: int, max_new_tokens: int
+) -> list[list[int]]:
+    """Token ids of each row's prompt.
 
     Raises:
         InputError: a prompt is empty, longer than the context admits, or needs a chat template that is missing;
@@ -45,8 +33,29 @@ def write_samples(
     if clash:
         raise InputError(f"datasets: has a column `{clash[0]}` already; leave it out with `columns:`")
     context = context_length(model)
-    room = context - sampling["max_new_tokens"] if context else None
-    encoded = encode_prompts(tokenizer, [row["prompt"] for row in rows], room, "datasets")
+    room = context - max_new_tokens if context else None
+    return encode_prompts(tokenizer, [row["prompt"] for row in rows], room, "datasets")
+
+
+def write_samples(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict],
+    encoded: list[list[int]],
+    output_dir: Path,
+    *,
+    num_samples: int,
+    sampling: dict,
+    batch_size: int,
+    seed: int,
+    model_name: str,
+) -> list[dict]:
+    """Sample and write `samples.jsonl`; returns its rows (see the columns in recipes/sample.py).
+
+    encoded: of `encode_rows`. sampling: max_new_tokens, temperature, top_k, top_p. Prompts are worked off in chunks of
+    batch_size prompts; each chunk has its own seed and is appended in one write, so that resumed work equals uninterrupted
+    work.
+    """
     partial = output_dir / PARTIAL / "samples.jsonl"
     done = _read_partial(partial, batch_size)
     settings = {
