@@ -367,8 +367,8 @@ def _check(key: str, value: Any, keys: dict[str, _Key], where: str) -> Any:
     if key not in keys:
         raise InputError(f"{where}: unknown key `{key}`{_nearest(key, keys) or '; see --help for the valid ones'}")
     annotation, choices = keys[key].annotation, keys[key].choices
-    if key in ("bf16", "use_cpu") and value == "auto":
-        return value
+    if (key in ("bf16", "use_cpu") and value == "auto") or (key == "fsdp" and value is True):
+        return value  # fsdp is annotated as text, which its older values are
     kinds, literals = _accepted(annotation)
     if isinstance(value, str) and "str" not in kinds and {"int", "float"} & kinds:
         # YAML 1.1 reads 1e-4 (no dot) as text.

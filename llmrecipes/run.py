@@ -22,12 +22,11 @@ from pathlib import Path
 import datasets
 import torch
 import transformers
-from accelerate import PartialState
-from accelerate.utils import DistributedType
 from torch import distributed as dist
 
 from llmrecipes.cards import write_model_card
 from llmrecipes.config import InputError, RunArguments
+from llmrecipes.sharding import launch_of, prepare_sharding
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "lm_eval", "numpy")
 # Where a run writes and how it is told to do so; none of it changes what is learned.
@@ -68,8 +67,7 @@ def check_run(
     keep_freed_memory()
     if not args.output_dir:
         raise InputError("`output_dir` is missing; say where the stage's result goes, e.g. outputs/<experiment>/" + stage)
-    _check_sharding()
-    _keep_float32_outputs(args)
+    prepare_sharding(args)
     output_dir, is_main = Path(args.output_dir), int(os.environ.get("RANK", 0)) == 0
     _apply_tracking(args, output_dir)
     transformers.set_seed(args.seed)
@@ -84,7 +82,7 @@ def check_run(
         "commit": _commit(),
         "packages": {name: _version(name) for name in PACKAGES},
         "hardware": _hardware(),
-        "launch": _launch(),
+        "launch": launch_of(args),
         "metrics": {},
         "started": time.time(),
         "previous_seconds": 0.0,
@@ -112,7 +110,6 @@ def check_run(
     if checkpoint:  # what the interrupted run took up to the checkpoint
         saved = (Path(checkpoint) / "trainer_state.json").stat().st_mtime
         manifest["previous_seconds"] = previous["previous_seconds"] + saved - previous["started"]
-    shard_on_cpus(args)
     return Run(stage, output_dir, run, is_main, manifest, checkpoint, () if run.force else keep)
 
 
@@ -249,29 +246,6 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
-def shard_on_cpus(args) -> None:
-    """Under an FSDP launch config, shards on CPUs as on GPUs.
-
-    accelerate asks only for the kind of device and would silently train whole copies (DDP). There is no public way to
-    tell it otherwise, so its state is set before the Trainer's Accelerator reads it.
-    """
-    getattr(args, "device", None)  # TrainingArguments join the processes of a launch when first asked for the device
-    state = PartialState._shared_state
-    if _launch()["sharding"] == "FSDP" and state.get("distributed_type") == DistributedType.MULTI_CPU:
-        state["distributed_type"] = DistributedType.MULTI_GPU
-
-
-def _keep_float32_outputs(args) -> None:
-    """In mixed precision accelerate has FSDP2 round what a model returns: DPO would take differences of log-probabilities of
-    three digits. Trainer makes accelerate's FSDP plugin from these arguments; the rest it reads from the launch config."""
-    from torch.distributed.fsdp import MixedPrecisionPolicy
-
-    if _launch()["sharding"] == "FSDP" and (getattr(args, "bf16", False) or getattr(args, "fp16", False)):
-        kind = torch.bfloat16 if args.bf16 else torch.float16
-        policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=kind)
-        args.fsdp_plugin_args = (args.fsdp_plugin_args or {}) | {"mixed_precision_policy": policy}
-
-
 def _barrier() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
@@ -302,23 +276,6 @@ def _clear(output_dir: Path, keep: tuple[str, ...]) -> None:
     for path in output_dir.iterdir():
         if path.name not in (*keep, "manifest.json"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _launch() -> dict:
-    """What a checkpoint's optimizer state depends on beside the config."""
-    used = [kind for kind in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true"]
-    return {"processes": int(os.environ.get("WORLD_SIZE", 1)), "sharding": used[0] if used else "none"}
-
-
-def _check_sharding() -> None:
-    sharding, environment = _launch()["sharding"], os.environ
-    if sharding == "FSDP" and environment.get("FSDP_VERSION") != "2":
-        raise InputError("fsdp_version: 2 is needed (configs/accelerate/fsdp2.yaml)")
-    if sharding == "FSDP" and environment.get("FSDP_STATE_DICT_TYPE") != "FULL_STATE_DICT":
-        raise InputError("fsdp_state_dict_type: FULL_STATE_DICT is needed, other types save no model that loads")
-    spread = sharding == "DEEPSPEED" and environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
-    if spread and environment.get("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL") != "true":
-        raise InputError("zero3_save_16bit_model: true is needed, without it ZeRO-3 saves no model that loads")
 
 
 def _is_part_of_a_run(key: str) -> bool:

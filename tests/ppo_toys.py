@@ -14,7 +14,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from llmrecipes.generation import sample_responses
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.trainer import PPOTrainer
-from llmrecipes.run import shard_on_cpus
 
 VOCABULARY, PAD, EOS = 64, 0, 2
 ROOT = Path(__file__).parent.parent
@@ -76,7 +75,6 @@ def trainer(tmp_path, model=None, reward=even_share, data=None, tok=None, traine
         "num_ppo_epochs": 2, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "logging_steps": 1, "seed": 3,
     }  # fmt: skip
     args = PPOConfig(**{**settings, **arguments})
-    shard_on_cpus(args)
     return PPOTrainer(
         model=model or policy(),
         args=args,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from accelerate import DeepSpeedPlugin
 
 from llmrecipes.config import InputError, RunArguments
 from llmrecipes.run import (
@@ -90,20 +91,48 @@ def test_what_a_stage_keeps_outlives_a_run_that_broke_off_but_not_force(tmp_path
     assert {path.name for path in (tmp_path / "o").iterdir()} == {"manifest.json"}
 
 
+@dataclass
+class ShardedArguments(Arguments):
+    fsdp_plugin_args: dict | None = None
+    deepspeed_plugin: DeepSpeedPlugin | None = None
+
+
+ZERO_2, ZERO_3, UNSAVED = (
+    DeepSpeedPlugin(zero_stage=stage, zero3_save_16bit_model=save) for stage, save in ((2, False), (3, True), (3, False))
+)
+
+
 @pytest.mark.parametrize(
-    ("kind", "key", "settings"),
+    ("key", "environment", "values"),
     [
-        ("FSDP", "fsdp_version", {"FSDP_VERSION": "1", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}),
-        ("FSDP", "fsdp_state_dict_type", {"FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}),
-        ("DEEPSPEED", "zero3_save_16bit_model", {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}),
+        ("fsdp_version", {"FSDP_VERSION": "1", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}, {}),
+        ("fsdp_state_dict_type", {"FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}, {}),
+        ("fsdp_version", {}, {"fsdp_plugin_args": {"fsdp_version": 1, "state_dict_type": "FULL_STATE_DICT"}}),
+        ("zero3_save_16bit_model", {}, {"deepspeed_plugin": UNSAVED}),
     ],
 )
-def test_launch_that_would_save_no_whole_model_is_refused(tmp_path, monkeypatch, kind, key, settings):
-    for name, value in settings.items() | {(f"ACCELERATE_USE_{kind}", "true")}:
+def test_launch_that_would_save_no_whole_model_is_refused(tmp_path, monkeypatch, key, environment, values):
+    for name, value in environment.items() | {("ACCELERATE_USE_FSDP", str(bool(environment)).lower())}:
         monkeypatch.setenv(name, value)
+    args = ShardedArguments(str(tmp_path / "o"), **values)
     with pytest.raises(InputError, match=f"^{key}: "):
-        start(tmp_path / "o")
-    assert not (tmp_path / "o").exists()
+        check_run("sft", RunArguments(), args, (Arguments(args.output_dir),))
+
+
+def test_checkpoint_of_another_launch_is_refused(tmp_path, monkeypatch):
+    def check(plugin):
+        args = ShardedArguments(str(tmp_path / "o"), deepspeed_plugin=plugin)
+        return check_run("sft", RunArguments(), args, (Arguments(args.output_dir),))
+
+    start_run(check(ZERO_2))
+    (tmp_path / "o" / "checkpoint-5").mkdir()
+    (tmp_path / "o" / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    assert check(ZERO_2).resume_from_checkpoint
+    with pytest.raises(InputError, match="under processes 1, sharding ZeRO-2, this launch has processes 1, sharding ZeRO-3"):
+        check(ZERO_3)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="launch as before"):
+        check(ZERO_2)
 
 
 def test_foreign_files_are_never_deleted(tmp_path):

@@ -21,13 +21,16 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 RUNS = {
     "fresh": {"stage": "pretrain"},  # with Muon, under ZeRO with AdamW
+    "muon_bf16": {"stage": "pretrain"},
     "pretrain": {"stage": "pretrain", "optimizer": "adamw", "model_config": None},
     "sft": {"stage": "sft"},
     "lora": {"stage": "sft", "use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "down_proj"]},
     "reward": {"stage": "reward"},
     "dpo": {"stage": "dpo"},
 }
-SHARDED_RUNS = [(topology, run) for topology in toys.SHARDED for run in RUNS]
+SHARDED_RUNS = [
+    (topology, run) for topology in toys.SHARDED for run in RUNS if not (run == "muon_bf16" and "zero" in topology)
+]
 
 
 def run_all(inputs: Path, outputs: Path, topology: str) -> None:  # noqa: F811
@@ -42,6 +45,10 @@ def run_all(inputs: Path, outputs: Path, topology: str) -> None:  # noqa: F811
 
     Trainer.save_state = record_shares
     for name, changes in RUNS.items():
+        if name == "muon_bf16" and "zero" in topology:
+            continue
+        # Whatever this CPU has: it decides in which precision Muon works.
+        torch.cpu.get_capabilities = lambda fast=name == "muon_bf16": {"amx_bf16": fast}
         settings = {"learning_rate": 1e-3, "eval_strategy": "steps", "eval_steps": STEPS - 1} | changes
         if name == "pretrain":
             settings["model_name_or_path"] = f"{inputs}/model"
@@ -60,6 +67,8 @@ def run_all(inputs: Path, outputs: Path, topology: str) -> None:  # noqa: F811
         run_recipe(inputs=inputs, output_dir=outputs / "resumed" / name, num_processes=2, **settings)
     if topology == "fsdp2":
         run_recipe("dpo", inputs, outputs / "bf16", num_processes=2, bf16=True)
+    if topology == "ddp":  # at the end: in this process it is FSDP from now on
+        run_recipe("dpo", inputs, outputs / "fsdp_by_key", num_processes=2, fsdp=True, bf16=True)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +109,10 @@ def test_sharded_learns_what_ddp_learns_and_saves_it_whole(launch, topology, run
         assert got == pytest.approx(expected, rel=0.05)
         for name, tensor in expected_weights.items():
             torch.testing.assert_close(got_weights[name].norm(), tensor.norm(), atol=0, rtol=0.2)
+    elif run == "muon_bf16":  # torch.optim.Muon under DDP
+        assert got == pytest.approx(expected, rel=1e-3)
+        for name, tensor in expected_weights.items():
+            assert (got_weights[name] - tensor).norm() < 0.1 * tensor.norm(), name
     else:
         assert got == pytest.approx(expected, rel=1e-5)
         for name, tensor in expected_weights.items():  # a tenth of one AdamW step: some gradients are next to nothing
@@ -123,6 +136,15 @@ def test_sharded_resumes_exactly(launch, topology, run):
 def test_fsdp2_in_bfloat16_does_not_round_what_models_return(launch):
     """A policy that equals its reference has the loss log 2, in bfloat16 0.6914."""
     assert losses(launch("fsdp2") / "bf16")[0] == pytest.approx(math.log(2), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_fsdp2_by_the_recipes_own_key_is_that_of_the_launch_config(launch):
+    by_key, by_config = launch("ddp") / "fsdp_by_key", launch("fsdp2") / "bf16"
+    for rank in (0, 1):
+        shares = [json.loads(Path(f"{folder}.{rank}.json").read_text()) for folder in (by_key, by_config)]
+        assert shares[0] == shares[1]
+    assert losses(by_key) == losses(by_config)
 
 
 @pytest.mark.slow

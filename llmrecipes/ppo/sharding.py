@@ -6,8 +6,6 @@ wrapped. PPO does more with its models than one forward call each, so whatever i
 """
 
 import copy
-import dataclasses
-import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, contextmanager
 
@@ -17,8 +15,6 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
-
-from llmrecipes.config import InputError
 
 
 class FrozenModel(nn.Module):
@@ -36,30 +32,6 @@ class FrozenModel(nn.Module):
     def tie_weights(self) -> None:
         """FSDP unties what shares memory when it moves weights, and asks for this."""
         self.model.tie_weights()
-
-
-def check_topology(accelerator: Accelerator, offload: bool) -> None:
-    """Raises InputError for launch configs that PPO cannot save or run under."""
-    plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and plugin is None:
-        raise InputError("distributed_type FSDP: accelerate does not shard on this device, every process would hold it all")
-    if plugin is None and accelerator.distributed_type != DistributedType.DEEPSPEED:
-        return
-    if offload:
-        raise InputError(
-            "offload_frozen_models: not with FSDP or DeepSpeed, whose frozen models are sharded; use fsdp_offload_params "
-            "or offload_param_device in the accelerate config"
-        )
-    if plugin is not None and plugin.fsdp_version != 2:
-        raise InputError("fsdp_version: PPO runs under 2 (configs/accelerate/fsdp2.yaml)")
-    if plugin is not None and "FULL" not in str(plugin.state_dict_type):
-        raise InputError("fsdp_state_dict_type: FULL_STATE_DICT is needed, other types write no policy that can be loaded")
-
-
-def keep_float32_outputs(accelerator: Accelerator) -> None:
-    """FSDP2 in mixed precision would round what a forward call returns: the log-probabilities and values."""
-    if accelerator.is_fsdp2 and (policy := accelerator.state.fsdp_plugin.mixed_precision_policy) is not None:
-        accelerator.state.fsdp_plugin.mixed_precision_policy = dataclasses.replace(policy, output_dtype=None)
 
 
 def shard_frozen(model: FrozenModel, accelerator: Accelerator) -> nn.Module:

@@ -60,14 +60,13 @@ from llmrecipes.ppo.rollout import (
 )
 from llmrecipes.ppo.sharding import (
     FrozenModel,
-    check_topology,
     copy_model,
-    keep_float32_outputs,
     run_within,
     shard_frozen,
     whole_weights,
 )
 from llmrecipes.ppo.vllm_sampler import VLLMSampler
+from llmrecipes.sharding import launch_of, prepare_sharding
 
 SAMPLE, SPLIT, EVALUATE = range(3)  # what a random generator is for
 ROLLOUT_METRICS = ("score", "kl", "entropy", "response_length", "eos_rate")
@@ -112,6 +111,12 @@ class PPOTrainer(Trainer):
     ):
         if args.n_gpu > 1:
             raise InputError(f"{args.n_gpu} GPUs in one process: start with `accelerate launch`, one process per GPU")
+        prepare_sharding(args)
+        if args.offload_frozen_models and launch_of(args)["sharding"] != "none":
+            raise InputError(
+                "offload_frozen_models: not with FSDP or DeepSpeed, whose frozen models are sharded; use "
+                "fsdp_offload_params or offload_param_device in the accelerate config"
+            )
         self.sampler = sampler
         self.rewards = Rewards(reward_funcs, reward_processing_classes, processing_class, args.reward_weights)
         self.eos_token_ids = eos_token_ids(model, processing_class)
@@ -157,8 +162,6 @@ class PPOTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        check_topology(self.accelerator, args.offload_frozen_models)
-        keep_float32_outputs(self.accelerator)
         # Trainer switches the KV cache off in the config, and a saved policy would decode slowly for ever after.
         for config, setting in zip(configs, use_cache, strict=True):
             config.use_cache = setting
