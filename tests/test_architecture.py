@@ -8,12 +8,13 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LAYERS = {
     0: {"config", "formats", "metrics"},
-    1: {"cards", "data", "endpoint", "models", "ppo", "generation", "pairwise", "training"},
+    1: {"cards", "data", "endpoint", "models", "ppo", "generation", "pairwise", "sharding", "training"},
     2: {"run", "evaluation", "ranking", "pipeline", "report", "hub", "chat", "measures"},
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
-# formats and metrics speak of mistakes in config's InputError; training builds on models, pairwise on endpoint.
+# formats and metrics speak of mistakes in config's InputError; training and PPO build on models, pairwise on endpoint.
 ALLOWED_SIDEWAYS = {("formats", "config"), ("metrics", "config"), ("training", "models"), ("pairwise", "endpoint")}
+ALLOWED_SIDEWAYS |= {("ppo", "models"), ("ppo", "sharding")}
 
 
 def files():

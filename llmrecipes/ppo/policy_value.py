@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from llmrecipes.config import InputError
+from llmrecipes.models import keep_trainable
 from llmrecipes.ppo.losses import response_mask
 from llmrecipes.ppo.sharding import FrozenModel, copy_model, copy_weights, gathered, run_within
 
@@ -110,9 +111,7 @@ def add_adapter(policy: PreTrainedModel, peft_config: PeftConfig, activation_che
     """The policy, frozen and perhaps quantised, under a fresh adapter that is all that will be trained."""
     if getattr(policy, "is_quantized", False):
         policy = prepare_model_for_kbit_training(policy, use_gradient_checkpointing=activation_checkpointing)
-        for module in policy.modules():  # as `models.keep_trainable`: no gradient once sampling has packed the weights
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False
+        keep_trainable(policy)
     return get_peft_model(policy, peft_config)
 
 

@@ -9,6 +9,7 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
+from llmrecipes.models import context_length
 
 logger = logging.getLogger(__name__)
 
@@ -100,20 +101,10 @@ class RolloutSampler(Sampler[int]):
                 yield from order[start : start + self.rollout_size]
 
 
-def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """All ids that end a response: the model's generation config may name several, the tokenizer names one."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    ids = sorted({token for token in (*ids, tokenizer.eos_token_id) if token is not None})
-    if not ids:
-        raise InputError("tokenizer: has no end-of-sequence token, so no response could ever end; set eos_token")
-    return ids
-
-
 def longest_prompt(model: PreTrainedModel, max_completion_length: int, max_prompt_length: int | None) -> int:
     """Most tokens a prompt may have."""
     limits = [max_prompt_length] if max_prompt_length is not None else []
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_length(model)
     if context is not None:
         limits.append(context - max_completion_length)
     longest = min(limits, default=2**31)

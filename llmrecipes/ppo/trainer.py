@@ -22,6 +22,7 @@ from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN
 from transformers.trainer_utils import EvalLoopOutput
 
 from llmrecipes.config import InputError
+from llmrecipes.models import eos_token_ids
 from llmrecipes.ppo.checkpoint import load_models, load_ppo_state, save_models, save_ppo_state
 from llmrecipes.ppo.completions import completion_table, send_completions, write_completions
 from llmrecipes.ppo.config import PPOConfig
@@ -47,7 +48,7 @@ from llmrecipes.ppo.policy_value import (
     causal_lm,
     disable_dropout,
 )
-from llmrecipes.ppo.prompts import RolloutSampler, encode_prompts, eos_token_ids, longest_prompt
+from llmrecipes.ppo.prompts import RolloutSampler, encode_prompts, longest_prompt
 from llmrecipes.ppo.rewards import RewardFunction, Rewards
 from llmrecipes.ppo.rollout import (
     MODEL_INPUTS,
@@ -120,6 +121,8 @@ class PPOTrainer(Trainer):
         self.sampler = sampler
         self.rewards = Rewards(reward_funcs, reward_processing_classes, processing_class, args.reward_weights)
         self.eos_token_ids = eos_token_ids(model, processing_class)
+        if not self.eos_token_ids:
+            raise InputError("tokenizer: has no end-of-sequence token, so no response could ever end; set eos_token")
         # Only fills the space behind a row; lengths say what is real, so any id will do.
         self.pad_token_id = next(
             token for token in (processing_class.pad_token_id, *self.eos_token_ids, 0) if token is not None
