@@ -115,10 +115,10 @@ class Endpoint:
         return hints.get(status, "")
 
 
-def check_price(price: list[float]) -> None:
-    """InputError unless `judge_price` is empty or two numbers, as Endpoint.numbers takes them."""
+def check_price(price: list[float], key: str = "judge_price") -> None:
+    """InputError for `key` unless it is empty or two numbers, as Endpoint.numbers takes them."""
     if price and len(price) != 2:
-        raise InputError("judge_price: give two numbers, dollars for a million prompt tokens and a million answered ones")
+        raise InputError(f"{key}: give two numbers, dollars for a million prompt tokens and a million answered ones")
 
 
 class Verdicts:

@@ -131,11 +131,15 @@ def test_win_rate_by_a_judge_is_over_the_first_looks_answers_also_after_a_resume
     said = iter([["bad"] * 6, ["bad"] * 3 + ["good"] * 3, ["good"] * 6])
     monkeypatch.setattr(watch_module, "answer", lambda model, tokenizer, prompts, **options: (None, None, next(said)))
     server = serve(pair_reply(lambda a, b: "A" if a == "good" else "B"))
-    judge = {"watch_judge_url": server.url, "watch_judge_model": "m"}
+    (tmp_path / "ours.md").write_text("Better is what is good.")
+    judge = {"watch_judge_url": server.url, "watch_judge_model": "m", "watch_judge_price": [1e6, 0.0],
+             "watch_judge_guidelines": str(tmp_path / "ours.md")}  # fmt: skip
     asked = lambda: looks(watch_steps=3, watch_prompts=[], watch_questions=QUESTIONS, **judge)
     train(tmp_path, "run", asked(), max_steps=4)
     # Once whether it is there, then three pairs in two orders.
-    assert len(server.requests) == 1 + 6 and "watch: judge calls 7" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert len(server.requests) == 1 + 6 and "watch: judge calls 7" in shown and "dollars" in shown
+    assert all("Better is what is good." in question for question in server.questions[1:])
     _, rows = train(tmp_path, "run", asked(), resume=str(tmp_path / "run" / "checkpoint-3"))
     assert [(row["step"], row["scores"]["win_rate"]["value"]) for row in rows] == [(0, 0.5), (3, 0.75), (6, 1.0)]
     assert rows[0]["texts"] == ["bad"] * 6 and len(server.requests) == 7 + 1 + 12
@@ -197,6 +201,10 @@ def test_sharded_models_are_not_looked_at_and_it_says_so(kind, flag, capsys):
       "given: watch_rule, watch_reward_model"),
      ({"watch_questions": QUESTIONS, "watch_judge_url": NOBODY}, "watch_judge_url and watch_judge_model go together"),
      ({"watch_questions": QUESTIONS, "watch_judge_url": NOBODY, "watch_judge_model": "m"}, "^watch_judge_url: http"),
+     ({"watch_questions": QUESTIONS, "watch_judge_url": NOBODY, "watch_judge_model": "m", "watch_judge_price": [1.0]},
+      "watch_judge_price: give two"),
+     ({"watch_questions": QUESTIONS, "watch_judge_url": NOBODY, "watch_judge_model": "m", "watch_judge_guidelines": "no.md"},
+      "watch_judge_guidelines: no.md does not exist"),
      ({"watch_questions": QUESTIONS, "watch_reward_model": "./none"}, "watch_reward_model: ./none cannot be read"),
      ({"watch_questions": {"pat": "x"}, "watch_rule": "json:loads"}, "unknown key `pat`"),
      ({"watch_questions": QUESTIONS, "watch_rule": "json:none"}, "watch_rule: cannot load"),

@@ -55,8 +55,8 @@ class JudgeLooks:
 
     name = "texts"
 
-    def __init__(self, endpoint: Endpoint):
-        self.endpoint, self.pairs = endpoint, PairJudge(Verdicts(endpoint), read_guidelines(None))
+    def __init__(self, endpoint: Endpoint, guidelines: str | None = None):
+        self.endpoint, self.pairs = endpoint, PairJudge(Verdicts(endpoint), read_guidelines(guidelines))
 
     def keep(self, rows: list[dict], texts: list[str], device: torch.device) -> list[str]:
         return texts

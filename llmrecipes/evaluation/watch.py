@@ -15,12 +15,13 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from llmrecipes.config import DataArguments, InputError, load_function
 from llmrecipes.data import load_source, to_shape
-from llmrecipes.endpoint import Endpoint
+from llmrecipes.endpoint import Endpoint, check_price
 from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
 from llmrecipes.evaluation.behaviours import answer
 from llmrecipes.evaluation.judges import check_reward_path
 from llmrecipes.evaluation.looks import JudgeLooks, RewardLooks, RuleLooks
 from llmrecipes.formats import read_growing
+from llmrecipes.pairwise import check_guidelines
 
 FILE = "watch.jsonl"
 
@@ -44,6 +45,10 @@ class WatchArguments:
     watch_judge_url: str | None = field(default=None, metadata={"help": "or a model at an OpenAI-compatible endpoint."})
     watch_judge_model: str | None = field(default=None, metadata={"help": "Its name there."})
     watch_judge_key_variable: str = field(default="OPENAI_API_KEY", metadata={"help": "Environment variable with its key."})
+    watch_judge_price: list[float] = field(
+        default_factory=list, metadata={"help": "Dollars for a million prompt tokens and for a million answered ones."}
+    )
+    watch_judge_guidelines: str | None = field(default=None, metadata={"help": "Markdown it judges by; default: ours."})
     watch_temperature: float = field(
         default=1.0, metadata={"help": "Of the answers to watch_questions, drawn with the same seed each time; 0: greedy."}
     )
@@ -85,6 +90,8 @@ class WatchArguments:
             self.questions = list(to_shape(load_source(source, seed=0), ("prompt",), "watch_questions"))
         self.endpoint = None
         if self.watch_judge_url:
+            check_price(self.watch_judge_price, "watch_judge_price")
+            check_guidelines(self.watch_judge_guidelines, "watch_judge_guidelines")
             of_judge = (self.watch_judge_url, self.watch_judge_model, self.watch_judge_key_variable)
             self.endpoint = Endpoint(*of_judge, key="watch_judge_url")
             self.endpoint.check()
@@ -93,7 +100,9 @@ class WatchArguments:
         """Who compares the answers to watch_questions; a reward model is loaded here."""
         if self.watch_reward_model:
             return RewardLooks(self.watch_reward_model)
-        return RuleLooks(self.rule) if self.rule else JudgeLooks(self.endpoint) if self.endpoint else None
+        if self.endpoint:
+            return JudgeLooks(self.endpoint, self.watch_judge_guidelines)
+        return RuleLooks(self.rule) if self.rule else None
 
 
 class Watch(TrainerCallback):
@@ -136,7 +145,8 @@ class Watch(TrainerCallback):
         if self.left_out and state.is_world_process_zero:
             print(f"watch: {self.left_out} looks left out, they would have taken more than watch_share of the time")
         if self.args.endpoint and state.is_world_process_zero:
-            print("watch: judge " + ", ".join(f"{k[6:]} {v:,}" for k, v in self.args.endpoint.numbers().items()), flush=True)
+            numbers = self.args.endpoint.numbers(self.args.watch_judge_price)
+            print("watch: judge " + ", ".join(f"{key[6:]} {value:,}" for key, value in numbers.items()), flush=True)
 
     def _look(self, args, state, control, model) -> None:
         if not state.is_world_process_zero:
