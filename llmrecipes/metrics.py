@@ -3,10 +3,13 @@
 Every measure that comes from a sample of n items is returned as an `Estimate(value, low, high, n)`, where
 [low, high] is a 95 % interval unless another confidence is asked for. Measures of nothing (n = 0) raise ValueError:
 a caller must say that it measured nothing, not report a zero.
+
+Where `groups` are given, one value an item, items of one group (wordings of one question) are not taken for independent:
+intervals and tests rest on the groups. An item whose group is None stands by itself.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -20,7 +23,7 @@ ALPHA = 0.05  # p-values below it are marked
 
 
 class Estimate(NamedTuple):
-    """A measured value, its interval [low, high] and the number of items n it rests on."""
+    """A measured value, its interval [low, high] and the number of items n it was measured on."""
 
     value: float
     low: float
@@ -46,10 +49,10 @@ def bits_per_byte(nll: float, num_bytes: int) -> float:
     return nll / num_bytes / math.log(2)
 
 
-def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Score interval of a proportion (Wilson 1927): stays inside [0, 1] and works at 0 and n successes.
 
-    successes may be fractional (ties counted half).
+    successes may be fractional (ties counted half), and n (an effective number of items).
     """
     if n < 1:
         raise ValueError("a proportion of no items")
@@ -67,14 +70,38 @@ def proportion(successes: float, n: int, confidence: float = 0.95) -> Estimate:
     return Estimate(successes / n if n else 0.0, *wilson_interval(successes, n, confidence), n)
 
 
-def accuracy(hits: Sequence[bool]) -> Estimate:
-    """Share of true values in `hits`, with its Wilson interval."""
-    return proportion(sum(map(bool, hits)), len(hits))
+def accuracy(hits: Sequence[bool], groups: Sequence[Hashable] | None = None) -> Estimate:
+    """Share of true values in `hits`, with its Wilson interval.
+
+    With groups the interval is that of (sum of sizes)^2 / (sum of squared sizes) items (Kish 1965): as many as there are
+    groups of equal size, as if the items of one were always alike. They nearly are, and at 0 or n no sample could tell.
+    """
+    successes, n = sum(map(bool, hits)), len(hits)
+    sizes = _group_sums([1] * n, groups)
+    effective = n * n / sum(size * size for size in sizes) if sizes else 0
+    return Estimate(successes / max(n, 1), *wilson_interval(successes / max(n, 1) * effective, effective), n)
 
 
-def mean(values: Sequence[float], seed: int = 0, num_resamples: int = 2000, confidence: float = 0.95) -> Estimate:
-    """Mean of values with its percentile bootstrap interval (Efron 1979), drawn with a fixed seed."""
-    return ratio(values, [1.0] * len(values), seed, num_resamples, confidence)
+def mean(
+    values: Sequence[float],
+    seed: int = 0,
+    num_resamples: int = 2000,
+    confidence: float = 0.95,
+    groups: Sequence[Hashable] | None = None,
+) -> Estimate:
+    """Mean of values with its percentile bootstrap interval (Efron 1979), drawn with a fixed seed; whole groups are
+    resampled."""
+    sizes = _group_sums([1.0] * len(values), groups)
+    return ratio(_group_sums(values, groups), sizes, seed, num_resamples, confidence)._replace(n=len(values))
+
+
+def _group_sums(values: Sequence[float], groups: Sequence[Hashable] | None) -> list[float]:
+    """The sum of each group's values, in the order of their first items."""
+    sums: dict = {}
+    for i, (value, group) in enumerate(zip(values, groups or [None] * len(values), strict=True)):
+        key = (i,) if group is None else (group, "")
+        sums[key] = sums.get(key, 0) + value
+    return list(sums.values())
 
 
 def ratio(
@@ -108,22 +135,25 @@ def ratio(
     return Estimate(value, float(low), float(high), n)
 
 
-def win_rate(scores: Sequence[float], baseline: Sequence[float], seed: int = 0) -> Estimate:
+def win_rate(
+    scores: Sequence[float], baseline: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None
+) -> Estimate:
     """Share of prompts on which `scores` beats `baseline`, a tie counting half; interval as `mean_outcome`.
 
     Both are the scores of one answer to the same prompt, in the same order.
     """
     if len(scores) != len(baseline):
         raise ValueError(f"{len(scores)} scores but {len(baseline)} of the baseline")
-    return mean_outcome([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(scores, baseline, strict=True)], seed)
+    outcomes = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(scores, baseline, strict=True)]
+    return mean_outcome(outcomes, seed, groups)
 
 
-def mean_outcome(outcomes: Sequence[float], seed: int = 0) -> Estimate:
+def mean_outcome(outcomes: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None) -> Estimate:
     """Mean of wins (1), ties (0.5) and losses (0) with its bootstrap interval, which would have no width where all are won
     or all are lost: there with Wilson's."""
     if outcomes and set(outcomes) in ({0.0}, {1.0}):
-        return accuracy(outcomes)
-    return mean(outcomes, seed)
+        return accuracy(outcomes, groups)
+    return mean(outcomes, seed, groups=groups)
 
 
 def pair_accuracy(chosen: Sequence[float], rejected: Sequence[float]) -> Estimate:
@@ -164,20 +194,40 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, fl
         raise ValueError("McNemar's test of no items")
     b = sum(bool(x) and not y for x, y in zip(first, second, strict=True))
     c = sum(bool(y) and not x for x, y in zip(first, second, strict=True))
-    tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1))
-    return b, c, min(1.0, float(2 * tail / 2 ** (b + c)))
+    return b, c, sign_flip_test([1] * b + [-1] * c)
 
 
-def mcnemar_by_measure(first: dict[str, Sequence], second: dict[str, Sequence]) -> dict[str, float]:
+def sign_flip_test(differences: Sequence[int]) -> float:
+    """Two-sided exact p-value of a sum of integer differences, each of which falls either way with probability 1/2 under the
+    null (Fisher 1935). Of differences of 1 it is McNemar's exact test."""
+    import numpy as np
+
+    sizes = [abs(difference) for difference in differences if difference]
+    probabilities = np.ones(1)  # of the sums -total, -total + 2, ... total of the sizes so far
+    for size in sizes:
+        longer = np.zeros(len(probabilities) + size)
+        longer[: len(probabilities)] += probabilities / 2
+        longer[size:] += probabilities / 2
+        probabilities = longer
+    sums = np.arange(-sum(sizes), sum(sizes) + 1, 2)
+    return min(1.0, float(probabilities[np.abs(sums) >= abs(sum(differences))].sum()))
+
+
+def mcnemar_by_measure(
+    first: dict[str, Sequence], second: dict[str, Sequence], groups: dict[str, Sequence[Hashable]] | None = None
+) -> dict[str, float]:
     """mcnemar's p-value of each measure that both have, over the items on which both are true or false.
 
     first, second: measure -> one value an item, None for those not measured; measures with other values are left out.
+    groups: measure -> one an item, where there are some; then whole groups fall either way (sign_flip_test).
     """
     tests = {}
     for name in first.keys() & second.keys():
-        pairs = [pair for pair in zip(first[name], second[name], strict=True) if None not in pair]
-        if pairs and all(value in (0, 1) for pair in pairs for value in pair):
-            tests[name] = mcnemar(*zip(*pairs, strict=True))[2]
+        own = (groups or {}).get(name) or [None] * len(first[name])
+        items = [item for item in zip(first[name], second[name], own, strict=True) if None not in item[:2]]
+        if items and all(value in (0, 1) for item in items for value in item[:2]):
+            differences = [int(a) - int(b) for a, b, _ in items]
+            tests[name] = sign_flip_test(_group_sums(differences, [group for *_, group in items]))
     return {name: tests[name] for name in first if name in tests}
 
 
@@ -185,8 +235,8 @@ def describe_tests(baseline: str, p_values: dict[str, dict[str, float]]) -> str:
     """What the mark `*` says beside a figure: the p-value in `p_values` (model -> measure -> p) is below ALPHA."""
     count = sum(map(len, p_values.values()))
     return (
-        f"* differs from {baseline} on the same questions, p < {ALPHA:g} (McNemar's exact test; {count} comparisons, not "
-        "corrected for their number)"
+        f"* differs from {baseline} on the same questions, p < {ALPHA:g} (McNemar's exact test, wordings of a question as "
+        f"one; {count} comparisons, not corrected for their number)"
     )
 
 

@@ -236,10 +236,15 @@ def _require_path(model: ModelArguments) -> str:
     path = model.model_name_or_path
     if not path:
         raise InputError("`model_name_or_path` is missing; give a Hugging Face id or a stage's folder")
+    require_folder(path, "model_name_or_path")
+    return path
+
+
+def require_folder(path: str, key: str) -> None:
+    """InputError for `key` if `path` cannot be a Hub id and is not there."""
     looks_local = path.startswith((".", "/", "~", "outputs/")) or path.count("/") > 1
     if looks_local and not Path(path).exists():
-        raise InputError(f"model_name_or_path: {path} does not exist; run the stage that writes it first")
-    return path
+        raise InputError(f"{key}: {path} does not exist; run the stage that writes it first")
 
 
 class _loading:

@@ -1,5 +1,6 @@
 """Scores equal direct computations: task accuracy, held-out likelihood, KL; behaviour is counted on the right questions."""
 
+import copy
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 import datasets
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, load_function
 from llmrecipes.evaluation import evaluate_models, load_parts, write_results
@@ -15,7 +17,7 @@ from llmrecipes.evaluation.behaviours import answer, behaviour_hits, judge_answe
 from llmrecipes.evaluation.likelihood import kl_divergences, score_texts, summarise_texts
 from llmrecipes.evaluation.table import format_answers, format_table
 from llmrecipes.metrics import mcnemar, mcnemar_by_measure, proportion
-from llmrecipes.models import build_policy, train_tokenizer
+from llmrecipes.models import build_policy, load_reward_model, train_tokenizer
 
 SHAPE = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
          "intermediate_size": 64, "max_position_embeddings": 64, "initializer_range": 0.3}  # fmt: skip
@@ -292,7 +294,15 @@ def test_the_table_marks_what_differs_from_the_baseline_and_says_how_many_were_c
     _, polite, toxic, note = table.splitlines()
     sft, ppo = polite.split("%")[:2], polite.split("%")[2]
     assert ppo.startswith("*") and "*" not in "".join(sft) + toxic
-    assert note.startswith("* differs from sft on the same questions, p < 0.05 (McNemar's exact test; 2 comparisons, not")
+    assert note.startswith("* differs from sft on the same questions, p < 0.05 (McNemar's exact test, ")
+    assert "; 2 comparisons, not corrected" in note
+
+
+def test_the_table_shows_the_larger_side_of_an_interval_and_every_n():
+    scores = {"a": {"toxic": proportion(0, 160), "polite": proportion(1, 7)}, "b": {"polite": proportion(1, 100)}}
+    _, toxic, polite = format_table(scores).splitlines()
+    assert toxic.split()[1:4] == ["0.0", "±", "2.3"] and toxic.split()[-1] == "160"
+    assert polite.split()[-1] == "7–100"
 
 
 def test_greedy_answers_are_the_same_each_time_and_for_any_batch(model, tokenizer):
@@ -366,10 +376,40 @@ def test_answers_shown_are_of_different_kinds_and_one_line_each():
     assert shown[-1].startswith("  sft: ddd") and len(shown[-1]) < 260
 
 
-def test_parts_that_are_not_configured_are_skipped_with_a_reason(tmp_path):
-    parts = load_parts(DataArguments(), arguments(tmp_path, baseline="teacher"))
+def save_model(model, tokenizer, folder):
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_parts_that_are_not_configured_are_skipped_with_a_reason(model, tokenizer, tmp_path):
+    own = {"sft": save_model(model, tokenizer, tmp_path / "a")}
+    parts = load_parts(DataArguments(), arguments(tmp_path, baseline="teacher", models=own))
     assert {"perplexity", "behaviour", "abilities"} <= set(parts.skipped)
     assert "'teacher' is not among the models" in " ".join(parts.skipped.values())
+
+
+def test_a_model_that_is_not_there_or_answers_nothing_is_one_line_before_any_is_loaded(model, tokenizer, tmp_path):
+    save_model(model, tokenizer, tmp_path / "a")
+    reward = load_reward_model(ModelArguments(model_name_or_path=str(tmp_path / "a")), tokenizer)
+    (tmp_path / "empty").mkdir()
+    lora = get_peft_model(reward, LoraConfig(r=2, task_type="SEQ_CLS", target_modules=["q_proj"]))
+    wrong = {"gone": "does not exist", "empty": "cannot be read", "adapter": "scores answers and writes none",
+             "reward": "scores answers and writes none"}  # fmt: skip
+    lora.save_pretrained(tmp_path / "adapter")
+    lora.unload().save_pretrained(tmp_path / "reward")
+    for name, line in wrong.items():
+        models = {"sft": str(tmp_path / "a"), "other": str(tmp_path / name)}
+        with pytest.raises(InputError, match=f"^models: other: .*{line}"):
+            load_parts(DataArguments(), arguments(tmp_path, models=models))
+
+
+def test_kl_between_vocabularies_padded_to_different_sizes(model, tokenizer):
+    wider = copy.deepcopy(model)
+    wider.resize_token_embeddings(len(tokenizer) + 64, mean_resizing=False)
+    prompts, responses = [[5, 6], [7]], [[8, 9], [10]]
+    same, padded = (kl_divergences(model, other, prompts, responses, tokenizer.pad_token_id) for other in (model, wider))
+    assert padded == pytest.approx(same, abs=1e-5)
 
 
 def test_no_model_is_one_line(tmp_path):

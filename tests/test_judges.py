@@ -302,9 +302,9 @@ def test_consistency_of_wordings_and_samples_against_hand_counted_cases():
     assert paraphrase_consistency(rows[::2], texts[::2], judged[::2]) is None
     assert paraphrase_consistency(rows, texts, [{"gold": 1.0}] * 7) is None
     runs = [(texts, judged), (["x", "x", "Bob", "Tom", "?", "Bob", "no"], [yes, yes, no, no, idk, no, no])]
-    assert self_consistency(rows, runs) == accuracy([True, True, True, False, False, True, False])
+    assert self_consistency(rows, runs) == accuracy([True, True, True, False, False, True, False], "aabbccd")
     third = (texts, [no, *judged[1:]])
-    assert self_consistency(rows, [*runs, third]) == accuracy([False, True, True, False, False, True, False])
+    assert self_consistency(rows, [*runs, third]) == accuracy([False, True, True, False, False, True, False], "aabbccd")
     assert self_consistency(rows, runs[:1]) is None
     free = [ask(key="e"), ask(key="e")]  # no right answer: judged alike is alike
     assert paraphrase_consistency(free, ["Hi", "Hello you"], [{"refused": False}] * 2) == accuracy([True])

@@ -149,3 +149,34 @@ def test_bradley_terry_finds_known_strengths():
     assert 1100 < unbeaten["a"].value < 2000 and unbeaten["b"].value < 900
     tied = bradley_terry([("a", "b", 0.5)] * 20)
     assert abs(tied["a"].value - 1000) < 1e-6 and bradley_terry([]) == {}
+
+
+def test_wordings_of_one_question_count_as_one_in_intervals_and_tests():
+    hits, questions = [True, True, False, True], ["a", "a", None, None]
+    # Groups of 2, 1 and 1: 16 / 6 items.
+    assert metrics.accuracy(hits, questions) == (0.75, *metrics.wilson_interval(0.75 * 16 / 6, 16 / 6), 4)
+    assert metrics.accuracy([True] * 60, [i // 3 for i in range(60)])[1:] == (*metrics.accuracy([True] * 20)[1:3], 60)
+    assert metrics.accuracy(hits, [None] * 4) == metrics.accuracy(hits)
+    values = [1.0, 2.0, 5.0, 1.0]
+    assert metrics.mean(values, groups=[None] * 4) == metrics.mean(values)
+    doubled = metrics.mean([value for value in values for _ in range(2)], groups=[i // 2 for i in range(8)])
+    assert doubled == metrics.mean(values)._replace(n=8)
+    assert metrics.win_rate([1.0] * 6, [0.0] * 6, groups=list("aabbcc"))[1:3] == metrics.accuracy([True] * 3)[1:3]
+    # Three questions in two wordings each, all six right against all wrong: 2 / 2^3, not 2 / 2^6.
+    first, second = {"a": [1] * 6}, {"a": [0] * 6}
+    assert metrics.mcnemar_by_measure(first, second, {"a": list("xxyyzz")}) == {"a": 0.25}
+    assert metrics.mcnemar_by_measure(first, second) == {"a": 2 / 64}
+    # Sizes 2, 1, 1 with sum 2: of the sums 4 0 2 2 and their mirror images six of eight are as far from 0.
+    assert metrics.sign_flip_test([2, 1, -1]) == 6 / 8 and metrics.sign_flip_test([]) == 1.0
+
+
+def test_interval_over_wordings_covers_the_truth_in_about_95_of_100_samples():
+    rng, covered, narrow = random.Random(3), 0, 0
+    for _ in range(500):
+        # 60 questions in three wordings: each question is easy (0.98) or hard (0.4), 0.69 in all.
+        questions = [0.98 if rng.random() < 0.5 else 0.4 for _ in range(60)]
+        hits = [rng.random() < chance for chance in questions for _ in range(3)]
+        estimate, single = metrics.accuracy(hits, [i // 3 for i in range(180)]), metrics.accuracy(hits)
+        covered += estimate.low <= 0.69 <= estimate.high
+        narrow += single.low <= 0.69 <= single.high
+    assert 0.94 <= covered / 500 and narrow / 500 < 0.92

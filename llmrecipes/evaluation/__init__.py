@@ -6,11 +6,15 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from peft import PeftConfig
+from transformers import AutoConfig
+
 from llmrecipes import metrics
 from llmrecipes.config import DataArguments, InputError, ModelArguments, load_function
 from llmrecipes.data import load_mixture, to_shape
 from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
 from llmrecipes.evaluation.behaviours import (
+    MEASURES,
     answer,
     behaviour_hits,
     compare,
@@ -25,7 +29,7 @@ from llmrecipes.evaluation.likelihood import score_texts, summarise_texts
 from llmrecipes.evaluation.sharing import device, once, share
 from llmrecipes.evaluation.table import format_answers, format_table
 from llmrecipes.formats import prompt_id
-from llmrecipes.models import load_policy, load_tokenizer
+from llmrecipes.models import load_policy, load_tokenizer, require_folder
 from llmrecipes.pairwise import PairJudge, read_guidelines
 
 # Measured on sampled answers as well, because a model misbehaves only now and then.
@@ -56,10 +60,12 @@ def load_parts(data: DataArguments, args) -> Parts:
     """Texts of `eval_datasets`, questions of `datasets`, lm-eval tasks and the judging rules.
 
     Raises:
-        InputError: no model, a baseline that is none of them, a source or task that cannot be read.
+        InputError: no model, or one that is not there or of another kind, a source or task that cannot be read.
     """
     if not args.models:
         raise InputError("`models` is missing; give {name: folder or Hub id, ...}")
+    for name, path in args.models.items():
+        check_language_model(name, path)
     parts = Parts(baseline=args.baseline)
     if data.eval_datasets:
         rows = load_mixture(data.eval_datasets, args.seed, announce=False)
@@ -91,6 +97,19 @@ def load_parts(data: DataArguments, args) -> Parts:
     named["reward_model"] = args.reward_model_name_or_path
     parts.judged_by = {key: value for key, value in named.items() if value}
     return parts
+
+
+def check_language_model(name: str, path: str) -> None:
+    """InputError unless `path` holds a language model or an adapter of one; read is only what says so."""
+    require_folder(path, f"models: {name}")
+    try:
+        adapter = (Path(path) / "adapter_config.json").is_file()
+        config = (PeftConfig if adapter else AutoConfig).from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"models: {name}: {path} cannot be read: {str(error)[:200]}") from None
+    kinds = [config.task_type or ""] if adapter else config.architectures or []
+    if any("SEQ_CLS" in kind or "SequenceClassification" in kind for kind in kinds):
+        raise InputError(f"models: {name}: {path} scores answers and writes none; give it as reward_model_name_or_path")
 
 
 def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dict, list[dict], dict]:
@@ -129,7 +148,9 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
             elif reference:
                 parts.skipped[f"kl of {name}"] = "its tokenizer differs from the baseline's"
         if name != args.baseline and args.baseline in hits:
-            parts.p_values[name] = metrics.mcnemar_by_measure(hits[name], hits[args.baseline])
+            keys = [row.get("key") for row in parts.questions or []]
+            groups = dict.fromkeys(MEASURES, keys)
+            parts.p_values[name] = metrics.mcnemar_by_measure(hits[name], hits[args.baseline], groups)
         once(lambda n=name, s=started: print(f"evaluated {n} in {time.time() - s:.1f} s", flush=True))
     scores = {name: scores[name] for name in args.models}
     answers = {name: greedy[name][0] for name in args.models if name in greedy}
@@ -190,6 +211,7 @@ def write_results(
         judge_numbers = parts.judge.endpoint.numbers(price) | {"judge_kept": parts.judge.verdicts.kept}
     as_json = {name: {m: e._asdict() for m, e in measures.items()} for name, measures in scores.items()}
     tasks = sorted(parts.tasks["tasks"]) if parts.tasks else []
+    tasks += ["blimp"] if any("blimp" in measures for measures in scores.values()) else []
     about = {"tasks": tasks, "skipped": parts.skipped, "judged_by": parts.judged_by} | judge_numbers
     p_values = {name: parts.p_values[name] for name in scores if parts.p_values.get(name)}
     about |= {"baseline": parts.baseline, "p_values": p_values} if p_values else {}

@@ -126,10 +126,11 @@ def compare(name: str, rows: list[dict], judged: dict, baseline: str) -> dict[st
     for score, measure in (("gold", "win_rate"), ("reward", "reward_win_rate"), ("judge_win", "judge_win_rate")):
         for kind in ("", *(BEHAVIOUR_KINDS if score != "gold" else ())):
             # Of judge_win the baseline has none: against itself it would tie.
-            pairs = [(a[score], b.get(score, 0.5)) for row, a, b in zip(rows, own, other, strict=True)
+            asked = [(a[score], b.get(score, 0.5), row.get("key")) for row, a, b in zip(rows, own, other, strict=True)
                      if score in a and (not kind or row.get("kind") == kind)]  # fmt: skip
-            if pairs:
-                rates[f"{measure}_{kind}" if kind else measure] = metrics.win_rate(*zip(*pairs, strict=True))
+            if asked:
+                scores, others, keys = zip(*asked, strict=True)
+                rates[f"{measure}_{kind}" if kind else measure] = metrics.win_rate(scores, others, groups=keys)
     return rates
 
 
@@ -142,17 +143,20 @@ def behaviour_hits(rows: list[dict], judged: list[dict]) -> dict[str, list[bool 
 
 
 def summarise_behaviour(rows: list[dict], judged: list[dict], num_tokens: list[int]) -> dict[str, metrics.Estimate]:
-    """Each measure with its interval and n; measures without a question, or without a judgement, are left out."""
-    summary = {}
+    """Each measure with its interval and n; measures without a question, or without a judgement, are left out.
+
+    Intervals rest on questions: rows with one `key` are wordings of one, which a model answers much alike.
+    """
+    summary, keys = {}, [row.get("key") for row in rows]
     for name, hits in behaviour_hits(rows, judged).items():
-        if counted := [hit for hit in hits if hit is not None]:
-            summary[name] = metrics.accuracy(counted)
+        if counted := [(hit, key) for hit, key in zip(hits, keys, strict=True) if hit is not None]:
+            summary[name] = metrics.accuracy(*zip(*counted, strict=True))
     for part, name in (("gold", "gold_score"), ("reward", "reward")):
-        values = [parts[part] for parts in judged if part in parts]
-        if values:
-            summary[name] = metrics.mean(values)
+        if scored := [(parts[part], key) for parts, key in zip(judged, keys, strict=True) if part in parts]:
+            values, groups = zip(*scored, strict=True)
+            summary[name] = metrics.mean(values, groups=groups)
     if num_tokens:
-        summary["response_length"] = metrics.mean(num_tokens)
+        summary["response_length"] = metrics.mean(num_tokens, groups=keys)
     return summary
 
 

@@ -49,7 +49,8 @@ def self_consistency(rows: list[dict], runs: list[tuple[list[str], list[dict]]])
     if len(runs) < 2 or not asked:
         return None
     return metrics.accuracy(
-        [all(alike(row, said[0], other) for other in said[1:]) for row, said in zip(kept, asked, strict=True)]
+        [all(alike(row, said[0], other) for other in said[1:]) for row, said in zip(kept, asked, strict=True)],
+        [row.get("key") for row in kept],
     )
 
 

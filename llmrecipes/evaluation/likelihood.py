@@ -73,8 +73,10 @@ def kl_divergences(
     result = [0.0] * len(rows)
     for batch in tqdm(list(_batches(rows, batch_size)), desc="KL", leave=False, disable=None):
         input_ids, mask = _pad([ids for _, ids in batch], pad_token_id, policy.device)
-        log_p, log_q = (m(input_ids=input_ids, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
-                        for m in (policy, reference))  # fmt: skip
+        logits = [m(input_ids=input_ids, attention_mask=mask).logits[:, :-1] for m in (policy, reference)]
+        # Models of one tokenizer may pad their vocabulary to different sizes; what is beyond the smaller means nothing.
+        width = min(part.shape[-1] for part in logits)
+        log_p, log_q = (part[..., :width].float().log_softmax(-1) for part in logits)
         kl = (log_p.exp() * (log_p - log_q)).sum(-1)
         for row, (number, ids) in enumerate(batch):
             # Position t of the logits predicts token t + 1; the first one counted predicts the response's first token.

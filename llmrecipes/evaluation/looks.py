@@ -28,7 +28,7 @@ class RuleLooks:
         return [float(self.rule(row, text)) for row, text in zip(rows, texts, strict=True)]
 
     def win_rate(self, rows: list[dict], now: list[float], first: list[float]) -> metrics.Estimate:
-        return metrics.win_rate(now, first)
+        return metrics.win_rate(now, first, groups=[row.get("key") for row in rows])
 
 
 class RewardLooks:
@@ -63,7 +63,9 @@ class JudgeLooks:
 
     def win_rate(self, rows: list[dict], now: list[str], first: list[str]) -> metrics.Estimate:
         asked = [(prompt_text(row["prompt"]), a, b) for row, a, b in zip(rows, now, first, strict=True)]
-        outcomes = [outcome for outcome in self.pairs.compare_all(asked) if outcome is not None]
-        if not outcomes:
+        compared = zip(self.pairs.compare_all(asked), [row.get("key") for row in rows], strict=True)
+        read = [(outcome, key) for outcome, key in compared if outcome is not None]
+        if not read:
             raise InputError(f"watch_judge_model: {self.endpoint.model} gave no readable comparison of {len(rows)} answers")
-        return metrics.mean_outcome(outcomes)
+        outcomes, keys = zip(*read, strict=True)
+        return metrics.mean_outcome(outcomes, groups=keys)

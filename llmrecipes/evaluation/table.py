@@ -7,7 +7,7 @@ from llmrecipes.metrics import ALPHA, SHARES, Estimate, describe_tests
 def format_table(
     scores: dict[str, dict[str, Estimate]], tasks: set[str] = frozenset(), baseline: str = "", p_values: dict | None = None
 ) -> str:
-    """One line a measure, one column a model: value, and the half width of its 95 % interval.
+    """One line a measure, one column a model: value, and the larger side of its 95 % interval.
 
     p_values: model -> measure -> p of its difference from `baseline`; small ones are marked, and a last line says so.
     """
@@ -16,23 +16,24 @@ def format_table(
     width = max(map(len, [*measures, "measure"])) + 2
     lines = ["measure".ljust(width) + "".join(f"{name:>18}" for name in names) + f"{'n':>8}"]
     for measure in measures:
-        cells, n = [], 0
+        cells = []
         for name in names:
             estimate = scores[name].get(measure)
             cell = _cell(estimate, measure in SHARES or measure in tasks) if estimate else "-"
             differs = p_values and p_values.get(name, {}).get(measure, 1.0) < ALPHA
             cells.append(cell + (("*" if differs else " ") if p_values else ""))
-            n = estimate.n if estimate else n
+        counts = sorted({scores[name][measure].n for name in names if measure in scores[name]})
+        n = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
         lines.append(measure.ljust(width) + "".join(f"{cell:>18}" for cell in cells) + f"{n:>8}")
     return "\n".join(lines + ([describe_tests(baseline, p_values)] if p_values else []))
 
 
 def _cell(estimate: Estimate, is_share: bool) -> str:
-    half = (estimate.high - estimate.low) / 2
+    side = max(estimate.high - estimate.value, estimate.value - estimate.low)
     if is_share:
-        return f"{100 * estimate.value:.1f} ± {100 * half:.1f} %"
+        return f"{100 * estimate.value:.1f} ± {100 * side:.1f} %"
     digits = 3 if abs(estimate.value) < 10 else 1
-    return f"{estimate.value:.{digits}f} ± {half:.{digits}f}" if estimate.value < 1e6 else f"{estimate.value:.2e}"
+    return f"{estimate.value:.{digits}f} ± {side:.{digits}f}" if estimate.value < 1e6 else f"{estimate.value:.2e}"
 
 
 def format_answers(rows: list[dict], answers: dict[str, list[str]], count: int) -> str:
