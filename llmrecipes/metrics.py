@@ -73,13 +73,20 @@ def proportion(successes: float, n: int, confidence: float = 0.95) -> Estimate:
 def accuracy(hits: Sequence[bool], groups: Sequence[Hashable] | None = None) -> Estimate:
     """Share of true values in `hits`, with its Wilson interval.
 
-    With groups the interval is that of (sum of sizes)^2 / (sum of squared sizes) items (Kish 1965): as many as there are
-    groups of equal size, as if the items of one were always alike. They nearly are, and at 0 or n no sample could tell.
+    With groups it is the interval of n / deff items, deff being the design effect (Kish 1965): the variance of the share
+    over groups by that over single items, at least 1 and at most what it is if the items of each group are all alike. The
+    latter is taken where all or none are true, which tells nothing about it.
     """
-    successes, n = sum(map(bool, hits)), len(hits)
-    sizes = _group_sums([1] * n, groups)
-    effective = n * n / sum(size * size for size in sizes) if sizes else 0
-    return Estimate(successes / max(n, 1), *wilson_interval(successes / max(n, 1) * effective, effective), n)
+    sums, sizes = _group_sums(list(map(bool, hits)), groups), _group_sums([1] * len(hits), groups)
+    successes, n = sum(sums), len(hits)
+    if not n:
+        raise ValueError("a proportion of no items")
+    share, deff = successes / n, sum(size * size for size in sizes) / n
+    if 0 < share < 1 and len(sizes) > 1:
+        spread = sum((true - share * size) ** 2 for true, size in zip(sums, sizes, strict=True))
+        seen = spread * len(sizes) / (len(sizes) - 1) / (n * share * (1 - share))
+        deff = min(deff, max(1.0, seen))
+    return Estimate(share, *wilson_interval(successes / deff, n / deff), n)
 
 
 def mean(

@@ -157,6 +157,8 @@ def test_wordings_of_one_question_count_as_one_in_intervals_and_tests():
     assert metrics.accuracy(hits, questions) == (0.75, *metrics.wilson_interval(0.75 * 16 / 6, 16 / 6), 4)
     assert metrics.accuracy([True] * 60, [i // 3 for i in range(60)])[1:] == (*metrics.accuracy([True] * 20)[1:3], 60)
     assert metrics.accuracy(hits, [None] * 4) == metrics.accuracy(hits)
+    half = [True, False] * 10  # wordings that are not alike: as many items as answers
+    assert metrics.accuracy(half, [i // 2 for i in range(20)]) == metrics.accuracy(half)
     values = [1.0, 2.0, 5.0, 1.0]
     assert metrics.mean(values, groups=[None] * 4) == metrics.mean(values)
     doubled = metrics.mean([value for value in values for _ in range(2)], groups=[i // 2 for i in range(8)])
@@ -170,13 +172,23 @@ def test_wordings_of_one_question_count_as_one_in_intervals_and_tests():
     assert metrics.sign_flip_test([2, 1, -1]) == 6 / 8 and metrics.sign_flip_test([]) == 1.0
 
 
-def test_interval_over_wordings_covers_the_truth_in_about_95_of_100_samples():
-    rng, covered, narrow = random.Random(3), 0, 0
-    for _ in range(500):
-        # 60 questions in three wordings: each question is easy (0.98) or hard (0.4), 0.69 in all.
-        questions = [0.98 if rng.random() < 0.5 else 0.4 for _ in range(60)]
+@pytest.mark.parametrize("chances", [(0.98, 0.4), (1.0, 0.9), (0.7, 0.7), (0.1, 0.0)])
+def test_interval_over_wordings_covers_the_truth_in_about_95_of_100_samples(chances):
+    """Of 60 questions in three wordings each a half is of either difficulty."""
+    rng, truth, covered = random.Random(3), sum(chances) / 2, 0
+    for _ in range(1000):
+        questions = [chances[rng.random() < 0.5] for _ in range(60)]
         hits = [rng.random() < chance for chance in questions for _ in range(3)]
-        estimate, single = metrics.accuracy(hits, [i // 3 for i in range(180)]), metrics.accuracy(hits)
-        covered += estimate.low <= 0.69 <= estimate.high
-        narrow += single.low <= 0.69 <= single.high
-    assert 0.94 <= covered / 500 and narrow / 500 < 0.92
+        estimate = metrics.accuracy(hits, [i // 3 for i in range(180)])
+        covered += estimate.low <= truth <= estimate.high
+    assert 0.92 <= covered / 1000 <= 0.985
+
+
+def test_interval_over_wordings_that_are_all_alike_covers_the_truth():
+    rng, covered, single = random.Random(4), 0, 0
+    for _ in range(1000):
+        hits = [hit for hit in (rng.random() < 0.8 for _ in range(60)) for _ in range(3)]
+        estimate, apart = metrics.accuracy(hits, [i // 3 for i in range(180)]), metrics.accuracy(hits)
+        covered += estimate.low <= 0.8 <= estimate.high
+        single += apart.low <= 0.8 <= apart.high
+    assert 0.92 <= covered / 1000 <= 0.98 and single / 1000 < 0.8
