@@ -242,8 +242,8 @@ def describe_tests(baseline: str, p_values: dict[str, dict[str, float]]) -> str:
     """What the mark `*` says beside a figure: the p-value in `p_values` (model -> measure -> p) is below ALPHA."""
     count = sum(map(len, p_values.values()))
     return (
-        f"* differs from {baseline} on the same questions, p < {ALPHA:g} (McNemar's exact test, wordings of a question as "
-        f"one; {count} comparisons, not corrected for their number)"
+        f"* differs from {baseline} on the same questions, p < {ALPHA:g} (McNemar's exact test, wordings of a question "
+        f"together; {count} comparisons, not corrected for their number)"
     )
 
 
