@@ -135,7 +135,7 @@ def length_bias(pairs: Sequence[ScoredPair]) -> dict:
     raters = [float(p.length_gap > 0) for p in unequal]
     model = [_hit(p) if p.length_gap > 0 else 1 - _hit(p) for p in unequal]
     for name, values in (("model_prefers_longer", model), ("raters_prefer_longer", raters)):
-        found[name] = metrics.proportion(sum(values), len(values))._asdict()
+        found[name] = metrics.mean_outcome(values, groups=[p.prompt_id for p in unequal])._asdict()
     by_prompt: dict[str, list[float]] = {}
     for p, m, r in zip(unequal, model, raters, strict=True):
         by_prompt.setdefault(p.prompt_id, []).append(m - r)
