@@ -61,14 +61,15 @@ def write_model_card(
 def describe_evaluation(measures: Iterable[str], about: dict) -> str:
     """What the figures of an evaluation compare with and who judged, in a line; empty where neither applies.
 
-    about: `baseline` (a model's name) and `judged_by` ({"judge", "rule", "reward_model"}), each as far as known.
+    about: `baseline` (a model's name), `judged_by` ({"judge", "rule", "reward_model"}), `tasks`, each as far as known.
     """
-    measures, judged_by = list(measures), about.get("judged_by") or {}
+    unjudged = {"perplexity", "bits_per_byte", *about.get("tasks", [])}
+    measures, judged_by = [m for m in measures if m not in unjudged], about.get("judged_by") or {}
     parts = []
     compared = [f"`{m}`" for m in measures if is_comparison(m)]
     if compared and about.get("baseline"):
         parts.append(f"{', '.join(compared)}: compared with `{about['baseline']}`")
-    if judged_by.get("judge"):
+    if judged_by.get("judge") and measures:
         parts.append(f"answers judged by `{judged_by['judge']}`")
     if judged_by.get("rule") and any(m.removeprefix("sampled_") in ("gold_score", "win_rate") for m in measures):
         parts.append(f"`gold_score` and `win_rate` by the rule `{judged_by['rule']}`")

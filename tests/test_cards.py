@@ -93,9 +93,9 @@ def test_card_says_what_figures_compare_with_and_who_judged(run, tmp_path):
     assert line in card.text.splitlines() and str(tmp_path) not in (run / "evaluation.json").read_text()
     names = {r.metric_type: r.metric_name for r in card.data.eval_results}
     assert names["win_rate"].startswith("win_rate against sft (n = 40") and names["correct"].startswith("correct (n = 40")
-    other = evaluation(tmp_path, "other", models={"dpo": {}})
+    other = evaluation(tmp_path, "other", models={"dpo": {}}, judged_by=judged_by, tasks=["grammar"])
     (run / "evaluation.json").unlink()
-    text = write_model_card(run, {"perplexity": estimate(0.5)}, other).read_text()
+    text = write_model_card(run, dict.fromkeys(("perplexity", "grammar"), estimate(0.5)), other).read_text()
     assert "compared with" not in text and "judged by" not in text
 
 
