@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -14,7 +15,8 @@ TOKENS = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 ABSOLUTE = re.compile(r"(?<![\w.:/~-])(?:/[\w.+@-]+){2,}/?|~/[\w./+@-]+|\b[A-Za-z]:\\\\[\w\\\\.-]+")
-RESULTS_FILE = "evaluation.json"  # what an evaluation found out about the model in this folder
+RESULTS_FILE = "evaluation.json"  # what evaluations found out about the model in this folder, by evaluation
+EARLIER = "an earlier evaluation"  # in a file from before evaluations were kept by name
 RISKS = {
     "language": "It can state falsehoods, obey harmful requests and repeat what its data holds",
     "reward": "It scores an answer as its raters would rank it, which makes the answer neither true nor harmless",
@@ -24,10 +26,14 @@ SHOWN = ("learning_rate", "lr_scheduler_type", "optimizer", "optim", "max_steps"
          "bf16", "use_peft", "lora_r", "seed")  # fmt: skip
 
 
-def write_model_card(folder: str | Path, scores: dict[str, dict] | None = None) -> Path | None:
+def write_model_card(
+    folder: str | Path, scores: dict[str, dict] | None = None, evaluation: str | Path | None = None
+) -> Path | None:
     """Write README.md of the finished run in `folder`, where it holds a model, an adapter or a tokenizer.
 
-    scores: measure -> {"value", "low", "high", "n"} of an evaluation; they are kept for later cards of this run.
+    scores: measure -> {"value", "low", "high", "n"} of an evaluation; they are kept for later cards of this run, beside
+        those of other evaluations.
+    evaluation: its folder, whose metrics.json and manifest.json tell what it compared with and who judged.
 
     Returns the card's path; None for a folder that is no finished run of ours (a Hub id, say) or holds no model.
     """
@@ -36,15 +42,52 @@ def write_model_card(folder: str | Path, scores: dict[str, dict] | None = None) 
     kinds = [n for n in ("adapter_config.json", "config.json", "tokenizer.json") if (folder / n).exists()]
     if manifest.get("status") != "finished" or not kinds:
         return None
+    found = _stored(folder, manifest)
     if scores:
-        found = {"fingerprint": manifest["output_fingerprint"], "scores": scores}
-        (folder / RESULTS_FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    stored = _read(folder / RESULTS_FILE)
-    scores = stored.get("scores", {}) if stored.get("fingerprint") == manifest.get("output_fingerprint") else {}
-    scores = scores or _checked(folder)
-    card = ModelCard(f"---\n{_metadata(folder, manifest, scores).to_yaml()}\n---\n\n{_text(folder, manifest, scores)}")
+        name = repo_name(Path(evaluation).resolve()) if evaluation else EARLIER
+        # It may have been this very one, which is not shown twice.
+        earlier = {m: e for m, e in found.pop(EARLIER, {}).get("scores", {}).items() if m not in scores}
+        found = ({EARLIER: {"scores": earlier}} if earlier else {}) | found
+        found[name] = {"scores": scores} | (_about(Path(evaluation)) if evaluation else {})
+        text = json.dumps({"fingerprint": manifest["output_fingerprint"], "evaluations": found}, indent=2)
+        (folder / RESULTS_FILE).write_text(text + "\n", encoding="utf-8")
+    if not found and (checked := _checked(folder)):
+        found = {"": {"scores": checked}}
+    card = ModelCard(f"---\n{_metadata(folder, manifest, found).to_yaml()}\n---\n\n{_text(folder, manifest, found)}")
     card.save(folder / "README.md")
     return folder / "README.md"
+
+
+def describe_evaluation(measures: Iterable[str], about: dict) -> str:
+    """What the figures of an evaluation compare with and who judged, in a line; empty where neither applies.
+
+    about: `baseline` (a model's name), `judged_by` ({"judge", "rule", "reward_model"}), `tasks`, each as far as known.
+    """
+    unjudged = {"perplexity", "bits_per_byte", *about.get("tasks", [])}
+    measures, judged_by = [m for m in measures if m not in unjudged], about.get("judged_by") or {}
+    parts = []
+    compared = [f"`{m}`" for m in measures if is_comparison(m)]
+    if compared and about.get("baseline"):
+        parts.append(f"{', '.join(compared)}: compared with `{about['baseline']}`")
+    if judged_by.get("judge") and measures:
+        parts.append(f"answers judged by `{judged_by['judge']}`")
+    if judged_by.get("rule") and any(m.removeprefix("sampled_") in ("gold_score", "win_rate") for m in measures):
+        parts.append(f"`gold_score` and `win_rate` by the rule `{judged_by['rule']}`")
+    if judged_by.get("reward_model") and any(m.removeprefix("sampled_").startswith("reward") for m in measures):
+        parts.append(f"`reward` by the reward model `{judged_by['reward_model']}`")
+    line = scrub("; ".join(parts))
+    return line[:1].upper() + line[1:] + "." if line else ""
+
+
+def baseline_of(metrics: dict, manifest: dict) -> str:
+    """The model that an evaluation compared with: as metrics.json says, which leaves it out where nothing was tested, else
+    as it was configured; empty where it was none of the models."""
+    name = metrics.get("baseline") or manifest.get("config", {}).get("baseline") or ""
+    return name if name in metrics.get("models", {}) else ""
+
+
+def is_comparison(measure: str) -> bool:
+    return measure == "kl" or "win_rate" in measure
 
 
 def scrub(text: str) -> str:
@@ -67,7 +110,7 @@ def repo_name(path: str | Path) -> str:
     return re.sub(r"[^\w.-]+|-{2,}|\.{2,}", "-", "-".join(parts[-2:])).strip("-./")
 
 
-def _metadata(folder: Path, manifest: dict, scores: dict) -> ModelCardData:
+def _metadata(folder: Path, manifest: dict, found: dict) -> ModelCardData:
     config, is_classifier = manifest["config"], _is_classifier(folder)
     base, is_adapter = config.get("model_name_or_path"), (folder / "adapter_config.json").exists()
     # A generator's or an archive's name is no data set of the Hub; the text names them all.
@@ -77,15 +120,9 @@ def _metadata(folder: Path, manifest: dict, scores: dict) -> ModelCardData:
     }
     task = "text-classification" if is_classifier else "text-generation"
     results = [
-        EvalResult(
-            task_type=task,
-            dataset_type="llmrecipes",
-            dataset_name="held-out questions and texts of this recipe",
-            metric_type=name,
-            metric_name=f"{name} (n = {e['n']}, 95 % interval {e['low']:.4g} to {e['high']:.4g})",
-            metric_value=round(e["value"], 6),
-        )
-        for name, e in scores.items()
+        _result(task, name, measure, estimate, about)
+        for name, about in found.items()
+        for measure, estimate in about["scores"].items()
     ] or [
         EvalResult(task, "llmrecipes", "held out by this recipe", name, round(value, 6))
         for name, value in _measured(manifest).items()
@@ -103,7 +140,24 @@ def _metadata(folder: Path, manifest: dict, scores: dict) -> ModelCardData:
     )
 
 
-def _text(folder: Path, manifest: dict, scores: dict) -> str:
+def _result(task: str, evaluation: str, measure: str, e: dict, about: dict) -> EvalResult:
+    against = f" against {about['baseline']}" if about.get("baseline") and is_comparison(measure) else ""
+    # The Hub's form puts all results of one type and config under the first one's name.
+    kind, title = "llmrecipes", "held-out questions and texts of this recipe"
+    if measure in about.get("tasks", []):
+        kind, title = measure, f"{measure} (task of lm-eval's form)"
+    return EvalResult(
+        task_type=task,
+        dataset_type=kind,
+        dataset_name=title,
+        dataset_config=evaluation or None,
+        metric_type=measure,
+        metric_name=f"{measure}{against} (n = {e['n']}, 95 % interval {e['low']:.4g} to {e['high']:.4g})",
+        metric_value=round(e["value"], 6),
+    )
+
+
+def _text(folder: Path, manifest: dict, found: dict) -> str:
     config, name = manifest["config"], repo_name(manifest["config"].get("output_dir") or folder)
     what, paper = _recipe(manifest["stage"])
     sources = [" ".join(filter(None, [s["path"], s.get("name"), s.get("split")])) +
@@ -120,10 +174,14 @@ def _text(folder: Path, manifest: dict, scores: dict) -> str:
     lines += ["", f"{manifest['wall_seconds']:.0f} s on {hardware.get('cores')} cores, {accelerators}; {versions}; commit "
               f"{manifest.get('commit')}."]  # fmt: skip
     lines += ["", "## Evaluation", ""]
-    if scores:
+    for name, about in found.items():
+        lines += [f"### {name}", ""] if len(found) > 1 else []
         lines += ["| measure | value | 95 % interval | n |", "|---|---|---|---|"]
-        lines += [f"| {m} | {e['value']:.4g} | {e['low']:.4g} to {e['high']:.4g} | {e['n']} |" for m, e in scores.items()]
-    else:
+        rows = about["scores"].items()
+        lines += [f"| {m} | {e['value']:.4g} | {e['low']:.4g} to {e['high']:.4g} | {e['n']} |" for m, e in rows]
+        line = describe_evaluation(about["scores"], about)
+        lines += [*(["", line] if line else []), ""]
+    if not found:
         lines += ["| measure | value |", "|---|---|", *(f"| {m} | {v:.4g} |" for m, v in _measured(manifest).items())]
         lines += ["", "Measured at the end of training, without intervals; `recipes/evaluate.py` adds them."]
     if verdict := _read(folder / "health.json").get("verdict"):
@@ -169,6 +227,21 @@ def _measured(manifest: dict) -> dict[str, float]:
     unwanted = re.compile(r"runtime|per_second|flos|epoch|num_tokens")
     metrics = manifest.get("metrics", {}).items()
     return {k: float(v) for k, v in metrics if isinstance(v, (int, float)) and not unwanted.search(k)}
+
+
+def _stored(folder: Path, manifest: dict) -> dict[str, dict]:
+    """Evaluation -> its `scores`, `baseline`, `judged_by` and `tasks`, of the model that lies there now."""
+    stored = _read(folder / RESULTS_FILE)
+    if stored.get("fingerprint") != manifest.get("output_fingerprint"):
+        return {}
+    return stored.get("evaluations") or ({EARLIER: {"scores": stored["scores"]}} if stored.get("scores") else {})
+
+
+def _about(evaluation: Path) -> dict:
+    metrics, manifest = _read(evaluation / "metrics.json"), _read(evaluation / "manifest.json")
+    # No path of this machine: the file is published as it is.
+    judged_by = {who: scrub(str(name)) for who, name in (metrics.get("judged_by") or {}).items()}
+    return {"baseline": baseline_of(metrics, manifest), "judged_by": judged_by, "tasks": metrics.get("tasks") or []}
 
 
 def _checked(folder: Path) -> dict[str, dict]:

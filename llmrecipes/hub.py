@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from httpx2 import TransportError  # the client that huggingface_hub uses
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from llmrecipes.cards import TOKENS, is_local, repo_name, scrub
@@ -21,6 +21,7 @@ LEFT_OUT = ("checkpoint-", "logs", ".cache", "__pycache__")
 SECRET_FILES = re.compile(
     r"^(\.env(\..*)?|.*\.(pem|key|p12)|id_(rsa|ecdsa|ed25519)|\.(netrc|pypirc|git-credentials)|credentials.*)$"
 )
+THE_HUBS_OWN = ".gitattributes"  # written by the hub, which stores large files by it
 SCRUBBED = ("manifest.json", "README.md")  # these name paths of the machine they were made on
 ATTEMPTS = 5
 LONGEST_WAIT = 600.0  # seconds; the Hub's own windows for 429 are five minutes
@@ -75,6 +76,8 @@ def plan_push(path: str, namespace: str) -> list[Push]:
 def push_run(push: Push, private: bool, api: HfApi, sleep: Callable[[float], None] = time.sleep) -> str:
     """Create the repository, commit all files at once, compare what arrived, tag it; returns the repository's address.
 
+    The same commit deletes what an earlier push left there and this run does not hold; a tag of this name that points at
+    another commit is moved. Both are said in a line.
     Busy or broken answers (429, 5xx, a cut connection) are tried again; what has been uploaded is not sent twice.
 
     Raises:
@@ -84,15 +87,23 @@ def push_run(push: Push, private: bool, api: HfApi, sleep: Callable[[float], Non
         raise InputError("HF_HUB_OFFLINE is set, so that nothing can be sent; unset it")
     where = {"repo_id": push.repo_id, "repo_type": push.repo_type}
     content = {name: _content(file, push) for name, file in push.files.items()}
+    deleted: dict[str, None] = {}  # over all attempts: a commit whose answer was lost has deleted them as well
 
     def send() -> str:
         url = api.create_repo(**where, private=private, exist_ok=True)
         if private and api.repo_info(**where).private is False:
             raise InputError(f"{push.repo_id}: exists and is public; make it private on the hub, or give --private false")
+        # Left there, an old model.safetensors would be loaded in place of this run's shards.
+        stale = [name for name in _list_files(push, api, "main") if name not in content]
+        deleted.update(dict.fromkeys(stale))
         operations = [CommitOperationAdd(name, data) for name, data in content.items()]
+        operations += [CommitOperationDelete(name, is_folder=False) for name in stale]
         commit = api.create_commit(**where, operations=operations, commit_message=f"Upload {push.tag}")
         _verify(push, content, api, commit.oid)
-        api.create_tag(**where, tag=push.tag, revision=commit.oid, exist_ok=True)
+        if deleted:
+            print(f"  deleted from the repository, as this run does not hold them: {', '.join(deleted)}", flush=True)
+            deleted.clear()
+        _tag(push, api, commit.oid)
         return str(url)
 
     for attempt in range(1, ATTEMPTS + 1):
@@ -134,10 +145,31 @@ def _retry_after(header: str, attempt: int) -> float:
         return 2.0**attempt
 
 
-def _verify(push: Push, content: dict[str, str | bytes], api: HfApi, revision: str) -> None:
+def _tag(push: Push, api: HfApi, revision: str) -> None:
+    """Let the run's tag mean `revision`. The hub moves no tag, so that one on another commit is deleted and made anew; a
+    break between the two leaves none, and the next push makes it."""
+    where = {"repo_id": push.repo_id, "repo_type": push.repo_type}
+    there = {tag.name: tag.target_commit for tag in api.list_repo_refs(**where).tags}
+    if there.get(push.tag) == revision:
+        return
+    if push.tag in there:
+        print(f"  {push.tag} moves from commit {there[push.tag][:8]} to {revision[:8]}: the files changed", flush=True)
+        api.delete_tag(**where, tag=push.tag)
+    api.create_tag(**where, tag=push.tag, revision=revision)
+
+
+def _list_files(push: Push, api: HfApi, revision: str) -> dict:
+    """Path -> the hub's entry of each file of ours at `revision`."""
     tree = api.list_repo_tree(push.repo_id, repo_type=push.repo_type, revision=revision, recursive=True)
-    there = {entry.path: entry for entry in tree if hasattr(entry, "blob_id")}
+    return {entry.path: entry for entry in tree if hasattr(entry, "blob_id") and entry.path != THE_HUBS_OWN}
+
+
+def _verify(push: Push, content: dict[str, str | bytes], api: HfApi, revision: str) -> None:
+    """Raises InputError unless `revision` holds exactly `content`."""
+    there = _list_files(push, api, revision)
     for name, data in content.items():
+        if name == THE_HUBS_OWN:
+            continue
         entry = there.get(name)
         if entry and entry.lfs:
             same = entry.lfs.sha256 == _digest("sha256", data)
@@ -146,6 +178,8 @@ def _verify(push: Push, content: dict[str, str | bytes], api: HfApi, revision: s
             same = entry and entry.blob_id == _digest("sha1", data, b"blob %d\0" % size)
         if not same:
             raise InputError(f"{push.repo_id}: {name} arrived changed or not at all; nothing was tagged, push it again")
+    if more := sorted(there.keys() - content.keys()):
+        raise InputError(f"{push.repo_id}: holds {more[0]}, which is not of this run; nothing was tagged, push it again")
 
 
 def _digest(name: str, data: str | bytes, head: bytes = b"") -> str:

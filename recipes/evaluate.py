@@ -68,7 +68,7 @@ def main(run, data, evaluate, model):
     if state.is_main:
         flat = write_results(state.output_dir, scores, rows, answers, parts, evaluate.show_answers, evaluate.judge_price)
         for name, folder in evaluate.models.items():  # each model's card tells how it did
-            write_model_card(folder, {m: e._asdict() for m, e in scores[name].items()})
+            write_model_card(folder, {m: e._asdict() for m, e in scores[name].items()}, state.output_dir)
         if rows:
             table = (state.output_dir / "table.txt").read_text(encoding="utf-8")
             body = f"Held-out questions as each model answered them. `metrics.json` holds the figures.\n\n```\n{table}```"

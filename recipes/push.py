@@ -1,8 +1,8 @@
 """Push: publishes a finished stage, or every stage of a chain, to a Hugging Face hub.
 
 Launch: python recipes/push.py --path outputs/quickstart/ppo --namespace NAME [--dry_run] [--private false]
-Writes: one repository a stage (models and data sets; private), tagged with the run's fingerprint. The token is read from
-HF_TOKEN or `hf auth login`, the hub's address from HF_ENDPOINT.
+Writes: one repository a stage (models and data sets; private), tagged with the run's fingerprint; files that the run does
+not hold are deleted there. The token is read from HF_TOKEN or `hf auth login`, the hub's address from HF_ENDPOINT.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class PushArguments:
     path: str = field(default="", metadata={"help": "Folder of a stage, or of a chain to push all of it."})
     namespace: str = field(default="", metadata={"help": "User or organisation on the hub."})
     private: bool = field(default=True, metadata={"help": "Only you can see the repositories."})
-    dry_run: bool = field(default=False, metadata={"help": "List files and sizes; send nothing."})
+    dry_run: bool = field(default=False, metadata={"help": "List files and sizes; ask and send nothing."})
 
 
 def main(push):

@@ -52,6 +52,53 @@ def test_an_evaluation_puts_its_intervals_on_the_card_and_a_new_run_drops_them(r
     assert "0.6 to 0.9" not in write_model_card(run).read_text()
 
 
+def evaluation(tmp_path, name, **metrics):
+    """The folder of an evaluation of sft and dpo."""
+    folder = tmp_path / "quickstart" / name
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps({"config": {"baseline": "sft"}}))
+    (folder / "metrics.json").write_text(json.dumps({"models": {"sft": {}, "dpo": {}}} | metrics))
+    return folder
+
+
+def estimate(value):
+    return {"value": value, "low": 0.1, "high": 0.9, "n": 40}
+
+
+def test_evaluations_stand_beside_each_other_and_one_made_again_replaces_its_own(run, tmp_path):
+    first, second = evaluation(tmp_path, "evaluate"), evaluation(tmp_path, "benchmarks", tasks=["blimp"])
+    old = {"fingerprint": "beef", "scores": {"correct": estimate(0.111), "polite": estimate(0.222)}}
+    (run / "evaluation.json").write_text(json.dumps(old))
+    assert "0.111" in write_model_card(run).read_text(), "a file from before evaluations had names"
+    write_model_card(run, {"correct": estimate(0.333)}, first)
+    write_model_card(run, {"correct": estimate(0.444), "blimp": estimate(0.555)}, second)
+    card = validate(write_model_card(run, {"correct": estimate(0.666)}, first).read_text())
+    rows = [line.split(" | ")[:2] for line in card.text.splitlines() if line.endswith("| 40 |")]
+    assert sorted(rows) == [["| blimp", "0.555"], ["| correct", "0.444"], ["| correct", "0.666"], ["| polite", "0.222"]]
+    assert all(f"### {name}\n" in card.text for name in ("quickstart-evaluate", "quickstart-benchmarks"))
+    found = {(r.dataset_config, r.dataset_name, r.metric_value) for r in card.data.eval_results}
+    ours = "held-out questions and texts of this recipe"
+    assert found == {("quickstart-benchmarks", "blimp (task of lm-eval's form)", 0.555),
+                     ("quickstart-benchmarks", ours, 0.444), ("quickstart-evaluate", ours, 0.666),
+                     ("an earlier evaluation", ours, 0.222)}  # fmt: skip
+
+
+def test_card_says_what_figures_compare_with_and_who_judged(run, tmp_path):
+    judged_by = {"judge": "rules:judge", "rule": "gold:score", "reward_model": str(tmp_path / "quickstart" / "reward")}
+    folder = evaluation(tmp_path, "evaluate", judged_by=judged_by)
+    measures = ("correct", "kl", "win_rate", "gold_score", "reward")
+    card = ModelCard.load(write_model_card(run, dict.fromkeys(measures, estimate(0.5)), folder))
+    line = ("`kl`, `win_rate`: compared with `sft`; answers judged by `rules:judge`; `gold_score` and `win_rate` by the "
+            "rule `gold:score`; `reward` by the reward model `quickstart/reward`.")  # fmt: skip
+    assert line in card.text.splitlines() and str(tmp_path) not in (run / "evaluation.json").read_text()
+    names = {r.metric_type: r.metric_name for r in card.data.eval_results}
+    assert names["win_rate"].startswith("win_rate against sft (n = 40") and names["correct"].startswith("correct (n = 40")
+    other = evaluation(tmp_path, "other", models={"dpo": {}}, judged_by=judged_by, tasks=["grammar"])
+    (run / "evaluation.json").unlink()
+    text = write_model_card(run, dict.fromkeys(("perplexity", "grammar"), estimate(0.5)), other).read_text()
+    assert "compared with" not in text and "judged by" not in text
+
+
 def validate(text, kind=ModelCard):
     """What the client can check without the Hub: the YAML, its types, and that every name could be a repository."""
     card = kind(text, ignore_metadata_errors=False)

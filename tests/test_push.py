@@ -24,7 +24,10 @@ TOKEN = "hf_" + "aB3d" * 8
 
 
 class Hub(ThreadingHTTPServer):
-    """Speaks what a push needs. faults: (method, part of the path, what happens), each used once."""
+    """Speaks what a push needs. faults: (method, part of the path, what happens), each used once.
+
+    repos: repository -> files of its last commit, name -> (data, is large); tags: (repository, tag) -> commit.
+    """
 
     daemon_threads = True
 
@@ -32,6 +35,12 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.repos, self.tags, self.objects, self.faults, self.puts, self.private = {}, {}, {}, [], 0, {}
+        self.commits, self.heads = {}, {}  # commit -> files; repository -> commit
+
+    def commit(self, key, files):
+        oid = hashlib.sha1(f"{key} {len(self.commits)}".encode()).hexdigest()
+        self.commits[oid], self.heads[key], self.repos[key] = files, oid, files
+        return oid
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -81,7 +90,8 @@ class Handler(BaseHTTPRequestHandler):
             key = f"{name['organization']}/{name['name']}" if name.get("organization") else name["name"]
             known = key in hub.repos
             hub.private.setdefault(key, name.get("visibility") == "private")
-            hub.repos.setdefault(key, {})
+            if not known:
+                hub.commit(key, {".gitattributes": (b"*.safetensors filter=lfs", False)})
             return self.answer({"url": f"{hub.url}/{key}"}, 409 if known else 200)
         if path == "/api/validate-yaml":
             return self.answer({"errors": [], "warnings": []})
@@ -95,42 +105,62 @@ class Handler(BaseHTTPRequestHandler):
             objects = [o if o["oid"] in hub.objects else o | {"actions": upload(o)} for o in todo]
             return self.answer({"transfer": "basic", "objects": objects})
         match = re.fullmatch(
-            r"/api/(?:models|datasets)/([^/]+/[^/]+?)(?:/(preupload|commit|tree|tag|revision)/([^/]+).*)?", path
+            r"/api/(?:models|datasets)/([^/]+/[^/]+?)(?:/(preupload|commit|tree|tag|revision|refs)(?:/([^/]+).*)?)?", path
         )
         key, what, revision = match.groups()
         if what == "preupload":
             modes = [{"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular",
-                      "shouldIgnore": False} for f in json.loads(body)["files"]]  # fmt: skip
+                      "shouldIgnore": False, "oid": file_id(hub.repos[key].get(f["path"]))}
+                     for f in json.loads(body)["files"]]  # fmt: skip
             return self.answer({"files": modes})
         if what == "commit":
+            files = dict(hub.repos[key])
             for line in map(json.loads, body.splitlines()):
                 value = line["value"]
                 if line["key"] == "file":
                     data = base64.b64decode(value["content"])
-                    hub.repos[key][value["path"]] = (data[:-1] if fault and fault[2] == "corrupt" else data, False)
+                    files[value["path"]] = (data[:-1] if fault and fault[2] == "corrupt" else data, False)
                 elif line["key"] == "lfsFile":
-                    hub.repos[key][value["path"]] = (hub.objects[value["oid"]], True)
+                    files[value["path"]] = (hub.objects[value["oid"]], True)
+                elif line["key"] == "deletedFile" and not (fault and fault[2] == "keep"):
+                    del files[value["path"]]
+            oid = hub.commit(key, files)
             if fault and fault[2] == "cut after":  # the commit is there, its answer is not
                 self.close_connection = True
                 return self.connection.close()
-            oid = hashlib.sha1(body).hexdigest()
             return self.answer({"success": True, "commitOid": oid, "commitUrl": f"{hub.url}/{key}/commit/{oid}"})
         if what == "tree":
             rows = []
-            for name, (data, is_lfs) in hub.repos[key].items():
-                row = {"type": "file", "path": name, "size": len(data)}
-                row["oid"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-                lfs = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+            files = hub.commits[revision] if revision in hub.commits else hub.repos[key]
+            for name, (data, is_lfs) in files.items():
+                row = {"type": "file", "path": name, "size": len(data), "oid": file_id((data, False))}
+                lfs = {"oid": file_id((data, True)), "size": len(data), "pointerSize": 134}
                 rows.append(row | ({"lfs": lfs} if is_lfs else {}))
             return self.answer(rows)
+        if what == "tag" and self.command == "DELETE":
+            return self.answer({}, 200 if hub.tags.pop((key, revision), None) else 404)
         if what == "tag":
-            hub.tags[key] = json.loads(body)["tag"]
-            return self.answer({})
+            tag = (key, json.loads(body)["tag"])
+            known = tag in hub.tags
+            hub.tags.setdefault(tag, revision)  # the Hub moves no tag
+            return self.answer({"error": "Tag reference exists already"} if known else {}, 409 if known else 200)
+        if what == "refs":
+            tags = [{"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": commit}
+                    for (of, tag), commit in hub.tags.items() if of == key]  # fmt: skip
+            return self.answer({"branches": [], "converts": [], "tags": tags})
         if key not in hub.repos:
             return self.answer({"error": "no"}, 404, [("X-Error-Code", "RepoNotFound")])
-        return self.answer({"id": key, "sha": "0" * 40, "siblings": [], "private": hub.private.get(key)})
+        return self.answer({"id": key, "sha": hub.heads[key], "siblings": [], "private": hub.private.get(key)})
 
-    do_GET = do_POST = do_PUT = do_HEAD = handle_one
+    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = handle_one
+
+
+def file_id(file):
+    """As the Hub names a file (data, is large), or None."""
+    if not file:
+        return None
+    data, is_large = file
+    return hashlib.sha256(data).hexdigest() if is_large else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 @pytest.fixture
@@ -167,23 +197,80 @@ def push(run, hub, waits=None):
     return push_run(planned, True, api, (waits if waits is not None else []).append)
 
 
+def tagged(hub):
+    """The tags of a hub that holds one run: on its last commit."""
+    return {("me/mine-sft", "run-f00d"): hub.heads["me/mine-sft"]}
+
+
 def test_pushed_run_is_private_whole_and_tagged_with_its_fingerprint(hub, run, tmp_path):
     push(run, hub)
     files = {name: data for name, (data, _) in hub.repos["me/mine-sft"].items()}
-    assert set(files) == {"manifest.json", "config.json", "model.safetensors", "README.md"}
+    assert set(files) == {"manifest.json", "config.json", "model.safetensors", "README.md", ".gitattributes"}
     assert files["model.safetensors"] == (run / "model.safetensors").read_bytes()
-    assert hub.tags == {"me/mine-sft": "run-f00d"} and hub.private == {"me/mine-sft": True}
+    assert hub.tags == tagged(hub) and hub.private == {"me/mine-sft": True}
     assert str(tmp_path) not in files["manifest.json"].decode() and json.loads(files["manifest.json"])
 
 
 def test_second_push_to_the_same_repository_is_no_error_and_sends_no_weights_again(hub, run):
     push(run, hub)
     push(run, hub)  # creating it again answers 409
-    assert hub.puts == 1
+    assert hub.puts == 1 and len(hub.commits) == 2 and hub.tags == tagged(hub)
+
+
+def test_what_an_earlier_push_left_is_deleted_by_the_same_commit(hub, run, capsys):
+    """Loading prefers a stale model.safetensors to new shards, and a stale adapter_config.json to a full model."""
+    (run / "adapter_config.json").write_text("{}")
+    push(run, hub)
+    (run / "adapter_config.json").unlink()
+    (run / "model.safetensors").rename(run / "model-00001-of-00001.safetensors")
+    (run / "model.safetensors.index.json").write_text("{}")
+    hub.faults += [("POST", "/commit/", "cut after")]
+    push(run, hub)
+    names = {"manifest.json", "config.json", "README.md", "model-00001-of-00001.safetensors", "model.safetensors.index.json"}
+    assert set(hub.repos["me/mine-sft"]) == names | {".gitattributes"}
+    assert hub.tags == tagged(hub) and len(hub.commits) == 3, "created, pushed, pushed again"
+    said = capsys.readouterr().out
+    assert "this run does not hold them: adapter_config.json, model.safetensors\n" in said and said.count("deleted") == 1
+
+
+def test_what_should_be_gone_and_is_not_is_never_tagged(hub, run):
+    push(run, hub)
+    first = dict(hub.tags)
+    (run / "config.json").rename(run / "other.json")
+    hub.faults.append(("POST", "/commit/", "keep"))
+    with pytest.raises(InputError, match="holds config.json, which is not of this run; nothing was tagged"):
+        push(run, hub)
+    assert hub.tags == first, "the former push, whole"
+
+
+def test_tag_follows_the_files_where_a_run_was_made_again(hub, run, capsys):
+    push(run, hub)
+    [first] = hub.tags.values()
+    assert "moves" not in capsys.readouterr().out
+    (run / "model.safetensors").write_bytes(b"other weights")
+    push(run, hub)
+    [second] = hub.tags.values()
+    assert hub.tags == tagged(hub) and second != first
+    assert hub.commits[second]["model.safetensors"] == (b"other weights", True)
+    assert f"run-f00d moves from commit {first[:8]} to {second[:8]}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["DELETE", "POST", "GET"])
+def test_tag_whose_move_broke_is_mended_by_the_next_push(hub, run, method):
+    push(run, hub)
+    (run / "model.safetensors").write_bytes(b"other weights")
+    where = "/refs" if method == "GET" else "/tag/"
+    hub.faults += [(method, where, 500)] * 5
+    with pytest.raises(InputError, match="keeps failing.*nothing was tagged"):
+        push(run, hub)
+    assert not hub.faults and hub.tags != tagged(hub) and bool(hub.tags) == (method != "POST")
+    push(run, hub)
+    assert hub.tags == tagged(hub)
 
 
 def test_private_run_is_never_put_into_a_public_repository(hub, run):
-    hub.repos["me/mine-sft"], hub.private["me/mine-sft"] = {}, False
+    hub.commit("me/mine-sft", {})
+    hub.private["me/mine-sft"] = False
     with pytest.raises(InputError, match="exists and is public"):
         push(run, hub)
     assert hub.repos == {"me/mine-sft": {}} and not hub.tags
@@ -225,7 +312,7 @@ def test_time_to_wait_is_a_number_or_a_date_and_never_without_end():
 def test_whatever_passes_is_waited_for(hub, run, where, what):
     hub.faults.append((*where, what))
     push(run, hub)
-    assert hub.tags == {"me/mine-sft": "run-f00d"} and not hub.faults and hub.puts == 1
+    assert hub.tags == tagged(hub) and not hub.faults and hub.puts == 1
 
 
 @pytest.mark.parametrize(
@@ -242,7 +329,7 @@ def test_what_does_not_pass_is_one_line_after_five_attempts(hub, run, what, line
 def test_failing_hub_is_asked_again_and_weights_are_not_sent_twice(hub, run):
     hub.faults.append(("POST", "/commit/", 500))
     push(run, hub)
-    assert hub.tags == {"me/mine-sft": "run-f00d"} and hub.puts == 1 and not hub.faults
+    assert hub.tags == tagged(hub) and hub.puts == 1 and not hub.faults
 
 
 def test_connection_cut_while_uploading_is_taken_up_again(hub, run):
@@ -254,7 +341,7 @@ def test_connection_cut_while_uploading_is_taken_up_again(hub, run):
 def test_commit_whose_answer_is_lost_is_made_again_and_tagged(hub, run):
     hub.faults.append(("POST", "/commit/", "cut after"))
     push(run, hub)
-    assert hub.tags == {"me/mine-sft": "run-f00d"} and hub.puts == 1
+    assert hub.tags == tagged(hub) and hub.puts == 1
 
 
 @pytest.mark.parametrize(
@@ -289,10 +376,10 @@ def test_chain_whose_push_broke_is_continued_by_the_same_command(hub, run):
     hub.faults += [("POST", "/commit/", "cut")] * 5
     with pytest.raises(InputError, match="mine-sft-lora.*the same command continues"):
         push_run(plans[1], True, api, lambda seconds: None)
-    assert list(hub.tags) == ["me/mine-sft"]
+    assert list(hub.tags) == [("me/mine-sft", "run-f00d")]
     for planned in plans:
         push_run(planned, True, api)
-    assert hub.puts == 2 and set(hub.tags) == {planned.repo_id for planned in plans}
+    assert hub.puts == 2 and set(hub.tags) == {(planned.repo_id, planned.tag) for planned in plans}
     sent = json.loads(hub.repos["me/mine-sft-lora"]["adapter_config.json"][0])
     assert sent == {"base_model_name_or_path": "me/mine-sft", "peft_type": "LORA"}, "no path of this machine"
     assert "report.html" in hub.repos["me/mine-rank"]
@@ -350,4 +437,4 @@ def test_the_command_pushes_to_the_hub_that_HF_ENDPOINT_names(hub, run):
     command = [sys.executable, "recipes/push.py", "--path", str(run), "--namespace", "me"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
-    assert list(hub.tags.values()) == ["run-f00d"] and TOKEN not in result.stdout + result.stderr
+    assert hub.tags == tagged(hub) and TOKEN not in result.stdout + result.stderr

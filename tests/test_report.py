@@ -124,6 +124,39 @@ def test_what_differs_from_the_baseline_is_marked_and_the_mark_explained(chain):
     assert HOSTILE[1] not in page
 
 
+def test_figures_say_what_they_compare_with_and_who_judged(chain):
+    file = chain / "evaluate" / "metrics.json"
+    estimate = {"value": 0.625, "low": 0.5, "high": 0.75, "n": 160}
+    scores = json.loads(file.read_text()) | {"judged_by": {"judge": "rules:judge", "rule": "gold:score"}}
+    scores["models"]["sft"] |= {"win_rate": estimate, "kl": estimate}
+    file.write_text(json.dumps(scores | {"baseline": HOSTILE[0]}))
+    lines = "win_rate, kl: compared with {}; answers judged by rules:judge; gold_score and win_rate by the rule gold:score."
+    assert lines.format(HOSTILE[0]) in "".join(parse(write_report(chain, "chain").read_text()).text)
+    file.write_text(json.dumps(scores))  # as where nothing was tested; the manifest has the setting
+    manifest = json.loads((chain / "evaluate" / "manifest.json").read_text())
+    manifest["config"]["baseline"] = "sft"
+    (chain / "evaluate" / "manifest.json").write_text(json.dumps(manifest))
+    assert lines.format("sft") in "".join(parse(write_report(chain, "chain").read_text()).text)
+
+
+def test_two_evaluations_are_told_apart(chain):
+    headed = lambda: [line for line in (chain / "report.md").read_text().splitlines() if line.startswith("### ev")]
+    write_report(chain, "chain")
+    assert not headed(), "one needs no heading"
+    shutil.copytree(chain / "evaluate", chain / "evaluate-again")
+    write_report(chain, "chain")
+    assert headed() == ["### evaluate", "### evaluate-again"] * 3, "abilities, behaviour, answers"
+
+
+def test_number_of_items_is_a_range_where_models_differ_in_it(chain):
+    file = chain / "evaluate" / "metrics.json"
+    scores = json.loads(file.read_text())
+    scores["models"]["sft"]["grammar"]["n"] = 93
+    file.write_text(json.dumps(scores))
+    page = write_report(chain, "chain").read_text()
+    assert '<td class="n">93–160</td>' in page and '<td class="n">160</td>' in page
+
+
 def test_check_that_ended_early_still_shows_its_verdict(chain):
     early = {"verdict": "unhealthy", "reasons": ["some scores are not finite"], "num_pairs": 4}
     (chain / "reward" / "health.json").write_text(json.dumps(early))
@@ -216,6 +249,10 @@ def test_page_in_a_browser_runs_nothing_and_prints_its_numbers(chain):
     chromium = shutil.which("chromium")
     if not chromium:
         pytest.skip("chromium is not installed (apt-get install chromium)")
+    file = chain / "evaluate" / "metrics.json"
+    scores = json.loads(file.read_text())
+    many = {f"ability {i}": scores["models"]["sft"]["grammar"] for i in range(60)}
+    file.write_text(json.dumps(scores | {"models": {"sft": many, "dpo": many}, "tasks": list(many)}))
     page = write_report(chain, HOSTILE[2], ["sft", "reward", "evaluate"])
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -230,4 +267,7 @@ def test_page_in_a_browser_runs_nothing_and_prints_its_numbers(chain):
         assert not cell.is_visible()
         tab.emulate_media(media="print")
         assert cell.is_visible(), "on paper nothing is folded"
+        tab.set_viewport_size({"width": 794, "height": 1123})
+        heights = "[...document.querySelectorAll('svg')].map(svg => svg.getBoundingClientRect().height)"
+        assert 800 < max(tab.evaluate(heights)) < 1123 - 2 * 76, "a tall figure fits A4 within margins of 2 cm"
         browser.close()

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llmrecipes.cards import baseline_of
 from llmrecipes.config import InputError
 from llmrecipes.formats import read_growing
 from llmrecipes.report.content import build_sections, summarise
@@ -22,7 +23,7 @@ CHECKPOINTS = "checkpoint-*"
 class StageRecord:
     """What one finished stage left behind. `history`: Trainer's log entries; `scores`: model -> measure -> estimate;
     `health`: what health.json holds, the check of a reward model; `looks`: rows of watch.jsonl, looks while it learned;
-    `p_values`: model -> measure -> p of its difference from the model `baseline`."""
+    `p_values`: model -> measure -> p of its difference from the model `baseline`; `judged_by`: who judged the answers."""
 
     name: str
     folder: Path
@@ -37,6 +38,7 @@ class StageRecord:
     looks: list[dict] = field(default_factory=list)
     baseline: str = ""
     p_values: dict = field(default_factory=dict)
+    judged_by: dict = field(default_factory=dict)
 
 
 def write_report(output_dir: str | Path, title: str, names: list[str] | None = None) -> Path:
@@ -86,8 +88,9 @@ def read_stage(folder: Path) -> StageRecord | None:
         read_growing(folder / "answers.jsonl"),
         _read(folder / "health.json"),
         read_growing(folder / "watch.jsonl"),
-        metrics.get("baseline", ""),
+        baseline_of(metrics, manifest),
         metrics.get("p_values", {}),
+        metrics.get("judged_by", {}),
     )
 
 

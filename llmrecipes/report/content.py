@@ -3,7 +3,7 @@
 import math
 from pathlib import PurePath
 
-from llmrecipes.cards import scrub
+from llmrecipes.cards import describe_evaluation, scrub
 from llmrecipes.formats import prompt_text
 from llmrecipes.metrics import ALPHA, SHARES, describe_tests
 from llmrecipes.report import plots
@@ -151,21 +151,29 @@ def _watched(records: list) -> list:
 
 def _abilities(records: list) -> list:
     blocks = []
-    for record in (r for r in records if r.scores and r.tasks):
-        blocks += _estimates(record, [task for task in record.tasks if any(task in s for s in record.scores.values())])
+    for record, heading in _headed([r for r in records if r.scores and r.tasks]):
+        tasks = [task for task in record.tasks if any(task in s for s in record.scores.values())]
+        blocks += heading + _estimates(record, tasks)
     return blocks
 
 
 def _behaviour(records: list) -> list:
     blocks = []
-    for record in (r for r in records if r.scores):
+    for record, heading in _headed([r for r in records if r.scores]):
         measures = list(dict.fromkeys(m for s in record.scores.values() for m in s if m not in record.tasks))
+        line = describe_evaluation(measures, {"baseline": record.baseline, "judged_by": record.judged_by})
+        blocks += (heading if measures or record.skipped else []) + ([Text(line.replace("`", ""))] if line else [])
         shares = [m for m in measures if _is_share(record, m)]
         blocks += _estimates(record, shares, "shares") if shares else []
         rest = [m for m in measures if m not in shares]
         blocks += _score_table(record, rest) if rest else []
         blocks += [Text(f"Not measured: {name} ({why}).") for name, why in record.skipped.items()]
     return blocks
+
+
+def _headed(records: list) -> list[tuple]:
+    """Each record with the heading that tells it from the others, if there are several."""
+    return [(record, [Heading(record.name)] if len(records) > 1 else []) for record in records]
 
 
 def _is_share(record, measure: str) -> bool:
@@ -185,10 +193,11 @@ def _score_table(record, measures: list[str], percent: bool = False) -> list:
     models, rows = list(record.scores), []
     for measure in measures:
         estimates = [record.scores[name].get(measure) for name in models]
-        n = next((e["n"] for e in estimates if e), "")
+        counts = {e["n"] for e in estimates if e}
         p_values = [record.p_values.get(name, {}).get(measure, 1.0) for name in models]
         cells = [estimate(e, percent) + (" *" if p < ALPHA else "") for e, p in zip(estimates, p_values, strict=True)]
-        rows.append([measure, *cells, str(n)])
+        # A judge may have left out answers of one model more than of another.
+        rows.append([measure, *cells, "–".join(map(str, sorted({min(counts), max(counts)})))])
     tested = any(measure in p_values for measure in measures for p_values in record.p_values.values())
     note = f" {describe_tests(record.baseline, record.p_values)}." if tested else ""
     return [Table(["measure", *models, "n"], rows), Text(f"Brackets: 95 % interval.{note}")]
@@ -196,7 +205,8 @@ def _score_table(record, measures: list[str], percent: bool = False) -> list:
 
 def _answers(records: list) -> list:
     blocks = []
-    for record in (r for r in records if r.answers):
+    for record, heading in _headed([r for r in records if r.answers]):
+        blocks += heading
         by_kind: dict = {}
         for row in record.answers:
             by_kind.setdefault(str(row.get("kind") or ""), []).append(row)

@@ -8,7 +8,7 @@ from html import escape
 
 from llmrecipes.report.blocks import Figure, Heading, Points, Said, Section, Table, Text
 
-NUMBER = re.compile(r"(–|-?[\d.,]+(e[+-]?\d+)?( (%|s|min|h|[kMG]B))?( ± [\d.]+)?( ?\[.*\])?( \*)?)$")
+NUMBER = re.compile(r"(–|\d+–\d+|-?[\d.,]+(e[+-]?\d+)?( (%|s|min|h|[kMG]B))?( ± [\d.]+)?( ?\[.*\])?( \*)?)$")
 MARKS = {"met": "met", "healthy": "met", "missed": "missed", "unhealthy": "missed"}
 STYLE = """
 :root{color-scheme:light dark;--line:#8885;--soft:#8881;--good:light-dark(#1d7a3a,#5cc97f);--bad:light-dark(#b3261e,#ff8a80)}
@@ -28,7 +28,7 @@ grid-template-columns:6rem 1fr}.said dt{font-weight:600}.said dd{margin:0;overfl
 .kind{opacity:.7;font-size:.8rem}
 @media(max-width:480px){body{padding:.6rem;font-size:15px}.said dl.columns{grid-template-columns:1fr}}
 @media print{:root{color-scheme:light}body{max-width:none;padding:0;font-size:11pt}nav,summary{display:none}
-figure:not(.small),svg,.said,tr{break-inside:avoid}figure.small{grid-template-columns:repeat(3,1fr)}details::details-content{content-visibility:visible;height:auto}
+figure:not(.small),svg,.said,tr{break-inside:avoid}svg{max-height:23cm}figure.small{grid-template-columns:repeat(3,1fr)}details::details-content{content-visibility:visible;height:auto}
 .scroll{overflow:visible}table{font-size:8pt}th{white-space:normal}td{overflow-wrap:break-word}}
 """
 
