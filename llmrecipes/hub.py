@@ -81,7 +81,8 @@ def push_run(push: Push, private: bool, api: HfApi, sleep: Callable[[float], Non
     Busy or broken answers (429, 5xx, a cut connection) are tried again; what has been uploaded is not sent twice.
 
     Raises:
-        InputError: no permission, a hub that keeps failing, or files that arrived changed. Then nothing is tagged.
+        InputError: no permission, a repository with files that are no run of ours, a hub that keeps failing, or files that
+            arrived changed. Then nothing is tagged.
     """
     if constants.HF_HUB_OFFLINE:
         raise InputError("HF_HUB_OFFLINE is set, so that nothing can be sent; unset it")
@@ -94,7 +95,12 @@ def push_run(push: Push, private: bool, api: HfApi, sleep: Callable[[float], Non
         if private and api.repo_info(**where).private is False:
             raise InputError(f"{push.repo_id}: exists and is public; make it private on the hub, or give --private false")
         # Left there, an old model.safetensors would be loaded in place of this run's shards.
-        stale = [name for name in _list_files(push, api, "main") if name not in content]
+        there = _list_files(push, api, "main")
+        stale = [name for name in there if name not in content]
+        if stale and "manifest.json" not in there:
+            raise InputError(
+                f"{push.repo_id}: holds {stale[0]} and is no run of ours; choose another namespace, or empty it"
+            )
         deleted.update(dict.fromkeys(stale))
         operations = [CommitOperationAdd(name, data) for name, data in content.items()]
         operations += [CommitOperationDelete(name, is_folder=False) for name in stale]

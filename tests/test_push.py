@@ -233,6 +233,16 @@ def test_what_an_earlier_push_left_is_deleted_by_the_same_commit(hub, run, capsy
     assert "this run does not hold them: adapter_config.json, model.safetensors\n" in said and said.count("deleted") == 1
 
 
+def test_a_repository_that_holds_something_else_is_left_alone(hub, run):
+    push(run, hub)
+    del hub.repos["me/mine-sft"]["manifest.json"]
+    hub.repos["me/mine-sft"]["thesis.pdf"] = hub.repos["me/mine-sft"]["config.json"]
+    before = dict(hub.repos["me/mine-sft"])
+    with pytest.raises(InputError, match="holds thesis.pdf and is no run of ours"):
+        push(run, hub)
+    assert hub.repos["me/mine-sft"] == before
+
+
 def test_what_should_be_gone_and_is_not_is_never_tagged(hub, run):
     push(run, hub)
     first = dict(hub.tags)
