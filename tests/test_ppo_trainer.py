@@ -11,6 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from safetensors.torch import load_file
 from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import (
     AutoModelForCausalLM,
@@ -463,6 +464,47 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     trainer = toys.trainer(tmp_path, learning_rate=1e30, max_grad_norm=0.0, optim="sgd", max_steps=20)
     with pytest.raises(InputError, match="is not finite; the last checkpoint"):
         trainer.train()
+
+
+def test_weights_that_give_no_probabilities_stop_the_run_in_one_line(tmp_path):
+    settings = {"learning_rate": 1e30, "max_grad_norm": 0.0, "optim": "sgd", "max_steps": 10}
+    with pytest.raises(InputError, match="PPO step 1: a logit of the policy is not finite"):
+        toys.trainer(tmp_path, num_ppo_epochs=1, **settings).train()
+
+
+SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "max_steps": 4}
+
+
+@pytest.mark.parametrize("at", [2, 4])  # in an inner step, in the last one
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_a_broken_gradient_reaches_neither_the_weights_nor_the_last_checkpoint(tmp_path, at, max_grad_norm):
+    trainer = toys.trainer(tmp_path, max_grad_norm=max_grad_norm, **SAVING)
+    broken = lambda gradient: gradient * float("nan") if trainer.state.global_step == at - 1 else gradient  # noqa: E731
+    trainer.model.policy.lm_head.weight.register_hook(broken)
+    with pytest.raises(InputError, match=f"PPO step {at - 1}: the gradient is not finite; the last checkpoint in"):
+        trainer.train()
+    assert_finite_checkpoint(tmp_path, at - 1)
+
+
+def test_broken_weights_are_not_saved_in_place_of_good_ones(tmp_path):
+    class BreakAtThree(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                trainer.model.value_model.score.weight.data.fill_(float("inf"))
+
+    trainer = toys.trainer(tmp_path, trainer_arguments={"callbacks": [BreakAtThree()]}, **SAVING)
+    with pytest.raises(InputError, match="PPO step 3: a weight is not finite"):
+        trainer.train()
+    assert_finite_checkpoint(tmp_path, 2)
+
+
+def assert_finite_checkpoint(folder: Path, step: int) -> None:
+    """The only checkpoint left is that of `step`, and its weights are numbers."""
+    assert [path.name for path in folder.glob("checkpoint-*")] == [f"checkpoint-{step}"]
+    files = list(folder.glob("checkpoint-*/**/*.safetensors"))
+    assert len(files) == 2
+    for file in files:
+        assert all(torch.isfinite(weight).all() for weight in load_file(file).values()), file
 
 
 # ---- Learning ----

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from llmrecipes.config import InputError
@@ -68,6 +69,13 @@ def _require(file: Path) -> None:
             f"{file}: is missing; a PPO checkpoint holds the policy or its adapter, and {VALUE_MODEL_FOLDER}/ or "
             f"{VALUE_HEAD_FILE}; resume with the `use_peft` and `value_model` it was written with"
         )
+
+
+def count_broken(model: nn.Module) -> int:
+    """How many trained weights, or this process's shards of them, hold a NaN or an infinity."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    parts = [getattr(weight, "ds_tensor", getattr(weight, "_local_tensor", weight)) for weight in weights]
+    return sum(not torch.isfinite(part.detach()).all() for part in parts)
 
 
 def save_ppo_state(folder: str | Path, rank: int, kl_coef: float, rollout: Rollout | None) -> None:

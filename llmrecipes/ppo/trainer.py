@@ -22,8 +22,9 @@ from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN
 from transformers.trainer_utils import EvalLoopOutput
 
 from llmrecipes.config import InputError
+from llmrecipes.generation import NotFiniteError
 from llmrecipes.models import eos_token_ids
-from llmrecipes.ppo.checkpoint import load_models, load_ppo_state, save_models, save_ppo_state
+from llmrecipes.ppo.checkpoint import count_broken, load_models, load_ppo_state, save_models, save_ppo_state
 from llmrecipes.ppo.completions import completion_table, send_completions, write_completions
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.losses import (
@@ -359,7 +360,10 @@ class PPOTrainer(Trainer):
             with whole_weights(policy, self.model_wrapped, self.accelerator):
                 return sample()
 
-        return run_within(self.model, with_whole_weights)
+        try:
+            return run_within(self.model, with_whole_weights)
+        except NotFiniteError:
+            raise self._not_finite("a logit of the policy") from None
 
     def _forward_rollout(self, rollout: Rollout, micro_batches: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Fills in log-probabilities and values; returns (token KL from the reference, entropy), each (R, T)."""
@@ -424,12 +428,25 @@ class PPOTrainer(Trainer):
         loss = total / num_items_in_batch * self.accelerator.num_processes
         return (loss, {"logprobs": logprobs, "values": values}) if return_outputs else loss
 
+    def _get_grad_norm(self, model, grad_norm=None):
+        # Trainer's own, overridden because it comes after clipping and before the optimizer's step: gradients that are no
+        # numbers must not reach the weights. fp16 meets them now and then and skips such a step by itself.
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        if grad_norm is not None and self.accelerator.mixed_precision != "fp16":
+            whole = grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm
+            self._check_finite(torch.as_tensor(whole, device=self.args.device), "the gradient")
+        return grad_norm
+
     def _check_finite(self, tensor: torch.Tensor, what: str) -> None:
-        if not torch.isfinite(tensor).all():
-            raise InputError(
-                f"PPO step {self.state.global_step}: {what} is not finite; the last checkpoint in "
-                f"{self.args.output_dir} is kept. Lower learning_rate, raise kl_coef, or set score_clip"
-            )
+        """Raises on every process if `tensor` is not finite on one."""
+        if self._all_reduce((~torch.isfinite(tensor)).any().float()) > 0:
+            raise self._not_finite(what)
+
+    def _not_finite(self, what: str) -> InputError:
+        return InputError(
+            f"PPO step {self.state.global_step}: {what} is not finite; the last checkpoint in {self.args.output_dir}, if "
+            "there is one, is kept. Lower learning_rate, raise kl_coef, or set score_clip"
+        )
 
     # ---- Evaluation ----
 
@@ -508,6 +525,16 @@ class PPOTrainer(Trainer):
             self._unsent_completions = None
 
     # ---- Saving and resuming ----
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        # What a checkpoint begins with: one that is broken is never written, and so takes no good one's place.
+        broken = torch.tensor(float(count_broken(self.model)), device=self.args.device)
+        # Only shards differ; whole weights may be saved by one process alone.
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            broken = self._all_reduce(broken)
+        if broken > 0:
+            raise self._not_finite("a weight")
+        super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         output_dir = output_dir or self.args.output_dir
