@@ -10,7 +10,7 @@ import ppo_toys as toys
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import (
@@ -449,6 +449,51 @@ def test_unusable_prompts_are_refused(tmp_path, rows, message):
 def test_impossible_arguments_are_refused(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         toys.trainer(tmp_path, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_labels": 2}, "value_model: gives 2 labels; needed is one value"),
+        ({"vocabulary": 63}, "value_model: the tokenizer has 64 tokens, the model only 63"),
+        (
+            {"max_position_embeddings": 63},
+            "value_model: its context of 63 tokens is less than the 64 of prompt and response",
+        ),
+    ],
+)
+def test_a_value_model_that_does_not_fit_is_refused(tmp_path, changes, message):
+    value_model = toys.reward_model(**changes)
+    with pytest.raises(InputError, match=message):
+        toys.trainer(tmp_path, trainer_arguments={"value_model": value_model})
+    if "max_position_embeddings" in changes:  # enough for shorter prompts
+        toys.trainer(tmp_path, trainer_arguments={"value_model": value_model}, max_prompt_length=55)
+
+
+@pytest.mark.parametrize("build", [toys.policy, lambda: get_peft_model(toys.reward_model(), lora()["peft_config"])])
+def test_a_value_model_without_a_head_of_its_own_is_refused(tmp_path, build):
+    with pytest.raises(InputError, match="value_model: a .* has no head `score`"):
+        toys.trainer(tmp_path, trainer_arguments={"value_model": build()})
+
+
+def test_a_wrapped_policy_has_no_trunk_to_start_a_value_model_from(tmp_path):
+    wrapped = get_peft_model(toys.policy(), lora()["peft_config"])
+    with pytest.raises(InputError, match="value_model: separate cannot start from a policy that PEFT has wrapped"):
+        toys.trainer(tmp_path, model=wrapped)
+
+
+def test_models_given_in_two_roles_are_trained_in_one_alone(tmp_path):
+    reward, policy = toys.reward_model(), toys.policy()
+    frozen = [{n: p.clone() for n, p in model.named_parameters()} for model in (reward, policy)]
+    trainer = toys.trainer(
+        tmp_path, model=policy, reward=reward, trainer_arguments={"value_model": reward, "ref_model": policy}
+    )
+    trainer.train()
+    assert_equal_weights(frozen[0], dict(trainer.rewards.models[0].model.named_parameters()))
+    assert_equal_weights(frozen[1], dict(trainer.ref_model.model.named_parameters()))
+    for start, trained in zip(frozen, (trainer.model.value_model, trainer.model.policy), strict=True):
+        assert all((p != start[name]).any() for name, p in trained.named_parameters())
+    assert toys.trainer(tmp_path, model=policy, trainer_arguments={"ref_model": policy, **lora()}).ref_model is None
 
 
 def test_batch_sizes_fill_each_other_in(tmp_path):

@@ -47,6 +47,7 @@ from llmrecipes.ppo.policy_value import (
     build_value_head,
     build_value_model,
     causal_lm,
+    check_value_model,
     disable_dropout,
 )
 from llmrecipes.ppo.prompts import RolloutSampler, encode_prompts, longest_prompt
@@ -134,13 +135,15 @@ class PPOTrainer(Trainer):
                 self.stopping_criteria = StopStringCriteria(processing_class, args.stop_strings)
             except ValueError as error:
                 raise InputError("stop_strings: the tokenizer cannot spell arbitrary text; leave them out") from error
+        longest = longest_prompt(model, args.max_completion_length, args.max_prompt_length)
+        if value_model is not None:
+            check_value_model(value_model, processing_class, longest + args.max_completion_length)
         model, self.ref_model, value_model = self._build_models(model, ref_model, value_model, peft_config, args)
         if args.disable_dropout:
             disable_dropout((model, value_model))
         configs = [part.config for part in (model, value_model) if hasattr(part, "config")]
         use_cache = [config.use_cache for config in configs]
 
-        longest = longest_prompt(model, args.max_completion_length, args.max_prompt_length)
         train_dataset = encode_prompts(train_dataset, processing_class, longest, args.overlong_prompts, "training prompts")
         if len(train_dataset) < args.rollout_batch_size:
             raise InputError(
@@ -195,6 +198,10 @@ class PPOTrainer(Trainer):
             if reward_model is None and getattr(model, "is_quantized", False):
                 raise InputError("value_model: separate has nothing to start from, the policy is quantised; use shared")
             value_model = build_value_model(model, reward_model)
+        elif any(value_model is frozen.model for frozen in self.rewards.models):  # it would be trained, or nothing at all
+            value_model = build_value_model(model, value_model)
+        if ref_model is model:
+            ref_model = None
         if ref_model is None and peft_config is None:
             ref_model = copy_model(model)
         if peft_config is not None:
