@@ -412,6 +412,10 @@ def test_long_prompts_are_an_error_or_dropped(tmp_path, caplog):
     [
         ([{"prompt": "w1"}] * 7, "7 are fewer than one rollout of 8"),
         ([{"question": "w1"}] * 8, "has columns question; PPO needs a column `prompt`"),
+        *(
+            ([{"prompt": "w1", column: [1]}] * 8, f"the column `{column}` has a name that PPO gives .*; rename it")
+            for column in ("prompts", "prompt_ids", "completions", "completion_ids")
+        ),
         ([{"prompt": ""}] * 8, "row 0: the prompt is empty"),
         ([{"prompt": [{"role": "user", "content": "w1"}]}] * 8, "row 0: .* no chat template"),
     ],
@@ -421,6 +425,11 @@ def test_unusable_prompts_are_refused(tmp_path, rows, message):
     tokenizer.chat_template = None
     with pytest.raises(InputError, match=message):
         toys.trainer(tmp_path, data=Dataset.from_list(rows), tok=tokenizer)
+
+
+def test_a_stream_of_prompts_is_refused(tmp_path):
+    with pytest.raises(InputError, match="training prompts: a IterableDataset; PPO needs a datasets.Dataset"):
+        toys.trainer(tmp_path, data=toys.prompts().to_iterable_dataset())
 
 
 # ---- Arguments ----
