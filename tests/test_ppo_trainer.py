@@ -138,7 +138,7 @@ TWO_RANKS = """
 import sys; sys.path[:0] = {paths!r}
 from pathlib import Path
 import torch, test_ppo_trainer as tests
-weights = tests.one_step(Path({folder!r}), per_device_train_batch_size=2, gradient_accumulation_steps=2)
+weights = tests.one_step(Path({folder!r}), per_device_train_batch_size=2, gradient_accumulation_steps=2, **{extra!r})
 if torch.distributed.get_rank() == 0:
     torch.save(weights, {folder!r} + "/weights.pt")
 import ppo_toys
@@ -147,10 +147,11 @@ ppo_toys.leave()
 
 
 @pytest.mark.slow
-def test_gradient_of_two_processes_equals_that_of_one(tmp_path):
+@pytest.mark.parametrize("extra", [{}, {"ddp_find_unused_parameters": True}], ids=str)
+def test_gradient_of_two_processes_equals_that_of_one(tmp_path, extra):
     tests = Path(__file__).parent
     script = tmp_path / "two_ranks.py"
-    script.write_text(TWO_RANKS.format(paths=[str(tests), str(tests.parent)], folder=str(tmp_path)))
+    script.write_text(TWO_RANKS.format(paths=[str(tests), str(tests.parent)], folder=str(tmp_path), extra=extra))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -400,7 +400,10 @@ class PPOTrainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Takes a policy and a value model with trunks of their own in turn: only one's activations are held at a time."""
         step = super().training_step
-        if self.model.shares_trunk or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        # FSDP, DeepSpeed and DDP's search for unused parameters take a forward call for all of a step: DDP would count the
+        # value model as unused in the policy's, and reduce its gradients no more.
+        in_one = self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.ddp_find_unused_parameters
+        if self.model.shares_trunk or in_one:
             return step(model, inputs, num_items_in_batch)
         return sum(step(model, inputs | {"part": part}, num_items_in_batch) for part in ("policy", "value"))
 
