@@ -448,6 +448,14 @@ def test_a_stream_of_prompts_is_refused(tmp_path):
         ({"kl_estimator": "k4"}, "kl_estimator: 'k4'"),
         ({"lam": 1.5}, "lam: 1.5"),
         ({"remove_unused_columns": True}, "remove_unused_columns"),
+        ({"torch_compile": True}, "torch_compile: True is not for PPO"),
+        ({"torch_compile_mode": "default"}, "torch_compile_mode: 'default' is not for PPO"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha: 5.0 is not for PPO"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size: True is not .*; set per_device_train_batch_size"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor: 0.1 is not for PPO"),
+        ({"bf16_full_eval": True}, "bf16_full_eval: True is not .*; set bf16"),
+        ({"fp16_full_eval": True}, "fp16_full_eval: True is not .*; set fp16"),
+        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy: 'sequential' .*shuffle_dataset: false"),
         ({"kl_in": "advantage"}, "kl_in: 'advantage' is none of reward, loss"),
         ({"value_model": "none"}, "value_model: 'none' is none of separate, shared"),
         (
@@ -504,6 +512,14 @@ def test_models_given_in_two_roles_are_trained_in_one_alone(tmp_path):
     for start, trained in zip(frozen, (trainer.model.value_model, trainer.model.policy), strict=True):
         assert all((p != start[name]).any() for name, p in trained.named_parameters())
     assert toys.trainer(tmp_path, model=policy, trainer_arguments={"ref_model": policy, **lora()}).ref_model is None
+
+
+def test_data_seed_orders_the_prompts_also_when_it_is_zero(tmp_path):
+    orders = {
+        (seed, data_seed): list(toys.trainer(tmp_path, seed=seed, data_seed=data_seed)._get_train_sampler())
+        for seed, data_seed in ((3, None), (3, 0), (4, 0), (0, None))
+    }
+    assert orders[3, 0] == orders[4, 0] == orders[0, None] != orders[3, None]
 
 
 def test_batch_sizes_fill_each_other_in(tmp_path):

@@ -245,8 +245,8 @@ class PPOTrainer(Trainer):
     def _get_train_sampler(self, dataset=None) -> RolloutSampler:
         args = self.args
         repeats = args.steps_per_rollout * args.gradient_accumulation_steps
-        rows = len(self.train_dataset)
-        return RolloutSampler(rows, args.rollout_batch_size, repeats, args.shuffle_dataset, args.data_seed or args.seed)
+        rows, seed = len(self.train_dataset), args.seed if args.data_seed is None else args.data_seed
+        return RolloutSampler(rows, args.rollout_batch_size, repeats, args.shuffle_dataset, seed)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of the next optimizer step and their number of response tokens over all processes."""
