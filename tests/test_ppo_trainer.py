@@ -343,6 +343,31 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path):
             toys.trainer(tmp_path, **other).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"num_ppo_epochs": 3}, "num_ppo_epochs: is 3, but .*checkpoint-3 was written with 2"),
+        ({"num_mini_batches": 2, "gradient_accumulation_steps": 1}, "num_mini_batches: is 2, but .* with 1"),
+        ({"gradient_accumulation_steps": 4}, "rollout_batch_size: is 16, but .* with 8"),
+    ],
+)
+def test_a_checkpoint_whose_rollouts_were_counted_otherwise_is_refused(tmp_path, other, message):
+    toys.trainer(tmp_path, save_strategy="steps", save_steps=3).train()
+    with pytest.raises(InputError, match=message):
+        toys.trainer(tmp_path, max_steps=8, **other).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+def test_a_checkpoint_of_an_older_version_does_not_say_how_rollouts_were_counted(tmp_path):
+    toys.trainer(tmp_path, save_strategy="steps", save_steps=3).train()
+    file = tmp_path / "checkpoint-3" / "ppo_state_0.pt"
+    state = torch.load(file, weights_only=True)
+    assert state.pop("counted_by")["world_size"] == 1
+    torch.save(state, file)
+    resumed = toys.trainer(tmp_path)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert resumed.state.global_step == 4
+
+
 def test_saved_model_is_a_plain_policy_with_the_value_model_beside_it(tmp_path):
     trainer = toys.trainer(tmp_path, reward=toys.reward_model())
     trainer.train()

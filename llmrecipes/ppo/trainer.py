@@ -555,7 +555,7 @@ class PPOTrainer(Trainer):
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)  # makes the folder; trainer_state.json, written later, marks it complete
         unfinished = self.state.global_step % self.args.steps_per_rollout != 0
-        save_ppo_state(output_dir, self.args.process_index, self.kl_coef, self._rollout if unfinished else None)
+        save_ppo_state(output_dir, self.args, self.kl_coef, self._rollout if unfinished else None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         if self.is_fsdp_enabled:  # DeepSpeed does not come here, it loads by itself
@@ -570,7 +570,7 @@ class PPOTrainer(Trainer):
                 raise InputError(f"{file}: is missing; resume under the launch config that wrote the checkpoint")
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self.kl_coef, self._rollout = load_ppo_state(checkpoint, self.args.process_index, self.args.device)
+            self.kl_coef, self._rollout = load_ppo_state(checkpoint, self.args)
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
