@@ -1,5 +1,10 @@
 """Scores of reward models and callables: right position, right text, and one clear line for every mistake."""
 
+import asyncio
+import os
+import subprocess
+import sys
+
 import ppo_toys as toys
 import pytest
 import torch
@@ -138,6 +143,48 @@ def test_callables_get_prompts_completions_and_every_extra_column():
     torch.testing.assert_close(scores, torch.tensor([[1.0, 5.0, 1.0], [2.0, 10.0, 2.0]]))
     assert seen["prompts"] == ROWS["prompt"] and seen["answer"] == ["a", "b"]
     assert seen["completions"] == ["w4 w5", "w6"] and seen["completion_ids"] == RESPONSES
+
+
+def test_coroutine_functions_are_awaited_inside_a_running_loop_too():
+    async def later(completions):
+        await asyncio.sleep(0)
+        return [1.0, 2.0]
+
+    async def notebook():
+        return score(later)
+
+    assert asyncio.run(notebook()).tolist() == [[1.0], [2.0]]
+
+
+def test_a_function_that_needs_a_missing_column_is_named_with_it():
+    def picky(prompts, solution, hint=None):
+        return [0.0, 0.0]
+
+    def also(solution, **columns):
+        return [0.0, 0.0]
+
+    def broken(prompts):
+        raise TypeError("of its own")
+
+    for function in (picky, also):
+        with pytest.raises(InputError, match=f"reward function {function.__name__}: missing .*'solution'; .*answer\\)"):
+            score(function)
+    with pytest.raises(TypeError, match="of its own"):
+        score(broken)
+
+
+def test_a_function_in_the_current_folder_is_found_from_a_script_elsewhere(tmp_path):
+    (tmp_path / "mymodule.py").write_text("def brevity(completion_ids):\n    return [1.0]\n")
+    script = tmp_path / "recipes" / "script.py"
+    script.parent.mkdir()
+    script.write_text(
+        "from llmrecipes.config import load_function\nprint(load_function('mymodule:brevity', 'reward_functions')([[1]]))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(toys.ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "[1.0]\n", done.stderr
 
 
 def test_conversational_prompts_give_conversational_completions():

@@ -3,7 +3,8 @@
 import asyncio
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from peft import PeftModel
@@ -156,16 +157,25 @@ def score_with_callable(
     """Calls `fn(prompts=…, completions=…, completion_ids=…, **columns) -> list of floats`, as TRL's GRPO does; a
     function that lacks `**kwargs` gets only what it names. Coroutine functions are awaited.
 
-    Raises InputError naming the function and the row for None, NaN, infinity or a result of the wrong length.
+    Raises InputError naming the function and the row for None, NaN, infinity or a result of the wrong length, and naming
+    the function and the argument for one that the data has no column for.
     """
+    name = reward_name(function)
     arguments = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, **columns}
-    parameters = inspect.signature(function).parameters.values()
+    signature, offered = inspect.signature(function), ", ".join(arguments)
+    parameters = signature.parameters.values()
     if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
         arguments = {name: arguments[name] for name in (p.name for p in parameters) if name in arguments}
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise InputError(
+            f"reward function {name}: {error}; add that column to the data or give the argument a default (it can have: "
+            f"{offered})"
+        ) from None
     scores = function(**arguments)
     if inspect.isawaitable(scores):
-        scores = asyncio.run(_awaited(scores))
-    name = reward_name(function)
+        scores = _run(scores)
     try:
         scores = list(scores)
     except TypeError:
@@ -188,8 +198,18 @@ def score_with_callable(
     return scores
 
 
-async def _awaited(scores):
-    return await scores
+def _run(scores: Awaitable):
+    """The awaited scores, also where an event loop runs already, as in a notebook: then in a thread with its own."""
+
+    async def awaited():
+        return await scores
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(awaited())
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, awaited()).result()
 
 
 def reward_model_tokens(
