@@ -228,6 +228,46 @@ def test_evaluation_reports_reward_kl_and_length_and_leaves_training_as_it_was(t
     assert_equal_weights(weights(plain), weights(trainer))
 
 
+def test_evaluate_takes_data_sets_that_the_trainer_was_not_made_with(tmp_path):
+    data = toys.prompts(10, seed=5)
+    trainer = toys.trainer(tmp_path, per_device_eval_batch_size=4, trainer_arguments={"eval_dataset": data})
+    own = trainer.evaluate()["eval_score"]
+    assert trainer.evaluate(data)["eval_score"] == trainer.evaluate({"x": data})["eval_x_score"] == own
+    assert trainer.evaluate(trainer.eval_dataset)["eval_score"] == own
+    assert trainer.evaluate(trainer.train_dataset)["eval_score"] != own
+    with pytest.raises(InputError, match="evaluation prompts: has columns question"):
+        trainer.evaluate(Dataset.from_list([{"question": "w1"}]))
+
+
+def test_seconds_are_those_of_rollouts_alone(tmp_path, monkeypatch):
+    trainer = toys.trainer(tmp_path, max_steps=1, eval_on_start=True, trainer_arguments={"eval_dataset": toys.prompts(8)})
+    entries = []
+    monkeypatch.setattr(trainer, "_record", lambda name, *_: entries.append(name))
+    trainer.train()
+    assert entries.count("time/sample") == entries.count("time/score") == entries.count("time/rollout_forward") == 1
+
+
+def test_a_pad_token_beyond_the_models_embeddings_is_not_fed_to_it(tmp_path):
+    tokenizer = toys.tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<new>"})
+    assert tokenizer.pad_token_id == toys.VOCABULARY
+    trainer = toys.trainer(tmp_path, tok=tokenizer, max_steps=1)
+    trainer.train()
+    assert trainer.pad_token_id == toys.EOS
+
+
+def test_a_sampler_without_logprobs_cannot_give_the_old_ones(tmp_path):
+    trainer = toys.trainer(tmp_path, old_logprobs="sampler")
+    trainer.sampler = scripted_sampler
+    with pytest.raises(InputError, match="old_logprobs: sampler needs .*; use recompute"):
+        trainer.train()
+
+
+def test_a_model_given_by_its_name_is_refused(tmp_path):
+    with pytest.raises(InputError, match="model: 'me/policy' is a name; load it first"):
+        toys.trainer(tmp_path, model="me/policy")
+
+
 def test_adaptive_kl_coefficient_falls_below_the_target_once_a_rollout(tmp_path):
     trainer = toys.trainer(tmp_path, kl_target=1e6, kl_horizon=100, max_steps=6)
     trainer.train()

@@ -23,7 +23,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from llmrecipes.config import InputError
 from llmrecipes.generation import NotFiniteError
-from llmrecipes.models import eos_token_ids
+from llmrecipes.models import eos_token_ids, num_embeddings
 from llmrecipes.ppo.checkpoint import count_broken, load_models, load_ppo_state, save_models, save_ppo_state
 from llmrecipes.ppo.completions import completion_table, send_completions, write_completions
 from llmrecipes.ppo.config import PPOConfig
@@ -112,6 +112,8 @@ class PPOTrainer(Trainer):
         optimizers: tuple = (None, None),
         peft_config: PeftConfig | None = None,
     ):
+        if isinstance(model, str):
+            raise InputError(f"model: {model!r} is a name; load it first: AutoModelForCausalLM.from_pretrained({model!r})")
         if args.n_gpu > 1:
             raise InputError(f"{args.n_gpu} GPUs in one process: start with `accelerate launch`, one process per GPU")
         prepare_sharding(args)
@@ -127,7 +129,9 @@ class PPOTrainer(Trainer):
             raise InputError("tokenizer: has no end-of-sequence token, so no response could ever end; set eos_token")
         # Only fills the space behind a row; lengths say what is real, so any id will do.
         self.pad_token_id = next(
-            token for token in (processing_class.pad_token_id, *self.eos_token_ids, 0) if token is not None
+            token
+            for token in (processing_class.pad_token_id, *self.eos_token_ids, 0)
+            if token is not None and token < num_embeddings(model)  # a pad token is often added to a tokenizer alone
         )
         self.stopping_criteria = None
         if args.stop_strings:
@@ -144,14 +148,15 @@ class PPOTrainer(Trainer):
         configs = [part.config for part in (model, value_model) if hasattr(part, "config")]
         use_cache = [config.use_cache for config in configs]
 
-        train_dataset = encode_prompts(train_dataset, processing_class, longest, args.overlong_prompts, "training prompts")
+        self._encode = partial(encode_prompts, tokenizer=processing_class, longest=longest, overlong=args.overlong_prompts)
+        train_dataset = self._encode(train_dataset, name="training prompts")
         if len(train_dataset) < args.rollout_batch_size:
             raise InputError(
                 f"training prompts: {len(train_dataset)} are fewer than one rollout of {args.rollout_batch_size}; "
                 "add prompts or lower rollout_batch_size (or the batch sizes it comes from)"
             )
         encode_eval = {
-            name: encode_prompts(data, processing_class, longest, args.overlong_prompts, f"{name} prompts")
+            name: self._encode(data, name=f"{name} prompts")
             for name, data in (eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}).items()
             if data is not None
         }
@@ -285,7 +290,8 @@ class PPOTrainer(Trainer):
         self.model.eval()
         # 1. Sample and score.
         number = self.state.global_step // args.steps_per_rollout
-        rollout, raw_scores, finished, _ = self._sample_and_score(rows, self._generator(SAMPLE, number, device=args.device))
+        generator = self._generator(SAMPLE, number, device=args.device)
+        rollout, raw_scores, finished, _ = self._sample_and_score(rows, generator, record=self._record)
         scores = adjust_scores(raw_scores.sum(1), args.normalize_scores, args.score_clip, self._all_reduce)
         scores = apply_missing_eos_penalty(scores, finished, args.missing_eos_penalty, args.missing_eos_mode)
 
@@ -320,10 +326,10 @@ class PPOTrainer(Trainer):
         return rollout
 
     def _sample_and_score(
-        self, rows: dict[str, list], generator: torch.Generator
+        self, rows: dict[str, list], generator: torch.Generator, record: Callable = lambda *_: None
     ) -> tuple[Rollout, torch.Tensor, torch.Tensor, list[list[int]]]:
         """Responses to the prompts: (rollout without log-probabilities, scores (R, functions), finished (R,), the
-        responses' token ids)."""
+        responses' token ids). record: takes the seconds."""
         args, started = self.args, time.perf_counter()
         if args.use_vllm:
             self.sampler.sync_weights(self.state.global_step)
@@ -335,11 +341,15 @@ class PPOTrainer(Trainer):
             with self._on_device(*self.rewards.models):
                 size = args.per_device_train_batch_size
                 scores = self.rewards.score(rows, token_ids, finished, size, args.device)
-        self._record("time/sample", sampled - started, 1)
-        self._record("time/score", time.perf_counter() - sampled, 1)
+        record("time/sample", sampled - started, 1)
+        record("time/score", time.perf_counter() - sampled, 1)
         rollout = Rollout.from_responses(rows["prompt_ids"], token_ids, self.pad_token_id, args.device)
         rollout.set_sampling_logprobs([getattr(response, "logprobs", None) for response in responses])
         if args.old_logprobs == "sampler":
+            if rollout.sampling_logprobs is None:
+                raise InputError(
+                    "old_logprobs: sampler needs the log-probabilities of a sampler that tells none; use recompute"
+                )
             rollout.logprobs, rollout.sampling_logprobs = rollout.sampling_logprobs.nan_to_num(0.0), None
         return rollout, scores, torch.tensor(finished, device=args.device), token_ids
 
@@ -459,6 +469,16 @@ class PPOTrainer(Trainer):
         )
 
     # ---- Evaluation ----
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
+        """As Trainer's; a data set that is given has the columns of the ones that the trainer was made with."""
+        own = [
+            self.train_dataset,
+            *(self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]),
+        ]
+        if not isinstance(eval_dataset, (str, dict, type(None))) and not any(eval_dataset is data for data in own):
+            eval_dataset = self._encode(eval_dataset, name="evaluation prompts")
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     @torch.no_grad()
     def evaluation_loop(
