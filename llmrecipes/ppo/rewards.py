@@ -87,7 +87,7 @@ class Rewards:
             tokenizer if tokenizer is not None or not is_model else own_tokenizer(function, policy_tokenizer)
             for function, is_model, tokenizer in zip(functions, self.is_model, tokenizers, strict=True)
         ]
-        # Once: comparing two vocabularies takes as long as scoring a few responses.
+        # Once and not for every response: vocabularies are large.
         self.reads_policy_tokens = [
             is_model and same_tokenizer(tokenizer, policy_tokenizer)
             for is_model, tokenizer in zip(self.is_model, self.tokenizers, strict=True)

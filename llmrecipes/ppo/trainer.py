@@ -86,10 +86,11 @@ class PPOTrainer(Trainer):
         processing_class: the policy's tokenizer.
         reward_funcs: one or several of: a sequence-classification model with one label; a callable
             `fn(prompts, completions, **columns) -> list[float]`.
-        reward_processing_classes: the reward models' tokenizers where they differ from the policy's (None = the same).
+        reward_processing_classes: the reward models' tokenizers; None is the one in the folder or repository that a reward
+            model was loaded from, or the policy's where there is none.
         sampler: `llmrecipes.generation.sample_responses` or a function of its signature; vLLM with `args.use_vllm`.
-        value_model: a sequence-classification model over the policy's tokens; default a copy of the first reward
-            model that shares the policy's tokenizer, else the policy's trunk with a fresh head. Not with
+        value_model: a sequence-classification model with one label over the policy's tokens; default a copy of the first
+            reward model that shares the policy's tokenizer, else the policy's trunk with a fresh head. Not with
             `args.value_model` "shared".
         peft_config: trains an adapter on the frozen policy, which without the adapter is also the reference.
 
