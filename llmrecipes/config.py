@@ -239,8 +239,13 @@ def _take_config_option(argv: list[str]) -> tuple[str | None, list[str]]:
 
 
 def load_function(path: str, key: str):
-    """The function that `path`, "package.module:function", names; InputError with the config's `key` if there is none."""
+    """The function that `path`, "package.module:function", names; InputError with the config's `key` if there is none.
+
+    Modules of the current folder are found too, after those that are installed.
+    """
     module, _, name = path.partition(":")
+    if os.getcwd() not in sys.path:  # a script has its own folder there instead
+        sys.path.append(os.getcwd())
     try:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

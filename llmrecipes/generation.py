@@ -15,6 +15,10 @@ from transformers import DynamicCache, PreTrainedModel
 from llmrecipes.config import InputError
 
 
+class NotFiniteError(InputError):
+    """The model's logits are no numbers to draw from."""
+
+
 @dataclass
 class Response:
     """One sampled response.
@@ -55,7 +59,8 @@ def sample_responses(
     transformers' `StopStringCriteria` does; the tokens that complete a stop string stay in the response. `progress` is
     called with the number of newly finished responses (`tqdm.update` fits).
 
-    Raises InputError for an empty prompt, a prompt that leaves no room for the response, or impossible settings.
+    Raises InputError for an empty prompt, a prompt that leaves no room for the response, or impossible settings, and its
+    kind NotFiniteError where a model's logits are NaN or infinite.
     """
     _check_request(model, prompts, max_new_tokens, temperature, top_k, top_p, batch_size)
     responses: list[Response | None] = [None] * len(prompts)
@@ -181,4 +186,8 @@ def sample_tokens(
         drop = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
         drop[:, -1] = False
         logits = logits.masked_fill(torch.zeros_like(drop).scatter(1, order, drop), -torch.inf)
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
+    probabilities = logits.softmax(-1)
+    # One NaN makes a whole row NaN. multinomial would say so by a traceback, on a GPU by an assert that ends its context.
+    if probabilities[:, 0].isnan().any():
+        raise NotFiniteError("sampling: the model's logits are NaN or infinite; its weights are broken, take earlier ones")
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)

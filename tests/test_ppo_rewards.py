@@ -1,8 +1,23 @@
 """Scores of reward models and callables: right position, right text, and one clear line for every mistake."""
 
+import asyncio
+import os
+import subprocess
+import sys
+
 import ppo_toys as toys
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from llmrecipes.config import InputError
 from llmrecipes.ppo.rewards import Rewards, score_with_model
@@ -55,6 +70,9 @@ def test_reward_model_with_another_tokenizer_reads_the_text():
         def get_vocab(self):
             return {"w": 0}
 
+        def __len__(self):
+            return toys.VOCABULARY
+
         def __call__(self, text):
             return {"input_ids": [63 - toys.tokenizer().convert_tokens_to_ids(word) for word in text.split()]}
 
@@ -62,6 +80,50 @@ def test_reward_model_with_another_tokenizer_reads_the_text():
     rows = {"prompt": ["w1 w2 ", "w3 "], "prompt_ids": [[5, 6], [7]]}
     expected = score_with_model(model, [[58, 57, 55, 54, 1], [56, 53]], 4)
     torch.testing.assert_close(score(model, rows, tokenizers=[Reversed()])[:, 0], expected)
+
+
+def saved_reward_model(folder, tokenizer=None):
+    """A reward model as read from a folder, with a tokenizer beside it or without."""
+    toys.reward_model().save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    return LlamaForSequenceClassification.from_pretrained(folder).eval()
+
+
+def test_a_reward_model_is_read_with_the_tokenizer_beside_it(tmp_path):
+    words = [f"w{i}" for i in reversed(range(60))]
+    backend = Tokenizer(WordLevel({word: i for i, word in enumerate(["<unk>", *words])}, unk_token="<unk>"))
+    backend.pre_tokenizer = WhitespaceSplit()
+    own = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    rows = {"prompt": ["w1 w2 ", "w3 "], "prompt_ids": [[5, 6], [7]]}
+    model = saved_reward_model(tmp_path, own)
+    expected = score_with_model(model, [[59, 58, 56, 55], [57, 54]], 4)
+    torch.testing.assert_close(score(model, rows)[:, 0], expected)
+
+
+def test_a_reward_model_without_a_tokenizer_reads_the_policys_tokens(tmp_path):
+    model = saved_reward_model(tmp_path)
+    expected = score_with_model(model, [[5, 6, 8, 9, toys.EOS], [7, 10]], 4)
+    torch.testing.assert_close(score(model)[:, 0], expected)
+    # For these transformers makes up a tokenizer of one special token.
+    small = {"vocab_size": 64, "n_embd": 32, "n_layer": 1, "n_head": 2, "num_labels": 1, "pad_token_id": 0}
+    GPT2ForSequenceClassification(GPT2Config(**small)).save_pretrained(tmp_path / "gpt2")
+    model = GPT2ForSequenceClassification.from_pretrained(tmp_path / "gpt2")
+    assert Rewards(model, None, toys.tokenizer(), None).reads_policy_tokens == [True]
+
+
+def test_vocabularies_are_compared_once_and_not_for_every_response():
+    calls, tokenizer = [], toys.tokenizer()
+    tokenizer.get_vocab = lambda: calls.append(1) or {}
+    rewards = Rewards(toys.reward_model(), tokenizer, toys.tokenizer(), None)
+    for _ in range(2):
+        rewards.score({"prompt": ["w1 w2", "w3"], "prompt_ids": [[5, 6], [7]]}, RESPONSES, FINISHED, 4)
+    assert len(calls) == 1
+
+
+def test_functions_and_tokenizers_may_be_tuples():
+    one, two = (lambda completions: [1.0, 2.0]), (lambda completions: [3.0, 4.0])
+    assert score((one, two), tokenizers=(None, None)).tolist() == [[1.0, 3.0], [2.0, 4.0]]
 
 
 def test_callables_get_prompts_completions_and_every_extra_column():
@@ -81,6 +143,48 @@ def test_callables_get_prompts_completions_and_every_extra_column():
     torch.testing.assert_close(scores, torch.tensor([[1.0, 5.0, 1.0], [2.0, 10.0, 2.0]]))
     assert seen["prompts"] == ROWS["prompt"] and seen["answer"] == ["a", "b"]
     assert seen["completions"] == ["w4 w5", "w6"] and seen["completion_ids"] == RESPONSES
+
+
+def test_coroutine_functions_are_awaited_inside_a_running_loop_too():
+    async def later(completions):
+        await asyncio.sleep(0)
+        return [1.0, 2.0]
+
+    async def notebook():
+        return score(later)
+
+    assert asyncio.run(notebook()).tolist() == [[1.0], [2.0]]
+
+
+def test_a_function_that_needs_a_missing_column_is_named_with_it():
+    def picky(prompts, solution, hint=None):
+        return [0.0, 0.0]
+
+    def also(solution, **columns):
+        return [0.0, 0.0]
+
+    def broken(prompts):
+        raise TypeError("of its own")
+
+    for function in (picky, also):
+        with pytest.raises(InputError, match=f"reward function {function.__name__}: missing .*'solution'; .*answer\\)"):
+            score(function)
+    with pytest.raises(TypeError, match="of its own"):
+        score(broken)
+
+
+def test_a_function_in_the_current_folder_is_found_from_a_script_elsewhere(tmp_path):
+    (tmp_path / "mymodule.py").write_text("def brevity(completion_ids):\n    return [1.0]\n")
+    script = tmp_path / "recipes" / "script.py"
+    script.parent.mkdir()
+    script.write_text(
+        "from llmrecipes.config import load_function\nprint(load_function('mymodule:brevity', 'reward_functions')([[1]]))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(toys.ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "[1.0]\n", done.stderr
 
 
 def test_conversational_prompts_give_conversational_completions():
@@ -123,3 +227,10 @@ def test_wrong_settings_are_refused():
         Rewards(toys.reward_model(), None, toys.tokenizer(), [1.0, 2.0])
     with pytest.raises(InputError, match="reward_funcs: is empty"):
         Rewards([], None, toys.tokenizer(), None)
+    with pytest.raises(InputError, match="reward model Llama.*: the tokenizer has 65 tokens, the model only 64"):
+        Rewards(toys.reward_model(), toys.tokenizer(vocabulary=65), toys.tokenizer(), None)
+    with pytest.raises(InputError, match="reward_funcs: 'me/reward' is neither a model nor a function; load it first"):
+        Rewards("me/reward", None, toys.tokenizer(), None)
+    wrapped = get_peft_model(toys.reward_model(), LoraConfig(target_modules="all-linear"))
+    with pytest.raises(InputError, match="wrapped by PEFT; give its merge_and_unload"):
+        Rewards(wrapped, None, toys.tokenizer(), None)

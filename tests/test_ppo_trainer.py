@@ -10,7 +10,8 @@ import ppo_toys as toys
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import (
     AutoModelForCausalLM,
@@ -137,7 +138,7 @@ TWO_RANKS = """
 import sys; sys.path[:0] = {paths!r}
 from pathlib import Path
 import torch, test_ppo_trainer as tests
-weights = tests.one_step(Path({folder!r}), per_device_train_batch_size=2, gradient_accumulation_steps=2)
+weights = tests.one_step(Path({folder!r}), per_device_train_batch_size=2, gradient_accumulation_steps=2, **{extra!r})
 if torch.distributed.get_rank() == 0:
     torch.save(weights, {folder!r} + "/weights.pt")
 import ppo_toys
@@ -146,10 +147,11 @@ ppo_toys.leave()
 
 
 @pytest.mark.slow
-def test_gradient_of_two_processes_equals_that_of_one(tmp_path):
+@pytest.mark.parametrize("extra", [{}, {"ddp_find_unused_parameters": True}], ids=str)
+def test_gradient_of_two_processes_equals_that_of_one(tmp_path, extra):
     tests = Path(__file__).parent
     script = tmp_path / "two_ranks.py"
-    script.write_text(TWO_RANKS.format(paths=[str(tests), str(tests.parent)], folder=str(tmp_path)))
+    script.write_text(TWO_RANKS.format(paths=[str(tests), str(tests.parent)], folder=str(tmp_path), extra=extra))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -224,6 +226,46 @@ def test_evaluation_reports_reward_kl_and_length_and_leaves_training_as_it_was(t
     trainer.train()
     assert trainer.evaluate()["eval_kl"] != 0 and len(logged(trainer, "eval_score")) >= 5
     assert_equal_weights(weights(plain), weights(trainer))
+
+
+def test_evaluate_takes_data_sets_that_the_trainer_was_not_made_with(tmp_path):
+    data = toys.prompts(10, seed=5)
+    trainer = toys.trainer(tmp_path, per_device_eval_batch_size=4, trainer_arguments={"eval_dataset": data})
+    own = trainer.evaluate()["eval_score"]
+    assert trainer.evaluate(data)["eval_score"] == trainer.evaluate({"x": data})["eval_x_score"] == own
+    assert trainer.evaluate(trainer.eval_dataset)["eval_score"] == own
+    assert trainer.evaluate(trainer.train_dataset)["eval_score"] != own
+    with pytest.raises(InputError, match="evaluation prompts: has columns question"):
+        trainer.evaluate(Dataset.from_list([{"question": "w1"}]))
+
+
+def test_seconds_are_those_of_rollouts_alone(tmp_path, monkeypatch):
+    trainer = toys.trainer(tmp_path, max_steps=1, eval_on_start=True, trainer_arguments={"eval_dataset": toys.prompts(8)})
+    entries = []
+    monkeypatch.setattr(trainer, "_record", lambda name, *_: entries.append(name))
+    trainer.train()
+    assert entries.count("time/sample") == entries.count("time/score") == entries.count("time/rollout_forward") == 1
+
+
+def test_a_pad_token_beyond_the_models_embeddings_is_not_fed_to_it(tmp_path):
+    tokenizer = toys.tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<new>"})
+    assert tokenizer.pad_token_id == toys.VOCABULARY
+    trainer = toys.trainer(tmp_path, tok=tokenizer, max_steps=1)
+    trainer.train()
+    assert trainer.pad_token_id == toys.EOS
+
+
+def test_a_sampler_without_logprobs_cannot_give_the_old_ones(tmp_path):
+    trainer = toys.trainer(tmp_path, old_logprobs="sampler")
+    trainer.sampler = scripted_sampler
+    with pytest.raises(InputError, match="old_logprobs: sampler needs .*; use recompute"):
+        trainer.train()
+
+
+def test_a_model_given_by_its_name_is_refused(tmp_path):
+    with pytest.raises(InputError, match="model: 'me/policy' is a name; load it first"):
+        toys.trainer(tmp_path, model="me/policy")
 
 
 def test_adaptive_kl_coefficient_falls_below_the_target_once_a_rollout(tmp_path):
@@ -341,6 +383,31 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path):
             toys.trainer(tmp_path, **other).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"num_ppo_epochs": 3}, "num_ppo_epochs: is 3, but .*checkpoint-3 was written with 2"),
+        ({"num_mini_batches": 2, "gradient_accumulation_steps": 1}, "num_mini_batches: is 2, but .* with 1"),
+        ({"gradient_accumulation_steps": 4}, "rollout_batch_size: is 16, but .* with 8"),
+    ],
+)
+def test_a_checkpoint_whose_rollouts_were_counted_otherwise_is_refused(tmp_path, other, message):
+    toys.trainer(tmp_path, save_strategy="steps", save_steps=3).train()
+    with pytest.raises(InputError, match=message):
+        toys.trainer(tmp_path, max_steps=8, **other).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+def test_a_checkpoint_of_an_older_version_does_not_say_how_rollouts_were_counted(tmp_path):
+    toys.trainer(tmp_path, save_strategy="steps", save_steps=3).train()
+    file = tmp_path / "checkpoint-3" / "ppo_state_0.pt"
+    state = torch.load(file, weights_only=True)
+    assert state.pop("counted_by")["world_size"] == 1
+    torch.save(state, file)
+    resumed = toys.trainer(tmp_path)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert resumed.state.global_step == 4
+
+
 def test_saved_model_is_a_plain_policy_with_the_value_model_beside_it(tmp_path):
     trainer = toys.trainer(tmp_path, reward=toys.reward_model())
     trainer.train()
@@ -411,6 +478,10 @@ def test_long_prompts_are_an_error_or_dropped(tmp_path, caplog):
     [
         ([{"prompt": "w1"}] * 7, "7 are fewer than one rollout of 8"),
         ([{"question": "w1"}] * 8, "has columns question; PPO needs a column `prompt`"),
+        *(
+            ([{"prompt": "w1", column: [1]}] * 8, f"the column `{column}` has a name that PPO gives .*; rename it")
+            for column in ("prompts", "prompt_ids", "completions", "completion_ids")
+        ),
         ([{"prompt": ""}] * 8, "row 0: the prompt is empty"),
         ([{"prompt": [{"role": "user", "content": "w1"}]}] * 8, "row 0: .* no chat template"),
     ],
@@ -420,6 +491,11 @@ def test_unusable_prompts_are_refused(tmp_path, rows, message):
     tokenizer.chat_template = None
     with pytest.raises(InputError, match=message):
         toys.trainer(tmp_path, data=Dataset.from_list(rows), tok=tokenizer)
+
+
+def test_a_stream_of_prompts_is_refused(tmp_path):
+    with pytest.raises(InputError, match="training prompts: a IterableDataset; PPO needs a datasets.Dataset"):
+        toys.trainer(tmp_path, data=toys.prompts().to_iterable_dataset())
 
 
 # ---- Arguments ----
@@ -437,6 +513,14 @@ def test_unusable_prompts_are_refused(tmp_path, rows, message):
         ({"kl_estimator": "k4"}, "kl_estimator: 'k4'"),
         ({"lam": 1.5}, "lam: 1.5"),
         ({"remove_unused_columns": True}, "remove_unused_columns"),
+        ({"torch_compile": True}, "torch_compile: True is not for PPO"),
+        ({"torch_compile_mode": "default"}, "torch_compile_mode: 'default' is not for PPO"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha: 5.0 is not for PPO"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size: True is not .*; set per_device_train_batch_size"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor: 0.1 is not for PPO"),
+        ({"bf16_full_eval": True}, "bf16_full_eval: True is not .*; set bf16"),
+        ({"fp16_full_eval": True}, "fp16_full_eval: True is not .*; set fp16"),
+        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy: 'sequential' .*shuffle_dataset: false"),
         ({"kl_in": "advantage"}, "kl_in: 'advantage' is none of reward, loss"),
         ({"value_model": "none"}, "value_model: 'none' is none of separate, shared"),
         (
@@ -448,6 +532,59 @@ def test_unusable_prompts_are_refused(tmp_path, rows, message):
 def test_impossible_arguments_are_refused(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         toys.trainer(tmp_path, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_labels": 2}, "value_model: gives 2 labels; needed is one value"),
+        ({"vocabulary": 63}, "value_model: the tokenizer has 64 tokens, the model only 63"),
+        (
+            {"max_position_embeddings": 63},
+            "value_model: its context of 63 tokens is less than the 64 of prompt and response",
+        ),
+    ],
+)
+def test_a_value_model_that_does_not_fit_is_refused(tmp_path, changes, message):
+    value_model = toys.reward_model(**changes)
+    with pytest.raises(InputError, match=message):
+        toys.trainer(tmp_path, trainer_arguments={"value_model": value_model})
+    if "max_position_embeddings" in changes:  # enough for shorter prompts
+        toys.trainer(tmp_path, trainer_arguments={"value_model": value_model}, max_prompt_length=55)
+
+
+@pytest.mark.parametrize("build", [toys.policy, lambda: get_peft_model(toys.reward_model(), lora()["peft_config"])])
+def test_a_value_model_without_a_head_of_its_own_is_refused(tmp_path, build):
+    with pytest.raises(InputError, match="value_model: a .* has no head `score`"):
+        toys.trainer(tmp_path, trainer_arguments={"value_model": build()})
+
+
+def test_a_wrapped_policy_has_no_trunk_to_start_a_value_model_from(tmp_path):
+    wrapped = get_peft_model(toys.policy(), lora()["peft_config"])
+    with pytest.raises(InputError, match="value_model: separate cannot start from a policy that PEFT has wrapped"):
+        toys.trainer(tmp_path, model=wrapped)
+
+
+def test_models_given_in_two_roles_are_trained_in_one_alone(tmp_path):
+    reward, policy = toys.reward_model(), toys.policy()
+    frozen = [{n: p.clone() for n, p in model.named_parameters()} for model in (reward, policy)]
+    trainer = toys.trainer(
+        tmp_path, model=policy, reward=reward, trainer_arguments={"value_model": reward, "ref_model": policy}
+    )
+    trainer.train()
+    assert_equal_weights(frozen[0], dict(trainer.rewards.models[0].model.named_parameters()))
+    assert_equal_weights(frozen[1], dict(trainer.ref_model.model.named_parameters()))
+    for start, trained in zip(frozen, (trainer.model.value_model, trainer.model.policy), strict=True):
+        assert all((p != start[name]).any() for name, p in trained.named_parameters())
+    assert toys.trainer(tmp_path, model=policy, trainer_arguments={"ref_model": policy, **lora()}).ref_model is None
+
+
+def test_data_seed_orders_the_prompts_also_when_it_is_zero(tmp_path):
+    orders = {
+        (seed, data_seed): list(toys.trainer(tmp_path, seed=seed, data_seed=data_seed)._get_train_sampler())
+        for seed, data_seed in ((3, None), (3, 0), (4, 0), (0, None))
+    }
+    assert orders[3, 0] == orders[4, 0] == orders[0, None] != orders[3, None]
 
 
 def test_batch_sizes_fill_each_other_in(tmp_path):
@@ -463,6 +600,47 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     trainer = toys.trainer(tmp_path, learning_rate=1e30, max_grad_norm=0.0, optim="sgd", max_steps=20)
     with pytest.raises(InputError, match="is not finite; the last checkpoint"):
         trainer.train()
+
+
+def test_weights_that_give_no_probabilities_stop_the_run_in_one_line(tmp_path):
+    settings = {"learning_rate": 1e30, "max_grad_norm": 0.0, "optim": "sgd", "max_steps": 10}
+    with pytest.raises(InputError, match="PPO step 1: a logit of the policy is not finite"):
+        toys.trainer(tmp_path, num_ppo_epochs=1, **settings).train()
+
+
+SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "max_steps": 4}
+
+
+@pytest.mark.parametrize("at", [2, 4])  # in an inner step, in the last one
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_a_broken_gradient_reaches_neither_the_weights_nor_the_last_checkpoint(tmp_path, at, max_grad_norm):
+    trainer = toys.trainer(tmp_path, max_grad_norm=max_grad_norm, **SAVING)
+    broken = lambda gradient: gradient * float("nan") if trainer.state.global_step == at - 1 else gradient  # noqa: E731
+    trainer.model.policy.lm_head.weight.register_hook(broken)
+    with pytest.raises(InputError, match=f"PPO step {at - 1}: the gradient is not finite; the last checkpoint in"):
+        trainer.train()
+    assert_finite_checkpoint(tmp_path, at - 1)
+
+
+def test_broken_weights_are_not_saved_in_place_of_good_ones(tmp_path):
+    class BreakAtThree(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                trainer.model.value_model.score.weight.data.fill_(float("inf"))
+
+    trainer = toys.trainer(tmp_path, trainer_arguments={"callbacks": [BreakAtThree()]}, **SAVING)
+    with pytest.raises(InputError, match="PPO step 3: a weight is not finite"):
+        trainer.train()
+    assert_finite_checkpoint(tmp_path, 2)
+
+
+def assert_finite_checkpoint(folder: Path, step: int) -> None:
+    """The only checkpoint left is that of `step`, and its weights are numbers."""
+    assert [path.name for path in folder.glob("checkpoint-*")] == [f"checkpoint-{step}"]
+    files = list(folder.glob("checkpoint-*/**/*.safetensors"))
+    assert len(files) == 2
+    for file in files:
+        assert all(torch.isfinite(weight).all() for weight in load_file(file).values()), file
 
 
 # ---- Learning ----

@@ -5,14 +5,23 @@ from pathlib import Path
 import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from llmrecipes.config import InputError
+from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.policy_value import PolicyAndValue
 from llmrecipes.ppo.rollout import Rollout
 
 VALUE_MODEL_FOLDER = "value_model"
 VALUE_HEAD_FILE = "value_head.safetensors"
+# What a run's rollouts are counted and cut by, and how a user knows it.
+COUNTED_BY = {
+    "world_size": "number of processes",
+    "rollout_batch_size": "rollout_batch_size",
+    "num_mini_batches": "num_mini_batches",
+    "num_ppo_epochs": "num_ppo_epochs",
+}
 
 
 def save_models(model: PolicyAndValue, folder: str | Path, state_dict: dict | None = None) -> None:
@@ -70,16 +79,32 @@ def _require(file: Path) -> None:
         )
 
 
-def save_ppo_state(folder: str | Path, rank: int, kl_coef: float, rollout: Rollout | None) -> None:
-    """Writes this process's KL coefficient and the rollout still in use."""
+def count_broken(model: nn.Module) -> int:
+    """How many trained weights, or this process's shards of them, hold a NaN or an infinity."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    parts = [getattr(weight, "ds_tensor", getattr(weight, "_local_tensor", weight)) for weight in weights]
+    return sum(not torch.isfinite(part.detach()).all() for part in parts)
+
+
+def save_ppo_state(folder: str | Path, args: PPOConfig, kl_coef: float, rollout: Rollout | None) -> None:
+    """Writes this process's KL coefficient, the rollout still in use and what the counting of rollouts depends on."""
     state = {"kl_coef": kl_coef, "rollout": None if rollout is None else rollout.state_dict()}
+    state["counted_by"] = {name: getattr(args, name) for name in COUNTED_BY}
+    rank = args.process_index
     torch.save(state, Path(folder) / f"ppo_state_{rank}.pt")
 
 
-def load_ppo_state(folder: str | Path, rank: int, device) -> tuple[float, Rollout | None]:
-    """Reads what `save_ppo_state` wrote. Raises InputError when this process has no such file."""
-    path = Path(folder) / f"ppo_state_{rank}.pt"
+def load_ppo_state(folder: str | Path, args: PPOConfig) -> tuple[float, Rollout | None]:
+    """Reads what `save_ppo_state` wrote. Raises InputError when this process has no such file, or rollouts were counted
+    otherwise: the step that a run is at would mean another rollout and another place in it."""
+    path = Path(folder) / f"ppo_state_{args.process_index}.pt"
     if not path.is_file():
         raise InputError(f"{path}: is missing; resume with as many processes as the checkpoint was written by")
-    state = torch.load(path, map_location=device, weights_only=True)
+    state = torch.load(path, map_location=args.device, weights_only=True)
+    for name, value in state.get("counted_by", {}).items():  # which checkpoints of older versions do not have
+        if value != getattr(args, name):
+            raise InputError(
+                f"{COUNTED_BY[name]}: is {getattr(args, name)}, but {folder} was written with {value}; resume with that, or "
+                "start anew from its policy in another output_dir"
+            )
     return state["kl_coef"], None if state["rollout"] is None else Rollout(**state["rollout"])

@@ -8,10 +8,23 @@ from transformers import TrainingArguments
 
 from llmrecipes.config import InputError
 
+# Arguments of TrainingArguments that PPO does not carry out: what they may be, and why or what to use.
+REFUSED = {
+    "torch_compile": (False, "responses of ever other lengths would be compiled anew in every step"),
+    "torch_compile_backend": (None, "it turns torch_compile on, which PPO does without"),
+    "torch_compile_mode": (None, "it turns torch_compile on, which PPO does without"),
+    "neftune_noise_alpha": (None, "its noise would make the first probability ratio another than 1"),
+    "auto_find_batch_size": (False, "a rollout has a fixed size; set per_device_train_batch_size"),
+    "label_smoothing_factor": (0.0, "PPO's loss has no labels to smooth"),
+    "bf16_full_eval": (False, "evaluations run in the precision of training; set bf16"),
+    "fp16_full_eval": (False, "evaluations run in the precision of training; set fp16"),
+    "train_sampling_strategy": ("random", "prompts are ordered by rollouts; shuffle_dataset: false keeps their order"),
+}
+
 
 @dataclass
 class PPOConfig(TrainingArguments):
-    """Arguments of PPOTrainer on top of `transformers.TrainingArguments`, all of which hold.
+    """Arguments of PPOTrainer on top of `transformers.TrainingArguments`, all of which hold but those of REFUSED.
 
     Batch arithmetic: one optimizer step sees a minibatch of per_device_train_batch_size × gradient_accumulation_steps
     × processes responses. A rollout samples num_mini_batches minibatches of responses and is used num_ppo_epochs
@@ -181,6 +194,9 @@ class PPOConfig(TrainingArguments):
     num_completions_to_print: int = field(default=2, metadata={"help": "Responses that an evaluation prints."})
 
     def __post_init__(self):
+        for name, (allowed, reason) in REFUSED.items():  # first: TrainingArguments passes torch_compile on to accelerate
+            if getattr(self, name) != allowed:
+                raise InputError(f"{name}: {getattr(self, name)!r} is not for PPO ({reason}); leave it out")
         super().__post_init__()
         positive = (
             "max_completion_length", "num_ppo_epochs", "temperature", "cliprange", "cliprange_value", "kl_horizon",

@@ -13,11 +13,11 @@ from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from llmrecipes.config import InputError
-from llmrecipes.models import keep_trainable
+from llmrecipes.models import check_vocabulary, context_length, keep_trainable
 from llmrecipes.ppo.losses import response_mask
 from llmrecipes.ppo.sharding import FrozenModel, copy_model, copy_weights, gathered, run_within
 
@@ -250,11 +250,36 @@ def _to_padded(flat: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
 
 
+def check_value_model(value_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
+    """Raises InputError unless a given value model gives one value for every token of rows of `longest` tokens."""
+    if not isinstance(value_model, PreTrainedModel) or not hasattr(value_model, "score"):
+        raise InputError(
+            f"value_model: a {type(value_model).__name__} has no head `score`; "
+            "give a causal model's AutoModelForSequenceClassification, without a wrapper"
+        )
+    if value_model.config.num_labels != 1:
+        raise InputError(
+            f"value_model: gives {value_model.config.num_labels} labels; needed is one value, load it with num_labels=1"
+        )
+    check_vocabulary(value_model, tokenizer, "value_model")
+    context = context_length(value_model)
+    if context is not None and context < longest:
+        raise InputError(
+            f"value_model: its context of {context} tokens is less than the {longest} of prompt and response; set "
+            f"max_prompt_length and max_completion_length to {context} together, or take another model"
+        )
+
+
 def build_value_model(policy: PreTrainedModel, reward_model: PreTrainedModel | None) -> PreTrainedModel:
     """A separate value model: a copy of the reward model, or the policy's trunk under a fresh head (values start at
     0)."""
     if reward_model is not None:
         return copy_model(reward_model).requires_grad_(True)
+    if isinstance(policy, PeftModel):
+        raise InputError(
+            "value_model: separate cannot start from a policy that PEFT has wrapped; pass the plain model and peft_config, "
+            "or a value_model, or set value_model: shared"
+        )
     config = copy.deepcopy(policy.config)
     config.num_labels = 1
     config.tie_word_embeddings = False

@@ -12,6 +12,8 @@ from llmrecipes.config import InputError
 from llmrecipes.models import context_length
 
 logger = logging.getLogger(__name__)
+# What reward functions get under these names is made here; a column of that name would take its place.
+OWN_COLUMNS = ("prompts", "prompt_ids", "completions", "completion_ids")
 
 
 def encode_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int, overlong: str, name: str) -> Dataset:
@@ -20,10 +22,18 @@ def encode_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest
     `prompt` may be text, chat messages or token ids. A prompt of more than `longest` tokens is an error or, with
     overlong="drop", leaves with a count. Raises InputError naming the data set (`name`) and the row.
     """
+    if not isinstance(dataset, Dataset):
+        raise InputError(f"{name}: a {type(dataset).__name__}; PPO needs a datasets.Dataset (load it without streaming)")
     if len(dataset) == 0:
         raise InputError(f"{name}: has no rows; PPO needs prompts")
     if "prompt" not in dataset.column_names:
         raise InputError(f"{name}: has columns {', '.join(dataset.column_names)}; PPO needs a column `prompt`")
+    for column in OWN_COLUMNS:
+        if column in dataset.column_names:
+            raise InputError(
+                f"{name}: the column `{column}` has a name that PPO gives to what it makes itself; rename it, or leave it "
+                "out (`columns` of a data source lists those to keep)"
+            )
     encoded, kept = [], []
     for row, prompt in enumerate(dataset["prompt"]):
         ids = prompt_token_ids(prompt, tokenizer, f"{name}, row {row}")

@@ -3,13 +3,16 @@
 import asyncio
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
+from llmrecipes.models import check_vocabulary
 from llmrecipes.ppo.policy_value import token_hidden_states
 from llmrecipes.ppo.prompts import is_conversation
 from llmrecipes.ppo.sharding import FrozenModel
@@ -24,6 +27,17 @@ def reward_name(reward: RewardFunction) -> str:
     return getattr(reward, "__name__", type(reward).__name__)
 
 
+def check_reward_function(function: object) -> None:
+    """Raises InputError unless it is a model or something to call."""
+    if isinstance(function, PeftModel):
+        raise InputError("reward_funcs: a reward model is wrapped by PEFT; give its merge_and_unload() instead")
+    if not callable(function):
+        raise InputError(
+            f"reward_funcs: {function!r:.80} is neither a model nor a function; load it first: "
+            "AutoModelForSequenceClassification.from_pretrained(name, num_labels=1)"
+        )
+
+
 def check_reward_model(model: PreTrainedModel) -> None:
     """Raises InputError unless the model gives one score."""
     if model.config.num_labels != 1:
@@ -33,6 +47,17 @@ def check_reward_model(model: PreTrainedModel) -> None:
 def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
     """Whether two tokenizers assign the same ids to the same tokens."""
     return one is other or one.get_vocab() == other.get_vocab()
+
+
+def own_tokenizer(model: PreTrainedModel, policy_tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer in the folder or repository that a reward model was loaded from; the policy's where there is none."""
+    path = model.config._name_or_path
+    try:
+        own = AutoTokenizer.from_pretrained(path, trust_remote_code=False) if path else policy_tokenizer
+    except (OSError, ValueError):
+        return policy_tokenizer
+    # For a folder without one transformers 5 makes up a tokenizer of a few special tokens.
+    return own if set(own.get_vocab()) - set(own.all_special_tokens) else policy_tokenizer
 
 
 class Rewards:
@@ -45,10 +70,12 @@ class Rewards:
         policy_tokenizer: PreTrainedTokenizerBase,
         weights: list[float] | None,
     ):
-        functions = functions if isinstance(functions, list) else [functions]
+        functions = list(functions) if isinstance(functions, (list, tuple)) else [functions]
+        for function in functions:
+            check_reward_function(function)
         self.is_model = [isinstance(function, PreTrainedModel) for function in functions]
         self.functions = [FrozenModel(f) if is_model else f for f, is_model in zip(functions, self.is_model, strict=True)]
-        tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers] * len(self.functions)
+        tokenizers = list(tokenizers) if isinstance(tokenizers, (list, tuple)) else [tokenizers] * len(self.functions)
         if not self.functions:
             raise InputError("reward_funcs: is empty; PPO needs a reward model or a reward function")
         if len(tokenizers) != len(self.functions):
@@ -56,14 +83,23 @@ class Rewards:
         if weights is not None and len(weights) != len(self.functions):
             raise InputError(f"reward_weights: {len(weights)} for {len(self.functions)} reward functions")
         self.policy_tokenizer = policy_tokenizer
-        self.tokenizers = [policy_tokenizer if tokenizer is None else tokenizer for tokenizer in tokenizers]
+        self.tokenizers = [
+            tokenizer if tokenizer is not None or not is_model else own_tokenizer(function, policy_tokenizer)
+            for function, is_model, tokenizer in zip(functions, self.is_model, tokenizers, strict=True)
+        ]
+        # Once and not for every response: vocabularies are large.
+        self.reads_policy_tokens = [
+            is_model and same_tokenizer(tokenizer, policy_tokenizer)
+            for is_model, tokenizer in zip(self.is_model, self.tokenizers, strict=True)
+        ]
         self.weights = torch.tensor(weights or [1.0] * len(self.functions))
         self.names = []
-        for function, is_model in zip(functions, self.is_model, strict=True):
+        for function, is_model, tokenizer in zip(functions, self.is_model, self.tokenizers, strict=True):
             name = reward_name(function)
             self.names.append(f"{name}_{len(self.names)}" if name in self.names else name)
             if is_model:
                 check_reward_model(function)
+                check_vocabulary(function, tokenizer, f"reward model {name}")
 
     @property
     def models(self) -> list[FrozenModel]:
@@ -76,8 +112,8 @@ class Rewards:
 
     def model_for_policy_tokens(self) -> PreTrainedModel | None:
         """The first reward model that reads the policy's tokens; the value model can start from it."""
-        for function, is_model, tokenizer in zip(self.functions, self.is_model, self.tokenizers, strict=True):
-            if is_model and hasattr(function.model, "score") and same_tokenizer(tokenizer, self.policy_tokenizer):
+        for function, reads_policy_tokens in zip(self.functions, self.reads_policy_tokens, strict=True):
+            if reads_policy_tokens and hasattr(function.model, "score"):
                 return function.model
         return None
 
@@ -99,10 +135,13 @@ class Rewards:
         ]
         columns = {name: rows[name] for name in rows if name not in ("prompt", "prompt_ids")}
         scores = []
-        for function, is_model, tokenizer in zip(self.functions, self.is_model, self.tokenizers, strict=True):
+        for function, is_model, tokenizer, reads_policy_tokens in zip(
+            self.functions, self.is_model, self.tokenizers, self.reads_policy_tokens, strict=True
+        ):
             if is_model:
+                source = tokenizer if reads_policy_tokens else self.policy_tokenizer
                 token_rows = [
-                    reward_model_tokens(tokenizer, self.policy_tokenizer, *row)
+                    reward_model_tokens(tokenizer, source, *row)
                     for row in zip(prompts, prompt_ids, texts, completion_ids, finished, strict=True)
                 ]
                 scores.append(function(score_with_model, token_rows, batch_size).to(device))
@@ -118,16 +157,25 @@ def score_with_callable(
     """Calls `fn(prompts=…, completions=…, completion_ids=…, **columns) -> list of floats`, as TRL's GRPO does; a
     function that lacks `**kwargs` gets only what it names. Coroutine functions are awaited.
 
-    Raises InputError naming the function and the row for None, NaN, infinity or a result of the wrong length.
+    Raises InputError naming the function and the row for None, NaN, infinity or a result of the wrong length, and naming
+    the function and the argument for one that the data has no column for.
     """
+    name = reward_name(function)
     arguments = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, **columns}
-    parameters = inspect.signature(function).parameters.values()
+    signature, offered = inspect.signature(function), ", ".join(arguments)
+    parameters = signature.parameters.values()
     if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
         arguments = {name: arguments[name] for name in (p.name for p in parameters) if name in arguments}
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise InputError(
+            f"reward function {name}: {error}; add that column to the data or give the argument a default (it can have: "
+            f"{offered})"
+        ) from None
     scores = function(**arguments)
     if inspect.isawaitable(scores):
-        scores = asyncio.run(_awaited(scores))
-    name = reward_name(function)
+        scores = _run(scores)
     try:
         scores = list(scores)
     except TypeError:
@@ -150,20 +198,31 @@ def score_with_callable(
     return scores
 
 
-async def _awaited(scores):
-    return await scores
+def _run(scores: Awaitable):
+    """The awaited scores, also where an event loop runs already, as in a notebook: then in a thread with its own."""
+
+    async def awaited():
+        return await scores
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(awaited())
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, awaited()).result()
 
 
 def reward_model_tokens(
     tokenizer: PreTrainedTokenizerBase,
-    policy_tokenizer: PreTrainedTokenizerBase,
+    source: PreTrainedTokenizerBase,
     prompt,
     prompt_ids: list[int],
     completion: str,
     completion_ids: list[int],
     finished: bool,
 ) -> list[int]:
-    """What a reward model reads for one response.
+    """What a reward model reads for one response. source: the tokenizer that the ids are of; `tokenizer` itself if the
+    reward model reads them as they are.
 
     A conversation is rendered by the reward model's own chat template, as in its training. Text and token prompts are
     joined with the response's token ids or, for another tokenizer, re-encoded from text with its EOS at the end of a
@@ -176,9 +235,9 @@ def reward_model_tokens(
         if prompt[-1]["role"] == "assistant":
             messages = prompt[:-1] + [{"role": "assistant", "content": prompt[-1]["content"] + completion}]
         return tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
-    if same_tokenizer(tokenizer, policy_tokenizer):
+    if tokenizer is source:
         return prompt_ids + completion_ids
-    text = prompt if isinstance(prompt, str) else policy_tokenizer.decode(prompt_ids, skip_special_tokens=True)
+    text = prompt if isinstance(prompt, str) else source.decode(prompt_ids, skip_special_tokens=True)
     ids = tokenizer(text + completion)["input_ids"]
     ends = finished and tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]
     return ids + [tokenizer.eos_token_id] * ends

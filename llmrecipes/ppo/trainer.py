@@ -22,8 +22,9 @@ from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN
 from transformers.trainer_utils import EvalLoopOutput
 
 from llmrecipes.config import InputError
-from llmrecipes.models import eos_token_ids
-from llmrecipes.ppo.checkpoint import load_models, load_ppo_state, save_models, save_ppo_state
+from llmrecipes.generation import NotFiniteError
+from llmrecipes.models import eos_token_ids, num_embeddings
+from llmrecipes.ppo.checkpoint import count_broken, load_models, load_ppo_state, save_models, save_ppo_state
 from llmrecipes.ppo.completions import completion_table, send_completions, write_completions
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.losses import (
@@ -46,6 +47,7 @@ from llmrecipes.ppo.policy_value import (
     build_value_head,
     build_value_model,
     causal_lm,
+    check_value_model,
     disable_dropout,
 )
 from llmrecipes.ppo.prompts import RolloutSampler, encode_prompts, longest_prompt
@@ -84,10 +86,11 @@ class PPOTrainer(Trainer):
         processing_class: the policy's tokenizer.
         reward_funcs: one or several of: a sequence-classification model with one label; a callable
             `fn(prompts, completions, **columns) -> list[float]`.
-        reward_processing_classes: the reward models' tokenizers where they differ from the policy's (None = the same).
+        reward_processing_classes: the reward models' tokenizers; None is the one in the folder or repository that a reward
+            model was loaded from, or the policy's where there is none.
         sampler: `llmrecipes.generation.sample_responses` or a function of its signature; vLLM with `args.use_vllm`.
-        value_model: a sequence-classification model over the policy's tokens; default a copy of the first reward
-            model that shares the policy's tokenizer, else the policy's trunk with a fresh head. Not with
+        value_model: a sequence-classification model with one label over the policy's tokens; default a copy of the first
+            reward model that shares the policy's tokenizer, else the policy's trunk with a fresh head. Not with
             `args.value_model` "shared".
         peft_config: trains an adapter on the frozen policy, which without the adapter is also the reference.
 
@@ -110,6 +113,8 @@ class PPOTrainer(Trainer):
         optimizers: tuple = (None, None),
         peft_config: PeftConfig | None = None,
     ):
+        if isinstance(model, str):
+            raise InputError(f"model: {model!r} is a name; load it first: AutoModelForCausalLM.from_pretrained({model!r})")
         if args.n_gpu > 1:
             raise InputError(f"{args.n_gpu} GPUs in one process: start with `accelerate launch`, one process per GPU")
         prepare_sharding(args)
@@ -125,7 +130,9 @@ class PPOTrainer(Trainer):
             raise InputError("tokenizer: has no end-of-sequence token, so no response could ever end; set eos_token")
         # Only fills the space behind a row; lengths say what is real, so any id will do.
         self.pad_token_id = next(
-            token for token in (processing_class.pad_token_id, *self.eos_token_ids, 0) if token is not None
+            token
+            for token in (processing_class.pad_token_id, *self.eos_token_ids, 0)
+            if token is not None and token < num_embeddings(model)  # a pad token is often added to a tokenizer alone
         )
         self.stopping_criteria = None
         if args.stop_strings:
@@ -133,21 +140,24 @@ class PPOTrainer(Trainer):
                 self.stopping_criteria = StopStringCriteria(processing_class, args.stop_strings)
             except ValueError as error:
                 raise InputError("stop_strings: the tokenizer cannot spell arbitrary text; leave them out") from error
+        longest = longest_prompt(model, args.max_completion_length, args.max_prompt_length)
+        if value_model is not None:
+            check_value_model(value_model, processing_class, longest + args.max_completion_length)
         model, self.ref_model, value_model = self._build_models(model, ref_model, value_model, peft_config, args)
         if args.disable_dropout:
             disable_dropout((model, value_model))
         configs = [part.config for part in (model, value_model) if hasattr(part, "config")]
         use_cache = [config.use_cache for config in configs]
 
-        longest = longest_prompt(model, args.max_completion_length, args.max_prompt_length)
-        train_dataset = encode_prompts(train_dataset, processing_class, longest, args.overlong_prompts, "training prompts")
+        self._encode = partial(encode_prompts, tokenizer=processing_class, longest=longest, overlong=args.overlong_prompts)
+        train_dataset = self._encode(train_dataset, name="training prompts")
         if len(train_dataset) < args.rollout_batch_size:
             raise InputError(
                 f"training prompts: {len(train_dataset)} are fewer than one rollout of {args.rollout_batch_size}; "
                 "add prompts or lower rollout_batch_size (or the batch sizes it comes from)"
             )
         encode_eval = {
-            name: encode_prompts(data, processing_class, longest, args.overlong_prompts, f"{name} prompts")
+            name: self._encode(data, name=f"{name} prompts")
             for name, data in (eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}).items()
             if data is not None
         }
@@ -194,6 +204,10 @@ class PPOTrainer(Trainer):
             if reward_model is None and getattr(model, "is_quantized", False):
                 raise InputError("value_model: separate has nothing to start from, the policy is quantised; use shared")
             value_model = build_value_model(model, reward_model)
+        elif any(value_model is frozen.model for frozen in self.rewards.models):  # it would be trained, or nothing at all
+            value_model = build_value_model(model, value_model)
+        if ref_model is model:
+            ref_model = None
         if ref_model is None and peft_config is None:
             ref_model = copy_model(model)
         if peft_config is not None:
@@ -237,8 +251,8 @@ class PPOTrainer(Trainer):
     def _get_train_sampler(self, dataset=None) -> RolloutSampler:
         args = self.args
         repeats = args.steps_per_rollout * args.gradient_accumulation_steps
-        rows = len(self.train_dataset)
-        return RolloutSampler(rows, args.rollout_batch_size, repeats, args.shuffle_dataset, args.data_seed or args.seed)
+        rows, seed = len(self.train_dataset), args.seed if args.data_seed is None else args.data_seed
+        return RolloutSampler(rows, args.rollout_batch_size, repeats, args.shuffle_dataset, seed)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of the next optimizer step and their number of response tokens over all processes."""
@@ -277,7 +291,8 @@ class PPOTrainer(Trainer):
         self.model.eval()
         # 1. Sample and score.
         number = self.state.global_step // args.steps_per_rollout
-        rollout, raw_scores, finished, _ = self._sample_and_score(rows, self._generator(SAMPLE, number, device=args.device))
+        generator = self._generator(SAMPLE, number, device=args.device)
+        rollout, raw_scores, finished, _ = self._sample_and_score(rows, generator, record=self._record)
         scores = adjust_scores(raw_scores.sum(1), args.normalize_scores, args.score_clip, self._all_reduce)
         scores = apply_missing_eos_penalty(scores, finished, args.missing_eos_penalty, args.missing_eos_mode)
 
@@ -312,10 +327,10 @@ class PPOTrainer(Trainer):
         return rollout
 
     def _sample_and_score(
-        self, rows: dict[str, list], generator: torch.Generator
+        self, rows: dict[str, list], generator: torch.Generator, record: Callable = lambda *_: None
     ) -> tuple[Rollout, torch.Tensor, torch.Tensor, list[list[int]]]:
         """Responses to the prompts: (rollout without log-probabilities, scores (R, functions), finished (R,), the
-        responses' token ids)."""
+        responses' token ids). record: takes the seconds."""
         args, started = self.args, time.perf_counter()
         if args.use_vllm:
             self.sampler.sync_weights(self.state.global_step)
@@ -327,11 +342,15 @@ class PPOTrainer(Trainer):
             with self._on_device(*self.rewards.models):
                 size = args.per_device_train_batch_size
                 scores = self.rewards.score(rows, token_ids, finished, size, args.device)
-        self._record("time/sample", sampled - started, 1)
-        self._record("time/score", time.perf_counter() - sampled, 1)
+        record("time/sample", sampled - started, 1)
+        record("time/score", time.perf_counter() - sampled, 1)
         rollout = Rollout.from_responses(rows["prompt_ids"], token_ids, self.pad_token_id, args.device)
         rollout.set_sampling_logprobs([getattr(response, "logprobs", None) for response in responses])
         if args.old_logprobs == "sampler":
+            if rollout.sampling_logprobs is None:
+                raise InputError(
+                    "old_logprobs: sampler needs the log-probabilities of a sampler that tells none; use recompute"
+                )
             rollout.logprobs, rollout.sampling_logprobs = rollout.sampling_logprobs.nan_to_num(0.0), None
         return rollout, scores, torch.tensor(finished, device=args.device), token_ids
 
@@ -359,7 +378,10 @@ class PPOTrainer(Trainer):
             with whole_weights(policy, self.model_wrapped, self.accelerator):
                 return sample()
 
-        return run_within(self.model, with_whole_weights)
+        try:
+            return run_within(self.model, with_whole_weights)
+        except NotFiniteError:
+            raise self._not_finite("a logit of the policy") from None
 
     def _forward_rollout(self, rollout: Rollout, micro_batches: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Fills in log-probabilities and values; returns (token KL from the reference, entropy), each (R, T)."""
@@ -389,7 +411,10 @@ class PPOTrainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Takes a policy and a value model with trunks of their own in turn: only one's activations are held at a time."""
         step = super().training_step
-        if self.model.shares_trunk or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        # FSDP, DeepSpeed and DDP's search for unused parameters take a forward call for all of a step: DDP would count the
+        # value model as unused in the policy's, and reduce its gradients no more.
+        in_one = self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.ddp_find_unused_parameters
+        if self.model.shares_trunk or in_one:
             return step(model, inputs, num_items_in_batch)
         return sum(step(model, inputs | {"part": part}, num_items_in_batch) for part in ("policy", "value"))
 
@@ -424,14 +449,37 @@ class PPOTrainer(Trainer):
         loss = total / num_items_in_batch * self.accelerator.num_processes
         return (loss, {"logprobs": logprobs, "values": values}) if return_outputs else loss
 
+    def _get_grad_norm(self, model, grad_norm=None):
+        # Trainer's own, overridden because it comes after clipping and before the optimizer's step: gradients that are no
+        # numbers must not reach the weights. fp16 meets them now and then and skips such a step by itself.
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        if grad_norm is not None and self.accelerator.mixed_precision != "fp16":
+            whole = grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm
+            self._check_finite(torch.as_tensor(whole, device=self.args.device), "the gradient")
+        return grad_norm
+
     def _check_finite(self, tensor: torch.Tensor, what: str) -> None:
-        if not torch.isfinite(tensor).all():
-            raise InputError(
-                f"PPO step {self.state.global_step}: {what} is not finite; the last checkpoint in "
-                f"{self.args.output_dir} is kept. Lower learning_rate, raise kl_coef, or set score_clip"
-            )
+        """Raises on every process if `tensor` is not finite on one."""
+        if self._all_reduce((~torch.isfinite(tensor)).any().float()) > 0:
+            raise self._not_finite(what)
+
+    def _not_finite(self, what: str) -> InputError:
+        return InputError(
+            f"PPO step {self.state.global_step}: {what} is not finite; the last checkpoint in {self.args.output_dir}, if "
+            "there is one, is kept. Lower learning_rate, raise kl_coef, or set score_clip"
+        )
 
     # ---- Evaluation ----
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
+        """As Trainer's; a data set that is given has the columns of the ones that the trainer was made with."""
+        own = [
+            self.train_dataset,
+            *(self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]),
+        ]
+        if not isinstance(eval_dataset, (str, dict, type(None))) and not any(eval_dataset is data for data in own):
+            eval_dataset = self._encode(eval_dataset, name="evaluation prompts")
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     @torch.no_grad()
     def evaluation_loop(
@@ -509,6 +557,16 @@ class PPOTrainer(Trainer):
 
     # ---- Saving and resuming ----
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        # What a checkpoint begins with: one that is broken is never written, and so takes no good one's place.
+        broken = torch.tensor(float(count_broken(self.model)), device=self.args.device)
+        # Only shards differ; whole weights may be saved by one process alone.
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            broken = self._all_reduce(broken)
+        if broken > 0:
+            raise self._not_finite("a weight")
+        super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         output_dir = output_dir or self.args.output_dir
         if self.args.should_save:
@@ -518,7 +576,7 @@ class PPOTrainer(Trainer):
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)  # makes the folder; trainer_state.json, written later, marks it complete
         unfinished = self.state.global_step % self.args.steps_per_rollout != 0
-        save_ppo_state(output_dir, self.args.process_index, self.kl_coef, self._rollout if unfinished else None)
+        save_ppo_state(output_dir, self.args, self.kl_coef, self._rollout if unfinished else None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         if self.is_fsdp_enabled:  # DeepSpeed does not come here, it loads by itself
@@ -533,7 +591,7 @@ class PPOTrainer(Trainer):
                 raise InputError(f"{file}: is missing; resume under the launch config that wrote the checkpoint")
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self.kl_coef, self._rollout = load_ppo_state(checkpoint, self.args.process_index, self.args.device)
+            self.kl_coef, self._rollout = load_ppo_state(checkpoint, self.args)
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
