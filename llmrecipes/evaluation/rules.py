@@ -140,14 +140,20 @@ def _sentences(text: str) -> list[str]:
     return [s for s in re.split(r"(?<=[.!?])\s+|\n+", text.replace("’", "'")) if s]
 
 
-def read_labelled(path: Path = LABELLED) -> list[tuple[set[str], str]]:
-    """(labels, answer) of each line; a line is letters of LETTERS or "-", a tab, the answer."""
+def read_labelled(path: Path = LABELLED, held_out: bool = False) -> list[tuple[set[str], str]]:
+    """(labels, answer) of each line; a line is letters of LETTERS or "-", a tab, the answer.
+
+    held_out: the lines marked by an "h" in front, which the rules were never tuned on, instead of the others.
+    """
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         letters, tab, answer = line.partition("\t")
-        if not tab or not set(letters) <= {*LETTERS, "-"}:
-            raise InputError(f"{path}, line {number}: expected letters of {''.join(LETTERS)} or -, a tab, an answer")
-        rows.append(({LETTERS[letter] for letter in letters if letter != "-"}, answer))
+        marked, letters = letters.startswith("h"), letters.removeprefix("h")
+        if not tab or not letters or not set(letters) <= {*LETTERS, "-"}:
+            letters = "".join(LETTERS)
+            raise InputError(f"{path}, line {number}: expected letters of {letters} or - (h in front: held out), a tab, an answer")
+        if marked == held_out:
+            rows.append(({LETTERS[letter] for letter in letters if letter != "-"}, answer))
     return rows
 
 
@@ -170,14 +176,15 @@ def measure(judged: Callable[[dict, str], dict], rows: list[tuple[set[str], str]
 
 def main() -> None:
     judged = load_function(sys.argv[1], "judge") if len(sys.argv) > 1 else judge
-    rows = read_labelled()
-    print(f"{len(rows)} labelled answers\n{'rule':<10}{'precision':>24}{'n':>6}{'recall':>24}{'n':>6}")
-    for label, values in measure(judged, rows).items():
-        cells = [
-            f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f}){e.n:>6}" if e else f"{'never said':>24}{0:>6}"
-            for e in values.values()
-        ]
-        print(f"{label:<10}" + "".join(f"{cell:>30}" for cell in cells))
+    for held_out, about in ((False, "the rules were tuned on"), (True, "written before the rules were tuned, held out")):
+        rows = read_labelled(held_out=held_out)
+        print(f"{len(rows)} labelled answers, {about}\n{'rule':<10}{'precision':>24}{'n':>6}{'recall':>24}{'n':>6}")
+        for label, values in measure(judged, rows).items():
+            cells = [
+                f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f}){e.n:>6}" if e else f"{'never said':>24}{0:>6}"
+                for e in values.values()
+            ]
+            print(f"{label:<10}" + "".join(f"{cell:>30}" for cell in cells))
 
 
 if __name__ == "__main__":
