@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import sys
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -19,23 +20,45 @@ from llmrecipes.formats import prompt_id, read_growing
 from llmrecipes.metrics import bradley_terry
 from llmrecipes.models import context_length, load_policy, load_tokenizer
 
+ADAPTER = "adapter_config.json"
+MERGE = (
+    "import sys, peft, transformers; adapter, out = sys.argv[1:]; "
+    "peft.AutoPeftModelForCausalLM.from_pretrained(adapter).merge_and_unload().save_pretrained(out); "
+    "transformers.AutoTokenizer.from_pretrained(adapter).save_pretrained(out)"
+)
+
 
 def find_models(path: str) -> dict[str, str]:
-    """Name -> folder of every finished causal language model in `path`, a chain's folder or one model's, oldest first.
+    """Name -> folder of every finished causal language model in `path`, a chain's folder or one model's, oldest first;
+    LoRA adapters are models as well.
 
     Raises:
         InputError: there is none.
     """
     root, found = Path(path), {}
-    configs = [root / "config.json", *root.glob("*/config.json")]
+    configs = [file for name in ("config.json", ADAPTER) for file in (root / name, *root.glob(f"*/{name}"))]
     for config in sorted(filter(Path.exists, configs), key=lambda file: file.stat().st_mtime):
         folder, manifest = config.parent, config.parent / "manifest.json"
         if not manifest.exists() or json.loads(manifest.read_text())["status"] == "finished":
-            if any("CausalLM" in name for name in json.loads(config.read_text()).get("architectures") or []):
+            about = json.loads(config.read_text())
+            if about.get("task_type") == "CAUSAL_LM" or any("CausalLM" in n for n in about.get("architectures") or []):
                 found[folder.name] = str(folder)
     if not found:
         raise InputError(f"{path}: holds no finished language model; run the chain first (make quickstart)")
     return found
+
+
+def terminal_lines(folder: str, command: str) -> str:
+    """How to talk to the model in `folder` without the page; command: how transformers' own is called."""
+    lines, merged = "", folder
+    if (Path(folder) / ADAPTER).exists():
+        # Loading an adapter by its folder is left to `from_pretrained`; `transformers serve` wants a config.json first.
+        folder, merged = folder.rstrip("/"), folder.rstrip("/") + "-merged"
+        lines = (
+            f"{folder} is a LoRA adapter, which `transformers serve` cannot load. Merge it into a copy of its base first:\n"
+        )
+        lines += f'{sys.executable} -c "{MERGE}" {folder} {merged}\n'
+    return lines + f"In a terminal: {command} serve {merged} --host 127.0.0.1\nand in another: {command} chat {merged}"
 
 
 @lru_cache(maxsize=4)

@@ -30,7 +30,7 @@ def main(chat):
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from llmrecipes.chat import build_compare_page, build_page, find_models
+    from llmrecipes.chat import build_compare_page, build_page, find_models, terminal_lines
     from llmrecipes.run import tame_logs
 
     tame_logs()
@@ -38,7 +38,7 @@ def main(chat):
     folder = list(models.values())[-1]
     beside = Path(sys.executable).with_name("transformers")  # an environment that is not activated is not on the PATH
     command = beside if beside.exists() and shutil.which("transformers") != str(beside) else "transformers"
-    print(f"In a terminal: {command} serve {folder} --host 127.0.0.1\nand in another: {command} chat {folder}", flush=True)
+    print(terminal_lines(folder, command), flush=True)
     if chat.compare:
         unknown = [name for name in chat.compare if name not in models]
         if unknown or len(set(chat.compare)) < 2:

@@ -8,7 +8,7 @@ McNemar's exact test), answers.jsonl (every answer, judged; not without question
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launch
+from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, launch
 
 
 @dataclass
@@ -19,6 +19,10 @@ class EvaluateArguments:
     tasks: list[str] = field(default_factory=list, metadata={"help": "lm-eval tasks or groups; none to skip."})
     tasks_path: str = field(default="configs/tasks", metadata={"help": "Folder of the tasks' YAML files."})
     hub_tasks: bool = field(default=False, metadata={"help": "Know lm-eval's own tasks too (they need the Hub)."})
+    allow_code_execution: bool = field(
+        default=False,
+        metadata={"help": "Take tasks that run code which the model writes, on this machine (humaneval, mbpp)."},
+    )
     blimp_path: str | None = field(default=None, metadata={"help": "Folder of BLiMP's JSONL files, scored as published."})
     task_limit: int | None = field(default=None, metadata={"help": "Items a task, the first ones; all by default."})
     judge: str | None = field(default=None, metadata={"help": "module:function (row, answer) -> named parts, or `llm`."})
@@ -47,6 +51,10 @@ class EvaluateArguments:
     show_answers: int = field(default=6, metadata={"help": "Questions shown side by side at the end."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows a forward pass."})
     seed: int = 42
+
+    def __post_init__(self):
+        if self.task_limit is not None and self.task_limit < 1:
+            raise InputError(f"task_limit: {self.task_limit} must be at least 1; leave it out to take all items")
 
 
 def main(run, data, evaluate, model):

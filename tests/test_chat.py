@@ -1,6 +1,7 @@
 """The chat page is driven by a browser: a message is answered, and what a model says does nothing but stand there."""
 
 import json
+import shlex
 import shutil
 import socket
 import subprocess
@@ -10,10 +11,14 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from llmrecipes.chat import build_compare_page, build_page, find_models, league
+from llmrecipes.chat import build_compare_page, build_page, find_models, league, stream_answer, terminal_lines
 from llmrecipes.config import InputError
 from llmrecipes.formats import read_growing
+from llmrecipes.models import build_policy, train_tokenizer
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script> ![p](http://198.51.100.1/a.png) **bold**'
@@ -31,6 +36,55 @@ def test_models_of_a_chain_are_found_and_others_left_out(tmp_path):
     assert find_models(str(tmp_path)) == {"sft": str(tmp_path / "sft")}
     with pytest.raises(InputError, match="no finished language model"):
         find_models(str(tmp_path / "ppo"))
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """A chain's folder with a tiny model `sft` and a LoRA adapter `lora` on it whose answers differ."""
+    root = tmp_path_factory.mktemp("chain")
+    tokenizer = train_tokenizer(["The cat sat on the mat. A dog ran."] * 5, vocab_size=320, max_length=64)
+    shape = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = build_policy(shape | {"intermediate_size": 64, "max_position_embeddings": 64}, tokenizer)
+    model.save_pretrained(root / "sft")
+    model = AutoModelForCausalLM.from_pretrained(root / "sft")
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=64, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(model, lora).save_pretrained(root / "lora")
+    for name in ("sft", "lora"):
+        tokenizer.save_pretrained(root / name)
+        (root / name / "manifest.json").write_text('{"status": "finished"}')
+    return root
+
+
+def said(folder):
+    *_, last = stream_answer(str(folder), [{"role": "user", "content": "cat"}], 0, 1, 8)
+    return last
+
+
+def test_a_lora_adapter_is_found_and_answers_as_itself(adapter):
+    assert find_models(str(adapter)) == {"sft": str(adapter / "sft"), "lora": str(adapter / "lora")}
+    assert find_models(str(adapter / "lora")) == {"lora": str(adapter / "lora")}
+    assert said(adapter / "lora") != said(adapter / "sft")
+
+
+def test_adapters_of_reward_models_and_unfinished_ones_are_left_out(tmp_path):
+    for name, kind, status in (("reward", "SEQ_CLS", "finished"), ("ppo", "CAUSAL_LM", "running")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"task_type": kind}))
+        (tmp_path / name / "manifest.json").write_text(json.dumps({"status": status}))
+    with pytest.raises(InputError, match="no finished language model"):
+        find_models(str(tmp_path))
+
+
+def test_the_printed_line_merges_an_adapter_into_a_model_that_answers_alike(adapter):
+    folder = str(adapter / "lora")
+    _, merge, serve, chat = terminal_lines(folder, "transformers").splitlines()
+    assert serve == f"In a terminal: transformers serve {folder}-merged --host 127.0.0.1"
+    assert chat == f"and in another: transformers chat {folder}-merged"
+    subprocess.run(shlex.split(merge), check=True, capture_output=True)
+    config = AutoConfig.from_pretrained(f"{folder}-merged")  # what `transformers serve` asks for first
+    assert config.architectures == ["LlamaForCausalLM"] and not (Path(f"{folder}-merged") / "adapter_config.json").exists()
+    assert said(f"{folder}-merged") == said(folder)
 
 
 def test_packages_that_the_printed_transformers_lines_need_are_pinned():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -196,6 +197,84 @@ def test_hub_tasks_are_named_as_lm_eval_names_them():
         assert group["group"] == f"hub_{file.stem}" and set(group["task"]) <= known, set(group["task"]) - known
 
 
+STAND_IN = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {folder}/docs.jsonl}}
+test_split: train
+doc_to_text: "{{{{text}}}}"
+doc_to_target: "{{{{text}}}}"
+"""
+GENERATING = """
+output_type: generate_until
+generation_kwargs: {until: ["."], max_gen_toks: 4, do_sample: false}
+metric_list: [{metric: !function scoring.score, aggregation: mean, higher_is_better: true}]
+filter_list:
+  - {name: strict, filter: [{function: regex, regex_pattern: "nothing says this"}, {function: take_first}]}
+  - {name: flexible, filter: [{function: regex, regex_pattern: "(.?)"}, {function: take_first}]}
+"""
+SCORING = """
+import os
+ALLOWED = os.environ.get("HF_ALLOW_CODE_EVAL")
+def score(references, predictions, **kwargs):
+    return float(predictions[0] == "[invalid]" and ALLOWED == "1")
+def pair(references, predictions, **kwargs):
+    return (1.0, 2.0)
+def f1(pairs):
+    return 0.5
+"""
+
+
+def write_stand_in(folder, name, text):
+    (folder / "docs.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    (folder / "scoring.py").write_text(SCORING)
+    (folder / f"{name}.yaml").write_text(STAND_IN.format(name=name, folder=folder) + text)
+
+
+@pytest.mark.parametrize("named", ["codes", "coding", "programs", "nested"])
+def test_a_task_that_runs_code_runs_only_where_that_is_allowed(model, tokenizer, tmp_path, monkeypatch, named):
+    monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "0")
+    write_stand_in(tmp_path, "codes", GENERATING + "unsafe_code: true\ntag: programs\n")
+    (tmp_path / "coding.yaml").write_text("group: coding\ntask: [codes]\n")
+    (tmp_path / "nested.yaml").write_text("group: nested\ntask: [{group: inner, task: [{task: codes}]}]\n")
+    with pytest.raises(InputError, match="tasks: codes runs code that the model writes.*set allow_code_execution: true"):
+        load_tasks([named], str(tmp_path))
+    assert os.environ["HF_ALLOW_CODE_EVAL"] == "0"
+    loaded = load_tasks([named], str(tmp_path), allow_code_execution=True)
+    assert score_items(model, tokenizer, loaded, limit=2)["codes"] == [1.0, 1.0]  # and its metric may run code, too
+
+
+def test_lm_evals_coding_tasks_are_refused_before_anything_of_theirs_is_fetched():
+    with pytest.raises(InputError, match="tasks: humaneval runs code"):
+        load_tasks(["hub_coding"], "configs/tasks", hub_tasks=True)
+
+
+def test_an_item_counts_once_by_the_first_of_several_filters(model, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
+    write_stand_in(tmp_path, "sums", GENERATING)
+    assert score_items(model, tokenizer, load_tasks(["sums"], str(tmp_path)))["sums"] == [1.0] * len(TEXTS)
+
+
+def test_a_task_without_a_number_for_each_item_is_one_line(model, tokenizer, tmp_path):
+    rolling = "output_type: loglikelihood_rolling\nmetric_list: [{metric: word_perplexity}]\n"
+    write_stand_in(tmp_path, "texts", rolling)
+    with pytest.raises(InputError, match="tasks: texts gives no number for each item"):
+        load_tasks(["texts"], str(tmp_path))
+    write_stand_in(
+        tmp_path, "pairs", GENERATING.replace("score, aggregation: mean", "pair, aggregation: !function scoring.f1")
+    )
+    with pytest.raises(InputError, match="tasks: pairs gives no number for each item"):
+        score_items(model, tokenizer, load_tasks(["pairs"], str(tmp_path)), limit=2)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_of_no_items_is_one_line(limit):
+    from recipes.evaluate import EvaluateArguments
+
+    with pytest.raises(InputError, match=f"task_limit: {limit} must be at least 1"):
+        EvaluateArguments(task_limit=limit)
+
+
 def test_unknown_task_or_folder_is_one_line(tmp_path):
     with pytest.raises(InputError, match="there is no 'dogs' under"):
         load_tasks(["dogs"], "configs/tasks")
@@ -318,7 +397,7 @@ def arguments(tmp_path, **changes):
                 "per_device_eval_batch_size": 4, "sample_temperature": 1.0, "num_samples": 1, "blimp_path": None, "seed": 0,
                 "reward_model_name_or_path": None, "judge_url": None, "judge_model": None, "judge_price": [],
                 "judge_key_variable": "OPENAI_API_KEY", "judge_concurrency": 4, "judge_pairs": True,
-                "judge_guidelines": None, "output_dir": str(tmp_path)}  # fmt: skip
+                "judge_guidelines": None, "allow_code_execution": False, "output_dir": str(tmp_path)}  # fmt: skip
     return SimpleNamespace(**settings | changes)
 
 

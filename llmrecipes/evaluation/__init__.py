@@ -78,7 +78,7 @@ def load_parts(data: DataArguments, args) -> Parts:
     else:
         parts.skipped["behaviour"] = "no datasets with questions"
     if args.tasks or args.blimp_path:
-        parts.tasks = load_tasks(args.tasks, args.tasks_path, args.hub_tasks, args.blimp_path)
+        parts.tasks = load_tasks(args.tasks, args.tasks_path, args.hub_tasks, args.blimp_path, args.allow_code_execution)
     else:
         parts.skipped["abilities"] = "no tasks"
     parts.rule = load_function(args.rule, "rule") if args.rule else None

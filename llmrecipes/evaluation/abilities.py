@@ -6,6 +6,7 @@ reach, lm-eval's own tasks can be named as well (`tasks: [blimp]` with `hub_task
 
 import io
 import logging
+import os
 import sys
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
@@ -47,13 +48,21 @@ def _delimited(row: dict) -> dict:
     return {"choices": [delimiter + choice for choice in row["choices"]]} if row["context"] else {}
 
 
-def load_tasks(tasks: list[str], tasks_path: str, hub_tasks: bool = False, blimp_path: str | None = None) -> dict:
+def load_tasks(
+    tasks: list[str],
+    tasks_path: str,
+    hub_tasks: bool = False,
+    blimp_path: str | None = None,
+    allow_code_execution: bool = False,
+) -> dict:
     """lm-eval's loaded tasks ({"tasks": ..., "groups": ...}), to be used for every model alike.
 
     blimp_path: folder with BLiMP's JSONL files (Warstadt et al. 2020, arXiv 1912.00582), each a task blimp_NAME.
+    allow_code_execution: take tasks, too, that run what the model writes (lm-eval's `unsafe_code`).
 
     Raises:
-        InputError: a task is not among the YAML files under `tasks_path`, or a BLiMP file is broken.
+        InputError: a task is not among the YAML files under `tasks_path`, runs code that is not allowed or has no score for
+            each item, or a BLiMP file is broken.
     """
     from lm_eval.tasks import TaskManager
 
@@ -65,7 +74,44 @@ def load_tasks(tasks: list[str], tasks_path: str, hub_tasks: bool = False, blimp
     for task in tasks:
         if task not in known:
             raise InputError(f"tasks: there is no {task!r} under {tasks_path}; there are {', '.join(known)}")
-    return manager.load([*tasks, *(_blimp_files(blimp_path) if blimp_path else [])])
+    if running := _running_code(tasks, manager.task_index):
+        if not allow_code_execution:  # before loading, which imports the task's code and fetches its data
+            raise _not_allowed(running[0])
+        os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # asked for by the `code_eval` metric of humaneval and mbpp
+    loaded = manager.load([*tasks, *(_blimp_files(blimp_path) if blimp_path else [])])
+    for name, task in loaded["tasks"].items():
+        if getattr(task, "UNSAFE_CODE", False) and not allow_code_execution:  # of a task that is a Python class
+            raise _not_allowed(name)
+        if task.OUTPUT_TYPE == "loglikelihood_rolling":
+            raise _no_item_score(name)
+    return loaded
+
+
+def _running_code(members: list[str | dict], index: dict) -> list[str]:
+    """The tasks among `members`, groups and tags followed, that run code which the model wrote."""
+    found = []
+    for member in members:
+        own = member if isinstance(member, dict) else {}
+        name = own.get("group", own.get("task")) if own else member
+        entry = index.get(name)
+        config = (entry.cfg or {} if entry else {}) | own
+        if config.get("unsafe_code"):
+            found.append(name)
+        if entry and entry.kind.name == "TAG":
+            found += _running_code(sorted(entry.tags), index)
+        elif isinstance(config.get("task"), list):
+            found += _running_code(config["task"], index)
+    return found
+
+
+def _not_allowed(task: str) -> InputError:
+    return InputError(
+        f"tasks: {task} runs code that the model writes, on this machine; leave it out or set allow_code_execution: true"
+    )
+
+
+def _no_item_score(task: str) -> InputError:
+    return InputError(f"tasks: {task} gives no number for each item (as perplexities do not); leave it out")
 
 
 def _blimp_files(folder: str) -> list[dict]:
@@ -106,7 +152,8 @@ def score_items(
     shared: bool = False,
 ) -> dict[str, list[float]]:
     """Each item's score, task by task of `loaded` (see load_tasks), in the items' order: whether it is right, or the task's
-    first metric if it measures something else. Those of all of BLiMP's paradigms are `blimp` as well.
+    first metric if it measures something else, by the task's first filter (of gsm8k `strict-match`). Those of all of BLiMP's
+    paradigms are `blimp` as well.
 
     limit: items a task, the first ones; None for all. shared: all processes of a launch call this, each scores its share.
     """
@@ -124,7 +171,9 @@ def score_items(
             task.set_config(key="num_fewshot", value=0)
     # lm-eval writes a progress bar for each task: on a terminal they pass, in a log they drown the rest.
     with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
-        results = evaluate(lm=lm, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=True)
+        options = {"limit": limit, "bootstrap_iters": 0, "log_samples": True}
+        # load_tasks takes no task that runs code unless it was told to.
+        results = evaluate(lm=lm, task_dict=loaded, confirm_run_unsafe_code=True, **options)
     return once(lambda: _item_scores(results["samples"])) if shared else _item_scores(results["samples"])
 
 
@@ -132,8 +181,13 @@ def _item_scores(by_task: dict[str, list[dict]]) -> dict[str, list[float]]:
     scores = {}
     for name, samples in by_task.items():
         metric = next((m for m in ("acc", "exact_match") if m in samples[0]), None) or samples[0]["metrics"][0]
-        # Several processes give theirs one after the other; models are compared item by item.
-        scores[name] = [float(sample[metric]) for sample in sorted(samples, key=lambda sample: sample["doc_id"])]
+        # lm-eval gives every item once for each filter; counted as items of their own they would narrow the interval.
+        samples = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
+        try:
+            # Several processes give theirs one after the other; models are compared item by item.
+            scores[name] = [float(sample[metric]) for sample in sorted(samples, key=lambda sample: sample["doc_id"])]
+        except (TypeError, ValueError):
+            raise _no_item_score(name) from None
     blimp = [score for name, values in scores.items() if name.startswith("blimp_") for score in values]
     return scores | ({"blimp": blimp} if blimp else {})
 
