@@ -468,6 +468,14 @@ def test_parts_that_are_not_configured_are_skipped_with_a_reason(model, tokenize
     assert "'teacher' is not among the models" in " ".join(parts.skipped.values())
 
 
+def test_a_task_whose_data_is_out_of_reach_is_one_line(tmp_path):
+    where = {"dataset_path": "json", "dataset_kwargs": {"data_files": str(tmp_path / "gone.jsonl")}, "test_split": "train"}
+    text = {"task": "far", "output_type": "multiple_choice", "doc_to_text": "a", "doc_to_choice": "b", "doc_to_target": "c"}
+    (tmp_path / "far.yaml").write_text(json.dumps(text | where))
+    with pytest.raises(InputError, match="^tasks: far cannot be loaded: "):
+        load_tasks(["far"], str(tmp_path))
+
+
 def test_a_model_that_is_not_there_or_answers_nothing_is_one_line_before_any_is_loaded(model, tokenizer, tmp_path):
     save_model(model, tokenizer, tmp_path / "a")
     reward = load_reward_model(ModelArguments(model_name_or_path=str(tmp_path / "a")), tokenizer)

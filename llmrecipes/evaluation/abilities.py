@@ -78,7 +78,10 @@ def load_tasks(
         if not allow_code_execution:  # before loading, which imports the task's code and fetches its data
             raise _not_allowed(running[0])
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # asked for by the `code_eval` metric of humaneval and mbpp
-    loaded = manager.load([*tasks, *(_blimp_files(blimp_path) if blimp_path else [])])
+    try:
+        loaded = manager.load([*tasks, *(_blimp_files(blimp_path) if blimp_path else [])])
+    except (OSError, ImportError) as error:  # its data or metric is not in reach, or it needs a package
+        raise InputError(f"tasks: {', '.join(tasks)} cannot be loaded: {str(error)[:200]}") from None
     for name, task in loaded["tasks"].items():
         if getattr(task, "UNSAFE_CODE", False) and not allow_code_execution:  # of a task that is a Python class
             raise _not_allowed(name)
