@@ -14,7 +14,7 @@ LAYERS = {
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
 # formats and metrics speak of mistakes in config's InputError; training and PPO build on models, pairwise on endpoint.
 ALLOWED_SIDEWAYS = {("formats", "config"), ("metrics", "config"), ("training", "models"), ("pairwise", "endpoint")}
-ALLOWED_SIDEWAYS |= {("ppo", "models"), ("ppo", "sharding")}
+ALLOWED_SIDEWAYS |= {("ppo", "models"), ("ppo", "sharding"), ("ppo", "generation")}
 
 
 def files():
