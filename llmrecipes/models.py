@@ -247,6 +247,14 @@ def require_folder(path: str, key: str) -> None:
         raise InputError(f"{key}: {path} does not exist; run the stage that writes it first")
 
 
+def read_config(path: str, key: str, kind=AutoConfig):
+    """The config, an AutoConfig or PeftConfig, in `path`; InputError for `key` if there is none."""
+    try:
+        return kind.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{key}: {path} cannot be read: {str(error)[:200]}") from None
+
+
 class _loading:
     """Turns from_pretrained's many errors into one line."""
 

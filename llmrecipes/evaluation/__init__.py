@@ -29,7 +29,7 @@ from llmrecipes.evaluation.likelihood import score_texts, summarise_texts
 from llmrecipes.evaluation.sharing import device, once, share
 from llmrecipes.evaluation.table import format_answers, format_table
 from llmrecipes.formats import prompt_id
-from llmrecipes.models import load_policy, load_tokenizer, require_folder
+from llmrecipes.models import load_policy, load_tokenizer, read_config, require_folder
 from llmrecipes.pairwise import PairJudge, read_guidelines
 
 # Measured on sampled answers as well, because a model misbehaves only now and then.
@@ -102,11 +102,8 @@ def load_parts(data: DataArguments, args) -> Parts:
 def check_language_model(name: str, path: str) -> None:
     """InputError unless `path` holds a language model or an adapter of one; read is only what says so."""
     require_folder(path, f"models: {name}")
-    try:
-        adapter = (Path(path) / "adapter_config.json").is_file()
-        config = (PeftConfig if adapter else AutoConfig).from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"models: {name}: {path} cannot be read: {str(error)[:200]}") from None
+    adapter = (Path(path) / "adapter_config.json").is_file()
+    config = read_config(path, f"models: {name}", PeftConfig if adapter else AutoConfig)
     kinds = [config.task_type or ""] if adapter else config.architectures or []
     if any("SEQ_CLS" in kind or "SequenceClassification" in kind for kind in kinds):
         raise InputError(f"models: {name}: {path} scores answers and writes none; give it as reward_model_name_or_path")

@@ -15,13 +15,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
 from llmrecipes.config import InputError, ModelArguments, load_function
 from llmrecipes.endpoint import Endpoint, Verdicts, check_price
 from llmrecipes.evaluation.sharing import device
 from llmrecipes.formats import prompt_text
-from llmrecipes.models import load_reward_model, load_tokenizer
+from llmrecipes.models import load_reward_model, load_tokenizer, read_config
 from llmrecipes.pairwise import check_guidelines
 from llmrecipes.ppo.rewards import reward_model_tokens, score_with_model
 
@@ -141,9 +140,6 @@ def load_judge(args):
 
 def check_reward_path(path: str, key: str = "reward_model_name_or_path") -> None:
     """InputError for `key` unless `path` holds a sequence classifier: a policy's scores would be a random head's."""
-    try:
-        kinds = AutoConfig.from_pretrained(path).architectures or []
-    except (OSError, ValueError) as error:
-        raise InputError(f"{key}: {path} cannot be read: {str(error)[:200]}") from None
+    kinds = read_config(path, key).architectures or []
     if not any("SequenceClassification" in kind or "Reward" in kind for kind in kinds):
         raise InputError(f"{key}: {path} is no reward model but {', '.join(kinds) or 'of no known kind'}")

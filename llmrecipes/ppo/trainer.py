@@ -459,8 +459,7 @@ class PPOTrainer(Trainer):
         return grad_norm
 
     def _check_finite(self, tensor: torch.Tensor, what: str) -> None:
-        """Raises on every process if `tensor` is not finite on one."""
-        if self._all_reduce((~torch.isfinite(tensor)).any().float()) > 0:
+        if not torch.isfinite(tensor).all():
             raise self._not_finite(what)
 
     def _not_finite(self, what: str) -> InputError:

@@ -134,13 +134,11 @@ def length_bias(pairs: Sequence[ScoredPair]) -> dict:
         return found
     raters = [float(p.length_gap > 0) for p in unequal]
     model = [_hit(p) if p.length_gap > 0 else 1 - _hit(p) for p in unequal]
+    by_prompt = [p.prompt_id for p in unequal]
     for name, values in (("model_prefers_longer", model), ("raters_prefer_longer", raters)):
-        found[name] = metrics.mean_outcome(values, groups=[p.prompt_id for p in unequal])._asdict()
-    by_prompt: dict[str, list[float]] = {}
-    for p, m, r in zip(unequal, model, raters, strict=True):
-        by_prompt.setdefault(p.prompt_id, []).append(m - r)
-    bias = metrics.ratio([sum(v) for v in by_prompt.values()], [len(v) for v in by_prompt.values()])
-    return found | {"bias": bias._asdict() | {"n": len(unequal)}}
+        found[name] = metrics.mean_outcome(values, groups=by_prompt)._asdict()
+    bias = metrics.mean([m - r for m, r in zip(model, raters, strict=True)], groups=by_prompt)
+    return found | {"bias": bias._asdict()}
 
 
 def distribution(pairs: Sequence[ScoredPair], num_bins: int = 24) -> dict:
