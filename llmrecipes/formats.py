@@ -314,3 +314,8 @@ def _wrong_columns(row: Mapping, shapes: Sequence[str], where: str) -> str:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def is_conversation(prompt: object) -> bool:
+    """Whether a prompt is a list of chat messages."""
+    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], dict) and "role" in prompt[0]

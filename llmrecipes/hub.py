@@ -14,7 +14,7 @@ from httpx2 import TransportError  # the client that huggingface_hub uses
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from llmrecipes.cards import TOKENS, is_local, repo_name, scrub
+from llmrecipes.cards.model import TOKENS, is_local, repo_name, scrub
 from llmrecipes.config import InputError
 
 LEFT_OUT = ("checkpoint-", "logs", ".cache", "__pycache__")

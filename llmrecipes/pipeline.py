@@ -11,18 +11,41 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
-from llmrecipes.config import InputError, load_yaml
+from llmrecipes.config import InputError
+from llmrecipes.parsing import load_yaml
 
 ROOT = Path(__file__).parent.parent
 UNHEALTHY = 3  # exit code
 KEYS = "pipeline_keys.json"  # stage -> key of its last start
 TRAINING_STAGES = ("pretrain", "sft", "reward", "dpo", "ppo")  # those that several processes can share
 LOOP = ("sample", "rank", "reward", "ppo")  # what a further round goes through
+
+
+@dataclass
+class PipelineArguments:
+    """The chain: its stages, where it lies, which part of it runs."""
+
+    stages: list[str] = field(
+        default_factory=list, metadata={"help": "STAGE or STAGE-VARIANT each; its YAML lies beside this one."}
+    )
+    rounds: int = field(
+        default=1,
+        metadata={"help": "Times to sample, rank, reward, ppo, each with the newest policy, keeping all judgements."},
+    )
+    output_dir: str | None = field(default=None, metadata={"help": "Folder of the chain; another one moves it all."})
+    seed: int | None = field(default=None, metadata={"help": "Seed of every stage; default: what their YAMLs say."})
+    accelerate_config: str | None = field(
+        default=None, metadata={"help": "Launch the training stages by accelerate with this topology."}
+    )
+    from_stage: str | None = field(default=None, metadata={"help": "--from STAGE: first stage to look at."})
+    to_stage: str | None = field(default=None, metadata={"help": "--to STAGE: last stage to look at."})
+    only: list[str] = field(default_factory=list, metadata={"help": "Look at these stages alone."})
+    dry_run: bool = field(default=False, metadata={"help": "Say what would run, and why; run nothing."})
 
 
 @dataclass

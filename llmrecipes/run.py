@@ -6,7 +6,6 @@ manifest, checks the run card's `expected` and prints the short human summary.
 """
 
 import ctypes
-import hashlib
 import json
 import logging
 import os
@@ -24,8 +23,9 @@ import torch
 import transformers
 from torch import distributed as dist
 
-from llmrecipes.cards import write_model_card
+from llmrecipes.cards.model import write_model_card
 from llmrecipes.config import InputError, RunArguments
+from llmrecipes.manifest import digest, fingerprint, last_complete_checkpoint, read_manifest, write_json
 from llmrecipes.sharding import launch_of, prepare_sharding
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "lm_eval", "numpy")
@@ -88,7 +88,7 @@ def check_run(
         "previous_seconds": 0.0,
     }
     relevant = {k: v for k, v in config.items() if _is_part_of_a_run(k)}
-    manifest["fingerprint"] = _digest([stage, relevant, manifest["inputs"]])
+    manifest["fingerprint"] = digest([stage, relevant, manifest["inputs"]])
     previous = read_manifest(output_dir)
     if previous is None and output_dir.is_dir() and any(output_dir.iterdir()) and not run.force:
         raise InputError(f"{output_dir}: holds files that are no run of ours; choose another output_dir or --force")
@@ -120,7 +120,7 @@ def start_run(state: Run) -> None:
         if state.resume_from_checkpoint is None:
             _clear(state.output_dir, state.keep)
         state.output_dir.mkdir(parents=True, exist_ok=True)
-        _write_json(state.output_dir / "manifest.json", state.manifest)
+        write_json(state.output_dir / "manifest.json", state.manifest)
         if state.resume_from_checkpoint:
             print(f"{state.stage}: continuing from {state.resume_from_checkpoint}")
     _barrier()
@@ -153,7 +153,7 @@ def _finish(state: Run, metrics: dict, made: str, next_steps: str) -> None:
     # Trainer pickles its arguments beside the model; they stand in the manifest, and a result holds no pickle.
     (state.output_dir / "training_args.bin").unlink(missing_ok=True)
     manifest["output_fingerprint"] = fingerprint(state.output_dir)
-    _write_json(state.output_dir / "manifest.json", manifest)
+    write_json(state.output_dir / "manifest.json", manifest)
     write_model_card(state.output_dir)
     print(f"\n=== {state.stage}: {made} ({seconds:.0f} s)")
     shown = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and "_per_second" not in k}
@@ -175,51 +175,6 @@ def check_expected(expected: dict, metrics: dict) -> dict:
         verdict = "not measured" if got is None else "met" if abs(got - value) <= tolerance else "missed"
         result[name] = {"expected": value, "tolerance": tolerance, "got": got, "verdict": verdict}
     return result
-
-
-def read_manifest(output_dir: str | Path) -> dict | None:
-    """The folder's manifest, or None where there is none or it was cut off while being written."""
-    try:
-        return json.loads((Path(output_dir) / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
-
-
-def fingerprint(path: str) -> str:
-    """SHA-256 (16 hex digits) over names and contents of a folder's or file's results; the name itself for hub ids.
-
-    Checkpoints, logs, the manifest, the training history, health checks and a run's card are left out: they do not change
-    what the next stage reads, and they differ between equal runs.
-    """
-    root = Path(path)
-    if not root.exists():
-        return f"hub:{path}"
-    finished = (read_manifest(root) or {}).get("output_fingerprint") if root.is_dir() else None
-    if finished:
-        return finished
-    digest = hashlib.sha256()
-    written_by_run = {"manifest.json", "trainer_state.json", "evaluation.json", "health.json", "health.md"}
-    written_by_run |= {"README.md"} if read_manifest(root) else set()
-    for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
-        relative = file.relative_to(root)
-        if str(relative) in written_by_run or relative.parts and relative.parts[0].startswith(("checkpoint-", "logs")):
-            continue
-        digest.update(str(relative).encode() + b"\0")
-        with file.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:16]
-
-
-def last_complete_checkpoint(output_dir: Path) -> str | None:
-    """Newest `checkpoint-N` that was written to the end; a save cut off by a kill or a full disk is passed over."""
-    steps = sorted(
-        (p for p in output_dir.glob("checkpoint-*") if p.name.split("-")[-1].isdigit()),
-        key=lambda p: int(p.name.split("-")[-1]),
-        reverse=True,
-    )
-    # Trainer writes trainer_state.json last.
-    return next((str(p) for p in steps if _is_json(p / "trainer_state.json")), None)
 
 
 def tame_logs() -> None:
@@ -299,25 +254,6 @@ def _to_json(config) -> dict:
         or "_id" in k
         or k in ("max_new_tokens", "pad_token", "eos_token", "average_tokens_across_devices", "stop_token")
     }
-
-
-def _digest(value) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _write_json(path: Path, value: dict) -> None:
-    # Written beside and renamed, so that a kill never leaves half a manifest.
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=False, default=str) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-        return True
-    except (OSError, json.JSONDecodeError):
-        return False
 
 
 def _version(package: str) -> str | None:

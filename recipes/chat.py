@@ -7,7 +7,8 @@ Writes: with --compare path/votes.jsonl, rankings that recipes/rank.py reads; ot
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import InputError, launch
+from llmrecipes.config import InputError
+from llmrecipes.parsing import launch
 
 
 @dataclass

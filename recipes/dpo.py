@@ -5,7 +5,8 @@ Launch: accelerate launch recipes/dpo.py --config configs/quickstart/dpo.yaml
 Writes: output_dir, the tuned chat model (or a LoRA adapter with use_peft: true).
 """
 
-from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launch
+from llmrecipes.config import DataArguments, ModelArguments, RunArguments
+from llmrecipes.parsing import launch
 
 
 def main(run, data, training, model, looks):

@@ -9,7 +9,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmrecipes.config import DataArguments, InputError, ModelArguments, launch
+from llmrecipes.config import DataArguments, InputError, ModelArguments
+from llmrecipes.parsing import launch
 
 
 @dataclass
@@ -26,8 +27,9 @@ def main(data, health, check, model):
         raise InputError("`model_name_or_path` is missing; give a reward model, e.g. outputs/quickstart/reward")
 
     from llmrecipes.data import load_by_split, load_train_eval
-    from llmrecipes.ranking.health import check_saved_model
-    from llmrecipes.run import read_manifest, tame_logs
+    from llmrecipes.manifest import read_manifest
+    from llmrecipes.reward_models.health import check_saved_model
+    from llmrecipes.run import tame_logs
 
     tame_logs()
     folder = Path(model.model_name_or_path)
@@ -49,4 +51,4 @@ def main(data, health, check, model):
 
 
 if __name__ == "__main__":
-    launch(main, DataArguments, "llmrecipes.ranking.health:HealthArguments", CheckArguments, ModelArguments)
+    launch(main, DataArguments, "llmrecipes.reward_models.health:HealthArguments", CheckArguments, ModelArguments)

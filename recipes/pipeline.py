@@ -7,29 +7,10 @@ Writes: output_dir/report.md and report.html; each stage writes its own folder b
 
 import re
 import sys
-from dataclasses import dataclass, field
 
-from llmrecipes.config import RunArguments, launch
-
-
-@dataclass
-class PipelineArguments:
-    stages: list[str] = field(
-        default_factory=list, metadata={"help": "STAGE or STAGE-VARIANT each; its YAML lies beside this one."}
-    )
-    rounds: int = field(
-        default=1,
-        metadata={"help": "Times to sample, rank, reward, ppo, each with the newest policy, keeping all judgements."},
-    )
-    output_dir: str | None = field(default=None, metadata={"help": "Folder of the chain; another one moves it all."})
-    seed: int | None = field(default=None, metadata={"help": "Seed of every stage; default: what their YAMLs say."})
-    accelerate_config: str | None = field(
-        default=None, metadata={"help": "Launch the training stages by accelerate with this topology."}
-    )
-    from_stage: str | None = field(default=None, metadata={"help": "--from STAGE: first stage to look at."})
-    to_stage: str | None = field(default=None, metadata={"help": "--to STAGE: last stage to look at."})
-    only: list[str] = field(default_factory=list, metadata={"help": "Look at these stages alone."})
-    dry_run: bool = field(default=False, metadata={"help": "Say what would run, and why; run nothing."})
+from llmrecipes.config import RunArguments
+from llmrecipes.parsing import launch
+from llmrecipes.pipeline import PipelineArguments
 
 
 def main(run, pipeline, config_path):

@@ -8,7 +8,8 @@ in value_model/, or its head in value_head.safetensors.
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, launch, load_function
+from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, load_function
+from llmrecipes.parsing import launch
 
 
 @dataclass

@@ -7,7 +7,8 @@ Writes: output_dir, a Hugging Face model folder with its tokenizer.
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launch
+from llmrecipes.config import DataArguments, ModelArguments, RunArguments
+from llmrecipes.parsing import launch
 
 
 @dataclass

@@ -7,7 +7,8 @@ not hold are deleted there. The token is read from HF_TOKEN or `hf auth login`, 
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import InputError, launch
+from llmrecipes.config import InputError
+from llmrecipes.parsing import launch
 
 
 @dataclass

@@ -8,58 +8,9 @@ no prompt; with a rule also test_gold.jsonl, the test prompts' pairs as the rule
 people also quality.json, quality.html and, beside output_dir, the database that holds every judgement.
 """
 
-from dataclasses import dataclass, field
-
-from llmrecipes.config import DataArguments, InputError, RunArguments, launch, load_function
-
-
-@dataclass
-class RankArguments:
-    output_dir: str = field(default="", metadata={"help": "Where rankings and pairs go."})
-    annotator: str = field(
-        default="file", metadata={"help": "Who ranks: a file's rankings, a rule with noise, people on a page, a model.",
-                                  "choices": ["file", "simulated", "page", "llm"]}
-    )  # fmt: skip
-    rankings_file: str | None = field(default=None, metadata={"help": "JSONL or CSV: prompt_id, ranking, annotator."})
-    rule: str | None = field(default=None, metadata={"help": "module:function (row, response) -> score."})
-    rater_noise: list[float] = field(
-        default_factory=lambda: [0.03, 0.05, 0.08], metadata={"help": "Noise of each simulated rater's scores."}
-    )
-    rater_tie_width: list[float] = field(
-        default_factory=lambda: [0.07, 0.12, 0.18], metadata={"help": "Below it, a rater sees no difference."}
-    )
-    overlap: float = field(default=0.2, metadata={"help": "Share of prompts that several annotators rank."})
-    gold_tie_width: float = field(default=0.04, metadata={"help": "The same for the pairs without noise."})
-    test_share: float = field(default=0.1, metadata={"help": "Share of prompts whose pairs are held out."})
-    database: str | None = field(default=None, metadata={"help": "Judgements of people; default: output_dir + .sqlite."})
-    round: int = field(default=1, metadata={"help": "Answers of a newer policy are a new round in the same database."})
-    overlap_annotators: int = field(default=3, metadata={"help": "How many people rank each prompt of the overlap."})
-    repeat_share: float = field(default=0.05, metadata={"help": "Share of items asked again, for self-consistency."})
-    order: str = field(
-        default="random", metadata={"help": "What people are asked first.", "choices": ["random", "uncertain"]}
-    )
-    reward_model_name_or_path: str | None = field(default=None, metadata={"help": "Whose doubts `uncertain` follows."})
-    min_agreement: float = field(
-        default=0.0, metadata={"help": "Leave out items whose annotators order a smaller share of pairs alike."}
-    )
-    guidelines: str | None = field(default=None, metadata={"help": "Markdown shown beside the task; default: ours."})
-    serve: bool = field(default=True, metadata={"help": "False: pairs of what was judged so far, without the page."})
-    host: str = field(default="127.0.0.1", metadata={"help": "Another address needs users_file."})
-    port: int = field(default=7860, metadata={"help": "The next free one if it is in use."})
-    allowed_hosts: list[str] = field(default_factory=list, metadata={"help": "Host names the page answers to."})
-    users_file: str | None = field(default=None, metadata={"help": "Names and password hashes; see README."})
-    judge_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint, ends in /v1."})
-    judge_model: str | None = field(default=None, metadata={"help": "Its name there."})
-    judge_key_variable: str = field(default="OPENAI_API_KEY", metadata={"help": "Environment variable with its key."})
-    judge_concurrency: int = field(default=4, metadata={"help": "Questions asked at once."})
-    judge_price: list[float] = field(
-        default_factory=list, metadata={"help": "Dollars for a million prompt tokens and for a million answered ones."}
-    )
-    pair_format: str = field(
-        default="explicit", metadata={"help": "explicit: prompt, chosen, rejected; implicit: the prompt stands in both.",
-                                      "choices": ["explicit", "implicit"]}
-    )  # fmt: skip
-    seed: int = 42
+from llmrecipes.config import DataArguments, InputError, RunArguments, load_function
+from llmrecipes.parsing import launch
+from llmrecipes.ranking.arguments import RankArguments
 
 
 def main(run, data, rank):
@@ -67,24 +18,25 @@ def main(run, data, rank):
     if needed and not getattr(rank, needed):
         raise InputError(f"{needed}: is missing, which `annotator: {rank.annotator}` needs")
 
+    from llmrecipes.cards.dataset import describe_pairs, write_card, write_jsonl
     from llmrecipes.data import load_train_eval
-    from llmrecipes.ranking import people
-    from llmrecipes.ranking.card import describe_pairs, write_card, write_jsonl
+    from llmrecipes.manifest import read_manifest
+    from llmrecipes.ranking import annotators
     from llmrecipes.ranking.pairs import agreement, build_splits, check_samples, split_prompts
     from llmrecipes.ranking.rankings import read_rankings
     from llmrecipes.ranking.simulated import rank_simulated
-    from llmrecipes.run import check_run, finish_run, read_manifest, start_run
+    from llmrecipes.run import check_run, finish_run, start_run
 
     load_samples = lambda: check_samples(list(load_train_eval(data, rank.seed, ("prompt",))[0]))
     samples, numbers = None, {}
     if rank.annotator in ("page", "llm"):
-        people.check_settings(rank)
+        annotators.check_settings(rank)
         samples = load_samples()
-        store = people.open_store(rank, samples)
+        store = annotators.open_store(rank, samples)
         if rank.annotator == "llm":
-            numbers = people.ask_judge(store, rank)
+            numbers = annotators.ask_judge(store, rank)
         elif rank.serve:
-            people.serve_page(store, rank)
+            annotators.serve_page(store, rank)
         store.require_judgements()
         # The judgements are kept in the database: what is built from them may always be built anew.
         run.force = run.force or (read_manifest(rank.output_dir) or {}).get("stage") == "rank"
@@ -99,7 +51,7 @@ def main(run, data, rank):
         ranked = read_rankings(rank.rankings_file, samples)
     start_run(state)
     if rank.annotator in ("page", "llm"):
-        ranked, quality = people.collect(store, rank, state.output_dir)
+        ranked, quality = annotators.collect(store, rank, state.output_dir)
         numbers |= quality
         store.close()
     test_ids = split_prompts(ranked, rank.test_share, rank.seed)

@@ -7,7 +7,8 @@ Writes: output_dir, a sequence classifier with one label; with held-out pairs he
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launch
+from llmrecipes.config import DataArguments, ModelArguments, RunArguments
+from llmrecipes.parsing import launch
 
 
 @dataclass
@@ -21,7 +22,7 @@ class RewardArguments:
 def main(run, data, reward, health, training, model):
     from llmrecipes.data import load_by_split, load_train_eval
     from llmrecipes.models import load_reward_model, load_tokenizer, lora_config, require_chat_template
-    from llmrecipes.ranking.health import check_saved_model, summarize
+    from llmrecipes.reward_models.health import check_saved_model, summarize
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.training import RewardTrainer, evaluate_by_set, pair_columns, readable
 
@@ -76,7 +77,7 @@ if __name__ == "__main__":
         RunArguments,
         DataArguments,
         RewardArguments,
-        "llmrecipes.ranking.health:HealthArguments",
+        "llmrecipes.reward_models.health:HealthArguments",
         "trl.trainer.reward_config:RewardConfig",
         ModelArguments,
     )

@@ -8,7 +8,8 @@ length), num_tokens, model (fingerprint), sampling (settings) and the prompt's o
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launch
+from llmrecipes.config import DataArguments, ModelArguments, RunArguments
+from llmrecipes.parsing import launch
 
 
 @dataclass
@@ -27,11 +28,12 @@ class SampleArguments:
 def main(run, data, sample, model):
     import torch
 
+    from llmrecipes.cards.dataset import write_card
     from llmrecipes.data import load_train_eval
+    from llmrecipes.manifest import fingerprint
     from llmrecipes.models import load_policy, load_tokenizer
-    from llmrecipes.ranking.card import write_card
-    from llmrecipes.ranking.sampling import encode_rows, to_parquet, write_samples
-    from llmrecipes.run import check_run, fingerprint, finish_run, start_run
+    from llmrecipes.run import check_run, finish_run, start_run
+    from llmrecipes.sampling import encode_rows, to_parquet, write_samples
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("sample", run, sample, (run, data, sample, model), inputs)

@@ -5,7 +5,8 @@ Launch: accelerate launch recipes/sft.py --config configs/quickstart/sft.yaml
 Writes: output_dir, a chat model (or a LoRA adapter with use_peft: true).
 """
 
-from llmrecipes.config import DataArguments, ModelArguments, RunArguments, launch
+from llmrecipes.config import DataArguments, ModelArguments, RunArguments
+from llmrecipes.parsing import launch
 
 
 def main(run, data, training, model, looks):

@@ -7,7 +7,8 @@ Writes: output_dir, a Hugging Face tokenizer folder.
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import DataArguments, RunArguments, launch
+from llmrecipes.config import DataArguments, RunArguments
+from llmrecipes.parsing import launch
 
 
 @dataclass

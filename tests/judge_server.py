@@ -5,7 +5,7 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import llmrecipes.endpoint as endpoints
+import llmrecipes.judging.endpoint as endpoints
 
 USAGE = {"prompt_tokens": 100, "completion_tokens": 20}
 

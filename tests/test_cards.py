@@ -7,8 +7,8 @@ import pytest
 from huggingface_hub import DatasetCard, ModelCard
 from huggingface_hub.utils import validate_repo_id
 
-from llmrecipes.cards import repo_name, scrub, write_model_card
-from llmrecipes.ranking.card import write_card
+from llmrecipes.cards.dataset import write_card
+from llmrecipes.cards.model import repo_name, scrub, write_model_card
 
 SECRET = "hf_" + "a1B2" * 8
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmrecipes import config as config_module
+from llmrecipes.parsing import parse
 
 ROOT = Path(__file__).parent.parent
 RECIPES = {path.stem for path in (ROOT / "recipes").glob("*.py")}
@@ -29,7 +29,7 @@ def parse_as_its_recipe_does(path):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "launch"
     )
     types = [ast.literal_eval(a) if isinstance(a, ast.Constant) else getattr(module, a.id) for a in call.args[1:]]
-    return config_module.parse(*types, argv=["--config", str(path), "--report_to", "none"] if _trains(types) else
+    return parse(*types, argv=["--config", str(path), "--report_to", "none"] if _trains(types) else
                                ["--config", str(path)])  # fmt: skip
 
 

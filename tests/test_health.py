@@ -16,8 +16,8 @@ from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.metrics import fit_temperature, spearman
 from llmrecipes.models import build_policy, load_reward_model, train_tokenizer
 from llmrecipes.pipeline import find_unhealthy
-from llmrecipes.ranking.health import HealthArguments, check_health, judge, to_markdown, write_health
-from llmrecipes.ranking.health_measures import ScoredPair, calibration, measure_pairs
+from llmrecipes.reward_models.health import HealthArguments, check_health, judge, to_markdown, write_health
+from llmrecipes.reward_models.health_measures import ScoredPair, calibration, measure_pairs
 
 ROOT = Path(__file__).parent.parent
 STABLE = {"invariance": {"max_difference": {}, "rows": 0, "score_std": 1.0}}

@@ -8,15 +8,16 @@ import test_evaluation
 import torch
 from judge_server import judge_servers, pair_reply
 
-import llmrecipes.endpoint as endpoints
+import llmrecipes.judging.endpoint as endpoints
 from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments
 from llmrecipes.evaluation import evaluate_models, load_parts, write_results
 from llmrecipes.evaluation.behaviours import compare, judge_answers, prefer, summarise_behaviour
 from llmrecipes.evaluation.consistency import paraphrase_consistency, self_consistency
-from llmrecipes.evaluation.judges import PARTS, LLMJudge, RewardJudge, check_reward_path, load_judge, read_judgement
+from llmrecipes.judging.judges import PARTS, LLMJudge, load_judge, read_judgement
+from llmrecipes.judging.pairwise import PairJudge
 from llmrecipes.metrics import SHARES, accuracy
 from llmrecipes.models import build_policy, load_reward_model, train_tokenizer
-from llmrecipes.pairwise import PairJudge
+from llmrecipes.reward_models.scoring import RewardJudge, check_reward_path
 
 KEY = "sk-test-0123456789abcdef"
 

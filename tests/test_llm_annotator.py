@@ -4,7 +4,7 @@ import pytest
 from judge_server import judge_servers, pair_reply
 from test_store import samples
 
-import llmrecipes.endpoint as endpoints
+import llmrecipes.judging.endpoint as endpoints
 from llmrecipes.config import InputError
 from llmrecipes.ranking.llm import Judge, judge_all
 from llmrecipes.ranking.store import Store, to_rankings

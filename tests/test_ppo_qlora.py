@@ -11,9 +11,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers.quantizers import quantizer_bnb_4bit
 
-from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, parse
+from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments
 from llmrecipes.generation import sample_responses
 from llmrecipes.models import load_policy
+from llmrecipes.parsing import parse
 from llmrecipes.ppo.policy_value import response_logprobs
 from llmrecipes.ppo.rollout import Rollout
 

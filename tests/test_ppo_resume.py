@@ -17,7 +17,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from llmrecipes.run import last_complete_checkpoint
+from llmrecipes.manifest import last_complete_checkpoint
 
 KILL_POINTS = int(os.environ.get("PPO_KILL_POINTS", 3))
 FIGURES = ("loss", "grad_norm", "learning_rate", "score", "kl", "entropy", "kl_coef")

@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from llmrecipes.config import InputError
-from llmrecipes.ppo.rewards import Rewards, score_with_model
+from llmrecipes.ppo.rewards import Rewards
+from llmrecipes.reward_models.scoring import score_with_model
 
 ROWS = {
     "prompt": ["w1 w2", "w3"],

@@ -16,8 +16,8 @@ from starlette.testclient import TestClient
 from test_store import samples
 
 from llmrecipes.config import InputError
+from llmrecipes.ranking.annotators import _admin_page, check_settings
 from llmrecipes.ranking.page import build_app, prepare_server
-from llmrecipes.ranking.people import _admin_page, check_settings
 from llmrecipes.ranking.store import Store, to_rankings
 from llmrecipes.ranking.users import is_password, read_users, write_user
 

@@ -51,7 +51,7 @@ def write(folder, stage, **manifest):
 
 def health(verdict="unhealthy"):
     """The check of a reward model that orders three pairs of four right."""
-    from llmrecipes.ranking.health_measures import ScoredPair, measure_pairs
+    from llmrecipes.reward_models.health_measures import ScoredPair, measure_pairs
 
     pairs = [ScoredPair(str(i), 1.0 if i % 4 else -1.0, 0.0, 5 + i % 3, 6, float(i % 2), HOSTILE[i % 2]) for i in range(80)]
     mistake = {"prompt": HOSTILE[0], "chosen": HOSTILE[1], "rejected": HOSTILE[2], "chosen_score": -1.0,

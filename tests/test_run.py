@@ -10,15 +10,8 @@ import torch
 from accelerate import DeepSpeedPlugin
 
 from llmrecipes.config import InputError, RunArguments
-from llmrecipes.run import (
-    check_expected,
-    check_run,
-    fingerprint,
-    finish_run,
-    last_complete_checkpoint,
-    read_manifest,
-    start_run,
-)
+from llmrecipes.manifest import fingerprint, last_complete_checkpoint, read_manifest
+from llmrecipes.run import check_expected, check_run, finish_run, start_run
 
 
 @dataclass

@@ -10,8 +10,9 @@ import trl
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 
-from llmrecipes.config import InputError, ModelArguments, parse
+from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.models import build_policy, load_policy, load_tokenizer, train_tokenizer
+from llmrecipes.parsing import parse
 from llmrecipes.training import (
     MuonAdamW,
     SFTTrainer,
@@ -257,7 +258,7 @@ def run_recipe(stage, config, folder, output_dir, rows, *options, weight_pairs=F
     recipe = runpy.run_path(str(ROOT / "recipes" / f"{stage}.py"))
     if stage == "reward":
         run, data, health, *rest = parse(
-            RunArguments, DataArguments, "llmrecipes.ranking.health:HealthArguments", config, ModelArguments, argv=argv
+            RunArguments, DataArguments, "llmrecipes.reward_models.health:HealthArguments", config, ModelArguments, argv=argv
         )
         recipe["main"](run, data, recipe["RewardArguments"](weight_pairs), health, *rest)
     else:

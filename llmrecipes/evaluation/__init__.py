@@ -24,13 +24,14 @@ from llmrecipes.evaluation.behaviours import (
     summarise_behaviour,
 )
 from llmrecipes.evaluation.consistency import paraphrase_consistency, self_consistency
-from llmrecipes.evaluation.judges import LLMJudge, RewardJudge, check_reward_path, load_judge
 from llmrecipes.evaluation.likelihood import score_texts, summarise_texts
-from llmrecipes.evaluation.sharing import device, once, share
 from llmrecipes.evaluation.table import format_answers, format_table
 from llmrecipes.formats import prompt_id
+from llmrecipes.judging.judges import LLMJudge, load_judge
+from llmrecipes.judging.pairwise import PairJudge, read_guidelines
 from llmrecipes.models import load_policy, load_tokenizer, read_config, require_folder
-from llmrecipes.pairwise import PairJudge, read_guidelines
+from llmrecipes.processes import device, once, share
+from llmrecipes.reward_models.scoring import RewardJudge, check_reward_path
 
 # Measured on sampled answers as well, because a model misbehaves only now and then.
 SAMPLED = ("correct", "polite", "toxic", "gold_score", "win_rate", "reward", "reward_win_rate")

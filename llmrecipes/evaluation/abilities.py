@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmrecipes import metrics
 from llmrecipes.config import DataArguments, InputError
 from llmrecipes.data import load_source
-from llmrecipes.evaluation.sharing import once, processes
 from llmrecipes.formats import parse_jsonl
+from llmrecipes.processes import once, processes
 
 
 def load_items(source: dict, where: dict | None = None, max_items: int | None = None, **metadata) -> dict:

@@ -10,10 +10,10 @@ import torch
 
 from llmrecipes import metrics
 from llmrecipes.config import InputError, ModelArguments
-from llmrecipes.endpoint import Endpoint, Verdicts
-from llmrecipes.evaluation.judges import RewardJudge
 from llmrecipes.formats import prompt_text
-from llmrecipes.pairwise import PairJudge, read_guidelines
+from llmrecipes.judging.endpoint import Endpoint, Verdicts
+from llmrecipes.judging.pairwise import PairJudge, read_guidelines
+from llmrecipes.reward_models.scoring import RewardJudge
 
 
 class RuleLooks:
@@ -51,7 +51,7 @@ class RewardLooks:
 
 
 class JudgeLooks:
-    """The answers themselves, which the model behind `endpoint` compares in both orders (llmrecipes.pairwise)."""
+    """The answers themselves, which the model behind `endpoint` compares in both orders (llmrecipes.judging.pairwise)."""
 
     name = "texts"
 

@@ -15,13 +15,13 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from llmrecipes.config import DataArguments, InputError, load_function
 from llmrecipes.data import load_source, to_shape
-from llmrecipes.endpoint import Endpoint, check_price
 from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
 from llmrecipes.evaluation.behaviours import answer
-from llmrecipes.evaluation.judges import check_reward_path
 from llmrecipes.evaluation.looks import JudgeLooks, RewardLooks, RuleLooks
 from llmrecipes.formats import read_growing
-from llmrecipes.pairwise import check_guidelines
+from llmrecipes.judging.endpoint import Endpoint, check_price
+from llmrecipes.judging.pairwise import check_guidelines
+from llmrecipes.reward_models.scoring import check_reward_path
 
 FILE = "watch.jsonl"
 

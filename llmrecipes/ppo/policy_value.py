@@ -20,6 +20,7 @@ from llmrecipes.config import InputError
 from llmrecipes.models import check_vocabulary, context_length, keep_trainable
 from llmrecipes.ppo.losses import response_mask
 from llmrecipes.ppo.sharding import FrozenModel, copy_model, copy_weights, gathered, run_within
+from llmrecipes.reward_models.scoring import token_hidden_states
 
 # Logits of one micro-batch held at a time, unless `logprob_chunk_size` says otherwise.
 LOGITS_BYTES = 1 << 27
@@ -239,11 +240,6 @@ def response_values(value_model: PreTrainedModel, input_ids, prompt_lengths, res
     """Values (B, T): entry t is the value of the state before response token t is chosen."""
     hidden, mask = response_hidden_states(value_model, input_ids, prompt_lengths, response_lengths)
     return _to_padded(value_model.score(hidden).squeeze(-1).float(), mask)
-
-
-def token_hidden_states(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
-    """Last hidden states (B, L, H) of a model's causal trunk."""
-    return getattr(model, model.base_model_prefix)(input_ids=input_ids, use_cache=False)[0]
 
 
 def _to_padded(flat: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

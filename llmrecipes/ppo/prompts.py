@@ -9,6 +9,7 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
+from llmrecipes.formats import is_conversation
 from llmrecipes.models import context_length
 
 logger = logging.getLogger(__name__)
@@ -73,11 +74,6 @@ def prompt_token_ids(prompt: str | list, tokenizer: PreTrainedTokenizerBase, whe
     if len(ids) == 0:
         raise InputError(f"{where}: the prompt is empty")
     return list(ids)
-
-
-def is_conversation(prompt: object) -> bool:
-    """Whether a prompt is a list of chat messages."""
-    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], dict) and "role" in prompt[0]
 
 
 class RolloutSampler(Sampler[int]):

@@ -12,19 +12,17 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
+from llmrecipes.formats import is_conversation
 from llmrecipes.models import check_vocabulary
-from llmrecipes.ppo.policy_value import token_hidden_states
-from llmrecipes.ppo.prompts import is_conversation
 from llmrecipes.ppo.sharding import FrozenModel
-
-RewardFunction = PreTrainedModel | Callable[..., list[float]]
-
-
-def reward_name(reward: RewardFunction) -> str:
-    """The name a reward function has in logs and errors."""
-    if isinstance(reward, PreTrainedModel):
-        return reward.config._name_or_path.rstrip("/").split("/")[-1] or type(reward).__name__
-    return getattr(reward, "__name__", type(reward).__name__)
+from llmrecipes.reward_models.scoring import (
+    RewardFunction,
+    check_reward_model,
+    reward_model_tokens,
+    reward_name,
+    same_tokenizer,
+    score_with_model,
+)
 
 
 def check_reward_function(function: object) -> None:
@@ -36,17 +34,6 @@ def check_reward_function(function: object) -> None:
             f"reward_funcs: {function!r:.80} is neither a model nor a function; load it first: "
             "AutoModelForSequenceClassification.from_pretrained(name, num_labels=1)"
         )
-
-
-def check_reward_model(model: PreTrainedModel) -> None:
-    """Raises InputError unless the model gives one score."""
-    if model.config.num_labels != 1:
-        raise InputError(f"reward model {reward_name(model)}: gives {model.config.num_labels} labels; needed is one score")
-
-
-def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
-    """Whether two tokenizers assign the same ids to the same tokens."""
-    return one is other or one.get_vocab() == other.get_vocab()
 
 
 def own_tokenizer(model: PreTrainedModel, policy_tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -210,68 +197,3 @@ def _run(scores: Awaitable):
         return asyncio.run(awaited())
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, awaited()).result()
-
-
-def reward_model_tokens(
-    tokenizer: PreTrainedTokenizerBase,
-    source: PreTrainedTokenizerBase,
-    prompt,
-    prompt_ids: list[int],
-    completion: str,
-    completion_ids: list[int],
-    finished: bool,
-) -> list[int]:
-    """What a reward model reads for one response. source: the tokenizer that the ids are of; `tokenizer` itself if the
-    reward model reads them as they are.
-
-    A conversation is rendered by the reward model's own chat template, as in its training. Text and token prompts are
-    joined with the response's token ids or, for another tokenizer, re-encoded from text with its EOS at the end of a
-    finished one.
-    """
-    if is_conversation(prompt):
-        if tokenizer.chat_template is None:
-            raise InputError("reward model: the prompts are conversations but its tokenizer has no chat template")
-        messages = prompt + [{"role": "assistant", "content": completion}]
-        if prompt[-1]["role"] == "assistant":
-            messages = prompt[:-1] + [{"role": "assistant", "content": prompt[-1]["content"] + completion}]
-        return tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
-    if tokenizer is source:
-        return prompt_ids + completion_ids
-    text = prompt if isinstance(prompt, str) else source.decode(prompt_ids, skip_special_tokens=True)
-    ids = tokenizer(text + completion)["input_ids"]
-    ends = finished and tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]
-    return ids + [tokenizer.eos_token_id] * ends
-
-
-@torch.no_grad()
-def score_with_model(model: PreTrainedModel, token_rows: list[list[int]], batch_size: int) -> torch.Tensor:
-    """Scores (R,) of token sequences, read at each row's last token.
-
-    That position comes from the row's length and not from the pad id: a row's own EOS is never taken for padding.
-    """
-    context = getattr(model.config, "max_position_embeddings", None)
-    longest = max(len(row) for row in token_rows)
-    if context is not None and longest > context:
-        raise InputError(
-            f"reward model {reward_name(model)}: prompt and response have {longest} tokens, its context {context}"
-        )
-    scores = torch.zeros(len(token_rows), device=model.device)
-    order = sorted(range(len(token_rows)), key=lambda row: len(token_rows[row]))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        lengths = torch.tensor([len(token_rows[row]) for row in rows])
-        input_ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-        for place, row in enumerate(rows):
-            input_ids[place, : lengths[place]] = torch.tensor(token_rows[row])
-        input_ids, lengths = input_ids.to(model.device), lengths.to(model.device)
-        if hasattr(model, "score"):  # causal trunk and linear head, transformers' usual form of a reward model
-            last = token_hidden_states(model, input_ids)[torch.arange(len(rows), device=model.device), lengths - 1]
-            logits = model.score(last)
-        else:  # encoders pool at the first token
-            mask = torch.arange(input_ids.shape[1], device=model.device)[None, :] < lengths[:, None]
-            logits = model(input_ids=input_ids, attention_mask=mask.long()).logits
-        scores[torch.tensor(rows, device=model.device)] = logits[:, 0].float()
-    if not torch.isfinite(scores).all():
-        row = int((~torch.isfinite(scores)).nonzero()[0])
-        raise InputError(f"reward model {reward_name(model)}: gave {scores[row].item()} for row {row} of the rollout")
-    return scores

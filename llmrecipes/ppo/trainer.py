@@ -51,7 +51,7 @@ from llmrecipes.ppo.policy_value import (
     disable_dropout,
 )
 from llmrecipes.ppo.prompts import RolloutSampler, encode_prompts, longest_prompt
-from llmrecipes.ppo.rewards import RewardFunction, Rewards
+from llmrecipes.ppo.rewards import Rewards
 from llmrecipes.ppo.rollout import (
     MODEL_INPUTS,
     Rollout,
@@ -69,6 +69,7 @@ from llmrecipes.ppo.sharding import (
     whole_weights,
 )
 from llmrecipes.ppo.vllm_sampler import VLLMSampler
+from llmrecipes.reward_models.scoring import RewardFunction
 from llmrecipes.sharding import launch_of, prepare_sharding
 
 SAMPLE, SPLIT, EVALUATE = range(3)  # what a random generator is for

@@ -1,6 +1,6 @@
 """A language model as annotator, behind any OpenAI-compatible endpoint (also `transformers serve` on loopback).
 
-Every pair of answers is asked in both orders (llmrecipes.pairwise). Judgements go into the same store as people's, marked
+Every pair of answers is asked in both orders (judging/pairwise.py). Judgements go into the same store as people's, marked
 `annotator_kind: model`, so that an interrupted run continues and nothing is asked twice.
 """
 
@@ -10,9 +10,9 @@ from itertools import combinations
 
 from tqdm import tqdm
 
-from llmrecipes.endpoint import Endpoint, Verdicts
 from llmrecipes.formats import prompt_text
-from llmrecipes.pairwise import PairJudge
+from llmrecipes.judging.endpoint import Endpoint, Verdicts
+from llmrecipes.judging.pairwise import PairJudge
 from llmrecipes.ranking.store import Store
 
 

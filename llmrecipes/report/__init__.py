@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmrecipes.cards import baseline_of
+from llmrecipes.cards.model import baseline_of
 from llmrecipes.config import InputError
 from llmrecipes.formats import read_growing
 from llmrecipes.report.content import build_sections, summarise

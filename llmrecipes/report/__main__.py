@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import InputError, launch
+from llmrecipes.config import InputError
+from llmrecipes.parsing import launch
 from llmrecipes.report import write_report
 
 

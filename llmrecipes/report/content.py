@@ -3,7 +3,7 @@
 import math
 from pathlib import PurePath
 
-from llmrecipes.cards import describe_evaluation, scrub
+from llmrecipes.cards.model import describe_evaluation, scrub
 from llmrecipes.formats import prompt_text
 from llmrecipes.metrics import ALPHA, SHARES, describe_tests
 from llmrecipes.report import plots

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCardData
 
-from llmrecipes.cards import scrub
+from llmrecipes.cards.model import scrub
 
 LIMITS = (
     "For learning and research on how language models are trained. The responses are a language model's: they can state "

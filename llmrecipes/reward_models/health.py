@@ -17,9 +17,9 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.formats import prompt_id, prompt_text
 from llmrecipes.models import context_length, load_reward_model, load_tokenizer
-from llmrecipes.ppo.rewards import score_with_model
-from llmrecipes.ranking.health_measures import ScoredPair, accuracy, measure_pairs
-from llmrecipes.ranking.health_text import percent, to_markdown
+from llmrecipes.reward_models.health_measures import ScoredPair, accuracy, measure_pairs
+from llmrecipes.reward_models.health_text import percent, to_markdown
+from llmrecipes.reward_models.scoring import score_with_model
 
 CATEGORY_COLUMNS = ("category", "kind", "subset", "source")
 NUM_MISTAKES = 10

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from llmrecipes.config import InputError
-from llmrecipes.endpoint import Verdicts
+from llmrecipes.judging.endpoint import Verdicts
 
 QUESTION = """You compare two answers to the same prompt.
 

@@ -5,9 +5,10 @@ import threading
 from pathlib import Path
 
 from llmrecipes.config import InputError, ModelArguments
-from llmrecipes.endpoint import check_price
-from llmrecipes.pairwise import check_guidelines, read_guidelines
+from llmrecipes.judging.endpoint import check_price
+from llmrecipes.judging.pairwise import check_guidelines, read_guidelines
 from llmrecipes.ranking.store import Store, check_items, to_rankings
+from llmrecipes.reward_models.scoring import doubts
 
 
 def check_settings(rank) -> None:
@@ -90,7 +91,7 @@ def _admin_page(store: Store) -> str:
 
 def ask_judge(store: Store, rank) -> dict[str, float]:
     """Let the judge model rank what waits for it; calls, tokens and cost."""
-    from llmrecipes.endpoint import Endpoint
+    from llmrecipes.judging.endpoint import Endpoint
     from llmrecipes.ranking.llm import Judge, judge_all
 
     endpoint = Endpoint(
@@ -127,32 +128,3 @@ def collect(store: Store, rank, output_dir: Path) -> tuple[list[dict], dict]:
     }
     numbers["items_left_out"] = len(left_out)
     return ranked, numbers | ({"krippendorff_alpha": alpha["value"]} if alpha else {})
-
-
-def doubts(samples: list[dict], source: ModelArguments, batch_size: int = 32) -> list[float]:
-    """For each sample the reward model's doubt: the mean of p (1 - p) over its answer pairs, p by Bradley-Terry.
-
-    Highest, 0.25, where the model cannot tell the answers apart: there a judgement teaches it most.
-    """
-    import torch
-
-    from llmrecipes.models import load_reward_model, load_tokenizer
-    from llmrecipes.ppo.rewards import score_with_model
-
-    tokenizer = load_tokenizer(source)
-    model = load_reward_model(source, tokenizer).eval()
-    rows = []
-    for sample in samples:
-        for text in sample["responses"]:
-            if isinstance(sample["prompt"], str):
-                rows.append(tokenizer(sample["prompt"] + text)["input_ids"])
-            else:
-                turns = [*sample["prompt"], {"role": "assistant", "content": text}]
-                rows.append(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"])
-    scores = iter(score_with_model(model, rows, batch_size).tolist())
-    result = []
-    for sample in samples:
-        own = torch.tensor([next(scores) for _ in sample["responses"]])
-        p = torch.sigmoid(own[:, None] - own[None, :])
-        result.append(float((p * (1 - p))[~torch.eye(len(own), dtype=torch.bool)].mean()))
-    return result

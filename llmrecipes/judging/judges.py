@@ -7,22 +7,16 @@ baseline's: `judge_win_rate`. Its verdicts are kept in VERDICTS_FILE. `reward_mo
 beside whichever judge: `reward`, and `reward_win_rate` over the baseline's answers.
 """
 
-import copy
 import json
 import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
-
-from llmrecipes.config import InputError, ModelArguments, load_function
-from llmrecipes.endpoint import Endpoint, Verdicts, check_price
-from llmrecipes.evaluation.sharing import device
+from llmrecipes.config import InputError, load_function
 from llmrecipes.formats import prompt_text
-from llmrecipes.models import load_reward_model, load_tokenizer, read_config
-from llmrecipes.pairwise import check_guidelines
-from llmrecipes.ppo.rewards import reward_model_tokens, score_with_model
+from llmrecipes.judging.endpoint import Endpoint, Verdicts, check_price
+from llmrecipes.judging.pairwise import check_guidelines
 
 QUESTION = """You judge one answer of a language model to one prompt.
 
@@ -98,27 +92,6 @@ def read_judgement(text: str, parts: tuple) -> dict:
     return {}
 
 
-class RewardJudge:
-    """Scores of a reward model, which reads a conversation by its own chat template; by default on this process's device."""
-
-    def __init__(self, model_args: ModelArguments, path: str, place: torch.device | None = None):
-        own = copy.copy(model_args)
-        own.model_name_or_path, own.tokenizer_name_or_path = path, None
-        self.tokenizer = load_tokenizer(own)
-        self.model = load_reward_model(own, self.tokenizer).eval()
-        if not hasattr(self.model, "hf_device_map"):
-            self.model.to(place or device())
-
-    def score(self, rows: list[dict], texts: list[str], batch_size: int) -> list[float]:
-        """One score an answer, the higher the better; scores of different reward models cannot be compared."""
-        token_rows = []
-        for row, text in zip(rows, texts, strict=True):
-            prompt = row["prompt"]
-            ids = [self.tokenizer(part)["input_ids"] for part in (prompt, text)] if isinstance(prompt, str) else ([], [])
-            token_rows.append(reward_model_tokens(self.tokenizer, self.tokenizer, prompt, ids[0], text, ids[1], True))
-        return score_with_model(self.model, token_rows, batch_size).tolist()
-
-
 def load_judge(args):
     """The judge that `args.judge` names: a function (row, answer) -> parts, an LLMJudge that has answered once, or None.
 
@@ -136,10 +109,3 @@ def load_judge(args):
     endpoint.check()
     endpoint.keep_hint = "; what was judged is kept, the same command continues"
     return LLMJudge(Verdicts(endpoint, Path(args.output_dir) / VERDICTS_FILE))
-
-
-def check_reward_path(path: str, key: str = "reward_model_name_or_path") -> None:
-    """InputError for `key` unless `path` holds a sequence classifier: a policy's scores would be a random head's."""
-    kinds = read_config(path, key).architectures or []
-    if not any("SequenceClassification" in kind or "Reward" in kind for kind in kinds):
-        raise InputError(f"{key}: {path} is no reward model but {', '.join(kinds) or 'of no known kind'}")

@@ -8,7 +8,8 @@ import textwrap
 
 import pytest
 
-from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, launch, load_function, parse
+from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, load_function
+from llmrecipes.parsing import launch, parse
 
 SFT = (RunArguments, DataArguments, "trl.trainer.sft_config:SFTConfig", ModelArguments)
 
@@ -145,7 +146,7 @@ def test_bf16_auto_is_settled_from_the_hardware(tmp_path):
 def test_env_is_set_before_transformers_is_imported(tmp_path):
     config = write(tmp_path, "env: {HF_HUB_OFFLINE: 1}\noutput_dir: o\nreport_to: none\n")
     code = (
-        "from llmrecipes.config import *\n"
+        "from llmrecipes.parsing import parse\n"
         f"parse('trl.trainer.sft_config:SFTConfig', argv=['--config', {config!r}])\n"
         "from huggingface_hub import constants; print(constants.HF_HUB_OFFLINE)"
     )
@@ -162,7 +163,7 @@ def clean_environment(tmp_path):
 def test_user_mistake_is_one_line_exit_2_and_imports_no_torch(tmp_path):
     config = write(tmp_path, "lerning_rate: 1\n")
     code = (
-        "import sys\nfrom llmrecipes.config import *\n"
+        "import sys\nfrom llmrecipes.config import DataArguments, ModelArguments, RunArguments\nfrom llmrecipes.parsing import launch\n"
         "try: launch(print, RunArguments, DataArguments, 'trl.trainer.sft_config:SFTConfig', ModelArguments, "
         f"argv=['--config', {config!r}])\n"
         "finally: assert not {'torch', 'transformers'} & set(sys.modules)"

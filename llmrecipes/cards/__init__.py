@@ -1,0 +1,1 @@
+"""Cards: README.md of a model folder and of a data folder, in the Hub's form."""

@@ -1,0 +1,1 @@
+"""Judges: a model behind an OpenAI-compatible endpoint, asked about one answer or about two."""

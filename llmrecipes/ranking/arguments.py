@@ -1,0 +1,54 @@
+"""Keys of recipes/rank.py."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class RankArguments:
+    """Who ranks the responses, how, and what becomes of the rankings."""
+
+    output_dir: str = field(default="", metadata={"help": "Where rankings and pairs go."})
+    annotator: str = field(
+        default="file", metadata={"help": "Who ranks: a file's rankings, a rule with noise, people on a page, a model.",
+                                  "choices": ["file", "simulated", "page", "llm"]}
+    )  # fmt: skip
+    rankings_file: str | None = field(default=None, metadata={"help": "JSONL or CSV: prompt_id, ranking, annotator."})
+    rule: str | None = field(default=None, metadata={"help": "module:function (row, response) -> score."})
+    rater_noise: list[float] = field(
+        default_factory=lambda: [0.03, 0.05, 0.08], metadata={"help": "Noise of each simulated rater's scores."}
+    )
+    rater_tie_width: list[float] = field(
+        default_factory=lambda: [0.07, 0.12, 0.18], metadata={"help": "Below it, a rater sees no difference."}
+    )
+    overlap: float = field(default=0.2, metadata={"help": "Share of prompts that several annotators rank."})
+    gold_tie_width: float = field(default=0.04, metadata={"help": "The same for the pairs without noise."})
+    test_share: float = field(default=0.1, metadata={"help": "Share of prompts whose pairs are held out."})
+    database: str | None = field(default=None, metadata={"help": "Judgements of people; default: output_dir + .sqlite."})
+    round: int = field(default=1, metadata={"help": "Answers of a newer policy are a new round in the same database."})
+    overlap_annotators: int = field(default=3, metadata={"help": "How many people rank each prompt of the overlap."})
+    repeat_share: float = field(default=0.05, metadata={"help": "Share of items asked again, for self-consistency."})
+    order: str = field(
+        default="random", metadata={"help": "What people are asked first.", "choices": ["random", "uncertain"]}
+    )
+    reward_model_name_or_path: str | None = field(default=None, metadata={"help": "Whose doubts `uncertain` follows."})
+    min_agreement: float = field(
+        default=0.0, metadata={"help": "Leave out items whose annotators order a smaller share of pairs alike."}
+    )
+    guidelines: str | None = field(default=None, metadata={"help": "Markdown shown beside the task; default: ours."})
+    serve: bool = field(default=True, metadata={"help": "False: pairs of what was judged so far, without the page."})
+    host: str = field(default="127.0.0.1", metadata={"help": "Another address needs users_file."})
+    port: int = field(default=7860, metadata={"help": "The next free one if it is in use."})
+    allowed_hosts: list[str] = field(default_factory=list, metadata={"help": "Host names the page answers to."})
+    users_file: str | None = field(default=None, metadata={"help": "Names and password hashes; see README."})
+    judge_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint, ends in /v1."})
+    judge_model: str | None = field(default=None, metadata={"help": "Its name there."})
+    judge_key_variable: str = field(default="OPENAI_API_KEY", metadata={"help": "Environment variable with its key."})
+    judge_concurrency: int = field(default=4, metadata={"help": "Questions asked at once."})
+    judge_price: list[float] = field(
+        default_factory=list, metadata={"help": "Dollars for a million prompt tokens and for a million answered ones."}
+    )
+    pair_format: str = field(
+        default="explicit", metadata={"help": "explicit: prompt, chosen, rejected; implicit: the prompt stands in both.",
+                                      "choices": ["explicit", "implicit"]}
+    )  # fmt: skip
+    seed: int = 42
