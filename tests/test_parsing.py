@@ -163,7 +163,9 @@ def clean_environment(tmp_path):
 def test_user_mistake_is_one_line_exit_2_and_imports_no_torch(tmp_path):
     config = write(tmp_path, "lerning_rate: 1\n")
     code = (
-        "import sys\nfrom llmrecipes.config import DataArguments, ModelArguments, RunArguments\nfrom llmrecipes.parsing import launch\n"
+        "import sys\n"
+        "from llmrecipes.config import DataArguments, ModelArguments, RunArguments\n"
+        "from llmrecipes.parsing import launch\n"
         "try: launch(print, RunArguments, DataArguments, 'trl.trainer.sft_config:SFTConfig', ModelArguments, "
         f"argv=['--config', {config!r}])\n"
         "finally: assert not {'torch', 'transformers'} & set(sys.modules)"
