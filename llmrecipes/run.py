@@ -27,6 +27,7 @@ from llmrecipes.cards.model import write_model_card
 from llmrecipes.config import InputError, RunArguments
 from llmrecipes.manifest import digest, fingerprint, last_complete_checkpoint, read_manifest, write_json
 from llmrecipes.sharding import launch_of, prepare_sharding
+from llmrecipes.tracking import apply_tracking, describe_tracking, number_run
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "lm_eval", "numpy")
 # Where a run writes and how it is told to do so; none of it changes what is learned.
@@ -37,7 +38,7 @@ NOT_PART_OF_A_RUN |= {"license", "logging_steps", "save_total_limit", "save_stra
 
 @dataclass
 class Run:
-    """A running stage. `resume_from_checkpoint` is the last complete checkpoint or None."""
+    """A running stage. `resume_from_checkpoint` is the last complete checkpoint or None; `note` is said when it starts."""
 
     stage: str
     output_dir: Path
@@ -46,6 +47,7 @@ class Run:
     manifest: dict
     resume_from_checkpoint: str | None = None
     keep: tuple[str, ...] = ()
+    note: str = ""
 
 
 def check_run(
@@ -60,7 +62,8 @@ def check_run(
         keep: files of an unfinished run that the next one goes on with, whatever has changed; `force` removes them too.
 
     Raises:
-        InputError: the folder holds another run and `force` is off; the launch config would save no model that loads.
+        InputError: the folder holds another run and `force` is off; the launch config would save no model that loads; what
+            is read is the folder of a run that has not finished.
         SystemExit(0): this very run is already finished there.
     """
     tame_logs()
@@ -69,9 +72,10 @@ def check_run(
         raise InputError("`output_dir` is missing; say where the stage's result goes, e.g. outputs/<experiment>/" + stage)
     prepare_sharding(args)
     output_dir, is_main = Path(args.output_dir), int(os.environ.get("RANK", 0)) == 0
-    _apply_tracking(args, output_dir)
+    apply_tracking(args, stage, output_dir)
     transformers.set_seed(args.seed)
     config = {k: v for c in configs for k, v in _to_json(c).items()}
+    _require_finished([*inputs, *_paths_of(config)])
     manifest = {
         "stage": stage,
         "status": "running",
@@ -110,7 +114,16 @@ def check_run(
     if checkpoint:  # what the interrupted run took up to the checkpoint
         saved = (Path(checkpoint) / "trainer_state.json").stat().st_mtime
         manifest["previous_seconds"] = previous["previous_seconds"] + saved - previous["started"]
-    return Run(stage, output_dir, run, is_main, manifest, checkpoint, () if run.force else keep)
+        if "run_name" in config:  # trackers go on with what they hold
+            args.run_name = previous["config"].get("run_name") or args.run_name
+    elif is_main:
+        number_run(args)
+    if "run_name" in config:
+        config["run_name"] = args.run_name
+    note = ""
+    if previous is not None and not checkpoint and not run.force:
+        note = f"{stage}: the run that was interrupted in {output_dir} had no checkpoint yet; starting from the beginning"
+    return Run(stage, output_dir, run, is_main, manifest, checkpoint, () if run.force else keep, note)
 
 
 def start_run(state: Run) -> None:
@@ -123,6 +136,8 @@ def start_run(state: Run) -> None:
         write_json(state.output_dir / "manifest.json", state.manifest)
         if state.resume_from_checkpoint:
             print(f"{state.stage}: continuing from {state.resume_from_checkpoint}")
+        elif state.note:
+            print(state.note)
     _barrier()
 
 
@@ -161,7 +176,9 @@ def _finish(state: Run, metrics: dict, made: str, next_steps: str) -> None:
         verdict = manifest["expected"].get(name)
         note = f"   expected {verdict['expected']} ± {verdict['tolerance']}: {verdict['verdict']}" if verdict else ""
         print(f"  {name:<28}{value:>12.4g}{note}")
-    print(f"  lies in {state.output_dir}" + (f"\n  next: {next_steps}" if next_steps else ""), flush=True)
+    tracked = describe_tracking(manifest["config"])
+    print(f"  lies in {state.output_dir}" + (f"\n  curves: {tracked}" if tracked else "")
+          + (f"\n  next: {next_steps}" if next_steps else ""), flush=True)  # fmt: skip
 
 
 def check_expected(expected: dict, metrics: dict) -> dict:
@@ -206,18 +223,6 @@ def _barrier() -> None:
         dist.barrier()
 
 
-def _apply_tracking(args, output_dir: Path) -> None:
-    """Trackers that are not installed are dropped with a line, never an error: a laptop offline must train."""
-    wanted = getattr(args, "report_to", None) or []
-    installed = [t for t in wanted if _version(t) is not None]
-    for tracker in set(wanted) - set(installed):
-        print(f"tracking: {tracker} is not installed, so this run is not tracked by it (pip install {tracker})")
-    if wanted:
-        args.report_to = installed
-        os.environ.setdefault("TRACKIO_DIR", str(output_dir.parent / "trackio"))
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "logs"))
-
-
 def _clear(output_dir: Path, keep: tuple[str, ...]) -> None:
     """Forget an unfinished or overridden run, but for the files `keep`; called only after the refusals above."""
     import shutil
@@ -231,6 +236,23 @@ def _clear(output_dir: Path, keep: tuple[str, ...]) -> None:
     for path in output_dir.iterdir():
         if path.name not in (*keep, "manifest.json"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _paths_of(config: dict) -> list[str]:
+    """What a resolved config names as models and data to read."""
+    named = [value for key, value in config.items() if key.endswith(("name_or_path", "reward_model")) and value]
+    sources = [s for key in ("datasets", "eval_datasets") for s in config.get(key) or []]
+    return named + [source["path"] for source in sources]
+
+
+def _require_finished(paths: list[str | None]) -> None:
+    for path in paths:
+        manifest = read_manifest(path) if path else None
+        if manifest and "stage" in manifest and manifest.get("status") != "finished":
+            raise InputError(
+                f"{path}: the {manifest['stage']} run that writes it has not finished (its manifest.json says "
+                f"{manifest.get('status')!r}); wait for it, or start it again"
+            )
 
 
 def _is_part_of_a_run(key: str) -> bool:

@@ -46,6 +46,26 @@ def test_run_that_failed_before_its_first_checkpoint_is_in_nobodys_way(tmp_path)
         start(tmp_path / "o", size=5)
 
 
+def test_interrupted_run_without_a_checkpoint_says_that_it_begins_anew(tmp_path, capsys):
+    start(tmp_path / "o")
+    assert "no checkpoint" not in capsys.readouterr().out
+    start(tmp_path / "o")
+    assert f"sample: the run that was interrupted in {tmp_path / 'o'} had no checkpoint yet" in capsys.readouterr().out
+    start(tmp_path / "o", RunArguments(force=True))
+    assert "no checkpoint" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["inputs", "model_name_or_path", "reward_model_name_or_path", "datasets", "eval_datasets"])
+def test_folder_of_an_unfinished_run_is_read_by_nobody(tmp_path, key):
+    state = start(tmp_path / "input")
+    path, args = str(tmp_path / "input"), Arguments(str(tmp_path / "o"))
+    inputs, config = [path] if key == "inputs" else [], {key: [{"path": path}] if "datasets" in key else path}
+    with pytest.raises(InputError, match=f"{path}: the sample run that writes it has not finished .*'running'"):
+        check_run("sft", RunArguments(), args, (args, config), inputs)
+    finish_run(state, {}, made="thing")
+    check_run("sft", RunArguments(), args, (args, config), inputs)
+
+
 def test_force_overwrites(tmp_path):
     finish_run(start(tmp_path / "o"), {}, made="thing")
     (tmp_path / "o" / "old.txt").write_text("x")
