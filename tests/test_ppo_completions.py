@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -24,7 +26,7 @@ def test_trackio_holds_every_evaluations_samples_also_the_one_after_training(tmp
         "model_name_or_path": tmp_path / "base", "datasets": prompts, "test_split_size": 6, "output_dir": tmp_path / "ppo",
         "reward_functions": "ppo_toys:even_share", "max_completion_length": 8, "max_steps": 4, "num_ppo_epochs": 2,
         "per_device_train_batch_size": 4, "use_cpu": "true", "bf16": "false", "eval_strategy": "steps", "eval_steps": 2,
-        "report_to": "trackio", "project": "toy", "run_name": "ppo", "num_completions_to_print": 0,
+        "report_to": "trackio", "project": "toy", "num_completions_to_print": 0,
     }  # fmt: skip
     command = [
         sys.executable,
@@ -32,14 +34,21 @@ def test_trackio_holds_every_evaluations_samples_also_the_one_after_training(tmp
         *(str(a) for key in options for a in (f"--{key}", options[key])),
     ]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths, "TRACKIO_DIR": str(tmp_path / "trackio")}
+    environment = {**os.environ, "PYTHONPATH": paths}
+    environment.pop("TRACKIO_DIR", None)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
     files = sorted((tmp_path / "ppo" / "completions").glob("*.jsonl"))
     written = {int(file.stem.split("-")[1]): [json.loads(line) for line in file.read_text().splitlines()] for file in files}
     with closing(sqlite3.connect(tmp_path / "trackio" / "toy.db")) as database:
+        names = {name for (name,) in database.execute("SELECT run_name FROM metrics")}
         logs = [json.loads(text) for (text,) in database.execute("SELECT metrics FROM metrics ORDER BY step")]
+    assert names == {"ppo"}, "one run, the last evaluation in it"
+    shown = re.search(r"curves: TRACKIO_DIR=(\S+) trackio show --project (\S+)", done.stdout)
+    listing = [shutil.which("trackio"), "list", "runs", "--project", shown[2]]
+    listed = subprocess.run(listing, env={**os.environ, "TRACKIO_DIR": shown[1]}, capture_output=True, text=True, check=True)
+    assert "ppo" in listed.stdout
     tables = [(log["train/global_step"], log["eval_completions"]) for log in logs if "eval_completions" in log]
     assert [step for step, _ in tables] == [2, 4, 4] and sorted(written) == [2, 4]
     for step, table in tables:
