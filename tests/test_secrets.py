@@ -1,0 +1,105 @@
+"""No secret is written down, whatever it looks like and wherever it stands; what is none stays as it is."""
+
+import time
+
+import pytest
+
+from llmrecipes.secrets import REMOVED, TOKENS, is_secret_name, known_secrets, scrub_secrets
+
+S = "S3cr3t-of-mine"  # no issuer's form: only its name or its place tells
+# Written in two parts, or another scanner would take this file for a leak.
+FORMS = [
+    "hf_" + "aB3d" * 8, "sk-" + "proj-" + "a1B2" * 6, "AKIA" + "ABCDEFGH12345678", "ghp_" + "a" * 36, "glpat-" + "x" * 20,
+    "sk_" + "live_" + "4eC39HqLyjWDarjtT1zdp7dc", "rk_" + "test_" + "4eC39HqLyjWDarjtT1zdp7dc", "xoxb-" + "1234567890-ab",
+    "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0In0." + "dozjgNryP4J3jVmNHl0w5N_XgL0", "AIza" + "x" * 35,
+    "-----BEGIN PGP " + "PRIVATE KEY BLOCK-----", "-----BEGIN " + "OPENSSH PRIVATE KEY-----", "npm_" + "a" * 36,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("token", FORMS)
+def test_a_token_of_a_known_form_goes_wherever_it_stands(token):
+    for text in (token, f"see {token}.", f"a={token}&b=1", f'{{"x": "{token}"}}', f"outputs/{token}/sft", f"x_{token}"):
+        assert token not in scrub_secrets(text) and REMOVED in scrub_secrets(text), text
+    assert scrub_secrets({token: [token, 1], "note": (token,)}) == {REMOVED: [REMOVED, 1], "note": (REMOVED,)}
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--hub_token", S],
+        [f"--hub_token={S}"],
+        ["--hub-token", S],
+        ["--model_init_kwargs.token", S],
+        ["--model_init_kwargs", f'{{"token": "{S}", "revision": "main"}}'],
+        ["--model_init_kwargs", f"{{'token': '{S}'}}"],
+        ["--env", f"WANDB_API_KEY={S}"],
+        ["--run_name", f"try WANDB_API_KEY={S} again"],
+        ["--judge_url", f"https://me:{S}@judge.example/v1"],
+        ["--judge_url", f"https://{S}@judge.example/v1"],
+        ["--judge_url", f"https://judge.example/v1?api_key={S}&x=1"],
+        ["--datasets", f"s3://key:{S}@bucket/rows.jsonl"],
+        ["--password", S, S],
+        ["--headers", f"Authorization: Bearer {S}-and-more-of-it"],
+        ["--x", f'{{"passwords": ["a", "{S}"], "b": 1}}'],
+        ["--storage_options", f'{{\\"secret\\": \\"{S}\\"}}'],
+    ],
+)
+def test_no_secret_of_a_command_line_is_written(argv):
+    argv = ["python", "recipes/sft.py", "--config", "configs/sft.yaml", *argv, "--seed", "1"]
+    for scrubbed in (" ".join(scrub_secrets(argv)), scrub_secrets(" ".join(argv))):
+        assert REMOVED in scrubbed and S not in scrubbed.replace(f" {S} --seed", ""), scrubbed
+        assert scrubbed.startswith("python recipes/sft.py --config configs/sft.yaml --") and scrubbed.endswith("--seed 1")
+        assert scrub_secrets(scrubbed) == scrubbed
+    assert S not in " ".join(scrub_secrets(argv)), "word by word a value of several words is known"
+
+
+def test_no_secret_of_a_config_is_written_and_the_rest_stays():
+    config = {
+        "hub_token": S, "model_init_kwargs": {"token": S, "revision": "main", "nested": [{"apiKey": S}]},
+        "env": {"WANDB_API_KEY": S, "OMP_NUM_THREADS": "1", "MY_OWN_KEY": S}, "password": 123456, "passwords": [S],
+        "storage_options": {"aws_access_key_id": S, "aws_secret_access_key": S, "anon": False}, "credentials": {"user": S},
+        "datasets": [{"path": f"https://me:{S}@host/rows.jsonl", "weight": 1.0}], "text": f'{{"client_secret": "{S}"}}',
+    }  # fmt: skip
+    scrubbed = scrub_secrets(config)
+    assert S not in str(scrubbed) and "123456" not in str(scrubbed) and scrub_secrets(scrubbed) == scrubbed
+    assert scrubbed["env"]["OMP_NUM_THREADS"] == "1" and scrubbed["model_init_kwargs"]["revision"] == "main"
+    assert scrubbed["storage_options"]["anon"] is False
+    assert scrubbed["datasets"] == [{"path": f"https://{REMOVED}@host/rows.jsonl", "weight": 1.0}]
+    assert config["hub_token"] == S, "the config itself is as it was"
+
+
+def test_what_is_no_secret_stays():
+    config = {
+        "max_new_tokens": 64, "pad_token": "<pad>", "eos_token": "</s>", "bos_token": "x", "token": True,
+        "stop_token": "END",
+        "hub_token": "<HUB_TOKEN>", "average_tokens_across_devices": True, "judge_key_variable": "OPENAI_API_KEY",
+        "reward_funcs": ["llmrecipes.secrets:judge", "secret:rule"], "path": "pypi:token==1.0",
+        "response_token": "<|im_end|>",
+        "tokenizer_name": "gpt2", "bytes_per_token": 4, "learning_rate": 1e-4, "none": None, "where": "ssh://git@host/x.git",
+        "doc": "https://host/a@b?x=1#y", "sort_key": "prompt", "commit": "0123456789abcdef0123456789abcdef01234567",
+        "num_tokens": 10, "text": "The password is on the desk, said the bearer of news", "tokens": ["a", "b"],
+        "steps": [1, 2.5, None, {"a": ()}], "hf": "hf_model", "sk": "a risk-averse-and-careful-person",
+    }  # fmt: skip
+    assert scrub_secrets(config) == config
+    argv = ["python", "recipes/ppo.py", "--stop_token", "END", "--token", "--seed", "1", "--max_new_tokens", "64", "a=b"]
+    assert scrub_secrets(argv) == argv and scrub_secrets(" ".join(argv)) == " ".join(argv)
+
+
+def test_secrets_of_the_environment_go_whatever_they_look_like():
+    environ = {"HF_TOKEN": S, "PATH": "/usr/bin", "OPENAI_API_KEY": "", "X_PASSWORD": "abc", "SECRET": "true"}
+    assert known_secrets(environ) == [S, "abc"]
+    scrubbed = scrub_secrets({"a": f"x{S}y abc", "b": [f"{S}"]}, known_secrets(environ))
+    assert scrubbed == {"a": f"x{REMOVED}y abc", "b": [REMOVED]}, "what is short would stand in many words"
+
+
+def test_names():
+    assert all(map(is_secret_name, ("token", "HF_TOKEN", "--hub-token", "a.b.api_key", "PASSWD", "clientSecret", "apikey")))
+    assert not any(map(is_secret_name, ("tokens", "tokenizer", "image_token", "key", "secretary", "pass_at_k", "passage")))
+
+
+@pytest.mark.parametrize("word", ["a", "eyJ-", "a://", "--a ", '"', "\\", "token: ", 'token="', "-----BEGIN ", "machine a "])
+def test_long_texts_take_no_long_time(word):
+    text, start = word * (200_000 // len(word)), time.process_time()
+    scrub_secrets(text)
+    TOKENS.search(text)
+    assert time.process_time() - start < 5
