@@ -1,0 +1,45 @@
+"""README and docs: links lead somewhere, commands name recipes, configs and modules that are there."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "LOG.md", *sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("CONTRIBUTING.md")]
+
+
+def anchors(page):
+    """The anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text()) + re.findall(r'src="([^"]+)"', page.read_text())
+    for target in targets:
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        found = page.parent / path if path else page
+        assert found.exists(), f"{page.name} links to {target}, which is not there"
+        assert not anchor or anchor in anchors(found), f"{page.name} links to {target}, which has no such heading"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "LOG.md"], ids=lambda page: page.name)
+def test_commands_name_what_is_there(page):
+    for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), flags=re.S):
+        for path in re.findall(r"(?<![\w/])(?:recipes|benchmarks|configs)/[\w/.-]+\.(?:py|yaml)", block):
+            assert (ROOT / path).exists() or "/X/" in path, f"{page.name}: {path} is not there"
+        for module in re.findall(r"python -m (llmrecipes[\w.]*)", block):
+            assert importlib.util.find_spec(module), f"{page.name}: {module} is not there"
+        for target in re.findall(r"^make (\w+)", block, flags=re.M):
+            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M), f"{page.name}: make {target}"
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs" / "index.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "index.md" or f"({page.name})" in index, f"docs/index.md does not list {page.name}"
