@@ -129,11 +129,12 @@ def rankings_to_pairs(row: Mapping, where: str = "row") -> list[dict]:
     row: prompt (text or messages), responses (list of text), ranking (best first, ties together: [[2], [0, 3], [1]];
     responses left out of it give no pair). K responses give up to K(K-1)/2 pairs (Ouyang et al. 2022, section 3.5).
     margin: the difference of `scores` where the row has them, else the number of groups apart. With a prompt of
-    messages, chosen and rejected are one assistant message each; with a text prompt they are text.
+    messages, chosen and rejected are one assistant message each; with a text prompt they are text. `chosen_finished` and
+    `rejected_finished`, where the row has `finish_reasons`: whether the model ended the response itself.
     Responses with equal text are never a pair.
     """
     check_ranking(row, where)
-    responses, scores = row["responses"], row.get("scores")
+    responses, scores, reasons = row["responses"], row.get("scores"), row.get("finish_reasons")
     carried = {
         k: v for k, v in row.items() if k not in ("responses", "ranking", "scores", *SAMPLE_COLUMNS, *JUDGEMENT_COLUMNS)
     }
@@ -147,7 +148,8 @@ def rankings_to_pairs(row: Mapping, where: str = "row") -> list[dict]:
                 sides = (responses[i], responses[j])
                 if not isinstance(row["prompt"], str):
                     sides = tuple([{"role": "assistant", "content": side}] for side in sides)
-                pairs.append({**carried, "chosen": sides[0], "rejected": sides[1], "margin": float(margin)})
+                whole = {f"{side}_finished": reasons[at] != "length" for side, at in (("chosen", i), ("rejected", j)) if reasons}
+                pairs.append({**carried, "chosen": sides[0], "rejected": sides[1], "margin": float(margin), **whole})
     return pairs
 
 

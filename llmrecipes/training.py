@@ -15,6 +15,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from llmrecipes.config import InputError
 from llmrecipes.models import num_embeddings, token_blocks
+from llmrecipes.reward_models.scoring import pair_tokens, pool_at_last_token
 
 # Below this many bytes of logits and their gradients (12 per token and vocabulary entry), TRL's tiled LM head costs more
 # time than the memory it saves is worth.
@@ -185,7 +186,7 @@ def check_assistant_tokens(rows: Dataset) -> None:
 
 def pair_columns(rows: Dataset | dict[str, Dataset] | None, weighted: bool = False):
     """Preference pairs without the rankings' `margin`, a column that TRL would subtract in the reward model's loss;
-    with `weight`, scaled to mean 1, where that is wanted.
+    with `weight`, scaled to mean 1, where that is wanted, and with what tells that an answer was cut.
 
     Raises:
         InputError: weights are wanted and a row has none, or none above 0.
@@ -193,14 +194,19 @@ def pair_columns(rows: Dataset | dict[str, Dataset] | None, weighted: bool = Fal
     if isinstance(rows, dict):
         return {name: pair_columns(part) for name, part in rows.items()}
     if not weighted:
-        return rows and rows.select_columns(["prompt", "chosen", "rejected"])
+        return rows and rows.select_columns(_pair_columns(rows))
     weights = list(rows["weight"]) if "weight" in rows.column_names else []
     if not weights or not all(isinstance(w, (int, float)) and w > 0 for w in weights):
         raise InputError("weight_pairs: the pairs have no column `weight` of numbers above 0 in every source; "
                          "recipes/rank.py writes it, or set `weight_pairs: false`")  # fmt: skip
     scale = len(weights) / sum(weights)
-    pairs = rows.select_columns(["prompt", "chosen", "rejected"])
+    pairs = rows.select_columns(_pair_columns(rows))
     return pairs.add_column("weight", [scale * weight for weight in weights])
+
+
+def _pair_columns(rows: Dataset) -> list[str]:
+    known = ("prompt", "chosen", "rejected", "chosen_finished", "rejected_finished")
+    return [name for name in known if name in rows.column_names]
 
 
 @dataclass
@@ -215,10 +221,13 @@ class WeightedPairs(DataCollatorForPreference):
 
 
 class RewardTrainer(trl.RewardTrainer):
-    """TRL's RewardTrainer, whose loss counts each pair by its `weight` where the training rows have one.
+    """TRL's RewardTrainer, which reads pairs as every other reader of a reward model does (`reward_models.scoring`) and
+    counts each pair by its `weight` where the training rows have one.
 
     The batch's loss is mean(weight * -log sigmoid(r_chosen - r_rejected)); with weights of mean 1 over the data set it
     estimates the weighted mean without bias. Evaluation stays unweighted.
+
+    Raises InputError where no pair is short enough for `max_length`.
     """
 
     def __init__(self, *, args, train_dataset: Dataset, processing_class: PreTrainedTokenizerBase, **kwargs):
@@ -227,6 +236,18 @@ class RewardTrainer(trl.RewardTrainer):
             collator = WeightedPairs(processing_class.pad_token_id, args.pad_to_multiple_of)
             kwargs["data_collator"] = collator
         super().__init__(args=args, train_dataset=train_dataset, processing_class=processing_class, **kwargs)
+        pool_at_last_token(self.model)
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name: str) -> Dataset:
+        # TRL's own, underscored, is the one place where its constructor has set the chat template but not yet tokenized.
+        if "chosen_ids" not in dataset.column_names:
+            dataset = dataset.map(pair_tokens, fn_kwargs={"tokenizer": processing_class}, num_proc=args.dataset_num_proc)
+            longest = args.max_length or math.inf
+            kept = [max(map(len, pair)) <= longest for pair in zip(dataset["chosen_ids"], dataset["rejected_ids"], strict=True)]
+            if not any(kept):
+                raise InputError(f"datasets: no pair for {dataset_name} has at most max_length {longest} tokens; raise it")
+            dataset = dataset.select([row for row, fits in enumerate(kept) if fits])
+        return dataset
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         weights = inputs.pop("weight", None)

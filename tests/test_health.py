@@ -169,8 +169,9 @@ def load(folder, **changes):
 
 def test_real_model_scores_alike_however_it_is_asked(folder, tmp_path):
     health = check_health(load(folder), folder[1], {"test": rows(), "other": rows(9, 1)}, HealthArguments())
-    assert set(health["invariance"]["max_difference"]) == {"padding", "row order", "batch size", "PPO's reading"}
-    assert max(health["invariance"]["max_difference"].values()) < 1e-4 < health["invariance"]["score_std"]
+    assert set(health["invariance"]["max_difference"]) == {"padding", "row order", "batch size"}
+    differences = [health["invariance"]["own_forward"], *health["invariance"]["max_difference"].values()]
+    assert max(differences) < 1e-4 < health["invariance"]["score_std"]
     assert list(health["by_set"]) == ["test", "other"] and health["by_set"]["other"]["n"] == 9
     assert set(health["by_category"]) == {"a", "b"}
     scores = [(m["rejected_score"] - m["chosen_score"]) for m in health["mistakes"]]

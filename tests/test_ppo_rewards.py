@@ -55,11 +55,11 @@ def test_conversations_are_rendered_by_the_reward_models_template():
     model, tokenizer = toys.reward_model().eval(), toys.tokenizer()
     prompt = [{"role": "w1", "content": "w2"}]
     rows = {"prompt": [prompt] * 2, "prompt_ids": [[5], [5]]}
-    ids = [
+    whole, cut = (
         tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": text}], return_dict=True)["input_ids"]
         for text in ("w4 w5", "w6")
-    ]
-    torch.testing.assert_close(score(model, rows)[:, 0], score_with_model(model, ids, 4))
+    )
+    torch.testing.assert_close(score(model, rows)[:, 0], score_with_model(model, [whole, cut[:-1]], 4))
 
 
 def test_reward_model_with_another_tokenizer_reads_the_text():

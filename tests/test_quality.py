@@ -12,7 +12,7 @@ import pytest
 from test_store import judge, samples
 
 from llmrecipes.config import ModelArguments
-from llmrecipes.models import build_policy, train_tokenizer
+from llmrecipes.models import build_policy, load_reward_model, train_tokenizer
 from llmrecipes.ranking.page import prepare_server
 from llmrecipes.ranking.quality import low_agreement, measure_quality, quality_page
 from llmrecipes.ranking.store import Store
@@ -104,6 +104,7 @@ def test_a_models_doubt_is_highest_where_it_cannot_tell(tmp_path):
     shape = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     shape |= {"intermediate_size": 32, "max_position_embeddings": 64, "initializer_range": 1.0}
     build_policy(shape, tokenizer).save_pretrained(tmp_path)
+    load_reward_model(ModelArguments(str(tmp_path)), tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     rows = [{"prompt": "The", "responses": ["cat", "cat"]}, {"prompt": "The", "responses": ["cat sat on", "mat the"]}]
     same, different = doubts(rows, ModelArguments(model_name_or_path=str(tmp_path)))

@@ -22,6 +22,7 @@ from llmrecipes.evaluation.behaviours import (
     kl_from,
     prefer,
     summarise_behaviour,
+    whole_answers,
 )
 from llmrecipes.evaluation.consistency import paraphrase_consistency, self_consistency
 from llmrecipes.evaluation.likelihood import score_texts, summarise_texts
@@ -172,9 +173,13 @@ def _behave(name, model, tokenizer, args, parts: Parts, greedy: dict, sampled: d
     greedy, sampled: model -> (answers, judgements), those of the baseline to compare with; this model's are added.
     """
     rows, prompts = parts.questions, [row["prompt"] for row in parts.questions]
-    judge = lambda texts: judge_answers(rows, texts, parts.judge, parts.rule, parts.reward, args.per_device_eval_batch_size)
+
+    def judge(texts: list[str], ids: list[list[int]]) -> list[dict]:
+        whole, size = whole_answers(model, tokenizer, ids), args.per_device_eval_batch_size
+        return judge_answers(rows, texts, parts.judge, parts.rule, parts.reward, size, whole)
+
     _, ids, texts = answer(model, tokenizer, prompts, shared=True, **_settings(args))
-    greedy[name] = (texts, judge(texts))
+    greedy[name] = (texts, judge(texts, ids))
     if parts.pairs and name != args.baseline and args.baseline in greedy:
         if not prefer(rows, greedy[name], greedy[args.baseline], parts.pairs):
             parts.skipped[f"judge_win_rate of {name}"] = "the judge gave no readable comparison"
@@ -183,8 +188,8 @@ def _behave(name, model, tokenizer, args, parts: Parts, greedy: dict, sampled: d
     runs = [greedy[name]]
     for i in range(args.num_samples if args.sample_temperature else 0):
         options = {"temperature": args.sample_temperature, "seed": args.seed + i, "shared": True} | _settings(args)
-        texts = answer(model, tokenizer, prompts, **options)[2]
-        runs.append((texts, judge(texts)))
+        _, drawn, texts = answer(model, tokenizer, prompts, **options)
+        runs.append((texts, judge(texts, drawn)))
     if len(runs) > 1:
         sampled[name] = runs[1]
         own |= _sampled(summarise_behaviour(rows, runs[1][1], []) | compare(name, rows, sampled, args.baseline))

@@ -74,6 +74,12 @@ def answer(
     return encoded, ids, tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
+def whole_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]]) -> list[bool]:
+    """Of each answer's token ids, whether the model ended it itself; the others are cut by the length limit."""
+    ends = eos_token_ids(model, tokenizer)
+    return [bool(row) and row[-1] in ends for row in ids]
+
+
 def judge_answers(
     rows: list[dict],
     texts: list[str],
@@ -81,9 +87,11 @@ def judge_answers(
     rule: Callable | None,
     reward_model=None,
     batch_size: int = 64,
+    finished: list[bool] | None = None,
 ) -> list[dict]:
     """The judgement of each answer: the parts its judge names, `gold` = rule(row, text), `reward` of a reward model.
 
+    finished: whether the model ended each answer itself, which a reward model sees; None says that all are whole.
     judge: a function (row, text) -> parts, or an object whose `judge_all(rows, texts)` gives a list of them.
     """
     if hasattr(judge, "judge_all"):
@@ -94,8 +102,9 @@ def judge_answers(
         for parts, row, text in zip(judged, rows, texts, strict=True):
             parts["gold"] = float(rule(row, text))
     if reward_model:
-        work = lambda pairs: reward_model.score(*zip(*pairs, strict=True), batch_size)
-        for parts, score in zip(judged, share(list(zip(rows, texts, strict=True)), work), strict=True):
+        work = lambda answers: reward_model.score(*map(list, zip(*answers, strict=True)), batch_size=batch_size)
+        asked = list(zip(rows, texts, finished or [True] * len(rows), strict=True))
+        for parts, score in zip(judged, share(asked, work), strict=True):
             parts["reward"] = score
     return judged
 

@@ -1,6 +1,7 @@
 """Who says whether a model answers better than at its first look (watch.py): a rule, a reward model or a judge model.
 
-Each has a `name`, under which watch.jsonl holds what `keep(rows, texts, device)` makes of a look, one value a question, and
+Each has a `name`, under which watch.jsonl holds what `keep(rows, texts, whole, device)` makes of a look, one value a question
+(whole: whether the model ended the answer itself), and
 `win_rate(rows, now, first)`, the share of questions answered better than at the first look, ties half.
 """
 
@@ -24,7 +25,7 @@ class RuleLooks:
     def __init__(self, rule: Callable[[dict, str], float]):
         self.rule = rule
 
-    def keep(self, rows: list[dict], texts: list[str], device: torch.device) -> list[float]:
+    def keep(self, rows: list[dict], texts: list[str], whole: list[bool] | None, device: torch.device) -> list[float]:
         return [float(self.rule(row, text)) for row, text in zip(rows, texts, strict=True)]
 
     def win_rate(self, rows: list[dict], now: list[float], first: list[float]) -> metrics.Estimate:
@@ -40,10 +41,10 @@ class RewardLooks:
         with torch.random.fork_rng(devices=[]):
             self.judge = RewardJudge(ModelArguments(), path, torch.device("cpu"))
 
-    def keep(self, rows: list[dict], texts: list[str], device: torch.device) -> list[float]:
+    def keep(self, rows: list[dict], texts: list[str], whole: list[bool] | None, device: torch.device) -> list[float]:
         self.judge.model.to(device)
         try:
-            return self.judge.score(rows, texts, batch_size=64)
+            return self.judge.score(rows, texts, whole, batch_size=64)
         finally:
             self.judge.model.to("cpu")
 
@@ -58,7 +59,7 @@ class JudgeLooks:
     def __init__(self, endpoint: Endpoint, guidelines: str | None = None):
         self.endpoint, self.pairs = endpoint, PairJudge(Verdicts(endpoint), read_guidelines(guidelines))
 
-    def keep(self, rows: list[dict], texts: list[str], device: torch.device) -> list[str]:
+    def keep(self, rows: list[dict], texts: list[str], whole: list[bool] | None, device: torch.device) -> list[str]:
         return texts
 
     def win_rate(self, rows: list[dict], now: list[str], first: list[str]) -> metrics.Estimate:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from llmrecipes.config import DataArguments, InputError, load_function
 from llmrecipes.data import load_source, to_shape
 from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
-from llmrecipes.evaluation.behaviours import answer
+from llmrecipes.evaluation.behaviours import answer, whole_answers
 from llmrecipes.evaluation.looks import JudgeLooks, RewardLooks, RuleLooks
 from llmrecipes.formats import read_growing
 from llmrecipes.judging.endpoint import Endpoint, check_price
@@ -181,14 +181,15 @@ class Watch(TrainerCallback):
         if not prompts:
             return {}
         asked = [[{"role": "user", "content": p}] if self.chat else p for p in prompts]
-        return dict(zip(prompts, self._answer(model, asked), strict=True))
+        return dict(zip(prompts, self._answer(model, asked)[0], strict=True))
 
     def _compare(self, model, scores: dict, step: int) -> dict[str, list]:
         """What is kept of this look; puts `win_rate` among the scores."""
         rows, temperature = self.args.questions, self.args.watch_temperature
-        texts = self._answer(model, [row["prompt"] for row in rows], temperature)
+        texts, ids = self._answer(model, [row["prompt"] for row in rows], temperature)
+        whole = ids and whole_answers(model, self.tokenizer, ids)
         try:
-            now = self.looks.keep(rows, texts, model.device)
+            now = self.looks.keep(rows, texts, whole, model.device)
             self.first = self.first or now
             scores["win_rate"] = self.looks.win_rate(rows, now, self.first)._asdict()
         except InputError as error:
@@ -199,9 +200,10 @@ class Watch(TrainerCallback):
             return {}
         return {self.looks.name: now}
 
-    def _answer(self, model, prompts: list, temperature: float = 0.0) -> list[str]:
+    def _answer(self, model, prompts: list, temperature: float = 0.0) -> tuple[list[str], list[list[int]]]:
         options = {"max_new_tokens": self.args.watch_max_new_tokens, "batch_size": 64, "temperature": temperature}
-        return answer(model, self.tokenizer, prompts, **options)[2]
+        _, ids, texts = answer(model, self.tokenizer, prompts, **options)
+        return texts, ids
 
     def _score(self, model) -> dict[str, dict]:
         if not self.args.tasks:

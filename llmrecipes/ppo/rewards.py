@@ -18,9 +18,9 @@ from llmrecipes.ppo.sharding import FrozenModel
 from llmrecipes.reward_models.scoring import (
     RewardFunction,
     check_reward_model,
-    reward_model_tokens,
     reward_name,
     same_tokenizer,
+    sampled_response_tokens,
     score_with_model,
 )
 
@@ -128,8 +128,8 @@ class Rewards:
             if is_model:
                 source = tokenizer if reads_policy_tokens else self.policy_tokenizer
                 token_rows = [
-                    reward_model_tokens(tokenizer, source, *row)
-                    for row in zip(prompts, prompt_ids, texts, completion_ids, finished, strict=True)
+                    sampled_response_tokens(tokenizer, source, *row)
+                    for row in zip(prompts, prompt_ids, completion_ids, finished, strict=True)
                 ]
                 scores.append(function(score_with_model, token_rows, batch_size).to(device))
             else:

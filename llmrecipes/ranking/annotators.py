@@ -8,7 +8,7 @@ from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.judging.endpoint import check_price
 from llmrecipes.judging.pairwise import check_guidelines, read_guidelines
 from llmrecipes.ranking.store import Store, check_items, to_rankings
-from llmrecipes.reward_models.scoring import doubts
+from llmrecipes.reward_models.scoring import check_reward_path, doubts
 
 
 def check_settings(rank) -> None:
@@ -17,6 +17,8 @@ def check_settings(rank) -> None:
 
     if rank.order == "uncertain" and not rank.reward_model_name_or_path:
         raise InputError("order: uncertain needs `reward_model_name_or_path`, whose doubts decide what is asked first")
+    if rank.order == "uncertain":
+        check_reward_path(rank.reward_model_name_or_path)
     if rank.host not in (*LOOPBACK, "::1"):
         if not rank.users_file:
             raise InputError(f"host: {rank.host} is open to others; set `users_file` (python -m llmrecipes.ranking.users "

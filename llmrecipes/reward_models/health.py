@@ -19,7 +19,7 @@ from llmrecipes.formats import prompt_id, prompt_text
 from llmrecipes.models import context_length, load_reward_model, load_tokenizer
 from llmrecipes.reward_models.health_measures import ScoredPair, accuracy, measure_pairs
 from llmrecipes.reward_models.health_text import percent, to_markdown
-from llmrecipes.reward_models.scoring import score_with_model
+from llmrecipes.reward_models.scoring import check_reward_path, pair_tokens, read_scores
 
 CATEGORY_COLUMNS = ("category", "kind", "subset", "source")
 NUM_MISTAKES = 10
@@ -60,6 +60,7 @@ def check_saved_model(
 
     run: has output_dir, per_device_eval_batch_size, seed and trust_remote_code, as TRL's training arguments do.
     """
+    check_reward_path(str(folder), "model_name_or_path")
     unset_hf_deepspeed_config()  # with it, ZeRO-3 spreads what is loaded over processes that do not come here
     model_args = replace(model_args, model_name_or_path=str(folder), tokenizer_name_or_path=None)
     tokenizer = load_tokenizer(model_args, run.trust_remote_code)
@@ -86,7 +87,7 @@ def check_health(
     limit = min(filter(None, [max_length, context_length(model)]), default=None)
     name, *others = sets
     rows, encoded, left_out = _encode_set(tokenizer, list(sets[name]), args, limit, seed, name)
-    chosen, rejected = (_score(model, [pair[side] for pair in encoded], batch_size) for side in (0, 1))
+    chosen, rejected = (read_scores(model, [pair[side] for pair in encoded], batch_size).tolist() for side in (0, 1))
     health = {"verdict": "", "reasons": [], "set": name, "left_out": left_out, "thresholds": _thresholds(args)}
     if not all(map(_is_finite, chosen + rejected)):
         health["reasons"] = ["some scores are not finite numbers; lower the learning rate, or train in bf16 or float32"]
@@ -96,7 +97,7 @@ def check_health(
     health["by_set"] = {name: health["accuracy"]}
     for other in others:
         theirs, ids, _ = _encode_set(tokenizer, list(sets[other]), args, limit, seed, other)
-        sides = [_score(model, [pair[side] for pair in ids], batch_size) for side in (0, 1)]
+        sides = [read_scores(model, [pair[side] for pair in ids], batch_size).tolist() for side in (0, 1)]
         health["by_set"][other] = accuracy(_scored_pairs(tokenizer, theirs, *sides, None))
     health["invariance"] = _invariance(model, encoded, chosen + rejected, limit)
     health["mistakes"] = _mistakes(rows, pairs)
@@ -166,7 +167,7 @@ def _encode_set(tokenizer, rows: list[dict], args: HealthArguments, limit: int |
     """(rows, [(chosen ids, rejected ids)], number left out) of at most health_max_pairs pairs, encoded as in training."""
     if args.health_max_pairs and len(rows) > args.health_max_pairs:
         rows = Random(seed).sample(rows, args.health_max_pairs)
-    encoded = [tuple(_encode(tokenizer, row["prompt"], row[side]) for side in ("chosen", "rejected")) for row in rows]
+    encoded = [tuple(pair_tokens(row, tokenizer).values()) for row in rows]
     fits = [limit is None or max(map(len, pair)) <= limit for pair in encoded]
     if not any(fits):
         raise InputError(f"health: none of the {len(rows)} pairs of {name} has at most {limit} tokens; raise max_length")
@@ -174,17 +175,9 @@ def _encode_set(tokenizer, rows: list[dict], args: HealthArguments, limit: int |
     return [row for row, _ in kept], [pair for _, pair in kept], len(rows) - len(kept)
 
 
-def _encode(tokenizer, prompt, answer) -> list[int]:
-    if not isinstance(answer, str):
-        return tokenizer.apply_chat_template([*prompt, *answer], return_dict=True)["input_ids"]
-    text = prompt + answer
-    eos = tokenizer.eos_token or ""
-    return tokenizer(text if text.endswith(eos) else text + eos)["input_ids"]
-
-
 @torch.no_grad()
 def _score(model, rows: list[list[int]], batch_size: int, extra_padding: int = 0, by_length: bool = True) -> list[float]:
-    """Scores by the model's own forward, as its other users call it: padded on the right, with an attention mask."""
+    """Scores by the model's own forward, as other programs call it: padded on the right, with an attention mask."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i])) if by_length else list(range(len(rows)))
     scores = [0.0] * len(rows)
     for start in range(0, len(order), batch_size):
@@ -201,20 +194,22 @@ def _score(model, rows: list[list[int]], batch_size: int, extra_padding: int = 0
 
 
 def _invariance(model, encoded: list[tuple], scores: list[float], limit: int | None) -> dict:
-    """Greatest change of a score when nothing but the way of asking changes; the last one is PPO's way."""
+    """Greatest change of a score when nothing but the way of asking the model's own forward changes, and what that forward
+    differs from the scores, which are read at a row's last token: with pad = EOS it reads the token before."""
     count = min(len(encoded), NUM_INVARIANCE_ROWS // 2)
     rows = [ids for pair in encoded[:count] for ids in pair]
-    base = [score for i in range(count) for score in (scores[i], scores[len(encoded) + i])]
+    ours = [score for i in range(count) for score in (scores[i], scores[len(encoded) + i])]
     extra = EXTRA_PADDING if limit is None else max(0, min(EXTRA_PADDING, limit - max(map(len, rows))))
+    base = _score(model, rows, 16)
     asked = {
         "padding": _score(model, rows, 16, extra),
         "row order": _score(model, rows[::-1], 16, by_length=False)[::-1],
         "batch size": _score(model, rows, 1),
-        "PPO's reading": score_with_model(model, rows, 16).tolist(),
     }
-    differences = {name: max(abs(a - b) for a, b in zip(base, got, strict=True)) for name, got in asked.items()}
+    difference = lambda got, base: max(abs(a - b) for a, b in zip(base, got, strict=True))
+    differences = {name: difference(got, base) for name, got in asked.items()}
     spread = float(torch.tensor(scores).std(correction=0))
-    return {"max_difference": differences, "rows": len(rows), "score_std": spread}
+    return {"max_difference": differences, "own_forward": difference(base, ours), "rows": len(rows), "score_std": spread}
 
 
 def _scored_pairs(tokenizer, rows, chosen: list[float], rejected: list[float], category: str | None) -> list[ScoredPair]:

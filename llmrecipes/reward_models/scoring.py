@@ -1,9 +1,15 @@
-"""How a response is fed to a reward model and scored: the one reading of a reward model that every stage uses."""
+"""How a response is fed to a reward model and scored: the one reading of a reward model that every stage uses.
+
+Training, the health check, evaluation, looks at a model in training, ranking by doubt and PPO all take their tokens from
+`reward_model_tokens` and their scores at each row's last token.
+"""
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError, ModelArguments
@@ -23,8 +29,28 @@ def reward_name(reward: RewardFunction) -> str:
 
 def check_reward_model(model: PreTrainedModel) -> None:
     """Raises InputError unless the model gives one score."""
+    if model.get_output_embeddings() is not None:
+        raise InputError(
+            f"reward model {reward_name(model)}: a {type(model).__name__} writes text and gives no score; train a reward "
+            "model from it (recipes/reward.py)"
+        )
     if model.config.num_labels != 1:
         raise InputError(f"reward model {reward_name(model)}: gives {model.config.num_labels} labels; needed is one score")
+
+
+def check_reward_path(path: str, key: str = "reward_model_name_or_path") -> None:
+    """InputError for `key` unless `path` holds a sequence classifier of one label, or an adapter that is one: a language
+    model's scores would be a random head's. Only configs are read."""
+    if Path(path, "adapter_config.json").is_file():
+        if "SEQ_CLS" not in str(read_config(path, key, PeftConfig).task_type):
+            raise InputError(f"{key}: {path} is no reward model but another adapter; train one with recipes/reward.py")
+        return
+    config = read_config(path, key)
+    kinds = config.architectures or []
+    if not any("SequenceClassification" in kind or "Reward" in kind for kind in kinds):
+        raise InputError(f"{key}: {path} is no reward model but {', '.join(kinds) or 'of no known kind'}")
+    if config.num_labels != 1:
+        raise InputError(f"{key}: {path} gives {config.num_labels} labels; a reward model gives one score")
 
 
 def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
@@ -33,41 +59,88 @@ def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase)
 
 
 def reward_model_tokens(
-    tokenizer: PreTrainedTokenizerBase,
-    source: PreTrainedTokenizerBase,
-    prompt,
-    prompt_ids: list[int],
-    completion: str,
-    completion_ids: list[int],
-    finished: bool,
+    tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict], response: str | list[dict], finished: bool = True
 ) -> list[int]:
-    """What a reward model reads for one response. source: the tokenizer that the ids are of; `tokenizer` itself if the
-    reward model reads them as they are.
+    """What a reward model reads of one response. tokenizer: the reward model's own.
 
-    A conversation is rendered by the reward model's own chat template, as in its training. Text and token prompts are
-    joined with the response's token ids or, for another tokenizer, re-encoded from text with its EOS at the end of a
-    finished one.
+    Text: prompt and response tokenized as one, with the special tokens that the tokenizer puts in front, and EOS behind a
+    finished response. Conversation: as the chat template renders it, whole or, if the response was cut, up to the cut; a
+    prompt whose last turn is the assistant's is continued.
+
+    Raises InputError for a conversation without a chat template.
     """
     if is_conversation(prompt):
-        if tokenizer.chat_template is None:
-            raise InputError("reward model: the prompts are conversations but its tokenizer has no chat template")
-        messages = prompt + [{"role": "assistant", "content": completion}]
-        if prompt[-1]["role"] == "assistant":
-            messages = prompt[:-1] + [{"role": "assistant", "content": prompt[-1]["content"] + completion}]
-        return tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
-    if tokenizer is source:
-        return prompt_ids + completion_ids
-    text = prompt if isinstance(prompt, str) else source.decode(prompt_ids, skip_special_tokens=True)
-    ids = tokenizer(text + completion)["input_ids"]
-    ends = finished and tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]
-    return ids + [tokenizer.eos_token_id] * ends
+        return _conversation_tokens(tokenizer, prompt, response, finished)
+    eos = tokenizer.eos_token_id
+    text = prompt + response
+    ids = list(tokenizer(text)["input_ids"])
+    if finished:
+        return ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
+    # Some tokenizers put EOS behind every text.
+    return ids[:-1] if ids and ids[-1] == eos and not text.endswith(tokenizer.eos_token) else ids
+
+
+def _conversation_tokens(tokenizer, prompt: list[dict], response: str | list[dict], finished: bool) -> list[int]:
+    if not tokenizer.chat_template:
+        raise InputError("reward model: the prompts are conversations but its tokenizer has no chat template")
+    turns = [{"role": "assistant", "content": response}] if isinstance(response, str) else list(response)
+    messages = [*prompt, *turns]
+    if isinstance(response, str) and prompt[-1]["role"] == "assistant":
+        messages = [*prompt[:-1], {"role": "assistant", "content": prompt[-1]["content"] + response}]
+    if finished:
+        return list(tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"])
+    try:
+        ids = tokenizer.apply_chat_template(messages, continue_final_message=True, return_dict=True)["input_ids"]
+    except ValueError:  # a template that shows the last turn in another form than it was given
+        text = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(text + messages[-1]["content"], add_special_tokens=False)["input_ids"]
+    return list(ids)
+
+
+def pair_tokens(pair: dict, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    """`chosen_ids` and `rejected_ids` of a preference pair, whose answers are whole unless `chosen_finished` or
+    `rejected_finished` says that one was cut."""
+    return {
+        f"{side}_ids": reward_model_tokens(tokenizer, pair["prompt"], pair[side], pair.get(f"{side}_finished") is not False)
+        for side in ("chosen", "rejected")
+    }
+
+
+def sampled_response_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    source: PreTrainedTokenizerBase,
+    prompt: str | list,
+    prompt_ids: list[int],
+    response_ids: list[int],
+    finished: bool,
+) -> list[int]:
+    """`reward_model_tokens` of a response sampled as token ids. source: the tokenizer the ids are of; `tokenizer` itself if
+    the reward model knows the same tokens.
+
+    A prompt of token ids has no text of its own: a reward model that knows the tokens reads them as they are, another one
+    their text. Every other response is read by its text: how it was cut into tokens is no part of the answer.
+    """
+    if is_conversation(prompt):
+        response = source.decode(response_ids, skip_special_tokens=True)
+        return reward_model_tokens(tokenizer, prompt, response, finished)
+    if not isinstance(prompt, str):
+        if tokenizer is source:
+            return [*prompt_ids, *response_ids]
+        prompt = source.decode(prompt_ids, skip_special_tokens=True)
+    # Decoded behind its prompt: alone, some tokenizers drop a response's leading space.
+    before = source.decode(prompt_ids, skip_special_tokens=True)
+    whole = source.decode([*prompt_ids, *response_ids], skip_special_tokens=True)
+    alone = source.decode(response_ids, skip_special_tokens=True)
+    response = whole[len(before) :] if whole.startswith(before) else alone
+    return reward_model_tokens(tokenizer, prompt, response, finished)
 
 
 @torch.no_grad()
-def score_with_model(model: PreTrainedModel, token_rows: list[list[int]], batch_size: int) -> torch.Tensor:
-    """Scores (R,) of token sequences, read at each row's last token.
+def read_scores(model: PreTrainedModel, token_rows: list[list[int]], batch_size: int) -> torch.Tensor:
+    """Scores (R,) of token sequences, read at each row's last token; they need not be finite.
 
     That position comes from the row's length and not from the pad id: a row's own EOS is never taken for padding.
+    Raises InputError for a row beyond the model's context.
     """
     context = getattr(model.config, "max_position_embeddings", None)
     longest = max(len(row) for row in token_rows)
@@ -91,6 +164,12 @@ def score_with_model(model: PreTrainedModel, token_rows: list[list[int]], batch_
             mask = torch.arange(input_ids.shape[1], device=model.device)[None, :] < lengths[:, None]
             logits = model(input_ids=input_ids, attention_mask=mask.long()).logits
         scores[torch.tensor(rows, device=model.device)] = logits[:, 0].float()
+    return scores
+
+
+def score_with_model(model: PreTrainedModel, token_rows: list[list[int]], batch_size: int) -> torch.Tensor:
+    """`read_scores`; raises InputError where one is not finite."""
+    scores = read_scores(model, token_rows, batch_size)
     if not torch.isfinite(scores).all():
         row = int((~torch.isfinite(scores)).nonzero()[0])
         raise InputError(f"reward model {reward_name(model)}: gave {scores[row].item()} for row {row} of the rollout")
@@ -102,10 +181,37 @@ def token_hidden_states(model: PreTrainedModel, input_ids: torch.Tensor) -> torc
     return getattr(model, model.base_model_prefix)(input_ids=input_ids, use_cache=False)[0]
 
 
+def pool_at_last_token(model: PreTrainedModel | PeftModel) -> None:
+    """Makes the model's own forward, as a trainer calls it, read each row's last token by its attention mask (right-padded).
+
+    transformers' heads take the last token that is not the pad id: with pad = EOS the one before a row's EOS, so that a
+    finished response and one that was cut look alike. Encoders, which pool at the first token, stay as they are.
+    """
+    model = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not hasattr(model, "score"):
+        return
+    of_tokens = []
+
+    def keep(module, args, scores):
+        of_tokens[:] = [scores]
+
+    def pool(module, args, kwargs, output):
+        scores = of_tokens.pop()
+        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        if mask is not None:
+            last = mask.sum(1) - 1
+            output.logits = scores[torch.arange(len(last), device=last.device), last]
+        return output
+
+    model.score.register_forward_hook(keep)
+    model.register_forward_hook(pool, with_kwargs=True)
+
+
 class RewardJudge:
-    """Scores of a reward model, which reads a conversation by its own chat template; by default on this process's device."""
+    """Scores of a reward model, loaded from a folder or the Hub; by default on this process's device."""
 
     def __init__(self, model_args: ModelArguments, path: str, place: torch.device | None = None):
+        check_reward_path(path)
         own = copy.copy(model_args)
         own.model_name_or_path, own.tokenizer_name_or_path = path, None
         self.tokenizer = load_tokenizer(own)
@@ -113,43 +219,35 @@ class RewardJudge:
         if not hasattr(self.model, "hf_device_map"):
             self.model.to(place or device())
 
-    def score(self, rows: list[dict], texts: list[str], batch_size: int) -> list[float]:
-        """One score an answer, the higher the better; scores of different reward models cannot be compared."""
-        token_rows = []
-        for row, text in zip(rows, texts, strict=True):
-            prompt = row["prompt"]
-            ids = [self.tokenizer(part)["input_ids"] for part in (prompt, text)] if isinstance(prompt, str) else ([], [])
-            token_rows.append(reward_model_tokens(self.tokenizer, self.tokenizer, prompt, ids[0], text, ids[1], True))
+    def score(
+        self, rows: list[dict], texts: list[str], finished: list[bool] | None = None, batch_size: int = 32
+    ) -> list[float]:
+        """One score an answer, the higher the better; scores of different reward models cannot be compared.
+
+        rows: with a column `prompt`. finished: whether the model ended each answer itself; None says that all are whole.
+        """
+        finished = [True] * len(texts) if finished is None else finished
+        token_rows = [
+            reward_model_tokens(self.tokenizer, row["prompt"], text, whole)
+            for row, text, whole in zip(rows, texts, finished, strict=True)
+        ]
         return score_with_model(self.model, token_rows, batch_size).tolist()
-
-
-def check_reward_path(path: str, key: str = "reward_model_name_or_path") -> None:
-    """InputError for `key` unless `path` holds a sequence classifier: a policy's scores would be a random head's."""
-    kinds = read_config(path, key).architectures or []
-    if not any("SequenceClassification" in kind or "Reward" in kind for kind in kinds):
-        raise InputError(f"{key}: {path} is no reward model but {', '.join(kinds) or 'of no known kind'}")
 
 
 def doubts(samples: list[dict], source: ModelArguments, batch_size: int = 32) -> list[float]:
     """For each sample the reward model's doubt: the mean of p (1 - p) over its answer pairs, p by Bradley-Terry.
 
     Highest, 0.25, where the model cannot tell the answers apart: there a judgement teaches it most.
+    samples: prompt, responses and, from recipes/sample.py, finish_reasons.
     """
-    import torch
-
-    from llmrecipes.models import load_reward_model, load_tokenizer
-
-    tokenizer = load_tokenizer(source)
-    model = load_reward_model(source, tokenizer).eval()
-    rows = []
-    for sample in samples:
-        for text in sample["responses"]:
-            if isinstance(sample["prompt"], str):
-                rows.append(tokenizer(sample["prompt"] + text)["input_ids"])
-            else:
-                turns = [*sample["prompt"], {"role": "assistant", "content": text}]
-                rows.append(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"])
-    scores = iter(score_with_model(model, rows, batch_size).tolist())
+    rows = [sample for sample in samples for _ in sample["responses"]]
+    texts = [text for sample in samples for text in sample["responses"]]
+    finished = [
+        reason != "length"
+        for sample in samples
+        for reason in sample.get("finish_reasons") or [None] * len(sample["responses"])
+    ]
+    scores = iter(RewardJudge(source, source.model_name_or_path).score(rows, texts, finished, batch_size))
     result = []
     for sample in samples:
         own = torch.tensor([next(scores) for _ in sample["responses"]])
