@@ -148,8 +148,10 @@ def rankings_to_pairs(row: Mapping, where: str = "row") -> list[dict]:
                 sides = (responses[i], responses[j])
                 if not isinstance(row["prompt"], str):
                     sides = tuple([{"role": "assistant", "content": side}] for side in sides)
-                whole = {f"{side}_finished": reasons[at] != "length" for side, at in (("chosen", i), ("rejected", j)) if reasons}
-                pairs.append({**carried, "chosen": sides[0], "rejected": sides[1], "margin": float(margin), **whole})
+                pair = {**carried, "chosen": sides[0], "rejected": sides[1], "margin": float(margin)}
+                if reasons:
+                    pair |= {"chosen_finished": reasons[i] != "length", "rejected_finished": reasons[j] != "length"}
+                pairs.append(pair)
     return pairs
 
 

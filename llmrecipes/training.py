@@ -243,7 +243,9 @@ class RewardTrainer(trl.RewardTrainer):
         if "chosen_ids" not in dataset.column_names:
             dataset = dataset.map(pair_tokens, fn_kwargs={"tokenizer": processing_class}, num_proc=args.dataset_num_proc)
             longest = args.max_length or math.inf
-            kept = [max(map(len, pair)) <= longest for pair in zip(dataset["chosen_ids"], dataset["rejected_ids"], strict=True)]
+            kept = [
+                max(map(len, pair)) <= longest for pair in zip(dataset["chosen_ids"], dataset["rejected_ids"], strict=True)
+            ]
             if not any(kept):
                 raise InputError(f"datasets: no pair for {dataset_name} has at most max_length {longest} tokens; raise it")
             dataset = dataset.select([row for row, fits in enumerate(kept) if fits])

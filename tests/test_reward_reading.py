@@ -38,7 +38,9 @@ def tokenizer(pad_is_eos: bool, bos: bool):
     return made
 
 
-@pytest.fixture(scope="module", params=[(k, p, b) for k in ARCHITECTURES for p in (False, True) for b in (False, True)], ids=str)
+@pytest.fixture(
+    scope="module", params=[(k, p, b) for k in ARCHITECTURES for p in (False, True) for b in (False, True)], ids=str
+)
 def folder(request, tmp_path_factory):
     kind, pad_is_eos, bos = request.param
     path, own = tmp_path_factory.mktemp("reward"), tokenizer(pad_is_eos, bos)
@@ -63,7 +65,9 @@ def sampled(own, prompt, texts: list[str], finished: list[bool]) -> tuple:
 
 def training(path, own, rows: list[dict], tmp_path) -> list[float]:
     """What the loss of a reward stage sees: the logits of its training batch."""
-    args = RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=64, disable_dropout=True)
+    args = RewardConfig(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=64, disable_dropout=True
+    )
     model = AutoModelForSequenceClassification.from_pretrained(path)
     trainer = RewardTrainer(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=own)
     batch = trainer.data_collator([trainer.train_dataset[0]])
@@ -111,7 +115,7 @@ def test_a_cut_answer_reads_otherwise_than_a_whole_one(folder):
     for prompt, texts in (TEXT, CHAT):
         whole, cut = (reward_model_tokens(own, prompt, texts[0], finished) for finished in (True, False))
         assert whole == [*cut, toys.EOS]
-    assert reward_model_tokens(own, CHAT[0], "", False) == own("user w1 w2 </s> assistant" )["input_ids"]
+    assert reward_model_tokens(own, CHAT[0], "", False) == own("user w1 w2 </s> assistant")["input_ids"]
 
 
 def test_pairs_of_sampled_answers_tell_which_was_cut():

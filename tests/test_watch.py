@@ -61,7 +61,10 @@ def reward_model(tmp_path_factory):
     tokenizer = train_tokenizer(["The cat sat on the mat."] * 5, vocab_size=300, max_length=512)
     build_policy(SHAPE | {"max_position_embeddings": 512}, tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["LlamaForSequenceClassification"], "num_labels": 1}
+    config = json.loads((folder / "config.json").read_text()) | {
+        "architectures": ["LlamaForSequenceClassification"],
+        "num_labels": 1,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     return str(folder)
 

@@ -1,8 +1,8 @@
 """Who says whether a model answers better than at its first look (watch.py): a rule, a reward model or a judge model.
 
-Each has a `name`, under which watch.jsonl holds what `keep(rows, texts, whole, device)` makes of a look, one value a question
-(whole: whether the model ended the answer itself), and
-`win_rate(rows, now, first)`, the share of questions answered better than at the first look, ties half.
+Each has a `name`, under which watch.jsonl holds what `keep(rows, texts, whole, device)` makes of a look, one value a
+question (whole: which answers the model ended itself), and `win_rate(rows, now, first)`, the share of questions answered
+better than at the first look, ties half.
 """
 
 from collections.abc import Callable
