@@ -30,8 +30,8 @@ def to_markdown(health: dict) -> str:
     lines += [f"| max change of a score by {name} | {value:.2g} |"
               for name, value in health["invariance"]["max_difference"].items()]  # fmt: skip
     if "own_forward" in health["invariance"]:
-        lines.append("| max difference from the score that transformers' own head gives (a last token equal to pad is skipped "
-                     f"there) | {health['invariance']['own_forward']:.2g} |")  # fmt: skip
+        lines.append("| max difference from the score of transformers' own head (which skips a last token equal to a pad "
+                     f"token) | {health['invariance']['own_forward']:.2g} |")  # fmt: skip
     for side in ("chosen", "rejected"):
         s = health["scores"][side]
         lines.append(f"| {side} scores: mean, standard deviation, 5 %, median, 95 % | {s['mean']:.3f}, {s['std']:.3f}, "
