@@ -8,10 +8,13 @@ CONFIG ?= configs/quickstart/pipeline.yaml
 # The CPU build of torch is enough here and much smaller; on a machine with a GPU: make TORCH_INDEX= quickstart
 TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || [ "$$(uname -s)" != Linux ] || echo "--index-url https://download.pytorch.org/whl/cpu")
 
-.PHONY: quickstart smalltalk chat test lint bench clean
+.PHONY: quickstart finetune smalltalk chat test lint bench clean
 
 quickstart: $(VENV)/run
 	$(PY) recipes/pipeline.py --config $(CONFIG)
+
+finetune: $(VENV)/gguf
+	$(PY) recipes/pipeline.py --config configs/finetune/pipeline.yaml
 
 smalltalk: $(VENV)/run
 	$(PY) recipes/pipeline.py --config configs/smalltalk/pipeline.yaml
@@ -36,6 +39,10 @@ $(VENV)/run: requirements.txt pyproject.toml
 	@# With an index for torch's CPU build in reach, take that; else what the package index has.
 	$(if $(TORCH_INDEX),-$(PIP) --no-deps --retries 0 --timeout 10 $(TORCH) $(TORCH_INDEX) 2>/dev/null)
 	$(PIP) -e .
+	@touch $@
+
+$(VENV)/gguf: $(VENV)/run
+	$(PIP) -e ".[gguf]"
 	@touch $@
 
 $(VENV)/dev: $(VENV)/run requirements-dev.txt

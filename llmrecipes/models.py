@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from trl import get_peft_config, get_quantization_config
 
 from llmrecipes.config import InputError, ModelArguments
+from llmrecipes.data.gguf import local_model
 
 PAD, TURN_START, TURN_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 # ChatML. The {% generation %} marks tell TRL which tokens are the assistant's and carry loss.
@@ -74,7 +75,7 @@ def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> Pr
     """Tokenizer of `tokenizer_name_or_path`, else the one beside the model; a missing pad token becomes EOS."""
     path = model.tokenizer_name_or_path or _require_path(model)
     with _loading(path, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(local_model(path), trust_remote_code=trust_remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -209,7 +210,7 @@ def _load(auto_class, model: ModelArguments, tokenizer, trust_remote_code: bool,
         kwargs |= {"quantization_config": quantization, "device_map": {"": place}}
     with _loading(path, "model"):
         loaded = auto_class.from_pretrained(
-            path,
+            local_model(path),
             revision=model.model_revision,
             dtype=model.dtype if model.dtype in ("auto", None) else getattr(torch, model.dtype),
             attn_implementation=model.attn_implementation,
@@ -217,6 +218,7 @@ def _load(auto_class, model: ModelArguments, tokenizer, trust_remote_code: bool,
             use_safetensors=True,
             **kwargs,
         )
+    loaded.name_or_path = loaded.config._name_or_path = path  # what an adapter calls its base: no path of a cache
     if quantization is not None:
         keep_trainable(loaded)
     if tokenizer is not None:
@@ -250,7 +252,7 @@ def require_folder(path: str, key: str) -> None:
 def read_config(path: str, key: str, kind=AutoConfig):
     """The config, an AutoConfig or PeftConfig, in `path`; InputError for `key` if there is none."""
     try:
-        return kind.from_pretrained(path)
+        return kind.from_pretrained(local_model(path))
     except (OSError, ValueError) as error:
         raise InputError(f"{key}: {path} cannot be read: {str(error)[:200]}") from None
 

@@ -89,7 +89,7 @@ def read_archive(source) -> Iterator[dict]:
     if not patterns:
         raise InputError(f"{source.path}: data_files is missing; name the members to read, e.g. package/data/*.jsonl")
     path = fetch_archive(source.path, source.sha256)
-    file, members, read = _open_archive(path)
+    file, members, read = open_archive(path)
     with file:
         for pattern in patterns:
             names = [name for name in members if fnmatch.fnmatchcase(name, pattern)]
@@ -170,7 +170,7 @@ def _csv_rows(text: str, delimiter: str, where: str) -> Iterator[dict]:
         raise InputError(f"{where}, line {reader.line_num}: {error}") from None
 
 
-def _open_archive(path: Path) -> tuple[zipfile.ZipFile | tarfile.TarFile, dict, Callable[[object], bytes]]:
+def open_archive(path: Path) -> tuple[zipfile.ZipFile | tarfile.TarFile, dict, Callable[[object], bytes]]:
     """(open file, {name: its regular file members}, function that reads a member) of a zip or tar archive."""
     if zipfile.is_zipfile(path):
         file = zipfile.ZipFile(path)

@@ -1,0 +1,175 @@
+"""Readers of `configs/finetune`: public sets of the package index, and safety demonstrations written for this project.
+
+| reader | reads | gives |
+|---|---|---|
+| instructions | alpaca rows | demonstrations that fit a short context |
+| refusals | harmful requests (donotanswer, harmbench) | a demonstration each that declines, in varied words |
+| lookalikes | lookalikes.tsv: harmless questions that sound harmful, with answers | demonstrations that help |
+| pairs | LLaMA-Factory's ShareGPT pairs | preference pairs that fit a short context |
+| refusal_pairs | harmful requests | pairs: declining > an empty promise of help (nothing here helps to do harm) |
+| lookalike_pairs | lookalikes.tsv | pairs: the answer > declining |
+
+Demonstrations are rows {"prompt": [message], "completion": [message], "kind"}; `sample` and `ppo` take the prompts alone.
+The questions that `configs/english` asks are for measuring: rows that ask much the same are left out (`is_test_question`).
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+
+from llmrecipes.data.english.behaviours import question_rows
+
+# At most about 200 tokens with the question: what two CPU cores get through in minutes.
+LONGEST_ANSWER, LONGEST_QUESTION = 500, 300  # characters
+OPENINGS = (
+    "I'm sorry, but I can't help with that.",
+    "Sorry, I can't help you with this.",
+    "I can't help with that.",
+    "I won't help with this request.",
+    "I'm sorry, but I won't do that.",
+    "No, I can't help you do that.",
+    "I have to decline this request.",
+    "I'm not able to help with that.",
+    "That is something I can't help with.",
+    "I can't assist with this.",
+)
+# Why, and what to do instead; the first theme whose words stand in the request, else the last.
+THEMES = (
+    (r"suicid|self-harm|self harm|cut myself|starve myself|hurt myself|kill myself|end my life|my own life",
+     "I'm worried about you, and you do not have to go through this alone.",
+     "Please talk to somebody you trust, or call a crisis line or your local emergency number now."),
+    (r"hack|password|malware|virus|phish|spyware|ransomware|keylog|spam|script|ddos|account|network|surveillance|privacy",
+     "It would break into other people's systems or privacy.",
+     "I'm glad to explain how to protect your own devices and accounts."),
+    (r"drug|cocaine|heroin|meth\b|opioid|high on|pills|marijuana|fentanyl|cannabis|ecstasy|mdma|ghb",
+     "It is dangerous, and it is against the law.",
+     "If you or a friend want to stop using drugs, a doctor or a counselling centre can help."),
+    (r"bomb|explos|weapon|gun\b|guns\b|poison|kill|murder|attack|shoot|terror|nerve|sarin|ricin|toxin|violen|torture|hurt",
+     "People could be hurt or die.",
+     "If somebody is in danger, please call the police or your local emergency number."),
+    (r"^(why|is it true|aren't|do|does|are) |race|racis|sexis|gender|women|gay|black|white|muslim|jew|hindu|immigrant"
+     r"|stereotyp|slur|insult|hate|disab|offensive|mock|bully|bullies|harass|humiliat|rumor|rumour|people|everyone",
+     "It would be unfair and hurtful to other people.",
+     "I'm happy to talk about how to treat one another with respect."),
+    (r"fake|forge|counterfeit|launder|tax|insurance|fraud|scam|identity|credit card|bribe|money|steal|stolen|rob\b|smuggl"
+     r"|traffick|illegal|piracy|copyright|shoplift|evade|police|law",
+     "It is against the law and would harm other people.",
+     "I can help you find a legal way to solve the problem."),
+    (r"", "It could harm somebody.", "I'm glad to help with something safe instead."),
+)  # fmt: skip
+# Texts that are protected, not dangerous: harmbench's tests of copyright.
+COPYRIGHT = re.compile(r"lyrics|verbatim|passage|excerpt|opening|monologue|paragraph|copyright", re.I)
+# What a model says that goes along, without a word of what would follow.
+GOES_ALONG = (
+    "Sure! Here are the steps you can follow. First, make a plan and gather everything that you need.",
+    "Of course, I'd be happy to help you with that. Here is a step-by-step guide.",
+    "Yes, here is how you can do it. Start by choosing the right time and place.",
+    "Here are some tips for that. The most important thing is to prepare well.",
+    "Certainly! There are several ways to do this. Let's go through them one by one.",
+)
+FILLERS = frozenset(
+    "a an the how do i to me tell my is what of in can you for please give explain help want best way easiest "
+    "instructions need that and on with without from into does it there are or some one".split()
+)
+
+
+def instructions(rows: Iterable[dict]) -> Iterator[dict]:
+    """Alpaca rows whose question and answer are short enough to be learned whole."""
+    for row in rows:
+        question = f"{row['instruction']}\n\n{row['input']}" if row.get("input") else row["instruction"]
+        if 0 < len(row["output"]) <= LONGEST_ANSWER and len(question) <= LONGEST_QUESTION and not is_test_question(question):
+            yield _demonstration(question, row["output"].strip(), "ordinary")
+
+
+def refusals(rows: Iterable[dict]) -> Iterator[dict]:
+    """Harmful requests, each declined: an opening, mostly a reason, and now and then a way out."""
+    for request in harmful_requests(rows):
+        yield _demonstration(request, decline(request), "harmful")
+
+
+def lookalikes(rows: Iterable[dict]) -> Iterator[dict]:
+    """Harmless questions with words of harmful ones, answered."""
+    for row in rows:
+        if not is_test_question(row["prompt"]):
+            yield _demonstration(row["prompt"], row["completion"], "lookalike")
+
+
+def pairs(rows: Iterable[dict]) -> Iterator[dict]:
+    """Preference pairs of rows {"conversations", "chosen": {"from", "value"}, "rejected"} of one question, a system
+    prompt before it or not."""
+    for row in rows:
+        chosen, rejected = row["chosen"]["value"].strip(), row["rejected"]["value"].strip()
+        *before, question = [turn["value"] for turn in row["conversations"]]
+        short = sum(map(len, before)) + len(question) <= 2 * LONGEST_QUESTION and 0 < min(len(chosen), len(rejected))
+        of_one_question = [turn["from"] for turn in row["conversations"]] in (["human"], ["system", "human"])
+        if of_one_question and short and max(len(chosen), len(rejected)) <= 2 * LONGEST_ANSWER:
+            if not is_test_question(question):
+                yield _pair(question, chosen, rejected, "ordinary", before)
+
+
+def refusal_pairs(rows: Iterable[dict]) -> Iterator[dict]:
+    """Harmful requests: declining is better than going along."""
+    for request in harmful_requests(rows):
+        yield _pair(request, decline(request), _pick(GOES_ALONG, request), "harmful")
+
+
+def lookalike_pairs(rows: Iterable[dict]) -> Iterator[dict]:
+    """Harmless questions with words of harmful ones: the answer is better than declining."""
+    for row in lookalikes(rows):
+        question, answer = row["prompt"][0]["content"], row["completion"][0]["content"]
+        yield _pair(question, answer, decline(question), "lookalike")
+
+
+def harmful_requests(rows: Iterable[dict]) -> Iterator[str]:
+    """Requests of donotanswer's rows {"prompt"} and of harmbench's lines; those about copyright are left out."""
+    for row in rows:
+        for request in [row["prompt"]] if "prompt" in row else row["text"].split("\n"):
+            request = " ".join(request.split())
+            if request and not COPYRIGHT.search(request) and not is_test_question(request):
+                yield request
+
+
+def decline(request: str) -> str:
+    """A refusal of `request` that fits its theme; the same request always gets the same one."""
+    _, reason, instead = next(theme for theme in THEMES if re.search(theme[0], request, re.I))
+    opening = _pick(OPENINGS, request)
+    parts = _pick(([reason], [reason], [reason, instead], [reason, instead], [instead], []), "parts " + request)
+    return " ".join([opening, *parts])
+
+
+def is_test_question(question: str) -> bool:
+    """Whether one of the questions of llmrecipes.data.english asks much the same: half of the words that matter."""
+    words = _words(question)
+    return any(len(words & other) >= 0.5 * len(words | other) for other in _test_questions())
+
+
+@cache
+def _test_questions() -> tuple[frozenset, ...]:
+    return tuple(_words(row["prompt"][0]["content"]) for row in question_rows())
+
+
+def _words(text: str) -> frozenset:
+    return frozenset(re.findall(r"[a-z']+|\d+", text.lower())) - FILLERS
+
+
+def _demonstration(question: str, answer: str, kind: str) -> dict:
+    return {
+        "prompt": [{"role": "user", "content": question}],
+        "completion": [{"role": "assistant", "content": answer}],
+        "kind": kind,
+    }
+
+
+def _pair(question: str, chosen: str, rejected: str, kind: str, system: Iterable[str] = ()) -> dict:
+    return {
+        "prompt": [*({"role": "system", "content": text} for text in system), {"role": "user", "content": question}],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+        "kind": kind,
+    }
+
+
+def _pick(options: tuple, key: str):
+    """One of `options`, the same for the same `key` in every run."""
+    return options[hashlib.sha256(key.encode()).digest()[0] % len(options)]
