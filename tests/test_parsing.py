@@ -78,7 +78,7 @@ def test_renamed_key_names_its_replacement(tmp_path, old, new):
         ("expected: {eval_loss: 3}", "[value, tolerance]"),
         ("datasets: [{path: a, wieght: 2}]", "did you mean `weight`"),
         ("datasets: [{split: train}]", "`path` is missing"),
-        ("datasets: [{path: a, weight: -1}]", "not a positive number"),
+        ("datasets: [{path: a, weight: -1}]", "must be above 0"),
     ],
 )
 def test_wrong_value_is_rejected_in_yaml(tmp_path, line, part):
@@ -130,7 +130,7 @@ def test_mappings_on_the_command_line_are_yaml(tmp_path):
     data, run = parse(DataArguments, RunArguments, argv=["--config", config, *overrides])
     assert [(s.path, s.weight) for s in data.datasets] == [("b.jsonl", 2.0)]
     assert run.expected == {"loss": [1.0, 0.1]} and run.source == "x"
-    with pytest.raises(InputError, match="--expected is not valid YAML"):
+    with pytest.raises(InputError, match="--expected .* not valid YAML"):
         parse(RunArguments, argv=["--expected", "{loss: "])
 
 

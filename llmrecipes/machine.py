@@ -1,0 +1,304 @@
+"""What a run finds on this machine, looked at before anything is loaded: inputs, tokens, packages, room, the hub."""
+
+import json
+import os
+import re
+import socket
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from llmrecipes.settings import Problems, Settings
+from llmrecipes.values import shown
+
+# Keys that hold paths which a stage reads.
+INPUTS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_name_or_path", "value_model_name_or_path",
+          "watch_reward_model", "rankings_file", "datasets", "eval_datasets", "watch_questions", "models")  # fmt: skip
+FILES = ("guidelines", "judge_guidelines", "watch_judge_guidelines", "users_file", "blimp_path", "deepspeed", "fsdp_config",
+         "accelerate_config", "rankings_file")  # fmt: skip
+DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet", ".txt")
+# Optimizers, and other values, that need a package -> any of its modules.
+NEEDS = {
+    "8bit": ("bitsandbytes",), "bnb": ("bitsandbytes",), "paged": ("bitsandbytes",), "galore": ("galore_torch",),
+    "lomo": ("lomo_optim",), "apollo": ("apollo_torch",), "torchao": ("torchao",), "schedule_free": ("schedulefree",),
+    "grokadamw": ("grokadamw",), "stable_adamw": ("optimi",), "apex": ("apex",), "anyprecision": ("torchdistx",),
+}  # fmt: skip
+# Architectures whose positions are a table: a longer row is an error, where rotary ones only get worse.
+LEARNED_POSITIONS = ("gpt2", "opt", "gpt_neo", "gpt_bigcode", "biogpt", "xglm", "openai-gpt", "bloom")
+
+
+def installed(*modules: str) -> bool:
+    """Whether any of `modules` can be imported; nothing is."""
+    return any(find_spec(module) is not None for module in modules)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether NAME or OWNER/NAME can be a repository's, as the hub decides it."""
+    part = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+    return bool(re.fullmatch(rf"(?:{part}/)?{part}", name)) and "--" not in name and ".." not in name
+
+
+def inputs(s: Settings) -> Problems:
+    """Local models and data that are not there or empty, and Hub ids while the hub is switched off."""
+    for key in INPUTS:
+        value = s.values.get(key)
+        entries = value if isinstance(value, list) else [value]
+        for entry in value.values() if key == "models" and isinstance(value, dict) else entries:
+            path = entry.get("path") if isinstance(entry, dict) else entry
+            if isinstance(path, str) and (problem := _input_problem(path, key)):
+                yield key, problem
+    for key in FILES:
+        path = s.values.get(key)
+        if isinstance(path, str) and not path.startswith("{") and not os.path.exists(path):
+            yield key, f"{shown(path)} does not exist; correct the path"
+
+
+def _input_problem(path: str, key: str) -> str:
+    if path in ("tinytown", "stdlib") or path.startswith("pypi:") or os.path.isdir(path):
+        return ""
+    if os.path.isfile(path):
+        return f"{path} is empty" if os.path.getsize(path) == 0 else ""
+    if path.startswith(("/", ".", "~", "outputs/")) or path.count("/") > 1 or path.endswith(DATA_SUFFIXES):
+        return f"{path} does not exist; run the stage that writes it first, or correct the path"
+    if not is_hub_id(path):
+        return f"{shown(path)} is neither a local path nor a name that a hub can have; correct it"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") and not _cached(path, key):
+        return f"{path} is not on this machine, and HF_HUB_OFFLINE is set; fetch it first, or give a local path"
+    return ""
+
+
+def _cached(name: str, key: str) -> bool:
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    if "dataset" not in key and key != "watch_questions":
+        return (hub / f"models--{name.replace('/', '--')}").is_dir()
+    prepared = Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets") / name.replace("/", "___")
+    return prepared.is_dir() or (hub / f"datasets--{name.replace('/', '--')}").is_dir()
+
+
+def models(s: Settings) -> Problems:
+    """A reward model where a policy belongs and the other way round; rows longer than learned positions."""
+    for key in ("reward_model_name_or_path", "watch_reward_model"):
+        config = _model_config(s.values.get(key))
+        if _architecture(config).endswith(("CausalLM", "LMHeadModel")):
+            text = (
+                f"{s[key]} is a language model ({_architecture(config)}), whose score would be a random number; name a "
+                "reward model (recipes/reward.py makes one)"
+            )
+            yield key, text
+        elif config and len(config.get("id2label") or [0]) != 1 and _architecture(config).endswith("Classification"):
+            yield key, f"{s[key]} has {len(config['id2label'])} labels; a reward model has one"
+    config = _model_config(s.values.get("model_name_or_path"))
+    is_score = _architecture(config).endswith("SequenceClassification")
+    if is_score and "health_check" not in s.keys:  # a key of the two recipes that make and check reward models
+        text = f"{s['model_name_or_path']} is a reward model ({_architecture(config)}), which writes no text; name a policy"
+        yield "model_name_or_path", text
+    positions = config.get("n_positions") or config.get("max_position_embeddings")
+    learned = config.get("model_type") in LEARNED_POSITIONS
+    if learned and positions and s.given("max_length") and s["max_length"] > positions:
+        yield "max_length", f"{s['max_length']} is beyond the {positions} positions of {s['model_name_or_path']}"
+
+
+def _model_config(path) -> dict:
+    file = Path(path) / "config.json" if isinstance(path, str) and os.path.isdir(path) else None
+    config = _read_json(file) if file else {}
+    return config if isinstance(config, dict) else {}
+
+
+def _architecture(config: dict) -> str:
+    names = config.get("architectures")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+
+
+def _read_json(file: Path):
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}  # whoever loads it says what is wrong
+
+
+def tokens(s: Settings) -> Problems:
+    """`eos_token` and `pad_token` that the tokenizer does not have; a chat template that is no Jinja."""
+    folder = s.values.get("tokenizer_name_or_path") or s.values.get("model_name_or_path")
+    vocabulary = _vocabulary(folder) if s.given("eos_token") or s.given("pad_token") else set()
+    for key in ("eos_token", "pad_token"):
+        if vocabulary and s.given(key) and s[key] not in vocabulary:
+            special = sorted(token for token in vocabulary if token.startswith("<") and token.endswith(">"))[:6]
+            yield key, f"{shown(s[key])} is not in the vocabulary of {folder}; its special tokens: {', '.join(special)}"
+    template = s.values.get("chat_template_path")
+    if not isinstance(template, str):
+        return
+    if template.endswith((".jinja", ".j2")) and not os.path.isfile(template):
+        yield "chat_template_path", f"{template} does not exist; correct the path"
+    elif os.path.isfile(template):
+        yield from _template(template)
+
+
+def _template(path: str) -> Problems:
+    from jinja2 import TemplateSyntaxError, nodes
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):  # {% generation %} ... {% endgeneration %}, as transformers reads it
+        tags = {"generation"}
+
+        def parse(self, parser):
+            line = next(parser.stream).lineno
+            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
+
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        ImmutableSandboxedEnvironment(extensions=[Generation, "jinja2.ext.loopcontrols"]).parse(text)
+    except TemplateSyntaxError as error:
+        yield "chat_template_path", f"{path}, line {error.lineno}: {error.message}"
+    except (OSError, ValueError) as error:
+        yield "chat_template_path", f"{path} cannot be read ({type(error).__name__})"
+    else:
+        if "messages" not in text:
+            yield "chat_template_path", f"{path}: does not use `messages`, so it would render the same text for every chat"
+
+
+def _vocabulary(folder) -> set[str]:
+    read = _read_json(Path(folder) / "tokenizer.json") if isinstance(folder, str) and os.path.isdir(folder) else {}
+    model, added = (read.get("model") or {}, read.get("added_tokens") or []) if isinstance(read, dict) else ({}, [])
+    entries = model.get("vocab") or {}
+    words = entries if isinstance(entries, dict) else [entry[0] for entry in entries]
+    return {*words, *(token["content"] for token in added if isinstance(token, dict) and "content" in token)}
+
+
+def packages(s: Settings) -> Problems:
+    """What the settings need and is not installed."""
+    if s["use_liger_kernel"] and not installed("liger_kernel"):
+        yield "use_liger_kernel", "liger-kernel is not installed (pip install liger-kernel; it needs a GPU); leave it out"
+    for key in ("load_in_4bit", "load_in_8bit"):
+        if s[key] and not installed("bitsandbytes"):
+            yield key, "bitsandbytes is not installed (pip install bitsandbytes)"
+    if s["deepspeed"] and not installed("deepspeed"):
+        yield "deepspeed", "deepspeed is not installed (pip install deepspeed)"
+    attention = s["attn_implementation"] or ""
+    for name, module in (("flash_attention_2", "flash_attn"), ("flash_attention_3", "flash_attn_interface")):
+        if attention == name and not installed(module, "kernels"):
+            yield "attn_implementation", f"{name} is not installed (pip install flash-attn; it needs a GPU); use sdpa"
+    optimizer = str(s.values.get("optim", ""))
+    for part, modules in NEEDS.items():
+        if part in optimizer and not installed(*modules):
+            yield "optim", f"{optimizer} needs {modules[0]}, which is not installed"
+    distributed = int(os.environ.get("WORLD_SIZE", 1)) > 1 or "ACCELERATE_USE_FSDP" in os.environ
+    if s["fsdp"] and not distributed:
+        yield (
+            "fsdp",
+            "shards over processes, and there is one; launch with configs/accelerate/fsdp2.yaml",
+        )
+
+
+def room(s: Settings) -> Problems:
+    """`output_dir` missing or impossible to write, a disk without room for the result, a port in use."""
+    if "output_dir" not in s.keys or "force" not in s.keys or "stages" in s.keys:
+        return  # no run of its own
+    output_dir = s["output_dir"] if s.given("output_dir") else None
+    if not output_dir and s.has_unknown_keys:
+        return
+    if not output_dir:
+        yield "output_dir", "is missing; say where the result goes, e.g. outputs/<experiment>/<stage>"
+        return
+    path = Path(os.path.expanduser(output_dir)).absolute()
+    if path.exists() and not path.is_dir():
+        yield "output_dir", f"{output_dir} is a file; name a folder"
+        return
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not existing.is_dir():
+        yield "output_dir", f"{existing} is a file, so that no folder can lie below it"
+        return
+    try:
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".llmrecipes-"):
+            pass
+    except OSError as error:
+        yield "output_dir", f"{output_dir}: nothing can be written below {existing} ({error.strerror})"
+        return
+    need, free = bytes_needed(s), os.statvfs(existing).f_bavail * os.statvfs(existing).f_frsize
+    if need and free < need[0]:
+        text = f"{output_dir}: {free / 1e9:.1f} GB are free; the result and one checkpoint take about {need[0] / 1e9:.1f} GB"
+        yield "output_dir", text
+
+
+def room_for_all(s: Settings) -> Problems:
+    """A disk with room for one checkpoint, but not for all that will be kept."""
+    need, output_dir = bytes_needed(s), s["output_dir"]
+    if not need or not output_dir:
+        return
+    path = Path(output_dir).absolute()
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    free = os.statvfs(existing).f_bavail * os.statvfs(existing).f_frsize
+    if need[0] <= free < need[1]:
+        text = f"{free / 1e9:.1f} GB are free; all checkpoints together may take about {need[1] / 1e9:.1f} GB; set it lower"
+        yield "save_total_limit", text
+
+
+def bytes_needed(s: Settings) -> tuple[float, float] | None:
+    """(bytes of the result and one checkpoint, bytes with all checkpoints that are kept); None where that is unknown.
+
+    A checkpoint holds 4 bytes of weights and, for AdamW, 8 bytes of moments a parameter. A LoRA run's are small.
+    """
+    path = s.values.get("model_name_or_path")
+    if not s.trains or s["use_peft"] or not isinstance(path, str) or not os.path.isdir(path):
+        return None
+    parameters = sum(_count_parameters(file) for file in Path(path).glob("*.safetensors"))
+    if not parameters:
+        return None
+    checkpoint = parameters * (4 if s["save_only_model"] else 12)
+    kept = 0 if s["save_strategy"] == "no" else s["save_total_limit"] or 3
+    return parameters * 4 + min(kept, 1) * checkpoint, parameters * 4 + (kept + (kept > 0)) * checkpoint
+
+
+def _count_parameters(file: Path) -> int:
+    """From the header of a safetensors file: 8 bytes of length, then JSON with each tensor's shape."""
+    try:
+        with file.open("rb") as handle:
+            size = int.from_bytes(handle.read(8), "little")
+            header = json.loads(handle.read(size)) if size < 1 << 27 else {}
+        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return 0
+    total = 0
+    for shape in shapes:
+        count = 1
+        for size in shape:
+            count *= size
+        total += count
+    return total
+
+
+def ports(s: Settings) -> Problems:
+    """A port that this user may not open. (One in use is no matter where the next free one is taken.)"""
+    port = s.values.get("port")
+    if not port or "host" not in s.keys:
+        return
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except PermissionError:
+            yield "port", f"{port} may only be opened by the administrator; choose one from 1024 to 65535"
+        except OSError:
+            pass
+
+
+def hub(s: Settings) -> Problems:
+    """Whether a push at the end would be let in: asked now, not after hours of training."""
+    if not s["push_to_hub"]:
+        return
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        yield "push_to_hub", "HF_HUB_OFFLINE is set, so nothing can be pushed; unset it, or push later by recipes/push.py"
+        return
+    from huggingface_hub import HfApi, get_token
+
+    if not get_token():
+        yield "push_to_hub", "no token; set HF_TOKEN, or log in by `hf auth login`, or push later by recipes/push.py"
+        return
+    try:
+        HfApi().whoami()
+    except Exception as error:  # no network, a proxy's answer, a token that is not valid any more
+        reason = str(error).split("\n")[0][:120] or type(error).__name__
+        yield "push_to_hub", f"the hub does not let this token in ({reason}); or push later by recipes/push.py"
+
+
+CHECKS = (inputs, models, tokens, packages, room, ports, hub)

@@ -1,0 +1,37 @@
+"""Out of memory: what to change, and by how much, so that the same run fits."""
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "No executable batch size found")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU or this machine had no room for a tensor. (torch's CPU allocator raises a plain RuntimeError.)"""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+
+
+def out_of_memory(error: BaseException, configs: tuple) -> str | None:
+    """One line of advice for the run of `configs`, the keys that help most first; None for any other error."""
+    if not is_out_of_memory(error):
+        return None
+    value = lambda key: next((getattr(config, key) for config in configs if hasattr(config, key)), None)
+    advice = []
+    rows, accumulation = value("per_device_train_batch_size"), value("gradient_accumulation_steps")
+    if rows and rows > 1:
+        less = max(1, rows // 2)
+        more = accumulation * rows / less
+        same = f" with gradient_accumulation_steps: {more:g}, the same global batch," if more == int(more) else ""
+        advice.append(f"per_device_train_batch_size: {less}{same} about halves what activations take")
+    for key in ("per_device_generation_batch_size", "per_device_batch_size", "per_device_eval_batch_size"):
+        if not rows and value(key) and value(key) > 1:
+            advice.append(f"{key}: {max(1, value(key) // 2)} about halves what activations take")
+    if rows and value("activation_checkpointing") is False:
+        advice.append("activation_checkpointing: true keeps one activation a layer, for about a third more time")
+    length = value("max_length")
+    if rows and length and length > 256:
+        advice.append(f"max_length: {length // 2} halves rows again (longer ones are cut)")
+    if rows and not value("use_peft"):
+        advice.append("use_peft: true (LoRA) drops 12 of 16 bytes a parameter (gradients and Adam's moments)")
+    elif rows and not value("load_in_4bit"):
+        advice.append("load_in_4bit: true (QLoRA) keeps the weights at half a byte a parameter")
+    where = "the GPU" if type(error).__name__ == "OutOfMemoryError" else "this machine"
+    return f"{where} is out of memory; {'; '.join(advice) or 'use a smaller model or a larger machine'}"

@@ -1,0 +1,42 @@
+"""A run's settings as they were given, before any dataclass is built from them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmrecipes.keys import UNKNOWN, Key
+
+Problems = Iterator[tuple[str, str]]
+
+
+@dataclass
+class Settings:
+    """What YAML and command line give, where each value stands, and the keys that there are with their defaults."""
+
+    values: dict[str, Any]
+    where: dict[str, str]
+    keys: dict[str, Key]
+    has_unknown_keys: bool = False  # one of which may be the key that seems to be missing
+    refused: set[str] = field(default_factory=set)  # keys whose value was wrong; what depends on them is not known
+
+    def __getitem__(self, key: str) -> Any:
+        """The value of `key`, given or by default; None for a key that this stage does not have."""
+        if key in self.values:
+            return self.values[key]
+        default = self.keys[key].default if key in self.keys else None
+        return None if default is UNKNOWN else default
+
+    def given(self, key: str) -> bool:
+        return self.values.get(key) is not None
+
+    @property
+    def trains(self) -> bool:
+        return "per_device_train_batch_size" in self.keys
+
+    def lines(self, problems: Iterable[tuple[str, str]]) -> list[str]:
+        """A line for each problem, with where the key stands; none for what follows from a value that was refused."""
+        return [
+            f"{self.where[key]}: {key}: {text}" if key in self.where else f"{key}: {text}"
+            for key, text in problems
+            if not any(f"`{refused}`" in text or refused == key for refused in self.refused)
+        ]

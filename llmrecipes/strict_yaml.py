@@ -1,0 +1,118 @@
+"""YAML as people write it, read strictly: what YAML would take for something else, or drop, is one clear line.
+
+Duplicate keys, keys that are no text (`on:`, `1:`), aliases within themselves, and kinds of values that no config has
+(`!!binary`, `!!set`) are refused. Merge keys (`<<`) work; dates stay text; 1e-4 is a number, as in YAML 1.2.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmrecipes.config import InputError
+
+DEEPEST, MOST_NODES = 50, 100_000  # a config has a few levels and some hundred values; aliases are counted as copies
+PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
+TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader without dates, and with numbers such as 1e-4, which YAML 1.1 takes for text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def load_yaml(path: str | os.PathLike) -> dict:
+    """Read a YAML mapping; InputError with file and line for what is refused."""
+    return read_yaml(path)[0]
+
+
+def read_yaml(path: str | os.PathLike) -> tuple[dict, dict[str, int]]:
+    """The mapping in a YAML file, and the line of each of its keys.
+
+    Raises:
+        InputError: the file cannot be read, is no YAML, no mapping, or holds what is refused; with file and line.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name that no file can have
+        raise InputError(f"{path}: cannot be read ({error.__class__.__name__}); check --config") from error
+    values, root = _parse(text, str(path))
+    if not isinstance(values, dict):
+        found = "empty" if values is None else "a list" if isinstance(values, list) else "a single value"
+        raise InputError(f"{path}: must hold `key: value` lines, but is {found}")
+    return values, {key.value: key.start_mark.line + 1 for key, _ in root.value}
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value that `text` writes, for options of the command line; InputError with `where`."""
+    return _parse(text, where, with_lines=False)[0]
+
+
+def _parse(text: str, where: str, with_lines: bool = True) -> tuple[Any, yaml.Node | None]:
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None, None
+        _Check(where, with_lines).visit(root, ())
+        return loader.construct_document(root), root  # which also puts merged keys into their places in `root`
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark and with_lines else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise InputError(f"{where}{line}: not valid YAML: {problem}") from None
+    except RecursionError:
+        raise InputError(f"{where}: nested too deeply to be a config") from None
+    except (ValueError, LookupError, OverflowError) as error:  # integers of thousands of digits, !!bool x, ...
+        raise InputError(f"{where}: holds a value that cannot be read ({str(error)[:80]})") from None
+
+
+class _Check:
+    """Refuses what a config cannot mean, before anything is built from it."""
+
+    def __init__(self, where: str, with_lines: bool):
+        self.where, self.with_lines, self.seen = where, with_lines, 0
+
+    def refuse(self, node: yaml.Node, problem: str):
+        line = f":{node.start_mark.line + 1}" if self.with_lines else ""
+        raise InputError(f"{self.where}{line}: {problem}")
+
+    def visit(self, node: yaml.Node, above: tuple[yaml.Node, ...]) -> None:
+        self.seen += 1
+        if any(node is other for other in above):
+            self.refuse(node, "an alias (*name) stands within the value that it names")
+        if len(above) > DEEPEST:
+            self.refuse(node, f"nested more than {DEEPEST} levels deep")
+        if self.seen > MOST_NODES:
+            self.refuse(node, f"more than {MOST_NODES:,} values, aliases counted as copies")
+        if node.tag not in PLAIN:
+            self.refuse(node, f"`{node.tag.rpartition(':')[2]}` values have no place in a config")
+        if isinstance(node, yaml.MappingNode):
+            self.visit_mapping(node, (*above, node))
+        elif isinstance(node, yaml.SequenceNode):
+            for value in node.value:
+                self.visit(value, (*above, node))
+
+    def visit_mapping(self, node: yaml.MappingNode, above: tuple[yaml.Node, ...]) -> None:
+        lines = {}
+        for key, value in node.value:
+            if key.tag == MERGE:
+                self.visit(value, above)
+                continue
+            if key.tag != TEXT:
+                shown = str(key.value)[:60] if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+                self.refuse(key, f"key `{shown}` is no text for YAML; unknown here, or to be written in quotes")
+            if key.value in lines:
+                self.refuse(key, f"key `{key.value[:60]}` stands already in line {lines[key.value]}")
+            lines[key.value] = key.start_mark.line + 1
+            self.visit(value, above)

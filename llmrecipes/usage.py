@@ -1,0 +1,120 @@
+"""--help and --print_config: read from the dataclasses' sources, so that they answer at once."""
+
+import shutil
+import textwrap
+from dataclasses import fields, is_dataclass
+
+import yaml
+
+from llmrecipes.config import InputError, nearest
+from llmrecipes.keys import UNKNOWN, Key, keys_of
+from llmrecipes.renamed import hint
+from llmrecipes.values import RANGE_OF, shown
+
+# Group -> the dataclasses whose keys it shows; our own first, what the libraries add last.
+GROUPS = {
+    "Run card": ("RunArguments",),
+    "Data": ("DataArguments",),
+    "Model": ("ModelArguments", "ModelConfig"),
+    "Training": ("TrainingArguments", "_BaseConfig"),
+}
+COMMON = (  # of TrainingArguments' hundred keys, those that one sets
+    "output_dir max_steps num_train_epochs per_device_train_batch_size gradient_accumulation_steps learning_rate "
+    "lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay optim max_grad_norm bf16 fp16 activation_checkpointing "
+    "per_device_eval_batch_size eval_strategy eval_steps save_strategy save_steps save_total_limit load_best_model_at_end "
+    "metric_for_best_model logging_steps report_to run_name project push_to_hub hub_model_id seed data_seed"
+).split()
+
+
+USAGE = """\
+usage: --config FILE.yaml [--key value ...] [--print_config] [--help KEY]
+
+A YAML file holds `key: value` lines; the command line overrides them. --help KEY says all about a key, --print_config
+shows every value and where it was given."""
+
+
+def describe(keys: dict[str, Key], names: list[str]) -> str:
+    """All `keys` in groups, each with its default and one line of help; or all about the keys `names`.
+
+    Raises:
+        InputError: one of `names` is no key.
+    """
+    if names:
+        return "\n\n".join(_whole(name.lstrip("-").replace("-", "_"), keys) for name in names)
+    lines = [USAGE]
+    for title, found in _grouped(keys).items():
+        lines.append(f"\n{title}")
+        for name, key in found.items():
+            lines.append(_line(f"--{name}", key))
+            if name == "datasets":
+                nested = keys_of("llmrecipes.config:DatasetSource")
+                lines += [_line(f"  {inner}:", of) for inner, of in nested.items()]
+    return "\n".join(lines)
+
+
+def _grouped(keys: dict[str, Key]) -> dict[str, dict[str, Key]]:
+    titles = {owner: title for title, owners in GROUPS.items() for owner in owners}
+    order = ("Run card", "Data", "Model", "LoRA and quantisation", "Method", "Training", "Looks", "All other training keys")
+    groups = {title: {} for title in order}
+    for name, key in keys.items():
+        title = titles.get(key.owner, "Method")
+        if title == "Model" and name.startswith(("lora_", "use_", "load_", "bnb_")):
+            title = "LoRA and quantisation"
+        elif name.startswith("watch_"):
+            title = "Looks"
+        elif name in COMMON:
+            title = "Training"
+        elif title == "Training":
+            title = "All other training keys"
+        groups[title][name] = key
+    return {title: found for title, found in groups.items() if found}
+
+
+def _line(name: str, key: Key) -> str:
+    width = max(60, shutil.get_terminal_size((120, 0)).columns)
+    default = "" if key.default in (UNKNOWN, None, "", [], {}) else f" [{key.default}]"
+    text = f"  {name:<36} {_first_sentence(key.help)}{default}"
+    return text if len(text) <= width else f"{text[: width - 4]} ..."
+
+
+def _first_sentence(text: str) -> str:
+    return " ".join(text.split()).partition(". ")[0].rstrip(".")
+
+
+def _whole(name: str, keys: dict[str, Key]) -> str:
+    if name not in keys:
+        advice = hint(name, keys)
+        more = f"; {advice}" if advice else nearest(name, keys) or "; --help lists all"
+        raise InputError(f"command line: --help: there is no key `{name[:60]}`{more}")
+    key = keys[name]
+    lines = [name, f"  type     {key.annotation}"]
+    if key.default is not UNKNOWN:
+        lines.append(f"  default  {shown(key.default)}")
+    if key.choices:
+        lines.append(f"  choices  {', '.join(map(str, key.choices))}")
+    if name in RANGE_OF:
+        lines.append(f"  range    {RANGE_OF[name]}")
+    lines.append(f"  of       {key.owner}")
+    return "\n".join([*lines, "", textwrap.indent(textwrap.fill(key.help or "(no description)", 100), "  ")])
+
+
+def list_values(configs, given: dict, where: dict[str, str]) -> str:
+    """Every resolved value as YAML: what was given, with its file and line, then the defaults."""
+    values = {field.name: getattr(config, field.name) for config in configs for field in fields(config) if field.init}
+    lines = []
+    for title, is_given in (("given", True), ("by default", False)):
+        lines.append(f"# {title}")
+        for name in (name for name in values if (name in given) == is_given):
+            text = "(hidden)" if name == "hub_token" and values[name] else _as_yaml(values[name])
+            lines.append(f"{name}: {text}" + (f"  # {where[name]}" if name in where else ""))
+    return "\n".join(lines)
+
+
+def _as_yaml(value) -> str:
+    given = lambda v: {f.name: getattr(v, f.name) for f in fields(v) if getattr(v, f.name) is not None}
+    plain = lambda v: given(v) if is_dataclass(v) else getattr(v, "value", v)  # .value: of an enum
+    value = [plain(entry) for entry in value] if isinstance(value, list) else plain(value)
+    try:
+        return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).removesuffix("...\n").strip()
+    except yaml.YAMLError:
+        return str(value)

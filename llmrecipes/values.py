@@ -1,0 +1,223 @@
+"""What a key's value may be: its type, its choices, its range; and the plain ways to write it that mean the same."""
+
+import ast
+import math
+import re
+from functools import cache
+from typing import Any
+
+from llmrecipes.config import InputError, nearest
+from llmrecipes.keys import Key, keys_of
+
+SEEDS = "0 to 4294967295"  # of NumPy's generator
+# Bounds of numbers, whatever class declares the key: "at least X", "above X", "X to Y" or "X to below Y".
+RANGES = {
+    "at least 1": "batch_size per_device_train_batch_size per_device_eval_batch_size per_device_batch_size max_length "
+    "per_device_generation_batch_size gradient_accumulation_steps num_gpus global_batch_size max_new_tokens num_samples "
+    "max_prompt_length max_completion_length max_rows dataset_num_proc dataloader_prefetch_factor save_total_limit lora_r "
+    "lora_alpha eval_accumulation_steps torch_empty_cache_steps precompute_ref_batch_size ref_model_sync_steps task_limit "
+    "ddp_bucket_cap_mb ddp_timeout judge_concurrency overlap_annotators round rounds num_ppo_epochs num_mini_batches "
+    "rollout_batch_size total_episodes watch_items watch_max_new_tokens health_max_pairs pad_to_multiple_of vocab_size",
+    "at least 0": "learning_rate weight_decay warmup_steps max_grad_norm eval_delay dataloader_num_workers top_k kl_prompts "
+    "show_answers sample_temperature gold_tie_width rater_noise rater_tie_width router_aux_loss_coef watch_steps "
+    "center_rewards_coefficient num_completions_to_print judge_price watch_judge_price watch_temperature",
+    "above 0": "save_steps logging_steps eval_steps num_train_epochs beta weight adam_epsilon neftune_noise_alpha "
+    "test_split_size muon_learning_rate discopop_tau",
+    "0 to 1": "overlap repeat_share min_agreement label_smoothing_factor ld_alpha ref_model_mixup_alpha watch_share top_p "
+    "health_min_accuracy health_min_group_accuracy",
+    "0 to below 1": "adam_beta1 adam_beta2 lora_dropout test_share",
+    "0 to below 0.5": "label_smoothing",
+    SEEDS: "seed data_seed",
+    "0 to 65535": "port vllm_server_port vllm_group_port",
+    "-1 to 1e15": "max_steps",
+}
+RANGE_OF = {key: bounds for bounds, keys in RANGES.items() for key in keys.split()}
+# Values that a library checks late or never; a test compares them with the library's own list.
+CHOICES = {
+    "report_to": (
+        "all none azure_ml clearml codecarbon comet_ml dagshub dvclive flyte kubeflow mlflow neptune swanlab tensorboard "
+        "trackio wandb".split()
+    ),
+    "ddp_backend": "nccl gloo mpi ccl hccl cncl mccl".split(),
+}
+DPO_LOSSES = (
+    "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
+    "sigmoid_norm"
+).split()
+BUILTINS = ("int", "float", "bool", "str", "dict", "list")
+
+
+def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
+    """`value` as its dataclass takes it: a single value for a list, no for "no", 1e-4 as text for a number.
+
+    Raises:
+        InputError: of another type, outside choices or range, not finite.
+    """
+    kinds, literals = accepted(declared.annotation)
+    choices = CHOICES.get(key) or literals or declared.choices
+    if key == "loss_type" and declared.annotation == "list[str]":
+        choices = DPO_LOSSES
+    if (key in ("bf16", "use_cpu") and value == "auto") or (key == "fsdp" and value is True):
+        return value  # fsdp is annotated as text, which its older values are
+    if value is False and choices and "no" in choices:
+        value = "no"  # which YAML reads as false
+    if isinstance(value, str) and "str" not in kinds and {"int", "float"} & kinds:
+        value = _to_number(value, kinds)
+    if "list" in kinds and value is not None and _kind(value) not in kinds:
+        value = [value]  # one entry
+    element = re.search(r"list\[(\w+)\]", declared.annotation)
+    if element and element[1] == "DatasetSource" and isinstance(value, list):
+        return [check_source(f"{key}[{i}]", entry, where) for i, entry in enumerate(value)]
+    problem = _not_plain(value) or _wrong_choice(value, choices) or _wrong_type(key, value, declared, kinds, choices)
+    if problem:
+        raise InputError(f"{where}: `{key}` is {shown(value)}{problem}")
+    _check_range(key, value, where)
+    if element and isinstance(value, list):
+        value = [_check_element(f"{key}[{i}]", v, element[1], where) for i, v in enumerate(value)]
+    return value
+
+
+def shown(value: Any) -> str:
+    """`value` for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # an integer of thousands of digits has no text
+        return f"a {_kind(value)}"
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= 80 else f"{text[:76]} ..."
+
+
+def accepted(annotation: str) -> tuple[frozenset[str], tuple]:
+    """Python type names that `annotation` admits (empty: anything) and its Literal values."""
+    return _accepted(annotation)
+
+
+@cache
+def _accepted(annotation: str) -> tuple[frozenset[str], tuple]:
+    kinds, literals = set(), []
+
+    def visit(node):
+        if isinstance(node, ast.BinOp):  # X | Y
+            visit(node.left)
+            visit(node.right)
+        elif isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("Literal"):
+            literals.extend(ast.literal_eval(node.slice) if isinstance(node.slice, ast.Tuple) else [node.slice.value])
+        elif isinstance(node, ast.Subscript):
+            if ast.unparse(node.value).split(".")[-1] in ("Optional", "Union"):
+                kinds.add("None")
+                for inner in node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]:
+                    visit(inner)
+            else:
+                kinds.add(ast.unparse(node.value))
+        elif isinstance(node, ast.Constant):
+            kinds.add("None")
+        else:
+            name = ast.unparse(node)
+            # Enums of transformers (SchedulerType, IntervalStrategy, ...) are written as text.
+            kinds.add(name if name in BUILTINS else "str")
+
+    visit(ast.parse(annotation, mode="eval").body)
+    return frozenset(kinds), () if kinds - {"None"} else tuple(literals)
+
+
+def _to_number(text: str, kinds: frozenset[str]) -> Any:
+    if re.fullmatch(r"[-+]?\d{1,300}", text):
+        return int(text) if "int" in kinds else float(text)
+    if "float" in kinds and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text):
+        return float(text)
+    return text
+
+
+def _not_plain(value: Any) -> str:
+    """Why a value, or one within it, is neither a finite number nor text that can be written."""
+    if isinstance(value, dict):
+        return next(filter(None, map(_not_plain, [*value, *value.values()])), "")
+    if isinstance(value, list):
+        return next(filter(None, map(_not_plain, value)), "")
+    if isinstance(value, float) and not math.isfinite(value):
+        return "; it must be a finite number"
+    if isinstance(value, int) and abs(value) > 2**63:
+        return "; such a number has no use here"
+    if isinstance(value, str) and ("\0" in value or any("\ud800" <= character <= "\udfff" for character in value)):
+        return "; it holds half a character or a NUL, which no file can be written with"
+    return ""
+
+
+def _wrong_choice(value: Any, choices) -> str:
+    given = value if isinstance(value, list) else [value]
+    if not choices or value is None or {str(v) for v in given} <= {str(choice) for choice in choices}:
+        return ""
+    wrong = next(v for v in given if str(v) not in map(str, choices))
+    near = nearest(str(wrong), map(str, choices)) if len(choices) > 20 else ""
+    return near or f"; choose from {', '.join(map(str, choices))}"
+
+
+def _wrong_type(key: str, value: Any, declared: Key, kinds: frozenset[str], choices) -> str:
+    if not kinds or _kind(value) in kinds or (_kind(value) == "int" and "float" in kinds):
+        return ""
+    if choices and value is not None:
+        return ""
+    quote = "; put it in quotes" if "str" in kinds and _kind(value) in ("int", "float", "bool") else ""
+    return f" ({_kind(value)}); it must be {declared.annotation}{quote}"
+
+
+def _check_range(key: str, value: Any, where: str) -> None:
+    bounds = RANGE_OF.get(key)
+    for number in value if isinstance(value, list) else [value]:
+        if bounds and type(number) in (int, float) and _outside(number, bounds):
+            must = "lie from " if " to " in bounds else "be "
+            raise InputError(f"{where}: `{key}` is {number}; it must {must}{bounds}")
+    if key == "max_steps" and value == 0:
+        raise InputError(f"{where}: `max_steps` is 0, which trains nothing; give 1 or more, or leave it out for epochs")
+
+
+def _outside(number: float, bounds: str) -> bool:
+    if " to " not in bounds:
+        word, limit = bounds.rsplit(" ", 1)
+        return number < float(limit) if word == "at least" else number <= float(limit)
+    low, high = bounds.split(" to ")
+    if high.startswith("below "):
+        return not float(low) <= number < float(high[6:])
+    return not float(low) <= number <= float(high)
+
+
+def _check_element(where_in: str, value: Any, kind: str, where: str) -> Any:
+    if kind in BUILTINS and _kind(value) != kind and not (kind == "float" and _kind(value) == "int"):
+        number = _to_number(value, frozenset([kind])) if isinstance(value, str) else value
+        if _kind(number) != kind or isinstance(value, str) and kind == "str":
+            quote = "; put it in quotes" if kind == "str" else ""
+            raise InputError(f"{where}: `{where_in}` is {shown(value)} ({_kind(value)}); it must be {kind}{quote}")
+        return number
+    return value
+
+
+def check_source(where_in: str, value: Any, where: str) -> Any:
+    """A source of a mixture, a path or {path: ..., split: ...}, with its values checked against `DatasetSource`."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: `{where_in}` is {shown(value)}; it must be a path or {{path: ..., split: ...}}")
+    known = keys_of("llmrecipes.config:DatasetSource")
+    for key in value:
+        if key not in known:
+            hint = f"; write `{SOURCE_RENAMED[key]}`" if key in SOURCE_RENAMED else nearest(key, known)
+            raise InputError(f"{where}: `{where_in}`: unknown key `{key[:60]}`{hint}; valid: {', '.join(known)}")
+    if not isinstance(value.get("path"), str) or not value["path"].strip():
+        raise InputError(
+            f"{where}: `{where_in}`: `path` is missing; give a Hub id, a local path, tinytown or pypi:NAME==VERSION"
+        )
+    checked = {}
+    for key, entry in value.items():
+        try:
+            checked[key] = check_value(key, entry, known[key], where)
+        except InputError as error:
+            raise InputError(str(error).replace(f"`{key}`", f"`{where_in}.{key}`", 1)) from None
+    return checked
+
+
+# Other mixtures' names for a source's keys.
+SOURCE_RENAMED = {"id": "path", "config": "name", "subset": "name", "dataset": "path", "file": "path", "fraction": "weight"}
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
