@@ -25,8 +25,9 @@ sys.path.insert(0, str(ROOT))
 
 def serve(database: str, port: int, items: int) -> None:
     """What a server process runs: the real page on the real store."""
-    from llmrecipes.ranking.page import build_app, prepare_server
+    from llmrecipes.ranking.page import build_app
     from llmrecipes.ranking.store import Store
+    from llmrecipes.web import prepare_server
 
     samples = [
         {"prompt_id": f"p{i}", "prompt": [{"role": "user", "content": f"Question {i}"}],

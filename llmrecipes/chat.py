@@ -19,6 +19,7 @@ from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.formats import prompt_id, read_growing
 from llmrecipes.metrics import bradley_terry
 from llmrecipes.models import context_length, load_policy, load_tokenizer
+from llmrecipes.web import import_gradio
 
 ADAPTER = "adapter_config.json"
 MERGE = (
@@ -112,9 +113,7 @@ def build_page(models: dict[str, str], answer=stream_answer):
 
     answer: (folder, messages, temperature, top_p, max_new_tokens) -> growing texts.
     """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import gradio as gr
-
+    gr = import_gradio()
     names = list(models)
 
     def reply(message, history, model, system, temperature, top_p, length):
@@ -185,9 +184,7 @@ def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_a
     votes_file: JSON Lines that only grow, each a row of rankings (prompt, responses, ranking, annotator), which
     recipes/rank.py turns into preference pairs as it does with any.
     """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import gradio as gr
-
+    gr = import_gradio()
     names, numbers = list(models), range(len(models))
 
     def ask(prompt, system, temperature, top_p, length):

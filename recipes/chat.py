@@ -17,7 +17,9 @@ class ChatArguments:
     compare: list[str] = field(
         default_factory=list, metadata={"help": "Two models or more that answer side by side, blind, to be voted on."}
     )
-    port: int = field(default=7860, metadata={"help": "Of 127.0.0.1; nobody else can reach the page."})
+    port: int = field(
+        default=7860, metadata={"help": "Of 127.0.0.1, which nobody else reaches; the next free one if it is in use."}
+    )
 
 
 def main(chat):
@@ -28,11 +30,9 @@ def main(chat):
     if not Path(chat.path).is_dir():
         raise InputError(f"{chat.path}: does not exist; run the chain first (make quickstart)")
 
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
     from llmrecipes.chat import build_compare_page, build_page, find_models, terminal_lines
     from llmrecipes.run import tame_logs
+    from llmrecipes.web import prepare_server, serve_blocks
 
     tame_logs()
     models = find_models(chat.path)
@@ -49,12 +49,9 @@ def main(chat):
         print(f"Votes go to {chat.path}/votes.jsonl", flush=True)
     else:
         page = build_page(models)
-    # Else any web page could reach this one under a host name of its own (DNS rebinding).
-    guard = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
-    try:
-        page.launch(server_name="127.0.0.1", server_port=chat.port, share=False, app_kwargs={"middleware": [guard]})
-    except OSError:
-        raise InputError(f"port: {chat.port} is taken; choose another with --port") from None
+    address, run, _ = prepare_server(serve_blocks(page), "127.0.0.1", chat.port)
+    print(f"Running on {address}", flush=True)
+    run()
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ LAYERS = {
         "metrics",
         "secrets",
         "tracking",
+        "web",
     },
     1: {"data", "models", "training", "reward_models", "judging", "ppo", "generation", "sampling", "sharding", "processes"},
     2: {"run", "evaluation", "ranking", "pipeline", "report", "hub", "cards", "chat", "measures"},

@@ -8,17 +8,22 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmrecipes.chat import build_compare_page, build_page, find_models, league, stream_answer, terminal_lines
 from llmrecipes.config import InputError
 from llmrecipes.formats import read_growing
 from llmrecipes.models import build_policy, train_tokenizer
+from llmrecipes.web import prepare_server, serve_blocks
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script> ![p](http://198.51.100.1/a.png) **bold**'
@@ -118,6 +123,76 @@ def test_command_prints_the_lines_for_a_terminal_and_serves_the_page(tmp_path):
         process.wait()
 
 
+@contextmanager
+def serving(page):
+    address, run, stop = prepare_server(serve_blocks(page), "127.0.0.1", 0)
+    thread = Thread(target=run)
+    thread.start()
+    try:
+        yield address
+    finally:
+        stop()
+        thread.join(20)
+
+
+def silent(folder, messages, *settings):
+    yield ""
+
+
+@pytest.fixture(scope="module", params=["chat", "compare"])
+def client(request, tmp_path_factory):
+    votes = tmp_path_factory.mktemp("votes") / "votes.jsonl"
+    models = {"sft": "A", "ppo": "B"}
+    page = build_page(models, silent) if request.param == "chat" else build_compare_page(models, votes, silent)
+    return TestClient(serve_blocks(page), "http://127.0.0.1:7860", client=("127.0.0.1", 1))
+
+
+def test_other_sites_cannot_upload_ask_or_show_the_page_in_a_frame(client, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    for headers in ({"Origin": "http://evil.example"}, {"Origin": "http://localhost:9"}, {"Origin": "null"},
+                    {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}):  # fmt: skip
+        for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/run/predict"):
+            assert client.post(path, json={}, headers=headers).status_code == 403, (path, headers)
+        assert client.get("/gradio_api/queue/data?session_hash=x", headers=headers).status_code == 403
+    assert client.post("/gradio_api/upload", files={"files": b"x" * 1000}).status_code == 404
+    assert client.post("/gradio_api/queue/join", content=b"x" * (2 << 20)).status_code == 413
+    assert client.post("/gradio_api/queue/join", content=(b"x" for _ in range(9))).status_code == 411
+    assert client.put("/", content=b"").status_code == 405
+    assert not list(tmp_path.iterdir())
+    page = client.get("/", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"})  # a link may lead here
+    assert page.status_code == 200 and page.headers["x-frame-options"] == "DENY"
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "http" not in policy and "frame-ancestors 'none'" in policy
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[", "127.0.0.1@evil.example", "a/?x="])
+def test_only_names_of_this_machine_open_the_page(client, host):
+    assert client.get("/", headers={"Host": host}).status_code == 400
+    assert (
+        client.get("/", headers={"Host": "[::1]:7860"}).status_code
+        == client.get("/", headers={"Host": "LOCALHOST"}).status_code
+    )
+    assert client.get("/", headers={"Host": "localhost:1"}).status_code == 200
+
+
+def test_nothing_of_gradio_is_served_but_what_the_page_needs(client):
+    for path in ("run-history/buckets?x=1", "runs", "file=/etc/passwd", "upload_progress", "info", "openapi.json", "token",
+                 "component_server", "proxy=http://x", "stream/x", "deep_link", "vibe-code", "dev/reload"):  # fmt: skip
+        assert client.get(f"/gradio_api/{path}").status_code == 404, path
+    for path in ("/monitoring", "/monitoring/summary", "/docs", "/openapi.json", "/assets/../x", "/manifest.json"):
+        assert client.get(path).status_code == 404, path
+    assert client.get("/config").json()["run_history"] is False
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/gradio_api/queue/join"):
+        pass
+
+
+def test_run_history_is_off_however_a_page_is_launched():
+    page = build_page({"sft": "A"}, silent)
+    page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    page.close()
+    assert page.run_history is False
+
+
 def test_words_of_a_model_stand_there_as_text_in_a_browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
     chromium = shutil.which("chromium")
@@ -131,8 +206,7 @@ def test_words_of_a_model_stand_there_as_text_in_a_browser():
         yield HOSTILE
 
     page = build_page({"sft": "folder/sft", "ppo": "folder/ppo"}, answer)
-    _, address, _ = page.launch(server_name="127.0.0.1", server_port=None, prevent_thread_lock=True, quiet=True)
-    try:
+    with serving(page) as address:
         with sync_api.sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             tab = browser.new_page()
@@ -154,8 +228,6 @@ def test_words_of_a_model_stand_there_as_text_in_a_browser():
             assert tab.evaluate("window.hit") is None
             assert not [url for url in requested if "198.51.100.1" in url or url.endswith("/x")]
             browser.close()
-    finally:
-        page.close()
     assert asked == [("folder/ppo", "hello"), ("folder/sft", "who are you?"), ("folder/ppo", "who are you?")]
 
 
@@ -171,8 +243,7 @@ def test_blind_vote_side_by_side(tmp_path):
 
     votes = tmp_path / "votes.jsonl"
     page = build_compare_page({"sft": "GOOD", "ppo": "BAD"}, votes, answer)
-    _, address, _ = page.launch(server_name="127.0.0.1", server_port=None, prevent_thread_lock=True, quiet=True)
-    try:
+    with serving(page) as address:
         with sync_api.sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             tab = browser.new_page()
@@ -193,8 +264,6 @@ def test_blind_vote_side_by_side(tmp_path):
                 )
             assert tab.evaluate("window.hit") is None
             browser.close()
-    finally:
-        page.close()
     rows = read_growing(votes)
     assert len(rows) == 3 and all("GOOD" in row["responses"][row["ranking"][0][0]] for row in rows)
     assert [(row[0], row[4], row[5]) for row in league(rows)] == [("sft", 3, "100 %"), ("ppo", 3, "0 %")]

@@ -1,5 +1,7 @@
 """The ranking page through its HTTP interface and in a real browser: who may enter, what is kept, what never runs."""
 
+import inspect
+import json
 import re
 import shutil
 import sqlite3
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio.routes
 import pytest
 from injections import INJECTIONS, REMOTE
 from starlette.testclient import TestClient
@@ -17,9 +20,10 @@ from test_store import samples
 
 from llmrecipes.config import InputError
 from llmrecipes.ranking.annotators import _admin_page, check_settings
-from llmrecipes.ranking.page import build_app, prepare_server
+from llmrecipes.ranking.page import LoginLimit, build_app
 from llmrecipes.ranking.store import Store, to_rankings
-from llmrecipes.ranking.users import is_password, read_users, write_user
+from llmrecipes.ranking.users import UsersFile, is_password, read_users, write_user
+from llmrecipes.web import prepare_server
 
 ROOT = Path(__file__).parent.parent
 PASSWORD = "correct horse battery"
@@ -40,7 +44,9 @@ def client_for(store, **options):
 def rank(client, **changes):
     item = client.get("/api/item").json()
     body = {"id": f"id-{item['position']:06}", "kind": "rank", "ranking": [[0], [1], [2]], "seconds": 3} | changes
-    return client.post("/api/judgement", json={"position": item["position"]} | body)
+    # As ASCII: a lone surrogate can only be sent escaped.
+    content = json.dumps({"position": item["position"]} | body)
+    return client.post("/api/judgement", content=content, headers={"Content-Type": "application/json"})
 
 
 def test_a_ranking_is_saved_and_the_next_item_comes(tmp_path):
@@ -69,6 +75,24 @@ def test_a_ranking_is_saved_and_the_next_item_comes(tmp_path):
         {"note": "x" * 4001},
         {"seconds": -1},
         {"seconds": "1"},
+        {"seconds": True},
+        {"seconds": ""},
+        {"position": 2**70},
+        {"position": 0},
+        {"position": True},
+        {"all_bad": 1},
+        {"all_bad": "yes"},
+        {"note": "half a character: \ud800"},
+        {"note": 0},
+        {"id": "\udfff" * 9},
+        {"kind": ["rank"]},
+        {"ranking": [[{}], [[1]], [None]]},
+        {"ranking": {"0": 1}},
+        {"flags": {"0": "rude"}},
+        {"flags": {"0": [["rude"]]}},
+        {"flags": {"²": ["rude"]}},
+        {"flags": {"9" * 5000: ["rude"]}},
+        {"flags": ""},
     ],
 )
 def test_a_broken_judgement_is_one_line_and_nothing_is_written(tmp_path, changes):
@@ -144,11 +168,119 @@ def test_only_users_enter_and_each_sees_his_own_work(tmp_path, users):
     assert bob.get("/api/item").status_code == 401
 
 
+@pytest.mark.parametrize(
+    "body", [b"[" * 30_000, b'{"id": ' * 8_000, b'{"id": ' + b"1" * 5_000 + b"}", b'{"id": "\xff"}', b"NaN", b"", b"null",
+             b"\xff\xfe{\x00"]
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["judgement", "undo", "name"])
+def test_what_is_no_json_object_is_a_wrong_request(page, path, body):
+    answer = page.post(f"/api/{path}", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400 and "no JSON object" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("position", [2**70, "a", "", -1, 0, "1.5", "\ud800".encode("utf-8", "surrogatepass"), "9" * 5000])
+def test_positions_that_cannot_be_are_a_wrong_request(page, position):
+    answer = page.get("/api/item", params={"position": position})
+    assert answer.status_code == 400 and "\n" not in answer.json()["error"]
+
+
+def test_names_of_any_alphabet_are_kept(page):
+    assert page.post("/api/name", json={"name": "Жанна"}).status_code == 200
+    assert page.get("/api/item").json()["annotator"] == "Жанна"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A client of a page that no test changes."""
+    return client_for(Store(tmp_path_factory.mktemp("page") / "s.sqlite", samples()))
+
+
+def login(client, name="ann", password=PASSWORD, **headers):
+    return client.post(
+        "/login", data={"name": name, "password": password}, headers=headers, follow_redirects=False
+    ).status_code
+
+
 def test_guessing_passwords_is_slowed_down(tmp_path, users):
     client = client_for(Store(tmp_path / "s.sqlite", samples()), users=users)
-    codes = [client.post("/login", data={"name": "ann", "password": f"wrong{n}"}).status_code for n in range(7)]
-    assert codes == [401] * 5 + [429] * 2
-    assert client.post("/login", data={"name": "ann", "password": PASSWORD}).status_code == 429
+    assert [login(client, password=f"wrong{n}") for n in range(7)] == [401] * 5 + [429] * 2
+    assert login(client) == 429
+    # Behind a proxy all come from one address: nobody else is locked out.
+    assert login(client, "bob", PASSWORD + "2") == 303
+
+
+def test_an_address_told_by_a_trusted_proxy_counts_for_itself(tmp_path, users, monkeypatch):
+    monkeypatch.setattr("llmrecipes.ranking.page.is_password", lambda user, password: password == PASSWORD)
+    app = build_app(Store(tmp_path / "s.sqlite", samples()), "", users=users, trusted_proxies=["10.0.0.0/8"])
+    proxy, other = (TestClient(app, "http://127.0.0.1", client=(address, 1)) for address in ("10.0.0.7", "203.0.113.9"))
+    forwarded = {"X-Forwarded-For": "198.51.100.1, 10.9.9.9"}
+    assert [login(proxy, password="wrong", **forwarded) for _ in range(6)] == [401] * 5 + [429]
+    assert login(proxy, **forwarded) == 429
+    assert login(proxy, **{"X-Forwarded-For": "198.51.100.2"}) == 303, "the same name from elsewhere"
+    # One who is no proxy, or invents hops before the proxy's own, is believed nothing.
+    assert [login(other, password="wrong", **{"X-Forwarded-For": f"198.51.100.{n}"}) for n in range(6)][-1] == 429
+    spoofed = [login(proxy, "x", "wrong", **{"X-Forwarded-For": f"192.0.2.{n}, 198.51.100.7"}) for n in range(6)]
+    assert spoofed[-1] == 429
+
+
+def test_tries_are_limited_by_name_and_in_all_wherever_they_come_from():
+    limit = LoginLimit(knows_addresses=False)
+    assert [bool(limit.wait("ann", f"a{n}")) for n in range(21)] == [False] * 20 + [True]
+    limit = LoginLimit(knows_addresses=False)
+    assert [bool(limit.wait(f"name{n}", "a")) for n in range(121)] == [False] * 120 + [True]
+    limit = LoginLimit(knows_addresses=True)
+    assert [bool(limit.wait(f"name{n}", "a")) for n in range(21)] == [False] * 20 + [True]
+    assert not limit.wait("ann", "b")
+    limit = LoginLimit(knows_addresses=False)
+    for _ in range(300):
+        assert not limit.wait("ann", "a")
+        limit.succeed("ann", "a")
+
+
+def test_a_changed_password_ends_its_sessions_and_a_user_taken_out_is_out(tmp_path, users, capsys):
+    file = str(tmp_path / "users.txt")
+    app = build_app(Store(tmp_path / "s.sqlite", samples()), "", users=UsersFile(file), quality_page=lambda: "all")
+    ann, bob, again = (TestClient(app, "http://127.0.0.1") for _ in range(3))
+    assert login(ann) == login(bob, "bob", PASSWORD + "2") == 303
+    assert ann.get("/api/item").status_code == bob.get("/api/item").status_code == 200
+    write_user(file, "bob", "a new password", is_admin=False)
+    assert bob.get("/api/item").status_code == 401 and ann.get("/api/item").status_code == 200
+    assert login(again, "bob", PASSWORD + "2") == 401 and login(again, "bob", "a new password") == 303
+    assert ann.get("/admin").status_code == 200
+    write_user(file, "ann", PASSWORD, is_admin=False)  # the same password, and no admin any more
+    assert login(ann) == 303 and ann.get("/admin").status_code == 403
+    Path(file).write_text("broken")
+    assert ann.get("/api/item").status_code == 200 and "line 1" in capsys.readouterr().err
+    Path(file).write_text("".join(line for line in [f"bob:scrypt:{'0' * 32}:{'0' * 64}\n"]))
+    assert ann.get("/api/item").status_code == 401
+
+
+RUN_HISTORY = ["/gradio_api/runs", "/gradio_api/run-history/buckets?x=1", "/gradio_api/run-history/records?bucket=a/b",
+               "/gradio_api/run-history/records/x/y/assets/z"]  # fmt: skip
+
+
+def test_no_annotator_reaches_the_operators_token_through_gradio(tmp_path, users, monkeypatch):
+    """With a saved token, peer and Host on loopback, gradio's run history would list and write the operator's buckets."""
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "aB3d" * 8)
+    app = build_app(Store(tmp_path / "s.sqlite", samples()), "", users=users)
+    bob = TestClient(app, "http://127.0.0.1", client=("127.0.0.1", 1))
+    assert login(bob, "bob", PASSWORD + "2") == 303
+    gradio = next(route.app for route in app.routes if route.path == "" and hasattr(route, "app"))
+    assert not gradio.get_blocks().run_history
+    for path in RUN_HISTORY:
+        assert bob.get(path).status_code == 404, path
+    assert bob.post("/gradio_api/run-history/connect", json={}).status_code == 404
+    assert 'run_history":true' not in bob.get("/").text.replace(" ", "")
+
+
+def test_of_gradios_routes_only_the_listed_ones_are_served(page):
+    found = re.findall(r'@(router|app)\.(?:get|post|head)\(\s*"([^"]*)"', inspect.getsource(gradio.routes))
+    paths = {("/gradio_api" if on == "router" else "") + re.sub("{.*?}", "x", path) for on, path in found}
+    served = {
+        path for path in paths for method in ("GET", "POST") if page.request(method, path).status_code not in (404, 405)
+    }
+    assert len(paths) > 60
+    assert {path.rstrip("/") for path in served} <= {"", "/theme.css", "/favicon.ico", "/login"}
 
 
 def test_too_many_requests_are_told_to_wait(tmp_path):
@@ -207,6 +339,7 @@ SETTINGS = {
     "round": 1,
     "overlap_annotators": 3,
     "guidelines": None,
+    "trusted_proxies": [],
 }
 
 
@@ -221,6 +354,7 @@ SETTINGS = {
         ({"annotator": "llm", "judge_url": None}, "judge_url"),
         ({"annotator": "llm", "judge_url": "u", "judge_model": "m", "judge_price": [1.0]}, "judge_price"),
         ({"guidelines": "none.md"}, "guidelines"),
+        ({"trusted_proxies": ["proxy.example"]}, "trusted_proxies"),
     ],
 )
 def test_settings_that_do_not_go_together(changes, said):

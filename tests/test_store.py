@@ -244,3 +244,37 @@ def test_a_kill_loses_nothing_confirmed(tmp_path):
     assert len(confirmed) <= len(rows) <= len(confirmed) + 1
     assert [row["id"] for row in rows] == [f"{n:08}" for n in range(len(rows))]
     assert json.loads(json.dumps(to_rankings(rows)))  # plain data
+
+
+def test_the_database_and_what_sqlite_lays_beside_it_are_the_owners_alone(tmp_path):
+    old = os.umask(0)
+    try:
+        store = Store(tmp_path / "s.sqlite", samples())
+        judge(store, "ann")
+        files = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+        assert files == dict.fromkeys(("s.sqlite", "s.sqlite-wal", "s.sqlite-shm"), 0o600)
+        for file in tmp_path.iterdir():  # as an earlier version left them
+            file.chmod(0o644)
+        judge(Store(tmp_path / "s.sqlite", samples()), "ann")
+        assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
+        (tmp_path / "other").write_text("no database")
+        (tmp_path / "other").chmod(0o644)
+        for other in (tmp_path / "other", tmp_path):
+            mode = other.stat().st_mode
+            with pytest.raises(InputError):
+                Store(other, samples())
+            assert other.stat().st_mode == mode, "what is not ours keeps its mode"
+    finally:
+        os.umask(old)
+
+
+def test_logins_of_an_earlier_version_have_ended(tmp_path):
+    store = Store(tmp_path / "s.sqlite", samples())
+    judge(store, "ann")
+    store._db.executescript("DROP TABLE logins; CREATE TABLE logins (token_hash TEXT, user TEXT, expires REAL);"
+                            "INSERT INTO logins VALUES ('x', 'ann', 9e9);")  # fmt: skip
+    store.close()
+    store = Store(tmp_path / "s.sqlite", samples())
+    assert store.login("x") is None and len(store.judgements()) == 1
+    store.add_login("y", "ann", time.time() + 9, "c")
+    assert store.login("y") == ("ann", "c")

@@ -1,5 +1,6 @@
 """Ranking by people or a judge model: the page, its store and its quality figures put together for recipes/rank.py."""
 
+import ipaddress
 import json
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ from llmrecipes.reward_models.scoring import check_reward_path, doubts
 
 def check_settings(rank) -> None:
     """InputError for keys that do not go together, before anything is loaded."""
-    from llmrecipes.ranking.page import LOOPBACK
+    from llmrecipes.web import LOOPBACK
 
     if rank.order == "uncertain" and not rank.reward_model_name_or_path:
         raise InputError("order: uncertain needs `reward_model_name_or_path`, whose doubts decide what is asked first")
@@ -27,6 +28,13 @@ def check_settings(rank) -> None:
             raise InputError(
                 "allowed_hosts: is missing; give the host names by which the page is opened, e.g. [rank.example.org]"
             )
+    for address in rank.trusted_proxies:
+        try:
+            ipaddress.ip_network(address, strict=False)
+        except ValueError:
+            raise InputError(
+                f"trusted_proxies: {address} is no address or network, such as 10.0.0.7 or 10.0.0.0/8"
+            ) from None
     for key in ("overlap", "repeat_share", "min_agreement"):
         if not 0 <= getattr(rank, key) <= 1:
             raise InputError(f"{key}: {getattr(rank, key)} is no share between 0 and 1")
@@ -64,15 +72,17 @@ def database_path(rank) -> Path:
 
 def serve_page(store: Store, rank) -> None:
     """Open the page and wait until an admin ends the ranking, or Ctrl-C."""
-    from llmrecipes.ranking.page import LOOPBACK, build_app, prepare_server
-    from llmrecipes.ranking.users import read_users
+    from llmrecipes.ranking.page import build_app
+    from llmrecipes.ranking.users import UsersFile
+    from llmrecipes.web import LOOPBACK, bracketed, prepare_server
 
     stop = []
     app = build_app(
         store,
         read_guidelines(rank.guidelines),
-        users=read_users(rank.users_file) if rank.users_file else None,
-        allowed_hosts=sorted({*LOOPBACK, "[::1]", *rank.allowed_hosts, *([rank.host] if rank.host != "0.0.0.0" else [])}),
+        users=UsersFile(rank.users_file) if rank.users_file else None,
+        trusted_proxies=rank.trusted_proxies,
+        allowed_hosts=sorted({*LOOPBACK, *rank.allowed_hosts, *([bracketed(rank.host)] if rank.host != "0.0.0.0" else [])}),
         quality_page=lambda: _admin_page(store),
         # The answer to "finish" must still reach the browser.
         on_finish=lambda: threading.Timer(0.5, lambda: stop[0]()).start(),

@@ -39,6 +39,9 @@ class RankArguments:
     host: str = field(default="127.0.0.1", metadata={"help": "Another address needs users_file."})
     port: int = field(default=7860, metadata={"help": "The next free one if it is in use."})
     allowed_hosts: list[str] = field(default_factory=list, metadata={"help": "Host names the page answers to."})
+    trusted_proxies: list[str] = field(
+        default_factory=list, metadata={"help": "Proxies before the page whose X-Forwarded-For is believed, e.g. 127.0.0.1."}
+    )
     users_file: str | None = field(default=None, metadata={"help": "Names and password hashes; see docs/ranking.md."})
     judge_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint, ends in /v1."})
     judge_model: str | None = field(default=None, metadata={"help": "Its name there."})

@@ -1,47 +1,35 @@
 """The ranking page: gradio serves the shell, one component written here shows the item, JSON routes keep the judgements.
 
 Answers are a model's words, so the component writes them with `textContent` only, and the Content-Security-Policy lets a
-page load nothing but its own files. Loopback needs no login; any other address needs `users` and answers only to the
-host names it is told (DNS rebinding).
+page load nothing but its own files (llmrecipes.web). Loopback needs no login; any other address needs `users` and answers
+only to the host names it is told.
 """
 
-import hmac
-import os
+import ipaddress
 import secrets
-import socket
 import sqlite3
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, quote, unquote
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from llmrecipes.config import InputError
 from llmrecipes.ranking.store import FLAGS, Store
 from llmrecipes.ranking.users import NAME, User, is_password
+from llmrecipes.web import FRONTEND, LOOPBACK, Guard, import_gradio, mount, refusal
 
 HERE = Path(__file__).parent
-LOOPBACK = ("127.0.0.1", "localhost")
 LOGIN_SECONDS = 12 * 3600
 COOKIE, NAME_COOKIE = "llmrecipes_login", "llmrecipes_annotator"
 NOTE_LENGTH, BODY_BYTES = 4000, 64 * 1024
-# gradio's component code needs inline and eval; what matters is that nothing comes from, or goes to, another host.
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
-    "form-action 'self'; frame-ancestors 'none'"
-)
-HEADERS = {
-    "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin",
-    "X-Frame-Options": "DENY", "Cache-Control": "no-store",
-}  # fmt: skip
-# Routes of gradio that read or write files, or fetch for the browser; the page uses none of them.
-CLOSED = ("file", "upload", "proxy", "stream", "component_server", "download", "deep_link", "vibe", "dev", "monitoring")
+LARGEST = 2**53  # of a number in JSON that every reader takes for the same
+OWN_ROUTES = (r"(?:GET|POST) /login", r"GET /admin", r"GET /api/item", r"POST /api/(?:judgement|undo|name|logout|finish)")
 
 
 class RateLimit:
@@ -63,13 +51,50 @@ class RateLimit:
         calls.append(now)
         return 0
 
+    def take_back(self, key: str, all_of_them: bool) -> None:
+        """Forget the key's newest call, or all of its calls."""
+        if all_of_them:
+            self.calls.pop(key, None)
+        elif self.calls.get(key):
+            self.calls[key].pop()
+
+
+class LoginLimit:
+    """Failed logins in a minute: 5 for a name from one address, 20 for a name, 20 for an address, 120 in all.
+
+    Addresses count by themselves only where they are known (`trusted_proxies`): a proxy's is everybody's, so that one who
+    guesses would lock out all. Logins that succeed do not count.
+    """
+
+    def __init__(self, knows_addresses: bool):
+        self.limits = {key: RateLimit(count, 60) for key, count in
+                       (("both", 5), ("name", 20), ("address", 20), ("all", 120))}  # fmt: skip
+        if not knows_addresses:
+            del self.limits["address"]
+
+    def wait(self, name: str, address: str) -> int:
+        """0 and the try counts as failed until `succeed`, or the seconds to wait."""
+        keys = self._keys(name, address)
+        # The first that refuses ends it: tries that are not looked at fill no other limit.
+        return next((wait for kind, limit in self.limits.items() if (wait := limit.wait(keys[kind]))), 0)
+
+    def succeed(self, name: str, address: str) -> None:
+        keys = self._keys(name, address)
+        for kind, limit in self.limits.items():
+            limit.take_back(keys[kind], all_of_them=kind in ("both", "name"))
+
+    @staticmethod
+    def _keys(name: str, address: str) -> dict[str, str]:
+        return {"both": f"{name} {address}", "name": name, "address": address, "all": ""}
+
 
 def build_app(
     store: Store,
     guidelines: str,
     *,
-    users: dict[str, User] | None = None,
+    users: Mapping[str, User] | None = None,
     allowed_hosts: Sequence[str] = LOOPBACK,
+    trusted_proxies: Sequence[str] = (),
     quality_page: Callable[[], str] | None = None,
     on_finish: Callable[[], None] = lambda: None,
 ) -> FastAPI:
@@ -78,51 +103,32 @@ def build_app(
     Args:
         guidelines: Markdown of the project's owner, shown beside the task.
         users: name -> user; None: no login, the annotator's name is what he types (loopback only).
+        trusted_proxies: addresses or networks whose X-Forwarded-For is believed.
         quality_page: makes the admin page's HTML.
         on_finish: called when an admin ends the ranking.
     """
     app = FastAPI(title="llmrecipes ranking", docs_url=None, redoc_url=None, openapi_url=None)
-    logins, calls = RateLimit(5, 60), RateLimit(300, 10)
+    logins, calls = LoginLimit(knows_addresses=bool(trusted_proxies)), RateLimit(300, 10)
+    proxies = [ipaddress.ip_network(address, strict=False) for address in trusted_proxies]
 
-    @app.middleware("http")
-    async def guard(request: Request, call_next):
-        path, client = request.url.path, request.client.host if request.client else "?"
+    async def enter(request: Request) -> Response | None:
+        path = request.url.path
         request.state.user = user = await run_in_threadpool(_user, request)
-        parts = path.strip("/").split("/")
-        if parts[0] == "gradio_api" and len(parts) > 1 and parts[1].startswith(CLOSED) or path.startswith("/proxy"):
-            response = _error(404, "there are no files here")
-        elif request.method not in ("GET", "HEAD") and not _same_origin(request):
-            response = _error(403, "the request comes from another page; open this page itself")
-        elif request.method == "POST" and "content-length" not in request.headers:
-            response = _error(411, "the length of the request is missing")
-        elif int(request.headers.get("content-length") or 0) > BODY_BYTES:
-            response = _error(413, f"more than {BODY_BYTES} bytes; shorten the note")
-        elif path.startswith("/api/") and (wait := calls.wait(user or client)):
-            response = _error(429, f"too many requests; wait {wait} s", {"Retry-After": str(wait)})
-        elif user is None and path not in ("/login",):
+        if path.startswith("/api/") and (wait := calls.wait(user or _address(request, proxies))):
+            return refusal(429, f"too many requests; wait {wait} s", {"Retry-After": str(wait)})
+        if user is None and path != "/login":
             is_page = request.method == "GET" and path == "/"
-            response = RedirectResponse("/login", 303) if is_page else _error(401, "log in first")
-        else:
-            try:
-                response = await call_next(request)
-            except InputError as error:
-                response = _error(400, str(error))
-            except sqlite3.OperationalError as error:
-                full = "disk" in str(error)
-                what = "the disk is full" if full else f"the database cannot be written ({error})"
-                response = _error(507 if full else 503, f"not saved: {what}; nothing is lost, try again")
-        for name, value in HEADERS.items():
-            if name != "Cache-Control" or not path.startswith(("/assets", "/static", "/theme.css", "/svelte")):
-                response.headers[name] = value
-        return response
+            return RedirectResponse("/login", 303) if is_page else refusal(401, "log in first")
+        return None
 
     def _user(request: Request) -> str | None:
         if users is None:
-            name = request.cookies.get(NAME_COOKIE, "me")
+            name = unquote(request.cookies.get(NAME_COOKIE, "me"))
             return name if NAME.fullmatch(name) else "me"
         token = request.cookies.get(COOKIE)
-        name = store.login(token) if token else None
-        return name if name in users else None
+        found = store.login(token) if token else None
+        user = users.get(found[0]) if found else None
+        return user.name if user and user.credential == found[1] else None  # a changed password ends what it began
 
     def is_admin(user: str) -> bool:
         return users is None or users[user].is_admin
@@ -143,18 +149,20 @@ def build_app(
 
     @app.post("/login")
     async def login(request: Request):
-        form = await request.form()
-        name, password = str(form.get("name", ""))[:40], str(form.get("password", ""))[:200]
-        client = request.client.host if request.client else "?"
-        if wait := max(logins.wait(f"name {name}"), logins.wait(f"client {client}")):
+        try:
+            form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=8)
+        except ValueError:
+            raise InputError("the form has more fields than a name and a password") from None
+        name, password = form.get("name", [""])[0][:40], form.get("password", [""])[0][:200]
+        address = _address(request, proxies)
+        if wait := logins.wait(name, address):
             return HTMLResponse(_login_page(f"Too many tries; wait {wait} s."), 429, {"Retry-After": str(wait)})
         user = (users or {}).get(name)
         if not await run_in_threadpool(is_password, user, password):
             return HTMLResponse(_login_page("That name and password do not belong together."), 401)
-        logins.calls.pop(f"client {client}", None)
-        logins.calls.pop(f"name {name}", None)
+        logins.succeed(name, address)
         token = secrets.token_urlsafe(32)
-        store.add_login(token, name, time.time() + LOGIN_SECONDS)
+        await run_in_threadpool(store.add_login, token, name, time.time() + LOGIN_SECONDS, user.credential)
         response = RedirectResponse("/", 303)
         secure = request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
         response.set_cookie(COOKIE, token, max_age=LOGIN_SECONDS, httponly=True, samesite="strict", secure=secure)
@@ -174,11 +182,11 @@ def build_app(
         if users is not None or not isinstance(wanted, str) or not NAME.fullmatch(wanted):
             raise InputError("a name has 1 to 40 letters, digits or . _ @ -")
         response = JSONResponse({"annotator": wanted})
-        response.set_cookie(NAME_COOKIE, wanted, max_age=365 * 86400, httponly=True, samesite="strict")
+        response.set_cookie(NAME_COOKIE, quote(wanted), max_age=365 * 86400, httponly=True, samesite="strict")
         return response
 
     @app.get("/api/item")
-    def get_item(request: Request, position: int | None = None):
+    def get_item(request: Request, position: int | None = Query(None, ge=1, le=LARGEST)):
         return item(request.state.user, position)
 
     @app.post("/api/judgement")
@@ -200,31 +208,52 @@ def build_app(
     @app.get("/admin")
     def admin(request: Request):
         if not is_admin(request.state.user):
-            return _error(403, "only an admin sees everybody's work")
+            return refusal(403, "only an admin sees everybody's work")
         return HTMLResponse(quality_page() if quality_page else "<p>nothing to show</p>")
 
     @app.post("/api/finish")
     def finish(request: Request):
         if not is_admin(request.state.user):
-            return _error(403, "only an admin ends the ranking")
+            return refusal(403, "only an admin ends the ranking")
         store.require_judgements()
         on_finish()
         return {"finished": True}
 
-    import gradio as gr
+    @app.exception_handler(InputError)
+    async def refuse(request: Request, error: InputError):
+        return refusal(400, str(error))
 
-    app = gr.mount_gradio_app(
-        app, _shell(guidelines), path="/", ssr_mode=False, show_error=False, footer_links=[], head=MARGINS
-    )
-    # Outermost: a forged Host never reaches anything else.
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts))
+    @app.exception_handler(RequestValidationError)
+    async def refuse_parameter(request: Request, error: RequestValidationError):
+        return refusal(400, "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors()))
+
+    @app.exception_handler(sqlite3.OperationalError)
+    async def refuse_to_save(request: Request, error: sqlite3.OperationalError):
+        full = "disk" in str(error)
+        what = "the disk is full" if full else f"the database cannot be written ({error})"
+        return refusal(507 if full else 503, f"not saved: {what}; nothing is lost, try again")
+
+    app = mount(app, _shell(guidelines), MARGINS)
+    routes = [*FRONTEND, *OWN_ROUTES]
+    app.add_middleware(Guard, routes=routes, allowed_hosts=allowed_hosts, body_bytes=BODY_BYTES, enter=enter)
     return app
 
 
-def _shell(guidelines: str):
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import gradio as gr
+def _address(request: Request, proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> str:
+    """Where a request comes from: the last address of X-Forwarded-For that is none of the trusted proxies."""
+    address = request.client.host if request.client else "?"
+    for hop in reversed(",".join(request.headers.getlist("x-forwarded-for")).split(",")):
+        try:
+            if not any(ipaddress.ip_address(address) in network for network in proxies):
+                break
+            address = str(ipaddress.ip_address(hop.strip()))
+        except ValueError:
+            break
+    return address
 
+
+def _shell(guidelines: str):
+    gr = import_gradio()
     script = (HERE / "static" / "rank.js").read_text(encoding="utf-8")
     with gr.Blocks(title="Rank the answers", analytics_enabled=False) as blocks:
         with gr.Accordion("Guidelines", open=False):
@@ -245,53 +274,51 @@ MARGINS = (
 )
 
 
-def _same_origin(request: Request) -> bool:
-    """Browsers name the page a request comes from; a program that sends neither header is no cross-site forgery."""
-    if request.headers.get("sec-fetch-site") not in (None, "same-origin", "none"):
-        return False
-    origin = request.headers.get("origin")
-    return origin is None or hmac.compare_digest(urlsplit(origin).netloc, request.headers.get("host", ""))
-
-
 async def _body(request: Request) -> dict:
     try:
         # A form of another site can only send text or form data.
-        if request.headers.get("content-type", "").split(";")[0] != "application/json":
+        if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             raise ValueError
         body = await request.json()
         if not isinstance(body, dict):
             raise ValueError
         return body
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, numbers of a thousand digits, nested without end
         raise InputError("the request is no JSON object") from None
 
 
 def _id(given: dict) -> str:
     value = given.get("id")
-    if not isinstance(value, str) or not 8 <= len(value) <= 64:
+    if not isinstance(value, str) or not 8 <= len(value) <= 64 or not _is_text(value):
         raise InputError("id: must be a text of 8 to 64 characters, new for each judgement")
     return value
 
 
+def _is_text(value: str) -> bool:
+    """Whether it can be written: JSON may hold halves of characters (lone surrogates)."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
 def _checked(given: dict) -> dict:
     """A judgement's fields with their types; what they may hold is the store's to say."""
-    position, flags, note, seconds = (given.get(key) for key in ("position", "flags", "note", "seconds"))
-    if type(position) is not int:
-        raise InputError("position: must be a number")
-    if not isinstance(flags or {}, dict) or not all(isinstance(names, list) for names in (flags or {}).values()):
+    given = {"flags": {}, "note": "", "seconds": 0, "all_bad": False} | {k: v for k, v in given.items() if v is not None}
+    flags, note, seconds = given["flags"], given["note"], given["seconds"]
+    if type(given.get("position")) is not int or not 0 < given["position"] <= LARGEST:
+        raise InputError("position: must be a number from 1")
+    if not isinstance(flags, dict) or not all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in flags.values()
+    ):
         raise InputError(f"flags: must map an answer's place to some of {', '.join(FLAGS)}")
-    if not isinstance(note or "", str) or len(note or "") > NOTE_LENGTH:
+    if not isinstance(note, str) or len(note) > NOTE_LENGTH or not _is_text(note):
         raise InputError(f"note: must be a text of at most {NOTE_LENGTH} characters")
-    if not isinstance(seconds or 0, (int, float)) or not 0 <= (seconds or 0) < 1e6:
+    if type(seconds) not in (int, float) or not 0 <= seconds < 1e6:
         raise InputError("seconds: must be a number of seconds")
+    if type(given["all_bad"]) is not bool:
+        raise InputError("all_bad: must be true or false")
     return {
-        "position": position, "id": _id(given), "kind": given.get("kind"), "ranking": given.get("ranking"),
-        "all_bad": given.get("all_bad") is True, "flags": flags or {}, "note": note or "", "seconds": float(seconds or 0),
+        "position": given["position"], "id": _id(given), "kind": given.get("kind"), "ranking": given.get("ranking"),
+        "all_bad": given["all_bad"], "flags": flags, "note": note, "seconds": float(seconds),
     }  # fmt: skip
-
-
-def _error(status: int, text: str, headers: dict | None = None) -> Response:
-    return JSONResponse({"error": " ".join(text.split())}, status, headers)
 
 
 def _login_page(message: str = "") -> str:
@@ -303,45 +330,3 @@ def _login_page(message: str = "") -> str:
         "autocomplete=username required autofocus></label><label>Password<input name=password type=password "
         "autocomplete=current-password required></label><button>Log in</button></form></main></html>"
     )
-
-
-def prepare_server(app: FastAPI, host: str, port: int) -> tuple[str, Callable[[], None], Callable[[], None]]:
-    """(address, run, stop): run() serves until Ctrl-C or stop(); a port in use gives way to the next free one."""
-    import uvicorn
-
-    listener = _listen(host, port)
-    taken = listener.getsockname()[1]
-    if port and taken != port:
-        print(f"port {port} is in use; taking {taken}", flush=True)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, timeout_graceful_shutdown=2
-    )
-    server = uvicorn.Server(config)
-
-    def run() -> None:
-        try:
-            server.run(sockets=[listener])
-        except KeyboardInterrupt:  # uvicorn ends in good order, then raises it again
-            pass
-
-    def stop() -> None:
-        server.should_exit = True
-
-    return f"http://{host}:{taken}", run, stop
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for candidate in range(port, min(port + 20, 65536)):
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            if os.name == "posix":  # a port of a server that has just ended is free
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, candidate))
-            listener.listen(128)
-            return listener
-        except OSError as error:
-            listener.close()
-            if error.errno not in (98, 48, 10048):  # address in use: Linux, macOS, Windows
-                raise InputError(f"host: cannot listen on {host}:{candidate} ({error.strerror})") from None
-    raise InputError(f"port: {port} to {port + 19} are all in use; choose another with --port")

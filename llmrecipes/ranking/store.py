@@ -7,6 +7,8 @@ log, synchronous=FULL), so that killing the server loses nothing that a page has
 
 import hashlib
 import json
+import os
+import re
 import sqlite3
 import statistics
 import threading
@@ -41,8 +43,11 @@ CREATE TABLE judgements (
 CREATE INDEX judgements_position ON judgements (annotator, position);
 CREATE TRIGGER no_update BEFORE UPDATE ON judgements BEGIN SELECT RAISE(ABORT, 'judgements only grow'); END;
 CREATE TRIGGER no_delete BEFORE DELETE ON judgements BEGIN SELECT RAISE(ABORT, 'judgements only grow'); END;
-CREATE TABLE logins (token_hash TEXT PRIMARY KEY, user TEXT NOT NULL, expires REAL NOT NULL);
 """
+# Nothing that would be missed: a table of another form, from an earlier version, is made anew, and all log in again.
+LOGINS = (
+    "CREATE TABLE logins (token_hash TEXT PRIMARY KEY, user TEXT NOT NULL, credential TEXT NOT NULL, expires REAL NOT NULL)"
+)
 NEWEST = "SELECT MAX(seq) FROM judgements GROUP BY annotator, position"
 
 
@@ -100,25 +105,30 @@ class Store:
         self.path, self.round, self.seed, self.repeat_share = Path(path), round, seed, repeat_share
         if samples is None and not self.path.exists():
             raise InputError(f"{path}: does not exist; nobody has judged anything yet")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not self.path.exists():  # its owner's alone before anything stands in it; -wal and -shm get its mode
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=10)
             self._db.row_factory = sqlite3.Row
             tables = {row["name"] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if not tables:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.executescript(f"BEGIN;{SCHEMA}INSERT INTO meta VALUES ('version', '{VERSION}');COMMIT;")
-                self.path.chmod(0o600)
             self._db.execute("PRAGMA synchronous = FULL")
             found = self._db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone() if tables else None
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, OSError) as error:
             raise InputError(f"{path}: cannot be opened ({error}); is the folder writable, the disk full?") from None
         except sqlite3.DatabaseError as error:
             raise InputError(f"{path}: is no database of judgements ({error}); choose another with `database:`") from None
         if tables and (found is None or found["value"] != str(VERSION)):
             what = f"of version {found['value']}" if found else "not one of judgements"
             raise InputError(f"{path}: this database is {what}, expected version {VERSION}; choose another with `database:`")
+        for file in (self.path, Path(f"{path}-wal"), Path(f"{path}-shm")):  # as an earlier version may have left them
+            if file.exists() and file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+        self._prepare_logins()
         if samples is not None:
             self._add_round(samples, priority, overlap, overlap_annotators)
 
@@ -326,7 +336,8 @@ class Store:
                     raise InputError(f"{where}: the ranking leaves answers out; rank or tie each of the {len(order)}")
                 flags = flags or {}
                 for place, names in flags.items():
-                    if not str(place).isdigit() or int(place) >= len(order) or not set(names) <= set(FLAGS):
+                    is_place = re.fullmatch(r"[0-9]{1,3}", str(place)) and int(place) < len(order)
+                    if not is_place or not all(name in FLAGS for name in names):
                         raise InputError(f"{where}: flags {names!r} of answer {place!r}; known are {', '.join(FLAGS)}")
                 flags = {str(order[int(place)]): sorted(names) for place, names in flags.items() if names}
                 ranking = [sorted(order[i] for i in group) for group in ranking]
@@ -379,16 +390,28 @@ class Store:
 
     # --- who is logged in -------------------------------------------------------------------------------------------
 
-    def add_login(self, token: str, user: str, expires: float) -> None:
-        """Remember a login by the hash of its token, so that it outlives a restart and a copy of the file opens nothing."""
+    def _prepare_logins(self) -> None:
+        with self._transaction() as db:
+            columns = [row["name"] for row in db.execute("PRAGMA table_info(logins)")]
+            if "credential" not in columns:
+                db.execute("DROP TABLE IF EXISTS logins")
+                db.execute(LOGINS)
+
+    def add_login(self, token: str, user: str, expires: float, credential: str = "") -> None:
+        """Remember a login by the hash of its token, so that it outlives a restart and a copy of the file opens nothing.
+
+        credential: what the user's password was when the login began, as `User.credential` tells it.
+        """
         with self._transaction() as db:
             db.execute("DELETE FROM logins WHERE expires < ?", (time.time(),))
-            db.execute("INSERT INTO logins VALUES (?, ?, ?)", (_hash(token), user, expires))
+            db.execute("INSERT INTO logins VALUES (?, ?, ?, ?)", (_hash(token), user, credential, expires))
 
-    def login(self, token: str) -> str | None:
-        """User of a login's token, or None."""
-        rows = self._read("SELECT user FROM logins WHERE token_hash = ? AND expires > ?", _hash(token), time.time())
-        return rows[0]["user"] if rows else None
+    def login(self, token: str) -> tuple[str, str] | None:
+        """(user, credential) of a login's token, or None."""
+        rows = self._read(
+            "SELECT user, credential FROM logins WHERE token_hash = ? AND expires > ?", _hash(token), time.time()
+        )
+        return tuple(rows[0]) if rows else None
 
     def remove_login(self, token: str) -> None:
         with self._transaction() as db:

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,48 @@ class User:
     salt: bytes
     digest: bytes
     is_admin: bool
+
+    @property
+    def credential(self) -> str:
+        """Tells this password from an earlier one of the same user without telling it."""
+        return hashlib.sha256(self.salt + self.digest).hexdigest()[:32]
+
+
+class UsersFile(Mapping):
+    """Name -> user as the file stands now: a changed password counts, and who was taken out is out, at the next request.
+
+    A file that is broken or gone while the page is open leaves the users as they were, with a line.
+    """
+
+    def __init__(self, path: str):
+        self.path, self._users = path, read_users(path)
+        self._state = self._stat()
+
+    def _stat(self):
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def _now(self) -> dict[str, User]:
+        state = self._stat()
+        if state != self._state:
+            try:
+                self._users = read_users(self.path)
+            except InputError as error:
+                print(f"rank: {error}; the users stay as they were", file=sys.stderr, flush=True)
+            self._state = state
+        return self._users
+
+    def __getitem__(self, name: str) -> User:
+        return self._now()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._now())
+
+    def __len__(self) -> int:
+        return len(self._now())
 
 
 def read_users(path: str) -> dict[str, User]:
@@ -72,7 +115,7 @@ def write_user(path: str, name: str, password: str, is_admin: bool) -> None:
 
 
 def _digest(password: str, salt: bytes) -> bytes:
-    return hashlib.scrypt(password.encode(), salt=salt, dklen=32, **COST)
+    return hashlib.scrypt(password.encode("utf-8", "surrogatepass"), salt=salt, dklen=32, **COST)
 
 
 def main() -> None:
