@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import yaml
 from datasets import Dataset
+from forked import run_python
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
@@ -112,9 +113,8 @@ def launch(script: str, topology: str, inputs: Path, folder: Path) -> str:
 
 def run_launched(config: Path, script: str, *argv) -> subprocess.CompletedProcess:
     """`script` with `argv`, started by accelerate under the launch config; it has to succeed."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), script, *map(str, argv)]
-    settings = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, timeout=300)
+    command = ["-m", "accelerate.commands.launch", "--config_file", config, script, *argv]
+    result = run_python(*command, env={"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}, children=True)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
     return result
 

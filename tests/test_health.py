@@ -2,15 +2,13 @@
 
 import json
 import math
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from forked import run_python
 
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.metrics import fit_temperature, spearman
@@ -221,9 +219,7 @@ def test_text_pairs_are_read_with_their_end(folder):
 
 
 def health_recipe(*argv):
-    command = [sys.executable, "recipes/health.py", *map(str, argv)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    return run_python("recipes/health.py", *argv)
 
 
 def test_recipe_alone_writes_beside_the_model_and_its_exit_code_is_the_verdict(folder, tmp_path):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import run_python
 
 import llmrecipes.pipeline as pipeline_module
 from llmrecipes.pipeline import code_files
@@ -20,8 +21,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def pipeline(output_dir, *argv, config="configs/smoke/pipeline.yaml"):
-    command = [sys.executable, "recipes/pipeline.py", "--config", config, "--output_dir", str(output_dir), *argv]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT)
+    return run_python("recipes/pipeline.py", "--config", config, "--output_dir", output_dir, *argv, children=True)
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import re
 import shutil
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import ppo_toys as toys
 import pytest
+from forked import run_python
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,15 +28,9 @@ def test_trackio_holds_every_evaluations_samples_also_the_one_after_training(tmp
         "per_device_train_batch_size": 4, "use_cpu": "true", "bf16": "false", "eval_strategy": "steps", "eval_steps": 2,
         "report_to": "trackio", "project": "toy", "num_completions_to_print": 0,
     }  # fmt: skip
-    command = [
-        sys.executable,
-        str(ROOT / "recipes" / "ppo.py"),
-        *(str(a) for key in options for a in (f"--{key}", options[key])),
-    ]
+    argv = [word for key, value in options.items() for word in (f"--{key}", value)]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths}
-    environment.pop("TRACKIO_DIR", None)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python("recipes/ppo.py", *argv, env={"PYTHONPATH": paths})
     assert done.returncode == 0, done.stderr[-3000:]
 
     files = sorted((tmp_path / "ppo" / "completions").glob("*.jsonl"))

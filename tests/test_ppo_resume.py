@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import ppo_toys as toys
 import pytest
 import torch
+from forked import run_python
 from peft import LoraConfig
 
 from llmrecipes.manifest import last_complete_checkpoint
@@ -63,12 +63,10 @@ def whole(tmp_path_factory):
 def start(body: str, *launcher: str) -> subprocess.CompletedProcess:
     tests = Path(__file__).parent
     script = f"import sys; sys.path[:0] = {[str(tests), str(tests.parent)]!r}\n" + body
-    command = [sys.executable, *launcher]
-    if launcher:
-        file = Path(launcher[-1])
-        file.write_text(script)
-        return subprocess.run(command, capture_output=True, text=True, timeout=300)
-    return subprocess.run([*command, "-c", script], capture_output=True, text=True, timeout=300)
+    if not launcher:
+        return run_python("-c", script)
+    Path(launcher[-1]).write_text(script)
+    return run_python(*launcher, children=True)
 
 
 @pytest.mark.slow

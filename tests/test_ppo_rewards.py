@@ -1,13 +1,11 @@
 """Scores of reward models and callables: right position, right text, and one clear line for every mistake."""
 
 import asyncio
-import os
-import subprocess
-import sys
 
 import ppo_toys as toys
 import pytest
 import torch
+from forked import run_python
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -181,10 +179,7 @@ def test_a_function_in_the_current_folder_is_found_from_a_script_elsewhere(tmp_p
     script.write_text(
         "from llmrecipes.config import load_function\nprint(load_function('mymodule:brevity', 'reward_functions')([[1]]))\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(toys.ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
-    )
+    done = run_python(script, cwd=tmp_path, env={"PYTHONPATH": str(toys.ROOT)})
     assert done.stdout == "[1.0]\n", done.stderr
 
 

@@ -1,14 +1,12 @@
 """Quality figures against hand-computed cases and simulated annotators; the recipe builds pairs from a database."""
 
 import json
-import os
 import random
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import run_python
 from test_store import judge, samples
 
 from llmrecipes.config import ModelArguments
@@ -112,10 +110,8 @@ def test_a_models_doubt_is_highest_where_it_cannot_tell(tmp_path):
 
 
 def rank(tmp_path, *argv):
-    command = [sys.executable, "recipes/rank.py", "--datasets", str(tmp_path / "samples.jsonl"), "--annotator", "page",
-               "--serve", "false",
-               "--output_dir", str(tmp_path / "rank"), *argv]  # fmt: skip
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    options = ["--datasets", tmp_path / "samples.jsonl", "--annotator", "page", "--serve", "false"]
+    return run_python("recipes/rank.py", *options, "--output_dir", tmp_path / "rank", *argv)
 
 
 def test_recipe_builds_pairs_of_what_was_judged_so_far(tmp_path):

@@ -1,13 +1,11 @@
 """Samples resume bit for bit; rankings become pairs whose splits share no prompt; simulated raters do as documented."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from datasets import load_dataset
+from forked import run_python
 
 from llmrecipes import sampling as sampling_module
 from llmrecipes.cards.dataset import write_card, write_jsonl
@@ -292,8 +290,7 @@ def test_missing_and_empty_rankings_file_are_one_line(tmp_path):
 
 
 def rank_recipe(*argv):
-    command = [sys.executable, "recipes/rank.py", *argv]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return run_python("recipes/rank.py", *argv)
 
 
 def test_annotator_that_is_not_there_and_missing_keys_are_one_line(tmp_path):

@@ -3,12 +3,11 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from forked import run_python
 
 from llmrecipes.config import InputError
 from llmrecipes.report import read_history, write_report
@@ -236,11 +235,9 @@ def test_words_that_would_leave_their_fence_or_move_a_cursor(words):
 
 
 def test_report_of_stages_that_were_run_one_by_one(chain):
-    command = [sys.executable, "-m", "llmrecipes.report", "--path", str(chain)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = run_python("-m", "llmrecipes.report", "--path", chain)
     assert result.returncode == 0 and (chain / "report.html").exists() and (chain / "report.md").exists(), result.stderr
-    command[-1] = str(chain / "sft")
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = run_python("-m", "llmrecipes.report", "--path", chain / "sft")
     assert result.returncode == 2 and "holds no finished stage" in result.stderr and result.stderr.count("\n") == 1
 
 

@@ -1,10 +1,9 @@
 """The behaviour rules' precision and recall on the labelled answers stay where README says they are."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import run_python
 
 from llmrecipes.config import InputError
 from llmrecipes.evaluation.rules import judge, measure, read_labelled
@@ -69,12 +68,11 @@ def test_hard_cases(answer, parts):
 
 
 def test_command_prints_them_and_names_a_bad_judge():
-    command = [sys.executable, "-m", "llmrecipes.evaluation.rules"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    printed = run_python("-m", "llmrecipes.evaluation.rules").stdout
     lines = printed.splitlines()
     assert len(lines) == 12 and [line.split(" ", 1)[1][:16] for line in (lines[0], lines[6])] == ["labelled answers"] * 2
     assert lines[6].endswith("held out") and int(lines[6].split()[0]) < int(lines[0].split()[0])
-    wrong = subprocess.run([*command, "nowhere:judge"], cwd=ROOT, capture_output=True, text=True)
+    wrong = run_python("-m", "llmrecipes.evaluation.rules", "nowhere:judge")
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: judge: cannot load")
 
 

@@ -3,12 +3,11 @@
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from functools import cache
 
 import pytest
+from forked import run_python
 
 from llmrecipes.config import InputError
 from llmrecipes.data.tinytown import SPLITS, WRITERS, load_tinytown, world
@@ -56,7 +55,7 @@ def test_another_process_generates_the_same_rows():
         "from llmrecipes.data.tinytown import SPLITS, load_tinytown; import json;"
         "print(json.dumps([load_tinytown(n, s[0], num_rows=5).to_list() for n, s in SPLITS.items()]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_python("-c", code)
     here = [load_tinytown(name, splits[0], num_rows=5).to_list() for name, splits in SPLITS.items()]
     assert json.loads(done.stdout.splitlines()[-1]) == here
 
