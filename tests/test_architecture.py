@@ -23,6 +23,8 @@ LAYERS = {
         "usage",
         "manifest",
         "formats",
+        "rows",
+        "turns",
         "metrics",
         "secrets",
         "tracking",

@@ -1,11 +1,13 @@
 """Sources and mixtures: seeded, in proportion, and every broken input is one line that names it."""
 
 import json
+import re
 
+import datasets
 import pytest
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError
-from llmrecipes.data import load_mixture, load_source, load_train_eval
+from llmrecipes.data import load_by_split, load_mixture, load_rows, load_source, load_train_eval, tables
 
 
 def jsonl(path, rows):
@@ -22,14 +24,14 @@ def error_of(*sources, shapes=("text",), **keys):
 def test_mixture_realises_its_weights_and_repeats_nothing(tmp_path):
     a = jsonl(tmp_path / "a.jsonl", [{"text": f"a{i:03d}"} for i in range(300)])
     b = jsonl(tmp_path / "b.jsonl", [{"text": f"b{i:03d}"} for i in range(300)])
-    mixed = list(load_mixture([DatasetSource(a, weight=3), DatasetSource(b, weight=1)], seed=1)["text"])
+    mixed = list(load_mixture([DatasetSource(a, weight=3), DatasetSource(b, weight=1)], 1, ("text",))["text"])
     assert sum(t[0] == "a" for t in mixed) == 300 and sum(t[0] == "b" for t in mixed) == 100
     assert len(set(mixed)) == len(mixed)
 
 
 def test_mixture_is_seeded(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", [{"text": str(i)} for i in range(50)])
-    draw = lambda seed: list(load_mixture([DatasetSource(path)], seed)["text"])
+    draw = lambda seed: list(load_mixture([DatasetSource(path)], seed, ("text",))["text"])
     assert draw(1) == draw(1) != draw(2)
 
 
@@ -100,3 +102,230 @@ def test_a_folder_of_the_same_name_or_with_new_contents_is_read_anew(tmp_path):
         assert texts(tmp_path / name / "rank") == [name]
     jsonl(tmp_path / "a" / "rank" / "train.jsonl", [{"text": "new"}])
     assert texts(tmp_path / "a" / "rank") == ["new"]
+
+
+# --- rows that people bring: converted before they are mixed, checked before they are shuffled ------------------------------
+
+
+def chat(question, answer="Nine metres.", **more):
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], **more}
+
+
+def pair(question, rejected="No."):
+    sides = {"chosen": "Nine metres.", "rejected": rejected}
+    return {"prompt": [{"role": "user", "content": question}]} | {
+        side: [{"role": "assistant", "content": text}] for side, text in sides.items()
+    }
+
+
+DEMONSTRATION = ("messages", "prompt-completion")
+
+
+def questions(rows):
+    return sorted(row["messages"][0]["content"] for row in rows)
+
+
+def test_each_source_is_converted_before_they_are_mixed(tmp_path):
+    with_input = jsonl(tmp_path / "a.jsonl", [{"instruction": "Double.", "input": str(i), "output": "x"} for i in range(3)])
+    without = jsonl(tmp_path / "b.jsonl", [{"instruction": f"Say {i}.", "output": "x"} for i in range(3)])
+    chats = jsonl(tmp_path / "c.jsonl", [chat(f"Ask {i}") for i in range(3)])
+    train, _ = load_train_eval(DataArguments([with_input, without, chats]), 0, DEMONSTRATION)
+    expected = [f"Double.\n\n{i}" for i in range(3)] + [f"Say {i}." for i in range(3)] + [f"Ask {i}" for i in range(3)]
+    assert questions(train) == sorted(expected)
+
+
+def test_rows_of_several_shapes_in_one_file_are_converted_one_by_one(tmp_path):
+    path = jsonl(
+        tmp_path / "a.jsonl", [chat("Ask"), {"question": "Hi", "answer": "Yes?"}, {"instruction": "Go", "output": "x"}]
+    )
+    assert questions(load_train_eval(DataArguments([path]), 0, DEMONSTRATION)[0]) == ["Ask", "Go", "Hi"]
+
+
+def test_messages_and_prompts_with_completions_mix_where_the_loss_stays_the_same(tmp_path):
+    a = jsonl(tmp_path / "a.jsonl", [chat("Ask")])
+    turns = chat("Hi")["messages"]
+    b = jsonl(tmp_path / "b.jsonl", [{"prompt": turns[:1], "completion": turns[1:]}])
+    assert questions(load_train_eval(DataArguments([a, b]), 0, DEMONSTRATION)[0]) == ["Ask", "Hi"]
+    c = jsonl(tmp_path / "c.jsonl", [{"prompt": [*turns, turns[0]], "completion": turns[1:]}])
+    assert "c.jsonl: its prompts hold turns of the assistant" in error_of(a, c, shapes=DEMONSTRATION)
+    d = jsonl(tmp_path / "d.jsonl", [{"prompt": "Hi", "completion": "Yes?"}])
+    message = error_of(a, d, shapes=DEMONSTRATION)
+    assert "a.jsonl is messages" in message and "d.jsonl is prompt-completion as text" in message
+    assert "eval_datasets: the rows are prompt-completion as text" in error_of(a, shapes=DEMONSTRATION, eval_datasets=[d])
+
+
+def test_columns_that_only_some_sources_have_are_kept_whatever_their_types(tmp_path):
+    a = jsonl(tmp_path / "a.jsonl", [{"prompt": "a", "answer": 1, "level": 1}])
+    b = jsonl(tmp_path / "b.jsonl", [{"prompt": "b", "answer": "one"}, {"prompt": "c", "answer": ["one"], "level": 2.5}])
+    rows = {row["prompt"]: row for row in load_mixture([DatasetSource(a), DatasetSource(b)], 0, ("prompt",))}
+    assert [rows[key]["answer"] for key in "abc"] == [1, "one", ["one"]]
+    assert [rows[key]["level"] for key in "abc"] == [1, None, 2.5]
+
+
+def test_tool_calls_and_tools_keep_their_own_keys(tmp_path):
+    call = lambda **arguments: {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    ask, done = chat("Go", "Done.")["messages"]
+    reply = {"role": "tool", "content": "1", "name": "f"}
+    calls = [{"role": "assistant", "content": None, "tool_calls": [call(**{name: 1})]} for name in "ab"]
+    turns = [[ask, some, reply, done] for some in calls]
+    tools = [[{"name": "f", "parameters": {name: {"type": "integer"}}}] for name in "ab"]
+    paths = [jsonl(tmp_path / f"{i}.jsonl", [{"messages": turns[i], "tools": tools[i]}, chat("Hi")]) for i in (0, 1)]
+    train, _ = load_train_eval(DataArguments(paths), 0, DEMONSTRATION)
+    found = sorted((row for row in train if row["tools"]), key=str)
+    assert [row["messages"] for row in found] == turns and [row["tools"] for row in found] == tools
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (chat("Ask", None), "content is null"),
+        (chat("Ask", ""), "answer is empty"),
+        ({"messages": chat("Ask")["messages"][:1]}, "no assistant turn"),
+        ({"messages": json.dumps(chat("Ask")["messages"])}, "JSON text"),
+        (chat("half a smile: \ud83d"), "lone surrogate"),
+        ({"prompt": "Hi", "completion": "Yes?"}, "is prompt-completion as text, but .*row 1 is messages"),
+    ],
+)
+def test_the_true_row_of_the_right_file_is_named(tmp_path, bad, message):
+    good = jsonl(tmp_path / "good.jsonl", [chat(f"Ask {i}") for i in range(9)])
+    rows = [chat(f"Ask {i}") for i in range(9)]
+    rows[6] = bad
+    broken = jsonl(tmp_path / "broken.jsonl", rows)
+    for sources in ([broken], [good, broken]):
+        found = error_of(*sources, shapes=DEMONSTRATION)
+        assert re.search(r"broken\.jsonl, row 7\b.*" + message, found) and "good.jsonl" not in found
+    # drawn rows and slices keep their numbers
+    for spec in ({"path": broken, "max_rows": 8}, {"path": broken, "split": "train[50%:]"}):
+        assert "row 7" in error_of(spec, shapes=DEMONSTRATION)
+    kept, _ = load_train_eval(DataArguments([{"path": broken, "drop_bad_rows": True}]), 0, DEMONSTRATION)
+    assert len(kept) == 8
+
+
+def test_lines_are_named_where_empty_ones_move_the_rows(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n\n\n{"text": null}\n')
+    assert "a.jsonl, row 2 (line 4): text is null" in error_of(str(path))
+
+
+@pytest.mark.parametrize("text", ["", None, "  "])
+def test_null_and_empty_texts_are_named_by_row(tmp_path, text, capsys):
+    rows = [{"text": f"Line {i}."} for i in range(5)] + [{"text": text}, {"text": "End."}]
+    lines = jsonl(tmp_path / "a.jsonl", rows)
+    (tmp_path / "a.csv").write_text("id,text\n" + "".join(f"{i},{row['text'] or ''}\n" for i, row in enumerate(rows)))
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    for path in (lines, str(tmp_path / "a.csv"), str(tmp_path / "a.parquet")):
+        assert re.search(rf"{re.escape(path)}, row 6: text is (null|empty)", error_of(path))
+        kept, _ = load_train_eval(DataArguments([{"path": path, "drop_bad_rows": True}]), 0, ("text",))
+        assert len(kept) == 6 and "1 of 7 rows are not usable" in capsys.readouterr().out
+
+
+def test_cells_that_look_like_numbers_or_nothing_stay_texts(tmp_path):
+    (tmp_path / "a.csv").write_text('question,answer,level\n"6 * 7?",42,2\n"What is it?",None,\n"Is it,\n so?",NA,3\n')
+    rows = load_rows(DatasetSource(str(tmp_path / "a.csv")), 0, ("messages",))
+    assert [row["messages"][1]["content"] for row in rows] == ["42", "None", "NA"] and rows["level"] == [2, None, 3]
+    assert rows[2]["messages"][0]["content"] == "Is it,\n so?"
+    (tmp_path / "b.csv").write_text("question,answer\nHi,Yes, please\n")
+    assert "b.csv, row 1: has more cells than the header" in error_of(str(tmp_path / "b.csv"), shapes=("messages",))
+
+
+def test_json_files_hold_a_list_or_one_row_a_line(tmp_path):
+    rows = [{"text": "a"}, {"text": "b"}]
+    for content in (json.dumps(rows), json.dumps({"version": 1, "data": rows}, indent=1), '{"text": "a"}\n{"text": "b"}\n'):
+        (tmp_path / "a.json").write_text(content)
+        assert load_rows(DatasetSource(str(tmp_path / "a.json")), 0, ("text",))["text"] == ["a", "b"]
+    (tmp_path / "a.json").write_text('[{"text": "a"}, {"text": ')
+    assert "a.json: is not valid JSON" in error_of(str(tmp_path / "a.json"))
+    (tmp_path / "a.jsonl").write_text('{"text": ' + "[" * 100_000 + "\n")
+    assert "a.jsonl, line 1: not valid JSON" in error_of(str(tmp_path / "a.jsonl"))
+
+
+@pytest.mark.parametrize("column", ["input_ids", "labels", "label", "completion_mask", "seq_lengths", "text"])
+def test_columns_that_a_trainer_would_take_are_left_out_and_said(tmp_path, column, capsys):
+    path = jsonl(tmp_path / "a.jsonl", [chat(f"Ask {i}", **{column: [1, 2]}) for i in range(3)])
+    train, _ = load_train_eval(DataArguments([path]), 0, DEMONSTRATION)
+    assert train.column_names == ["messages"] and f"left out the columns {column}" in capsys.readouterr().out
+
+
+def test_pairs_of_equal_answers_are_left_out_and_empty_ones_counted(tmp_path, capsys):
+    path = jsonl(tmp_path / "a.jsonl", [pair("a", "Nine metres."), pair("b"), pair("c", "")])
+    train, _ = load_train_eval(DataArguments([path]), 0, ("preference",))
+    said = capsys.readouterr().out
+    assert sorted(row["prompt"][0]["content"] for row in train) == ["b", "c"]
+    assert re.search(r"1 of 3 rows are pairs of equal answers \(first: .*row 1\)", said)
+    assert re.search(r"1 of 3 rows are pairs with an empty rejected answer, which are kept \(first: .*row 3\)", said)
+    path = jsonl(tmp_path / "b.jsonl", [pair("a", "Nine metres.")] * 2)
+    assert "b.jsonl, row 1: 2 of 2 rows are pairs of equal answers; nothing is left" in error_of(
+        path, shapes=("preference",)
+    )
+
+
+# --- splits -------------------------------------------------------------------------------------------------------------
+
+
+def test_slices_of_a_local_file_are_honoured(tmp_path):
+    rows = [{"text": f"Line {i}."} for i in range(10)]
+    paths = [jsonl(tmp_path / "a.jsonl", rows)]
+    (tmp_path / "a.csv").write_text("text\n" + "".join(row["text"] + "\n" for row in rows))
+    (tmp_path / "a.txt").write_text("\n".join(row["text"] for row in rows))
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(tmp_path / "splits")
+    (tmp_path / "folder").mkdir()
+    jsonl(tmp_path / "folder" / "train.jsonl", rows)
+    paths += [str(tmp_path / name) for name in ("a.csv", "a.txt", "a.parquet", "saved", "splits", "folder")]
+    for path in paths:
+        texts = lambda split, path=path: load_rows(DatasetSource(path, split=split), 0, ("text",))["text"]
+        assert list(texts("train[:20%]")) == ["Line 0.", "Line 1."] and list(texts("train[8:]")) == ["Line 8.", "Line 9."]
+        data = DataArguments([{"path": path, "split": "train[:50%]"}], [{"path": path, "split": "train[50%:]"}])
+        train, held_out = load_train_eval(data, 0, ("text",))
+        assert len(train) == len(held_out) == 5 and not set(train["text"]) & set(held_out["text"])
+
+
+@pytest.mark.parametrize("split", ["test", "train[:50%", "train[:50%]+test", "validation[:2]"])
+def test_a_split_that_a_file_does_not_have_is_refused(tmp_path, split):
+    path = jsonl(tmp_path / "a.jsonl", [{"text": f"Line {i}."} for i in range(10)])
+    assert "a.jsonl: has no split" in error_of({"path": path, "split": split})
+
+
+def test_evaluation_sets_of_one_split_name_are_all_measured(tmp_path):
+    sources = []
+    for folder, name in (("a", "test"), ("a", "other"), ("b", "test")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        sources.append(DatasetSource(jsonl(tmp_path / folder / f"{name}.jsonl", [pair(f"{folder}/{name}")])))
+    names = lambda some: {
+        name: part[0]["prompt"][0]["content"] for name, part in load_by_split(some, 0, ("preference",)).items()
+    }
+    assert names(sources) == {"a_test_train": "a/test", "a_other_train": "a/other", "b_test_train": "b/test"}
+    assert names(sources[:2]) == {"test_train": "a/test", "other_train": "a/other"}
+    assert names(sources[:1]) == {"train": "a/test"}
+    assert len(names([sources[0], sources[0]])) == 2
+    (tmp_path / "a" / "test.jsonl").rename(tmp_path / "a" / "held_out.jsonl")
+    folders = [DatasetSource(str(tmp_path / folder), split="test") for folder in ("a", "b")]
+    jsonl(tmp_path / "a" / "test.jsonl", [pair("a/test")])
+    assert names(folders) == {"a_test": "a/test", "b_test": "b/test"}
+
+
+# --- keys of a source -----------------------------------------------------------------------------------------------------
+
+
+def test_columns_are_renamed(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"prompt": "Hi", "response": "Yes?", "label": True}])
+    spec = {"path": path, "columns": {"prompt": "prompt", "response": "completion"}}
+    train, _ = load_train_eval(DataArguments([spec]), 0, DEMONSTRATION)
+    assert list(train) == [{"prompt": "Hi", "completion": "Yes?"}]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [{"max_rows": 0}, {"max_rows": "ten"}, {"weight": float("nan")}, {"weight": "1"}, {"split": 1}, {"drop_bad_rows": 2}],
+)
+def test_a_senseless_key_of_a_source_is_refused(tmp_path, spec):
+    with pytest.raises(InputError, match=rf"datasets\[0\]: {next(iter(spec))}"):
+        DataArguments([{"path": "x.jsonl", **spec}])
+
+
+def test_a_column_may_change_its_type_after_thousands_of_rows():
+    rows = ({"messages": chat(str(i))["messages"], "kind": i if i > tables.CHUNK else "a"} for i in range(2 * tables.CHUNK))
+    table = tables.to_table(rows)
+    assert len(table) == 2 * tables.CHUNK and table[0]["kind"] == "a" and table[-1]["kind"] == len(table) - 1
+    assert table[-1]["messages"] == chat(str(len(table) - 1))["messages"]

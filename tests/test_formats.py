@@ -9,10 +9,8 @@ from llmrecipes.formats import (
     prompt_id,
     rankings_to_pairs,
     read_growing,
-    recognise,
-    require_shape,
-    to_standard,
 )
+from llmrecipes.rows import recognise, standard_shape, to_standard
 
 USER, HELLO = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}
 
@@ -111,15 +109,17 @@ def test_impossible_ranking_is_named_with_its_row(ranking):
 
 
 def test_wrong_columns_are_listed_with_the_expected_ones():
-    with pytest.raises(InputError, match=r"columns are question, answer; expected messages \| prompt, completion"):
-        require_shape({"question": "?", "answer": "!"}, ("messages", "prompt-completion"))
+    with pytest.raises(InputError, match=r"columns are body, id; expected messages \| prompt, completion"):
+        to_standard({"body": "?", "id": 1}, wanted=("messages", "prompt-completion"))
     with pytest.raises(InputError, match="columns are text; expected prompt, chosen, rejected"):
-        require_shape({"text": "a"}, ("preference",))
+        to_standard({"text": "a"}, wanted=("preference",))
+    with pytest.raises(InputError, match=r"expected text. Rename with `columns: \{content: text\}`"):
+        to_standard({"content": "a"}, wanted=("text",))
 
 
 def test_foreign_shapes_serve_where_what_they_become_is_wanted():
-    assert require_shape({"instruction": "a", "output": "b"}, ("messages",)) == "messages"
-    assert require_shape({"prompt": "a", "chosen": "b", "rejected": "c"}, ("prompt",)) == "prompt"
+    assert standard_shape({"instruction": "a", "output": "b"}, "row", ("messages",)) == "messages"
+    assert standard_shape({"prompt": "a", "chosen": "b", "rejected": "c"}, "row", ("prompt",)) == "prompt"
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from forked import run_python
 from llmrecipes import sampling as sampling_module
 from llmrecipes.cards.dataset import write_card, write_jsonl
 from llmrecipes.config import InputError
-from llmrecipes.formats import to_standard
 from llmrecipes.models import build_policy, train_tokenizer
 from llmrecipes.ranking.pairs import agreement, build_pairs, build_splits, check_samples, split_prompts
 from llmrecipes.ranking.rankings import parse_ranking, read_rankings
 from llmrecipes.ranking.simulated import rank_by_score, rank_simulated
+from llmrecipes.rows import to_standard
 from llmrecipes.sampling import PARTIAL, encode_rows, to_parquet, write_samples
 
 ROOT = Path(__file__).parent.parent

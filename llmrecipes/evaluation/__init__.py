@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from llmrecipes import metrics
 from llmrecipes.config import DataArguments, InputError, ModelArguments, load_function
-from llmrecipes.data import load_mixture, to_shape
+from llmrecipes.data import load_mixture
 from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
 from llmrecipes.evaluation.behaviours import (
     MEASURES,
@@ -70,13 +70,11 @@ def load_parts(data: DataArguments, args) -> Parts:
         check_language_model(name, path)
     parts = Parts(baseline=args.baseline)
     if data.eval_datasets:
-        rows = load_mixture(data.eval_datasets, args.seed, announce=False)
-        parts.texts = list(to_shape(rows, ("text",), "eval_datasets")["text"])
+        parts.texts = list(load_mixture(data.eval_datasets, args.seed, ("text",), announce=False)["text"])
     else:
         parts.skipped["perplexity"] = "no eval_datasets with held-out text"
     if data.datasets:
-        rows = load_mixture(data.datasets, args.seed, announce=False)
-        parts.questions = list(to_shape(rows, ("prompt",), "datasets"))
+        parts.questions = list(load_mixture(data.datasets, args.seed, ("prompt",), announce=False))
     else:
         parts.skipped["behaviour"] = "no datasets with questions"
     if args.tasks or args.blimp_path:

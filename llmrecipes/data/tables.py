@@ -1,0 +1,176 @@
+"""Rows of one source in a standard shape, checked one by one before anything shuffles them, as a table."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import datasets
+import pyarrow
+import pyarrow.compute
+
+from llmrecipes.config import DatasetSource, InputError
+from llmrecipes.data.sources import RawRows, read_source
+from llmrecipes.rows import COLUMNS, TAKEN, standard_shape, to_standard
+
+CHUNK = 5000  # rows that are Python objects at once
+
+
+@dataclass
+class Notes:
+    """What a source's rows were, besides usable: said once, in one line each."""
+
+    where: str
+    kind: str = ""
+    first: str = ""
+    counts: Counter = field(default_factory=Counter)
+    examples: dict = field(default_factory=dict)
+    taken: dict = field(default_factory=dict)
+
+    def note(self, what: str, example: str) -> None:
+        self.counts[what] += 1
+        self.examples.setdefault(what, example)
+
+
+def load_table(source: DatasetSource, seed: int, shapes: tuple[str, ...]) -> tuple[datasets.Dataset, Notes]:
+    """Rows of `source` in one of the standard `shapes`, in their own order, and what was noted about them.
+
+    Left out with a line: pairs of equal answers, columns that a trainer would take for its own and, with the source's
+    `drop_bad_rows`, rows that cannot be used.
+
+    Raises:
+        InputError: naming file and row of the first row that cannot be used, or if nothing is left.
+    """
+    raw = read_source(source, seed)
+    notes = Notes(raw.where)
+    if shapes == ("text",) and isinstance(raw.rows, datasets.Dataset) and "text" in raw.rows.column_names:
+        table = _check_texts(raw, source.drop_bad_rows, notes)
+    else:
+        table = to_table(_standard_rows(raw, source.drop_bad_rows, shapes, notes))
+    _tell(notes, len(raw))
+    if len(table) == 0:
+        what, count = notes.counts.most_common(1)[0]
+        raise InputError(f"{notes.examples[what]}: {count} of {len(raw)} rows are {what}; nothing is left to learn from")
+    return table, notes
+
+
+def _standard_rows(raw: RawRows, drop_bad: bool, shapes: tuple[str, ...], notes: Notes) -> Iterator[dict]:
+    for i, given in enumerate(raw.rows):
+        place = raw.place(i)
+        try:
+            given = raw.read(i, given)
+            shape, row = standard_shape(given, place, shapes), to_standard(given, place, shapes)
+            _require_kind(shape, row, place, notes)
+        except InputError as error:
+            if not drop_bad:
+                hint = "; mend it, or leave such rows out with `drop_bad_rows: true`" if notes.kind else ""
+                raise InputError(f"{error}{hint}") from None
+            notes.note("not usable", str(error))
+            continue
+        if shape == "preference":
+            if row["chosen"] == row["rejected"]:
+                notes.note("pairs of equal answers", place)
+                continue
+            if not row["rejected"] or row["rejected"] == [{"role": "assistant", "content": ""}]:
+                notes.note("pairs with an empty rejected answer, which are kept", place)
+        elif shape == "text":
+            row = {"text": row["text"]}
+        if shape not in ("prompt", "rankings"):
+            own = COLUMNS[shape]
+            others = {name for standard in COLUMNS.values() for name in standard} | {"conversations"}
+            for name in [name for name in row if name in TAKEN | others and name not in own]:
+                row.pop(name)
+                notes.taken.setdefault(name)
+        yield row
+
+
+def _require_kind(shape: str, row: dict, place: str, notes: Notes) -> None:
+    """InputError unless all rows of a source have one shape, and all are texts or all messages."""
+    kind = f"{shape} as {'text' if isinstance(row[COLUMNS[shape][0]], str) else 'messages'}"
+    if shape in ("text", "messages"):
+        kind = shape
+    if not notes.kind:
+        notes.kind, notes.first = kind, place
+    if kind != notes.kind:
+        raise InputError(f"{place}: is {kind}, but {notes.first} is {notes.kind}; all rows must be of one kind")
+
+
+def to_table(rows: Iterator[dict]) -> datasets.Dataset:
+    """Rows as a table with the columns of all of them; values of several types stay as they are, as JSON."""
+    parts, chunk = [], []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == CHUNK:
+            parts.append(_to_part(chunk))
+            chunk = []
+    if chunk:
+        parts.append(_to_part(chunk))
+    return join(parts) if parts else datasets.Dataset.from_dict({})
+
+
+def _to_part(rows: list[dict]) -> datasets.Dataset:
+    columns = dict.fromkeys(column for row in rows for column in row)
+    # TRL reads the keys of this column whether or not a row has any.
+    missing = {"chat_template_kwargs": {}}
+    values = {c: [missing.get(c) if row.get(c) is None else row[c] for row in rows] for c in columns}
+    return datasets.Dataset.from_dict(values, on_mixed_types="use_json")
+
+
+def join(parts: list[datasets.Dataset]) -> datasets.Dataset:
+    """One table after the other. A column that has another type in another table becomes JSON in all; a column that a
+    table does not have is null there."""
+    types: dict[str, list] = {}
+    for part in parts:
+        for column, feature in part.features.items():
+            known = types.setdefault(column, [])
+            if feature != datasets.Value("null") and feature not in known:
+                known.append(feature)
+    for column, found in types.items():
+        if len(found) > 1:
+            numbers = all(isinstance(f, datasets.Value) and f.dtype in ("int64", "float64") for f in found)
+            common = datasets.Value("float64") if numbers else datasets.Json()
+            parts = [part.cast_column(column, common) if column in part.column_names and part.features[column] != common
+                     else part for part in parts]  # fmt: skip
+    return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+
+
+def _check_texts(raw: RawRows, drop_bad: bool, notes: Notes) -> datasets.Dataset:
+    """The column `text` of a table that may be large: checked as a whole, not row by row in Python."""
+    rows = raw.rows.select_columns(["text"])
+    notes.kind = "text"
+    texts = rows.with_format("arrow")[:]["text"]
+    if pyarrow.types.is_string(texts.type) or pyarrow.types.is_large_string(texts.type):
+        usable = pyarrow.compute.greater(pyarrow.compute.utf8_length(pyarrow.compute.utf8_trim_whitespace(texts)), 0)
+        bad = pyarrow.compute.invert(pyarrow.compute.fill_null(usable, False)).to_numpy(zero_copy_only=False).nonzero()[0]
+    else:
+        bad = range(len(rows))
+    for i in map(int, bad):
+        try:
+            to_standard(rows[i], raw.place(i), ("text",))
+        except InputError as error:
+            if not drop_bad:
+                raise InputError(f"{error}; mend it, or leave such rows out with `drop_bad_rows: true`") from None
+            notes.note("not usable", str(error))
+    left_out = set(map(int, bad))
+    return rows.select([i for i in range(len(rows)) if i not in left_out]) if left_out else rows
+
+
+def _tell(notes: Notes, total: int) -> None:
+    for what, count in notes.counts.items():
+        say(f"{notes.where}: {count} of {total} rows are {what} (first: {notes.examples[what]})")
+    if notes.taken:
+        say(f"{notes.where}: left out the columns {', '.join(notes.taken)}, which a trainer would take for its own")
+
+
+def say(line: str) -> None:
+    """One line in the log, not one of every process."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(line, flush=True)
+
+
+def kinds_of(parts: Sequence[Notes]) -> dict[str, str]:
+    """kind -> the source that has it, the first of each."""
+    found: dict[str, str] = {}
+    for part in parts:
+        found.setdefault(part.kind, part.where)
+    return found

@@ -1,0 +1,314 @@
+"""Shapes of data set rows: recognise them, convert foreign ones to TRL's standard ones. Pure: a row in, a row out.
+
+| shape | columns | from |
+|---|---|---|
+| text | text | pretraining |
+| messages | messages: [{role, content}], maybe system, tools | demonstrations |
+| prompt-completion | prompt, completion (both text or both messages) | demonstrations |
+| preference | prompt, chosen, rejected (text or messages) | pairs; a prompt repeated in the answers goes |
+| unpaired preference | prompt, completion, label (true or false) | KTO |
+| implicit preference | chosen, rejected (messages that begin alike) | pairs |
+| prompt | prompt (text or messages) | prompts to sample from |
+| alpaca | instruction, output, maybe input, system, history | -> messages |
+| question-answer | question or query or input; answer or response or output | -> messages |
+| sharegpt | conversations: [{from, value}], maybe system, tools | -> messages |
+| question preference | question or instruction or conversations; chosen, rejected | -> preference |
+| hh-rlhf | chosen, rejected ("\\n\\nHuman: ... \\n\\nAssistant: ..." transcripts) | -> preference |
+| rankings | prompt, responses, ranking | one row a pair, by the reader preferences:rankings |
+
+Any of them but text is a prompt where prompts are wanted: the answer is cut off. Columns that a shape does not use are
+carried along. What cannot be read raises InputError, naming the row.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from llmrecipes.config import InputError
+from llmrecipes.turns import (
+    TURN,
+    add_system,
+    require_text,
+    short,
+    split_common_prompt,
+    split_transcript,
+    to_turns,
+    without_answer,
+)
+
+# What may stand for a question and for its answer, in order of preference.
+QUESTIONS = ("instruction", "question", "query", "input")
+ANSWERS = ("output", "response", "answer")
+# In order of recognition: a row is of the first wanted shape all of whose columns it has; one of "a|b" is enough.
+SHAPES: dict[str, tuple[str, ...]] = {
+    "rankings": ("prompt", "responses", "ranking"),
+    "preference": ("prompt", "chosen", "rejected"),
+    "question preference": ("|".join(("conversations", *QUESTIONS)), "chosen", "rejected"),
+    "hh-rlhf": ("chosen", "rejected"),  # recognised by its text; otherwise an implicit preference
+    "implicit preference": ("chosen", "rejected"),
+    "unpaired preference": ("prompt", "completion", "label"),  # if the label is true or false
+    "prompt-completion": ("prompt", "completion"),
+    "messages": ("messages",),
+    "alpaca": ("instruction", "output"),
+    "sharegpt": ("conversations",),
+    "question-answer": ("|".join(QUESTIONS), "|".join(ANSWERS)),
+    "text": ("text",),
+    "prompt": ("prompt",),
+}
+# What each foreign shape becomes.
+STANDARD = {"alpaca": "messages", "sharegpt": "messages", "question-answer": "messages"}
+STANDARD |= dict.fromkeys(("question preference", "hh-rlhf", "implicit preference"), "preference")
+# Columns of each standard shape, beside which others are carried.
+COLUMNS = {
+    "text": ("text",),
+    "messages": ("messages",),
+    "prompt-completion": ("prompt", "completion"),
+    "preference": ("prompt", "chosen", "rejected"),
+    "unpaired preference": ("prompt", "completion", "label"),
+    "prompt": ("prompt",),
+    "rankings": ("prompt", "responses", "ranking"),
+}
+# What the trainers of transformers and TRL would take for their own, tokens and masks say, if a row had it.
+TAKEN = {"input_ids", "attention_mask", "position_ids", "token_type_ids", "labels", "label", "label_ids", "seq_lengths"}
+TAKEN |= {"completion_mask", "assistant_masks", "prompt_ids", "completion_ids", "chosen_ids", "rejected_ids"}
+TAKEN |= {"prompt_input_ids", "chosen_input_ids", "rejected_input_ids", "ref_chosen_logps", "ref_rejected_logps"}
+TAKEN |= {"image", "images", "videos", "pixel_values", "inputs_embeds", "cu_seq_lens_q", "cu_seq_lens_k"}
+# Names that sets have for the standard columns but that say too little to be taken for them unasked.
+SYNONYMS = {"messages": ("conversation", "dialog", "dialogue", "chat", "turns"),
+            "completion": ("response", "output", "answer", "reply", "target", "target_text"),
+            "prompt": ("question", "query", "instruction", "input", "source_text"),
+            "text": ("content", "document", "body", "raw_content", "code"),
+            "chosen": ("accepted", "preferred", "positive", "winner"),
+            "rejected": ("dispreferred", "negative", "loser")}  # fmt: skip
+
+
+def recognise(row: Mapping, where: str = "data set", wanted: Sequence[str] = tuple(COLUMNS)) -> str:
+    """Name of the shape of `row` that is or becomes one of the `wanted` standard shapes; InputError with its columns if it
+    has none of them."""
+    shapes = [shape for shape in SHAPES if STANDARD.get(shape, shape) in wanted]
+    for there in (lambda name: row.get(name) is not None, row.__contains__):  # a shape of which a column is null comes last
+        for shape in shapes:
+            if not all(any(map(there, column.split("|"))) for column in SHAPES[shape]):
+                continue
+            if shape == "hh-rlhf" and not (isinstance(row["chosen"], str) and TURN.match(row["chosen"])):
+                continue
+            if shape == "unpaired preference" and not isinstance(row["label"], bool):
+                continue
+            return shape
+    raise InputError(_wrong_columns(row, wanted, where))
+
+
+def standard_shape(row: Mapping, where: str, wanted: Sequence[str]) -> str:
+    """Which of the `wanted` standard shapes `to_standard` gives `row`."""
+    return "prompt" if tuple(wanted) == ("prompt",) else STANDARD.get(shape := recognise(row, where, wanted), shape)
+
+
+def to_standard(row: Mapping, where: str = "row", wanted: Sequence[str] = tuple(COLUMNS)) -> dict:
+    """Row in one of TRL's standard shapes, `wanted` ones only, checked; other columns are carried.
+
+    where: "x.jsonl, row 7" begins each error.
+    """
+    if tuple(wanted) == ("prompt",):
+        return _to_prompt(row, where)
+    shape = recognise(row, where, wanted)
+    standard = STANDARD.get(shape, shape)
+    new = dict(row)
+    if standard == "messages":
+        new = _to_messages(new, shape, where)
+        if not any(turn["role"] == "assistant" for turn in new["messages"]):
+            raise InputError(f"{where}: has no assistant turn to learn from")
+    elif standard == "preference":
+        new = _to_preference(new, shape, where)
+    elif standard in ("prompt-completion", "unpaired preference"):
+        new = _to_completion(new, where)
+    elif standard == "text":
+        require_text(new["text"], "text", where)
+    if standard in ("messages", "prompt-completion") and isinstance(row.get("label"), bool):
+        raise InputError(f"{where}: a label of true or false says whether an answer is good (KTO), but here every answer is "
+                         "learned; keep the rows with true alone, and leave the column out with `columns:`")  # fmt: skip
+    if isinstance(new.get("tools"), str):
+        _check_tools(new["tools"], where)
+    return new
+
+
+def _to_messages(row: dict, shape: str, where: str) -> dict:
+    if shape in ("messages", "sharegpt"):
+        column = "messages" if shape == "messages" else "conversations"
+        turns = to_turns(row.pop(column), f"{where}, column {column}")
+    else:
+        turns = _question(row, where, STANDARD_ANSWER if shape == "alpaca" else ANSWERS)
+        row.pop("text", None)  # Alpaca's own rendering of the same row
+    row["messages"] = add_system(turns, _pop_system(row), where)
+    return row
+
+
+STANDARD_ANSWER = ("output",)
+
+
+def _question(row: dict, where: str, answers: Sequence[str] = ()) -> list[dict]:
+    """Turns of a row with a question, maybe `history` before it and `input` or `context` below it, and an answer."""
+    asked = next(name for name in QUESTIONS if row.get(name) is not None or name == QUESTIONS[-1])
+    question = require_text(row.pop(asked, None), asked, where, may_be_empty=asked != "input" and bool(row.get("input")))
+    extras = [row.pop(name, None) for name in ("input", "context") if name in row]
+    parts = [question, *(require_text(extra, "input", where, may_be_empty=True) for extra in extras if extra is not None)]
+    turns = []
+    for number, pair in enumerate(row.pop("history", None) or [], start=1):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise InputError(f"{where}: history must be pairs [question, answer], found {short(pair)}")
+        turns += [{"role": role, "content": require_text(text, f"history, pair {number}", where)}
+                  for role, text in zip(("user", "assistant"), pair, strict=True)]  # fmt: skip
+    turns.append({"role": "user", "content": "\n\n".join(part for part in parts if part)})
+    there = [name for name in answers if row.get(name) is not None] or [name for name in answers if name in row]
+    if len(there) > 1:
+        raise InputError(f"{where}: has the answers {' and '.join(there)}; name the columns to use with `columns:`")
+    if there:
+        turns.append({"role": "assistant", "content": require_text(row.pop(there[0]), there[0], where)})
+    return turns
+
+
+def _to_preference(row: dict, shape: str, where: str) -> dict:
+    sides = {}
+    for side in ("chosen", "rejected"):
+        value, place = row[side], f"{where}, column {side}"
+        if shape == "hh-rlhf":
+            sides[side] = split_transcript(value, place)
+            if side == "chosen" and not sides[side][-1]["content"]:
+                raise InputError(f"{place}: the last turn is empty")
+        elif isinstance(value, str):
+            sides[side] = require_text(value, side, where, may_be_empty=side == "rejected")
+        else:
+            sides[side] = to_turns(value, place, may_be_empty=side == "rejected")
+    texts = [isinstance(value, str) for value in sides.values()]
+    if texts[0] != texts[1]:
+        raise InputError(f"{where}: chosen and rejected are one text and one list of messages; write both in one way")
+    if "prompt" in row and shape == "preference":
+        prompt = _prompt(row["prompt"], where)
+        system = _pop_system(row)
+        if isinstance(prompt, str) and not texts[0] and sides["chosen"][0]["role"] != "assistant":
+            prompt = None  # whole conversations beside the text of their prompt, as in UltraFeedback's binarized forms
+        elif isinstance(prompt, str) != texts[0]:
+            raise InputError(f"{where}: prompt is {_kind(prompt)}, chosen is {_kind(sides['chosen'])}; write all of them as "
+                             "text or all as lists of messages")  # fmt: skip
+        elif isinstance(prompt, str) and system:
+            raise InputError(f"{where}: has `system`, which a prompt of text has no place for; write prompt as messages")
+    elif shape == "question preference":
+        system = _pop_system(row)
+        prompt = to_turns(row.pop("conversations"), where) if row.get("conversations") else _question(row, where)
+        if texts[0]:
+            sides = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
+    else:
+        prompt, system = None, _pop_system(row)
+    if prompt is None:
+        if texts[0] and shape != "hh-rlhf":
+            raise InputError(f"{where}: chosen and rejected are texts without a prompt; add a prompt column")
+        prompt, *answers = split_common_prompt(sides["chosen"], sides["rejected"], where)
+        sides = dict(zip(sides, answers, strict=True))
+    elif not isinstance(prompt, str):
+        size = len(prompt)
+        if all(len(turns) > size and turns[:size] == prompt for turns in sides.values()):
+            sides = {side: turns[size:] for side, turns in sides.items()}
+    if not isinstance(prompt, str):
+        prompt = add_system(prompt, system, where)
+        for side, turns in sides.items():
+            if not any(turn["role"] == "assistant" for turn in turns):
+                raise InputError(f"{where}: {side} has no assistant turn")
+    return row | {"prompt": prompt} | sides
+
+
+def _to_completion(row: dict, where: str) -> dict:
+    prompt, completion = _prompt(row["prompt"], where, may_be_empty=True), row["completion"]
+    if isinstance(prompt, str) != isinstance(completion, str) and completion is not None:
+        raise InputError(f"{where}: prompt is {_kind(prompt)}, completion is {_kind(completion)}; write both as text or "
+                         "both as lists of messages")  # fmt: skip
+    system = _pop_system(row)
+    if isinstance(prompt, str):
+        if system:
+            raise InputError(f"{where}: has `system`, which a prompt of text has no place for; write prompt as messages")
+        return row | {"prompt": prompt, "completion": require_text(completion, "completion", where)}
+    completion = to_turns(completion, f"{where}, column completion")
+    if not any(turn["role"] == "assistant" for turn in completion):
+        raise InputError(f"{where}: completion has no assistant turn to learn from")
+    return row | {"prompt": add_system(prompt, system, where), "completion": completion}
+
+
+def _to_prompt(row: Mapping, where: str) -> dict:
+    """The row as a prompt: its own, or what is asked in it. Columns that hold answers are carried, whole chats are not."""
+    new = dict(row)
+    conversation = new.pop("messages", None)
+    if new.get("prompt") is not None:
+        prompt = _prompt(new["prompt"], where)
+        sides = [new.get(side) for side in ("chosen", "rejected")]
+        if isinstance(prompt, str) and all(isinstance(side, list) and side for side in sides):
+            prompt = _to_preference({"prompt": prompt, "chosen": sides[0], "rejected": sides[1]}, "preference", where)[
+                "prompt"
+            ]
+        elif isinstance(prompt, str) and conversation:  # a chat beside the text of its first question, as in UltraChat
+            turns = to_turns(conversation, f"{where}, column messages")
+            first = next((i for i, turn in enumerate(turns) if turn["role"] == "user"), None)
+            if first is not None and (turns[first]["content"] or "").strip() == prompt.strip():
+                prompt = turns[: first + 1]
+        system = _pop_system(new)
+        if system and isinstance(prompt, str):
+            raise InputError(f"{where}: has `system`, which a prompt of text has no place for; write prompt as messages")
+        return new | {"prompt": add_system(prompt, system, where) if system else prompt}
+    if row.get("chosen") is not None and row.get("rejected") is not None:
+        new["prompt"] = _to_preference(new, recognise(row, where, ("preference",)), where)["prompt"]
+    elif conversation is not None or new.get("conversations") is not None:
+        turns = conversation if conversation is not None else new.pop("conversations")
+        turns = add_system(to_turns(turns, f"{where}, column messages"), _pop_system(new), where)
+        new["prompt"] = without_answer(turns, where)
+    elif any(row.get(name) is not None for name in QUESTIONS):
+        turns = _question(new, where)
+        new["prompt"] = add_system(turns, _pop_system(new), where)
+    elif "prompt" in row:
+        require_text(row["prompt"], "prompt", where)
+    else:
+        raise InputError(_wrong_columns(row, ("prompt",), where))
+    return new
+
+
+def _prompt(prompt: object, where: str, may_be_empty: bool = False) -> str | list[dict]:
+    if isinstance(prompt, str):
+        if prompt.lstrip().startswith("[{") and _is_json(prompt):
+            raise InputError(f"{where}: prompt is the JSON text of a list, not a list; parse it (json.loads) before you "
+                             "write the row")  # fmt: skip
+        return require_text(prompt, "prompt", where, may_be_empty)
+    return to_turns(prompt, f"{where}, column prompt")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), list)
+    except ValueError:
+        return False
+
+
+def _pop_system(row: dict) -> object:
+    """The row's system text, which goes before its conversation."""
+    found = [row.pop(name) for name in ("system", "system_prompt") if name in row]
+    return next((system for system in found if system), None)
+
+
+def _check_tools(tools: str, where: str) -> None:
+    try:
+        fine = not tools.strip() or isinstance(json.loads(tools), list)
+    except ValueError:
+        fine = False
+    if not fine:
+        raise InputError(f"{where}: tools must be a list or its JSON text, found {short(tools)}")
+
+
+def _kind(value: object) -> str:
+    return "text" if isinstance(value, str) else "messages" if isinstance(value, list) else f"a {type(value).__name__}"
+
+
+def _wrong_columns(row: Mapping, wanted: Sequence[str], where: str) -> str:
+    expected = " | ".join(dict.fromkeys(", ".join(COLUMNS[shape]) for shape in wanted))
+    empty = [column for column, value in row.items() if value is None]
+    note = f" (empty: {', '.join(empty)})" if empty else ""
+    message = f"{where}: columns are {', '.join(row) or 'none'}{note}; expected {expected}"
+    if "ranking" in row and "preference" in wanted:
+        return f"{message}. Rankings become pairs with `reader: llmrecipes.data.preferences:rankings`"
+    renamed = {name: column for shape in wanted for column in COLUMNS[shape] if column not in row
+               for name in SYNONYMS.get(column, ()) if name in row}  # fmt: skip
+    example = ", ".join(f"{name}: {column}" for name, column in renamed.items()) or f"yours: {COLUMNS[wanted[0]][0]}"
+    return f"{message}. Rename with `columns: {{{example}}}`"

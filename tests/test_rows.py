@@ -1,0 +1,191 @@
+"""Rows that people bring: what is unambiguous is converted with nothing lost, all else is one line that names the row."""
+
+import json
+
+import pytest
+
+from llmrecipes.config import InputError
+from llmrecipes.rows import to_standard
+
+DEMONSTRATION = ("messages", "prompt-completion")
+
+
+def turn(role, content, **more):
+    return {"role": role, "content": content, **more}
+
+
+ASK, REPLY = turn("user", "How deep is the lake?"), turn("assistant", "Nine metres.")
+NO = turn("assistant", "No.")
+CALL = {"type": "function", "function": {"name": "depth", "arguments": {"of": "lake"}}}
+
+
+@pytest.mark.parametrize(
+    ("row", "messages"),
+    [
+        # OpenAI's fine-tuning file
+        ({"messages": [turn("user", "Hi", name="Ann"), turn("assistant", "Yes?", weight=1)]},
+         [turn("user", "Hi", name="Ann"), turn("assistant", "Yes?")]),
+        ({"messages": [turn("developer", "Be brief."), ASK, REPLY]}, [turn("system", "Be brief."), ASK, REPLY]),
+        ({"messages": [ASK, turn("assistant", None, function_call={"name": "depth", "arguments": '{"of": "lake"}'}),
+                       turn("function", "9", name="depth"), REPLY]},
+         [ASK, turn("assistant", None, tool_calls=[CALL]), turn("tool", "9", name="depth"), REPLY]),
+        ({"messages": [ASK, turn("assistant", "", tool_calls=[CALL]), turn("tool", "9"), REPLY], "tools": [{"x": 1}]},
+         [ASK, turn("assistant", "", tool_calls=[CALL]), turn("tool", "9"), REPLY]),
+        # content in parts, which are joined as they are
+        ({"messages": [turn("user", [{"type": "text", "text": "How deep "}, {"type": "text", "text": "is the lake?"}]),
+                       turn("assistant", ["Nine ", "metres."])]}, [ASK, REPLY]),
+        # keys that Arrow fills with null are not there
+        ({"messages": [turn("user", "Hi", tool_calls=None), turn("assistant", "Yes?", reasoning_content="Hm.")]},
+         [turn("user", "Hi"), turn("assistant", "Yes?", reasoning_content="Hm.")]),
+        # ShareGPT and its relatives
+        ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}], "system": "Be kind."},
+         [turn("system", "Be kind."), turn("user", "Hi"), turn("assistant", "Yes?")]),
+        ({"conversations": [ASK, REPLY]}, [ASK, REPLY]),
+        ({"conversations": [{"from": "Human", "value": "Hi"},
+                            {"from": "function_call", "value": json.dumps(CALL["function"])},
+                            {"from": "observation", "value": "9"}, {"from": "gpt", "value": "Nine."}]},
+         [turn("user", "Hi"), turn("assistant", "", tool_calls=[CALL]), turn("tool", "9"), turn("assistant", "Nine.")]),
+        # Alpaca and its relatives
+        ({"instruction": "And now?", "input": "", "output": "Ten.", "system": "Count.", "history": [["Go!", "Nine."]]},
+         [turn("system", "Count."), turn("user", "Go!"), turn("assistant", "Nine."), turn("user", "And now?"),
+          turn("assistant", "Ten.")]),
+        ({"instruction": "Sum up.", "context": "A long day.", "response": "Long."},
+         [turn("user", "Sum up.\n\nA long day."), turn("assistant", "Long.")]),
+        ({"instruction": "", "input": "Hi", "output": "Yes?"}, [turn("user", "Hi"), turn("assistant", "Yes?")]),
+        ({"question": "Hi", "answer": "Yes?"}, [turn("user", "Hi"), turn("assistant", "Yes?")]),
+        ({"query": "Hi", "response": "Yes?"}, [turn("user", "Hi"), turn("assistant", "Yes?")]),
+        ({"input": "Hi", "output": "Yes?"}, [turn("user", "Hi"), turn("assistant", "Yes?")]),
+        ({"system_prompt": "Be kind.", "question": "Hi", "response": "Yes?"},
+         [turn("system", "Be kind."), turn("user", "Hi"), turn("assistant", "Yes?")]),
+    ],
+)  # fmt: skip
+def test_demonstration_becomes_messages(row, messages):
+    new = to_standard(row, wanted=DEMONSTRATION)
+    assert new["messages"] == messages
+    assert not {"system", "system_prompt", "history", "input", "context", "conversations"} & set(new)
+
+
+@pytest.mark.parametrize(
+    ("row", "pair"),
+    [
+        # the prompt repeated in both answers, as text or as messages
+        ({"prompt": ASK["content"], "chosen": [ASK, REPLY], "rejected": [ASK, NO]},
+         ([ASK], [REPLY], [NO])),
+        ({"prompt": [ASK], "chosen": [ASK, REPLY], "rejected": [ASK, NO]},
+         ([ASK], [REPLY], [NO])),
+        ({"system": "Be kind.", "question": "Hi", "chosen": "Yes?", "rejected": "No."},
+         ([turn("system", "Be kind."), turn("user", "Hi")], [turn("assistant", "Yes?")], [NO])),
+        ({"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"from": "gpt", "value": "Yes?"},
+          "rejected": {"from": "gpt", "value": "No."}},
+         ([turn("user", "Hi")], [turn("assistant", "Yes?")], [NO])),
+        ({"prompt": "1 + 1 is", "chosen": " 2", "rejected": ""}, ("1 + 1 is", " 2", "")),
+    ],
+)  # fmt: skip
+def test_pair_becomes_a_preference(row, pair):
+    new = to_standard(row, wanted=("preference",))
+    assert (new["prompt"], new["chosen"], new["rejected"]) == pair
+    assert not {"system", "question", "conversations"} & set(new)
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"messages": [turn("system", "Be kind."), ASK, REPLY, turn("user", "Sure?"), turn("assistant", "Yes.")]},
+         [turn("system", "Be kind."), ASK, REPLY, turn("user", "Sure?")]),
+        ({"messages": [ASK, REPLY, turn("user", "Sure?")]}, [ASK, REPLY, turn("user", "Sure?")]),
+        ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}]}, [turn("user", "Hi")]),
+        ({"instruction": "Add.", "input": "1 1", "output": "2"}, [turn("user", "Add.\n\n1 1")]),
+        ({"question": "Hi"}, [turn("user", "Hi")]),
+        ({"prompt": "1 + 1 is", "completion": " 2"}, "1 + 1 is"),
+        ({"prompt": [ASK], "completion": [REPLY]}, [ASK]),
+        ({"prompt": [ASK], "chosen": [REPLY], "rejected": [REPLY]}, [ASK]),
+        ({"chosen": [ASK, REPLY], "rejected": [ASK, NO]}, [ASK]),
+        ({"chosen": "\n\nHuman: Hi\n\nAssistant: Yes?", "rejected": "\n\nHuman: Hi\n\nAssistant: No."}, [turn("user", "Hi")]),
+        ({"prompt": ASK["content"], "messages": [ASK, REPLY]}, [ASK]),
+        ({"prompt": "Hi", "chosen": [turn("user", "Hi"), REPLY], "rejected": [turn("user", "Hi"), NO]},
+         [turn("user", "Hi")]),
+    ],
+)  # fmt: skip
+def test_prompt_is_taken_from_any_shape(row, prompt):
+    new = to_standard(row, wanted=("prompt",))
+    assert new["prompt"] == prompt and "messages" not in new
+
+
+def test_answers_stay_beside_a_prompt_for_reward_functions():
+    new = to_standard({"question": "1 + 1?", "answer": "#### 2", "level": 3}, wanted=("prompt",))
+    assert new == {"prompt": [turn("user", "1 + 1?")], "answer": "#### 2", "level": 3}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": [ASK, turn("assistant", None)]}, "turn 2: the assistant's content is null"),
+        ({"messages": [ASK, turn("assistant", 7)]}, "turn 2: content must be text, found 7"),
+        ({"messages": [ASK, turn("assistant", " \n")]}, "turn 2: the assistant's answer is empty"),
+        ({"messages": [ASK, turn("assistant", "", reasoning_content="Hm.")]}, "the assistant's answer is empty"),
+        ({"messages": [turn("user", [{"type": "image_url", "image_url": {}}]), REPLY]}, "turn 1: .* a part that is no text"),
+        ({"messages": [turn("martian", "Hi"), REPLY]}, "turn 1: the role 'martian' is not known"),
+        ({"messages": [turn(None, "Hi"), REPLY]}, "turn 1: the role None is not known"),
+        ({"messages": ["Hi", "Yes?"]}, "turn 1: expected a message"),
+        ({"messages": [ASK, turn("user", "Hello?")]}, "has no assistant turn to learn from"),
+        ({"messages": json.dumps([ASK, REPLY])}, "column messages: is the JSON text of a list"),
+        ({"conversations": json.dumps([ASK, REPLY])}, "column conversations: is the JSON text of a list"),
+        ({"messages": [ASK, turn("assistant", "Eight.", weight=0), ASK, REPLY]}, "turn 2: has `weight` other than 1"),
+        ({"messages": [turn("system", "A"), ASK, REPLY], "system": "B"}, "the column system .* differ"),
+        ({"messages": [ASK, turn("assistant", None, tool_calls=[{"x": 1}])]}, "turn 2: expected a tool call"),
+        ({"messages": [ASK, REPLY], "tools": "depth(of)"}, "tools must be a list"),
+        ({"messages": [ASK, REPLY], "label": True}, "label of true or false .*KTO"),
+        ({"prompt": "Hi", "completion": "No.", "label": False}, "label of true or false .*KTO"),
+        ({"prompt": [ASK], "completion": "Nine metres."}, "prompt is messages, completion is text"),
+        ({"prompt": "Hi", "completion": [REPLY]}, "prompt is text, completion is messages"),
+        ({"prompt": json.dumps([ASK]), "completion": "Nine."}, "prompt is the JSON text of a list"),
+        ({"prompt": "Hi", "completion": ""}, "completion is empty"),
+        ({"prompt": "Hi", "completion": None}, "completion is null"),
+        ({"prompt": [ASK], "completion": [ASK]}, "completion has no assistant turn"),
+        ({"prompt": "Hi", "completion": "Yes?", "system": "Be kind."}, "has `system`, which a prompt of text"),
+        ({"instruction": "Add.", "output": None}, "output is null"),
+        ({"instruction": "Add.", "output": ""}, "output is empty"),
+        ({"instruction": "", "input": "", "output": "2"}, "instruction is empty"),
+        ({"instruction": "Add.", "output": "2", "history": [["Go!"]]}, "history must be pairs"),
+        ({"question": "Hi", "answer": "Yes?", "response": "No."}, "has the answers response and answer"),
+        ({"prompt": "Hi", "response": "Yes?"}, r"Rename with `columns: \{response: completion\}`"),
+    ],
+)
+def test_unusable_demonstration_is_one_line(row, message):
+    with pytest.raises(InputError, match="^x.jsonl, row 7.*" + message):
+        to_standard(row, "x.jsonl, row 7", DEMONSTRATION)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": [ASK], "chosen": "Nine metres.", "rejected": "No."}, "prompt is messages, chosen is text"),
+        ({"prompt": "Hi", "chosen": [REPLY], "rejected": [REPLY]}, "prompt is text, chosen is messages"),
+        ({"prompt": [ASK], "chosen": [REPLY], "rejected": "No."}, "one text and one list of messages"),
+        ({"prompt": [ASK], "chosen": [turn("assistant", "")], "rejected": [REPLY]}, "the assistant's answer is empty"),
+        ({"prompt": "Hi", "chosen": " ", "rejected": "No."}, "chosen is empty"),
+        ({"prompt": "Hi", "chosen": "Yes?", "rejected": None}, "column rejected: is null"),
+        ({"prompt": [ASK], "chosen": [REPLY], "rejected": [ASK]}, "rejected has no assistant turn"),
+        ({"chosen": "Yes?", "rejected": "No."}, "texts without a prompt"),
+        ({"prompt": "Hi", "responses": ["a", "b"], "ranking": [[0], [1]]}, "reader: llmrecipes.data.preferences:rankings"),
+        ({"prompt": "Hi", "accepted": "a", "negative": "b"}, r"columns: \{accepted: chosen, negative: rejected\}"),
+    ],
+)
+def test_unusable_pair_is_one_line(row, message):
+    with pytest.raises(InputError, match="^x.jsonl, row 7.*" + message):
+        to_standard(row, "x.jsonl, row 7", ("preference",))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": None}, "prompt is null"),
+        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": json.dumps([ASK])}, "prompt is the JSON text of a list"),
+        ({"messages": [REPLY]}, "no question is left"),
+        ({"text": "Once."}, "columns are text; expected prompt"),
+    ],
+)
+def test_unusable_prompt_is_one_line(row, message):
+    with pytest.raises(InputError, match="^x.jsonl, row 7.*" + message):
+        to_standard(row, "x.jsonl, row 7", ("prompt",))
