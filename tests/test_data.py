@@ -104,7 +104,7 @@ def test_a_folder_of_the_same_name_or_with_new_contents_is_read_anew(tmp_path):
     assert texts(tmp_path / "a" / "rank") == ["new"]
 
 
-# --- rows that people bring: converted before they are mixed, checked before they are shuffled ------------------------------
+# --- rows that people bring: converted before they are mixed, checked before they are shuffled ----------------------------
 
 
 def chat(question, answer="Nine metres.", **more):
