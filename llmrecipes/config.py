@@ -61,7 +61,7 @@ class DatasetSource:
     )
     max_rows: int | None = field(default=None, metadata={"help": "Most rows to take, drawn by the seed."})
     drop_bad_rows: bool = field(
-        default=False, metadata={"help": "Leave out rows that cannot be used, with a count, instead of stopping at the first."}
+        default=False, metadata={"help": "Leave out rows that cannot be used, with a count; else stop at the first."}
     )
 
 
