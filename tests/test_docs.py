@@ -1,6 +1,7 @@
 """README and docs: links lead somewhere, commands name recipes, configs and modules that are there."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -43,3 +44,26 @@ def test_every_page_is_in_the_index():
     index = (ROOT / "docs" / "index.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "index.md" or f"({page.name})" in index, f"docs/index.md does not list {page.name}"
+
+
+def test_a_new_ability_task_and_a_new_reader_need_what_contributing_says(tmp_path, monkeypatch):
+    """One YAML for the task, one function for the rows."""
+    from llmrecipes.config import DatasetSource
+    from llmrecipes.data import load_source
+    from llmrecipes.evaluation.abilities import load_tasks
+
+    items = [{"context": "The cat", "choices": ["sits", "sit"], "label": 0}]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    shared = (ROOT / "configs" / "tasks" / "tinytown" / "_items.yaml").read_text()
+    task = f"task: mine\ndataset_kwargs:\n  source: {{path: {tmp_path / 'items.jsonl'}}}\n"
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "mine.yaml").write_text(shared + task)
+    assert list(load_tasks(["mine"], str(tmp_path / "tasks"))["tasks"]) == ["mine"]
+
+    (tmp_path / "myreader.py").write_text(
+        "def pairs(rows):\n    return [{'prompt': r['q'], 'chosen': r['a'], 'rejected': r['b']} for r in rows]\n"
+    )
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"q": "2 + 2 = ", "a": "4", "b": "5"}) + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = load_source(DatasetSource(str(tmp_path / "rows.jsonl"), reader="myreader:pairs"), seed=0)
+    assert rows[0] == {"prompt": "2 + 2 = ", "chosen": "4", "rejected": "5"}
