@@ -1,69 +1,294 @@
-"""The files that every run folder has: manifest, fingerprints, complete checkpoints; read and written in one way."""
+"""The one notion of "the same run", and the files that every run folder has: manifest, fingerprints, lock.
 
+A run is its config and the contents of its inputs. Code, place, launch and seconds are not part of it. Recipes and the
+pipeline both ask `run_fingerprint` what a run is and `standing` what its folder holds. Imports nothing heavy.
+"""
+
+import ast
+import fcntl
+import glob
 import hashlib
+import importlib.util
 import json
+import os
+import re
+import socket
+from collections.abc import Iterator
 from pathlib import Path
+
+from llmrecipes.checkpoints import is_sealed_by, step_folders
+from llmrecipes.config import InputError
+from llmrecipes.durable import file_digest, read_json
+
+ROOT = Path(__file__).parent.parent
+LOCK = ".lock"
+# Where a run writes and how it is told to do so; none of it changes what is learned.
+NOT_PART_OF_A_RUN = {"output_dir", "force", "expected", "hardware", "source", "report_to", "run_name", "disable_tqdm"}
+NOT_PART_OF_A_RUN |= {"logging_dir", "push_to_hub", "local_rank", "resume_from_checkpoint", "license", "num_gpus", "env"}
+NOT_PART_OF_A_RUN |= {"logging_steps", "logging_strategy", "logging_first_step", "save_steps", "save_total_limit"}
+NOT_PART_OF_A_RUN |= {"save_strategy", "dataset_num_proc", "global_batch_size", "published"}
+NOT_PART_OF_A_RUN |= {"per_device_train_batch_size", "gradient_accumulation_steps"}  # their product is
+HOW_IT_IS_DONE = ("watch_", "hub_", "dataloader_num", "dataloader_pin", "dataloader_prefetch", "dataloader_persistent")
+# What differs between equal runs, and what is written about a run afterwards: no later stage reads it.
+NOT_OUTPUT = {"manifest.json", "trainer_state.json", "watch.jsonl", "evaluation.json", "health.json", "health.md"}
+NOT_OUTPUT |= {"quality.json", "quality.html", "training_args.bin"}
+NOT_OUTPUT_FOLDERS = ("checkpoint-", "logs", "trackio", "completions", "runs")
 
 
 def read_manifest(output_dir: str | Path) -> dict | None:
     """The folder's manifest, or None where there is none or it was cut off while being written."""
-    try:
-        return json.loads((Path(output_dir) / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
-
-
-def fingerprint(path: str) -> str:
-    """SHA-256 (16 hex digits) over names and contents of a folder's or file's results; the name itself for hub ids.
-
-    Checkpoints, logs, the manifest, the training history, health checks and a run's card are left out: they do not change
-    what the next stage reads, and they differ between equal runs.
-    """
-    root = Path(path)
-    if not root.exists():
-        return f"hub:{path}"
-    finished = (read_manifest(root) or {}).get("output_fingerprint") if root.is_dir() else None
-    if finished:
-        return finished
-    digest = hashlib.sha256()
-    written_by_run = {"manifest.json", "trainer_state.json", "evaluation.json", "health.json", "health.md"}
-    written_by_run |= {"README.md"} if read_manifest(root) else set()
-    for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
-        relative = file.relative_to(root)
-        if str(relative) in written_by_run or relative.parts and relative.parts[0].startswith(("checkpoint-", "logs")):
-            continue
-        digest.update(str(relative).encode() + b"\0")
-        with file.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:16]
-
-
-def last_complete_checkpoint(output_dir: Path) -> str | None:
-    """Newest `checkpoint-N` that was written to the end; a save cut off by a kill or a full disk is passed over."""
-    steps = sorted(
-        (p for p in output_dir.glob("checkpoint-*") if p.name.split("-")[-1].isdigit()),
-        key=lambda p: int(p.name.split("-")[-1]),
-        reverse=True,
-    )
-    # Trainer writes trainer_state.json last.
-    return next((str(p) for p in steps if _is_json(p / "trainer_state.json")), None)
+    return read_json(Path(output_dir) / "manifest.json") or None
 
 
 def digest(value) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def write_json(path: Path, value: dict) -> None:
-    # Written beside and renamed, so that a kill never leaves half a manifest.
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=False, default=str) + "\n", encoding="utf-8")
-    temporary.replace(path)
+# ---- Contents ----
 
 
-def _is_json(path: Path) -> bool:
+def fingerprint(path: str | Path) -> str:
+    """16 hex digits over names and contents of a folder's or file's results; the name itself for hub ids.
+
+    Checkpoints, logs, the manifest, the training history, health checks and a run's card are left out: they do not change
+    what the next stage reads, and they differ between equal runs. What a finished run has noted about a file is believed as
+    long as the file's size and time of change are the noted ones.
+    """
+    root = Path(path)
+    if not root.exists():
+        return f"hub:{path}"
+    return digest({name: entry[2] for name, entry in output_files(root).items()})
+
+
+def output_files(root: Path) -> dict[str, list]:
+    """Name -> [size, time of change in ns, digest] of each file that makes `root`, a file or folder, what it is."""
+    manifest = (read_manifest(root) or {}) if root.is_dir() else {}
+    known = manifest.get("files") or {}
+    found = {}
+    for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
+        name = "" if file == root else file.relative_to(root).as_posix()
+        if name in NOT_OUTPUT or name == "README.md" and manifest or _is_aside(name):
+            continue
+        stat = file.stat()
+        entry = known.get(name)
+        if not (isinstance(entry, list) and entry[:2] == [stat.st_size, stat.st_mtime_ns]):
+            entry = [stat.st_size, stat.st_mtime_ns, file_digest(file)]
+        found[name] = entry
+    return found
+
+
+def _is_aside(name: str) -> bool:
+    hidden = name.split("/")[-1].startswith(".") or name.endswith(".tmp")
+    return hidden or "/" in name and name.startswith(NOT_OUTPUT_FOLDERS)
+
+
+# ---- What a run is ----
+
+
+def run_fingerprint(stage: str, given: dict, batch: int | None = None) -> str:
+    """What makes a run this run: the stage, what its config says, and the contents of what it reads.
+
+    given: the config as the user wrote it, YAML and command line together. batch: rows per optimizer step over all
+        processes, of a stage that trains; how they are cut up is no part of the run.
+    """
+    return digest([stage, batch, {k: _canonical(k, v) for k, v in given.items() if is_part_of_a_run(k)}])
+
+
+def global_batch(given: dict, processes: int) -> int | None:
+    """Rows per optimizer step as the config and the launch say; None where they are no numbers."""
     try:
-        json.loads(path.read_text(encoding="utf-8"))
-        return True
-    except (OSError, json.JSONDecodeError):
-        return False
+        per_device = int(given.get("per_device_train_batch_size") or 8)  # TrainingArguments' default
+        return per_device * int(given.get("gradient_accumulation_steps") or 1) * processes
+    except (TypeError, ValueError):
+        return None
+
+
+def is_part_of_a_run(key: str) -> bool:
+    return key not in NOT_PART_OF_A_RUN and not key.startswith(HOW_IT_IS_DONE)
+
+
+def inputs_of(given: dict) -> dict[str, str]:
+    """Local path -> fingerprint of every file and folder that the config names as something to read."""
+    return {path: fingerprint(path) for key, value in given.items() if is_part_of_a_run(key) for path in _paths(key, value)}
+
+
+def _canonical(key: str, value):
+    """`value` with numbers as numbers, however they are written, and what is read from disk as its contents."""
+    if isinstance(value, dict):
+        return {str(k): _canonical(str(k), v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(key, v) for v in value]
+    if isinstance(value, str):
+        if paths := list(_paths(key, value)):
+            return ["contents", *(fingerprint(path) for path in paths)]
+        if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", value):
+            return float(value)
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53 else value
+
+
+def _paths(key: str, value) -> Iterator[str]:
+    if isinstance(value, dict):
+        for k, v in value.items():
+            yield from _paths(str(k), v)
+    elif isinstance(value, (list, tuple)):
+        for v in value:
+            yield from _paths(key, v)
+    elif isinstance(value, str) and len(value) < 4096 and "\n" not in value and "\0" not in value:
+        # A word such as `train` is no path, even where a folder of that name lies about.
+        if "/" in value or key.endswith(("path", "_file", "files")):
+            if os.path.exists(value):
+                yield value
+            elif glob.has_magic(value):
+                yield from sorted(glob.glob(value, recursive=True))
+
+
+def difference(previous: dict, manifest: dict) -> str:
+    """How the run of `manifest` differs from the one of the manifest `previous`, for people."""
+    if previous.get("stage") != manifest["stage"]:
+        return f"of stage {previous.get('stage')}"
+    before, given = previous.get("given") or {}, manifest["given"]
+    for key in [*given, *before]:
+        old, new = (("not given" if key not in m else m[key]) for m in (before, given))
+        if is_part_of_a_run(key) and _canonical(key, old) != _canonical(key, new):
+            return f"`{key}` was {str(old)[:60]}, is {str(new)[:60]}"
+    inputs = previous.get("inputs") or {}
+    if changed := [path for path, found in manifest["inputs"].items() if inputs.get(path, found) != found]:
+        return f"{changed[0]} has changed"
+    return "rows in a batch, or the contents of an input, changed"
+
+
+# ---- What a folder holds ----
+
+
+def standing(output_dir: Path, run: str) -> str:
+    """What lies in `output_dir`, seen by the run of fingerprint `run`:
+
+    "nothing" that is in its way, its own "finished" result, its own "unfinished" work, "another" run that holds something
+    trained or finished, or "foreign" files that no run of ours has written.
+    """
+    manifest, steps = read_manifest(output_dir), step_folders(output_dir)
+    if manifest is None:
+        if any(is_sealed_by(folder, run) for folder in steps):
+            return "unfinished"  # only the manifest is torn
+        left = {p.name for p in output_dir.iterdir()} if output_dir.is_dir() else set()
+        left -= {"manifest.json", "manifest.tmp", LOCK, *(folder.name for folder in steps if not is_sealed_by(folder))}
+        if (output_dir / "manifest.json").exists():
+            return "another" if left - NOT_OUTPUT - {"logs"} else "nothing"
+        return "foreign" if left else "nothing"
+    if manifest.get("fingerprint") == run:
+        return "finished" if manifest.get("status") == "finished" else "unfinished"
+    # A run that failed before its first checkpoint left nothing to lose: the corrected command just runs.
+    holds_results = manifest.get("status") == "finished" or any(map(is_sealed_by, steps))
+    return "another" if holds_results and not manifest.get("clearing") else "nothing"
+
+
+def find_holder(output_dir: Path) -> str:
+    """Who is writing in the folder, "process 7 on host", beside this process; "" if nobody is."""
+    try:
+        handle = os.open(output_dir / LOCK, os.O_RDWR)
+    except OSError:
+        return ""
+    try:
+        if output_dir.resolve() not in _held:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return ""
+    except BlockingIOError:
+        return os.read(handle, 200).decode(errors="replace").strip() or "another process"
+    except OSError:  # a file system without locks
+        return ""
+    finally:
+        os.close(handle)
+
+
+_held: dict[Path, int] = {}  # folder -> file descriptor of its lock, which lasts as long as this process
+
+
+def hold_folder(output_dir: Path) -> None:
+    """Takes the folder for this process until it ends or calls `release_folder`; InputError while another one has it."""
+    folder = output_dir.resolve()
+    while folder not in _held:
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise InputError(f"{output_dir}: {find_holder(output_dir)} is writing there; wait for it, or end it") from None
+        except OSError:  # a file system without locks
+            os.close(handle)
+            return
+        try:  # the one before may have removed the file while this process was opening it
+            current = os.stat(folder / LOCK).st_ino == os.fstat(handle).st_ino
+        except FileNotFoundError:
+            current = False
+        if not current:
+            os.close(handle)
+            continue
+        os.truncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        _held[folder] = handle
+
+
+def release_folder(output_dir: Path) -> None:
+    folder = output_dir.resolve()
+    if folder in _held:
+        (folder / LOCK).unlink(missing_ok=True)
+        os.close(_held.pop(folder))
+
+
+# ---- The code, which is a note ----
+
+
+def code_digest(recipe: Path, given: dict) -> str:
+    """16 hex digits over the recipe, all files of this project that it imports, and the functions that the config names."""
+    named = [_module_file(text.partition(":")[0]) for text in strings(given) if re.fullmatch(r"[\w.]+:\w+", text)]
+    files = set().union(*(code_files(script) for script in [recipe, *filter(None, named)] if script.exists()))
+    return digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)])
+
+
+def code_files(script: Path) -> set[Path]:
+    """`script` and every file of this project that it imports, directly or not."""
+    found, todo = set(), [script]
+    while todo:
+        file = todo.pop()
+        if file in found:
+            continue
+        found.add(file)
+        try:
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError):
+            continue
+        for node in ast.walk(tree):
+            modules = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            todo += filter(None, (_module_file(module) for module in modules if module.split(".")[0] == "llmrecipes"))
+    return found
+
+
+def _module_file(module: str) -> Path | None:
+    """The source of `module`, of this project or of the current folder; None where it is neither."""
+    for root in (ROOT, Path.cwd()):
+        path = root.joinpath(*module.split("."))
+        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+            if candidate.exists():
+                return candidate
+    try:
+        spec = importlib.util.find_spec(module.split(".")[0])  # the top alone: finding deeper ones would import it
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    path = Path(spec.origin)
+    inner = path.parent.joinpath(*module.split(".")[1:])
+    return next((p for p in (inner.with_suffix(".py"), inner / "__init__.py", path) if p.exists()), None)
+
+
+def strings(value) -> list[str]:
+    """All texts in a nested config."""
+    if isinstance(value, dict):
+        return [s for v in value.values() for s in strings(v)]
+    if isinstance(value, list):
+        return [s for v in value for s in strings(v)]
+    return [value] if isinstance(value, str) else []

@@ -5,22 +5,22 @@ YAML < command line. Every key and value is checked *before* torch or transforme
 dataclasses' source instead of importing them, so that a mistake costs a second; all mistakes are told at once.
 """
 
-import errno
 import importlib
 import os
 import re
-import shutil
+import signal
 import sys
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
-from llmrecipes.config import InputError, nearest
+from llmrecipes.config import InputError, RunArguments, nearest
+from llmrecipes.durable import disk_is_full
 from llmrecipes.keys import Key, keys_of
 from llmrecipes.memory import out_of_memory
 from llmrecipes.preflight import check_machine, contradictions, remarks
 from llmrecipes.renamed import TRANSLATES, hint
 from llmrecipes.settings import Settings
+from llmrecipes.signals import follow_launcher
 from llmrecipes.strict_yaml import load_yaml, parse_yaml, read_yaml  # noqa: F401 (load_yaml: for those who read configs)
 from llmrecipes.usage import describe, list_values
 from llmrecipes.values import accepted, check_value, shown
@@ -33,19 +33,20 @@ def launch(main, *config_types, argv: list[str] | None = None) -> None:
     if not sys.stderr.isatty():  # a log: libraries' progress bars, which read this when imported, write seldom
         os.environ.setdefault("TQDM_MININTERVAL", "10")
     configs = ()
+    follow_launcher()
     try:
         configs = parse(*config_types, argv=argv, inputs_exist=True)
         main(*configs)
     except InputError as error:
         leave(*error.args)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
-    except (OSError, RuntimeError, SystemError, MemoryError) as error:
+        sys.exit(128 + getattr(error, "signum", signal.SIGINT))
+    except Exception as error:
         output_dir = next((c.output_dir for c in configs if getattr(c, "output_dir", None)), ".")
         if advice := out_of_memory(error, configs):
             leave(advice)
-        if not _disk_is_full(error, output_dir):
+        if not disk_is_full(error, output_dir):
             raise
         leave(
             f"{output_dir}: the disk is full; free some space and give the same command again, it continues from "
@@ -58,14 +59,6 @@ def leave(*problems) -> None:
     for problem in problems:
         print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
     sys.exit(2)
-
-
-def _disk_is_full(error: BaseException, output_dir: str) -> bool:
-    # torch's writer does not say why it failed, so the disk is asked too.
-    existing = next(p for p in [Path(output_dir).absolute(), *Path(output_dir).absolute().parents] if p.exists())
-    return getattr(error, "errno", None) == errno.ENOSPC or (
-        "write" in str(error) and shutil.disk_usage(existing).free < 1 << 20
-    )
 
 
 def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = False) -> tuple:
@@ -81,7 +74,8 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
         InputError: all that is wrong with keys, values and machine, one text each in `args`.
         SystemExit: after --help or --print_config.
     """
-    options = read_argv(list(sys.argv[1:] if argv is None else argv))
+    argv = list(sys.argv[1:] if argv is None else argv)
+    options = read_argv(argv)
     keys = {}
     for config_type in config_types:
         keys.update(keys_of(config_type))
@@ -102,6 +96,9 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
     given = dict(settings.values)
     settle_precision(settings, inputs_exist)
     configs = build(config_types, settings)
+    for config in configs:
+        if isinstance(config, RunArguments):
+            config.given = read_given(argv)
     if options.print_config:
         show(list_values(configs, given, settings.where))
     return configs
@@ -150,6 +147,25 @@ def read_argv(argv: list[str]) -> Options:
         else:
             options.given[key] = words
     return options
+
+
+def read_given(argv: list[str]) -> dict:
+    """What the user says, YAML and command line together, before any default and check: what a run is recognised by."""
+    options = read_argv(argv)
+    values = load_yaml(options.config) if options.config else {}
+    for key, words in options.given.items():
+        if not words:
+            values[key.removeprefix("no_")] = not key.startswith("no_")
+        else:
+            values[key] = [_or_text(word) for word in words] if len(words) > 1 else _or_text(words[0])
+    return values
+
+
+def _or_text(word: str):
+    try:
+        return parse_yaml(word, COMMAND_LINE)
+    except InputError:
+        return word
 
 
 def _collect(options: Options, keys: dict[str, Key]) -> tuple[Settings, dict[str, str], list[str]]:

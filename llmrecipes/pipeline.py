@@ -1,29 +1,30 @@
 """A chain of stages: which are up to date, run the others one after the other, report at the end.
 
-A stage is up to date when its folder holds a finished run made from the same YAML, the same code and the same inputs.
-Imports nothing heavy: looking at an unchanged chain takes a second.
+A stage is up to date when its folder holds the finished run of the same config and the same inputs; `manifest` says what
+that is, here and in the recipes. Nothing is removed here: a recipe refuses to overwrite another run, unless the user gives
+--force. Imports nothing heavy: looking at an unchanged chain takes a second.
 """
 
 import ast
-import hashlib
-import json
 import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cache, partial
+from pathlib import Path, PurePath
 
 import yaml
 
 from llmrecipes.config import InputError
+from llmrecipes.durable import read_json, write_text
+from llmrecipes.keys import keys_of
+from llmrecipes.manifest import ROOT, code_digest, difference, global_batch, inputs_of, run_fingerprint, standing, strings
 from llmrecipes.parsing import load_yaml
+from llmrecipes.signals import IN_A_CHAIN, die_with_parent, handle_signals, received
 
-ROOT = Path(__file__).parent.parent
 UNHEALTHY = 3  # exit code
-KEYS = "pipeline_keys.json"  # stage -> key of its last start
-TRAINING_STAGES = ("pretrain", "sft", "reward", "dpo", "ppo")  # those that several processes can share
-LOOP = ("sample", "rank", "reward", "ppo")  # what a further round goes through
+PER_STEP = "gradient_accumulation_steps"  # a key of every stage that trains
 
 
 @dataclass
@@ -35,7 +36,11 @@ class PipelineArguments:
     )
     rounds: int = field(
         default=1,
-        metadata={"help": "Times to sample, rank, reward, ppo, each with the newest policy, keeping all judgements."},
+        metadata={"help": "Times to go through the stages of `loop`, each with the newest policy, keeping all judgements."},
+    )
+    loop: list[str] = field(
+        default_factory=lambda: ["sample", "rank", "reward", "ppo"],
+        metadata={"help": "Stages of a round: the first reads the policy, the last trains it further."},
     )
     output_dir: str | None = field(default=None, metadata={"help": "Folder of the chain; another one moves it all."})
     seed: int | None = field(default=None, metadata={"help": "Seed of every stage; default: what their YAMLs say."})
@@ -50,32 +55,37 @@ class PipelineArguments:
 
 @dataclass
 class Stage:
-    """One stage of a chain. `reason` says why it runs or is skipped; `key` names config, code and inputs."""
+    """One stage of a chain. `reason` says why it runs or is skipped."""
 
     name: str
     recipe: Path
-    config: Path
+    config: Path  # is written when the stage runs, where it is not the user's own file
     output_dir: Path
-    input_dirs: list[Path]
-    values: dict
+    values: dict  # of its YAML
+    seed: int | None = None
+    accelerate_config: str | None = None  # for a stage that trains
     selected: bool = True
-    key: str = ""
     reason: str = ""
 
     @property
     def runs(self) -> bool:
         return not self.reason.startswith("skip")
 
+    @property
+    def given(self) -> dict:
+        """What the recipe will read: its YAML and its command line."""
+        return self.values if self.seed is None else self.values | {"seed": self.seed}
+
 
 def plan_stages(pipeline, config_path: str, force: bool) -> list[Stage]:
-    """Every stage with the reason why it will run or be skipped, in order.
+    """Every stage with the reason why it will run or be skipped, in order; nothing is written.
 
     Raises:
-        InputError: no such recipe or YAML, `--from`/`--to`/`--only` name no stage, or an input is made by none.
+        InputError: no such recipe or YAML, or `--from`/`--to`/`--only` name no stage.
     """
     if not pipeline.stages:
         raise InputError(f"{config_path}: `stages` is missing; list the stages to run, e.g. [sft, reward, ppo]")
-    pipeline.stages = add_rounds(pipeline.stages, pipeline.rounds, config_path)
+    pipeline.stages = add_rounds(pipeline.stages, pipeline.rounds, pipeline.loop, config_path)
     if not pipeline.output_dir:
         raise InputError(f"{config_path}: `output_dir` is missing; give the chain's folder, e.g. outputs/quickstart")
     for name in [pipeline.from_stage, pipeline.to_stage, *pipeline.only]:
@@ -85,24 +95,23 @@ def plan_stages(pipeline, config_path: str, force: bool) -> list[Stage]:
     names = pipeline.stages
     first = names.index(pipeline.from_stage) if pipeline.from_stage else 0
     last = names.index(pipeline.to_stage) if pipeline.to_stage else len(names) - 1
-    will_change: set[Path] = set()
-    keys = read_json(Path(pipeline.output_dir) / KEYS)
+    will_change: list[Stage] = []
     for i, stage in enumerate(stages):
         stage.selected = first <= i <= last and (not pipeline.only or stage.name in pipeline.only)
-        _settle(stage, keys.get(stage.name), force, will_change)
+        stage.reason = _reason(stage, force, will_change)
         if stage.runs:
-            will_change.add(stage.output_dir)
+            will_change.append(stage)
     return stages
 
 
-def add_rounds(stages: list[str], rounds: int, config_path: str) -> list[str]:
-    """The stages with sample-round2, rank-round2, ... after ppo for each further round."""
-    if rounds < 1 or rounds > 1 and not set(LOOP) <= set(stages):
+def add_rounds(stages: list[str], rounds: int, loop: list[str], config_path: str) -> list[str]:
+    """The stages with sample-round2, rank-round2, ... after the loop's last for each further round."""
+    if rounds < 1 or rounds > 1 and not (loop and set(loop) <= set(stages)):
         raise InputError(
-            f"{config_path}: rounds: {rounds} must be at least 1, and above it needs the stages {', '.join(LOOP)}"
+            f"{config_path}: rounds: {rounds} must be at least 1, and above it needs the stages {', '.join(loop)}"
         )
-    after = stages.index("ppo") + 1 if rounds > 1 else len(stages)
-    return [*stages[:after], *(f"{name}-round{r}" for r in range(2, rounds + 1) for name in LOOP), *stages[after:]]
+    after = stages.index(loop[-1]) + 1 if rounds > 1 else len(stages)
+    return [*stages[:after], *(f"{name}-round{r}" for r in range(2, rounds + 1) for name in loop), *stages[after:]]
 
 
 def run_stages(stages: list[Stage], pipeline, config_path: str, force: bool = False) -> None:
@@ -111,23 +120,28 @@ def run_stages(stages: list[Stage], pipeline, config_path: str, force: bool = Fa
     started = time.time()
     running = [stage for stage in stages if stage.runs]
     for number, stage in enumerate(running, 1):
+        stage.reason = _reason(stage, force, [])  # those before it have run: only now is known what it reads
         left = f" ({number} of {len(running)}, {time.time() - started:.0f} s so far)" if len(running) > 1 else ""
         print(f"\n##### {stage.name}: {stage.reason}{left}", flush=True)
+        if not stage.runs:
+            continue
         if not force and (unhealthy := find_unhealthy(stage)):
             print(f"\npipeline: {stage.name} not run, {unhealthy}; --force --from {stage.name} runs it all the same",
                   file=sys.stderr)  # fmt: skip
             sys.exit(UNHEALTHY)
-        # An earlier stage has just been made anew, so the key is known only now. It is written before the stage runs:
-        # interrupted work is continued only by the same config, code and inputs.
-        stage.key = _key(stage)
-        resumes = stage.reason.endswith("continues")
-        _write_key(pipeline, stage)
-        code = _run(stage, pipeline, resumes)
+        code = _run(stage, force)
         if code:
-            hint = "interrupted" if code in (130, -2) else f"failed with exit code {code}, its reason stands above"
-            print(f"\npipeline: {stage.name} {hint}; the same command continues from here", file=sys.stderr)
-            sys.exit(code if code > 0 else 130)
+            print(f"\npipeline: {stage.name} {_hint(stage, code, force)}", file=sys.stderr)
+            sys.exit(code if code > 0 else 128 - code)
     print("\n" + summarise_chain(stages, config_path, time.time() - started), flush=True)
+
+
+def _hint(stage: Stage, code: int, force: bool) -> str:
+    if standing(stage.output_dir, _fingerprint(stage)) == "another" and not force:
+        return f"not run, its reason stands above; --force --from {stage.name} runs it and what comes after it anew"
+    interrupted = read_json(stage.output_dir / "manifest.json").get("status") == "interrupted" or code in (130, 143)
+    how = "interrupted" if interrupted or code < 0 else f"failed with exit code {code}, its reason stands above"
+    return f"{how}; the same command{' without --force' if force else ''} continues from here"
 
 
 def find_unhealthy(stage: Stage) -> str:
@@ -168,59 +182,72 @@ def summarise_chain(stages: list[Stage], config_path: str, seconds: float) -> st
     return "\n".join(lines)
 
 
-def read_json(path: Path) -> dict:
-    """The JSON object in `path`; empty where there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return {}
-
-
 def _stage(name: str, pipeline, config_path: Path) -> Stage:
     base, _, round_ = name.partition("-round")
-    base, round_ = (base, int(round_)) if round_.isdigit() and base in LOOP else (name, 1)
+    base, round_ = (base, int(round_)) if round_.isdigit() and base in pipeline.loop else (name, 1)
     recipe = ROOT / "recipes" / f"{base.split('-')[0]}.py"
     config = config_path.parent / f"{base}.yaml"
     if not recipe.exists():
         raise InputError(f"{config_path}: stage {name} has no recipe {recipe.relative_to(ROOT)}")
     if not config.exists():
         raise InputError(f"{config_path}: stage {name} has no {config}; write it or take {name} off `stages`")
-    home, own = str(load_yaml(config_path)["output_dir"]), Path(pipeline.output_dir) / "configs"
-    if home != pipeline.output_dir:  # the whole chain moves
-        text = config.read_text(encoding="utf-8").replace(home, pipeline.output_dir)
-        config = own / config.name
-        config.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text(text, encoding="utf-8")
-    values = load_yaml(config)
-    if round_ > 1 or base == "evaluate" and pipeline.rounds > 1:
-        values = _for_round(values, base, round_, pipeline, config_path.parent / "rank.yaml")
-        config = own / f"{name}.yaml"
-        config.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    own = load_yaml(config)
+    home = load_yaml(config_path).get("output_dir") or pipeline.output_dir
+    values = _moved(own, PurePath(home), PurePath(pipeline.output_dir))
+    if pipeline.rounds > 1:
+        values = _for_round(values, base, round_, pipeline, config_path.parent)
     if not values.get("output_dir"):
         raise InputError(f"{config}: `output_dir` is missing")
-    output_dir = Path(values["output_dir"])
-    inputs = sorted({Path(v) for v in _strings(values) if v.startswith(pipeline.output_dir)} - {output_dir})
-    return Stage(name, recipe, config, output_dir, inputs, values | {"--seed": pipeline.seed})
+    if values != own:
+        config = Path(pipeline.output_dir) / "configs" / f"{name}.yaml"
+    launcher = pipeline.accelerate_config if trains(recipe) else None
+    return Stage(name, recipe, config, Path(values["output_dir"]), values, pipeline.seed, launcher)
 
 
-def _for_round(values: dict, base: str, round_: int, pipeline, rank_config: Path) -> dict:
+@cache
+def trains(recipe: Path) -> bool:
+    """Whether one of the dataclasses that the recipe hands to `launch` has the keys of a training."""
+    calls = [n for n in ast.walk(ast.parse(recipe.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
+    named = [arg.value for call in calls if getattr(call.func, "id", "") == "launch" for arg in call.args
+             if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]  # fmt: skip
+    return any(PER_STEP in keys_of(config_type) for config_type in named)
+
+
+def _moved(value, home: PurePath, to: PurePath):
+    """`value` with every path that is or lies below `home` moved below `to`."""
+    if isinstance(value, dict):
+        return {key: _moved(v, home, to) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_moved(v, home, to) for v in value]
+    if home != to and isinstance(value, str) and PurePath(value).is_relative_to(home):
+        return str(to / PurePath(value).relative_to(home))
+    return value
+
+
+def _for_round(values: dict, base: str, round_: int, pipeline, configs: Path) -> dict:
     """The stage's YAML for a further round: it reads and writes that round's folders and starts from the newest policy."""
-    home = pipeline.output_dir
-    folder = lambda stage, r: f"{home}/{stage}" if r == 1 else f"{home}/{stage}-round{r}"
-    if base == "evaluate":
-        policies = {f"ppo_round{r}": folder("ppo", r) for r in range(2, pipeline.rounds + 1)}
-        return values | {"models": values.get("models", {}) | policies}
-    ranked_before = [s for s in values.get("datasets", []) if isinstance(s, dict) and s.get("path") == folder("rank", 1)]
-    values = _renamed(values, {folder(stage, 1): folder(stage, round_) for stage in LOOP})
+    loop = pipeline.loop
+    folder = lambda stage, r: str(Path(pipeline.output_dir) / (stage if r == 1 else f"{stage}-round{r}"))
+    if base not in loop:
+        if folder(loop[-1], 1) in strings(values.get("models")):  # models that are compared: those of all rounds
+            more = {f"{loop[-1]}_round{r}": folder(loop[-1], r) for r in range(2, pipeline.rounds + 1)}
+            return values | {"models": values["models"] | more}
+        return values
+    if round_ == 1:
+        return values
+    read_before = list(values.get("datasets", []))
+    values = _renamed(values, {folder(stage, 1): folder(stage, round_) for stage in loop})
     values.pop("expected", None)  # measured for the first round
-    if base in ("sample", "ppo"):
-        values["model_name_or_path"] = folder("ppo", round_ - 1)
-    elif base == "rank":
-        values |= {"round": round_, "database": values.get("database") or f"{folder('rank', 1)}.sqlite"}
-    elif load_yaml(rank_config).get("annotator") not in ("page", "llm"):
-        # A database keeps the judgements of all rounds; other rankings lie in a folder for each round.
-        values["datasets"] += [s | {"path": folder("rank", r)} for s in ranked_before for r in range(1, round_)]
+    if base in (loop[0], loop[-1]):
+        values["model_name_or_path"] = folder(loop[-1], round_ - 1)
+    if "annotator" in values:  # a database keeps the judgements of all rounds
+        values |= {"round": round_, "database": values.get("database") or f"{folder(base, 1)}.sqlite"}
+    for stage in loop:
+        annotator = load_yaml(configs / f"{stage}.yaml").get("annotator")
+        if annotator and annotator not in ("page", "llm"):  # rankings without one lie in a folder for each round
+            earlier = [s for s in read_before if isinstance(s, dict) and s.get("path") == folder(stage, 1)]
+            if earlier:
+                values["datasets"] += [s | {"path": folder(stage, r)} for s in earlier for r in range(1, round_)]
     return values
 
 
@@ -232,87 +259,59 @@ def _renamed(value, names: dict[str, str]):
     return names.get(value, value) if isinstance(value, str) else value
 
 
-def _write_key(pipeline, stage: Stage) -> None:
-    path = Path(pipeline.output_dir) / KEYS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(read_json(path) | {stage.name: stage.key}, indent=2) + "\n", encoding="utf-8")
-
-
-def _settle(stage: Stage, recorded: str | None, force: bool, will_change: set[Path]) -> None:
-    manifest = read_json(stage.output_dir / "manifest.json")
-    changed_inputs = [p for p in will_change if any(p == i or p in i.parents for i in stage.input_dirs)]
-    stage.key = _key(stage)
+def _reason(stage: Stage, force: bool, will_change: list[Stage]) -> str:
     if not stage.selected:
-        stage.reason = "skip: not selected"
-    elif force:
-        stage.reason = "run: --force"
-    elif not manifest:
-        stage.reason = "run: was never run"
-    elif changed_inputs:
-        stage.reason = f"run: {changed_inputs[0].name} runs before it"
-    elif recorded != stage.key:
-        stage.reason = "run: its config, inputs or code changed"
-    elif manifest.get("status") != "finished":
-        stage.reason = "run: was interrupted, continues"
-    else:
-        stage.reason = "skip: finished, nothing changed"
+        return "skip: not selected"
+    if force:
+        return "run: --force"
+    found = read_json(stage.output_dir / "manifest.json")
+    held = standing(stage.output_dir, _fingerprint(stage))
+    before = next((s for s in will_change if _reads(stage, s.output_dir)), None)
+    if before and held != "nothing":
+        return f"run: {before.name} runs before it"
+    if held == "finished":
+        changed = found.get("code") != code_digest(stage.recipe, stage.given)
+        return "skip: finished, nothing changed" + (" (code changed since; --force reruns)" if changed else "")
+    if held == "unfinished":
+        return "run: was interrupted, continues"
+    if held == "another":
+        how = difference(found, {"stage": stage.recipe.stem, "given": stage.given, "inputs": inputs_of(stage.given)})
+        return f"run: {how}, which only --force overwrites"
+    return "run: was never run"
 
 
-def _key(stage: Stage) -> str:
-    """Of the config, of all code that the recipe imports or the YAML names (`rule: llmrecipes...:f`), of the inputs."""
-    digest = hashlib.sha256(json.dumps(stage.values, sort_keys=True, default=str).encode())
-    named = [_module_file(v.partition(":")[0]) for v in _strings(stage.values) if v.startswith("llmrecipes.")]
-    for file in sorted(set().union(*(code_files(script) for script in [stage.recipe, *filter(None, named)]))):
-        digest.update(file.read_bytes())
-    for folder in stage.input_dirs:
-        digest.update(str(read_json(folder / "manifest.json").get("output_fingerprint")).encode())
-    return digest.hexdigest()[:16]
+def _fingerprint(stage: Stage) -> str:
+    """Of the run that the stage's recipe would begin now."""
+    batch = global_batch(stage.given, _processes(stage)) if trains(stage.recipe) else None
+    return run_fingerprint(stage.recipe.stem, stage.given, batch)
 
 
-def code_files(script: Path) -> set[Path]:
-    """`script` and every file of this project that it imports, directly or not."""
-    found, todo = set(), [script]
-    while todo:
-        file = todo.pop()
-        if file in found:
-            continue
-        found.add(file)
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            modules = []
-            if isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            todo += filter(None, (_module_file(module) for module in modules if module.split(".")[0] == "llmrecipes"))
-    return found
+def _processes(stage: Stage) -> int:
+    return int(load_yaml(stage.accelerate_config).get("num_processes") or 1) if stage.accelerate_config else 1
 
 
-def _module_file(module: str) -> Path | None:
-    path = ROOT.joinpath(*module.split("."))
-    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()), None)
+def _reads(stage: Stage, folder: Path) -> bool:
+    return any(PurePath(text).is_relative_to(folder) for text in strings(stage.values) if text != str(stage.output_dir))
 
 
-def _strings(value) -> list[str]:
-    if isinstance(value, dict):
-        return [s for v in value.values() for s in _strings(v)]
-    if isinstance(value, list):
-        return [s for v in value for s in _strings(v)]
-    return [value] if isinstance(value, str) else []
-
-
-def _run(stage: Stage, pipeline, resumes: bool) -> int:
+def _run(stage: Stage, force: bool) -> int:
+    if not stage.config.exists() or load_yaml(stage.config) != stage.values:
+        stage.config.parent.mkdir(parents=True, exist_ok=True)
+        write_text(stage.config, yaml.safe_dump(stage.values, sort_keys=False, allow_unicode=True))
     launcher = [sys.executable]
-    if pipeline.accelerate_config and stage.recipe.stem in TRAINING_STAGES:
-        launcher += ["-m", "accelerate.commands.launch", "--config_file", pipeline.accelerate_config]
+    if stage.accelerate_config:
+        launcher += ["-m", "accelerate.commands.launch", "--config_file", stage.accelerate_config]
     command = [*launcher, str(stage.recipe), "--config", str(stage.config)]
-    if pipeline.seed is not None:
-        command += ["--seed", str(pipeline.seed)]
-    if not resumes and stage.output_dir.exists():
+    if stage.seed is not None:
+        command += ["--seed", str(stage.seed)]
+    if force:
         command.append("--force")
-    process = subprocess.Popen(command, env=os.environ | {"TOKENIZERS_PARALLELISM": "true"})
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        # The stage got the same signal; let it end by itself.
-        process.wait()
-        return 130
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"TOKENIZERS_PARALLELISM": "true", IN_A_CHAIN: "1"},
+        preexec_fn=partial(die_with_parent, os.getpid()),
+    )
+    handle_signals(process.send_signal)  # the stage saves, and ends by itself
+    code = process.wait()
+    handle_signals()
+    return 128 + received[0] if received else code

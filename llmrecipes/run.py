@@ -5,16 +5,19 @@ turned out to be usable, is the first to write or remove anything: `manifest.jso
 manifest, checks the run card's `expected` and prints the short human summary.
 """
 
+import atexit
+import contextlib
 import ctypes
 import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,21 +27,36 @@ import transformers
 from torch import distributed as dist
 
 from llmrecipes.cards.model import write_model_card
+from llmrecipes.checkpoints import last_complete_checkpoint, read_seal, remove_checkpoint, step_folders, step_of
 from llmrecipes.config import InputError, RunArguments
-from llmrecipes.manifest import digest, fingerprint, last_complete_checkpoint, read_manifest, write_json
+from llmrecipes.durable import write_json
+from llmrecipes.manifest import (
+    LOCK,
+    ROOT,
+    code_digest,
+    difference,
+    digest,
+    find_holder,
+    global_batch,
+    hold_folder,
+    inputs_of,
+    output_files,
+    read_manifest,
+    release_folder,
+    run_fingerprint,
+    standing,
+)
+from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.sharding import launch_of, prepare_sharding
+from llmrecipes.signals import handle_signals, received
 from llmrecipes.tracking import apply_tracking, describe_tracking, number_run
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "lm_eval", "numpy")
-# Where a run writes and how it is told to do so; none of it changes what is learned.
-NOT_PART_OF_A_RUN = {"output_dir", "force", "expected", "hardware", "source", "report_to", "run_name", "disable_tqdm"}
-NOT_PART_OF_A_RUN |= {"logging_dir", "hub_token", "push_to_hub", "local_rank", "resume_from_checkpoint", "save_steps"}
-NOT_PART_OF_A_RUN |= {"license", "logging_steps", "save_total_limit", "save_strategy", "num_gpus"}
 
 
 @dataclass
 class Run:
-    """A running stage. `resume_from_checkpoint` is the last complete checkpoint or None; `note` is said when it starts."""
+    """A running stage. `resume_from_checkpoint` is the last complete checkpoint or None; `notes` are said when it starts."""
 
     stage: str
     output_dir: Path
@@ -47,23 +65,33 @@ class Run:
     manifest: dict
     resume_from_checkpoint: str | None = None
     keep: tuple[str, ...] = ()
-    note: str = ""
+    notes: list[str] = field(default_factory=list)
+    goes_on: bool = False  # with what an unfinished run of the same fingerprint has left, be it a checkpoint or not
+    found: dict | None = None  # the manifest that lay there
 
 
 def check_run(
-    stage: str, run: RunArguments, args, configs: tuple, inputs: list[str | None] = (), keep: tuple[str, ...] = ()
+    stage: str,
+    run: RunArguments,
+    args,
+    configs: tuple,
+    inputs: list[str | None] = (),
+    keep: tuple[str, ...] = (),
+    resumes: bool = False,
 ) -> Run:
     """Whether this run may go into `args.output_dir`; nothing there changes.
 
     Args:
         args: the dataclass that holds `output_dir` (and `seed`): TrainingArguments or the stage's own.
         configs: every parsed dataclass; together they are the resolved config.
-        inputs: model and data paths that the stage reads; local folders are fingerprinted.
+        inputs: what the stage reads beside what its config names; local files and folders are fingerprinted.
         keep: files of an unfinished run that the next one goes on with, whatever has changed; `force` removes them too.
+        resumes: the stage itself goes on with all that an unfinished run of the same config and inputs has left.
 
     Raises:
-        InputError: the folder holds another run and `force` is off; the launch config would save no model that loads; what
-            is read is the folder of a run that has not finished.
+        InputError: the folder holds another run and `force` is off; another process is writing there; all checkpoints are
+            damaged; the launch config would save no model that loads; what is read is the folder of a run that has not
+            finished.
         SystemExit(0): this very run is already finished there.
     """
     tame_logs()
@@ -74,71 +102,129 @@ def check_run(
     output_dir, is_main = Path(args.output_dir), int(os.environ.get("RANK", 0)) == 0
     apply_tracking(args, stage, output_dir)
     transformers.set_seed(args.seed)
-    config = {k: v for c in configs for k, v in _to_json(c).items()}
-    _require_finished([*inputs, *_paths_of(config)])
-    manifest = {
+    manifest = _describe(stage, run, args, configs, inputs)
+    state = Run(stage, output_dir, run, is_main, manifest, keep=() if run.force else keep)
+    state.found = read_manifest(output_dir)
+    held = standing(output_dir, manifest["fingerprint"])
+    if not run.force:
+        _refuse_another(state, held)
+    if holder := find_holder(output_dir):
+        raise InputError(f"{output_dir}: {holder} is writing there; wait for it, or end it")
+    if held == "unfinished" and not run.force and not (state.found or {}).get("clearing"):
+        state.goes_on = resumes
+        _find_checkpoint(state, args)
+        if not state.resume_from_checkpoint and not resumes:
+            state.notes.append(
+                f"{stage}: the run that was interrupted in {output_dir} had no checkpoint yet; starting from the beginning"
+            )
+    if state.resume_from_checkpoint is None and is_main:
+        number_run(args)
+    if "run_name" in manifest["config"]:
+        manifest["config"]["run_name"] = args.run_name
+    return state
+
+
+def _describe(stage: str, run: RunArguments, args, configs: tuple, inputs: list[str | None]) -> dict:
+    """The manifest of a run that begins now."""
+    known = known_secrets(os.environ)
+    config = scrub_secrets({k: v for c in configs for k, v in _to_json(c).items()}, known)
+    # As the user has written it; called without a command line, the resolved config is all there is.
+    given = scrub_secrets(getattr(run, "given", None), known) or config | {"inputs_path": [p for p in inputs if p]}
+    launch = launch_of(args)
+    batch = global_batch(given, launch["processes"]) if hasattr(args, "gradient_accumulation_steps") else None
+    found = inputs_of(given)
+    _require_finished([*inputs, *found])
+    return {
         "stage": stage,
         "status": "running",
-        "fingerprint": None,
-        "command": " ".join(["python", *sys.argv]),
+        "fingerprint": run_fingerprint(stage, given, batch),
+        "command": " ".join(scrub_secrets(["python", *sys.argv], known)),
         "config": config,
-        "inputs": {path: fingerprint(path) for path in inputs if path},
+        "given": given,
+        "inputs": found | {path: f"hub:{path}" for path in inputs if path and path not in found},
+        "code": code_digest(ROOT / "recipes" / f"{stage}.py", given),
         "commit": _commit(),
         "packages": {name: _version(name) for name in PACKAGES},
         "hardware": _hardware(),
-        "launch": launch_of(args),
+        "launch": launch,
         "metrics": {},
         "started": time.time(),
         "previous_seconds": 0.0,
     }
-    relevant = {k: v for k, v in config.items() if _is_part_of_a_run(k)}
-    manifest["fingerprint"] = digest([stage, relevant, manifest["inputs"]])
-    previous = read_manifest(output_dir)
-    if previous is None and output_dir.is_dir() and any(output_dir.iterdir()) and not run.force:
+
+
+def _refuse_another(state: Run, held: str) -> None:
+    """InputError for a folder of another run or of none of ours; SystemExit(0) where this very run is finished."""
+    output_dir, found = state.output_dir, state.found or {}
+    if held == "foreign":
         raise InputError(f"{output_dir}: holds files that are no run of ours; choose another output_dir or --force")
-    if previous is not None and not run.force:
-        # A run that failed before its first checkpoint left nothing to lose: the corrected command just runs.
-        holds_results = previous["status"] == "finished" or last_complete_checkpoint(output_dir)
-        if previous["fingerprint"] != manifest["fingerprint"] and holds_results:
-            raise InputError(f"{output_dir}: holds another run ({_difference(previous, manifest)}); --force overwrites it")
-        if previous["status"] == "finished":
-            if is_main:
-                print(f"{stage}: already finished in {output_dir}; --force runs it again")
-            sys.exit(0)
-    checkpoint = None
-    if previous is not None and previous["fingerprint"] == manifest["fingerprint"] and not run.force:
-        checkpoint = last_complete_checkpoint(output_dir)
-    if checkpoint and previous.get("launch", manifest["launch"]) != manifest["launch"]:
-        then, now = (", ".join(f"{k} {v}" for k, v in m["launch"].items()) for m in (previous, manifest))
+    if held == "another":
+        how = difference(found, state.manifest) if found else "its manifest.json cannot be read"
+        raise InputError(f"{output_dir}: holds another run ({how}); --force overwrites it")
+    if held == "finished":
+        if state.is_main:
+            changed = "code changed since; " if found.get("code") != state.manifest["code"] else ""
+            print(f"{state.stage}: already finished in {output_dir}; {changed}--force runs it again")
+        sys.exit(0)
+
+
+def _find_checkpoint(state: Run, args) -> None:
+    """Where the unfinished run continues from; InputError where it has checkpoints and cannot."""
+    checkpoint, damaged = last_complete_checkpoint(state.output_dir, state.manifest["fingerprint"])
+    if damaged and checkpoint is None:
+        raise InputError(f"{damaged[0]}, and there is no whole checkpoint before it; --force starts anew")
+    if checkpoint is None:
+        return
+    state.notes += [f"{wrong}; the checkpoint before it is used" for wrong in damaged]
+    if getattr(args, "save_only_model", False):
+        raise InputError(
+            f"{checkpoint}: holds no optimizer, as `save_only_model` had it, so that the run cannot continue; --force "
+            "starts anew, or give it as model_name_or_path to a run of its own"
+        )
+    seal, launch = read_seal(Path(checkpoint)), state.manifest["launch"]
+    if seal["launch"] != launch:
+        then, now = (", ".join(f"{k} {v}" for k, v in m.items()) for m in (seal["launch"], launch))
         raise InputError(f"{checkpoint}: was written under {then}, this launch has {now}; launch as before, or --force")
-    if checkpoint:  # what the interrupted run took up to the checkpoint
-        saved = (Path(checkpoint) / "trainer_state.json").stat().st_mtime
-        manifest["previous_seconds"] = previous["previous_seconds"] + saved - previous["started"]
-        if "run_name" in config:  # trackers go on with what they hold
-            args.run_name = previous["config"].get("run_name") or args.run_name
-    elif is_main:
-        number_run(args)
-    if "run_name" in config:
-        config["run_name"] = args.run_name
-    note = ""
-    if previous is not None and not checkpoint and not run.force:
-        note = f"{stage}: the run that was interrupted in {output_dir} had no checkpoint yet; starting from the beginning"
-    return Run(stage, output_dir, run, is_main, manifest, checkpoint, () if run.force else keep, note)
+    state.resume_from_checkpoint = checkpoint
+    state.manifest["previous_seconds"] = seal["seconds"]  # what the interrupted run took up to the checkpoint
+    if "run_name" in state.manifest["config"]:  # trackers go on with what they hold
+        args.run_name = ((state.found or {}).get("config") or {}).get("run_name") or args.run_name
 
 
 def start_run(state: Run) -> None:
-    """Make `output_dir` this run's: what lay there and is not continued from goes, the manifest says "running"."""
+    """Make `output_dir` this run's: what lay there and is not continued from goes, the manifest says "running". From here on
+    SIGTERM and Ctrl-C raise Interrupted, and then it says "interrupted".
+
+    Raises:
+        InputError: another process has begun to write there.
+    """
     _barrier()  # every process has found its input usable before the first one writes, and waits until it has written
     if state.is_main:
-        if state.resume_from_checkpoint is None:
-            _clear(state.output_dir, state.keep)
         state.output_dir.mkdir(parents=True, exist_ok=True)
-        write_json(state.output_dir / "manifest.json", state.manifest)
+        hold_folder(state.output_dir)
+        if read_manifest(state.output_dir) != state.found:
+            raise InputError(f"{state.output_dir}: another process has just written there; give the command again")
+        for note in state.notes:
+            print(note)
         if state.resume_from_checkpoint:
             print(f"{state.stage}: continuing from {state.resume_from_checkpoint}")
-        elif state.note:
-            print(state.note)
+            for folder in step_folders(state.output_dir):  # torn or damaged: they will be written anew
+                if step_of(folder) > step_of(Path(state.resume_from_checkpoint)):
+                    remove_checkpoint(folder)
+        elif not state.goes_on:
+            # Killed while the folder is cleared, the same command clears on: what lies there is given up.
+            write_json(state.output_dir / "manifest.json", state.manifest | {"clearing": True})
+            _clear(state)
+        write_json(state.output_dir / "manifest.json", state.manifest)
+        atexit.register(_note_interruption, state, os.getpid())
+    handle_signals()
     _barrier()
+
+
+def _note_interruption(state: Run, process: int) -> None:
+    if received and state.manifest["status"] == "running" and os.getpid() == process:
+        with contextlib.suppress(OSError):
+            write_json(state.output_dir / "manifest.json", state.manifest | {"status": "interrupted"})
 
 
 def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "") -> None:
@@ -167,9 +253,11 @@ def _finish(state: Run, metrics: dict, made: str, next_steps: str) -> None:
     manifest["expected"] = check_expected(state.card.expected or {}, metrics)
     # Trainer pickles its arguments beside the model; they stand in the manifest, and a result holds no pickle.
     (state.output_dir / "training_args.bin").unlink(missing_ok=True)
-    manifest["output_fingerprint"] = fingerprint(state.output_dir)
-    write_json(state.output_dir / "manifest.json", manifest)
-    write_model_card(state.output_dir)
+    manifest["files"] = output_files(state.output_dir)
+    manifest["output_fingerprint"] = digest({name: entry[2] for name, entry in manifest["files"].items()})
+    write_model_card(state.output_dir, manifest=manifest)
+    write_json(state.output_dir / "manifest.json", manifest)  # the last file: what is "finished" is complete
+    release_folder(state.output_dir)
     print(f"\n=== {state.stage}: {made} ({seconds:.0f} s)")
     shown = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and "_per_second" not in k}
     for name, value in list(shown.items())[:16]:
@@ -223,26 +311,14 @@ def _barrier() -> None:
         dist.barrier()
 
 
-def _clear(output_dir: Path, keep: tuple[str, ...]) -> None:
-    """Forget an unfinished or overridden run, but for the files `keep`; called only after the refusals above."""
-    import shutil
-
-    if read_manifest(output_dir) is None:
-        return
-    if not any((output_dir / name).exists() for name in keep):
-        shutil.rmtree(output_dir)
-        return
-    # The manifest stays until the new one takes its place: killed in between, the folder is still a run of ours.
-    for path in output_dir.iterdir():
-        if path.name not in (*keep, "manifest.json"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _paths_of(config: dict) -> list[str]:
-    """What a resolved config names as models and data to read."""
-    named = [value for key, value in config.items() if key.endswith(("name_or_path", "reward_model")) and value]
-    sources = [s for key in ("datasets", "eval_datasets") for s in config.get(key) or []]
-    return named + [source["path"] for source in sources]
+def _clear(state: Run) -> None:
+    """Forget an unfinished or overridden run, but for the files `keep`; of a folder that is no run's, its checkpoints, which
+    would mix with this run's. Called only after the refusals above."""
+    kept = {*state.keep, "manifest.json", LOCK}
+    for path in state.output_dir.iterdir():
+        if state.found is None and not path.name.startswith("checkpoint-") or path.name in kept:
+            continue
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _require_finished(paths: list[str | None]) -> None:
@@ -255,27 +331,9 @@ def _require_finished(paths: list[str | None]) -> None:
             )
 
 
-def _is_part_of_a_run(key: str) -> bool:
-    return key not in NOT_PART_OF_A_RUN and not key.startswith("watch_")  # looks leave training as it is
-
-
-def _difference(previous: dict, manifest: dict) -> str:
-    old, new = previous.get("config", {}), manifest["config"]
-    keys = [k for k in new if _is_part_of_a_run(k) and old.get(k) != new[k]]
-    if keys:
-        return f"`{keys[0]}` was {str(old.get(keys[0]))[:60]}, is {str(new[keys[0]])[:60]}"
-    return "its inputs changed" if previous.get("stage") == manifest["stage"] else f"of stage {previous.get('stage')}"
-
-
 def _to_json(config) -> dict:
     raw = config.to_dict() if hasattr(config, "to_dict") else asdict(config) if is_dataclass(config) else dict(config)
-    return {
-        k: v
-        for k, v in json.loads(json.dumps(raw, default=str)).items()
-        if "token" not in k
-        or "_id" in k
-        or k in ("max_new_tokens", "pad_token", "eos_token", "average_tokens_across_devices", "stop_token")
-    }
+    return json.loads(json.dumps(raw, default=str))
 
 
 def _version(package: str) -> str | None:

@@ -1,9 +1,10 @@
 """N responses for each prompt, written chunk by chunk so that an interrupted run loses one chunk at most."""
 
 import json
-import shutil
+import os
 from pathlib import Path
 
+import datasets
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -13,8 +14,8 @@ from llmrecipes.formats import encode_prompts, parse_jsonl, prompt_id
 from llmrecipes.generation import sample_responses
 from llmrecipes.models import context_length, eos_token_ids
 
-# Named like a checkpoint, with the file that marks a complete one: so an unfinished run keeps it and nobody reads it.
-PARTIAL, PARTIAL_MARK = "checkpoint-0", "trainer_state.json"
+# Grows by a chunk at a time and is called samples.jsonl when it is whole.
+PARTIAL, RESULT, PARQUET = "samples.partial.jsonl", "samples.jsonl", "samples.parquet"
 COLUMNS = ("prompt_id", "responses", "finish_reasons", "num_tokens", "model", "sampling")
 
 
@@ -54,10 +55,14 @@ def write_samples(
 
     encoded: of `encode_rows`. sampling: max_new_tokens, temperature, top_k, top_p. Prompts are worked off in chunks of
     batch_size prompts; each chunk has its own seed and is appended in one write, so that resumed work equals uninterrupted
-    work.
+    work. What an unfinished run has sampled, in part or in whole, is not sampled again.
     """
-    partial = output_dir / PARTIAL / "samples.jsonl"
-    done = _read_partial(partial, batch_size)
+    for path, read in ((output_dir / RESULT, _read_jsonl), (output_dir / PARQUET, _read_parquet)):
+        if path.exists():
+            return read(path)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    partial = output_dir / PARTIAL
+    done = _read_partial(partial, batch_size, len(rows))
     settings = {
         "eos_token_ids": eos_token_ids(model, tokenizer), "pad_token_id": tokenizer.pad_token_id,
         "batch_size": batch_size, **sampling,
@@ -82,36 +87,41 @@ def write_samples(
         _append(partial, chunk)
         done += chunk
     bar.close()
-    partial.replace(output_dir / "samples.jsonl")
-    shutil.rmtree(partial.parent)
+    partial.replace(output_dir / RESULT)
     return done
 
 
-def _read_partial(path: Path, chunk_size: int) -> list[dict]:
+def _read_partial(path: Path, chunk_size: int, num_rows: int) -> list[dict]:
     """Rows of the complete chunks; what a kill left of another one is cut off the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        path.touch()
-        (path.parent / PARTIAL_MARK).write_text("{}\n")
         return []
     lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    lines = lines[: len(lines) // chunk_size * chunk_size]
+    lines = lines if len(lines) == num_rows else lines[: len(lines) // chunk_size * chunk_size]
     with path.open("r+b") as file:
         file.truncate(sum(map(len, lines)))
-    return list(parse_jsonl((line.decode() for line in lines), str(path)))
+    return _read_jsonl(path)
 
 
 def _append(path: Path, rows: list[dict]) -> None:
     with path.open("ab") as file:
         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def to_parquet(output_dir: Path) -> None:
     """Replace samples.jsonl by samples.parquet, smaller and typed."""
-    import datasets
+    source, temporary = output_dir / RESULT, output_dir / "samples.tmp"
+    if source.exists():  # else a run that was cut off has done so already
+        datasets.Dataset.from_list(_read_jsonl(source)).to_parquet(temporary)
+        temporary.replace(output_dir / PARQUET)
+        source.unlink()
 
-    path = output_dir / "samples.jsonl"
+
+def _read_jsonl(path: Path) -> list[dict]:
     with path.open(encoding="utf-8") as lines:
-        rows = datasets.Dataset.from_list(list(parse_jsonl(lines, str(path))))
-    rows.to_parquet(output_dir / "samples.parquet")
-    path.unlink()
+        return list(parse_jsonl(lines, str(path)))
+
+
+def _read_parquet(path: Path) -> list[dict]:
+    return datasets.Dataset.from_parquet(str(path)).to_list()

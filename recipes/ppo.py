@@ -32,6 +32,7 @@ def main(run, data, training, model, reward, looks):
     from llmrecipes.generation import sample_responses
     from llmrecipes.models import load_policy, load_reward_model, load_tokenizer, lora_config
     from llmrecipes.ppo.trainer import PPOTrainer
+    from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.training import readable
 
@@ -83,7 +84,7 @@ def main(run, data, training, model, reward, looks):
     )
     watch(trainer, looks, tokenizer)
     start_run(state)
-    metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
+    metrics = run_training(trainer, state)
     metrics |= trainer.last_rollout_metrics
     if held_out:
         metrics |= trainer.evaluate()

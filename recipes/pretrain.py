@@ -29,6 +29,7 @@ def main(run, data, training, model, pretrain, looks):
     from llmrecipes.data import load_train_eval
     from llmrecipes.evaluation.watch import watch
     from llmrecipes.models import build_policy, context_length, count_parameters, load_policy, load_tokenizer
+    from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.training import PretrainTrainer, build_blocks, collate_blocks, language_metrics, readable
 
@@ -68,7 +69,7 @@ def main(run, data, training, model, pretrain, looks):
     )
     watch(trainer, looks, tokenizer, chat=False)
     start_run(state)
-    metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
+    metrics = run_training(trainer, state)
     if held_out:
         metrics |= trainer.evaluate()
         metrics |= language_metrics(metrics["eval_loss"], held_out_texts, tokenizer)

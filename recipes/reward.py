@@ -22,6 +22,7 @@ class RewardArguments:
 def main(run, data, reward, health, training, model):
     from llmrecipes.data import load_by_split, load_train_eval
     from llmrecipes.models import load_reward_model, load_tokenizer, lora_config, require_chat_template
+    from llmrecipes.resume import run_training
     from llmrecipes.reward_models.health import check_saved_model, summarize
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.training import RewardTrainer, evaluate_by_set, pair_columns, readable
@@ -51,7 +52,7 @@ def main(run, data, reward, health, training, model):
         )
     )
     start_run(state)
-    metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
+    metrics = run_training(trainer, state)
     if held_out:
         metrics |= evaluate_by_set(trainer)
     trainer.save_model()

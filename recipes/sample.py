@@ -36,7 +36,7 @@ def main(run, data, sample, model):
     from llmrecipes.sampling import encode_rows, to_parquet, write_samples
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = check_run("sample", run, sample, (run, data, sample, model), inputs)
+    state = check_run("sample", run, sample, (run, data, sample, model), inputs, resumes=True)
 
     tokenizer = load_tokenizer(model)
     prompts = list(load_train_eval(data, sample.seed, ("prompt",))[0])

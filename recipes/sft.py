@@ -13,6 +13,7 @@ def main(run, data, training, model, looks):
     from llmrecipes.data import load_train_eval
     from llmrecipes.evaluation.watch import watch
     from llmrecipes.models import load_policy, load_tokenizer, lora_config, require_chat_template
+    from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.training import SFTTrainer, check_assistant_tokens, readable, require_generation_marks
 
@@ -43,7 +44,7 @@ def main(run, data, training, model, looks):
     check_assistant_tokens(trainer.train_dataset)
     watch(trainer, looks, tokenizer)
     start_run(state)
-    metrics = trainer.train(resume_from_checkpoint=state.resume_from_checkpoint).metrics
+    metrics = run_training(trainer, state)
     if held_out:
         metrics |= trainer.evaluate()
     trainer.save_model()

@@ -22,6 +22,9 @@ LAYERS = {
         "memory",
         "usage",
         "manifest",
+        "checkpoints",
+        "durable",
+        "signals",
         "formats",
         "rows",
         "turns",
@@ -31,7 +34,7 @@ LAYERS = {
         "web",
     },
     1: {"data", "models", "training", "reward_models", "judging", "ppo", "generation", "sampling", "sharding", "processes"},
-    2: {"run", "evaluation", "ranking", "pipeline", "report", "hub", "cards", "chat", "measures"},
+    2: {"run", "resume", "evaluation", "ranking", "pipeline", "report", "hub", "cards", "chat", "measures"},
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
 

@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 from forked import run_python
 
 import llmrecipes.pipeline as pipeline_module
-from llmrecipes.pipeline import code_files
+from llmrecipes.durable import write_json
+from llmrecipes.manifest import code_digest, global_batch, inputs_of, output_files, run_fingerprint
+from llmrecipes.pipeline import PipelineArguments, _moved, plan_stages, trains
 
 ROOT = Path(__file__).parent.parent
 STAGES = ["tokenizer", "pretrain", "sft", "sample", "rank", "reward", "dpo", "ppo", "evaluate"]
@@ -151,7 +153,7 @@ def test_killed_chain_continues_with_the_same_command(tmp_path):
     command = [sys.executable, "recipes/pipeline.py", "--config", "configs/smoke/pipeline.yaml", "--to", "pretrain"]
     command += ["--output_dir", str(tmp_path / "smoke")]
     first = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, start_new_session=True)
-    checkpoint = tmp_path / "smoke" / "pretrain" / "checkpoint-1" / "trainer_state.json"
+    checkpoint = tmp_path / "smoke" / "pretrain" / "checkpoint-1" / "checksums.json"
     deadline = time.time() + 120
     while not checkpoint.exists() and first.poll() is None and time.time() < deadline:
         time.sleep(0.02)
@@ -163,32 +165,88 @@ def test_killed_chain_continues_with_the_same_command(tmp_path):
     assert json.loads((tmp_path / "smoke" / "pretrain" / "manifest.json").read_text())["status"] == "finished"
 
 
-def test_code_of_a_stage_is_what_it_imports():
-    names = {file.name for file in code_files(ROOT / "recipes" / "tokenizer.py")}
-    assert {"tokenizer.py", "config.py", "models.py", "run.py"} <= names
-    assert "ppo" not in {file.parent.name for file in code_files(ROOT / "recipes" / "tokenizer.py")}
+def planned(output_dir, **values):
+    """Stages by name, planned in this process; nothing is written."""
+    arguments = PipelineArguments(stages=list(STAGES), output_dir=str(output_dir), **values)
+    stages = plan_stages(arguments, "configs/smoke/pipeline.yaml", force=False)
+    assert not output_dir.exists() or "configs" not in os.listdir(output_dir)
+    return {stage.name: stage for stage in stages}
 
 
-def test_a_rule_that_a_yaml_names_belongs_to_the_code_of_its_stage(monkeypatch, tmp_path):
-    looked_at = []
-    monkeypatch.setattr(pipeline_module, "code_files", lambda script: looked_at.append(script) or set())
-    recipe, values = ROOT / "recipes" / "rank.py", {"rule": "llmrecipes.data.tinytown.gold:gold_score"}
-    pipeline_module._key(pipeline_module.Stage("rank", recipe, tmp_path, tmp_path, [], values))
-    assert looked_at == [recipe, ROOT / "llmrecipes" / "data" / "tinytown" / "gold.py"]
+def test_a_stage_says_itself_whether_it_trains():
+    found = {path.stem: trains(path) for path in (ROOT / "recipes").glob("*.py")}
+    assert all(found[name] for name in ("pretrain", "sft", "reward", "dpo", "ppo"))
+    assert not any(found[name] for name in ("tokenizer", "sample", "rank", "evaluate", "chat", "push", "pipeline"))
+
+
+def test_chain_moves_by_whole_folders(tmp_path):
+    home = PurePath("outputs/quickstart")
+    values = {"a": "outputs/quickstart/sft", "b": ["outputs/quickstart-42/sft", {"c": "outputs/quickstart"}], "d": 1}
+    moved = _moved(values, home, PurePath("outputs/mine"))
+    assert moved == {"a": "outputs/mine/sft", "b": ["outputs/quickstart-42/sft", {"c": "outputs/mine"}], "d": 1}
+
+
+def pretend_finished(stage, **changes):
+    """A manifest as the stage's recipe leaves it, and something trained beside it."""
+    stage.output_dir.mkdir(parents=True)
+    (stage.output_dir / "model.safetensors").write_text("trained")
+    given = stage.given | changes
+    batch = global_batch(given, 1) if trains(stage.recipe) else None
+    manifest = {"stage": stage.recipe.stem, "status": "finished", "given": given, "inputs": inputs_of(given)}
+    manifest |= {"fingerprint": run_fingerprint(stage.recipe.stem, given, batch), "files": output_files(stage.output_dir)}
+    manifest["code"] = changes.get("code", code_digest(stage.recipe, given))
+    write_json(stage.output_dir / "manifest.json", manifest)
+
+
+def test_changed_code_is_a_note_and_changed_config_never_a_deletion(tmp_path, monkeypatch):
+    stage = planned(tmp_path / "o", only=["pretrain"])["pretrain"]
+    pretend_finished(stage)
+    assert planned(tmp_path / "o", only=["pretrain"])["pretrain"].reason == "skip: finished, nothing changed"
+    monkeypatch.setattr(pipeline_module, "code_digest", lambda *_: "other")
+    assert planned(tmp_path / "o", only=["pretrain"])["pretrain"].reason == (
+        "skip: finished, nothing changed (code changed since; --force reruns)"
+    )
+    changed = planned(tmp_path / "o", seed=7, only=["pretrain"])["pretrain"]
+    assert changed.reason == "run: `seed` was not given, is 7, which only --force overwrites"
+    commands = []
+
+    class Popen:
+        def __init__(self, command, **kwargs):
+            commands.append(command)
+
+        def send_signal(self, signum):
+            raise AssertionError
+
+        def wait(self):
+            return 2
+
+    monkeypatch.setattr(pipeline_module.subprocess, "Popen", Popen)
+    for force in (False, True):
+        with pytest.raises(SystemExit):
+            pipeline_module.run_stages([changed], None, "x", force)
+    assert ["--force" in command for command in commands] == [False, True]
+
+
+def test_altered_weights_and_evaluation_rows_are_changed_inputs(tmp_path):
+    stages = planned(tmp_path / "o")
+    pretend_finished(stages["sft"])
+    pretend_finished(stages["rank"])
+    pretend_finished(stages["dpo"])
+    assert planned(tmp_path / "o", only=["dpo"])["dpo"].reason.startswith("skip: finished")
+    (stages["rank"].output_dir / "test.jsonl").write_text("{}")
+    assert "rank has changed, which only --force overwrites" in planned(tmp_path / "o", only=["dpo"])["dpo"].reason
+    (stages["rank"].output_dir / "test.jsonl").unlink()
+    assert planned(tmp_path / "o", only=["dpo"])["dpo"].reason.startswith("skip: finished")
+    (stages["sft"].output_dir / "model.safetensors").write_text("altered")
+    assert "sft has changed" in planned(tmp_path / "o", only=["dpo"])["dpo"].reason
 
 
 def test_further_rounds_start_from_the_newest_policy_and_keep_all_rankings(tmp_path):
     """Only planned: what each round reads and writes."""
-    import yaml
-
-    result = pipeline(tmp_path / "chain", "--rounds", "3", "--dry_run")
-    names = [line.split()[0] for line in result.stdout.splitlines()]
+    read = {name: stage.values for name, stage in planned(tmp_path / "chain", rounds=3).items()}
     rounds = [f"{stage}-round{r}" for r in (2, 3) for stage in ("sample", "rank", "reward", "ppo")]
-    assert names == [*STAGES[:-1], *rounds, "evaluate"], result.stderr
+    assert list(read) == [*STAGES[:-1], *rounds, "evaluate"]
     home = str(tmp_path / "chain")
-    read = {
-        name: yaml.safe_load((tmp_path / "chain" / "configs" / f"{name}.yaml").read_text()) for name in [*rounds, "evaluate"]
-    }
     assert read["sample-round2"]["model_name_or_path"] == f"{home}/ppo"
     assert read["sample-round3"]["model_name_or_path"] == f"{home}/ppo-round2"
     assert read["rank-round3"]["datasets"][0]["path"] == f"{home}/sample-round3" and read["rank-round3"]["round"] == 3

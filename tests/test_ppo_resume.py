@@ -17,7 +17,8 @@ import torch
 from forked import run_python
 from peft import LoraConfig
 
-from llmrecipes.manifest import last_complete_checkpoint
+from llmrecipes.checkpoints import step_folders
+from llmrecipes.durable import read_json
 
 KILL_POINTS = int(os.environ.get("PPO_KILL_POINTS", 3))
 FIGURES = ("loss", "grad_norm", "learning_rate", "score", "kl", "entropy", "kl_coef")
@@ -77,7 +78,8 @@ def test_killed_anywhere_and_started_again_ends_bit_equal(tmp_path, whole, seed)
     body = f"from pathlib import Path; import test_ppo_resume as t; t.run(Path({str(tmp_path)!r}), die_after={moment})"
     killed = start(body)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
-    checkpoint = last_complete_checkpoint(tmp_path)
+    # Trainer writes trainer_state.json last.
+    checkpoint = next((str(f) for f in step_folders(tmp_path) if read_json(f / "trainer_state.json")), None)
     print("killed after", checkpoint)
     assert_same(run(tmp_path, resume=checkpoint), trainer)
 

@@ -70,13 +70,17 @@ def test_resume_equals_uninterrupted(model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(sampling_module, "sample_responses", killed_in_the_third_chunk)
     with pytest.raises(KeyboardInterrupt):
         sample(model, tokenizer, tmp_path / "cut")
-    partial = tmp_path / "cut" / PARTIAL / "samples.jsonl"
+    partial = tmp_path / "cut" / PARTIAL
     assert len(partial.read_text().splitlines()) == 8
     # A kill in the middle of a write leaves part of a chunk, and part of a line.
     with partial.open("a") as file:
         file.write(json.dumps({"prompt_id": "x"}) + '\n{"prompt_id": "y", "resp')
     assert sample(model, tokenizer, tmp_path / "cut") == whole and len(calls) == 4
     assert (tmp_path / "cut" / "samples.jsonl").read_bytes() == (tmp_path / "whole" / "samples.jsonl").read_bytes()
+    # Killed after the samples have got their name, the stage does not sample again.
+    assert sample(model, tokenizer, tmp_path / "cut") == whole and len(calls) == 4
+    to_parquet(tmp_path / "cut")
+    assert sample(model, tokenizer, tmp_path / "cut") == whole and len(calls) == 4
 
 
 def test_another_seed_gives_other_samples(model, tokenizer, tmp_path):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from accelerate import DeepSpeedPlugin
 
+from llmrecipes.checkpoints import last_complete_checkpoint, seal_checkpoint
 from llmrecipes.config import InputError, RunArguments
-from llmrecipes.manifest import fingerprint, last_complete_checkpoint, read_manifest
+from llmrecipes.manifest import fingerprint, read_manifest
 from llmrecipes.run import check_expected, check_run, finish_run, start_run
 
 
@@ -29,6 +30,16 @@ def start(folder, run=None, keep=(), **values):
     return state
 
 
+def checkpoint(state, step):
+    """A sealed checkpoint of the run, as a training would leave it."""
+    folder = state.output_dir / f"checkpoint-{step}"
+    folder.mkdir()
+    for name in ("trainer_state.json", "optimizer.pt", "model.safetensors"):
+        (folder / name).write_text(f"{name} of step {step}")
+    seal_checkpoint(folder, state.manifest["fingerprint"], step=step, seconds=1.0, launch=state.manifest["launch"])
+    return folder
+
+
 def test_folder_of_another_run_is_refused_and_untouched(tmp_path):
     finish_run(start(tmp_path / "o"), {"loss": 1.0}, made="thing")
     before = (tmp_path / "o" / "manifest.json").read_bytes()
@@ -39,9 +50,9 @@ def test_folder_of_another_run_is_refused_and_untouched(tmp_path):
 
 def test_run_that_failed_before_its_first_checkpoint_is_in_nobodys_way(tmp_path):
     start(tmp_path / "o")
-    assert start(tmp_path / "o", size=4).resume_from_checkpoint is None
-    (tmp_path / "o" / "checkpoint-5").mkdir()
-    (tmp_path / "o" / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    state = start(tmp_path / "o", size=4)
+    assert state.resume_from_checkpoint is None
+    checkpoint(state, 5)
     with pytest.raises(InputError, match="`size` was 4, is 5"):
         start(tmp_path / "o", size=5)
 
@@ -98,10 +109,10 @@ def test_what_a_stage_keeps_outlives_a_run_that_broke_off_but_not_force(tmp_path
         (tmp_path / "o" / name).write_text("x")
     (tmp_path / "o" / "folder").mkdir()
     start(tmp_path / "o", keep=("paid.jsonl",), size=4)
-    assert {path.name for path in (tmp_path / "o").iterdir()} == {"paid.jsonl", "manifest.json"}
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"paid.jsonl", "manifest.json", ".lock"}
     assert read_manifest(tmp_path / "o")["config"]["size"] == 4
     start(tmp_path / "o", RunArguments(force=True), keep=("paid.jsonl",), size=4)
-    assert {path.name for path in (tmp_path / "o").iterdir()} == {"manifest.json"}
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"manifest.json", ".lock"}
 
 
 @dataclass
@@ -137,9 +148,9 @@ def test_checkpoint_of_another_launch_is_refused(tmp_path, monkeypatch):
         args = ShardedArguments(str(tmp_path / "o"), deepspeed_plugin=plugin)
         return check_run("sft", RunArguments(), args, (Arguments(args.output_dir),))
 
-    start_run(check(ZERO_2))
-    (tmp_path / "o" / "checkpoint-5").mkdir()
-    (tmp_path / "o" / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    state = check(ZERO_2)
+    start_run(state)
+    checkpoint(state, 5)
     assert check(ZERO_2).resume_from_checkpoint
     with pytest.raises(InputError, match="under processes 1, sharding ZeRO-2, this launch has processes 1, sharding ZeRO-3"):
         check(ZERO_3)
@@ -164,14 +175,12 @@ def test_same_finished_run_exits_0(tmp_path, capsys):
 
 
 def test_interrupted_run_continues_from_last_complete_checkpoint(tmp_path):
-    start(tmp_path / "o")
-    for step, state in ((5, '{"a": 1}'), (10, '{"a": 1}'), (15, '{"a"'), (20, None)):
-        folder = tmp_path / "o" / f"checkpoint-{step}"
-        folder.mkdir()
-        if state:
-            (folder / "trainer_state.json").write_text(state)
-    assert last_complete_checkpoint(tmp_path / "o").endswith("checkpoint-10")
-    assert start(tmp_path / "o").resume_from_checkpoint.endswith("checkpoint-10")
+    state = start(tmp_path / "o")
+    whole = [checkpoint(state, step) for step in (5, 10, 15)]
+    (whole[-1] / "checksums.json").unlink()  # cut off before its last file
+    assert last_complete_checkpoint(tmp_path / "o") == (str(whole[1]), [])
+    assert start(tmp_path / "o").resume_from_checkpoint == str(whole[1])
+    assert not whole[-1].exists()  # it will be written anew
 
 
 def test_manifest_tells_what_was_run(tmp_path):

@@ -8,7 +8,9 @@ from pathlib import Path, PurePath
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-ROOT = Path(__file__).parent.parent
+from llmrecipes.durable import write_json, write_text
+
+ROOT = Path(__file__).parent.parent.parent
 TOKENS = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}"
     r"|xox[abprs]-[\w-]{10,}|AIza[\w-]{35}|A[KS]IA[0-9A-Z]{16}|npm_[A-Za-z0-9]{36}|pypi-AgEIcHlwaS5vcmc[\w-]{50,})\b"
@@ -27,18 +29,22 @@ SHOWN = ("learning_rate", "lr_scheduler_type", "optimizer", "optim", "max_steps"
 
 
 def write_model_card(
-    folder: str | Path, scores: dict[str, dict] | None = None, evaluation: str | Path | None = None
+    folder: str | Path,
+    scores: dict[str, dict] | None = None,
+    evaluation: str | Path | None = None,
+    manifest: dict | None = None,
 ) -> Path | None:
     """Write README.md of the finished run in `folder`, where it holds a model, an adapter or a tokenizer.
 
     scores: measure -> {"value", "low", "high", "n"} of an evaluation; they are kept for later cards of this run, beside
         those of other evaluations.
     evaluation: its folder, whose metrics.json and manifest.json tell what it compared with and who judged.
+    manifest: the run's, where it is not yet written.
 
     Returns the card's path; None for a folder that is no finished run of ours (a Hub id, say) or holds no model.
     """
     folder = Path(folder)
-    manifest = _read(folder / "manifest.json")
+    manifest = manifest or _read(folder / "manifest.json")
     kinds = [n for n in ("adapter_config.json", "config.json", "tokenizer.json") if (folder / n).exists()]
     if manifest.get("status") != "finished" or not kinds:
         return None
@@ -49,12 +55,11 @@ def write_model_card(
         earlier = {m: e for m, e in found.pop(EARLIER, {}).get("scores", {}).items() if m not in scores}
         found = ({EARLIER: {"scores": earlier}} if earlier else {}) | found
         found[name] = {"scores": scores} | (_about(Path(evaluation)) if evaluation else {})
-        text = json.dumps({"fingerprint": manifest["output_fingerprint"], "evaluations": found}, indent=2)
-        (folder / RESULTS_FILE).write_text(text + "\n", encoding="utf-8")
+        write_json(folder / RESULTS_FILE, {"fingerprint": manifest["output_fingerprint"], "evaluations": found})
     if not found and (checked := _checked(folder)):
         found = {"": {"scores": checked}}
     card = ModelCard(f"---\n{_metadata(folder, manifest, found).to_yaml()}\n---\n\n{_text(folder, manifest, found)}")
-    card.save(folder / "README.md")
+    write_text(folder / "README.md", str(card))
     return folder / "README.md"
 
 

@@ -1,0 +1,271 @@
+"""Kills every stage at random and at chosen moments, gives the same command again, and compares what comes out in the end,
+byte for byte but for times, with a run that nobody disturbed.
+
+Launch: python benchmarks/kill.py [--kills 200] [--seed 0] [--stages pretrain,sft,...] [--json FILE]
+Each stage runs with tiny models in a process forked from this one, which has imported the libraries once. A moment is either
+a share of the undisturbed run's time, or the n-th time that the run opens, renames or removes a file (so inside checkpoints,
+manifests and cards, and between the last checkpoint and the end). Signals: KILL, TERM, INT; stages that train also with two
+processes. The pipeline is killed as a whole chain. Prints kills, finishes, byte-equal.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import runpy
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TRAINING = ["pretrain", "sft", "reward", "dpo", "ppo"]
+STAGES = ["tokenizer", "pretrain", "sft", "sample", "rank", "reward", "dpo", "ppo", "evaluate"]
+# A constant learning rate: a step too many changes the weights. No interval is a multiple of another one.
+STEPS = ["--max_steps", "9", "--save_steps", "2", "--logging_steps", "3", "--save_total_limit", "2", "--watch_steps", "4",
+         "--lr_scheduler_type", "constant", "--learning_rate", "1e-3"]  # fmt: skip
+EVALUATES = ["--eval_strategy", "steps", "--eval_steps", "4"]
+MODEL = (
+    "{model_type: llama, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1, "
+    "intermediate_size: 64, max_position_embeddings: 128, tie_word_embeddings: true, attention_dropout: 0.1}"
+)
+OPTIONS = {
+    "pretrain": [*STEPS, *EVALUATES, "--model_config", MODEL],
+    "sft": [*STEPS, *EVALUATES],
+    "reward": [word for word in STEPS if word not in ("--watch_steps", "4")] + EVALUATES,
+    "dpo": [*STEPS, *EVALUATES],
+    "ppo": [*STEPS, "--kl_target", "0.1"],
+    "sample": ["--per_device_batch_size", "8"],
+}
+TIMES = re.compile(
+    r'"(?:started|wall_seconds|previous_seconds|seconds|[\w/]*runtime|[\w/]*_per_second|time/\w+)": [-+.\deE]+,?'
+    r"|\d+ s on \d+"
+)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stages", default=",".join([*STAGES, *(f"{s}:2" for s in TRAINING), "pipeline"]))
+    parser.add_argument("--json")
+    args = parser.parse_args()
+    sys.argv = sys.argv[:1]
+    with tempfile.TemporaryDirectory(prefix="kill-") as work:
+        bench = Bench(Path(work) / "chain")
+        rows = run(bench, args.stages.split(","), args.kills, args.seed)
+    total = {key: sum(row[key] for row in rows) for key in ("trials", "kills", "finished", "equal")}
+    print(f"seed {args.seed}: {total['kills']} kills in {total['trials']} runs, {total['finished']} finished, "
+          f"{total['equal']} byte-equal")  # fmt: skip
+    if args.json:
+        Path(args.json).write_text(json.dumps({"seed": args.seed, "rows": rows, "total": total}, indent=2) + "\n")
+    sys.exit(total["equal"] != total["trials"])
+
+
+def run(bench: "Bench", names: list[str], kills: int, seed: int) -> list[dict]:
+    """Shares `kills` out over the stages `names` ("sft", "sft:2" for two processes, "pipeline"); a row for each."""
+    rows = []
+    for place, name in enumerate(names):
+        stage, _, processes = name.partition(":")
+        reference = bench.undisturbed(stage, int(processes or 1))
+        row = {"stage": name, "trials": 0, "kills": 0, "finished": 0, "equal": 0, "failures": []}
+        for trial in range(place, kills, len(names)):
+            moments = random.Random(f"{seed} {name} {trial}")
+            done, finished, differs = bench.disturbed(stage, int(processes or 1), reference, moments)
+            row["trials"] += 1
+            row["kills"] += done
+            row["finished"] += finished
+            row["equal"] += finished and not differs
+            if not finished or differs:
+                row["failures"].append(f"{seed} {name} {trial}: {differs or 'not finished'}")
+                print("  ", row["failures"][-1], flush=True)
+        rows.append(row)
+        print(f"{name:<12}{row['trials']:>4} runs{row['kills']:>5} kills{row['finished']:>5} finished"
+              f"{row['equal']:>5} byte-equal", flush=True)  # fmt: skip
+    return rows
+
+
+class Bench:
+    """Runs stages of the smoke chain below `home` in forked processes; needs 300 MB of disk at most."""
+
+    def __init__(self, home: Path):
+        self.home, self.kept, self.log = home, home.parent / "kept", home.parent / "log"
+        self.kept.mkdir()
+        os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        os.environ["HF_DATASETS_CACHE"] = str(home.parent / "cache")
+        sys.path.insert(0, str(ROOT))
+        import_libraries()
+
+    def undisturbed(self, stage: str, processes: int) -> dict:
+        """Files of a run that nobody disturbs, its seconds and its number of file events; makes what it reads before."""
+        kept = self.kept / f"{stage}-{processes}.json"
+        if kept.exists():
+            return json.loads(kept.read_text())
+        if stage != "pipeline":
+            for before in STAGES[: STAGES.index(stage)]:
+                if not (self.home / before / "manifest.json").exists():
+                    self.undisturbed(before, 1)
+        shutil.rmtree(self.home if stage == "pipeline" else self.home / stage, ignore_errors=True)
+        started = time.time()
+        codes = self.wait(self.start(stage, processes, counts=True))
+        if codes != [0] * len(codes):
+            sys.exit(f"{stage} with {processes} processes ends with {codes}:\n{self.log.read_text()[-3000:]}")
+        found = {"seconds": time.time() - started, "events": int((self.home.parent / "events").read_text())}
+        found["files"] = read_files(self.folder(stage))
+        kept.write_text(json.dumps(found))
+        return found
+
+    def disturbed(self, stage: str, processes: int, reference: dict, moments: random.Random) -> tuple[int, bool, str]:
+        """(kills, whether it finished, which file differs) of a run that is killed one to three times."""
+        shutil.rmtree(self.folder(stage), ignore_errors=True)
+        kills = 0
+        for _ in range(moments.randint(1, 3)):
+            signum = moments.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+            at_event = moments.randint(1, reference["events"]) if moments.random() < 0.6 else 0
+            seconds = moments.random() * reference["seconds"]
+            pids = self.start(stage, processes, at_event=at_event, signum=signum)
+            codes = self.wait(pids, None if at_event else seconds, signum)
+            if codes == [0] * len(codes):
+                break
+            kills += 1
+        for _ in range(2):  # SIGTERM at the very end may have come too late to be a kill
+            codes = self.wait(self.start(stage, processes))
+        if codes != [0] * len(codes):
+            return kills, False, f"ends with {codes}: {self.log.read_text()[-1500:]}"
+        files = read_files(self.folder(stage))
+        names = sorted(name for name in {*files, *reference["files"]} if files.get(name) != reference["files"].get(name))
+        return kills, True, ", ".join(names)
+
+    def folder(self, stage: str) -> Path:
+        return self.home if stage == "pipeline" else self.home / stage
+
+    def start(self, stage: str, processes: int, counts=False, at_event=0, signum=0) -> list[int]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        pids = []
+        for rank in range(processes):
+            if pid := os.fork():
+                pids.append(pid)
+                continue
+            if processes > 1:
+                launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+                launch |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+                os.environ.update({name: str(value) for name, value in launch.items()})
+            self.child(stage, counts and rank == 0, at_event if rank == 0 else 0, signum)
+        return pids
+
+    def child(self, stage: str, counts: bool, at_event: int, signum: int):
+        """Never returns: runs the recipe as its command line would."""
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if not counts else 0))
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            events = watch_files(str(self.home), at_event, signum)
+            os.chdir(ROOT)
+            sys.argv = [str(ROOT / "recipes" / f"{stage}.py"), *self.options(stage)]
+            try:
+                runpy.run_path(sys.argv[0], run_name="__main__")
+                code = 0
+            except SystemExit as error:
+                code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            if counts:
+                (self.home.parent / "events").write_text(str(events[0]))
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            import atexit
+
+            sys.stdout.flush()
+            sys.stderr.flush()
+            atexit._run_exitfuncs()  # os._exit leaves them out
+            os._exit(code)
+
+    def options(self, stage: str) -> list[str]:
+        if stage == "pipeline":
+            return ["--config", "configs/smoke/pipeline.yaml", "--output_dir", str(self.home)]
+        config = self.home.parent / f"{stage}.yaml"
+        text = (ROOT / "configs" / "smoke" / f"{stage}.yaml").read_text().replace("outputs/smoke", str(self.home))
+        config.write_text(text)
+        return ["--config", str(config), *OPTIONS.get(stage, [])]
+
+    def wait(self, pids: list[int], seconds: float | None = None, signum: int = 0) -> list[int]:
+        """Exit codes. After `seconds` all get `signum`; when one fails, the others are ended as a launcher does it."""
+        codes, started, ended = {}, time.time(), None
+        while len(codes) < len(pids):
+            for pid in set(pids) - set(codes):
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    codes[pid] = os.waitstatus_to_exitcode(status)
+            if seconds is not None and time.time() - started > seconds:
+                seconds = None
+                for pid in set(pids) - set(codes):
+                    os.kill(pid, signum)
+            if ended is None and any(codes.values()):
+                ended = time.time()
+                for pid in set(pids) - set(codes):
+                    os.kill(pid, signal.SIGTERM)
+            if ended and time.time() - ended > 20:
+                for pid in set(pids) - set(codes):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.005)
+        return [codes[pid] for pid in pids]
+
+
+def watch_files(below: str, at_event: int, signum: int) -> list[int]:
+    """Counts what this process does to files below a folder; at the `at_event`-th time it gets `signum`."""
+    count = [0]
+
+    def hook(event, args):
+        if event not in ("open", "os.rename", "os.remove", "os.mkdir", "shutil.rmtree") or below not in str(args[0]):
+            return
+        if event == "open" and not (isinstance(args[1], str) and set(args[1]) & set("wa+x")):
+            return
+        count[0] += 1
+        if count[0] == at_event:
+            os.kill(os.getpid(), signum)
+
+    sys.addaudithook(hook)
+    return count
+
+
+def read_files(folder: Path) -> dict[str, str]:
+    """Name -> contents without times, of every file but those of checkpoints."""
+    import xxhash
+
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if "checkpoint-" in name or path.name.startswith("report."):
+            continue
+        data = path.read_bytes()
+        if path.name == "manifest.json":
+            value = json.loads(data)
+            value["files"] = {file: [entry[0], entry[2]] for file, entry in value["files"].items()}
+            data = json.dumps(value).encode()
+        if path.suffix in (".json", ".jsonl", ".md"):
+            data = TIMES.sub("", data.decode()).encode()
+        found[name] = xxhash.xxh3_128_hexdigest(data)
+    return found
+
+
+def import_libraries() -> None:
+    """What the recipes import while they run, so that the forked processes need not."""
+
+    import llmrecipes.evaluation
+    import llmrecipes.ppo.trainer
+    import llmrecipes.ranking.annotators
+    import llmrecipes.reward_models.health
+    import llmrecipes.training  # noqa: F401
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Whole checkpoints: a checkpoint's last file lists all others with size and digest, and the run that they belong to."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from llmrecipes.durable import file_digest, fsync_folder, write_json
+
+SEAL = "checksums.json"
+
+
+def step_folders(output_dir: Path) -> list[Path]:
+    """The folders `checkpoint-N`, the newest first."""
+    found = [p for p in output_dir.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("checkpoint-"))
+
+
+def seal_checkpoint(folder: Path, run: str, **facts) -> None:
+    """Writes `folder`'s list of files, last and at once; all of them are on the disk before."""
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (SEAL, "checksums.tmp")):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        files[path.relative_to(folder).as_posix()] = [path.stat().st_size, file_digest(path)]
+    write_json(folder / SEAL, {"run": run, **facts, "files": files})
+    fsync_folder(folder.parent)
+
+
+def read_seal(folder: Path) -> dict:
+    """What the seal says; empty where there is none, {"files": None} where it is damaged."""
+    if not (folder / SEAL).exists():
+        return {}
+    try:
+        seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        if isinstance(seal, dict) and isinstance(seal.get("files"), dict) and isinstance(seal.get("run"), str):
+            return seal
+    except (OSError, ValueError, RecursionError):
+        pass
+    return {"files": None}
+
+
+def is_sealed_by(folder: Path, run: str | None = None) -> bool:
+    """Whether `folder` was written to its end, by the run of fingerprint `run` if one is given."""
+    seal = read_seal(folder)
+    return bool(seal) and (run is None or seal.get("run") == run)
+
+
+def find_damage(folder: Path) -> str:
+    """What is wrong with a sealed checkpoint: a file is missing, or has another size or content; "" if nothing."""
+    files = read_seal(folder).get("files")
+    if not files:
+        return f"{SEAL} is damaged"
+    for name, entry in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != entry[0]:
+            return f"{name} has {path.stat().st_size} bytes, not {entry[0]}"
+        if file_digest(path) != entry[1]:
+            return f"{name} has been altered"
+    return ""
+
+
+def last_complete_checkpoint(output_dir: Path, run: str | None = None) -> tuple[str | None, list[str]]:
+    """(the newest whole checkpoint of the run, what is wrong with newer ones). A save that was cut off, and so has no seal,
+    is passed over in silence: it never counted."""
+    damaged = []
+    for folder in step_folders(output_dir):
+        seal = read_seal(folder)
+        if not seal or run is not None and seal.get("run", run) != run:
+            continue
+        if not (wrong := find_damage(folder)):
+            return str(folder), damaged
+        damaged.append(f"{folder}: {wrong}")
+    return None, damaged
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """The seal goes first: killed in between, what is left is no checkpoint."""
+    (folder / SEAL).unlink(missing_ok=True)
+    shutil.rmtree(folder)

@@ -1,0 +1,81 @@
+"""Files that decide something: written beside, on the disk before they take their name; digests against torn ones."""
+
+import errno
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import xxhash
+
+
+def read_json(path: str | Path) -> dict:
+    """The JSON object in `path`; empty where there is none that can be read."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_json(path: Path, value: dict) -> None:
+    """After a kill, a power cut or on a full disk, `path` holds what it held before or all of `value`."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=False, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """As `write_json`."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Makes the names in `folder` outlast a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some network file systems cannot
+        pass
+    finally:
+        os.close(handle)
+
+
+def file_digest(path: Path) -> str:
+    """XXH3 (128 bits) of a file's contents: against accidents, at the speed of memory."""
+    state = xxhash.xxh3_128()
+    with path.open("rb", buffering=0) as handle:
+        while block := handle.read(1 << 22):
+            state.update(block)
+    return state.hexdigest()
+
+
+def disk_is_full(error: BaseException, folder: str | Path) -> bool:
+    """Whether `error`, or one behind it, comes of a full disk or a used-up quota. Writers say it in many ways: as OSError,
+    as SafetensorError or Exception with the system's words, sqlite in its own; torch's does not say it, so that the disk
+    below `folder` is asked."""
+    seen = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if re.search(r"No space left|[Dd]isk quota exceeded|disk is full|os error (28|122)\b", str(error)):
+            return True
+        if re.search(r"unexpected pos|file write failed|write", str(error)) and _free_bytes(folder) < 1 << 20:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _free_bytes(folder: str | Path) -> int:
+    path = Path(folder).absolute()
+    return shutil.disk_usage(next(p for p in [path, *path.parents] if p.exists())).free

@@ -1,0 +1,284 @@
+"""Training that can be cut off anywhere: whole checkpoints, of this run alone, from which it continues exactly.
+
+Trainer's own checkpoints lack what has been summed up since the last log line, keep no checksums and pickle the arguments.
+The callback here adds the former and leaves out the latter. It reads and sets some attributes of Trainer that are not
+public, because there is no other way to them; all of that is in this file.
+"""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import distributed as dist
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_pt_utils import safe_globals
+
+from llmrecipes.checkpoints import find_damage, is_sealed_by, read_seal, remove_checkpoint, seal_checkpoint, step_folders
+from llmrecipes.config import InputError
+from llmrecipes.run import Run
+from llmrecipes.signals import Interrupted, handle_signals, raise_interrupted
+
+# What trainers (Trainer's own, TRL's, PPO's) sum up between two log lines, or count over the whole training.
+SUMS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos", "_metrics", "_total_train_tokens")
+SUMS += ("last_rollout_metrics", "kl_coef")
+
+
+def run_training(trainer: Trainer, state: Run) -> dict:
+    """Trains from the run's checkpoint, if it has one, to the end; returns the metrics of the whole training.
+
+    SIGTERM and Ctrl-C save a checkpoint of the last optimizer step and raise Interrupted: in a single process at once,
+    where several have to agree at the end of the step. A loss or gradient that is not finite raises InputError, and no
+    checkpoint is written any more.
+    """
+    keeper = CheckpointKeeper(trainer, state)
+    trainer.add_callback(keeper)
+    _stop_where_not_finite(trainer)
+    args, checkpoint = trainer.args, state.resume_from_checkpoint
+    # Trainer removes old checkpoints before the newest is sealed; here they stay until it is.
+    limit, args.save_total_limit = args.save_total_limit, None
+    if checkpoint:
+        args.eval_on_start = False  # it has been evaluated
+        _check_best_model(trainer, checkpoint)
+        if keeper.is_at_end:
+            trainer._run_epoch = lambda **kwargs: None  # Trainer would take another step
+    handle_signals(keeper.on_signal)
+    try:
+        metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    except Interrupted:
+        keeper.save_now()
+        raise
+    finally:
+        handle_signals()
+        args.save_total_limit = limit
+    if keeper.signum:
+        raise Interrupted(keeper.signum)
+    return keeper.over_the_whole_training(metrics)
+
+
+class CheckpointKeeper(TrainerCallback):
+    """Completes and seals each checkpoint, removes what `save_total_limit` leaves over, and saves when a signal comes."""
+
+    def __init__(self, trainer: Trainer, run: Run):
+        self.trainer, self.run, self.limit = trainer, run, trainer.args.save_total_limit
+        self.signum = 0
+        self.may_leave = False  # the model is as the last step left it, and not being changed
+        # In one process; others would wait for it, and DeepSpeed counts the micro-batches of a step.
+        self.leaves_at_once = trainer.args.world_size == 1 and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled)
+        self.first_step, self.is_at_end, self.seconds_before = 0, False, 0.0
+        if run.resume_from_checkpoint:
+            checkpoint = Path(run.resume_from_checkpoint)
+            state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+            self.first_step, self.is_at_end = state["global_step"], state["global_step"] >= state["max_steps"]
+            self.seconds_before = read_seal(checkpoint)["train_seconds"]
+        self.started = time.time()
+        self.at_step: dict = {}  # what a checkpoint of the last finished step needs and the next step changes
+        self._get_batch_samples = trainer.get_batch_samples
+        trainer.get_batch_samples = self.get_batch_samples
+
+    # ---- Continuing ----
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        trainer, checkpoint = self.trainer, self.run.resume_from_checkpoint
+        self.is_first_epoch = True
+        if checkpoint:
+            # train_loss is the mean over all steps, not over those since the checkpoint.
+            trainer._initial_global_step = 0
+            with safe_globals():
+                file = Path(checkpoint) / f"progress_{args.process_index}.pt"
+                progress = torch.load(file, map_location=args.device, weights_only=True)
+            for name, value in progress.items():
+                setattr(trainer, name, _restored(getattr(trainer, name), value))
+            if state.best_global_step:  # the folder may have been moved
+                best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+                state.best_model_checkpoint = str(best) if best.is_dir() else None
+            # Trainer loads them only after it has drawn the first batch.
+            now = _random_states()
+            trainer._load_rng_state(checkpoint)
+            self.rng = _random_states()
+            if not self.is_at_end:
+                _set_random_states(now)
+        else:
+            self.rng = _random_states()
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # The data loader draws a seed when it begins, which is drawn again by a run that continues from the epoch's start.
+        if not (self.is_first_epoch and self.run.resume_from_checkpoint):
+            self.rng = _random_states()
+        self.is_first_epoch, self.is_first_batch = False, True
+
+    # ---- Leaving ----
+
+    def on_signal(self, signum: int) -> None:
+        insists, self.signum = bool(self.signum), signum  # a second one ends the run at once
+        if not insists and self.trainer.is_world_process_zero():
+            name = signal.Signals(signum).name
+            print(f"{self.run.stage}: {name} received; saving a checkpoint, then leaving", flush=True)
+        if insists or self.may_leave and self.leaves_at_once:
+            self.may_leave = False
+            raise_interrupted(self.signum)
+
+    def get_batch_samples(self, *args, **kwargs):
+        """The next step's batches; between steps the state is kept from which a checkpoint can be written at any time."""
+        if not self.is_first_batch:
+            self.rng = _random_states()
+        self.is_first_batch = False
+        self.at_step = {name: _copied(getattr(self.trainer, name)) for name in SUMS if hasattr(self.trainer, name)}
+        self.at_step |= {"rng": self.rng, "total_flos": self.trainer.state.total_flos}
+        self.at_step["tokens"] = self.trainer.state.num_input_tokens_seen
+        if self._any_process(self.signum):
+            raise_interrupted(self.signum or signal.SIGTERM)
+        self.may_leave = True
+        return self._get_batch_samples(*args, **kwargs)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.may_leave = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        # No step follows in which to leave.
+        if self.signum and args.world_size == 1 and state.global_step >= state.max_steps:
+            control.should_save = True
+
+    def _any_process(self, signum: int) -> bool:
+        if self.trainer.args.world_size == 1:
+            return bool(signum)
+        flag = torch.tensor(float(bool(signum)), device=self.trainer.args.device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag)
+
+    def save_now(self) -> None:
+        """A checkpoint of the last finished step."""
+        trainer, state, kept = self.trainer, self.trainer.state, dict(self.at_step)
+        self.may_leave = False
+        folder = Path(trainer.args.output_dir) / f"checkpoint-{state.global_step}"
+        if not kept or state.global_step <= self.first_step or is_sealed_by(folder, self.run.manifest["fingerprint"]):
+            return
+        _set_random_states(kept.pop("rng"))
+        state.total_flos, state.num_input_tokens_seen = kept.pop("total_flos"), kept.pop("tokens")
+        for name, value in kept.items():
+            setattr(trainer, name, value)
+        trainer._save_checkpoint(trainer.model, trial=None)
+        trainer.callback_handler.on_save(trainer.args, state, trainer.control)
+
+    # ---- Saving ----
+
+    def on_save(self, args, state, control, **kwargs):
+        trainer, manifest = self.trainer, self.run.manifest
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        progress = {name: getattr(trainer, name) for name in SUMS if hasattr(trainer, name)}
+        torch.save(_plain(progress), folder / f"progress_{args.process_index}.pt")
+        trainer.accelerator.wait_for_everyone()  # all processes have written their files
+        if trainer.is_world_process_zero():
+            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle of what the manifest holds
+            now = time.time()
+            facts = {"step": state.global_step, "launch": manifest["launch"]}
+            facts["seconds"] = round(manifest["previous_seconds"] + now - manifest["started"], 1)
+            facts["train_seconds"] = round(self.seconds_before + now - self.started, 1)
+            seal_checkpoint(folder, manifest["fingerprint"], **facts)
+            self._remove_old(folder, state.best_model_checkpoint)
+
+    def _remove_old(self, newest: Path, best: str | None) -> None:
+        own = [f for f in step_folders(newest.parent) if is_sealed_by(f, self.run.manifest["fingerprint"])]
+        kept = {newest.name, Path(best).name if best else newest.name}
+        others = [folder for folder in own if folder.name not in kept]
+        if self.limit:
+            for folder in others[max(self.limit - len(kept), 0) :]:
+                remove_checkpoint(folder)
+
+    def over_the_whole_training(self, metrics: dict) -> dict:
+        """`metrics` with the seconds of what was done before the checkpoint."""
+        if not self.seconds_before:
+            return metrics
+        seconds = metrics["train_runtime"]
+        metrics["train_runtime"] = round(seconds + self.seconds_before, 4)
+        for name in ("train_samples_per_second", "train_steps_per_second"):
+            if name in metrics:
+                metrics[name] = round(metrics[name] * seconds / metrics["train_runtime"], 3)
+        self.trainer.state.log_history[-1].update(metrics)
+        return metrics
+
+
+def _stop_where_not_finite(trainer: Trainer) -> None:
+    """Losses and gradients that are no numbers end the training before they reach the weights."""
+    training_step, get_grad_norm = trainer.training_step, trainer._get_grad_norm
+
+    def check(value, what: str) -> None:
+        value = value.full_tensor() if hasattr(value, "full_tensor") else value
+        if not torch.isfinite(torch.as_tensor(value)).all():
+            raise InputError(
+                f"step {trainer.state.global_step}: {what} is not finite; the last checkpoint in {trainer.args.output_dir}, "
+                "if there is one, is kept. Lower learning_rate, or look for what is special in the rows of this step"
+            )
+
+    def checked_step(*args, **kwargs):
+        loss = training_step(*args, **kwargs)
+        if trainer.args.world_size == 1:  # with several processes it shows in the gradient, in all of them at once
+            check(loss, "the loss")
+        return loss
+
+    def checked_norm(*args, **kwargs):
+        norm = get_grad_norm(*args, **kwargs)
+        if norm is not None and trainer.accelerator.mixed_precision != "fp16":  # which skips such a step by itself
+            check(norm, "the gradient")
+        return norm
+
+    trainer.training_step, trainer._get_grad_norm = checked_step, checked_norm
+
+
+def _check_best_model(trainer: Trainer, checkpoint: str) -> None:
+    """InputError where the best model, which is to be loaded in the end, is gone or damaged."""
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
+    if trainer.args.load_best_model_at_end and state.get("best_global_step"):
+        best = Path(trainer.args.output_dir) / f"checkpoint-{state['best_global_step']}"
+        wrong = find_damage(best) if best.is_dir() else "is gone"
+        if wrong:
+            raise InputError(f"{best}: {wrong}, and load_best_model_at_end needs it; --force starts anew")
+
+
+def _random_states() -> dict:
+    states = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.random.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def _set_random_states(states: dict) -> None:
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.random.set_rng_state(states["torch"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def _copied(value):
+    """`value` with containers and tensors of its own."""
+    if isinstance(value, dict):
+        copy = value.copy()  # a defaultdict stays one
+        copy.update({k: _copied(v) for k, v in value.items()})
+        return copy
+    if isinstance(value, list):
+        return [_copied(v) for v in value]
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+def _plain(value):
+    """What torch.load reads without running anything: no subclasses, no GPU."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _restored(current, saved):
+    """`saved` in the place and form of `current`."""
+    if isinstance(current, dict):
+        for key, value in saved.items():
+            current[key] = _restored(current[key], value) if isinstance(current.get(key), dict) else value
+        return current
+    return saved

@@ -1,0 +1,64 @@
+"""SIGTERM (Slurm, spot machines, `timeout`) and Ctrl-C end a run in order: what is done is saved, the exit code tells."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+IN_A_CHAIN = "LLMRECIPES_IN_A_CHAIN"  # environment variable of the processes that recipes/pipeline.py starts
+INSISTS_AFTER = 2.0  # seconds: launchers and terminals send the same signal more than once; a later one is the user's
+received: list[int] = []  # signals that asked this process to end
+_last = 0.0
+_owner = None  # process that the handlers are for: a forked data loader is not
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to end by signal `signum`; `launch` leaves with 128 + signum (SIGTERM 143, Ctrl-C 130)."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+
+def handle_signals(handler=None) -> None:
+    """Has SIGTERM and SIGINT call `handler(signum)`, which may raise; by default Interrupted is raised on the spot."""
+    global _owner
+    if threading.current_thread() is not threading.main_thread():
+        return  # Python delivers signals to the main thread alone
+    _owner = os.getpid()
+
+    def handle(signum, frame):
+        if os.getpid() != _owner:
+            os._exit(128 + signum)
+        global _last
+        before, _last = _last, time.monotonic()
+        if received and _last - before < INSISTS_AFTER:
+            return
+        received.append(signum)
+        (handler or raise_interrupted)(signum)
+
+    for signum in SIGNALS:
+        signal.signal(signum, handle)
+
+
+def raise_interrupted(signum: int) -> None:
+    raise Interrupted(signum)
+
+
+def follow_launcher() -> None:
+    """A process that a launcher or the pipeline has started ends when that one does, in whatever way."""
+    if {"TORCHELASTIC_RUN_ID", IN_A_CHAIN} & os.environ.keys():
+        die_with_parent(os.getppid())
+
+
+def die_with_parent(parent: int) -> None:
+    """Has the kernel send this process SIGTERM when process `parent`, which has started it, is gone."""
+    if sys.platform != "linux":
+        return
+    PR_SET_PDEATHSIG = 1  # sys/prctl.h
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it was quicker
+        os.kill(os.getpid(), signal.SIGTERM)
