@@ -13,9 +13,10 @@ import pytest
 from forked import run_python
 
 import llmrecipes.pipeline as pipeline_module
+from llmrecipes.config import InputError
 from llmrecipes.durable import write_json
 from llmrecipes.manifest import code_digest, global_batch, inputs_of, output_files, run_fingerprint
-from llmrecipes.pipeline import PipelineArguments, _moved, plan_stages, trains
+from llmrecipes.pipeline import PipelineArguments, _moved, add_rounds, plan_stages, trains
 
 ROOT = Path(__file__).parent.parent
 STAGES = ["tokenizer", "pretrain", "sft", "sample", "rank", "reward", "dpo", "ppo", "evaluate"]
@@ -262,5 +263,5 @@ def test_further_rounds_start_from_the_newest_policy_and_keep_all_rankings(tmp_p
 
 
 def test_rounds_need_the_stages_of_the_loop():
-    result = pipeline("outputs/none", "--rounds", "0", "--dry_run")
-    assert result.returncode == 2 and "rounds: 0" in result.stderr
+    with pytest.raises(InputError, match="rounds: 2 .* needs the stages sample, rank, reward, ppo"):
+        add_rounds(["sft", "rank"], 2, ["sample", "rank", "reward", "ppo"], "a.yaml")
