@@ -92,7 +92,7 @@ def _check_request(model, prompts, max_new_tokens, temperature, top_k, top_p, ba
             f"sampling: temperature {temperature}, top_k {top_k}, top_p {top_p}; needed are temperature >= 0, "
             "top_k >= 0 (0 = off) and 0 < top_p <= 1 (1 = off)"
         )
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for row, prompt in enumerate(prompts):
         if not prompt:
             raise InputError(f"prompt {row}: is empty; a prompt needs at least one token")
@@ -119,9 +119,11 @@ def _decode_batch(
     position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
     eos = torch.tensor(eos_token_ids, device=device)
     cache = DynamicCache(config=model.config)
-    # Not every architecture takes these two (ALiBi models have no positions).
+    # Not every architecture takes these (ALiBi models have no positions). Router logits would not fit the mask.
     accepted = inspect.signature(model.forward).parameters
-    extra = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+    cache_name = _cache_argument(model, accepted)
+    extra = {"logits_to_keep": 1, "output_router_logits": False, cache_name: cache}
+    extra = {name: value for name, value in extra.items() if name in accepted}
 
     tokens = torch.full((len(prompts), max_new_tokens), pad_token_id, device=device)
     logprobs = torch.zeros(tokens.shape, device=device) if return_logprobs else None
@@ -130,9 +132,11 @@ def _decode_batch(
     alive = torch.arange(len(prompts), device=device)  # batch rows still decoding
     for step in range(max_new_tokens):
         positions = {"position_ids": position_ids} if "position_ids" in accepted else {}
-        logits = model(
-            input_ids=input_ids, attention_mask=mask, past_key_values=cache, use_cache=True, **positions, **extra
-        ).logits[:, -1]
+        # Mamba multiplies the new tokens' states with the mask.
+        seen = mask if cache_name == "past_key_values" else mask[:, -input_ids.shape[1] :]
+        logits = model(input_ids=input_ids, attention_mask=seen, use_cache=True, **positions, **extra).logits[:, -1]
+        if step == 0 and any(hasattr(layer, "recurrent_states") for layer in cache.layers):
+            _check_padding(model, input_ids, mask, logits)
         chosen = sample_tokens(logits, temperature, top_k, top_p, generator)
         tokens[alive, step] = chosen
         if return_logprobs:
@@ -149,7 +153,7 @@ def _decode_batch(
             alive = alive[keep]
             if len(alive) == 0:
                 break
-            cache.batch_select_indices(keep)
+            cache.reorder_cache(keep)  # selects; unlike batch_select_indices the states of linear attention know it too
             mask, position_ids, chosen = mask[keep], position_ids[keep], chosen[keep]
         input_ids = chosen[:, None]
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
@@ -161,6 +165,32 @@ def _decode_batch(
         Response(row[:length], "stop" if stop else "length", values and values[:length])
         for row, length, stop, values in zip(tokens.tolist(), lengths.tolist(), stopped.tolist(), told, strict=True)
     ]
+
+
+def _check_padding(model: PreTrainedModel, input_ids: torch.Tensor, mask: torch.Tensor, logits: torch.Tensor) -> None:
+    """Raises InputError where the most padded row's logits are not those of the row alone: some recurrent architectures
+    read their padding (seen in RecurrentGemma)."""
+    row = int(mask.sum(1).argmin())
+    length = int(mask[row].sum())
+    if length == input_ids.shape[1]:
+        return
+    alone = model(input_ids=input_ids[row : row + 1, -length:], use_cache=False).logits[0, -1]
+    if (alone - logits[row]).abs().mean() > 0.1 * alone.std():
+        raise InputError(
+            f"model: a {type(model).__name__} reads padding, so prompts of different length cannot be sampled together; set "
+            "the batch size of generation to 1"
+        )
+
+
+def _cache_argument(model: PreTrainedModel, accepted) -> str:
+    """The name under which the model's forward takes a cache. Raises InputError where it takes none: each token would be
+    drawn without what stands before it."""
+    for name in ("past_key_values", "cache_params"):  # the latter: Mamba
+        if name in accepted:
+            return name
+    raise InputError(
+        f"model: a {type(model).__name__} keeps its state in no cache of transformers, so it cannot be sampled from"
+    )
 
 
 def _chosen_logprobs(logits: torch.Tensor, chosen: torch.Tensor, temperature: float) -> torch.Tensor:

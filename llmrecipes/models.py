@@ -174,7 +174,7 @@ def num_embeddings(model: PreTrainedModel) -> int:
 
 def context_length(model: PreTrainedModel) -> int | None:
     """Longest sequence in tokens that the model's positions admit; None if its config does not say."""
-    return getattr(model.config, "max_position_embeddings", None)
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

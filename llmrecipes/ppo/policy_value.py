@@ -5,15 +5,16 @@ right, so no attention mask is needed and whatever fills the padding has no infl
 """
 
 import copy
+import re
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from llmrecipes.config import InputError
@@ -220,8 +221,15 @@ def _logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     By the model's own forward and not `lm_head(hidden)`, because some models scale or cap their logits after the head.
     """
     output = _TrunkOutput(last_hidden_state=hidden[None])
-    with _replaced_forward(getattr(model, model.base_model_prefix), lambda *_, **__: output):
-        return model(use_cache=False).logits[0]
+    trunk = getattr(model, model.base_model_prefix)
+    # OPT's head asks the decoder within its trunk.
+    parts = [part for part in (trunk, getattr(trunk, "decoder", None)) if isinstance(part, nn.Module)]
+    with ExitStack() as stack:
+        for part in parts:
+            stack.enter_context(_replaced_forward(part, lambda *_, **__: output))
+        # Some look at the ids' shape.
+        input_ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+        return model(input_ids=input_ids, use_cache=False).logits[0]
 
 
 @contextmanager
@@ -283,7 +291,8 @@ def build_value_model(policy: PreTrainedModel, reward_model: PreTrainedModel | N
         value_model = AutoModelForSequenceClassification.from_config(config)
     except ValueError as error:
         raise InputError(
-            f"value model: {type(policy).__name__} has no sequence-classification form; pass value_model"
+            f"value model: {type(policy).__name__} has no sequence-classification form; set value_model: shared, or pass a "
+            "value_model of another architecture that reads the same tokens"
         ) from error
     value_model.to(dtype=policy.dtype, device=policy.device)
     copy_weights(*(getattr(model, model.base_model_prefix) for model in (policy, value_model)))
@@ -300,10 +309,19 @@ def build_value_head(policy: PreTrainedModel) -> nn.Linear:
 
 
 def disable_dropout(models: Iterable[nn.Module]) -> None:
-    """Sets every dropout probability to 0: with dropout the first probability ratio would not be 1."""
+    """Sets every dropout probability, and the noise of MoE routers, to 0: with them the first probability ratio would not
+    be 1. Some architectures have them in modules, some in numbers of modules, some read their config at each call."""
     for model in models:
         for module in model.modules():
-            if isinstance(module, nn.Dropout):
+            if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.p = 0.0
-            elif isinstance(getattr(module, "attention_dropout", None), float):
-                module.attention_dropout = 0.0
+            _zero_dropouts(module)
+            if isinstance(getattr(module, "config", None), PreTrainedConfig):
+                _zero_dropouts(module.config)
+                _zero_dropouts(module.config.get_text_config())
+
+
+def _zero_dropouts(holder: object) -> None:
+    for name, value in vars(holder).items():
+        if type(value) is float and re.search("drop|jitter", name):
+            setattr(holder, name, 0.0)

@@ -148,6 +148,7 @@ class PPOTrainer(Trainer):
         if args.disable_dropout:
             disable_dropout((model, value_model))
         configs = [part.config for part in (model, value_model) if hasattr(part, "config")]
+        configs = [config for config in configs if hasattr(config, "use_cache")]  # not that of a text model with an eye
         use_cache = [config.use_cache for config in configs]
 
         self._encode = partial(encode_prompts, tokenizer=processing_class, longest=longest, overlong=args.overlong_prompts)

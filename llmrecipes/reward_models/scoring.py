@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.formats import is_conversation
-from llmrecipes.models import load_reward_model, load_tokenizer, read_config
+from llmrecipes.models import context_length, load_reward_model, load_tokenizer, read_config
 from llmrecipes.processes import device
 
 RewardFunction = PreTrainedModel | Callable[..., list[float]]
@@ -142,7 +142,7 @@ def read_scores(model: PreTrainedModel, token_rows: list[list[int]], batch_size:
     That position comes from the row's length and not from the pad id: a row's own EOS is never taken for padding.
     Raises InputError for a row beyond the model's context.
     """
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_length(model)
     longest = max(len(row) for row in token_rows)
     if context is not None and longest > context:
         raise InputError(
