@@ -15,18 +15,12 @@ from html import escape, unescape
 from pathlib import Path
 from threading import Thread
 
+from llmrecipes.adapters import ADAPTER_FILE
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.formats import prompt_id, read_growing
 from llmrecipes.metrics import bradley_terry
 from llmrecipes.models import context_length, load_policy, load_tokenizer
 from llmrecipes.web import import_gradio
-
-ADAPTER = "adapter_config.json"
-MERGE = (
-    "import sys, peft, transformers; adapter, out = sys.argv[1:]; "
-    "peft.AutoPeftModelForCausalLM.from_pretrained(adapter).merge_and_unload().save_pretrained(out); "
-    "transformers.AutoTokenizer.from_pretrained(adapter).save_pretrained(out)"
-)
 
 
 def find_models(path: str) -> dict[str, str]:
@@ -37,7 +31,7 @@ def find_models(path: str) -> dict[str, str]:
         InputError: there is none.
     """
     root, found = Path(path), {}
-    configs = [file for name in ("config.json", ADAPTER) for file in (root / name, *root.glob(f"*/{name}"))]
+    configs = [file for name in ("config.json", ADAPTER_FILE) for file in (root / name, *root.glob(f"*/{name}"))]
     for config in sorted(filter(Path.exists, configs), key=lambda file: file.stat().st_mtime):
         folder, manifest = config.parent, config.parent / "manifest.json"
         if not manifest.exists() or json.loads(manifest.read_text())["status"] == "finished":
@@ -52,13 +46,13 @@ def find_models(path: str) -> dict[str, str]:
 def terminal_lines(folder: str, command: str) -> str:
     """How to talk to the model in `folder` without the page; command: how transformers' own is called."""
     lines, merged = "", folder
-    if (Path(folder) / ADAPTER).exists():
-        # Loading an adapter by its folder is left to `from_pretrained`; `transformers serve` wants a config.json first.
+    if (Path(folder) / ADAPTER_FILE).exists():
+        # `transformers serve` wants a config.json, which an adapter has not.
         folder, merged = folder.rstrip("/"), folder.rstrip("/") + "-merged"
         lines = (
             f"{folder} is a LoRA adapter, which `transformers serve` cannot load. Merge it into a copy of its base first:\n"
         )
-        lines += f'{sys.executable} -c "{MERGE}" {folder} {merged}\n'
+        lines += f"{sys.executable} recipes/merge.py --model_name_or_path {folder} --output_dir {merged}\n"
     return lines + f"In a terminal: {command} serve {merged} --host 127.0.0.1\nand in another: {command} chat {merged}"
 
 

@@ -1,13 +1,12 @@
 """Tokenizers, policies and reward models: built from a config or loaded from any Hugging Face folder or id."""
 
-import re
+import copy
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from peft import PeftConfig
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -19,9 +18,10 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-from transformers.pytorch_utils import Conv1D
-from trl import get_peft_config, get_quantization_config
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from trl import get_quantization_config
 
+from llmrecipes.adapters import merge, read_chain
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.gguf import local_model
 
@@ -72,10 +72,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
 
 
 def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Tokenizer of `tokenizer_name_or_path`, else the one beside the model; a missing pad token becomes EOS."""
-    path = model.tokenizer_name_or_path or _require_path(model)
+    """Tokenizer of `tokenizer_name_or_path`, else the one beside the model or, for an adapter that has none, beside its
+    base; a missing pad token becomes EOS."""
+    path, revision = model.tokenizer_name_or_path, None
+    if not path:
+        chain = read_chain(_require_path(model), model.model_revision)
+        source = next(s for s in reversed(chain) if s.adapter is None or get_tokenizer_config(s.path, revision=s.revision))
+        path, revision = source.path, source.revision
     with _loading(path, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(local_model(path), trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(local_model(path), revision=revision, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -124,37 +129,45 @@ def build_policy(model_config: dict, tokenizer: PreTrainedTokenizerBase, **kwarg
 def load_policy(
     model: ModelArguments, tokenizer: PreTrainedTokenizerBase | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """Causal language model of `model_name_or_path` in the dtype, attention and quantisation of `model`."""
+    """Causal language model of `model_name_or_path` in the dtype, attention and quantisation of `model`; an adapter merged
+    into its base."""
     return _load(AutoModelForCausalLM, model, tokenizer, trust_remote_code)
 
 
 def load_reward_model(
-    model: ModelArguments, tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool = False
+    model: ModelArguments, tokenizer: PreTrainedTokenizerBase | None, trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """Sequence classifier with one label: a reward model, or a policy's trunk under a fresh head."""
+    """Sequence classifier with one label: a reward model, or a policy's trunk under a fresh head; an adapter merged into
+    its base."""
     reward_model = _load(AutoModelForSequenceClassification, model, tokenizer, trust_remote_code, num_labels=1)
-    reward_model.config.pad_token_id = tokenizer.pad_token_id
+    if tokenizer is not None:
+        reward_model.config.pad_token_id = tokenizer.pad_token_id
     return reward_model
 
 
-def lora_config(args: ModelArguments, model: PreTrainedModel) -> PeftConfig | None:
-    """LoRA with the keys of `args` for `model`; None without use_peft.
+def load_merged(model: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, list[str]]:
+    """(whole model, what it is made of) of the adapter in `model_name_or_path`: a classifier where the adapter is one.
+
+    Quantised weights are first written out in `dtype`: they are what QLoRA has trained on, and nothing is rounded again.
 
     Raises:
-        InputError: `lora_target_modules` names a module that the model does not have.
+        InputError: a whole model, which has nothing to merge.
     """
-    config = get_peft_config(args)
-    targets = config and config.target_modules
-    if isinstance(targets, str) and re.fullmatch(r"\w+", targets):
-        config.target_modules = targets = {targets}  # TRL makes a list of one name a pattern for whole paths
-    if not targets or isinstance(targets, str):
-        return config
-    modules = dict(model.named_modules())
-    linear = sorted({n.rpartition(".")[2] for n, part in modules.items() if isinstance(part, (torch.nn.Linear, Conv1D))})
-    for target in sorted(targets):
-        if not any(f".{name}".endswith(f".{target}") for name in modules):
-            raise InputError(f"lora_target_modules: no `{target}` here; name some of {', '.join(linear)}, or all-linear")
-    return config
+    whole, *adapters = read_chain(_require_path(model), model.model_revision)
+    if not adapters:
+        raise InputError(f"model_name_or_path: {model.model_name_or_path} is a whole model, nothing is to be merged")
+    is_classifier = "SEQ_CLS" in str(adapters[-1].adapter.task_type)
+    own = copy.copy(model)
+    own.model_name_or_path, own.model_revision = whole.path, whole.revision or "main"
+    merged = (load_reward_model if is_classifier else load_policy)(own, tokenizer=None)
+    if getattr(merged, "is_quantized", False):
+        merged = merged.dequantize()
+    for adapter in adapters:
+        merged = merge(merged, adapter)
+    check_vocabulary(merged, tokenizer, model.model_name_or_path)
+    if is_classifier:
+        merged.config.pad_token_id = tokenizer.pad_token_id
+    return merged, [source.path for source in (whole, *adapters)]
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str | None) -> None:
@@ -209,16 +222,19 @@ def _load(auto_class, model: ModelArguments, tokenizer, trust_remote_code: bool,
         place = "cpu" if device.type == "cpu" else device
         kwargs |= {"quantization_config": quantization, "device_map": {"": place}}
     with _loading(path, "model"):
+        whole, *adapters = read_chain(path, model.model_revision)
         loaded = auto_class.from_pretrained(
-            local_model(path),
-            revision=model.model_revision,
+            local_model(whole.path),
+            revision=whole.revision,
             dtype=model.dtype if model.dtype in ("auto", None) else getattr(torch, model.dtype),
             attn_implementation=model.attn_implementation,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             **kwargs,
         )
-    loaded.name_or_path = loaded.config._name_or_path = path  # what an adapter calls its base: no path of a cache
+    for adapter in adapters:
+        loaded = merge(loaded, adapter)
+    loaded.name_or_path = loaded.config._name_or_path = path  # what a new adapter calls its base: no path of a cache
     if quantization is not None:
         keep_trainable(loaded)
     if tokenizer is not None:

@@ -27,10 +27,11 @@ class RewardArguments:
 
 
 def main(run, data, training, model, reward, looks):
+    from llmrecipes.adapters import lora_config
     from llmrecipes.data import load_train_eval
     from llmrecipes.evaluation.watch import watch
     from llmrecipes.generation import sample_responses
-    from llmrecipes.models import load_policy, load_reward_model, load_tokenizer, lora_config
+    from llmrecipes.models import load_policy, load_reward_model, load_tokenizer
     from llmrecipes.ppo.trainer import PPOTrainer
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run

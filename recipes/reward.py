@@ -20,8 +20,9 @@ class RewardArguments:
 
 
 def main(run, data, reward, health, training, model):
+    from llmrecipes.adapters import lora_config
     from llmrecipes.data import load_by_split, load_train_eval
-    from llmrecipes.models import load_reward_model, load_tokenizer, lora_config, require_chat_template
+    from llmrecipes.models import load_reward_model, load_tokenizer, require_chat_template
     from llmrecipes.resume import run_training
     from llmrecipes.reward_models.health import check_saved_model, summarize
     from llmrecipes.run import check_run, finish_run, start_run

@@ -10,9 +10,10 @@ from llmrecipes.parsing import launch
 
 
 def main(run, data, training, model, looks):
+    from llmrecipes.adapters import lora_config
     from llmrecipes.data import load_train_eval
     from llmrecipes.evaluation.watch import watch
-    from llmrecipes.models import load_policy, load_tokenizer, lora_config, require_chat_template
+    from llmrecipes.models import load_policy, load_tokenizer, require_chat_template
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.training import SFTTrainer, check_assistant_tokens, readable, require_generation_marks

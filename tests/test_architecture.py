@@ -33,7 +33,19 @@ LAYERS = {
         "tracking",
         "web",
     },
-    1: {"data", "models", "training", "reward_models", "judging", "ppo", "generation", "sampling", "sharding", "processes"},
+    1: {
+        "adapters",
+        "data",
+        "models",
+        "training",
+        "reward_models",
+        "judging",
+        "ppo",
+        "generation",
+        "sampling",
+        "sharding",
+        "processes",
+    },
     2: {"run", "resume", "evaluation", "ranking", "pipeline", "report", "hub", "cards", "chat", "measures"},
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}

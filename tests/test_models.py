@@ -4,6 +4,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
+from llmrecipes.adapters import lora_config
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.models import (
     build_policy,
@@ -12,7 +13,6 @@ from llmrecipes.models import (
     load_policy,
     load_reward_model,
     load_tokenizer,
-    lora_config,
     require_chat_template,
     token_blocks,
     train_tokenizer,

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StopStringCri
 from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN
 from transformers.trainer_utils import EvalLoopOutput
 
+from llmrecipes.adapters import check_policy, keeps_base
 from llmrecipes.config import InputError
 from llmrecipes.generation import NotFiniteError
 from llmrecipes.models import eos_token_ids, num_embeddings
@@ -116,6 +117,7 @@ class PPOTrainer(Trainer):
     ):
         if isinstance(model, str):
             raise InputError(f"model: {model!r} is a name; load it first: AutoModelForCausalLM.from_pretrained({model!r})")
+        check_policy(model, peft_config)
         if args.n_gpu > 1:
             raise InputError(f"{args.n_gpu} GPUs in one process: start with `accelerate launch`, one process per GPU")
         prepare_sharding(args)
@@ -210,7 +212,7 @@ class PPOTrainer(Trainer):
             value_model = build_value_model(model, value_model)
         if ref_model is model:
             ref_model = None
-        if ref_model is None and peft_config is None:
+        if ref_model is None and (peft_config is None or not keeps_base(peft_config)):
             ref_model = copy_model(model)
         if peft_config is not None:
             model = add_adapter(model, peft_config, args.activation_checkpointing)

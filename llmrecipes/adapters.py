@@ -1,0 +1,228 @@
+"""Adapters (LoRA and its kin): what one was trained on, its weights merged into that, and the settings of a fresh one.
+
+An adapter's base may be an adapter itself: DPO with LoRA on an SFT adapter starts from that adapter merged into its base,
+and `base_model_name_or_path` names the SFT adapter. Such a chain is loaded from its whole model upwards, one adapter after
+another merged into what stands. PEFT alone would put the last adapter in the first one's place; cards name the chain.
+"""
+
+import re
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftConfig, PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict, load_peft_weights
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.pytorch_utils import Conv1D
+from transformers.utils.peft_utils import find_adapter_config_file
+from trl import get_peft_config
+
+from llmrecipes.config import InputError, ModelArguments
+from llmrecipes.manifest import fingerprint, read_manifest
+
+ADAPTER_FILE = "adapter_config.json"
+
+
+@dataclass
+class Source:
+    """A folder or Hub id with its revision; `adapter` is None for a whole model."""
+
+    path: str
+    revision: str | None = None
+    adapter: PeftConfig | None = None
+
+
+def read_chain(path: str, revision: str | None = None) -> list[Source]:
+    """The whole model that `path` rests on, then each adapter in the order in which they were trained; the last is `path`.
+
+    Raises:
+        InputError: an adapter does not say its base, its base is gone or was trained again, or it has no weights to merge.
+    """
+    chain = [_read_source(path, revision)]
+    while (adapter := chain[0].adapter) is not None:
+        here, base = chain[0].path, adapter.base_model_name_or_path
+        if not base:
+            raise InputError(f"{here}: its {ADAPTER_FILE} names no base model; set base_model_name_or_path there")
+        if any(base == source.path for source in chain):
+            raise InputError(f"{here}: is an adapter of itself; set base_model_name_or_path in its {ADAPTER_FILE}")
+        if Path(here).is_dir():
+            _check_base(here, base)
+        chain.insert(0, _read_source(base, adapter.revision))
+    return chain
+
+
+def _read_source(path: str, revision: str | None) -> Source:
+    # In a folder it looks for the file; for a Hub id it asks the Hub, or the cache.
+    if path.startswith("pypi:") or find_adapter_config_file(path, revision=revision) is None:
+        return Source(path, revision)
+    try:
+        adapter = PeftConfig.from_pretrained(path, revision=revision)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise InputError(f"{path}: its {ADAPTER_FILE} cannot be read: {str(error)[:200]}") from None
+    if adapter.is_prompt_learning:
+        kind = getattr(adapter.peft_type, "value", adapter.peft_type)
+        raise InputError(f"{path}: an adapter of kind {kind} is a learned prompt, which no weights can take up; use LoRA")
+    return Source(path, revision, adapter)
+
+
+def _check_base(path: str, base: str) -> None:
+    """InputError where the base of the adapter in `path` is not there, or is no longer what the adapter was trained on."""
+    looks_local = base.startswith((".", "/", "~", "outputs/")) or base.count("/") > 1
+    if looks_local and not Path(base).exists():
+        raise InputError(f"{path}: is an adapter of {base}, which does not exist; put that model there, or set "
+                         f"base_model_name_or_path in {path}/{ADAPTER_FILE}")  # fmt: skip
+    then = ((read_manifest(path) or {}).get("inputs") or {}).get(base)
+    # Only a run knows its fingerprint without reading all weights.
+    if then and read_manifest(base) and fingerprint(base) != then:
+        raise InputError(f"{path}: is an adapter of {base}, which was trained again since; train this stage again, too")
+
+
+def merge(model: PreTrainedModel, source: Source) -> PreTrainedModel:
+    """`model` with the adapter of `source` in its weights. A classifier takes a language model's adapter in its trunk.
+
+    Beside weights of 4 or 8 bits the adapter stays unmerged, frozen: rounded to so few bits it would be another one.
+
+    Raises:
+        InputError: the adapter does not fit `model`, is broken, or cannot be merged.
+    """
+    if is_deepspeed_zero3_enabled():
+        raise InputError(
+            f"{source.path}: an adapter cannot be merged under ZeRO-3; start from what recipes/merge.py makes of it"
+        )
+    if Path(source.path).is_dir() and not Path(source.path, "adapter_model.safetensors").is_file():
+        raise InputError(f"{source.path}: holds an adapter without adapter_model.safetensors")
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    source.adapter.task_type = None  # PEFT's wrapper for language models cannot hold a classifier
+    try:
+        weights = load_peft_weights(source.path, device="cpu", revision=source.revision)
+        _resize_vocabulary(model, weights)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they would tell is checked below
+            wrapped = PeftModel.from_pretrained(model, source.path, config=source.adapter, revision=source.revision)
+        _check_all_found(wrapped, weights, source.path)
+        _separate_embeddings(wrapped.get_base_model())
+        _keep_beside_quantised(wrapped, source.path)
+        merged = wrapped.merge_and_unload(safe_merge=True)
+    except (ValueError, RuntimeError, KeyError, AttributeError, NotImplementedError, OSError) as error:
+        raise InputError(f"{source.path}: its adapter cannot be merged: {str(error)[:300]}") from error
+    for name, parameter in merged.named_parameters():  # PEFT froze them all
+        parameter.requires_grad_(name not in frozen)
+    with suppress(OSError):  # most adapters come without one: how the base stops still holds
+        merged.generation_config = GenerationConfig.from_pretrained(source.path, revision=source.revision)
+    return merged
+
+
+def _separate_embeddings(model: PreTrainedModel) -> None:
+    """Unties input and output embeddings where the adapter changes one of them alone: merging would change both, and
+    saving would drop one."""
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    if not model.can_generate() or not model.config.get_text_config().tie_word_embeddings:
+        return
+    if not any(isinstance(end, (BaseTunerLayer, ModulesToSaveWrapper)) for end in ends):
+        return
+    if isinstance(ends[1], BaseTunerLayer):
+        head = ends[1].get_base_layer()
+    else:
+        head = getattr(ends[1], "original_module", ends[1])
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
+    model.all_tied_weights_keys = {}
+
+
+def _keep_beside_quantised(wrapped: PeftModel, path: str) -> None:
+    """Quantised layers come out of PEFT's, with what these added to their outputs; a new adapter can go around them."""
+    for name, layer in list(wrapped.named_modules()):
+        base = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else None
+        if base is None or base.weight.is_floating_point():
+            continue
+        adapter = wrapped.active_adapter
+        if not isinstance(layer, LoraLayer) or layer.lora_variant or layer.lora_bias.get(adapter):
+            raise InputError(
+                f"{path}: only plain LoRA can stay on quantised weights; start from what recipes/merge.py makes"
+            )
+        down, up, scaling = layer.lora_A[adapter], layer.lora_B[adapter], layer.scaling[adapter]
+
+        def add(module, inputs, output, down=down, up=up, scaling=scaling):
+            return output + (up(down(inputs[0].to(down.weight.dtype))) * scaling).to(output.dtype)
+
+        base.register_forward_hook(add)
+        parent, _, child = name.rpartition(".")
+        setattr(wrapped.get_submodule(parent), child, base)
+
+
+def _resize_vocabulary(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> None:
+    """Makes room for the tokens that were added in the adapter's training, whose embeddings lie beside it."""
+    embeddings = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is embeddings)
+    for key in (f"base_model.model.{name}.weight", f"base_model.model.{name}.modules_to_save.weight"):
+        if key in weights and len(weights[key]) != len(embeddings.weight):
+            model.resize_token_embeddings(len(weights[key]), mean_resizing=False)
+
+
+def _check_all_found(wrapped: PeftModel, weights: dict[str, torch.Tensor], path: str) -> None:
+    """InputError unless the adapter's every weight has found its place, and every place its weight."""
+    model = wrapped.get_base_model()
+    wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    if lacking := sorted(wanted.keys() - weights.keys()):
+        raise InputError(f"{path}: its adapter is broken or for another model: it lacks {lacking[0]}")
+    strange = weights.keys() - wanted.keys() - wrapped.state_dict().keys()
+    if not model.can_generate():  # a classifier has no place for what adapts a language model's head
+        strange = {key for key in strange if key.startswith(f"base_model.model.{model.base_model_prefix}.")}
+    if strange:
+        raise InputError(f"{path}: its adapter is for another model: this one has no place for {min(strange)}")
+
+
+def lora_config(args: ModelArguments, model: PreTrainedModel) -> PeftConfig | None:
+    """LoRA with the keys of `args` for `model`; None without use_peft.
+
+    Raises:
+        InputError: `lora_target_modules` names a module that the model does not have, or PEFT cannot adapt this model so;
+            quantised weights without an adapter to train.
+    """
+    config = get_peft_config(args)
+    if config is None:
+        if getattr(model, "is_quantized", False):
+            raise InputError("load_in_4bit, load_in_8bit: quantised weights are not trained; add use_peft: true (QLoRA)")
+        return None
+    if args.model_revision != "main":
+        config.revision = args.model_revision
+    targets = config.target_modules
+    if isinstance(targets, str) and re.fullmatch(r"\w+", targets):
+        config.target_modules = targets = {targets}  # TRL makes a list of one name a pattern for whole paths
+    if not targets or isinstance(targets, str):
+        return config
+    modules = dict(model.named_modules())
+    linear = sorted({n.rpartition(".")[2] for n, part in modules.items() if isinstance(part, (torch.nn.Linear, Conv1D))})
+    for target in sorted(targets):
+        if not any(f".{name}".endswith(f".{target}") for name in modules):
+            raise InputError(f"lora_target_modules: no `{target}` here; name some of {', '.join(linear)}, or all-linear")
+    return config
+
+
+def check_policy(model: torch.nn.Module, peft_config: PeftConfig | None) -> None:
+    """InputError unless there is something to train in `model`, and a new adapter would not replace what it has learned."""
+    for adapter in [peft_config, *getattr(model, "peft_config", {}).values()]:
+        if adapter is not None and adapter.is_prompt_learning:
+            raise InputError("model: a learned prompt (prompt tuning, prefix tuning) is not trained here; use LoRA")
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise InputError(
+            "model: from_pretrained has put a frozen adapter into it; load it with llmrecipes.models.load_policy, which "
+            "merges it, or with PeftModel.from_pretrained(base, folder, is_trainable=True)"
+        )
+    if isinstance(model, PeftModel) and peft_config is not None:
+        raise InputError(
+            "peft_config: the model has an adapter already, which a new one would replace; pass model.merge_and_unload(), "
+            "or leave peft_config out to train the adapter that is there"
+        )
+    if peft_config is None and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError("model: has no weight that is trained; load an adapter with is_trainable=True, or pass peft_config")
+
+
+def keeps_base(peft_config: PeftConfig) -> bool:
+    """Whether the model with its adapter switched off is what it was before: LoRA with `bias` trains the base's biases."""
+    return getattr(peft_config, "bias", "none") == "none"

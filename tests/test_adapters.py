@@ -1,0 +1,377 @@
+"""What starts from an adapter starts from what it was trained to: in every stage, on disk and from Python."""
+
+import importlib
+import json
+import math
+from pathlib import Path
+
+import ppo_toys as toys
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from llmrecipes.adapters import check_policy, lora_config, read_chain
+from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments
+from llmrecipes.models import build_policy, load_policy, load_reward_model, load_tokenizer, train_tokenizer
+from llmrecipes.parsing import parse
+
+TEXTS = ["Ann has a red hat.", "Bob has 12 blue hats.", "Who has a hat? Ann."] * 5
+CONFIGS = {
+    "llama": {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "intermediate_size": 64, "max_position_embeddings": 64},
+    "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},  # Conv1D, tied embeddings
+}  # fmt: skip
+TARGETS = {"llama": ["q_proj", "up_proj"], "gpt2": ["c_attn", "c_fc"]}
+EMBEDDINGS = {"llama": "embed_tokens", "gpt2": "wte"}
+PAIRS = [
+    {"prompt": [{"role": "user", "content": f"Who has {i}?"}], "chosen": [{"role": "assistant", "content": "Ann."}],
+     "rejected": [{"role": "assistant", "content": "Bob has a hat."}]} for i in range(12)
+]  # fmt: skip
+TOKENS = torch.tensor([[5, 9, 30, 71, 100, 250, 8]])
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 300, 64)
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def base(kind, tokenizer, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp(kind) / "base"
+    torch.manual_seed(0)
+    build_policy(CONFIGS[kind], tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def add_adapter(model, folder, seed=1, tokenizer=None, task_type="CAUSAL_LM", **changes) -> PeftModel:
+    """`model` under a random adapter, which is saved in `folder`."""
+    torch.manual_seed(seed)
+    wrapped = get_peft_model(model, LoraConfig(**{"r": 4, "task_type": task_type, **changes}))
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    wrapped.save_pretrained(folder)
+    if tokenizer:
+        tokenizer.save_pretrained(folder)
+    return wrapped.eval()
+
+
+@pytest.fixture(scope="module")
+def sft(kind, base, tokenizer) -> str:
+    """An adapter on `base`, as sft with use_peft leaves it."""
+    folder = Path(base).with_name("sft")
+    add_adapter(AutoModelForCausalLM.from_pretrained(base), folder, tokenizer=tokenizer, target_modules=TARGETS[kind])
+    return str(folder)
+
+
+def load(path, of=load_policy, **changes):
+    return of(ModelArguments(model_name_or_path=str(path), **changes), None).eval()
+
+
+@torch.no_grad()
+def logits(model):
+    return model(input_ids=TOKENS).logits
+
+
+def assert_close(one, other):
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+def run_recipe(stage, start, output_dir, *options, peft=True) -> dict:
+    """The manifest of a recipe run in this process, two steps on PAIRS, by default with LoRA."""
+    data = output_dir.parent / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
+    argv = ["--model_name_or_path", str(start), "--datasets", str(data), "--output_dir", str(output_dir), "--bf16", "false"]
+    argv += ["--max_steps", "2", "--per_device_train_batch_size", "4", "--activation_checkpointing", "false"]
+    argv += ["--report_to", "none", "--use_cpu", *options]
+    argv += ["--use_peft", "--lora_target_modules", "all-linear", "--lora_r", "4"] if peft else []
+    if stage == "ppo":
+        argv += ["--max_completion_length", "4", "--gradient_accumulation_steps", "1", "--num_ppo_epochs", "1"]
+        argv += ["--logging_steps", "1"]
+    recipe = importlib.import_module(f"recipes.{stage}")
+    health, looks = "llmrecipes.reward_models.health:HealthArguments", "llmrecipes.evaluation.watch:WatchArguments"
+    types = {
+        "dpo": lambda: ["trl.trainer.dpo_config:DPOConfig", ModelArguments, looks],
+        "ppo": lambda: ["llmrecipes.ppo.config:PPOConfig", ModelArguments, recipe.RewardArguments, looks],
+        "reward": lambda: [recipe.RewardArguments, health, "trl.trainer.reward_config:RewardConfig", ModelArguments],
+    }
+    recipe.main(*parse(RunArguments, DataArguments, *types[stage](), argv=argv))
+    return json.loads((output_dir / "manifest.json").read_text())
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"use_dora": True},
+        {"use_rslora": True},
+        {"bias": "all"},
+        {"target_modules": "all-linear"},
+        {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": ["embeddings"]},
+        {"target_modules": ["lm_head", "mlp.up_proj", "mlp.c_fc"]},
+        {"target_modules": ["embeddings"]},
+        {"trainable_token_indices": {"embeddings": [1, 2]}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("tied", [False, True])
+def test_adapter_loads_as_what_was_trained_and_so_does_the_whole_model(kind, base, tokenizer, tmp_path, changes, tied):
+    named = json.loads(json.dumps(changes).replace("embeddings", EMBEDDINGS[kind]))
+    start = build_policy(CONFIGS[kind] | {"tie_word_embeddings": tied}, tokenizer)
+    start.save_pretrained(tmp_path / "base")
+    start = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    trained = add_adapter(start, tmp_path / "adapter", **{"target_modules": TARGETS[kind], **named})
+    merged = load(tmp_path / "adapter")
+    assert_close(logits(merged), logits(trained))
+    assert all(parameter.requires_grad for parameter in merged.parameters())
+    merged.save_pretrained(tmp_path / "whole")
+    assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "whole")), logits(trained))
+    trunk = load(tmp_path / "adapter", load_reward_model)
+    same = getattr(merged, merged.base_model_prefix)(TOKENS)[0]
+    assert_close(getattr(trunk, trunk.base_model_prefix)(TOKENS)[0], same)
+
+
+def test_adapter_with_added_tokens_brings_their_embeddings(kind, base, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(310)
+    trained = add_adapter(model, tmp_path / "adapter", target_modules=TARGETS[kind])
+    assert_close(logits(load(tmp_path / "adapter")), logits(trained))
+
+
+def test_chain_of_three_loads_and_its_tokenizer_is_found(kind, base, sft, tokenizer, tmp_path):
+    second = add_adapter(load(sft), tmp_path / "second", seed=2, target_modules="all-linear")
+    third = add_adapter(load(tmp_path / "second"), tmp_path / "third", seed=3, target_modules=TARGETS[kind])
+    assert [source.path for source in read_chain(str(tmp_path / "third"))] == [
+        base, sft, str(tmp_path / "second"), str(tmp_path / "third")]  # fmt: skip
+    assert_close(logits(load(tmp_path / "third")), logits(third))
+    assert (logits(second) - logits(load(base))).abs().max() > 0.1
+    read = load_tokenizer(ModelArguments(model_name_or_path=str(tmp_path / "third")))
+    assert read.get_vocab() == tokenizer.get_vocab()
+
+
+def test_adapter_that_cannot_be_merged_is_one_line(kind, base, sft, tmp_path):
+    def broken(name, **changes):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            (folder / file).write_bytes(Path(sft, file).read_bytes())
+        config = json.loads((folder / "adapter_config.json").read_text()) | changes
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        return folder
+
+    with pytest.raises(InputError, match="names no base model"):
+        load(broken("without", base_model_name_or_path=None))
+    with pytest.raises(InputError, match="which does not exist"):
+        load(broken("gone", base_model_name_or_path="outputs/gone/sft"))
+    with pytest.raises(InputError, match="adapter of itself"):
+        load(broken("circle", base_model_name_or_path=str(tmp_path / "circle")))
+    with pytest.raises(InputError, match="broken or for another model: it lacks base_model"):
+        load(broken("more", target_modules=[*TARGETS[kind], "down_proj", "c_proj"]))
+    with pytest.raises(InputError, match="another model: this one has no place for base_model"):
+        load(broken("less", target_modules=TARGETS[kind][:1]))
+    (broken("pickle") / "adapter_model.safetensors").rename(tmp_path / "pickle" / "adapter_model.bin")
+    with pytest.raises(InputError, match="without adapter_model.safetensors"):
+        load(tmp_path / "pickle")
+    prompt = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), PromptTuningConfig("CAUSAL_LM", num_virtual_tokens=2)
+    )
+    prompt.save_pretrained(tmp_path / "prompt")
+    with pytest.raises(InputError, match="PROMPT_TUNING is a learned prompt"):
+        load(tmp_path / "prompt")
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dpo(sft, tokenizer) -> str:
+    """An adapter on the adapter `sft`, as dpo with use_peft leaves it."""
+    folder = Path(sft).with_name("dpo")
+    add_adapter(load(sft), folder, seed=2, tokenizer=tokenizer, target_modules="all-linear")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def reward(sft, tokenizer) -> str:
+    """A reward model that is an adapter on the adapter `sft`."""
+    folder = Path(sft).with_name("reward")
+    start = load(sft, load_reward_model)
+    add_adapter(start, folder, seed=3, tokenizer=tokenizer, target_modules="all-linear", task_type="SEQ_CLS")
+    return str(folder)
+
+
+def assert_one_parent(output_dir, manifest, start):
+    """Manifest, adapter_config and card name the same one."""
+    assert manifest["config"]["model_name_or_path"] == start and start in manifest["inputs"]
+    assert json.loads((output_dir / "adapter_config.json").read_text())["base_model_name_or_path"] == start
+    assert "base_model: " + "-".join(Path(start).parts[-2:]) in (output_dir / "README.md").read_text()
+
+
+def test_dpo_on_sft_at_learning_rate_0_gives_back_its_start(base, sft, tmp_path):
+    manifest = run_recipe("dpo", sft, tmp_path / "out", "--learning_rate", "0")
+    assert manifest["metrics"]["train_loss"] == pytest.approx(math.log(2), abs=1e-5), "policy and reference are one"
+    assert_close(logits(load(tmp_path / "out")), logits(load(sft)))
+    assert (logits(load(sft)) - logits(load(base))).abs().max() > 0.1
+    assert_one_parent(tmp_path / "out", manifest, sft)
+
+
+def test_ppo_on_dpo_with_a_reward_adapter_at_learning_rate_0_gives_back_its_start(dpo, sft, reward, tmp_path):
+    options = ["--learning_rate", "0", "--reward_model_name_or_path", reward, "--value_model", "separate"]
+    manifest = run_recipe("ppo", dpo, tmp_path / "out", *options)
+    assert manifest["metrics"]["kl"] == pytest.approx(0, abs=1e-5), "policy and reference are one"
+    assert_close(logits(load(tmp_path / "out")), logits(load(dpo)))
+    assert (logits(load(dpo)) - logits(load(sft))).abs().max() > 0.1
+    assert_one_parent(tmp_path / "out", manifest, dpo)
+    values = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "value_model")
+    assert_close(logits(values), logits(load(reward, load_reward_model)))
+
+
+def test_ppo_trains_an_sft_adapter_whole_without_use_peft(sft, tmp_path):
+    options = ["--learning_rate", "1e-3", "--reward_functions", "ppo_toys:even_share", "--value_model", "shared"]
+    manifest = run_recipe("ppo", sft, tmp_path / "out", *options, peft=False)
+    assert abs(manifest["metrics"]["kl"]) > 1e-4
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+    difference = (logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")) - logits(load(sft))).abs().max()
+    assert 1e-4 < difference < 1, "it has learned, from the SFT model"
+
+
+def test_reward_on_sft_is_its_trunk_and_what_it_has_learned(sft, tmp_path):
+    manifest = run_recipe("reward", sft, tmp_path / "out", "--health_check", "false", "--learning_rate", "1e-2")
+    assert_one_parent(tmp_path / "out", manifest, sft)
+    torch.manual_seed(7)
+    read = load(tmp_path / "out", load_reward_model)
+    torch.manual_seed(8)
+    assert_close(logits(load(tmp_path / "out", load_reward_model)), logits(read))  # no part of it is drawn anew
+    trunk = PeftModel.from_pretrained(load(sft, load_reward_model), tmp_path / "out").merge_and_unload()
+    assert_close(logits(trunk), logits(read))
+
+
+def test_value_model_from_a_reward_adapter_resumes(kind, sft, reward, tokenizer, tmp_path):
+    def trainer(**changes):
+        data = Dataset.from_list([{"prompt": row["prompt"]} for row in PAIRS])
+        own = {"reward_processing_classes": tokenizer, "eval_dataset": None}
+        return toys.trainer(
+            tmp_path, model=load(sft), reward=load(reward, load_reward_model), data=data, tok=tokenizer,
+            trainer_arguments=own, gradient_accumulation_steps=1, num_ppo_epochs=1, save_strategy="steps", save_steps=2,
+            max_completion_length=4, **changes,
+        )  # fmt: skip
+
+    whole = trainer()
+    whole.train()
+    resumed = trainer()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    for (name, one), other in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+# --- from Python ------------------------------------------------------------------------------------------------------
+
+
+def test_policies_that_would_learn_nothing_or_lose_what_they_know_are_refused(kind, base, sft, tmp_path):
+    lora = LoraConfig(r=2, target_modules=TARGETS[kind])
+    frozen = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), sft)
+    with pytest.raises(InputError, match="no weight that is trained; load an adapter with is_trainable=True"):
+        toys.trainer(tmp_path, model=frozen)
+    trainable = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), sft, is_trainable=True)
+    with pytest.raises(InputError, match="has an adapter already, which a new one would replace"):
+        toys.trainer(tmp_path, model=trainable, trainer_arguments={"peft_config": lora})
+    for config in (lora, None):
+        with pytest.raises(InputError, match="from_pretrained has put a frozen adapter into it"):
+            toys.trainer(
+                tmp_path, model=AutoModelForCausalLM.from_pretrained(sft), trainer_arguments={"peft_config": config}
+            )
+    prompt = PromptTuningConfig("CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(InputError, match="learned prompt"):
+        toys.trainer(tmp_path, model=load(base), trainer_arguments={"peft_config": prompt})
+    with pytest.raises(InputError, match="learned prompt"):
+        check_policy(get_peft_model(load(base), prompt), None)
+    check_policy(trainable, None)
+    check_policy(load(base), lora)
+    with pytest.raises(InputError, match="no weight that is trained"):
+        check_policy(load(base).requires_grad_(False), None)
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_reference_of_lora_that_trains_biases_stays_the_start(kind, tokenizer, tmp_path, bias):
+    torch.manual_seed(0)
+    policy = build_policy(CONFIGS[kind] | ({"attention_bias": True} if kind == "llama" else {}), tokenizer)
+    start = logits(policy.eval())
+    lora = LoraConfig(r=2, target_modules=["q_proj"] if kind == "llama" else ["c_attn"], bias=bias)
+    trainer = toys.trainer(
+        tmp_path, model=policy, tok=tokenizer, trainer_arguments={"peft_config": lora}, learning_rate=1e-1, max_steps=2
+    )
+    trainer.train()
+    assert_close(logits(trainer.ref_model.model), start)
+    assert (logits(trainer.model.policy) - start).abs().max() > 1e-2
+
+
+# --- QLoRA ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def qlora(tokenizer, tmp_path_factory) -> tuple[str, torch.Tensor]:
+    """(adapter trained on a base in 4 bits, the logits of the two)."""
+    pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes (requirements-dev.txt)")
+    folder = tmp_path_factory.mktemp("qlora")
+    torch.manual_seed(0)
+    build_policy(CONFIGS["llama"] | {"hidden_size": 64}, tokenizer).save_pretrained(folder / "base")
+    start = load(folder / "base", load_in_4bit=True)
+    return folder / "sft", logits(add_adapter(start, folder / "sft", tokenizer=tokenizer, target_modules="all-linear"))
+
+
+def test_adapter_of_a_quantised_base_stays_exact_under_the_next_one(qlora, tokenizer, tmp_path):
+    sft, trained = qlora
+    start = load(sft, load_in_4bit=True)
+    assert_close(logits(start), trained)
+    assert (logits(load(sft.with_name("base"), load_in_4bit=True)) - trained).abs().max() > 0.1
+    second = add_adapter(start, tmp_path / "second", seed=4, target_modules="all-linear")
+    assert_close(logits(load(tmp_path / "second", load_in_4bit=True)), logits(second))
+    with second.disable_adapter():
+        assert_close(logits(second), trained)
+    with pytest.raises(InputError, match="quantised weights are not trained; add use_peft"):
+        lora_config(ModelArguments(load_in_4bit=True), start)
+    add_adapter(load(sft.with_name("base"), load_in_4bit=True), tmp_path / "dora", use_dora=True, target_modules=["q_proj"])
+    with pytest.raises(InputError, match="only plain LoRA stays on quantised weights"):
+        load(tmp_path / "dora", load_in_4bit=True)
+
+
+# --- merge ------------------------------------------------------------------------------------------------------------
+
+
+def run_merge(start, output_dir, *options) -> None:
+    recipe = importlib.import_module("recipes.merge")
+    argv = ["--model_name_or_path", str(start), "--output_dir", str(output_dir), *options]
+    recipe.main(*parse(RunArguments, recipe.MergeArguments, ModelArguments, argv=argv))
+
+
+def test_merge_writes_the_whole_model(base, dpo, reward, tokenizer, tmp_path):
+    run_merge(dpo, tmp_path / "whole")
+    assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "whole")), logits(load(dpo)))
+    assert load_tokenizer(ModelArguments(model_name_or_path=str(tmp_path / "whole"))).get_vocab() == tokenizer.get_vocab()
+    assert not (tmp_path / "whole" / "adapter_config.json").exists()
+    run_merge(reward, tmp_path / "reward")
+    read = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
+    assert_close(logits(read), logits(load(reward, load_reward_model)))
+    assert read.config.pad_token_id == tokenizer.pad_token_id
+    with pytest.raises(InputError, match="is a whole model, nothing is to be merged"):
+        run_merge(base, tmp_path / "again")
+
+
+def test_merge_of_qlora_writes_what_was_trained(qlora, tmp_path):
+    sft, trained = qlora
+    run_merge(sft, tmp_path / "whole", "--load_in_4bit", "true")
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+    assert not getattr(whole, "is_quantized", False) and whole.dtype == torch.float32
+    assert_close(logits(whole), trained)
