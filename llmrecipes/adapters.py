@@ -142,9 +142,7 @@ def _keep_beside_quantised(wrapped: PeftModel, path: str) -> None:
             continue
         adapter = wrapped.active_adapter
         if not isinstance(layer, LoraLayer) or layer.lora_variant or layer.lora_bias.get(adapter):
-            raise InputError(
-                f"{path}: only plain LoRA can stay on quantised weights; start from what recipes/merge.py makes"
-            )
+            raise InputError(f"{path}: only plain LoRA stays on quantised weights; start from what recipes/merge.py makes")
         down, up, scaling = layer.lora_A[adapter], layer.lora_B[adapter], layer.scaling[adapter]
 
         def add(module, inputs, output, down=down, up=up, scaling=scaling):

@@ -14,7 +14,7 @@ from httpx2 import TransportError  # the client that huggingface_hub uses
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from llmrecipes.cards.model import TOKENS, is_local, repo_name, scrub
+from llmrecipes.cards.model import TOKENS, adapter_chain, is_local, repo_name, scrub
 from llmrecipes.config import InputError
 
 LEFT_OUT = ("checkpoint-", "logs", ".cache", "__pycache__")
@@ -224,7 +224,14 @@ def _with_namespace(text: str, push: Push) -> str:
         card.data.base_model = full(card.data.base_model)
     if card.data.datasets:
         card.data.datasets = [full(title) for title in card.data.datasets]
-    card.text = card.text.replace(f'from_pretrained("{name}"', f'from_pretrained("{push.repo_id}"')
+    bases = {repo_name(path) for path in adapter_chain(push.files["manifest.json"].parent) if is_local(path)}
+    for title in bases | {name}:
+        card.text = card.text.replace(f'from_pretrained("{title}"', f'from_pretrained("{namespace}/{title}"')
+        lines = [
+            line.replace(f'"{title}"', f'"{namespace}/{title}"') if line.startswith("for adapter in [") else line
+            for line in card.text.split("\n")
+        ]
+        card.text = "\n".join(lines)
     return str(card)
 
 

@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from llmrecipes.adapters import check_policy, lora_config, read_chain
+from llmrecipes.cards.model import repo_name, write_model_card
 from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments
 from llmrecipes.models import build_policy, load_policy, load_reward_model, load_tokenizer, train_tokenizer
 from llmrecipes.parsing import parse
@@ -236,6 +237,21 @@ def test_ppo_on_dpo_with_a_reward_adapter_at_learning_rate_0_gives_back_its_star
     assert_one_parent(tmp_path / "out", manifest, dpo)
     values = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "value_model")
     assert_close(logits(values), logits(load(reward, load_reward_model)))
+
+
+@pytest.mark.parametrize("of, kind_of", [("dpo", load_policy), ("reward", load_reward_model)])
+def test_lines_of_the_card_load_the_chain(base, dpo, reward, tmp_path, of, kind_of):
+    folder = Path({"dpo": dpo, "reward": reward}[of])
+    manifest = {"status": "finished", "stage": of, "config": {"output_dir": str(folder)}, "made": "", "wall_seconds": 0}
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"command": "", "fingerprint": ""}))
+    card = write_model_card(folder).read_text()
+    (folder / "manifest.json").unlink()
+    lines = card.split("```python\n")[1].split("```")[0]
+    for path in (base, Path(base).with_name("sft"), folder):  # on a hub they stand under these names
+        lines = lines.replace(f'"{repo_name(path)}"', f'"{path}"')
+    found = {}
+    exec(lines, found)
+    assert_close(logits(found["model"].eval()), logits(load(folder, kind_of)))
 
 
 def test_ppo_trains_an_sft_adapter_whole_without_use_peft(sft, tmp_path):

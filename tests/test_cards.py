@@ -136,6 +136,20 @@ def test_card_of_an_adapter_names_the_relation_and_loads_with_peft(run):
         assert f"AutoPeftModel{how}" in card.text and "AutoTokenizer.from_pretrained" in card.text
 
 
+def test_card_of_an_adapter_on_an_adapter_shows_the_lines_that_load_both(run):
+    """The adapters are real and the lines are run in test_adapters.py."""
+    (run / "config.json").unlink()
+    (run / "model.safetensors").rename(run / "adapter_model.safetensors")
+    for name, base in (("sft", "org/base"), ("dpo", str(run.parent / "sft"))):
+        (run.parent / name).mkdir(exist_ok=True)
+        config = {"task_type": "CAUSAL_LM", "base_model_name_or_path": base}
+        (run.parent / name / "adapter_config.json").write_text(json.dumps(config))
+    text = write_model_card(run).read_text()
+    assert (
+        'ForCausalLM.from_pretrained("org/base")' in text and 'for adapter in ["quickstart-sft", "quickstart-dpo"]' in text
+    )
+
+
 def test_card_of_a_reward_model_has_the_intervals_and_the_verdict_of_its_health_check(run):
     estimate = {"value": 0.8125, "low": 0.75, "high": 0.875, "n": 160}
     health = {"verdict": "unhealthy", "by_set": {"test": estimate, "held out": estimate}}

@@ -213,11 +213,39 @@ def _loading(folder: Path, name: str) -> list[str]:
         return tokenizer
     kind = "SequenceClassification" if is_classifier else "CausalLM"
     if is_adapter:
+        if len(chain := adapter_chain(folder)) > 2:
+            return _load_chain(kind, name, chain[:-1])
         labels = ", num_labels=1" if is_classifier else ""
         auto = f"AutoPeftModelFor{kind}"
         return [f"from peft import {auto}", *tokenizer, f'model = {auto}.from_pretrained("{name}"{labels})']
     tokenizer[0] = f"from transformers import AutoModelFor{kind}, AutoTokenizer"
     return [*tokenizer, f'model = AutoModelFor{kind}.from_pretrained("{name}")']
+
+
+def adapter_chain(folder: Path) -> list[str]:
+    """The whole model that the adapter in `folder` rests on, and each adapter above it."""
+    chain = [str(folder)]
+    while base := _read(Path(chain[0]) / "adapter_config.json").get("base_model_name_or_path"):
+        chain.insert(0, base)
+    return chain
+
+
+def _load_chain(kind: str, name: str, bases: list[str]) -> list[str]:
+    """Lines that load an adapter on adapters; PEFT by itself would put the last one in the first one's place."""
+    whole, *adapters = [repo_name(base) for base in bases]
+    labels = ", num_labels=1" if kind == "SequenceClassification" else ""
+    return [
+        "from peft import PeftConfig, PeftModel",
+        f"from transformers import AutoModelFor{kind}, AutoTokenizer",
+        "",
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
+        f'model = AutoModelFor{kind}.from_pretrained("{whole}"{labels})',
+        "# An adapter on adapters: each is merged before the next is put on.",
+        f"for adapter in {json.dumps([*adapters, name])}:",
+        "    config = PeftConfig.from_pretrained(adapter)",
+        "    config.task_type = None",
+        "    model = PeftModel.from_pretrained(model, adapter, config=config).merge_and_unload()",
+    ]
 
 
 def _recipe(stage: str) -> tuple[str, str]:
