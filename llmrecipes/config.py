@@ -50,7 +50,7 @@ class DatasetSource:
     data_dir: str | None = field(default=None, metadata={"help": "Folder within the data set."})
     data_files: str | list | dict | None = field(default=None, metadata={"help": "Files within the data set."})
     split: str = field(default="train", metadata={"help": "Split, or a slice of it: train[:50%]."})
-    columns: list | dict | None = field(
+    columns: list[str] | dict | None = field(
         default=None, metadata={"help": "Columns to keep, by a mapping {old: new} also renamed; default: all."}
     )
     weight: float | None = field(default=None, metadata={"help": "Share of the mixture, in proportion to the others'."})

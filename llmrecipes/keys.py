@@ -40,7 +40,7 @@ def keys_of(config_type) -> dict[str, Key]:
     if isinstance(config_type, str):
         return _keys(*config_type.split(":"))
     module = config_type.__module__
-    keys = _class_keys(module, config_type.__name__, sys.modules[module].__file__)
+    keys = _class_keys(module, config_type.__name__, getattr(sys.modules[module], "__file__", None))
     return keys if keys is not None else _keys_of_class(config_type)
 
 
@@ -68,6 +68,7 @@ def _written(annotation) -> str:
     return annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
 
 
+@cache
 def _class_keys(module: str, name: str, file: str | None = None) -> dict[str, Key] | None:
     """Keys of class `name` and its bases; None if some part is not to be found in the sources."""
     source = _read(module, file)

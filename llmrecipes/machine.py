@@ -50,7 +50,7 @@ def inputs(s: Settings) -> Problems:
     for key in FILES:
         path = s.values.get(key)
         if isinstance(path, str) and not path.startswith("{") and not os.path.exists(path):
-            yield key, f"{shown(path)} does not exist; correct the path"
+            yield key, f"{path} does not exist; correct the path"
 
 
 def _input_problem(path: str, key: str) -> str:
@@ -192,14 +192,11 @@ def packages(s: Settings) -> Problems:
 
 
 def room(s: Settings) -> Problems:
-    """`output_dir` missing or impossible to write, a disk without room for the result, a port in use."""
+    """An `output_dir` that cannot be written, or whose disk has no room for the result."""
     if "output_dir" not in s.keys or "force" not in s.keys or "stages" in s.keys:
         return  # no run of its own
-    output_dir = s["output_dir"] if s.given("output_dir") else None
-    if not output_dir and s.has_unknown_keys:
-        return
+    output_dir = s["output_dir"]
     if not output_dir:
-        yield "output_dir", "is missing; say where the result goes, e.g. outputs/<experiment>/<stage>"
         return
     path = Path(os.path.expanduser(output_dir)).absolute()
     if path.exists() and not path.is_dir():

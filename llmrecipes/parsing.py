@@ -94,6 +94,8 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
     # Before transformers is imported: it reads HF_* once, at import.
     os.environ.update(environment)
     given = dict(settings.values)
+    # The light ones first: what they refuse is told before torch is imported.
+    build([config_type for config_type in config_types if not isinstance(config_type, str)], settings)
     settle_precision(settings, inputs_exist)
     configs = build(config_types, settings)
     for config in configs:
@@ -258,9 +260,9 @@ def build(config_types, settings: Settings) -> tuple:
     configs, problems = [], []
     for config_type in config_types:
         try:
-            config_type = _resolve(config_type)
-            names = {field.name for field in fields(config_type) if field.init}
-            configs.append(config_type(**{key: value for key, value in settings.values.items() if key in names}))
+            found = _resolve(config_type)
+            names = {field.name for field in fields(found) if field.init}
+            configs.append(found(**{key: value for key, value in settings.values.items() if key in names}))
         except InputError as error:
             problems += error.args
         except Exception as error:  # a library's class refuses a value in a dozen ways, all from what the user gave it

@@ -38,6 +38,11 @@ CHOICES = {
         "all none azure_ml clearml codecarbon comet_ml dagshub dvclive flyte kubeflow mlflow neptune swanlab tensorboard "
         "trackio wandb".split()
     ),
+    "log_level": "debug detail info warning error critical passive".split(),
+    "log_level_replica": "debug detail info warning error critical passive".split(),
+    "f_divergence_type": "reverse_kl forward_kl js_divergence alpha_divergence".split(),
+    "include_num_input_tokens_seen": ("all", "non_padding", "no", True, False),
+    "debug": ("", "underflow_overflow", "tpu_metrics_debug"),
     "ddp_backend": "nccl gloo mpi ccl hccl cncl mccl".split(),
 }
 DPO_LOSSES = (
@@ -211,7 +216,7 @@ def check_source(where_in: str, value: Any, where: str) -> Any:
         try:
             checked[key] = check_value(key, entry, known[key], where)
         except InputError as error:
-            raise InputError(str(error).replace(f"`{key}`", f"`{where_in}.{key}`", 1)) from None
+            raise InputError(str(error).replace(f"`{key}", f"`{where_in}.{key}", 1)) from None
     return checked
 
 

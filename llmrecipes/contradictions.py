@@ -1,0 +1,280 @@
+"""Settings that contradict each other, or would be accepted and do nothing: checks of a config that need no machine.
+
+Every check yields (key, what is wrong and what to do).
+"""
+
+import os
+import re
+
+from llmrecipes import machine
+from llmrecipes.schedules import schedule_arguments
+from llmrecipes.settings import Problems, Settings
+from llmrecipes.values import shown
+
+ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+
+
+def _evaluation(s: Settings) -> Problems:
+    held_out = s.given("eval_datasets") and s["eval_datasets"] or s["test_split_size"]
+    if s["eval_datasets"] and s["test_split_size"]:
+        yield "test_split_size", "takes rows for the evaluation that `eval_datasets` names already; give one of the two"
+    if not s.trains or "eval_datasets" not in s.keys or held_out:
+        return
+    for key, off in (("eval_strategy", "no"), ("eval_on_start", False), ("do_eval", False)):
+        if s[key] not in (off, None) and s.given(key):
+            yield key, f"{shown(s[key])} has nothing to evaluate on; give `eval_datasets` or `test_split_size`"
+    if s["load_best_model_at_end"]:
+        yield "load_best_model_at_end", "has nothing to compare models on; give `eval_datasets` or `test_split_size`"
+
+
+def _best_model(s: Settings) -> Problems:
+    metric, strategies = s["metric_for_best_model"], (s["eval_strategy"], s["save_strategy"])
+    if s["load_best_model_at_end"]:
+        if "best" not in strategies and strategies[0] != strategies[1]:
+            text = (
+                f"what is evaluated ({strategies[0]}) and what is saved ({strategies[1]}) must be the same models; give "
+                "`eval_strategy` and `save_strategy` one value"
+            )
+            yield "load_best_model_at_end", text
+        elif strategies == ("steps", "steps"):
+            evaluated, saved = s["eval_steps"] or s["logging_steps"], s["save_steps"]
+            if (evaluated < 1) != (saved < 1) or round(saved * 1e6) % round(evaluated * 1e6):
+                yield "save_steps", f"{saved} is no multiple of eval_steps {evaluated}; load_best_model_at_end needs both"
+        if "health_check" in s.keys and s["eval_datasets"] and not metric:
+            text = (
+                "every evaluation set is measured by itself; say which one decides, e.g. `metric_for_best_model: test_loss`"
+            )
+            yield "load_best_model_at_end", text
+    elif metric and s["save_strategy"] != "best" and s["lr_scheduler_type"] not in ("reduce_lr_on_plateau", "greedy"):
+        yield "metric_for_best_model", "decides nothing; set `load_best_model_at_end: true` or `save_strategy: best`"
+    if s["save_strategy"] == "best" and s["eval_strategy"] == "no":
+        yield "save_strategy", "best needs evaluations; set `eval_strategy`"
+
+
+def _length(s: Settings) -> Problems:
+    if s.given("max_steps") and s["max_steps"] > 0 and s.given("num_train_epochs"):
+        yield "num_train_epochs", f"has no effect beside `max_steps: {s['max_steps']}`; give one of the two"
+    if s.given("resume_from_checkpoint"):
+        yield from _resume(s)
+    for what in ("save", "logging", "eval"):
+        key = f"{what}_steps"
+        value = s[key] if s[f"{what}_strategy"] == "steps" else None
+        if isinstance(value, float) and value > 1 and not value.is_integer():
+            yield key, f"{value} is no whole number of steps; below 1 it is a share of all steps"
+    if s.given("dataloader_prefetch_factor") and not s["dataloader_num_workers"]:
+        yield "dataloader_prefetch_factor", "needs workers; set `dataloader_num_workers`"
+    if s["dataloader_persistent_workers"] and not s["dataloader_num_workers"]:
+        yield "dataloader_persistent_workers", "there are no workers; set `dataloader_num_workers`"
+
+
+def _resume(s: Settings) -> Problems:
+    value = s["resume_from_checkpoint"]
+    if str(value).lower() in ("true", "auto", "last"):
+        return  # what happens anyway
+    text = (
+        f"{shown(value)} is not taken: a run goes on from the last complete checkpoint in its own `output_dir` by itself; "
+        "leave the key out (`--force` starts anew; `model_name_or_path` starts from another run's weights)"
+    )
+    yield "resume_from_checkpoint", text
+
+
+def _schedule(s: Settings) -> Problems:
+    name, given = s["lr_scheduler_type"], s["lr_scheduler_kwargs"] or {}
+    if isinstance(given, str):
+        yield "lr_scheduler_kwargs", f"{shown(given)} is text; write a mapping, e.g. {{min_lr_rate: 0.1}}"
+    if name in ("reduce_lr_on_plateau", "greedy") and s["eval_strategy"] == "no":
+        yield "lr_scheduler_type", f"{name} looks at evaluations; set `eval_strategy`"
+    if not s.trains or isinstance(given, str) or (arguments := schedule_arguments(name)) is None:
+        return
+    for key in given:
+        if key not in arguments:
+            known = f"it takes {', '.join(arguments)}" if arguments else "it takes none"
+            yield "lr_scheduler_kwargs", f"`{key}` is unknown to lr_scheduler_type {name}; {known}"
+    missing = [key for key, required in arguments.items() if required and key not in given]
+    if name in ("cosine_with_min_lr", "cosine_warmup_with_min_lr") and not {"min_lr", "min_lr_rate"} & set(given):
+        missing = ["min_lr_rate"]
+    if missing:
+        yield "lr_scheduler_type", f"{name} needs `lr_scheduler_kwargs: {{{missing[0]}: ...}}`"
+    if name == "constant" and s["warmup_steps"]:
+        yield "warmup_steps", "has no effect with lr_scheduler_type constant; use constant_with_warmup"
+
+
+def _precision(s: Settings) -> Problems:
+    if s["fp16"] and s["bf16"] and s.given("bf16"):
+        yield "fp16", "and `bf16` are both on; choose one (bf16 where the GPU has it)"
+    if s["load_in_4bit"] and s["load_in_8bit"]:
+        yield "load_in_8bit", "and `load_in_4bit` are both on; choose one"
+    if s.trains and (s["load_in_4bit"] or s["load_in_8bit"]) and not s["use_peft"]:
+        key = "load_in_4bit" if s["load_in_4bit"] else "load_in_8bit"
+        yield key, "quantised weights are not trained; add `use_peft: true` (QLoRA)"
+    for key in ("use_bnb_nested_quant", "bnb_4bit_quant_storage"):
+        if s[key] and not s["load_in_4bit"]:
+            yield key, "has no effect without `load_in_4bit: true`"
+    fp8 = os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp8"
+    if fp8 and not machine.installed("transformer_engine", "torchao", "msamp"):
+        yield "bf16", "accelerate's mixed_precision is fp8, which needs transformer-engine or torchao; use bf16 there"
+    yield from _checkpointing(s)
+
+
+def _checkpointing(s: Settings) -> Problems:
+    known = "use_reentrant preserve_rng_state context_fn determinism_check debug early_stop selective every_n_layers".split()
+    for key in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
+        value = s[key]
+        if isinstance(value, str):
+            yield key, f"{shown(value)} is text; write a mapping, e.g. {{use_reentrant: false}}"
+        for name in value if isinstance(value, dict) else ():
+            if name not in known:
+                yield key, f"unknown key `{name}`; torch.utils.checkpoint knows {', '.join(known[:4])}"
+    old, new = s["gradient_checkpointing"], s["activation_checkpointing"]
+    if s.given("gradient_checkpointing") and s.given("activation_checkpointing") and old != new:
+        yield "gradient_checkpointing", "is the older name of `activation_checkpointing`, and the two differ; give one"
+
+
+def _packing(s: Settings) -> Problems:
+    attention = s["attn_implementation"] or "sdpa"
+    if s["padding_free"] and not s["packing"]:
+        if "flash" not in attention:
+            text = (
+                f"rows would see each other under attention {attention}; set `attn_implementation: flash_attention_2`, or "
+                "`packing: true`"
+            )
+            yield "padding_free", text
+        if s["max_length"] is not None:
+            yield "padding_free", "rows are not cut at `max_length` then; set `packing: true`, or `max_length: null`"
+    if (s["packing"] or s["eval_packing"]) and "max_length" in s.keys and s["max_length"] is None:
+        yield "packing", "packs blocks of `max_length` tokens, which is null; give a number"
+    if s["packing"] and attention == "eager" and s["packing_strategy"] != "wrapped":
+        yield "packing", "rows in a block would see each other under attention eager; leave attn_implementation out"
+    if s["assistant_only_loss"] and s["completion_only_loss"]:
+        yield "completion_only_loss", "and `assistant_only_loss` are both on; the first is for prompt/completion rows"
+
+
+def _adapter(s: Settings) -> Problems:
+    if "use_peft" not in s.keys:
+        return
+    for key in s.values:
+        if key.startswith("lora_") or key in ("use_rslora", "use_dora"):
+            if not s["use_peft"] and s.given(key) and s[key] is not False:
+                why = "without `use_peft: true`, which trains an adapter" if s.trains else "here; nothing is trained"
+                yield key, f"has no effect {why}"
+    if not s.trains and s["use_peft"]:
+        yield "use_peft", "has no effect here; nothing is trained, and an adapter's folder is read as it is"
+    if s.given("lora_task_type") and s["lora_task_type"] != ("SEQ_CLS" if "health_check" in s.keys else "CAUSAL_LM"):
+        yield "lora_task_type", f"{s['lora_task_type']} is not this stage's; leave it out"
+    targets = s["lora_target_modules"]
+    if isinstance(targets, list) and "all-linear" in targets and len(targets) > 1:
+        yield "lora_target_modules", "all-linear is all of them; name it alone"
+
+
+def _texts(s: Settings) -> Problems:
+    """JSON where text is given for a mapping, and texts that must have a form."""
+    for key in ("model_init_kwargs", "dataset_kwargs", "liger_kernel_config"):
+        if isinstance(s[key], str):
+            yield key, f"{shown(s[key])} is text; write a mapping"
+    hub_id = s["hub_model_id"]
+    if hub_id and not machine.is_hub_id(hub_id):
+        yield "hub_model_id", f"{shown(hub_id)} is no repository's name; write NAME or OWNER/NAME (letters, digits, - _ .)"
+    if s["hub_token"]:
+        yield "hub_token", "a token in a config ends up in logs and checkpoints; set HF_TOKEN, or log in by `hf auth login`"
+    for key in ("rule", "judge", "watch_rule", "reward_functions"):
+        for value in s[key] if isinstance(s[key], list) else [s[key]]:
+            if value and not (key == "judge" and value == "llm") and value.count(":") != 1:
+                yield key, f"{shown(value)} names no function; write package.module:function"
+    for key in ("judge_url", "watch_judge_url"):
+        if s[key] and not re.match(r"https?://[^/]", s[key]):
+            yield key, f"{shown(s[key])} is no address; write http://HOST:PORT/v1"
+    attention = s["attn_implementation"]
+    if attention and attention not in ATTENTION and "/" not in attention:
+        yield (
+            "attn_implementation",
+            f"{shown(attention)} is unknown; choose from {', '.join(ATTENTION)}, or name a Hub kernel",
+        )
+    weights, functions = s["reward_weights"], s["reward_functions"]
+    if weights is not None and functions is not None:
+        count = len(functions) + bool(s["reward_model_name_or_path"])
+        if len(weights) != count:
+            yield "reward_weights", f"{len(weights)} weights for {count} rewards (the reward model first); give one each"
+
+
+def _preferences(s: Settings) -> Problems:
+    losses, weights = s["loss_type"], s["loss_weights"]
+    if "loss_weights" not in s.keys or not isinstance(losses, list):
+        return
+    if weights is not None and len(weights) != len(losses):
+        yield "loss_weights", f"{len(weights)} weights for {len(losses)} losses ({', '.join(losses)}); give one each"
+    if "exo_pair" in losses and not s["label_smoothing"]:
+        yield "loss_type", "exo_pair needs `label_smoothing` above 0; its paper recommends 1e-3"
+    if s["use_weighting"] and {"aot", "aot_unpaired"} & set(losses):
+        yield "use_weighting", "is not defined for aot losses, which sort the pairs"
+    without = {"nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down"}
+    if s["f_divergence_type"] not in (None, "reverse_kl") and set(losses) & without:
+        yield "f_divergence_type", f"{s['f_divergence_type']} is not defined for {', '.join(losses)}; leave it out"
+    if s["sync_ref_model"] and s["use_peft"]:
+        yield "sync_ref_model", "with LoRA there is no second model to synchronise; leave one of the two out"
+    if s["sync_ref_model"] and s["precompute_ref_log_probs"]:
+        yield "sync_ref_model", "makes what precompute_ref_log_probs computed stale; leave one of the two out"
+
+
+def _fresh_model(s: Settings) -> Problems:
+    config = s["model_config"]
+    if not isinstance(config, dict):
+        return
+    if s["model_name_or_path"]:
+        yield "model_config", "makes a fresh model, `model_name_or_path` continues one; give one of the two"
+    sizes = {key: value for key, value in config.items() if isinstance(value, int) and not isinstance(value, bool)}
+    for key, value in sizes.items():
+        if key.startswith(("num_", "n_", "hidden_size", "intermediate_size", "vocab_size", "max_position")) and value < 1:
+            yield "model_config", f"{key} is {value}; it must be at least 1"
+            return
+    hidden = sizes.get("hidden_size", sizes.get("n_embd"))
+    heads = sizes.get("num_attention_heads", sizes.get("n_head"))
+    if hidden and heads and "head_dim" not in config and hidden % heads:
+        yield "model_config", f"hidden_size {hidden} is no multiple of num_attention_heads {heads}"
+    shared = sizes.get("num_key_value_heads")
+    if heads and shared and heads % shared:
+        yield "model_config", f"num_attention_heads {heads} is no multiple of num_key_value_heads {shared}"
+
+
+def _models_compared(s: Settings) -> Problems:
+    models = s["models"]
+    if "baseline" not in s.keys or not isinstance(models, dict):
+        return
+    for name, path in models.items():
+        if not isinstance(path, str) or not path:
+            yield "models", f"{name}: {shown(path)} is neither a folder nor a Hub id"
+    if models and s.given("baseline") and s["baseline"] not in models:
+        yield "baseline", f"{s['baseline']} is none of models: {', '.join(models)}"
+    if s["model_name_or_path"]:
+        yield "model_name_or_path", "is not read here; name what is compared under `models: {name: path}`"
+
+
+def _not_carried_out(s: Settings) -> Problems:
+    """Keys of the libraries that would be accepted and do nothing."""
+    if s["dataset_text_field"] not in (None, "text"):
+        yield "dataset_text_field", "text is read from the column `text`; rename the column, or name a `reader` in datasets"
+    if s["model_init_kwargs"]:
+        yield "model_init_kwargs", "is not read; use `dtype`, `attn_implementation`, `model_revision`"
+    for key in s["dataset_kwargs"] if isinstance(s["dataset_kwargs"], dict) else ():
+        if key != "skip_prepare_dataset":
+            yield "dataset_kwargs", f"`{key}` is not read by TRL; leave it out"
+    for key, acts in (("do_predict", False), ("do_train", True)):
+        if s.given(key) and s[key] != acts:
+            yield key, "has no effect: a stage trains, then evaluates on what is held out; leave it out"
+    if s.given("do_eval") and s["do_eval"] is False and (s["eval_datasets"] or s["test_split_size"]):
+        yield "do_eval", "held-out rows are measured at the end; leave `eval_datasets` and `test_split_size` out"
+
+
+CONTRADICTIONS = (
+    _evaluation,
+    _best_model,
+    _length,
+    _schedule,
+    _precision,
+    _packing,
+    _adapter,
+    _texts,
+    _preferences,
+    _fresh_model,
+    _models_compared,
+    _not_carried_out,
+)

@@ -1,0 +1,365 @@
+"""Configs that users write wrongly: stage, the lines that are wrong, a part of the line that tells so.
+
+The rest of each config is right (test_wrong_configs.py writes it); `~key` leaves a right line out. {policy}, {reward},
+{gpt2}, {rows}, {empty}, {file} and {tmp} are paths of the test's own.
+"""
+
+TRAINING = """
+seed: -1 | must lie from 0 to 4294967295
+seed: 4294967296 | must lie from 0 to
+seed: 1.5 | it must be int
+seed: a | it must be int
+data_seed: -3 | must lie from 0 to
+per_device_train_batch_size: 0 | must be at least 1
+per_device_train_batch_size: 2.5 | it must be int
+per_device_train_batch_size: auto | it must be int
+per_device_eval_batch_size: 0 | must be at least 1
+gradient_accumulation_steps: 0 | must be at least 1
+gradient_accumulation_steps: -4 | must be at least 1
+learning_rate: .nan | must be a finite number
+learning_rate: .inf | must be a finite number
+learning_rate: 1e999 | must be a finite number
+learning_rate: -1e-3 | must be at least 0
+learning_rate: 1e-3x | it must be float
+learning_rate: [1e-3] | it must be float
+weight_decay: -0.1 | must be at least 0
+max_grad_norm: -1 | must be at least 0
+adam_beta1: 1.0 | must lie from 0 to below 1
+adam_beta2: -0.1 | must lie from 0 to below 1
+adam_epsilon: 0 | must be above 0
+warmup_steps: -5 | must be at least 0
+warmup_steps: ten | it must be float
+max_steps: 0 | trains nothing
+max_steps: -2 | must lie from -1
+max_steps: 10; num_train_epochs: 3 | num_train_epochs: has no effect beside `max_steps: 10`
+num_train_epochs: 0 | must be above 0
+num_train_epochs: -1 | must be above 0
+num_train_epochs: many | it must be float
+save_steps: 0 | must be above 0
+save_steps: -100 | must be above 0
+save_steps: 10.5 | no whole number of steps
+save_strategy: sometimes | choose from
+save_strategy: best | best needs evaluations
+save_total_limit: 0 | must be at least 1
+logging_steps: 0 | must be above 0
+logging_steps: 1.5 | no whole number of steps
+logging_strategy: often | choose from
+eval_steps: 0 | must be above 0
+eval_strategy: steps | has nothing to evaluate on
+eval_strategy: epoch | has nothing to evaluate on
+eval_strategy: nonsense | choose from no, steps, epoch
+eval_on_start: true | has nothing to evaluate on
+do_eval: true | has nothing to evaluate on
+do_predict: true | has no effect
+do_train: sometimes | it must be bool
+load_best_model_at_end: true | nothing to compare models on
+load_best_model_at_end: true; eval_strategy: epoch; test_split_size: 0.1 | must be the same models
+load_best_model_at_end: true; eval_strategy: steps; eval_steps: 30; save_steps: 100; test_split_size: 0.1 | is no multiple
+metric_for_best_model: accuracy | decides nothing
+greater_is_better: maybe | it must be bool
+resume_from_checkpoint: outputs/other/checkpoint-5 | is not taken
+resume_from_checkpoint: false | must be str
+lr_scheduler_type: zigzag | choose from linear, cosine
+lr_scheduler_type: warmup_stable_decay | needs `lr_scheduler_kwargs: {num_decay_steps
+lr_scheduler_type: cosine_with_min_lr | needs `lr_scheduler_kwargs: {min_lr_rate
+lr_scheduler_type: reduce_lr_on_plateau | looks at evaluations
+lr_scheduler_type: greedy | looks at evaluations
+lr_scheduler_type: constant; warmup_steps: 10 | use constant_with_warmup
+lr_scheduler_type: cosine; lr_scheduler_kwargs: {num_cicles: 2} | `num_cicles` is unknown to lr_scheduler_type cosine
+lr_scheduler_type: linear; lr_scheduler_kwargs: {min_lr: 1e-5} | it takes none
+lr_scheduler_kwargs: min_lr=1e-5 | is text; write a mapping
+lr_scheduler_kwargs: [1] | must be dict
+optim: adamw_torche | did you mean `adamw_torch`
+optim: sgdd | did you mean `sgd`
+optim: galore_adamw | needs galore_torch
+optim: schedule_free_adamw | needs schedulefree
+fp16: true; bf16: true | are both on
+fp16: true | needs a GPU
+bf16: maybe | it must be bool
+tf32: 1 | must be bool
+use_liger_kernel: true | liger-kernel is not installed
+gradient_checkpointing_kwargs: use_reentrant=False | is text; write a mapping
+gradient_checkpointing_kwargs: {use_reentrent: false} | unknown key `use_reentrent`
+activation_checkpointing_kwargs: {use_reentrent: false} | unknown key `use_reentrent`
+gradient_checkpointing: true; activation_checkpointing: false | the two differ
+report_to: wandbb | choose from all, none
+report_to: [tensorboard, wandbb] | choose from all, none
+push_to_hub: true | no token; set HF_TOKEN
+hub_model_id: a/b/c | is no repository's name
+hub_model_id: "my model" | is no repository's name
+hub_strategy: always | choose from end
+hub_token: hf_secret | set HF_TOKEN
+fsdp: full_shard auto_wrap | launch with configs/accelerate/fsdp2.yaml
+fsdp: true | launch with configs/accelerate/fsdp2.yaml
+deepspeed: {tmp}/zero9.json | does not exist
+dataloader_num_workers: -1 | must be at least 0
+dataloader_prefetch_factor: 2 | set `dataloader_num_workers`
+dataloader_persistent_workers: true | there are no workers
+dataloader_multiprocessing_context: thread | choose from fork
+label_smoothing_factor: 2 | must lie from 0 to 1
+ddp_backend: ncll | choose from nccl
+ddp_timeout: 0 | must be at least 1
+log_level: loud | choose from debug
+debug: everything | choose from
+train_sampling_strategy: grouped | choose from random
+torch_empty_cache_steps: 0 | must be at least 1
+eval_accumulation_steps: 0 | must be at least 1
+num_gpus: 0 | must be at least 1
+global_batch_size: -64 | must be at least 1
+expected: {eval_loss: 3} | [value, tolerance]
+expected: 3 | must be dict
+license: [mit] | must be str
+output_dir: {file}/out | is a file, so that no folder can lie below it
+output_dir: {file} | is a file; name a folder
+output_dir: /proc/out | nothing can be written below
+output_dir: 7 | put it in quotes
+~output_dir | output_dir: is missing
+~datasets | datasets: is missing
+~model_name_or_path | model_name_or_path: is missing
+model_name_or_path: outputs/none/sft | does not exist
+model_name_or_path: my models/one | neither a local path nor
+model_name_or_path: a/b/c | does not exist
+model_name_or_path: [gpt2] | must be str
+tokenizer_name_or_path: ./none | does not exist
+datasets: nix.jsonl | nix.jsonl does not exist
+datasets: [data/nix.jsonl] | data/nix.jsonl does not exist
+datasets: [{path: nix.csv}] | nix.csv does not exist
+datasets: [{path: {empty}}] | is empty
+datasets: [{split: train}] | `path` is missing
+datasets: [{path: x, splits: train}] | did you mean `split`
+datasets: [{id: x}] | write `path`
+datasets: [{path: 3}] | `path` is missing
+datasets: [{path: {rows}, max_rows: -5}] | `datasets[0].max_rows` is -5
+datasets: [{path: {rows}, max_rows: ten}] | `datasets[0].max_rows` is 'ten'
+datasets: [{path: {rows}, max_rows: 0}] | must be at least 1
+datasets: [{path: {rows}, weight: .nan}] | must be a finite number
+datasets: [{path: {rows}, weight: 0}] | must be above 0
+datasets: [{path: {rows}, weight: -1}] | must be above 0
+datasets: [{path: {rows}, weight: half}] | must be float
+datasets: [{path: {rows}, columns: 3}] | `datasets[0].columns[0]` is 3
+datasets: [{path: {rows}, split: 1}] | put it in quotes
+datasets: [3] | must be a path or
+datasets: 3 | must be a path or
+eval_datasets: [{path: nix.jsonl}] | nix.jsonl does not exist
+test_split_size: -1 | must be above 0
+test_split_size: 0 | must be above 0
+test_split_size: 0.1; eval_datasets: {rows} | give one of the two
+attn_implementation: flash_attention_9 | is unknown; choose from
+attn_implementation: flash_attention_2 | is not installed
+dtype: float12 | choose from auto
+dtype: fp8 | choose from auto
+use_peft: yes please | it must be bool
+lora_r: 8 | has no effect without `use_peft: true`
+lora_target_modules: all-linear | has no effect without `use_peft: true`
+use_dora: true | has no effect without `use_peft: true`
+use_peft: true; lora_r: 0 | must be at least 1
+use_peft: true; lora_alpha: 0 | must be at least 1
+use_peft: true; lora_dropout: 1.0 | must lie from 0 to below 1
+use_peft: true; lora_target_modules: [all-linear, q_proj] | name it alone
+use_peft: true; lora_task_type: SEQ_CLS | is not this stage's
+load_in_4bit: true | add `use_peft: true`
+load_in_8bit: true | add `use_peft: true`
+load_in_4bit: true; load_in_8bit: true; use_peft: true | are both on
+use_bnb_nested_quant: true | has no effect without `load_in_4bit: true`
+bnb_4bit_quant_type: nf5 | choose from fp4
+env: [A] | must be a mapping
+env: {A: [1]} | is no variable
+"1": 2 | unknown key `1`
+1: 2 | key `1` is no text
+on: push | key `on` is no text
+true: 1 | key `true` is no text
+null: 1 | key `null` is no text
+2026-02-30: 1 | unknown key `2026-02-30`
+source: &a [*a] | stands within the value
+source: !!binary aGVsbG8= | have no place in a config
+source: !!set {a} | have no place in a config
+source: !!python/object/apply:os.system [ls] | have no place in a config
+source: "\\ud800" | half a character
+lr: 1e-3 | use `learning_rate`
+batch_size: 8 | use `per_device_train_batch_size`
+epochs: 3 | use `num_train_epochs`
+learning_rat: 1e-3 | did you mean `learning_rate`
+torch_dtype: bfloat16 | use `dtype`
+warmup_ratio: 0.1 | use `warmup_steps`
+overwrite_output_dir: true | use `force`
+evaluation_strategy: steps | use `eval_strategy`
+max_seq_length: 2048 | use `max_length`
+dataset_mixture: {datasets: []} | use `datasets
+dataset_mixer: {a: 1.0} | use `datasets
+dataset_name: a | use `datasets
+dataset_config: all | use `datasets
+dataset_train_split: train | use `datasets
+dataset_test_split: test | use `eval_datasets
+chat_template: "{{ messages }}" | use `chat_template_path`
+hub_model_revision: v1 | use `hub_revision`
+no_cuda: true | use `use_cpu`
+group_by_length: true | use `train_sampling_strategy: group_by_length`
+use_flash_attention_2: true | use `attn_implementation
+finetuning_type: lora | use `use_peft: true`
+lora_rank: 8 | use `lora_r`
+cutoff_len: 512 | use `max_length`
+base_model: gpt2 | use `model_name_or_path`
+micro_batch_size: 2 | use `per_device_train_batch_size`
+sequence_len: 512 | use `max_length`
+"""
+
+STAGES = {
+    "sft": TRAINING
+    + """
+packing: 3 | it must be bool
+packing_strategy: ffd | choose from bfd
+packing: true; max_length: null | which is null
+packing: true; attn_implementation: eager | would see each other
+padding_free: true | set `attn_implementation: flash_attention_2`
+max_length: 0 | must be at least 1
+max_length: 2000; model_name_or_path: {gpt2} | is beyond the 1024 positions
+model_name_or_path: {reward} | is a reward model
+assistant_only_loss: true; completion_only_loss: true | are both on
+loss_type: nnl | choose from nll
+neftune_noise_alpha: -5 | must be above 0
+dataset_num_proc: 0 | must be at least 1
+dataset_text_field: body | text is read from the column
+dataset_kwargs: {add_special_tokens: false} | is not read by TRL
+model_init_kwargs: {torch_dtype: bfloat16} | is not read
+chat_template_path: nix.jinja | nix.jinja does not exist
+chat_template_path: {tmp}/broken.jinja | line 2
+chat_template_path: {tmp}/fixed.jinja | the same text for every chat
+eos_token: </eot_id/> | is not in the vocabulary
+pad_token: <pad> | is not in the vocabulary
+truncation_mode: middle | choose from
+watch_steps: -1 | must be at least 0
+watch_share: 2 | must lie from 0 to 1
+watch_reward_model: {policy} | is a language model
+watch_rule: gold_score | names no function
+watch_judge_url: localhost:8000 | is no address
+kl_coef: 0.1 | unknown key `kl_coef`
+""",
+    "dpo": """
+beta: -0.1 | must be above 0
+beta: 0 | must be above 0
+loss_type: sigmoidal | choose from sigmoid
+loss_type: [sigmoid, sft]; loss_weights: [1.0] | 1 weights for 2 losses
+loss_type: exo_pair | needs `label_smoothing` above 0
+loss_type: aot; use_weighting: true | not defined for aot
+label_smoothing: 0.6 | must lie from 0 to below 0.5
+f_divergence_type: kl | choose from reverse_kl
+f_divergence_type: js_divergence; loss_type: apo_zero | is not defined for apo_zero
+sync_ref_model: true; use_peft: true | leave one of the two out
+sync_ref_model: true; precompute_ref_log_probs: true | leave one of the two out
+precompute_ref_batch_size: 0 | must be at least 1
+max_prompt_length: 512 | prompt and answer together
+rpo_alpha: 1.0 | use `loss_type: [sigmoid, sft]`
+model_name_or_path: {reward} | is a reward model
+generate_during_eval: true | use `watch_steps`
+""",
+    "reward": """
+max_length: -1 | must be at least 1
+center_rewards_coefficient: -1 | must be at least 0
+health_min_accuracy: 60 | must lie from 0 to 1
+health_max_pairs: 0 | must be at least 1
+pad_token: <pad> | is not in the vocabulary
+eval_strategy: steps | has nothing to evaluate on
+load_best_model_at_end: true; eval_datasets: {rows}; eval_strategy: steps | say which one decides
+beta: 0.1 | unknown key `beta`
+""",
+    "ppo": """
+reward_model_name_or_path: {policy} | is a language model
+reward_model_name_or_path: outputs/none/reward | does not exist
+~reward_model_name_or_path | reward_model_name_or_path: is missing
+model_name_or_path: {reward} | is a reward model
+reward_functions: length | names no function
+reward_functions: [a:b]; reward_weights: [1.0] | 1 weights for 2 rewards
+kl_estimator: k9 | choose from k1
+top_p: 1.5 | must lie from 0 to 1
+top_k: -1 | must be at least 0
+num_ppo_epochs: 0 | must be at least 1
+max_completion_length: 0 | must be at least 1
+init_kl_coef: 0.2 | use `kl_coef`
+response_length: 53 | use `max_completion_length`
+ppo_epochs: 4 | use `num_ppo_epochs`
+vllm_server_port: 70000 | must lie from 0 to 65535
+overlong_prompts: cut | choose from error
+""",
+    "pretrain": """
+model_config: {model_type: llama, hidden_size: 33, num_attention_heads: 2}; ~model_name_or_path | no multiple of
+model_config: {model_type: llama, hidden_size: 32, num_attention_heads: 0}; ~model_name_or_path | must be at least 1
+model_config: {model_type: llama, num_attention_heads: 4, num_key_value_heads: 3}; ~model_name_or_path | no mult
+model_config: {model_type: llama, num_hidden_layers: -1}; ~model_name_or_path | must be at least 1
+model_config: llama; ~model_name_or_path | must be dict
+model_config: {model_type: llama} | give one of the two
+model_config: {model_type: llama}; ~model_name_or_path; ~tokenizer_name_or_path | tokenizer_name_or_path: is missing
+optimizer: sgd | choose from adamw, muon
+muon_learning_rate: 0 | must be above 0
+max_length: 0 | must be at least 1
+""",
+    "sample": """
+per_device_batch_size: 0 | must be at least 1
+num_samples: 0 | must be at least 1
+num_samples: 2.5 | it must be int
+max_new_tokens: 0 | must be at least 1
+top_p: 0 - 1 | it must be float
+top_p: -0.1 | must lie from 0 to 1
+top_k: -5 | must be at least 0
+seed: -1 | must lie from 0 to
+output_format: xml | choose from jsonl
+use_peft: true | has no effect here
+model_name_or_path: {reward} | is a reward model
+eval_strategy: steps | unknown key
+""",
+    "rank": """
+overlap: 7 | must lie from 0 to 1
+overlap: -0.5 | must lie from 0 to 1
+test_share: 1.0 | must lie from 0 to below 1
+annotator: robot | choose from file
+annotator: simulated; ~rankings_file | rule: is missing
+annotator: llm | judge_url: is missing
+~rankings_file | rankings_file: is missing
+rankings_file: nix.csv | nix.csv does not exist
+rater_noise: [-0.1] | must be at least 0
+rater_noise: [a] | must be float
+overlap_annotators: 0 | must be at least 1
+port: 99999 | must lie from 0 to 65535
+order: uncertain | reward_model_name_or_path: is missing
+judge_url: localhost/v1 | is no address
+users_file: nix.txt | nix.txt does not exist
+guidelines: nix.md | nix.md does not exist
+pair_format: both | choose from explicit
+rule: gold_score | names no function
+round: 0 | must be at least 1
+""",
+    "evaluate": """
+num_samples: -1 | must be at least 1
+models: {a: null} | neither a folder nor a Hub id
+models: {a: 3} | neither a folder nor a Hub id
+models: {a: outputs/none} | does not exist
+models: [a] | must be dict
+models: {} | models: is missing
+~models | models: is missing
+baseline: base | is none of models
+task_limit: 0 | must be at least 1
+kl_prompts: -1 | must be at least 0
+judge: gold | names no function
+judge: llm | judge_url: is missing
+judge_concurrency: 0 | must be at least 1
+sample_temperature: -1 | must be at least 0
+blimp_path: nix | nix does not exist
+reward_model_name_or_path: {policy} | is a language model
+model_name_or_path: {policy} | is not read here
+per_device_eval_batch_size: 0 | must be at least 1
+""",
+    "tokenizer": """
+vocab_size: 0 | must be at least 1
+vocab_size: many | it must be int
+max_length: 0 | must be at least 1
+seed: -1 | must lie from 0 to
+~output_dir | output_dir: is missing
+~datasets | datasets: is missing
+""",
+}
+
+
+def rows():
+    for stage, text in STAGES.items():
+        for line in filter(None, text.splitlines()):
+            lines, _, part = line.rpartition(" | ")
+            yield stage, lines.split("; "), part
