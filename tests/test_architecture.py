@@ -18,6 +18,7 @@ LAYERS = {
         "renamed",
         "preflight",
         "machine",
+        "contradictions",
         "schedules",
         "memory",
         "usage",
