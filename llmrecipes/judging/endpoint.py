@@ -1,33 +1,38 @@
 """A language model behind any OpenAI-compatible endpoint (also `transformers serve` on loopback), asked as a judge."""
 
+import asyncio
 import hashlib
 import json
 import os
 import random
 import re
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 
 import httpx
 
 from llmrecipes.config import InputError
 from llmrecipes.formats import read_growing
+from llmrecipes.secrets import scrub_secrets
 
 RETRY_STATUS = (408, 409, 429, 500, 502, 503, 504, 529)
 MAX_TRIES, MAX_WAIT = 6, 60.0
+MAX_BYTES = 4 << 20  # of an answer, also unpacked
 
 
 @dataclass
 class Endpoint:
     """Asks `model` at `base_url` (".../v1"), greedily. Its key is read from the variable `key_variable`, never shown.
 
-    key: the config's name for base_url. usage: calls and tokens so far; `unreadable` is for the caller to count. keep_hint:
-    what a user whose run breaks off is told about the work that is done.
+    timeout: seconds until an answer must be there in whole. key: the config's name for base_url. usage: calls and tokens so
+    far; `unreadable` is for the caller to count. keep_hint: what a user whose run breaks off is told about the work that is
+    done.
     """
 
     base_url: str
@@ -41,10 +46,12 @@ class Endpoint:
 
     def __post_init__(self):
         key = os.environ.get(self.key_variable)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        # No redirects: the key goes to the address the user gave and to no other.
-        self._client = httpx.Client(timeout=self.timeout, headers=headers, follow_redirects=False)
+        headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        # No redirects: the key goes to the address the user gave and to no other. httpx's own timeout is one for each read,
+        # which a byte a second never meets; `_fetch` has one for all.
+        self._client = httpx.AsyncClient(timeout=None, headers=headers, follow_redirects=False)
         self.pool, self._lock = ThreadPoolExecutor(self.concurrency), Lock()
+        self._address = scrub_secrets(self.base_url)  # as it is shown: a URL may hold a password
 
     def ask(self, question: str, max_tokens: int) -> str:
         """The model's answer to one user message.
@@ -56,16 +63,16 @@ class Endpoint:
         answer = self._post(body | {"temperature": 0, "max_tokens": max_tokens})
         try:
             text = answer["choices"][0]["message"]["content"] or ""
+            if not isinstance(text, str):
+                raise TypeError
             used = answer.get("usage") or {}
-            tokens = {name: int(used.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
+            tokens = {name: _count(used.get(name)) for name in ("prompt_tokens", "completion_tokens")}
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-            raise InputError(f"{self.key}: {self.base_url} does not answer as an OpenAI-compatible endpoint") from None
+            raise InputError(f"{self.key}: {self._address} does not answer as an OpenAI-compatible endpoint") from None
         with self._lock:
             for name, count in (tokens | {"calls": 1}).items():
                 self.usage[name] += count
-        if not isinstance(text, str):
-            raise InputError(f"{self.key}: {self.base_url} does not answer as an OpenAI-compatible endpoint")
-        return text
+        return text.encode("utf-8", "replace").decode()  # JSON may hold halves of characters, which no file can
 
     def check(self) -> None:
         """InputError unless the model answers: a wrong address or key shows before any other model is loaded."""
@@ -84,27 +91,53 @@ class Endpoint:
         for attempt in range(MAX_TRIES):
             wait = min(MAX_WAIT, 0.5 * 2**attempt * random.uniform(0.5, 1.5))
             try:
-                response = self._client.post(f"{self.base_url.rstrip('/')}/chat/completions", json=body)
-            except httpx.InvalidURL as error:
-                raise InputError(f"{self.key}: {self.base_url} is no address ({error})") from None
+                status, asked, content = asyncio.run_coroutine_threadsafe(self._fetch(body), self._loop).result()
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+                raise InputError(f"{self.key}: {self._address} is no address of a web server") from None
             except httpx.TransportError as error:
                 problem = f"does not answer ({error.__class__.__name__})"
+            except TimeoutError:
+                problem = f"gives no whole answer in {self.timeout:g} s"
             else:
-                if response.status_code == 200:
+                if status == 200:
                     try:
-                        return response.json()
-                    except ValueError:
+                        return json.loads(content, parse_constant=_no_number)
+                    except (ValueError, RecursionError):
                         problem = "answers something that is no JSON"
-                elif response.status_code in RETRY_STATUS:
-                    problem = f"answers {response.status_code}"
-                    asked = response.headers.get("retry-after", "")
+                elif status in RETRY_STATUS:
+                    problem = f"answers {status}"
                     wait = min(MAX_WAIT, float(asked)) if re.fullmatch(r"\d+(\.\d+)?", asked) else wait
                 else:
-                    raise InputError(f"{self.key}: {self.base_url} answers {response.status_code}"
-                                     f"{self._hint(response.status_code)}")  # fmt: skip
+                    raise InputError(f"{self.key}: {self._address} answers {status}{self._hint(status)}")
             if attempt < MAX_TRIES - 1:
                 time.sleep(wait)
-        raise InputError(f"{self.key}: {self.base_url} {problem} after {MAX_TRIES} tries{self.keep_hint}")
+        raise InputError(f"{self.key}: {self._address} {problem} after {MAX_TRIES} tries{self.keep_hint}")
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """Where requests run: only there one can be broken off at any point, in the middle of its headers too."""
+        loop = asyncio.new_event_loop()
+        Thread(target=loop.run_forever, daemon=True).start()
+        return loop
+
+    async def _fetch(self, body: dict) -> tuple[int, str, bytes]:
+        """(status, Retry-After, content, which is read only of an answer that is one).
+
+        Raises:
+            TimeoutError: it is not there in whole after `timeout` seconds.
+            InputError: it is larger than MAX_BYTES.
+        """
+        url, content = f"{self.base_url.rstrip('/')}/chat/completions", bytearray()
+        async with asyncio.timeout(self.timeout), self._client.stream("POST", url, json=body) as response:
+            if response.status_code == 200:
+                async for block in response.aiter_raw():
+                    content += block
+                    if len(content) > MAX_BYTES:
+                        break
+            content = _unpacked(bytes(content), response.headers.get("content-encoding", ""))
+            if len(content) > MAX_BYTES:
+                raise InputError(f"{self.key}: {self._address} answers with more than {MAX_BYTES >> 20} MiB")
+            return response.status_code, response.headers.get("retry-after", ""), content
 
     def _hint(self, status: int) -> str:
         hints = {
@@ -113,6 +146,29 @@ class Endpoint:
             404: f"; check {self.key} (it ends in /v1) and the model's name, {self.model}",
         }
         return hints.get(status, "")
+
+
+def _unpacked(content: bytes, encoding: str) -> bytes:
+    """`content` without its compression, which was not asked for, as far as one byte over MAX_BYTES."""
+    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        return content
+    try:
+        return zlib.decompressobj(wbits=47).decompress(content, MAX_BYTES + 1)
+    except zlib.error:
+        return b""
+
+
+def _count(value) -> int:
+    """A number of tokens; none given is 0."""
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2**53:
+        raise ValueError("no number of tokens")
+    return int(value)
+
+
+def _no_number(name: str):
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def check_price(price: list[float], key: str = "judge_price") -> None:

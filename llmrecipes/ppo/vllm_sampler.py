@@ -278,7 +278,8 @@ def wait_for_server(url: str, timeout: float) -> None:
     while True:
         left = deadline - time.monotonic()
         try:
-            status = httpx.get(f"{url}/health", timeout=max(left, 1.0)).status_code
+            with httpx.stream("GET", f"{url}/health", timeout=max(left, 1.0)) as response:  # its content may have no end
+                status = response.status_code
             if status == 200:
                 return
             reason = f"its /health answers {status}"
