@@ -9,24 +9,36 @@ from collections.abc import Iterable
 from datasets import Dataset
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
+from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from llmrecipes.config import InputError
 
 
-def mask_answers(rows: Dataset, tokenizer: PreTrainedTokenizerBase, where: str) -> Dataset:
+def marks_answers(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template marks the assistant's tokens, or TRL knows how to mark them."""
+    if has_generation_markers(tokenizer.chat_template):
+        return True
+    try:
+        get_training_chat_template(tokenizer)
+    except ValueError:
+        return False
+    return True
+
+
+def mask_answers(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Rows {"input_ids", "assistant_masks"} (1: carries loss) of rows of `messages`, which TRL takes as they are.
 
     Raises:
-        InputError: a row that the template refuses or renders otherwise as it grows, an answer at whose end generation
-            would not stop, or a tokenizer that cannot say where its tokens lie.
+        InputError: a conversation that the template refuses or renders otherwise as it grows, an answer at whose end
+            generation would not stop, or a tokenizer that cannot say where its tokens lie.
     """
     if not tokenizer.is_fast:
-        raise InputError(f"{where}: its tokenizer cannot say where tokens lie; use rows of prompt and completion")
-    masked = [_mask(row["messages"], tokenizer, f"{where}, row {number}") for number, row in enumerate(rows, start=1)]
-    return Dataset.from_list(masked)
+        raise InputError("datasets: the tokenizer cannot say where its tokens lie; give rows of prompt and completion")
+    return Dataset.from_list([_mask(row["messages"], tokenizer) for row in rows])
 
 
-def _mask(messages: list[dict], tokenizer: PreTrainedTokenizerBase, where: str) -> dict[str, list[int]]:
+def _mask(messages: list[dict], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    where = f"datasets, the conversation that begins {messages[0]['content'][:60]!r}"  # rows are shuffled by now
     try:
         whole, spans = _answer_spans(messages, tokenizer, where)
     except TemplateError as error:
@@ -46,13 +58,14 @@ def _answer_spans(messages: list[dict], tokenizer, where: str) -> tuple[str, lis
             continue
         before, until = render(messages[:i], add_generation_prompt=True), render(messages[: i + 1])
         if not (until.startswith(before) and whole.startswith(until)):
-            raise InputError(f"{where}: the chat template renders turn {i + 1} otherwise once the conversation goes on; "
-                             "put {% generation %} and {% endgeneration %} around the assistant's text in it, or use rows of "
-                             "prompt and completion")  # fmt: skip
+            raise InputError(f"{where}: the chat template renders turn {i + 1} otherwise once the conversation goes on; put "
+                             "{% generation %} and {% endgeneration %} around the assistant's text, or use rows of prompt "
+                             "and completion")  # fmt: skip
         end = until.rfind(tokenizer.eos_token, len(before)) if tokenizer.eos_token else -1
         if end < 0:
-            raise InputError(f"{where}: the chat template ends an answer without {tokenizer.eos_token!r}, at which generation "
-                             "stops; set eos_token to the token that ends a turn, or chat_template_path")  # fmt: skip
+            raise InputError(f"{where}: the chat template ends an answer without {tokenizer.eos_token!r}, at which "
+                             "generation stops; set eos_token to the token that ends a turn, or chat_template_path"
+                             )  # fmt: skip
         spans.append((len(before), end + len(tokenizer.eos_token)))
     return whole, spans
 

@@ -10,7 +10,6 @@ import trl
 from datasets import Dataset
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
-from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from llmrecipes.config import InputError
@@ -158,18 +157,6 @@ class SFTTrainer(trl.SFTTrainer):
             num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
         # Trainer's own loss, past TRL's override.
         return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
-
-
-def require_generation_marks(tokenizer: PreTrainedTokenizerBase, path: str | None) -> None:
-    """InputError unless the chat template marks the assistant's tokens, or TRL knows how to mark them."""
-    if not has_generation_markers(tokenizer.chat_template):
-        try:
-            get_training_chat_template(tokenizer)
-        except ValueError as error:
-            raise InputError(
-                f"{path}: its chat template does not mark the assistant's text, which carries the loss; put "
-                "{% generation %} and {% endgeneration %} around it, or set chat_template_path to one that has them"
-            ) from error
 
 
 def check_assistant_tokens(rows: Dataset) -> None:

@@ -11,12 +11,13 @@ from llmrecipes.parsing import launch
 
 def main(run, data, training, model, looks):
     from llmrecipes.adapters import lora_config
+    from llmrecipes.answer_masks import marks_answers, mask_answers
     from llmrecipes.data import load_train_eval
     from llmrecipes.evaluation.watch import watch
     from llmrecipes.models import load_policy, load_tokenizer, require_chat_template
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
-    from llmrecipes.training import SFTTrainer, check_assistant_tokens, readable, require_generation_marks
+    from llmrecipes.training import SFTTrainer, check_assistant_tokens, readable
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("sft", run, training, (run, data, training, model, looks), inputs)
@@ -28,8 +29,9 @@ def main(run, data, training, model, looks):
     if "messages" in train.column_names:
         if not training.chat_template_path:
             require_chat_template(tokenizer, model.model_name_or_path)
-            require_generation_marks(tokenizer, model.model_name_or_path)
-        training.assistant_only_loss = True
+        training.assistant_only_loss = bool(training.chat_template_path) or marks_answers(tokenizer)
+        if not training.assistant_only_loss:
+            train, held_out = mask_answers(train, tokenizer), held_out and mask_answers(held_out, tokenizer)
     policy = load_policy(model, tokenizer, training.trust_remote_code)
 
     trainer = readable(

@@ -36,6 +36,7 @@ LAYERS = {
     },
     1: {
         "adapters",
+        "answer_masks",
         "data",
         "models",
         "training",

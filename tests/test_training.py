@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 
 from llmrecipes.config import InputError, ModelArguments
-from llmrecipes.models import build_policy, load_policy, load_tokenizer, train_tokenizer
+from llmrecipes.models import build_policy, load_policy, train_tokenizer
 from llmrecipes.parsing import parse
 from llmrecipes.training import (
     MuonAdamW,
@@ -21,7 +21,6 @@ from llmrecipes.training import (
     check_assistant_tokens,
     collate_blocks,
     language_metrics,
-    require_generation_marks,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -231,14 +230,6 @@ def test_all_tokens_masked_is_an_input_error(folder, tokenizer, tmp_path):
     )
     with pytest.raises(InputError, match="no assistant token is left"):
         check_assistant_tokens(trainer.train_dataset)
-
-
-def test_chat_template_without_generation_marks_is_an_input_error(folder):
-    tokenizer = load_tokenizer(ModelArguments(model_name_or_path=folder))
-    require_generation_marks(tokenizer, folder)
-    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}"
-    with pytest.raises(InputError, match="does not mark the assistant's text"):
-        require_generation_marks(tokenizer, folder)
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------
