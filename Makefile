@@ -8,7 +8,7 @@ CONFIG ?= configs/quickstart/pipeline.yaml
 # The CPU build of torch is enough here and much smaller; on a machine with a GPU: make TORCH_INDEX= quickstart
 TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || [ "$$(uname -s)" != Linux ] || echo "--index-url https://download.pytorch.org/whl/cpu")
 
-.PHONY: quickstart finetune smalltalk chat test lint bench clean
+.PHONY: quickstart finetune smalltalk chat test lint docs bench clean
 
 quickstart: $(VENV)/run
 	$(PY) recipes/pipeline.py --config $(CONFIG)
@@ -28,6 +28,11 @@ test: $(VENV)/dev
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+docs: $(VENV)/run
+	$(PIP) -r docs/requirements.txt
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	@echo "open outputs/docs/index.html"
 
 bench: $(VENV)/run
 	$(PY) benchmarks/training.py

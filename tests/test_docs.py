@@ -40,10 +40,11 @@ def test_commands_name_what_is_there(page):
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M), f"{page.name}: make {target}"
 
 
-def test_every_page_is_in_the_index():
-    index = (ROOT / "docs" / "index.md").read_text()
+def test_every_page_is_in_the_index_and_in_the_sites_menu():
+    index, menu = (ROOT / "docs" / "index.md").read_text(), (ROOT / "mkdocs.yml").read_text()
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "index.md" or f"({page.name})" in index, f"docs/index.md does not list {page.name}"
+        assert f": {page.name}\n" in menu, f"mkdocs.yml does not list {page.name}"
 
 
 def test_a_new_ability_task_and_a_new_reader_need_what_contributing_says(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from functools import cache
 from itertools import pairwise
 from random import Random
 
+from llmrecipes.data.gold import weigh_parts
 from llmrecipes.data.tinytown import behaviours, demonstrations, world
 from llmrecipes.data.tinytown.sentences import all_items
 from llmrecipes.data.tinytown.web import write_commoncrawl
@@ -194,8 +195,4 @@ def judge(row: dict, response: str) -> dict:
 
 def gold_score(row: dict, response: str) -> float:
     """The gold score of `response` to the prompt `row`, 0 (empty) to 1 (see the module's docstring)."""
-    if not response.strip():
-        return 0.0
-    parts = judge(row, response)
-    manner = 0.65 * parts["substance"] + 0.20 * parts["polite"] + 0.15 * parts["short"]
-    return 0.05 + 0.95 * manner * (1.0 if parts["fluent"] else 0.15)
+    return weigh_parts(judge(row, response)) if response.strip() else 0.0
