@@ -139,7 +139,7 @@ def _packing(s: Settings) -> Problems:
                 "`packing: true`"
             )
             yield "padding_free", text
-        if s["max_length"] is not None:
+        if s["max_length"] is not None and "packing" in s.keys:  # of SFT; the others cut rows before
             yield "padding_free", "rows are not cut at `max_length` then; set `packing: true`, or `max_length: null`"
     if (s["packing"] or s["eval_packing"]) and "max_length" in s.keys and s["max_length"] is None:
         yield "packing", "packs blocks of `max_length` tokens, which is null; give a number"

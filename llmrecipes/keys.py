@@ -189,3 +189,16 @@ def _enum_values(source: _Module, annotation: str) -> list | None:
             continue
         return [_literal(node.value) for node in klass.body if isinstance(node, ast.Assign)]
     return None
+
+
+def recipe_keys(recipe: Path) -> dict[str, Key]:
+    """Keys of all dataclasses that a recipe's `launch(main, ...)` line names; the recipe is not imported."""
+    calls = (node for node in ast.walk(ast.parse(recipe.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+    call = next(node for node in calls if getattr(node.func, "id", "") == "launch")
+    keys = {}
+    for argument in call.args[1:]:
+        if isinstance(argument, ast.Constant):
+            keys |= keys_of(argument.value)
+        else:
+            keys |= _class_keys(f"recipes.{recipe.stem}", argument.id, str(recipe))
+    return keys

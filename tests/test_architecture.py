@@ -19,6 +19,8 @@ LAYERS = {
         "preflight",
         "machine",
         "contradictions",
+        "migrate",
+        "translations",
         "schedules",
         "memory",
         "usage",

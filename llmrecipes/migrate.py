@@ -1,0 +1,150 @@
+"""Translates a config of alignment-handbook, older TRL, LlamaFactory or axolotl into one of ours.
+
+    python -m llmrecipes.migrate OLD.yaml [--stage dpo] [--template TEMPLATE.jinja] > NEW.yaml
+
+What it writes parses; what it could not translate stands in the first lines, with what to do, and is printed too.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmrecipes.config import InputError
+from llmrecipes.contradictions import CONTRADICTIONS
+from llmrecipes.keys import Key, recipe_keys
+from llmrecipes.settings import Settings
+from llmrecipes.strict_yaml import load_yaml
+from llmrecipes.translations import Draft, translate
+from llmrecipes.values import check_value, shown
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+STAGES = ("sft", "dpo", "reward", "ppo", "pretrain")
+LLAMAFACTORY = {"cutoff_len", "finetuning_type", "template", "dataset_dir", "preprocessing_num_workers", "pref_beta"}
+AXOLOTL = {"base_model", "micro_batch_size", "sequence_len", "val_set_size", "adapter", "num_epochs", "sample_packing"}
+OLD_STAGES = {"pt": "pretrain", "rm": "reward", "sft": "sft", "dpo": "dpo", "ppo": "ppo", "ipo": "dpo"}
+OTHER_METHODS = ("orpo", "kto", "simpo", "grpo", "cpo", "gkd", "bco", "kto_pair")
+
+
+def migrate(old: dict[str, Any], name: str, stage: str | None = None) -> Draft:
+    """The `old` config, read from file `name`, as one of ours for `stage` (by default the one that it looks like)."""
+    tool = find_tool(old)
+    found, remark = find_stage(old, name)
+    stage = stage or found
+    keys = recipe_keys(RECIPES / f"{stage}.py")
+    draft = Draft(old, tool, stage, set(keys))
+    if remark:
+        draft.lost["method"] = remark
+    for key, value in old.items():
+        try:
+            translate(draft, key, value)
+        except (AttributeError, TypeError, ValueError, KeyError):
+            draft.lost[key] = "has another form than that tool reads"
+    _settle(draft, keys)
+    return draft
+
+
+def find_tool(old: dict[str, Any]) -> str:
+    """Whose config it is, by the keys that only one tool has."""
+    if len(AXOLOTL & old.keys()) > 1:
+        return "axolotl"
+    return "LlamaFactory" if len(LLAMAFACTORY & old.keys()) > 1 else "alignment-handbook or TRL"
+
+
+def find_stage(old: dict[str, Any], name: str) -> tuple[str, str]:
+    """(stage, remark) by `stage` or `rl`, by the folder that the file lies in, by keys of one method alone."""
+    parts = [part.lower() for part in Path(name).parts] + Path(name).stem.lower().replace("-", "_").split("_")
+    method = str(old.get("stage") or old.get("rl") or next((p for p in parts if p in {*OLD_STAGES, *OTHER_METHODS}), ""))
+    if method in OLD_STAGES:
+        return OLD_STAGES[method], ""
+    if method in OTHER_METHODS:
+        return "dpo", f"{method.upper()} has no recipe here; written for recipes/dpo.py, which is another method"
+    if old.keys() & {"center_rewards_coefficient"}:
+        return "reward", ""
+    if old.keys() & {"kl_coef", "init_kl_coef", "cliprange", "num_ppo_epochs", "ppo_epochs", "reward_model_path"}:
+        return "ppo", ""
+    if old.keys() & {"beta", "pref_beta", "dpo_beta", "max_prompt_length", "rpo_alpha"}:
+        return "dpo", ""
+    return "sft", ""
+
+
+def _settle(draft: Draft, keys: dict[str, Key]) -> None:
+    """Take back what our checks refuse, and say so: what is written parses."""
+    values = draft.values
+    if not values.get("eval_datasets") and not values.get("test_split_size"):
+        for key in ("eval_strategy", "eval_steps", "per_device_eval_batch_size", "load_best_model_at_end"):
+            if values.get(key) not in (None, "no", False) and values.pop(key) and key != "per_device_eval_batch_size":
+                draft.lost[key] = "no held-out rows are named; give `eval_datasets` or `test_split_size`"
+    if not values.get("use_peft"):
+        for key in [key for key in values if key.startswith("lora_") or key in ("use_dora", "use_rslora")]:
+            values.pop(key)
+            draft.needless.append(key)
+    if values.get("lr_scheduler_type") == "constant" and values.get("warmup_steps"):
+        values["lr_scheduler_type"] = "constant_with_warmup"
+    for key in [key for key in values if key != "env"]:
+        try:
+            values[key] = check_value(key, values[key], keys[key], "migrate")
+        except InputError as error:
+            draft.lost[key] = str(error).removeprefix("migrate: ")
+            del values[key]
+    for _ in range(len(values)):
+        settings = Settings({key: v for key, v in values.items() if key != "env"}, {}, keys)
+        problem = next((problem for check in CONTRADICTIONS for problem in check(settings)), None)
+        if problem is None or problem[0] not in values:
+            break
+        draft.lost[problem[0]] = problem[1]
+        del values[problem[0]]
+
+
+def render(draft: Draft, name: str, template: str | None) -> str:
+    """The new YAML, with what was not translated in comments on top."""
+    lines = [f"# From {name} ({draft.tool}), translated by `python -m llmrecipes.migrate`.",
+             f"# Launch: accelerate launch recipes/{draft.stage}.py --config NEW.yaml"]  # fmt: skip
+    if draft.lost:
+        lines += ["#", "# Not translated:"]
+        lines += [_comment(f"{key}{_value(draft, key)}: {why}") for key, why in draft.lost.items()]
+    if draft.needless:
+        lines += [
+            "#",
+            _comment(f"Left out, as it is so anyway: {', '.join(dict.fromkeys(draft.needless))}").replace("#   ", "# "),
+        ]
+    for key, value in draft.values.items():
+        lines.append(yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=120).rstrip())
+    if template:
+        lines.append(f"chat_template_path: {template}")
+    return "\n".join(lines) + "\n"
+
+
+def _value(draft: Draft, key: str) -> str:
+    return f" ({shown(draft.old[key])})" if key in draft.old and "token" not in key else ""
+
+
+def _comment(text: str) -> str:
+    return "#   " + " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line: OLD.yaml in, NEW.yaml to standard output, what was not translated to standard error."""
+    parser = argparse.ArgumentParser(prog="python -m llmrecipes.migrate", description=__doc__.split("\n")[0])
+    parser.add_argument("old", metavar="OLD.yaml")
+    parser.add_argument("--stage", choices=STAGES, help="default: what the config looks like")
+    parser.add_argument("--template", metavar="FILE.jinja", help="where a chat template in the config is written to")
+    options = parser.parse_args(argv)
+    try:
+        draft = migrate(load_yaml(options.old), options.old, options.stage)
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    if draft.template and options.template:
+        Path(options.template).write_text(draft.template, encoding="utf-8")
+    elif draft.template:
+        draft.lost["chat_template"] = "is text; --template FILE.jinja writes it there and sets `chat_template_path`"
+    print(render(draft, options.old, draft.template and options.template), end="")
+    print(f"{options.old}: for recipes/{draft.stage}.py; {len(draft.values)} keys written, {len(draft.lost)} not translated"
+          + (f": {', '.join(draft.lost)}" if draft.lost else ""), file=sys.stderr)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
