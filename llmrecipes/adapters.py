@@ -5,6 +5,7 @@ and `base_model_name_or_path` names the SFT adapter. Such a chain is loaded from
 another merged into what stands. PEFT alone would put the last adapter in the first one's place; cards name the chain.
 """
 
+import copy
 import re
 import warnings
 from contextlib import suppress
@@ -12,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict, load_peft_weights
+from peft.utils.error import NoMatchingPeftModuleError
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.pytorch_utils import Conv1D
@@ -138,7 +140,7 @@ def _keep_beside_quantised(wrapped: PeftModel, path: str) -> None:
     """Quantised layers come out of PEFT's, with what these added to their outputs; a new adapter can go around them."""
     for name, layer in list(wrapped.named_modules()):
         base = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else None
-        if base is None or base.weight.is_floating_point():
+        if getattr(base, "weight", None) is None or base.weight.is_floating_point():
             continue
         adapter = wrapped.active_adapter
         if not isinstance(layer, LoraLayer) or layer.lora_variant or layer.lora_bias.get(adapter):
@@ -192,14 +194,38 @@ def lora_config(args: ModelArguments, model: PreTrainedModel) -> PeftConfig | No
     targets = config.target_modules
     if isinstance(targets, str) and re.fullmatch(r"\w+", targets):
         config.target_modules = targets = {targets}  # TRL makes a list of one name a pattern for whole paths
-    if not targets or isinstance(targets, str):
-        return config
-    modules = dict(model.named_modules())
-    linear = sorted({n.rpartition(".")[2] for n, part in modules.items() if isinstance(part, (torch.nn.Linear, Conv1D))})
-    for target in sorted(targets):
-        if not any(f".{name}".endswith(f".{target}") for name in modules):
-            raise InputError(f"lora_target_modules: no `{target}` here; name some of {', '.join(linear)}, or all-linear")
+    names = [f".{name}" for name, _ in model.named_modules()]
+    for target in sorted(targets or ()) if not isinstance(targets, str) else ():
+        if not any(name.endswith(f".{target}") for name in names):
+            raise InputError(f"lora_target_modules: no `{target}` here; {_choices(model)}")
+    check_fit(config, model)
     return config
+
+
+def _choices(model: PreTrainedModel) -> str:
+    kinds = (torch.nn.Linear, Conv1D)
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, kinds)}
+    return f"name some of {', '.join(sorted(names))}, or all-linear"
+
+
+def check_fit(config: PeftConfig, model: PreTrainedModel) -> None:
+    """InputError if PEFT cannot put the adapter of `config` on `model`; tried on a copy without weights."""
+    with torch.device("meta"):
+        twin = type(model)(copy.deepcopy(model.config))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            get_peft_model(twin, copy.deepcopy(config))
+    except NoMatchingPeftModuleError:
+        kind = model.config.model_type
+        raise InputError(f"lora_target_modules: PEFT has no default for a {kind}; {_choices(model)}") from None
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+        if "ParamWrapper" in str(error) and config.lora_dropout:
+            raise InputError(
+                f"lora_dropout: {config.lora_dropout} is not possible on the experts of a mixture, which lie in one tensor; "
+                "set lora_dropout: 0, or let lora_target_modules name the attention's modules alone"
+            ) from None
+        raise InputError(f"lora_target_modules: {str(error)[:300]}") from None
 
 
 def check_policy(model: torch.nn.Module, peft_config: PeftConfig | None) -> None:
@@ -217,7 +243,9 @@ def check_policy(model: torch.nn.Module, peft_config: PeftConfig | None) -> None
             "peft_config: the model has an adapter already, which a new one would replace; pass model.merge_and_unload(), "
             "or leave peft_config out to train the adapter that is there"
         )
-    if peft_config is None and not any(parameter.requires_grad for parameter in model.parameters()):
+    if peft_config is not None:
+        check_fit(peft_config, model)
+    elif not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError("model: has no weight that is trained; load an adapter with is_trainable=True, or pass peft_config")
 
 

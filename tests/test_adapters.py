@@ -10,7 +10,13 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    DeepseekV3Config,
+    MixtralConfig,
+    Qwen3MoeConfig,
+)
 
 from llmrecipes.adapters import check_policy, lora_config, read_chain
 from llmrecipes.cards.model import repo_name, write_model_card
@@ -391,3 +397,34 @@ def test_merge_of_qlora_writes_what_was_trained(qlora, tmp_path):
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
     assert not getattr(whole, "is_quantized", False) and whole.dtype == torch.float32
     assert_close(logits(whole), trained)
+
+
+# --- what can be adapted ----------------------------------------------------------------------------------------------
+
+SMALL = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+         "num_key_value_heads": 2}  # fmt: skip
+MIXTURES = [
+    MixtralConfig(**SMALL, num_local_experts=4),
+    Qwen3MoeConfig(**SMALL, num_experts=4, moe_intermediate_size=16, num_experts_per_tok=2, head_dim=16),
+    DeepseekV3Config(**SMALL, n_routed_experts=4, moe_intermediate_size=16, n_group=2, topk_group=1, num_experts_per_tok=2,
+                     first_k_dense_replace=1, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=8, qk_nope_head_dim=8,
+                     v_head_dim=16),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", MIXTURES, ids=lambda config: config.model_type)
+def test_lora_on_a_mixture_of_experts_works_or_is_one_line(config, tmp_path):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    everywhere = ModelArguments(use_peft=True, lora_target_modules=["all-linear"], lora_dropout=0.05)
+    with pytest.raises(InputError, match="lora_dropout: 0.05 is not possible on the experts of a mixture"):
+        lora_config(everywhere, model)
+    with pytest.raises(InputError, match=f"no default for a {config.model_type}; name some of .* or all-linear"):
+        lora_config(ModelArguments(use_peft=True), model)
+    assert lora_config(ModelArguments(use_peft=True, lora_target_modules=["o_proj"], lora_dropout=0.05), model)
+    model.save_pretrained(tmp_path / "base")
+    everywhere.lora_dropout = 0.0
+    settings = lora_config(everywhere, model).to_dict() | {"lora_dropout": 0.0, "target_modules": "all-linear"}
+    start = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    trained = add_adapter(start, tmp_path / "sft", **{key: settings[key] for key in ("target_modules", "lora_dropout")})
+    assert_close(logits(load(tmp_path / "sft")), logits(trained))
