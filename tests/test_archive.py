@@ -1,5 +1,7 @@
 """Archives of a package index: pinned, checked, read where they are. A loopback index stands in for the real one."""
 
+import base64
+import contextlib
 import gzip
 import hashlib
 import http.server
@@ -7,8 +9,10 @@ import io
 import json
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 
+import pyarrow.parquet
 import pytest
 
 from llmrecipes.config import DatasetSource, InputError
@@ -183,6 +187,127 @@ def test_without_a_network_the_error_names_the_index(index, monkeypatch):
     assert "secret" not in str(error.value)
 
 
+PASSWORD = "of%20my%3Aindex"
+
+
+class Recorder(http.server.BaseHTTPRequestHandler):
+    """pages: path -> (status, headers, content); seen: (path, Authorization) of each request."""
+
+    def do_GET(self):
+        self.server.seen.append((self.path, self.headers.get("Authorization")))
+        status, headers, content = self.server.pages.get(self.path, (404, {}, b""))
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(content))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hosts(tmp_path, monkeypatch):
+    """Two servers, the first of which is the private index of a user with a password."""
+    servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), Recorder) for _ in range(2)]
+    for server in servers:
+        server.pages, server.seen, server.url = {}, [], f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setenv("PIP_INDEX_URL", servers[0].url.replace("//", f"//me:{PASSWORD}@") + "/simple")
+    monkeypatch.setenv("LLMRECIPES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    yield servers
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+LOGIN = "Basic " + base64.b64encode(b"me:of my:index").decode()
+PAGE, FILE = "/simple/toy-data/", "/files/toy_data-1.0-py3-none-any.whl"
+
+
+def wheel_of(rows) -> tuple[bytes, DatasetSource]:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("toy/data.jsonl", lines(rows))
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    return buffer.getvalue(), DatasetSource(path="pypi:toy-data==1.0", sha256=digest, data_files="toy/data.jsonl")
+
+
+def listing(url: str, digest: str, as_html: bool):
+    name = FILE.rsplit("/", 1)[1]
+    if as_html:
+        return 200, {"Content-Type": "text/html"}, f'<a href="{url}#sha256={digest}">{name}</a>'.encode()
+    files = [{"filename": name, "url": url, "hashes": {"sha256": digest}}]
+    return 200, {"Content-Type": "application/vnd.pypi.simple.v1+json"}, json.dumps({"files": files}).encode()
+
+
+@pytest.mark.parametrize("as_html", [True, False])
+@pytest.mark.parametrize("link", ["../../files/{}", "/files/{}", "{own}/files/{}", "{other}/files/{}"])
+def test_the_indexs_password_goes_with_its_own_links_and_no_others(hosts, link, as_html):
+    own, other = hosts
+    content, source = wheel_of(ROWS)
+    url = link.format(FILE.rsplit("/", 1)[1], own=own.url, other=other.url)
+    own.pages = {PAGE: listing(url, source.sha256, as_html), FILE: (200, {}, content)}
+    other.pages = {FILE: (200, {}, content)}
+    assert load_archive(source).num_rows == len(ROWS)
+    if "{other}" in link:
+        assert own.seen == [(PAGE, LOGIN)] and other.seen == [(FILE, None)]
+    else:
+        assert own.seen == [(PAGE, LOGIN), (FILE, LOGIN)] and not other.seen
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_indexs_password_follows_no_redirect_to_another_host(hosts, status):
+    own, other = hosts
+    content, source = wheel_of(ROWS)
+    own.pages = {PAGE: (status, {"Location": f"{other.url}{PAGE}"}, b"")}
+    other.pages = {PAGE: listing(f"../..{FILE}", source.sha256, False), FILE: (200, {}, content)}
+    assert load_archive(source).num_rows == len(ROWS)
+    assert own.seen == [(PAGE, LOGIN)] and other.seen == [(PAGE, None), (FILE, None)]
+
+
+def test_a_redirect_at_home_keeps_the_password_and_one_by_a_file_loses_it(hosts):
+    own, other = hosts
+    content, source = wheel_of(ROWS)
+    own.pages = {PAGE: (302, {"Location": "/moved/"}, b""), "/moved/": listing(f"..{FILE}", source.sha256, True),
+                 FILE: (302, {"Location": f"{other.url}/cdn"}, b"")}  # fmt: skip
+    other.pages = {"/cdn": (200, {}, content)}
+    assert load_archive(source).num_rows == len(ROWS)
+    assert own.seen == [(PAGE, LOGIN), ("/moved/", LOGIN), (FILE, LOGIN)] and other.seen == [("/cdn", None)]
+
+
+@pytest.mark.parametrize("where", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
+def test_a_redirect_leads_to_no_file_of_this_machine(hosts, where):
+    hosts[0].pages = {PAGE: (302, {"Location": where}, b"")}
+    with pytest.raises(InputError, match="only http and https|cannot fetch it") as error:
+        load_archive(wheel_of(ROWS)[1])
+    assert PASSWORD not in str(error.value) and "my:index" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b'{"files": [1]}', b'{"files": {"a": 1}}', b'{"files": null}',
+                                     b"{", b"\xff", b'{"files": [{"filename": "toy_data-1.0.zip", "url": 1}]}'])  # fmt: skip
+def test_a_page_that_is_none_is_one_line(hosts, content):
+    hosts[0].pages = {PAGE: (200, {"Content-Type": "application/json"}, content)}
+    with pytest.raises(InputError, match="cannot fetch it from 127.0.0.1") as error:
+        load_archive(wheel_of(ROWS)[1])
+    assert "\n" not in str(error.value) and PASSWORD not in str(error.value)
+
+
+def test_pages_and_files_without_end_are_broken_off(hosts, monkeypatch, tmp_path):
+    monkeypatch.setattr("llmrecipes.data.fetch.PAGE_BYTES", 1 << 20)
+    hosts[0].pages = {PAGE: (200, {}, b"x" * (3 << 20))}
+    with pytest.raises(InputError, match="no end"):
+        load_archive(wheel_of(ROWS)[1])
+    content, source = wheel_of(ROWS)
+    monkeypatch.setattr("llmrecipes.data.fetch.ARCHIVE_BYTES", 1 << 20)
+    hosts[0].pages = {PAGE: listing(FILE, source.sha256, False), FILE: (200, {}, b"x" * (3 << 20))}
+    with pytest.raises(InputError, match="more than"):
+        load_archive(source)
+    assert not list(tmp_path.rglob("*.part"))
+
+
 def test_member_names_never_lead_out_of_the_cache(index, tmp_path):
     source = add_wheel(index, {"../../escaped.jsonl": lines(ROWS), "/toy/absolute.jsonl": lines(ROWS)})
     source.data_files = ["../../escaped.jsonl", "/toy/absolute.jsonl"]
@@ -194,6 +319,107 @@ def test_a_broken_line_is_numbered(index):
     source = add_wheel(index, {"toy/data.jsonl": b'{"text": "a"}\n\n{"text": \n'})
     with pytest.raises(InputError, match="toy/data.jsonl, line 3: not valid JSON"):
         load_archive(source)
+
+
+def zipped(content: bytes, name="toy/data.jsonl", method=zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def tarred(content: bytes, mode="w:gz", name="toy/data.jsonl", size=None) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def encrypted(archive: bytes) -> bytes:
+    """The zip with the bit set that says so, in both of its headers."""
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = archive.index(signature) + offset
+        archive = archive[:at] + bytes([archive[at] | 1]) + archive[at + 1 :]
+    return archive
+
+
+def wrong_checksum(archive: bytes) -> bytes:
+    at = archive.index(b"PK\x01\x02") + 16
+    return archive[:at] + bytes(4) + archive[at + 4 :]
+
+
+def noise(archive: bytes) -> bytes:
+    """The archive with its middle overwritten."""
+    half = len(archive) // 2
+    return archive[:half] + b"\xff" * 40 + archive[half + 40 :]
+
+
+TEXT = lines([{"text": hashlib.sha256(str(i).encode()).hexdigest()} for i in range(2000)])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("toy_data-1.0.zip", encrypted(zipped(TEXT)), "toy/data.jsonl: is encrypted"),
+        ("toy_data-1.0.zip", wrong_checksum(zipped(TEXT)), "CRC"),
+        ("toy_data-1.0.zip", noise(zipped(TEXT)), "toy/data.jsonl: .*broken"),
+        ("toy_data-1.0.zip", noise(zipped(TEXT, method=zipfile.ZIP_BZIP2)), "toy/data.jsonl: .*broken"),
+        ("toy_data-1.0.zip", noise(zipped(TEXT, method=zipfile.ZIP_LZMA)), "toy/data.jsonl: .*broken"),
+        ("toy_data-1.0.zip", zipped(TEXT)[:-40], "neither|broken"),
+        ("toy_data-1.0.tar.gz", tarred(TEXT)[:-40], "cut off"),
+        ("toy_data-1.0.tar.gz", tarred(TEXT)[:3000], "cut off"),
+        ("toy_data-1.0.tar.gz", noise(tarred(TEXT)), "broken"),
+        ("toy_data-1.0.tar.gz", tarred(TEXT, "w:xz")[:3000], "cut off"),
+        ("toy_data-1.0.tar.gz", noise(tarred(TEXT, "w:bz2")), "broken"),
+        ("toy_data-1.0.tar.gz", tarred(TEXT, "w")[:9000], "broken|cut off"),
+    ],
+)
+def test_a_broken_or_encrypted_archive_is_one_line(index, name, content, said):
+    with pytest.raises(InputError, match=said) as error:
+        load_archive(add(index, name, content))
+    assert "\n" not in str(error.value) and name in str(error.value)
+
+
+@pytest.mark.parametrize("make", [zipped, tarred])
+def test_what_unpacks_to_too_much_is_refused_before_it_does(index, monkeypatch, make):
+    monkeypatch.setattr("llmrecipes.data.archive.MEMBER_BYTES", 1 << 20)
+    monkeypatch.setattr("llmrecipes.data.archive.UNPACKED_BYTES", 1 << 21)
+    name = "toy_data-1.0.zip" if make is zipped else "toy_data-1.0.tar.gz"
+    for size, said in ((2 << 20, "unpacks to more than"), (64 << 20, "unpacks to more than")):
+        source = add(index, name, make(b"0" * size))
+        tracemalloc.start()
+        with pytest.raises(InputError, match=said):
+            load_archive(source)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        tracemalloc.stop()
+        index.files.clear()
+    monkeypatch.setattr("llmrecipes.data.archive.MEMBERS", 0)
+    with pytest.raises(InputError, match="more than 0 members"):
+        load_archive(add(index, name, make(TEXT)))
+
+
+def test_many_members_together_are_no_more_than_the_limit(index, monkeypatch):
+    monkeypatch.setattr("llmrecipes.data.archive.UNPACKED_BYTES", 3 * len(TEXT))
+    source = add_wheel(index, {f"toy/{number}.jsonl": TEXT for number in range(9)})
+    source.data_files = "toy/*.jsonl"
+    with pytest.raises(InputError, match="toy/3.jsonl: unpacks to more"):
+        load_archive(source)
+
+
+def test_a_parquet_file_of_more_rows_than_it_has_bytes_is_refused(monkeypatch):
+    monkeypatch.setattr("llmrecipes.data.archive.CELLS", 10_000)
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"x": [0] * 100_000}), buffer)
+    with pytest.raises(InputError, match="100,000 rows of 1 columns are too much"):
+        list(read_member("a.parquet", buffer.getvalue(), "a.parquet"))
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b"[" + b"9" * 5000 + b"]"])
+def test_json_without_end_is_one_line(content):
+    with pytest.raises(InputError, match="a.json: not JSON to be read"):
+        list(read_member("a.json", content, "a.json"))
 
 
 def test_a_file_that_is_no_archive_is_refused(index):

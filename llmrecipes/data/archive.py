@@ -6,7 +6,8 @@
 | `stdlib` | the standard library's files, without tests | `data_files` (globs below it; default `**/*.py`) |
 
 `data_files` is one glob or a list of globs of paths inside the archive (fnmatch: `*` crosses folders). Members are
-read where they are: nothing is unpacked, installed, imported or run, so a hostile member name or setup.py is harmless.
+read where they are: nothing is unpacked, installed, imported or run, so a hostile member name or setup.py is harmless. An
+archive that unpacks to more than UNPACKED_BYTES or MEMBERS, is cut off, encrypted or has a wrong checksum is one line.
 
 | member | rows |
 |---|---|
@@ -27,11 +28,14 @@ import fnmatch
 import hashlib
 import io
 import json
+import lzma
 import re
 import sysconfig
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -41,6 +45,8 @@ from llmrecipes.config import InputError, load_function
 from llmrecipes.data.fetch import fetch_archive
 from llmrecipes.formats import parse_jsonl
 
+MEMBERS, MEMBER_BYTES, UNPACKED_BYTES = 200_000, 4 << 30, 8 << 30  # of an archive, of one member, of all that are read
+CELLS = 100_000_000  # rows times columns of a parquet file
 SLICE = re.compile(r"train(?:\[(?:(\d+(?:\.\d+)?)%)?:(?:(\d+(?:\.\d+)?)%)?\])?")
 
 
@@ -124,9 +130,14 @@ def read_member(name: str, content: bytes, where: str, as_text: bool = False) ->
         import pyarrow.parquet
 
         try:
-            yield from pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
-        except pyarrow.ArrowException as error:
-            raise InputError(f"{where}: not a parquet file ({error})") from None
+            file = pyarrow.parquet.ParquetFile(io.BytesIO(content))
+            about = file.metadata
+            # A column of one value over and over is a few bytes, whatever the number of rows.
+            if about.num_rows * about.num_columns > CELLS or _size_of(about) > MEMBER_BYTES:
+                raise InputError(f"{where}: {about.num_rows:,} rows of {about.num_columns} columns are too much")
+            yield from file.read().to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise InputError(f"{where}: not a parquet file ({' '.join(str(error).split())})") from None
     elif ending in (".jsonl", ".ndjson", ".json", ".csv", ".tsv"):
         try:
             text = content.decode("utf-8-sig")
@@ -151,6 +162,8 @@ def _json_rows(text: str, where: str) -> Iterable[dict]:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{where}: not JSON to be read; it is nested without end, or has a number without end") from None
     if isinstance(value, dict):
         value = list(value.values()) if all(isinstance(item, dict) for item in value.values()) else [value]
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
@@ -171,17 +184,85 @@ def _csv_rows(text: str, delimiter: str, where: str) -> Iterator[dict]:
 
 
 def open_archive(path: Path) -> tuple[zipfile.ZipFile | tarfile.TarFile, dict, Callable[[object], bytes]]:
-    """(open file, {name: its regular file members}, function that reads a member) of a zip or tar archive."""
-    if zipfile.is_zipfile(path):
-        file = zipfile.ZipFile(path)
-        return file, {info.filename: info for info in file.infolist() if not info.is_dir()}, file.read
+    """(open file, {name: its regular file members}, function that reads a member) of a zip or tar archive.
+
+    Raises:
+        InputError: here or in reading, where it is no archive, broken, encrypted or larger than the limits above.
+    """
+    with _said_in_a_line(path.name):
+        return _open_zip(path) if zipfile.is_zipfile(path) else _open_tar(path)
+
+
+def _within_limits() -> Callable[[int], int]:
+    """take(size of a member) -> size; ValueError where it, or all that was taken, is too much."""
+    left = UNPACKED_BYTES
+
+    def take(size: int) -> int:
+        nonlocal left
+        left -= size
+        if not 0 <= size <= MEMBER_BYTES or left < 0:
+            raise ValueError(f"unpacks to more than {(UNPACKED_BYTES if left < 0 else MEMBER_BYTES) >> 20:,} MiB")
+        return size
+
+    return take
+
+
+def _open_zip(path: Path):
+    file, take = zipfile.ZipFile(path), _within_limits()
+    if len(file.infolist()) > MEMBERS:
+        raise ValueError(f"has more than {MEMBERS:,} members")
+
+    def read(info: zipfile.ZipInfo) -> bytes:
+        with _said_in_a_line(f"{path.name}, {info.filename}"):
+            take(info.file_size)  # zipfile gives no more than that
+            return file.read(info)
+
+    return file, {info.filename: info for info in file.infolist() if not info.is_dir()}, read
+
+
+def _open_tar(path: Path):
     try:
-        file = tarfile.open(path)
-    except tarfile.TarError as error:
-        raise InputError(f"{path.name}: neither a zip nor a tar archive ({error})") from None
-    # Links are left out: only what the archive itself holds is read.
-    members = {member.name: member for member in file.getmembers() if member.isfile()}
-    return file, members, lambda member: file.extractfile(member).read()
+        file, take = tarfile.open(path), _within_limits()
+    except tarfile.TarError:
+        raise ValueError("neither a zip nor a tar archive") from None
+    members, unpacked = {}, 0
+    for number, member in enumerate(file, start=1):
+        unpacked += member.size  # what is not read has to be unpacked all the same to find the next one
+        if number > MEMBERS or unpacked > 4 * UNPACKED_BYTES or member.size < 0:
+            raise ValueError(f"has more than {MEMBERS:,} members or unpacks to more than {UNPACKED_BYTES >> 18:,} MiB")
+        if member.isfile():  # links are left out: only what the archive itself holds is read
+            members[member.name] = member
+    while block := file.fileobj.read(1 << 20):  # to the end, where a compressed stream has its checksum
+        unpacked += len(block)
+        if unpacked > 4 * UNPACKED_BYTES:
+            raise ValueError(f"unpacks to more than {UNPACKED_BYTES >> 18:,} MiB")
+
+    def read(member: tarfile.TarInfo) -> bytes:
+        with _said_in_a_line(f"{path.name}, {member.name}"):
+            content = file.extractfile(member).read(take(member.size))
+            if len(content) < member.size:
+                raise EOFError
+            return content
+
+    return file, members, read
+
+
+@contextmanager
+def _said_in_a_line(where: str) -> Iterator[None]:
+    """InputError for what zipfile, tarfile and the decompressors say of an archive that is broken, or no friend's."""
+    try:
+        yield
+    except EOFError:
+        raise InputError(f"{where}: is cut off; the archive is broken") from None
+    except (RuntimeError, NotImplementedError) as error:  # encrypted; a compression that zipfile has not
+        what = "is encrypted" if "encrypted" in str(error) else f"cannot be unpacked ({error})"
+        raise InputError(f"{where}: {what}; choose another member or archive") from None
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, OSError, ValueError) as error:
+        raise InputError(f"{where}: {' '.join(str(error).split())}; the archive is broken, or made to harm") from None
+
+
+def _size_of(about) -> int:
+    return sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
 
 
 def _patterns(data_files: str | list[str] | None) -> list[str]:

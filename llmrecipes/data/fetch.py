@@ -3,6 +3,9 @@
 `pip download` would run an sdist's setup.py to read its metadata, so the file is taken from the index's own listing
 (the simple API as JSON or HTML: PEP 691, PEP 503). The index is pip's: PIP_INDEX_URL, else `pip config`, else PyPI.
 Cache: $LLMRECIPES_CACHE, else ~/.cache/llmrecipes. An interrupted download goes on where it stopped.
+
+The user and password in an index's URL go to that scheme, host and port alone: also for the index's relative links, never to
+where it redirects or links to. A link with a password of its own brings it to its own host.
 """
 
 import base64
@@ -37,6 +40,8 @@ PINNED = re.compile(r"pypi:([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.!+_-]+)")
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 TIMEOUT_S = 60
 ATTEMPTS = 3
+PAGE_BYTES, PAGE_SECONDS = 256 << 20, 120  # the largest pages of PyPI have some 20 MB
+ARCHIVE_BYTES = 16 << 30
 NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
 
 
@@ -85,6 +90,9 @@ def _download(path: str, name: str, version: str, sha256: str, folder: Path) -> 
         try:
             _resume(url, part)
             break
+        except ValueError as error:  # what comes has no end, or is no HTTP
+            part.unlink(missing_ok=True)
+            raise _unreachable(path, url, error) from None
         except NETWORK_ERRORS as error:
             if attempt == ATTEMPTS or isinstance(error, urllib.error.HTTPError) and error.code < 500:
                 raise _unreachable(path, url, error) from None
@@ -101,7 +109,7 @@ def _resume(url: str, part: Path) -> None:
     """Append to `part` what is missing of `url`."""
     have = part.stat().st_size if part.exists() else 0
     try:
-        response = _open(url, {"Range": f"bytes={have}-"} if have else {})
+        response = open_url(url, {"Range": f"bytes={have}-"} if have else {})
     except urllib.error.HTTPError as error:
         if error.code != 416:  # range not satisfiable: all of it is here already, or too much; the digest will tell
             raise
@@ -112,6 +120,8 @@ def _resume(url: str, part: Path) -> None:
         while block := response.read(1 << 20):
             file.write(block)
             received += len(block)
+            if file.tell() > ARCHIVE_BYTES:
+                raise ValueError(f"it has more than {ARCHIVE_BYTES >> 30} GiB")
     if expected is not None and received < int(expected):
         raise http.client.IncompleteRead(b"", int(expected) - received)
 
@@ -121,15 +131,18 @@ def _choose_file(path: str, name: str, version: str, sha256: str) -> tuple[str, 
     index = index_url()
     url = f"{index}/{canonicalize_name(name)}/"
     try:
-        with _open(url, {"Accept": ACCEPT}) as response:
+        with open_url(url, {"Accept": ACCEPT}) as response:
             is_json = "json" in (response.headers.get("Content-Type") or "")
-            files = (_files_from_json if is_json else _files_from_html)(response.read().decode(), response.url)
+            text, base = _read_page(response).decode(), _with_login(response.url, url)
+        files = (_files_from_json if is_json else _files_from_html)(text, base)
     except urllib.error.HTTPError as error:
         if error.code == 404:
             raise InputError(f"{path}: {_host(url)} has no package {name}; check the name, or PIP_INDEX_URL") from None
         raise _unreachable(path, url, error) from None
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise _unreachable(path, url, error) from None
+    except (KeyError, TypeError, AttributeError, RecursionError):
+        raise _unreachable(path, url, ValueError("its page is none of a package index")) from None
     ours = [file for file in files if _is_version(file[0], version)]
     if not ours:
         raise InputError(f"{path}: {_host(url)} has no version {version} of {name}")
@@ -153,7 +166,7 @@ def index_url() -> str:
 def _files_from_json(text: str, base: str) -> list[tuple[str, str, str | None]]:
     """[(file name, URL, SHA-256 or None)] of a PEP 691 page."""
     return [
-        (_last_part(file["filename"]), urllib.parse.urljoin(base, file["url"]), file.get("hashes", {}).get("sha256"))
+        (_last_part(file["filename"]), _join(base, file["url"]), file.get("hashes", {}).get("sha256"))
         for file in json.loads(text)["files"]
     ]
 
@@ -166,7 +179,7 @@ def _files_from_html(text: str, base: str) -> list[tuple[str, str, str | None]]:
         def handle_starttag(self, tag, attributes):
             href = dict(attributes).get("href")
             if tag == "a" and href:
-                url, _, fragment = urllib.parse.urljoin(base, href).partition("#")
+                url, _, fragment = _join(base, href).partition("#")
                 digest = fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else None
                 files.append((_last_part(urllib.parse.unquote(urllib.parse.urlsplit(url).path)), url, digest))
 
@@ -191,18 +204,68 @@ def _is_version(filename: str, version: str) -> bool:
         return False
 
 
-def _open(url: str, headers: dict[str, str]):
+def open_url(url: str, headers: dict[str, str]):
     """Open an http(s) URL as pip would: with PIP_CERT, the URL's user and password, and the environment's proxies."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https"):
-        raise InputError(f"package index: only http and https are supported, found {parts.scheme}://")
+    _check_scheme(url)
     headers = {"User-Agent": "llmrecipes", **headers}
-    if parts.username:
-        login = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-        headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
-        url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    login = urllib.parse.urlsplit(url).netloc.rpartition("@")[0]
+    if login:
+        user, _, password = (urllib.parse.unquote(part) for part in login.partition(":"))
+        headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
     context = ssl.create_default_context(cafile=os.environ.get("PIP_CERT") or None)
-    return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S, context=context)
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _Redirects)
+    return opener.open(urllib.request.Request(_without_login(url), headers=headers), timeout=TIMEOUT_S)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """urllib would send the Authorization header along to any host."""
+
+    def redirect_request(self, request, file, code, message, headers, new_url):
+        _check_scheme(new_url)
+        if request.type == "https" and urllib.parse.urlsplit(new_url).scheme != "https":
+            raise ValueError(f"{_host(new_url)} is to be asked without encryption, where it was https")
+        following = super().redirect_request(request, file, code, message, headers, _without_login(new_url))
+        if following and _origin(new_url) != _origin(request.full_url):
+            following.remove_header("Authorization")
+        return following
+
+
+def _check_scheme(url: str) -> None:
+    scheme = urllib.parse.urlsplit(url).scheme
+    if scheme not in ("http", "https"):
+        raise InputError(f"package index: only http and https are supported, found {scheme}://")
+
+
+def _without_login(url: str) -> str:
+    parts = urllib.parse.urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _with_login(url: str, giver: str) -> str:
+    """`url` with the user and password of the URL `giver`, where both are of one origin."""
+    login, parts = urllib.parse.urlsplit(giver).netloc.rpartition("@")[0], urllib.parse.urlsplit(url)
+    if not login or "@" in parts.netloc or _origin(url) != _origin(giver):
+        return url
+    return parts._replace(netloc=f"{login}@{parts.netloc}").geturl()
+
+
+def _join(base: str, link: str) -> str:
+    """The URL that `link` of the page `base` means; a full one of the same origin has the page's login as well."""
+    return _with_login(urllib.parse.urljoin(base, link), base)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _read_page(response) -> bytes:
+    content, deadline = bytearray(), time.monotonic() + PAGE_SECONDS
+    while block := response.read1(1 << 20):
+        content += block
+        if len(content) > PAGE_BYTES or time.monotonic() > deadline:
+            raise ValueError(f"its page has no end after {PAGE_BYTES >> 20} MiB or {PAGE_SECONDS} s")
+    return bytes(content)
 
 
 def _host(url: str) -> str:
