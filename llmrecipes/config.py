@@ -80,6 +80,15 @@ class DataArguments:
             setattr(self, key, [_to_source(s, f"{key}[{i}]") for i, s in enumerate(getattr(self, key) or [])])
 
 
+@dataclass
+class PreviewArguments:
+    """Of the stages that train: a look at the rows first."""
+
+    preview: int = field(
+        default=0, metadata={"help": "Print so many rows as they are learned, and counts of all, then end; writes nothing."}
+    )
+
+
 def _to_source(value, where: str) -> DatasetSource:
     if isinstance(value, DatasetSource):
         return value

@@ -104,6 +104,8 @@ def check_run(
     transformers.set_seed(args.seed)
     manifest = _describe(stage, run, args, configs, inputs)
     state = Run(stage, output_dir, run, is_main, manifest, keep=() if run.force else keep)
+    if manifest["config"].get("preview"):  # ends before anything is written, so what lies there does not matter
+        return state
     state.found = read_manifest(output_dir)
     held = standing(output_dir, manifest["fingerprint"])
     if not run.force:

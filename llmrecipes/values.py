@@ -20,7 +20,7 @@ RANGES = {
     "rollout_batch_size total_episodes watch_items watch_max_new_tokens health_max_pairs pad_to_multiple_of vocab_size",
     "at least 0": "learning_rate weight_decay warmup_steps max_grad_norm eval_delay dataloader_num_workers top_k kl_prompts "
     "show_answers sample_temperature gold_tie_width rater_noise rater_tie_width router_aux_loss_coef watch_steps "
-    "center_rewards_coefficient num_completions_to_print judge_price watch_judge_price watch_temperature",
+    "center_rewards_coefficient num_completions_to_print judge_price watch_judge_price watch_temperature preview",
     "above 0": "save_steps logging_steps eval_steps num_train_epochs beta weight adam_epsilon neftune_noise_alpha "
     "test_split_size muon_learning_rate discopop_tau",
     "0 to 1": "overlap repeat_share min_agreement label_smoothing_factor ld_alpha ref_model_mixup_alpha watch_share top_p "

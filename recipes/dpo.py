@@ -5,23 +5,22 @@ Launch: accelerate launch recipes/dpo.py --config configs/quickstart/dpo.yaml
 Writes: output_dir, the tuned chat model (or a LoRA adapter with use_peft: true).
 """
 
-from llmrecipes.config import DataArguments, ModelArguments, RunArguments
+from llmrecipes.config import DataArguments, ModelArguments, PreviewArguments, RunArguments
 from llmrecipes.parsing import launch
 
 
-def main(run, data, training, model, looks):
-    from trl import DPOTrainer
-
+def main(run, data, preview, training, model, looks):
     from llmrecipes.adapters import lora_config
     from llmrecipes.data import load_train_eval
+    from llmrecipes.data.preview import report_rows
     from llmrecipes.evaluation.watch import watch
     from llmrecipes.models import load_policy, load_tokenizer, require_chat_template
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
-    from llmrecipes.training import readable
+    from llmrecipes.training import DPOTrainer, readable
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = check_run("dpo", run, training, (run, data, training, model, looks), inputs)
+    state = check_run("dpo", run, training, (run, data, preview, training, model, looks), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(data, training.seed, ("preference",), training.per_device_train_batch_size)
@@ -48,6 +47,7 @@ def main(run, data, training, model, looks):
             peft_config=peft_config,
         )
     )
+    used = report_rows(trainer.row_counts, tokenizer, train, held_out, trainer.train_dataset, preview.preview)
     watch(trainer, looks, tokenizer)
     start_run(state)
     metrics = run_training(trainer, state)
@@ -59,7 +59,7 @@ def main(run, data, training, model, looks):
     finish_run(
         state,
         metrics,
-        made=f"chat model tuned on {len(train):,} pairs",
+        made=f"chat model tuned on {used:,} pairs",
         next_steps="recipes/evaluate.py compares it with the model it started from",
     )
 
@@ -69,6 +69,7 @@ if __name__ == "__main__":
         main,
         RunArguments,
         DataArguments,
+        PreviewArguments,
         "trl.trainer.dpo_config:DPOConfig",
         ModelArguments,
         "llmrecipes.evaluation.watch:WatchArguments",

@@ -8,7 +8,7 @@ in value_model/, or its head in value_head.safetensors.
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, load_function
+from llmrecipes.config import DataArguments, InputError, ModelArguments, PreviewArguments, RunArguments, load_function
 from llmrecipes.parsing import launch
 
 
@@ -26,9 +26,10 @@ class RewardArguments:
     )
 
 
-def main(run, data, training, model, reward, looks):
+def main(run, data, preview, training, model, reward, looks):
     from llmrecipes.adapters import lora_config
     from llmrecipes.data import load_train_eval
+    from llmrecipes.data.preview import count_prompts, report_rows
     from llmrecipes.evaluation.watch import watch
     from llmrecipes.generation import sample_responses
     from llmrecipes.models import load_policy, load_reward_model, load_tokenizer
@@ -42,7 +43,7 @@ def main(run, data, training, model, reward, looks):
     if (model.load_in_4bit or model.load_in_8bit) and training.use_vllm:
         raise InputError("use_vllm: quantised weights cannot be handed to vLLM; drop load_in_4bit or load_in_8bit")
     inputs = [model.model_name_or_path, reward.reward_model_name_or_path, *(s.path for s in data.datasets)]
-    state = check_run("ppo", run, training, (run, data, training, model, reward, looks), inputs)
+    state = check_run("ppo", run, training, (run, data, preview, training, model, reward, looks), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(data, training.seed, ("prompt",))
@@ -83,6 +84,8 @@ def main(run, data, training, model, reward, looks):
             peft_config=lora_config(model, policy),
         )
     )
+    counts = {"train": count_prompts(trainer.train_dataset, len(train))}
+    used = report_rows(counts, tokenizer, train, held_out, trainer.train_dataset, preview.preview)
     watch(trainer, looks, tokenizer)
     start_run(state)
     metrics = run_training(trainer, state)
@@ -95,7 +98,7 @@ def main(run, data, training, model, reward, looks):
     finish_run(
         state,
         metrics,
-        made=f"policy after {trainer.num_episodes:,} episodes on {len(train):,} prompts",
+        made=f"policy after {trainer.num_episodes:,} episodes on {used:,} prompts",
         next_steps="recipes/evaluate.py measures it beside the models it came from",
     )
 
@@ -105,6 +108,7 @@ if __name__ == "__main__":
         main,
         RunArguments,
         DataArguments,
+        PreviewArguments,
         "llmrecipes.ppo.config:PPOConfig",
         ModelArguments,
         RewardArguments,

@@ -7,7 +7,7 @@ Writes: output_dir, a Hugging Face model folder with its tokenizer.
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import DataArguments, ModelArguments, RunArguments
+from llmrecipes.config import DataArguments, ModelArguments, PreviewArguments, RunArguments
 from llmrecipes.parsing import launch
 
 
@@ -24,9 +24,10 @@ class PretrainArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code from the model's repository."})
 
 
-def main(run, data, training, model, pretrain, looks):
+def main(run, data, preview, training, model, pretrain, looks):
     from llmrecipes.config import InputError
     from llmrecipes.data import load_train_eval
+    from llmrecipes.data.preview import count_documents, report_rows
     from llmrecipes.evaluation.watch import watch
     from llmrecipes.models import build_policy, context_length, count_parameters, load_policy, load_tokenizer
     from llmrecipes.resume import run_training
@@ -39,7 +40,7 @@ def main(run, data, training, model, pretrain, looks):
             "(configs/accelerate/fsdp2.yaml)"
         )
     inputs = [model.tokenizer_name_or_path, model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = check_run("pretrain", run, training, (run, data, training, model, pretrain, looks), inputs)
+    state = check_run("pretrain", run, training, (run, data, preview, training, model, pretrain, looks), inputs)
 
     tokenizer = load_tokenizer(model, pretrain.trust_remote_code)
     texts, held_out_texts = load_train_eval(data, training.seed, ("text",))
@@ -67,6 +68,8 @@ def main(run, data, training, model, pretrain, looks):
             muon_learning_rate=pretrain.muon_learning_rate if pretrain.optimizer == "muon" else None,
         )
     )
+    counts = {"train": count_documents(blocks, len(texts), tokenizer.eos_token_id)}
+    report_rows(counts, tokenizer, texts, held_out_texts, blocks, preview.preview)
     watch(trainer, looks, tokenizer, chat=False)
     start_run(state)
     metrics = run_training(trainer, state)
@@ -88,6 +91,6 @@ def main(run, data, training, model, pretrain, looks):
 
 if __name__ == "__main__":
     launch(
-        main, RunArguments, DataArguments, "transformers.training_args:TrainingArguments", ModelArguments,
+        main, RunArguments, DataArguments, PreviewArguments, "transformers.training_args:TrainingArguments", ModelArguments,
         PretrainArguments, "llmrecipes.evaluation.watch:WatchArguments",
     )  # fmt: skip

@@ -7,7 +7,7 @@ Writes: output_dir, a sequence classifier with one label; with held-out pairs he
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import DataArguments, ModelArguments, RunArguments
+from llmrecipes.config import DataArguments, ModelArguments, PreviewArguments, RunArguments
 from llmrecipes.parsing import launch
 
 
@@ -19,9 +19,10 @@ class RewardArguments:
     )
 
 
-def main(run, data, reward, health, training, model):
+def main(run, data, preview, reward, health, training, model):
     from llmrecipes.adapters import lora_config
     from llmrecipes.data import load_by_split, load_train_eval
+    from llmrecipes.data.preview import report_rows
     from llmrecipes.models import load_reward_model, load_tokenizer, require_chat_template
     from llmrecipes.resume import run_training
     from llmrecipes.reward_models.health import check_saved_model, summarize
@@ -29,7 +30,7 @@ def main(run, data, reward, health, training, model):
     from llmrecipes.training import RewardTrainer, evaluate_by_set, pair_columns, readable
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = check_run("reward", run, training, (run, data, reward, health, training, model), inputs)
+    state = check_run("reward", run, training, (run, data, preview, reward, health, training, model), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(data, training.seed, ("preference",), training.per_device_train_batch_size)
@@ -52,13 +53,13 @@ def main(run, data, reward, health, training, model):
             peft_config=lora_config(model, reward_model),
         )
     )
+    used = report_rows(trainer.row_counts, tokenizer, train, held_out, trainer.train_dataset, preview.preview)
     start_run(state)
     metrics = run_training(trainer, state)
     if held_out:
         metrics |= evaluate_by_set(trainer)
     trainer.save_model()
     trainer.save_state()
-    used = len(trainer.train_dataset)  # those of more than max_length tokens are gone
 
     if held_out and health.health_check and state.is_main:
         # What lies on disk is checked, by the way PPO will load it; the trained copy makes room.
@@ -78,6 +79,7 @@ if __name__ == "__main__":
         main,
         RunArguments,
         DataArguments,
+        PreviewArguments,
         RewardArguments,
         "llmrecipes.reward_models.health:HealthArguments",
         "trl.trainer.reward_config:RewardConfig",

@@ -5,22 +5,23 @@ Launch: accelerate launch recipes/sft.py --config configs/quickstart/sft.yaml
 Writes: output_dir, a chat model (or a LoRA adapter with use_peft: true).
 """
 
-from llmrecipes.config import DataArguments, ModelArguments, RunArguments
+from llmrecipes.config import DataArguments, ModelArguments, PreviewArguments, RunArguments
 from llmrecipes.parsing import launch
 
 
-def main(run, data, training, model, looks):
+def main(run, data, preview, training, model, looks):
     from llmrecipes.adapters import lora_config
     from llmrecipes.answer_masks import marks_answers, mask_answers
     from llmrecipes.data import load_train_eval
+    from llmrecipes.data.preview import report_rows
     from llmrecipes.evaluation.watch import watch
     from llmrecipes.models import load_policy, load_tokenizer, require_chat_template
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
-    from llmrecipes.training import SFTTrainer, check_assistant_tokens, readable
+    from llmrecipes.training import SFTTrainer, readable
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = check_run("sft", run, training, (run, data, training, model, looks), inputs)
+    state = check_run("sft", run, training, (run, data, preview, training, model, looks), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(
@@ -44,7 +45,7 @@ def main(run, data, training, model, looks):
             peft_config=lora_config(model, policy),
         )
     )
-    check_assistant_tokens(trainer.train_dataset)
+    used = report_rows(trainer.row_counts, tokenizer, train, held_out, trainer.train_dataset, preview.preview)
     watch(trainer, looks, tokenizer)
     start_run(state)
     metrics = run_training(trainer, state)
@@ -56,7 +57,7 @@ def main(run, data, training, model, looks):
     finish_run(
         state,
         metrics,
-        made=f"chat model from {len(train):,} demonstrations",
+        made=f"chat model from {used:,} demonstrations",
         next_steps="recipes/sample.py draws answers to rank",
     )
 
@@ -66,6 +67,7 @@ if __name__ == "__main__":
         main,
         RunArguments,
         DataArguments,
+        PreviewArguments,
         "trl.trainer.sft_config:SFTConfig",
         ModelArguments,
         "llmrecipes.evaluation.watch:WatchArguments",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrecipes.config import DataArguments, DatasetSource, ModelArguments, RunArguments
+from llmrecipes.config import DataArguments, DatasetSource, ModelArguments, PreviewArguments, RunArguments
 from llmrecipes.keys import UNKNOWN, _class_keys, _keys_of_class, keys_of
 from llmrecipes.renamed import GONE, RENAMES
 from llmrecipes.values import CHOICES, DPO_LOSSES, RANGE_OF, accepted
@@ -96,7 +96,7 @@ def test_choices_that_stand_for_a_librarys_are_the_librarys():
 
 def all_keys():
     keys = {key for name in LIBRARY for key in keys_of(name)} | set(keys_of(DatasetSource)) | set(keys_of(RunArguments))
-    keys |= set(keys_of(DataArguments)) | set(keys_of(ModelArguments))
+    keys |= set(keys_of(DataArguments)) | set(keys_of(PreviewArguments)) | set(keys_of(ModelArguments))
     for recipe in (ROOT / "recipes").glob("*.py"):
         for name in re.findall(r"^class (\w+):", recipe.read_text(), re.M):
             keys |= set(_class_keys(f"recipes.{recipe.stem}", name, str(recipe)))
@@ -115,7 +115,7 @@ def test_ranges_choices_and_replacements_name_keys_that_exist():
 def test_every_key_of_our_own_dataclasses_is_read_somewhere():
     """No key is accepted without effect: each field is read as an attribute, or by name, outside the class."""
     ours = {key: name for name in OURS for key, k in keys_of(name).items() if k.owner == name.split(":")[1]}
-    for config_type in (RunArguments, DataArguments, DatasetSource, ModelArguments):
+    for config_type in (RunArguments, DataArguments, PreviewArguments, DatasetSource, ModelArguments):
         ours |= {key: config_type.__name__ for key, k in keys_of(config_type).items() if k.owner == config_type.__name__}
     for recipe in (ROOT / "recipes").glob("*.py"):
         for name in re.findall(r"^class (\w+):", recipe.read_text(), re.M):

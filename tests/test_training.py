@@ -18,7 +18,6 @@ from llmrecipes.training import (
     SFTTrainer,
     build_blocks,
     build_muon,
-    check_assistant_tokens,
     collate_blocks,
     language_metrics,
 )
@@ -178,7 +177,6 @@ def test_loss_falls_on_the_assistants_tokens_only(folder, tokenizer, tmp_path):
     two_turns = [*CHATS[0], {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes."}]
     rows = [{"messages": two_turns}, {"messages": [{"role": "system", "content": "Be short."}, *CHATS[1]]}]
     trainer = sft_trainer(folder, tokenizer, tmp_path, rows, assistant_only_loss=True)
-    check_assistant_tokens(trainer.train_dataset)
     assert sorted(learned_text(trainer, tokenizer)) == ["A green one.<|im_end|>", "A red one.<|im_end|>Yes.<|im_end|>"]
 
 
@@ -225,11 +223,9 @@ def test_batch_without_a_token_to_learn_has_loss_zero(folder, tokenizer, tmp_pat
 
 
 def test_all_tokens_masked_is_an_input_error(folder, tokenizer, tmp_path):
-    trainer = sft_trainer(
-        folder, tokenizer, tmp_path, [{"messages": chat} for chat in CHATS], assistant_only_loss=True, max_length=8
-    )
-    with pytest.raises(InputError, match="no assistant token is left"):
-        check_assistant_tokens(trainer.train_dataset)
+    rows = [{"messages": chat} for chat in CHATS]
+    with pytest.raises(InputError, match="nothing is left to learn from: none of .* within max_length 8, the shortest"):
+        sft_trainer(folder, tokenizer, tmp_path, rows, assistant_only_loss=True, max_length=8)
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------
@@ -239,7 +235,7 @@ def run_recipe(stage, config, folder, output_dir, rows, *options, weight_pairs=F
     """Metrics of a recipe run in this process."""
     import json
 
-    from llmrecipes.config import DataArguments, RunArguments
+    from llmrecipes.config import DataArguments, PreviewArguments, RunArguments
 
     data = output_dir.with_suffix(".jsonl")
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -247,14 +243,14 @@ def run_recipe(stage, config, folder, output_dir, rows, *options, weight_pairs=F
     argv += ["--max_steps", "3", "--per_device_train_batch_size", "4", "--learning_rate", "1e-2", "--bf16", "false"]
     argv += ["--activation_checkpointing", "false", "--report_to", "none", "--test_split_size", "4", *options]
     recipe = runpy.run_path(str(ROOT / "recipes" / f"{stage}.py"))
+    shared = (RunArguments, DataArguments, PreviewArguments)
     if stage == "reward":
-        run, data, health, *rest = parse(
-            RunArguments, DataArguments, "llmrecipes.reward_models.health:HealthArguments", config, ModelArguments, argv=argv
-        )
-        recipe["main"](run, data, recipe["RewardArguments"](weight_pairs), health, *rest)
+        health = "llmrecipes.reward_models.health:HealthArguments"
+        run, data, preview, *rest = parse(*shared, health, config, ModelArguments, argv=argv)
+        recipe["main"](run, data, preview, recipe["RewardArguments"](weight_pairs), *rest)
     else:
         looks = "llmrecipes.evaluation.watch:WatchArguments"
-        recipe["main"](*parse(RunArguments, DataArguments, config, ModelArguments, looks, argv=argv))
+        recipe["main"](*parse(*shared, config, ModelArguments, looks, argv=argv))
     return json.loads((output_dir / "manifest.json").read_text())["metrics"]
 
 

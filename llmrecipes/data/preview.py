@@ -1,0 +1,225 @@
+"""What a training stage really learns from: counts of its rows for every run's log, and with `--preview N` the rows."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import datasets
+import numpy
+
+from llmrecipes.config import InputError
+from llmrecipes.data.tables import say
+from llmrecipes.formats import prompt_id
+
+BATCH = 1000  # rows counted at once
+WARN_ABOVE = 0.05  # share of rows
+
+
+@dataclass
+class RowCounts:
+    """How rows fared on their way into the batches.
+
+    lengths: tokens of each, uncut, as far as they are known. cut: longer than `max_length` and used without their end (or
+    beginning). dropped: not used at all. lost: of whose answer no token is left, used or not. tokens, loss_tokens: of the
+    rows that are used, as they are used; no loss_tokens where no token of the rows carries loss, or all do. key: of the
+    config, which sets the limit.
+    """
+
+    what: str
+    rows: int
+    lengths: numpy.ndarray
+    max_length: int | None = None
+    key: str = "max_length"
+    cut: int = 0
+    dropped: int = 0
+    lost: int = 0
+    tokens: int = 0
+    loss_tokens: int | None = None
+
+    @property
+    def used(self) -> int:
+        return self.rows - self.dropped
+
+    def __str__(self) -> str:
+        limit = f" at {self.key} {self.max_length}" if self.max_length else ""
+        parts = [f"{self.used:,} of {self.rows:,} {self.what} used", f"{self.cut:,} cut{limit}", f"{self.dropped:,} dropped"]
+        if self.loss_tokens is not None:
+            parts.append(f"{self.lost:,} whose answer is lost whole")
+        if len(self.lengths):
+            quantiles = [int(numpy.quantile(self.lengths, q, method="nearest")) for q in (0.1, 0.5, 0.9, 1)]
+            parts.append("tokens {} / {} / {} / {} (10 %, half, 90 %, all)".format(*quantiles))
+        if self.loss_tokens is not None and self.tokens:
+            parts.append(f"{100 * self.loss_tokens / self.tokens:.1f} % of the tokens carry loss")
+        return ", ".join(parts)
+
+
+def count_answers(
+    rows: datasets.Dataset, max_length: int | None, keep_end: bool = False, packing: bool = False
+) -> RowCounts:
+    """Counts of tokenized demonstrations, `input_ids` and `labels` (-100: no loss), not cut yet."""
+    counts = RowCounts("demonstrations", len(rows), numpy.zeros(0, int), max_length, loss_tokens=0)
+    limit, lengths = max_length or sys.maxsize, [numpy.zeros(0, int)]
+    for start in range(0, len(rows), BATCH):
+        labels = [numpy.asarray(row) != -100 for row in rows[start : start + BATCH]["labels"]]
+        lengths.append(numpy.array([len(row) for row in labels]))
+        for row in labels:
+            kept = row[-limit:] if keep_end else row[:limit]
+            gone = not kept.any()
+            dropped = gone and not packing and max_length is not None
+            counts.lost += gone
+            counts.dropped += dropped
+            counts.cut += len(row) > limit and not dropped
+            counts.tokens += 0 if dropped else len(kept)
+            counts.loss_tokens += int(kept.sum())
+    counts.lengths = numpy.concatenate(lengths)
+    return counts
+
+
+def count_pairs(rows: datasets.Dataset, max_length: int | None, keep_end: bool = False) -> RowCounts:
+    """Counts of tokenized pairs, `prompt_ids`, `chosen_ids` and `rejected_ids`, of which both answers carry loss."""
+    sizes = {name: list(map(len, rows[name])) for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
+    prompt, chosen, rejected = (numpy.array(sizes[name], int) for name in sizes)
+    limit = max_length or sys.maxsize
+    lengths = prompt + numpy.maximum(chosen, rejected)
+    dropped = (prompt >= limit) & (not keep_end)
+    counts = RowCounts(
+        "pairs", len(rows), lengths, max_length, dropped=int(dropped.sum()), lost=int(dropped.sum()), loss_tokens=0
+    )
+    counts.cut = int(((lengths > limit) & ~dropped).sum())
+    for answer in (chosen, rejected):
+        whole = numpy.minimum(prompt + answer, limit)
+        loss = numpy.minimum(answer, whole) if keep_end else whole - prompt
+        counts.tokens += int(whole[~dropped].sum())
+        counts.loss_tokens += int(loss[~dropped].sum())
+    return counts
+
+
+def count_scored(rows: datasets.Dataset, max_length: int | None) -> RowCounts:
+    """Counts of tokenized pairs, `chosen_ids` and `rejected_ids`, of which those with a longer answer are left out."""
+    lengths = numpy.array([max(map(len, pair)) for pair in zip(rows["chosen_ids"], rows["rejected_ids"], strict=True)], int)
+    return RowCounts("pairs", len(rows), lengths, max_length, dropped=int((lengths > (max_length or sys.maxsize)).sum()))
+
+
+def count_prompts(rows: datasets.Dataset, num_given: int) -> RowCounts:
+    """Counts of the prompts, `prompt_ids`, that are left of those given."""
+    lengths = numpy.array(list(map(len, rows["prompt_ids"])), int)
+    return RowCounts("prompts", num_given, lengths, key="max_prompt_length", dropped=num_given - len(rows))
+
+
+def count_documents(blocks, num_documents: int, eos_token_id: int) -> RowCounts:
+    """Counts of documents, whose lengths are those in the first blocks."""
+    ids = numpy.concatenate([numpy.asarray(blocks[i]["input_ids"]) for i in range(min(len(blocks), BATCH))])
+    return RowCounts("documents", num_documents, numpy.diff(numpy.flatnonzero(ids == eos_token_id), prepend=-1))
+
+
+def require_rows(counts: RowCounts, name: str) -> None:
+    """InputError if no row is left to learn from."""
+    if counts.rows and (not counts.used or counts.loss_tokens == 0):
+        where = "datasets" if name == "train" else f"eval_datasets ({name})"
+        shortest = f", the shortest of {counts.lengths.min()} tokens" if counts.max_length else ""
+        raise InputError(f"{where}: nothing is left to learn from: none of {counts.rows} {counts.what} has a token of its "
+                         f"answer within {counts.key} {counts.max_length}{shortest}; raise it")  # fmt: skip
+
+
+def report_rows(
+    counts: dict[str, RowCounts], tokenizer, train: datasets.Dataset, held_out, ready: datasets.Dataset, num_preview: int
+) -> int:
+    """Print what a stage learns from, one line in every run's log; with num_preview so many rows before it, then end.
+
+    Args:
+        counts: by the name of the data set, `train` first.
+        train, held_out: the rows in their standard shape; held_out may be None, or several sets by name.
+        ready: the training rows as the trainer takes them.
+
+    Returns: number of training rows that are used.
+
+    Raises:
+        SystemExit(0): after a preview.
+    """
+    main = counts["train"]
+    if num_preview:
+        for number, parts in enumerate(_parts(ready, main.max_length), start=1):
+            if number > num_preview:
+                break
+            say(f"--- row {number}")
+            for label, ids, mask in parts:
+                say(label + mark(tokenizer, ids, mask))
+        say(f"--- {'green' if sys.stdout.isatty() else '[[ ]]'}: tokens that carry loss")
+    sets = held_out if isinstance(held_out, dict) else {"held out": held_out} if held_out else {}
+    twice = {name: count_duplicates(train, rows) for name, rows in sets.items()}
+    told = "".join(f", {count:,} of {len(sets[name]):,} rows of {name} are also among them" for name, count in twice.items())
+    say(f"rows: {main}{told}")
+    _warn(counts)
+    for name, count in twice.items():
+        if count > WARN_ABOVE * len(sets[name]):
+            say(f"warning: {100 * count / len(sets[name]):.0f} % of the rows of {name} are also trained on, so that what "
+                "is measured on them says little")  # fmt: skip
+    if num_preview:
+        say("preview: nothing was trained and nothing written")
+        sys.exit(0)
+    return main.used
+
+
+def _warn(counts: dict[str, RowCounts]) -> None:
+    for name, some in counts.items():
+        affected = some.cut + some.dropped
+        if affected > WARN_ABOVE * some.rows:
+            of = "" if name == "train" else f" of {name}"
+            say(f"warning: {100 * affected / some.rows:.0f} % of the rows{of} are cut or dropped ({some.cut:,} cut, "
+                f"{some.dropped:,} dropped, {some.lost:,} without a token of their answer); raise {some.key}")  # fmt: skip
+
+
+def count_duplicates(train: datasets.Dataset, held_out: datasets.Dataset) -> int:
+    """How many rows of `held_out` ask (prompts, pairs) or are (all else) what a row of `train` asks or is."""
+    known = {_key(row) for row in _plain(train)}
+    return sum(_key(row) in known for row in _plain(held_out))
+
+
+def _plain(rows: datasets.Dataset) -> Iterator[dict]:
+    """The rows with the columns that tell them apart."""
+    names = [name for name in ("prompt", "completion", "messages", "text") if name in rows.column_names] or ["input_ids"]
+    # A prompt with a completion is a demonstration; pairs of one prompt must not stand on both sides.
+    return iter(rows.select_columns([name for name in names if name != "completion" or "chosen" not in rows.column_names]))
+
+
+def _key(row: dict) -> str:
+    if list(row) == ["prompt"]:
+        return prompt_id(row["prompt"])
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
+
+
+def mark(tokenizer, ids: list[int], carries_loss: list[bool]) -> str:
+    """The text of `ids`, special tokens and all, the tokens that carry loss in green, or in [[ ]] where there is no
+    terminal."""
+    begin, end = ("\x1b[32m", "\x1b[0m") if sys.stdout.isatty() else ("[[", "]]")
+    text, start = "", 0
+    for i in range(1, len(ids) + 1):
+        if i == len(ids) or carries_loss[i] != carries_loss[start]:
+            part = tokenizer.decode(ids[start:i], skip_special_tokens=False)
+            text += f"{begin}{part}{end}" if carries_loss[start] else part
+            start = i
+    return text
+
+
+def _parts(ready: datasets.Dataset, max_length: int | None) -> Iterator[list[tuple[str, list[int], list[bool]]]]:
+    """(label, token ids, whether each carries loss) of each row, or of each answer of a row."""
+    for row in ready:
+        columns = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in row.items()}
+        if "labels" in columns:
+            yield [("", columns["input_ids"], [label != -100 for label in columns["labels"]])]
+        elif "chosen_ids" in columns:
+            prompt, parts = columns.get("prompt_ids"), []
+            for side in ("chosen", "rejected"):
+                answer = columns[f"{side}_ids"]
+                if prompt is None:  # a reward model: the score at the last token
+                    parts.append((f"{side}: ", answer, [False] * (len(answer) - 1) + [True]))
+                else:
+                    ids = (prompt + answer)[:max_length]
+                    parts.append((f"{side}: ", ids, [i >= len(prompt) for i in range(len(ids))]))
+            yield parts
+        elif "prompt_ids" in columns:  # the answer is sampled later, and carries the loss
+            yield [("", columns["prompt_ids"], [False] * len(columns["prompt_ids"]))]
+        else:  # blocks of documents
+            yield [("", columns["input_ids"], [True] * len(columns["input_ids"]))]

@@ -1,0 +1,208 @@
+"""What is said of the rows is what reaches the batches: counted, cut, dropped, marked where they carry loss."""
+
+import pytest
+import torch
+import trl
+from datasets import Dataset
+
+from llmrecipes.config import InputError, ModelArguments
+from llmrecipes.data.preview import (
+    count_answers,
+    count_documents,
+    count_duplicates,
+    count_pairs,
+    count_prompts,
+    mark,
+    report_rows,
+)
+from llmrecipes.models import build_policy, load_policy, load_reward_model, load_tokenizer, train_tokenizer
+from llmrecipes.training import DPOTrainer, RewardTrainer, SFTTrainer, pair_columns
+
+SHORT, LONG = "How deep is the lake?", "The lake is deep and the hill is high. " * 6 + "How deep is the lake?"
+CONFIG = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+CONFIG |= {"intermediate_size": 32, "max_position_embeddings": 512}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("model"))
+    tokenizer = train_tokenizer([LONG, "Nine metres. Go away!"] * 20, 300, 512)
+    torch.manual_seed(0)
+    build_policy(CONFIG, tokenizer).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return ModelArguments(model_name_or_path=path)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(model):
+    return load_tokenizer(model)
+
+
+def turns(question, answer):
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def chats(*rows):
+    return Dataset.from_list([{"messages": turns(question, answer)} for question, answer in rows])
+
+
+def pairs(*questions):
+    sides = [
+        {"chosen": turns("", "Nine metres.")[1:], "rejected": turns("", "Go away!" * (1 + i % 2))[1:]} for i in range(9)
+    ]
+    return Dataset.from_list([{"prompt": turns(q, "")[:1]} | sides[i] for i, q in enumerate(questions)])
+
+
+def trainer_of(kind, config, policy, tokenizer, rows, tmp_path, **keys):
+    args = config(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, **keys)
+    return kind(model=policy, args=args, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer)
+
+
+def sft_trainer(model, tokenizer, rows, tmp_path, **keys):
+    keys = {"assistant_only_loss": True} | keys
+    return trainer_of(SFTTrainer, trl.SFTConfig, load_policy(model), tokenizer, rows, tmp_path, **keys)
+
+
+ROWS = [(SHORT, "Nine metres."), (LONG, "Nine metres."), (SHORT, "Nine metres. " * 30), (SHORT, "Go away!")]
+
+
+@pytest.mark.parametrize("mode", ["keep_start", "keep_end"])
+def test_counts_of_demonstrations_are_what_the_trainer_uses(model, tokenizer, tmp_path, mode):
+    trainer = sft_trainer(model, tokenizer, chats(*ROWS), tmp_path, max_length=64, truncation_mode=mode)
+    counts, ready = trainer.row_counts["train"], list(trainer.train_dataset)
+    assert (counts.rows, counts.used) == (4, len(ready))
+    assert (counts.cut, counts.dropped, counts.lost) == ((1, 1, 1) if mode == "keep_start" else (2, 0, 0))
+    assert counts.tokens == sum(len(row["input_ids"]) for row in ready)
+    assert counts.loss_tokens == sum(label != -100 for row in ready for label in row["labels"])
+    whole = [tokenizer.apply_chat_template(turns(*row), return_dict=True)["input_ids"] for row in ROWS]
+    assert list(counts.lengths) == list(map(len, whole))
+    assert set(trainer.row_counts) == {"train", "eval"}
+
+
+def test_counts_leave_the_prepared_rows_as_trl_makes_them(model, tokenizer, tmp_path):
+    for keys in ({"max_length": 64}, {"max_length": 64, "packing": True}, {"max_length": None}):
+        ours = sft_trainer(model, tokenizer, chats(*ROWS), tmp_path, **keys).train_dataset
+        args = {"assistant_only_loss": True} | keys
+        theirs = trainer_of(trl.SFTTrainer, trl.SFTConfig, load_policy(model), tokenizer, chats(*ROWS), tmp_path, **args)
+        names = ["input_ids", "labels"]
+        assert list(ours.select_columns(names)) == list(theirs.train_dataset.select_columns(names))
+
+
+@pytest.mark.parametrize("mode", ["keep_start", "keep_end"])
+def test_counts_of_pairs_are_what_dpo_uses(model, tokenizer, tmp_path, mode):
+    def trainer(kind):
+        policies = load_policy(model), load_policy(model)
+        args = trl.DPOConfig(output_dir=str(tmp_path), max_length=64, truncation_mode=mode, report_to="none", use_cpu=True,
+                             bf16=False)  # fmt: skip
+        return kind(model=policies[0], ref_model=policies[1], args=args, train_dataset=pairs(SHORT, LONG, SHORT),
+                    processing_class=tokenizer)  # fmt: skip
+
+    ours = trainer(DPOTrainer)
+    counts, names = ours.row_counts["train"], ["prompt_ids", "chosen_ids", "rejected_ids"]
+    theirs = list(trainer(trl.DPOTrainer).train_dataset.select_columns(names))
+    assert list(ours.train_dataset.select_columns(names)) == theirs and counts.used == len(theirs)
+    assert (counts.cut, counts.dropped, counts.lost) == ((0, 1, 1) if mode == "keep_start" else (1, 0, 0))
+    batch = ours.data_collator(list(ours.train_dataset))
+    assert counts.tokens == batch["attention_mask"].sum() and counts.loss_tokens == batch["completion_mask"].sum()
+
+
+def test_pairs_of_which_no_answer_fits_are_left_out_of_a_reward_model(model, tokenizer, tmp_path):
+    rows = pair_columns(pairs(SHORT, LONG, SHORT))
+    trainer = trainer_of(RewardTrainer, trl.RewardConfig, load_reward_model(model, tokenizer), tokenizer, rows, tmp_path,
+                         max_length=64)  # fmt: skip
+    counts = trainer.row_counts["train"]
+    assert (counts.rows, counts.used, counts.cut, counts.loss_tokens) == (3, len(trainer.train_dataset), 0, None)
+    trainer.evaluate()
+    assert trainer.row_counts["eval"].rows == 3, "an evaluation does not count the prepared rows again"
+
+
+def test_nothing_left_to_learn_from_is_one_line(model, tokenizer, tmp_path):
+    message = r"datasets: nothing is left to learn from: none of 1 \w+ .* max_length 64, the shortest of \d+ tokens"
+    for packing in (False, True):
+        with pytest.raises(InputError, match=message):
+            sft_trainer(model, tokenizer, chats((LONG, "Nine.")), tmp_path, max_length=64, packing=packing)
+    with pytest.raises(InputError, match=message):
+        trainer_of(DPOTrainer, trl.DPOConfig, load_policy(model), tokenizer, pairs(LONG), tmp_path, max_length=64)
+    with pytest.raises(InputError, match=message):
+        rows, reward_model = pair_columns(pairs(LONG)), load_reward_model(model, tokenizer)
+        trainer_of(RewardTrainer, trl.RewardConfig, reward_model, tokenizer, rows, tmp_path, max_length=64)
+
+
+# --- what is printed ------------------------------------------------------------------------------------------------------
+
+
+def answers(*labels):
+    return Dataset.from_list([{"input_ids": [1] * len(row), "labels": row} for row in labels])
+
+
+def test_one_line_of_counts_and_a_warning_above_five_percent(tokenizer, capsys):
+    train, test = chats(*[("a", "b")] * 2, ("c", "d")), chats(("a", "b"), ("e", "f"))
+    ready = answers(*[[-100, 7, 7, 7]] * 94, *[[-100] * 4 + [7]] * 2, *[[7] * 5] * 4)
+    counts = {"train": count_answers(ready, 4)}
+    assert report_rows(counts, tokenizer, train, test, ready, 0) == 98
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        "rows: 98 of 100 demonstrations used, 4 cut at max_length 4, 2 dropped, 2 whose answer is lost whole, "
+        "tokens 4 / 4 / 4 / 5 (10 %, half, 90 %, all), 76.0 % of the tokens carry loss, "
+        "1 of 2 rows of held out are also among them"
+    )
+    assert lines[1].startswith("warning: 6 % of the rows are cut or dropped (4 cut, 2 dropped, 2 without a token")
+    assert lines[2].startswith("warning: 50 % of the rows of held out are also trained on") and len(lines) == 3
+    report_rows({"train": count_answers(ready, 5)}, tokenizer, train, None, ready, 0)
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_preview_marks_the_tokens_that_carry_loss_and_ends(model, tokenizer, tmp_path, capsys):
+    rows = chats((SHORT, "Nine metres."), (SHORT, "Go away!"))
+    trainer = sft_trainer(model, tokenizer, rows, tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        report_rows(trainer.row_counts, tokenizer, rows, None, trainer.train_dataset, 1)
+    said = capsys.readouterr().out
+    assert ended.value.code in (0, None) and "--- row 2" not in said and "preview: nothing was trained" in said
+    assert f"<|im_start|>user\n{SHORT}<|im_end|>\n<|im_start|>assistant\n[[Nine metres.<|im_end|>]]" in said
+    assert "rows: 2 of 2 demonstrations used" in said
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        ({"prompt_ids": "Ask", "chosen_ids": "Yes", "rejected_ids": "No"}, ["chosen: Ask[[Yes]]", "rejected: Ask[[No]]"]),
+        ({"chosen_ids": "Yes", "rejected_ids": "No"}, ["chosen: Ye[[s]]", "rejected: N[[o]]"]),
+        ({"prompt_ids": "Ask"}, ["Ask"]),
+        ({"input_ids": "Once."}, ["[[Once.]]"]),
+    ],
+)
+def test_preview_of_pairs_prompts_and_documents(tokenizer, columns, shown, capsys):
+    letters = lambda text: [tokenizer(letter)["input_ids"][0] for letter in text]
+    ready = Dataset.from_list([{name: letters(text) for name, text in columns.items()}])
+    if "prompt_ids" not in columns:
+        ready = ready.with_format("torch")
+    counts = {"train": count_prompts(Dataset.from_list([{"prompt_ids": [1]}]), 1)}
+    with pytest.raises(SystemExit):
+        report_rows(counts, tokenizer, ready, None, ready, 1)
+    assert capsys.readouterr().out.splitlines()[1 : 1 + len(shown)] == shown
+
+
+def test_marks_are_colours_in_a_terminal(tokenizer, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert mark(tokenizer, tokenizer("ab")["input_ids"], [False, True]) == "a\x1b[32mb\x1b[0m"
+
+
+def test_counts_of_prompts_and_documents(tokenizer):
+    prompts = count_prompts(Dataset.from_list([{"prompt_ids": [1, 2]}, {"prompt_ids": [1]}]), 5)
+    assert (prompts.rows, prompts.used, prompts.dropped, list(prompts.lengths)) == (5, 2, 3, [2, 1])
+    blocks = Dataset.from_list([{"input_ids": [5, 5, 0]}, {"input_ids": [5, 0, 5]}]).with_format("torch")
+    assert list(count_documents(blocks, 2, 0).lengths) == [3, 2]
+
+
+def test_pairs_and_prompts_are_the_same_when_they_ask_the_same():
+    assert count_duplicates(pairs("a", "b"), pairs("b", "c", "d")) == 1
+    texts = lambda *some: Dataset.from_list([{"text": text} for text in some])
+    assert count_duplicates(texts("a", "b"), texts("b", "b", "c")) == 2
+    assert count_duplicates(chats(("a", "b")), chats(("a", "c"))) == 0
+
+
+def test_pairs_cut_in_the_answer_are_counted_as_cut():
+    rows = Dataset.from_list([{"prompt_ids": [1] * 3, "chosen_ids": [1] * 4, "rejected_ids": [1]}])
+    counts = count_pairs(rows, 5)
+    assert (counts.cut, counts.dropped, counts.tokens, counts.loss_tokens) == (1, 0, 9, 3)
