@@ -20,7 +20,7 @@ from transformers import (
 
 from llmrecipes.adapters import check_policy, lora_config, read_chain
 from llmrecipes.cards.model import repo_name, write_model_card
-from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments
+from llmrecipes.config import DataArguments, InputError, ModelArguments, PreviewArguments, RunArguments
 from llmrecipes.models import build_policy, load_policy, load_reward_model, load_tokenizer, train_tokenizer
 from llmrecipes.parsing import parse
 
@@ -110,7 +110,7 @@ def run_recipe(stage, start, output_dir, *options, peft=True) -> dict:
         "ppo": lambda: ["llmrecipes.ppo.config:PPOConfig", ModelArguments, recipe.RewardArguments, looks],
         "reward": lambda: [recipe.RewardArguments, health, "trl.trainer.reward_config:RewardConfig", ModelArguments],
     }
-    recipe.main(*parse(RunArguments, DataArguments, *types[stage](), argv=argv))
+    recipe.main(*parse(RunArguments, DataArguments, PreviewArguments, *types[stage](), argv=argv))
     return json.loads((output_dir / "manifest.json").read_text())
 
 
