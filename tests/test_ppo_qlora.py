@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers.quantizers import quantizer_bnb_4bit
 
-from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments
+from llmrecipes.config import DataArguments, InputError, ModelArguments, PreviewArguments, RunArguments
 from llmrecipes.generation import sample_responses
 from llmrecipes.models import load_policy
 from llmrecipes.parsing import parse
