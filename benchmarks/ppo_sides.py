@@ -240,6 +240,7 @@ def run_ours(run: Run, value_model: str) -> None:
     from transformers import TrainerCallback
 
     from llmrecipes.generation import sample_responses
+    from llmrecipes.ppo import experience
     from llmrecipes.ppo.config import PPOConfig
     from llmrecipes.ppo.trainer import PPOTrainer
     from llmrecipes.run import keep_freed_memory
@@ -276,7 +277,7 @@ def run_ours(run: Run, value_model: str) -> None:
     )  # fmt: skip
     watch.wrap(trainer, "sampler", "sample")
     watch.wrap(trainer.rewards, "score", "score")
-    watch.wrap(trainer, "_forward_rollout", "rollout_forward")
+    watch.wrap(experience, "forward_models", "rollout_forward")
     watch.wrap(trainer, "compute_loss", "update")
     watch.wrap(trainer.accelerator, "backward", "update")
     trainer.create_optimizer()

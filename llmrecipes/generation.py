@@ -27,11 +27,15 @@ class Response:
     finish_reason: "stop" if the model ended the response itself (by EOS or a stop string), "length" if `max_new_tokens`
         cut it.
     logprobs: each token's log-probability at the temperature, before top_k and top_p; only with `return_logprobs`.
+    token_mask, token_rewards: one entry a token, which only samplers of one's own set, for PPO: False on a token that the
+        policy did not write (a tool's or a user's turn), and the environment's reward on it.
     """
 
     token_ids: list[int]
     finish_reason: str
     logprobs: list[float] | None = None
+    token_mask: list[bool] | None = None
+    token_rewards: list[float] | None = None
 
 
 def sample_responses(

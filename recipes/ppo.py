@@ -17,9 +17,16 @@ class RewardArguments:
     reward_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Sequence classifier with one label; its own tokenizer lies beside it."}
     )
+    reward_model_dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "dtype of the reward model, which is not trained; default: `dtype`.",
+            "choices": ["auto", "bfloat16", "float16", "float32"],
+        },
+    )
     reward_functions: list[str] = field(
         default_factory=list,
-        metadata={"help": "module:function each, fn(prompts, completions, **columns) -> list of numbers."},
+        metadata={"help": "module:function each, fn(prompts, completions, **columns) -> a number or None each."},
     )
     value_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Start of the value model; by default the reward model, else the policy."}
@@ -31,10 +38,10 @@ def main(run, data, preview, training, model, reward, looks):
     from llmrecipes.data import load_train_eval
     from llmrecipes.data.preview import count_prompts, report_rows
     from llmrecipes.evaluation.watch import watch
-    from llmrecipes.generation import sample_responses
     from llmrecipes.models import load_policy, load_reward_model, load_tokenizer
-    from llmrecipes.ppo.trainer import PPOTrainer
+    from llmrecipes.ppo import PPOTrainer
     from llmrecipes.resume import run_training
+    from llmrecipes.reward_models.scoring import check_reward_path
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.training import readable
 
@@ -42,6 +49,8 @@ def main(run, data, preview, training, model, reward, looks):
         raise InputError("load_in_4bit, load_in_8bit: quantised weights are not trained; add use_peft: true (QLoRA)")
     if (model.load_in_4bit or model.load_in_8bit) and training.use_vllm:
         raise InputError("use_vllm: quantised weights cannot be handed to vLLM; drop load_in_4bit or load_in_8bit")
+    if reward.reward_model_name_or_path:
+        check_reward_path(reward.reward_model_name_or_path)
     inputs = [model.model_name_or_path, reward.reward_model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("ppo", run, training, (run, data, preview, training, model, reward, looks), inputs)
 
@@ -53,7 +62,7 @@ def main(run, data, preview, training, model, reward, looks):
     if reward.reward_model_name_or_path:
         source = ModelArguments(
             model_name_or_path=reward.reward_model_name_or_path,
-            dtype=model.dtype,
+            dtype=reward.reward_model_dtype or model.dtype,
             attn_implementation=model.attn_implementation,
         )
         reward_tokenizers.append(load_tokenizer(source, training.trust_remote_code))
@@ -80,7 +89,6 @@ def main(run, data, preview, training, model, reward, looks):
             reward_funcs=reward_funcs,
             reward_processing_classes=reward_tokenizers,
             value_model=value_model,
-            sampler=sample_responses,
             peft_config=lora_config(model, policy),
         )
     )

@@ -138,8 +138,11 @@ def test_callables_get_prompts_completions_and_every_extra_column():
     async def later(completions, **_):
         return [100.0, 200.0]
 
-    scores = score([everything, only_answers, later], weights=[1.0, 0.5, 0.01])
-    torch.testing.assert_close(scores, torch.tensor([[1.0, 5.0, 1.0], [2.0, 10.0, 2.0]]))
+    functions = [everything, only_answers, later]
+    scores = score(functions)
+    torch.testing.assert_close(scores, torch.tensor([[1.0, 10.0, 100.0], [2.0, 20.0, 200.0]]))
+    total = Rewards(functions, None, toys.tokenizer(), [1.0, 0.5, 0.01]).total(scores)
+    torch.testing.assert_close(total, torch.tensor([7.0, 14.0]))
     assert seen["prompts"] == ROWS["prompt"] and seen["answer"] == ["a", "b"]
     assert seen["completions"] == ["w4 w5", "w6"] and seen["completion_ids"] == RESPONSES
 
@@ -207,6 +210,28 @@ def test_bad_results_name_the_function_and_the_row(result, message):
 
     with pytest.raises(InputError, match=message):
         score(picky)
+
+
+def test_a_row_left_to_the_other_functions_counts_theirs_alone_and_functions_may_log():
+    logged, rewards = {}, lambda functions: Rewards(functions, None, toys.tokenizer(), [2.0, 1.0])
+
+    def code(completions, trainer_state, log_metric):
+        log_metric("passed", 0.5)
+        return [float(trainer_state), None]
+
+    def style(completions):
+        return [10.0, 20.0]
+
+    offered = {"trainer_state": 3, "log_metric": logged.__setitem__}
+    scores = rewards([code, style]).score(ROWS, RESPONSES, FINISHED, 4, offered=offered)
+    assert scores[0].tolist() == [3.0, 10.0] and scores[1].isnan().tolist() == [True, False]
+    assert rewards([code, style]).total(scores).tolist() == [16.0, 20.0] and logged == {"passed": 0.5}
+    with pytest.raises(InputError, match="code, also: row 1 got None, and no other function gives it a number"):
+
+        def also(completions):
+            return [1.0, None]
+
+        rewards([code, also]).score(ROWS, RESPONSES, FINISHED, 4, offered=offered)
 
 
 def test_reward_model_that_gives_nan_is_named():

@@ -26,6 +26,16 @@ def write_completions(rows: list[dict], args: TrainingArguments, step: int, pref
     return file
 
 
+def add_completions(rows: list[dict], args: TrainingArguments, step: int) -> None:
+    """Prints `rows`, responses of a training rollout, and appends them to output_dir/completions/train.jsonl."""
+    file = Path(args.output_dir) / "completions" / "train.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as lines:
+        lines.writelines(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n" for row in rows)
+    for row in rows:
+        print(f"  {_last_words(row['prompt'])!r} -> {row['completion']!r}  score {row['score']:.4g}", flush=True)
+
+
 def send_completions(rows: list[dict], args: TrainingArguments, step: int, prefix: str) -> None:
     """Gives wandb and trackio, where the run reports to them, `rows` as a table. Their run must have begun: Trainer's own
     callback opens it when figures are logged, and closes trackio's when training ends."""

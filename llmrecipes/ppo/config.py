@@ -7,6 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 from llmrecipes.config import InputError
+from llmrecipes.renamed import RENAMES
 
 # Arguments of TrainingArguments that PPO does not carry out: what they may be, and why or what to use.
 REFUSED = {
@@ -18,7 +19,32 @@ REFUSED = {
     "label_smoothing_factor": (0.0, "PPO's loss has no labels to smooth"),
     "bf16_full_eval": (False, "evaluations run in the precision of training; set bf16"),
     "fp16_full_eval": (False, "evaluations run in the precision of training; set fp16"),
+    "use_liger_kernel": (
+        False,
+        "its fused loss is not PPO's; log-probabilities come in chunks all the same",
+    ),
     "train_sampling_strategy": ("random", "prompts are ordered by rollouts; shuffle_dataset: false keeps their order"),
+}
+ABOVE_0 = (
+    "max_completion_length", "num_ppo_epochs", "temperature", "cliprange", "cliprange_value", "kl_horizon",
+    "per_device_generation_batch_size", "num_generations",
+)  # fmt: skip
+ABOVE_0_IF_GIVEN = (
+    "num_mini_batches", "rollout_batch_size", "total_episodes", "kl_target", "score_clip", "logprob_chunk_size",
+    "early_stop_kl",
+)  # fmt: skip
+AT_LEAST_0 = ("kl_coef", "vf_coef", "value_warmup_rollouts", "num_completions_to_print", "num_rollout_completions")
+CHOICES = {
+    "kl_estimator": ("k1", "k2", "k3"),
+    "missing_eos_mode": ("subtract", "replace"),
+    "overlong_prompts": ("error", "drop"),
+    "kl_in": ("reward", "loss"),
+    "value_model": (None, "separate", "shared"),
+    "ref_model_dtype": (None, "float32", "bfloat16", "float16"),
+    "old_logprobs": ("recompute", "sampler"),
+    "vllm_mode": ("colocate", "server"),
+    "vllm_model_impl": ("vllm", "transformers", "auto"),
+    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
 
 
@@ -33,6 +59,10 @@ class PPOConfig(TrainingArguments):
     """
 
     # Fields of TrainingArguments with other defaults
+    gradient_accumulation_steps: int = field(
+        default=8,
+        metadata={"help": "Micro-batches in an optimizer step; all defaults: 64 responses in a rollout."},
+    )
     learning_rate: float = field(default=3e-6, metadata={"help": "Initial learning rate of policy and value model."})
     adam_epsilon: float = field(default=1e-5, metadata={"help": "Epsilon of Adam (the N+ details' value)."})
     logging_steps: float = field(default=10, metadata={"help": "Log every so many optimizer steps."})
@@ -65,6 +95,9 @@ class PPOConfig(TrainingArguments):
         metadata={"help": "Responses per rollout over all processes; default: num_mini_batches minibatches."},
     )
     per_device_generation_batch_size: int = field(default=64, metadata={"help": "Responses decoded at a time."})
+    num_generations: int = field(
+        default=1, metadata={"help": "Responses to each prompt of a rollout; rollout_batch_size counts responses."}
+    )
     total_episodes: int | None = field(
         default=None, metadata={"help": "Responses to sample in all; sets max_steps (rounded up to whole rollouts)."}
     )
@@ -129,13 +162,23 @@ class PPOConfig(TrainingArguments):
             "choices": ["subtract", "replace"],
         },
     )
+    mask_truncated_completions: bool = field(
+        default=False, metadata={"help": "Learn nothing from responses that the length limit cut."}
+    )
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "Weight of each reward function; default 1.0 each."}
     )
     normalize_scores: bool = field(default=False, metadata={"help": "Scale scores to mean 0, std 1 in each rollout."})
     score_clip: float | None = field(default=None, metadata={"help": "Clip scores to ± this value."})
     kl_coef: float = field(default=0.05, metadata={"help": "Weight of the KL penalty (β)."})
-    kl_estimator: str = field(default="k1", metadata={"help": "KL estimator: k1, k2 or k3.", "choices": ["k1", "k2", "k3"]})
+    kl_estimator: str = field(
+        default="k1",
+        metadata={
+            "help": "KL estimator of the log, of kl_target and, with kl_in: loss, of the penalty; token rewards are always "
+            "penalised by k1, the only one whose expected gradient is that of the KL there.",
+            "choices": ["k1", "k2", "k3"],
+        },
+    )
     kl_in: str = field(
         default="reward",
         metadata={
@@ -156,6 +199,13 @@ class PPOConfig(TrainingArguments):
             "help": "'separate': a trunk of its own; 'shared': a head on the policy's trunk, which is faster and smaller "
             "but another algorithm. Default: separate, for a LoRA policy shared.",
             "choices": ["separate", "shared"],
+        },
+    )
+    ref_model_dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "dtype of the frozen reference; default: the policy's, so that the first KL is 0.",
+            "choices": ["float32", "bfloat16", "float16"],
         },
     )
     offload_frozen_models: bool = field(
@@ -181,10 +231,22 @@ class PPOConfig(TrainingArguments):
     cliprange: float = field(default=0.2, metadata={"help": "Clip range of the probability ratio."})
     cliprange_value: float = field(default=0.2, metadata={"help": "Clip range of the value update."})
     vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
+    value_learning_rate: float | None = field(
+        default=None, metadata={"help": "Initial learning rate of the value model; default: learning_rate."}
+    )
+    value_warmup_rollouts: int = field(
+        default=0, metadata={"help": "First rollouts from which the value model alone learns."}
+    )
+    early_stop_kl: float | None = field(
+        default=None,
+        metadata={"help": "approx_kl of an optimizer step beyond which the rest of its rollout's steps is left out."},
+    )
     gamma: float = field(default=1.0, metadata={"help": "Discount."})
     lam: float = field(default=0.95, metadata={"help": "λ of GAE."})
     whiten_advantages: bool = field(default=True, metadata={"help": "Scale advantages to mean 0, variance 1."})
-    disable_dropout: bool = field(default=True, metadata={"help": "Dropout (LoRA's too) off in policy and value model."})
+    disable_dropout: bool = field(
+        default=True, metadata={"help": "All dropout (LoRA's too) off in policy and value model, and in their configs."}
+    )
 
     # Evaluation
     log_completions: bool = field(
@@ -192,51 +254,62 @@ class PPOConfig(TrainingArguments):
         metadata={"help": "Evaluations write their responses to output_dir/completions and to wandb or trackio."},
     )
     num_completions_to_print: int = field(default=2, metadata={"help": "Responses that an evaluation prints."})
+    num_rollout_completions: int = field(
+        default=1,
+        metadata={"help": "Responses of the latest rollout that a log line prints and writes to completions/train.jsonl."},
+    )
+
+    def __new__(cls, *args, **kwargs):
+        for name in kwargs:  # what users of GRPO or of older releases of TRL write
+            if name not in cls.__dataclass_fields__ and RENAMES.get(name) in cls.__dataclass_fields__:
+                raise InputError(f"{name}: is called {RENAMES[name]} here")
+        return super().__new__(cls)
 
     def __post_init__(self):
         for name, (allowed, reason) in REFUSED.items():  # first: TrainingArguments passes torch_compile on to accelerate
             if getattr(self, name) != allowed:
                 raise InputError(f"{name}: {getattr(self, name)!r} is not for PPO ({reason}); leave it out")
         super().__post_init__()
-        positive = (
-            "max_completion_length", "num_ppo_epochs", "temperature", "cliprange", "cliprange_value", "kl_horizon",
-            "per_device_generation_batch_size",
-        )  # fmt: skip
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name}: {getattr(self, name)} must be greater than 0")
-        for name in (
-            "num_mini_batches",
-            "rollout_batch_size",
-            "total_episodes",
-            "kl_target",
-            "score_clip",
-            "logprob_chunk_size",
-        ):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise InputError(f"{name}: {getattr(self, name)} must be greater than 0 (or left out)")
-        for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name}: {getattr(self, name)} must lie between 0 and 1")
-        choices = {
-            "kl_estimator": ("k1", "k2", "k3"),
-            "missing_eos_mode": ("subtract", "replace"),
-            "overlong_prompts": ("error", "drop"),
-            "kl_in": ("reward", "loss"),
-            "value_model": (None, "separate", "shared"),
-            "old_logprobs": ("recompute", "sampler"),
-            "vllm_mode": ("colocate", "server"),
-            "vllm_model_impl": ("vllm", "transformers", "auto"),
-            "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(f"{name}: {getattr(self, name)!r} is none of {', '.join(filter(None, allowed))}")
+        self._check_ranges()
         if self.remove_unused_columns:
             raise InputError("remove_unused_columns: must be false for PPO, reward functions read the extra columns")
         self._settle_batch_sizes()
+        self._check_combinations()
         if self.use_vllm:
             self._check_vllm()
+
+    def _check_ranges(self) -> None:
+        for name in ABOVE_0:
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name}: {getattr(self, name)} must be greater than 0")
+        for name in ABOVE_0_IF_GIVEN:
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise InputError(f"{name}: {getattr(self, name)} must be greater than 0 (or left out)")
+        for name in AT_LEAST_0:
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: {getattr(self, name)} must not be below 0")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}: {getattr(self, name)} must lie between 0 and 1")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name}: {getattr(self, name)!r} is none of {', '.join(filter(None, allowed))}")
+
+    def _check_combinations(self) -> None:
+        if self.rollout_batch_size % self.num_generations:
+            raise InputError(
+                f"num_generations: {self.num_generations} does not divide a rollout of {self.rollout_batch_size} responses"
+            )
+        # In one rollout β may change by a fifth of rollout / horizon: below, it would change its sign.
+        if self.kl_target is not None and self.kl_horizon < 0.2 * self.rollout_batch_size:
+            raise InputError(
+                f"kl_horizon: {self.kl_horizon} is less than 0.2 x rollout_batch_size {self.rollout_batch_size}, so kl_coef "
+                "could turn negative; give many rollouts' episodes, as the default of 10000"
+            )
+        if self.total_episodes is not None and self.max_steps > 0:
+            raise InputError("total_episodes: and max_steps are both given, and each says how long to train; leave one out")
+        if self.early_stop_kl is not None and (self.fp16 or self.deepspeed_plugin):
+            raise InputError("early_stop_kl: not with fp16 or DeepSpeed, which take no step without a gradient")
 
     def _check_vllm(self) -> None:
         if self.old_logprobs == "sampler":

@@ -55,12 +55,31 @@ def adjust_scores(
     return scores if clip is None else scores.clamp(-clip, clip)
 
 
-def shape_rewards(scores: torch.Tensor, kl: torch.Tensor, lengths: torch.Tensor, kl_coef: float) -> torch.Tensor:
-    """Token rewards (B, T): -kl_coef · KL on every response token, plus the score on the last one (the EOS token, or
-    the token where the length limit cut the response). Sums to score - kl_coef · ΣKL in each row."""
-    rewards = -kl_coef * kl * response_mask(lengths, kl.shape[1])
+def shape_rewards(
+    scores: torch.Tensor,
+    kl: torch.Tensor,
+    lengths: torch.Tensor,
+    kl_coef: float,
+    token_mask: torch.Tensor | None = None,
+    token_rewards: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Token rewards (B, T): -kl_coef · KL on every response token, plus the score on the last one (the EOS token, or the
+    token where the length limit cut the response). Sums to score - kl_coef · ΣKL in each row.
+
+    kl: k1 (see `kl_estimate`); another estimator's gradient here would not be that of the KL. token_mask: the tokens that
+    the policy wrote, where that is not all. token_rewards: the environment's own, added where they stand. Whatever stands
+    on a token that the policy did not write counts for the last one before it that it did.
+    """
+    mask = response_mask(lengths, kl.shape[1])
+    rewards = torch.zeros_like(kl) if token_rewards is None else token_rewards * mask
     rewards[torch.arange(len(rewards), device=rewards.device), lengths - 1] += scores.to(rewards.dtype)
-    return rewards
+    if token_mask is not None:
+        mask, carried = mask & token_mask, torch.zeros_like(rewards[:, 0])
+        for t in reversed(range(rewards.shape[1])):
+            carried = carried + rewards[:, t]
+            rewards[:, t] = carried * mask[:, t]
+            carried = carried * ~mask[:, t]
+    return rewards - kl_coef * kl * mask
 
 
 def generalized_advantage_estimate(
@@ -68,17 +87,17 @@ def generalized_advantage_estimate(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """GAE: A_t = Σ_k (γλ)^k δ_{t+k} with δ_t = r_t + γ V_{t+1} - V_t, the value after the last response token being 0.
 
-    All (B, T); returns (advantages, returns = advantages + values), zero outside `mask`.
+    All (B, T); returns (advantages, returns = advantages + values), zero outside `mask`. Tokens outside it within a row,
+    which the policy did not write, are no steps of it: t + 1 is the next token of the mask.
     """
-    # With zeros outside the mask every row ends by itself: its next value and its next advantage are 0.
     rewards, values = rewards * mask, values * mask
-    next_values = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
-    deltas = rewards + gamma * next_values - values
-    advantages = torch.zeros_like(deltas)
-    carried = torch.zeros_like(deltas[:, 0])
-    for t in reversed(range(deltas.shape[1])):
-        carried = deltas[:, t] + gamma * lam * carried
-        advantages[:, t] = carried
+    advantages = torch.zeros_like(rewards)
+    carried, next_value = torch.zeros_like(rewards[:, 0]), torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        step = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * carried
+        carried = torch.where(mask[:, t], step, carried)
+        next_value = torch.where(mask[:, t], values[:, t], next_value)
+        advantages[:, t] = carried * mask[:, t]
     return advantages, advantages + values
 
 
@@ -95,7 +114,7 @@ def whiten(
     add_up = all_reduce or (lambda tensor: tensor)
     values = values * mask
     total, count = add_up(torch.stack([values.sum(), mask.sum().to(values.dtype)]))
-    mean = total / count
+    mean = total / count.clamp(min=1)
     squares = add_up(((values - mean) * mask).square().sum())
     scaled = (values - mean) * torch.rsqrt(squares / (count - 1).clamp(min=1) + 1e-8)
     return (scaled if shift_mean else scaled + mean) * mask

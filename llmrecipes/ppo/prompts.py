@@ -77,15 +77,19 @@ def prompt_token_ids(prompt: str | list, tokenizer: PreTrainedTokenizerBase, whe
 
 
 class RolloutSampler(Sampler[int]):
-    """Orders prompts in rollouts of `rollout_size`, each repeated for every micro-batch that will be trained from it.
+    """Orders prompts in rollouts of `rollout_size` responses, `num_generations` to each prompt; each rollout is repeated for
+    every micro-batch that will be trained from it.
 
     The repeats keep Trainer's own counting (steps per epoch, skipping on resume) right. The order depends on the seed
     and the pass alone. Prompts that don't fill a last rollout wait for another pass.
     """
 
-    def __init__(self, num_prompts: int, rollout_size: int, repeats: int, shuffle: bool, seed: int):
+    def __init__(
+        self, num_prompts: int, rollout_size: int, repeats: int, shuffle: bool, seed: int, num_generations: int = 1
+    ):
         self.num_prompts = num_prompts
         self.rollout_size = rollout_size
+        self.num_generations = num_generations
         self.repeats = repeats
         self.shuffle = shuffle
         self.seed = seed
@@ -95,16 +99,17 @@ class RolloutSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.num_prompts // self.rollout_size * self.rollout_size * self.repeats
+        return self.num_prompts // (self.rollout_size // self.num_generations) * self.rollout_size * self.repeats
 
     def __iter__(self) -> Iterator[int]:
         order = list(range(self.num_prompts))
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
             order = torch.randperm(self.num_prompts, generator=generator).tolist()
-        for start in range(0, self.num_prompts - self.rollout_size + 1, self.rollout_size):
+        size = self.rollout_size // self.num_generations
+        for start in range(0, self.num_prompts - size + 1, size):
             for _ in range(self.repeats):
-                yield from order[start : start + self.rollout_size]
+                yield from (row for row in order[start : start + size] for _ in range(self.num_generations))
 
 
 def longest_prompt(model: PreTrainedModel, max_completion_length: int, max_prompt_length: int | None) -> int:

@@ -111,9 +111,13 @@ class Rewards:
         finished: list[bool],
         batch_size: int,
         device="cpu",
+        offered: dict[str, object] | None = None,
     ) -> torch.Tensor:
-        """Weighted scores (R, number of functions), on `device`, of responses to `rows` (columns of the prompt data
-        set)."""
+        """Raw scores (R, number of functions), on `device`, of responses to `rows` (columns of the prompt data set); NaN
+        where a function left a row to the others. offered: further arguments that a function may name.
+
+        Raises InputError for a row that no function gives a score.
+        """
         prompts, prompt_ids = rows["prompt"], rows["prompt_ids"]
         texts = self.policy_tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
         completions = [
@@ -133,22 +137,35 @@ class Rewards:
                 ]
                 scores.append(function(score_with_model, token_rows, batch_size).to(device))
             else:
-                result = score_with_callable(function, prompts, completions, completion_ids, columns)
+                result = score_with_callable(function, prompts, completions, completion_ids, columns, offered)
                 scores.append(torch.tensor(result, device=device))
-        return torch.stack(scores, dim=1) * self.weights.to(device)
+        scores = torch.stack(scores, dim=1)
+        for row in scores.isnan().all(1).nonzero().flatten().tolist():
+            raise InputError(
+                f"reward function {', '.join(self.names)}: row {row} got None, and no other function gives it a number "
+                f"(prompt {prompts[row]!r:.80}, response {completions[row]!r:.80})"
+            )
+        return scores
+
+    def total(self, scores: torch.Tensor) -> torch.Tensor:
+        """Raw scores (R, functions) -> their weighted sums (R,)."""
+        return (scores * self.weights.to(scores.device)).nansum(1)
 
 
 def score_with_callable(
-    function: Callable, prompts: list, completions: list, completion_ids: list[list[int]], columns: dict[str, list]
-) -> list[float]:
+    function: Callable, prompts: list, completions: list, completion_ids: list[list[int]], columns: dict[str, list],
+    offered: dict[str, object] | None = None,
+) -> list[float]:  # fmt: skip
     """Calls `fn(prompts=…, completions=…, completion_ids=…, **columns) -> list of floats`, as TRL's GRPO does; a
-    function that lacks `**kwargs` gets only what it names. Coroutine functions are awaited.
+    function that lacks `**kwargs` gets only what it names. Coroutine functions are awaited. None for a row, which leaves it
+    to the other functions, comes back as NaN. offered: what it may name beside these (`trainer_state`, `log_metric`).
 
-    Raises InputError naming the function and the row for None, NaN, infinity or a result of the wrong length, and naming
-    the function and the argument for one that the data has no column for.
+    Raises InputError naming the function and the row for NaN, infinity or a result of the wrong length, and naming the
+    function and the argument for one that the data has no column for.
     """
     name = reward_name(function)
     arguments = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, **columns}
+    arguments = (offered or {}) | arguments
     signature, offered = inspect.signature(function), ", ".join(arguments)
     parameters = signature.parameters.values()
     if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
@@ -172,6 +189,9 @@ def score_with_callable(
     if len(scores) != len(prompts):
         raise InputError(f"reward function {name}: returned {len(scores)} scores for {len(prompts)} responses")
     for row, score in enumerate(scores):
+        if score is None:
+            scores[row] = math.nan
+            continue
         try:
             number = float(score)
         except (TypeError, ValueError):

@@ -6,11 +6,13 @@ from dataclasses import dataclass, fields
 import torch
 from transformers import PreTrainedModel
 
+from llmrecipes.config import InputError
+from llmrecipes.ppo.losses import response_mask
 from llmrecipes.ppo.policy_value import PolicyAndValue
 
 MODEL_INPUTS = ("input_ids", "prompt_lengths", "response_lengths")
 PER_ROW = ("prompt_lengths", "response_lengths")
-PER_TOKEN = ("logprobs", "ref_logprobs", "values", "advantages", "returns", "importance_sampling_ratio")
+PER_TOKEN = ("logprobs", "ref_logprobs", "values", "advantages", "returns", "importance_sampling_ratio", "token_mask")
 
 
 @dataclass
@@ -22,6 +24,9 @@ class Rollout:
     ref_logprobs, those of the reference, only where the loss needs them.
     sampling_logprobs: (R, T) those of the sampler, where it told them and until importance_sampling_ratio (R, T), the
     policy loss's weights, is made of them; NaN where it has none.
+    token_mask: (R, T) bool, the response tokens that are learned from, where that is not all: a sampler may put in what
+    tools or users say, and cut responses may be left out. token_rewards: (R, T) the sampler's own.
+    early_stopped: bool, whether the steps still to come are left out (early_stop_kl).
     """
 
     input_ids: torch.Tensor
@@ -34,6 +39,9 @@ class Rollout:
     returns: torch.Tensor | None = None
     sampling_logprobs: torch.Tensor | None = None
     importance_sampling_ratio: torch.Tensor | None = None
+    token_mask: torch.Tensor | None = None
+    token_rewards: torch.Tensor | None = None
+    early_stopped: torch.Tensor | None = None
 
     @classmethod
     def from_responses(cls, prompts: list[list[int]], responses: list[list[int]], pad_token_id: int, device) -> "Rollout":
@@ -46,14 +54,38 @@ class Rollout:
             input_ids[row, : len(prompt) + len(response)] = torch.tensor(prompt + response)
         return cls(input_ids.to(device), prompt_lengths.to(device), response_lengths.to(device))
 
-    def set_sampling_logprobs(self, logprobs: list[list[float | None] | None]) -> None:
-        """Takes what the sampler told of each response, if it did."""
-        if any(row is None for row in logprobs):
-            return
+    def take_from_sampler(self, responses: list) -> None:
+        """Takes what the sampler told of each response beside its tokens, if it did: `logprobs`, `token_mask` (False on
+        tokens that the policy did not write) and `token_rewards`.
+
+        Raises InputError where a mask or rewards do not have the response's length.
+        """
         unknown = float("nan")
-        rows = [torch.tensor([unknown if value is None else value for value in row]) for row in logprobs]
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=unknown)
-        self.sampling_logprobs = padded.to(self.input_ids.device)
+        logprobs = [getattr(response, "logprobs", None) for response in responses]
+        if all(row is not None for row in logprobs):
+            logprobs = [[unknown if value is None else value for value in row] for row in logprobs]
+            self.sampling_logprobs = self._padded(logprobs, unknown)
+        for name, default in (("token_mask", True), ("token_rewards", 0.0)):
+            rows = [getattr(response, name, None) for response in responses]
+            if all(row is None for row in rows):
+                continue
+            lengths = self.response_lengths.tolist()
+            rows = [[default] * length if row is None else list(row) for row, length in zip(rows, lengths, strict=True)]
+            for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+                if len(row) != length:
+                    raise InputError(f"sampler: response {number} has {length} tokens, its {name} {len(row)} entries")
+            setattr(self, name, self._padded(rows, type(default)()))
+        if self.token_mask is not None and not self.token_mask.any(1).all():
+            raise InputError("sampler: a response has no token that the policy wrote (token_mask)")
+
+    def _padded(self, rows: list[list], value) -> torch.Tensor:
+        rows = [torch.tensor(row) for row in rows]
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+        return padded.to(self.input_ids.device)
+
+    def mask(self) -> torch.Tensor:
+        """(R, T): the response tokens, those of `token_mask` where it is set."""
+        return learned_mask(self.response_lengths, self.token_mask, int(self.response_lengths.max()))
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -74,6 +106,12 @@ class Rollout:
         """The tensors, for a checkpoint; `Rollout(**state)` restores them."""
         present = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: tensor.cpu() for name, tensor in present.items() if tensor is not None}
+
+
+def learned_mask(lengths: torch.Tensor, token_mask: torch.Tensor | None, width: int) -> torch.Tensor:
+    """(B,) lengths, (B, T) or None -> (B, T): the tokens that are learned from."""
+    mask = response_mask(lengths, width)
+    return mask if token_mask is None else mask & token_mask
 
 
 def forward_rollout(
@@ -114,7 +152,7 @@ def row_statistics(
     return {
         "score": scores,
         "kl": kl.sum(1),
-        "entropy": entropy.sum(1) / rollout.response_lengths,
+        "entropy": entropy.sum(1) / rollout.mask().sum(1).clamp(min=1),
         "response_length": rollout.response_lengths.float(),
         "eos_rate": finished.float(),
     }

@@ -1,0 +1,136 @@
+"""What PPOTrainer is made of: policy, reference and value model in the right precision, and the checks that they, the
+tokenizer, the reward models and the arguments go together, before anything is sampled."""
+
+import logging
+
+import torch
+from peft import PeftConfig
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, StopStringCriteria
+
+from llmrecipes.adapters import check_policy, keeps_base
+from llmrecipes.config import InputError
+from llmrecipes.models import eos_token_ids, num_embeddings
+from llmrecipes.ppo.config import PPOConfig
+from llmrecipes.ppo.policy_value import add_adapter, build_value_head, build_value_model, disable_dropout
+from llmrecipes.ppo.rewards import Rewards
+from llmrecipes.ppo.sharding import FrozenModel, copy_model
+from llmrecipes.sharding import launch_of
+
+logger = logging.getLogger(__name__)
+
+
+def check_arguments(args: PPOConfig, model: PreTrainedModel, peft_config: PeftConfig | None, given: dict) -> None:
+    """Raises InputError for what cannot work together. given: the trainer's arguments that may not be None."""
+    for name, value in given.items():
+        if value is None:
+            raise InputError(f"{name}: is missing; PPOTrainer needs it")
+    if isinstance(model, str):
+        raise InputError(f"model: {model!r} is a name; load it first: AutoModelForCausalLM.from_pretrained({model!r})")
+    check_policy(model, peft_config)
+    if args.n_gpu > 1:
+        raise InputError(f"{args.n_gpu} GPUs in one process: start with `accelerate launch`, one process per GPU")
+    if args.offload_frozen_models and launch_of(args)["sharding"] != "none":
+        raise InputError(
+            "offload_frozen_models: not with FSDP or DeepSpeed, whose frozen models are sharded; use "
+            "fsdp_offload_params or offload_param_device in the accelerate config"
+        )
+
+
+def check_evaluation(args: PPOConfig, eval_dataset) -> None:
+    """Raises InputError where evaluations are asked for and there is nothing to evaluate on."""
+    for name, off in (("eval_strategy", "no"), ("eval_on_start", False), ("load_best_model_at_end", False)):
+        value = getattr(args, name)
+        if eval_dataset is None and getattr(value, "value", value) != off:
+            raise InputError(f"{name}: there is no evaluation data; give some (eval_dataset), or leave {name} out")
+
+
+def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """The tokenizer in the folder or repository that the policy was loaded from."""
+    path = getattr(model.config, "_name_or_path", "")
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"processing_class: there is no tokenizer beside the policy ({path!r}); give one") from error
+
+
+def build_models(
+    model: PreTrainedModel,
+    ref_model: PreTrainedModel | None,
+    value_model: PreTrainedModel | None,
+    rewards: Rewards,
+    peft_config: PeftConfig | None,
+    args: PPOConfig,
+) -> tuple:
+    """(policy, reference or None for "the policy without its adapter", value model or head)."""
+    kind = args.value_model or ("shared" if peft_config is not None and value_model is None else "separate")
+    if kind == "shared" and value_model is not None:
+        raise InputError("value_model: shared has no model of its own; leave out the one that is given to start from")
+    if kind == "shared" and args.value_warmup_rollouts:
+        raise InputError("value_warmup_rollouts: a shared trunk would be moved by it; set value_model: separate")
+    if peft_config is None:
+        train_in_float32(model, "policy", args)
+    if kind == "shared":
+        value_model = build_value_head(model)
+    elif value_model is None:
+        reward_model = rewards.model_for_policy_tokens()
+        if reward_model is None and getattr(model, "is_quantized", False):
+            raise InputError("value_model: separate has nothing to start from, the policy is quantised; use shared")
+        value_model = build_value_model(model, reward_model)
+    elif any(value_model is frozen.model for frozen in rewards.models):  # it would be trained, or nothing at all
+        value_model = build_value_model(model, value_model)
+    if kind == "separate":
+        check_sizes(model, value_model)
+        train_in_float32(value_model, "value model", args)
+    if ref_model is model:
+        ref_model = None
+    if ref_model is None and (peft_config is None or not keeps_base(peft_config)):
+        ref_model = copy_model(model)
+    if args.ref_model_dtype is not None:
+        if ref_model is None:
+            raise InputError("ref_model_dtype: with an adapter the reference is the policy without it; leave it out")
+        ref_model.to(getattr(torch, args.ref_model_dtype))
+    if peft_config is not None:
+        model = add_adapter(model, peft_config, args.activation_checkpointing)
+    if args.disable_dropout:
+        disable_dropout((model, value_model))
+    return model, ref_model and FrozenModel(ref_model), value_model
+
+
+def check_sizes(policy: PreTrainedModel, value_model: PreTrainedModel) -> None:
+    """Raises InputError where the policy can write tokens that the value model has no embedding for."""
+    written, known = num_embeddings(policy), num_embeddings(value_model)
+    if known < written:
+        raise InputError(
+            f"value model: has embeddings for {known} tokens, the policy can write {written} (it starts from the reward "
+            "model unless one is given); bring both to one size (resize_token_embeddings), or set value_model: shared"
+        )
+
+
+def train_in_float32(model: PreTrainedModel, name: str, args: PPOConfig) -> None:
+    """Weights to be trained become float32, and a line says so: in bfloat16 (8 bits of precision) a step of PPO's small
+    learning rates is rounded away. bf16: true keeps the arithmetic in bfloat16. DeepSpeed has float32 copies of its own."""
+    kinds = {weight.dtype for weight in model.parameters() if weight.requires_grad}
+    if not kinds & {torch.bfloat16, torch.float16} or getattr(model, "is_quantized", False) or args.deepspeed_plugin:
+        return
+    speed = "" if args.bf16 or args.fp16 else "; set bf16: true to compute in bfloat16 all the same"
+    logger.warning("%s: its weights are trained in float32, 16 bits would lose most steps to rounding%s", name, speed)
+    model.float()
+
+
+def end_of_response(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, args: PPOConfig) -> tuple:
+    """(ids of all tokens that end a response, an id to fill with, criterion of stop_strings or None)."""
+    ends = eos_token_ids(model, tokenizer)
+    if not ends:
+        raise InputError("tokenizer: has no end-of-sequence token, so no response could ever end; set eos_token")
+    # Only fills the space behind a row; lengths say what is real, so any id will do.
+    pad = next(
+        token
+        for token in (tokenizer.pad_token_id, *ends, 0)
+        if token is not None and token < num_embeddings(model)  # a pad token is often added to a tokenizer alone
+    )
+    if not args.stop_strings:
+        return ends, pad, None
+    try:
+        return ends, pad, StopStringCriteria(tokenizer, args.stop_strings)
+    except ValueError as error:
+        raise InputError("stop_strings: the tokenizer cannot spell arbitrary text; leave them out") from error
