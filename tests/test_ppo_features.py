@@ -1,0 +1,309 @@
+"""PPO beyond the plain algorithm: critic rate and warm-up, early stop, several responses a prompt, cut responses, tool
+tokens and rewards of the sampler, precision; and the mistakes that are refused."""
+
+import json
+
+import ppo_toys as toys
+import pytest
+import torch
+from torch import nn
+
+from llmrecipes.config import InputError
+from llmrecipes.generation import Response, sample_responses
+from llmrecipes.ppo import PPOConfig, PPOTrainer
+from llmrecipes.ppo.losses import generalized_advantage_estimate, shape_rewards
+from llmrecipes.ppo.setup import check_sizes
+
+
+def logged(trainer, name: str) -> list[float]:
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def moved(trainer, start: dict) -> dict[str, bool]:
+    """Whether the policy and the value model are no longer what they were."""
+    now = dict(trainer.model.named_parameters())
+    return {
+        part: any(not torch.equal(now[name], start[name]) for name in start if name.startswith(part))
+        for part in ("policy", "value_model")
+    }
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+
+
+# ---- What trains ----
+
+
+def test_the_value_model_has_its_own_learning_rate(tmp_path):
+    arguments = {"learning_rate": 0.0, "value_learning_rate": 1e-3, "weight_decay": 0.1, "max_steps": 2}
+    trainer = toys.trainer(tmp_path, save_strategy="steps", save_steps=1, **arguments)
+    start = weights(trainer)
+    trainer.train()
+    assert moved(trainer, start) == {"policy": False, "value_model": True}
+    assert logged(trainer, "learning_rate") == [0.0, 0.0]
+    assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.0, 1e-3}
+    again = toys.trainer(tmp_path, **arguments)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    for name, weight in weights(trainer).items():
+        assert torch.equal(weight, weights(again)[name])
+
+
+def test_the_value_model_warms_up_alone(tmp_path):
+    trainer = toys.trainer(tmp_path, value_warmup_rollouts=1, weight_decay=0.1, max_steps=2)
+    start = weights(trainer)
+    trainer.train()
+    assert moved(trainer, start) == {"policy": False, "value_model": True}
+    trainer = toys.trainer(tmp_path, value_warmup_rollouts=1, max_steps=3)
+    trainer.train()
+    assert moved(trainer, start)["policy"]
+    with pytest.raises(InputError, match="value_warmup_rollouts: a shared trunk would be moved"):
+        toys.trainer(tmp_path, value_warmup_rollouts=1, value_model="shared")
+
+
+def test_a_rollouts_steps_end_once_the_policy_has_moved_too_far(tmp_path):
+    arguments = {"num_ppo_epochs": 4, "max_steps": 8, "learning_rate": 1e-2, "early_stop_kl": 1e-4}
+    trainer = toys.trainer(tmp_path, save_strategy="steps", save_steps=3, **arguments)
+    seen = []
+    step = trainer.training_step
+
+    def keep(model, inputs, count=None):
+        before = weights(trainer)
+        loss = step(model, inputs, count)
+        seen.append((trainer._rollout.early_stopped is not None, before))
+        return loss
+
+    trainer.training_step = keep
+    trainer.train()
+    # Two micro-batches a step. The first step finds approx_kl 0, the second more than the limit; the others do nothing.
+    assert logged(trainer, "early_stopped") == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert [stopped for stopped, _ in seen] == ([False] * 3 + [True] * 5) * 2
+    assert all(torch.equal(seen[4][1][name], seen[7][1][name]) for name in seen[4][1])
+    assert len(logged(trainer, "approx_kl")) == 4
+    again = toys.trainer(tmp_path, **arguments)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert all(torch.equal(weight, weights(again)[name]) for name, weight in weights(trainer).items())
+
+
+def test_trained_weights_are_float32_and_frozen_ones_what_they_were(tmp_path, caplog):
+    policy, reward = toys.policy().to(torch.bfloat16), toys.reward_model().to(torch.bfloat16)
+    trainer = toys.trainer(tmp_path, model=policy, reward=reward, max_steps=1, num_ppo_epochs=1, learning_rate=3e-6)
+    start = weights(trainer)
+    trainer.train()
+    now = weights(trainer)
+    changed = sum((now[name] != start[name]).sum().item() for name in now if name.startswith("policy"))
+    assert changed > 0.9 * sum(weight.numel() for name, weight in now.items() if name.startswith("policy"))
+    assert {weight.dtype for weight in now.values()} == {torch.float32} and logged(trainer, "kl") == [0.0]
+    assert trainer.rewards.models[0].model.dtype == torch.bfloat16
+    assert "policy: its weights are trained in float32" in caplog.text and "set bf16: true" in caplog.text
+
+
+def test_the_references_dtype_is_a_key(tmp_path):
+    trainer = toys.trainer(tmp_path, ref_model_dtype="bfloat16", max_steps=1)
+    trainer.train()
+    assert trainer.ref_model.model.dtype == torch.bfloat16 and trainer.model.policy.dtype == torch.float32
+    assert logged(trainer, "kl")[0] == pytest.approx(0.0, abs=0.1)
+
+
+def test_a_policy_that_draws_numbers_in_training_is_one_line(tmp_path):
+    class Noise(nn.Module):
+        def forward(self, hidden):
+            return hidden + torch.randn_like(hidden) if self.training else hidden
+
+    policy = toys.policy()
+    policy.model.layers[0].mlp = nn.Sequential(policy.model.layers[0].mlp, Noise())
+    with pytest.raises(InputError, match="PPO step 0: the policy's log-probabilities .*; something in it draws numbers"):
+        toys.trainer(tmp_path, model=policy, value_model="shared", max_steps=1).train()
+
+
+# ---- What is sampled ----
+
+
+def test_each_prompt_of_a_rollout_gets_num_generations_responses(tmp_path):
+    seen = []
+    trainer = toys.trainer(
+        tmp_path, data=toys.prompts(4), num_generations=4, max_steps=4, reward=lambda completions, number: (
+            seen.append(number) or [0.0] * len(number)
+        ),
+    )  # fmt: skip
+    trainer.train()
+    assert len(seen) == 2 and sorted(seen[0] + seen[1]) == sorted([0, 1, 2, 3] * 4)
+    for numbers in seen:
+        assert len(numbers) == 8 and all(len(set(numbers[i : i + 4])) == 1 for i in (0, 4))
+
+
+class Scripted:
+    """Responses of four tokens to every prompt, of which a tool wrote the third; odd prompts' are cut."""
+
+    def __init__(self, **told):
+        self.told = told
+
+    def __call__(self, model, prompts, **_):
+        rows = [[4 + (sum(ids) * k) % 60 for k in range(1, 5)] for ids in prompts]
+        return [
+            Response(row, "length" if len(ids) % 2 else "stop", **self.told) for ids, row in zip(prompts, rows, strict=True)
+        ]
+
+
+def one_update(tmp_path, sampler, **arguments):
+    settings = {"max_steps": 1, "num_ppo_epochs": 1, "whiten_advantages": False} | arguments
+    trainer = toys.trainer(tmp_path, data=toys.prompts(8), **settings)
+    trainer.sampler = sampler
+    trainer.train()
+    return trainer
+
+
+def test_a_tools_tokens_are_not_learned_from_and_are_no_steps(tmp_path):
+    plain = one_update(tmp_path, Scripted())
+    tool = one_update(tmp_path, Scripted(token_mask=[True, True, False, True]))
+    rollout = tool._rollout
+    assert not rollout.advantages[:, 2].any() and rollout.advantages[:, [0, 1, 3]].all()
+    assert rollout.mask().sum() == 24 and plain._rollout.mask().sum() == 32
+    # The same as a rollout that never had them: values and rewards of the policy's own tokens alone.
+    own = [0, 1, 3]
+    rewards = torch.zeros(8, 3)
+    rewards[:, -1] = tool.rewards.score(
+        {"prompt": [None] * 8, "prompt_ids": [[]] * 8}, [row[-4:] for row in tokens_of(rollout)], [True] * 8, 8
+    )[:, 0]
+    advantages, _ = generalized_advantage_estimate(
+        rewards, rollout.values[:, own], torch.ones(8, 3, dtype=torch.bool), 1.0, 0.95
+    )
+    torch.testing.assert_close(rollout.advantages[:, own], advantages)
+
+
+def tokens_of(rollout) -> list[list[int]]:
+    ends = (rollout.prompt_lengths + rollout.response_lengths).tolist()
+    return [row[:end] for row, end in zip(rollout.input_ids.tolist(), ends, strict=True)]
+
+
+def test_rewards_of_the_environment_stand_on_their_tokens(tmp_path):
+    given = [0.0, 0.0, 5.0, 0.0]
+    trainer = one_update(tmp_path, Scripted(token_rewards=given, token_mask=[True, True, False, True]), lam=1.0)
+    without = one_update(tmp_path, Scripted(token_mask=[True, True, False, True]), lam=1.0)
+    gained = trainer._rollout.returns - without._rollout.returns
+    # What a tool's token brings counts for the policy's last one before it.
+    torch.testing.assert_close(gained, torch.tensor([[5.0, 5.0, 0.0, 0.0]]).expand(8, 4))
+    assert logged(trainer, "token_rewards") == [5.0] and logged(trainer, "score") == logged(without, "score")
+
+
+def test_token_rewards_sum_to_score_and_penalty_whatever_the_mask():
+    generator = torch.Generator().manual_seed(0)
+    kl, rewards = torch.randn(3, 5, generator=generator), torch.randn(3, 5, generator=generator)
+    lengths, mask = torch.tensor([5, 3, 1]), torch.tensor([[1, 0, 1, 0, 0], [1, 1, 0, 1, 1], [1, 1, 1, 1, 1]]).bool()
+    scores, real = torch.tensor([1.0, -2.0, 3.0]), torch.arange(5) < lengths[:, None]
+    shaped = shape_rewards(scores, kl, lengths, 0.1, mask, rewards)
+    expected = scores - 0.1 * (kl * mask * real).sum(1) + (rewards * real).sum(1)
+    torch.testing.assert_close(shaped.sum(1), expected)
+    assert not shaped[~(mask & real)].any()
+    assert shaped[0, 2] == rewards[0, 2:].sum() + scores[0] - 0.1 * kl[0, 2]
+
+
+def test_nothing_is_learned_from_cut_responses(tmp_path):
+    def cut_alone(model, prompts, **settings):
+        return [Response(response.token_ids, "length") for response in Scripted()(model, prompts, **settings)]
+
+    trainer = one_update(tmp_path, Scripted(), mask_truncated_completions=True, whiten_advantages=True)
+    lengths = trainer._rollout.prompt_lengths
+    assert not trainer._rollout.advantages[lengths % 2 == 1].any() and trainer._rollout.mask().sum() < 32
+    trainer = toys.trainer(tmp_path, mask_truncated_completions=True, max_steps=1, vf_coef=0.0)
+    start, trainer.sampler = weights(trainer), cut_alone
+    trainer.train()
+    assert moved(trainer, start) == {"policy": False, "value_model": False}
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"token_mask": [True]}, "response 0 has 4 tokens, its token_mask 1 entries"),
+        ({"token_rewards": [0.0] * 5}, "response 0 has 4 tokens, its token_rewards 5 entries"),
+        ({"token_mask": [False] * 4}, "a response has no token that the policy wrote"),
+    ],
+)
+def test_what_a_sampler_tells_has_the_responses_length(tmp_path, told, message):
+    with pytest.raises(InputError, match=message):
+        one_update(tmp_path, Scripted(**told))
+
+
+# ---- What is reported ----
+
+
+def test_scores_of_functions_are_raw_and_the_score_weighs_them(tmp_path):
+    def half(completions):
+        return [0.5] * len(completions)
+
+    trainer = toys.trainer(tmp_path, reward=[toys.even_share, half], reward_weights=[0.0, 4.0], max_steps=1)
+    trainer.train()
+    assert logged(trainer, "score") == [2.0] and logged(trainer, "scores/half") == [0.5]
+    assert logged(trainer, "scores/even_share")[0] > 0
+
+
+def test_log_lines_show_a_response_of_the_latest_rollout(tmp_path, capsys):
+    trainer = toys.trainer(tmp_path, num_rollout_completions=2, max_steps=4)
+    trainer.train()
+    rows = [json.loads(line) for line in (tmp_path / "completions" / "train.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 1, 3, 3] and {"prompt", "completion", "score", "kl"} <= set(rows[0])
+    assert capsys.readouterr().out.count(" -> ") == 4
+
+
+def test_the_penalty_in_the_reward_is_k1_whatever_is_reported(tmp_path):
+    runs = {}
+    for estimator in ("k1", "k2", "k3"):
+        trainer = toys.trainer(tmp_path, kl_estimator=estimator, kl_coef=1.0, max_steps=4, learning_rate=3e-2)
+        trainer.train()
+        runs[estimator] = weights(trainer), logged(trainer, "kl")[-1]
+    for estimator in ("k2", "k3"):
+        assert all(torch.equal(weight, runs["k1"][0][name]) for name, weight in runs[estimator][0].items())
+        assert runs[estimator][1] > 0 and runs[estimator][1] != runs["k1"][1]
+
+
+# ---- For users of TRL, and mistakes ----
+
+
+def test_sampler_and_tokenizer_have_defaults(tmp_path):
+    toys.policy().save_pretrained(tmp_path)
+    toys.tokenizer().save_pretrained(tmp_path)
+    policy = toys.policy().from_pretrained(tmp_path)
+    settings = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "max_completion_length": 8}
+    args = PPOConfig(**settings)
+    trainer = PPOTrainer(model=policy, args=args, train_dataset=toys.prompts(), reward_funcs=toys.even_share)
+    assert trainer.sampler is sample_responses and trainer.processing_class.get_vocab() == toys.tokenizer().get_vocab()
+    with pytest.raises(InputError, match="processing_class: there is no tokenizer beside the policy"):
+        PPOTrainer(model=toys.policy(), args=args, train_dataset=toys.prompts(), reward_funcs=toys.even_share)
+    with pytest.raises(InputError, match="reward_funcs: is missing"):
+        PPOTrainer(model=policy, args=args, train_dataset=toys.prompts())
+    assert PPOConfig(output_dir=str(tmp_path), use_cpu=True).rollout_batch_size == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kl_coef": -0.1}, "kl_coef: -0.1 must not be below 0"),
+        ({"vf_coef": -1.0}, "vf_coef: -1.0 must not be below 0"),
+        ({"kl_target": 1.0, "kl_horizon": 1.5}, "kl_horizon: 1.5 is less than 0.2 x rollout_batch_size 8"),
+        ({"total_episodes": 16}, "total_episodes: and max_steps are both given"),
+        ({"use_liger_kernel": True}, "use_liger_kernel: True is not for PPO"),
+        ({"num_generations": 3}, "num_generations: 3 does not divide a rollout of 8 responses"),
+        ({"early_stop_kl": 0.0}, "early_stop_kl: 0.0 must be greater than 0"),
+        ({"ref_model_dtype": "int8"}, "ref_model_dtype: 'int8' is none of float32, bfloat16, float16"),
+        ({"beta": 0.1}, "beta: is called kl_coef here"),
+        ({"epsilon": 0.2}, "epsilon: is called cliprange here"),
+        ({"num_iterations": 2}, "num_iterations: is called num_ppo_epochs here"),
+        ({"response_length": 8}, "response_length: is called max_completion_length here"),
+        ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy: there is no evaluation data"),
+        ({"eval_on_start": True}, "eval_on_start: there is no evaluation data"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        toys.trainer(tmp_path, **arguments)
+
+
+def test_a_value_model_that_knows_fewer_tokens_than_the_policy_writes_is_refused(tmp_path):
+    with pytest.raises(InputError, match="value model: .* 64 tokens, the policy can write 72 .*resize_token_emb"):
+        toys.trainer(tmp_path, model=toys.policy(vocabulary=72), reward=toys.reward_model())
+    check_sizes(toys.policy(), toys.reward_model(vocabulary=72))
+    trainer = toys.trainer(
+        tmp_path, model=toys.policy(vocabulary=72), reward=toys.reward_model(), value_model="shared", max_steps=1,
+        data=toys.prompts().map(lambda row: {"prompt": " ".join(f"w{i}" for i in row["prompt"][:3])}),
+    )  # fmt: skip
+    trainer.train()
