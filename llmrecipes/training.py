@@ -15,7 +15,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_answers, count_pairs, count_scored, require_rows
-from llmrecipes.models import num_embeddings, token_blocks
+from llmrecipes.models import context_length, num_embeddings, token_blocks
 from llmrecipes.reward_models.scoring import pair_tokens, pool_at_last_token
 
 # Below this many bytes of logits and their gradients (12 per token and vocabulary entry), TRL's tiled LM head costs more
@@ -142,6 +142,18 @@ class PretrainTrainer(Trainer):
         return super().create_optimizer(model)
 
 
+def within_context(args, model):
+    """`args`, or a copy whose `max_length` is the model's context where it is longer, which a line says: behind its last
+    position a model of learned positions has none, and others have not learned any."""
+    context = context_length(model)
+    if context is None or args.max_length is None or args.max_length <= context:
+        return args
+    print(f"max_length: {args.max_length} is beyond the model's context; {context} is taken", flush=True)
+    args = copy.copy(args)
+    args.max_length = context
+    return args
+
+
 class SFTTrainer(trl.SFTTrainer):
     """TRL's SFTTrainer, whose loss path computes entropy and accuracy in tiles, with the plain path where it is cheap.
 
@@ -149,9 +161,9 @@ class SFTTrainer(trl.SFTTrainer):
     `row_counts` says how the rows of each data set fared; InputError where none is left.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *, model, args, **kwargs):
         self.row_counts: dict[str, RowCounts] = {}
-        super().__init__(*args, **kwargs)
+        super().__init__(model=model, args=within_context(args, model), **kwargs)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name: str) -> Dataset:
         # TRL's own, underscored, in two steps: between them the rows are tokens and not cut yet.
@@ -180,9 +192,9 @@ class SFTTrainer(trl.SFTTrainer):
 class DPOTrainer(trl.DPOTrainer):
     """TRL's DPOTrainer; `row_counts` says how the rows of each data set fared; InputError where none is left."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *, model, args, **kwargs):
         self.row_counts: dict[str, RowCounts] = {}
-        super().__init__(*args, **kwargs)
+        super().__init__(model=model, args=within_context(args, model), **kwargs)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name: str) -> Dataset:
         # TRL's own, underscored, is the one place where the pairs are tokens and none is dropped yet.
@@ -244,13 +256,14 @@ class RewardTrainer(trl.RewardTrainer):
     Raises InputError where no pair is short enough for `max_length`.
     """
 
-    def __init__(self, *, args, train_dataset: Dataset, processing_class: PreTrainedTokenizerBase, **kwargs):
+    def __init__(self, *, model, args, train_dataset: Dataset, processing_class: PreTrainedTokenizerBase, **kwargs):
         if "weight" in train_dataset.column_names:
             args.remove_unused_columns = False  # Trainer would drop the weights; the collator takes what it needs
             collator = WeightedPairs(processing_class.pad_token_id, args.pad_to_multiple_of)
             kwargs["data_collator"] = collator
         self.row_counts: dict[str, RowCounts] = {}
-        super().__init__(args=args, train_dataset=train_dataset, processing_class=processing_class, **kwargs)
+        args = within_context(args, model)
+        super().__init__(model=model, args=args, train_dataset=train_dataset, processing_class=processing_class, **kwargs)
         pool_at_last_token(self.model)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name: str) -> Dataset:

