@@ -9,6 +9,7 @@ processes. The pipeline is killed as a whole chain. Prints kills, finishes, byte
 """
 
 import argparse
+import atexit
 import json
 import os
 import random
@@ -20,6 +21,7 @@ import socket
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -162,6 +164,7 @@ class Bench:
     def child(self, stage: str, counts: bool, at_event: int, signum: int):
         """Never returns: runs the recipe as its command line would."""
         code = 1
+        atexit._clear()  # this one is the parent's
         try:
             os.setpgid(0, 0)
             log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if not counts else 0))
@@ -178,12 +181,8 @@ class Bench:
             if counts:
                 (self.home.parent / "events").write_text(str(events[0]))
         except BaseException:
-            import traceback
-
             traceback.print_exc()
         finally:
-            import atexit
-
             sys.stdout.flush()
             sys.stderr.flush()
             atexit._run_exitfuncs()  # os._exit leaves them out

@@ -1,0 +1,161 @@
+"""Training cut off at any place and started again ends as if nothing had happened; what is damaged is never continued."""
+
+import os
+import signal
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainingArguments
+
+from llmrecipes.checkpoints import find_damage, step_folders
+from llmrecipes.config import InputError, RunArguments
+from llmrecipes.manifest import release_folder
+from llmrecipes.resume import run_training
+from llmrecipes.run import check_run, start_run
+from llmrecipes.signals import Interrupted, received
+from llmrecipes.training import PretrainTrainer, collate_blocks
+
+TIMES = ("runtime", "per_second")
+
+
+class Killed(BaseException):
+    """What no handler of ours catches, as nothing catches SIGKILL."""
+
+
+class At(TrainerCallback):
+    """Does `what` when the event comes for the step."""
+
+    def __init__(self, event: str, step: int, what):
+        setattr(self, event, lambda args, state, control, **kwargs: what() if state.global_step == step else None)
+
+
+def prepare(folder, *callbacks, run=None, **changes):
+    """A trainer of a tiny model with dropout, and its run in `folder`."""
+    settings = {"max_steps": 7, "save_steps": 2, "logging_steps": 3, "save_total_limit": 2, "learning_rate": 1e-2}
+    settings |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "lr_scheduler_type": "constant"}
+    settings |= {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "eval_strategy": "steps", "eval_steps": 3}
+    args = TrainingArguments(output_dir=str(folder), **(settings | changes))
+    state = check_run("pretrain", run or RunArguments(), args, (args,))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=32, attention_dropout=0.2, **sizes))
+    rows = Dataset.from_dict({"input_ids": torch.randint(32, (20, 8)).tolist()}).with_format("torch")
+    trainer = PretrainTrainer(
+        model=model, args=args, train_dataset=rows, eval_dataset=rows.select(range(2)), data_collator=collate_blocks
+    )
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    return trainer, state
+
+
+def train(folder, *callbacks, **changes):
+    trainer, state = prepare(folder, *callbacks, **changes)
+    start_run(state)
+    try:
+        metrics = run_training(trainer, state)
+    finally:
+        release_folder(state.output_dir)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, signal.SIG_DFL if signum == signal.SIGTERM else signal.default_int_handler)
+        received.clear()
+    return trainer, metrics
+
+
+def without_times(entries):
+    return [{k: v for k, v in entry.items() if not k.endswith(TIMES)} for entry in entries]
+
+
+def assert_same(one, other):
+    (trainer, metrics), (again, metrics_again) = one, other
+    for (name, a), b in zip(trainer.model.named_parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    assert without_times(trainer.state.log_history) == without_times(again.state.log_history)
+    assert without_times([metrics]) == without_times([metrics_again])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("whole") / "o")
+
+
+def kill():
+    raise Killed
+
+
+@pytest.mark.parametrize(("event", "step"), [("on_step_end", 3), ("on_evaluate", 6), ("on_save", 4), ("on_train_end", 7)])
+def test_killed_and_started_again_ends_equal(tmp_path, whole, event, step):
+    with pytest.raises(Killed):
+        train(tmp_path / "o", At(event, step, kill))
+    assert_same(train(tmp_path / "o"), whole)
+
+
+def test_nothing_trains_once_all_steps_are_done(tmp_path, whole):
+    for _ in range(2):
+        with pytest.raises(Killed):
+            train(tmp_path / "o", At("on_train_end", 7, kill))
+    trainer, state = prepare(tmp_path / "o")
+    trainer.training_step = kill
+    start_run(state)
+    assert_same((trainer, run_training(trainer, state)), whole)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("event", "step", "saved"), [("on_substep_end", 3, 3), ("on_optimizer_step", 3, 4), ("on_step_end", 7, 7)]
+)
+def test_signal_saves_a_checkpoint_from_which_the_run_ends_equal(tmp_path, whole, event, step, saved, signum):
+    with pytest.raises(Interrupted) as caught:
+        train(tmp_path / "o", At(event, step, lambda: os.kill(os.getpid(), signum)))
+    assert caught.value.signum == signum
+    newest = step_folders(tmp_path / "o")[0]
+    assert newest.name == f"checkpoint-{saved}" and find_damage(newest) == ""
+    assert_same(train(tmp_path / "o"), whole)
+
+
+def test_checkpoints_are_limited_whole_and_hold_no_pickled_arguments(tmp_path, whole):
+    folders = step_folders(tmp_path.parent / whole[0].args.output_dir)
+    assert [folder.name for folder in folders] == ["checkpoint-7", "checkpoint-6"]
+    assert not [find_damage(folder) for folder in folders if find_damage(folder)]
+    assert not [file for folder in folders for file in folder.rglob("training_args.bin")]
+
+
+def test_damaged_checkpoint_gives_way_to_the_one_before_or_a_line(tmp_path, whole, capsys):
+    with pytest.raises(Killed):
+        train(tmp_path / "o", At("on_step_end", 5, kill))
+    newest, before = step_folders(tmp_path / "o")
+    data = bytearray((newest / "optimizer.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (newest / "optimizer.pt").write_bytes(data)
+    _, state = prepare(tmp_path / "o")
+    assert state.resume_from_checkpoint == str(before)
+    assert any("optimizer.pt has been altered; the checkpoint before it is used" in note for note in state.notes)
+    (before / "rng_state.pth").unlink()
+    with pytest.raises(InputError, match="checkpoint-4: optimizer.pt has been altered, and there is no whole checkpoint"):
+        prepare(tmp_path / "o")
+
+
+def test_run_without_optimizer_states_cannot_continue(tmp_path):
+    with pytest.raises(Killed):
+        train(tmp_path / "o", At("on_step_end", 3, kill), save_only_model=True)
+    with pytest.raises(InputError, match="`save_only_model`"):
+        prepare(tmp_path / "o", save_only_model=True)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_stops_with_the_last_good_checkpoint_kept(tmp_path, what):
+    trainer, state = prepare(tmp_path / "o")
+
+    def break_down():
+        parameter = next(trainer.model.parameters())
+        if what == "loss":
+            with torch.no_grad():
+                parameter.fill_(float("nan"))
+        else:
+            parameter.grad.fill_(float("inf"))
+
+    trainer.add_callback(At("on_step_begin" if what == "loss" else "on_substep_end", 3, break_down))
+    start_run(state)
+    with pytest.raises(InputError, match=f"step 3: the {what} is not finite; the last checkpoint .* is kept"):
+        run_training(trainer, state)
+    assert [folder.name for folder in step_folders(tmp_path / "o")] == ["checkpoint-2"]
