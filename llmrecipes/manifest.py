@@ -151,10 +151,16 @@ def difference(previous: dict, manifest: dict) -> str:
         old, new = (("not given" if key not in m else m[key]) for m in (before, given))
         if is_part_of_a_run(key) and _canonical(key, old) != _canonical(key, new):
             return f"`{key}` was {str(old)[:60]}, is {str(new)[:60]}"
+    before, batch = previous.get("batch"), manifest.get("batch")
+    if before != batch:
+        return (
+            f"{before} rows in an optimizer step, now {batch}; per_device_train_batch_size × gradient_accumulation_steps × "
+            "processes must stay the same"
+        )
     inputs = previous.get("inputs") or {}
     if changed := [path for path, found in manifest["inputs"].items() if inputs.get(path, found) != found]:
         return f"{changed[0]} has changed"
-    return "rows in a batch, or the contents of an input, changed"
+    return "the contents of an input changed"
 
 
 # ---- What a folder holds ----

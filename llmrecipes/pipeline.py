@@ -275,15 +275,19 @@ def _reason(stage: Stage, force: bool, will_change: list[Stage]) -> str:
     if held == "unfinished":
         return "run: was interrupted, continues"
     if held == "another":
-        how = difference(found, {"stage": stage.recipe.stem, "given": stage.given, "inputs": inputs_of(stage.given)})
+        now = {"stage": stage.recipe.stem, "given": stage.given, "inputs": inputs_of(stage.given), "batch": _batch(stage)}
+        how = difference(found, now)
         return f"run: {how}, which only --force overwrites"
     return "run: was never run"
 
 
 def _fingerprint(stage: Stage) -> str:
     """Of the run that the stage's recipe would begin now."""
-    batch = global_batch(stage.given, _processes(stage)) if trains(stage.recipe) else None
-    return run_fingerprint(stage.recipe.stem, stage.given, batch)
+    return run_fingerprint(stage.recipe.stem, stage.given, _batch(stage))
+
+
+def _batch(stage: Stage) -> int | None:
+    return global_batch(stage.given, _processes(stage)) if trains(stage.recipe) else None
 
 
 def _processes(stage: Stage) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import distributed as dist
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_pt_utils import safe_globals
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from llmrecipes.checkpoints import find_damage, is_sealed_by, read_seal, remove_checkpoint, seal_checkpoint, step_folders
 from llmrecipes.config import InputError
@@ -37,10 +37,12 @@ def run_training(trainer: Trainer, state: Run) -> dict:
     keeper = CheckpointKeeper(trainer, state)
     trainer.add_callback(keeper)
     _stop_where_not_finite(trainer)
+    _pickle_no_arguments(trainer)
     args, checkpoint = trainer.args, state.resume_from_checkpoint
     # Trainer removes old checkpoints before the newest is sealed; here they stay until it is.
     limit, args.save_total_limit = args.save_total_limit, None
     if checkpoint:
+        _require_equal_steps(trainer, Path(checkpoint))
         args.eval_on_start = False  # it has been evaluated
         _check_best_model(trainer, checkpoint)
         if keeper.is_at_end:
@@ -87,11 +89,9 @@ class CheckpointKeeper(TrainerCallback):
         if checkpoint:
             # train_loss is the mean over all steps, not over those since the checkpoint.
             trainer._initial_global_step = 0
-            with safe_globals():
-                file = Path(checkpoint) / f"progress_{args.process_index}.pt"
-                progress = torch.load(file, map_location=args.device, weights_only=True)
-            for name, value in progress.items():
+            for name, value in _load_progress(Path(checkpoint), args).items():
                 setattr(trainer, name, _restored(getattr(trainer, name), value))
+            state.compute_steps(args, state.max_steps)  # Trainer keeps to the checkpoint's save_steps, logging_steps, ...
             if state.best_global_step:  # the folder may have been moved
                 best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
                 state.best_model_checkpoint = str(best) if best.is_dir() else None
@@ -172,9 +172,8 @@ class CheckpointKeeper(TrainerCallback):
         torch.save(_plain(progress), folder / f"progress_{args.process_index}.pt")
         trainer.accelerator.wait_for_everyone()  # all processes have written their files
         if trainer.is_world_process_zero():
-            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle of what the manifest holds
             now = time.time()
-            facts = {"step": state.global_step, "launch": manifest["launch"]}
+            facts = {"step": state.global_step, "launch": manifest["launch"], "cut_up": _cut_up(args)}
             facts["seconds"] = round(manifest["previous_seconds"] + now - manifest["started"], 1)
             facts["train_seconds"] = round(self.seconds_before + now - self.started, 1)
             seal_checkpoint(folder, manifest["fingerprint"], **facts)
@@ -226,6 +225,49 @@ def _stop_where_not_finite(trainer: Trainer) -> None:
         return norm
 
     trainer.training_step, trainer._get_grad_norm = checked_step, checked_norm
+
+
+def _pickle_no_arguments(trainer: Trainer) -> None:
+    """What Trainer pickles beside each model stands in the manifest, without secrets."""
+    save_model = trainer.save_model
+
+    def save(output_dir: str | None = None, *args, **kwargs) -> None:
+        save_model(output_dir, *args, **kwargs)
+        Path(output_dir or trainer.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    trainer.save_model = save
+
+
+def _cut_up(args) -> list[int]:
+    """How the rows of an optimizer step are shared out: rows in a micro-batch, micro-batches, processes."""
+    return [args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size]
+
+
+def _require_equal_steps(trainer: Trainer, checkpoint: Path) -> None:
+    """InputError where a step's rows, cut up otherwise than before the checkpoint, would not be the same rows."""
+    args, before = trainer.args, read_seal(checkpoint)["cut_up"]
+    if before == _cut_up(args):
+        return
+    then = "per_device_train_batch_size {}, gradient_accumulation_steps {} and {} processes".format(*before)
+    rows, batch = len(trainer.train_dataset), before[0] * before[1] * before[2]
+    if rows % batch:
+        raise InputError(
+            f"{checkpoint}: {rows} rows are no multiple of the {batch} of a step, so that the last step of an epoch has "
+            f"other rows when it is cut up otherwise; use {then}, as before"
+        )
+    if getattr(args, "train_sampling_strategy", "random") == "group_by_length":
+        raise InputError(f"{checkpoint}: train_sampling_strategy: group_by_length orders rows by {then}; use them again")
+
+
+def _load_progress(checkpoint: Path, args) -> dict:
+    """What this process had summed up; where there were other processes, what they all had."""
+    load = lambda file: torch.load(file, map_location=args.device, weights_only=True)
+    files = sorted(checkpoint.glob("progress_*.pt"))
+    if len(files) == args.world_size:
+        return load(checkpoint / f"progress_{args.process_index}.pt")
+    parts = [load(file) for file in files]
+    # A log line shows the mean over the processes; everything else they have gathered already.
+    return parts[0] | {"_tr_loss": torch.stack([part["_tr_loss"] for part in parts]).mean(0)}
 
 
 def _check_best_model(trainer: Trainer, checkpoint: str) -> None:

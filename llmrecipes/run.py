@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -140,6 +141,7 @@ def _describe(stage: str, run: RunArguments, args, configs: tuple, inputs: list[
         "stage": stage,
         "status": "running",
         "fingerprint": run_fingerprint(stage, given, batch),
+        "batch": batch,
         "command": " ".join(scrub_secrets(["python", *sys.argv], known)),
         "config": config,
         "given": given,
@@ -165,6 +167,8 @@ def _refuse_another(state: Run, held: str) -> None:
         raise InputError(f"{output_dir}: holds another run ({how}); --force overwrites it")
     if held == "finished":
         if state.is_main:
+            if not find_holder(output_dir):
+                (output_dir / LOCK).unlink(missing_ok=True)  # of a process killed at its very end
             changed = "code changed since; " if found.get("code") != state.manifest["code"] else ""
             print(f"{state.stage}: already finished in {output_dir}; {changed}--force runs it again")
         sys.exit(0)
@@ -184,13 +188,26 @@ def _find_checkpoint(state: Run, args) -> None:
             "starts anew, or give it as model_name_or_path to a run of its own"
         )
     seal, launch = read_seal(Path(checkpoint)), state.manifest["launch"]
-    if seal["launch"] != launch:
-        then, now = (", ".join(f"{k} {v}" for k, v in m.items()) for m in (seal["launch"], launch))
-        raise InputError(f"{checkpoint}: was written under {then}, this launch has {now}; launch as before, or --force")
+    _require_fitting_launch(state, checkpoint, seal, launch)
     state.resume_from_checkpoint = checkpoint
     state.manifest["previous_seconds"] = seal["seconds"]  # what the interrupted run took up to the checkpoint
     if "run_name" in state.manifest["config"]:  # trackers go on with what they hold
         args.run_name = ((state.found or {}).get("config") or {}).get("run_name") or args.run_name
+
+
+def _require_fitting_launch(state: Run, checkpoint: str, seal: dict, launch: dict) -> None:
+    """InputError where the checkpoint's states belong to the processes that wrote it; whole weights and optimizer states go
+    on in any number of them, equal up to rounding (and to dropout, which every process draws by itself)."""
+    if seal["launch"] == launch:
+        return
+    then, now = (", ".join(f"{k} {v}" for k, v in m.items()) for m in (seal["launch"], launch))
+    own = [name for name in seal["files"] if re.fullmatch(r"(?!rng_state|progress).*_\d+\.pth?", name)]
+    if own or {seal["launch"]["sharding"], launch["sharding"]} != {"none"}:
+        why = f"{own[0]} is one process's own" if own else "their shards of the optimizer do not fit"
+        raise InputError(
+            f"{checkpoint}: was written under {then}, this launch has {now}, and {why}; launch as before, or --force"
+        )
+    state.notes.append(f"{state.stage}: {checkpoint} was written under {then}, this launch has {now}: equal up to rounding")
 
 
 def start_run(state: Run) -> None:

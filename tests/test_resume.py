@@ -30,7 +30,7 @@ class At(TrainerCallback):
         setattr(self, event, lambda args, state, control, **kwargs: what() if state.global_step == step else None)
 
 
-def prepare(folder, *callbacks, run=None, **changes):
+def prepare(folder, *callbacks, run=None, rows=20, attention_dropout=0.2, **changes):
     """A trainer of a tiny model with dropout, and its run in `folder`."""
     settings = {"max_steps": 7, "save_steps": 2, "logging_steps": 3, "save_total_limit": 2, "learning_rate": 1e-2}
     settings |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "lr_scheduler_type": "constant"}
@@ -39,8 +39,8 @@ def prepare(folder, *callbacks, run=None, **changes):
     state = check_run("pretrain", run or RunArguments(), args, (args,))
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=32, attention_dropout=0.2, **sizes))
-    rows = Dataset.from_dict({"input_ids": torch.randint(32, (20, 8)).tolist()}).with_format("torch")
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=32, attention_dropout=attention_dropout, **sizes))
+    rows = Dataset.from_dict({"input_ids": torch.randint(32, (rows, 8)).tolist()}).with_format("torch")
     trainer = PretrainTrainer(
         model=model, args=args, train_dataset=rows, eval_dataset=rows.select(range(2)), data_collator=collate_blocks
     )
@@ -159,3 +159,36 @@ def test_what_is_not_finite_stops_with_the_last_good_checkpoint_kept(tmp_path, w
     with pytest.raises(InputError, match=f"step 3: the {what} is not finite; the last checkpoint .* is kept"):
         run_training(trainer, state)
     assert [folder.name for folder in step_folders(tmp_path / "o")] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize(("micro_batch", "steps"), [(4, 1), (1, 4)])
+def test_another_micro_batch_at_the_same_rows_in_a_step_continues_up_to_rounding(tmp_path, micro_batch, steps):
+    whole = train(tmp_path / "whole", attention_dropout=0.0)
+    with pytest.raises(Killed):
+        train(tmp_path / "o", At("on_step_end", 5, kill), attention_dropout=0.0)
+    cut = {"per_device_train_batch_size": micro_batch, "gradient_accumulation_steps": steps}
+    again = train(tmp_path / "o", attention_dropout=0.0, **cut)
+    for a, b in zip(whole[0].model.parameters(), again[0].model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert again[1]["train_loss"] == pytest.approx(whole[1]["train_loss"], rel=1e-5)
+
+
+def test_rows_that_an_epoch_would_cut_up_otherwise_are_refused(tmp_path):
+    with pytest.raises(Killed):
+        train(tmp_path / "o", At("on_step_end", 3, kill), rows=22)
+    with pytest.raises(InputError, match="22 rows are no multiple of the 4 of a step"):
+        train(tmp_path / "o", rows=22, per_device_train_batch_size=4, gradient_accumulation_steps=1)
+
+
+def test_folder_that_has_been_moved_continues(tmp_path, whole):
+    with pytest.raises(Killed):
+        train(tmp_path / "o", At("on_step_end", 5, kill))
+    (tmp_path / "o").rename(tmp_path / "elsewhere")
+    assert_same(train(tmp_path / "elsewhere"), whole)
+
+
+def test_changed_save_steps_take_effect_in_a_run_that_continues(tmp_path, whole):
+    with pytest.raises(Killed):
+        train(tmp_path / "o", At("on_step_end", 3, kill))
+    assert_same(train(tmp_path / "o", save_steps=5), whole)
+    assert [folder.name for folder in step_folders(tmp_path / "o")] == ["checkpoint-7", "checkpoint-5"]
