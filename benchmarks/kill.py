@@ -45,7 +45,7 @@ OPTIONS = {
 }
 TIMES = re.compile(
     r'"(?:started|wall_seconds|previous_seconds|seconds|[\w/]*runtime|[\w/]*_per_second|time/\w+)": [-+.\deE]+,?'
-    r"|\d+ s on \d+"
+    r'|\d+ s on \d+|commit [\w-]+|"(?:commit|code)": "[\w-]+",'
 )
 
 

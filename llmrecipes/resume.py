@@ -261,7 +261,8 @@ def _require_equal_steps(trainer: Trainer, checkpoint: Path) -> None:
 
 def _load_progress(checkpoint: Path, args) -> dict:
     """What this process had summed up; where there were other processes, what they all had."""
-    load = lambda file: torch.load(file, map_location=args.device, weights_only=True)
+    device = "cpu" if args.device.type == "cpu" else args.device  # torch.load knows no cpu:0
+    load = lambda file: torch.load(file, map_location=device, weights_only=True)
     files = sorted(checkpoint.glob("progress_*.pt"))
     if len(files) == args.world_size:
         return load(checkpoint / f"progress_{args.process_index}.pt")
