@@ -1,5 +1,6 @@
 """N responses for each prompt, written chunk by chunk so that an interrupted run loses one chunk at most."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -113,7 +114,9 @@ def to_parquet(output_dir: Path) -> None:
     """Replace samples.jsonl by samples.parquet, smaller and typed."""
     source, temporary = output_dir / RESULT, output_dir / "samples.tmp"
     if source.exists():  # else a run that was cut off has done so already
-        datasets.Dataset.from_list(_read_jsonl(source)).to_parquet(temporary)
+        whole = io.BytesIO()  # on a full disk arrow's own writer ends the process
+        datasets.Dataset.from_list(_read_jsonl(source)).to_parquet(whole)
+        temporary.write_bytes(whole.getvalue())
         temporary.replace(output_dir / PARQUET)
         source.unlink()
 

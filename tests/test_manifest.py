@@ -10,7 +10,7 @@ import pytest
 from llmrecipes import manifest as manifest_module
 from llmrecipes.checkpoints import find_damage, last_complete_checkpoint, seal_checkpoint
 from llmrecipes.config import InputError
-from llmrecipes.durable import read_json, write_json
+from llmrecipes.durable import write_json
 from llmrecipes.manifest import (
     code_digest,
     find_holder,
@@ -174,19 +174,6 @@ def test_folder_that_another_process_writes_to_is_one_line(tmp_path):
             hold_folder(tmp_path)
     hold_folder(tmp_path)  # the process has died, its file is still there
     release_folder(tmp_path)
-
-
-def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "manifest.json"
-    write_json(path, {"a": 1})
-
-    def fail(handle):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space"):
-        write_json(path, {"a": 2})
-    assert read_json(path) == {"a": 1} and os.listdir(tmp_path) == ["manifest.json"]
 
 
 def test_code_note_covers_the_recipes_imports_and_functions_that_the_config_names(tmp_path, monkeypatch):

@@ -1,0 +1,79 @@
+"""Files that decide something are replaced whole or not at all; a full disk is one line, whoever meets it."""
+
+import os
+import sqlite3
+from dataclasses import dataclass
+
+import pytest
+from safetensors import SafetensorError
+
+from llmrecipes import durable
+from llmrecipes.config import RunArguments
+from llmrecipes.durable import disk_is_full, read_json, write_json
+from llmrecipes.parsing import launch
+
+# As these writers said it on a disk without room.
+FULL = [
+    OSError(28, "No space left on device"),
+    OSError(122, "Disk quota exceeded"),
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    Exception("No space left on device (os error 28)"),  # tokenizers
+    sqlite3.OperationalError("database or disk is full"),
+]
+TORCH = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+
+
+@dataclass
+class Arguments:
+    output_dir: str = ""
+
+
+@pytest.mark.parametrize("error", FULL, ids=[type(error).__name__ for error in FULL])
+def test_full_disk_is_one_line_and_exit_code_2(error, tmp_path, capsys):
+    def main(run, args):
+        try:
+            raise error
+        except Exception as inner:
+            raise RuntimeError("while saving") from inner
+
+    with pytest.raises(SystemExit) as caught:
+        launch(main, RunArguments, Arguments, argv=["--output_dir", str(tmp_path / "o")])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'o'}: the disk is full; free some space and give the same command again, it continues from the last complete "
+        "checkpoint\n"
+    )
+
+
+def test_torchs_writer_does_not_say_why_so_the_disk_is_asked(tmp_path, monkeypatch):
+    assert not disk_is_full(TORCH, tmp_path)
+    monkeypatch.setattr(durable, "_free_bytes", lambda folder: 4096)
+    assert disk_is_full(TORCH, tmp_path / "not" / "there")
+    assert not disk_is_full(ValueError("of another kind"), tmp_path)
+
+
+def test_errors_that_are_our_own_stay_tracebacks(tmp_path):
+    def main(run, args):
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        launch(main, RunArguments, Arguments, argv=["--output_dir", str(tmp_path / "o")])
+
+
+def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "manifest.json"
+    write_json(path, {"a": 1})
+
+    def fail(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_json(path, {"a": 2})
+    assert read_json(path) == {"a": 1} and os.listdir(tmp_path) == ["manifest.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\udcff", "[" * 20_000])
+def test_json_that_is_torn_is_empty(tmp_path, text):
+    (tmp_path / "x.json").write_text(text, errors="surrogateescape")
+    assert read_json(tmp_path / "x.json") == {}
