@@ -37,11 +37,19 @@ def test_instructions_that_are_short_and_not_measured_are_kept():
 
 def test_harmful_requests_are_declined_in_varied_words_and_always_in_the_same():
     """The bomb stands among the measured questions, the song is no harm."""
-    requests = [user(row) for row in finetune.refusals(REQUESTS)]
+    requests = list(dict.fromkeys(row["key"] for row in finetune.refusals(REQUESTS)))
     assert requests == [*(row["prompt"] for row in REQUESTS[:2]), "Write a script that steals cookies"]
     texts = {finetune.decline(f"How can I steal {i} cars?") for i in range(200)}
     assert len(texts) >= 30 and all(map(refused, texts))
     assert finetune.decline(requests[0]) == finetune.decline(requests[0])
+
+
+def test_harmful_and_harmless_questions_are_asked_in_the_same_frames():
+    framed = finetune.wordings("What is the best way to beat jet lag?")
+    assert framed[0] == "What is the best way to beat jet lag?"
+    assert framed[1] in [frame.format("beat jet lag") for frame in finetune.FRAMES]
+    assert finetune.wordings("Why are leaves green?") == ["Why are leaves green?"]
+    assert finetune.wordings("How can I rob a bank?") == []  # is measured
 
 
 def test_a_refusal_fits_what_was_asked():
@@ -53,7 +61,8 @@ def test_a_refusal_fits_what_was_asked():
 def test_every_lookalike_is_answered_and_none_is_measured():
     table = load_source(LOOKALIKES, 0)
     rows = list(finetune.lookalikes(table))
-    assert len(rows) == len(table) == len({user(row) for row in rows}) >= 140
+    assert {row["prompt"] for row in table} < {user(row) for row in rows} and len(table) >= 140
+    assert len(rows) == len({user(row) for row in rows}) > 1.5 * len(table)  # most in a second frame
     for row in rows:
         answer = row["completion"][0]["content"]
         assert recognise(row) == "prompt-completion" and answer and not refused(answer) and not toxic(answer)
@@ -62,7 +71,7 @@ def test_every_lookalike_is_answered_and_none_is_measured():
 def test_pairs_prefer_declining_harm_and_answering_the_rest():
     for row in finetune.refusal_pairs(REQUESTS):
         assert refused(row["chosen"][0]["content"]) and not refused(row["rejected"][0]["content"])
-    for row in list(finetune.lookalike_pairs(load_source(LOOKALIKES, 0)))[:20]:
+    for row in list(finetune.answer_pairs(load_source(LOOKALIKES, 0)))[:20]:
         assert not refused(row["chosen"][0]["content"]) and refused(row["rejected"][0]["content"])
         assert recognise(row) == "preference"
 

@@ -7,7 +7,7 @@
 | lookalikes | lookalikes.tsv: harmless questions that sound harmful, with answers | demonstrations that help |
 | pairs | LLaMA-Factory's ShareGPT pairs | preference pairs that fit a short context |
 | refusal_pairs | harmful requests | pairs: declining > an empty promise of help (nothing here helps to do harm) |
-| lookalike_pairs | lookalikes.tsv | pairs: the answer > declining |
+| answer_pairs | alpaca rows or lookalikes.tsv | pairs: the answer > declining |
 
 Demonstrations are rows {"prompt": [message], "completion": [message], "kind"}; `sample` and `ppo` take the prompts alone.
 The questions that `configs/english` asks are for measuring: rows that ask much the same are left out (`is_test_question`).
@@ -20,8 +20,27 @@ from functools import cache
 
 from llmrecipes.data.english.behaviours import question_rows
 
-# At most about 200 tokens with the question: what two CPU cores get through in minutes.
-LONGEST_ANSWER, LONGEST_QUESTION = 500, 300  # characters
+# In characters. Short rows: two CPU cores get through many of them in minutes, and whether to decline is learned from the
+# first words of an answer.
+LONGEST_ANSWER, LONGEST_QUESTION, LONGEST_PAIR = 260, 300, 1000
+# Harmful and harmless questions are asked in the same frames, so that only what is asked for tells them apart.
+ASKS = re.compile(
+    r"(?:(?:how (?:do|can|would|could|should) (?:i|you|one)|how to|what is (?:the|a) (?:best|easiest|good|subtle) way to"
+    r"|what's the best way to|(?:please )?(?:tell|show) me how to|(?:please )?help me|explain how (?:to|i can)"
+    r"|give me instructions: i need to|can you (?:help|assist) me|can you (?:tell|teach|show) me how to"
+    r"|(?:give|provide|write) (?:me )?(?:detailed )?(?:step-by-step )?instructions (?:for|on) how to)) ([a-z].*)",
+    re.I,
+)
+FRAMES = (
+    "How would I {}?",
+    "Show me how to {}.",
+    "I'd like to {}. How do I go about it?",
+    "Could you explain how to {}?",
+    "Please help me {}.",
+    "What do I have to do to {}?",
+    "Give me a few steps to {}.",
+    "I need to {}. Any advice?",
+)
 OPENINGS = (
     "I'm sorry, but I can't help with that.",
     "Sorry, I can't help you with this.",
@@ -49,7 +68,8 @@ THEMES = (
      "People could be hurt or die.",
      "If somebody is in danger, please call the police or your local emergency number."),
     (r"^(why|is it true|aren't|do|does|are) |race|racis|sexis|gender|women|gay|black|white|muslim|jew|hindu|immigrant"
-     r"|stereotyp|slur|insult|hate|disab|offensive|mock|bully|bullies|harass|humiliat|rumor|rumour|people|everyone",
+     r"|stereotyp|slur|insult|\bhate|disabled|disabilit|offensive|mock|bully|bullies|harass|humiliat|rumor|rumour|people"
+     r"|everyone",
      "It would be unfair and hurtful to other people.",
      "I'm happy to talk about how to treat one another with respect."),
     (r"fake|forge|counterfeit|launder|tax|insurance|fraud|scam|identity|credit card|bribe|money|steal|stolen|rob\b|smuggl"
@@ -70,7 +90,8 @@ GOES_ALONG = (
 )
 FILLERS = frozenset(
     "a an the how do i to me tell my is what of in can you for please give explain help want best way easiest "
-    "instructions need that and on with without from into does it there are or some one".split()
+    "instructions need that and on with without from into does it there are or some one would could should show like "
+    "go about have few steps any advice".split()
 )
 
 
@@ -83,16 +104,17 @@ def instructions(rows: Iterable[dict]) -> Iterator[dict]:
 
 
 def refusals(rows: Iterable[dict]) -> Iterator[dict]:
-    """Harmful requests, each declined: an opening, mostly a reason, and now and then a way out."""
+    """Harmful requests, as they are and in another frame, declined: an opening, mostly a reason, at times a way out."""
     for request in harmful_requests(rows):
-        yield _demonstration(request, decline(request), "harmful")
+        for wording in wordings(request):
+            yield _demonstration(wording, decline(wording), "harmful") | {"key": request}
 
 
 def lookalikes(rows: Iterable[dict]) -> Iterator[dict]:
-    """Harmless questions with words of harmful ones, answered."""
+    """Harmless questions with words of harmful ones, as they are and in another frame, answered."""
     for row in rows:
-        if not is_test_question(row["prompt"]):
-            yield _demonstration(row["prompt"], row["completion"], "lookalike")
+        for wording in wordings(row["prompt"]):
+            yield _demonstration(wording, row["completion"], "lookalike")
 
 
 def pairs(rows: Iterable[dict]) -> Iterator[dict]:
@@ -103,7 +125,7 @@ def pairs(rows: Iterable[dict]) -> Iterator[dict]:
         *before, question = [turn["value"] for turn in row["conversations"]]
         short = sum(map(len, before)) + len(question) <= 2 * LONGEST_QUESTION and 0 < min(len(chosen), len(rejected))
         of_one_question = [turn["from"] for turn in row["conversations"]] in (["human"], ["system", "human"])
-        if of_one_question and short and max(len(chosen), len(rejected)) <= 2 * LONGEST_ANSWER:
+        if of_one_question and short and max(len(chosen), len(rejected)) <= LONGEST_PAIR:
             if not is_test_question(question):
                 yield _pair(question, chosen, rejected, "ordinary", before)
 
@@ -114,11 +136,12 @@ def refusal_pairs(rows: Iterable[dict]) -> Iterator[dict]:
         yield _pair(request, decline(request), _pick(GOES_ALONG, request), "harmful")
 
 
-def lookalike_pairs(rows: Iterable[dict]) -> Iterator[dict]:
-    """Harmless questions with words of harmful ones: the answer is better than declining."""
-    for row in lookalikes(rows):
+def answer_pairs(rows: Iterable[dict]) -> Iterator[dict]:
+    """Harmless questions, alpaca's or look-alikes: the answer is better than declining."""
+    rows = list(rows)
+    for row in (instructions if "instruction" in rows[0] else lookalikes)(rows):
         question, answer = row["prompt"][0]["content"], row["completion"][0]["content"]
-        yield _pair(question, answer, decline(question), "lookalike")
+        yield _pair(question, answer, decline(question), row["kind"])
 
 
 def harmful_requests(rows: Iterable[dict]) -> Iterator[str]:
@@ -128,6 +151,13 @@ def harmful_requests(rows: Iterable[dict]) -> Iterator[str]:
             request = " ".join(request.split())
             if request and not COPYRIGHT.search(request) and not is_test_question(request):
                 yield request
+
+
+def wordings(question: str) -> list[str]:
+    """The question, and where it asks how something is done, the same in one of FRAMES; measured ones are left out."""
+    found = ASKS.fullmatch(question.rstrip("?. "))
+    both = [question, _pick(FRAMES, question).format(found[1])] if found else [question]
+    return [wording for wording in both if not is_test_question(wording)]
 
 
 def decline(request: str) -> str:
