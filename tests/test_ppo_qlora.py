@@ -118,6 +118,7 @@ def test_the_recipe_takes_a_base_in_four_bits(base, tmp_path, monkeypatch):
         f"model_name_or_path: {base}\nload_in_4bit: true\nuse_peft: true\nlora_r: 4\nlora_target_modules: [all-linear]\n"
         f"datasets: [{{path: {prompts}}}]\ntest_split_size: 4\nreward_functions: ['ppo_toys:even_share']\n"
         f"output_dir: {tmp_path}/ppo\nmax_completion_length: 8\nmax_steps: 4\nper_device_train_batch_size: 4\n"
+        "gradient_accumulation_steps: 1\n"
         "num_ppo_epochs: 2\nlearning_rate: 1.0e-3\nuse_cpu: true\nbf16: false\nreport_to: none\nlogging_steps: 1\n"
     )
     monkeypatch.syspath_prepend(ROOT / "recipes")

@@ -158,12 +158,13 @@ class Watch(TrainerCallback):
         started = time.monotonic()
         model = getattr(model, "module", model)
         model = getattr(model, "policy", model)  # PPO trains a policy and a value model as one module
-        was_training, use_cache = model.training, model.config.use_cache
+        config = model.config.get_text_config()  # of a model that also sees, the text part's
+        was_training, use_cache = model.training, config.use_cache
         model.eval()
         row = {"step": state.global_step, "answers": self._ask(model), "scores": self._score(model)}
         if self.looks:
             row |= self._compare(model, row["scores"], state.global_step)
-        model.config.use_cache = use_cache
+        config.use_cache = use_cache
         model.train(was_training)
         if row["scores"]:
             self._log(args, state, control, {f"watch/{name}": score["value"] for name, score in row["scores"].items()})

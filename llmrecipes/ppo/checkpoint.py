@@ -21,6 +21,7 @@ COUNTED_BY = {
     "rollout_batch_size": "rollout_batch_size",
     "num_mini_batches": "num_mini_batches",
     "num_ppo_epochs": "num_ppo_epochs",
+    "num_generations": "num_generations",
 }
 
 
