@@ -1,6 +1,7 @@
 """PPO beyond the plain algorithm: critic rate and warm-up, early stop, several responses a prompt, cut responses, tool
 tokens and rewards of the sampler, precision; and the mistakes that are refused."""
 
+import importlib
 import json
 
 import ppo_toys as toys
@@ -8,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from llmrecipes.config import InputError
+from llmrecipes.config import DataArguments, InputError, ModelArguments, PreviewArguments, RunArguments
 from llmrecipes.generation import Response, sample_responses
+from llmrecipes.parsing import parse
 from llmrecipes.ppo import PPOConfig, PPOTrainer
 from llmrecipes.ppo.losses import generalized_advantage_estimate, shape_rewards
 from llmrecipes.ppo.setup import check_sizes
@@ -307,3 +309,22 @@ def test_a_value_model_that_knows_fewer_tokens_than_the_policy_writes_is_refused
         data=toys.prompts().map(lambda row: {"prompt": " ".join(f"w{i}" for i in row["prompt"][:3])}),
     )  # fmt: skip
     trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [(toys.policy, "is no reward model but LlamaForCausalLM"), (lambda: toys.reward_model(num_labels=2), "gives 2 labels")],
+)
+def test_the_recipe_refuses_what_is_no_reward_model_before_it_loads_anything(tmp_path, monkeypatch, model, message):
+    model().save_pretrained(tmp_path / "model")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "w1"}\n')
+    monkeypatch.syspath_prepend(toys.ROOT / "recipes")
+    recipe = importlib.import_module("ppo")
+    argv = {"model_name_or_path": tmp_path / "model", "reward_model_name_or_path": tmp_path / "model",
+            "datasets": tmp_path / "prompts.jsonl", "output_dir": tmp_path / "out"}  # fmt: skip
+    argv = [word for key, value in argv.items() for word in (f"--{key}", str(value))]
+    types = RunArguments, DataArguments, PreviewArguments, "llmrecipes.ppo.config:PPOConfig", ModelArguments
+    types += (recipe.RewardArguments, "llmrecipes.evaluation.watch:WatchArguments")
+    with pytest.raises(InputError, match=f"reward_model_name_or_path: .*{message}"):
+        recipe.main(*parse(*types, argv=argv))
+    assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ import ppo_toys as toys
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
 from trl import RewardConfig
@@ -63,13 +64,13 @@ def sampled(own, prompt, texts: list[str], finished: list[bool]) -> tuple:
     return prompt_ids, [ids + [toys.EOS] * whole for ids, whole in zip(answers, finished, strict=True)]
 
 
-def training(path, own, rows: list[dict], tmp_path) -> list[float]:
+def training(path, own, rows: list[dict], tmp_path, **kwargs) -> list[float]:
     """What the loss of a reward stage sees: the logits of its training batch."""
     args = RewardConfig(
         output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=64, disable_dropout=True
     )
     model = AutoModelForSequenceClassification.from_pretrained(path)
-    trainer = RewardTrainer(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=own)
+    trainer = RewardTrainer(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=own, **kwargs)
     batch = trainer.data_collator([trainer.train_dataset[0]])
     logits = trainer.compute_loss(trainer.model, batch, return_outputs=True)[1].logits
     return logits.squeeze(-1).tolist()
@@ -108,6 +109,15 @@ def test_all_readers_give_one_score(folder, tmp_path, prompt, texts, finished):
     assert doubt[0] == pytest.approx((p * (1 - p)).item(), abs=1e-5)
     health = check_health(model, own, {"test": [pair]}, HealthArguments())
     assert [health["scores"][name]["mean"] for name in ("chosen", "rejected")] == pytest.approx(expected, abs=1e-5)
+
+
+def test_lora_reads_the_same_place(folder, tmp_path):
+    path, own = folder
+    prompt, (chosen, rejected) = TEXT
+    pair = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    lora = LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", modules_to_save=["score"])
+    plain, adapted = (training(path, own, [pair] * 2, tmp_path, **more) for more in ({}, {"peft_config": lora}))
+    assert adapted == pytest.approx(plain, abs=1e-6)
 
 
 def test_a_cut_answer_reads_otherwise_than_a_whole_one(folder):
