@@ -3,24 +3,23 @@
 import hashlib
 import io
 import json
-import re
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from httpx2 import TransportError  # the client that huggingface_hub uses
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
-from llmrecipes.cards.model import TOKENS, adapter_chain, is_local, repo_name, scrub
+from llmrecipes.cards.model import adapter_chain, is_local, repo_name, scrub
 from llmrecipes.config import InputError
+from llmrecipes.leaks import refuse_secrets
+from llmrecipes.secrets import known_secrets, scrub_secrets
 
 LEFT_OUT = ("checkpoint-", "logs", ".cache", "__pycache__")
-SECRET_FILES = re.compile(
-    r"^(\.env(\..*)?|.*\.(pem|key|p12)|id_(rsa|ecdsa|ed25519)|\.(netrc|pypirc|git-credentials)|credentials.*)$"
-)
 THE_HUBS_OWN = ".gitattributes"  # written by the hub, which stores large files by it
 SCRUBBED = ("manifest.json", "README.md")  # these name paths of the machine they were made on
 ATTEMPTS = 5
@@ -37,11 +36,12 @@ class Push:
     tag: str
 
 
-def plan_push(path: str, namespace: str) -> list[Push]:
+def plan_push(path: str, namespace: str, not_secrets: Sequence[str] = ()) -> list[Push]:
     """The run in `path`, or every run below it (a chain, whose report goes with its last run); nothing is sent.
 
     Raises:
-        InputError: no run there, one of them unfinished, or a file that holds a secret.
+        InputError: no run there, one of them unfinished, or a file that holds a secret and is not excused by `not_secrets`
+            (path, or path:line, in a repository).
     """
     root = Path(path)
     # As they were finished: what others were made from comes first, the evaluation last.
@@ -67,9 +67,8 @@ def plan_push(path: str, namespace: str) -> list[Push]:
         pushes.append(Push(repo_id, "model" if is_model else "dataset", files, f"run-{manifest['fingerprint']}"))
     if root not in runs:
         pushes[-1].files |= {name: root / name for name in ("report.html", "report.md") if (root / name).exists()}
-    for push in pushes:
-        for file in push.files.values():
-            _refuse_secret(file)
+    for push in pushes:  # what is scrubbed on the way needs no look
+        refuse_secrets({n: f for n, f in push.files.items() if n not in SCRUBBED}, _own_tokens(), not_secrets)
     return pushes
 
 
@@ -210,7 +209,11 @@ def _content(file: Path, push: Push) -> str | bytes:
     text = file.read_text(encoding="utf-8")
     if file.name == "README.md" and push.repo_type == "model":
         text = _with_namespace(text, push)
-    return scrub(text).encode()
+    return scrub(scrub_secrets(text, _own_tokens())).encode()
+
+
+def _own_tokens() -> set[str]:
+    return {*known_secrets(os.environ), get_token() or ""}
 
 
 def _with_namespace(text: str, push: Push) -> str:
@@ -233,17 +236,6 @@ def _with_namespace(text: str, push: Push) -> str:
         ]
         card.text = "\n".join(lines)
     return str(card)
-
-
-def _refuse_secret(file: Path) -> None:
-    if SECRET_FILES.match(file.name):
-        raise InputError(f"{file}: looks like a file of secrets; take it out of the folder before pushing")
-    if file.suffix == ".safetensors" or file.name in SCRUBBED:
-        return
-    with file.open("rb") as handle:
-        for number, line in enumerate(handle, 1):
-            if TOKENS.search(line.decode("utf-8", "ignore")):
-                raise InputError(f"{file}: line {number} holds what looks like a token; take it out before pushing")
 
 
 def _advice(status: int) -> str:

@@ -8,7 +8,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 REMOVED = "[removed]"
-# Forms by which their issuers make tokens known; every pattern starts with a word of its own, so that few lines match.
+# Forms by which their issuers make tokens known, and what each of them begins with, which is looked for much faster.
+TOKEN_STARTS = (
+    "hf_", "api_org_", "sk-", "gsk_", "xai-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "npm_",
+    "pypi-", "xox", "AIza", "ya29.", "A3T", "AKIA", "ASIA", "ABIA", "ACIA", "k_live_", "k_test_", "whsec_", "SG.",
+    "dop_v1_", "wandb_v1_", "eyJ", "-----BEGIN ",
+)  # fmt: skip
 TOKENS = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|gsk_[A-Za-z0-9]{20,}|xai-[A-Za-z0-9]{20,}"
@@ -103,17 +108,25 @@ def _scrub_text(text: str, known: list[str]) -> str:
     text = _USER_OF_URL.sub(lambda m: m[0] if m[1] == "ssh" and ":" not in m[2] else f"{m[1]}://{REMOVED}@", text)
     text = _NETRC.sub(rf"\1{REMOVED}", _BEARER.sub(rf"\1{REMOVED}", text))
     parts, start = [], 0
+    for at, secret in assigned_secrets(text):
+        parts += [text[start:at], REMOVED]
+        start = at + len(secret)
+    return "".join([*parts, text[start:]])
+
+
+def assigned_secrets(text: str) -> Iterator[tuple[int, str]]:
+    """(place, value) of what stands under a secret's name: `token=…`, `"password": "…"`, `--api_key …`."""
+    start = 0
     while head := _ASSIGNED.search(text, start):
-        parts.append(text[start : head.end()])
         start = head.end()
         name = head["option"] or head["quoted"] or head["bare"]
         value = _VALUE.match(text, start) if is_secret_name(name) else None
         if value:
             quote = value[1] or value[2] or value[3] or ""
             inner = value[0][len(quote) : len(value[0]) - len(quote)]
-            parts.append(f"{quote}{REMOVED}{quote}" if _is_secret(name, inner) else value[0])
+            if _is_secret(name, inner):
+                yield start + len(quote), inner
             start = value.end()
-    return "".join([*parts, text[start:]])
 
 
 def _is_secret(name: str, value) -> bool:

@@ -16,6 +16,9 @@ class PushArguments:
     path: str = field(default="", metadata={"help": "Folder of a stage, or of a chain to push all of it."})
     namespace: str = field(default="", metadata={"help": "User or organisation on the hub."})
     private: bool = field(default=True, metadata={"help": "Only you can see the repositories."})
+    not_secrets: list[str] = field(
+        default_factory=list, metadata={"help": "Files, or FILE:LINE, of what only looks like a secret."}
+    )
     dry_run: bool = field(default=False, metadata={"help": "List files and sizes; ask and send nothing."})
 
 
@@ -27,7 +30,7 @@ def main(push):
 
     from llmrecipes.hub import plan_push, push_run
 
-    for planned in plan_push(push.path, push.namespace):
+    for planned in plan_push(push.path, push.namespace, push.not_secrets):
         sizes = {name: file.stat().st_size for name, file in planned.files.items()}
         visible = "private" if push.private else "public"
         print(f"{planned.repo_id} ({planned.repo_type}, {visible}, tag {planned.tag}): {sum(sizes.values()):,} bytes")

@@ -49,6 +49,7 @@ LAYERS = {
         "sampling",
         "sharding",
         "processes",
+        "leaks",
     },
     2: {"run", "resume", "evaluation", "ranking", "pipeline", "report", "hub", "cards", "chat", "measures"},
 }

@@ -9,13 +9,9 @@ from pathlib import Path, PurePath
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from llmrecipes.durable import write_json, write_text
+from llmrecipes.secrets import scrub_secrets
 
 ROOT = Path(__file__).parent.parent.parent
-TOKENS = re.compile(
-    r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}"
-    r"|xox[abprs]-[\w-]{10,}|AIza[\w-]{35}|A[KS]IA[0-9A-Z]{16}|npm_[A-Za-z0-9]{36}|pypi-AgEIcHlwaS5vcmc[\w-]{50,})\b"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-)
 ABSOLUTE = re.compile(r"(?<![\w.:/~-])(?:/[\w.+@-]+){2,}/?|~/[\w./+@-]+|\b[A-Za-z]:\\\\[\w\\\\.-]+")
 RESULTS_FILE = "evaluation.json"  # what evaluations found out about the model in this folder, by evaluation
 EARLIER = "an earlier evaluation"  # in a file from before evaluations were kept by name
@@ -96,8 +92,8 @@ def is_comparison(measure: str) -> bool:
 
 
 def scrub(text: str) -> str:
-    """`text` without absolute paths of a machine (their last two parts stay) and without tokens."""
-    text = TOKENS.sub("[removed]", text).replace(f"{ROOT}/", "")
+    """`text` without absolute paths of a machine (their last two parts stay) and without secrets."""
+    text = scrub_secrets(text).replace(f"{ROOT}/", "")
     return ABSOLUTE.sub(lambda match: "/".join(re.split(r"[\\\\/]", match[0].rstrip("/"))[-2:]), text)
 
 
