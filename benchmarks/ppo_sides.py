@@ -269,7 +269,7 @@ def run_ours(run: Run, value_model: str) -> None:
         model=policy,
         args=PPOConfig(
             **run.common_arguments(), max_completion_length=run.response, logging_steps=1, value_model=value_model,
-            shuffle_dataset=False, old_logprobs="sampler",
+            shuffle_dataset=False, old_logprobs="sampler", num_rollout_completions=0,
         ),
         train_dataset=Dataset.from_list([{"prompt": row} for row in run.prompts]), processing_class=tokenizer,
         ref_model=reference, reward_funcs=toy_reward if run.toy else reward, sampler=sampler, callbacks=[Updates()],

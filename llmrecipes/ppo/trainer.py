@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftConfig
 from torch.utils.data import DataLoader
@@ -67,7 +68,7 @@ class PPOTrainer(Trainer):
         train_dataset: Dataset | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         reward_funcs: RewardFunction | list[RewardFunction] | None = None,
-        sampler: Callable = sample_responses,
+        sampler: Callable | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         reward_processing_classes: PreTrainedTokenizerBase | list[PreTrainedTokenizerBase | None] | None = None,
         ref_model: PreTrainedModel | None = None,
@@ -81,7 +82,7 @@ class PPOTrainer(Trainer):
         setup.check_evaluation(args, eval_dataset)
         prepare_sharding(args)
         processing_class = processing_class or setup.find_tokenizer(model)
-        self.sampler = sampler
+        self.sampler = sampler or sample_responses
         self.rewards = Rewards(reward_funcs, reward_processing_classes, processing_class, args.reward_weights)
         ends = setup.end_of_response(model, processing_class, args)
         self.eos_token_ids, self.pad_token_id, self.stopping_criteria = ends
@@ -304,9 +305,12 @@ class PPOTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._metrics:  # a training log line; evaluation brings its own figures
-            parts = [torch.as_tensor(part).float().cpu() for entry in self._metrics.values() for part in entry]
+            # What a reward function logs may be known to some processes alone.
+            names = list(dict.fromkeys(gather_object(list(self._metrics))))
+            entries = [self._metrics.get(name, (0.0, 0.0)) for name in names]
+            parts = [torch.as_tensor(part).float().cpu() for entry in entries for part in entry]
             totals = self.all_reduce(torch.stack(parts).to(self.args.device)).view(-1, 2).tolist()
-            averages = {name: total / count for name, (total, count) in zip(self._metrics, totals, strict=True) if count}
+            averages = {name: total / count for name, (total, count) in zip(names, totals, strict=True) if count}
             if "score" in averages:  # not every step begins a rollout
                 self.last_rollout_metrics = {name: averages[name] for name in ROLLOUT_METRICS}
             logs |= averages | {"num_episodes": self.num_episodes}
