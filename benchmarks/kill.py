@@ -18,6 +18,7 @@ import runpy
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+REAL_POPEN = subprocess.Popen
 TRAINING = ["pretrain", "sft", "reward", "dpo", "ppo"]
 STAGES = ["tokenizer", "pretrain", "sft", "sample", "rank", "reward", "dpo", "ppo", "evaluate"]
 # A constant learning rate: a step too many changes the weights. No interval is a multiple of another one.
@@ -43,6 +45,7 @@ OPTIONS = {
     "ppo": [*STEPS, "--kl_target", "0.1"],
     "sample": ["--per_device_batch_size", "8"],
 }
+EVENTS_OF_STAGES = 60  # of a file, of which every stage of a pipeline has some
 TIMES = re.compile(
     r'"(?:started|wall_seconds|previous_seconds|seconds|[\w/]*runtime|[\w/]*_per_second|time/\w+)": [-+.\deE]+,?'
     r'|\d+ s on \d+|commit [\w-]+|"(?:commit|code)": "[\w-]+",'
@@ -116,7 +119,8 @@ class Bench:
         codes = self.wait(self.start(stage, processes, counts=True))
         if codes != [0] * len(codes):
             sys.exit(f"{stage} with {processes} processes ends with {codes}:\n{self.log.read_text()[-3000:]}")
-        found = {"seconds": time.time() - started, "events": int((self.home.parent / "events").read_text())}
+        events = int((self.home.parent / "events").read_text())
+        found = {"seconds": time.time() - started, "events": EVENTS_OF_STAGES if stage == "pipeline" else events}
         found["files"] = read_files(self.folder(stage))
         kept.write_text(json.dumps(found))
         return found
@@ -134,6 +138,8 @@ class Bench:
             if codes == [0] * len(codes):
                 break
             kills += 1
+            self.wait_for_orphans(stage)
+        self.wait_for_orphans(stage)
         for _ in range(2):  # SIGTERM at the very end may have come too late to be a kill
             codes = self.wait(self.start(stage, processes))
         if codes != [0] * len(codes):
@@ -141,6 +147,14 @@ class Bench:
         files = read_files(self.folder(stage))
         names = sorted(name for name in {*files, *reference["files"]} if files.get(name) != reference["files"].get(name))
         return kills, True, ", ".join(names)
+
+    def wait_for_orphans(self, stage: str) -> None:
+        """A stage whose pipeline is killed hears so from the kernel; until it has saved and left, it holds its folder."""
+        from llmrecipes.manifest import find_holder
+
+        deadline = time.time() + 60
+        while time.time() < deadline and any(map(find_holder, self.folder(stage).glob("*/"))):
+            time.sleep(0.05)
 
     def folder(self, stage: str) -> Path:
         return self.home if stage == "pipeline" else self.home / stage
@@ -162,31 +176,16 @@ class Bench:
         return pids
 
     def child(self, stage: str, counts: bool, at_event: int, signum: int):
-        """Never returns: runs the recipe as its command line would."""
-        code = 1
+        """Never returns."""
         atexit._clear()  # this one is the parent's
-        try:
-            os.setpgid(0, 0)
-            log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if not counts else 0))
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            events = watch_files(str(self.home), at_event, signum)
-            os.chdir(ROOT)
-            sys.argv = [str(ROOT / "recipes" / f"{stage}.py"), *self.options(stage)]
-            try:
-                runpy.run_path(sys.argv[0], run_name="__main__")
-                code = 0
-            except SystemExit as error:
-                code = error.code if isinstance(error.code, int) else int(error.code is not None)
-            if counts:
-                (self.home.parent / "events").write_text(str(events[0]))
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            atexit._run_exitfuncs()  # os._exit leaves them out
-            os._exit(code)
+        log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if not counts else 0))
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.chdir(ROOT)
+        events = watch_files(str(self.home), at_event, signum)
+        note = (lambda: (self.home.parent / "events").write_text(str(events[0]))) if counts else lambda: None
+        subprocess.Popen = ForkedStage  # the pipeline's stages are forked too
+        run_and_leave([str(ROOT / "recipes" / f"{stage}.py"), *self.options(stage)], note)
 
     def options(self, stage: str) -> list[str]:
         if stage == "pipeline":
@@ -217,6 +216,46 @@ class Bench:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.005)
         return [codes[pid] for pid in pids]
+
+
+class ForkedStage:
+    """What the pipeline needs of subprocess.Popen, without the seconds of imports."""
+
+    def __new__(cls, command, **kwargs):
+        return super().__new__(cls) if command[0] == sys.executable else REAL_POPEN(command, **kwargs)
+
+    def __init__(self, command, env, preexec_fn):
+        self.pid = os.fork()
+        if not self.pid:
+            atexit._clear()
+            os.environ.update(env)
+            preexec_fn()
+            run_and_leave(command[1:])
+
+    def wait(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def send_signal(self, signum: int) -> None:
+        os.kill(self.pid, signum)
+
+
+def run_and_leave(argv: list[str], at_end=lambda: None):
+    """Runs a recipe as its command line would, and ends the process with its exit code."""
+    code, sys.argv = 1, argv
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        if code == 0:
+            at_end()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        atexit._run_exitfuncs()  # os._exit leaves them out
+        os._exit(code)
 
 
 def watch_files(below: str, at_event: int, signum: int) -> list[int]:
