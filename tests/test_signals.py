@@ -1,0 +1,94 @@
+"""SIGTERM and Ctrl-C leave in order with exit codes of their own; a process ends with the one that has started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from llmrecipes.config import RunArguments
+from llmrecipes.parsing import launch
+from llmrecipes.signals import Interrupted, handle_signals
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from llmrecipes.signals import Interrupted, handle_signals
+handle_signals()
+folder = Path(sys.argv[1])
+try:
+    (folder / "ready").touch()
+    time.sleep(60)
+except Interrupted as error:
+    (folder / "left").write_text(str(error.signum))
+"""
+PARENT = """
+import functools, os, subprocess, sys, time
+from llmrecipes.signals import die_with_parent
+subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], preexec_fn=functools.partial(die_with_parent, os.getpid()))
+time.sleep(60)
+"""
+
+
+def until(condition) -> bool:
+    deadline = time.time() + 60
+    while not condition() and time.time() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+def written(file: Path) -> bool:
+    return file.exists() and bool(file.read_text())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+def test_chain_that_is_killed_takes_its_stage_along(tmp_path):
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD, str(tmp_path)], cwd=Path(__file__).parent.parent)
+    assert until((tmp_path / "ready").exists)
+    parent.kill()
+    parent.wait()
+    assert until(lambda: written(tmp_path / "left"))
+    assert (tmp_path / "left").read_text() == str(signal.SIGTERM.value)
+
+
+@dataclass
+class Arguments:
+    output_dir: str = ""
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_each_signal_has_an_exit_code_of_its_own(tmp_path, capsys, monkeypatch, signum, code):
+    monkeypatch.setattr("llmrecipes.signals.received", [])
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def main(run, args):
+        handle_signals()
+        os.kill(os.getpid(), signum)
+        time.sleep(10)
+
+    try:
+        with pytest.raises(SystemExit) as caught:
+            launch(main, RunArguments, Arguments, argv=["--output_dir", str(tmp_path / "o")])
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+    assert caught.value.code == code and "continues from the last checkpoint" in capsys.readouterr().err
+
+
+def test_a_signal_sent_twice_at_once_counts_once(monkeypatch):
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    heard = []
+    monkeypatch.setattr("llmrecipes.signals.received", [])
+    handle_signals(heard.append)
+    try:
+        for _ in range(2):  # a terminal and the pipeline, say
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+    assert heard == [signal.SIGINT]
+    assert issubclass(Interrupted, KeyboardInterrupt)
