@@ -86,8 +86,9 @@ def models(s: Settings) -> Problems:
                 "reward model (recipes/reward.py makes one)"
             )
             yield key, text
-        elif config and len(config.get("id2label") or [0]) != 1 and _architecture(config).endswith("Classification"):
-            yield key, f"{s[key]} has {len(config['id2label'])} labels; a reward model has one"
+        labels = len(_mapping(config.get("id2label")))
+        if labels > 1 and _architecture(config).endswith("Classification"):
+            yield key, f"{s[key]} has {labels} labels; a reward model has one"
     config = _model_config(s.values.get("model_name_or_path"))
     is_score = _architecture(config).endswith("SequenceClassification")
     if is_score and "health_check" not in s.keys:  # a key of the two recipes that make and check reward models
@@ -95,14 +96,13 @@ def models(s: Settings) -> Problems:
         yield "model_name_or_path", text
     positions = config.get("n_positions") or config.get("max_position_embeddings")
     learned = config.get("model_type") in LEARNED_POSITIONS
-    if learned and positions and s.given("max_length") and s["max_length"] > positions:
+    if learned and isinstance(positions, int) and s.given("max_length") and s["max_length"] > positions:
         yield "max_length", f"{s['max_length']} is beyond the {positions} positions of {s['model_name_or_path']}"
 
 
 def _model_config(path) -> dict:
     file = Path(path) / "config.json" if isinstance(path, str) and os.path.isdir(path) else None
-    config = _read_json(file) if file else {}
-    return config if isinstance(config, dict) else {}
+    return _mapping(_read_json(file)) if file else {}
 
 
 def _architecture(config: dict) -> str:
@@ -160,10 +160,17 @@ def _template(path: str) -> Problems:
 
 def _vocabulary(folder) -> set[str]:
     read = _read_json(Path(folder) / "tokenizer.json") if isinstance(folder, str) and os.path.isdir(folder) else {}
-    model, added = (read.get("model") or {}, read.get("added_tokens") or []) if isinstance(read, dict) else ({}, [])
-    entries = model.get("vocab") or {}
-    words = entries if isinstance(entries, dict) else [entry[0] for entry in entries]
-    return {*words, *(token["content"] for token in added if isinstance(token, dict) and "content" in token)}
+    added, entries = _mapping(read).get("added_tokens"), _mapping(_mapping(read).get("model")).get("vocab")
+    words = [_mapping(token).get("content") for token in added] if isinstance(added, list) else []
+    if isinstance(entries, list):  # of Unigram: [token, score]
+        entries = [entry[0] for entry in entries if isinstance(entry, list) and entry]
+    entries = entries if isinstance(entries, (dict, list)) else []
+    return {word for word in (*words, *entries) if isinstance(word, str)}
+
+
+def _mapping(value) -> dict:
+    """`value`, which a file holds, if it is a mapping; a broken one is told by whoever loads it."""
+    return value if isinstance(value, dict) else {}
 
 
 def packages(s: Settings) -> Problems:

@@ -11,11 +11,12 @@ import re
 import signal
 import sys
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from llmrecipes.config import InputError, RunArguments, nearest
 from llmrecipes.durable import disk_is_full
-from llmrecipes.keys import Key, keys_of
+from llmrecipes.keys import Key, keys_of, recipe_keys
 from llmrecipes.memory import out_of_memory
 from llmrecipes.preflight import check_machine, contradictions, remarks
 from llmrecipes.renamed import TRANSLATES, hint
@@ -81,7 +82,7 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
         keys.update(keys_of(config_type))
     if options.help is not None:
         show(describe(keys, options.help))
-    settings, environment, problems = _collect(options, keys)
+    settings, environment, problems = collect(options, keys)
     problems += contradictions(settings)
     inputs_exist = inputs_exist and not options.print_config
     if inputs_exist:
@@ -170,7 +171,7 @@ def _or_text(word: str):
         return word
 
 
-def _collect(options: Options, keys: dict[str, Key]) -> tuple[Settings, dict[str, str], list[str]]:
+def collect(options: Options, keys: dict[str, Key]) -> tuple[Settings, dict[str, str], list[str]]:
     """Checked values of YAML and command line, the variables under `env:`, and what was wrong with any of them."""
     values, lines = read_yaml(options.config) if options.config else ({}, {})
     settings, problems, renamed = Settings({}, {}, keys), [], 0
@@ -196,6 +197,13 @@ def _collect(options: Options, keys: dict[str, Key]) -> tuple[Settings, dict[str
         problems.append(f"{options.config}: {TRANSLATES}")
     environment = {key: str(value) for key, value in environment.items()} if not problems else {}
     return settings, environment, problems
+
+
+def config_problems(path: str | os.PathLike, recipe: Path) -> list[str]:
+    """What is wrong with a recipe's YAML on any machine; nothing is imported. For chains: the last stage's mistakes are
+    told before the first one runs."""
+    settings, _, problems = collect(Options({}, config=str(path)), recipe_keys(recipe))
+    return problems + contradictions(settings)
 
 
 def _remember(key: str, settings: Settings) -> None:

@@ -7,6 +7,7 @@ that is, here and in the recipes. Nothing is removed here: a recipe refuses to o
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from llmrecipes.config import InputError
 from llmrecipes.durable import read_json, write_text
 from llmrecipes.keys import keys_of
 from llmrecipes.manifest import ROOT, code_digest, difference, global_batch, inputs_of, run_fingerprint, standing, strings
-from llmrecipes.parsing import load_yaml
+from llmrecipes.parsing import config_problems, load_yaml
 from llmrecipes.signals import IN_A_CHAIN, die_with_parent, handle_signals, received
 
 UNHEALTHY = 3  # exit code
@@ -91,6 +92,7 @@ def plan_stages(pipeline, config_path: str, force: bool) -> list[Stage]:
     for name in [pipeline.from_stage, pipeline.to_stage, *pipeline.only]:
         if name and name not in pipeline.stages:
             raise InputError(f"command line: {name} is no stage of {config_path}; it has {', '.join(pipeline.stages)}")
+    _check_configs(pipeline.stages, Path(config_path))
     stages = [_stage(name, pipeline, Path(config_path)) for name in pipeline.stages]
     names = pipeline.stages
     first = names.index(pipeline.from_stage) if pipeline.from_stage else 0
@@ -182,10 +184,29 @@ def summarise_chain(stages: list[Stage], config_path: str, seconds: float) -> st
     return "\n".join(lines)
 
 
+def _check_configs(names: list[str], config_path: Path) -> None:
+    """InputError with all that is wrong with the stages' YAMLs: a mistake in the last is told before the first one runs."""
+    problems = []
+    for base in dict.fromkeys(name.partition("-round")[0] for name in names):
+        if not re.fullmatch(r"[\w-]+", base):
+            problems.append(f"{config_path}: `stages`: {base[:60]!r} is no STAGE or STAGE-VARIANT")
+            continue
+        recipe, config = recipe_of(base), config_path.parent / f"{base}.yaml"
+        if recipe.exists() and config.exists():
+            problems += config_problems(config, recipe)
+    if problems:
+        raise InputError(*problems)
+
+
+def recipe_of(stage: str) -> Path:
+    """The script of STAGE or STAGE-VARIANT."""
+    return ROOT / "recipes" / f"{stage.split('-')[0]}.py"
+
+
 def _stage(name: str, pipeline, config_path: Path) -> Stage:
     base, _, round_ = name.partition("-round")
     base, round_ = (base, int(round_)) if round_.isdigit() and base in pipeline.loop else (name, 1)
-    recipe = ROOT / "recipes" / f"{base.split('-')[0]}.py"
+    recipe = recipe_of(base)
     config = config_path.parent / f"{base}.yaml"
     if not recipe.exists():
         raise InputError(f"{config_path}: stage {name} has no recipe {recipe.relative_to(ROOT)}")

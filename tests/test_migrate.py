@@ -9,7 +9,7 @@ import yaml
 
 from llmrecipes.keys import recipe_keys
 from llmrecipes.migrate import RECIPES, main, migrate, render
-from llmrecipes.parsing import Options, _collect, parse
+from llmrecipes.parsing import Options, collect, parse
 from llmrecipes.preflight import contradictions
 from llmrecipes.renamed import GONE, RENAMES, hint
 
@@ -166,7 +166,7 @@ early_stopping_patience: 3
 
 def problems_of(text, stage, tmp_path):
     (tmp_path / "new.yaml").write_text(text)
-    settings, _, problems = _collect(Options({}, config=str(tmp_path / "new.yaml")), recipe_keys(RECIPES / f"{stage}.py"))
+    settings, _, problems = collect(Options({}, config=str(tmp_path / "new.yaml")), recipe_keys(RECIPES / f"{stage}.py"))
     return problems + contradictions(settings)
 
 

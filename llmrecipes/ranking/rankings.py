@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmrecipes.config import InputError
-from llmrecipes.formats import check_ranking, parse_jsonl, prompt_text
+from llmrecipes.formats import check_ranking, parse_jsonl, prompt_text, short
 
 
 def read_rankings(path: str, samples: list[dict]) -> list[dict]:
@@ -30,6 +30,9 @@ def read_rankings(path: str, samples: list[dict]) -> list[dict]:
             empty = [column for column in ("prompt_id", "ranking") if column in row and not row[column]]
             note = f" ({', '.join(empty)} empty)" if empty else ""
             raise InputError(f"{where}: columns are {', '.join(row)}{note}; expected prompt_id, ranking (and annotator)")
+        for column in ("prompt_id", "annotator"):
+            if not isinstance(row.get(column) or "", (str, int)):
+                raise InputError(f"{where}: {column} is {short(row[column])}; write text or a number")
         sample = by_id.get(row["prompt_id"])
         if sample is None:
             raise InputError(f"{where}: there is no sample with prompt_id {row['prompt_id']}; is it of another run?")
@@ -53,15 +56,15 @@ def parse_ranking(text: str, where: str) -> list[list[int]]:
     if text.strip().startswith("["):
         try:
             return json.loads(text)
-        except json.JSONDecodeError:
-            raise InputError(f"{where}: ranking {text!r} is not valid JSON; write it like [[2], [0, 3], [1]]") from None
+        except (ValueError, RecursionError):
+            raise InputError(f"{where}: ranking {short(text)} is not valid JSON; write it like [[2], [0, 3], [1]]") from None
     groups = [group.split("=") for group in text.split(">")]
     places = [[place.strip() for place in group] for group in groups]
-    if all(re.fullmatch(r"\d+", place) for group in places for place in group):
+    if all(re.fullmatch(r"\d{1,9}", place) for group in places for place in group):
         return [[int(place) for place in group] for group in places]
     if all(re.fullmatch(r"[A-Za-z]", place) for group in places for place in group):
         return [[ord(place.upper()) - ord("A") for place in group] for group in places]
-    raise InputError(f'{where}: ranking {text!r} is not like "C > A = D > B" or "2 > 0 = 3 > 1"')
+    raise InputError(f'{where}: ranking {short(text)} is not like "C > A = D > B" or "2 > 0 = 3 > 1"')
 
 
 def _read_rows(path: str) -> Iterator[tuple[str, dict]]:
