@@ -25,7 +25,7 @@ def _missing(s: Settings) -> Problems:
     if s.has_unknown_keys or "force" not in s.keys:
         return
     compares, fresh = "models" in s.keys, s["model_config"]
-    if "stages" not in s.keys and not s["output_dir"]:
+    if "output_dir" in s.keys and "stages" not in s.keys and not s["output_dir"]:
         yield "output_dir", "is missing; say where the result goes, e.g. outputs/<experiment>/<stage>"
     if "datasets" in s.keys and not compares and not s["datasets"]:
         yield "datasets", "is missing; give at least one {path: ...}"

@@ -6,7 +6,6 @@ public, because there is no other way to them; all of that is in this file.
 """
 
 import json
-import random
 import signal
 import time
 from pathlib import Path
@@ -17,8 +16,10 @@ from torch import distributed as dist
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from llmrecipes.batch_size import train_where_it_fits
 from llmrecipes.checkpoints import find_damage, is_sealed_by, read_seal, remove_checkpoint, seal_checkpoint, step_folders
 from llmrecipes.config import InputError
+from llmrecipes.random_states import random_states, set_random_states
 from llmrecipes.run import Run
 from llmrecipes.signals import Interrupted, handle_signals, raise_interrupted
 
@@ -49,7 +50,8 @@ def run_training(trainer: Trainer, state: Run) -> dict:
             trainer._run_epoch = lambda **kwargs: None  # Trainer would take another step
     handle_signals(keeper.on_signal)
     try:
-        metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+        train = lambda: trainer.train(resume_from_checkpoint=checkpoint)
+        metrics = train_where_it_fits(trainer, train, keeper.first_step).metrics
     except Interrupted:
         keeper.save_now()
         raise
@@ -96,18 +98,18 @@ class CheckpointKeeper(TrainerCallback):
                 best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
                 state.best_model_checkpoint = str(best) if best.is_dir() else None
             # Trainer loads them only after it has drawn the first batch.
-            now = _random_states()
+            now = random_states()
             trainer._load_rng_state(checkpoint)
-            self.rng = _random_states()
+            self.rng = random_states()
             if not self.is_at_end:
-                _set_random_states(now)
+                set_random_states(now)
         else:
-            self.rng = _random_states()
+            self.rng = random_states()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # The data loader draws a seed when it begins, which is drawn again by a run that continues from the epoch's start.
         if not (self.is_first_epoch and self.run.resume_from_checkpoint):
-            self.rng = _random_states()
+            self.rng = random_states()
         self.is_first_epoch, self.is_first_batch = False, True
 
     # ---- Leaving ----
@@ -124,7 +126,7 @@ class CheckpointKeeper(TrainerCallback):
     def get_batch_samples(self, *args, **kwargs):
         """The next step's batches; between steps the state is kept from which a checkpoint can be written at any time."""
         if not self.is_first_batch:
-            self.rng = _random_states()
+            self.rng = random_states()
         self.is_first_batch = False
         self.at_step = {name: _copied(getattr(self.trainer, name)) for name in SUMS if hasattr(self.trainer, name)}
         self.at_step |= {"rng": self.rng, "total_flos": self.trainer.state.total_flos}
@@ -156,7 +158,7 @@ class CheckpointKeeper(TrainerCallback):
         folder = Path(trainer.args.output_dir) / f"checkpoint-{state.global_step}"
         if not kept or state.global_step <= self.first_step or is_sealed_by(folder, self.run.manifest["fingerprint"]):
             return
-        _set_random_states(kept.pop("rng"))
+        set_random_states(kept.pop("rng"))
         state.total_flos, state.num_input_tokens_seen = kept.pop("total_flos"), kept.pop("tokens")
         for name, value in kept.items():
             setattr(trainer, name, value)
@@ -279,21 +281,6 @@ def _check_best_model(trainer: Trainer, checkpoint: str) -> None:
         wrong = find_damage(best) if best.is_dir() else "is gone"
         if wrong:
             raise InputError(f"{best}: {wrong}, and load_best_model_at_end needs it; --force starts anew")
-
-
-def _random_states() -> dict:
-    states = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.random.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state_all()
-    return states
-
-
-def _set_random_states(states: dict) -> None:
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])
-    torch.random.set_rng_state(states["torch"])
-    if "cuda" in states:
-        torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def _copied(value):

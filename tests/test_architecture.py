@@ -37,6 +37,8 @@ LAYERS = {
         "web",
     },
     1: {
+        "batch_size",
+        "random_states",
         "adapters",
         "answer_masks",
         "data",
