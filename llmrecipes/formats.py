@@ -22,7 +22,7 @@ def rankings_to_pairs(row: Mapping, where: str = "row") -> list[dict]:
     margin: the difference of `scores` where the row has them, else the number of groups apart. With a prompt of
     messages, chosen and rejected are one assistant message each; with a text prompt they are text. `chosen_finished` and
     `rejected_finished`, where the row has `finish_reasons`: whether the model ended the response itself.
-    Responses with equal text are never a pair.
+    Responses with equal text are never a pair, nor is an empty one ever chosen: there is nothing to learn to say.
     """
     check_ranking(row, where)
     responses, scores, reasons = row["responses"], row.get("scores"), row.get("finish_reasons")
@@ -33,7 +33,7 @@ def rankings_to_pairs(row: Mapping, where: str = "row") -> list[dict]:
     for (better, high), (worse, low) in combinations(enumerate(row["ranking"]), 2):
         for i in high:
             for j in low:
-                if responses[i].strip() == responses[j].strip():
+                if responses[i].strip() in ("", responses[j].strip()):
                     continue
                 margin = scores[i] - scores[j] if scores else worse - better
                 sides = (responses[i], responses[j])

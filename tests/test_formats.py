@@ -179,3 +179,8 @@ def test_a_growing_file_is_read_up_to_where_a_kill_cut_it_off(tmp_path):
     assert read_growing(file) == []
     file.write_bytes('{"a": "\u2028"}\n{"a": "ü"}\n{"a": "ü'.encode()[:-1])
     assert read_growing(file) == [{"a": "\u2028"}, {"a": "ü"}]
+
+
+def test_an_empty_response_is_never_chosen():
+    row = {"prompt": "p", "responses": ["", "yes", " "], "ranking": [[0], [1], [2]]}
+    assert [(p["chosen"], p["rejected"]) for p in rankings_to_pairs(row)] == [("yes", " ")]

@@ -173,21 +173,24 @@ def _warn(counts: dict[str, RowCounts]) -> None:
 
 def count_duplicates(train: datasets.Dataset, held_out: datasets.Dataset) -> int:
     """How many rows of `held_out` ask (prompts, pairs) or are (all else) what a row of `train` asks or is."""
-    known = {_key(row) for row in _plain(train)}
-    return sum(_key(row) in known for row in _plain(held_out))
+    known = set(_keys(held_out))
+    found = {key for key in _keys(train) if key in known}
+    return sum(key in found for key in _keys(held_out))
 
 
-def _plain(rows: datasets.Dataset) -> Iterator[dict]:
-    """The rows with the columns that tell them apart."""
+def _keys(rows: datasets.Dataset) -> Iterator[str]:
+    """What tells rows apart: of prompts and pairs what is asked, of all else the whole."""
     names = [name for name in ("prompt", "completion", "messages", "text") if name in rows.column_names] or ["input_ids"]
-    # A prompt with a completion is a demonstration; pairs of one prompt must not stand on both sides.
-    return iter(rows.select_columns([name for name in names if name != "completion" or "chosen" not in rows.column_names]))
+    if "chosen" in rows.column_names:  # pairs of one prompt must not stand on both sides
+        names = ["prompt"]
+    for start in range(0, len(rows), BATCH):
+        batch = rows[start : start + BATCH]
+        for values in zip(*(batch[name] for name in names), strict=True):
+            yield prompt_id(values[0]) if names == ["prompt"] else _digest(values)
 
 
-def _key(row: dict) -> str:
-    if list(row) == ["prompt"]:
-        return prompt_id(row["prompt"])
-    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
+def _digest(values: tuple) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def mark(tokenizer, ids: list[int], carries_loss: list[bool]) -> str:
