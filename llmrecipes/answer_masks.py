@@ -1,10 +1,16 @@
-"""Which tokens of a conversation carry loss, for chat templates without {% generation %} marks: the assistant's answers.
+"""Which tokens of a conversation carry loss: the assistant's answers, each up to the token at which generation stops.
 
-An answer's border is read off the template itself: the conversation up to the answer, rendered with the generation prompt,
-is what the model is given when it is to answer, so what follows it, up to the end of the turn, is what it has to say.
+Where the chat template has {% generation %} marks (or TRL has a training template of it that has), these say it. Else an
+answer's border is read off the template: the conversation up to the answer, rendered with the generation prompt, is what
+the model is given when it is to answer; what follows it, up to the end of the turn, is what it has to say.
+
+A template may show earlier turns otherwise once others follow (Qwen3 drops what was thought). Then each answer becomes a
+row of its own behind what the model is given at that point: so it is learned as it will be generated.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from datasets import Dataset
 from jinja2 import TemplateError
@@ -12,63 +18,166 @@ from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from llmrecipes.config import InputError
+from llmrecipes.templates import apply, end_of_turn, options_of, render
 
 
-def marks_answers(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template marks the assistant's tokens, or TRL knows how to mark them."""
-    if has_generation_markers(tokenizer.chat_template):
-        return True
-    try:
-        get_training_chat_template(tokenizer)
-    except ValueError:
-        return False
-    return True
+@dataclass
+class Piece:
+    """One row to learn from. notes: what about it differs from the plain case (see NOTES)."""
+
+    ids: list[int]
+    labels: list[int]
+    notes: set[str] = field(default_factory=set)
+
+    def add(self, ids: Sequence[int], learned: bool) -> None:
+        self.ids += ids
+        self.labels += ids if learned else [-100] * len(ids)
 
 
-def mask_answers(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Rows {"input_ids", "assistant_masks"} (1: carries loss) of rows of `messages`, which TRL takes as they are.
+NOTES = {
+    "split": "{} rows hold one answer of a longer conversation, whose turns the chat template shows otherwise once others "
+    "follow",
+    "ended": "{} rows hold an answer behind which the chat template puts no token that ends it; {eos} was put there",
+    "opened": "{} rows are learned without the end of the generation prompt, which the chat template leaves out once the "
+    "answer is there",
+}
+
+
+def tokenize_answers(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, stops: set[int], name: str, num_proc: int | None = None
+) -> tuple[Dataset, dict[str, int], set[int]]:
+    """Rows {"input_ids", "labels"} (-100: no loss) of conversations, `messages` or `prompt` and `completion`.
+
+    stops: tokens at which generation stops.
+
+    Returns:
+        rows; how many of them each note of NOTES concerns; tokens that end answers and are none of `stops`.
 
     Raises:
-        InputError: a conversation that the template refuses or renders otherwise as it grows, an answer at whose end
-            generation would not stop, or a tokenizer that cannot say where its tokens lie.
+        InputError: a conversation that the template refuses, or an answer of which nothing is left.
     """
-    if not tokenizer.is_fast:
-        raise InputError("datasets: the tokenizer cannot say where its tokens lie; give rows of prompt and completion")
-    return Dataset.from_list([_mask(row["messages"], tokenizer) for row in rows])
+    if tokenizer.eos_token_id is None:
+        raise InputError("tokenizer: has no end-of-sequence token, so no answer could ever end; set eos_token")
+    ends = {*stops, end_of_turn(tokenizer)} - {None}
+    options = {"tokenizer": tokenizer, "ends": sorted(ends), "template": marked_template(tokenizer), "name": name}
+    made = rows.map(
+        _encode_batch, with_indices=True, batched=True, batch_size=200, remove_columns=rows.column_names,
+        fn_kwargs=options, num_proc=num_proc,
+    )  # fmt: skip
+    notes = {note: sum(made[note]) for note in NOTES}
+    return made.select_columns(["input_ids", "labels"]), notes, set(made["end"]) - stops
 
 
-def _mask(messages: list[dict], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-    where = f"datasets, the conversation that begins {messages[0]['content'][:60]!r}"  # rows are shuffled by now
+def marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The chat template that marks the assistant's tokens: the tokenizer's own, or TRL's of the same model."""
+    if has_generation_markers(tokenizer.chat_template):
+        return tokenizer.chat_template
     try:
-        whole, spans = _answer_spans(messages, tokenizer, where)
-    except TemplateError as error:
-        raise InputError(f"{where}: the chat template refuses it: {error}") from error
-    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-    offsets = encoded["offset_mapping"]
-    mask = [int(_carries_loss(offset, spans)) for offset in offsets]
-    return {"input_ids": encoded["input_ids"], "assistant_masks": mask}
+        return get_training_chat_template(tokenizer)
+    except (ValueError, TypeError, TemplateError):  # it knows no such template, or its probes are refused by it
+        return None
 
 
-def _answer_spans(messages: list[dict], tokenizer, where: str) -> tuple[str, list[tuple[int, int]]]:
-    """The conversation as text, and where in it each answer begins and ends, its end-of-turn token included."""
-    render = lambda turns, **options: tokenizer.apply_chat_template(turns, tokenize=False, **options)
-    whole, spans = render(messages), []
-    for i, turn in enumerate(messages):
-        if turn["role"] != "assistant":
+def _encode_batch(batch: dict, indices: list[int], tokenizer, ends, template, name: str) -> dict[str, list]:
+    found = {column: [] for column in ("input_ids", "labels", "end", *NOTES)}
+    for place, index in enumerate(indices):
+        row = {column: values[place] for column, values in batch.items()}
+        asked = row.get("prompt") or []
+        turns, first = ([*asked, *row["completion"]], len(asked)) if "completion" in row else (row["messages"], 0)
+        where = f"{name} row {index + 1}"
+        for piece in encode(tokenizer, turns, first, set(ends), where, template, options_of(row)):
+            found["input_ids"].append(piece.ids)
+            found["labels"].append(piece.labels)
+            found["end"].append(next(label for label in reversed(piece.labels) if label != -100))
+            for note in NOTES:
+                found[note].append(note in piece.notes)
+    return found
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[dict],
+    first: int,
+    ends: set[int],
+    where: str,
+    template: str | None,
+    options: dict,
+) -> list[Piece]:
+    """A conversation as rows to learn from; the answers from turn `first` on carry loss.
+
+    ends: tokens that may end an answer. template: one with marks, or None.
+    """
+    if template is not None and not first:
+        piece = _by_marks(tokenizer, turns, ends, where, template, options)
+        if piece is not None:
+            return [piece]
+    pieces: list[Piece] = []
+    for i, turn in enumerate(turns):
+        if turn["role"] != "assistant" or i < first:
             continue
-        before, until = render(messages[:i], add_generation_prompt=True), render(messages[: i + 1])
-        if not (until.startswith(before) and whole.startswith(until)):
-            raise InputError(f"{where}: the chat template renders turn {i + 1} otherwise once the conversation goes on; put "
-                             "{% generation %} and {% endgeneration %} around the assistant's text, or use rows of prompt "
-                             "and completion")  # fmt: skip
-        end = until.rfind(tokenizer.eos_token, len(before)) if tokenizer.eos_token else -1
-        if end < 0:
-            raise InputError(f"{where}: the chat template ends an answer without {tokenizer.eos_token!r}, at which "
-                             "generation stops; set eos_token to the token that ends a turn, or chat_template_path"
-                             )  # fmt: skip
-        spans.append((len(before), end + len(tokenizer.eos_token)))
-    return whole, spans
+        given, answer, notes = _answer(tokenizer, turns[: i + 1], ends, f"{where}, turn {i + 1}", options)
+        last = pieces[-1] if pieces else None
+        if last and given[: len(last.ids)] == last.ids:
+            last.add(given[len(last.ids) :], False)
+        else:
+            pieces.append(last := Piece([], []))
+            last.add(given, False)
+        last.add(answer, True)
+        last.notes |= notes
+    for piece in pieces if len(pieces) > 1 else ():
+        piece.notes.add("split")
+    return pieces
 
 
-def _carries_loss(offset: tuple[int, int], spans: Iterable[tuple[int, int]]) -> bool:
-    return any(first <= offset[0] and offset[0] < offset[1] <= last for first, last in spans)
+def _answer(tokenizer, turns: Sequence[dict], ends: set[int], where: str, options: dict) -> tuple[list, list, set[str]]:
+    """(tokens that the model is given, tokens of the last turn up to the one at which it stops, notes)."""
+    notes = set()
+    before = render(tokenizer, turns[:-1], where, add_generation_prompt=True, **options) if len(turns) > 1 else ""
+    whole = render(tokenizer, turns, where, **options)
+    if not whole.startswith(before):
+        asked = render(tokenizer, turns[:-1], where, **options)
+        before = os.path.commonprefix([before, whole])
+        if len(before) < len(asked.rstrip()):
+            raise InputError(f"{where}: the chat template shows the turns before this answer otherwise once it is there, so "
+                             "that it cannot be learned as it would be generated; take another template")  # fmt: skip
+        notes.add("opened")
+    tokens = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+    given, ids = tokens(before), tokens(whole)
+    # Where tokens merge across the border, the answer is cut into tokens by itself, as it will be generated.
+    answer = ids[len(given) :] if ids[: len(given)] == given else tokens(whole[len(before) :])
+    answer = _up_to_end(tokenizer, answer, ends, notes)
+    said = tokenizer.decode(answer[:-1]).strip()
+    if not said:
+        raise InputError(f"{where}: nothing of the answer is left in what the chat template makes of it")
+    return given, answer, notes
+
+
+def _up_to_end(tokenizer, answer: list[int], ends: set[int], notes: set[str]) -> list[int]:
+    """`answer` without the space behind its end; where the template puts no end, EOS is put there."""
+    while answer and answer[-1] not in ends and not tokenizer.decode(answer[-1:]).strip():
+        answer = answer[:-1]
+    if answer and answer[-1] in ends:
+        return answer
+    notes.add("ended")
+    return [*answer, tokenizer.eos_token_id]
+
+
+def _by_marks(tokenizer, turns, ends: set[int], where: str, template: str, options: dict) -> Piece | None:
+    """The conversation with loss where the template marks it; None where a marked answer is not followed by its end."""
+    made = apply(
+        tokenizer, turns, where, chat_template=template, return_dict=True, return_assistant_tokens_mask=True, **options
+    )
+    ids, mask = list(made["input_ids"]), [*made["assistant_masks"], 0]
+    last_ones = [i for i in range(len(ids)) if mask[i] and not mask[i + 1]]
+    for last in last_ones:
+        end = last
+        while end > 0 and mask[end] and ids[end] not in ends and not tokenizer.decode(ids[end : end + 1]).strip():
+            end -= 1
+        if ids[end] in ends:
+            mask[end + 1 : last + 1] = [0] * (last - end)  # marks around the space behind the end as well
+        elif ids[last + 1 : last + 2] and ids[last + 1] in ends:
+            mask[last + 1] = 1  # marks around the content alone: the end of the turn stands right behind
+        else:
+            return None
+    labels = [token if marked else -100 for token, marked in zip(ids, mask, strict=False)]
+    return Piece(ids, labels) if last_ones else None

@@ -120,6 +120,9 @@ class ModelArguments(ModelConfig):
     tokenizer_name_or_path: str | None = field(
         default=None, metadata={"help": "Tokenizer; by default the one that lies beside the model."}
     )
+    chat_template_kwargs: dict | None = field(
+        default=None, metadata={"help": "What the chat template reads besides, {enable_thinking: false}; saved with it."}
+    )
 
 
 def load_function(path: str, key: str):

@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 
 from llmrecipes.config import InputError
-from llmrecipes.turns import check_turns, short
+from llmrecipes.turns import short
 
 
 def rankings_to_pairs(row: Mapping, where: str = "row") -> list[dict]:
@@ -99,37 +99,6 @@ def prompt_text(prompt: str | list[dict]) -> str:
     if len(prompt) == 1:
         return prompt[0]["content"]
     return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
-
-
-def encode_prompts(
-    tokenizer, prompts: Sequence[str | list[dict]], max_length: int | None = None, where: str = "prompts"
-) -> list[list[int]]:
-    """Token ids of each prompt, ready to be continued: messages through the chat template, up to the answer.
-
-    Raises:
-        InputError: messages but no chat template; a prompt without tokens or with more than max_length, with its row.
-    """
-    texts, plain = [], all(isinstance(prompt, str) for prompt in prompts)
-    for number, prompt in enumerate(prompts, start=1):
-        check_turns(prompt, f"{where}, row {number}")
-        if isinstance(prompt, str):
-            texts.append(prompt)
-        elif not tokenizer.chat_template:
-            raise InputError(f"{where}, row {number}: the prompt is a list of messages, but the tokenizer has no chat "
-                             "template; use a chat model's tokenizer, or give prompts as plain text")  # fmt: skip
-        else:
-            texts.append(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))
-    # A chat template writes the special tokens itself.
-    encoded = tokenizer(texts, add_special_tokens=plain)["input_ids"] if texts else []
-    for number, ids in enumerate(encoded, start=1):
-        if not ids:
-            raise InputError(f"{where}, row {number}: the prompt is empty")
-        if max_length is not None and len(ids) > max_length:
-            raise InputError(
-                f"{where}, row {number}: the prompt has {len(ids)} tokens, but beside the response there is room for "
-                f"{max_length} in the model's context; shorten it or lower max_new_tokens"
-            )
-    return encoded
 
 
 def parse_jsonl(lines: Iterable[str], where: str) -> Iterator[dict]:

@@ -24,6 +24,8 @@ from trl import get_quantization_config
 from llmrecipes.adapters import merge, read_chain
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.gguf import local_model
+from llmrecipes.data.tables import say
+from llmrecipes.templates import end_of_turn, set_defaults
 
 PAD, TURN_START, TURN_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 # ChatML. The {% generation %} marks tell TRL which tokens are the assistant's and carry loss.
@@ -73,7 +75,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
 
 def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Tokenizer of `tokenizer_name_or_path`, else the one beside the model or, for an adapter that has none, beside its
-    base; a missing pad token becomes EOS."""
+    base; a missing pad token becomes EOS, and `chat_template_kwargs` the chat template's defaults."""
     path, revision = model.tokenizer_name_or_path, None
     if not path:
         chain = read_chain(_require_path(model), model.model_revision)
@@ -83,6 +85,7 @@ def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> Pr
         tokenizer = AutoTokenizer.from_pretrained(local_model(path), revision=revision, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    set_defaults(tokenizer, model.chat_template_kwargs or {})
     return tokenizer
 
 
@@ -130,8 +133,11 @@ def load_policy(
     model: ModelArguments, tokenizer: PreTrainedTokenizerBase | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel:
     """Causal language model of `model_name_or_path` in the dtype, attention and quantisation of `model`; an adapter merged
-    into its base."""
-    return _load(AutoModelForCausalLM, model, tokenizer, trust_remote_code)
+    into its base. Generation stops at the end of an answer as the tokenizer's chat template writes it."""
+    policy = _load(AutoModelForCausalLM, model, tokenizer, trust_remote_code)
+    if tokenizer is not None and (end := end_of_turn(tokenizer)) is not None:
+        stop_at(policy, {end}, tokenizer, model.model_name_or_path)
+    return policy
 
 
 def load_reward_model(
@@ -195,6 +201,15 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     configured = getattr(model.generation_config, "eos_token_id", None) if model.generation_config else None
     configured = configured if isinstance(configured, list) else [configured]
     return sorted({i for i in [tokenizer.eos_token_id, *configured] if i is not None})
+
+
+def stop_at(model: PreTrainedModel, ends: set[int], tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Lets generation stop at `ends` as well, with which the answers of the template or of the data end; said in a line."""
+    stops = eos_token_ids(model, tokenizer)
+    if new := sorted(ends - set(stops)):
+        model.generation_config.eos_token_id = sorted({*stops, *new})
+        say(f"{where}: answers end in {', '.join(tokenizer.convert_ids_to_tokens(new))}, at which generation did not stop; "
+            "generation_config.json names it from now on")  # fmt: skip
 
 
 def count_parameters(model: PreTrainedModel) -> int:

@@ -11,9 +11,10 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
-from llmrecipes.formats import encode_prompts, parse_jsonl, prompt_id
+from llmrecipes.formats import parse_jsonl, prompt_id
 from llmrecipes.generation import sample_responses
 from llmrecipes.models import context_length, eos_token_ids
+from llmrecipes.templates import encode_prompts, options_of
 
 # Grows by a chunk at a time and is called samples.jsonl when it is whole.
 PARTIAL, RESULT, PARQUET = "samples.partial.jsonl", "samples.jsonl", "samples.parquet"
@@ -36,7 +37,8 @@ def encode_rows(
         raise InputError(f"datasets: has a column `{clash[0]}` already; leave it out with `columns:`")
     context = context_length(model)
     room = context - max_new_tokens if context else None
-    return encode_prompts(tokenizer, [row["prompt"] for row in rows], room, "datasets")
+    prompts, options = [row["prompt"] for row in rows], [options_of(row) for row in rows]
+    return encode_prompts(tokenizer, prompts, room, "datasets", options)
 
 
 def write_samples(

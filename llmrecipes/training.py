@@ -8,14 +8,18 @@ from dataclasses import dataclass
 
 import torch
 import trl
+from accelerate import PartialState
 from datasets import Dataset
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from trl.data_utils import is_conversational
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
+from llmrecipes.answer_masks import NOTES, tokenize_answers
 from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_answers, count_pairs, count_scored, require_rows
-from llmrecipes.models import context_length, num_embeddings, token_blocks
+from llmrecipes.data.tables import say
+from llmrecipes.models import context_length, eos_token_ids, num_embeddings, stop_at, token_blocks
 from llmrecipes.reward_models.scoring import pair_tokens, pool_at_last_token
 
 # Below this many bytes of logits and their gradients (12 per token and vocabulary entry), TRL's tiled LM head costs more
@@ -159,10 +163,15 @@ class SFTTrainer(trl.SFTTrainer):
 
     Measured on a CPU, the tiled path costs 1.35 times a bare loop, the plain one 1.01.
     `row_counts` says how the rows of each data set fared; InputError where none is left.
+    Where the loss is on the answers of conversations (`assistant_only_loss`, or prompts with completions) any chat template
+    will do, and each answer ends where generation stops (see answer_masks.py).
     """
 
     def __init__(self, *, model, args, **kwargs):
         self.row_counts: dict[str, RowCounts] = {}
+        self._start = model
+        # TRL's own way wants marks in the template, or knows the template by heart.
+        self._answers_only, args.assistant_only_loss = args.assistant_only_loss, False
         super().__init__(model=model, args=within_context(args, model), **kwargs)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name: str) -> Dataset:
@@ -170,11 +179,29 @@ class SFTTrainer(trl.SFTTrainer):
         if "labels" not in dataset.column_names:
             whole = copy.copy(args)
             whole.max_length, whole.shuffle_dataset = None, False
-            dataset = super()._prepare_dataset(dataset, processing_class, whole, False, formatting_func, dataset_name)
+            if self._learns_answers(dataset, args):
+                dataset = self._tokenize_answers(dataset, processing_class, args, dataset_name)
+            else:
+                dataset = super()._prepare_dataset(dataset, processing_class, whole, False, formatting_func, dataset_name)
             counts = count_answers(dataset, args.max_length, args.truncation_mode == "keep_end", packing)
             require_rows(counts, dataset_name)
             self.row_counts[dataset_name] = counts
         return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+
+    def _learns_answers(self, dataset: Dataset, args) -> bool:
+        if not isinstance(dataset, Dataset) or "input_ids" in dataset.column_names or not is_conversational(dataset[0]):
+            return False
+        return self._answers_only if "messages" in dataset.column_names else args.completion_only_loss is not False
+
+    def _tokenize_answers(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args, name: str) -> Dataset:
+        stops = set(eos_token_ids(self._start, tokenizer))
+        with PartialState().main_process_first():  # the others read what it has cached
+            rows, notes, ends = tokenize_answers(dataset, tokenizer, stops, name, args.dataset_num_proc)
+        for note, count in notes.items():
+            if count:
+                say(f"{name}: {NOTES[note].format(f'{count:,} of {len(rows):,}', eos=tokenizer.eos_token)}")
+        stop_at(self._start, ends, tokenizer, name)
+        return rows
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         cheap = inputs["input_ids"].numel() * num_embeddings(self.model) * 12 <= CHEAP_LOGITS_BYTES

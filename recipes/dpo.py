@@ -17,13 +17,16 @@ def main(run, data, preview, training, model, looks):
     from llmrecipes.models import load_policy, load_tokenizer, require_chat_template
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
+    from llmrecipes.templates import row_check
     from llmrecipes.training import DPOTrainer, readable
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("dpo", run, training, (run, data, preview, training, model, looks), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
-    train, held_out = load_train_eval(data, training.seed, ("preference",), training.per_device_train_batch_size)
+    train, held_out = load_train_eval(
+        data, training.seed, ("preference",), training.per_device_train_batch_size, row_check(tokenizer)
+    )
     if not isinstance(train[0]["chosen"], str):
         require_chat_template(tokenizer, model.model_name_or_path)
     policy = load_policy(model, tokenizer, training.trust_remote_code)

@@ -43,6 +43,7 @@ def main(run, data, preview, training, model, reward, looks):
     from llmrecipes.resume import run_training
     from llmrecipes.reward_models.scoring import check_reward_path
     from llmrecipes.run import check_run, finish_run, start_run
+    from llmrecipes.templates import row_check
     from llmrecipes.training import readable
 
     if (model.load_in_4bit or model.load_in_8bit) and not model.use_peft:
@@ -55,7 +56,7 @@ def main(run, data, preview, training, model, reward, looks):
     state = check_run("ppo", run, training, (run, data, preview, training, model, reward, looks), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
-    train, held_out = load_train_eval(data, training.seed, ("prompt",))
+    train, held_out = load_train_eval(data, training.seed, ("prompt",), check=row_check(tokenizer))
     policy = load_policy(model, tokenizer, training.trust_remote_code)
 
     reward_funcs, reward_tokenizers = [], []

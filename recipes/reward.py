@@ -27,15 +27,17 @@ def main(run, data, preview, reward, health, training, model):
     from llmrecipes.resume import run_training
     from llmrecipes.reward_models.health import check_saved_model, summarize
     from llmrecipes.run import check_run, finish_run, start_run
+    from llmrecipes.templates import row_check
     from llmrecipes.training import RewardTrainer, evaluate_by_set, pair_columns, readable
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("reward", run, training, (run, data, preview, reward, health, training, model), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
-    train, held_out = load_train_eval(data, training.seed, ("preference",), training.per_device_train_batch_size)
+    check = row_check(tokenizer, training.chat_template_path, shows_tools=False)
+    train, held_out = load_train_eval(data, training.seed, ("preference",), training.per_device_train_batch_size, check)
     if data.eval_datasets:
-        held_out = load_by_split(data.eval_datasets, training.seed, ("preference",))
+        held_out = load_by_split(data.eval_datasets, training.seed, ("preference",), check)
     if not isinstance(train[0]["chosen"], str):
         require_chat_template(tokenizer, model.model_name_or_path)
     weighted = "weight" in train.column_names if reward.weight_pairs is None else reward.weight_pairs

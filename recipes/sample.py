@@ -34,12 +34,13 @@ def main(run, data, sample, model):
     from llmrecipes.models import load_policy, load_tokenizer
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.sampling import encode_rows, to_parquet, write_samples
+    from llmrecipes.templates import row_check
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("sample", run, sample, (run, data, sample, model), inputs, resumes=True)
 
     tokenizer = load_tokenizer(model)
-    prompts = list(load_train_eval(data, sample.seed, ("prompt",))[0])
+    prompts = list(load_train_eval(data, sample.seed, ("prompt",), check=row_check(tokenizer))[0])
     policy = load_policy(model, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
 
     if not state.is_main:

@@ -10,29 +10,29 @@ from llmrecipes.parsing import launch
 
 
 def main(run, data, preview, training, model, looks):
+    from trl.data_utils import is_conversational
+
     from llmrecipes.adapters import lora_config
-    from llmrecipes.answer_masks import marks_answers, mask_answers
     from llmrecipes.data import load_train_eval
     from llmrecipes.data.preview import report_rows
     from llmrecipes.evaluation.watch import watch
     from llmrecipes.models import load_policy, load_tokenizer, require_chat_template
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
+    from llmrecipes.templates import row_check
     from llmrecipes.training import SFTTrainer, readable
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("sft", run, training, (run, data, preview, training, model, looks), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
+    check = row_check(tokenizer, training.chat_template_path)
     train, held_out = load_train_eval(
-        data, training.seed, ("messages", "prompt-completion"), training.per_device_train_batch_size
+        data, training.seed, ("messages", "prompt-completion"), training.per_device_train_batch_size, check
     )
-    if "messages" in train.column_names:
-        if not training.chat_template_path:
-            require_chat_template(tokenizer, model.model_name_or_path)
-        training.assistant_only_loss = bool(training.chat_template_path) or marks_answers(tokenizer)
-        if not training.assistant_only_loss:
-            train, held_out = mask_answers(train, tokenizer), held_out and mask_answers(held_out, tokenizer)
+    training.assistant_only_loss = "messages" in train.column_names
+    if is_conversational(train[0]) and not training.chat_template_path:
+        require_chat_template(tokenizer, model.model_name_or_path)
     policy = load_policy(model, tokenizer, training.trust_remote_code)
 
     trainer = readable(

@@ -1,20 +1,49 @@
-"""Loss on the assistant's answers alone, with chat templates that do not mark them."""
+"""Loss on the assistant's answers alone, each up to where generation stops, with whatever chat template there is."""
 
 import pytest
 from datasets import Dataset
 from trl import SFTConfig
 
-from llmrecipes.answer_masks import marks_answers, mask_answers
+from llmrecipes.answer_masks import encode, marked_template, tokenize_answers
 from llmrecipes.config import InputError
-from llmrecipes.models import CHAT_TEMPLATE, build_policy, train_tokenizer
+from llmrecipes.models import CHAT_TEMPLATE, build_policy, eos_token_ids, train_tokenizer
+from llmrecipes.templates import end_of_turn, options_of
 from llmrecipes.training import SFTTrainer
 
-# SmolLM2's: a system prompt comes first where there is none, and nothing is marked.
-PLAIN = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+SPECIAL = ["<s>", "</s>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<bos>", "<|user|>",
+           "<start_of_turn>", "<end_of_turn>", "<|end|>", "<|assistant|>", "<|endoftext|>", "<｜User｜>", "<｜Assistant｜>",
+           "<｜end▁of▁sentence｜>"]  # fmt: skip
+LOOP, ASK = "{% for m in messages %}", "{% endfor %}{% if add_generation_prompt %}"
+# The families' templates in short. What an answer is and where it ends stands behind each, computed by hand.
+TEMPLATES = {
+    "chatml": LOOP + "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n" + ASK + "<|im_start|>assistant\n{% endif %}",
+    "llama3": "<|begin_of_text|>" + LOOP + "<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}<|eot_id|>"
+    + ASK + "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}",
+    "llama2": "<s>" + LOOP + "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate user/assistant') }}{% endif %}"
+    "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}</s>{% endif %}{% endfor %}",
+    "gemma": "<bos>" + LOOP + "{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end_of_turn>\n"
+    + ASK + "<start_of_turn>model\n{% endif %}",
+    "phi": LOOP + "<|{{ m.role }}|>\n{{ m.content }}<|end|>\n" + ASK + "<|assistant|>\n{% endif %}",
+    "zephyr": LOOP + "<|{{ m.role }}|>\n{{ m.content }}</s>\n" + ASK + "<|assistant|>\n{% endif %}",
+    "deepseek": LOOP + "{% if m.role == 'user' %}<｜User｜>{{ m.content }}{% else %}<｜Assistant｜>{{ m.content }}"
+    "<｜end▁of▁sentence｜>{% endif %}" + ASK + "<｜Assistant｜>{% endif %}",
+    "no end": LOOP + "### {{ m.role }}:\n{{ m.content }}\n\n" + ASK + "### assistant:\n{% endif %}",
+}  # fmt: skip
+ENDS = {"chatml": "<|im_end|>", "llama3": "<|eot_id|>", "llama2": "</s>", "gemma": "<end_of_turn>", "phi": "<|end|>",
+        "zephyr": "</s>", "deepseek": "<｜end▁of▁sentence｜>", "no end": "<|im_end|>"}  # fmt: skip
+# As Qwen3's: what was thought is shown in the last turn alone, where it may be empty.
+QWEN3 = (
+    "{% set ns = namespace(last=0) %}"
+    + LOOP
+    + "{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    + LOOP
+    + "<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.index0 > ns.last %}"
+    "<think>\n{{ m.reasoning_content | default('') }}\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n"
+    + ASK
+    + "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
+    "{% endif %}{% endif %}"
 )
 CHAT = [
     {"role": "user", "content": "Name a river."},
@@ -26,56 +55,130 @@ CHAT = [
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(["Name a river. The Rhine. And another? Be kind. system user assistant"] * 3, 300, 512)
+    texts = ["Name a river. The Rhine. And another? The Seine, the\nPo. system user assistant [INST] think"] * 3
+    made = train_tokenizer(texts, 340, 512)
+    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", *SPECIAL]})
+    return made
 
 
-def masked(tokenizer, template, messages=CHAT):
+def pieces(tokenizer, template, turns=CHAT, first=0, stops=(), row=None):
     tokenizer.chat_template = template
-    (row,) = mask_answers(Dataset.from_list([{"messages": messages}]), tokenizer)
-    return row
+    ends = {tokenizer.eos_token_id, *stops, end_of_turn(tokenizer)} - {None}
+    return encode(tokenizer, turns, first, ends, "here", marked_template(tokenizer), options_of(row or {}))
 
 
-def test_every_answer_and_its_end_of_turn_carries_loss_and_nothing_else(tokenizer):
-    row = masked(tokenizer, PLAIN)
-    assert row["input_ids"] == tokenizer.apply_chat_template(CHAT, return_dict=False)
-    runs, open_run = [], []
-    for token, carries in [*zip(row["input_ids"], row["assistant_masks"], strict=True), (0, 0)]:
-        if carries:
-            open_run.append(token)
-        elif open_run:
-            runs.append(open_run)
-            open_run = []
-    assert [tokenizer.decode(run) for run in runs] == ["The Rhine.<|im_end|>", "The Seine, the\nPo.<|im_end|>"]
-    assert all(run[-1] == tokenizer.eos_token_id for run in runs)
+def learned(tokenizer, piece) -> list[str]:
+    """The texts of a row's stretches of tokens that carry loss."""
+    runs, last = [], False
+    for token, label in zip(piece.ids, piece.labels, strict=True):
+        assert label in (token, -100)
+        if label != -100:
+            runs = [*runs[:-1], [*runs[-1], token]] if last else [*runs, [token]]
+        last = label != -100
+    return [tokenizer.decode(run) for run in runs]
 
 
-def test_templates_with_marks_are_left_to_trl(tokenizer):
-    tokenizer.chat_template = CHAT_TEMPLATE
-    assert marks_answers(tokenizer)
-    tokenizer.chat_template = PLAIN
-    assert not marks_answers(tokenizer)
+@pytest.mark.parametrize("name", ["chatml", "llama3", "llama2", "gemma", "phi", "zephyr", "deepseek"])
+def test_every_answer_and_its_end_carries_loss_and_nothing_else(tokenizer, name):
+    (piece,) = pieces(tokenizer, TEMPLATES[name])
+    space, end = " " if name == "llama2" else "", ENDS[name]
+    assert learned(tokenizer, piece) == [f"{space}The Rhine.{end}", f"{space}The Seine, the\nPo.{end}"]
+    whole = tokenizer.apply_chat_template(CHAT, return_dict=False)
+    assert piece.ids == whole[: len(piece.ids)] and not tokenizer.decode(whole[len(piece.ids) :]).strip()
+    asked = tokenizer.apply_chat_template(CHAT[:3], add_generation_prompt=True, return_dict=False)
+    assert piece.ids[: len(asked)] == asked, "the model is given what it is given when it generates"
 
 
-def test_the_trainer_takes_the_masks_as_labels(tokenizer, tmp_path):
-    tokenizer.chat_template = PLAIN
-    rows = mask_answers(Dataset.from_list([{"messages": CHAT}] * 2), tokenizer)
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
-    policy = build_policy({"model_type": "llama", **shape}, tokenizer)
-    args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", activation_checkpointing=False)
-    trainer = SFTTrainer(model=policy, args=args, train_dataset=rows, processing_class=tokenizer)
-    labels = next(iter(trainer.get_train_dataloader()))["labels"][0].tolist()
-    learned = tokenizer.decode([token for token in labels if token != -100])
-    assert learned == "The Rhine.<|im_end|>The Seine, the\nPo.<|im_end|>"
+def test_an_answer_without_an_end_gets_eos_and_a_row_of_its_own(tokenizer):
+    first, second = pieces(tokenizer, TEMPLATES["no end"])
+    assert learned(tokenizer, first) == ["The Rhine.<|im_end|>"]
+    assert learned(tokenizer, second) == ["The Seine, the\nPo.<|im_end|>"]
+    assert second.notes == {"ended", "split"}
+    asked = tokenizer.apply_chat_template(CHAT[:3], add_generation_prompt=True, return_dict=False)
+    assert second.ids[: len(asked)] == asked and set(second.labels[: len(asked)]) == {-100}
 
 
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        (PLAIN.replace("'<|im_end|>' + '\n'", "'\n'"), "ends an answer without '<|im_end|>'"),
-        (PLAIN.replace("message['content']", "(message['content'] if loop.last else 'cut')"), "turn 2 otherwise"),
-        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-    ],
-)
-def test_a_template_that_cannot_be_learned_from_is_refused_by_its_row(tokenizer, template, message):
-    with pytest.raises(InputError, match=f"begins 'Name a river.': .*{message}"):
-        masked(tokenizer, template)
+@pytest.mark.parametrize("thought", ["", "Rivers..."])
+def test_turns_that_look_otherwise_later_are_learned_as_they_are_generated(tokenizer, thought):
+    turns = [dict(turn) for turn in CHAT]
+    if thought:
+        turns[1]["reasoning_content"] = thought
+    first, second = pieces(tokenizer, QWEN3, turns)
+    assert learned(tokenizer, first) == [f"<think>\n{thought}\n</think>\n\nThe Rhine.<|im_end|>"]
+    assert learned(tokenizer, second) == ["<think>\n\n</think>\n\nThe Seine, the\nPo.<|im_end|>"]
+    assert "<|im_start|>assistant\nThe Rhine.<|im_end|>" in tokenizer.decode(second.ids)
+    for piece in pieces(tokenizer, QWEN3, CHAT, row={"chat_template_kwargs": {"enable_thinking": False}}):
+        assert all("think" not in text for text in learned(tokenizer, piece)), "the empty thought is given, not learned"
+
+
+def test_a_template_of_trls_is_masked_by_its_marks(tokenizer):
+    from trl.chat_template_utils import qwen3_chat_template
+
+    (piece,) = pieces(tokenizer, qwen3_chat_template)
+    assert [text[-len("<|im_end|>") :] for text in learned(tokenizer, piece)] == ["<|im_end|>"] * 2
+
+
+def test_marks_say_what_is_learned_and_are_carried_on_to_the_end_of_the_turn(tokenizer):
+    expected = ["The Rhine.<|im_end|>", "The Seine, the\nPo.<|im_end|>"]
+    assert learned(tokenizer, pieces(tokenizer, CHAT_TEMPLATE)[0]) == expected
+    head = LOOP + "<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}"
+    content = "{{ m.content }}{% endgeneration %}<|im_end|>\n{% else %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    assert learned(tokenizer, pieces(tokenizer, head + content)[0]) == expected
+    behind = "{{ m.content }}<|im_end|>\n{% endgeneration %}{% else %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    assert learned(tokenizer, pieces(tokenizer, head + behind)[0]) == expected
+
+
+def test_completions_alone_carry_loss(tokenizer):
+    for template in (TEMPLATES["chatml"], CHAT_TEMPLATE):
+        (piece,) = pieces(tokenizer, template, first=3)
+        assert learned(tokenizer, piece) == ["The Seine, the\nPo.<|im_end|>"]
+
+
+def test_what_follows_the_last_answer_and_empty_answers(tokenizer):
+    (piece,) = pieces(tokenizer, TEMPLATES["chatml"], CHAT[:3])
+    assert learned(tokenizer, piece) == ["The Rhine.<|im_end|>"]
+    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "f"}}]}
+    with pytest.raises(InputError, match="here, turn 2: nothing of the answer is left"):
+        pieces(tokenizer, TEMPLATES["chatml"], [CHAT[0], call])
+
+
+def trainer(tokenizer, template, tmp_path, rows, **changes):
+    tokenizer.chat_template = template
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    policy = build_policy({"model_type": "llama", **small}, tokenizer)
+    args = {"assistant_only_loss": True, "max_length": 512, "gradient_checkpointing": False, "report_to": "none"} | changes
+    args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **args)
+    return SFTTrainer(model=policy, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+
+
+@pytest.mark.parametrize("name", ["gemma", "llama3", "phi"])
+def test_generation_stops_where_answers_end(tokenizer, tmp_path, capsys, name):
+    made = trainer(tokenizer, TEMPLATES[name], tmp_path, [{"messages": CHAT}] * 3)
+    (labels,) = {tuple(row) for row in made.train_dataset["labels"]}
+    end = tokenizer.convert_tokens_to_ids(ENDS[name])
+    assert labels[-1] == end and end in eos_token_ids(made.model, tokenizer)
+    assert f"answers end in {ENDS[name]}, at which generation did not stop" in capsys.readouterr().out
+    made.model.save_pretrained(tmp_path / "saved")
+    assert end in made.model.from_pretrained(tmp_path / "saved").generation_config.eos_token_id
+
+
+def test_the_trainer_says_what_the_template_made_of_the_rows(tokenizer, tmp_path, capsys):
+    rows = [{"messages": CHAT}] * 3
+    made = trainer(tokenizer, TEMPLATES["no end"], tmp_path, rows)
+    assert len(made.train_dataset) == 6
+    said = capsys.readouterr().out
+    assert "6 of 6 rows hold one answer of a longer conversation" in said and "<|im_end|> was put there" in said
+    with pytest.raises(InputError, match="train row 2, turn 1: the chat template refuses the conversation .*must alternate"):
+        trainer(tokenizer, TEMPLATES["llama2"], tmp_path, [*rows[:1], {"messages": CHAT[1:]}])
+
+
+def test_prompts_with_completions_go_the_same_way(tokenizer, tmp_path):
+    made = trainer(tokenizer, TEMPLATES["gemma"], tmp_path, [{"prompt": CHAT[:3], "completion": CHAT[3:]}] * 2)
+    row = made.train_dataset[0]
+    assert tokenizer.decode([label for label in row["labels"] if label != -100]) == "The Seine, the\nPo.<end_of_turn>"
+
+
+def test_tokenize_answers_reports_ends_that_are_no_stops(tokenizer):
+    tokenizer.chat_template = TEMPLATES["zephyr"]
+    _, notes, ends = tokenize_answers(Dataset.from_list([{"messages": CHAT}]), tokenizer, {tokenizer.eos_token_id}, "train")
+    assert ends == {tokenizer.convert_tokens_to_ids("</s>")} and not any(notes.values())

@@ -41,6 +41,7 @@ LAYERS = {
         "random_states",
         "adapters",
         "answer_masks",
+        "templates",
         "data",
         "models",
         "training",

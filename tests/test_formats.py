@@ -4,7 +4,6 @@ import pytest
 
 from llmrecipes.config import InputError
 from llmrecipes.formats import (
-    encode_prompts,
     parse_jsonl,
     prompt_id,
     rankings_to_pairs,
@@ -153,25 +152,6 @@ def test_broken_jsonl_line_is_numbered():
 def test_prompt_id_depends_on_what_is_asked_only():
     assert prompt_id([USER]) == prompt_id([{"content": "Hi", "role": "user"}])
     assert len({prompt_id("Hi"), prompt_id([USER]), prompt_id([USER, HELLO])}) == 3
-
-
-class Letters:
-    """A tokenizer of characters."""
-
-    chat_template = None
-
-    def __call__(self, texts, add_special_tokens=True):
-        return {"input_ids": [[ord(c) for c in text] for text in texts]}
-
-
-def test_prompts_that_cannot_be_encoded_are_named_by_row():
-    assert encode_prompts(Letters(), ["ab"], 2) == [[97, 98]]
-    with pytest.raises(InputError, match="row 2: the prompt has 3 tokens, but .* room for 2"):
-        encode_prompts(Letters(), ["ab", "abc"], 2)
-    with pytest.raises(InputError, match="row 2: the prompt is empty"):
-        encode_prompts(Letters(), ["ab", ""])
-    with pytest.raises(InputError, match="row 1: .* no chat template"):
-        encode_prompts(Letters(), [[USER]])
 
 
 def test_a_growing_file_is_read_up_to_where_a_kill_cut_it_off(tmp_path):

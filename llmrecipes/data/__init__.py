@@ -1,6 +1,7 @@
 """Data sets: one source, a weighted mixture of several, and the held-out part; always seeded."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -14,19 +15,25 @@ from llmrecipes.formats import prompt_id
 
 
 def load_train_eval(
-    data: DataArguments, seed: int, shapes: tuple[str, ...], min_rows: int = 1
+    data: DataArguments,
+    seed: int,
+    shapes: tuple[str, ...],
+    min_rows: int = 1,
+    check: Callable[[dict, str], None] | None = None,
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
     """Training and held-out rows, each in one of TRL's standard `shapes`; a share of pairs is held out by whole prompts.
+
+    check: raises InputError with the place (file and row) for a row that the stage cannot use (see `templates.row_check`).
 
     Raises:
         InputError: a source is missing, empty or broken, a row has another shape, or fewer than `min_rows` rows are left.
     """
     if not data.datasets:
         raise InputError("`datasets` is missing; give at least one {path: ...}")
-    train, kind = _mix(data.datasets, seed, shapes)
+    train, kind = _mix(data.datasets, seed, shapes, check=check)
     held_out = None
     if data.eval_datasets:
-        held_out, other = _mix(data.eval_datasets, seed, shapes, announce=False)
+        held_out, other = _mix(data.eval_datasets, seed, shapes, announce=False, check=check)
         if other != kind:
             raise InputError(f"eval_datasets: the rows are {other}, those of datasets are {kind}; give both in one way")
     elif data.test_split_size:
@@ -46,10 +53,12 @@ def load_train_eval(
     return train, held_out
 
 
-def load_by_split(sources: list[DatasetSource], seed: int, shapes: tuple[str, ...]) -> dict[str, datasets.Dataset]:
+def load_by_split(
+    sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], check: Callable[[dict, str], None] | None = None
+) -> dict[str, datasets.Dataset]:
     """Held-out sources kept apart, so that each is measured by itself: each under the name of its split, or, where several
     have one split, with the name of its file or folder before it."""
-    return {name: load_rows(s, seed, shapes) for name, s in zip(_set_names(sources), sources, strict=True)}
+    return {name: load_table(s, seed, shapes, check)[0] for name, s in zip(_set_names(sources), sources, strict=True)}
 
 
 def load_mixture(
@@ -78,9 +87,9 @@ def load_source(source: DatasetSource, seed: int) -> datasets.Dataset:
     return raw.rows if isinstance(raw.rows, datasets.Dataset) else to_table(iter(raw))
 
 
-def _mix(sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], announce: bool = True):
+def _mix(sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], announce: bool = True, check=None):
     """(rows of all sources, what kind they are)."""
-    loaded, notes = zip(*(load_table(source, seed, shapes) for source in sources), strict=True)
+    loaded, notes = zip(*(load_table(source, seed, shapes, check) for source in sources), strict=True)
     kinds = kinds_of(notes)
     if set(kinds) == {"messages", "prompt-completion as messages"}:
         loaded, kinds = [_to_messages(part, note.where) for part, note in zip(loaded, notes, strict=True)], {"messages": ""}

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import datasets
@@ -32,11 +32,15 @@ class Notes:
         self.examples.setdefault(what, example)
 
 
-def load_table(source: DatasetSource, seed: int, shapes: tuple[str, ...]) -> tuple[datasets.Dataset, Notes]:
+def load_table(
+    source: DatasetSource, seed: int, shapes: tuple[str, ...], check: Callable[[dict, str], None] | None = None
+) -> tuple[datasets.Dataset, Notes]:
     """Rows of `source` in one of the standard `shapes`, in their own order, and what was noted about them.
 
     Left out with a line: pairs of equal answers, columns that a trainer would take for its own and, with the source's
     `drop_bad_rows`, rows that cannot be used.
+
+    check: raises InputError with the place, its second argument, for a row in standard shape that a stage cannot use.
 
     Raises:
         InputError: naming file and row of the first row that cannot be used, or if nothing is left.
@@ -46,7 +50,7 @@ def load_table(source: DatasetSource, seed: int, shapes: tuple[str, ...]) -> tup
     if shapes == ("text",) and isinstance(raw.rows, datasets.Dataset) and "text" in raw.rows.column_names:
         table = _check_texts(raw, source.drop_bad_rows, notes)
     else:
-        table = to_table(_standard_rows(raw, source.drop_bad_rows, shapes, notes))
+        table = to_table(_standard_rows(raw, source.drop_bad_rows, shapes, notes, check))
     _tell(notes, len(raw))
     if len(table) == 0:
         what, count = notes.counts.most_common(1)[0]
@@ -54,13 +58,15 @@ def load_table(source: DatasetSource, seed: int, shapes: tuple[str, ...]) -> tup
     return table, notes
 
 
-def _standard_rows(raw: RawRows, drop_bad: bool, shapes: tuple[str, ...], notes: Notes) -> Iterator[dict]:
+def _standard_rows(raw: RawRows, drop_bad: bool, shapes: tuple[str, ...], notes: Notes, check) -> Iterator[dict]:
     for i, given in enumerate(raw.rows):
         place = raw.place(i)
         try:
             given = raw.read(i, given)
             shape, row = standard_shape(given, place, shapes), to_standard(given, place, shapes)
             _require_kind(shape, row, place, notes)
+            if check is not None:
+                check(row, place)
         except InputError as error:
             if not drop_bad:
                 hint = "; mend it, or leave such rows out with `drop_bad_rows: true`" if notes.kind else ""

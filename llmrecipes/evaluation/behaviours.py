@@ -8,11 +8,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes import metrics
 from llmrecipes.evaluation.likelihood import kl_divergences
-from llmrecipes.formats import encode_prompts, prompt_text
+from llmrecipes.formats import prompt_text
 from llmrecipes.generation import sample_responses
 from llmrecipes.judging.pairwise import PairJudge
 from llmrecipes.models import context_length, eos_token_ids
 from llmrecipes.processes import once, share
+from llmrecipes.templates import encode_prompts
 
 # measure: (part of the judgement, the `kind`s of questions it is counted on; None = those that can be answered)
 UNANSWERABLE = ("harmful", "unknowable")

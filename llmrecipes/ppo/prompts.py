@@ -1,7 +1,7 @@
 """Prompts of PPO: turned into token ids once, checked against the context, and ordered rollout by rollout."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from datasets import Dataset
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmrecipes.config import InputError
 from llmrecipes.formats import is_conversation
 from llmrecipes.models import context_length
+from llmrecipes.templates import apply, options_of
 
 logger = logging.getLogger(__name__)
 # What reward functions get under these names is made here; a column of that name would take its place.
@@ -36,8 +37,10 @@ def encode_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest
                 "out (`columns` of a data source lists those to keep)"
             )
     encoded, kept = [], []
+    has_options = {"tools", "chat_template_kwargs"} & set(dataset.column_names)
     for row, prompt in enumerate(dataset["prompt"]):
-        ids = prompt_token_ids(prompt, tokenizer, f"{name}, row {row}")
+        options = options_of(dataset[row]) if has_options else {}
+        ids = prompt_token_ids(prompt, tokenizer, f"{name}, row {row}", options)
         if len(ids) > longest and overlong == "error":
             raise InputError(
                 f"{name}, row {row}: the prompt has {len(ids)} tokens, more than {longest} (the context minus "
@@ -54,7 +57,9 @@ def encode_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest
     return dataset.add_column("prompt_ids", encoded)
 
 
-def prompt_token_ids(prompt: str | list, tokenizer: PreTrainedTokenizerBase, where: str) -> list[int]:
+def prompt_token_ids(
+    prompt: str | list, tokenizer: PreTrainedTokenizerBase, where: str, options: Mapping | None = None
+) -> list[int]:
     """Token ids of one prompt: text, chat messages (rendered up to where the assistant speaks) or token ids as they
     are."""
     if isinstance(prompt, str):
@@ -64,9 +69,8 @@ def prompt_token_ids(prompt: str | list, tokenizer: PreTrainedTokenizerBase, whe
             raise InputError(f"{where}: the prompt is a conversation but the tokenizer has no chat template")
         # A prompt that ends in an assistant message asks for that message to be continued.
         continues = prompt[-1]["role"] == "assistant"
-        ids = tokenizer.apply_chat_template(
-            prompt, add_generation_prompt=not continues, continue_final_message=continues, return_dict=True
-        )["input_ids"]
+        goes_on = {"add_generation_prompt": not continues, "continue_final_message": continues}
+        ids = apply(tokenizer, prompt, where, return_dict=True, **goes_on, **(options or {}))["input_ids"]
     elif isinstance(prompt, list) and all(isinstance(token, int) for token in prompt):
         ids = prompt
     else:

@@ -1,0 +1,199 @@
+"""Chat templates: conversations rendered in one place, and rows that a template cannot show refused by their place.
+
+A template may refuse roles or their order (Gemma knows no system turn, Llama 2 wants turns in alternation), and it may pass
+over in silence what it does not know (tool calls, reasoning, tools): what is passed over would be learned as if it were not
+there, so it is refused as well.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import TemplateError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from llmrecipes.config import InputError
+from llmrecipes.turns import check_turns, is_conversation
+
+# Of an assistant's turn: what it says beside its content.
+SAID = ("tool_calls", "reasoning_content", "reasoning", "thinking")
+QUESTION, ANSWER = "Question?", "Answer!"
+
+
+def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping], where: str, **options) -> str:
+    """The conversation as text. options: `tools`, `add_generation_prompt` and whatever else the template reads.
+
+    Raises:
+        InputError: the template refuses the conversation; begins with `where`.
+    """
+    return apply(tokenizer, turns, where, tokenize=False, **options)
+
+
+def apply(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping], where: str, **options):
+    """`apply_chat_template` of the turns; see `render`."""
+    # Arrow gives a turn the keys of all others, with null; templates ask whether a key is there.
+    turns = [{key: "" if value is None else value for key, value in turn.items() if key == "content" or value is not None}
+             for turn in turns]  # fmt: skip
+    try:
+        return tokenizer.apply_chat_template(turns, **options)
+    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise InputError(f"{where}: the chat template refuses the conversation ({roles}): {reason}") from None
+
+
+def options_of(row: Mapping) -> dict:
+    """What a row says to the template beside its turns: `tools` (a list or its JSON text) and `chat_template_kwargs`."""
+    tools = row.get("tools")
+    tools = json.loads(tools) if isinstance(tools, str) and tools.strip() else tools
+    given = {key: value for key, value in (row.get("chat_template_kwargs") or {}).items() if value is not None}
+    return ({"tools": tools} if tools else {}) | given
+
+
+def set_defaults(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, object]) -> None:
+    """Writes `given` (enable_thinking: false) into the chat template, so that every stage and user after it renders alike.
+
+    Raises:
+        InputError: the template does not read one of them.
+    """
+    if given and not tokenizer.chat_template:
+        raise InputError("chat_template_kwargs: the tokenizer has no chat template that could read them")
+    for name, value in given.items():
+        _require_read(tokenizer, name, "chat_template_kwargs")
+        literal = json.dumps(value)
+        tokenizer.chat_template = f"{{%- if {name} is not defined %}}{{%- set {name} = {literal} %}}{{%- endif %}}" + (
+            tokenizer.chat_template
+        )
+
+
+def read_template(path: str) -> str:
+    """The chat template of `chat_template_path`: a Jinja file, or a tokenizer's folder or Hub id."""
+    if path.endswith((".jinja", ".j2")) and Path(path).is_file():
+        return Path(path).read_text(encoding="utf-8")
+    return AutoTokenizer.from_pretrained(path).get_chat_template()
+
+
+def row_check(
+    tokenizer: PreTrainedTokenizerBase, template_path: str | None = None, shows_tools: bool = True
+) -> Callable[[Mapping, str], None]:
+    """A function (row, place) that raises InputError with the place where the template does not show all of the row.
+
+    template_path: of another template than the tokenizer's.
+    shows_tools: whether the stage gives the template the row's `tools` and `chat_template_kwargs`.
+    """
+    if template_path:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = read_template(template_path)
+
+    def check(row: Mapping, where: str) -> None:
+        first = row.get("messages") or row.get("prompt")
+        if not is_conversation(first) or not tokenizer.chat_template:  # which is another error
+            return
+        options = options_of(row)
+        if options and not shows_tools:
+            name = "tools" if row.get("tools") else "chat_template_kwargs"
+            raise InputError(f"{where}: has `{name}`, which this stage does not show the model; leave the column out with "
+                             "`columns:`")  # fmt: skip
+        answers = [row[column] for column in ("completion", "chosen", "rejected") if isinstance(row.get(column), list)]
+        for turns in [[*first, *answer] for answer in answers] or [first]:
+            _check_conversation(tokenizer, turns, where, options)
+
+    return check
+
+
+def _check_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[dict], where: str, options: dict) -> None:
+    asks = turns[-1]["role"] != "assistant"
+    whole = render(tokenizer, turns, where, add_generation_prompt=asks, **options)
+    for name in options:
+        if name != "tools":
+            _require_read(tokenizer, name, where)
+    bare = {name: value for name, value in options.items() if name != "tools"}
+    if "tools" in options and render(tokenizer, turns, where, add_generation_prompt=asks, **bare) == whole:
+        raise InputError(f"{where}: has `tools`, which the chat template does not show; take a template that does")
+    for i, turn in enumerate(turns):
+        own = [key for key in SAID if turn.get(key)] if turn["role"] == "assistant" else []
+        if turn["role"] in ("system", "tool"):
+            _require_shown(tokenizer, turns, i, where, options)
+        if not own and "</think>" not in (turn.get("content") or ""):
+            continue
+        shown = render(tokenizer, turns[: i + 1], where, **options)
+        for key in own:
+            without = {name: value for name, value in turn.items() if name != key}
+            if render(tokenizer, [*turns[:i], without], where, **options) == shown:
+                raise InputError(f"{where}, turn {i + 1}: has `{key}`, which the chat template leaves out; take a template "
+                                 "that shows it, or drop it from the rows")  # fmt: skip
+        thought = (turn.get("content") or "").rpartition("</think>")[0].rpartition("<think>")[2].strip()
+        if thought and turn["role"] == "assistant" and thought not in shown:
+            raise InputError(f"{where}, turn {i + 1}: the chat template leaves out what stands in <think> ... </think>; "
+                             "take a template that shows it, or drop it from the rows")  # fmt: skip
+
+
+def _require_shown(tokenizer: PreTrainedTokenizerBase, turns: list[dict], i: int, where: str, options: dict) -> None:
+    """InputError unless the template shows turn `i`, of the system or a tool."""
+    # Some templates show a system turn only before another; and without a tool's turn nothing may be left to show.
+    before, after = turns[:i], turns[i + 1 : i + 2] if i == 0 else []
+    if not before and not after:
+        return
+    shown = render(tokenizer, [*before, turns[i], *after], where, **options)
+    if shown == render(tokenizer, [*before, *after], where, **options):
+        raise InputError(f"{where}, turn {i + 1}: the chat template leaves out what the {turns[i]['role']} says")
+
+
+def _require_read(tokenizer: PreTrainedTokenizerBase, name: str, where: str) -> None:
+    if not re.search(rf"\b{re.escape(name)}\b", str(tokenizer.chat_template)):
+        raise InputError(f"{where}: the chat template does not read `{name}`, so that it would change nothing")
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that the chat template puts behind an assistant's answer; None if it puts none there, or knows no such
+    conversation."""
+    if not tokenizer.chat_template:
+        return None
+    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+    try:
+        text = render(tokenizer, turns, "")
+    except InputError:
+        return None
+    behind = tokenizer(text.rpartition(ANSWER)[2].strip(), add_special_tokens=False)["input_ids"] if ANSWER in text else []
+    return behind[0] if behind and behind[0] in tokenizer.added_tokens_decoder else None
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str | list[dict]],
+    max_length: int | None = None,
+    where: str = "prompts",
+    options: Sequence[Mapping] = (),
+) -> list[list[int]]:
+    """Token ids of each prompt, ready to be continued: messages through the chat template, up to the answer.
+
+    options: what each prompt says to the template besides (see `options_of`).
+
+    Raises:
+        InputError: messages but no chat template, or one that refuses them; a prompt without tokens or with more than
+            max_length, with its row.
+    """
+    texts, plain = [], all(isinstance(prompt, str) for prompt in prompts)
+    for number, prompt in enumerate(prompts, start=1):
+        check_turns(prompt, f"{where}, row {number}")
+        if isinstance(prompt, str):
+            texts.append(prompt)
+        elif not tokenizer.chat_template:
+            raise InputError(f"{where}, row {number}: the prompt is a list of messages, but the tokenizer has no chat "
+                             "template; use a chat model's tokenizer, or give prompts as plain text")  # fmt: skip
+        else:
+            own = options[number - 1] if options else {}
+            texts.append(render(tokenizer, prompt, f"{where}, row {number}", add_generation_prompt=True, **own))
+    # A chat template writes the special tokens itself.
+    encoded = tokenizer(texts, add_special_tokens=plain)["input_ids"] if texts else []
+    for number, ids in enumerate(encoded, start=1):
+        if not ids:
+            raise InputError(f"{where}, row {number}: the prompt is empty")
+        if max_length is not None and len(ids) > max_length:
+            raise InputError(
+                f"{where}, row {number}: the prompt has {len(ids)} tokens, but beside the response there is room for "
+                f"{max_length} in the model's context; shorten it or lower max_new_tokens"
+            )
+    return encoded

@@ -1,0 +1,156 @@
+"""What a chat template cannot show is refused by file and row, and never learned as if it were not there."""
+
+import json
+
+import pytest
+from test_answer_masks import ASK, CHAT, LOOP, QWEN3, TEMPLATES
+
+from llmrecipes.config import DataArguments, InputError, ModelArguments
+from llmrecipes.data import load_train_eval
+from llmrecipes.models import build_policy, eos_token_ids, load_policy, load_tokenizer, train_tokenizer
+from llmrecipes.ppo.prompts import prompt_token_ids
+from llmrecipes.templates import encode_prompts, end_of_turn, options_of, row_check
+
+TOOLS = [{"type": "function", "function": {"name": "look_up", "description": "", "parameters": {}}}]
+CALL = {"role": "assistant", "content": "", "tool_calls": [
+    {"type": "function", "function": {"name": "look_up", "arguments": {"river": "Po"}}}]}  # fmt: skip
+SYSTEM = {"role": "system", "content": "Be kind."}
+WITH_TOOLS = (
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}" + LOOP
+    + "<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}"
+    "</tool_call>{% endfor %}<|im_end|>\n" + ASK + "<|im_start|>assistant\n{% endif %}"
+)  # fmt: skip
+SILENT = LOOP + "{% if m.role in ('user', 'assistant') %}<|im_start|>{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+R1 = (
+    LOOP + "{% if m.role == 'user' %}<|user|>{{ m.content }}{% else %}<|assistant|>{{ m.content.split('</think>')[-1] }}"
+    "<|im_end|>{% endif %}" + ASK + "<|assistant|><think>\n{% endif %}"
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["Name a river. The Rhine. And another? Be kind. system user assistant"] * 3, 300, 512)
+
+
+def refused(tokenizer, template, row, path=None, **changes):
+    """The line with which a row is refused, or None."""
+    tokenizer.chat_template = template
+    try:
+        row_check(tokenizer, path, **changes)(row, "x.jsonl, row 7")
+    except InputError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "line"),
+    [
+        (TEMPLATES["gemma"], {"messages": [SYSTEM, *CHAT]}, "refuses the conversation (system, user, assistant, user, "),
+        (TEMPLATES["llama2"], {"messages": CHAT[1:]}, "(assistant, user, assistant): roles must alternate user/assistant"),
+        (TEMPLATES["llama2"], {"prompt": [CHAT[0], CHAT[2]]}, "(user, user): roles must alternate user/assistant"),
+        (TEMPLATES["llama2"], {"prompt": CHAT[:1], "chosen": CHAT[1:2], "rejected": CHAT[:1]}, "(user, user): roles must"),
+        (SILENT, {"messages": [SYSTEM, *CHAT]}, ", turn 1: the chat template leaves out what the system says"),
+        (SILENT, {"messages": [CHAT[0], CALL, {"role": "tool", "content": "long"}, CHAT[1]]}, ", turn 2: has `tool_calls`"),
+        (SILENT, {"messages": [*CHAT[:2], {"role": "tool", "content": "long"}, CHAT[1]]}, ", turn 3: the chat template lea"),
+        (TEMPLATES["chatml"], {"messages": [CHAT[0], CALL]}, ", turn 2: has `tool_calls`, which the chat template leaves"),
+        (TEMPLATES["chatml"], {"messages": CHAT, "tools": TOOLS}, ": has `tools`, which the chat template does not show"),
+        (TEMPLATES["chatml"], {"prompt": CHAT[:1], "tools": json.dumps(TOOLS)}, ": has `tools`, which the chat template"),
+        (TEMPLATES["chatml"], {"messages": [CHAT[0], CHAT[1] | {"reasoning_content": "Hm."}]}, "has `reasoning_content`"),
+        (TEMPLATES["chatml"], {"messages": CHAT, "chat_template_kwargs": {"enable_thinking": True}}, "does not read `enabl"),
+        (
+            R1,
+            {"messages": [CHAT[0], {"role": "assistant", "content": "<think>Hm.</think>Po."}]},
+            "leaves out what stands",
+        ),
+        (WITH_TOOLS, {"messages": [CHAT[0], CALL], "tools": TOOLS}, None),
+        (WITH_TOOLS, {"messages": [SYSTEM, CHAT[0], CALL, {"role": "tool", "content": "long"}, CHAT[1]]}, None),
+        (QWEN3, {"messages": [CHAT[0], CHAT[1] | {"reasoning_content": "Hm."}, *CHAT[2:]]}, None),
+        (QWEN3, {"messages": CHAT, "chat_template_kwargs": {"enable_thinking": False}}, None),
+        (TEMPLATES["chatml"], {"messages": CHAT, "tools": [], "chat_template_kwargs": {}}, None),
+        (TEMPLATES["chatml"], {"prompt": "Name a river.", "completion": "Po."}, None),
+    ],
+)
+def test_rows_that_a_template_cannot_show_are_one_line(tokenizer, template, row, line):
+    found = refused(tokenizer, template, row)
+    assert found is None if line is None else found.startswith("x.jsonl, row 7") and line in found, found
+
+
+def test_another_template_and_stages_that_show_no_tools(tokenizer, tmp_path):
+    (tmp_path / "t.jinja").write_text(TEMPLATES["gemma"])
+    line = refused(tokenizer, TEMPLATES["chatml"], {"messages": [SYSTEM, *CHAT]}, str(tmp_path / "t.jinja"))
+    assert "System role not supported" in line and tokenizer.chat_template == TEMPLATES["chatml"]
+    pair = {"prompt": CHAT[:1], "chosen": CHAT[1:2], "rejected": CHAT[3:], "tools": TOOLS}
+    assert "has `tools`, which this stage does not show" in refused(tokenizer, WITH_TOOLS, pair, shows_tools=False)
+
+
+def test_refused_rows_are_named_by_file_and_line_or_dropped(tokenizer, tmp_path):
+    tokenizer.chat_template = TEMPLATES["llama2"]
+    file = tmp_path / "chats.jsonl"
+    rows = [{"messages": CHAT}, {"messages": CHAT[1:]}, {"messages": CHAT[:2]}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    load = lambda source: load_train_eval(DataArguments([source]), 0, ("messages",), check=row_check(tokenizer))[0]
+    with pytest.raises(InputError, match=rf"{file}, row 2: the chat template refuses .* must alternate"):
+        load({"path": str(file)})
+    assert len(load({"path": str(file), "drop_bad_rows": True})) == 2
+
+
+def test_prompts_are_rendered_with_their_tools(tokenizer):
+    tokenizer.chat_template = WITH_TOOLS
+    options = options_of({"tools": json.dumps(TOOLS), "chat_template_kwargs": None})
+    (ids,) = encode_prompts(tokenizer, [CHAT[:1]], options=[options])
+    assert "look_up" in tokenizer.decode(ids) and ids == prompt_token_ids(CHAT[:1], tokenizer, "", options)
+    tokenizer.chat_template = TEMPLATES["gemma"]
+    for encode in (
+        lambda: encode_prompts(tokenizer, [[SYSTEM, CHAT[0]]]),
+        lambda: prompt_token_ids([SYSTEM], tokenizer, ""),
+    ):
+        with pytest.raises(InputError, match="System role not supported"):
+            encode()
+
+
+def test_chat_template_kwargs_become_the_templates_own_defaults(tokenizer, tmp_path):
+    tokenizer.chat_template = QWEN3
+    tokenizer.save_pretrained(tmp_path)
+    source = ModelArguments(tokenizer_name_or_path=str(tmp_path), chat_template_kwargs={"enable_thinking": False})
+    read = load_tokenizer(source)
+    ask = lambda tokenizer, **options: tokenizer.apply_chat_template(
+        CHAT[:1], tokenize=False, add_generation_prompt=True, **options
+    )
+    assert ask(read) == ask(tokenizer, enable_thinking=False) != ask(tokenizer) == ask(read, enable_thinking=True)
+    read.save_pretrained(tmp_path / "again")
+    assert ask(load_tokenizer(ModelArguments(tokenizer_name_or_path=str(tmp_path / "again")))) == ask(read)
+    source.chat_template_kwargs = {"thinking": False}
+    with pytest.raises(InputError, match="chat_template_kwargs: the chat template does not read `thinking`"):
+        load_tokenizer(source)
+
+
+def test_a_loaded_policy_stops_where_the_template_ends_an_answer(tokenizer, tmp_path, capsys):
+    tokenizer.chat_template = TEMPLATES["chatml"]
+    assert end_of_turn(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    build_policy({"model_type": "llama", **small}, tokenizer).save_pretrained(tmp_path)
+    tokenizer.eos_token = "<|pad|>"  # as a base model's <|endoftext|>
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": tokenizer.eos_token_id}))
+    policy = load_policy(ModelArguments(model_name_or_path=str(tmp_path)), tokenizer)
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in eos_token_ids(policy, tokenizer)
+    assert "answers end in <|im_end|>, at which generation did not stop" in capsys.readouterr().out
+    tokenizer.eos_token = "<|im_end|>"
+
+
+class Letters:
+    """A tokenizer of characters."""
+
+    chat_template = None
+
+    def __call__(self, texts, add_special_tokens=True):
+        return {"input_ids": [[ord(c) for c in text] for text in texts]}
+
+
+def test_prompts_that_cannot_be_encoded_are_named_by_row():
+    assert encode_prompts(Letters(), ["ab"], 2) == [[97, 98]]
+    with pytest.raises(InputError, match="row 2: the prompt has 3 tokens, but .* room for 2"):
+        encode_prompts(Letters(), ["ab", "abc"], 2)
+    with pytest.raises(InputError, match="row 2: the prompt is empty"):
+        encode_prompts(Letters(), ["ab", ""])
+    with pytest.raises(InputError, match="row 1: .* no chat template"):
+        encode_prompts(Letters(), [CHAT[:1]])
