@@ -5,13 +5,15 @@ Every measure that comes from a sample of n items is returned as an `Estimate(va
 a caller must say that it measured nothing, not report a zero.
 
 Where `groups` are given, one value an item, items of one group (wordings of one question) are not taken for independent:
-intervals and tests rest on the groups. An item whose group is None stands by itself.
+intervals and tests rest on the groups. An item whose group is None stands by itself. How intervals are made: intervals.py.
 """
 
 import math
 from collections.abc import Hashable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
+
+from llmrecipes.intervals import by_group, exact_interval, expanded_levels, outcome_interval
 
 # Measures of the evaluation that are shares of 1 and read as percent.
 SHARES = {"correct", "polite", "toxic", "fluent", "refused_harmful", "over_refusal", "unknown_on_unknowable"}
@@ -49,44 +51,14 @@ def bits_per_byte(nll: float, num_bytes: int) -> float:
     return nll / num_bytes / math.log(2)
 
 
-def wilson_interval(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Score interval of a proportion (Wilson 1927): stays inside [0, 1] and works at 0 and n successes.
-
-    successes may be fractional (ties counted half), and n (an effective number of items).
-    """
-    if n < 1:
-        raise ValueError("a proportion of no items")
-    if not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes out of {n}")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    p = successes / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def proportion(successes: float, n: int, confidence: float = 0.95) -> Estimate:
-    """successes / n with its Wilson interval."""
-    return Estimate(successes / n if n else 0.0, *wilson_interval(successes, n, confidence), n)
+    """successes / n with its exact interval (intervals.exact_interval)."""
+    return Estimate(successes / n if n else 0.0, *exact_interval(successes, n, confidence), n)
 
 
 def accuracy(hits: Sequence[bool], groups: Sequence[Hashable] | None = None) -> Estimate:
-    """Share of true values in `hits`, with its Wilson interval.
-
-    With groups it is the interval of n / deff items, deff being the design effect (Kish 1965): the variance of the share
-    over groups by that over single items, at least 1 and at most what it is if the items of each group are all alike. The
-    latter is taken where all or none are true, which tells nothing about it.
-    """
-    sums, sizes = _group_sums(list(map(bool, hits)), groups), _group_sums([1] * len(hits), groups)
-    successes, n = sum(sums), len(hits)
-    if not n:
-        raise ValueError("a proportion of no items")
-    share, deff = successes / n, sum(size * size for size in sizes) / n
-    if 0 < share < 1 and len(sizes) > 1:
-        spread = sum((true - share * size) ** 2 for true, size in zip(sums, sizes, strict=True))
-        seen = spread * len(sizes) / (len(sizes) - 1) / (n * share * (1 - share))
-        deff = min(deff, max(1.0, seen))
-    return Estimate(share, *wilson_interval(successes / deff, n / deff), n)
+    """Share of true values in `hits`, with its exact interval, which allows for groups (intervals.outcome_interval)."""
+    return mean_outcome(list(map(bool, hits)), groups=groups)
 
 
 def mean(
@@ -96,19 +68,13 @@ def mean(
     confidence: float = 0.95,
     groups: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """Mean of values with its percentile bootstrap interval (Efron 1979), drawn with a fixed seed; whole groups are
-    resampled."""
-    sizes = _group_sums([1.0] * len(values), groups)
-    return ratio(_group_sums(values, groups), sizes, seed, num_resamples, confidence)._replace(n=len(values))
+    """Mean of values with its bootstrap interval (Efron 1979; intervals.expanded_levels), drawn with a fixed seed; whole
+    groups are resampled."""
+    return ratio(values, [1.0] * len(values), seed, num_resamples, confidence, groups)
 
 
 def _group_sums(values: Sequence[float], groups: Sequence[Hashable] | None) -> list[float]:
-    """The sum of each group's values, in the order of their first items."""
-    sums: dict = {}
-    for i, (value, group) in enumerate(zip(values, groups or [None] * len(values), strict=True)):
-        key = (i,) if group is None else (group, "")
-        sums[key] = sums.get(key, 0) + value
-    return list(sums.values())
+    return [sum(members) for members in by_group(values, groups)]
 
 
 def ratio(
@@ -117,8 +83,9 @@ def ratio(
     seed: int = 0,
     num_resamples: int = 2000,
     confidence: float = 0.95,
+    groups: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """sum(numerators) / sum(denominators) over n items; the bootstrap interval resamples whole items.
+    """sum(numerators) / sum(denominators) over n items; the bootstrap interval resamples whole items, or whole groups.
 
     For numbers that are only defined over many items, such as nats per token over documents of unequal length.
     """
@@ -126,10 +93,10 @@ def ratio(
 
     if len(numerators) != len(denominators):
         raise ValueError(f"{len(numerators)} numerators but {len(denominators)} denominators")
-    n = len(numerators)
-    if n < 1:
+    if not len(numerators):
         raise ValueError("a mean of no items")
-    top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    top, bottom = (np.asarray(_group_sums(values, groups), dtype=float) for values in (numerators, denominators))
+    n = len(top)
     value = float(top.sum() / bottom.sum())
     rng = np.random.default_rng(seed)
     # Drawn a slice at a time: 2,000 x n indices at once would be hundreds of megabytes for large n.
@@ -138,40 +105,44 @@ def ratio(
     for start in range(0, num_resamples, rows_per_slice):
         picks = rng.integers(0, n, size=(min(rows_per_slice, num_resamples - start), n))
         resampled.append(top[picks].sum(axis=1) / bottom[picks].sum(axis=1))
-    low, high = np.quantile(np.concatenate(resampled), [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return Estimate(value, float(low), float(high), n)
+    low, high = np.quantile(np.concatenate(resampled), expanded_levels(n, confidence))
+    return Estimate(value, float(low), float(high), len(numerators))
 
 
-def win_rate(
-    scores: Sequence[float], baseline: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None
-) -> Estimate:
+def win_rate(scores: Sequence[float], baseline: Sequence[float], groups: Sequence[Hashable] | None = None) -> Estimate:
     """Share of prompts on which `scores` beats `baseline`, a tie counting half; interval as `mean_outcome`.
 
     Both are the scores of one answer to the same prompt, in the same order.
     """
-    if len(scores) != len(baseline):
-        raise ValueError(f"{len(scores)} scores but {len(baseline)} of the baseline")
-    outcomes = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(scores, baseline, strict=True)]
-    return mean_outcome(outcomes, seed, groups)
+    return mean_outcome(_outcomes(scores, baseline), groups)
 
 
-def mean_outcome(outcomes: Sequence[float], seed: int = 0, groups: Sequence[Hashable] | None = None) -> Estimate:
-    """Mean of wins (1), ties (0.5) and losses (0) with its bootstrap interval, which would have no width where all are won
-    or all are lost: there with Wilson's."""
-    if outcomes and set(outcomes) in ({0.0}, {1.0}):
-        return accuracy(outcomes, groups)
-    return mean(outcomes, seed, groups=groups)
+def mean_outcome(outcomes: Sequence[float], groups: Sequence[Hashable] | None = None) -> Estimate:
+    """Mean of wins (1), ties (0.5) and losses (0), its interval by intervals.outcome_interval.
+
+    Raises:
+        ValueError: no outcome, or another value.
+    """
+    if not outcomes or not set(outcomes) <= {0, 0.5, 1}:
+        raise ValueError("outcomes are 0, 0.5 or 1, at least one of them")
+    return Estimate(sum(outcomes) / len(outcomes), *outcome_interval(outcomes, groups), len(outcomes))
 
 
-def pair_accuracy(chosen: Sequence[float], rejected: Sequence[float]) -> Estimate:
-    """Share of pairs whose chosen score is above the rejected one, a tie counting half; Wilson interval.
+def pair_accuracy(chosen: Sequence[float], rejected: Sequence[float], groups: Sequence[Hashable] | None = None) -> Estimate:
+    """Share of pairs whose chosen score is above the rejected one, a tie counting half; interval as `mean_outcome`.
 
     Half for a tie, so that a model that gives every answer the same score gets 0.5 and not 0.
+
+    groups: of each pair, the ranking (or prompt) it comes from. The pairs of one ranking share their responses; without
+    groups they are taken for independent and the interval of rankings of four is much too short.
     """
-    if len(chosen) != len(rejected):
-        raise ValueError(f"{len(chosen)} chosen but {len(rejected)} rejected scores")
-    hits = sum(1.0 if c > r else 0.5 if c == r else 0.0 for c, r in zip(chosen, rejected, strict=True))
-    return proportion(hits, len(chosen))
+    return mean_outcome(_outcomes(chosen, rejected), groups)
+
+
+def _outcomes(scores: Sequence[float], others: Sequence[float]) -> list[float]:
+    if len(scores) != len(others):
+        raise ValueError(f"{len(scores)} scores but {len(others)} to compare them with")
+    return [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(scores, others, strict=True)]
 
 
 def calibration_error(confidences: Sequence[float], hits: Sequence[bool], num_bins: int = 10) -> float:
@@ -190,18 +161,20 @@ def calibration_error(confidences: Sequence[float], hits: Sequence[bool], num_bi
     return sum(gaps) / len(confidences)
 
 
-def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
+def mcnemar(
+    first: Sequence[bool], second: Sequence[bool], groups: Sequence[Hashable] | None = None
+) -> tuple[int, int, float]:
     """(only the first is right, only the second is right, two-sided exact p-value) of two models on the same items.
 
     McNemar (1947), exact binomial form: under the null the items on which they differ fall either way with probability 1/2.
+    With groups whole groups fall either way (sign_flip_test).
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} items but {len(second)} of the other model")
     if not first:
         raise ValueError("McNemar's test of no items")
-    b = sum(bool(x) and not y for x, y in zip(first, second, strict=True))
-    c = sum(bool(y) and not x for x, y in zip(first, second, strict=True))
-    return b, c, sign_flip_test([1] * b + [-1] * c)
+    differences = [bool(x) - bool(y) for x, y in zip(first, second, strict=True)]
+    return differences.count(1), differences.count(-1), sign_flip_test(_group_sums(differences, groups))
 
 
 def sign_flip_test(differences: Sequence[int]) -> float:
@@ -233,8 +206,7 @@ def mcnemar_by_measure(
         own = (groups or {}).get(name) or [None] * len(first[name])
         items = [item for item in zip(first[name], second[name], own, strict=True) if None not in item[:2]]
         if items and all(value in (0, 1) for item in items for value in item[:2]):
-            differences = [int(a) - int(b) for a, b, _ in items]
-            tests[name] = sign_flip_test(_group_sums(differences, [group for *_, group in items]))
+            tests[name] = mcnemar(*zip(*items, strict=True))[2]
     return {name: tests[name] for name in first if name in tests}
 
 

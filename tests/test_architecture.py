@@ -31,7 +31,7 @@ LAYERS = {
         "formats",
         "rows",
         "turns",
-        "metrics",
+        "intervals", "metrics",
         "secrets",
         "tracking",
         "web",

@@ -63,7 +63,7 @@ def test_perfect_model_is_healthy():
 def test_guessing_model_is_unhealthy():
     (reason,) = reasons(pairs(guessing))
     assert "below health_min_accuracy 0.6" in reason
-    few = pairs(sees(1.5), count=24)
+    few = pairs(sees(1.5), count=12)
     assert reasons(few, health_min_accuracy=0.5)[0].count("may be guessing")
 
 

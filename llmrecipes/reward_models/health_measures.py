@@ -1,7 +1,7 @@
 """What scored preference pairs tell about a reward model: numbers in, numbers out, every share with its interval.
 
-An estimate is {"value", "low", "high", "n"}. Pairs of one prompt share its responses, so the intervals take prompts as the
-independent observations; n counts pairs, for correlations prompts.
+An estimate is {"value", "low", "high", "n"}. Pairs of one prompt share its responses, which the intervals allow for
+(llmrecipes.intervals); n counts pairs, for correlations prompts.
 """
 
 import math
@@ -47,10 +47,8 @@ def measure_pairs(pairs: Sequence[ScoredPair]) -> dict:
 
 def accuracy(pairs: Sequence[ScoredPair]) -> dict:
     """Share of pairs whose chosen response has the higher score, a tie counting half."""
-    hits = sum(_hit(pair) for pair in pairs)
-    prompts = len({pair.prompt_id for pair in pairs})
-    low, high = metrics.wilson_interval(hits / len(pairs) * prompts, prompts)
-    return {"value": hits / len(pairs), "low": low, "high": high, "n": len(pairs)}
+    scores, others = zip(*((pair.chosen_score, pair.rejected_score) for pair in pairs), strict=True)
+    return metrics.pair_accuracy(scores, others, [pair.prompt_id for pair in pairs])._asdict()
 
 
 def by_quantile(pairs: Sequence[ScoredPair], key: Callable[[ScoredPair], float], num_groups: int) -> dict[str, dict]:

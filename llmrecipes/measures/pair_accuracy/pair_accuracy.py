@@ -1,6 +1,7 @@
 """Share of pairs whose chosen score (predictions) is above the rejected one (references), ties half.
 
-For `evaluate.load("llmrecipes/measures/pair_accuracy")`; computed by llmrecipes.metrics."""
+For `evaluate.load("llmrecipes/measures/pair_accuracy")`; computed by llmrecipes.metrics.
+`compute(..., groups=[...])` takes one value of each pair: the ranking or prompt it comes from."""
 
 import datasets
 import evaluate
@@ -13,5 +14,5 @@ class PairAccuracy(evaluate.Metric):
         features = datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("float64")})
         return evaluate.MetricInfo(description=__doc__, citation="", inputs_description="", features=features)
 
-    def _compute(self, predictions, references):
-        return metrics.pair_accuracy(predictions, references)._asdict()
+    def _compute(self, predictions, references, groups=None):
+        return metrics.pair_accuracy(predictions, references, groups)._asdict()

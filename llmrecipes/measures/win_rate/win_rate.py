@@ -1,6 +1,7 @@
-"""Share of prompts on which a score (predictions) beats the baseline's (references), ties half; bootstrap interval.
+"""Share of prompts on which a score (predictions) beats the baseline's (references), ties half.
 
-For `evaluate.load("llmrecipes/measures/win_rate")`; computed by llmrecipes.metrics."""
+For `evaluate.load("llmrecipes/measures/win_rate")`; computed by llmrecipes.metrics.
+`compute(..., groups=[...])` takes one value of each prompt: prompts of one group are wordings of one question."""
 
 import datasets
 import evaluate
@@ -13,5 +14,5 @@ class WinRate(evaluate.Metric):
         features = datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("float64")})
         return evaluate.MetricInfo(description=__doc__, citation="", inputs_description="", features=features)
 
-    def _compute(self, predictions, references):
-        return metrics.win_rate(predictions, references)._asdict()
+    def _compute(self, predictions, references, groups=None):
+        return metrics.win_rate(predictions, references, groups)._asdict()

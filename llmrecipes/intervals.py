@@ -1,0 +1,114 @@
+"""Intervals that cover the truth in at least about 95 of 100 samples, also for few items, near 0 and 1, and in clusters.
+
+Cheap intervals (Wald's, Wilson's, a bootstrap over few items) are too short in just those cases; `tests/test_intervals.py`
+simulates them. Shares of items get exact limits, which are somewhat too wide rather than too short.
+
+Where `groups` are given, one value an item, items of one group (wordings of one question, pairs of one ranking) are not
+taken for independent: the interval is the one of n / deff items, deff being the design effect (Kish 1965; Korn and Graubard
+1998 for exact limits of that many). An item whose group is None stands by itself.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+
+def exact_interval(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a proportion (Clopper and Pearson 1934), which covers it in at least `confidence` of all samples.
+
+    successes and n may be fractional (an effective number of items).
+
+    Raises:
+        ValueError: n is below 1, or successes are not between 0 and n.
+    """
+    from scipy.special import betaincinv
+
+    if n < 1:
+        raise ValueError("a proportion of no items")
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes out of {n}")
+    tail, failures = (1 - confidence) / 2, n - successes
+    low = float(betaincinv(successes, failures + 1, tail)) if successes else 0.0
+    return low, float(betaincinv(successes + 1, failures, 1 - tail)) if failures else 1.0
+
+
+def outcome_interval(
+    outcomes: Sequence[float], groups: Sequence[Hashable] | None = None, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the mean of outcomes that are 0, 0.5 (a tie) or 1.
+
+    The mean is 1/2 + (share of 1 - share of 0) / 2: the exact limits of both shares are put together as Newcombe (1998,
+    Statistics in Medicine 17:2635, method 10) does for a difference of paired proportions. Without ties these are the limits
+    of `exact_interval`; of nothing but ties the interval is as wide as that of no wins and no losses.
+    """
+    size = len(outcomes) / design_effect(outcomes, groups)
+    won, lost = (sum(outcome == end for outcome in outcomes) / len(outcomes) for end in (1, 0))
+    (won_low, won_high), (lost_low, lost_high) = (exact_interval(share * size, size, confidence) for share in (won, lost))
+    others = (1 - won) * (1 - lost)
+    # Correlation of the two shares with the sign turned, since it is their difference that counts.
+    alike = math.sqrt(won * lost / others) if others else float(won + lost == 1)
+    below = _together(won - won_low, lost_high - lost, alike)
+    above = _together(won_high - won, lost - lost_low, alike)
+    return max(0.0, (1 + won - lost - below) / 2), min(1.0, (1 + won - lost + above) / 2)
+
+
+def design_effect(outcomes: Sequence[float], groups: Sequence[Hashable] | None = None) -> float:
+    """How many times as many items in these groups tell as much as single ones, from 1 to sum(sizes ** 2) / n, which it is
+    where the items of each group are all alike.
+
+    The larger of two estimates: the variance of the mean over groups by that over items; and 1 + rho (greatest - 1) with rho
+    the correlation within groups, told by how often the rarer outcomes come together. There one more such item, whose group
+    agrees with it, is counted in: where few items say anything about rho, it is taken to be near 1.
+    """
+    if not outcomes:
+        raise ValueError("a proportion of no items")
+    clusters, n = by_group(list(map(float, outcomes)), groups), len(outcomes)
+    greatest = sum(len(cluster) ** 2 for cluster in clusters) / n
+    mean = sum(map(sum, clusters)) / n
+    spread = sum((outcome - mean) ** 2 for cluster in clusters for outcome in cluster)
+    if len(clusters) == n or not spread:
+        return greatest
+    between = sum((sum(cluster) - mean * len(cluster)) ** 2 for cluster in clusters) * len(clusters)
+    seen = between / max(1, len(clusters) - 1) / spread
+    told = 1 + _correlation(clusters) * (greatest - 1)
+    return min(greatest, max(1.0, seen, told))
+
+
+def by_group(values: Sequence, groups: Sequence[Hashable] | None = None) -> list[list]:
+    """The values of each group, in the order of their first items; one whose group is None is a group of its own."""
+    members: dict = {}
+    for i, (value, group) in enumerate(zip(values, groups if groups is not None else [None] * len(values), strict=True)):
+        members.setdefault((i,) if group is None else (group, ""), []).append(value)
+    return list(members.values())
+
+
+def expanded_levels(n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Quantiles of a bootstrap over n items that are its interval's ends. A bootstrap's spread is too small by
+    sqrt((n - 1) / n) and knows no t distribution, so that plain percentiles are too near for few items (Hesterberg 2015, The
+    American Statistician 69:371)."""
+    from scipy.special import ndtr, stdtrit
+
+    if n < 2:
+        return 0.0, 1.0
+    low = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - confidence) / 2)))
+    return low, 1 - low
+
+
+def _correlation(clusters: list[list[float]]) -> float:
+    counts = Counter(outcome for cluster in clusters for outcome in cluster)
+    usual = counts.most_common(1)[0][0]
+    rare = sum(count for outcome, count in counts.items() if outcome != usual)
+    chance = sum(count**2 for outcome, count in counts.items() if outcome != usual) / rare / sum(counts.values())
+    items, alike, telling = 0, 0.0, 0
+    for cluster in clusters:
+        own = Counter(outcome for outcome in cluster if outcome != usual)
+        if len(cluster) > 1 and own:
+            telling += 1
+            items += sum(own.values())
+            alike += sum(count * (count - 1) for count in own.values()) / (len(cluster) - 1)
+    more = items / telling if telling else 1.0
+    return max(0.0, ((alike + more) / (items + more) - chance) / (1 - chance))
+
+
+def _together(first: float, second: float, correlation: float) -> float:
+    return math.sqrt(first**2 + second**2 + 2 * correlation * first * second)
