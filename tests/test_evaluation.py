@@ -163,7 +163,7 @@ def test_each_task_file_scores_as_direct_log_likelihoods_do_in_any_order_of_choi
     assert summarise_items(score_items(model, tokenizer, loaded, limit=count))[name] == score
 
 
-def test_blimp_files_score_as_lm_evals_own_task_does(model, tokenizer, tmp_path):
+def test_blimp_files_score_as_lm_evals_own_task_does_and_as_published(model, tokenizer, tmp_path):
     import lm_eval
     import yaml
 
@@ -175,11 +175,17 @@ def test_blimp_files_score_as_lm_evals_own_task_does(model, tokenizer, tmp_path)
     (tmp_path / "order.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     scores = summarise_items(score_items(model, tokenizer, load_tasks([], "configs/tasks", blimp_path=str(tmp_path))))
     assert scores["blimp_order"] == scores["blimp"] and scores["blimp"].n == len(rows)
+    assert scores["blimp_published_order"] == scores["blimp_published"] and scores["blimp_published"].n == len(rows)
     own = yaml.safe_load((Path(lm_eval.__file__).parent / "tasks" / "blimp" / "_template_yaml").read_text())
     own |= {"task": "theirs", "dataset_path": "json", "dataset_kwargs": {"data_files": str(tmp_path / "order.jsonl")}}
     (tmp_path / "theirs.yaml").write_text(yaml.safe_dump(own))
     theirs = summarise_items(score_items(model, tokenizer, load_tasks(["theirs"], str(tmp_path))))["theirs"]
     assert theirs == scores["blimp"]
+    # As published: a sentence without a blank, after the token that begins a text.
+    likelihood = lambda text: log_likelihood(model, [tokenizer.eos_token_id], tokenizer(text)["input_ids"])
+    for name, blank in (("blimp_published", ""), ("blimp", " ")):
+        hits = [likelihood(blank + good) > likelihood(blank + bad) for good, bad in pairs]
+        assert scores[name].value == pytest.approx(sum(hits) / len(hits))
     (tmp_path / "broken.jsonl").write_text('{"sentence_good": "a"}\n')
     with pytest.raises(InputError, match="broken.jsonl, row 1: expected sentence_good and sentence_bad"):
         load_tasks([], "configs/tasks", blimp_path=str(tmp_path))

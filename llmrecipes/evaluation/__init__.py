@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from llmrecipes import metrics
 from llmrecipes.config import DataArguments, InputError, ModelArguments, load_function
 from llmrecipes.data import load_mixture
-from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
+from llmrecipes.evaluation.abilities import PUBLISHED, load_tasks, score_items, summarise_items
 from llmrecipes.evaluation.behaviours import (
     MEASURES,
     answer,
@@ -212,7 +212,7 @@ def write_results(
         judge_numbers = parts.judge.endpoint.numbers(price) | {"judge_kept": parts.judge.verdicts.kept}
     as_json = {name: {m: e._asdict() for m, e in measures.items()} for name, measures in scores.items()}
     tasks = sorted(parts.tasks["tasks"]) if parts.tasks else []
-    tasks += ["blimp"] if any("blimp" in measures for measures in scores.values()) else []
+    tasks += [name for name in ("blimp", PUBLISHED) if any(name in measures for measures in scores.values())]
     about = {"tasks": tasks, "skipped": parts.skipped, "judged_by": parts.judged_by} | judge_numbers
     p_values = {name: parts.p_values[name] for name in scores if parts.p_values.get(name)}
     about |= {"baseline": parts.baseline, "p_values": p_values} if p_values else {}

@@ -21,6 +21,8 @@ from llmrecipes.data import load_source
 from llmrecipes.formats import parse_jsonl
 from llmrecipes.processes import once, processes
 
+PUBLISHED = "blimp_published"
+
 
 def load_items(source: dict, where: dict | None = None, max_items: int | None = None, **metadata) -> dict:
     """Items of a task, for `custom_dataset: !function llmrecipes.evaluation.abilities.load_items` in its YAML file.
@@ -57,7 +59,8 @@ def load_tasks(
 ) -> dict:
     """lm-eval's loaded tasks ({"tasks": ..., "groups": ...}), to be used for every model alike.
 
-    blimp_path: folder with BLiMP's JSONL files (Warstadt et al. 2020, arXiv 1912.00582), each a task blimp_NAME.
+    blimp_path: folder with BLiMP's JSONL files (Warstadt et al. 2020, arXiv 1912.00582), each two tasks: blimp_NAME, which
+        puts a blank before each sentence as lm-eval does, and blimp_published_NAME, which scores the bare sentences.
     allow_code_execution: take tasks, too, that run what the model writes (lm-eval's `unsafe_code`).
 
     Raises:
@@ -118,7 +121,8 @@ def _no_item_score(task: str) -> InputError:
 
 
 def _blimp_files(folder: str) -> list[dict]:
-    """A task for each file, with the keys of lm-eval's own `blimp` (which reads the same rows from the Hub)."""
+    """Two tasks for each file: with the keys of lm-eval's own `blimp`, which reads the same rows from the Hub, and as
+    published, without lm-eval's blank between the empty context and the sentence."""
     files = sorted(Path(folder).glob("*.jsonl"))
     if not files:
         raise InputError(f"blimp_path: {folder} holds no .jsonl file; give the folder of BLiMP's paradigms")
@@ -130,19 +134,18 @@ def _blimp_files(folder: str) -> list[dict]:
                     raise InputError(
                         f"{file}, row {number}: expected sentence_good and sentence_bad, found {', '.join(row)}"
                     )
-        configs.append(
-            {
-                "task": f"blimp_{file.stem}",
-                "dataset_path": "json",
-                "dataset_kwargs": {"data_files": str(file)},
-                "output_type": "multiple_choice",
-                "validation_split": "train",
-                "doc_to_text": "",
-                "doc_to_target": 0,
-                "doc_to_choice": "{{[sentence_good, sentence_bad]}}",
-                "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-            }
-        )
+        config = {
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": str(file)},
+            "output_type": "multiple_choice",
+            "validation_split": "train",
+            "doc_to_text": "",
+            "doc_to_target": 0,
+            "doc_to_choice": "{{[sentence_good, sentence_bad]}}",
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        }
+        configs.append(config | {"task": f"blimp_{file.stem}"})
+        configs.append(config | {"task": f"{PUBLISHED}_{file.stem}", "target_delimiter": ""})
     return configs
 
 
@@ -156,7 +159,7 @@ def score_items(
 ) -> dict[str, list[float]]:
     """Each item's score, task by task of `loaded` (see load_tasks), in the items' order: whether it is right, or the task's
     first metric if it measures something else, by the task's first filter (of gsm8k `strict-match`). Those of all of BLiMP's
-    paradigms are `blimp` as well.
+    paradigms are `blimp` as well, or `blimp_published`.
 
     limit: items a task, the first ones; None for all. shared: all processes of a launch call this, each scores its share.
     """
@@ -191,8 +194,10 @@ def _item_scores(by_task: dict[str, list[dict]]) -> dict[str, list[float]]:
             scores[name] = [float(sample[metric]) for sample in sorted(samples, key=lambda sample: sample["doc_id"])]
         except (TypeError, ValueError):
             raise _no_item_score(name) from None
-    blimp = [score for name, values in scores.items() if name.startswith("blimp_") for score in values]
-    return scores | ({"blimp": blimp} if blimp else {})
+    for name, values in list(scores.items()):
+        if name.startswith("blimp_"):
+            scores.setdefault(PUBLISHED if name.startswith(f"{PUBLISHED}_") else "blimp", []).extend(values)
+    return scores
 
 
 def summarise_items(scores: dict[str, list[float]]) -> dict[str, metrics.Estimate]:

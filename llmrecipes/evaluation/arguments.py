@@ -19,7 +19,9 @@ class EvaluateArguments:
         default=False,
         metadata={"help": "Take tasks that run code which the model writes, on this machine (humaneval, mbpp)."},
     )
-    blimp_path: str | None = field(default=None, metadata={"help": "Folder of BLiMP's JSONL files, scored as published."})
+    blimp_path: str | None = field(
+        default=None, metadata={"help": "Folder of BLiMP's JSONL files, scored as lm-eval does and as published."}
+    )
     task_limit: int | None = field(default=None, metadata={"help": "Items a task, the first ones; all by default."})
     judge: str | None = field(default=None, metadata={"help": "module:function (row, answer) -> named parts, or `llm`."})
     judge_url: str | None = field(default=None, metadata={"help": "Of `llm`: OpenAI-compatible endpoint, ends in /v1."})
