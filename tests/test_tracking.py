@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import trackio
 
+from llmrecipes.checkpoints import seal_checkpoint
 from llmrecipes.config import RunArguments
 from llmrecipes.run import check_run, finish_run, start_run
 
@@ -32,10 +33,13 @@ def test_runs_are_named_by_stage_and_numbered_unless_they_continue(tmp_path, mon
     assert start(tmp_path / "sft-long")[1] == "sft-long" and start(tmp_path / "mine")[1] == "sft-mine"
     assert start(tmp_path / "named", run_name="abc")[1] == "abc"
     tracked += ["sft"]
-    assert start(tmp_path / "sft", RunArguments(force=True))[1] == "sft-2"
-    tracked += ["sft-2"]
-    (tmp_path / "sft" / "checkpoint-5").mkdir()
-    (tmp_path / "sft" / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    state, name = start(tmp_path / "sft", RunArguments(force=True))
+    assert name == "sft-2"
+    tracked += [name]
+    checkpoint = tmp_path / "sft" / "checkpoint-5"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text('{"global_step": 5}')
+    seal_checkpoint(checkpoint, state.manifest["fingerprint"], step=5, seconds=1.0, launch=state.manifest["launch"])
     assert start(tmp_path / "sft")[1] == "sft-2", "a run that continues keeps its name"
     assert start(tmp_path / "sft", RunArguments(force=True))[1] == "sft-3"
     assert start(tmp_path / "untracked", report_to=[])[1] is None
