@@ -140,7 +140,7 @@ def smalltalk_rows(source):
     [f"{world}_{a}" for world in ("tinytown", "english") for a in ABILITIES] + [f"smalltalk_{a}" for a in SMALLTALK],
 )
 def test_each_task_file_scores_as_direct_log_likelihoods_do_in_any_order_of_choices(name, monkeypatch):
-    monkeypatch.setattr("llmrecipes.data.load_archive", smalltalk_rows)
+    monkeypatch.setattr("llmrecipes.data.sources.load_archive", smalltalk_rows)
     tokenizer = train_tokenizer(TEXTS * 5, vocab_size=320, max_length=512)
     torch.manual_seed(0)
     model = build_policy(SHAPE | {"max_position_embeddings": 512}, tokenizer).eval()

@@ -240,7 +240,7 @@ def test_recipe_alone_writes_beside_the_model_and_its_exit_code_is_the_verdict(f
     ("argv", "message"),
     [
         ([], "`model_name_or_path` is missing"),
-        (["--model_name_or_path", "no/such", "--eval_datasets", "x"], "`output_dir` is missing"),
+        (["--model_name_or_path", "no/such"], "no/such is not on this machine"),
         (["--model_name_or_path", "FOLDER"], "`eval_datasets` is missing"),
         (["--health_min_acuracy", "0.5"], "did you mean `health_min_accuracy`"),
     ],
