@@ -35,7 +35,7 @@ class RewardArguments:
 
 def main(run, data, preview, training, model, reward, looks):
     from llmrecipes.adapters import lora_config
-    from llmrecipes.data import load_train_eval
+    from llmrecipes.data import load_train_eval, true_rows
     from llmrecipes.data.preview import count_prompts, report_rows
     from llmrecipes.evaluation.watch import watch
     from llmrecipes.models import load_policy, load_reward_model, load_tokenizer
@@ -80,19 +80,20 @@ def main(run, data, preview, training, model, reward, looks):
         )
         value_model = load_reward_model(source, tokenizer, training.trust_remote_code)
 
-    trainer = readable(
-        PPOTrainer(
-            model=policy,
-            args=training,
-            train_dataset=train,
-            eval_dataset=held_out,
-            processing_class=tokenizer,
-            reward_funcs=reward_funcs,
-            reward_processing_classes=reward_tokenizers,
-            value_model=value_model,
-            peft_config=lora_config(model, policy),
+    with true_rows(data, training.seed, ("prompt",), training_prompts=train, evaluation_prompts=held_out):
+        trainer = readable(
+            PPOTrainer(
+                model=policy,
+                args=training,
+                train_dataset=train,
+                eval_dataset=held_out,
+                processing_class=tokenizer,
+                reward_funcs=reward_funcs,
+                reward_processing_classes=reward_tokenizers,
+                value_model=value_model,
+                peft_config=lora_config(model, policy),
+            )
         )
-    )
     counts = {"train": count_prompts(trainer.train_dataset, len(train))}
     used = report_rows(counts, tokenizer, train, held_out, trainer.train_dataset, preview.preview)
     watch(trainer, looks, tokenizer)

@@ -29,7 +29,7 @@ def main(run, data, sample, model):
     import torch
 
     from llmrecipes.cards.dataset import write_card
-    from llmrecipes.data import load_train_eval
+    from llmrecipes.data import load_train_eval, true_rows
     from llmrecipes.manifest import fingerprint
     from llmrecipes.models import load_policy, load_tokenizer
     from llmrecipes.run import check_run, finish_run, start_run
@@ -45,7 +45,8 @@ def main(run, data, sample, model):
 
     if not state.is_main:
         return
-    encoded = encode_rows(policy, tokenizer, prompts, sample.num_samples, sample.max_new_tokens)
+    with true_rows(data, sample.seed, ("prompt",), datasets=prompts):
+        encoded = encode_rows(policy, tokenizer, prompts, sample.num_samples, sample.max_new_tokens)
     start_run(state)
     rows = write_samples(
         policy,

@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError
-from llmrecipes.data import load_by_split, load_mixture, load_rows, load_source, load_train_eval, tables
+from llmrecipes.data import load_by_split, load_mixture, load_rows, load_source, load_train_eval, tables, true_rows
 
 
 def jsonl(path, rows):
@@ -329,3 +329,17 @@ def test_a_column_may_change_its_type_after_thousands_of_rows():
     table = tables.to_table(rows)
     assert len(table) == 2 * tables.CHUNK and table[0]["kind"] == "a" and table[-1]["kind"] == len(table) - 1
     assert table[-1]["messages"] == chat(str(len(table) - 1))["messages"]
+
+
+def test_an_error_after_shuffling_names_the_true_row(tmp_path):
+    paths = [jsonl(tmp_path / f"{name}.jsonl", [chat(f"{name} {i}") for i in range(9)]) for name in "ab"]
+    data = DataArguments([{"path": paths[0], "max_rows": 5}], [paths[1]])
+    train, held_out = load_train_eval(data, 3, ("prompt",))
+    loaded = {"training_prompts": train, "evaluation_prompts": held_out}
+    for name, rows in loaded.items():
+        source, number = rows[2]["prompt"][0]["content"].split()
+        place = rf"{source}\.jsonl, row {int(number) + 1}: the prompt has 9 tokens"
+        with pytest.raises(InputError, match=place), true_rows(data, 3, ("prompt",), **loaded):
+            raise InputError(f"{name.replace('_', ' ')}, row 3: the prompt has 9 tokens")
+    with pytest.raises(InputError, match="^`model`: is missing"), true_rows(data, 3, ("prompt",), **loaded):
+        raise InputError("`model`: is missing")

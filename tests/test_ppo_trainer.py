@@ -467,7 +467,7 @@ def test_prompts_may_be_text_messages_or_tokens(tmp_path, prompt):
 
 def test_long_prompts_are_an_error_or_dropped(tmp_path, caplog):
     rows = [{"prompt": [5] * length} for length in (3, 57, 4, 56, *[2] * 8)]
-    with pytest.raises(InputError, match="training prompts, row 1: the prompt has 57 tokens, more than 56"):
+    with pytest.raises(InputError, match="training prompts, row 2: the prompt has 57 tokens, more than 56"):
         toys.trainer(tmp_path, data=Dataset.from_list(rows))
     trainer = toys.trainer(tmp_path, data=Dataset.from_list(rows), overlong_prompts="drop")
     assert len(trainer.train_dataset) == 11 and "dropped 1 prompts of more than 56 tokens" in caplog.text
@@ -482,8 +482,8 @@ def test_long_prompts_are_an_error_or_dropped(tmp_path, caplog):
             ([{"prompt": "w1", column: [1]}] * 8, f"the column `{column}` has a name that PPO gives .*; rename it")
             for column in ("prompts", "prompt_ids", "completions", "completion_ids")
         ),
-        ([{"prompt": ""}] * 8, "row 0: the prompt is empty"),
-        ([{"prompt": [{"role": "user", "content": "w1"}]}] * 8, "row 0: .* no chat template"),
+        ([{"prompt": ""}] * 8, "row 1: the prompt is empty"),
+        ([{"prompt": [{"role": "user", "content": "w1"}]}] * 8, "row 1: .* no chat template"),
     ],
 )
 def test_unusable_prompts_are_refused(tmp_path, rows, message):

@@ -1,7 +1,9 @@
 """Data sets: one source, a weighted mixture of several, and the held-out part; always seeded."""
 
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
@@ -12,6 +14,7 @@ from llmrecipes.config import DataArguments, DatasetSource, InputError
 from llmrecipes.data.sources import read_source
 from llmrecipes.data.tables import join, kinds_of, load_table, say, to_table
 from llmrecipes.formats import prompt_id
+from llmrecipes.rows import COLUMNS, to_standard
 
 
 def load_train_eval(
@@ -75,6 +78,35 @@ def load_mixture(
 def load_rows(source: DatasetSource, seed: int, shapes: tuple[str, ...]) -> datasets.Dataset:
     """Rows of one source in one of the standard `shapes`, in its own order (`max_rows` of them are drawn with `seed`)."""
     return load_table(source, seed, shapes)[0]
+
+
+@contextmanager
+def true_rows(data: DataArguments, seed: int, shapes: tuple[str, ...], **loaded) -> Iterator[None]:
+    """An error about a row of `loaded` sets ("training prompts, row 3: ...", rows from 1), which are shuffled, is raised
+    with the row's file and true number; it is looked for in the sources only then."""
+    try:
+        yield
+    except InputError as error:
+        found = re.match(r"([\w ]+), row (\d+)(?=[:,])", str(error))
+        rows = found and loaded.get(found[1].replace(" ", "_"))
+        place = rows and _find_row(rows[int(found[2]) - 1], [*data.datasets, *data.eval_datasets], seed, shapes)
+        if not place:
+            raise
+        raise InputError(place + str(error)[found.end() :]) from None
+
+
+def _find_row(row: dict, sources: list[DatasetSource], seed: int, shapes: tuple[str, ...]) -> str | None:
+    asked = {column: row[column] for column in COLUMNS[shapes[0]]}
+    for source in sources:
+        raw = read_source(source, seed)
+        for i, given in enumerate(raw.rows):
+            try:
+                new = to_standard(raw.read(i, given), raw.place(i), shapes)
+            except InputError:  # left out
+                continue
+            if all(new[column] == value for column, value in asked.items()):
+                return raw.place(i)
+    return None
 
 
 def load_source(source: DatasetSource, seed: int) -> datasets.Dataset:

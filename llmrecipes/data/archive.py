@@ -63,8 +63,9 @@ def load_archive(source) -> Dataset:
     rows = [row for row in rows if first <= position(row) < last]
     if not rows:
         raise InputError(f"{source.path}: no rows from data_files {source.data_files}, split {source.split}")
-    columns = [column for column in rows[0] if column != "key"]
-    return Dataset.from_list([{column: row.get(column) for column in columns} for row in rows])
+    columns = [column for column in dict.fromkeys(column for row in rows for column in row) if column != "key"]
+    values = {column: [row.get(column) for row in rows] for column in columns}
+    return Dataset.from_dict(values, on_mixed_types="use_json")  # a value of another type stays as it is
 
 
 def parse_split(split: str) -> tuple[float, float]:

@@ -40,10 +40,10 @@ def encode_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest
     has_options = {"tools", "chat_template_kwargs"} & set(dataset.column_names)
     for row, prompt in enumerate(dataset["prompt"]):
         options = options_of(dataset[row]) if has_options else {}
-        ids = prompt_token_ids(prompt, tokenizer, f"{name}, row {row}", options)
+        ids = prompt_token_ids(prompt, tokenizer, f"{name}, row {row + 1}", options)
         if len(ids) > longest and overlong == "error":
             raise InputError(
-                f"{name}, row {row}: the prompt has {len(ids)} tokens, more than {longest} (the context minus "
+                f"{name}, row {row + 1}: the prompt has {len(ids)} tokens, more than {longest} (the context minus "
                 "max_completion_length, or max_prompt_length); shorten it or set overlong_prompts: drop"
             )
         if len(ids) <= longest:
