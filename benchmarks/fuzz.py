@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError, RunArguments
 from llmrecipes.keys import recipe_keys
+from llmrecipes.parsing import one_line
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(Path(__file__).parent))
@@ -186,9 +187,8 @@ def outcome(kind: str, example) -> str:
             return "fine"
         except InputError as error:
             for line in error.args:
-                shown = " ".join(str(line).split())
-                assert 0 < len(shown) < 1500, f"a line of {len(shown)} characters: {shown[:200]}"
-                shown.encode("utf-8", "backslashreplace")
+                assert one_line(line)
+                one_line(line).encode("utf-8", "backslashreplace")
             return "refused"
         except SystemExit as left:
             assert left.code in (0, None, 2), f"exit code {left.code}"

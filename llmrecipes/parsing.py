@@ -58,8 +58,14 @@ def launch(main, *config_types, argv: list[str] | None = None) -> None:
 def leave(*problems) -> None:
     """Print a line for each problem and exit with code 2."""
     for problem in problems:
-        print(f"error: {' '.join(str(problem).split())}", file=sys.stderr)
+        print(f"error: {one_line(problem)}", file=sys.stderr)
     sys.exit(2)
+
+
+def one_line(problem: Any) -> str:
+    """The text of a problem in one line, cut where somebody's value of thousands of characters stands in it."""
+    text = " ".join(str(problem).split())
+    return text if len(text) <= 1000 else f"{text[:996]} ..."
 
 
 def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = False) -> tuple:

@@ -1,13 +1,15 @@
 """--help and --print_config: read from the dataclasses' sources, so that they answer at once."""
 
+import re
 import shutil
 import textwrap
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 import yaml
 
 from llmrecipes.config import InputError, nearest
-from llmrecipes.keys import UNKNOWN, Key, keys_of
+from llmrecipes.keys import UNKNOWN, Key, keys_of, recipe_keys
 from llmrecipes.renamed import hint
 from llmrecipes.values import RANGE_OF, shown
 
@@ -26,6 +28,18 @@ COMMON = (  # of TrainingArguments' hundred keys, those that one sets
 ).split()
 
 
+PAGE = {  # of docs/keys.md
+    "Run card": "llmrecipes.config:RunArguments",
+    "Data": "llmrecipes.config:DataArguments",
+    "A source in `datasets` and `eval_datasets`": "llmrecipes.config:DatasetSource",
+    "Model (with TRL's `ModelConfig`)": "llmrecipes.config:ModelArguments",
+    "PPO": "llmrecipes.ppo.config:PPOConfig",
+    "Looks while it learns": "llmrecipes.evaluation.watch:WatchArguments",
+    "Health of a reward model": "llmrecipes.reward_models.health:HealthArguments",
+    "Evaluation": "llmrecipes.evaluation.arguments:EvaluateArguments",
+    "Ranking": "llmrecipes.ranking.arguments:RankArguments",
+    "Chain": "llmrecipes.pipeline:PipelineArguments",
+}
 USAGE = """\
 usage: --config FILE.yaml [--key value ...] [--print_config] [--help KEY]
 
@@ -118,3 +132,31 @@ def _as_yaml(value) -> str:
         return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).removesuffix("...\n").strip()
     except yaml.YAMLError:
         return str(value)
+
+
+def keys_as_markdown() -> str:
+    """docs/keys.md: all keys of our own dataclasses, a table for each."""
+    lines = ["# Our own keys", "", "Written by `python -m llmrecipes.usage > docs/keys.md`. A recipe's `--help` shows these "
+             "and those of TRL and", "transformers; `--help KEY` says all about one.", ""]  # fmt: skip
+    tables = {title: (keys_of(config_type), {config_type.split(":")[1]}) for title, config_type in PAGE.items()}
+    for recipe in sorted((Path(__file__).parent.parent / "recipes").glob("*.py")):
+        own = set(re.findall(r"^class (\w+):", recipe.read_text(encoding="utf-8"), re.M))
+        tables |= {f"recipes/{recipe.name}": (recipe_keys(recipe), own)} if own else {}
+    for title, (keys, owners) in tables.items():
+        lines += [f"## {title}", "", "| key | default | meaning |", "|---|---|---|"]
+        for name, key in keys.items():
+            if key.owner in owners:
+                default = "" if key.default in (UNKNOWN, None, "", [], {}) else f"`{key.default}`"
+                text = " ".join(key.help.split()).replace("|", "\\|")
+                lines.append(f"| `{name}` | {default} | {text}{_limits(name, key)} |")
+        lines.append("")
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def _limits(name: str, key: Key) -> str:
+    choices = f" One of {', '.join(f'`{choice}`' for choice in key.choices)}." if key.choices else ""
+    return choices + (f" Range: {RANGE_OF[name]}." if name in RANGE_OF else "")
+
+
+if __name__ == "__main__":
+    print(keys_as_markdown(), end="")

@@ -13,6 +13,7 @@ import pytest
 from llmrecipes.config import DataArguments, DatasetSource, ModelArguments, PreviewArguments, RunArguments
 from llmrecipes.keys import UNKNOWN, _class_keys, _keys_of_class, keys_of
 from llmrecipes.renamed import GONE, RENAMES
+from llmrecipes.usage import keys_as_markdown
 from llmrecipes.values import CHOICES, DPO_LOSSES, RANGE_OF, accepted
 
 ROOT = Path(__file__).parent.parent
@@ -135,3 +136,8 @@ def test_every_key_of_our_own_dataclasses_is_read_somewhere():
     unread = {key: name for key, name in ours.items() if key not in read | inherited}
     for_readers = {"source", "hardware", "license"}  # of the run card: they go into manifest and model card as they are
     assert not set(unread) - for_readers, unread
+
+
+def test_the_page_of_our_own_keys_is_what_the_sources_say():
+    written = (ROOT / "docs" / "keys.md").read_text()
+    assert written == keys_as_markdown(), "python -m llmrecipes.usage > docs/keys.md"
