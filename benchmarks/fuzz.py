@@ -97,8 +97,9 @@ def read_ranking_file(example) -> None:
 
     suffix, content = example
     Path(f"rankings{suffix}").write_bytes(content.encode("utf-8", "surrogatepass"))
-    ranked = read_rankings(f"rankings{suffix}", [{"prompt_id": "p0", "prompt": "hi", "responses": ["a", "b"]}])
-    build_splits(ranked, split_prompts(ranked, 0.1, 0), None, "explicit")
+    samples = [{"prompt_id": f"p{i}", "prompt": f"hi {i}", "responses": ["a", "b"]} for i in range(3)]
+    ranked = read_rankings(f"rankings{suffix}", samples)
+    build_splits(ranked, split_prompts(ranked, 0.0, 0), None, "explicit")
 
 
 def read_run_folder(files: dict[str, bytes]) -> None:

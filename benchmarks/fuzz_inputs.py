@@ -180,7 +180,7 @@ def rankings(draw):
         },
     )
     if draw(st.booleans()):
-        good = st.just({"prompt_id": "p0", "ranking": [[0], [1]]})
+        good = st.sampled_from([{"prompt_id": f"p{i}", "ranking": [[0], [1]]} for i in range(3)])
         line = st.one_of(good.map(_as_json), entry.map(_as_json), entry.map(_as_json), st.sampled_from(NASTY_TEXT))
         return ".jsonl", "\n".join(draw(st.lists(line, max_size=3)))
     cells = st.lists(st.one_of(text, st.sampled_from(["p0", "A > B", "prompt_id", "ranking"])), max_size=4).map(",".join)
