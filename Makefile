@@ -28,6 +28,7 @@ test: $(VENV)/dev
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/bandit -q -r llmrecipes recipes benchmarks -c pyproject.toml
 
 docs: $(VENV)/run
 	$(PIP) -r docs/requirements.txt

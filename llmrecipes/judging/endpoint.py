@@ -49,7 +49,7 @@ class Endpoint:
         headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
         # No redirects: the key goes to the address the user gave and to no other. httpx's own timeout is one for each read,
         # which a byte a second never meets; `_fetch` has one for all.
-        self._client = httpx.AsyncClient(timeout=None, headers=headers, follow_redirects=False)
+        self._client = httpx.AsyncClient(timeout=None, headers=headers, follow_redirects=False)  # nosec B113
         self.pool, self._lock = ThreadPoolExecutor(self.concurrency), Lock()
         self._address = scrub_secrets(self.base_url)  # as it is shown: a URL may hold a password
 

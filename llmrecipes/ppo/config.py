@@ -125,7 +125,7 @@ class PPOConfig(TrainingArguments):
     vllm_server_base_url: str | None = field(
         default=None, metadata={"help": "The server, such as http://localhost:8000; goes before host and port."}
     )
-    vllm_server_host: str = field(default="0.0.0.0", metadata={"help": "The server's host."})
+    vllm_server_host: str = field(default="0.0.0.0", metadata={"help": "The server's host."})  # nosec B104
     vllm_server_port: int = field(default=8000, metadata={"help": "The server's port."})
     vllm_server_timeout: float = field(default=240.0, metadata={"help": "Seconds to wait for the server to be ready."})
     vllm_group_port: int = field(default=51216, metadata={"help": "Port over which the weights go to the server."})

@@ -11,6 +11,8 @@ from llmrecipes.judging.pairwise import check_guidelines, read_guidelines
 from llmrecipes.ranking.store import Store, check_items, to_rankings
 from llmrecipes.reward_models.scoring import check_reward_path, doubts
 
+ANY_HOST = ("0.0.0.0", "::")
+
 
 def check_settings(rank) -> None:
     """InputError for keys that do not go together, before anything is loaded."""
@@ -24,7 +26,7 @@ def check_settings(rank) -> None:
         if not rank.users_file:
             raise InputError(f"host: {rank.host} is open to others; set `users_file` (python -m llmrecipes.ranking.users "
                              "users.txt NAME), or leave host at 127.0.0.1")  # fmt: skip
-        if rank.host in ("0.0.0.0", "::") and not rank.allowed_hosts:
+        if rank.host in ANY_HOST and not rank.allowed_hosts:
             raise InputError(
                 "allowed_hosts: is missing; give the host names by which the page is opened, e.g. [rank.example.org]"
             )
@@ -82,7 +84,7 @@ def serve_page(store: Store, rank) -> None:
         read_guidelines(rank.guidelines),
         users=UsersFile(rank.users_file) if rank.users_file else None,
         trusted_proxies=rank.trusted_proxies,
-        allowed_hosts=sorted({*LOOPBACK, *rank.allowed_hosts, *([bracketed(rank.host)] if rank.host != "0.0.0.0" else [])}),
+        allowed_hosts=sorted({*LOOPBACK, *rank.allowed_hosts, *([] if rank.host in ANY_HOST else [bracketed(rank.host)])}),
         quality_page=lambda: _admin_page(store),
         # The answer to "finish" must still reach the browser.
         on_finish=lambda: threading.Timer(0.5, lambda: stop[0]()).start(),

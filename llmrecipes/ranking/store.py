@@ -48,6 +48,7 @@ CREATE TRIGGER no_delete BEFORE DELETE ON judgements BEGIN SELECT RAISE(ABORT, '
 LOGINS = (
     "CREATE TABLE logins (token_hash TEXT PRIMARY KEY, user TEXT NOT NULL, credential TEXT NOT NULL, expires REAL NOT NULL)"
 )
+# This and SCHEMA are all that is ever put into the text of a query; values go as parameters (nosec B608 below).
 NEWEST = "SELECT MAX(seq) FROM judgements GROUP BY annotator, position"
 
 
@@ -115,7 +116,7 @@ class Store:
             tables = {row["name"] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if not tables:
                 self._db.execute("PRAGMA journal_mode = WAL")
-                self._db.executescript(f"BEGIN;{SCHEMA}INSERT INTO meta VALUES ('version', '{VERSION}');COMMIT;")
+                self._db.executescript(f"BEGIN;{SCHEMA}INSERT INTO meta VALUES ('version', '{VERSION}');COMMIT;")  # nosec B608
             self._db.execute("PRAGMA synchronous = FULL")
             found = self._db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone() if tables else None
         except (sqlite3.OperationalError, OSError) as error:
@@ -347,7 +348,7 @@ class Store:
             cursor = db.execute(
                 "INSERT INTO judgements (id, annotator, annotator_kind, position, item_id, kind, ranking, all_bad, flags, "
                 "note, seconds, order_shown, is_repeat, round, model, sampling, time) "
-                f"VALUES ({', '.join('?' * 17)})",
+                f"VALUES ({', '.join('?' * 17)})",  # nosec B608
                 (
                     judgement_id, annotator, annotator_kind, position, entry["item_id"], kind,
                     json.dumps(ranking) if is_rank else None, int(all_bad), json.dumps(flags) if is_rank else None, note,
@@ -363,7 +364,7 @@ class Store:
         with self._lock:
             known = self._read("SELECT position FROM judgements WHERE id = ?", judgement_id)
             newest = known or self._read(
-                f"SELECT position FROM judgements WHERE seq IN ({NEWEST}) AND annotator = ? AND kind != 'undo' "
+                f"SELECT position FROM judgements WHERE seq IN ({NEWEST}) AND annotator = ? AND kind != 'undo' "  # nosec B608
                 "AND round = ? ORDER BY seq DESC LIMIT 1", annotator, self.round,
             )  # fmt: skip
             if not newest:
@@ -374,14 +375,15 @@ class Store:
     def judgements(self) -> list[dict]:
         """The judgements that count, of all rounds and annotators, each with its sample's row; repeated items too."""
         rows = self._read(
-            f"SELECT j.*, i.sample FROM judgements j JOIN items i USING (item_id) WHERE seq IN ({NEWEST}) AND kind = 'rank' "
+            "SELECT j.*, i.sample FROM judgements j JOIN items i USING (item_id) "
+            f"WHERE seq IN ({NEWEST}) AND kind = 'rank' "  # nosec B608
             "ORDER BY seq"
         )
         return [_judgement(row) for row in rows]
 
     def require_judgements(self) -> None:
         """InputError if nobody has judged anything."""
-        if not self._read(f"SELECT 1 FROM judgements WHERE seq IN ({NEWEST}) AND kind = 'rank' LIMIT 1"):
+        if not self._read(f"SELECT 1 FROM judgements WHERE seq IN ({NEWEST}) AND kind = 'rank' LIMIT 1"):  # nosec B608
             raise InputError(f"{self.path}: nobody has judged anything yet; run the same command again to open the page")
 
     def count(self) -> int:
