@@ -11,7 +11,7 @@ from llmrecipes.judging.pairwise import check_guidelines, read_guidelines
 from llmrecipes.ranking.store import Store, check_items, to_rankings
 from llmrecipes.reward_models.scoring import check_reward_path, doubts
 
-ANY_HOST = ("0.0.0.0", "::")
+ANY_HOST = ("0.0.0.0", "::")  # nosec B104
 
 
 def check_settings(rank) -> None:

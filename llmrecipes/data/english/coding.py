@@ -292,6 +292,6 @@ def _value(rng: Random, number: int) -> Item:
         (f"{word!r} in [{[word, third][number // 16 % 2]!r}, {other!r}]", [number // 16 % 2 == 1, word, other]),
         (f"{a} ** 2", [a * 2 if a != 2 else 5, a + 2 if a != 2 else 6, a**3]),
     )[number % 16]
-    right = eval(expression)  # nosec B307: written above
+    right = eval(expression)  # nosec B307
     choices = list(dict.fromkeys(repr(value) for value in (right, *wrong)))
     return f">>> {expression}\n", choices
