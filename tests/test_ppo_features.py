@@ -300,6 +300,27 @@ def test_mistakes_are_one_line(tmp_path, arguments, message):
         toys.trainer(tmp_path, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("metric", "sets", "message"),
+    [
+        (None, False, "do not measure 'loss'; choose from eval_score, eval_kl"),
+        ("eval_score", True, "do not measure 'score'; choose from eval_a_score, .*eval_b_score"),
+        ("eval_b_score", True, None),
+        ("scores/even_share", False, None),
+    ],
+)
+def test_the_best_model_is_chosen_by_what_evaluations_measure(tmp_path, metric, sets, message):
+    data = toys.prompts(8)
+    arguments = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 2,
+                 "load_best_model_at_end": True, "metric_for_best_model": metric, "greater_is_better": True,
+                 "trainer_arguments": {"eval_dataset": {"a": data, "b": data} if sets else data}}  # fmt: skip
+    if message is None:
+        toys.trainer(tmp_path, **arguments).train()
+    else:
+        with pytest.raises(InputError, match=f"metric_for_best_model: evaluations of PPO {message}"):
+            toys.trainer(tmp_path, **arguments)
+
+
 def test_a_value_model_that_knows_fewer_tokens_than_the_policy_writes_is_refused(tmp_path):
     with pytest.raises(InputError, match="value model: .* 64 tokens, the policy can write 72 .*resize_token_emb"):
         toys.trainer(tmp_path, model=toys.policy(vocabulary=72), reward=toys.reward_model())

@@ -17,6 +17,7 @@ from llmrecipes.ppo.sharding import FrozenModel, copy_model
 from llmrecipes.sharding import launch_of
 
 logger = logging.getLogger(__name__)
+EVALUATED = ("score", "kl", "entropy", "response_length", "eos_rate", "score_std")  # and scores/<function>
 
 
 def check_arguments(args: PPOConfig, model: PreTrainedModel, peft_config: PeftConfig | None, given: dict) -> None:
@@ -37,11 +38,21 @@ def check_arguments(args: PPOConfig, model: PreTrainedModel, peft_config: PeftCo
 
 
 def check_evaluation(args: PPOConfig, eval_dataset) -> None:
-    """Raises InputError where evaluations are asked for and there is nothing to evaluate on."""
+    """Raises InputError where evaluations are asked for and there is nothing to evaluate on, or to choose the best by."""
     for name, off in (("eval_strategy", "no"), ("eval_on_start", False), ("load_best_model_at_end", False)):
         value = getattr(args, name)
         if eval_dataset is None and getattr(value, "value", value) != off:
             raise InputError(f"{name}: there is no evaluation data; give some (eval_dataset), or leave {name} out")
+    if args.metric_for_best_model is None:
+        return
+    metric = args.metric_for_best_model.removeprefix("eval_")
+    sets = [f"{name}_" for name in eval_dataset] if isinstance(eval_dataset, dict) else [""]
+    measured = [metric.removeprefix(name) for name in sets if metric.startswith(name)]
+    if not any(name in EVALUATED or name.startswith("scores/") for name in measured):
+        raise InputError(
+            f"metric_for_best_model: evaluations of PPO do not measure {metric!r}; choose from "
+            f"{', '.join(f'eval_{name}{figure}' for name in sets for figure in EVALUATED)}"
+        )
 
 
 def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
