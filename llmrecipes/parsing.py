@@ -20,6 +20,7 @@ from llmrecipes.keys import Key, keys_of, recipe_keys
 from llmrecipes.memory import out_of_memory
 from llmrecipes.preflight import check_machine, contradictions, remarks
 from llmrecipes.renamed import TRANSLATES, hint
+from llmrecipes.secrets import hide_secrets, known_secrets
 from llmrecipes.settings import Settings
 from llmrecipes.signals import follow_launcher
 from llmrecipes.strict_yaml import load_yaml, parse_yaml, read_yaml  # noqa: F401 (load_yaml: for those who read configs)
@@ -63,8 +64,9 @@ def leave(*problems) -> None:
 
 
 def one_line(problem: Any) -> str:
-    """The text of a problem in one line, cut where somebody's value of thousands of characters stands in it."""
-    text = " ".join(str(problem).split())
+    """The text of a problem in one line, without tokens, cut where somebody's value of thousands of characters stands in
+    it."""
+    text = hide_secrets(" ".join(str(problem).split()), known_secrets(os.environ))
     return text if len(text) <= 1000 else f"{text[:996]} ..."
 
 

@@ -57,8 +57,7 @@ def scrub_secrets(value, known: Iterable[str] = ()):
             the value of `--hub_token` is the next one. Anything else comes back as it is.
         known: texts that are secrets whatever they look like, e.g. `known_secrets(os.environ)`.
     """
-    known = sorted((text for text in known if len(text) >= 6), key=len, reverse=True)
-    return _scrub(value, known)
+    return _scrub(value, list(known))
 
 
 def known_secrets(environ: Mapping[str, str]) -> list[str]:
@@ -101,12 +100,18 @@ def _scrub_items(items: Iterable, known: list[str]) -> Iterator:
             yield _scrub(item, known)
 
 
-def _scrub_text(text: str, known: list[str]) -> str:
-    for secret in known:
+def hide_secrets(text: str, known: Iterable[str] = ()) -> str:
+    """`text`, a sentence for people, without secrets known by their form or place, and without `known` ones; unlike
+    `scrub_secrets` it leaves alone what follows a name: "hub_token: is missing" says nothing secret."""
+    for secret in sorted((text for text in known if len(text) >= 6), key=len, reverse=True):
         text = text.replace(secret, REMOVED)
     text = TOKENS.sub(REMOVED, text)
     text = _USER_OF_URL.sub(lambda m: m[0] if m[1] == "ssh" and ":" not in m[2] else f"{m[1]}://{REMOVED}@", text)
-    text = _NETRC.sub(rf"\1{REMOVED}", _BEARER.sub(rf"\1{REMOVED}", text))
+    return _NETRC.sub(rf"\1{REMOVED}", _BEARER.sub(rf"\1{REMOVED}", text))
+
+
+def _scrub_text(text: str, known: list[str]) -> str:
+    text = hide_secrets(text, known)
     parts, start = [], 0
     for at, secret in assigned_secrets(text):
         parts += [text[start:at], REMOVED]

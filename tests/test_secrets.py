@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from llmrecipes.parsing import one_line
 from llmrecipes.secrets import REMOVED, TOKENS, is_secret_name, known_secrets, scrub_secrets
 
 S = "S3cr3t-of-mine"  # no issuer's form: only its name or its place tells
@@ -103,3 +104,9 @@ def test_long_texts_take_no_long_time(word):
     scrub_secrets(text)
     TOKENS.search(text)
     assert time.process_time() - start < 5
+
+
+def test_a_line_for_people_holds_no_token_and_stays_readable(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", S)
+    said = one_line(f"judge_url: https://me:{S}x@host/v1 refuses {FORMS[0]} and {S}; hub_token: is missing")
+    assert said == f"judge_url: https://{REMOVED}@host/v1 refuses {REMOVED} and {REMOVED}; hub_token: is missing"
