@@ -201,6 +201,17 @@ def test_the_true_row_of_the_right_file_is_named(tmp_path, bad, message):
     assert len(kept) == 8
 
 
+def test_a_folder_of_files_names_the_file_of_a_row(tmp_path):
+    jsonl(tmp_path / "part-0.jsonl", [chat(f"Ask {i}") for i in range(3)])
+    jsonl(tmp_path / "part-1.jsonl", [chat("Ask"), chat("Ask", "")])
+    assert re.search(r"part-1\.jsonl, row 2\b.*answer is empty", error_of(str(tmp_path), shapes=DEMONSTRATION))
+    (tmp_path / "part-1.jsonl").write_text(json.dumps(chat("Ask 3")) + "\n{\n")
+    assert "part-1.jsonl, line 2: not valid JSON" in error_of(str(tmp_path), shapes=DEMONSTRATION)
+    jsonl(tmp_path / "part-1.jsonl", [chat("Ask 3")])
+    rows = load_rows(DatasetSource(str(tmp_path), split="train[1:]"), 0, DEMONSTRATION)
+    assert questions(rows) == ["Ask 1", "Ask 2", "Ask 3"]
+
+
 def test_lines_are_named_where_empty_ones_move_the_rows(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n\n\n{"text": null}\n')

@@ -33,13 +33,14 @@ class RawRows:
     """Rows of a source as they stand there.
 
     rows: a Dataset, dictionaries, or lines of JSON that are read one by one. numbers: of each, from 1, in the whole source.
-    lines: where they begin in the file, if that differs.
+    lines: where they begin in the file, if that differs. files: of each, which file it is of, if there are several.
     """
 
     where: str
     rows: datasets.Dataset | Sequence[dict | str]
     numbers: Sequence[int]
     lines: Sequence[int] | None = None
+    files: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -47,17 +48,20 @@ class RawRows:
     def place(self, i: int) -> str:
         """ "x.jsonl, row 7": how errors name the i-th of these rows."""
         line = f" (line {self.lines[i]})" if self.lines is not None and self.lines[i] != self.numbers[i] else ""
-        return f"{self.where}, row {self.numbers[i]}{line}"
+        return f"{self.files[i] if self.files else self.where}, row {self.numbers[i]}{line}"
 
     def select(self, indices: Sequence[int]) -> "RawRows":
         pick = lambda values: [values[i] for i in indices]
         rows = self.rows.select(indices) if isinstance(self.rows, datasets.Dataset) else pick(self.rows)
-        return RawRows(self.where, rows, pick(self.numbers), self.lines and pick(self.lines))
+        return RawRows(
+            self.where, rows, pick(self.numbers), self.lines and pick(self.lines), self.files and pick(self.files)
+        )
 
     def read(self, i: int, row: dict | str) -> dict:
         """`row`, of these rows the i-th, parsed; InputError if it is no JSON object of whole characters."""
         if isinstance(row, str):
-            return parse_line(row, f"{self.where}, line {self.lines[i]}", self.place(i))
+            file = self.files[i] if self.files else self.where
+            return parse_line(row, f"{file}, line {self.lines[i]}", self.place(i))
         if not isinstance(row, dict):
             raise InputError(f"{self.place(i)}: expected an object {{...}}, found {str(row)[:60]}")
         return row
@@ -123,7 +127,7 @@ def _name_columns(raw: RawRows, source: DatasetSource) -> RawRows:
         rows = raw.rows.select_columns(list(names)).rename_columns({a: b for a, b in names.items() if a != b})
     else:
         rows = [{new: row[old] for old, new in names.items() if old in row} for row in raw]
-    return RawRows(raw.where, rows, raw.numbers, raw.lines)
+    return RawRows(raw.where, rows, raw.numbers, raw.lines, raw.files)
 
 
 def _read_file(path: Path, source: DatasetSource) -> RawRows:
@@ -233,6 +237,8 @@ def _read_folder(source: DatasetSource) -> RawRows:
         raw = _numbered(source.path, rows)
     elif len(own) == 1 and not any(options.values()) and not (path / "README.md").exists() and own[0].suffix != ".parquet":
         raw = _parse_own(own[0])
+    elif split == "train" and not any(options.values()) and (parts := _only_lines(path)):
+        raw = _join([_parse_own(part) for part in parts], source.path)
     else:
         rows = _load_dataset(source.path, source, split, **options, revision=source.revision)
         if len(rows) and rows.info.builder_name == "text":
@@ -243,6 +249,21 @@ def _read_folder(source: DatasetSource) -> RawRows:
 
 def _parse_own(path: Path) -> RawRows:
     return _read_file(path, DatasetSource(str(path)))
+
+
+def _only_lines(path: Path) -> list[Path]:
+    """The files of a folder that holds lines of JSON and nothing else, all of them of the split train by their names."""
+    files = sorted(file for file in path.iterdir() if not file.name.startswith(".")) if path.is_dir() else []
+    others = re.compile(r"test|dev|valid|eval", re.I)
+    plain = all(file.is_file() and file.name.endswith(LINES) and not others.search(file.name) for file in files)
+    return files if plain else []
+
+
+def _join(parts: list[RawRows], where: str) -> RawRows:
+    chain = lambda values: [value for some in values for value in some]
+    files = chain([part.where] * len(part) for part in parts)
+    lines = chain(part.lines for part in parts)
+    return RawRows(where, chain(part.rows for part in parts), chain(part.numbers for part in parts), lines, files)
 
 
 def _name_of(source: DatasetSource, own: list[Path], split: str) -> str:
