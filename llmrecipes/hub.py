@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from httpx2 import TransportError  # the client that huggingface_hub uses
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
-from llmrecipes.cards.model import adapter_chain, is_local, repo_name, scrub
+from llmrecipes.cards.loading import adapter_chain
+from llmrecipes.cards.names import is_local, loading_name, repo_name, scrub
 from llmrecipes.config import InputError
 from llmrecipes.leaks import refuse_secrets
 from llmrecipes.secrets import known_secrets, scrub_secrets
@@ -209,6 +211,10 @@ def _content(file: Path, push: Push) -> str | bytes:
     text = file.read_text(encoding="utf-8")
     if file.name == "README.md" and push.repo_type == "model":
         text = _with_namespace(text, push)
+    elif file.name == "README.md":
+        manifest = json.loads(push.files["manifest.json"].read_text(encoding="utf-8"))
+        path = manifest.get("config", {}).get("output_dir") or file.parent
+        text = _renamed(text, {form(path): push.repo_id for form in (repo_name, loading_name)})
     return scrub(scrub_secrets(text, _own_tokens())).encode()
 
 
@@ -227,15 +233,22 @@ def _with_namespace(text: str, push: Push) -> str:
         card.data.base_model = full(card.data.base_model)
     if card.data.datasets:
         card.data.datasets = [full(title) for title in card.data.datasets]
-    bases = {repo_name(path) for path in adapter_chain(push.files["manifest.json"].parent) if is_local(path)}
-    for title in bases | {name}:
-        card.text = card.text.replace(f'from_pretrained("{title}"', f'from_pretrained("{namespace}/{title}"')
-        lines = [
-            line.replace(f'"{title}"', f'"{namespace}/{title}"') if line.startswith("for adapter in [") else line
-            for line in card.text.split("\n")
-        ]
-        card.text = "\n".join(lines)
+    folder = push.files["manifest.json"].parent
+    here = {manifest.get("config", {}).get("output_dir") or folder, *filter(is_local, adapter_chain(folder)[:-1])}
+    titles = {name: push.repo_id} | {form(path): f"{namespace}/{repo_name(path)}" for path in here
+                                     for form in (repo_name, loading_name)}  # fmt: skip
+    card.text = _renamed(card.text, titles)
     return str(card)
+
+
+def _renamed(text: str, titles: dict[str, str]) -> str:
+    """`text` with the names that its lines of code load things by replaced by those on the hub."""
+    loads = re.compile(r"from_pretrained\(|load_dataset\(|^for adapter in \[")
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if loads.search(line):
+            lines[number] = re.sub(r'"([^"]+)"', lambda m: f'"{titles.get(m[1], m[1])}"', line)
+    return "\n".join(lines)
 
 
 def _advice(status: int) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCardData
 
-from llmrecipes.cards.model import scrub
+from llmrecipes.cards.loading import load_rows
+from llmrecipes.cards.names import loading_name, scrub
 
 LIMITS = (
     "For learning and research on how language models are trained. The responses are a language model's: they can state "
@@ -33,6 +34,9 @@ def write_card(output_dir: Path, title: str, configs: dict[str, dict[str, str]],
     head = DatasetCardData(pretty_name=title, configs=entries, **own).to_yaml()
     text = f"# {title}\n\n{body.strip()}\n"
     if run:
+        name = loading_name(run.manifest.get("config", {}).get("output_dir") or output_dir)
+        lines = "\n".join(load_rows(name, configs))
+        text += f"\n## How to load\n\n`{name}` is this folder, or its repository on the Hub.\n\n```python\n{lines}\n```\n"
         text += f"\n## Intended use and limits\n\n{LIMITS}\n\n## Reproduce\n\nIn a checkout of llmrecipes:\n\n"
         text += f"```\n{scrub(run.manifest['command'])}\n```\n\n`manifest.json` holds every setting.\n"
     (output_dir / "README.md").write_text(f"---\n{head}\n---\n\n{text}", encoding="utf-8")

@@ -8,11 +8,11 @@ from pathlib import Path, PurePath
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from llmrecipes.cards.loading import has_template, load_model
+from llmrecipes.cards.names import ROOT, is_local, loading_name, repo_name, scrub
 from llmrecipes.durable import write_json, write_text
-from llmrecipes.secrets import scrub_secrets
+from llmrecipes.formats import prompt_text, read_growing
 
-ROOT = Path(__file__).parent.parent.parent
-ABSOLUTE = re.compile(r"(?<![\w.:/~-])(?:/[\w.+@-]+){2,}/?|~/[\w./+@-]+|\b[A-Za-z]:\\\\[\w\\\\.-]+")
 RESULTS_FILE = "evaluation.json"  # what evaluations found out about the model in this folder, by evaluation
 EARLIER = "an earlier evaluation"  # in a file from before evaluations were kept by name
 RISKS = {
@@ -20,8 +20,9 @@ RISKS = {
     "reward": "It scores an answer as its raters would rank it, which makes the answer neither true nor harmless",
 }
 SHOWN = ("learning_rate", "lr_scheduler_type", "optimizer", "optim", "max_steps", "num_train_epochs", "max_length",
-         "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps", "weight_decay", "beta", "kl_coef",
-         "bf16", "use_peft", "lora_r", "seed")  # fmt: skip
+         "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps", "weight_decay", "beta",
+         "total_episodes", "num_ppo_epochs", "kl_coef", "temperature", "max_completion_length", "bf16", "use_peft", "lora_r",
+         "seed")  # fmt: skip
 
 
 def write_model_card(
@@ -91,26 +92,6 @@ def is_comparison(measure: str) -> bool:
     return measure == "kl" or "win_rate" in measure
 
 
-def scrub(text: str) -> str:
-    """`text` without absolute paths of a machine (their last two parts stay) and without secrets."""
-    text = scrub_secrets(text).replace(f"{ROOT}/", "")
-    return ABSOLUTE.sub(lambda match: "/".join(re.split(r"[\\\\/]", match[0].rstrip("/"))[-2:]), text)
-
-
-def is_local(path: str | Path) -> bool:
-    """Whether `path` is a folder or file of this machine (it may have been moved since), not a Hub id."""
-    parts = PurePath(path).parts
-    return Path(path).exists() or len(parts) > 2 or parts[:1] == ("outputs",)
-
-
-def repo_name(path: str | Path) -> str:
-    """What a run's folder is called as a repository: experiment-stage; a Hub id stays what it is."""
-    parts = PurePath(path).parts
-    if not is_local(path):
-        return str(path)
-    return re.sub(r"[^\w.-]+|-{2,}|\.{2,}", "-", "-".join(parts[-2:])).strip("-./")
-
-
 def _metadata(folder: Path, manifest: dict, found: dict) -> ModelCardData:
     config, is_classifier = manifest["config"], _is_classifier(folder)
     base, is_adapter = config.get("model_name_or_path"), (folder / "adapter_config.json").exists()
@@ -159,14 +140,14 @@ def _result(task: str, evaluation: str, measure: str, e: dict, about: dict) -> E
 
 
 def _text(folder: Path, manifest: dict, found: dict) -> str:
-    config, name = manifest["config"], repo_name(manifest["config"].get("output_dir") or folder)
+    config, path = manifest["config"], manifest["config"].get("output_dir") or folder
     what, paper = _recipe(manifest["stage"])
     sources = [" ".join(filter(None, [s["path"], s.get("name"), s.get("split")])) +
                (f" (weight {s['weight']:g})" if s.get("weight") else "") for s in config.get("datasets") or []]  # fmt: skip
     hardware = manifest.get("hardware", {})
-    lines = [f"# {name}", "", what, "", f"Made: {manifest['made']}.", "", "## Training data", ""]
+    lines = [f"# {repo_name(path)}", "", what, "", f"Made: {manifest['made']}.", "", "## Training data", ""]
     lines += [f"- {source}" for source in sources] or ["None of its own."]
-    lines += ["", "## Procedure", "", paper, "", "| setting | value |", "|---|---|"]
+    lines += ["", "## Procedure", "", " ".join([paper, *_lineage(config)]), "", "| setting | value |", "|---|---|"]
     unused = {"num_train_epochs"} if (config.get("max_steps") or 0) > 0 else {"max_steps"}
     unused |= set() if config.get("use_peft") else {"lora_r"}
     lines += [f"| {key} | {config[key]} |" for key in SHOWN if key not in unused and config.get(key) not in (None, False)]
@@ -175,8 +156,8 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
     lines += ["", f"{manifest['wall_seconds']:.0f} s on {hardware.get('cores')} cores, {accelerators}; {versions}; commit "
               f"{manifest.get('commit')}."]  # fmt: skip
     lines += ["", "## Evaluation", ""]
-    for name, about in found.items():
-        lines += [f"### {name}", ""] if len(found) > 1 else []
+    for evaluation, about in found.items():
+        lines += [f"### {evaluation}", ""] if len(found) > 1 else []
         lines += ["| measure | value | 95 % interval | n |", "|---|---|---|---|"]
         rows = about["scores"].items()
         lines += [f"| {m} | {e['value']:.4g} | {e['low']:.4g} to {e['high']:.4g} | {e['n']} |" for m, e in rows]
@@ -190,58 +171,50 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
             "",
             f"Health check: **{verdict}**; `health.md` has the calibration, the bias to length, the worst mistakes.",
         ]
+    lines += _answers(folder)
     risks = RISKS["reward" if _is_classifier(folder) else "language"]
     lines += ["", "## Intended use and limits", "",
               f"For learning and research on how language models are trained. {risks}; it has been measured on nothing but "
               "the figures above, and is not meant to advise people or to act on its own."]  # fmt: skip
-    lines += ["", "## How to load", ""]
-    lines += ["```python", *_loading(folder, name), "```", "", "## Reproduce", ""]
+    name = loading_name(path)
+    loading = load_model(folder, name, _is_classifier(folder), _answers_chats(folder, config))
+    lines += ["", "## How to load", "", f"`{name}` is this folder, or its repository on the Hub.", ""]
+    lines += ["```python", *loading, "```", "", "## Reproduce", ""]
     lines += ["In a checkout of llmrecipes:", "", "```", manifest["command"], "```", ""]
     lines += [f"`manifest.json` holds every setting; run "
               f"`{manifest['fingerprint']}`."]  # fmt: skip
     return scrub("\n".join(lines)) + "\n"
 
 
-def _loading(folder: Path, name: str) -> list[str]:
-    is_adapter, is_classifier = (folder / "adapter_config.json").exists(), _is_classifier(folder)
-    tokenizer = ["from transformers import AutoTokenizer", "", f'tokenizer = AutoTokenizer.from_pretrained("{name}")']
-    if not _has_weights(folder):
-        return tokenizer
-    kind = "SequenceClassification" if is_classifier else "CausalLM"
-    if is_adapter:
-        if len(chain := adapter_chain(folder)) > 2:
-            return _load_chain(kind, name, chain[:-1])
-        labels = ", num_labels=1" if is_classifier else ""
-        auto = f"AutoPeftModelFor{kind}"
-        return [f"from peft import {auto}", *tokenizer, f'model = {auto}.from_pretrained("{name}"{labels})']
-    tokenizer[0] = f"from transformers import AutoModelFor{kind}, AutoTokenizer"
-    return [*tokenizer, f'model = AutoModelFor{kind}.from_pretrained("{name}")']
+def _answers_chats(folder: Path, config: dict) -> bool:
+    """Whether the model has been taught to answer: one trained from nothing continues text, whatever its tokenizer knows."""
+    return bool(config.get("model_name_or_path")) and has_template(folder)
 
 
-def adapter_chain(folder: Path) -> list[str]:
-    """The whole model that the adapter in `folder` rests on, and each adapter above it."""
-    chain = [str(folder)]
-    while base := _read(Path(chain[0]) / "adapter_config.json").get("base_model_name_or_path"):
-        chain.insert(0, base)
-    return chain
+def _lineage(config: dict) -> list[str]:
+    """What the run was rewarded by and grown from besides its start, one line each."""
+    named = {"reward_model_name_or_path": "Reward model", "value_model_name_or_path": "Value model started from"}
+    lines = [f"{title}: `{repo_name(config[key])}`." for key, title in named.items() if config.get(key)]
+    functions = config.get("reward_functions") or []
+    return lines + ([f"Reward functions: {', '.join(f'`{name}`' for name in functions)}."] if functions else [])
 
 
-def _load_chain(kind: str, name: str, bases: list[str]) -> list[str]:
-    """Lines that load an adapter on adapters; PEFT by itself would put the last one in the first one's place."""
-    whole, *adapters = [repo_name(base) for base in bases]
-    labels = ", num_labels=1" if kind == "SequenceClassification" else ""
-    return [
-        "from peft import PeftConfig, PeftModel",
-        f"from transformers import AutoModelFor{kind}, AutoTokenizer",
-        "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
-        f'model = AutoModelFor{kind}.from_pretrained("{whole}"{labels})',
-        "# An adapter on adapters: each is merged before the next is put on.",
-        f"for adapter in {json.dumps([*adapters, name])}:",
-        "    config = PeftConfig.from_pretrained(adapter)",
-        "    config.task_type = None",
-        "    model = PeftModel.from_pretrained(model, adapter, config=config).merge_and_unload()",
-    ]
+def _answers(folder: Path) -> list[str]:
+    """One answer of the model: of the last evaluation or rollout that kept its responses, else of its last look."""
+    files = sorted((folder / "completions").glob("*.jsonl"), key=lambda file: (file.name != "train.jsonl", file.name))
+    rows = read_growing(files[-1]) if files else []
+    if rows:  # an evaluation's rows are alike, a training's newest one is its last
+        row = rows[-1] if files[-1].name == "train.jsonl" else rows[0]
+        return _quoted(prompt_text(row["prompt"]), row["completion"])
+    looks = read_growing(folder / "watch.jsonl")
+    said = list(looks[-1].get("answers", {}).items()) if looks else []
+    return _quoted(*said[0]) if said else []
+
+
+def _quoted(prompt: str, response: str) -> list[str]:
+    """Both as indented code, which no model output ends."""
+    text = f"> {prompt}\n{response}"
+    return ["", "## It says", "", *(f"    {line}" for line in text.splitlines())]
 
 
 def _recipe(stage: str) -> tuple[str, str]:

@@ -1,0 +1,94 @@
+"""The lines of a card that load what lies in a folder and use it once; `tests/test_card_snippets.py` runs them."""
+
+import json
+from pathlib import Path
+
+from llmrecipes.cards.names import loading_name
+from llmrecipes.durable import read_json
+
+QUESTION = "Which colour does the sky have?"
+
+
+def load_model(folder: Path, name: str, is_classifier: bool, answers_chats: bool) -> list[str]:
+    """Lines for a model, an adapter or a tokenizer alone; name: what it is loaded by."""
+    quoted = json.dumps(name)
+    if not any(folder.glob("*.safetensors")):
+        return ["from transformers import AutoTokenizer", "", f"tokenizer = AutoTokenizer.from_pretrained({quoted})",
+                f"print(tokenizer.tokenize({json.dumps(QUESTION)}))"]  # fmt: skip
+    kind = "SequenceClassification" if is_classifier else "CausalLM"
+    is_adapter = (folder / "adapter_config.json").exists()
+    labels = ", num_labels=1" if is_classifier else ""
+    use = _score(folder) if is_classifier else _generate(answers_chats)
+    if is_adapter and len(chain := adapter_chain(folder)) > 2:
+        return _load_chain(kind, quoted, labels, chain[:-1]) + use
+    tokenizer = f"tokenizer = AutoTokenizer.from_pretrained({quoted})"
+    if is_adapter:
+        lines = [f"from peft import AutoPeftModelFor{kind}", "from transformers import AutoTokenizer", "", tokenizer,
+                 f"model = AutoPeftModelFor{kind}.from_pretrained({quoted}{labels})"]  # fmt: skip
+    else:
+        lines = [f"from transformers import AutoModelFor{kind}, AutoTokenizer", "", tokenizer,
+                 f"model = AutoModelFor{kind}.from_pretrained({quoted})"]  # fmt: skip
+    return lines + use
+
+
+def load_rows(name: str, configs: dict[str, dict[str, str]]) -> list[str]:
+    """Lines for a data set with these configurations (name -> {split: file})."""
+    lines = ["from datasets import load_dataset", ""]
+    for config, splits in configs.items():
+        chosen = "" if config == "default" else f", {json.dumps(config)}"
+        lines += [f"rows = load_dataset({json.dumps(name)}{chosen}, split={json.dumps(split)})" for split in splits]
+    return [*lines, "print(rows[0])"]
+
+
+def adapter_chain(folder: Path) -> list[str]:
+    """The whole model that the adapter in `folder` rests on, and each adapter above it."""
+    chain = [str(folder)]
+    while base := read_json(Path(chain[0]) / "adapter_config.json").get("base_model_name_or_path"):
+        chain.insert(0, base)
+    return chain
+
+
+def _load_chain(kind: str, quoted: str, labels: str, bases: list[str]) -> list[str]:
+    """Lines that load an adapter on adapters; PEFT by itself would put the last one in the first one's place."""
+    whole, *adapters = [json.dumps(loading_name(base)) for base in bases]
+    return [
+        "from peft import PeftConfig, PeftModel",
+        f"from transformers import AutoModelFor{kind}, AutoTokenizer",
+        "",
+        f"tokenizer = AutoTokenizer.from_pretrained({quoted})",
+        f"model = AutoModelFor{kind}.from_pretrained({whole}{labels})",
+        "# An adapter on adapters: each is merged before the next is put on.",
+        f"for adapter in [{', '.join([*adapters, quoted])}]:",
+        "    config = PeftConfig.from_pretrained(adapter)",
+        "    config.task_type = None",
+        "    model = PeftModel.from_pretrained(model, adapter, config=config).merge_and_unload()",
+    ]
+
+
+def _generate(answers_chats: bool) -> list[str]:
+    if answers_chats:
+        lines = [f'chat = [{{"role": "user", "content": {json.dumps(QUESTION)}}}]',
+                 "inputs = tokenizer.apply_chat_template(",
+                 '    chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"', ")"]  # fmt: skip
+    else:
+        lines = ['inputs = tokenizer("The sky", return_tensors="pt", return_token_type_ids=False)']
+    return [*lines, "response = model.generate(**inputs, max_new_tokens=40)[0, inputs.input_ids.shape[1] :]",
+            "print(tokenizer.decode(response, skip_special_tokens=True))"]  # fmt: skip
+
+
+def _score(folder: Path) -> list[str]:
+    """A response scored as training fed it: a conversation by the template, a text with EOS at its end."""
+    if has_template(folder):
+        lines = [f'chat = [{{"role": "user", "content": {json.dumps(QUESTION)}}},',
+                 '        {"role": "assistant", "content": "Blue."}]',
+                 'inputs = tokenizer.apply_chat_template(chat, return_dict=True, return_tensors="pt")']  # fmt: skip
+    else:
+        lines = [f'inputs = tokenizer({json.dumps(QUESTION + " Blue.")} + tokenizer.eos_token, return_tensors="pt")']
+    return [*lines, "print(model(**inputs).logits[0, 0].item())"]
+
+
+def has_template(folder: Path) -> bool:
+    """Whether the tokenizer in `folder` has a chat template."""
+    if (folder / "chat_template.jinja").exists():
+        return True
+    return bool(read_json(folder / "tokenizer_config.json").get("chat_template"))

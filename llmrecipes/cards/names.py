@@ -1,0 +1,38 @@
+"""Under what name a card speaks of a run's folder: no absolute path of a machine, no secret."""
+
+import re
+from pathlib import Path, PurePath
+
+from llmrecipes.secrets import scrub_secrets
+
+ROOT = Path(__file__).parent.parent.parent
+ABSOLUTE = re.compile(r"(?<![\w.:/~-])(?:/[\w.+@-]+){2,}/?|~/[\w./+@-]+|\b[A-Za-z]:\\\\[\w\\\\.-]+")
+
+
+def scrub(text: str) -> str:
+    """`text` without absolute paths of a machine (their last two parts stay) and without secrets."""
+    text = scrub_secrets(text).replace(f"{ROOT}/", "")
+    return ABSOLUTE.sub(lambda match: "/".join(re.split(r"[\\\\/]", match[0].rstrip("/"))[-2:]), text)
+
+
+def is_local(path: str | Path) -> bool:
+    """Whether `path` is a folder or file of this machine (it may have been moved since), not a Hub id."""
+    parts = PurePath(path).parts
+    return Path(path).exists() or len(parts) > 2 or parts[:1] == ("outputs",)
+
+
+def repo_name(path: str | Path) -> str:
+    """What a run's folder is called as a repository: experiment-stage; a Hub id stays what it is."""
+    parts = PurePath(path).parts
+    if not is_local(path):
+        return str(path)
+    return re.sub(r"[^\w.-]+|-{2,}|\.{2,}", "-", "-".join(parts[-2:])).strip("-./")
+
+
+def loading_name(path: str | Path) -> str:
+    """What `from_pretrained` is given on the card: a relative folder as it is, from where the run was started, with ./ where
+    it could be read as a Hub id; an absolute one, which no card holds, as repo_name."""
+    pure = PurePath(path)
+    if pure.is_absolute() or not is_local(path):
+        return repo_name(path)
+    return str(pure) if len(pure.parts) > 2 else f"./{pure}"

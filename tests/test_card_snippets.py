@@ -1,0 +1,98 @@
+"""The lines under "How to load" of each card are run as they stand, from where the run was started."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from ppo_toys import tokenizer as toy_tokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForSequenceClassification as LlamaClassifier
+
+from llmrecipes.cards.dataset import write_card
+from llmrecipes.cards.model import write_model_card
+
+TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """Folder of a chain, named from where its runs were started."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    tokenizer = toy_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
+                         eos_token_id=tokenizer.eos_token_id, num_labels=1, **sizes)  # fmt: skip
+    chain = tmp_path / "outputs" / "toy"
+    LlamaForCausalLM(config).save_pretrained(chain / "pretrain")
+    LlamaForCausalLM(config).save_pretrained(chain / "sft")
+    LlamaClassifier(config).save_pretrained(chain / "reward")
+    for name, kind, base in (("lora", "CAUSAL_LM", "sft"), ("reward_lora", "SEQ_CLS", "reward")):
+        auto = AutoModelForCausalLM if kind == "CAUSAL_LM" else AutoModelForSequenceClassification
+        adapter = LoraConfig(r=2, target_modules=["q_proj"], task_type=kind)
+        get_peft_model(auto.from_pretrained(f"outputs/toy/{base}"), adapter).save_pretrained(chain / name)
+    for name in ("tokenizer", "pretrain", "sft", "reward", "lora", "reward_lora"):
+        tokenizer.save_pretrained(chain / name)
+    return chain
+
+
+def finish(folder, stage, **config):
+    """The manifest of a finished run."""
+    config = {"output_dir": f"outputs/toy/{folder.name}"} | config
+    manifest = {"stage": stage, "status": "finished", "made": "thing", "wall_seconds": 1.0, "fingerprint": "f",
+                "metrics": {}, "output_fingerprint": "o", "command": "python", "config": config}  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return manifest
+
+
+def run_lines(card):
+    lines = card.split("```python\n")[1].split("```")[0]
+    found = {}
+    exec(lines, found)
+    return lines, found
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "pretrain", "sft", "reward", "lora", "reward_lora"])
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_lines_of_a_models_card_run(models, capsys, stage, evaluated):
+    base = None if stage in ("tokenizer", "pretrain") else "outputs/toy/pretrain"
+    finish(models / stage, stage, model_name_or_path=base)
+    scores = {"correct": {"value": 0.5, "low": 0.1, "high": 0.9, "n": 4}} if evaluated else None
+    lines, found = run_lines(write_model_card(models / stage, scores, models / "evaluate").read_text())
+    assert f'from_pretrained("outputs/toy/{stage}"' in lines
+    assert capsys.readouterr().out.strip() or stage not in ("tokenizer", "reward", "reward_lora")
+    if stage != "tokenizer":
+        assert ("Classification" in type(getattr(found["model"], "base_model", found["model"])).__name__
+                or "SequenceClassification" in lines) == stage.startswith("reward")  # fmt: skip
+        assert ("apply_chat_template" in lines) == (stage != "pretrain")
+
+
+def test_lines_of_a_data_sets_card_run(models, capsys):
+    pairs = {"default": {"train": "train.jsonl", "test": "test.jsonl"}, "gold": {"test": "gold.jsonl"}}
+    stages = {"sample": {"default": {"train": "samples.jsonl"}}, "evaluate": {"default": {"test": "a.jsonl"}}, "rank": pairs}
+    for stage, configs in stages.items():
+        folder = models / stage
+        manifest = finish(folder, stage)
+        for files in configs.values():
+            for file in files.values():
+                (folder / file).write_text('{"prompt": "What?"}\n')
+        run = SimpleNamespace(stage=stage, card=SimpleNamespace(license=None), manifest=manifest)
+        write_card(folder, "Rows", configs, "Text.", run)
+        _, found = run_lines((folder / "README.md").read_text())
+        assert found["rows"][0] == {"prompt": "What?"} and "What?" in capsys.readouterr().out
+
+
+def test_card_of_ppo_names_its_reward_model_and_its_episodes_and_shows_an_answer(models):
+    folder = models / "sft"
+    finish(folder, "ppo", model_name_or_path="outputs/toy/pretrain", reward_model_name_or_path="outputs/toy/reward",
+           reward_functions=["mine:short"], total_episodes=7680)  # fmt: skip
+    (folder / "completions").mkdir()
+    row = {"prompt": [{"role": "user", "content": "What is up?"}], "completion": "The sky.\n```\n# No heading", "score": 1.0}
+    (folder / "completions" / "eval-000010.jsonl").write_text(json.dumps(row) + "\n")
+    text = write_model_card(folder).read_text()
+    assert "Reward model: `toy-reward`." in text and "`mine:short`" in text and "| total_episodes | 7680 |" in text
+    assert "    > What is up?\n    The sky.\n    ```\n    # No heading\n" in text
