@@ -165,8 +165,10 @@ def load(folder, **changes):
     return load_reward_model(ModelArguments(model_name_or_path=str(folder[0]), **changes), folder[1]).eval()
 
 
-def test_real_model_scores_alike_however_it_is_asked(folder, tmp_path):
+def test_real_model_scores_alike_however_it_is_asked(folder, capsys, tmp_path):
     health = check_health(load(folder), folder[1], {"test": rows(), "other": rows(9, 1)}, HealthArguments())
+    told = capsys.readouterr().out
+    assert f"scoring {len(rows()):,} pairs of test" in told and "pairs of other" in told
     assert set(health["invariance"]["max_difference"]) == {"padding", "row order", "batch size"}
     differences = [health["invariance"]["own_forward"], *health["invariance"]["max_difference"].values()]
     assert max(differences) < 1e-4 < health["invariance"]["score_std"]

@@ -11,6 +11,7 @@ from random import Random
 
 import torch
 from accelerate import PartialState
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -87,7 +88,7 @@ def check_health(
     limit = min(filter(None, [max_length, context_length(model)]), default=None)
     name, *others = sets
     rows, encoded, left_out = _encode_set(tokenizer, list(sets[name]), args, limit, seed, name)
-    chosen, rejected = (read_scores(model, [pair[side] for pair in encoded], batch_size).tolist() for side in (0, 1))
+    chosen, rejected = _score_sides(model, encoded, batch_size, name)
     health = {"verdict": "", "reasons": [], "set": name, "left_out": left_out, "thresholds": _thresholds(args)}
     if not all(map(_is_finite, chosen + rejected)):
         health["reasons"] = ["some scores are not finite numbers; lower the learning rate, or train in bf16 or float32"]
@@ -97,7 +98,7 @@ def check_health(
     health["by_set"] = {name: health["accuracy"]}
     for other in others:
         theirs, ids, _ = _encode_set(tokenizer, list(sets[other]), args, limit, seed, other)
-        sides = [read_scores(model, [pair[side] for pair in ids], batch_size).tolist() for side in (0, 1)]
+        sides = _score_sides(model, ids, batch_size, other)
         health["by_set"][other] = accuracy(_scored_pairs(tokenizer, theirs, *sides, None))
     health["invariance"] = _invariance(model, encoded, chosen + rejected, limit)
     health["mistakes"] = _mistakes(rows, pairs)
@@ -191,6 +192,13 @@ def _score(model, rows: list[list[int]], batch_size: int, extra_padding: int = 0
         for i, score in zip(places, logits[:, 0].float().tolist(), strict=True):
             scores[i] = score
     return scores
+
+
+def _score_sides(model, encoded: list[tuple], batch_size: int, name: str) -> list[list[float]]:
+    """Scores of the chosen and of the rejected sides; says what it is at, since it may take minutes on a large model."""
+    print(f"health check: scoring {len(encoded):,} pairs of {name}", flush=True)
+    with tqdm(total=2 * len(encoded), desc="health check", unit="response", leave=False, disable=None) as bar:
+        return [read_scores(model, [pair[side] for pair in encoded], batch_size, bar.update).tolist() for side in (0, 1)]
 
 
 def _invariance(model, encoded: list[tuple], scores: list[float], limit: int | None) -> dict:

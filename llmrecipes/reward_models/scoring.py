@@ -136,10 +136,13 @@ def sampled_response_tokens(
 
 
 @torch.no_grad()
-def read_scores(model: PreTrainedModel, token_rows: list[list[int]], batch_size: int) -> torch.Tensor:
+def read_scores(
+    model: PreTrainedModel, token_rows: list[list[int]], batch_size: int, progress: Callable[[int], object] | None = None
+) -> torch.Tensor:
     """Scores (R,) of token sequences, read at each row's last token; they need not be finite.
 
     That position comes from the row's length and not from the pad id: a row's own EOS is never taken for padding.
+    progress: told the number of rows of each batch that is done.
     Raises InputError for a row beyond the model's context.
     """
     context = context_length(model)
@@ -164,6 +167,8 @@ def read_scores(model: PreTrainedModel, token_rows: list[list[int]], batch_size:
             mask = torch.arange(input_ids.shape[1], device=model.device)[None, :] < lengths[:, None]
             logits = model(input_ids=input_ids, attention_mask=mask.long()).logits
         scores[torch.tensor(rows, device=model.device)] = logits[:, 0].float()
+        if progress:
+            progress(len(rows))
     return scores
 
 
