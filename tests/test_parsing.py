@@ -234,3 +234,12 @@ def test_progress_bars_write_seldom_into_a_log(monkeypatch):
         monkeypatch.delenv("TQDM_MININTERVAL", raising=False)
         launch(lambda run: seen.append(os.environ.get("TQDM_MININTERVAL")), RunArguments, argv=[])
     assert seen == [None, "10"]
+
+
+def test_code_of_a_models_repository_is_never_run_without_a_word(capsys):
+    from recipes.health import CheckArguments
+
+    parse(CheckArguments, argv=["--trust_remote_code", "true"])
+    assert "will run on this machine with your rights" in capsys.readouterr().err
+    (check,) = parse(CheckArguments, argv=[])
+    assert check.trust_remote_code is False and "rights" not in capsys.readouterr().err
