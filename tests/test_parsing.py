@@ -239,7 +239,7 @@ def test_progress_bars_write_seldom_into_a_log(monkeypatch):
 def test_code_of_a_models_repository_is_never_run_without_a_word(capsys):
     from recipes.health import CheckArguments
 
-    parse(CheckArguments, argv=["--trust_remote_code", "true"])
+    parse(CheckArguments, argv=["--trust_remote_code", "true"], inputs_exist=True)
     assert "will run on this machine with your rights" in capsys.readouterr().err
-    (check,) = parse(CheckArguments, argv=[])
+    (check,) = parse(CheckArguments, argv=[], inputs_exist=True)
     assert check.trust_remote_code is False and "rights" not in capsys.readouterr().err
