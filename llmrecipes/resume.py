@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import distributed as dist
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -26,6 +27,7 @@ from llmrecipes.signals import Interrupted, handle_signals, raise_interrupted
 # What trainers (Trainer's own, TRL's, PPO's) sum up between two log lines, or count over the whole training.
 SUMS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos", "_metrics", "_total_train_tokens")
 SUMS += ("last_rollout_metrics", "kl_coef")
+PROGRESS = "progress.pt"  # a list of what each process has summed up
 
 
 def run_training(trainer: Trainer, state: Run) -> dict:
@@ -170,10 +172,10 @@ class CheckpointKeeper(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         trainer, manifest = self.trainer, self.run.manifest
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        progress = {name: getattr(trainer, name) for name in SUMS if hasattr(trainer, name)}
-        torch.save(_plain(progress), folder / f"progress_{args.process_index}.pt")
+        progress = gather_object([_plain({name: getattr(trainer, name) for name in SUMS if hasattr(trainer, name)})])
         trainer.accelerator.wait_for_everyone()  # all processes have written their files
         if trainer.is_world_process_zero():
+            torch.save(progress, folder / PROGRESS)
             now = time.time()
             facts = {"step": state.global_step, "launch": manifest["launch"], "cut_up": _cut_up(args)}
             facts["seconds"] = round(manifest["previous_seconds"] + now - manifest["started"], 1)
@@ -264,11 +266,9 @@ def _require_equal_steps(trainer: Trainer, checkpoint: Path) -> None:
 def _load_progress(checkpoint: Path, args) -> dict:
     """What this process had summed up; where there were other processes, what they all had."""
     device = "cpu" if args.device.type == "cpu" else args.device  # torch.load knows no cpu:0
-    load = lambda file: torch.load(file, map_location=device, weights_only=True)
-    files = sorted(checkpoint.glob("progress_*.pt"))
-    if len(files) == args.world_size:
-        return load(checkpoint / f"progress_{args.process_index}.pt")
-    parts = [load(file) for file in files]
+    parts = torch.load(checkpoint / PROGRESS, map_location=device, weights_only=True)
+    if len(parts) == args.world_size:
+        return parts[args.process_index]
     # A log line shows the mean over the processes; everything else they have gathered already.
     return parts[0] | {"_tr_loss": torch.stack([part["_tr_loss"] for part in parts]).mean(0)}
 

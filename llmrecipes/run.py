@@ -201,7 +201,7 @@ def _require_fitting_launch(state: Run, checkpoint: str, seal: dict, launch: dic
     if seal["launch"] == launch:
         return
     then, now = (", ".join(f"{k} {v}" for k, v in m.items()) for m in (seal["launch"], launch))
-    own = [name for name in seal["files"] if re.fullmatch(r"(?!rng_state|progress).*_\d+\.pth?", name)]
+    own = [name for name in seal["files"] if re.fullmatch(r"(?!rng_state).*_\d+\.pth?", name)]
     if own or {seal["launch"]["sharding"], launch["sharding"]} != {"none"}:
         why = f"{own[0]} is one process's own" if own else "their shards of the optimizer do not fit"
         raise InputError(
