@@ -1,11 +1,11 @@
 """Whole checkpoints: a checkpoint's last file lists all others with size and digest, and the run that they belong to."""
 
+import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
-from llmrecipes.durable import file_digest, fsync_folder, write_json
+from llmrecipes.durable import file_digest, fsync_file, fsync_folder, write_json
 
 SEAL = "checksums.json"
 
@@ -24,10 +24,10 @@ def seal_checkpoint(folder: Path, run: str, **facts) -> None:
     """Writes `folder`'s list of files, last and at once; all of them are on the disk before."""
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (SEAL, "checksums.tmp")):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        fsync_file(path)
         files[path.relative_to(folder).as_posix()] = [path.stat().st_size, file_digest(path)]
-    write_json(folder / SEAL, {"run": run, **facts, "files": files})
+    seal = {"run": run, **facts, "files": files}
+    write_json(folder / SEAL, seal | {"digest": _digest(seal)})
     fsync_folder(folder.parent)
 
 
@@ -37,11 +37,15 @@ def read_seal(folder: Path) -> dict:
         return {}
     try:
         seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        if isinstance(seal, dict) and isinstance(seal.get("files"), dict) and isinstance(seal.get("run"), str):
+        if seal.pop("digest") == _digest(seal):
             return seal
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     return {"files": None}
+
+
+def _digest(seal: dict) -> str:
+    return hashlib.sha256(json.dumps(seal, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def is_sealed_by(folder: Path, run: str | None = None) -> bool:

@@ -39,6 +39,12 @@ def write_text(path: Path, text: str) -> None:
     fsync_folder(path.parent)
 
 
+def fsync_file(path: Path) -> None:
+    """Makes the contents of `path` outlast a power cut."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def fsync_folder(folder: Path) -> None:
     """Makes the names in `folder` outlast a power cut."""
     handle = os.open(folder, os.O_RDONLY)

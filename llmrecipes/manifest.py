@@ -18,7 +18,7 @@ from pathlib import Path
 
 from llmrecipes.checkpoints import is_sealed_by, step_folders
 from llmrecipes.config import InputError
-from llmrecipes.durable import file_digest, read_json
+from llmrecipes.durable import file_digest, fsync_file, read_json
 
 ROOT = Path(__file__).parent.parent
 LOCK = ".lock"
@@ -60,8 +60,11 @@ def fingerprint(path: str | Path) -> str:
     return digest({name: entry[2] for name, entry in output_files(root).items()})
 
 
-def output_files(root: Path) -> dict[str, list]:
-    """Name -> [size, time of change in ns, digest] of each file that makes `root`, a file or folder, what it is."""
+def output_files(root: Path, flush: bool = False) -> dict[str, list]:
+    """Name -> [size, time of change in ns, digest] of each file that makes `root`, a file or folder, what it is.
+
+    flush: makes sure that all of them are on the disk.
+    """
     manifest = (read_manifest(root) or {}) if root.is_dir() else {}
     known = manifest.get("files") or {}
     found = {}
@@ -74,6 +77,8 @@ def output_files(root: Path) -> dict[str, list]:
         if not (isinstance(entry, list) and entry[:2] == [stat.st_size, stat.st_mtime_ns]):
             entry = [stat.st_size, stat.st_mtime_ns, file_digest(file)]
         found[name] = entry
+        if flush:
+            fsync_file(file)
     return found
 
 

@@ -272,7 +272,7 @@ def _finish(state: Run, metrics: dict, made: str, next_steps: str) -> None:
     manifest["expected"] = check_expected(state.card.expected or {}, metrics)
     # Trainer pickles its arguments beside the model; they stand in the manifest, and a result holds no pickle.
     (state.output_dir / "training_args.bin").unlink(missing_ok=True)
-    manifest["files"] = output_files(state.output_dir)
+    manifest["files"] = output_files(state.output_dir, flush=True)
     manifest["output_fingerprint"] = digest({name: entry[2] for name, entry in manifest["files"].items()})
     write_model_card(state.output_dir, manifest=manifest)
     write_json(state.output_dir / "manifest.json", manifest)  # the last file: what is "finished" is complete

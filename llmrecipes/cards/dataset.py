@@ -7,6 +7,7 @@ from huggingface_hub import DatasetCardData
 
 from llmrecipes.cards.loading import load_rows
 from llmrecipes.cards.names import loading_name, scrub
+from llmrecipes.durable import write_text
 
 LIMITS = (
     "For learning and research on how language models are trained. The responses are a language model's: they can state "
@@ -39,7 +40,7 @@ def write_card(output_dir: Path, title: str, configs: dict[str, dict[str, str]],
         text += f"\n## How to load\n\n`{name}` is this folder, or its repository on the Hub.\n\n```python\n{lines}\n```\n"
         text += f"\n## Intended use and limits\n\n{LIMITS}\n\n## Reproduce\n\nIn a checkout of llmrecipes:\n\n"
         text += f"```\n{scrub(run.manifest['command'])}\n```\n\n`manifest.json` holds every setting.\n"
-    (output_dir / "README.md").write_text(f"---\n{head}\n---\n\n{text}", encoding="utf-8")
+    write_text(output_dir / "README.md", f"---\n{head}\n---\n\n{text}")
 
 
 def describe_pairs(rank, samples: list[dict], metrics: dict) -> str:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from llmrecipes.config import InputError, ModelArguments
+from llmrecipes.durable import write_text
 from llmrecipes.formats import prompt_id, prompt_text
 from llmrecipes.models import context_length, load_reward_model, load_tokenizer
 from llmrecipes.reward_models.health_measures import ScoredPair, accuracy, measure_pairs
@@ -158,8 +159,8 @@ def summarize(health: dict) -> dict[str, float]:
 def write_health(output_dir: Path, health: dict) -> None:
     """Write health.json and health.md, and print the verdict with its reasons."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "health.json").write_text(json.dumps(health, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (output_dir / "health.md").write_text(to_markdown(health), encoding="utf-8")
+    write_text(output_dir / "health.md", to_markdown(health))
+    write_text(output_dir / "health.json", json.dumps(health, indent=1, ensure_ascii=False) + "\n")
     print(f"\nreward model: {health['verdict']} on {health['num_pairs']:,} held-out pairs; {output_dir / 'health.md'}")
     print("".join(f"  - {reason}\n" for reason in health["reasons"]), end="", flush=True)
 
