@@ -5,6 +5,7 @@ pipeline both ask `run_fingerprint` what a run is and `standing` what its folder
 """
 
 import ast
+import atexit
 import fcntl
 import glob
 import hashlib
@@ -151,7 +152,9 @@ def difference(previous: dict, manifest: dict) -> str:
     """How the run of `manifest` differs from the one of the manifest `previous`, for people."""
     if previous.get("stage") != manifest["stage"]:
         return f"of stage {previous.get('stage')}"
-    before, given = previous.get("given") or {}, manifest["given"]
+    if not isinstance(previous.get("given"), dict):
+        return "of an older version"
+    before, given = previous["given"], manifest["given"]
     for key in [*given, *before]:
         old, new = (("not given" if key not in m else m[key]) for m in (before, given))
         if is_part_of_a_run(key) and _canonical(key, old) != _canonical(key, new):
@@ -237,6 +240,12 @@ def hold_folder(output_dir: Path) -> None:
         os.truncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
         _held[folder] = handle
+        atexit.register(_release_at_exit, folder, os.getpid())
+
+
+def _release_at_exit(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # not a forked one
+        release_folder(folder)
 
 
 def release_folder(output_dir: Path) -> None:

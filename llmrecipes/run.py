@@ -69,6 +69,7 @@ class Run:
     notes: list[str] = field(default_factory=list)
     goes_on: bool = False  # with what an unfinished run of the same fingerprint has left, be it a checkpoint or not
     found: dict | None = None  # the manifest that lay there
+    is_foreign: bool = False  # what lies there is no run's
 
 
 def check_run(
@@ -109,6 +110,7 @@ def check_run(
         return state
     state.found = read_manifest(output_dir)
     held = standing(output_dir, manifest["fingerprint"])
+    state.is_foreign = held == "foreign"
     if not run.force:
         _refuse_another(state, held)
     if holder := find_holder(output_dir):
@@ -337,7 +339,7 @@ def _clear(state: Run) -> None:
     would mix with this run's. Called only after the refusals above."""
     kept = {*state.keep, "manifest.json", LOCK}
     for path in state.output_dir.iterdir():
-        if state.found is None and not path.name.startswith("checkpoint-") or path.name in kept:
+        if state.is_foreign and not path.name.startswith("checkpoint-") or path.name in kept:
             continue
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 

@@ -11,6 +11,7 @@ from accelerate import DeepSpeedPlugin
 
 from llmrecipes.checkpoints import last_complete_checkpoint, seal_checkpoint
 from llmrecipes.config import InputError, RunArguments
+from llmrecipes.durable import write_json
 from llmrecipes.manifest import fingerprint, read_manifest
 from llmrecipes.run import check_expected, check_run, finish_run, start_run
 
@@ -101,6 +102,47 @@ def test_input_that_turns_out_unusable_costs_nothing_that_was_there(tmp_path):
     with pytest.raises(InputError, match="data.jsonl"):
         train("no JSON\n", force=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()} == before
+
+
+def test_folder_that_was_being_cleared_is_cleared_on(tmp_path):
+    """A kill in the middle of what --force asked for: what is left of the old run is not continued from."""
+    state = start(tmp_path / "o")
+    checkpoint(state, 5)
+    (tmp_path / "o" / "old.txt").write_text("x")
+    write_json(tmp_path / "o" / "manifest.json", state.manifest | {"clearing": True})
+    assert start(tmp_path / "o").resume_from_checkpoint is None
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"manifest.json", ".lock"}
+    assert "clearing" not in read_manifest(tmp_path / "o")
+
+
+def test_checkpoints_of_nobody_are_never_continued_from(tmp_path):
+    other = start(tmp_path / "other", size=9)
+    (tmp_path / "o").mkdir()
+    checkpoint(other, 5).rename(tmp_path / "o" / "checkpoint-5")
+    (tmp_path / "o" / "thesis.txt").write_text("x")
+    start(tmp_path / "o", RunArguments(force=True))
+    assert start(tmp_path / "o").resume_from_checkpoint is None  # killed before the first checkpoint, given again
+
+
+def test_torn_manifest_beside_good_checkpoints_goes_on(tmp_path):
+    folder = checkpoint(start(tmp_path / "o"), 5)
+    (tmp_path / "o" / "manifest.json").write_text('{"stage": "sam')
+    with pytest.raises(InputError, match="its manifest.json cannot be read"):
+        start(tmp_path / "o", size=4)
+    assert start(tmp_path / "o").resume_from_checkpoint == str(folder)
+
+
+def test_evaluation_sets_belong_to_the_run(tmp_path):
+    (tmp_path / "eval.jsonl").write_text("1\n")
+    config = {"eval_datasets": [{"path": str(tmp_path / "eval.jsonl")}]}
+    check = lambda: check_run("sft", RunArguments(), Arguments(str(tmp_path / "o")), (config,))
+    state = check()
+    start_run(state)
+    checkpoint(state, 5)
+    assert check().resume_from_checkpoint
+    (tmp_path / "eval.jsonl").write_text("2\n")
+    with pytest.raises(InputError, match="eval.jsonl has changed"):
+        check()
 
 
 def test_what_a_stage_keeps_outlives_a_run_that_broke_off_but_not_force(tmp_path):
