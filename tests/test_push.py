@@ -17,7 +17,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from llmrecipes.config import InputError
-from llmrecipes.hub import _retry_after, plan_push, push_run
+from llmrecipes.hub import _renamed, _retry_after, plan_push, push_run
 
 ROOT = Path(__file__).parent.parent
 TOKEN = "hf_" + "aB3d" * 8
@@ -440,6 +440,16 @@ def test_card_names_what_stands_in_the_namespace(hub, run):
     data, _ = hub.repos["me/mine-sft"]["README.md"]
     assert b"base_model: me/mine-pretrain" in data and b"- org/data\n- me/mine-rank\n- gpt2" in data
     assert b'from_pretrained("me/mine-sft", ' in data and (run / "README.md").read_text() == card
+
+
+def test_lines_that_load_name_the_repository_and_no_other_text_changes():
+    titles = {"outputs/mine/sft": "me/mine-sft", "mine-sft": "me/mine-sft"}
+    text = 'x = A.from_pretrained("outputs/mine/sft", n=1)\nfor adapter in ["mine-sft", "org/b"]:\nsays "mine-sft"\n'
+    text += 'rows = load_dataset("outputs/mine/sft", split="train")'
+    assert _renamed(text, titles) == (
+        'x = A.from_pretrained("me/mine-sft", n=1)\nfor adapter in ["me/mine-sft", "org/b"]:\nsays "mine-sft"\n'
+        'rows = load_dataset("me/mine-sft", split="train")'
+    )
 
 
 def test_the_command_pushes_to_the_hub_that_HF_ENDPOINT_names(hub, run):
