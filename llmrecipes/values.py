@@ -62,8 +62,10 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
     choices = CHOICES.get(key) or literals or declared.choices
     if key == "loss_type" and declared.annotation == "list[str]":
         choices = DPO_LOSSES
-    if (key in ("bf16", "use_cpu") and value == "auto") or (key == "fsdp" and value is True):
-        return value  # fsdp is annotated as text, which its older values are
+    if (key in ("bf16", "use_cpu") and value == "auto") or (
+        key in ("fsdp", "resume_from_checkpoint") and type(value) is bool
+    ):
+        return value  # annotated as text, which their other values are
     if value is False and choices and "no" in choices:
         value = "no"  # which YAML reads as false
     if isinstance(value, str) and "str" not in kinds and {"int", "float"} & kinds:

@@ -67,6 +67,7 @@ CORPUS = [
     ("jsonl", ('{"text": "\\ud800"}', ("text",), {}, None)),
     ("jsonl", ('{"text": NaN}', ("text",), {}, None)),
     ("jsonl", ("[" * DEEP, ("text",), {}, None)),
+    ("jsonl", ("{}", ("text",), {"name": "9" * 5000, "weight": 1}, None)),
     # rankings
     ("rankings", (".jsonl", '{"prompt_id": [[0, 1]], "ranking": [true]}')),
     ("rankings", (".jsonl", '{"prompt_id": {"a": 1}, "ranking": [0, 1]}')),

@@ -5,11 +5,15 @@ import re
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 
+from llmrecipes import machine
 from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, load_function
-from llmrecipes.parsing import launch, parse
+from llmrecipes.keys import keys_of
+from llmrecipes.parsing import collect, launch, parse, read_argv
+from llmrecipes.preflight import remarks
 
 SFT = (RunArguments, DataArguments, "trl.trainer.sft_config:SFTConfig", ModelArguments)
 
@@ -243,3 +247,114 @@ def test_code_of_a_models_repository_is_never_run_without_a_word(capsys):
     assert "will run on this machine with your rights" in capsys.readouterr().err
     (check,) = parse(CheckArguments, argv=[], inputs_exist=True)
     assert check.trust_remote_code is False and "rights" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        ("report_to: none", "report_to", []),
+        ("loss_type: sigmoid", "loss_type", ["sigmoid"]),
+        ("lora_target_modules: all-linear", "lora_target_modules", "all-linear"),
+        ("lora_target_modules: [all-linear]", "lora_target_modules", "all-linear"),
+        ("lora_modules_to_save: lm_head", "lora_modules_to_save", ["lm_head"]),
+        ("loss_weights: 2", "loss_weights", [2]),
+        ("label_names: labels", "label_names", ["labels"]),
+        ("save_strategy: no", "save_strategy", "no"),
+        ("learning_rate: 1e-4", "learning_rate", 1e-4),
+        ('learning_rate: "1e-4"', "learning_rate", 1e-4),
+        ("lr_scheduler_type: cosine\nlr_scheduler_kwargs: {num_cycles: 5e-1}", "lr_scheduler_kwargs", {"num_cycles": 0.5}),
+        ("watch_prompts: Hello?", "watch_prompts", ["Hello?"]),
+        ("datasets: rows.jsonl", "datasets", ["rows.jsonl"]),
+        ("datasets: {path: rows.jsonl}", "datasets", ["rows.jsonl"]),
+        ("<<: {seed: 7}", "seed", 7),
+        ("source: 2026-02-30", "source", "2026-02-30"),
+        ("\ufeffseed: 5", "seed", 5),
+        ("resume_from_checkpoint: true", "resume_from_checkpoint", True),
+    ],
+)  # fmt: skip
+def test_plain_ways_of_writing_a_value(tmp_path, line, key, value):
+    dpo = (RunArguments, DataArguments, "trl.trainer.dpo_config:DPOConfig", ModelArguments,
+           "llmrecipes.evaluation.watch:WatchArguments")  # fmt: skip
+    peft = "" if "lora" not in line else "use_peft: true\n"
+    config = write(tmp_path, f"{line}\n{peft}output_dir: o\n" + ("report_to: none\n" if "report_to" not in line else ""))
+    found = next(getattr(c, key) for c in parse(*dpo, argv=["--config", config]) if hasattr(c, key))
+    found = [s.path for s in found] if key == "datasets" else found
+    assert (found.value if hasattr(found, "value") else found) == value
+
+
+def test_help_shows_our_own_keys_first_in_groups_and_all_about_one(capsys):
+    with pytest.raises(SystemExit) as left:
+        parse(*SFT, argv=["--help"])
+    text = capsys.readouterr().out
+    assert left.value.code == 0
+    titles = ["Run card", "Data", "Model", "LoRA and quantisation", "Method", "Training", "All other training keys"]
+    places = [text.index(f"\n{title}\n") for title in titles]
+    assert places == sorted(places) and "    max_rows:" in text and max(map(len, text.splitlines())) <= 130
+    with pytest.raises(SystemExit):
+        parse(*SFT, argv=["--help", "learning_rate", "packing_strategy"])
+    text = capsys.readouterr().out
+    assert "2e-05" in text and "at least 0" in text and "bfd_split" in text
+    assert "use `learning_rate`" in error_of(None, "", "--help", "lr")
+    assert "did you mean `packing`" in error_of(None, "", "--help", "packin")
+
+
+def test_print_config_shows_each_value_and_where_it_was_given(tmp_path, capsys):
+    config = write(tmp_path, "learning_rate: 1e-4\noutput_dir: o\nreport_to: none\nhub_token: null\n")
+    with pytest.raises(SystemExit) as left:
+        parse(*SFT, argv=["--config", config, "--seed", "3", "--print_config"], inputs_exist=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert left.value.code == 0
+    assert f"learning_rate: 0.0001  # {config}:1" in lines and "seed: 3  # command line" in lines
+    assert "weight_decay: 0.0" in lines[lines.index("# by default") :]
+
+
+def test_a_launch_with_another_global_batch_is_a_warning_that_is_true(tmp_path, capsys, monkeypatch):
+    config = write(
+        tmp_path, f"global_batch_size: 64\nper_device_train_batch_size: 4\noutput_dir: {tmp_path}/o\nreport_to: none\n"
+        "datasets: tinytown\nmodel_name_or_path: people/model\n"
+    )  # fmt: skip
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    settings, _, problems = collect(read_argv(["--config", config]), all_keys_of(SFT))
+    assert problems == []
+    (line,) = remarks(settings)
+    assert "says 64, this launch makes 8" in line and "`gradient_accumulation_steps: 8` makes it so" in line
+    settings.values["gradient_accumulation_steps"] = 8
+    assert remarks(settings) == []
+
+
+def all_keys_of(types):
+    return {name: key for config_type in types for name, key in keys_of(config_type).items()}
+
+
+def test_disk_without_room_for_result_and_checkpoint_is_an_error(tmp_path, monkeypatch):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.zeros(1000, 1000)}, tmp_path / "model.safetensors")
+    settings, _, _ = collect(
+        read_argv(["--model_name_or_path", str(tmp_path), "--output_dir", str(tmp_path / "o")]), all_keys_of(SFT)
+    )
+    assert machine.bytes_needed(settings) == (16e6, 52e6)
+    assert not list(machine.room(settings))
+    free = os.statvfs(tmp_path)
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=15e6 // free.f_frsize, f_frsize=free.f_frsize))
+    assert ["the result and one checkpoint take about 0.0 GB" in text for _, text in machine.room(settings)] == [True]
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=20e6 // free.f_frsize, f_frsize=free.f_frsize))
+    assert not list(machine.room(settings)) and len(list(machine.room_for_all(settings))) == 1
+
+
+def test_hub_is_asked_before_training_whether_a_push_would_be_let_in(monkeypatch):
+    settings, _, _ = collect(read_argv(["--push_to_hub"]), all_keys_of(SFT))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE is set" in next(machine.hub(settings))[1]
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
+
+    def whoami(self):
+        raise OSError("401 Client Error")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", whoami)
+    assert "does not let this token in (401 Client Error)" in next(machine.hub(settings))[1]
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", lambda self: {"name": "me"})
+    assert not list(machine.hub(settings))

@@ -58,7 +58,7 @@ load_best_model_at_end: true; eval_strategy: steps; eval_steps: 30; save_steps: 
 metric_for_best_model: accuracy | decides nothing
 greater_is_better: maybe | it must be bool
 resume_from_checkpoint: outputs/other/checkpoint-5 | is not taken
-resume_from_checkpoint: false | must be str
+resume_from_checkpoint: false | is not taken
 lr_scheduler_type: zigzag | choose from linear, cosine
 lr_scheduler_type: warmup_stable_decay | needs `lr_scheduler_kwargs: {num_decay_steps
 lr_scheduler_type: cosine_with_min_lr | needs `lr_scheduler_kwargs: {min_lr_rate
