@@ -67,7 +67,8 @@ def output_files(root: Path, flush: bool = False) -> dict[str, list]:
     flush: makes sure that all of them are on the disk.
     """
     manifest = (read_manifest(root) or {}) if root.is_dir() else {}
-    known = manifest.get("files") or {}
+    known = manifest.get("files")
+    known = known if isinstance(known, dict) else {}
     found = {}
     for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
         name = "" if file == root else file.relative_to(root).as_posix()

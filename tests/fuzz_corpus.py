@@ -91,6 +91,7 @@ CORPUS = [
             (b'{"files": [1], "given": [2]}', b""),
         )
     ],  # fmt: skip
+    ("manifest", {"manifest.json": b'{"files": [1]}', "model.safetensors": b"x"}),
     # chains
     ("pipeline", ('{"stages": [1], "output_dir": "home"}', STAGES, {OLD_KEYS: b""})),
     ("pipeline", ('{"stages": [["a"]], "output_dir": "home", "rounds": 2}', STAGES, {OLD_KEYS: b"null"})),
