@@ -159,9 +159,15 @@ def _resize_vocabulary(model: PreTrainedModel, weights: dict[str, torch.Tensor])
     """Makes room for the tokens that were added in the adapter's training, whose embeddings lie beside it."""
     embeddings = model.get_input_embeddings()
     name = next(name for name, module in model.named_modules() if module is embeddings)
-    for key in (f"base_model.model.{name}.weight", f"base_model.model.{name}.modules_to_save.weight"):
-        if key in weights and len(weights[key]) != len(embeddings.weight):
-            model.resize_token_embeddings(len(weights[key]), mean_resizing=False)
+    for key, weight in weights.items():
+        whole = (
+            key.startswith(f"base_model.model.{name}.")
+            and key.endswith(".weight")
+            and weight.shape[1:] == (embeddings.weight.shape[1:])
+        )
+        if whole and len(weight) != len(embeddings.weight):
+            model.resize_token_embeddings(len(weight), mean_resizing=False)
+            return
 
 
 def _check_all_found(wrapped: PeftModel, weights: dict[str, torch.Tensor], path: str) -> None:
@@ -171,6 +177,10 @@ def _check_all_found(wrapped: PeftModel, weights: dict[str, torch.Tensor], path:
     if lacking := sorted(wanted.keys() - weights.keys()):
         raise InputError(f"{path}: its adapter is broken or for another model: it lacks {lacking[0]}")
     strange = weights.keys() - wanted.keys() - wrapped.state_dict().keys()
+    # Of embeddings and head, which may be saved whole, PEFT writes the same weights under several names.
+    ends = [end for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
+    whole = {f"{name}." for name, module in wrapped.named_modules() if any(module is end for end in ends)}
+    strange = {key for key in strange if not key.startswith(tuple(whole))}
     if not model.can_generate():  # a classifier has no place for what adapts a language model's head
         strange = {key for key in strange if key.startswith(f"base_model.model.{model.base_model_prefix}.")}
     if strange:

@@ -12,6 +12,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from trl.chat_template_utils import clone_chat_template
 from trl.data_utils import is_conversational
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
@@ -158,6 +159,24 @@ def within_context(args, model):
     return args
 
 
+def take_template(args, model, tokenizer: PreTrainedTokenizerBase, peft_config):
+    """`args` without a `chat_template_path` that the model with tied embeddings has taken over, new tokens and all: TRL would
+    have LoRA train their rows and, whole, the head that is tied to them, which PEFT cannot."""
+    path = args.chat_template_path
+    if not path or peft_config is None or not model.config.get_text_config().tie_word_embeddings:
+        return args
+    if path.endswith((".jinja", ".j2")):
+        return args
+    _, _, added = clone_chat_template(model, tokenizer, path)
+    if added:
+        embeddings = model.get_input_embeddings()
+        name = next(name for name, module in model.named_modules() if module is embeddings)
+        peft_config.trainable_token_indices = {name.rpartition(".")[2]: added}
+    args = copy.copy(args)
+    args.chat_template_path = None
+    return args
+
+
 class SFTTrainer(trl.SFTTrainer):
     """TRL's SFTTrainer, whose loss path computes entropy and accuracy in tiles, with the plain path where it is cheap.
 
@@ -172,7 +191,8 @@ class SFTTrainer(trl.SFTTrainer):
         self._start = model
         # TRL's own way wants marks in the template, or knows the template by heart.
         self._answers_only, args.assistant_only_loss = args.assistant_only_loss, False
-        super().__init__(model=model, args=within_context(args, model), **kwargs)
+        args = take_template(within_context(args, model), model, kwargs.get("processing_class"), kwargs.get("peft_config"))
+        super().__init__(model=model, args=args, **kwargs)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name: str) -> Dataset:
         # TRL's own, underscored, in two steps: between them the rows are tokens and not cut yet.

@@ -157,6 +157,21 @@ def test_adapter_with_added_tokens_brings_their_embeddings(kind, base, tmp_path)
     assert_close(logits(load(tmp_path / "adapter")), logits(trained))
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_adapter_that_trains_added_tokens_loads_with_them(kind, tokenizer, tmp_path, tied):
+    torch.manual_seed(0)
+    build_policy(CONFIGS[kind] | {"tie_word_embeddings": tied}, tokenizer).save_pretrained(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    rows = len(model.get_input_embeddings().weight)
+    model.resize_token_embeddings(rows + 8)
+    head = {} if tied else {"modules_to_save": ["lm_head"]}
+    added = {EMBEDDINGS[kind]: [rows, rows + 1]}
+    trained = add_adapter(model, tmp_path / "sft", target_modules=TARGETS[kind], trainable_token_indices=added, **head)
+    tokens = torch.tensor([[5, rows, 9, rows + 1]])
+    with torch.no_grad():
+        assert_close(load(tmp_path / "sft")(input_ids=tokens).logits, trained(input_ids=tokens).logits)
+
+
 def test_chain_of_three_loads_and_its_tokenizer_is_found(kind, base, sft, tokenizer, tmp_path):
     second = add_adapter(load(sft), tmp_path / "second", seed=2, target_modules="all-linear")
     third = add_adapter(load(tmp_path / "second"), tmp_path / "third", seed=3, target_modules=TARGETS[kind])
