@@ -160,7 +160,7 @@ def within_context(args, model):
 
 
 def take_template(args, model, tokenizer: PreTrainedTokenizerBase, peft_config):
-    """`args` without a `chat_template_path` that the model with tied embeddings has taken over, new tokens and all: TRL would
+    """`args` without a `chat_template_path` that a model with tied embeddings has taken over, new tokens and all: TRL would
     have LoRA train their rows and, whole, the head that is tied to them, which PEFT cannot."""
     path = args.chat_template_path
     if not path or peft_config is None or not model.config.get_text_config().tie_word_embeddings:
