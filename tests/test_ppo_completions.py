@@ -25,6 +25,7 @@ def test_trackio_holds_every_evaluations_samples_also_the_one_after_training(tmp
     options = {
         "model_name_or_path": tmp_path / "base", "datasets": prompts, "test_split_size": 6, "output_dir": tmp_path / "ppo",
         "reward_functions": "ppo_toys:even_share", "max_completion_length": 8, "max_steps": 4, "num_ppo_epochs": 2,
+        "gradient_accumulation_steps": 1,
         "per_device_train_batch_size": 4, "use_cpu": "true", "bf16": "false", "eval_strategy": "steps", "eval_steps": 2,
         "report_to": "trackio", "project": "toy", "num_completions_to_print": 0,
     }  # fmt: skip
@@ -33,7 +34,7 @@ def test_trackio_holds_every_evaluations_samples_also_the_one_after_training(tmp
     done = run_python("recipes/ppo.py", *argv, env={"PYTHONPATH": paths})
     assert done.returncode == 0, done.stderr[-3000:]
 
-    files = sorted((tmp_path / "ppo" / "completions").glob("*.jsonl"))
+    files = sorted((tmp_path / "ppo" / "completions").glob("eval-*.jsonl"))
     written = {int(file.stem.split("-")[1]): [json.loads(line) for line in file.read_text().splitlines()] for file in files}
     with closing(sqlite3.connect(tmp_path / "trackio" / "toy.db")) as database:
         names = {name for (name,) in database.execute("SELECT run_name FROM metrics")}
