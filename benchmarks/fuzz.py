@@ -46,7 +46,7 @@ def read_options(example) -> None:
 
 def _check_only(stage: str, argv: list[str]) -> None:
     from llmrecipes import parsing
-    from llmrecipes.usage import describe
+    from llmrecipes.keys.usage import describe
 
     options, keys = parsing.read_argv(argv), recipe_keys(ROOT / "recipes" / f"{stage}.py")
     if options.help is not None:
@@ -78,7 +78,7 @@ def _config_types(stage: str) -> list:
 def read_rows(example) -> None:
     from llmrecipes.data import load_train_eval
     from llmrecipes.keys import keys_of
-    from llmrecipes.values import check_value
+    from llmrecipes.keys.values import check_value
 
     lines, shapes, source, test_size = example
     Path("rows.jsonl").write_bytes(lines.encode("utf-8", "surrogatepass"))

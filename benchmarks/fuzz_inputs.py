@@ -284,8 +284,8 @@ def pipeline(draw):
 @st.composite
 def old_config(draw):
     """A config of another tool."""
-    from llmrecipes.renamed import GONE, RENAMES
-    from llmrecipes.translations import OF_TOOL, TRANSLATIONS
+    from llmrecipes.keys.renamed import GONE, RENAMES
+    from llmrecipes.migrate.translations import OF_TOOL, TRANSLATIONS
 
     names = sorted(
         {*RENAMES, *GONE, *TRANSLATIONS, *(key for table in OF_TOOL.values() for key in table), "base_model", "cutoff_len"}

@@ -17,15 +17,15 @@ from typing import Any
 from llmrecipes.config import InputError, RunArguments, nearest
 from llmrecipes.durable import disk_is_full
 from llmrecipes.keys import Key, keys_of, recipe_keys
+from llmrecipes.keys.renamed import TRANSLATES, hint
+from llmrecipes.keys.settings import Settings
+from llmrecipes.keys.strict_yaml import load_yaml, parse_yaml, read_yaml  # noqa: F401 (load_yaml: for those who read configs)
+from llmrecipes.keys.usage import describe, list_values
+from llmrecipes.keys.values import accepted, check_value, shown
 from llmrecipes.memory import out_of_memory
 from llmrecipes.preflight import check_machine, contradictions, remarks
-from llmrecipes.renamed import TRANSLATES, hint
 from llmrecipes.secrets import hide_secrets, known_secrets
-from llmrecipes.settings import Settings
 from llmrecipes.signals import follow_launcher
-from llmrecipes.strict_yaml import load_yaml, parse_yaml, read_yaml  # noqa: F401 (load_yaml: for those who read configs)
-from llmrecipes.usage import describe, list_values
-from llmrecipes.values import accepted, check_value, shown
 
 COMMAND_LINE = "command line"
 
@@ -77,7 +77,7 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
         config_types: dataclasses, or "module:Class" for one whose module is heavy; it is imported only after every key
             and value has been checked against its source.
         inputs_exist: also check, before any heavy import, what the run finds on this machine: inputs, room to write,
-            installed packages, the hub (preflight.py).
+            installed packages, the hub (`preflight`).
 
     Raises:
         InputError: all that is wrong with keys, values and machine, one text each in `args`.

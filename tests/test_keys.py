@@ -12,9 +12,9 @@ import pytest
 
 from llmrecipes.config import DataArguments, DatasetSource, ModelArguments, PreviewArguments, RunArguments
 from llmrecipes.keys import UNKNOWN, _class_keys, _keys_of_class, keys_of
-from llmrecipes.renamed import GONE, RENAMES
-from llmrecipes.usage import keys_as_markdown
-from llmrecipes.values import CHOICES, DPO_LOSSES, RANGE_OF, accepted
+from llmrecipes.keys.renamed import GONE, RENAMES
+from llmrecipes.keys.usage import keys_as_markdown
+from llmrecipes.keys.values import CHOICES, DPO_LOSSES, RANGE_OF, accepted
 
 ROOT = Path(__file__).parent.parent
 OURS = (
@@ -140,4 +140,4 @@ def test_every_key_of_our_own_dataclasses_is_read_somewhere():
 
 def test_the_page_of_our_own_keys_is_what_the_sources_say():
     written = (ROOT / "docs" / "keys.md").read_text()
-    assert written == keys_as_markdown(), "python -m llmrecipes.usage > docs/keys.md"
+    assert written == keys_as_markdown(), "python -m llmrecipes.keys.usage > docs/keys.md"

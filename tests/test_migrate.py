@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from llmrecipes.keys import recipe_keys
+from llmrecipes.keys.renamed import GONE, RENAMES, hint
 from llmrecipes.migrate import RECIPES, main, migrate, render
 from llmrecipes.parsing import Options, collect, parse
 from llmrecipes.preflight import contradictions
-from llmrecipes.renamed import GONE, RENAMES, hint
 
 TEMPLATE = "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + eos_token }}{% endfor %}"
 MIXTURE = """

@@ -9,11 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmrecipes import machine
 from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, load_function
 from llmrecipes.keys import keys_of
 from llmrecipes.parsing import collect, launch, parse, read_argv
-from llmrecipes.preflight import remarks
+from llmrecipes.preflight import machine, remarks
 
 SFT = (RunArguments, DataArguments, "trl.trainer.sft_config:SFTConfig", ModelArguments)
 

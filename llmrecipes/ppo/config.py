@@ -7,7 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 from llmrecipes.config import InputError
-from llmrecipes.renamed import RENAMES
+from llmrecipes.keys.renamed import RENAMES
 
 # Arguments of TrainingArguments that PPO does not carry out: what they may be, and why or what to use.
 REFUSED = {

@@ -8,8 +8,8 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from llmrecipes.settings import Problems, Settings
-from llmrecipes.values import shown
+from llmrecipes.keys.settings import Problems, Settings
+from llmrecipes.keys.values import shown
 
 # Keys that hold paths which a stage reads.
 INPUTS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_name_or_path", "value_model_name_or_path",

@@ -13,14 +13,14 @@ from typing import Any
 import yaml
 
 from llmrecipes.config import InputError
-from llmrecipes.contradictions import CONTRADICTIONS
 from llmrecipes.keys import Key, recipe_keys
-from llmrecipes.settings import Settings
-from llmrecipes.strict_yaml import load_yaml
-from llmrecipes.translations import Draft, translate
-from llmrecipes.values import check_value, shown
+from llmrecipes.keys.settings import Settings
+from llmrecipes.keys.strict_yaml import load_yaml
+from llmrecipes.keys.values import check_value, shown
+from llmrecipes.migrate.translations import Draft, translate
+from llmrecipes.preflight.contradictions import CONTRADICTIONS
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 STAGES = ("sft", "dpo", "reward", "ppo", "pretrain")
 LLAMAFACTORY = {"cutoff_len", "finetuning_type", "template", "dataset_dir", "preprocessing_num_workers", "pref_beta"}
 AXOLOTL = {"base_model", "micro_batch_size", "sequence_len", "val_set_size", "adapter", "num_epochs", "sample_packing"}
@@ -144,7 +144,3 @@ def main(argv: list[str] | None = None) -> None:
     print(render(draft, options.old, draft.template and options.template), end="")
     print(f"{options.old}: for recipes/{draft.stage}.py; {len(draft.values)} keys written, {len(draft.lost)} not translated"
           + (f": {', '.join(draft.lost)}" if draft.lost else ""), file=sys.stderr)  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()

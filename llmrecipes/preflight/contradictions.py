@@ -6,10 +6,10 @@ Every check yields (key, what is wrong and what to do).
 import os
 import re
 
-from llmrecipes import machine
-from llmrecipes.schedules import schedule_arguments
-from llmrecipes.settings import Problems, Settings
-from llmrecipes.values import shown
+from llmrecipes.keys.settings import Problems, Settings
+from llmrecipes.keys.values import shown
+from llmrecipes.preflight import machine
+from llmrecipes.preflight.schedules import schedule_arguments
 
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 

@@ -10,8 +10,8 @@ import yaml
 
 from llmrecipes.config import InputError, nearest
 from llmrecipes.keys import UNKNOWN, Key, keys_of, recipe_keys
-from llmrecipes.renamed import hint
-from llmrecipes.values import RANGE_OF, shown
+from llmrecipes.keys.renamed import hint
+from llmrecipes.keys.values import RANGE_OF, shown
 
 # Group -> the dataclasses whose keys it shows; our own first, what the libraries add last.
 GROUPS = {
@@ -136,10 +136,10 @@ def _as_yaml(value) -> str:
 
 def keys_as_markdown() -> str:
     """docs/keys.md: all keys of our own dataclasses, a table for each."""
-    lines = ["# Our own keys", "", "Written by `python -m llmrecipes.usage > docs/keys.md`. A recipe's `--help` shows these "
-             "and those of TRL and", "transformers; `--help KEY` says all about one.", ""]  # fmt: skip
+    lines = ["# Our own keys", "", "Written by `python -m llmrecipes.keys.usage > docs/keys.md`. A recipe's `--help` shows",
+             "these and those of TRL and transformers; `--help KEY` says all about one.", ""]  # fmt: skip
     tables = {title: (keys_of(config_type), {config_type.split(":")[1]}) for title, config_type in PAGE.items()}
-    for recipe in sorted((Path(__file__).parent.parent / "recipes").glob("*.py")):
+    for recipe in sorted((Path(__file__).parents[2] / "recipes").glob("*.py")):
         own = set(re.findall(r"^class (\w+):", recipe.read_text(encoding="utf-8"), re.M))
         tables |= {f"recipes/{recipe.name}": (recipe_keys(recipe), own)} if own else {}
     for title, (keys, owners) in tables.items():

@@ -5,9 +5,9 @@ Files are looked at, nothing heavy is imported: all of it takes a fraction of a 
 
 import os
 
-from llmrecipes import machine
-from llmrecipes.contradictions import CONTRADICTIONS
-from llmrecipes.settings import Problems, Settings
+from llmrecipes.keys.settings import Problems, Settings
+from llmrecipes.preflight import machine
+from llmrecipes.preflight.contradictions import CONTRADICTIONS
 
 
 def contradictions(settings: Settings) -> list[str]:

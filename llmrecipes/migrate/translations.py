@@ -1,4 +1,4 @@
-"""How each old key of alignment-handbook, TRL, LlamaFactory and axolotl is written today; migrate.py applies it.
+"""How each old key of alignment-handbook, TRL, LlamaFactory and axolotl is written today; `migrate` applies it.
 
 A translation takes the draft and the old value; it sets keys of ours, and says what is lost or was never needed.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmrecipes.renamed import GONE, RENAMES
+from llmrecipes.keys.renamed import GONE, RENAMES
 
 
 @dataclass
