@@ -233,6 +233,19 @@ def test_a_method_that_is_not_here_is_said(method):
     assert method.upper() in draft.lost["method"]
 
 
+def test_two_old_keys_of_one_meaning_are_never_dropped_in_silence():
+    twice = migrate({"model_name_or_path": "m", "eval_strategy": "no", "evaluation_strategy": "epoch"}, "sft.yaml")
+    assert "'no' is kept" in twice.lost["eval_strategy: 'epoch'"]
+    modules = {"base_model": "m", "adapter": "lora", "lora_target_modules": ["q_proj"], "lora_target_linear": True}
+    assert migrate(modules, "a.yml").values["lora_target_modules"] == ["all-linear"]  # axolotl trains the union
+    for order in (("loss_type", "rpo_alpha"), ("rpo_alpha", "loss_type")):
+        old = {"loss_type": "hinge", "rpo_alpha": 0.5}
+        values = migrate({key: old[key] for key in order}, "dpo.yaml").values
+        assert (values["loss_type"], values["loss_weights"]) == (["hinge", "sft"], [1.0, 0.5])
+    ppo = migrate({"stage": "ppo", "cutoff_len": 9, "template": "x", "max_new_tokens": 64}, "p.yaml", "ppo")
+    assert ppo.values["max_completion_length"] == 64
+
+
 def test_every_old_name_has_a_hint_in_some_stage():
     stages = [recipe_keys(RECIPES / f"{stage}.py") for stage in ("sft", "dpo", "reward", "ppo", "pretrain")]
     for old in {*RENAMES, *GONE}:

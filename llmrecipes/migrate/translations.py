@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrecipes.keys.renamed import GONE, RENAMES
+from llmrecipes.keys.values import shown
 
 
 @dataclass
@@ -26,7 +27,9 @@ class Draft:
     template: str | None = None
 
     def set(self, key: str, value: Any) -> None:
-        self.values.setdefault(key, value)
+        kept = self.values.setdefault(key, value)
+        if kept != value:  # two old keys that mean one of ours: the first counts, and the reader must know
+            self.lost[f"{key}: {shown(value)}"] = f"the config gives it twice; {shown(kept)} is kept"
 
     def environment(self, name: str, value: Any) -> None:
         self.values.setdefault("env", {})[name] = str(value)
@@ -251,6 +254,12 @@ def _quantised(draft: Draft, value: int) -> None:
     draft.set("load_in_4bit" if value == 4 else "load_in_8bit", True)
 
 
+def _rpo(draft: Draft, value: float) -> None:
+    loss = draft.old.get("loss_type") or "sigmoid"
+    draft.values["loss_type"] = [*([loss] if isinstance(loss, str) else loss), "sft"]
+    draft.set("loss_weights", [*[1.0] * (len(draft.values["loss_type"]) - 1), value])
+
+
 TRANSLATIONS = {
     "bf16": _precision,
     "tf32": lost("tf32", "is set on the GPU that has it; add `tf32: true` there"),
@@ -285,7 +294,7 @@ TRANSLATIONS = {
     "deepspeed": _launched("deepspeed"),
     "fsdp": _launched("fsdp"),
     "fsdp_config": _launched("fsdp_config"),
-    "rpo_alpha": lambda draft, value: (draft.set("loss_type", ["sigmoid", "sft"]), draft.set("loss_weights", [1.0, value])),
+    "rpo_alpha": _rpo,
     "trl": lost("trl", "its keys stand on the top level here"),
 }
 OF_TOOL = {
@@ -307,6 +316,7 @@ OF_TOOL = {
         "plot_loss": needless("plot_loss"),
         "val_size": lambda draft, value: draft.set("test_split_size", value) if value else None,
         "neat_packing": to("packing"),
+        "max_new_tokens": lambda draft, value: translate(draft, "max_completion_length", value),
         "pure_bf16": when_on("pure_bf16", "dtype", "bfloat16"),
     },
     "axolotl": {
@@ -314,7 +324,8 @@ OF_TOOL = {
         "test_datasets": _axolotl_datasets("test_datasets"),
         "adapter": _adapter("adapter"),
         "lora_target_linear": when_on("lora_target_linear", "lora_target_modules", "all-linear"),
-        "lora_target_modules": _targets,
+        # axolotl trains the union of both keys
+        "lora_target_modules": lambda draft, value: None if draft.old.get("lora_target_linear") else _targets(draft, value),
         "flash_attention": when_on("flash_attention", "attn_implementation", "flash_attention_2"),
         "sdp_attention": when_on("sdp_attention", "attn_implementation", "sdpa"),
         "val_set_size": lambda draft, value: draft.set("test_split_size", value) if value else None,
