@@ -23,7 +23,8 @@ chat: $(VENV)/run
 	$(PY) recipes/chat.py
 
 test: $(VENV)/dev
-	$(PY) -m pytest
+	@# Two processes of one thread each: with more, threads wait for each other on a machine of two cores.
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .

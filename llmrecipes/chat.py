@@ -15,6 +15,7 @@ from html import escape, unescape
 from pathlib import Path
 from threading import Thread
 
+from llmrecipes import templates
 from llmrecipes.adapters import ADAPTER_FILE
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.formats import prompt_id, read_growing
@@ -97,9 +98,11 @@ def stream_answer(folder: str, messages: list[dict], temperature: float, top_p: 
 
 
 def _encode(tokenizer, messages: list[dict]):
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)[
-        "input_ids"
-    ]
+    options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+    try:
+        return templates.apply(tokenizer, messages, "chat", **options)["input_ids"]
+    except InputError as error:  # a system prompt, say, which some templates do not take
+        raise import_gradio().Error(str(error)) from None
 
 
 def build_page(models: dict[str, str], answer=stream_answer):

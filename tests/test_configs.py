@@ -2,11 +2,14 @@
 
 import ast
 import importlib.util
+import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
+from llmrecipes.keys import schema
 from llmrecipes.parsing import parse
 
 ROOT = Path(__file__).parent.parent
@@ -63,3 +66,16 @@ def test_yaml_is_a_recipe_people_can_read(path):
     assert len(text.splitlines()) <= 60
     values = yaml.safe_load(text)
     assert str(values["output_dir"]).startswith(f"outputs/{path.parent.name}")
+
+
+@pytest.mark.parametrize("stage", sorted(RECIPES))
+def test_schema_for_editors_is_that_of_the_dataclasses(stage):
+    written = (schema.SCHEMAS / f"{stage}.json").read_text()
+    assert written == schema.schemas()[stage], "python -m llmrecipes.keys.schema writes it anew"
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_yaml_names_its_schema_and_fits_it(path):
+    stage, values = path.stem.split("-")[0], yaml.safe_load(path.read_text())
+    assert f"# yaml-language-server: $schema=../schemas/{stage}.json\n" in path.read_text()
+    jsonschema.validate(values, json.loads((schema.SCHEMAS / f"{stage}.json").read_text()))

@@ -173,3 +173,12 @@ def test_max_length_beyond_the_models_positions_becomes_their_number(tmp_path, c
     trainer = RewardTrainer(model=model, args=args, train_dataset=rows, processing_class=toys.tokenizer())
     assert trainer.args.max_length == 64 and args.max_length == 100 and len(trainer.train_dataset) == 2
     assert "max_length: 100 is beyond the model's context; 64 is taken" in capsys.readouterr().out
+
+
+def test_a_template_that_refuses_the_conversation_is_one_line():
+    tokenizer = toys.tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('no system turn') }}"
+    prompt = [{"role": "system", "content": "w1"}, {"role": "user", "content": "w2"}]
+    for finished in (True, False):
+        with pytest.raises(InputError, match="reward model: the chat template refuses .*system.*no system turn"):
+            reward_model_tokens(tokenizer, prompt, "w3", finished)

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from jinja2 import TemplateError
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llmrecipes import templates
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.formats import is_conversation
 from llmrecipes.models import context_length, load_reward_model, load_tokenizer, read_config
@@ -67,7 +69,7 @@ def reward_model_tokens(
     finished response. Conversation: as the chat template renders it, whole or, if the response was cut, up to the cut; a
     prompt whose last turn is the assistant's is continued.
 
-    Raises InputError for a conversation without a chat template.
+    Raises InputError for a conversation without a chat template, or one that the template refuses.
     """
     if is_conversation(prompt):
         return _conversation_tokens(tokenizer, prompt, response, finished)
@@ -88,11 +90,11 @@ def _conversation_tokens(tokenizer, prompt: list[dict], response: str | list[dic
     if isinstance(response, str) and prompt[-1]["role"] == "assistant":
         messages = [*prompt[:-1], {"role": "assistant", "content": prompt[-1]["content"] + response}]
     if finished:
-        return list(tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"])
+        return list(templates.apply(tokenizer, messages, "reward model", return_dict=True)["input_ids"])
     try:
         ids = tokenizer.apply_chat_template(messages, continue_final_message=True, return_dict=True)["input_ids"]
-    except ValueError:  # a template that shows the last turn in another form than it was given
-        text = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+    except (ValueError, TemplateError):  # a template that shows the last turn in another form than it was given
+        text = templates.render(tokenizer, messages[:-1], "reward model", add_generation_prompt=True)
         ids = tokenizer(text + messages[-1]["content"], add_special_tokens=False)["input_ids"]
     return list(ids)
 

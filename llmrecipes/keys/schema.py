@@ -1,0 +1,70 @@
+"""Keys of every recipe for editors: configs/schemas/STAGE.json.
+
+`python -m llmrecipes.keys.schema` writes them anew from the dataclasses' sources; a test says when that is due. An editor
+with a YAML language server completes and checks a config that holds `# yaml-language-server: $schema=../schemas/STAGE.json`.
+"""
+
+import json
+from pathlib import Path
+
+from llmrecipes.keys import UNKNOWN, Key, keys_of, recipe_keys
+from llmrecipes.keys.values import CHOICES, RANGE_OF, accepted
+
+ROOT = Path(__file__).parents[2]
+SCHEMAS = ROOT / "configs" / "schemas"
+TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string", "dict": "object", "list": "array"}
+TYPES |= {"None": "null"}
+
+
+def to_schema(keys: dict[str, Key]) -> dict:
+    """JSON Schema (draft 2020-12) of a mapping with these keys and no others, beside `env`."""
+    properties = {name: _property(name, key) for name, key in keys.items()}
+    properties["env"] = {"type": "object", "description": "Environment variables, set before anything is imported."}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _property(name: str, key: Key) -> dict:
+    kinds, literals = accepted(key.annotation)
+    choices = CHOICES.get(name) or literals or key.choices
+    found = {"description": " ".join(key.help.split())} if key.help else {}
+    if name in ("datasets", "eval_datasets", "watch_questions"):
+        source = {"type": "object", "additionalProperties": False, "required": ["path"]}
+        source["properties"] = {
+            inner: _property(inner, of) for inner, of in keys_of("llmrecipes.config:DatasetSource").items()
+        }
+        one = {"anyOf": [{"type": "string"}, source]}
+        return found | {"anyOf": [*one["anyOf"], {"type": "array", "items": one}, {"type": "null"}]}
+    if choices and "list" not in kinds:
+        found["enum"] = [*choices, *([None] if "None" in kinds else []), *([False] if "no" in choices else [])]
+    elif kinds:
+        types = {TYPES[kind] for kind in kinds}
+        types |= {"string", "number", "boolean"} if "list" in kinds else set()  # one entry may stand for a list of it
+        types |= {"string"} if {"integer", "number", "boolean"} & types else set()  # 1e-4 is text in YAML 1.1; "auto"
+        found["type"] = sorted(types)
+    if key.default not in (UNKNOWN, None, "") and isinstance(key.default, (int, float, str, bool, list, dict)):
+        found["default"] = key.default
+    if name in RANGE_OF:
+        found["description"] = f"{found.get('description', '')} ({RANGE_OF[name]})".strip()
+    return found
+
+
+def schemas() -> dict[str, str]:
+    """Stage -> text of its file."""
+    recipes = sorted((ROOT / "recipes").glob("*.py"))
+    return {path.stem: json.dumps(to_schema(recipe_keys(path)), ensure_ascii=False, indent=0) + "\n" for path in recipes}
+
+
+def main() -> None:
+    """Write all schemas."""
+    SCHEMAS.mkdir(exist_ok=True)
+    for stage, text in schemas().items():
+        (SCHEMAS / f"{stage}.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
