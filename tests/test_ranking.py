@@ -299,7 +299,7 @@ def rank_recipe(*argv):
 
 def test_annotator_that_is_not_there_and_missing_keys_are_one_line(tmp_path):
     for argv, message in [
-        (["--annotator", "page"], "`datasets` is missing"),
+        (["--annotator", "page"], "datasets: is missing"),
         (["--annotator", "simulated"], "rule: is missing"),
         (["--annotator", "file"], "rankings_file: is missing"),
         (["--annotator", "nobody"], "choose from file, simulated, page"),

@@ -197,12 +197,18 @@ def pool_at_last_token(model: PreTrainedModel | PeftModel) -> None:
     model = model.get_base_model() if isinstance(model, PeftModel) else model
     if not hasattr(model, "score"):
         return
-    of_tokens = []
+    of_tokens, hooks = [], []
 
     def keep(module, args, scores):
         of_tokens[:] = [scores]
 
+    def listen(module, args):
+        # Anew for each call, behind the hooks that ZeRO-3 has put on the head: what they return fetches its weights in the
+        # backward pass.
+        hooks.append(module.score.register_forward_hook(keep))
+
     def pool(module, args, kwargs, output):
+        hooks.pop().remove()
         scores = of_tokens.pop()
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
         if mask is not None:
@@ -210,7 +216,7 @@ def pool_at_last_token(model: PreTrainedModel | PeftModel) -> None:
             output.logits = scores[torch.arange(len(last), device=last.device), last]
         return output
 
-    model.score.register_forward_hook(keep)
+    model.register_forward_pre_hook(listen)
     model.register_forward_hook(pool, with_kwargs=True)
 
 
