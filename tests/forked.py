@@ -24,14 +24,16 @@ LIBRARIES = ["torch", "transformers", "trl", "peft", "accelerate", "datasets", "
 def run_python(
     *argv, env: dict | None = None, cwd=ROOT, timeout: float = 300, children: bool = False
 ) -> subprocess.CompletedProcess:
-    """`python argv...` (a script, `-m module` or `-c code`, and its arguments) with `env` on top of the environment."""
+    """`python argv...` (a script, `-m module` or `-c code`, and its arguments) with `env` on top of the environment;
+    what is None there is left out of it."""
     argv, env = [str(word) for word in argv], {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(env or {})}
+    env = {name: value for name, value in (os.environ | env).items() if value is not None}
     if os.environ.get("REAL_PROCESSES"):
         command = [sys.executable, *argv]
-        return subprocess.run(command, cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=timeout)
+        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = _start(argv, os.environ | env, cwd, outputs, children)
+        process = _start(argv, env, cwd, outputs, children)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()

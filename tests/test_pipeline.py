@@ -193,7 +193,7 @@ def pretend_finished(stage, **changes):
     (stage.output_dir / "model.safetensors").write_text("trained")
     given = stage.given | changes
     batch = global_batch(given, 1) if trains(stage.recipe) else None
-    manifest = {"stage": stage.recipe.stem, "status": "finished", "given": given, "inputs": inputs_of(given)}
+    manifest = {"stage": stage.recipe.stem, "status": "finished", "given": given, "inputs": inputs_of(given), "batch": batch}
     manifest |= {"fingerprint": run_fingerprint(stage.recipe.stem, given, batch), "files": output_files(stage.output_dir)}
     manifest["code"] = changes.get("code", code_digest(stage.recipe, given))
     write_json(stage.output_dir / "manifest.json", manifest)

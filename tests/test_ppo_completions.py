@@ -31,7 +31,7 @@ def test_trackio_holds_every_evaluations_samples_also_the_one_after_training(tmp
     }  # fmt: skip
     argv = [word for key, value in options.items() for word in (f"--{key}", value)]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    done = run_python("recipes/ppo.py", *argv, env={"PYTHONPATH": paths})
+    done = run_python("recipes/ppo.py", *argv, env={"PYTHONPATH": paths, "TRACKIO_DIR": None})
     assert done.returncode == 0, done.stderr[-3000:]
 
     files = sorted((tmp_path / "ppo" / "completions").glob("eval-*.jsonl"))

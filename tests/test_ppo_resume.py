@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import ppo_toys as toys
@@ -16,6 +15,7 @@ import pytest
 import torch
 from forked import run_python
 from peft import LoraConfig
+from transformers import TrainerCallback
 
 from llmrecipes.checkpoints import step_folders
 from llmrecipes.durable import read_json
@@ -24,16 +24,27 @@ KILL_POINTS = int(os.environ.get("PPO_KILL_POINTS", 3))
 FIGURES = ("loss", "grad_norm", "learning_rate", "score", "kl", "entropy", "kl_coef")
 
 
-def run(folder: Path, resume: str | None = None, die_after: float | None = None, **arguments):
-    """A run of ten rollouts that saves after every step; killed `die_after` seconds into training."""
+class Death(TrainerCallback):
+    """Kills its process a moment after a step has begun: while the step or its checkpoint is under way."""
+
+    def __init__(self, step: int, seconds: float):
+        self.step, self.seconds = step, seconds
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            threading.Timer(self.seconds, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+
+
+def run(folder: Path, resume: str | None = None, death: tuple[int, float] | None = None, **arguments):
+    """A run of ten rollouts that saves after every step; killed so many seconds after the start of a step, `death`."""
     settings = {
         "max_steps": 40, "num_mini_batches": 2, "gradient_accumulation_steps": 1, "lr_scheduler_type": "linear",
         "kl_target": 0.5, "kl_horizon": 100, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2,
         "data": toys.prompts(20), "reward": toys.reward_model(),
     }  # fmt: skip
     trainer = toys.trainer(folder, **{**settings, **arguments})
-    if die_after is not None:
-        threading.Timer(die_after, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+    if death is not None:
+        trainer.add_callback(Death(*death))
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
@@ -56,9 +67,7 @@ def assert_same(one, other) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    started = time.perf_counter()
-    trainer = run(tmp_path_factory.mktemp("whole"))
-    return trainer, time.perf_counter() - started
+    return run(tmp_path_factory.mktemp("whole"))
 
 
 def start(body: str, *launcher: str) -> subprocess.CompletedProcess:
@@ -73,15 +82,15 @@ def start(body: str, *launcher: str) -> subprocess.CompletedProcess:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(KILL_POINTS))
 def test_killed_anywhere_and_started_again_ends_bit_equal(tmp_path, whole, seed):
-    trainer, seconds = whole
-    moment = random.Random(seed).uniform(0.1, 0.8) * seconds
-    body = f"from pathlib import Path; import test_ppo_resume as t; t.run(Path({str(tmp_path)!r}), die_after={moment})"
+    chance = random.Random(seed)
+    death = chance.randrange(5, 30), chance.uniform(0, 0.2)  # of a step that takes less, with ten more to come
+    body = f"from pathlib import Path; import test_ppo_resume as t; t.run(Path({str(tmp_path)!r}), death={death})"
     killed = start(body)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     # Trainer writes trainer_state.json last.
     checkpoint = next((str(f) for f in step_folders(tmp_path) if read_json(f / "trainer_state.json")), None)
     print("killed after", checkpoint)
-    assert_same(run(tmp_path, resume=checkpoint), trainer)
+    assert_same(run(tmp_path, resume=checkpoint), whole)
 
 
 TWO_RANKS = """
