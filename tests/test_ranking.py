@@ -298,11 +298,12 @@ def rank_recipe(*argv):
 
 
 def test_annotator_that_is_not_there_and_missing_keys_are_one_line(tmp_path):
+    given = ["--datasets", write(tmp_path / "samples.jsonl", "".join(json.dumps(row) + "\n" for row in samples(2)))]
     for argv, message in [
         (["--annotator", "page"], "datasets: is missing"),
-        (["--annotator", "simulated"], "rule: is missing"),
-        (["--annotator", "file"], "rankings_file: is missing"),
-        (["--annotator", "nobody"], "choose from file, simulated, page"),
+        (["--annotator", "simulated", *given], "rule: is missing"),
+        (["--annotator", "file", *given], "rankings_file: is missing"),
+        (["--annotator", "nobody", *given], "choose from file, simulated, page"),
     ]:
         result = rank_recipe(*argv, "--output_dir", str(tmp_path / "rank"))
         assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
