@@ -303,7 +303,7 @@ def test_annotator_that_is_not_there_and_missing_keys_are_one_line(tmp_path):
         (["--annotator", "page"], "datasets: is missing"),
         (["--annotator", "simulated", *given], "rule: is missing"),
         (["--annotator", "file", *given], "rankings_file: is missing"),
-        (["--annotator", "nobody", *given], "choose from file, simulated, page"),
+        (["--annotator", "nobody", *given, "--rankings_file", given[1]], "choose from file, simulated, page"),
     ]:
         result = rank_recipe(*argv, "--output_dir", str(tmp_path / "rank"))
         assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
