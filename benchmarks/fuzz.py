@@ -9,7 +9,6 @@ else, with an input that does it; exit code 1 if there is one. tests/test_fuzz.p
 import argparse
 import collections
 import contextlib
-import functools
 import io
 import os
 import sys
@@ -26,9 +25,10 @@ from llmrecipes.keys import recipe_keys
 from llmrecipes.parsing import one_line
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(Path(__file__).parent))
+sys.path += [str(Path(__file__).parent), str(ROOT / "tests")]
 
 from fuzz_inputs import command_line, jsonl, manifests, model_files, old_config, pipeline, rankings, yaml_text  # noqa: E402
+from recipe_types import recipe_types  # noqa: E402
 
 # ---- What is done with an input: returns, or raises InputError or SystemExit (0 or 2) ----
 
@@ -58,21 +58,7 @@ def _check_only(stage: str, argv: list[str]) -> None:
     if problems:
         raise InputError(*problems)
     parsing.remarks(found)
-    parsing.build([config_type for config_type in _config_types(stage) if not isinstance(config_type, str)], found)
-
-
-@functools.cache
-def _config_types(stage: str) -> list:
-    import ast
-    import importlib.util
-
-    path = ROOT / "recipes" / f"{stage}.py"
-    spec = importlib.util.spec_from_file_location(f"fuzzed_{stage}", path)
-    recipe = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
-    call = next(node for node in calls if getattr(node.func, "id", "") == "launch")
-    return [a.value if isinstance(a, ast.Constant) else getattr(recipe, a.id) for a in call.args[1:]]
+    parsing.build([config_type for config_type in recipe_types(stage) if not isinstance(config_type, str)], found)
 
 
 def read_rows(example) -> None:

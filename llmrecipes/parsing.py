@@ -109,7 +109,7 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
     configs = build(config_types, settings)
     for config in configs:
         if isinstance(config, RunArguments):
-            config.given = read_given(argv)
+            config.given = read_given(options)
     if options.print_config:
         show(list_values(configs, given, settings.where))
     return configs
@@ -160,9 +160,8 @@ def read_argv(argv: list[str]) -> Options:
     return options
 
 
-def read_given(argv: list[str]) -> dict:
+def read_given(options: Options) -> dict:
     """What the user says, YAML and command line together, before any default and check: what a run is recognised by."""
-    options = read_argv(argv)
     values = load_yaml(options.config) if options.config else {}
     for key, words in options.given.items():
         if not words:

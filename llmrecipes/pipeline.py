@@ -5,7 +5,6 @@ that is, here and in the recipes. Nothing is removed here: a recipe refuses to o
 --force. Imports nothing heavy: looking at an unchanged chain takes a second.
 """
 
-import ast
 import os
 import re
 import subprocess
@@ -19,7 +18,7 @@ import yaml
 
 from llmrecipes.config import InputError
 from llmrecipes.durable import read_json, write_text
-from llmrecipes.keys import keys_of
+from llmrecipes.keys import recipe_keys
 from llmrecipes.manifest import ROOT, code_digest, difference, global_batch, inputs_of, run_fingerprint, standing, strings
 from llmrecipes.parsing import config_problems, load_yaml
 from llmrecipes.signals import IN_A_CHAIN, die_with_parent, handle_signals, received
@@ -227,11 +226,8 @@ def _stage(name: str, pipeline, config_path: Path) -> Stage:
 
 @cache
 def trains(recipe: Path) -> bool:
-    """Whether one of the dataclasses that the recipe hands to `launch` has the keys of a training."""
-    calls = [n for n in ast.walk(ast.parse(recipe.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
-    named = [arg.value for call in calls if getattr(call.func, "id", "") == "launch" for arg in call.args
-             if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]  # fmt: skip
-    return any(PER_STEP in keys_of(config_type) for config_type in named)
+    """Whether the recipe takes the keys of a training."""
+    return PER_STEP in recipe_keys(recipe)
 
 
 def _moved(value, home: PurePath, to: PurePath):

@@ -8,13 +8,12 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from served import served
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -23,7 +22,7 @@ from llmrecipes.chat import build_compare_page, build_page, find_models, league,
 from llmrecipes.config import InputError
 from llmrecipes.formats import read_growing
 from llmrecipes.models import build_policy, train_tokenizer
-from llmrecipes.web import prepare_server, serve_blocks
+from llmrecipes.web import serve_blocks
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script> ![p](http://198.51.100.1/a.png) **bold**'
@@ -123,18 +122,6 @@ def test_command_prints_the_lines_for_a_terminal_and_serves_the_page(tmp_path):
         process.wait()
 
 
-@contextmanager
-def serving(page):
-    address, run, stop = prepare_server(serve_blocks(page), "127.0.0.1", 0)
-    thread = Thread(target=run)
-    thread.start()
-    try:
-        yield address
-    finally:
-        stop()
-        thread.join(20)
-
-
 def silent(folder, messages, *settings):
     yield ""
 
@@ -206,7 +193,7 @@ def test_words_of_a_model_stand_there_as_text_in_a_browser():
         yield HOSTILE
 
     page = build_page({"sft": "folder/sft", "ppo": "folder/ppo"}, answer)
-    with serving(page) as address:
+    with served(serve_blocks(page)) as address:
         with sync_api.sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             tab = browser.new_page()
@@ -243,7 +230,7 @@ def test_blind_vote_side_by_side(tmp_path):
 
     votes = tmp_path / "votes.jsonl"
     page = build_compare_page({"sft": "GOOD", "ppo": "BAD"}, votes, answer)
-    with serving(page) as address:
+    with served(serve_blocks(page)) as address:
         with sync_api.sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             tab = browser.new_page()

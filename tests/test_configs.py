@@ -1,13 +1,12 @@
 """Every YAML under configs/ goes through the real command line's parser; its batch arithmetic is recomputed."""
 
-import ast
-import importlib.util
 import json
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+from recipe_types import recipe_types
 
 from llmrecipes.keys import schema
 from llmrecipes.parsing import parse
@@ -18,20 +17,8 @@ YAMLS = sorted(path for path in (ROOT / "configs").glob("*/*.yaml") if path.pare
 
 
 def parse_as_its_recipe_does(path):
-    """Run the recipe's own `launch(...)` line with a main that only keeps what it is given."""
-    recipe = ROOT / "recipes" / f"{path.stem.split('-')[0]}.py"
-    spec = importlib.util.spec_from_file_location(f"recipe_{recipe.stem}", recipe)
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    call = next(
-        node
-        for node in ast.walk(ast.parse(recipe.read_text()))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "launch"
-    )
-    types = [ast.literal_eval(a) if isinstance(a, ast.Constant) else getattr(module, a.id) for a in call.args[1:]]
+    """What the recipe's own `launch(...)` line would hand to its main."""
+    types = recipe_types(path.stem.split("-")[0])
     return parse(*types, argv=["--config", str(path), "--report_to", "none"] if _trains(types) else
                                ["--config", str(path)])  # fmt: skip
 

@@ -22,7 +22,7 @@ from llmrecipes.manifest import (
     run_fingerprint,
     standing,
 )
-from llmrecipes.parsing import read_given
+from llmrecipes.parsing import read_argv, read_given
 
 
 @pytest.fixture
@@ -92,7 +92,9 @@ def test_rows_in_a_step_count_and_not_how_they_are_cut_up():
 
 def test_yaml_and_command_line_are_one_config(tmp_path):
     (tmp_path / "a.yaml").write_text("max_steps: 5\nseed: 1\nbf16: true\n")
-    given = read_given(["--config", str(tmp_path / "a.yaml"), "--seed=2", "--models", "a", "b", "--no_bf16", "--force"])
+    given = read_given(
+        read_argv(["--config", str(tmp_path / "a.yaml"), "--seed=2", "--models", "a", "b", "--no_bf16", "--force"])
+    )
     assert given == {"max_steps": 5, "seed": 2, "models": ["a", "b"], "bf16": False, "force": True}
 
 

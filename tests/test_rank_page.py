@@ -7,14 +7,13 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import threading
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import gradio.routes
 import pytest
 from injections import INJECTIONS, REMOTE
+from served import served
 from starlette.testclient import TestClient
 from test_store import samples
 
@@ -23,7 +22,6 @@ from llmrecipes.ranking.annotators import _admin_page, check_settings
 from llmrecipes.ranking.page import LoginLimit, build_app
 from llmrecipes.ranking.store import Store, to_rankings
 from llmrecipes.ranking.users import UsersFile, is_password, read_users, write_user
-from llmrecipes.web import prepare_server
 
 ROOT = Path(__file__).parent.parent
 PASSWORD = "correct horse battery"
@@ -366,16 +364,8 @@ def test_settings_that_do_not_go_together(changes, said):
 # --- in a browser ---------------------------------------------------------------------------------------------------
 
 
-@contextmanager
 def serving(store, **options):
-    address, run, stop = prepare_server(build_app(store, "Be fair.", **options), "127.0.0.1", 0)
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield address
-    finally:
-        stop()
-        thread.join(20)
+    return served(build_app(store, "Be fair.", **options))
 
 
 @pytest.fixture(scope="module")

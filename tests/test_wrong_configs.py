@@ -1,15 +1,13 @@
 """Each wrong config of wrong_configs.py ends in its line, before anything is loaded; a handful through the real command."""
 
-import ast
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
+from recipe_types import recipe_types
 from wrong_configs import rows
 
 from llmrecipes.config import InputError
@@ -61,18 +59,6 @@ def own_environment(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
 
 
-@cache
-def config_types(stage):
-    """What the recipe's own `launch(...)` line names."""
-    path = ROOT / "recipes" / f"{stage}.py"
-    spec = importlib.util.spec_from_file_location(f"recipe_{stage}", path)
-    recipe = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
-    call = next(node for node in calls if getattr(node.func, "id", "") == "launch")
-    return [a.value if isinstance(a, ast.Constant) else getattr(recipe, a.id) for a in call.args[1:]]
-
-
 def write(tmp_path, stage, lines, paths):
     """A config that is right but for `lines`."""
     keys = OF_STAGE.get(stage, {"output_dir", "datasets", "model_name_or_path", "tokenizer_name_or_path"})
@@ -93,7 +79,7 @@ def test_there_are_at_least_180_rows_and_each_once():
 def test_wrong_config_ends_in_its_line(stage, lines, part, paths, tmp_path):
     config = write(tmp_path, stage, lines, paths)
     with pytest.raises(InputError) as caught:
-        parse(*config_types(stage), argv=["--config", str(config)], inputs_exist=True)
+        parse(*recipe_types(stage), argv=["--config", str(config)], inputs_exist=True)
     assert part in str(caught.value)
     assert len(caught.value.args) <= 2, "one mistake, one line (two where two keys are named)"
 
@@ -101,13 +87,13 @@ def test_wrong_config_ends_in_its_line(stage, lines, part, paths, tmp_path):
 @pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "ppo", "pretrain", "sample", "rank", "evaluate", "tokenizer"])
 def test_the_right_part_of_each_config_is_right(stage, paths, tmp_path):
     config = write(tmp_path, stage, [], paths)
-    assert parse(*config_types(stage), argv=["--config", str(config)], inputs_exist=True)
+    assert parse(*recipe_types(stage), argv=["--config", str(config)], inputs_exist=True)
 
 
 def test_all_problems_are_told_at_once(paths, tmp_path):
     lines = ["seed: -1", "lr: 1", "eval_strategy: steps", "packing: true", "max_length: null", "lora_r: 8"]
     with pytest.raises(InputError) as caught:
-        parse(*config_types("sft"), argv=["--config", str(write(tmp_path, "sft", lines, paths))], inputs_exist=True)
+        parse(*recipe_types("sft"), argv=["--config", str(write(tmp_path, "sft", lines, paths))], inputs_exist=True)
     assert len(caught.value.args) == 5
     for key in ("seed", "learning_rate", "eval_strategy", "packing", "lora_r"):
         assert key in str(caught.value)
