@@ -107,6 +107,7 @@ def to_standard(row: Mapping, where: str = "row", wanted: Sequence[str] = tuple(
 
     where: "x.jsonl, row 7" begins each error.
     """
+    row = _with_options(row, where)
     if tuple(wanted) == ("prompt",):
         return _to_prompt(row, where)
     shape = recognise(row, where, wanted)
@@ -125,8 +126,6 @@ def to_standard(row: Mapping, where: str = "row", wanted: Sequence[str] = tuple(
     if standard in ("messages", "prompt-completion") and isinstance(row.get("label"), bool):
         raise InputError(f"{where}: a label of true or false says whether an answer is good (KTO), but here every answer is "
                          "learned; keep the rows with true alone, and leave the column out with `columns:`")  # fmt: skip
-    if isinstance(new.get("tools"), str):
-        _check_tools(new["tools"], where)
     return new
 
 
@@ -137,7 +136,7 @@ def _to_messages(row: dict, shape: str, where: str) -> dict:
     else:
         turns = _question(row, where, STANDARD_ANSWER if shape == "alpaca" else ANSWERS)
         row.pop("text", None)  # Alpaca's own rendering of the same row
-    row["messages"] = add_system(turns, _pop_system(row), where)
+    row["messages"] = add_system(turns, _pop_system(row, where), where)
     return row
 
 
@@ -146,12 +145,18 @@ STANDARD_ANSWER = ("output",)
 
 def _question(row: dict, where: str, answers: Sequence[str] = ()) -> list[dict]:
     """Turns of a row with a question, maybe `history` before it and `input` or `context` below it, and an answer."""
-    asked = next(name for name in QUESTIONS if row.get(name) is not None or name == QUESTIONS[-1])
+    there = [name for name in QUESTIONS[:-1] if row.get(name) is not None]  # `input` may stand below another question
+    if len(there) > 1:
+        raise InputError(f"{where}: has the questions {' and '.join(there)}; name the columns to use with `columns:`")
+    asked = there[0] if there else QUESTIONS[-1]
     question = require_text(row.pop(asked, None), asked, where, may_be_empty=asked != "input" and bool(row.get("input")))
-    extras = [row.pop(name, None) for name in ("input", "context") if name in row]
-    parts = [question, *(require_text(extra, "input", where, may_be_empty=True) for extra in extras if extra is not None)]
-    turns = []
-    for number, pair in enumerate(row.pop("history", None) or [], start=1):
+    extras = {name: row.pop(name) for name in ("input", "context") if name in row}
+    parts = [question, *(require_text(extra, name, where, may_be_empty=True) for name, extra in extras.items()
+                         if extra is not None)]  # fmt: skip
+    turns, history = [], row.pop("history", None) or []
+    if not isinstance(history, list):
+        raise InputError(f"{where}: history must be pairs [question, answer], found {short(history)}")
+    for number, pair in enumerate(history, start=1):
         if not isinstance(pair, list) or len(pair) != 2:
             raise InputError(f"{where}: history must be pairs [question, answer], found {short(pair)}")
         turns += [{"role": role, "content": require_text(text, f"history, pair {number}", where)}
@@ -182,7 +187,7 @@ def _to_preference(row: dict, shape: str, where: str) -> dict:
         raise InputError(f"{where}: chosen and rejected are one text and one list of messages; write both in one way")
     if "prompt" in row and shape == "preference":
         prompt = _prompt(row["prompt"], where)
-        system = _pop_system(row)
+        system = _pop_system(row, where)
         if isinstance(prompt, str) and not texts[0] and sides["chosen"][0]["role"] != "assistant":
             prompt = None  # whole conversations beside the text of their prompt, as in UltraFeedback's binarized forms
         elif isinstance(prompt, str) != texts[0]:
@@ -191,12 +196,12 @@ def _to_preference(row: dict, shape: str, where: str) -> dict:
         elif isinstance(prompt, str) and system:
             raise InputError(f"{where}: has `system`, which a prompt of text has no place for; write prompt as messages")
     elif shape == "question preference":
-        system = _pop_system(row)
+        system = _pop_system(row, where)
         prompt = to_turns(row.pop("conversations"), where) if row.get("conversations") else _question(row, where)
         if texts[0]:
             sides = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
     else:
-        prompt, system = None, _pop_system(row)
+        prompt, system = None, _pop_system(row, where)
     if prompt is None:
         if texts[0] and shape != "hh-rlhf":
             raise InputError(f"{where}: chosen and rejected are texts without a prompt; add a prompt column")
@@ -219,7 +224,7 @@ def _to_completion(row: dict, where: str) -> dict:
     if isinstance(prompt, str) != isinstance(completion, str) and completion is not None:
         raise InputError(f"{where}: prompt is {_kind(prompt)}, completion is {_kind(completion)}; write both as text or "
                          "both as lists of messages")  # fmt: skip
-    system = _pop_system(row)
+    system = _pop_system(row, where)
     if isinstance(prompt, str):
         if system:
             raise InputError(f"{where}: has `system`, which a prompt of text has no place for; write prompt as messages")
@@ -246,7 +251,7 @@ def _to_prompt(row: Mapping, where: str) -> dict:
             first = next((i for i, turn in enumerate(turns) if turn["role"] == "user"), None)
             if first is not None and (turns[first]["content"] or "").strip() == prompt.strip():
                 prompt = turns[: first + 1]
-        system = _pop_system(new)
+        system = _pop_system(new, where)
         if system and isinstance(prompt, str):
             raise InputError(f"{where}: has `system`, which a prompt of text has no place for; write prompt as messages")
         return new | {"prompt": add_system(prompt, system, where) if system else prompt}
@@ -254,11 +259,11 @@ def _to_prompt(row: Mapping, where: str) -> dict:
         new["prompt"] = _to_preference(new, recognise(row, where, ("preference",)), where)["prompt"]
     elif conversation is not None or new.get("conversations") is not None:
         turns = conversation if conversation is not None else new.pop("conversations")
-        turns = add_system(to_turns(turns, f"{where}, column messages"), _pop_system(new), where)
+        turns = add_system(to_turns(turns, f"{where}, column messages"), _pop_system(new, where), where)
         new["prompt"] = without_answer(turns, where)
     elif any(row.get(name) is not None for name in QUESTIONS):
         turns = _question(new, where)
-        new["prompt"] = add_system(turns, _pop_system(new), where)
+        new["prompt"] = add_system(turns, _pop_system(new, where), where)
     elif "prompt" in row:
         require_text(row["prompt"], "prompt", where)
     else:
@@ -282,19 +287,31 @@ def _is_json(text: str) -> bool:
         return False
 
 
-def _pop_system(row: dict) -> object:
+def _pop_system(row: dict, where: str) -> object:
     """The row's system text, which goes before its conversation."""
-    found = [row.pop(name) for name in ("system", "system_prompt") if name in row]
-    return next((system for system in found if system), None)
+    found = [system for name in ("system", "system_prompt") if name in row and (system := row.pop(name))]
+    if len(found) > 1 and found[0] != found[1]:
+        raise InputError(f"{where}: system and system_prompt differ; name the column to use with `columns:`")
+    return found[0] if found else None
 
 
-def _check_tools(tools: str, where: str) -> None:
-    try:
-        fine = not tools.strip() or isinstance(json.loads(tools), list)
-    except ValueError:
-        fine = False
-    if not fine:
-        raise InputError(f"{where}: tools must be a list or its JSON text, found {short(tools)}")
+def _with_options(row: Mapping, where: str) -> Mapping:
+    """The row with what it says to the chat template beside its turns checked, and `chat_template_kwargs` as a mapping."""
+    if not {"tools", "chat_template_kwargs"} & row.keys():
+        return row
+    new = dict(row)
+    for name, kind, what in (("tools", list, "a list"), ("chat_template_kwargs", Mapping, "a mapping")):
+        value = new.get(name)
+        if isinstance(value, str):
+            try:
+                value = json.loads(value) if value.strip() else None
+            except ValueError:
+                value = new[name]
+        if value is not None and not isinstance(value, kind):
+            raise InputError(f"{where}: {name} must be {what} or its JSON text, found {short(new[name])}")
+        if name == "chat_template_kwargs" and name in new:  # which TRL hands to the template as it is
+            new[name] = value
+    return new
 
 
 def _kind(value: object) -> str:

@@ -135,6 +135,10 @@ def test_answers_stay_beside_a_prompt_for_reward_functions():
         ({"messages": [turn("system", "A"), ASK, REPLY], "system": "B"}, "the column system .* differ"),
         ({"messages": [ASK, turn("assistant", None, tool_calls=[{"x": 1}])]}, "turn 2: expected a tool call"),
         ({"messages": [ASK, REPLY], "tools": "depth(of)"}, "tools must be a list"),
+        ({"messages": [ASK, REPLY], "tools": {"name": "depth"}}, "tools must be a list"),
+        ({"messages": [ASK, REPLY], "chat_template_kwargs": "thinking"}, "chat_template_kwargs must be a mapping"),
+        ({"messages": [ASK, REPLY], "chat_template_kwargs": [1]}, "chat_template_kwargs must be a mapping"),
+        ({"messages": [ASK, REPLY], "system": "A", "system_prompt": "B"}, "system and system_prompt differ"),
         ({"messages": [ASK, REPLY], "label": True}, "label of true or false .*KTO"),
         ({"prompt": "Hi", "completion": "No.", "label": False}, "label of true or false .*KTO"),
         ({"prompt": [ASK], "completion": "Nine metres."}, "prompt is messages, completion is text"),
@@ -148,6 +152,9 @@ def test_answers_stay_beside_a_prompt_for_reward_functions():
         ({"instruction": "Add.", "output": ""}, "output is empty"),
         ({"instruction": "", "input": "", "output": "2"}, "instruction is empty"),
         ({"instruction": "Add.", "output": "2", "history": [["Go!"]]}, "history must be pairs"),
+        ({"instruction": "Add.", "output": "2", "history": 5}, "history must be pairs"),
+        ({"instruction": "Be brief.", "question": "Hi", "output": "Yes?"}, "has the questions instruction and question"),
+        ({"instruction": "Add.", "context": 3, "output": "2"}, "context "),
         ({"question": "Hi", "answer": "Yes?", "response": "No."}, "has the answers response and answer"),
         ({"prompt": "Hi", "response": "Yes?"}, r"Rename with `columns: \{response: completion\}`"),
     ],
@@ -190,3 +197,13 @@ def test_unusable_pair_is_one_line(row, message):
 def test_unusable_prompt_is_one_line(row, message):
     with pytest.raises(InputError, match="^x.jsonl, row 7.*" + message):
         to_standard(row, "x.jsonl, row 7", ("prompt",))
+
+
+def test_what_a_prompt_says_to_the_template_is_checked_and_its_json_text_read():
+    for column, value in (("tools", "[{"), ("chat_template_kwargs", "{"), ("chat_template_kwargs", 3)):
+        with pytest.raises(InputError, match=f"^x.jsonl, row 7: {column} must be a"):
+            to_standard({"prompt": [ASK], column: value}, "x.jsonl, row 7", ("prompt",))
+    row = to_standard({"messages": [ASK, REPLY], "chat_template_kwargs": '{"enable_thinking": false}'}, "x", DEMONSTRATION)
+    assert row["chat_template_kwargs"] == {"enable_thinking": False}
+    same = to_standard({"messages": [ASK, REPLY], "system": "A", "system_prompt": "A"}, "x", DEMONSTRATION)
+    assert same["messages"][0] == {"role": "system", "content": "A"}
