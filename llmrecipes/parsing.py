@@ -253,7 +253,10 @@ def _typed(key: str, words: list[str], keys: dict[str, Key]) -> tuple[str, Any]:
             raise InputError(f"{where} needs a value; it must be {keys[key].annotation}")
         return key, True
     if len(words) > 1 and "list" not in kinds:
-        raise InputError(f"{where} takes one value, got {len(words)}; put a value with blanks in quotes")
+        got = " ".join(map(shown, words))
+        raise InputError(f"{where} takes one value, got {got}; write --key value, and a value with blanks in quotes")
+    if words == [""] and "str" not in kinds:
+        raise InputError(f"{where} needs a value; it must be {keys[key].annotation}")
     typed = [_typed_word(word, kinds, where) for word in words]
     return key, typed[0] if len(typed) == 1 else typed
 

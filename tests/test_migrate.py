@@ -196,6 +196,18 @@ def test_shares_of_sources_become_slices_and_one_data_set_its_splits():
     assert values["eval_datasets"] == [{"path": "people/chats", "name": "all", "split": "test"}]
 
 
+def test_a_mixtures_seed_is_not_dropped_in_silence():
+    old = {"dataset_mixture": {"datasets": [{"id": "people/chats"}], "seed": 3}, "output_dir": "o"}
+    assert "dataset_mixture.seed" in migrate(old, "sft.yaml").lost
+
+
+def test_nothing_translated_is_an_error(tmp_path, capsys):
+    (tmp_path / "old.yaml").write_text("nobody_knows_this: 1\n")
+    with pytest.raises(SystemExit) as left:
+        main([str(tmp_path / "old.yaml")])
+    assert left.value.code == 2 and "nothing in it could be translated" in capsys.readouterr().err
+
+
 def test_llamafactory_config(tmp_path):
     draft = migrate(yaml.safe_load(LLAMAFACTORY), "llama3_lora_dpo.yaml")
     text = render(draft, "old.yaml", None)
@@ -216,7 +228,7 @@ def test_axolotl_config(tmp_path):
     assert values["load_in_4bit"] and values["use_peft"] and values["packing"] and values["max_length"] == 4096
     assert values["eval_steps"] == values["save_steps"] / 4 == 0.0625 and values["learning_rate"] == 2e-4
     assert values["pad_token"] == "<|end_of_text|>" and values["env"] == {"WANDB_PROJECT": "llama"}
-    assert {"early_stopping_patience", "datasets.field_messages"} <= set(draft.lost)
+    assert {"early_stopping_patience", "datasets.field_messages", "datasets.type"} <= set(draft.lost)
 
 
 def test_what_is_written_builds_the_dataclasses(tmp_path):

@@ -94,6 +94,8 @@ def test_wrong_value_is_rejected_on_the_command_line(tmp_path):
     assert "must be int" in error_of(tmp_path, "", "--per_device_train_batch_size", "2.5")
     assert "choose from" in error_of(tmp_path, "", "--packing_strategy=nonsense")
     assert "needs a value" in error_of(tmp_path, "", "--max_length")
+    assert "needs a value" in error_of(tmp_path, "", "--max_length=")
+    assert "takes one value, got 'o' '-x'; write --key value" in error_of(tmp_path, "", "--output_dir", "o", "-x")
     assert "stands alone" in error_of(tmp_path, "", "max_length")
 
 

@@ -134,6 +134,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     try:
         draft = migrate(load_yaml(options.old), options.old, options.stage)
+        if not draft.values:
+            raise InputError(f"{options.old}: nothing in it could be translated ({', '.join(draft.lost) or 'no keys'})")
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

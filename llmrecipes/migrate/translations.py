@@ -87,6 +87,8 @@ def _mixture(draft: Draft, value: dict) -> None:
     draft.set("datasets", sources)
     if value.get("test_split_size"):
         draft.set("test_split_size", value["test_split_size"])
+    for key in value.keys() - {"datasets", "test_split_size"}:
+        draft.lost[f"dataset_mixture.{key}"] = "`seed` shuffles the sources" if key == "seed" else "no key means the same"
 
 
 def _mixer(draft: Draft, value: dict) -> None:
@@ -146,6 +148,8 @@ def _axolotl_datasets(key: str) -> Callable:
             kept = {
                 k: v for k, v in entry.items() if k in ("path", "name", "split", "data_files", "revision") and v is not None
             }
+            if entry.get("type") not in (None, "chat_template", "completion"):
+                draft.lost[f"{key}.type"] = "set the prompt's words; here columns say the shape, the chat template the words"
             for k in entry.keys() - kept.keys() - {"type", "ds_type"}:
                 draft.lost[f"{key}.{k}"] = "rows of the usual shapes are recognised; else name a `reader`"
             sources.append(kept)
