@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import sqlite3
 import subprocess
 from contextlib import closing
@@ -41,7 +40,7 @@ def test_trackio_holds_every_evaluations_samples_also_the_one_after_training(tmp
         logs = [json.loads(text) for (text,) in database.execute("SELECT metrics FROM metrics ORDER BY step")]
     assert names == {"ppo"}, "one run, the last evaluation in it"
     shown = re.search(r"curves: TRACKIO_DIR=(\S+) trackio show --project (\S+)", done.stdout)
-    listing = [shutil.which("trackio"), "list", "runs", "--project", shown[2]]
+    listing = [Path(sys.executable).with_name("trackio"), "list", "runs", "--project", shown[2]]
     listed = subprocess.run(listing, env={**os.environ, "TRACKIO_DIR": shown[1]}, capture_output=True, text=True, check=True)
     assert "ppo" in listed.stdout
     tables = [(log["train/global_step"], log["eval_completions"]) for log in logs if "eval_completions" in log]
