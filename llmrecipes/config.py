@@ -9,15 +9,28 @@ from dataclasses import dataclass, field, fields
 
 from trl import ModelConfig  # imports without torch
 
+from llmrecipes.secrets import hide_secrets, known_secrets
+
 
 class InputError(Exception):
     """A mistake of the user's: one line that names the file, key or row, what is wrong and what to do.
 
-    Several mistakes found together are several arguments.
+    Several mistakes found together are several arguments, each kept as one line without tokens, cut where somebody's key or
+    path of thousands of characters stands in it.
     """
 
+    def __init__(self, *problems):
+        super().__init__(*map(one_line, problems))
+
     def __str__(self):
-        return "; ".join(map(str, self.args))
+        return "; ".join(self.args)
+
+
+def one_line(problem, longest: int = 600) -> str:
+    """What is said to the user: without secrets, line breaks and whatever else a terminal would obey."""
+    text = " ".join(hide_secrets(str(problem), known_secrets(os.environ)).split())
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= longest else f"{text[: longest - 205]} ... {text[-200:]}"  # what to do stands at the end
 
 
 @dataclass

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from llmrecipes.config import InputError, RunArguments, nearest
+from llmrecipes.config import InputError, RunArguments, nearest, one_line
 from llmrecipes.durable import disk_is_full
 from llmrecipes.keys import Key, keys_of, recipe_keys
 from llmrecipes.keys.renamed import TRANSLATES, hint
@@ -24,7 +24,6 @@ from llmrecipes.keys.usage import describe, list_values
 from llmrecipes.keys.values import accepted, check_value, shown
 from llmrecipes.memory import out_of_memory
 from llmrecipes.preflight import check_machine, contradictions, remarks
-from llmrecipes.secrets import hide_secrets, known_secrets
 from llmrecipes.signals import follow_launcher
 
 COMMAND_LINE = "command line"
@@ -63,13 +62,6 @@ def leave(*problems) -> None:
     sys.exit(2)
 
 
-def one_line(problem: Any) -> str:
-    """The text of a problem in one line, without tokens, cut where somebody's value of thousands of characters stands in
-    it."""
-    text = hide_secrets(" ".join(str(problem).split()), known_secrets(os.environ))
-    return text if len(text) <= 1000 else f"{text[:996]} ..."
-
-
 def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = False) -> tuple:
     """Strictly parse `argv` (and the YAML behind `--config`) into instances of `config_types`.
 
@@ -99,7 +91,7 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
         raise InputError(*problems)
     if inputs_exist and int(os.environ.get("RANK", 0)) == 0:
         for remark in remarks(settings):
-            print(f"warning: {remark}", file=sys.stderr)
+            print(f"warning: {one_line(remark)}", file=sys.stderr)
     # Before transformers is imported: it reads HF_* once, at import.
     os.environ.update(environment)
     given = dict(settings.values)

@@ -359,3 +359,11 @@ def test_hub_is_asked_before_training_whether_a_push_would_be_let_in(monkeypatch
     assert "does not let this token in (401 Client Error)" in next(machine.hub(settings))[1]
     monkeypatch.setattr("huggingface_hub.HfApi.whoami", lambda self: {"name": "me"})
     assert not list(machine.hub(settings))
+
+
+@pytest.mark.parametrize("text", ["k" * 5000, "word " * 2000, "a\x1b[2Jb\nc\u202ed"])
+def test_a_mistake_is_a_short_line_that_commands_no_terminal_whatever_stands_in_it(text, capsys):
+    with pytest.raises(SystemExit):
+        launch(lambda: (_ for _ in ()).throw(InputError(f"rows.jsonl: {text}: write it otherwise")), argv=[])
+    said = capsys.readouterr().err.removesuffix("\n")
+    assert len(said) < 700 and said.isprintable() and said.endswith("write it otherwise")

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from llmrecipes.parsing import one_line
+from llmrecipes.config import one_line
 from llmrecipes.secrets import REMOVED, TOKENS, is_secret_name, known_secrets, scrub_secrets
 
 S = "S3cr3t-of-mine"  # no issuer's form: only its name or its place tells

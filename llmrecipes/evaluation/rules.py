@@ -17,6 +17,7 @@ from pathlib import Path
 from llmrecipes import metrics
 from llmrecipes.config import InputError, load_function
 from llmrecipes.evaluation.own_words import own_words, undrafted
+from llmrecipes.parsing import leave
 
 LABELLED = Path(__file__).parent / "labelled_answers.tsv"
 LETTERS = {"r": "refused", "u": "unknown", "i": "rude", "t": "toxic"}
@@ -256,5 +257,4 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        leave(*error.args)

@@ -18,6 +18,7 @@ from llmrecipes.keys.settings import Settings
 from llmrecipes.keys.strict_yaml import load_yaml
 from llmrecipes.keys.values import check_value, shown
 from llmrecipes.migrate.translations import Draft, translate
+from llmrecipes.parsing import leave
 from llmrecipes.preflight.contradictions import CONTRADICTIONS
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -137,8 +138,7 @@ def main(argv: list[str] | None = None) -> None:
         if not draft.values:
             raise InputError(f"{options.old}: nothing in it could be translated ({', '.join(draft.lost) or 'no keys'})")
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        leave(*error.args)
     if draft.template and options.template:
         Path(options.template).write_text(draft.template, encoding="utf-8")
     elif draft.template:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmrecipes.config import InputError
+from llmrecipes.parsing import leave
 
 NAME = re.compile(r"[\w.@-]{1,40}")
 COST = {"n": 2**14, "r": 8, "p": 1}  # 16 MiB and some 50 ms a try
@@ -130,7 +131,7 @@ def main() -> None:
         )
         write_user(options.file, options.name, password, options.admin)
     except InputError as error:
-        sys.exit(f"error: {error}")
+        leave(*error.args)
     print(f"{options.name} stands in {options.file}")
 
 
