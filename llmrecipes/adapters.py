@@ -8,8 +8,10 @@ another merged into what stands. PEFT alone would put the last adapter in the fi
 import copy
 import re
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -25,6 +27,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from trl import get_peft_config
 
 from llmrecipes.config import InputError, ModelArguments
+from llmrecipes.data.tables import say
 from llmrecipes.manifest import fingerprint, read_manifest
 
 ADAPTER_FILE = "adapter_config.json"
@@ -82,6 +85,41 @@ def _check_base(path: str, base: str) -> None:
     # Only a run knows its fingerprint without reading all weights.
     if then and read_manifest(base) and fingerprint(base) != then:
         raise InputError(f"{path}: is an adapter of {base}, which was trained again since; train this stage again, too")
+
+
+def merge_all(model: PreTrainedModel, adapters: list[Source], exact: Iterable[torch.Tensor] = ()) -> PreTrainedModel:
+    """`model` with one adapter after another in its weights, added up in float32 and rounded once to the dtype that each
+    weight has: in bfloat16 a weight that is changed by less than 1/256 of itself often stays what it was.
+
+    exact: the weights of `model` as they lie on disk, in float32.
+    """
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    if set(dtypes.values()) == {torch.float32} or getattr(model, "is_quantized", False):
+        for adapter in adapters:
+            model = merge(model, adapter)
+        return model
+    for parameter, whole in zip_longest(model.parameters(), exact):
+        parameter.data = parameter.data.float() if whole is None else whole.data
+    before = {name: _sample(parameter) for name, parameter in model.named_parameters()}
+    main = model.config.dtype
+    for adapter in adapters:
+        model = merge(model, adapter)
+    changed = kept = 0
+    for name, parameter in model.named_parameters():
+        dtype, old, new = dtypes.get(name, main), before.get(name), _sample(parameter)
+        if old is not None and old.shape == new.shape:
+            changed += int((old != new).sum())
+            kept += int((old.to(dtype) != new.to(dtype)).sum())
+        parameter.data = parameter.data.to(dtype)
+    if kept < changed / 2:
+        say(f"{adapters[-1].path}: {100 - 100 * kept / changed:.0f} % of the weights that the adapter changes are in "
+            f"{str(main).removeprefix('torch.')} what they were without it; `dtype: float32` keeps all that it has learned")  # fmt: skip
+    return model
+
+
+def _sample(weight: torch.Tensor) -> torch.Tensor:
+    """Some thousands of its numbers, a copy."""
+    return weight.detach().flatten()[:: max(1, weight.numel() // 4096)].clone()
 
 
 def merge(model: PreTrainedModel, source: Source) -> PreTrainedModel:

@@ -1,8 +1,8 @@
 """Tokenizers, policies and reward models: built from a config or loaded from any Hugging Face folder or id."""
 
-import copy
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from trl import get_quantization_config
 
-from llmrecipes.adapters import merge, read_chain
+from llmrecipes.adapters import merge_all, read_chain
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.gguf import local_model
 from llmrecipes.data.tables import say
@@ -163,14 +163,8 @@ def load_merged(model: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> tu
     if not adapters:
         raise InputError(f"model_name_or_path: {model.model_name_or_path} is a whole model, nothing is to be merged")
     is_classifier = "SEQ_CLS" in str(adapters[-1].adapter.task_type)
-    own = copy.copy(model)
-    own.model_name_or_path, own.model_revision = whole.path, whole.revision or "main"
-    merged = (load_reward_model if is_classifier else load_policy)(own, tokenizer=None)
-    if getattr(merged, "is_quantized", False):
-        merged = merged.dequantize()
-    for adapter in adapters:
-        merged = merge(merged, adapter)
-    check_vocabulary(merged, tokenizer, model.model_name_or_path)
+    kind = (AutoModelForSequenceClassification, {"num_labels": 1}) if is_classifier else (AutoModelForCausalLM, {})
+    merged = _load(kind[0], model, tokenizer, trust_remote_code=False, dequantise=True, **kind[1])
     if is_classifier:
         merged.config.pad_token_id = tokenizer.pad_token_id
     return merged, [source.path for source in (whole, *adapters)]
@@ -228,7 +222,9 @@ def token_blocks(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, lengt
         rest = rest[whole:]
 
 
-def _load(auto_class, model: ModelArguments, tokenizer, trust_remote_code: bool, **kwargs) -> PreTrainedModel:
+def _load(
+    auto_class, model: ModelArguments, tokenizer, trust_remote_code: bool, dequantise: bool = False, **kwargs
+) -> PreTrainedModel:
     path = _require_path(model)
     quantization = get_quantization_config(model)
     if quantization is not None:
@@ -238,17 +234,22 @@ def _load(auto_class, model: ModelArguments, tokenizer, trust_remote_code: bool,
         kwargs |= {"quantization_config": quantization, "device_map": {"": place}}
     with _loading(path, "model"):
         whole, *adapters = read_chain(path, model.model_revision)
-        loaded = auto_class.from_pretrained(
+        load = partial(
+            auto_class.from_pretrained,
             local_model(whole.path),
             revision=whole.revision,
-            dtype=model.dtype if model.dtype in ("auto", None) else getattr(torch, model.dtype),
             attn_implementation=model.attn_implementation,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             **kwargs,
         )
-    for adapter in adapters:
-        loaded = merge(loaded, adapter)
+        loaded = load(dtype=model.dtype if model.dtype in ("auto", None) else getattr(torch, model.dtype))
+        is_quantised = getattr(loaded, "is_quantized", False)
+        rounded = adapters and not is_quantised and loaded.dtype != torch.float32
+        exact = load(dtype=torch.float32).parameters() if rounded else ()
+    if is_quantised and dequantise:
+        loaded = loaded.dequantize()
+    loaded = merge_all(loaded, adapters, exact)
     loaded.name_or_path = loaded.config._name_or_path = path  # what a new adapter calls its base: no path of a cache
     if quantization is not None:
         keep_trainable(loaded)

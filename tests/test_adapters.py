@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import re
 from pathlib import Path
 
 import ppo_toys as toys
@@ -148,6 +149,33 @@ def test_adapter_loads_as_what_was_trained_and_so_does_the_whole_model(kind, bas
     trunk = load(tmp_path / "adapter", load_reward_model)
     same = getattr(merged, merged.base_model_prefix)(TOKENS)[0]
     assert_close(getattr(trunk, trunk.base_model_prefix)(TOKENS)[0], same)
+
+
+@pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16])
+def test_small_changes_of_a_chain_survive_16_bits(base, tokenizer, tmp_path, capsys, kind, saved):
+    """Each adapter changes a weight by far less than bfloat16 can show, all of them together by more."""
+    start = AutoModelForCausalLM.from_pretrained(base, dtype=saved)
+    start.save_pretrained(tmp_path / "0")
+    for i in range(1, 7):
+        trained = get_peft_model(load(tmp_path / str(i - 1)), LoraConfig(r=2, target_modules=TARGETS[kind]))
+        for name, parameter in trained.named_parameters():
+            if "lora_" in name:  # equal in all of them, so that they add up
+                torch.nn.init.normal_(parameter, std=0.003, generator=torch.Generator().manual_seed(len(name)))
+        trained.save_pretrained(tmp_path / str(i))
+        tokenizer.save_pretrained(tmp_path / str(i))
+    whole = trained.merge_and_unload().state_dict()  # of float32 throughout
+    run_merge(tmp_path / "6", tmp_path / "whole", "--dtype", "bfloat16")
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype="auto")
+    for model in (load(tmp_path / "6", dtype="bfloat16"), written):
+        for (name, got), old in zip(model.state_dict().items(), start.state_dict().values(), strict=True):
+            assert got.dtype == torch.bfloat16
+            torch.testing.assert_close(got, whole[name].bfloat16(), rtol=0, atol=0)
+            if any(target in name for target in TARGETS[kind]) and "bias" not in name:
+                assert (got != old.bfloat16()).float().mean() > 0.2, "what was learned shows"
+    assert "% of the weights that the adapter changes are in bfloat16 what they were" not in capsys.readouterr().out
+    load(tmp_path / "1", dtype="bfloat16")
+    assert re.search(r"1: \d\d % of the weights that the adapter changes are in bfloat16 what they were without it; "
+                     "`dtype: float32` keeps", capsys.readouterr().out)  # fmt: skip
 
 
 def test_adapter_with_added_tokens_brings_their_embeddings(kind, base, tmp_path):
