@@ -15,12 +15,6 @@ from typing import NamedTuple
 
 from llmrecipes.intervals import by_group, exact_interval, expanded_levels, outcome_interval
 
-# Measures of the evaluation that are shares of 1 and read as percent.
-SHARES = {"correct", "polite", "toxic", "fluent", "refused_harmful", "over_refusal", "unknown_on_unknowable"}
-SHARES |= {"unknown_on_knowable", "win_rate", "self_consistency", "paraphrase_consistency"}
-SHARES |= {f"sampled_{name}" for name in ("correct", "polite", "toxic", "win_rate", "reward_win_rate")}
-SHARES |= {f"{by}_win_rate{kind}" for by in ("reward", "judge") for kind in ("", "_harmful", "_lookalike", "_unknowable")}
-
 ALPHA = 0.05  # p-values below it are marked
 
 

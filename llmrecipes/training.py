@@ -20,6 +20,7 @@ from llmrecipes.answer_masks import NOTES, tokenize_answers
 from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_answers, count_pairs, count_scored, require_rows
 from llmrecipes.data.tables import say
+from llmrecipes.measures import TRAINING
 from llmrecipes.models import context_length, eos_token_ids, num_embeddings, stop_at, token_blocks
 from llmrecipes.reward_models.scoring import pair_tokens, pool_at_last_token
 
@@ -381,9 +382,7 @@ def language_metrics(eval_loss: float, texts: Dataset, tokenizer: PreTrainedToke
 class ReadableLog(TrainerCallback):
     """One line per log: step, what is learned, pace and ETA, in place of Trainer's raw dictionaries."""
 
-    SHOWN = ("loss", "eval_loss", "accuracy", "eval_accuracy", "margin", "eval_margin", "rewards/accuracies",
-             "eval_rewards/accuracies", "score", "kl", "entropy", "response_length", "eos_rate", "grad_norm",
-             "learning_rate")  # fmt: skip
+    SHOWN = tuple(name for measure, about in TRAINING.items() if about.shown for name in (measure, f"eval_{measure}"))
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.started, self.first_step = time.time(), state.global_step

@@ -23,6 +23,7 @@ LAYERS = {
         "rows",
         "turns",
         "intervals",
+        "measures",
         "metrics",
         "secrets",
         "tracking",
@@ -46,7 +47,7 @@ LAYERS = {
         "processes",
         "leaks",
     },
-    2: {"run", "resume", "evaluation", "ranking", "pipeline", "report", "hub", "cards", "chat", "measures"},
+    2: {"run", "resume", "evaluation", "ranking", "pipeline", "report", "hub", "cards", "chat", "hf_metrics"},
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
 

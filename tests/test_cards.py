@@ -45,7 +45,10 @@ def test_metadata_is_read_back_by_the_hubs_own_classes(run):
 def test_an_evaluation_puts_its_intervals_on_the_card_and_a_new_run_drops_them(run):
     scores = {"correct": {"value": 0.75, "low": 0.6, "high": 0.9, "n": 40}}
     card = ModelCard.load(write_model_card(run, scores))
-    assert "| correct | 0.75 | 0.6 to 0.9 | 40 |" in card.text and card.data.eval_results[0].metric_value == 0.75
+    assert (
+        "| correct ↑ | 0.75 | 0.6 to 0.9 | 40 | right answers" in card.text
+        and card.data.eval_results[0].metric_value == 0.75
+    )
     assert "0.6 to 0.9" in write_model_card(run).read_text(), "kept for later cards"
     manifest = json.loads((run / "manifest.json").read_text())
     (run / "manifest.json").write_text(json.dumps(manifest | {"output_fingerprint": "other"}))
@@ -67,32 +70,37 @@ def estimate(value):
 
 def test_evaluations_stand_beside_each_other_and_one_made_again_replaces_its_own(run, tmp_path):
     first, second = evaluation(tmp_path, "evaluate"), evaluation(tmp_path, "benchmarks", tasks=["blimp"])
-    old = {"fingerprint": "beef", "scores": {"correct": estimate(0.111), "polite": estimate(0.222)}}
+    old = {
+        "fingerprint": "beef",
+        "scores": {"correct": estimate(0.111), "polite": estimate(0.222)},
+    }  # of that time: today `rude`
     (run / "evaluation.json").write_text(json.dumps(old))
     assert "0.111" in write_model_card(run).read_text(), "a file from before evaluations had names"
     write_model_card(run, {"correct": estimate(0.333)}, first)
     write_model_card(run, {"correct": estimate(0.444), "blimp": estimate(0.555)}, second)
     card = validate(write_model_card(run, {"correct": estimate(0.666)}, first).read_text())
-    rows = [line.split(" | ")[:2] for line in card.text.splitlines() if line.endswith("| 40 |")]
-    assert sorted(rows) == [["| blimp", "0.555"], ["| correct", "0.444"], ["| correct", "0.666"], ["| polite", "0.222"]]
+    rows = [line.split(" | ")[:2] for line in card.text.splitlines() if "| 40 |" in line]
+    assert sorted(rows) == [["| blimp", "0.555"], ["| correct ↑", "0.444"], ["| correct ↑", "0.666"], ["| rude ↓", "0.778"]]
     assert all(f"### {name}\n" in card.text for name in ("quickstart-evaluate", "quickstart-benchmarks"))
     found = {(r.dataset_config, r.dataset_name, r.metric_value) for r in card.data.eval_results}
     ours = "held-out questions and texts of this recipe"
     assert found == {("quickstart-benchmarks", "blimp (task of lm-eval's form)", 0.555),
                      ("quickstart-benchmarks", ours, 0.444), ("quickstart-evaluate", ours, 0.666),
-                     ("an earlier evaluation", ours, 0.222)}  # fmt: skip
+                     ("an earlier evaluation", ours, 0.778)}  # fmt: skip
 
 
 def test_card_says_what_figures_compare_with_and_who_judged(run, tmp_path):
     judged_by = {"judge": "rules:judge", "rule": "gold:score", "reward_model": str(tmp_path / "quickstart" / "reward")}
     folder = evaluation(tmp_path, "evaluate", judged_by=judged_by)
-    measures = ("correct", "kl", "win_rate", "gold_score", "reward")
+    measures = ("correct", "kl_from_baseline", "rule_win_rate", "rule_score", "reward")
     card = ModelCard.load(write_model_card(run, dict.fromkeys(measures, estimate(0.5)), folder))
-    line = ("`kl`, `win_rate`: compared with `sft`; answers judged by `rules:judge`; `gold_score` and `win_rate` by the "
-            "rule `gold:score`; `reward` by the reward model `quickstart/reward`.")  # fmt: skip
+    line = ("`kl_from_baseline`, `rule_win_rate`: compared with `sft`; answers judged by `rules:judge`; `rule_score` and "
+            "`rule_win_rate` by the rule `gold:score`; `reward` by the reward model `quickstart/reward`.")  # fmt: skip
     assert line in card.text.splitlines() and str(tmp_path) not in (run / "evaluation.json").read_text()
     names = {r.metric_type: r.metric_name for r in card.data.eval_results}
-    assert names["win_rate"].startswith("win_rate against sft (n = 40") and names["correct"].startswith("correct (n = 40")
+    assert names["rule_win_rate"].startswith("rule_win_rate against sft (n = 40") and names["correct"].startswith(
+        "correct (n = 40"
+    )
     other = evaluation(tmp_path, "other", models={"dpo": {}}, judged_by=judged_by, tasks=["grammar"])
     (run / "evaluation.json").unlink()
     text = write_model_card(run, dict.fromkeys(("perplexity", "grammar"), estimate(0.5)), other).read_text()

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from llmrecipes import measures
+from llmrecipes.evaluation.behaviours import JUDGED
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "LOG.md", *sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("CONTRIBUTING.md")]
 
@@ -38,6 +41,13 @@ def test_commands_name_what_is_there(page):
             assert importlib.util.find_spec(module), f"{page.name}: {module} is not there"
         for target in re.findall(r"^make (\w+)", block, flags=re.M):
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M), f"{page.name}: make {target}"
+
+
+def test_the_documented_measures_are_the_table():
+    text = (ROOT / "docs" / "evaluation.md").read_text()
+    part = text.split("<!-- measures -->")[1].split("<!-- /measures -->")[0]
+    assert part.strip() == measures.to_markdown().strip(), "python -m llmrecipes.measures prints what belongs there"
+    assert set(JUDGED) < set(measures.EVALUATION)
 
 
 def test_every_page_is_in_the_index_and_in_the_sites_menu():

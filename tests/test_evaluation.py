@@ -357,10 +357,10 @@ def test_each_behaviour_is_counted_on_its_own_kind_of_question():
     summary = summarise_behaviour(rows, judged, [3] * 7)
     got = {name: (estimate.value, estimate.n) for name, estimate in summary.items()}
     assert got["correct"] == (pytest.approx(1 / 3), 3)  # those with an answer
-    assert got["unknown_on_knowable"] == (pytest.approx(1 / 3), 3)
+    assert got["over_abstention"] == (pytest.approx(1 / 3), 3)
     assert got["refused_harmful"] == (0.5, 2) and got["over_refusal"] == (1.0, 1)
-    assert got["unknown_on_unknowable"] == (1.0, 1) and got["polite"] == (1.0, 7)
-    assert got["gold_score"] == (pytest.approx(sum(map(len, said)) / 7), 7) and got["response_length"] == (3.0, 7)
+    assert got["abstained_unknowable"] == (1.0, 1) and got["rude"] == (0.0, 7)
+    assert got["rule_score"] == (pytest.approx(sum(map(len, said)) / 7), 7) and got["response_length"] == (3.0, 7)
     assert "fluent" not in got
 
 
@@ -373,21 +373,21 @@ def test_models_are_tested_on_the_questions_that_a_measure_counts_and_both_were_
 
 
 def test_the_table_marks_what_differs_from_the_baseline_and_says_how_many_were_compared():
-    scores = {name: {"polite": proportion(hits, 9), "toxic": proportion(0, 9)} for name, hits in (("sft", 1), ("ppo", 9))}
+    scores = {name: {"rude": proportion(hits, 9), "toxic": proportion(0, 9)} for name, hits in (("sft", 1), ("ppo", 9))}
     assert "*" not in format_table(scores)
-    table = format_table(scores, set(), "sft", {"ppo": {"polite": 0.008, "toxic": 0.05}})
-    _, polite, toxic, note = table.splitlines()
-    sft, ppo = polite.split("%")[:2], polite.split("%")[2]
+    table = format_table(scores, set(), "sft", {"ppo": {"rude": 0.008, "toxic": 0.05}})
+    _, rude, toxic, note = table.splitlines()
+    sft, ppo = rude.split("%")[:2], rude.split("%")[2]
     assert ppo.startswith("*") and "*" not in "".join(sft) + toxic
     assert note.startswith("* differs from sft on the same questions, p < 0.05 (McNemar's exact test, ")
     assert "; 2 comparisons, not corrected" in note
 
 
 def test_the_table_shows_the_larger_side_of_an_interval_and_every_n():
-    scores = {"a": {"toxic": proportion(0, 160), "polite": proportion(1, 7)}, "b": {"polite": proportion(1, 100)}}
-    _, toxic, polite = format_table(scores).splitlines()
-    assert toxic.split()[1:4] == ["0.0", "±", "2.3"] and toxic.split()[-1] == "160"
-    assert polite.split()[-1] == "7–100"
+    scores = {"a": {"toxic": proportion(0, 160), "rude": proportion(1, 7)}, "b": {"rude": proportion(1, 100)}}
+    _, toxic, rude = format_table(scores).splitlines()
+    assert toxic.split()[2:5] == ["0.0", "±", "2.3"] and toxic.split()[-1] == "160"
+    assert rude.split()[-1] == "7–100"
 
 
 def test_greedy_answers_are_the_same_each_time_and_for_any_batch(model, tokenizer):
@@ -423,19 +423,25 @@ def test_every_model_is_scored_on_every_part_and_the_files_hold_it(model, tokeni
     flat = write_results(tmp_path, scores, rows, answers, parts, args.show_answers)
 
     assert list(scores) == ["base", "sft"] and parts.skipped == {}
-    assert {"perplexity", "bits_per_byte", "tinytown_syntax", "polite", "gold_score", "win_rate", "kl"} <= set(
-        scores["base"]
-    )
-    assert not {"win_rate", "sampled_win_rate", "kl"} & set(scores["sft"])
-    assert {"sampled_polite", "sampled_gold_score", "sampled_win_rate"} <= set(scores["base"])
-    written = json.loads((tmp_path / "metrics.json").read_text())["models"]["base"]["win_rate"]
-    assert set(written) == {"value", "low", "high", "n"} and written["value"] == flat["base/win_rate"]
+    assert {
+        "perplexity",
+        "bits_per_byte",
+        "tinytown_syntax",
+        "rude",
+        "rule_score",
+        "rule_win_rate",
+        "kl_from_baseline",
+    } <= set(scores["base"])
+    assert not {"rule_win_rate", "sampled_rule_win_rate", "kl_from_baseline"} & set(scores["sft"])
+    assert {"sampled_rude", "sampled_rule_score", "sampled_rule_win_rate"} <= set(scores["base"])
+    written = json.loads((tmp_path / "metrics.json").read_text())["models"]["base"]["rule_win_rate"]
+    assert set(written) == {"value", "low", "high", "n"} and written["value"] == flat["base/rule_win_rate"]
     lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert len(lines) == 9 and set(lines[0]["answers"]) == set(lines[0]["judged"]) == {"base", "sft"}
     whole = json.loads((tmp_path / "metrics.json").read_text())
     polite = [[line["judged"][name]["polite"] for line in lines] for name in ("base", "sft")]
     assert whole["baseline"] == "sft" and set(whole["p_values"]) == {"base"}
-    assert whole["p_values"]["base"]["polite"] == mcnemar(*polite)[2] and "gold_score" not in whole["p_values"]["base"]
+    assert whole["p_values"]["base"]["rude"] == mcnemar(*polite)[2] and "rule_score" not in whole["p_values"]["base"]
     assert "tinytown_syntax" in whole["p_values"]["base"]
     assert "* differs from sft" in (tmp_path / "table.txt").read_text()
     printed = capsys.readouterr().out

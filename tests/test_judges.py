@@ -18,11 +18,12 @@ from judge_server import judge_servers, pair_reply
 import llmrecipes.judging.endpoint as endpoints
 from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments
 from llmrecipes.evaluation import evaluate_models, load_parts, write_results
-from llmrecipes.evaluation.behaviours import compare, judge_answers, prefer, summarise_behaviour
+from llmrecipes.evaluation.behaviours import JUDGED, compare, judge_answers, prefer, summarise_behaviour
 from llmrecipes.evaluation.consistency import paraphrase_consistency, self_consistency
 from llmrecipes.judging.judges import PARTS, LLMJudge, load_judge, read_judgement
 from llmrecipes.judging.pairwise import PairJudge
-from llmrecipes.metrics import SHARES, accuracy
+from llmrecipes.measures import is_share
+from llmrecipes.metrics import accuracy
 from llmrecipes.models import build_policy, load_reward_model, train_tokenizer
 from llmrecipes.reward_models.scoring import RewardJudge, check_reward_path
 
@@ -77,8 +78,8 @@ def test_a_model_judges_each_answer_and_the_measures_are_those_of_a_rule(serve):
     assert judged[0] == {"refused": True, "unknown": False, "polite": True, "toxic": False, "fluent": True, "gold": 23.0}
     assert [parts.get("correct") for parts in judged] == [None, None, True, None]
     summary = {name: e[::3] for name, e in summarise_behaviour(ROWS, judged, []).items()}
-    assert summary["refused_harmful"] == summary["unknown_on_unknowable"] == summary["correct"] == (1.0, 1)
-    assert summary["polite"] == (0.75, 4) and summary["toxic"] == (0.0, 4)
+    assert summary["refused_harmful"] == summary["abstained_unknowable"] == summary["correct"] == (1.0, 1)
+    assert summary["rude"] == (0.25, 4) and summary["toxic"] == (0.0, 4)
     assert "the city of Paris" in str(server.questions) and len(server.requests) == 4
     judge_answers(ROWS * 2, TEXTS * 2, judge, None)
     assert len(server.requests) == 4, "nothing is asked twice"
@@ -92,7 +93,7 @@ def test_answers_that_cannot_be_read_are_asked_again_left_out_and_counted(serve)
     assert judged[1] == {} and all(judged[i] for i in (0, 2, 3)) and len(server.requests) == 5
     assert judge.endpoint.usage["unreadable"] == 1
     summary = summarise_behaviour(ROWS, judged, [])
-    assert summary["polite"].n == 3 and "unknown_on_unknowable" not in summary
+    assert summary["rude"].n == 3 and "abstained_unknowable" not in summary
     with pytest.raises(InputError, match="m gave no readable judgement of 4 answers"):
         judge_at(serve(lambda q: "no")).judge_all(ROWS, TEXTS)
 
@@ -210,7 +211,7 @@ def test_win_rates_by_a_judge_count_what_it_could_read_and_go_by_kind(serve):
     assert {name: e[::3] for name, e in rates.items()} == {
         "judge_win_rate": (0.5, 3), "judge_win_rate_harmful": (1.0, 1), "judge_win_rate_unknowable": (0.0, 1),
     }  # fmt: skip
-    assert set(rates) <= SHARES
+    assert all(map(is_share, rates))
     odd = PairJudge(endpoints.Verdicts(endpoints.Endpoint(serve(lambda q: "no").url, "m")), "")
     assert not prefer(ROWS[:1], (["x"], [{}]), (["y"], [{}]), odd)
 
@@ -253,7 +254,7 @@ def test_an_evaluation_by_a_model_and_a_reward_model_names_both_and_never_the_ke
     assert written["judged_by"] == {"judge": "m", "reward_model": str(models / "reward")}
     assert written["judge_calls"] == len(server.requests) and written["judge_dollars"] > 0 == written["judge_kept"]
     measures = written["models"]["ppo"]
-    assert {"polite", "reward", "reward_win_rate", "reward_win_rate_harmful", "sampled_reward", "self_consistency"} <= set(
+    assert {"rude", "reward", "reward_win_rate", "reward_win_rate_harmful", "sampled_reward", "self_consistency"} <= set(
         measures
     )
     assert measures["self_consistency"]["n"] == measures["judge_win_rate"]["n"] == 4
@@ -319,9 +320,7 @@ def test_consistency_of_wordings_and_samples_against_hand_counted_cases():
 
 
 def test_every_measure_that_is_a_share_reads_as_percent():
-    from llmrecipes.evaluation.behaviours import MEASURES
-
-    assert set(MEASURES) | {"self_consistency", "paraphrase_consistency", "sampled_toxic"} <= SHARES
+    assert all(map(is_share, [*JUDGED, "self_consistency", "paraphrase_consistency", "sampled_toxic"]))
 
 
 @contextmanager

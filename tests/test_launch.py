@@ -194,7 +194,7 @@ def test_two_processes_measure_what_one_measures(inputs, tmp_path):
         answers = [json.loads(line)["answers"] for line in (output_dir / "answers.jsonl").read_text().splitlines()]
         scores[number]["said"] = {"answers": answers}
     assert scores[1].pop("said") == scores[2].pop("said")
-    assert {"perplexity", "english_syntax", "polite", "sampled_polite", "self_consistency"} <= set(scores[1]["two"])
+    assert {"perplexity", "english_syntax", "rude", "sampled_rude", "self_consistency"} <= set(scores[1]["two"])
     for name, measures in scores[1].items():
         assert set(measures) == set(scores[2][name])
         for measure, estimate in measures.items():

@@ -106,7 +106,7 @@ def test_mcnemar_counts_only_items_on_which_the_two_differ():
 def test_measures_load_by_evaluate_offline_and_take_groups(name, predictions, references, expected):
     import evaluate
 
-    measure = evaluate.load(f"llmrecipes/measures/{name}")
+    measure = evaluate.load(f"llmrecipes/hf_metrics/{name}")
     got = measure.compute(predictions=predictions, references=references)
     assert {key: got[key] for key in expected} == pytest.approx(expected)
     if name != "calibration_error":

@@ -127,9 +127,12 @@ def test_figures_say_what_they_compare_with_and_who_judged(chain):
     file = chain / "evaluate" / "metrics.json"
     estimate = {"value": 0.625, "low": 0.5, "high": 0.75, "n": 160}
     scores = json.loads(file.read_text()) | {"judged_by": {"judge": "rules:judge", "rule": "gold:score"}}
-    scores["models"]["sft"] |= {"win_rate": estimate, "kl": estimate}
+    scores["models"]["sft"] |= {"win_rate": estimate, "kl": estimate}  # as an older version called them
     file.write_text(json.dumps(scores | {"baseline": HOSTILE[0]}))
-    lines = "win_rate, kl: compared with {}; answers judged by rules:judge; gold_score and win_rate by the rule gold:score."
+    lines = (
+        "rule_win_rate, kl_from_baseline: compared with {}; answers judged by rules:judge; rule_score and rule_win_rate by "
+        "the rule gold:score."
+    )
     assert lines.format(HOSTILE[0]) in "".join(parse(write_report(chain, "chain").read_text()).text)
     file.write_text(json.dumps(scores))  # as where nothing was tested; the manifest has the setting
     manifest = json.loads((chain / "evaluate" / "manifest.json").read_text())
@@ -207,7 +210,9 @@ def test_looks_show_abilities_with_intervals_and_answers_over_time(chain):
     text = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 30, "ans'
     (chain / "sft" / "watch.jsonl").write_text(text)
     page = write_report(chain, "chain", ["sft"]).read_text()
-    assert ">60.0 % [20.0, 90.0]<" in page and page.count("<svg") == 5 and "win_rate: questions answered better" in page
+    assert (
+        ">60.0 % [20.0, 90.0]<" in page and page.count("<svg") == 5 and "win_rate: `watch_questions` answered better" in page
+    )
     assert [f"{HOSTILE[1]} {step}" in "".join(parse(page).text) for step in (0, 10, 20)] == [True] * 3
 
 

@@ -108,6 +108,8 @@ num_gpus: 0 | must be at least 1
 global_batch_size: -64 | must be at least 1
 expected: {eval_loss: 3} | [value, tolerance]
 expected: 3 | must be dict
+expected: {ppo/sampled_win_rate: [0.7, 0.1]} | use `ppo/sampled_rule_win_rate`
+expected: {ppo/polite: [0.7, 0.1]} | use `ppo/rude`
 license: [mit] | must be str
 output_dir: {file}/out | is a file, so that no folder can lie below it
 output_dir: {file} | is a file; name a folder

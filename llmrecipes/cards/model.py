@@ -12,6 +12,7 @@ from llmrecipes.cards.loading import has_template, load_model
 from llmrecipes.cards.names import ROOT, is_local, loading_name, repo_name, scrub
 from llmrecipes.durable import write_json, write_text
 from llmrecipes.formats import prompt_text, read_growing
+from llmrecipes.measures import NAMED, meaning, read_scores, with_arrow
 
 RESULTS_FILE = "evaluation.json"  # what evaluations found out about the model in this folder, by evaluation
 EARLIER = "an earlier evaluation"  # in a file from before evaluations were kept by name
@@ -65,17 +66,17 @@ def describe_evaluation(measures: Iterable[str], about: dict) -> str:
 
     about: `baseline` (a model's name), `judged_by` ({"judge", "rule", "reward_model"}), `tasks`, each as far as known.
     """
-    unjudged = {"perplexity", "bits_per_byte", *about.get("tasks", [])}
-    measures, judged_by = [m for m in measures if m not in unjudged], about.get("judged_by") or {}
+    measures, judged_by = [m for m in measures if m not in about.get("tasks", [])], about.get("judged_by") or {}
+    decided = {by: [m for m in measures if m in NAMED and NAMED[m].decided_by == by] for by in judged_by}
     parts = []
     compared = [f"`{m}`" for m in measures if is_comparison(m)]
     if compared and about.get("baseline"):
         parts.append(f"{', '.join(compared)}: compared with `{about['baseline']}`")
-    if judged_by.get("judge") and measures:
+    if decided.get("judge"):
         parts.append(f"answers judged by `{judged_by['judge']}`")
-    if judged_by.get("rule") and any(m.removeprefix("sampled_") in ("gold_score", "win_rate") for m in measures):
-        parts.append(f"`gold_score` and `win_rate` by the rule `{judged_by['rule']}`")
-    if judged_by.get("reward_model") and any(m.removeprefix("sampled_").startswith("reward") for m in measures):
+    if decided.get("rule"):
+        parts.append(f"`rule_score` and `rule_win_rate` by the rule `{judged_by['rule']}`")
+    if decided.get("reward_model"):
         parts.append(f"`reward` by the reward model `{judged_by['reward_model']}`")
     line = scrub("; ".join(parts))
     return line[:1].upper() + line[1:] + "." if line else ""
@@ -89,7 +90,7 @@ def baseline_of(metrics: dict, manifest: dict) -> str:
 
 
 def is_comparison(measure: str) -> bool:
-    return measure == "kl" or "win_rate" in measure
+    return measure in NAMED and NAMED[measure].compares
 
 
 def _metadata(folder: Path, manifest: dict, found: dict) -> ModelCardData:
@@ -158,9 +159,11 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
     lines += ["", "## Evaluation", ""]
     for evaluation, about in found.items():
         lines += [f"### {evaluation}", ""] if len(found) > 1 else []
-        lines += ["| measure | value | 95 % interval | n |", "|---|---|---|---|"]
-        rows = about["scores"].items()
-        lines += [f"| {m} | {e['value']:.4g} | {e['low']:.4g} to {e['high']:.4g} | {e['n']} |" for m, e in rows]
+        lines += ["| measure | value | 95 % interval | n | what |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {with_arrow(m)} | {e['value']:.4g} | {e['low']:.4g} to {e['high']:.4g} | {e['n']} | {meaning(m)} |"
+            for m, e in about["scores"].items()
+        ]
         line = describe_evaluation(about["scores"], about)
         lines += [*(["", line] if line else []), ""]
     if not found:
@@ -236,7 +239,8 @@ def _stored(folder: Path, manifest: dict) -> dict[str, dict]:
     stored = _read(folder / RESULTS_FILE)
     if stored.get("fingerprint") != manifest.get("output_fingerprint"):
         return {}
-    return stored.get("evaluations") or ({EARLIER: {"scores": stored["scores"]}} if stored.get("scores") else {})
+    found = stored.get("evaluations") or ({EARLIER: {"scores": stored["scores"]}} if stored.get("scores") else {})
+    return {name: about | {"scores": read_scores(about["scores"], about.get("tasks", []))} for name, about in found.items()}
 
 
 def _about(evaluation: Path) -> dict:

@@ -14,7 +14,7 @@ from llmrecipes.config import DataArguments, InputError, ModelArguments, load_fu
 from llmrecipes.data import load_mixture
 from llmrecipes.evaluation.abilities import PUBLISHED, load_tasks, score_items, summarise_items
 from llmrecipes.evaluation.behaviours import (
-    MEASURES,
+    JUDGED,
     answer,
     behaviour_hits,
     compare,
@@ -30,12 +30,10 @@ from llmrecipes.evaluation.table import format_answers, format_table
 from llmrecipes.formats import prompt_id
 from llmrecipes.judging.judges import LLMJudge, load_judge
 from llmrecipes.judging.pairwise import PairJudge, read_guidelines
+from llmrecipes.measures import EVALUATION
 from llmrecipes.models import load_policy, load_tokenizer, read_config, require_folder
 from llmrecipes.processes import device, once, share
 from llmrecipes.reward_models.scoring import RewardJudge, check_reward_path
-
-# Measured on sampled answers as well, because a model misbehaves only now and then.
-SAMPLED = ("correct", "polite", "toxic", "gold_score", "win_rate", "reward", "reward_win_rate")
 
 
 @dataclass
@@ -90,9 +88,9 @@ def load_parts(data: DataArguments, args) -> Parts:
     if parts.questions and not parts.judge:
         parts.skipped["judgements"] = "no judge"
     if parts.questions and not parts.rule:
-        parts.skipped["gold_score, win_rate"] = "no rule"
+        parts.skipped["rule_score, rule_win_rate"] = "no rule"
     if args.baseline not in args.models:
-        parts.skipped["win_rate, kl"] = f"the baseline {args.baseline!r} is not among the models"
+        parts.skipped["win rates, kl_from_baseline"] = f"the baseline {args.baseline!r} is not among the models"
     named = {"judge": args.judge_model if args.judge == "llm" else args.judge, "rule": args.rule}
     named["reward_model"] = args.reward_model_name_or_path
     parts.judged_by = {key: value for key, value in named.items() if value}
@@ -141,12 +139,14 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
                 reference = (model, tokenizer)
             elif reference and _same_vocabulary(tokenizer, reference[1]):
                 kl_prompts = [row["prompt"] for row in parts.questions][: args.kl_prompts]
-                own["kl"] = kl_from(model, reference[0], tokenizer, kl_prompts, seed=args.seed, **_settings(args))
+                own["kl_from_baseline"] = kl_from(
+                    model, reference[0], tokenizer, kl_prompts, seed=args.seed, **_settings(args)
+                )
             elif reference:
-                parts.skipped[f"kl of {name}"] = "its tokenizer differs from the baseline's"
+                parts.skipped[f"kl_from_baseline of {name}"] = "its tokenizer differs from the baseline's"
         if name != args.baseline and args.baseline in hits:
             keys = [row.get("key") for row in parts.questions or []]
-            groups = dict.fromkeys(MEASURES, keys)
+            groups = dict.fromkeys(JUDGED, keys)
             parts.p_values[name] = metrics.mcnemar_by_measure(hits[name], hits[args.baseline], groups)
         once(lambda n=name, s=started: print(f"evaluated {n} in {time.time() - s:.1f} s", flush=True))
     scores = {name: scores[name] for name in args.models}
@@ -234,7 +234,7 @@ def write_results(
 
 def _sampled(summary: dict[str, metrics.Estimate]) -> dict[str, metrics.Estimate]:
     """The measures that differ between greedy and sampled answers because a model misbehaves only now and then."""
-    return {f"sampled_{m}": summary[m] for m in SAMPLED if m in summary}
+    return {f"sampled_{m}": summary[m] for m, about in EVALUATION.items() if about.sampled and m in summary}
 
 
 def _load(model_args: ModelArguments, path: str):

@@ -1,30 +1,31 @@
 """Scores side by side: a table for the terminal, and some answers to read."""
 
 from llmrecipes.formats import prompt_text
-from llmrecipes.metrics import ALPHA, SHARES, Estimate, describe_tests
+from llmrecipes.measures import is_share, with_arrow
+from llmrecipes.metrics import ALPHA, Estimate, describe_tests
 
 
 def format_table(
     scores: dict[str, dict[str, Estimate]], tasks: set[str] = frozenset(), baseline: str = "", p_values: dict | None = None
 ) -> str:
-    """One line a measure, one column a model: value, and the larger side of its 95 % interval.
+    """One line a measure, one column a model: value, and the larger side of its 95 % interval; ↑ and ↓ say what is better.
 
     p_values: model -> measure -> p of its difference from `baseline`; small ones are marked, and a last line says so.
     """
     names = list(scores)
     measures = list(dict.fromkeys(measure for by_measure in scores.values() for measure in by_measure))
-    width = max(map(len, [*measures, "measure"])) + 2
+    width = max(map(len, map(with_arrow, [*measures, "measure"]))) + 2
     lines = ["measure".ljust(width) + "".join(f"{name:>18}" for name in names) + f"{'n':>8}"]
     for measure in measures:
         cells = []
         for name in names:
             estimate = scores[name].get(measure)
-            cell = _cell(estimate, measure in SHARES or measure in tasks) if estimate else "-"
+            cell = _cell(estimate, is_share(measure) or measure in tasks) if estimate else "-"
             differs = p_values and p_values.get(name, {}).get(measure, 1.0) < ALPHA
             cells.append(cell + (("*" if differs else " ") if p_values else ""))
         counts = sorted({scores[name][measure].n for name in names if measure in scores[name]})
         n = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
-        lines.append(measure.ljust(width) + "".join(f"{cell:>18}" for cell in cells) + f"{n:>8}")
+        lines.append(with_arrow(measure).ljust(width) + "".join(f"{cell:>18}" for cell in cells) + f"{n:>8}")
     return "\n".join(lines + ([describe_tests(baseline, p_values)] if p_values else []))
 
 

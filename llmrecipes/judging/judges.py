@@ -1,7 +1,7 @@
 """Who judges an answer: a rule, a language model behind an endpoint, a reward model; the keys of evaluate.yaml choose.
 
 `judge: module:function` is a rule, (row, answer) -> named parts, such as llmrecipes.evaluation.rules:judge; each of
-behaviours.MEASURES for which it has a part is measured. `judge: llm` asks the model `judge_model` at `judge_url` for the
+behaviours.JUDGED for which it has a part is measured. `judge: llm` asks the model `judge_model` at `judge_url` for the
 same parts (Zheng et al. 2023, arXiv 2306.05685) and, with `judge_pairs`, whose answer is better, the model's or the
 baseline's: `judge_win_rate`. Its verdicts are kept in VERDICTS_FILE. `reward_model_name_or_path` scores every answer,
 beside whichever judge: `reward`, and `reward_win_rate` over the baseline's answers.

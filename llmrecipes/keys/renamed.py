@@ -151,6 +151,15 @@ GONE = {
     "mini_batch_size": "use `per_device_train_batch_size` and `gradient_accumulation_steps`; see docs/ppo.md",
     "streaming": "data sets are read whole; leave it out",
 }
+# The evaluation's measures by their older names, which stand in `expected` and in files of older versions.
+MEASURES = {
+    "polite": "rude",  # 1 - the share of polite answers
+    "unknown_on_unknowable": "abstained_unknowable",
+    "unknown_on_knowable": "over_abstention",
+    "gold_score": "rule_score",
+    "win_rate": "rule_win_rate",
+    "kl": "kl_from_baseline",
+}
 TRANSLATES = "`python -m llmrecipes.migrate OLD.yaml > NEW.yaml` translates configs of older releases and other tools"
 
 
@@ -159,3 +168,13 @@ def hint(key: str, keys) -> str | None:
     if key in RENAMES and RENAMES[key] in keys:
         return f"use `{RENAMES[key]}`"
     return GONE.get(key)
+
+
+def measure_hint(name: str) -> str | None:
+    """The same for a measure under `expected`, written model/measure; None for one that is not old."""
+    model, _, measure = name.rpartition("/")
+    prefix = "sampled_" if measure.startswith("sampled_") else ""
+    today = MEASURES.get(measure.removeprefix(prefix))
+    if not today or model in ("", "scores", "eval_scores"):  # a training's own figure, or PPO's by reward function
+        return None
+    return f"use `{model}/{prefix}{today}`" + (", which is 1 minus it" if today == "rude" else "")

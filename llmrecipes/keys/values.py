@@ -8,6 +8,7 @@ from typing import Any
 
 from llmrecipes.config import InputError, nearest
 from llmrecipes.keys import Key, keys_of
+from llmrecipes.keys.renamed import measure_hint
 
 SEEDS = "0 to 4294967295"  # of NumPy's generator
 # Bounds of numbers, whatever class declares the key: "at least X", "above X", "X to Y" or "X to below Y".
@@ -79,6 +80,9 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
     if problem:
         raise InputError(f"{where}: `{key}` is {shown(value)}{problem}")
     _check_range(key, value, where)
+    for name in value if key == "expected" and isinstance(value, dict) else ():
+        if advice := measure_hint(str(name)):
+            raise InputError(f"{where}: `expected`: there is no measure `{name}`; {advice}")
     if element and isinstance(value, list):
         value = [_check_element(f"{key}[{i}]", v, element[1], where) for i, v in enumerate(value)]
     return value

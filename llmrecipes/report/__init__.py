@@ -12,6 +12,7 @@ from pathlib import Path
 from llmrecipes.cards.model import baseline_of
 from llmrecipes.config import InputError
 from llmrecipes.formats import read_growing
+from llmrecipes.measures import read_scores, todays_name
 from llmrecipes.report.content import build_sections, summarise
 from llmrecipes.report.markdown import render_markdown
 from llmrecipes.report.page import render_page
@@ -76,20 +77,21 @@ def read_stage(folder: Path) -> StageRecord | None:
     if manifest.get("status") != "finished":
         return None
     metrics = _read(folder / "metrics.json")
+    tasks, p_values = metrics.get("tasks", []), metrics.get("p_values", {})
     return StageRecord(
         folder.name,
         folder,
         manifest,
         sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not _of_checkpoint(p, folder)),
         read_history(folder),
-        metrics.get("models", {}),
-        metrics.get("tasks", []),
+        {name: read_scores(scores, tasks) for name, scores in metrics.get("models", {}).items()},
+        tasks,
         metrics.get("skipped", {}),
         read_growing(folder / "answers.jsonl"),
         _read(folder / "health.json"),
         read_growing(folder / "watch.jsonl"),
         baseline_of(metrics, manifest),
-        metrics.get("p_values", {}),
+        {name: {m if m in tasks else todays_name(m): p for m, p in tests.items()} for name, tests in p_values.items()},
         metrics.get("judged_by", {}),
     )
 

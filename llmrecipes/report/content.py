@@ -5,28 +5,14 @@ from pathlib import PurePath
 
 from llmrecipes.cards.model import describe_evaluation, scrub
 from llmrecipes.formats import prompt_text
-from llmrecipes.metrics import ALPHA, SHARES, describe_tests
+from llmrecipes.measures import PREFERENCES, TRAINING, is_share, with_arrow
+from llmrecipes.metrics import ALPHA, describe_tests
 from llmrecipes.report import plots
 from llmrecipes.report.blocks import Figure, Heading, Said, Section, Table, Text
 from llmrecipes.report.health import build_health
 from llmrecipes.report.numbers import duration, estimate, number, size, sparkline, thin
 
-CURVES = ("loss", "eval_loss", "perplexity", "accuracy", "margin", "rewards/accuracies", "rewards/margins", "score",
-          "kl", "kl_coef", "entropy", "response_length", "eos_rate", "win_rate", "explained_variance",
-          "mean_token_accuracy", "grad_norm", "learning_rate")  # fmt: skip
 NOT_LANGUAGE = ("score", "margin", "accuracy", "rewards/accuracies")  # their loss is no negative log-likelihood of text
-# What a reward model's health is read from; whichever stage measured it.
-HEALTH = {
-    "eval_accuracy": "held-out pairs ordered right",
-    "eval_margin": "mean margin, chosen minus rejected",
-    "eval_mean_reward": "mean reward (near 0: centred)",
-    "eval_min_reward": "lowest reward",
-    "eval_max_reward": "highest reward",
-    "eval_test_loss": "held-out loss",
-    "eval_test_gold_loss": "held-out loss, noise-free pairs",
-    "agreement": "raters' agreement on pairs",
-    "kendall_tau": "raters' Kendall tau-b",
-}
 NUM_QUESTIONS, NUM_LOOKS = 12, 6
 
 
@@ -108,13 +94,13 @@ def _curves(records: list) -> list:
 def _series(history: list[dict]) -> dict[str, list]:
     """measure -> [(step, value)], for the measures a reader looks for first."""
     curves = {}
-    for name in CURVES:
+    for name in TRAINING:
         points = {entry["step"]: entry[name] for entry in history if name in entry}  # the last of those of one step
         if len(points) > 1:
             curves[name] = list(points.items())
     if "loss" in curves and not any(name in entry for entry in history for name in NOT_LANGUAGE):
         curves["perplexity"] = [(step, math.exp(min(loss, 50))) for step, loss in curves["loss"]]
-    return {name: curves[name] for name in CURVES if name in curves}
+    return {name: curves[name] for name in TRAINING if name in curves}
 
 
 def _watched(records: list) -> list:
@@ -140,7 +126,7 @@ def _watched(records: list) -> list:
                 Text(f"Over optimizer steps, in percent; the band is the 95 % interval, n = {n}."),
             ]
         if "win_rate" in tasks:
-            blocks.append(Text("win_rate: questions answered better than at the first look, ties half."))
+            blocks.append(Text(f"win_rate: {TRAINING['win_rate'].meaning}."))
         looks = thin(record.looks, NUM_LOOKS)
         for prompt in dict.fromkeys(prompt for look in looks for prompt in look.get("answers", {})):
             answers = [(f"step {look['step']}", look["answers"][prompt], "") for look in looks if prompt in look["answers"]]
@@ -179,7 +165,7 @@ def _headed(records: list) -> list[tuple]:
 def _is_share(record, measure: str) -> bool:
     """Shares have intervals within [0, 1] for every model and are called as such by the table of the evaluation."""
     found = [scores[measure] for scores in record.scores.values() if measure in scores]
-    return measure in SHARES and all(0 <= e["low"] <= e["high"] <= 1 for e in found)
+    return is_share(measure) and all(0 <= e["low"] <= e["high"] <= 1 for e in found)
 
 
 def _estimates(record, measures: list[str], kind: str = "abilities") -> list:
@@ -197,7 +183,7 @@ def _score_table(record, measures: list[str], percent: bool = False) -> list:
         p_values = [record.p_values.get(name, {}).get(measure, 1.0) for name in models]
         cells = [estimate(e, percent) + (" *" if p < ALPHA else "") for e, p in zip(estimates, p_values, strict=True)]
         # A judge may have left out answers of one model more than of another.
-        rows.append([measure, *cells, "–".join(map(str, sorted({min(counts), max(counts)})))])
+        rows.append([with_arrow(measure), *cells, "–".join(map(str, sorted({min(counts), max(counts)})))])
     tested = any(measure in p_values for measure in measures for p_values in record.p_values.values())
     note = f" {describe_tests(record.baseline, record.p_values)}." if tested else ""
     return [Table(["measure", *models, "n"], rows), Text(f"Brackets: 95 % interval.{note}")]
@@ -227,9 +213,9 @@ def _gold(row: dict, model: str) -> str:
 
 def _health(records: list) -> list:
     rows = [
-        [r.name, text, number(r.manifest["metrics"][name])]
+        [r.name, about.meaning, number(r.manifest["metrics"][name])]
         for r in records
-        for name, text in HEALTH.items()
+        for name, about in PREFERENCES.items()
         if isinstance(r.manifest.get("metrics", {}).get(name), (int, float))
     ]
     blocks = [Table(["stage", "what", "figure"], rows)] if rows else []

@@ -1,6 +1,6 @@
 """Share of pairs whose chosen score (predictions) is above the rejected one (references), ties half.
 
-For `evaluate.load("llmrecipes/measures/pair_accuracy")`; computed by llmrecipes.metrics.
+For `evaluate.load("llmrecipes/hf_metrics/pair_accuracy")`; computed by llmrecipes.metrics.
 `compute(..., groups=[...])` takes one value of each pair: the ranking or prompt it comes from."""
 
 import datasets

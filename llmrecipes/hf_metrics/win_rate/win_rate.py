@@ -1,6 +1,6 @@
 """Share of prompts on which a score (predictions) beats the baseline's (references), ties half.
 
-For `evaluate.load("llmrecipes/measures/win_rate")`; computed by llmrecipes.metrics.
+For `evaluate.load("llmrecipes/hf_metrics/win_rate")`; computed by llmrecipes.metrics.
 `compute(..., groups=[...])` takes one value of each prompt: prompts of one group are wordings of one question."""
 
 import datasets

@@ -1,6 +1,6 @@
 """Expected calibration error of confidences (predictions) against whether they were right (references).
 
-For `evaluate.load("llmrecipes/measures/calibration_error")`; computed by llmrecipes.metrics."""
+For `evaluate.load("llmrecipes/hf_metrics/calibration_error")`; computed by llmrecipes.metrics."""
 
 import datasets
 import evaluate

@@ -1,6 +1,6 @@
 """McNemar's exact test of two models' hits (predictions, references) on the same items.
 
-For `evaluate.load("llmrecipes/measures/mcnemar")`; computed by llmrecipes.metrics.
+For `evaluate.load("llmrecipes/hf_metrics/mcnemar")`; computed by llmrecipes.metrics.
 `compute(..., groups=[...])` takes one value of each item: items of one group (wordings of one question) fall together."""
 
 import datasets

@@ -1,6 +1,6 @@
 """Nats of each text (predictions) over its UTF-8 bytes (references), in bits; bootstrap interval over texts.
 
-For `evaluate.load("llmrecipes/measures/bits_per_byte")`; computed by llmrecipes.metrics.
+For `evaluate.load("llmrecipes/hf_metrics/bits_per_byte")`; computed by llmrecipes.metrics.
 `compute(..., groups=[...])` takes one value of each text: texts of one group (of one book, say) are resampled together."""
 
 import math
