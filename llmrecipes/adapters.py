@@ -112,8 +112,9 @@ def merge_all(model: PreTrainedModel, adapters: list[Source], exact: Iterable[to
             kept += int((old.to(dtype) != new.to(dtype)).sum())
         parameter.data = parameter.data.to(dtype)
     if kept < changed / 2:
-        say(f"{adapters[-1].path}: {100 - 100 * kept / changed:.0f} % of the weights that the adapter changes are in "
-            f"{str(main).removeprefix('torch.')} what they were without it; `dtype: float32` keeps all that it has learned")  # fmt: skip
+        lost, kind = 100 * (1 - kept / changed), str(main).removeprefix("torch.")
+        say(f"{adapters[-1].path}: {lost:.0f} % of the weights that the adapter changes are in {kind} what they were "
+            "without it; `dtype: float32` keeps what it has learned")  # fmt: skip
     return model
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -135,9 +137,15 @@ def load_policy(
     """Causal language model of `model_name_or_path` in the dtype, attention and quantisation of `model`; an adapter merged
     into its base. Generation stops at the end of an answer as the tokenizer's chat template writes it."""
     policy = _load(AutoModelForCausalLM, model, tokenizer, trust_remote_code)
-    if tokenizer is not None and (end := end_of_turn(tokenizer)) is not None:
-        stop_at(policy, {end}, tokenizer, model.model_name_or_path)
+    if tokenizer is not None:
+        end_at_turns(policy, tokenizer, model.model_name_or_path)
     return policy
+
+
+def end_at_turns(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Lets generation stop at the end of an answer as the tokenizer's chat template writes it."""
+    if (end := end_of_turn(tokenizer)) is not None:
+        stop_at(policy, {end}, tokenizer, where)
 
 
 def load_reward_model(
@@ -168,6 +176,30 @@ def load_merged(model: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> tu
     if is_classifier:
         merged.config.pad_token_id = tokenizer.pad_token_id
     return merged, [source.path for source in (whole, *adapters)]
+
+
+def stand_in(
+    model: ModelArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    trust_remote_code: bool = False,
+    auto_class=AutoModelForCausalLM,
+) -> PreTrainedModel:
+    """For a preview, in the place of `model`: its context and what it stops at, and no weights to load."""
+    whole, *adapters = read_chain(_require_path(model), model.model_revision)
+    path = local_model(whole.path)
+    with _loading(path, "config"):
+        config = AutoConfig.from_pretrained(path, revision=whole.revision, trust_remote_code=trust_remote_code)
+    small = AutoConfig.for_model("llama", vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8,
+                                 num_hidden_layers=1, num_attention_heads=1, num_labels=1)  # fmt: skip
+    small.max_position_embeddings = getattr(config.get_text_config(), "max_position_embeddings", None)
+    made = auto_class.from_config(small)
+    if made.can_generate():
+        made.generation_config.eos_token_id = config.get_text_config().eos_token_id
+        for source, place in ((whole, path), *((adapter, adapter.path) for adapter in adapters)):
+            with suppress(OSError):
+                made.generation_config = GenerationConfig.from_pretrained(place, revision=source.revision)
+        end_at_turns(made, tokenizer, model.model_name_or_path)
+    return made
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str | None) -> None:

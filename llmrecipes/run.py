@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -107,6 +108,9 @@ def check_run(
     manifest = _describe(stage, run, args, configs, inputs)
     state = Run(stage, output_dir, run, is_main, manifest, keep=() if run.force else keep)
     if manifest["config"].get("preview"):  # ends before anything is written, so what lies there does not matter
+        scratch = tempfile.TemporaryDirectory()  # trainers make the folder as soon as they are built
+        atexit.register(scratch.cleanup)
+        args.output_dir = scratch.name
         return state
     state.found = read_manifest(output_dir)
     held = standing(output_dir, manifest["fingerprint"])

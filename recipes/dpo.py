@@ -14,7 +14,7 @@ def main(run, data, preview, training, model, looks):
     from llmrecipes.data import load_train_eval
     from llmrecipes.data.preview import report_rows
     from llmrecipes.evaluation.watch import watch
-    from llmrecipes.models import load_policy, load_tokenizer, require_chat_template
+    from llmrecipes.models import load_policy, load_tokenizer, require_chat_template, stand_in
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.templates import row_check
@@ -29,15 +29,18 @@ def main(run, data, preview, training, model, looks):
     )
     if not isinstance(train[0]["chosen"], str):
         require_chat_template(tokenizer, model.model_name_or_path)
-    policy = load_policy(model, tokenizer, training.trust_remote_code)
-    if training.precompute_ref_log_probs and training.world_size > 1:
+    load = stand_in if preview.preview else load_policy
+    policy = load(model, tokenizer, training.trust_remote_code)
+    if training.precompute_ref_log_probs and preview.preview:
+        training.precompute_ref_log_probs = False
+    elif training.precompute_ref_log_probs and training.world_size > 1:
         # TRL writes them to a file in a temporary folder of process 0, which the others look for in their own.
         training.precompute_ref_log_probs = False
         if state.is_main:
             print("precompute_ref_log_probs: left out with several processes; the reference reads each batch as it comes")
-    peft_config = lora_config(model, policy)
+    peft_config = None if preview.preview else lora_config(model, policy)
     # With LoRA the reference is the policy with its adapter switched off.
-    reference = None if peft_config else load_policy(model, tokenizer, training.trust_remote_code)
+    reference = None if peft_config else load(model, tokenizer, training.trust_remote_code)
 
     trainer = readable(
         DPOTrainer(

@@ -38,8 +38,9 @@ def main(run, data, preview, training, model, reward, looks):
     from llmrecipes.data import load_train_eval, true_rows
     from llmrecipes.data.preview import count_prompts, report_rows
     from llmrecipes.evaluation.watch import watch
-    from llmrecipes.models import load_policy, load_reward_model, load_tokenizer
+    from llmrecipes.models import load_policy, load_reward_model, load_tokenizer, stand_in
     from llmrecipes.ppo import PPOTrainer
+    from llmrecipes.ppo.prompts import encode_prompts, longest_prompt
     from llmrecipes.resume import run_training
     from llmrecipes.reward_models.scoring import check_reward_path
     from llmrecipes.run import check_run, finish_run, start_run
@@ -57,6 +58,12 @@ def main(run, data, preview, training, model, reward, looks):
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(data, training.seed, ("prompt",), check=row_check(tokenizer))
+    if preview.preview:
+        small = stand_in(model, tokenizer, training.trust_remote_code)
+        longest = longest_prompt(small, training.max_completion_length, training.max_prompt_length)
+        with true_rows(data, training.seed, ("prompt",), training_prompts=train):
+            ready = encode_prompts(train, tokenizer, longest, training.overlong_prompts, "training prompts")
+        report_rows({"train": count_prompts(ready, len(train))}, tokenizer, train, held_out, ready, preview.preview)
     policy = load_policy(model, tokenizer, training.trust_remote_code)
 
     reward_funcs, reward_tokenizers = [], []

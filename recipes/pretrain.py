@@ -25,11 +25,13 @@ class PretrainArguments:
 
 
 def main(run, data, preview, training, model, pretrain, looks):
+    import torch
+
     from llmrecipes.config import InputError
     from llmrecipes.data import load_train_eval
     from llmrecipes.data.preview import count_documents, report_rows
     from llmrecipes.evaluation.watch import watch
-    from llmrecipes.models import build_policy, context_length, count_parameters, load_policy, load_tokenizer
+    from llmrecipes.models import build_policy, context_length, count_parameters, load_policy, load_tokenizer, stand_in
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.training import PretrainTrainer, build_blocks, collate_blocks, language_metrics, readable
@@ -45,9 +47,10 @@ def main(run, data, preview, training, model, pretrain, looks):
     tokenizer = load_tokenizer(model, pretrain.trust_remote_code)
     texts, held_out_texts = load_train_eval(data, training.seed, ("text",))
     if model.model_name_or_path:
-        policy = load_policy(model, tokenizer, pretrain.trust_remote_code)
+        policy = (stand_in if preview.preview else load_policy)(model, tokenizer, pretrain.trust_remote_code)
     elif pretrain.model_config:
-        policy = build_policy(pretrain.model_config, tokenizer, attn_implementation=model.attn_implementation)
+        with torch.device("meta" if preview.preview else "cpu"):
+            policy = build_policy(pretrain.model_config, tokenizer, attn_implementation=model.attn_implementation)
     else:
         raise InputError("give model_config for a fresh model, or model_name_or_path to continue pretraining one")
     context = context_length(policy)
@@ -57,6 +60,8 @@ def main(run, data, preview, training, model, pretrain, looks):
     batch_size = training.per_device_train_batch_size * training.world_size
     blocks = build_blocks(texts, tokenizer, pretrain.max_length, batch_size)
     held_out = held_out_texts and build_blocks(held_out_texts, tokenizer, pretrain.max_length, 1)
+    counts = {"train": count_documents(blocks, len(texts), tokenizer.eos_token_id)}
+    report_rows(counts, tokenizer, texts, held_out_texts, blocks, preview.preview)
     trainer = readable(
         PretrainTrainer(
             model=policy,
@@ -68,8 +73,6 @@ def main(run, data, preview, training, model, pretrain, looks):
             muon_learning_rate=pretrain.muon_learning_rate if pretrain.optimizer == "muon" else None,
         )
     )
-    counts = {"train": count_documents(blocks, len(texts), tokenizer.eos_token_id)}
-    report_rows(counts, tokenizer, texts, held_out_texts, blocks, preview.preview)
     watch(trainer, looks, tokenizer, chat=False)
     start_run(state)
     metrics = run_training(trainer, state)

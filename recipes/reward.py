@@ -20,10 +20,12 @@ class RewardArguments:
 
 
 def main(run, data, preview, reward, health, training, model):
+    from transformers import AutoModelForSequenceClassification
+
     from llmrecipes.adapters import lora_config
     from llmrecipes.data import load_by_split, load_train_eval
     from llmrecipes.data.preview import report_rows
-    from llmrecipes.models import load_reward_model, load_tokenizer, require_chat_template
+    from llmrecipes.models import load_reward_model, load_tokenizer, require_chat_template, stand_in
     from llmrecipes.resume import run_training
     from llmrecipes.reward_models.health import check_saved_model, summarize
     from llmrecipes.run import check_run, finish_run, start_run
@@ -42,7 +44,10 @@ def main(run, data, preview, reward, health, training, model):
         require_chat_template(tokenizer, model.model_name_or_path)
     weighted = "weight" in train.column_names if reward.weight_pairs is None else reward.weight_pairs
     pairs = pair_columns(train, weighted)
-    reward_model = load_reward_model(model, tokenizer, training.trust_remote_code)
+    if preview.preview:
+        reward_model = stand_in(model, tokenizer, training.trust_remote_code, AutoModelForSequenceClassification)
+    else:
+        reward_model = load_reward_model(model, tokenizer, training.trust_remote_code)
 
     model.lora_task_type = "SEQ_CLS"
     trainer = readable(
@@ -52,7 +57,7 @@ def main(run, data, preview, reward, health, training, model):
             train_dataset=pairs,
             eval_dataset=pair_columns(held_out),
             processing_class=tokenizer,
-            peft_config=lora_config(model, reward_model),
+            peft_config=None if preview.preview else lora_config(model, reward_model),
         )
     )
     used = report_rows(trainer.row_counts, tokenizer, train, held_out, trainer.train_dataset, preview.preview)

@@ -16,7 +16,7 @@ def main(run, data, preview, training, model, looks):
     from llmrecipes.data import load_train_eval
     from llmrecipes.data.preview import report_rows
     from llmrecipes.evaluation.watch import watch
-    from llmrecipes.models import load_policy, load_tokenizer, require_chat_template
+    from llmrecipes.models import load_policy, load_tokenizer, require_chat_template, stand_in
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.templates import row_check
@@ -33,7 +33,7 @@ def main(run, data, preview, training, model, looks):
     training.assistant_only_loss = "messages" in train.column_names
     if is_conversational(train[0]) and not training.chat_template_path:
         require_chat_template(tokenizer, model.model_name_or_path)
-    policy = load_policy(model, tokenizer, training.trust_remote_code)
+    policy = (stand_in if preview.preview else load_policy)(model, tokenizer, training.trust_remote_code)
 
     trainer = readable(
         SFTTrainer(
@@ -42,7 +42,7 @@ def main(run, data, preview, training, model, looks):
             train_dataset=train,
             eval_dataset=held_out,
             processing_class=tokenizer,
-            peft_config=lora_config(model, policy),
+            peft_config=None if preview.preview else lora_config(model, policy),
         )
     )
     used = report_rows(trainer.row_counts, tokenizer, train, held_out, trainer.train_dataset, preview.preview)

@@ -1,9 +1,14 @@
 """What is said of the rows is what reaches the batches: counted, cut, dropped, marked where they carry loss."""
 
+import importlib
+import json
+import shutil
+
 import pytest
 import torch
 import trl
 from datasets import Dataset
+from recipe_types import recipe_types
 
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.preview import (
@@ -16,6 +21,7 @@ from llmrecipes.data.preview import (
     report_rows,
 )
 from llmrecipes.models import build_policy, load_policy, load_reward_model, load_tokenizer, train_tokenizer
+from llmrecipes.parsing import parse
 from llmrecipes.training import DPOTrainer, RewardTrainer, SFTTrainer, pair_columns
 
 SHORT, LONG = "How deep is the lake?", "The lake is deep and the hill is high. " * 6 + "How deep is the lake?"
@@ -161,6 +167,34 @@ def test_preview_marks_the_tokens_that_carry_loss_and_ends(model, tokenizer, tmp
     assert ended.value.code in (0, None) and "--- row 2" not in said and "preview: nothing was trained" in said
     assert f"<|im_start|>user\n{SHORT}<|im_end|>\n<|im_start|>assistant\n[[Nine metres.<|im_end|>]]" in said
     assert "rows: 2 of 2 demonstrations used" in said
+
+
+STAGES = {
+    "pretrain": ({"text": LONG}, ["--max_length", "32"]),
+    "sft": ({"messages": turns(SHORT, "Nine metres.")}, ["--use_peft", "--lora_target_modules", "q_proj"]),
+    "dpo": (pairs(SHORT)[0], ["--precompute_ref_log_probs"]),
+    "reward": (pairs(SHORT)[0], []),
+    "ppo": ({"prompt": turns(SHORT, "")[:1]}, ["--reward_functions", "builtins:len", "--max_completion_length", "8"]),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_preview_reads_no_weights_and_writes_nothing(model, tmp_path, monkeypatch, capsys, stage):
+    row, options = STAGES[stage]
+    shutil.copytree(model.model_name_or_path, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    (tmp_path / "rows.jsonl").write_text((json.dumps(row) + "\n") * 12)
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    argv = ["--model_name_or_path", "model", "--datasets", "rows.jsonl", "--output_dir", "out", "--preview", "2"]
+    if stage == "pretrain":
+        argv += ["--tokenizer_name_or_path", "model"]
+    argv += ["--per_device_train_batch_size", "4", "--bf16", "false", "--use_cpu", "--report_to", "none"]
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"recipes.{stage}").main(*parse(*recipe_types(stage), argv=[*argv, *options]))
+    said = capsys.readouterr().out
+    assert not ended.value.code and sorted(tmp_path.rglob("*")) == before
+    assert "--- row 2" in said and "--- row 3" not in said and "rows: 12 of 12" in said
+    assert (said.count("[[") > 1) == (stage != "ppo"), "tokens of prompts carry no loss"
 
 
 @pytest.mark.parametrize(

@@ -254,17 +254,6 @@ def run_recipe(stage, config, folder, output_dir, rows, *options, weight_pairs=F
     return json.loads((output_dir / "manifest.json").read_text())["metrics"]
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "reward"])
-def test_preview_shows_rows_and_writes_nothing(folder, tmp_path, capsys, stage):
-    rows = [{"messages": chat} for chat in CHATS] if stage == "sft" else pairs_of_chats()
-    config = f"trl.trainer.{stage}_config:{ {'sft': 'SFT', 'dpo': 'DPO', 'reward': 'Reward'}[stage] }Config"
-    with pytest.raises(SystemExit) as ended:
-        run_recipe(stage, config, folder, tmp_path / stage, rows, "--preview", "2")
-    said = capsys.readouterr().out
-    assert not ended.value.code and not any((tmp_path / stage).iterdir())  # Trainer makes the folder
-    assert "--- row 2" in said and "--- row 3" not in said and "rows: 12 of 12" in said and "[[" in said
-
-
 def test_lora_trains_and_saves_an_adapter_only(folder, tokenizer, tmp_path):
     rows = [{"messages": chat} for chat in CHATS]
     options = ["--use_peft", "true", "--lora_r", "4", "--lora_target_modules", "all-linear"]
