@@ -107,7 +107,7 @@ def encode(
 
     ends: tokens that may end an answer. template: one with marks, or None.
     """
-    if template is not None and not first:
+    if template is not None and not first and _is_as_given(tokenizer, turns, where, template, options):
         piece = _by_marks(tokenizer, turns, ends, where, template, options)
         if piece is not None:
             return [piece]
@@ -160,6 +160,17 @@ def _up_to_end(tokenizer, answer: list[int], ends: set[int], notes: set[str]) ->
         return answer
     notes.add("ended")
     return [*answer, tokenizer.eos_token_id]
+
+
+def _is_as_given(tokenizer, turns: Sequence[dict], where: str, template: str, options: dict) -> bool:
+    """Whether what stands before each answer in the conversation is what the model is given when it is to answer: TRL's
+    training templates keep what was thought in earlier turns, DeepSeek's leaves the begin of a thought out once all is said."""
+    whole = render(tokenizer, turns, where, chat_template=template, **options)
+    return all(
+        whole.startswith(render(tokenizer, turns[:i], where, add_generation_prompt=True, **options))
+        for i, turn in enumerate(turns)
+        if i and turn["role"] == "assistant"
+    )
 
 
 def _by_marks(tokenizer, turns, ends: set[int], where: str, template: str, options: dict) -> Piece | None:

@@ -123,8 +123,10 @@ def to_standard(row: Mapping, where: str = "row", wanted: Sequence[str] = tuple(
         new = _to_completion(new, where)
     elif standard == "text":
         require_text(new["text"], "text", where)
-    if standard in ("messages", "prompt-completion") and isinstance(row.get("label"), bool):
-        raise InputError(f"{where}: a label of true or false says whether an answer is good (KTO), but here every answer is "
+    label = row.get("label")
+    says_good = isinstance(label, bool) or standard == "prompt-completion" and label in (0, 1)
+    if standard in ("messages", "prompt-completion") and says_good:
+        raise InputError(f"{where}: a label of true or false, 1 or 0, says whether an answer is good (KTO), but here every answer is "
                          "learned; keep the rows with true alone, and leave the column out with `columns:`")  # fmt: skip
     return new
 
@@ -325,7 +327,8 @@ def _wrong_columns(row: Mapping, wanted: Sequence[str], where: str) -> str:
     message = f"{where}: columns are {', '.join(row) or 'none'}{note}; expected {expected}"
     if "ranking" in row and "preference" in wanted:
         return f"{message}. Rankings become pairs with `reader: llmrecipes.data.preferences:rankings`"
-    renamed = {name: column for shape in wanted for column in COLUMNS[shape] if column not in row
-               for name in SYNONYMS.get(column, ()) if name in row}  # fmt: skip
+    plain = {name.strip().lower(): name for name in reversed(row)}
+    renamed = {plain[name]: column for shape in wanted for column in COLUMNS[shape] if column not in row
+               for name in (column, *SYNONYMS.get(column, ())) if name in plain}  # fmt: skip
     example = ", ".join(f"{name}: {column}" for name, column in renamed.items()) or f"yours: {COLUMNS[wanted[0]][0]}"
     return f"{message}. Rename with `columns: {{{example}}}`"

@@ -116,6 +116,8 @@ def _check_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[dict], w
         own = [key for key in SAID if turn.get(key)] if turn["role"] == "assistant" else []
         if turn["role"] in ("system", "tool"):
             _require_shown(tokenizer, turns, i, where, options)
+        elif (turn.get("content") or "").rpartition("</think>")[2].strip() not in whole:
+            _require_read_out(tokenizer, turns[: i + 1], where, options)
         if not own and "</think>" not in (turn.get("content") or ""):
             continue
         shown = render(tokenizer, turns[: i + 1], where, **options)
@@ -139,6 +141,16 @@ def _require_shown(tokenizer: PreTrainedTokenizerBase, turns: list[dict], i: int
     shown = render(tokenizer, [*before, turns[i], *after], where, **options)
     if shown == render(tokenizer, [*before, *after], where, **options):
         raise InputError(f"{where}, turn {i + 1}: the chat template leaves out what the {turns[i]['role']} says")
+
+
+def _require_read_out(tokenizer: PreTrainedTokenizerBase, turns: list[dict], where: str, options: dict) -> None:
+    """InputError unless the template shows what the last of `turns` says, in whatever form: those of models that also see
+    images pass over content that is text and no list of parts."""
+    asks = {"add_generation_prompt": turns[-1]["role"] != "assistant"} | options
+    other = [*turns[:-1], turns[-1] | {"content": turns[-1]["content"] + " X"}]
+    if render(tokenizer, other, where, **asks) == render(tokenizer, turns, where, **asks):
+        raise InputError(f"{where}, turn {len(turns)}: the chat template leaves out what the {turns[-1]['role']} says; take "
+                         "a template that shows content that is text")  # fmt: skip
 
 
 def _require_read(tokenizer: PreTrainedTokenizerBase, name: str, where: str) -> None:

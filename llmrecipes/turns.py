@@ -19,6 +19,8 @@ ROLES = {
     "bot": "assistant", "model": "assistant", "function_call": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool",
 }  # fmt: skip
+# By which other tools' rows say whether a turn is learned: OpenAI's, ms-swift's, axolotl's.
+LEARNED = ("weight", "loss", "train", "training")
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]?")
 
 
@@ -61,9 +63,10 @@ def _turn(turn: object, where: str, may_be_empty: bool) -> dict:
         raise InputError(f"{where}: the {role}'s content is null; give a text")
     if role == "assistant" and not (new["content"] or "").strip() and not new.get("tool_calls") and not may_be_empty:
         raise InputError(f"{where}: the assistant's answer is empty")
-    if new.pop("weight", 1) != 1 and role == "assistant":
-        raise InputError(f"{where}: has `weight` other than 1, but every turn of the assistant's is learned alike; give "
-                         "`prompt` (the turns before) and `completion` (those to learn) instead of messages")  # fmt: skip
+    for key in [key for key in LEARNED if key in new]:
+        if new.pop(key) not in (1, "1") and role == "assistant":  # True is 1
+            raise InputError(f"{where}: has `{key}` other than 1 or true, but every turn of the assistant's is learned alike; "
+                             "give `prompt` (the turns before) and `completion` (those to learn) instead of messages")  # fmt: skip
     return new
 
 

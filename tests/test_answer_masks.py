@@ -111,11 +111,18 @@ def test_turns_that_look_otherwise_later_are_learned_as_they_are_generated(token
         assert all("think" not in text for text in learned(tokenizer, piece)), "the empty thought is given, not learned"
 
 
-def test_a_template_of_trls_is_masked_by_its_marks(tokenizer):
-    from trl.chat_template_utils import qwen3_chat_template
+def test_a_template_of_trls_is_masked_by_its_marks_where_it_shows_what_is_generated_behind(tokenizer):
+    from trl.chat_template_utils import deepseekv3_chat_template, qwen3_chat_template
 
-    (piece,) = pieces(tokenizer, qwen3_chat_template)
-    assert [text[-len("<|im_end|>") :] for text in learned(tokenizer, piece)] == ["<|im_end|>"] * 2
+    (piece,) = pieces(tokenizer, qwen3_chat_template, CHAT[:2])
+    assert learned(tokenizer, piece) == ["<think>\n\n</think>\n\nThe Rhine.<|im_end|>"] and not piece.notes
+    # TRL's training template of Qwen3 keeps the thoughts of earlier turns, which generation does not see.
+    for last, count in zip(pieces(tokenizer, qwen3_chat_template), (1, 3), strict=True):
+        asked = tokenizer.apply_chat_template(CHAT[:count], add_generation_prompt=True, return_dict=False)
+        assert last.ids[: len(asked)] == asked and set(last.labels[: len(asked)]) == {-100}
+    # DeepSeek's generation prompt begins a thought, which a conversation without one does not show.
+    (piece,) = pieces(tokenizer, deepseekv3_chat_template, CHAT[:2], stops={tokenizer.convert_tokens_to_ids(SPECIAL[-1])})
+    assert learned(tokenizer, piece) == [f"The Rhine.{SPECIAL[-1]}"] and piece.notes == {"opened"}
 
 
 def test_marks_say_what_is_learned_and_are_carried_on_to_the_end_of_the_turn(tokenizer):

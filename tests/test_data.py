@@ -1,5 +1,6 @@
 """Sources and mixtures: seeded, in proportion, and every broken input is one line that names it."""
 
+import gzip
 import json
 import re
 
@@ -237,6 +238,17 @@ def test_cells_that_look_like_numbers_or_nothing_stay_texts(tmp_path):
     assert rows[2]["messages"][0]["content"] == "Is it,\n so?"
     (tmp_path / "b.csv").write_text("question,answer\nHi,Yes, please\n")
     assert "b.csv, row 1: has more cells than the header" in error_of(str(tmp_path / "b.csv"), shapes=("messages",))
+    (tmp_path / "c.csv").write_text("prompt,prompt,completion\nHi,Ho,Yes?\n")
+    assert "c.csv: has the column 'prompt' twice" in error_of(str(tmp_path / "c.csv"), shapes=("prompt-completion",))
+
+
+def test_endings_in_capitals_and_broken_archives(tmp_path):
+    (tmp_path / "A.CSV").write_text("prompt,completion\nHi,Yes?\n")
+    assert load_rows(DatasetSource(str(tmp_path / "A.CSV")), 0, ("prompt-completion",))["completion"] == ["Yes?"]
+    whole = gzip.compress(b'{"text": "a"}\n' * 9)
+    for content in (whole[:-12], whole[:20] + b"!" + whole[21:], b'{"text": "a"}\n'):
+        (tmp_path / "b.jsonl.gz").write_bytes(content)
+        assert "b.jsonl.gz: is no whole gzip file (" in error_of(str(tmp_path / "b.jsonl.gz"), shapes=("text",))
 
 
 def test_json_files_hold_a_list_or_one_row_a_line(tmp_path):

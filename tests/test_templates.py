@@ -20,6 +20,8 @@ WITH_TOOLS = (
     + "<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}"
     "</tool_call>{% endfor %}<|im_end|>\n" + ASK + "<|im_start|>assistant\n{% endif %}"
 )  # fmt: skip
+# As templates of models that also see images: text is a list of parts.
+PARTS = LOOP + "{{ m.role }}: {% for part in m.content %}{{ part.text }}{% endfor %}<|im_end|>{% endfor %}"
 SILENT = LOOP + "{% if m.role in ('user', 'assistant') %}<|im_start|>{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
 R1 = (
     LOOP + "{% if m.role == 'user' %}<|user|>{{ m.content }}{% else %}<|assistant|>{{ m.content.split('</think>')[-1] }}"
@@ -51,6 +53,10 @@ def refused(tokenizer, template, row, path=None, **changes):
         (SILENT, {"messages": [SYSTEM, *CHAT]}, ", turn 1: the chat template leaves out what the system says"),
         (SILENT, {"messages": [CHAT[0], CALL, {"role": "tool", "content": "long"}, CHAT[1]]}, ", turn 2: has `tool_calls`"),
         (SILENT, {"messages": [*CHAT[:2], {"role": "tool", "content": "long"}, CHAT[1]]}, ", turn 3: the chat template lea"),
+        (PARTS, {"messages": CHAT}, ", turn 1: the chat template leaves out what the user says"),
+        (PARTS, {"prompt": [SYSTEM, *CHAT[:1]]}, ", turn 2: the chat template leaves out what the user says"),
+        (SILENT.replace("'user', ", ""), {"prompt": CHAT[:1], "chosen": CHAT[1:2], "rejected": CHAT[3:]}, ", turn 1: the"),
+        (LOOP + "{{ m.content | upper }}{% endfor %}", {"messages": CHAT}, None),
         (TEMPLATES["chatml"], {"messages": [CHAT[0], CALL]}, ", turn 2: has `tool_calls`, which the chat template leaves"),
         (TEMPLATES["chatml"], {"messages": CHAT, "tools": TOOLS}, ": has `tools`, which the chat template does not show"),
         (TEMPLATES["chatml"], {"prompt": CHAT[:1], "tools": json.dumps(TOOLS)}, ": has `tools`, which the chat template"),

@@ -9,6 +9,8 @@ import hashlib
 import io
 import json
 import re
+import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,29 +133,33 @@ def _name_columns(raw: RawRows, source: DatasetSource) -> RawRows:
 
 
 def _read_file(path: Path, source: DatasetSource) -> RawRows:
-    if not path.name.endswith(FILES):
+    if not path.name.lower().endswith(FILES):
         raise InputError(f"{path}: unknown kind of file; give .jsonl, .jsonl.gz, .json, .csv, .tsv, .parquet or .txt")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: is empty")
-    if path.suffix == ".parquet":
+    kind = path.suffix.lower()
+    if kind == ".parquet":
         raw = _numbered(str(path), _load_dataset("parquet", source, "train", data_files=str(path)))
     else:
         try:
-            content = (gzip.open if path.suffix == ".gz" else open)(path, "rb").read().decode("utf-8-sig")
-        except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
+            content = (gzip.open if kind == ".gz" else open)(path, "rb").read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
             raise InputError(f"{path}: is broken ({error}); it must be UTF-8") from None
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise InputError(f"{path}: is no whole gzip file ({error})") from None
         raw = _parse(path, content)
     return raw.select(split_indices(source.split, len(raw), str(path)))
 
 
 def _parse(path: Path, content: str) -> RawRows:
-    if path.suffix in (".csv", ".tsv"):
+    kind = path.suffix.lower()
+    if kind in (".csv", ".tsv"):
         return _numbered(str(path), _parse_csv(path, content))
-    if path.suffix == ".json" and (parsed := _parse_json(path, content)) is not None:
+    if kind == ".json" and (parsed := _parse_json(path, content)) is not None:
         return _numbered(str(path), parsed)
     # Not splitlines(): a text may hold its other ends of lines.
     lines = [(number, line) for number, line in enumerate(content.split("\n"), start=1) if line.strip()]
-    rows = [{"text": line.rstrip("\r")} for _, line in lines] if path.suffix == ".txt" else [line for _, line in lines]
+    rows = [{"text": line.rstrip("\r")} for _, line in lines] if kind == ".txt" else [line for _, line in lines]
     return RawRows(str(path), rows, range(1, len(rows) + 1), [number for number, _ in lines])
 
 
@@ -180,12 +186,15 @@ def _parse_csv(path: Path, content: str) -> list[dict]:
     """Rows of a table; columns that no shape reads as text become numbers or true and false where all their cells are."""
     header = content.partition("\n")[0]
     # The semicolon: how spreadsheets of many countries save a table.
-    separator = "\t" if path.suffix == ".tsv" else ";" if header.count(";") > header.count(",") else ","
+    separator = "\t" if path.suffix.lower() == ".tsv" else ";" if header.count(";") > header.count(",") else ","
     csv.field_size_limit(1 << 30)
     try:
-        rows = list(csv.DictReader(io.StringIO(content, newline=""), delimiter=separator, strict=True))
+        table = csv.DictReader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
+        rows = list(table)
     except csv.Error as error:
         raise InputError(f"{path}: cannot be read as a table: {error}") from None
+    if twice := [name for name, count in Counter(table.fieldnames).items() if count > 1]:
+        raise InputError(f"{path}: has the column {twice[0]!r} twice; name each column once")
     for number, row in enumerate(rows, start=1):
         if None in row:
             raise InputError(f"{path}, row {number}: has more cells than the header; quote what holds a {separator!r}")
