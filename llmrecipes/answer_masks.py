@@ -68,6 +68,29 @@ def tokenize_answers(
     return made.select_columns(["input_ids", "labels"]), notes, set(made["end"]) - stops
 
 
+def end_pairs(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, stops: set[int], num_proc: int | None = None
+) -> tuple[Dataset, int, set[int]]:
+    """Tokenized pairs, whose answers `chosen_ids` and `rejected_ids` end at the token at which generation stops.
+
+    Returns:
+        rows; how many answers EOS was put behind; tokens that end answers and are none of `stops`.
+    """
+    ends = sorted({*stops, end_of_turn(tokenizer)} - {None})
+    made = rows.map(_end_pair, fn_kwargs={"tokenizer": tokenizer, "ends": ends}, num_proc=num_proc)
+    lasts = {ids[-1] for side in ("chosen_ids", "rejected_ids") for ids in made[side]}
+    return made.remove_columns("ended"), sum(made["ended"]), lasts - stops
+
+
+def _end_pair(row: dict, tokenizer, ends: list[int]) -> dict:
+    found = {"ended": 0}
+    for side in ("chosen_ids", "rejected_ids"):
+        notes = set()
+        found[side] = _up_to_end(tokenizer, row[side], set(ends), notes)
+        found["ended"] += len(notes)
+    return found
+
+
 def marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """The chat template that marks the assistant's tokens: the tokenizer's own, or TRL's of the same model."""
     if has_generation_markers(tokenizer.chat_template):

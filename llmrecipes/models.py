@@ -27,7 +27,7 @@ from llmrecipes.adapters import merge_all, read_chain
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.gguf import local_model
 from llmrecipes.data.tables import say
-from llmrecipes.templates import end_of_turn, set_defaults
+from llmrecipes.templates import complete_template, end_of_turn, set_defaults
 
 PAD, TURN_START, TURN_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 # ChatML. The {% generation %} marks tell TRL which tokens are the assistant's and carry loss.
@@ -88,6 +88,7 @@ def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> Pr
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     set_defaults(tokenizer, model.chat_template_kwargs or {})
+    complete_template(tokenizer, path)
     return tokenizer
 
 
@@ -191,7 +192,7 @@ def stand_in(
         config = AutoConfig.from_pretrained(path, revision=whole.revision, trust_remote_code=trust_remote_code)
     small = AutoConfig.for_model("llama", vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8,
                                  num_hidden_layers=1, num_attention_heads=1, num_labels=1)  # fmt: skip
-    small.max_position_embeddings = getattr(config.get_text_config(), "max_position_embeddings", None)
+    small.max_position_embeddings = getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     made = auto_class.from_config(small)
     if made.can_generate():
         made.generation_config.eos_token_id = config.get_text_config().eos_token_id

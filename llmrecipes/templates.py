@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
+from llmrecipes.data.tables import say
 from llmrecipes.turns import check_turns, is_conversation
 
 # Of an assistant's turn: what it says beside its content.
@@ -66,6 +67,29 @@ def set_defaults(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, object]
         tokenizer.chat_template = f"{{%- if {name} is not defined %}}{{%- set {name} = {literal} %}}{{%- endif %}}" + (
             tokenizer.chat_template
         )
+
+
+def complete_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Lets a chat template that pays no heed to `add_generation_prompt` write what stands before its answers, so that a
+    model is asked as it is trained; a line says so."""
+    template = tokenizer.chat_template
+    if not isinstance(template, str) or "add_generation_prompt" in template:
+        return
+    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+    try:
+        asked, whole = render(tokenizer, turns[:1], where), render(tokenizer, turns, where)
+    except InputError:  # it knows no such conversation
+        return
+    before = whole.partition(ANSWER)[0]
+    header = before.removeprefix(asked) if ANSWER in whole and before.startswith(asked) else ""
+    if header.strip():
+        shown = json.dumps(header, ensure_ascii=False)
+        # Jinja drops one newline at a template's end.
+        tokenizer.chat_template = template.removesuffix("\n") + (
+            f"{{% if add_generation_prompt %}}{{{{ {shown} }}}}{{% endif %}}"
+        )
+        say(f"{where}: its chat template pays no heed to add_generation_prompt; when the model is asked, {shown} is written "
+            "as before every answer, from now on by the template itself")  # fmt: skip
 
 
 def read_template(path: str) -> str:
@@ -170,6 +194,12 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
         return None
     behind = tokenizer(text.rpartition(ANSWER)[2].strip(), add_special_tokens=False)["input_ids"] if ANSWER in text else []
     return behind[0] if behind and behind[0] in tokenizer.added_tokens_decoder else None
+
+
+def ends_turn(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
+    """Whether a conversation's last token, space aside, is one that ends an answer."""
+    last = next((token for token in reversed(ids) if tokenizer.decode([token]).strip()), None)
+    return last is not None and last in (tokenizer.eos_token_id, end_of_turn(tokenizer))
 
 
 def encode_prompts(

@@ -16,13 +16,14 @@ from trl.chat_template_utils import clone_chat_template
 from trl.data_utils import is_conversational
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
-from llmrecipes.answer_masks import NOTES, tokenize_answers
+from llmrecipes.answer_masks import NOTES, end_pairs, tokenize_answers
 from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_answers, count_pairs, count_scored, require_rows
 from llmrecipes.data.tables import say
 from llmrecipes.measures import TRAINING
 from llmrecipes.models import context_length, eos_token_ids, num_embeddings, stop_at, token_blocks
 from llmrecipes.reward_models.scoring import pair_tokens, pool_at_last_token
+from llmrecipes.templates import complete_template
 
 # Below this many bytes of logits and their gradients (12 per token and vocabulary entry), TRL's tiled LM head costs more
 # time than the memory it saves is worth.
@@ -215,6 +216,7 @@ class SFTTrainer(trl.SFTTrainer):
         return self._answers_only if "messages" in dataset.column_names else args.completion_only_loss is not False
 
     def _tokenize_answers(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args, name: str) -> Dataset:
+        complete_template(tokenizer, args.chat_template_path or name)
         stops = set(eos_token_ids(self._start, tokenizer))
         with PartialState().main_process_first():  # the others read what it has cached
             rows, notes, ends = tokenize_answers(dataset, tokenizer, stops, name, args.dataset_num_proc)
@@ -238,10 +240,14 @@ class SFTTrainer(trl.SFTTrainer):
 
 
 class DPOTrainer(trl.DPOTrainer):
-    """TRL's DPOTrainer; `row_counts` says how the rows of each data set fared; InputError where none is left."""
+    """TRL's DPOTrainer; `row_counts` says how the rows of each data set fared; InputError where none is left.
+
+    Each answer ends where generation stops, and not behind that in the space that a template writes between turns.
+    """
 
     def __init__(self, *, model, args, **kwargs):
         self.row_counts: dict[str, RowCounts] = {}
+        self._start = model
         super().__init__(model=model, args=within_context(args, model), **kwargs)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name: str) -> Dataset:
@@ -249,6 +255,7 @@ class DPOTrainer(trl.DPOTrainer):
         whole, keep_end = copy.copy(args), args.truncation_mode == "keep_end"
         whole.max_length = None
         dataset = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
+        dataset = self._end_answers(dataset, processing_class, dataset_name, args.dataset_num_proc)
         counts = count_pairs(dataset, args.max_length, keep_end)
         require_rows(counts, dataset_name)
         self.row_counts[dataset_name] = counts
@@ -256,6 +263,17 @@ class DPOTrainer(trl.DPOTrainer):
             fits = [i for i, ids in enumerate(dataset["prompt_ids"]) if len(ids) < args.max_length]
             dataset = dataset.select(fits)
         return dataset
+
+    def _end_answers(self, pairs: Dataset, tokenizer: PreTrainedTokenizerBase, name: str, num_proc: int | None) -> Dataset:
+        if tokenizer.eos_token_id is None:
+            raise InputError("tokenizer: has no end-of-sequence token, so no answer could ever end; set eos_token")
+        with PartialState().main_process_first():
+            pairs, count, ends = end_pairs(pairs, tokenizer, set(eos_token_ids(self._start, tokenizer)), num_proc)
+        if count:
+            say(f"{name}: behind {count:,} of {2 * len(pairs):,} answers the chat template puts no token that ends them; "
+                f"{tokenizer.eos_token} was put there")  # fmt: skip
+        stop_at(self._start, ends, tokenizer, name)
+        return pairs
 
 
 def pair_columns(rows: Dataset | dict[str, Dataset] | None, weighted: bool = False):
@@ -317,6 +335,7 @@ class RewardTrainer(trl.RewardTrainer):
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name: str) -> Dataset:
         # TRL's own, underscored, is the one place where its constructor has set the chat template but not yet tokenized.
         if "chosen_ids" not in dataset.column_names:
+            complete_template(processing_class, args.chat_template_path or dataset_name)
             dataset = dataset.map(pair_tokens, fn_kwargs={"tokenizer": processing_class}, num_proc=args.dataset_num_proc)
             counts = count_scored(dataset, args.max_length)
             require_rows(counts, dataset_name)

@@ -2,13 +2,14 @@
 
 import pytest
 from datasets import Dataset
-from trl import SFTConfig
+from trl import DPOConfig, SFTConfig
 
 from llmrecipes.answer_masks import encode, marked_template, tokenize_answers
 from llmrecipes.config import InputError
 from llmrecipes.models import CHAT_TEMPLATE, build_policy, eos_token_ids, train_tokenizer
-from llmrecipes.templates import end_of_turn, options_of
-from llmrecipes.training import SFTTrainer
+from llmrecipes.reward_models.scoring import reward_model_tokens
+from llmrecipes.templates import complete_template, encode_prompts, end_of_turn, options_of
+from llmrecipes.training import DPOTrainer, SFTTrainer
 
 SPECIAL = ["<s>", "</s>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<bos>", "<|user|>",
            "<start_of_turn>", "<end_of_turn>", "<|end|>", "<|assistant|>", "<|endoftext|>", "<｜User｜>", "<｜Assistant｜>",
@@ -149,10 +150,12 @@ def test_what_follows_the_last_answer_and_empty_answers(tokenizer):
         pieces(tokenizer, TEMPLATES["chatml"], [CHAT[0], call])
 
 
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
 def trainer(tokenizer, template, tmp_path, rows, **changes):
     tokenizer.chat_template = template
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    policy = build_policy({"model_type": "llama", **small}, tokenizer)
+    policy = build_policy({"model_type": "llama", **SMALL}, tokenizer)
     args = {"assistant_only_loss": True, "max_length": 512, "gradient_checkpointing": False, "report_to": "none"} | changes
     args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **args)
     return SFTTrainer(model=policy, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
@@ -183,6 +186,64 @@ def test_prompts_with_completions_go_the_same_way(tokenizer, tmp_path):
     made = trainer(tokenizer, TEMPLATES["gemma"], tmp_path, [{"prompt": CHAT[:3], "completion": CHAT[3:]}] * 2)
     row = made.train_dataset[0]
     assert tokenizer.decode([label for label in row["labels"] if label != -100]) == "The Seine, the\nPo.<end_of_turn>"
+
+
+@pytest.mark.parametrize("name", [*TEMPLATES, "ours"])
+def test_both_answers_of_a_pair_end_where_generation_stops(tokenizer, tmp_path, capsys, name):
+    tokenizer.chat_template = TEMPLATES.get(name, CHAT_TEMPLATE)
+    policy, reference = (build_policy({"model_type": "llama", **SMALL}, tokenizer) for _ in range(2))
+    args = DPOConfig(output_dir=str(tmp_path), max_length=None, report_to="none", use_cpu=True, bf16=False)
+    row = {"prompt": CHAT[:3], "chosen": CHAT[3:], "rejected": CHAT[1:2]}
+    rows = Dataset.from_list([row] * 2)
+    made = DPOTrainer(model=policy, ref_model=reference, args=args, train_dataset=rows, processing_class=tokenizer)
+    said, end, space = capsys.readouterr().out, ENDS.get(name, "<|im_end|>"), " " if name == "llama2" else ""
+    for side, text in (("chosen", "The Seine, the\nPo."), ("rejected", "The Rhine.")):
+        assert {tokenizer.decode(ids) for ids in made.train_dataset[f"{side}_ids"]} == {space + text + end}
+    assert tokenizer.convert_tokens_to_ids(end) in eos_token_ids(made.model, tokenizer)
+    assert (f"train: behind 4 of 4 answers the chat template puts no token that ends them; {end} was" in said) == (
+        name == "no end"
+    )
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_reward_model_reads_the_end_of_a_finished_conversation(tokenizer, name):
+    tokenizer.chat_template = TEMPLATES[name]
+    finished, cut = (reward_model_tokens(tokenizer, CHAT[:1], CHAT[1:2], whole) for whole in (True, False))
+    assert tokenizer.decode(finished).rstrip().endswith(ENDS[name]) and tokenizer.decode(cut).endswith("The Rhine.")
+    whole = tokenizer.apply_chat_template(CHAT[:2], return_dict=False)
+    assert finished == whole + [tokenizer.eos_token_id] * (name == "no end")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_that_ignores_the_generation_prompt_still_opens_the_answer(tokenizer, tmp_path, capsys, name):
+    """Asked, the model is given what stands before the answers that it has learned."""
+    full = TEMPLATES[name]
+    without = full.split("{% if add_generation_prompt %}")[0]
+    whole = pieces(tokenizer, full)[-1]
+    tokenizer.chat_template = without + "\n"
+    complete_template(tokenizer, "here")
+    said, completed = capsys.readouterr().out, tokenizer.chat_template
+    assert ("here: its chat template pays no heed to add_generation_prompt" in said) == (without != full)
+    for turns in (CHAT, CHAT[:2]):
+        assert tokenizer.apply_chat_template(turns, tokenize=False) == tokenizer.apply_chat_template(
+            turns, tokenize=False, chat_template=full
+        )
+    (asked,) = encode_prompts(tokenizer, [CHAT[:3]])
+    assert asked == tokenizer.apply_chat_template(
+        CHAT[:3], add_generation_prompt=True, chat_template=full, return_dict=False
+    )
+    assert whole.ids[: len(asked)] == asked
+    complete_template(tokenizer, "here")
+    assert tokenizer.chat_template == completed and not capsys.readouterr().out
+
+
+def test_sft_with_such_a_template_saves_one_that_opens_the_answer(tokenizer, tmp_path):
+    template = tmp_path / "plain.jinja"
+    template.write_text(TEMPLATES["no end"].split("{% if add")[0])
+    made = trainer(tokenizer, None, tmp_path / "out", [{"messages": CHAT[:2]}] * 2, chat_template_path=str(template))
+    (labels,) = {tuple(row) for row in made.train_dataset["labels"]}
+    assert tokenizer.decode([label for label in labels if label != -100]) == "The Rhine.<|im_end|>"
+    assert tokenizer.apply_chat_template(CHAT[:1], add_generation_prompt=True, tokenize=False).endswith("### assistant:\n")
 
 
 def test_tokenize_answers_reports_ends_that_are_no_stops(tokenizer):

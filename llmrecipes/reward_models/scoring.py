@@ -66,8 +66,8 @@ def reward_model_tokens(
     """What a reward model reads of one response. tokenizer: the reward model's own.
 
     Text: prompt and response tokenized as one, with the special tokens that the tokenizer puts in front, and EOS behind a
-    finished response. Conversation: as the chat template renders it, whole or, if the response was cut, up to the cut; a
-    prompt whose last turn is the assistant's is continued.
+    finished response. Conversation: as the chat template renders it, whole (and with EOS where it marks no end) or, if the
+    response was cut, up to the cut; a prompt whose last turn is the assistant's is continued.
 
     Raises InputError for a conversation without a chat template, or one that the template refuses.
     """
@@ -90,7 +90,9 @@ def _conversation_tokens(tokenizer, prompt: list[dict], response: str | list[dic
     if isinstance(response, str) and prompt[-1]["role"] == "assistant":
         messages = [*prompt[:-1], {"role": "assistant", "content": prompt[-1]["content"] + response}]
     if finished:
-        return list(templates.apply(tokenizer, messages, "reward model", return_dict=True)["input_ids"])
+        ids = list(templates.apply(tokenizer, messages, "reward model", return_dict=True)["input_ids"])
+        is_whole = tokenizer.eos_token_id is None or templates.ends_turn(tokenizer, ids)
+        return ids if is_whole else [*ids, tokenizer.eos_token_id]
     try:
         ids = tokenizer.apply_chat_template(messages, continue_final_message=True, return_dict=True)["input_ids"]
     except (ValueError, TemplateError):  # a template that shows the last turn in another form than it was given
