@@ -27,6 +27,7 @@ from llmrecipes.signals import Interrupted, handle_signals, raise_interrupted
 # What trainers (Trainer's own, TRL's, PPO's) sum up between two log lines, or count over the whole training.
 SUMS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos", "_metrics", "_total_train_tokens")
 SUMS += ("last_rollout_metrics", "kl_coef")
+SUMS += ("_step", "_buffered_inputs")  # of GRPO: micro-batches so far, and the rollout they are taken from
 PROGRESS = "progress.pt"  # a list of what each process has summed up
 
 
@@ -254,6 +255,8 @@ def _require_equal_steps(trainer: Trainer, checkpoint: Path) -> None:
         return
     then = "per_device_train_batch_size {}, gradient_accumulation_steps {} and {} processes".format(*before)
     rows, batch = len(trainer.train_dataset), before[0] * before[1] * before[2]
+    if hasattr(trainer, "_buffered_inputs"):
+        raise InputError(f"{checkpoint}: holds a rollout that is cut up into {then}; use them again")
     if rows % batch:
         raise InputError(
             f"{checkpoint}: {rows} rows are no multiple of the {batch} of a step, so that the last step of an epoch has "

@@ -239,6 +239,15 @@ class SFTTrainer(trl.SFTTrainer):
         return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
 
+def precompute_in_one_process(training, num_preview: int) -> None:
+    """Takes `precompute_ref_log_probs` back for a preview and, which a line says, where there are several processes: TRL
+    writes them to a file in a temporary folder of process 0, which the others look for in their own."""
+    if training.precompute_ref_log_probs and (num_preview or training.world_size > 1):
+        training.precompute_ref_log_probs = False
+        if not num_preview:
+            say("precompute_ref_log_probs: left out with several processes; the reference reads each batch as it comes")
+
+
 class DPOTrainer(trl.DPOTrainer):
     """TRL's DPOTrainer; `row_counts` says how the rows of each data set fared; InputError where none is left.
 

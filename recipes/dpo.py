@@ -18,7 +18,7 @@ def main(run, data, preview, training, model, looks):
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.templates import row_check
-    from llmrecipes.training import DPOTrainer, readable
+    from llmrecipes.training import DPOTrainer, precompute_in_one_process, readable
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("dpo", run, training, (run, data, preview, training, model, looks), inputs)
@@ -31,13 +31,7 @@ def main(run, data, preview, training, model, looks):
         require_chat_template(tokenizer, model.model_name_or_path)
     load = stand_in if preview.preview else load_policy
     policy = load(model, tokenizer, training.trust_remote_code)
-    if training.precompute_ref_log_probs and preview.preview:
-        training.precompute_ref_log_probs = False
-    elif training.precompute_ref_log_probs and training.world_size > 1:
-        # TRL writes them to a file in a temporary folder of process 0, which the others look for in their own.
-        training.precompute_ref_log_probs = False
-        if state.is_main:
-            print("precompute_ref_log_probs: left out with several processes; the reference reads each batch as it comes")
+    precompute_in_one_process(training, preview.preview)
     peft_config = None if preview.preview else lora_config(model, policy)
     # With LoRA the reference is the policy with its adapter switched off.
     reference = None if peft_config else load(model, tokenizer, training.trust_remote_code)

@@ -8,32 +8,19 @@ in value_model/, or its head in value_head.safetensors.
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import DataArguments, InputError, ModelArguments, PreviewArguments, RunArguments, load_function
+from llmrecipes.config import DataArguments, InputError, ModelArguments, PreviewArguments, RunArguments
 from llmrecipes.parsing import launch
+from llmrecipes.reward_models.arguments import RewardArguments, load_rewards
 
 
 @dataclass
-class RewardArguments:
-    reward_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Sequence classifier with one label; its own tokenizer lies beside it."}
-    )
-    reward_model_dtype: str | None = field(
-        default=None,
-        metadata={
-            "help": "dtype of the reward model, which is not trained; default: `dtype`.",
-            "choices": ["auto", "bfloat16", "float16", "float32"],
-        },
-    )
-    reward_functions: list[str] = field(
-        default_factory=list,
-        metadata={"help": "module:function each, fn(prompts, completions, **columns) -> a number or None each."},
-    )
+class ValueArguments:
     value_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Start of the value model; by default the reward model, else the policy."}
     )
 
 
-def main(run, data, preview, training, model, reward, looks):
+def main(run, data, preview, training, model, reward, value, looks):
     from llmrecipes.adapters import lora_config
     from llmrecipes.data import load_train_eval, true_rows
     from llmrecipes.data.preview import count_prompts, report_rows
@@ -54,7 +41,7 @@ def main(run, data, preview, training, model, reward, looks):
     if reward.reward_model_name_or_path:
         check_reward_path(reward.reward_model_name_or_path)
     inputs = [model.model_name_or_path, reward.reward_model_name_or_path, *(s.path for s in data.datasets)]
-    state = check_run("ppo", run, training, (run, data, preview, training, model, reward, looks), inputs)
+    state = check_run("ppo", run, training, (run, data, preview, training, model, reward, value, looks), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(data, training.seed, ("prompt",), check=row_check(tokenizer))
@@ -66,22 +53,11 @@ def main(run, data, preview, training, model, reward, looks):
         report_rows({"train": count_prompts(ready, len(train))}, tokenizer, train, held_out, ready, preview.preview)
     policy = load_policy(model, tokenizer, training.trust_remote_code)
 
-    reward_funcs, reward_tokenizers = [], []
-    if reward.reward_model_name_or_path:
-        source = ModelArguments(
-            model_name_or_path=reward.reward_model_name_or_path,
-            dtype=reward.reward_model_dtype or model.dtype,
-            attn_implementation=model.attn_implementation,
-        )
-        reward_tokenizers.append(load_tokenizer(source, training.trust_remote_code))
-        reward_funcs.append(load_reward_model(source, reward_tokenizers[-1], training.trust_remote_code))
-    for name in reward.reward_functions:
-        reward_tokenizers.append(None)
-        reward_funcs.append(load_function(name, "reward_functions"))
+    reward_funcs, reward_tokenizers = load_rewards(reward, model, training.trust_remote_code)
     value_model = None
-    if reward.value_model_name_or_path:
+    if value.value_model_name_or_path:
         source = ModelArguments(
-            model_name_or_path=reward.value_model_name_or_path,
+            model_name_or_path=value.value_model_name_or_path,
             dtype=model.dtype,
             attn_implementation=model.attn_implementation,
         )
@@ -129,5 +105,6 @@ if __name__ == "__main__":
         "llmrecipes.ppo.config:PPOConfig",
         ModelArguments,
         RewardArguments,
+        ValueArguments,
         "llmrecipes.evaluation.watch:WatchArguments",
     )

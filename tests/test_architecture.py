@@ -41,6 +41,8 @@ LAYERS = {
         "reward_models",
         "judging",
         "ppo",
+        "grpo",
+        "kto",
         "generation",
         "sampling",
         "sharding",

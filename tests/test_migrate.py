@@ -239,10 +239,16 @@ def test_what_is_written_builds_the_dataclasses(tmp_path):
     assert len(data.datasets) == 2 and training.max_length == 2048 and model.dtype == "bfloat16"
 
 
-@pytest.mark.parametrize("method", ["orpo", "kto"])
+@pytest.mark.parametrize("method", ["orpo", "simpo"])
 def test_a_method_that_is_not_here_is_said(method):
     draft = migrate({"beta": 0.05, "output_dir": "o"}, f"recipes/big/{method}/config.yaml")
     assert method.upper() in draft.lost["method"]
+
+
+@pytest.mark.parametrize("method", ["kto", "grpo"])
+def test_a_method_with_a_recipe_is_written_for_it(method):
+    draft = migrate({"rl": method, "beta": 0.05, "learning_rate": 1e-6, "output_dir": "o"}, "config.yaml")
+    assert draft.stage == method and "method" not in draft.lost and draft.values["beta"] == 0.05
 
 
 def test_two_old_keys_of_one_meaning_are_never_dropped_in_silence():

@@ -16,7 +16,7 @@ from llmrecipes.run import check_run, start_run
 from llmrecipes.signals import Interrupted, received
 from llmrecipes.training import PretrainTrainer, collate_blocks
 
-TIMES = ("runtime", "per_second")
+TIMES = ("runtime", "per_second", "step_time")
 
 
 class Killed(BaseException):

@@ -24,7 +24,8 @@ def load_train_eval(
     min_rows: int = 1,
     check: Callable[[dict, str], None] | None = None,
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    """Training and held-out rows, each in one of TRL's standard `shapes`; a share of pairs is held out by whole prompts.
+    """Training and held-out rows, each in one of TRL's standard `shapes`; a share of pairs or labelled
+    answers is held out by whole prompts.
 
     check: raises InputError with the place (file and row) for a row that the stage cannot use (see `templates.row_check`).
 
@@ -43,7 +44,7 @@ def load_train_eval(
         size = data.test_split_size if data.test_split_size < 1 else int(data.test_split_size)
         if not 0 < size < len(train) or len(train) < 2:
             raise InputError(f"test_split_size: {size} leaves nothing of {len(train)} rows to train on")
-        if "chosen" in train.column_names:
+        if {"chosen", "label"} & set(train.column_names):
             train, held_out = _split_by_prompt(train, size, seed)
         else:
             parts = train.train_test_split(test_size=size, seed=seed)

@@ -102,10 +102,21 @@ def count_scored(rows: datasets.Dataset, max_length: int | None) -> RowCounts:
     return RowCounts("pairs", len(rows), lengths, max_length, dropped=int((lengths > (max_length or sys.maxsize)).sum()))
 
 
-def count_prompts(rows: datasets.Dataset, num_given: int) -> RowCounts:
-    """Counts of the prompts, `prompt_ids`, that are left of those given."""
+def count_labelled(rows: datasets.Dataset, num_given: int, max_length: int | None) -> RowCounts:
+    """Counts of the tokenized answers labelled good or bad, `prompt_ids` and `completion_ids`, left of those given."""
+    prompt, answer = (numpy.array(list(map(len, rows[name])), int) for name in ("prompt_ids", "completion_ids"))
+    whole = numpy.minimum(prompt + answer, max_length or sys.maxsize)
+    dropped = num_given - len(rows)
+    counts = RowCounts("labelled answers", num_given, prompt + answer, max_length, dropped=dropped, lost=dropped)
+    counts.cut = int((prompt + answer > whole).sum())
+    counts.tokens, counts.loss_tokens = int(whole.sum()), int((whole - prompt).sum())
+    return counts
+
+
+def count_prompts(rows: datasets.Dataset, num_given: int, key: str = "max_prompt_length") -> RowCounts:
+    """Counts of the prompts, `prompt_ids`, that are left of those given; `key` left the others no room."""
     lengths = numpy.array(list(map(len, rows["prompt_ids"])), int)
-    return RowCounts("prompts", num_given, lengths, key="max_prompt_length", dropped=num_given - len(rows))
+    return RowCounts("prompts", num_given, lengths, key=key, dropped=num_given - len(rows))
 
 
 def count_documents(blocks, num_documents: int, eos_token_id: int) -> RowCounts:
@@ -222,6 +233,10 @@ def _parts(ready: datasets.Dataset, max_length: int | None) -> Iterator[list[tup
                     ids = (prompt + answer)[:max_length]
                     parts.append((f"{side}: ", ids, [i >= len(prompt) for i in range(len(ids))]))
             yield parts
+        elif "completion_ids" in columns:
+            label, prompt = "good: " if columns["label"] else "bad: ", columns["prompt_ids"]
+            ids = (prompt + columns["completion_ids"])[:max_length]
+            yield [(label, ids, [i >= len(prompt) for i in range(len(ids))])]
         elif "prompt_ids" in columns:  # the answer is sampled later, and carries the loss
             yield [("", columns["prompt_ids"], [False] * len(columns["prompt_ids"]))]
         else:  # blocks of documents

@@ -22,11 +22,12 @@ from llmrecipes.parsing import leave
 from llmrecipes.preflight.contradictions import CONTRADICTIONS
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-STAGES = ("sft", "dpo", "reward", "ppo", "pretrain")
+STAGES = ("sft", "dpo", "kto", "reward", "ppo", "grpo", "pretrain")
 LLAMAFACTORY = {"cutoff_len", "finetuning_type", "template", "dataset_dir", "preprocessing_num_workers", "pref_beta"}
 AXOLOTL = {"base_model", "micro_batch_size", "sequence_len", "val_set_size", "adapter", "num_epochs", "sample_packing"}
 OLD_STAGES = {"pt": "pretrain", "rm": "reward", "sft": "sft", "dpo": "dpo", "ppo": "ppo", "ipo": "dpo"}
-OTHER_METHODS = ("orpo", "kto", "simpo", "grpo", "cpo", "gkd", "bco", "kto_pair")
+OLD_STAGES |= {"kto": "kto", "grpo": "grpo"}
+OTHER_METHODS = ("orpo", "simpo", "cpo", "gkd", "bco", "kto_pair")
 
 
 def migrate(old: dict[str, Any], name: str, stage: str | None = None) -> Draft:

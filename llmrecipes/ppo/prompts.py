@@ -25,15 +25,15 @@ def encode_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest
     overlong="drop", leaves with a count. Raises InputError naming the data set (`name`) and the row.
     """
     if not isinstance(dataset, Dataset):
-        raise InputError(f"{name}: a {type(dataset).__name__}; PPO needs a datasets.Dataset (load it without streaming)")
+        raise InputError(f"{name}: a {type(dataset).__name__}; needed is a datasets.Dataset (load it without streaming)")
     if len(dataset) == 0:
-        raise InputError(f"{name}: has no rows; PPO needs prompts")
+        raise InputError(f"{name}: has no rows; needed are prompts")
     if "prompt" not in dataset.column_names:
-        raise InputError(f"{name}: has columns {', '.join(dataset.column_names)}; PPO needs a column `prompt`")
+        raise InputError(f"{name}: has columns {', '.join(dataset.column_names)}; needed is a column `prompt`")
     for column in OWN_COLUMNS:
         if column in dataset.column_names:
             raise InputError(
-                f"{name}: the column `{column}` has a name that PPO gives to what it makes itself; rename it, or leave it "
+                f"{name}: the column `{column}` has a name that is given to what is made here; rename it, or leave it "
                 "out (`columns` of a data source lists those to keep)"
             )
     encoded, kept = [], []

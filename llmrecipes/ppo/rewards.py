@@ -118,34 +118,47 @@ class Rewards:
 
         Raises InputError for a row that no function gives a score.
         """
-        prompts, prompt_ids = rows["prompt"], rows["prompt_ids"]
+        scores = torch.stack(
+            [
+                self.score_by(place, rows, completion_ids, finished, batch_size, offered).to(device)
+                for place in range(len(self.functions))
+            ],
+            dim=1,
+        )
+        for row in scores.isnan().all(1).nonzero().flatten().tolist():
+            text = self.policy_tokenizer.decode(completion_ids[row], skip_special_tokens=True)
+            raise InputError(
+                f"reward function {', '.join(self.names)}: row {row} got None, and no other function gives it a number "
+                f"(prompt {rows['prompt'][row]!r:.80}, response {text!r:.80})"
+            )
+        return scores
+
+    def score_by(
+        self,
+        place: int,
+        rows: dict[str, list],
+        completion_ids: list[list[int]],
+        finished: list[bool],
+        batch_size: int,
+        offered: dict[str, object] | None = None,
+    ) -> torch.Tensor:
+        """What the function at `place` gives (R,), as `score` takes them."""
+        function, prompts = self.functions[place], rows["prompt"]
+        if self.is_model[place]:
+            tokenizer = self.tokenizers[place]
+            source = tokenizer if self.reads_policy_tokens[place] else self.policy_tokenizer
+            token_rows = [
+                sampled_response_tokens(tokenizer, source, *row)
+                for row in zip(prompts, rows["prompt_ids"], completion_ids, finished, strict=True)
+            ]
+            return function(score_with_model, token_rows, batch_size)
         texts = self.policy_tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
         completions = [
             [{"role": "assistant", "content": text}] if is_conversation(prompt) else text
             for prompt, text in zip(prompts, texts, strict=True)
         ]
         columns = {name: rows[name] for name in rows if name not in ("prompt", "prompt_ids")}
-        scores = []
-        for function, is_model, tokenizer, reads_policy_tokens in zip(
-            self.functions, self.is_model, self.tokenizers, self.reads_policy_tokens, strict=True
-        ):
-            if is_model:
-                source = tokenizer if reads_policy_tokens else self.policy_tokenizer
-                token_rows = [
-                    sampled_response_tokens(tokenizer, source, *row)
-                    for row in zip(prompts, prompt_ids, completion_ids, finished, strict=True)
-                ]
-                scores.append(function(score_with_model, token_rows, batch_size).to(device))
-            else:
-                result = score_with_callable(function, prompts, completions, completion_ids, columns, offered)
-                scores.append(torch.tensor(result, device=device))
-        scores = torch.stack(scores, dim=1)
-        for row in scores.isnan().all(1).nonzero().flatten().tolist():
-            raise InputError(
-                f"reward function {', '.join(self.names)}: row {row} got None, and no other function gives it a number "
-                f"(prompt {prompts[row]!r:.80}, response {completions[row]!r:.80})"
-            )
-        return scores
+        return torch.tensor(score_with_callable(function, prompts, completions, completion_ids, columns, offered))
 
     def total(self, scores: torch.Tensor) -> torch.Tensor:
         """Raw scores (R, functions) -> their weighted sums (R,)."""

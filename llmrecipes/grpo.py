@@ -1,0 +1,100 @@
+"""What TRL's GRPOTrainer lacks for this chain: reward models and prompts that are read as everywhere else, and counts."""
+
+from functools import partial
+
+import trl
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrecipes.config import InputError
+from llmrecipes.data.preview import RowCounts, count_prompts
+from llmrecipes.models import eos_token_ids
+from llmrecipes.ppo.prompts import RolloutSampler, encode_prompts, longest_prompt, prompt_token_ids
+from llmrecipes.ppo.rewards import Rewards
+
+MEASURED = ("reward", "reward_std", "kl", "entropy", "completions/mean_length", "completions/clipped_ratio")
+
+
+class GRPOTrainer(trl.GRPOTrainer):
+    """TRL's GRPOTrainer (Shao et al. 2024, arXiv 2402.03300), whose reward models and functions are those of PPO: the same
+    arguments, the same reading of a response, the same errors.
+
+    `row_counts` says how the prompts fared; `prompts` are those of training with `prompt_ids`.
+    Raises InputError for prompts that are broken, too few for a rollout, or have template options of their own.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        args: trl.GRPOConfig,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None = None,
+        processing_class: PreTrainedTokenizerBase,
+        reward_funcs: list,
+        reward_processing_classes: list | None = None,
+        **kwargs,
+    ):
+        rewards = Rewards(reward_funcs, reward_processing_classes, processing_class, args.reward_weights)
+        longest = longest_prompt(model, args.max_completion_length, None)
+        read = partial(_encode, tokenizer=processing_class, longest=longest)
+        self.prompts = read(train_dataset, name="training prompts")
+        counts = count_prompts(self.prompts, len(train_dataset), "max_completion_length")
+        self.row_counts: dict[str, RowCounts] = {"train": counts}
+        needed = args.generation_batch_size // args.num_generations
+        if len(self.prompts) < needed:
+            raise InputError(
+                f"training prompts: {len(self.prompts)} are fewer than the {needed} of one rollout; add prompts or lower "
+                "generation_batch_size (or steps_per_generation and the batch sizes it comes from)"
+            )
+        held_out = eval_dataset and read(eval_dataset, name="evaluation prompts").remove_columns("prompt_ids")
+        self._stops = set(eos_token_ids(model, processing_class))
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=self.prompts.remove_columns("prompt_ids"),
+            eval_dataset=held_out,
+            processing_class=processing_class,
+            reward_funcs=[self._reward(rewards, place) for place in range(len(rewards.functions))],
+            **kwargs,
+        )
+        rewards.replace_models(lambda frozen: frozen.to(self.accelerator.device))
+
+    def _reward(self, rewards: Rewards, place: int):
+        """The reward function at `place` in the form that TRL calls."""
+
+        def reward(prompts, completions, completion_ids, trainer_state, log_metric, log_extra, **columns) -> list[float]:
+            prompt_ids = self._tokenize_prompts(prompts)[0]
+            rows = {"prompt": prompts, "prompt_ids": prompt_ids, **columns}
+            finished = [bool(self._stops & set(ids[-1:])) for ids in completion_ids]
+            offered = {"trainer_state": trainer_state, "log_metric": log_metric, "log_extra": log_extra}
+            size = self.args.per_device_train_batch_size
+            return rewards.score_by(place, rows, completion_ids, finished, size, offered).tolist()
+
+        reward.__name__ = rewards.names[place]
+        return reward
+
+    def last_metrics(self) -> dict[str, float]:
+        """Reward and what belongs to it, as last logged."""
+        logged = next((logs for logs in reversed(self.state.log_history) if "reward" in logs), {})
+        return {name: logged[name] for name in MEASURED if name in logged}
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> RolloutSampler:
+        # TRL's draws a later pass's order from what the passes before it have left, which a run that continues lacks.
+        args = self.args
+        repeats = args.num_iterations * args.steps_per_generation
+        size = args.generation_batch_size
+        return RolloutSampler(len(self.prompts), size, repeats, args.shuffle_dataset, args.seed, args.num_generations)
+
+    def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict]:
+        # TRL's own, underscored, is the one place where prompts become tokens; it knows no prompt that is to be continued.
+        ids = [prompt_token_ids(prompt, self.processing_class, "prompt", self.chat_template_kwargs) for prompt in prompts]
+        return ids, None, {}
+
+
+def _encode(prompts: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int, name: str) -> Dataset:
+    for column in ("tools", "chat_template_kwargs"):
+        if column in prompts.column_names:
+            raise InputError(f"{name}: has a column `{column}`, but GRPO renders all prompts alike; leave it out with "
+                             "`columns:`, or use recipes/ppo.py")  # fmt: skip
+    return encode_prompts(prompts, tokenizer, longest, "drop", name)

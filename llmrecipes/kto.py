@@ -1,0 +1,38 @@
+"""What TRL's KTOTrainer lacks for this chain: pairs as labelled answers in mixed order, and counts of its rows."""
+
+import trl
+from datasets import Dataset
+
+from llmrecipes.config import InputError
+from llmrecipes.data.preview import RowCounts, count_labelled, require_rows
+from llmrecipes.training import within_context
+
+
+def to_labelled(rows: Dataset | None, seed: int) -> Dataset | None:
+    """Each pair as two rows {"prompt", "completion", "label"}, the chosen answer labelled true and the rejected one false,
+    shuffled: KTO takes rows in their order, and a batch of one label alone has nothing to compare with. Rows that are
+    labelled already are shuffled by the mixture."""
+    if rows is None or "chosen" not in rows.column_names:
+        return rows
+    return trl.unpair_preference_dataset(rows.select_columns(["prompt", "chosen", "rejected"])).shuffle(seed=seed)
+
+
+class KTOTrainer(trl.KTOTrainer):
+    """TRL's KTOTrainer (Ethayarajh et al. 2024, arXiv 2402.01306); `row_counts` says how the rows of each data set fared.
+
+    Raises InputError where no row is left or a label is missing whole.
+    """
+
+    def __init__(self, *, model, args, train_dataset: Dataset, **kwargs):
+        self.row_counts: dict[str, RowCounts] = {}
+        labels = set(train_dataset["label"])
+        if len(labels) < 2:
+            raise InputError(f"datasets: every label is {str(labels.pop()).lower()}; KTO learns from good and bad answers")
+        super().__init__(model=model, args=within_context(args, model), train_dataset=train_dataset, **kwargs)
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name: str) -> Dataset:
+        # TRL's own, underscored, is the one place where the rows are tokens.
+        ready = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        self.row_counts[dataset_name] = counts = count_labelled(ready, len(dataset), args.max_length)
+        require_rows(counts, dataset_name)
+        return ready

@@ -1,0 +1,50 @@
+"""What rewards the responses of PPO and GRPO: the keys of their YAMLs, and what they name, loaded."""
+
+from dataclasses import dataclass, field
+
+from llmrecipes.config import ModelArguments, load_function
+
+
+@dataclass
+class RewardArguments:
+    """The reward model, functions, or both."""
+
+    reward_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Sequence classifier with one label; its own tokenizer lies beside it."}
+    )
+    reward_model_dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "dtype of the reward model, which is not trained; default: `dtype`.",
+            "choices": ["auto", "bfloat16", "float16", "float32"],
+        },
+    )
+    reward_functions: list[str] = field(
+        default_factory=list,
+        metadata={"help": "module:function each, fn(prompts, completions, **columns) -> a number or None each."},
+    )
+
+
+def load_rewards(reward: RewardArguments, model: ModelArguments, trust_remote_code: bool) -> tuple[list, list]:
+    """The reward model, if there is one, and the functions; beside them their tokenizers, None for a function.
+
+    Raises:
+        InputError: the model is no reward model, or a function is not there.
+    """
+    from llmrecipes.models import load_reward_model, load_tokenizer
+    from llmrecipes.reward_models.scoring import check_reward_path
+
+    functions, tokenizers = [], []
+    if reward.reward_model_name_or_path:
+        check_reward_path(reward.reward_model_name_or_path)
+        source = ModelArguments(
+            model_name_or_path=reward.reward_model_name_or_path,
+            dtype=reward.reward_model_dtype or model.dtype,
+            attn_implementation=model.attn_implementation,
+        )
+        tokenizers.append(load_tokenizer(source, trust_remote_code))
+        functions.append(load_reward_model(source, tokenizers[-1], trust_remote_code))
+    for name in reward.reward_functions:
+        tokenizers.append(None)
+        functions.append(load_function(name, "reward_functions"))
+    return functions, tokenizers

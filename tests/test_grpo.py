@@ -1,0 +1,115 @@
+"""GRPO reads rewards and prompts as PPO does, and continues exactly, also from the middle of a rollout."""
+
+import signal
+
+import ppo_toys as toys
+import pytest
+import torch
+import trl
+from datasets import Dataset
+from test_resume import At, Killed, assert_same, kill
+
+from llmrecipes.config import InputError, RunArguments
+from llmrecipes.grpo import GRPOTrainer
+from llmrecipes.manifest import release_folder
+from llmrecipes.resume import run_training
+from llmrecipes.reward_models.scoring import read_scores, reward_model_tokens
+from llmrecipes.run import check_run, start_run
+from llmrecipes.signals import received
+
+PROMPTS = [{"prompt": f"w{i} w{i + 1}", "number": i} for i in range(10)]
+
+
+def build(folder, rows=None, reward=toys.even_share, **changes):
+    settings = {"output_dir": str(folder), "use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True}
+    settings |= {"per_device_train_batch_size": 4, "num_generations": 4, "steps_per_generation": 2, "num_iterations": 2}
+    settings |= {"max_completion_length": 8, "max_steps": 9, "save_steps": 1, "logging_steps": 2, "learning_rate": 5e-3}
+    settings |= {"lr_scheduler_type": "constant", "save_total_limit": 2, "activation_checkpointing": False, "seed": 3}
+    args = trl.GRPOConfig(**(settings | changes))
+    return GRPOTrainer(model=toys.policy(), args=args, train_dataset=Dataset.from_list(rows or PROMPTS),
+                       processing_class=toys.tokenizer(), reward_funcs=[reward])  # fmt: skip
+
+
+def train(folder, *callbacks, **changes):
+    trainer = build(folder, **changes)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    state = check_run("grpo", RunArguments(), trainer.args, (trainer.args,))
+    start_run(state)
+    try:
+        metrics = run_training(trainer, state)
+    finally:
+        release_folder(state.output_dir)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        received.clear()
+    return trainer, {name: value for name, value in metrics.items() if name != "total_flos"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("whole") / "o")
+
+
+# A rollout lasts four steps: the run is killed at the end of one, and inside one.
+@pytest.mark.parametrize("step", [4, 6])
+def test_killed_and_started_again_ends_equal(tmp_path, whole, step):
+    with pytest.raises(Killed):
+        train(tmp_path / "o", At("on_step_begin", step, kill))
+    assert_same(train(tmp_path / "o"), whole)
+
+
+def test_later_passes_continue_in_their_own_order(tmp_path):
+    few = {"rows": PROMPTS[:4], "num_iterations": 1, "max_steps": 7}  # two rollouts, four steps a pass
+    whole = train(tmp_path / "whole", **few)
+    with pytest.raises(Killed):
+        train(tmp_path / "o", At("on_step_begin", 5, kill), **few)
+    assert_same(train(tmp_path / "o", **few), whole)
+
+
+def test_rollout_cut_up_otherwise_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(Killed):
+        train(tmp_path / "o", At("on_step_begin", 3, kill))
+    monkeypatch.setattr("llmrecipes.resume._cut_up", lambda args: [2, 1, 2])
+    with pytest.raises(InputError, match="holds a rollout that is cut up into per_device_train_batch_size 4"):
+        train(tmp_path / "o")
+
+
+def test_reward_rises(tmp_path):
+    trainer, _ = train(tmp_path / "o", num_iterations=1, max_steps=30, learning_rate=1e-2, save_steps=100)
+    rewards = [logs["reward"] for logs in trainer.state.log_history if "reward" in logs]
+    assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.15
+    assert trainer.last_metrics()["reward"] == rewards[-1]
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_reward_model_reads_a_response_as_every_other_reader_does(tmp_path, chat):
+    model, tokenizer = toys.reward_model(), toys.tokenizer()
+    prompt = [{"role": "user", "content": "w5 w6"}] if chat else "w5 w6"
+    trainer = build(tmp_path, [{"prompt": prompt}] * 8, model)
+    given = {"trainer_state": None, "log_metric": None, "log_extra": None}
+    ends = [[8, 9, toys.EOS], [8, 9, 10]]  # finished, cut
+    got = trainer.reward_funcs[0]([prompt] * 2, [None] * 2, ends, **given)
+    texts = ["w4 w5", "w4 w5 w6"] if chat else [" w4 w5", " w4 w5 w6"]
+    rows = [reward_model_tokens(tokenizer, prompt, text, i == 0) for i, text in enumerate(texts)]
+    torch.testing.assert_close(torch.tensor(got), read_scores(model, rows, 2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (PROMPTS[:1], "1 are fewer than the 2 of one rollout"),
+        ([{"prompt": "w5", "tools": "[]"}] * 8, "has a column `tools`"),
+        ([{"prompt": "w5 " * 90}] * 8, "all prompts are longer than 56 tokens"),
+        ([{"prompt": "w5", "completion_ids": 1}] * 8, "column `completion_ids`"),
+    ],
+)
+def test_prompts_that_cannot_be_trained_on_are_one_line(tmp_path, rows, message):
+    with pytest.raises(InputError, match=message):
+        build(tmp_path, rows)
+
+
+def test_reward_function_that_returns_too_few_is_one_line(tmp_path):
+    trainer = build(tmp_path, reward=lambda completion_ids, **_: [0.0])
+    with pytest.raises(InputError, match="returned 1 scores for 8 responses"):
+        trainer.train()

@@ -1,0 +1,68 @@
+"""KTO takes labelled answers and pairs alike, in an order from which both kinds can be learned."""
+
+import json
+
+import ppo_toys as toys
+import pytest
+import torch
+import trl
+from datasets import Dataset
+
+from llmrecipes.config import DataArguments, DatasetSource, InputError
+from llmrecipes.data import load_train_eval
+from llmrecipes.kto import KTOTrainer, to_labelled
+
+PAIRS = [{"prompt": f"w{i} ", "chosen": "w10 w11", "rejected": f"w20 w{21 + i}"} for i in range(24)]
+
+
+def build(tmp_path, rows, **changes):
+    settings = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True}
+    settings |= {"per_device_train_batch_size": 8, "max_steps": 12, "learning_rate": 5e-3, "save_strategy": "no"}
+    args = trl.KTOConfig(**(settings | {"activation_checkpointing": False} | changes))
+    return KTOTrainer(model=toys.policy(), ref_model=toys.policy(), args=args, train_dataset=rows,
+                      processing_class=toys.tokenizer())  # fmt: skip
+
+
+def test_pair_becomes_a_good_and_a_bad_answer_and_batches_hold_both():
+    rows = to_labelled(Dataset.from_list([{**pair, "margin": 1.0} for pair in PAIRS]), seed=0)
+    assert sorted(rows.column_names) == ["completion", "label", "prompt"]
+    told = {(row["prompt"], row["completion"], row["label"]) for row in rows}
+    assert told == {(p["prompt"], p["chosen"], True) for p in PAIRS} | {(p["prompt"], p["rejected"], False) for p in PAIRS}
+    assert all(len(set(rows["label"][i : i + 8])) == 2 for i in range(0, len(rows), 8))
+    assert to_labelled(rows, seed=1) is rows and to_labelled(None, 0) is None
+
+
+def test_good_answers_become_likelier_and_bad_ones_less(tmp_path):
+    trainer = build(tmp_path, to_labelled(Dataset.from_list(PAIRS), seed=0))
+    assert (trainer.row_counts["train"].used, trainer.row_counts["train"].what) == (48, "labelled answers")
+
+    @torch.no_grad()
+    def margin(model):
+        ids = [torch.tensor([toys.tokenizer()(f"w5 {answer}")["input_ids"]]) for answer in ("w10 w11", "w20 w26")]
+        return float(model(labels=ids[1], input_ids=ids[1]).loss - model(labels=ids[0], input_ids=ids[0]).loss)
+
+    before = margin(trainer.model)
+    trainer.train()
+    assert margin(trainer.model) > before + 0.5
+
+
+def test_rows_that_max_length_leaves_no_answer_are_counted(tmp_path):
+    long = {"prompt": " ".join(["w5"] * 40), "completion": "w6", "label": True}
+    short = [{"prompt": "w5 ", "completion": f"w{i}", "label": i % 2 == 0} for i in range(9)]
+    counts = build(tmp_path, Dataset.from_list([*short, long]), max_length=16).row_counts["train"]
+    assert (counts.rows, counts.dropped, counts.lost, counts.loss_tokens) == (10, 1, 1, 18)  # each answer and its EOS
+
+
+def test_answers_of_one_label_are_refused(tmp_path):
+    rows = Dataset.from_list([{"prompt": "w5", "completion": "w6", "label": True}] * 9)
+    with pytest.raises(InputError, match="every label is true"):
+        build(tmp_path, rows)
+
+
+def test_labelled_answers_are_held_out_by_whole_prompts(tmp_path):
+    rows = [{"prompt": f"w{i % 6}", "completion": f"w{i}", "label": i % 2 == 0} for i in range(24)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataArguments(datasets=[DatasetSource(path=str(file))], test_split_size=0.25)
+    train, held_out = load_train_eval(data, 0, ("unpaired preference", "preference"))
+    assert len(train) + len(held_out) == 24 and not set(train["prompt"]) & set(held_out["prompt"])
