@@ -9,6 +9,8 @@ from pathlib import Path
 
 import xxhash
 
+from llmrecipes.formats import read_growing
+
 
 def read_json(path: str | Path) -> dict:
     """The JSON object in `path`; empty where there is none that can be read."""
@@ -37,6 +39,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def cut_back(path: Path, step: int) -> list[dict]:
+    """Rows of a JSON Lines file that training appends to, up to `step`, from which it continues; later ones leave the file,
+    for they will be written again."""
+    rows = [row for row in read_growing(path) if row["step"] <= step]
+    if path.exists():
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return rows
 
 
 def fsync_file(path: Path) -> None:

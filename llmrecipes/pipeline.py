@@ -140,7 +140,7 @@ def run_stages(stages: list[Stage], pipeline, config_path: str, force: bool = Fa
 def _hint(stage: Stage, code: int, force: bool) -> str:
     if standing(stage.output_dir, _fingerprint(stage)) == "another" and not force:
         return f"not run, its reason stands above; --force --from {stage.name} runs it and what comes after it anew"
-    interrupted = read_json(stage.output_dir / "manifest.json").get("status") == "interrupted" or code in (130, 143)
+    interrupted = read_json(stage.output_dir / "manifest.json").get("status") == "interrupted" or code in (129, 130, 143)
     how = "interrupted" if interrupted or code < 0 else f"failed with exit code {code}, its reason stands above"
     return f"{how}; the same command{' without --force' if force else ''} continues from here"
 

@@ -26,7 +26,7 @@ from llmrecipes.signals import Interrupted, handle_signals, raise_interrupted
 
 # What trainers (Trainer's own, TRL's, PPO's) sum up between two log lines, or count over the whole training.
 SUMS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos", "_metrics", "_total_train_tokens")
-SUMS += ("last_rollout_metrics", "kl_coef")
+SUMS += ("last_rollout_metrics", "rollout_completions", "kl_coef")
 SUMS += ("_step", "_buffered_inputs")  # of GRPO: micro-batches so far, and the rollout they are taken from
 PROGRESS = "progress.pt"  # a list of what each process has summed up
 

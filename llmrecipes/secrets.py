@@ -62,7 +62,8 @@ def scrub_secrets(value, known: Iterable[str] = ()):
 
 def known_secrets(environ: Mapping[str, str]) -> list[str]:
     """Values of the environment's variables whose names say that they are secrets."""
-    return [value for name, value in environ.items() if is_secret_name(name) and not _NO_SECRET.fullmatch(value)]
+    found = {name: value for name, value in environ.items() if name not in ("PWD", "OLDPWD")}  # folders
+    return [value for name, value in found.items() if is_secret_name(name) and not _NO_SECRET.fullmatch(value)]
 
 
 def is_secret_name(name: str) -> bool:

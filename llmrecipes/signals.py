@@ -1,13 +1,15 @@
-"""SIGTERM (Slurm, spot machines, `timeout`) and Ctrl-C end a run in order: what is done is saved, the exit code tells."""
+"""SIGTERM (Slurm, spot machines, `timeout`), Ctrl-C and a closed terminal end a run in order: what is done is saved, the
+exit code tells."""
 
 import ctypes
 import os
 import signal
+import stat
 import sys
 import threading
 import time
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 IN_A_CHAIN = "LLMRECIPES_IN_A_CHAIN"  # environment variable of the processes that recipes/pipeline.py starts
 INSISTS_AFTER = 2.0  # seconds: launchers and terminals send the same signal more than once; a later one is the user's
 received: list[int] = []  # signals that asked this process to end
@@ -24,7 +26,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 def handle_signals(handler=None) -> None:
-    """Has SIGTERM and SIGINT call `handler(signum)`, which may raise; by default Interrupted is raised on the spot."""
+    """Has SIGTERM, SIGINT and SIGHUP (but under nohup) call `handler(signum)`, which may raise; by default Interrupted is
+    raised on the spot."""
     global _owner
     if threading.current_thread() is not threading.main_thread():
         return  # Python delivers signals to the main thread alone
@@ -38,10 +41,20 @@ def handle_signals(handler=None) -> None:
         if received and _last - before < INSISTS_AFTER:
             return
         received.append(signum)
+        if signum == signal.SIGHUP:
+            _leave_terminal()
         (handler or raise_interrupted)(signum)
 
     for signum in SIGNALS:
-        signal.signal(signum, handle)
+        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, handle)
+
+
+def _leave_terminal() -> None:
+    """A print to a terminal that is gone would be an error, and end the run before it has saved."""
+    for stream in (1, 2):
+        if stat.S_ISCHR(os.fstat(stream).st_mode):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def raise_interrupted(signum: int) -> None:

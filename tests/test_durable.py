@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 
 from llmrecipes import durable
 from llmrecipes.config import RunArguments
-from llmrecipes.durable import disk_is_full, read_json, write_json
+from llmrecipes.durable import cut_back, disk_is_full, read_json, write_json
 from llmrecipes.parsing import launch
 
 # As these writers said it on a disk without room.
@@ -69,6 +69,14 @@ def test_json_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_json(path, {"a": 2})
     assert read_json(path) == {"a": 1} and os.listdir(tmp_path) == ["manifest.json"]
+
+
+def test_rows_after_the_checkpoint_and_a_torn_one_leave_the_file_that_training_goes_on_with(tmp_path):
+    file = tmp_path / "train.jsonl"
+    assert cut_back(file, 4) == [] and not file.exists()
+    file.write_text('{"step": 3, "text": "é"}\n{"step": 4}\n{"step": 6}\n{"step": 9, "te')
+    assert cut_back(file, 4) == [{"step": 3, "text": "é"}, {"step": 4}]
+    assert file.read_text() == '{"step": 3, "text": "é"}\n{"step": 4}\n'
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\udcff", "[" * 20_000])

@@ -18,7 +18,11 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from llmrecipes.checkpoints import step_folders
+from llmrecipes.config import RunArguments
 from llmrecipes.durable import read_json
+from llmrecipes.manifest import release_folder
+from llmrecipes.resume import run_training
+from llmrecipes.run import check_run, start_run
 
 KILL_POINTS = int(os.environ.get("PPO_KILL_POINTS", 3))
 FIGURES = ("loss", "grad_norm", "learning_rate", "score", "kl", "entropy", "kl_coef")
@@ -91,6 +95,41 @@ def test_killed_anywhere_and_started_again_ends_bit_equal(tmp_path, whole, seed)
     checkpoint = next((str(f) for f in step_folders(tmp_path) if read_json(f / "trainer_state.json")), None)
     print("killed after", checkpoint)
     assert_same(run(tmp_path, resume=checkpoint), whole)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_responses_shown_in_training_are_those_of_an_undisturbed_run(tmp_path):
+    """Three steps a checkpoint, two a log line, four a rollout: what a line shows may be older than the checkpoint."""
+
+    def train(folder, killed_at=None):
+        trainer = toys.trainer(folder, max_steps=9, save_strategy="steps", save_steps=3, logging_steps=2)
+        state = check_run("ppo", RunArguments(), trainer.args, (trainer.args,))
+        if killed_at:
+
+            def on_log(args, state, control, **kwargs):
+                if state.global_step == killed_at:
+                    raise Killed
+
+            kill = TrainerCallback()
+            kill.on_log = on_log
+            trainer.add_callback(kill)
+        start_run(state)
+        try:
+            run_training(trainer, state)
+        except Killed:
+            with (folder / "completions" / "train.jsonl").open("a") as file:
+                file.write('{"step": 8, "prompt": "hal')
+        finally:
+            release_folder(folder)
+        return (folder / "completions" / "train.jsonl").read_text()
+
+    whole = train(tmp_path / "whole")
+    for killed_at in (4, 8):
+        train(tmp_path / str(killed_at), killed_at)
+        assert train(tmp_path / str(killed_at)) == whole
 
 
 TWO_RANKS = """

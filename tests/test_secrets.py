@@ -89,6 +89,7 @@ def test_what_is_no_secret_stays():
 def test_secrets_of_the_environment_go_whatever_they_look_like():
     environ = {"HF_TOKEN": S, "PATH": "/usr/bin", "OPENAI_API_KEY": "", "X_PASSWORD": "abc", "SECRET": "true"}
     assert known_secrets(environ) == [S, "abc"]
+    assert known_secrets({"PWD": "/srv/project", "OLDPWD": "/srv"}) == [], "the current folder is no password"
     scrubbed = scrub_secrets({"a": f"x{S}y abc", "b": [f"{S}"]}, known_secrets(environ))
     assert scrubbed == {"a": f"x{REMOVED}y abc", "b": [REMOVED]}, "what is short would stand in many words"
 

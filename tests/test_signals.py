@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C leave in order with exit codes of their own; a process ends with the one that has started it."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from llmrecipes.config import RunArguments
 from llmrecipes.parsing import launch
-from llmrecipes.signals import Interrupted, handle_signals
+from llmrecipes.signals import SIGNALS, Interrupted, handle_signals
 
 CHILD = """
 import sys, time
@@ -63,7 +64,7 @@ class Arguments:
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_each_signal_has_an_exit_code_of_its_own(tmp_path, capsys, monkeypatch, signum, code):
     monkeypatch.setattr("llmrecipes.signals.received", [])
-    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    before = {s: signal.getsignal(s) for s in SIGNALS}
 
     def main(run, args):
         handle_signals()
@@ -80,7 +81,7 @@ def test_each_signal_has_an_exit_code_of_its_own(tmp_path, capsys, monkeypatch, 
 
 
 def test_a_signal_sent_twice_at_once_counts_once(monkeypatch):
-    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    before = {s: signal.getsignal(s) for s in SIGNALS}
     heard = []
     monkeypatch.setattr("llmrecipes.signals.received", [])
     handle_signals(heard.append)
@@ -92,3 +93,38 @@ def test_a_signal_sent_twice_at_once_counts_once(monkeypatch):
             signal.signal(s, handler)
     assert heard == [signal.SIGINT]
     assert issubclass(Interrupted, KeyboardInterrupt)
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_closes_ends_the_run_in_order_but_under_nohup(tmp_path, nohup):
+    def main(run, args):
+        handle_signals()
+        (tmp_path / "runs").touch()
+        try:
+            for i in range(40):
+                time.sleep(0.05)
+                if not nohup:
+                    print("step", i, flush=True)
+            (tmp_path / "finished").touch()
+        finally:
+            print("saving", flush=True)
+            (tmp_path / "saved").touch()
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        code = 1
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+        if nohup:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        try:
+            launch(main, RunArguments, Arguments, argv=["--output_dir", str(tmp_path / "o")])
+            code = 0
+        except SystemExit as left:
+            code = left.code
+        finally:
+            os._exit(code)
+    while not (tmp_path / "runs").exists():
+        time.sleep(0.05)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == (0 if nohup else 129)
+    assert (tmp_path / "saved").exists() and (tmp_path / "finished").exists() == nohup

@@ -1,8 +1,11 @@
 """Configs that users write wrongly: stage, the lines that are wrong, a part of the line that tells so.
 
-The rest of each config is right (test_wrong_configs.py writes it); `~key` leaves a right line out. {policy}, {reward},
+The rest of each config is right (`write_config` adds it); `~key` leaves a right line out. {policy}, {reward},
 {gpt2}, {rows}, {empty}, {file} and {tmp} are paths of the test's own.
 """
+
+import json
+from pathlib import Path
 
 TRAINING = """
 seed: -1 | must lie from 0 to 4294967295
@@ -365,3 +368,50 @@ def rows():
         for line in filter(None, text.splitlines()):
             lines, _, part = line.rpartition(" | ")
             yield stage, lines.split("; "), part
+
+
+RIGHT = {
+    "output_dir": "{tmp}/out",
+    "datasets": "[{path: {rows}}]",
+    "model_name_or_path": "{policy}",
+    "tokenizer_name_or_path": "{policy}",
+    "reward_model_name_or_path": "{reward}",
+    "rankings_file": "{rows}",
+    "models": "{sft: {policy}}",
+}
+OF_STAGE = {"rank": {"output_dir", "datasets", "rankings_file"}, "evaluate": {"output_dir", "datasets", "models"},
+            "tokenizer": {"output_dir", "datasets"}, "ppo": {*RIGHT} - {"rankings_file", "models"}}  # fmt: skip
+
+
+def make_inputs(tmp: Path) -> dict[str, Path]:
+    """The paths that configs name, below `tmp`."""
+    (tmp / "rows.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    (tmp / "empty.jsonl").touch()
+    (tmp / "a_file").write_text("x")
+    (tmp / "broken.jinja").write_text("{% for message in messages %}\n{{ message.content }\n{% endfor %}")
+    (tmp / "fixed.jinja").write_text("Hello {{ name }}")
+    models = {
+        "policy": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
+        "reward": {"architectures": ["LlamaForSequenceClassification"], "model_type": "llama", "id2label": {"0": "x"}},
+        "gpt2": {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_positions": 1024},
+    }
+    for name, config in models.items():
+        (tmp / name).mkdir()
+        (tmp / name / "config.json").write_text(json.dumps(config))
+        tokenizer = {"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": "<|im_end|>"}, {"content": "<|pad|>"}]}
+        (tmp / name / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return {"tmp": tmp, "rows": tmp / "rows.jsonl", "empty": tmp / "empty.jsonl", "file": tmp / "a_file"} | {
+        name: tmp / name for name in models
+    }
+
+
+def write_config(tmp_path, stage, lines, paths):
+    """A config that is right but for `lines`."""
+    keys = OF_STAGE.get(stage, {"output_dir", "datasets", "model_name_or_path", "tokenizer_name_or_path"})
+    changed = {line.removeprefix("~").partition(":")[0] for line in lines}
+    right = [f"{key}: {RIGHT[key]}" for key in RIGHT if key in keys - changed]
+    text = "\n".join([*(line for line in lines if not line.startswith("~")), *right, ""])
+    for name, path in paths.items():
+        text = text.replace(f"{{{name}}}", str(path))
+    (tmp_path / f"{stage}.yaml").write_text(text)
+    return tmp_path / f"{stage}.yaml"

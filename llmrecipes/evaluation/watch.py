@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from llmrecipes.config import DataArguments, InputError, load_function
 from llmrecipes.data import load_rows
+from llmrecipes.durable import cut_back
 from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
 from llmrecipes.evaluation.behaviours import answer, whole_answers
 from llmrecipes.evaluation.looks import JudgeLooks, RewardLooks, RuleLooks
-from llmrecipes.formats import read_growing
 from llmrecipes.judging.endpoint import Endpoint, check_price
 from llmrecipes.judging.pairwise import check_guidelines
 from llmrecipes.reward_models.scoring import check_reward_path
@@ -127,10 +127,8 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.started = time.monotonic()
-        rows = read_growing(self.file)
-        if rows and state.is_world_process_zero:  # a resumed run looks again at what came after its checkpoint
-            kept = [row for row in rows if row["step"] <= state.global_step]
-            self.file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+        if state.is_world_process_zero:  # a resumed run looks again at what came after its checkpoint
+            kept = cut_back(self.file, state.global_step)
             if self.looks:
                 known = [row.get(self.looks.name, []) for row in kept]
                 self.first = next((first for first in known if len(first) == len(self.args.questions)), [])

@@ -26,9 +26,13 @@ def write_completions(rows: list[dict], args: TrainingArguments, step: int, pref
     return file
 
 
+def training_completions(args: TrainingArguments) -> Path:
+    return Path(args.output_dir) / "completions" / "train.jsonl"
+
+
 def add_completions(rows: list[dict], args: TrainingArguments, step: int) -> None:
     """Prints `rows`, responses of a training rollout, and appends them to output_dir/completions/train.jsonl."""
-    file = Path(args.output_dir) / "completions" / "train.jsonl"
+    file = training_completions(args)
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as lines:
         lines.writelines(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n" for row in rows)

@@ -16,15 +16,16 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftConfig
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerState
+from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from llmrecipes.config import InputError
+from llmrecipes.durable import cut_back
 from llmrecipes.generation import sample_responses
 from llmrecipes.ppo import experience, objective, setup
 from llmrecipes.ppo.checkpoint import count_broken, load_models, load_ppo_state, save_models, save_ppo_state
-from llmrecipes.ppo.completions import add_completions, send_completions
+from llmrecipes.ppo.completions import add_completions, send_completions, training_completions
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.policy_value import PolicyAndValue, check_value_model
 from llmrecipes.ppo.prompts import RolloutSampler, encode_prompts, longest_prompt
@@ -361,6 +362,9 @@ class PPOTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.kl_coef, self._rollout = load_ppo_state(checkpoint, self.args)
+            if self.is_world_process_zero():
+                step = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME))).global_step
+                cut_back(training_completions(self.args), step)
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
