@@ -1,6 +1,7 @@
 """What is said of the rows is what reaches the batches: counted, cut, dropped, marked where they carry loss."""
 
 import importlib
+import itertools
 import json
 import shutil
 
@@ -106,6 +107,9 @@ def test_counts_of_pairs_are_what_dpo_uses(model, tokenizer, tmp_path, mode):
     ours = trainer(DPOTrainer)
     counts, names = ours.row_counts["train"], ["prompt_ids", "chosen_ids", "rejected_ids"]
     theirs = list(trainer(trl.DPOTrainer).train_dataset.select_columns(names))
+    for row, side in itertools.product(theirs, names[1:]):
+        assert tokenizer.decode(row[side]).endswith("<|im_end|>\n")
+        row[side].pop()  # the newline between turns is never generated
     assert list(ours.train_dataset.select_columns(names)) == theirs and counts.used == len(theirs)
     assert (counts.cut, counts.dropped, counts.lost) == ((0, 1, 1) if mode == "keep_start" else (1, 0, 0))
     batch = ours.data_collator(list(ours.train_dataset))
