@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from datasets import Dataset
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from llmrecipes.config import InputError
-from llmrecipes.templates import apply, end_of_turn, options_of, render
+from llmrecipes.templates import TEMPLATE_ERRORS, apply, end_of_turn, options_of, render
 
 
 @dataclass
@@ -46,7 +45,8 @@ NOTES = {
 def tokenize_answers(
     rows: Dataset, tokenizer: PreTrainedTokenizerBase, stops: set[int], name: str, num_proc: int | None = None
 ) -> tuple[Dataset, dict[str, int], set[int]]:
-    """Rows {"input_ids", "labels"} (-100: no loss) of conversations, `messages` or `prompt` and `completion`.
+    """Rows {"input_ids", "labels"} (-100: no loss) of conversations, `messages` or `prompt` and `completion`; `row` says of
+    which one each is.
 
     stops: tokens at which generation stops.
 
@@ -65,7 +65,7 @@ def tokenize_answers(
         fn_kwargs=options, num_proc=num_proc,
     )  # fmt: skip
     notes = {note: sum(made[note]) for note in NOTES}
-    return made.select_columns(["input_ids", "labels"]), notes, set(made["end"]) - stops
+    return made.select_columns(["input_ids", "labels", "row"]), notes, set(made["end"]) - stops
 
 
 def end_pairs(
@@ -97,12 +97,12 @@ def marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
         return tokenizer.chat_template
     try:
         return get_training_chat_template(tokenizer)
-    except (ValueError, TypeError, TemplateError):  # it knows no such template, or its probes are refused by it
+    except TEMPLATE_ERRORS:  # it knows no such template, or its probes are refused by it
         return None
 
 
 def _encode_batch(batch: dict, indices: list[int], tokenizer, ends, template, name: str) -> dict[str, list]:
-    found = {column: [] for column in ("input_ids", "labels", "end", *NOTES)}
+    found = {column: [] for column in ("input_ids", "labels", "row", "end", *NOTES)}
     for place, index in enumerate(indices):
         row = {column: values[place] for column, values in batch.items()}
         asked = row.get("prompt") or []
@@ -111,6 +111,7 @@ def _encode_batch(batch: dict, indices: list[int], tokenizer, ends, template, na
         for piece in encode(tokenizer, turns, first, set(ends), where, template, options_of(row)):
             found["input_ids"].append(piece.ids)
             found["labels"].append(piece.labels)
+            found["row"].append(index)
             found["end"].append(next(label for label in reversed(piece.labels) if label != -100))
             for note in NOTES:
                 found[note].append(note in piece.notes)

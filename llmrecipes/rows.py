@@ -150,7 +150,8 @@ def _question(row: dict, where: str, answers: Sequence[str] = ()) -> list[dict]:
     there = [name for name in QUESTIONS[:-1] if row.get(name) is not None]  # `input` may stand below another question
     if len(there) > 1:
         raise InputError(f"{where}: has the questions {' and '.join(there)}; name the columns to use with `columns:`")
-    asked = there[0] if there else QUESTIONS[-1]
+    empty = [name for name in QUESTIONS[:-1] if name in row and row.get("input") is None]
+    asked = [*there, *empty, QUESTIONS[-1]][0]
     question = require_text(row.pop(asked, None), asked, where, may_be_empty=asked != "input" and bool(row.get("input")))
     extras = {name: row.pop(name) for name in ("input", "context") if name in row}
     parts = [question, *(require_text(extra, name, where, may_be_empty=True) for name, extra in extras.items()

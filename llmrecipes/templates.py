@@ -20,6 +20,8 @@ from llmrecipes.turns import check_turns, is_conversation
 
 # Of an assistant's turn: what it says beside its content.
 SAID = ("tool_calls", "reasoning_content", "reasoning", "thinking")
+# What a template raises, by itself or by what it does with a row that it was not written for.
+TEMPLATE_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 QUESTION, ANSWER = "Question?", "Answer!"
 
 
@@ -39,8 +41,8 @@ def apply(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping], where: s
              for turn in turns]  # fmt: skip
     try:
         return tokenizer.apply_chat_template(turns, **options)
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except TEMPLATE_ERRORS as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         roles = ", ".join(turn["role"] for turn in turns)
         raise InputError(f"{where}: the chat template refuses the conversation ({roles}): {reason}") from None
 

@@ -200,12 +200,12 @@ class SFTTrainer(trl.SFTTrainer):
         # TRL's own, underscored, in two steps: between them the rows are tokens and not cut yet.
         if "labels" not in dataset.column_names:
             whole = copy.copy(args)
-            whole.max_length, whole.shuffle_dataset = None, False
+            whole.max_length, whole.shuffle_dataset, of = None, False, None
             if self._learns_answers(dataset, args):
-                dataset = self._tokenize_answers(dataset, processing_class, args, dataset_name)
+                dataset, of = self._tokenize_answers(dataset, processing_class, args, dataset_name)
             else:
                 dataset = super()._prepare_dataset(dataset, processing_class, whole, False, formatting_func, dataset_name)
-            counts = count_answers(dataset, args.max_length, args.truncation_mode == "keep_end", packing)
+            counts = count_answers(dataset, args.max_length, args.truncation_mode == "keep_end", packing, of)
             require_rows(counts, dataset_name)
             self.row_counts[dataset_name] = counts
         return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
@@ -215,7 +215,8 @@ class SFTTrainer(trl.SFTTrainer):
             return False
         return self._answers_only if "messages" in dataset.column_names else args.completion_only_loss is not False
 
-    def _tokenize_answers(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args, name: str) -> Dataset:
+    def _tokenize_answers(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args, name: str) -> tuple:
+        """(rows, of which one of `dataset` each is)."""
         complete_template(tokenizer, args.chat_template_path or name)
         stops = set(eos_token_ids(self._start, tokenizer))
         with PartialState().main_process_first():  # the others read what it has cached
@@ -224,7 +225,7 @@ class SFTTrainer(trl.SFTTrainer):
             if count:
                 say(f"{name}: {NOTES[note].format(f'{count:,} of {len(rows):,}', eos=tokenizer.eos_token)}")
         stop_at(self._start, ends, tokenizer, name)
-        return rows
+        return rows.remove_columns("row"), rows["row"]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         cheap = inputs["input_ids"].numel() * num_embeddings(self.model) * 12 <= CHEAP_LOGITS_BYTES

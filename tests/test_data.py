@@ -60,6 +60,17 @@ def test_wrong_columns_names_what_is_there_and_what_was_expected(tmp_path):
     assert "body" in message and "messages" in message
 
 
+def test_prompts_of_pairs_are_taken_once(tmp_path, capsys):
+    pairs = [{"prompt": f"q{i // 3}", "chosen": f"a{i}", "rejected": "b", "id": i} for i in range(9)]
+    path = jsonl(tmp_path / "pairs.jsonl", pairs)
+    rows = load_rows(DatasetSource(path), 0, ("prompt",))
+    assert rows["prompt"] == ["q0", "q1", "q2"] and rows["id"] == [0, 3, 6]
+    said = capsys.readouterr().out
+    assert f"{path}: 6 of 9 rows are other pairs of a prompt that is taken once (first: {path}, row 2)" in said
+    asked = jsonl(tmp_path / "prompts.jsonl", [{"prompt": "q", "id": i} for i in range(3)])
+    assert load_rows(DatasetSource(asked), 0, ("prompt",))["id"] == [0, 1, 2], "prompts as they are given stay"
+
+
 def test_less_than_one_batch(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", [{"text": "x"}] * 3)
     with pytest.raises(InputError, match="3 rows are less than one batch of 8"):

@@ -1,5 +1,6 @@
 """What is said of the rows is what reaches the batches: counted, cut, dropped, marked where they carry loss."""
 
+import copy
 import importlib
 import itertools
 import json
@@ -84,6 +85,23 @@ def test_counts_of_demonstrations_are_what_the_trainer_uses(model, tokenizer, tm
     whole = [tokenizer.apply_chat_template(turns(*row), return_dict=True)["input_ids"] for row in ROWS]
     assert list(counts.lengths) == list(map(len, whole))
     assert set(trainer.row_counts) == {"train", "eval"}
+
+
+def test_a_row_of_which_the_template_makes_several_is_counted_once(model, tokenizer, tmp_path, capsys):
+    own = copy.deepcopy(tokenizer)  # thoughts of earlier turns are dropped
+    own.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}So: {% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    chat = turns(SHORT, "Nine metres.") * 3
+    rows = Dataset.from_list([{"messages": chat}, {"messages": turns(SHORT, "Go!")}, {"messages": turns(LONG, "Go!")}])
+    pieces = [len(own.apply_chat_template(chat[:n], return_dict=False)) - 1 for n in (2, 4, 6)]
+    trainer = sft_trainer(model, own, rows, tmp_path, max_length=pieces[1])
+    counts = trainer.row_counts["train"]
+    assert list(map(len, trainer.train_dataset["input_ids"])) == [*pieces[:2], counts.lengths[1]]
+    assert "3 of 5 rows hold one answer of a longer conversation" in capsys.readouterr().out
+    assert (counts.rows, counts.used, counts.cut, counts.dropped, counts.lost) == (3, 2, 1, 1, 1)
+    assert counts.lengths[0] == pieces[2] and counts.tokens == sum(map(len, trainer.train_dataset["input_ids"]))
 
 
 def test_counts_leave_the_prepared_rows_as_trl_makes_them(model, tokenizer, tmp_path):

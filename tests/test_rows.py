@@ -152,6 +152,8 @@ def test_answers_stay_beside_a_prompt_for_reward_functions():
         ({"prompt": [ASK], "completion": [ASK]}, "completion has no assistant turn"),
         ({"prompt": "Hi", "completion": "Yes?", "system": "Be kind."}, "has `system`, which a prompt of text"),
         ({"instruction": "Add.", "output": None}, "output is null"),
+        ({"instruction": None, "context": "1 + 1", "output": "2"}, "instruction is null"),
+        ({"question": None, "context": "1 + 1", "answer": "2"}, "question is null"),
         ({"instruction": "Add.", "output": ""}, "output is empty"),
         ({"instruction": "", "input": "", "output": "2"}, "instruction is empty"),
         ({"instruction": "Add.", "output": "2", "history": [["Go!"]]}, "history must be pairs"),

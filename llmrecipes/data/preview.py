@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -56,24 +56,36 @@ class RowCounts:
 
 
 def count_answers(
-    rows: datasets.Dataset, max_length: int | None, keep_end: bool = False, packing: bool = False
+    rows: datasets.Dataset,
+    max_length: int | None,
+    keep_end: bool = False,
+    packing: bool = False,
+    of: Sequence[int] | None = None,
 ) -> RowCounts:
-    """Counts of tokenized demonstrations, `input_ids` and `labels` (-100: no loss), not cut yet."""
-    counts = RowCounts("demonstrations", len(rows), numpy.zeros(0, int), max_length, loss_tokens=0)
-    limit, lengths = max_length or sys.maxsize, [numpy.zeros(0, int)]
+    """Counts of tokenized demonstrations, `input_ids` and `labels` (-100: no loss), not cut yet.
+
+    of: of which demonstration each row is, where the template makes several of one: that is counted once, as dropped or lost
+    if all of them are, as cut if any of them is, as long as the longest.
+    """
+    of = numpy.array(range(len(rows)) if of is None else of, int)
+    counts = RowCounts("demonstrations", len(set(of)), numpy.zeros(0, int), max_length, loss_tokens=0)
+    limit = max_length or sys.maxsize
+    lengths, used, lost, cut = (numpy.zeros(of.max(initial=-1) + 1, kind) for kind in (int, bool, bool, bool))
+    lost[of] = True
     for start in range(0, len(rows), BATCH):
         labels = [numpy.asarray(row) != -100 for row in rows[start : start + BATCH]["labels"]]
-        lengths.append(numpy.array([len(row) for row in labels]))
-        for row in labels:
+        for i, row in zip(of[start : start + BATCH], labels, strict=True):
             kept = row[-limit:] if keep_end else row[:limit]
-            gone = not kept.any()
-            dropped = gone and not packing and max_length is not None
-            counts.lost += gone
-            counts.dropped += dropped
-            counts.cut += len(row) > limit and not dropped
-            counts.tokens += 0 if dropped else len(kept)
+            is_used = kept.any() or packing or max_length is None
+            lengths[i] = max(lengths[i], len(row))
+            used[i] |= is_used
+            lost[i] &= not kept.any()
+            cut[i] |= len(row) > limit
+            counts.tokens += len(kept) if is_used else 0
             counts.loss_tokens += int(kept.sum())
-    counts.lengths = numpy.concatenate(lengths)
+    given = numpy.unique(of)
+    counts.lengths, counts.lost = lengths[given], int(lost.sum())
+    counts.dropped, counts.cut = int((~used[given]).sum()), int((cut & used).sum())
     return counts
 
 

@@ -1,5 +1,6 @@
 """Rows of one source in a standard shape, checked one by one before anything shuffles them, as a table."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -37,8 +38,8 @@ def load_table(
 ) -> tuple[datasets.Dataset, Notes]:
     """Rows of `source` in one of the standard `shapes`, in their own order, and what was noted about them.
 
-    Left out with a line: pairs of equal answers, columns that a trainer would take for its own and, with the source's
-    `drop_bad_rows`, rows that cannot be used.
+    Left out with a line: pairs of equal answers; where prompts are wanted, all pairs of one prompt but the first; columns
+    that a trainer would take for its own; with the source's `drop_bad_rows`, rows that cannot be used.
 
     check: raises InputError with the place, its second argument, for a row in standard shape that a stage cannot use.
 
@@ -59,6 +60,7 @@ def load_table(
 
 
 def _standard_rows(raw: RawRows, drop_bad: bool, shapes: tuple[str, ...], notes: Notes, check) -> Iterator[dict]:
+    asked = set()  # prompts of pairs, each of which would come again in every pair
     for i, given in enumerate(raw.rows):
         place = raw.place(i)
         try:
@@ -81,6 +83,12 @@ def _standard_rows(raw: RawRows, drop_bad: bool, shapes: tuple[str, ...], notes:
                 notes.note("pairs with an empty rejected answer, which are kept", place)
         elif shape == "text":
             row = {"text": row["text"]}
+        elif shape == "prompt" and given.get("chosen") is not None and given.get("rejected") is not None:
+            key = json.dumps([row["prompt"], row.get("tools")], sort_keys=True)
+            if key in asked:
+                notes.note("other pairs of a prompt that is taken once", place)
+                continue
+            asked.add(key)
         if shape not in ("prompt", "rankings"):
             own = COLUMNS[shape]
             others = {name for standard in COLUMNS.values() for name in standard} | {"conversations"}

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from jinja2 import TemplateError
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -95,7 +94,7 @@ def _conversation_tokens(tokenizer, prompt: list[dict], response: str | list[dic
         return ids if is_whole else [*ids, tokenizer.eos_token_id]
     try:
         ids = tokenizer.apply_chat_template(messages, continue_final_message=True, return_dict=True)["input_ids"]
-    except (ValueError, TemplateError):  # a template that shows the last turn in another form than it was given
+    except templates.TEMPLATE_ERRORS:  # a template that shows the last turn in another form than it was given
         text = templates.render(tokenizer, messages[:-1], "reward model", add_generation_prompt=True)
         ids = tokenizer(text + messages[-1]["content"], add_special_tokens=False)["input_ids"]
     return list(ids)
