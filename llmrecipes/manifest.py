@@ -28,11 +28,20 @@ NOT_PART_OF_A_RUN = {"output_dir", "force", "expected", "hardware", "source", "r
 NOT_PART_OF_A_RUN |= {"logging_dir", "push_to_hub", "local_rank", "resume_from_checkpoint", "license", "num_gpus", "env"}
 NOT_PART_OF_A_RUN |= {"logging_steps", "logging_strategy", "logging_first_step", "save_steps", "save_total_limit"}
 NOT_PART_OF_A_RUN |= {"save_strategy", "preview", "dataset_num_proc", "global_batch_size", "published"}
+NOT_PART_OF_A_RUN |= {
+    "executor",
+    "workers",
+    "num_tasks",
+    "retries",
+    "slurm",
+    "dry_run",
+    "plan",
+}  # who does the work of a corpus
 NOT_PART_OF_A_RUN |= {"per_device_train_batch_size", "gradient_accumulation_steps"}  # their product is
 HOW_IT_IS_DONE = ("watch_", "hub_", "dataloader_num", "dataloader_pin", "dataloader_prefetch", "dataloader_persistent")
 # What differs between equal runs, and what is written about a run afterwards: no later stage reads it.
 NOT_OUTPUT = {"manifest.json", "trainer_state.json", "watch.jsonl", "evaluation.json", "health.json", "health.md"}
-NOT_OUTPUT |= {"quality.json", "quality.html", "training_args.bin"}
+NOT_OUTPUT |= {"quality.json", "quality.html", "training_args.bin", "report.json", "report.html"}
 NOT_OUTPUT_FOLDERS = ("checkpoint-", "logs", "trackio", "completions", "runs")
 
 

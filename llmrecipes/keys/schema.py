@@ -5,10 +5,11 @@ with a YAML language server completes and checks a config that holds `# yaml-lan
 """
 
 import json
+import re
 from pathlib import Path
 
 from llmrecipes.keys import UNKNOWN, Key, keys_of, recipe_keys
-from llmrecipes.keys.values import CHOICES, RANGE_OF, accepted
+from llmrecipes.keys.values import CHOICES, RANGE_OF, SOURCES, accepted
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = ROOT / "configs" / "schemas"
@@ -32,10 +33,12 @@ def _property(name: str, key: Key) -> dict:
     kinds, literals = accepted(key.annotation)
     choices = CHOICES.get(name) or literals or key.choices
     found = {"description": " ".join(key.help.split())} if key.help else {}
-    if name in ("datasets", "eval_datasets", "watch_questions"):
+    element = re.search(r"list\[(\w+)\]", key.annotation)
+    of_sources = SOURCES.get(element[1]) if element else None
+    if name == "watch_questions" or of_sources:
         source = {"type": "object", "additionalProperties": False, "required": ["path"]}
         source["properties"] = {
-            inner: _property(inner, of) for inner, of in keys_of("llmrecipes.config:DatasetSource").items()
+            inner: _property(inner, of) for inner, of in keys_of(of_sources or SOURCES["DatasetSource"]).items()
         }
         one = {"anyOf": [{"type": "string"}, source]}
         return found | {"anyOf": [*one["anyOf"], {"type": "array", "items": one}, {"type": "null"}]}

@@ -11,7 +11,7 @@ import yaml
 from llmrecipes.config import InputError, nearest
 from llmrecipes.keys import UNKNOWN, Key, keys_of, recipe_keys
 from llmrecipes.keys.renamed import hint
-from llmrecipes.keys.values import RANGE_OF, shown
+from llmrecipes.keys.values import RANGE_OF, SOURCES, shown
 
 # Group -> the dataclasses whose keys it shows; our own first, what the libraries add last.
 GROUPS = {
@@ -39,6 +39,9 @@ PAGE = {  # of docs/keys.md
     "Evaluation": "llmrecipes.evaluation.arguments:EvaluateArguments",
     "Ranking": "llmrecipes.ranking.arguments:RankArguments",
     "Chain": "llmrecipes.pipeline:PipelineArguments",
+    "Corpus": "llmrecipes.corpus.arguments:CorpusArguments",
+    "Corpus: steps": "llmrecipes.corpus.arguments:StepArguments",
+    "Corpus: a source in `sources`": "llmrecipes.corpus.arguments:CorpusSource",
 }
 USAGE = """\
 usage: --config FILE.yaml [--key value ...] [--print_config] [--help KEY]
@@ -60,8 +63,8 @@ def describe(keys: dict[str, Key], names: list[str]) -> str:
         lines.append(f"\n{title}")
         for name, key in found.items():
             lines.append(_line(f"--{name}", key))
-            if name == "datasets":
-                nested = keys_of("llmrecipes.config:DatasetSource")
+            if name in ("datasets", "sources"):
+                nested = keys_of(SOURCES[re.search(r"list\[(\w+)\]", key.annotation)[1]])
                 lines += [_line(f"  {inner}:", of) for inner, of in nested.items()]
     return "\n".join(lines)
 

@@ -18,16 +18,19 @@ RANGES = {
     "max_prompt_length max_completion_length max_rows dataset_num_proc dataloader_prefetch_factor save_total_limit lora_r "
     "lora_alpha eval_accumulation_steps torch_empty_cache_steps precompute_ref_batch_size ref_model_sync_steps task_limit "
     "ddp_bucket_cap_mb ddp_timeout judge_concurrency overlap_annotators round rounds num_ppo_epochs num_mini_batches "
-    "rollout_batch_size total_episodes watch_items watch_max_new_tokens health_max_pairs pad_to_multiple_of vocab_size",
+    "rollout_batch_size total_episodes watch_items watch_max_new_tokens health_max_pairs pad_to_multiple_of vocab_size "
+    "contamination_ngram max_document_bytes shard_bytes workers",
     "at least 0": "learning_rate weight_decay warmup_steps max_grad_norm eval_delay dataloader_num_workers top_k kl_prompts "
     "show_answers sample_temperature gold_tie_width rater_noise rater_tie_width router_aux_loss_coef watch_steps "
-    "center_rewards_coefficient num_completions_to_print judge_price watch_judge_price watch_temperature preview",
+    "center_rewards_coefficient num_completions_to_print judge_price watch_judge_price watch_temperature preview "
+    "contamination_common report_samples retries",
     "above 0": "save_steps logging_steps eval_steps num_train_epochs beta weight adam_epsilon neftune_noise_alpha "
     "test_split_size muon_learning_rate discopop_tau",
     "0 to 1": "overlap repeat_share min_agreement label_smoothing_factor ld_alpha ref_model_mixup_alpha watch_share top_p "
     "health_min_accuracy health_min_group_accuracy",
     "0 to below 1": "adam_beta1 adam_beta2 lora_dropout test_share",
     "0 to below 0.5": "label_smoothing",
+    "0.5 to 1": "near_duplicates",
     SEEDS: "seed data_seed",
     "0 to 65535": "port vllm_server_port vllm_group_port",
     "-1 to 1e15": "max_steps",
@@ -50,6 +53,8 @@ DPO_LOSSES = (
     "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
     "sigmoid_norm"
 ).split()
+# Dataclasses of a list of sources.
+SOURCES = {"DatasetSource": "llmrecipes.config:DatasetSource", "CorpusSource": "llmrecipes.corpus.arguments:CorpusSource"}
 BUILTINS = ("int", "float", "bool", "str", "dict", "list")
 
 
@@ -74,8 +79,8 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
     if "list" in kinds and value is not None and _kind(value) not in kinds:
         value = [value]  # one entry
     element = re.search(r"list\[(\w+)\]", declared.annotation)
-    if element and element[1] == "DatasetSource" and isinstance(value, list):
-        return [check_source(f"{key}[{i}]", entry, where) for i, entry in enumerate(value)]
+    if element and element[1] in SOURCES and isinstance(value, list):
+        return [check_source(f"{key}[{i}]", entry, where, SOURCES[element[1]]) for i, entry in enumerate(value)]
     problem = _not_plain(value) or _wrong_choice(value, choices) or _wrong_type(key, value, declared, kinds, choices)
     if problem:
         raise InputError(f"{where}: `{key}` is {shown(value)}{problem}")
@@ -202,13 +207,13 @@ def _check_element(where_in: str, value: Any, kind: str, where: str) -> Any:
     return value
 
 
-def check_source(where_in: str, value: Any, where: str) -> Any:
-    """A source of a mixture, a path or {path: ..., split: ...}, with its values checked against `DatasetSource`."""
+def check_source(where_in: str, value: Any, where: str, config_type: str = SOURCES["DatasetSource"]) -> Any:
+    """A source, a path or {path: ..., split: ...}, with its values checked against its dataclass."""
     if isinstance(value, str):
         return value
     if not isinstance(value, dict):
         raise InputError(f"{where}: `{where_in}` is {shown(value)}; it must be a path or {{path: ..., split: ...}}")
-    known = keys_of("llmrecipes.config:DatasetSource")
+    known = keys_of(config_type)
     for key in value:
         if key not in known:
             hint = f"; write `{SOURCE_RENAMED[key]}`" if key in SOURCE_RENAMED else nearest(key, known)

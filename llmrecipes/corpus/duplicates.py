@@ -1,0 +1,183 @@
+"""Second phase: which documents are dropped because of others.
+
+Near-duplicates (Broder 1997; Lee et al. 2022, arXiv 2107.06499): MinHash of 128 permutations in 32 bands of 4 finds
+candidates; the exact Jaccard similarity of their shingles decides. A document goes if an earlier one that is kept is similar
+enough. "Earlier" is the order of sources, files and rows, whoever runs the tasks, so that all keep the same documents.
+"""
+
+from pathlib import Path
+
+import numpy
+
+from llmrecipes.corpus.contamination import load_items
+from llmrecipes.corpus.hashing import BANDS, PERMUTATIONS
+from llmrecipes.corpus.work import EVALUATION, Work, whole_file, whole_folder
+
+ROWS = PERMUTATIONS // BANDS
+WINDOW = 64  # of documents that share a band, each is compared with the first and with so many before it
+CHUNK = 1 << 16  # pairs at a time
+MARGIN = (
+    0.2  # five standard deviations of MinHash's estimate at 0.7: below the threshold by that, the exact one is not taken
+)
+KEPT, EXACT, NEAR, CONTAMINATED_NEAR, CONTAMINATED = range(5)
+
+
+def index_parts(work: Work) -> None:
+    """Sketches of all parts one after the other, and which documents repeat an earlier one exactly. In one task."""
+    folder = work.root / "index"
+    if folder.exists():
+        return
+    with whole_folder(folder) as temporary:
+        ends = numpy.cumsum([0] + [len(_load(work, number, "words")) for number in work.numbers])
+        numpy.save(temporary / "starts.npy", ends)
+        exact = numpy.zeros(ends[-1], bool)
+        if work.args.exact_duplicates:
+            digests = numpy.concatenate([_load(work, number, "digests") for number in work.numbers] or [exact.reshape(0, 2)])
+            order = numpy.lexsort((numpy.arange(len(digests)), digests[:, 1], digests[:, 0]))
+            exact[order[1:]] = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
+            exact[: _num_items(work, ends)] = False
+        numpy.save(temporary / "exact.npy", exact)
+        if work.args.near_duplicates is not None:
+            _join(work, temporary, ends[-1])
+
+
+def _num_items(work: Work, starts: numpy.ndarray) -> int:
+    """Documents at the beginning that are evaluation items."""
+    return int(starts[1]) if EVALUATION in work.numbers else 0
+
+
+def _load(work: Work, number: int, name: str) -> numpy.ndarray:
+    return numpy.load(work.cleaned(number) / f"{name}.npy")
+
+
+def _join(work: Work, folder: Path, count: int) -> None:
+    matrix = numpy.lib.format.open_memmap(folder / "minhash.npy", "w+", numpy.uint32, (max(1, int(count)), PERMUTATIONS))
+    shingle_ends, at, offset = [numpy.zeros(1, numpy.int64)], 0, 0
+    with (folder / "shingles.u32").open("wb") as joined:
+        for number in work.numbers:
+            own = _load(work, number, "minhash")
+            matrix[at : at + len(own)] = own
+            at += len(own)
+            ends = _load(work, number, "ends")
+            shingle_ends.append(ends + offset)
+            offset += int(ends[-1]) if len(ends) else 0
+            with (work.cleaned(number) / "shingles.u32").open("rb") as part:
+                while block := part.read(1 << 22):
+                    joined.write(block)
+    matrix.flush()
+    numpy.save(folder / "ends.npy", numpy.concatenate(shingle_ends))
+
+
+def find_pairs(work: Work, band: int) -> None:
+    """Pairs (later, earlier) that meet in `band` and in none before it and are similar enough. One task a band."""
+    file = work.pairs(band)
+    if file.exists():
+        return
+    folder = work.root / "index"
+    matrix = numpy.load(folder / "minhash.npy", mmap_mode="r")
+    alive = numpy.flatnonzero(~numpy.load(folder / "exact.npy"))
+    found = []
+    if len(alive):
+        similar = _Similarity(folder, work.args.near_duplicates)
+        for candidates in _candidates(matrix, alive, band):
+            found.append(similar.pairs(matrix, candidates, band))
+    with whole_file(file) as temporary, temporary.open("wb") as out:
+        numpy.save(out, numpy.concatenate([numpy.zeros((0, 2), numpy.int64), *found]))
+
+
+def _candidates(matrix: numpy.ndarray, alive: numpy.ndarray, band: int):
+    """Chunks of pairs [k, 2] (later, earlier) of `alive` documents with an equal band."""
+    keys = numpy.ascontiguousarray(matrix[:, band * ROWS : (band + 1) * ROWS])[alive].astype(numpy.uint64)
+    mixed = keys[:, 0]
+    for column in range(1, ROWS):
+        mixed = (mixed ^ (mixed >> numpy.uint64(29))) * numpy.uint64(0x9E3779B97F4A7C15) + keys[:, column]
+    order = numpy.argsort(mixed, kind="stable")
+    values = mixed[order]
+    begins = numpy.flatnonzero(numpy.r_[True, values[1:] != values[:-1]])
+    sizes = numpy.diff(numpy.r_[begins, len(values)])
+    place = numpy.arange(len(values)) - numpy.repeat(begins, sizes)  # within its run, in the order of documents
+    for back in range(1, min(WINDOW, int(sizes.max(initial=1)) - 1) + 1):
+        later = numpy.flatnonzero(place >= back)
+        for first in range(0, len(later), CHUNK):
+            at = later[first : first + CHUNK]
+            yield numpy.stack([alive[order[at]], alive[order[at - back]]], axis=1)
+    far = numpy.flatnonzero(place > WINDOW)
+    for first in range(0, len(far), CHUNK):
+        at = far[first : first + CHUNK]
+        yield numpy.stack([alive[order[at]], alive[order[at - place[at]]]], axis=1)
+
+
+class _Similarity:
+    """Exact Jaccard similarity of the shingles of two documents."""
+
+    def __init__(self, folder: Path, threshold: float):
+        self.threshold, self.ends = threshold, numpy.load(folder / "ends.npy")
+        size = (folder / "shingles.u32").stat().st_size
+        self.shingles = numpy.memmap(folder / "shingles.u32", numpy.uint32, "r") if size else numpy.zeros(0, numpy.uint32)
+
+    def pairs(self, matrix: numpy.ndarray, candidates: numpy.ndarray, band: int) -> numpy.ndarray:
+        """Those of `candidates` [k, 2] that are at least as similar as the threshold and met in no earlier band."""
+        sizes = numpy.diff(self.ends)
+        small, large = numpy.sort(sizes[candidates], axis=1).T
+        candidates = candidates[small >= self.threshold * large]
+        same = matrix[candidates[:, 0]] == matrix[candidates[:, 1]]
+        met = same[:, : band * ROWS].reshape(len(same), band, ROWS).all(axis=2).any(axis=1)
+        close = same.mean(axis=1) >= self.threshold - MARGIN
+        candidates = candidates[close & ~met]
+        keep = [self.jaccard(a, b) >= self.threshold for a, b in candidates.tolist()]
+        return candidates[numpy.array(keep, bool)]
+
+    def jaccard(self, a: int, b: int) -> float:
+        one, other = (self.shingles[self.ends[i] : self.ends[i + 1]] for i in (a, b))
+        both = numpy.concatenate([one, other])
+        both.sort()
+        common = int(numpy.count_nonzero(both[1:] == both[:-1]))
+        return common / max(1, len(both) - common)
+
+
+def select(work: Work) -> None:
+    """Why each document goes, `codes`, and because of which one, `because`. In one task."""
+    folder = work.root / "selected"
+    if folder.exists():
+        return
+    starts, codes = (
+        numpy.load(work.root / "index" / "starts.npy"),
+        numpy.load(work.root / "index" / "exact.npy").astype(numpy.int8),
+    )
+    because, items = numpy.full(len(codes), -1, numpy.int64), _num_items(work, starts)
+    if work.args.near_duplicates is not None:
+        pairs = numpy.concatenate([numpy.load(work.pairs(band)) for band in range(BANDS)])
+        for later, earlier in pairs[numpy.lexsort((pairs[:, 1], pairs[:, 0]))].tolist():
+            if later >= items and codes[later] == KEPT and (codes[earlier] == KEPT or earlier < items):
+                codes[later] = CONTAMINATED_NEAR if earlier < items else NEAR
+                because[later] = earlier
+    common = _find_contaminated(work, starts, codes, because) if work.args.decontaminate else []
+    with whole_folder(folder) as temporary:
+        for name, values in (("codes", codes), ("because", because), ("common", numpy.array(common, numpy.int64))):
+            numpy.save(temporary / f"{name}.npy", values)
+
+
+def _find_contaminated(work: Work, starts, codes: numpy.ndarray, because: numpy.ndarray) -> list[int]:
+    """Marks documents with an n-gram of an evaluation set; returns the n-grams that are common phrases instead."""
+    hits = [_load(work, number, "hits") + [[start, 0]] for number, start in zip(work.numbers, starts, strict=False)]
+    hits = numpy.concatenate([numpy.zeros((0, 2), numpy.int64), *hits])
+    hits = hits[codes[hits[:, 0]] == KEPT]
+    grams, counts = numpy.unique(hits[:, 1], return_counts=True)
+    bound = work.args.contamination_common
+    common = grams[counts > bound] if bound else grams[:0]
+    hits = hits[~numpy.isin(hits[:, 1], common)]
+    table = load_items(work.root)
+    documents, first = numpy.unique(hits[:, 0], return_index=True)
+    codes[documents] = CONTAMINATED
+    because[documents] = [table.owner(int(number)) for number in hits[first, 1]]
+    return common.tolist()
+
+
+def reason_of(work: Work, code: int, because: int, about: dict) -> tuple[str, str]:
+    """(step, reason) of a document that another one drops."""
+    if code == EXACT:
+        return "exact_duplicates", "equal to an earlier document"
+    if code == NEAR:
+        return "near_duplicates", f"at least {work.args.near_duplicates:g} of an earlier document"
+    how = "nearly the same as" if code == CONTAMINATED_NEAR else "holds words of"
+    return "decontaminate", f"{how} an item of {about['names'][because]}"

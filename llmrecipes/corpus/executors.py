@@ -1,0 +1,200 @@
+"""datatrove's executors (Penedo et al., github.com/huggingface/datatrove) run the tasks of a build: local, Ray, Slurm.
+
+`local` and `ray` run in a child process that is watched here: when one of its workers is killed (by the kernel, for its
+memory), datatrove's pool waits for it for ever. Each task notes its process while it runs; a note whose process is gone is
+a task that was killed, and the child is started anew, up to `retries` times. What is finished is not done again.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from llmrecipes.config import InputError
+from llmrecipes.corpus.extras import need
+from llmrecipes.corpus.phases import PHASES, datatrove_task, is_done, num_tasks
+from llmrecipes.corpus.work import Work, load_work
+from llmrecipes.durable import read_json, write_json
+from llmrecipes.manifest import ROOT
+from llmrecipes.signals import die_with_parent
+
+SILENT_S = 120  # a task of another machine that has not been heard of for so long is taken for killed
+PATIENCE_S = 10  # for a child that is asked to end
+
+
+def run_with(work: Work) -> bool:
+    """Whether the build is finished; False where it was handed to Slurm, or written down for it.
+
+    Raises:
+        InputError: a source cannot be read, a task was killed again and again, a package is missing.
+    """
+    need("datatrove.executor", f"executor: {work.args.executor}")
+    if work.args.executor == "ray":
+        need("ray", "executor: ray", extra="ray")
+    if all(is_done(work, phase) for phase in PHASES):
+        return True
+    if work.args.executor == "slurm":
+        return _submit(work)
+    for attempt in range(work.args.retries + 1):
+        for folder in ("running", "failed"):
+            shutil.rmtree(work.root / folder, ignore_errors=True)
+            (work.root / folder).mkdir()
+        lost = _watch(work)
+        if failed := sorted((work.root / "failed").iterdir()):
+            raise InputError(failed[0].read_text(encoding="utf-8"))
+        if not lost and all(is_done(work, phase) for phase in PHASES):
+            return True
+        what = f"task {lost} was killed" if lost else "the executor ended before its tasks"
+        print(f"{what}; try {attempt + 2} of {work.args.retries + 1} goes on with what is missing", flush=True)
+    raise InputError(
+        f"{what} in each of {work.args.retries + 1} tries, for want of memory most likely; fewer `workers` or smaller "
+        f"`shard_bytes` need less. Finished shards are kept; {work.root / 'executor.log'} has datatrove's own words"
+    )
+
+
+def _watch(work: Work) -> str:
+    """Runs the child to its end; the name of a task that was killed, if one was."""
+    command = [sys.executable, "-m", "llmrecipes.corpus.executors", str(work.root)]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    with (work.root / "executor.log").open("ab") as log:
+        child = subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True, env=os.environ | {"PYTHONPATH": path}
+        )
+        try:
+            while child.poll() is None:
+                if lost := _lost_task(work.root):
+                    return lost
+                time.sleep(0.2)
+            return _lost_task(work.root)
+        finally:
+            _end(child)
+
+
+def _lost_task(root: Path) -> str:
+    """A task whose note is there and whose process is not."""
+    for file in (root / "running").glob("*.json"):
+        note = read_json(file)
+        if note and note["host"] == os.uname().nodename:
+            gone = not Path(f"/proc/{note['pid']}").exists() if sys.platform == "linux" else not _is_alive(note["pid"])
+        else:
+            gone = bool(note) and time.time() - file.stat().st_mtime > SILENT_S
+        if gone and file.exists():  # it may have ended in between
+            return file.stem
+    return ""
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _end(child: subprocess.Popen) -> None:
+    """The child and all processes that it has started."""
+    for signum, patience in ((signal.SIGTERM, PATIENCE_S), (signal.SIGKILL, None)):
+        try:
+            os.killpg(child.pid, signum)
+            child.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+        except ProcessLookupError:
+            child.wait()
+
+
+def _logs(work: Work, phase: str) -> str:
+    """datatrove's folder of a phase, with its own marks of completion: they hold for one number of tasks."""
+    return str(work.root / "datatrove" / f"{phase}-{num_tasks(work, phase)}")
+
+
+def _pipeline(work: Work, phase: str) -> list:
+    return [partial(datatrove_task, str(work.root.absolute()), phase)]
+
+
+def run_child(root: str) -> None:
+    """What the child does: all phases, one after the other."""
+    die_with_parent(os.getppid())
+    work = load_work(Path(root))
+    if work.args.executor == "ray":
+        import ray
+        from datatrove.executor.ray import RayPipelineExecutor
+
+        at = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": work.args.workers, "include_dashboard": False}
+        ray.init(**at)
+        make = partial(RayPipelineExecutor, mem_per_cpu_gb=1)
+    else:
+        from datatrove.executor import LocalPipelineExecutor as make
+    for phase in PHASES:
+        tasks = num_tasks(work, phase)
+        if is_done(work, phase):
+            continue
+        make(
+            _pipeline(work, phase), tasks=tasks, workers=min(work.args.workers, tasks), logging_dir=_logs(work, phase)
+        ).run()
+
+
+def _submit(work: Work) -> bool:
+    """Hands all phases to Slurm, each to wait for the one before it; with `dry_run` writes down what it would."""
+    from datatrove.executor import slurm
+
+    options = dict(work.args.slurm or {})
+    for key in ("partition", "time"):
+        if key not in options:
+            raise InputError(f"slurm: `{key}` is missing; give `slurm: {{partition: ..., time: '20:00:00'}}`")
+    jobs = read_json(work.root / "slurm.json").get("jobs") or []
+    if jobs and not work.args.dry_run and _are_queued(jobs):
+        print(f"jobs {', '.join(jobs)} are still with Slurm; when they have ended, the same command writes the report")
+        return False
+    options.setdefault("env_command", f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT}:$PYTHONPATH")
+    last = None
+    for phase in PHASES:
+        if not is_done(work, phase):
+            last = slurm.SlurmPipelineExecutor(
+                _pipeline(work, phase), num_tasks(work, phase), workers=work.args.workers, job_name=f"corpus-{phase}",
+                logging_dir=_logs(work, phase), depends=last, **options,
+            )  # fmt: skip
+    scripts: list[str] = []
+    real = slurm.launch_slurm_job
+    slurm.launch_slurm_job = partial(_launch, work, scripts, real)
+    try:
+        last.run()
+    finally:
+        slurm.launch_slurm_job = real
+    if work.args.dry_run:
+        print(
+            f"what sbatch would be given lies in {work.root / 'slurm'}: {len(scripts)} scripts, in the order of their names"
+        )
+    else:
+        write_json(work.root / "slurm.json", {"jobs": scripts})
+        print(f"jobs {', '.join(scripts)} are with Slurm; when they have ended, the same command writes the report")
+    return False
+
+
+def _launch(work: Work, launched: list[str], real, script: str, retriever, *args) -> str:
+    """In place of datatrove's own, which has no dry run: writes the script, or submits it, and returns the job's id."""
+    if not work.args.dry_run:
+        launched.append(str(real(script, retriever, *args)))
+        return launched[-1]
+    folder = work.root / "slurm"
+    folder.mkdir(exist_ok=True)
+    launched.append(f"{{job {len(launched) + 1}}}")
+    command = " ".join(["# sbatch", *args])
+    (folder / f"{len(launched):02d}.slurm").write_text(script.replace("\n", f"\n{command}\n", 1), encoding="utf-8")
+    return launched[-1]
+
+
+def _are_queued(jobs: list[str]) -> bool:
+    try:
+        asked = subprocess.run(["squeue", "-h", "-j", ",".join(jobs)], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise InputError(f"executor: slurm: {error}; is Slurm on this machine?") from None
+    return bool(asked.stdout.strip())
+
+
+if __name__ == "__main__":
+    run_child(sys.argv[1])

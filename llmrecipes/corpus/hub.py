@@ -1,0 +1,40 @@
+"""Sources on the Hub, as a copy or streamed."""
+
+from collections.abc import Iterator
+
+import datasets
+import huggingface_hub
+
+from llmrecipes.config import InputError
+from llmrecipes.corpus.arguments import CorpusSource
+
+
+def commit_of(source: CorpusSource) -> str | None:
+    """The commit that `revision` (or the main branch) is now; a full commit, or any name offline, stays as it is."""
+    if source.revision and len(source.revision) == 40 or huggingface_hub.constants.HF_HUB_OFFLINE:
+        return source.revision
+    return huggingface_hub.HfApi().dataset_info(source.path, revision=source.revision).sha
+
+
+def open_hub(source: CorpusSource, revision: str | None):
+    """The data set: a Dataset, or an IterableDataset where it is streamed."""
+    options = {"data_files": source.data_files, "split": source.split, "revision": revision, "streaming": source.streaming}
+    try:
+        return datasets.load_dataset(source.path, source.name, **options)
+    except (ValueError, datasets.exceptions.DatasetsError) as error:
+        if isinstance(error, OSError):
+            raise
+        raise InputError(f"{source.path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+
+
+def hub_rows(source: CorpusSource, part) -> Iterator[tuple[str, int, dict]]:
+    """(where, number from 1, row) of a part."""
+    data = open_hub(source, part.revision)
+    where = f"{source.path}/{source.name}" if source.name else source.path
+    if source.streaming:
+        where = f"{where}, shard {part.shard}"
+        rows, first = data.shard(num_shards=part.num_shards, index=part.shard), 0
+    else:
+        rows, first = data.select(range(part.first, part.last)), part.first
+    for number, row in enumerate(rows, start=first + 1):
+        yield where, number, row

@@ -1,0 +1,130 @@
+"""Parts: what is read in one go and becomes one shard. They depend on the sources and `shard_bytes` alone, so that any
+number of tasks keeps the same documents in the same order."""
+
+import errno
+import glob
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmrecipes.config import InputError
+from llmrecipes.corpus.arguments import CorpusArguments, CorpusSource, is_local
+
+PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
+LINES, TEXT, PAGES = (".jsonl", ".ndjson", ".json"), (".txt", ".md"), (".html", ".htm")
+KINDS = (*LINES, *TEXT, *PAGES, ".parquet", ".arrow", ".warc")
+NETWORK = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "aiohttp", "http", "ssl"}  # not OSErrors all
+NOT_DATA = {"dataset_info.json", "dataset_dict.json", "state.json", "manifest.json", "statistics.json", "report.json"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """number: of all parts, which orders the documents. source: index of its source. files: local ones, in order. first,
+    last: rows of a Hub data set. shard, num_shards: of a streamed one. revision: the commit that was found."""
+
+    number: int
+    source: int
+    files: tuple[str, ...] = ()
+    first: int = 0
+    last: int | None = None
+    shard: int = 0
+    num_shards: int = 0
+    revision: str | None = None
+
+
+def plan_parts(args: CorpusArguments) -> list[Part]:
+    """Parts of all sources.
+
+    Raises:
+        InputError: a source holds no file that can be read, or is out of reach.
+    """
+    parts = []
+    for index, source in enumerate(args.sources):
+        if source.path == "stdlib" or source.path.startswith("pypi:"):
+            found = [{}]
+        elif is_local(source.path):
+            found = [{"files": files} for files in _group(list_files(source), args.shard_bytes)]
+        else:
+            found = _hub_parts(source, args)
+        parts += [Part(len(parts) + i, index, **about) for i, about in enumerate(found)]
+    return parts
+
+
+def kind_of(file: str) -> str:
+    """Ending that says what a file holds, without that of its compression."""
+    path = Path(file.lower())
+    return path.with_suffix("").suffix if path.suffix in PACKED else path.suffix
+
+
+def list_files(source: CorpusSource) -> list[Path]:
+    """Files of a local source, in the order of their names."""
+    path = Path(source.path).expanduser()
+    patterns = [source.data_files] if isinstance(source.data_files, str) else source.data_files
+    if path.is_dir():
+        found = [file for pattern in patterns or ["**/*"] for file in path.glob(pattern)]
+        found = [f for f in found if f.is_file() and f.name not in NOT_DATA and (patterns or kind_of(f.name) in KINDS)
+                 and not any(part.startswith(".") for part in f.relative_to(path).parts)]  # fmt: skip
+    elif patterns:
+        raise InputError(f"{source.path}: data_files needs a folder as `path`")
+    else:
+        found = [path] if path.is_file() else [Path(name) for name in glob.glob(str(path), recursive=True)]
+        found = [file for file in found if file.is_file()]
+    if not found:
+        raise InputError(f"{source.path}: no file is there that can be read; it may be any of {', '.join(KINDS)}, "
+                         f"also packed ({', '.join(PACKED)})")  # fmt: skip
+    for file in found:
+        if kind_of(file.name) not in KINDS:
+            raise InputError(f"{file}: unknown kind of file; it may be any of {', '.join(KINDS)}, also packed")
+    return sorted(set(found))
+
+
+def _group(files: list[Path], shard_bytes: int) -> Iterator[tuple[str, ...]]:
+    """Neighbours together up to `shard_bytes`; a packed file counts four times."""
+    group, size = [], 0
+    for file in files:
+        own = file.stat().st_size * (4 if file.suffix in (*PACKED, ".parquet") else 1)
+        if group and size + own > shard_bytes:
+            yield tuple(group)
+            group, size = [], 0
+        group.append(str(file))
+        size += own
+    yield tuple(group)
+
+
+def _hub_parts(source: CorpusSource, args: CorpusArguments) -> list[dict]:
+    """Rows of a copy, or the shards of a stream; the revision becomes a commit, so that all tasks read the same."""
+    from llmrecipes.corpus.hub import commit_of, open_hub
+
+    revision = within_reach(source.path, args.retries, lambda: commit_of(source))
+    data = within_reach(source.path, args.retries, lambda: open_hub(source, revision))
+    if source.streaming:
+        shards = data.num_shards
+        return [{"shard": i, "num_shards": shards, "revision": revision} for i in range(shards)]
+    count = max(1, math.ceil((data.data.nbytes or 1) / args.shard_bytes))
+    ends = [len(data) * i // count for i in range(count + 1)]
+    return [{"first": a, "last": b, "revision": revision} for a, b in zip(ends, ends[1:], strict=False)]
+
+
+def within_reach(path: str, retries: int, read: Callable):
+    """What `read` gives, tried `retries` times more with longer and longer waits.
+
+    Raises:
+        InputError: naming the source, where the network or a disk is still out of reach.
+    """
+    for attempt in range(retries + 1):
+        try:
+            return read()
+        except FileNotFoundError as error:  # also of `datasets`: there is no such data set
+            raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+        except Exception as error:
+            if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in NETWORK:
+                raise
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            last = error
+        if attempt < retries:
+            time.sleep(min(60, 2**attempt))
+    raise InputError(f"{path}: out of reach after {retries + 1} tries ({' '.join(str(last).split())[:200]}); shards that "
+                     "are finished are kept, the same command goes on with the rest")  # fmt: skip

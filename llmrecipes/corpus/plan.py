@@ -1,0 +1,117 @@
+"""`--plan 15TB`: what a corpus of that size would take, from rates measured on its first documents."""
+
+import math
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from llmrecipes.config import InputError
+from llmrecipes.corpus.arguments import CorpusArguments
+from llmrecipes.corpus.clean import Sketches
+from llmrecipes.corpus.documents import read_documents
+from llmrecipes.corpus.parts import plan_parts
+from llmrecipes.corpus.steps import build_steps
+
+DOCUMENTS = 1000
+BYTES_PER_TOKEN = 4.3  # of a vocabulary of 50,000 on English web text; only the count of tokens rests on it
+INDEX_BYTES = 70  # of memory for each document, where duplicates are looked for: keys, order, flags
+MOST_MEMORY = 256 << 30
+
+
+def print_plan(args: CorpusArguments, folder: Path) -> None:
+    """Reads up to 1,000 documents of the sources, in turn, and prints bytes, core-hours, shards, tasks, memory, commands.
+
+    folder: where to write what is measured; removed by the caller.
+    """
+    rates = measure(args, folder)
+    for line in plan_lines(args, rates):
+        print(line)
+
+
+def measure(args: CorpusArguments, folder: Path) -> dict[str, float]:
+    """Means of the first documents: `bytes`, `kept` (share of bytes after the steps), `seconds` to read and clean, and
+    `sketch_bytes` on the disk, each a document."""
+    args = replace(args, decontaminate=[])
+    chains = [build_steps(args.steps_of(source), _Uncounted()) for source in args.sources]
+    sketches = Sketches(folder, args.near_duplicates is not None, None)
+    size = kept = count = 0
+    started = time.process_time()
+    for chain, text in _first_documents(args, chains):
+        count, size = count + 1, size + len(text.encode())
+        for _, step in chain:
+            text, reason = step(text)
+            if reason:
+                break
+        else:
+            kept += len(text.encode())
+            sketches.add(text)
+    sketches.save()
+    seconds = time.process_time() - started
+    if not count:
+        raise InputError("plan: the sources hold no document to measure")
+    on_disk = sum(file.stat().st_size for file in folder.iterdir())
+    means = {"bytes": size / count, "seconds": seconds / count, "sketch_bytes": on_disk / count}
+    return means | {"documents": count, "kept": kept / size}
+
+
+class _Uncounted(dict):
+    def __missing__(self, key):
+        return 0
+
+
+def _first_documents(args: CorpusArguments, chains: list) -> Iterator[tuple[list, str]]:
+    """Documents of the sources in turn, DOCUMENTS of them."""
+    firsts = {part.source: part for part in reversed(plan_parts(args))}
+    read = lambda i, part: read_documents(args.sources[i], part, args.max_document_bytes)
+    open_ones = [(chains[i], read(i, part)) for i, part in sorted(firsts.items())]
+    left = DOCUMENTS
+    while open_ones and left:
+        for chain, documents in list(open_ones):
+            found = next((document for document in documents if not document.problem), None)
+            if found is None:
+                open_ones.remove((chain, documents))
+            elif left:
+                left -= 1
+                yield chain, found.text
+
+
+def bytes_of(size: float) -> str:
+    """1.5 TB"""
+    power = next((n for n in (5, 4, 3, 2, 1) if size >= 1000**n), 0)
+    return f"{size / 1000**power:,.1f} {('B', 'kB', 'MB', 'GB', 'TB', 'PB')[power]}"
+
+
+def plan_lines(args: CorpusArguments, rates: dict[str, float]) -> Iterator[str]:
+    """The plan, a line each."""
+    total = args.plan_bytes
+    documents = total / rates["bytes"]
+    kept = total * rates["kept"]
+    shards = max(1, round(total / args.shard_bytes))
+    tasks = min(shards, args.num_tasks or max(1, shards // 100))
+    index = documents * INDEX_BYTES
+    hours = documents * rates["seconds"] / 3600
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    each, rate = rates["bytes"], 1 / rates["seconds"]
+    yield f"measured on {rates['documents']:,.0f} documents: {each:,.0f} bytes each, {rate:,.0f} a core and second"
+    yield f"to read      {bytes_of(total)}, about {documents:,.0f} documents"
+    yield (f"to write     {bytes_of(kept / 2.5)} (zstd) of {bytes_of(kept)} before duplicates go, about "
+           f"{kept / BYTES_PER_TOKEN:,.0f} tokens")  # fmt: skip
+    yield f"on the disk  {bytes_of(documents * rates['sketch_bytes'])} of sketches besides, while it is built"
+    yield f"work         {hours:,.0f} core-hours of cleaning; {hours / 1000:,.1f} hours on 1,000 cores"
+    yield (f"cut into     {shards:,} shards of about {bytes_of(args.shard_bytes)}, {tasks:,} tasks, "
+           f"{hours / tasks * 60:,.0f} minutes each")  # fmt: skip
+    yield f"memory       {bytes_of(peak)} a worker that cleans, {bytes_of(index)} where duplicates are looked for"
+    if index > MOST_MEMORY:
+        builds = math.ceil(index / MOST_MEMORY)
+        yield (f"             that is more than a machine has: make {builds} builds (by crawl, say, as FineWeb does), each "
+               "without its own duplicates, or leave near_duplicates out")  # fmt: skip
+    yield from _commands(args, tasks)
+
+
+def _commands(args: CorpusArguments, tasks: int) -> Iterator[str]:
+    call = "python recipes/corpus.py --config FILE.yaml"
+    many = f"--workers 1000 --num_tasks {tasks}"
+    yield f"Slurm        {call} --executor slurm {many} --slurm '{{partition: cpu, time: \"24:00:00\"}}'"
+    yield f"Ray          RAY_ADDRESS=auto {call} --executor ray {many}"

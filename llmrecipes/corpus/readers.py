@@ -1,0 +1,203 @@
+"""Local files to rows, in bounded memory: JSON lines, text, pages, web archives, Parquet and Arrow, packed or not.
+
+Each reader yields (number from 1, row); a row is a dictionary, or `Bad` with what is wrong with it.
+"""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from llmrecipes.config import InputError
+from llmrecipes.corpus.extras import need
+from llmrecipes.corpus.parts import LINES, PAGES, TEXT, kind_of
+from llmrecipes.formats import has_half_a_character
+
+BATCH = 256  # rows of a table at a time
+
+
+class Bad(str):
+    """Why a row cannot be read."""
+
+
+def read_file(
+    file: str, whole_files: bool, limit: int, columns: tuple[str, ...] | None = None
+) -> Iterator[tuple[int, dict | Bad]]:
+    """Rows of one file.
+
+    limit: bytes of the longest line or page. columns: of a table, all that is needed.
+
+    Raises:
+        InputError: the file as a whole is broken or cut off.
+    """
+    kind = kind_of(file)
+    try:
+        if kind == ".parquet":
+            yield from _parquet_rows(file, columns)
+        elif kind == ".arrow":
+            yield from _arrow_rows(file)
+        elif kind == ".warc":
+            yield from _archived_pages(file, limit)
+        elif kind in PAGES or kind in TEXT and whole_files:
+            with _open(file) as stream:
+                content = stream.read(limit + 1)
+            yield 1, _page(content, kind in PAGES) if len(content) <= limit else _too_long(limit)
+        else:
+            yield from _line_rows(file, kind in LINES, limit)
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+        raise InputError(f"{file}: is cut off or broken ({error}); fetch it again") from None
+
+
+def _open(file: str):
+    suffix = Path(file).suffix.lower()
+    if suffix in (".zst", ".zstd"):
+        return io.BufferedReader(_Zstd(file), 1 << 20)
+    opener = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(suffix, open)
+    return opener(file, "rb")
+
+
+class _Zstd(io.RawIOBase):
+    """Zstandard frames one after the other. The package's own reader takes a file that is cut off for one that ends."""
+
+    def __init__(self, file: str):
+        self.zstandard, self.raw, self.ready = need("zstandard", f"{file}: .zst"), open(file, "rb"), b""
+        self.frame = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self.ready:
+            block = self.raw.read(1 << 18)
+            if not block:
+                if self.frame is not None:
+                    raise EOFError("a frame has no end")
+                return 0
+            while block:
+                self.frame = self.frame or self.zstandard.ZstdDecompressor().decompressobj()
+                try:
+                    self.ready += self.frame.decompress(block)
+                except self.zstandard.ZstdError as error:
+                    raise EOFError(error) from None
+                block = self.frame.unused_data if self.frame.eof else b""
+                self.frame = None if self.frame.eof else self.frame
+        count = min(len(buffer), len(self.ready))
+        buffer[:count], self.ready = self.ready[:count], self.ready[count:]
+        return count
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
+
+
+def _line_rows(file: str, is_json: bool, limit: int) -> Iterator[tuple[int, dict | Bad]]:
+    """A row a line. A line beyond `limit` is passed over in pieces, so that it is never in memory as a whole."""
+    with _open(file) as stream:
+        number = 0
+        while line := stream.readline(limit + 1):
+            number += 1
+            if len(line) > limit and not line.endswith(b"\n"):
+                while (more := stream.readline(1 << 20)) and not more.endswith(b"\n"):
+                    pass
+                yield number, _too_long(limit)
+            elif line.strip():
+                yield number, _parse(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, is_json)
+
+
+def _parse(line: bytes, is_json: bool) -> dict | Bad:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        return Bad(f"is not UTF-8 at byte {error.start + 1} of the line")
+    if not is_json:
+        return {"text": text.rstrip("\r\n")}
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Bad(f"is not valid JSON ({error})")
+    if not isinstance(row, dict):
+        return Bad("is no JSON object {...}; write one a line")
+    if "\\u" in text and has_half_a_character(row):
+        return Bad("holds half of a character (a lone surrogate, \\ud800 to \\udfff)")
+    return row
+
+
+def _too_long(limit: int) -> Bad:
+    return Bad(f"is longer than max_document_bytes ({limit:,})")
+
+
+def _page(content: bytes, is_html: bool) -> dict | Bad:
+    if is_html:
+        return {"text": page_text(content)}
+    try:
+        return {"text": content.decode("utf-8-sig")}
+    except UnicodeDecodeError as error:
+        return Bad(f"is not UTF-8 at byte {error.start + 1}")
+
+
+def page_text(content: bytes) -> str:
+    """The main text of an HTML page without menus and footers; empty where there is none."""
+    trafilatura = need("trafilatura", "HTML pages")
+    return trafilatura.extract(_decode(content), include_comments=False) or ""
+
+
+def _decode(content: bytes) -> str:
+    encoding = need("resiliparse.parse.encoding", "HTML pages")
+    return encoding.bytes_to_str(content, encoding.detect_encoding(content))
+
+
+def _archived_pages(file: str, limit: int) -> Iterator[tuple[int, dict | Bad]]:
+    """HTML responses of a web archive (WARC); the id of a row is its address."""
+    warc = need("fastwarc.warc", "web archives")
+    with open(file, "rb") as stream:
+        records = warc.ArchiveIterator(stream, record_types=warc.WarcRecordType.response, parse_http=True)
+        number = 0
+        for record in records:
+            number += 1
+            if "html" not in (record.http_content_type or "html"):
+                continue
+            content = record.reader.read(limit + 1)
+            address = record.headers.get("WARC-Target-URI", "")
+            yield number, _too_long(limit) if len(content) > limit else {"text": page_text(content), "url": address}
+        if number == 0:
+            raise InputError(f"{file}: holds no response of a web archive; it is broken or of another kind")
+
+
+def _parquet_rows(file: str, columns: tuple[str, ...] | None) -> Iterator[tuple[int, dict]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+        wanted = columns and [name for name in table.schema_arrow.names if name in columns]
+        for batch in table.iter_batches(BATCH, columns=wanted or None):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read after row {number} ({' '.join(str(error).split())[:200]})") from None
+
+
+def _arrow_rows(file: str) -> Iterator[tuple[int, dict]]:
+    import pyarrow
+
+    number = 0
+    try:
+        with pyarrow.memory_map(file) as source:
+            try:
+                batches = pyarrow.ipc.open_stream(source)
+            except pyarrow.ArrowInvalid:
+                opened = pyarrow.ipc.open_file(source)
+                batches = (opened.get_batch(i) for i in range(opened.num_record_batches))
+            for batch in batches:
+                for first in range(0, batch.num_rows, BATCH):
+                    for row in batch.slice(first, BATCH).to_pylist():
+                        number += 1
+                        yield number, row
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read after row {number} ({' '.join(str(error).split())[:200]})") from None

@@ -1,0 +1,251 @@
+"""The build of a corpus: what is kept, what is dropped and why, whatever happens in between."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy
+import pyarrow.parquet
+import pytest
+from corpora import PLAIN, document, kept, run_build, write_lines
+
+from llmrecipes.config import InputError
+from llmrecipes.corpus import clean, phases, shards
+from llmrecipes.corpus.arguments import CorpusArguments
+from llmrecipes.corpus.contamination import build_items, evaluation_texts
+from llmrecipes.corpus.duplicates import WINDOW
+from llmrecipes.corpus.engine import require_documents
+from llmrecipes.corpus.hashing import word_hashes
+
+ROOT = Path(__file__).parent.parent
+
+
+def change_words(text, every):
+    words = text.split()
+    return " ".join("changed" if i % every == every // 2 else word for i, word in enumerate(words))
+
+
+def test_of_equal_and_nearly_equal_documents_the_first_is_kept(tmp_path):
+    texts = [document(i) for i in range(30)]
+    near = [change_words(text, 60) for text in texts[:10]]  # 2 words of 120: Jaccard about 0.85
+    far = [change_words(text, 8) for text in texts[10:20]]
+    named = [*((f"first{i}", text) for i, text in enumerate(texts)), *((f"equal{i}", texts[i]) for i in range(5))]
+    named += [*((f"near{i}", text) for i, text in enumerate(near)), *((f"far{i}", text) for i, text in enumerate(far))]
+    rows = [{"text": text, "id": name} for name, text in named]
+    source = {"path": str(write_lines(tmp_path / "a.jsonl", rows)), "label": "a", "id_column": "id"}
+    found = run_build(tmp_path / "out", [source], **PLAIN | {"near_duplicates": 0.7})
+    assert kept(tmp_path / "out") == [f"first{i}" for i in range(30)] + [f"far{i}" for i in range(10)]
+    dropped = found["total"]["dropped"]
+    assert dropped["exact_duplicates"]["equal to an earlier document"][0] == 5
+    assert dropped["near_duplicates"]["at least 0.7 of an earlier document"][0] == 10
+    assert [s["id"][:4] for s in found["total"]["samples"]["near_duplicates"]["at least 0.7 of an earlier document"]] == [
+        "near"
+    ] * 3
+
+
+def test_many_copies_of_one_text_leave_one(tmp_path):
+    """More than one compares with in a band: each is compared with the first."""
+    text = document(1)
+    copies = [f"{text} Copy number {i}." for i in range(3 * WINDOW)]
+    run_build(tmp_path / "out", [str(write_lines(tmp_path / "a.jsonl", copies))], **PLAIN | {"near_duplicates": 0.7})
+    assert kept(tmp_path / "out") == [f"{tmp_path / 'a.jsonl'}#1"]
+
+
+def test_jaccard_of_pairs_is_exact(tmp_path):
+    """What is dropped is at least as similar as the threshold to a document that is kept; brute force agrees."""
+    texts = [document(i) for i in range(20)]
+    texts += [change_words(texts[i % 20], 10 + i) for i in range(60)]
+    run_build(tmp_path / "out", [str(write_lines(tmp_path / "a.jsonl", texts))], **PLAIN | {"near_duplicates": 0.7})
+
+    def shingles(text):
+        words = [word.strip(".").lower() for word in text.split()]
+        return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
+
+    sets, expected = [shingles(text) for text in texts], []
+    for i, own in enumerate(sets):
+        if not any(len(own & sets[j]) / len(own | sets[j]) >= 0.7 for j in expected):
+            expected.append(i)
+    assert kept(tmp_path / "out") == [f"{tmp_path / 'a.jsonl'}#{i + 1}" for i in expected]
+
+
+def test_documents_that_hold_an_evaluation_item_go(tmp_path):
+    items = [" ".join(document(1000 + i, 20).split()) for i in range(40)]
+    clean_texts = [document(i) for i in range(60)]
+    planted = [item.upper().replace(" ", "  \n") for item in items[:20]]
+    planted += [f"{document(500 + i)} {item} {document(600 + i)}" for i, item in enumerate(items[20:])]
+    rows = [{"text": text, "id": str(i)} for i, text in enumerate([*clean_texts, *planted])]
+    source = {"path": str(write_lines(tmp_path / "a.jsonl", rows)), "id_column": "id"}
+    found = run_build(tmp_path / "out", [source], {"task: t": items}, **PLAIN | {"near_duplicates": 0.7})
+    assert kept(tmp_path / "out") == [str(i) for i in range(60)]
+    reasons = found["total"]["dropped"]["decontaminate"]
+    assert sum(n for n, _ in reasons.values()) == 40 and all("task: t" in reason for reason in reasons)
+    assert found["evaluation"]["sets"] == {"task: t": 40}
+
+
+def test_a_phrase_of_many_documents_is_no_contamination(tmp_path):
+    phrase = "permission is hereby granted free of charge to any person obtaining a copy of this software and so on"
+    texts = [f"{document(i)} {phrase}" for i in range(12)]
+    path = str(write_lines(tmp_path / "a.jsonl", texts))
+    found = run_build(tmp_path / "out", [path], {"set": [f"{phrase} {document(99)}"]}, **PLAIN)
+    assert len(kept(tmp_path / "out")) == 12
+    assert found["evaluation"]["common_samples"][0] in phrase
+    strict = run_build(tmp_path / "strict", [path], {"set": [phrase]}, contamination_common=0, **PLAIN)
+    assert kept(tmp_path / "strict") == [] and strict["evaluation"]["common_ngrams"] == 0
+
+
+def test_items_too_short_are_counted_and_others_found_whole():
+    items, short = build_items(["one two three", "a b c d e f g h i"], 13)
+    assert short == 1 and list(items.tables) == [9]
+    assert len(items.hits(word_hashes("and A, b; c d e f g h I too"))) == 1
+    assert len(items.hits(word_hashes("a b c d e f g h"))) == 0
+
+
+def test_evaluation_sets_are_those_of_the_yaml(tmp_path):
+    write_lines(tmp_path / "held.jsonl", ["a text that is held out"])
+    write_lines(tmp_path / "ask.jsonl", [{"prompt": [{"role": "user", "content": "What is it?"}], "answer": "x"}])
+    (tmp_path / "tasks").mkdir()
+    rows = [{"context": "The cat", "choices": ["sits", "sit"], "label": 0}]
+    write_lines(tmp_path / "items.jsonl", rows)
+    task = (
+        ROOT / "configs" / "tasks" / "tinytown" / "_items.yaml"
+    ).read_text() + f"task: mine\ndataset_kwargs:\n  source: {{path: {tmp_path}/items.jsonl}}\n"
+    (tmp_path / "tasks" / "mine.yaml").write_text(task)
+    (tmp_path / "evaluate.yaml").write_text(
+        f"datasets: [{{path: {tmp_path}/ask.jsonl}}]\neval_datasets: [{{path: {tmp_path}/held.jsonl}}]\n"
+        f"tasks: [mine]\ntasks_path: {tmp_path}/tasks\n"
+    )
+    found = evaluation_texts([str(tmp_path / "evaluate.yaml")])
+    texts = [" ".join(text.split()) for own in found.values() for text in own]
+    assert texts == ["What is it?", "a text that is held out", "The cat sits"]
+
+
+def test_kept_documents_do_not_depend_on_how_shards_are_cut(tmp_path):
+    texts = [document(i % 40) for i in range(100)]
+    for i in range(10):
+        write_lines(tmp_path / f"{i}.jsonl", texts[10 * i : 10 * i + 10])
+    reports = {}
+    for size in (1, 10_000, 1 << 30):
+        run_build(tmp_path / f"out{size}", [f"{tmp_path}/*.jsonl"], shard_bytes=size, **PLAIN | {"near_duplicates": 0.7})
+        reports[size] = kept(tmp_path / f"out{size}")
+    assert reports[1] == reports[10_000] == reports[1 << 30] and len(reports[1]) == 40
+    assert len(list(tmp_path.glob("out1/data/*/*"))) > 1
+
+
+def test_equal_builds_have_equal_fingerprints_and_others_do_not(tmp_path):
+    path = str(write_lines(tmp_path / "a.jsonl", [document(i) for i in range(5)]))
+    first, again = (run_build(tmp_path / name, [path], **PLAIN)["fingerprint"] for name in ("a", "b"))
+    other = run_build(tmp_path / "c", [path], **PLAIN | {"exact_duplicates": False})["fingerprint"]
+    assert first == again != other
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("where", [("clean", 1), ("clean", 3), ("index", 0), ("pairs", 5), ("select", 0), ("write", 2)])
+def test_an_interrupted_build_goes_on_with_the_rest(tmp_path, monkeypatch, where):
+    for i in range(4):
+        write_lines(tmp_path / f"{i}.jsonl", [document(i), document(100 + i), document(7)])
+    keys = {"shard_bytes": 1} | PLAIN | {"near_duplicates": 0.7}
+    whole = run_build(tmp_path / "whole", [f"{tmp_path}/*.jsonl"], **keys)
+    phase, count = where
+    real, begun = phases.jobs_of, []
+
+    def killed_in(work, name):
+        jobs = real(work, name)
+        begun.append(name)
+        return [*jobs[:count], lambda: (_ for _ in ()).throw(Killed())] if name == phase else jobs
+
+    monkeypatch.setattr("llmrecipes.corpus.engine.jobs_of", killed_in)
+    with pytest.raises(Killed):
+        run_build(tmp_path / "cut", [f"{tmp_path}/*.jsonl"], **keys)
+    monkeypatch.setattr("llmrecipes.corpus.engine.jobs_of", real)
+    cleaned = []
+    monkeypatch.setattr(
+        clean,
+        "_clean",
+        lambda work, part, *rest, _real=clean._clean: (cleaned.append(part.number), _real(work, part, *rest)),
+    )
+    assert run_build(tmp_path / "cut", [f"{tmp_path}/*.jsonl"], **keys) == whole
+    done = {"clean": count}.get(phase, 4)
+    assert cleaned == list(range(done, 4)), "finished shards are not read again"
+    assert kept(tmp_path / "cut") == kept(tmp_path / "whole")
+
+
+def test_a_full_disk_leaves_finished_shards_and_no_half_one(tmp_path, monkeypatch):
+    for i in range(3):
+        write_lines(tmp_path / f"{i}.jsonl", [document(i)])
+    real = shards.pyarrow.parquet.ParquetWriter.write_table
+
+    def full(self, table, *args, **kwargs):
+        if "data" in str(self.where) and "000001" in str(self.where):
+            raise OSError(28, "No space left on device")
+        return real(self, table, *args, **kwargs)
+
+    monkeypatch.setattr(shards.pyarrow.parquet.ParquetWriter, "write_table", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_build(tmp_path / "out", [f"{tmp_path}/*.jsonl"], shard_bytes=1, **PLAIN)
+    assert [file.name for file in tmp_path.glob("out/data/*/*")] == ["000000.parquet"]
+    monkeypatch.setattr(shards.pyarrow.parquet.ParquetWriter, "write_table", real)
+    run_build(tmp_path / "out", [f"{tmp_path}/*.jsonl"], shard_bytes=1, **PLAIN)
+    assert len(kept(tmp_path / "out")) == 3
+
+
+def test_memory_does_not_grow_with_the_source(tmp_path):
+    """Documents that are in memory at once are a batch, however many there are."""
+    path = write_lines(tmp_path / "a.jsonl", [document(i, 40) for i in range(3 * clean.BATCH)])
+    run_build(tmp_path / "out", [str(path)], **PLAIN)
+    file = pyarrow.parquet.ParquetFile(next((tmp_path / "out").glob("data/*/*")))
+    assert max(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)) <= clean.BATCH
+
+
+def test_a_source_with_nothing_left_is_named(tmp_path):
+    path = str(write_lines(tmp_path / "a.jsonl", ["too short", "this too"]))
+    found = run_build(tmp_path / "out", [path], quality=["gopher"], **PLAIN)
+    with pytest.raises(
+        InputError, match=r"a\.jsonl: nothing is left of 2 documents of a\.jsonl; most by gopher: fewer than 50 words"
+    ):
+        require_documents(found)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"sources": [{"path": "x", "stepz": {}}]}, r"sources\[0\]: unknown key `stepz`, did you mean `steps`"),
+        ({"sources": [{"path": "x", "steps": {"qualty": []}}]}, "`steps` has no `qualty`, did you mean `quality`"),
+        ({"sources": [{"path": "x", "steps": {"quality": ["goper"]}}]}, "goper"),
+        ({"sources": ["a/x", "b/x"]}, "two are called 'x'"),
+        ({"sources": [{"path": "./x.jsonl", "revision": "main"}]}, "`revision` is for data sets of the Hub"),
+        ({"sources": ["a/x"], "workers": 2}, "workers: needs `executor"),
+        ({"sources": ["a/x"], "dry_run": True}, "dry_run: belongs to `executor: slurm`"),
+        ({"sources": ["a/x"], "executor": "slurm", "slurm": {"partion": "x"}}, "`partion`, did you mean `partition`"),
+        ({"sources": ["a/x"], "plan": "much"}, "plan: 'much' is no size"),
+    ],
+)  # fmt: skip
+def test_a_wrong_key_is_one_line(keys, message):
+    with pytest.raises(InputError, match=message):
+        CorpusArguments(**keys)
+
+
+def test_words_of_a_document_are_counted_before_and_after(tmp_path):
+    path = str(write_lines(tmp_path / "a.jsonl", ["one two three", "four five", "four five"]))
+    found = run_build(tmp_path / "out", [path], **PLAIN)["total"]
+    assert found["read"][:2] == [3, 7] and found["kept"][:2] == [2, 5]
+    assert found["dropped"] == {"exact_duplicates": {"equal to an earlier document": [1, 2]}}
+    assert found["lengths"] == {"2": 1, "4": 1}
+
+
+def test_nothing_in_the_report_is_markup(tmp_path):
+    evil = "<script>alert(1)</script> " * 3
+    path = str(write_lines(tmp_path / "a.jsonl", [evil + document(1), evil + document(1)]))
+    run_build(tmp_path / "out", [{"path": path, "license": "<b>"}], **PLAIN)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<script" not in page and "<b>" not in page.replace("<p><b>", "") and "&lt;script&gt;alert(1)" in page
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["total"]["samples"]["kept"]
+
+
+def test_a_folder_half_written_by_another_process_is_no_part(tmp_path):
+    path = str(write_lines(tmp_path / "a.jsonl", [document(1)]))
+    (tmp_path / "out" / "work" / "cleaned" / f"000000.{os.getpid()}.tmp").mkdir(parents=True)
+    run_build(tmp_path / "out", [path], **PLAIN)
+    assert numpy.load(tmp_path / "out" / "work" / "cleaned" / "000000" / "words.npy").tolist() == [120]

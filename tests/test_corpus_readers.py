@@ -1,0 +1,203 @@
+"""Sources of a corpus: every kind of file gives the same documents; what cannot be read is one line with file and row."""
+
+import bz2
+import gzip
+import io
+import json
+import tracemalloc
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+from corpora import PLAIN, kept, run_build, write_lines
+
+from llmrecipes.config import InputError
+from llmrecipes.corpus.arguments import CorpusArguments, to_source
+from llmrecipes.corpus.documents import read_documents
+from llmrecipes.corpus.parts import Part, plan_parts, within_reach
+from llmrecipes.corpus.readers import read_file
+
+TEXTS = ["The first text, with ünïcode.", "The second text.", "Third \u2028 text."]
+
+
+def texts_of(path, limit=10_000, **source):
+    source = to_source({"path": str(path), **source}, "sources[0]")
+    parts = plan_parts(CorpusArguments(sources=[source]))
+    return [document.text for part in parts for document in read_documents(source, part, limit)]
+
+
+def jsonl(texts=TEXTS):
+    return "".join(json.dumps({"text": text, "n": i}, ensure_ascii=False) + "\n" for i, text in enumerate(texts)).encode()
+
+
+def test_every_kind_of_file_gives_the_same_documents(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(jsonl())
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(jsonl()))
+    (tmp_path / "c.ndjson.bz2").write_bytes(bz2.compress(jsonl()))
+    table = pyarrow.Table.from_pylist([{"text": text, "n": 1} for text in TEXTS])
+    pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
+    datasets.Dataset(table).save_to_disk(tmp_path / "e")
+    for name in ("a.jsonl", "b.json.gz", "c.ndjson.bz2", "d.parquet", "e"):
+        assert texts_of(tmp_path / name) == TEXTS, name
+
+
+def test_zstandard_of_several_frames(tmp_path):
+    zstandard = pytest.importorskip("zstandard")
+    packed = b"".join(zstandard.compress(jsonl([text])) for text in TEXTS)
+    (tmp_path / "a.jsonl.zst").write_bytes(packed)
+    assert texts_of(tmp_path / "a.jsonl.zst") == TEXTS
+    whole = zstandard.compress(jsonl(TEXTS * 1000))
+    for name, content in (("cut", whole[: len(whole) // 2]), ("flipped", whole[:-40] + bytes(40))):
+        (tmp_path / f"{name}.jsonl.zst").write_bytes(content)
+        with pytest.raises(InputError, match=rf"{name}\.jsonl\.zst: is cut off or broken"):
+            texts_of(tmp_path / f"{name}.jsonl.zst", drop_bad_rows=True)
+
+
+def test_text_is_a_document_a_line_or_a_file(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n\nthree")
+    assert texts_of(tmp_path / "a.txt") == ["one", "two", "three"]
+    assert texts_of(tmp_path / "a.txt", whole_files=True) == ["one\ntwo\n\nthree"]
+
+
+PAGE = "<html><body><nav><a href='/'>Home</a></nav><article><h1>Rivers</h1>{}</article></body></html>"
+BODY = "".join(
+    f"<p>The river number {i} is long, and many boats go up and down on it every day of the year.</p>" for i in range(6)
+)
+
+
+def test_pages_and_web_archives_give_their_main_text(tmp_path):
+    pytest.importorskip("trafilatura")
+    warcio = pytest.importorskip("warcio")
+    (tmp_path / "a.html").write_text(PAGE.format(BODY))
+    (page,) = texts_of(tmp_path / "a.html")
+    assert "The river number 5 is long" in page and "Home" not in page and "<p>" not in page
+
+    from warcio.statusandheaders import StatusAndHeaders
+    from warcio.warcwriter import WARCWriter
+
+    with (tmp_path / "b.warc.gz").open("wb") as out:
+        writer = WARCWriter(out, gzip=True)
+        for address, kind in (("http://x.org/1", "text/html; charset=latin-1"), ("http://x.org/2.png", "image/png")):
+            headers = StatusAndHeaders("200 OK", [("Content-Type", kind)], protocol="HTTP/1.0")
+            body = PAGE.format(BODY.replace("boats", "bo\u00e2ts")).encode("latin-1")
+            writer.write_record(
+                writer.create_warc_record(address, "response", payload=io.BytesIO(body), http_headers=headers)
+            )
+    source = to_source(str(tmp_path / "b.warc.gz"), "s")
+    (found,) = read_documents(source, Part(0, 0, (source.path,)), 1 << 20)
+    assert found.id == "http://x.org/1" and "many bo\u00e2ts go up" in found.text
+    assert warcio
+
+
+BAD = [
+    (b'{"text": "fine"}\n{"text": "\xff\xfe"}\n', r"row 2: is not UTF-8 at byte 11 of the line"),
+    (b'{"text": "fine"}\n{"text": "cut\n', r"row 2: is not valid JSON"),
+    (b'{"text": "fine"}\n["a list"]\n', r"row 2: is no JSON object"),
+    (b'{"text": "fine"}\n\n{"txt": "other column", "n": 1}\n', r"row 3: has no `text`; its columns are txt, n"),
+    (b'{"text": "fine"}\n{"text": 7}\n', r"row 2: `text` is no text but int"),
+    (b'{"text": "fine"}\n{"text": "a\\u0000b"}\n', r"row 2: holds a NUL"),
+    (b'{"text": "fine"}\n{"text": "\\ud800"}\n', r"row 2: holds half of a character"),
+    (b'{"text": "fine"}\n{"text": "' + b"x" * 20_000 + b'"}\n', r"row 2: is longer than max_document_bytes \(10,000\)"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), BAD, ids=[message[:30] for _, message in BAD])
+def test_a_bad_row_is_named_or_counted(tmp_path, content, message):
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(content + b'{"text": "the last"}\n')
+    with pytest.raises(InputError, match=message + ".*drop_bad_rows"):
+        texts_of(file)
+    found = run_build(tmp_path / "out", [{"path": str(file), "drop_bad_rows": True}], max_document_bytes=10_000, **PLAIN)
+    assert found["total"]["kept"][0] == 2 and sum(n for n, _ in found["total"]["dropped"]["read"].values()) == 1
+
+
+def test_a_column_missing_in_one_row_far_down(tmp_path):
+    rows = [{"text": "fine"}] * 2999 + [{"body": "no text here"}] + [{"text": "fine"}] * 5
+    file = write_lines(tmp_path / "a.jsonl", rows)
+    with pytest.raises(InputError, match=r"a\.jsonl, row 3000: has no `text`; its columns are body"):
+        texts_of(file)
+
+
+def test_a_line_of_fifty_megabytes_is_never_in_memory(tmp_path):
+    file = tmp_path / "a.jsonl"
+    with file.open("wb") as out:
+        out.write(b'{"text": "before"}\n{"text": "')
+        for _ in range(50):
+            out.write(b"x" * 1_000_000)
+        out.write(b'"}\n{"text": "after"}\n')
+    tracemalloc.start()
+    rows = list(read_file(str(file), False, 1_000_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [number for number, _ in rows] == [1, 2, 3] and rows[2][1] == {"text": "after"}
+    assert "longer than" in rows[1][1] and peak < 8_000_000
+
+
+def test_files_that_are_cut_off_are_named(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(jsonl(TEXTS * 500))[:-20])
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 no parquet")
+    (tmp_path / "c.arrow").write_bytes(b"nothing")
+    for name in ("a.jsonl.gz", "b.parquet", "c.arrow"):
+        with pytest.raises(InputError, match=name):
+            texts_of(tmp_path / name)
+    with pytest.raises(InputError, match=r"d\.xls: unknown kind of file"):
+        (tmp_path / "d.xls").write_text("x")
+        texts_of(tmp_path / "d.xls")
+    with pytest.raises(InputError, match="no file is there"):
+        texts_of(tmp_path / "none" / "*.jsonl")
+
+
+def test_a_source_out_of_reach_is_tried_again_then_named(monkeypatch):
+    waits, tries = [], []
+    monkeypatch.setattr("time.sleep", waits.append)
+
+    def read():
+        tries.append(1)
+        if len(tries) < 3:
+            raise ConnectionError("no route to host")
+        return "rows"
+
+    assert within_reach("org/set", 3, read) == "rows" and waits == [1, 2]
+    tries[:] = [1] * -10
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(InputError, match=r"org/set: out of reach after 2 tries \(no route.*finished are kept"):
+        within_reach("org/set", 1, lambda: (_ for _ in ()).throw(ConnectionError("no route to host")))
+    with pytest.raises(ZeroDivisionError):  # a mistake of ours is not the network's
+        within_reach("org/set", 1, lambda: 1 / 0)
+
+
+def test_a_reader_of_the_users_and_columns_of_another_name(tmp_path, monkeypatch):
+    (tmp_path / "shouts.py").write_text("def shout(rows):\n    return ({'text': row['body'].upper()} for row in rows)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = write_lines(tmp_path / "a.jsonl", [{"body": "quiet", "key": "k1"}])
+    assert texts_of(file, reader="shouts:shout") == ["QUIET"]
+    run_build(tmp_path / "out", [{"path": str(file), "text_column": "body", "id_column": "key"}], **PLAIN)
+    assert kept(tmp_path / "out") == ["k1"]
+
+
+class Hub:
+    """Three shards of a data set, as the Hub would give them."""
+
+    def __init__(self, streaming, fail=0):
+        self.streaming, self.fail, self.revisions = streaming, fail, []
+
+    def load_dataset(self, path, name, *, data_files, split, revision, streaming):
+        self.revisions.append(revision)
+        if self.fail:
+            self.fail -= 1
+            raise ConnectionError("down")
+        rows = [{"text": f"text number {i}"} for i in range(9)]
+        data = datasets.Dataset.from_list(rows)
+        return data.to_iterable_dataset(num_shards=3) if streaming else data
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_hub_sets_streamed_or_not_are_read_in_shards_at_one_commit(tmp_path, monkeypatch, streaming):
+    hub = Hub(streaming, fail=1)
+    monkeypatch.setattr("llmrecipes.corpus.hub.datasets.load_dataset", hub.load_dataset)
+    monkeypatch.setattr("llmrecipes.corpus.hub.commit_of", lambda source: "c0ffee")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    found = run_build(tmp_path / "out", [{"path": "org/set", "streaming": streaming}], shard_bytes=60, **PLAIN)
+    assert found["total"]["kept"][0] == 9 and set(hub.revisions) == {"c0ffee"}
+    assert len(list(tmp_path.glob("out/data/set/*"))) >= 3 and found["sources"]["set"]["revision"] == "c0ffee"

@@ -1,0 +1,156 @@
+"""The steps that look at one document: what each mends, drops and leaves alone."""
+
+from collections import Counter
+
+import pytest
+from corpora import document
+
+from llmrecipes.config import InputError
+from llmrecipes.corpus import extras
+from llmrecipes.corpus.arguments import StepArguments
+from llmrecipes.corpus.steps import build_steps
+from llmrecipes.corpus.steps.blocklist import load_blocked, without_blocked
+from llmrecipes.corpus.steps.c4 import c4
+from llmrecipes.corpus.steps.fineweb import fineweb
+from llmrecipes.corpus.steps.gopher import gopher, gopher_repetition
+from llmrecipes.corpus.steps.scrub import scrubbed
+
+PROSE = (
+    "The river rises in the mountains and flows to the sea. It is one of the longest in the country, and boats have "
+    "used it for many hundreds of years. In spring the snow melts, and the water reaches the gardens of the villages "
+    "that stand along its banks. People who live there have built walls to hold it back. Every few years the walls are "
+    "not high enough, and the cellars have to be pumped dry with the help of the fire brigade."
+)
+
+
+def test_prose_passes_every_rule():
+    for rule in (gopher, gopher_repetition, c4, fineweb):
+        assert rule(PROSE) == (PROSE, ""), rule
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "reason"),
+    [
+        (gopher, "A short text.", "fewer than 50 words"),
+        (gopher, "a b c d e f g h the of " * 10, "mean length"),
+        (gopher, PROSE.replace(" ", " # "), "hashes"),
+        (gopher, PROSE.replace(" ", " ... "), "ellipses a word"),
+        (gopher, "\n".join(f"- {line}" for line in PROSE.split(". ")), "bullet"),
+        (gopher, "\n".join(f"{line}..." for line in PROSE.split(". ")), "end in an ellipsis"),
+        (gopher, PROSE + " 1234" * 80, "with a letter"),
+        (gopher, " ".join(f"palabra{i}" for i in range(80)), "stop words"),
+        (gopher_repetition, "\n\n".join([PROSE[:60]] * 3 + [PROSE]), "paragraphs repeated"),
+        (gopher_repetition, "\n".join(["Home page"] * 5 + [PROSE]), "lines repeated"),
+        (gopher_repetition, PROSE + " buy now" * 40, "commonest 2-gram"),
+        (gopher_repetition, PROSE + " " + " ".join([PROSE[:120]] * 2), "repeated 5-grams"),
+        (c4, PROSE + " { }.", "curly bracket"),
+        (c4, PROSE + " Lorem ipsum dolor.", "lorem ipsum"),
+        (c4, "Only one sentence stands here.", "fewer than 5 sentences"),
+        (fineweb, "\n".join(PROSE[i : i + 60] + "," for i in range(0, 360, 60)), "end in a mark"),
+        (fineweb, "\n".join(f"Item number {i}." for i in range(30)), "30 characters or fewer"),
+        (fineweb, PROSE + "\n" + PROSE, "repeated lines"),
+    ],
+)  # fmt: skip
+def test_each_rule_drops_what_it_is_for(rule, text, reason):
+    assert reason in rule(text)[1]
+
+
+def test_c4_drops_lines():
+    menu = "Home | News | About\nPlease enable JavaScript to see this page.\nRead our privacy policy for more.\nToo short.\n"
+    assert c4(menu + PROSE)[0] == PROSE
+
+
+def test_gopher_and_fineweb_decide_as_datatrove_does(monkeypatch):
+    """With one splitter of words, on the same documents; C4 differs in how it counts sentences."""
+    pytest.importorskip("datatrove")
+    from datatrove.data import Document
+    from datatrove.pipeline.filters import FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
+
+    from llmrecipes.corpus.hashing import TOKEN
+
+    for name in ("gopher_quality_filter", "gopher_repetition_filter", "fineweb_quality_filter"):
+        monkeypatch.setattr(
+            f"datatrove.pipeline.filters.{name}.split_into_words", lambda text, language: TOKEN.findall(text)
+        )
+    import pydoc_data.topics
+
+    texts = [PROSE, *pydoc_data.topics.topics.values(), *(document(i) for i in range(20))]
+    texts += [part for text in texts for part in text.split("\n\n") if part.strip()]
+    texts = texts[::6] + [text + "\n" + text[: len(text) // 3] for text in texts[::20]]
+    disagreements = Counter()
+    for ours, theirs in (
+        (gopher, GopherQualityFilter()),
+        (gopher_repetition, GopherRepetitionFilter()),
+        (fineweb, FineWebQualityFilter()),
+    ):
+        for text in texts:
+            verdict = theirs.filter(Document(text=text, id=""))
+            disagreements[ours.__name__] += (verdict is True) != (not ours(text)[1])
+    assert not disagreements.total(), disagreements
+
+
+def test_personal_data_are_replaced_and_counted():
+    changed = Counter()
+    text = (
+        "Mail joe.doe+x@mail.example.co.uk, call (212) 555-1234, 212-555-1234, +49 30 1234567 or +1 212 555 1234. "
+        "Server 93.184.216.34, router 192.168.0.1."
+    )
+    new, _ = scrubbed(("email", "phone", "ip"), changed, text)
+    assert new == "Mail [email], call [phone], [phone], [phone] or [phone]. Server [ip], router 192.168.0.1."
+    assert changed == {"email": 1, "phone": 4, "ip": 1}
+    assert scrubbed(("email",), Counter(), text)[0].count("[") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["On 2024-01-02 12:30:45 and 1999/12/31.", "pi is 3.14159265358979", "a 12345678901 b", "ISBN 978-3-16-148410-0",
+     "version 1.2.3 of 10,000,000 copies", "user@host", "0x7ffeefbff5c8", "pages 100-110, 1914-1918"],
+)  # fmt: skip
+def test_other_numbers_stay(text):
+    assert scrubbed(("email", "phone", "ip"), Counter(), text)[0] == text
+
+
+def test_a_word_list_drops_whole_words_and_phrases(tmp_path):
+    (tmp_path / "words.txt").write_text("# a comment\nGrue\nbad phrase\n")
+    blocked = load_blocked(str(tmp_path / "words.txt"))
+    drops = lambda text: bool(without_blocked(blocked, text)[1])
+    assert drops("It is pitch dark; a GRUE.") and drops("What a Bad phrase!") and not drops("gruesome bad phrases")
+    with pytest.raises(InputError, match="blocked_words: .*none.txt cannot be read"):
+        load_blocked(str(tmp_path / "none.txt"))
+
+
+def test_broken_characters_are_mended_and_others_left_alone():
+    pytest.importorskip("ftfy")
+    changed = Counter()
+    ((_, step),) = build_steps(StepArguments(scrub=[]), changed)
+    broken = "caf\u00c3\u00a9 \u00e2\u20ac\u201d ok &amp; fine\x08\r\nnext"
+    assert step(broken) == ("caf\u00e9 \u2014 ok & fine\nnext", "")
+    for text in (
+        PROSE,
+        "\u201cna\u00efve\u201d \u4e2d\u6587 \U0001f600",
+        "if (a < b && c) { return &x; } <b>&amp;</b>",
+        "tab\there",
+    ):
+        assert step(text) == (text, "")
+    assert changed["repaired"] == 1 and step(" \x08 ")[1]
+
+
+def test_languages_are_told_apart():
+    pytest.importorskip("pycld2")
+    ((_, step),) = build_steps(StepArguments(repair=False, languages=["en", "de"], scrub=[]), Counter())
+    german = "Der Fluss entspringt in den Bergen und m\u00fcndet ins Meer, und im Fr\u00fchjahr schmilzt der Schnee."
+    french = "La rivi\u00e8re prend sa source dans les montagnes et se jette dans la mer au printemps."
+    assert step(PROSE)[1] == step(german)[1] == step("x\x07 " + PROSE)[1] == "" and step(french)[1] == "language fr"
+
+
+def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch):
+    def missing(module):
+        raise ImportError(f"No module named {module!r}")
+
+    monkeypatch.setattr(extras.importlib, "import_module", missing)
+    with pytest.raises(InputError, match=r"repair: needs ftfy .*pip install -e '\.\[data\]'"):
+        build_steps(StepArguments(), Counter())
+    with pytest.raises(InputError, match="languages: needs pycld2"):
+        build_steps(StepArguments(repair=False, languages=["en"]), Counter())
+    rules = ["gopher", "c4", "fineweb", "gopher_repetition"]
+    assert len(build_steps(StepArguments(repair=False, quality=rules), Counter())) == 5, "the others need no extra"
