@@ -23,9 +23,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from llmrecipes.config import ModelArguments
 from llmrecipes.data.tinytown import load_tinytown
+from llmrecipes.logs import quiet_logs, use_readable_log
 from llmrecipes.models import build_policy, count_parameters, load_policy, load_reward_model, token_blocks, train_tokenizer
-from llmrecipes.run import tame_logs
-from llmrecipes.training import SFTTrainer, build_blocks, collate_blocks, readable
+from llmrecipes.training import SFTTrainer, build_blocks, collate_blocks
 
 ROWS, LENGTH = 16, 128
 STAGES = ("pretrain", "sft", "reward")
@@ -134,7 +134,7 @@ class Contest:
 
     def __init__(self, stage: str, folder: Path, steps: int):
         self.stage, self.clock = stage, Clock()
-        self.trainer = readable(build_trainer(stage, folder, steps))
+        self.trainer = use_readable_log(build_trainer(stage, folder, steps))
         self.trainer.add_callback(self.clock)
         source = ModelArguments(model_name_or_path=str(folder))
         self.trainer_start = {name: value.clone() for name, value in self.trainer.model.state_dict().items()}
@@ -212,7 +212,7 @@ def main():
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--memory_of", help=argparse.SUPPRESS)  # stage,side: what the child processes measure
     args = parser.parse_args()
-    tame_logs()
+    quiet_logs()
     if args.memory_of:
         print(f"peak {peak_memory(*args.memory_of.split(','), args.steps):.1f}")
         return

@@ -188,7 +188,7 @@ def _up_to_end(tokenizer, answer: list[int], ends: set[int], notes: set[str]) ->
 
 def _is_as_given(tokenizer, turns: Sequence[dict], where: str, template: str, options: dict) -> bool:
     """Whether what stands before each answer in the conversation is what the model is given when it is to answer: TRL's
-    training templates keep what was thought in earlier turns, DeepSeek's leaves the begin of a thought out once all is said."""
+    training templates keep what was thought in earlier turns, DeepSeek's later leaves out the begin of a thought."""
     whole = render(tokenizer, turns, where, chat_template=template, **options)
     return all(
         whole.startswith(render(tokenizer, turns[:i], where, add_generation_prompt=True, **options))

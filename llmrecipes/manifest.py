@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmrecipes.checkpoints import is_sealed_by, step_folders
-from llmrecipes.config import InputError
+from llmrecipes.config import InputError, generator_of
 from llmrecipes.durable import file_digest, fsync_file, read_json
 
 ROOT = Path(__file__).parent.parent
@@ -273,7 +273,7 @@ def release_folder(output_dir: Path) -> None:
 
 def code_digest(recipe: Path, given: dict) -> str:
     """16 hex digits over the recipe, all files of this project that it imports, and the functions that the config names."""
-    named = [_module_file(text.partition(":")[0]) for text in strings(given) if re.fullmatch(r"[\w.]+:\w+", text)]
+    named = [_module_file(name.partition(":")[0]) for text in strings(given) if (name := generator_of(text))]
     files = set().union(*(code_files(script) for script in [recipe, *filter(None, named)] if script.exists()))
     return digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)])
 

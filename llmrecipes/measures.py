@@ -80,7 +80,7 @@ TRAINING = {
     "entropy": Measure("PPO: mean entropy of a token's distribution", "nats", "", shown=True),
     "response_length": Measure("PPO: tokens of a response", "tokens", "", shown=True),
     "eos_rate": Measure("PPO: responses that the model ended itself", shown=True),
-    "win_rate": Measure("`watch_questions` answered better than at the first look, ties half"),
+    "win_rate": Measure("`watch_questions` answered better than at step 0, ties half"),
     "explained_variance": Measure("PPO: variance of the returns that the value model explains"),
     "mean_token_accuracy": Measure("tokens predicted right"),
     "grad_norm": Measure("norm of the gradient before clipping", "number", "", shown=True),

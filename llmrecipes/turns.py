@@ -65,8 +65,10 @@ def _turn(turn: object, where: str, may_be_empty: bool) -> dict:
         raise InputError(f"{where}: the assistant's answer is empty")
     for key in [key for key in LEARNED if key in new]:
         if new.pop(key) not in (1, "1") and role == "assistant":  # True is 1
-            raise InputError(f"{where}: has `{key}` other than 1 or true, but every turn of the assistant's is learned alike; "
-                             "give `prompt` (the turns before) and `completion` (those to learn) instead of messages")  # fmt: skip
+            raise InputError(
+                f"{where}: has `{key}` other than 1 or true, but all turns of the assistant are learned alike; give "
+                "`prompt` (the turns before) and `completion` (those to learn) instead of messages"
+            )
     return new
 
 

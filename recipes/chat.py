@@ -31,10 +31,10 @@ def main(chat):
         raise InputError(f"{chat.path}: does not exist; run the chain first (make quickstart)")
 
     from llmrecipes.chat import build_compare_page, build_page, find_models, terminal_lines
-    from llmrecipes.run import tame_logs
+    from llmrecipes.logs import quiet_logs
     from llmrecipes.web import prepare_server, serve_blocks
 
-    tame_logs()
+    quiet_logs()
     models = find_models(chat.path)
     folder = list(models.values())[-1]
     beside = Path(sys.executable).with_name("transformers")  # an environment that is not activated is not on the PATH

@@ -9,19 +9,21 @@ from llmrecipes.config import DataArguments, ModelArguments, PreviewArguments, R
 from llmrecipes.parsing import launch
 
 
-def main(run, data, preview, training, model, looks):
+def main(run, data, preview, training, model, watch):
     from llmrecipes.adapters import lora_config
     from llmrecipes.data import load_train_eval
     from llmrecipes.data.preview import report_rows
-    from llmrecipes.evaluation.watch import watch
+    from llmrecipes.evaluation.watch import add_watch, load_watch
+    from llmrecipes.logs import use_readable_log
     from llmrecipes.models import load_policy, load_tokenizer, require_chat_template, stand_in
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.templates import row_check
-    from llmrecipes.training import DPOTrainer, precompute_in_one_process, readable
+    from llmrecipes.training import DPOTrainer, precompute_in_one_process
 
+    watched = load_watch(watch)
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = check_run("dpo", run, training, (run, data, preview, training, model, looks), inputs)
+    state = check_run("dpo", run, training, (run, data, preview, training, model, watch), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(
@@ -36,7 +38,7 @@ def main(run, data, preview, training, model, looks):
     # With LoRA the reference is the policy with its adapter switched off.
     reference = None if peft_config else load(model, tokenizer, training.trust_remote_code)
 
-    trainer = readable(
+    trainer = use_readable_log(
         DPOTrainer(
             model=policy,
             ref_model=reference,
@@ -48,7 +50,7 @@ def main(run, data, preview, training, model, looks):
         )
     )
     used = report_rows(trainer.row_counts, tokenizer, train, held_out, trainer.train_dataset, preview.preview)
-    watch(trainer, looks, tokenizer)
+    add_watch(trainer, watched, tokenizer)
     start_run(state)
     metrics = run_training(trainer, state)
     if held_out:

@@ -10,23 +10,24 @@ from llmrecipes.parsing import launch
 from llmrecipes.reward_models.arguments import RewardArguments, load_rewards
 
 
-def main(run, data, preview, training, model, reward, looks):
+def main(run, data, preview, training, model, reward, watch):
     from llmrecipes.adapters import lora_config
     from llmrecipes.data import load_train_eval, true_rows
     from llmrecipes.data.preview import report_rows
-    from llmrecipes.evaluation.watch import watch
+    from llmrecipes.evaluation.watch import add_watch, load_watch
     from llmrecipes.grpo import GRPOTrainer
+    from llmrecipes.logs import use_readable_log
     from llmrecipes.models import load_policy, load_tokenizer, stand_in
     from llmrecipes.resume import run_training
     from llmrecipes.reward_models.scoring import check_reward_path
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.templates import row_check
-    from llmrecipes.training import readable
 
     if reward.reward_model_name_or_path:
         check_reward_path(reward.reward_model_name_or_path)
+    watched = load_watch(watch)
     inputs = [model.model_name_or_path, reward.reward_model_name_or_path, *(s.path for s in data.datasets)]
-    state = check_run("grpo", run, training, (run, data, preview, training, model, reward, looks), inputs)
+    state = check_run("grpo", run, training, (run, data, preview, training, model, reward, watch), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(data, training.seed, ("prompt",), check=row_check(tokenizer))
@@ -36,7 +37,7 @@ def main(run, data, preview, training, model, reward, looks):
         reward_funcs, reward_tokenizers = load_rewards(reward, model, training.trust_remote_code)
 
     with true_rows(data, training.seed, ("prompt",), training_prompts=train, evaluation_prompts=held_out):
-        trainer = readable(
+        trainer = use_readable_log(
             GRPOTrainer(
                 model=policy,
                 args=training,
@@ -49,7 +50,7 @@ def main(run, data, preview, training, model, reward, looks):
             )
         )
     used = report_rows(trainer.row_counts, tokenizer, train, held_out, trainer.prompts, preview.preview)
-    watch(trainer, looks, tokenizer)
+    add_watch(trainer, watched, tokenizer)
     start_run(state)
     metrics = run_training(trainer, state)
     metrics |= trainer.last_metrics()

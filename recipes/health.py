@@ -27,11 +27,11 @@ def main(data, health, check, model):
         raise InputError("`model_name_or_path` is missing; give a reward model, e.g. outputs/quickstart/reward")
 
     from llmrecipes.data import load_by_split, load_train_eval
+    from llmrecipes.logs import quiet_logs
     from llmrecipes.manifest import read_manifest
     from llmrecipes.reward_models.health import check_saved_model
-    from llmrecipes.run import tame_logs
 
-    tame_logs()
+    quiet_logs()
     folder = Path(model.model_name_or_path)
     output_dir = Path(check.output_dir or folder)
     if not check.output_dir and not folder.is_dir():

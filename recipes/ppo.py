@@ -20,19 +20,41 @@ class ValueArguments:
     )
 
 
-def main(run, data, preview, training, model, reward, value, looks):
+def show_prompts(data, training, model, tokenizer, train, held_out, count):
+    """Print `count` prompts as the policy reads them, then end; no weights are loaded."""
+    from llmrecipes.data import true_rows
+    from llmrecipes.data.preview import count_prompts, report_rows
+    from llmrecipes.models import stand_in
+    from llmrecipes.ppo.prompts import encode_prompts, longest_prompt
+
+    small = stand_in(model, tokenizer, training.trust_remote_code)
+    longest = longest_prompt(small, training.max_completion_length, training.max_prompt_length)
+    with true_rows(data, training.seed, ("prompt",), training_prompts=train):
+        ready = encode_prompts(train, tokenizer, longest, training.overlong_prompts, "training prompts")
+    report_rows({"train": count_prompts(ready, len(train))}, tokenizer, train, held_out, ready, count)
+
+
+def load_value_model(value, model, tokenizer, trust_remote_code):
+    """The model that the value model starts from; None for PPOTrainer's own choice."""
+    from llmrecipes.models import load_reward_model
+
+    path, attention = value.value_model_name_or_path, model.attn_implementation
+    source = ModelArguments(model_name_or_path=path, dtype=model.dtype, attn_implementation=attention)
+    return load_reward_model(source, tokenizer, trust_remote_code) if path else None
+
+
+def main(run, data, preview, training, model, reward, value, watch):
     from llmrecipes.adapters import lora_config
     from llmrecipes.data import load_train_eval, true_rows
     from llmrecipes.data.preview import count_prompts, report_rows
-    from llmrecipes.evaluation.watch import watch
-    from llmrecipes.models import load_policy, load_reward_model, load_tokenizer, stand_in
+    from llmrecipes.evaluation.watch import add_watch, load_watch
+    from llmrecipes.logs import use_readable_log
+    from llmrecipes.models import load_policy, load_tokenizer
     from llmrecipes.ppo import PPOTrainer
-    from llmrecipes.ppo.prompts import encode_prompts, longest_prompt
     from llmrecipes.resume import run_training
     from llmrecipes.reward_models.scoring import check_reward_path
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.templates import row_check
-    from llmrecipes.training import readable
 
     if (model.load_in_4bit or model.load_in_8bit) and not model.use_peft:
         raise InputError("load_in_4bit, load_in_8bit: quantised weights are not trained; add use_peft: true (QLoRA)")
@@ -40,31 +62,21 @@ def main(run, data, preview, training, model, reward, value, looks):
         raise InputError("use_vllm: quantised weights cannot be handed to vLLM; drop load_in_4bit or load_in_8bit")
     if reward.reward_model_name_or_path:
         check_reward_path(reward.reward_model_name_or_path)
+    watched = load_watch(watch)
     inputs = [model.model_name_or_path, reward.reward_model_name_or_path, *(s.path for s in data.datasets)]
-    state = check_run("ppo", run, training, (run, data, preview, training, model, reward, value, looks), inputs)
+    state = check_run("ppo", run, training, (run, data, preview, training, model, reward, value, watch), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(data, training.seed, ("prompt",), check=row_check(tokenizer))
     if preview.preview:
-        small = stand_in(model, tokenizer, training.trust_remote_code)
-        longest = longest_prompt(small, training.max_completion_length, training.max_prompt_length)
-        with true_rows(data, training.seed, ("prompt",), training_prompts=train):
-            ready = encode_prompts(train, tokenizer, longest, training.overlong_prompts, "training prompts")
-        report_rows({"train": count_prompts(ready, len(train))}, tokenizer, train, held_out, ready, preview.preview)
+        show_prompts(data, training, model, tokenizer, train, held_out, preview.preview)
     policy = load_policy(model, tokenizer, training.trust_remote_code)
 
     reward_funcs, reward_tokenizers = load_rewards(reward, model, training.trust_remote_code)
-    value_model = None
-    if value.value_model_name_or_path:
-        source = ModelArguments(
-            model_name_or_path=value.value_model_name_or_path,
-            dtype=model.dtype,
-            attn_implementation=model.attn_implementation,
-        )
-        value_model = load_reward_model(source, tokenizer, training.trust_remote_code)
+    value_model = load_value_model(value, model, tokenizer, training.trust_remote_code)
 
     with true_rows(data, training.seed, ("prompt",), training_prompts=train, evaluation_prompts=held_out):
-        trainer = readable(
+        trainer = use_readable_log(
             PPOTrainer(
                 model=policy,
                 args=training,
@@ -79,7 +91,7 @@ def main(run, data, preview, training, model, reward, value, looks):
         )
     counts = {"train": count_prompts(trainer.train_dataset, len(train))}
     used = report_rows(counts, tokenizer, train, held_out, trainer.train_dataset, preview.preview)
-    watch(trainer, looks, tokenizer)
+    add_watch(trainer, watched, tokenizer)
     start_run(state)
     metrics = run_training(trainer, state)
     metrics |= trainer.last_rollout_metrics

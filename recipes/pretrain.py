@@ -24,45 +24,56 @@ class PretrainArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code from the model's repository."})
 
 
-def main(run, data, preview, training, model, pretrain, looks):
+def load_or_build(model, pretrain, tokenizer, preview):
+    """The model to continue with, or a fresh one; for a preview without weights."""
     import torch
 
     from llmrecipes.config import InputError
-    from llmrecipes.data import load_train_eval
-    from llmrecipes.data.preview import count_documents, report_rows
-    from llmrecipes.evaluation.watch import watch
-    from llmrecipes.models import build_policy, context_length, count_parameters, load_policy, load_tokenizer, stand_in
-    from llmrecipes.resume import run_training
-    from llmrecipes.run import check_run, finish_run, start_run
-    from llmrecipes.training import PretrainTrainer, build_blocks, collate_blocks, language_metrics, readable
+    from llmrecipes.models import build_policy, context_length, load_policy, stand_in
 
-    if pretrain.optimizer == "muon" and training.deepspeed_plugin is not None:
-        raise InputError(
-            "optimizer: muon needs whole matrices, which DeepSpeed cuts up; use `optimizer: adamw`, or FSDP2 "
-            "(configs/accelerate/fsdp2.yaml)"
-        )
-    inputs = [model.tokenizer_name_or_path, model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = check_run("pretrain", run, training, (run, data, preview, training, model, pretrain, looks), inputs)
-
-    tokenizer = load_tokenizer(model, pretrain.trust_remote_code)
-    texts, held_out_texts = load_train_eval(data, training.seed, ("text",))
     if model.model_name_or_path:
-        policy = (stand_in if preview.preview else load_policy)(model, tokenizer, pretrain.trust_remote_code)
+        policy = (stand_in if preview else load_policy)(model, tokenizer, pretrain.trust_remote_code)
     elif pretrain.model_config:
-        with torch.device("meta" if preview.preview else "cpu"):
+        with torch.device("meta" if preview else "cpu"):
             policy = build_policy(pretrain.model_config, tokenizer, attn_implementation=model.attn_implementation)
     else:
         raise InputError("give model_config for a fresh model, or model_name_or_path to continue pretraining one")
     context = context_length(policy)
     if context and pretrain.max_length > context:
         raise InputError(f"max_length: {pretrain.max_length} is beyond the model's context of {context}")
+    return policy
+
+
+def main(run, data, preview, training, model, pretrain, watch):
+    from llmrecipes.config import InputError
+    from llmrecipes.data import load_train_eval
+    from llmrecipes.data.preview import count_documents, report_rows
+    from llmrecipes.evaluation.watch import add_watch, load_watch
+    from llmrecipes.logs import use_readable_log
+    from llmrecipes.models import count_parameters, load_tokenizer
+    from llmrecipes.resume import run_training
+    from llmrecipes.run import check_run, finish_run, start_run
+    from llmrecipes.training import PretrainTrainer, build_blocks, collate_blocks, language_metrics
+
+    if pretrain.optimizer == "muon" and training.deepspeed_plugin is not None:
+        raise InputError(
+            "optimizer: muon needs whole matrices, which DeepSpeed cuts up; use `optimizer: adamw`, or FSDP2 "
+            "(configs/accelerate/fsdp2.yaml)"
+        )
+    watched = load_watch(watch)
+    inputs = [model.tokenizer_name_or_path, model.model_name_or_path, *(s.path for s in data.datasets)]
+    state = check_run("pretrain", run, training, (run, data, preview, training, model, pretrain, watch), inputs)
+
+    tokenizer = load_tokenizer(model, pretrain.trust_remote_code)
+    texts, held_out_texts = load_train_eval(data, training.seed, ("text",))
+    policy = load_or_build(model, pretrain, tokenizer, preview.preview)
 
     batch_size = training.per_device_train_batch_size * training.world_size
     blocks = build_blocks(texts, tokenizer, pretrain.max_length, batch_size)
     held_out = held_out_texts and build_blocks(held_out_texts, tokenizer, pretrain.max_length, 1)
     counts = {"train": count_documents(blocks, len(texts), tokenizer.eos_token_id)}
     report_rows(counts, tokenizer, texts, held_out_texts, blocks, preview.preview)
-    trainer = readable(
+    trainer = use_readable_log(
         PretrainTrainer(
             model=policy,
             args=training,
@@ -73,7 +84,7 @@ def main(run, data, preview, training, model, pretrain, looks):
             muon_learning_rate=pretrain.muon_learning_rate if pretrain.optimizer == "muon" else None,
         )
     )
-    watch(trainer, looks, tokenizer, chat=False)
+    add_watch(trainer, watched, tokenizer, chat=False)
     start_run(state)
     metrics = run_training(trainer, state)
     if held_out:

@@ -8,66 +8,43 @@ no prompt; with a rule also test_gold.jsonl, the test prompts' pairs as the rule
 people also quality.json, quality.html and, beside output_dir, the database that holds every judgement.
 """
 
-from llmrecipes.config import DataArguments, InputError, RunArguments, load_function
+from llmrecipes.config import DataArguments, RunArguments, load_function
 from llmrecipes.parsing import launch
 from llmrecipes.ranking.arguments import RankArguments
 
 
 def main(run, data, rank):
-    needed = {"simulated": "rule", "file": "rankings_file"}.get(rank.annotator)
-    if needed and not getattr(rank, needed):
-        raise InputError(f"{needed}: is missing, which `annotator: {rank.annotator}` needs")
-
     from llmrecipes.cards.dataset import describe_pairs, write_card, write_jsonl
     from llmrecipes.data import load_train_eval
-    from llmrecipes.manifest import read_manifest
-    from llmrecipes.ranking import annotators
+    from llmrecipes.ranking.annotators import KEPT, check_settings, rank_samples, write_quality
     from llmrecipes.ranking.pairs import agreement, build_splits, check_samples, split_prompts
-    from llmrecipes.ranking.rankings import read_rankings
     from llmrecipes.ranking.simulated import rank_simulated
     from llmrecipes.run import check_run, finish_run, start_run
 
-    load_samples = lambda: check_samples(list(load_train_eval(data, rank.seed, ("prompt",))[0]))
-    samples, numbers = None, {}
-    if rank.annotator in ("page", "llm"):
-        annotators.check_settings(rank)
-        samples = load_samples()
-        store = annotators.open_store(rank, samples)
-        if rank.annotator == "llm":
-            numbers = annotators.ask_judge(store, rank)
-        elif rank.serve:
-            annotators.serve_page(store, rank)
-        store.require_judgements()
-        # The judgements are kept in the database: what is built from them may always be built anew.
-        run.force = run.force or (read_manifest(rank.output_dir) or {}).get("stage") == "rank"
+    check_settings(rank)
     inputs = [rank.rankings_file, *(s.path for s in data.datasets)]
-    state = check_run("rank", run, rank, (run, data, rank), inputs)
+    state = check_run("rank", run, rank, (run, data, rank), inputs, rebuilds=rank.annotator in KEPT)
 
-    samples = samples or load_samples()
     rule = load_function(rank.rule, "rule") if rank.rule else None
-    if rank.annotator == "simulated":
-        ranked = rank_simulated(samples, rule, rank.rater_noise, rank.rater_tie_width, rank.overlap, rank.seed)
-    elif rank.annotator == "file":
-        ranked = read_rankings(rank.rankings_file, samples)
-    start_run(state)
-    if rank.annotator in ("page", "llm"):
-        ranked, quality = annotators.collect(store, rank, state.output_dir)
-        numbers |= quality
-        store.close()
-    test_ids = split_prompts(ranked, rank.test_share, rank.seed)
+    samples = check_samples(list(load_train_eval(data, rank.seed, ("prompt",))[0]))
+    ranked = rank_samples(rank, samples)
+    test_ids = split_prompts(ranked.rows, rank.test_share, rank.seed)
     held_out = [row for row in samples if row["prompt_id"] in test_ids]
     gold = rank_simulated(held_out, rule, [0.0], [rank.gold_tie_width], 0.0, rank.seed) if rule else None
-    splits = build_splits(ranked, test_ids, gold, rank.pair_format)
+    splits = build_splits(ranked.rows, test_ids, gold, rank.pair_format)
 
+    start_run(state)
     if not state.is_main:
         return
-    write_jsonl(state.output_dir / "rankings.jsonl", ranked)
+    write_jsonl(state.output_dir / "rankings.jsonl", ranked.rows)
+    if ranked.quality:
+        write_quality(ranked.quality, state.output_dir)
     for name, pairs in splits.items():
         write_jsonl(state.output_dir / f"{name}.jsonl", pairs)
     files = {"default": {name: f"{name}.jsonl" for name in splits}, "rankings": {"train": "rankings.jsonl"}}
-    metrics = {f"{name}_pairs": len(pairs) for name, pairs in splits.items()} | agreement(ranked) | numbers
+    metrics = {f"{name}_pairs": len(pairs) for name, pairs in splits.items()} | agreement(ranked.rows) | ranked.numbers
     write_card(state.output_dir, "Preference pairs", files, describe_pairs(rank, samples, metrics), state)
-    made = f"{len(splits['train']):,} preference pairs from {len(ranked):,} rankings"
+    made = f"{len(splits['train']):,} preference pairs from {len(ranked.rows):,} rankings"
     finish_run(state, metrics, made, next_steps="recipes/reward.py (or recipes/dpo.py) learns from them")
 
 

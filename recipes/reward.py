@@ -25,12 +25,13 @@ def main(run, data, preview, reward, health, training, model):
     from llmrecipes.adapters import lora_config
     from llmrecipes.data import load_by_split, load_train_eval
     from llmrecipes.data.preview import report_rows
+    from llmrecipes.logs import use_readable_log
     from llmrecipes.models import load_reward_model, load_tokenizer, require_chat_template, stand_in
     from llmrecipes.resume import run_training
     from llmrecipes.reward_models.health import check_saved_model, summarize
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.templates import row_check
-    from llmrecipes.training import RewardTrainer, evaluate_by_set, pair_columns, readable
+    from llmrecipes.training import RewardTrainer, evaluate_by_set, pair_columns
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("reward", run, training, (run, data, preview, reward, health, training, model), inputs)
@@ -50,7 +51,7 @@ def main(run, data, preview, reward, health, training, model):
         reward_model = load_reward_model(model, tokenizer, training.trust_remote_code)
 
     model.lora_task_type = "SEQ_CLS"
-    trainer = readable(
+    trainer = use_readable_log(
         RewardTrainer(
             model=reward_model,
             args=training,

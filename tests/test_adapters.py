@@ -105,10 +105,10 @@ def run_recipe(stage, start, output_dir, *options, peft=True) -> dict:
         argv += ["--max_completion_length", "4", "--gradient_accumulation_steps", "1", "--num_ppo_epochs", "1"]
         argv += ["--logging_steps", "1"]
     recipe = importlib.import_module(f"recipes.{stage}")
-    health, looks = "llmrecipes.reward_models.health:HealthArguments", "llmrecipes.evaluation.watch:WatchArguments"
+    health, watch = "llmrecipes.reward_models.health:HealthArguments", "llmrecipes.evaluation.watch:WatchArguments"
     types = {
-        "dpo": lambda: ["trl.trainer.dpo_config:DPOConfig", ModelArguments, looks],
-        "ppo": lambda: ["llmrecipes.ppo.config:PPOConfig", ModelArguments, recipe.RewardArguments, looks],
+        "dpo": lambda: ["trl.trainer.dpo_config:DPOConfig", ModelArguments, watch],
+        "ppo": lambda: ["llmrecipes.ppo.config:PPOConfig", ModelArguments, recipe.RewardArguments, watch],
         "reward": lambda: [recipe.RewardArguments, health, "trl.trainer.reward_config:RewardConfig", ModelArguments],
     }
     recipe.main(*parse(RunArguments, DataArguments, PreviewArguments, *types[stage](), argv=argv))

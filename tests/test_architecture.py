@@ -38,6 +38,8 @@ LAYERS = {
         "data",
         "models",
         "training",
+        "muon",
+        "logs",
         "reward_models",
         "judging",
         "ppo",
@@ -105,6 +107,14 @@ def test_layer_0_and_recipes_import_nothing_heavy_at_the_top():
         names = {a.name for n in top if isinstance(n, ast.Import) for a in n.names}
         names |= {n.module for n in top if isinstance(n, ast.ImportFrom)}
         assert not heavy & {name.split(".")[0] for name in names}, file
+
+
+def test_reading_data_loads_no_world():
+    """A training on anybody's text imports the readers of data and none of the generated or curated sets."""
+    worlds = {file.parent.name for file in (ROOT / "llmrecipes" / "data").glob("*/__init__.py")}
+    for file in (ROOT / "llmrecipes" / "data").glob("*.py"):
+        found = {name.split(".")[2] for name in imports(file) if name.startswith("llmrecipes.data.")}
+        assert not found & worlds, f"{file.name} imports {found & worlds}"
 
 
 def test_no_file_is_called_utils():

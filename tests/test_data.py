@@ -30,6 +30,17 @@ def test_mixture_realises_its_weights_and_repeats_nothing(tmp_path):
     assert len(set(mixed)) == len(mixed)
 
 
+def numbers(name, split):
+    return ({"text": f"{name} {split} {i}"} for i in range(4))
+
+
+def test_a_source_may_be_a_function():
+    """As Tiny Town is: the function gets the part's name and its split."""
+    source = DatasetSource(f"{__name__}:numbers", name="even", split="test", max_rows=2)
+    assert all(text.startswith("even test ") for text in load_source(source, 0)["text"])
+    assert "cannot load 'no.module:rows'" in error_of(DatasetSource("no.module:rows"))
+
+
 def test_mixture_is_seeded(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", [{"text": str(i)} for i in range(50)])
     draw = lambda seed: list(load_mixture([DatasetSource(path)], seed, ("text",))["text"])

@@ -25,7 +25,7 @@ from llmrecipes.judging.pairwise import PairJudge
 from llmrecipes.measures import is_share
 from llmrecipes.metrics import accuracy
 from llmrecipes.models import build_policy, load_reward_model, train_tokenizer
-from llmrecipes.reward_models.scoring import RewardJudge, check_reward_path
+from llmrecipes.reward_models.scoring import RewardScorer, check_reward_path
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -157,7 +157,7 @@ def test_a_reward_model_scores_answers_as_it_does_by_itself_and_win_rates_go_by_
     reward.save_pretrained(tmp_path / "reward")
     tokenizer.save_pretrained(tmp_path / "reward")
     check_reward_path(str(tmp_path / "reward"))
-    judge = RewardJudge(ModelArguments(), str(tmp_path / "reward"))
+    judge = RewardScorer(ModelArguments(), str(tmp_path / "reward"))
     judged = judge_answers(ROWS, TEXTS, None, None, judge, batch_size=3)
     for row, text, parts in zip(ROWS, TEXTS, judged, strict=True):
         messages = [*row["prompt"], {"role": "assistant", "content": text}]

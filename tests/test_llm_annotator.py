@@ -6,8 +6,9 @@ from test_store import samples
 
 import llmrecipes.judging.endpoint as endpoints
 from llmrecipes.config import InputError
-from llmrecipes.ranking.llm import Judge, judge_all
-from llmrecipes.ranking.store import Store, to_rankings
+from llmrecipes.ranking.items import to_rankings
+from llmrecipes.ranking.llm import ModelAnnotator, rank_items
+from llmrecipes.ranking.store import Store
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -20,7 +21,7 @@ def endpoint(monkeypatch):
 
 def judge_of(url, guidelines="", **options):
     hint = "; what was judged is kept, the same command continues"
-    return Judge(endpoints.Endpoint(url, "m", keep_hint=hint, **options), guidelines)
+    return ModelAnnotator(endpoints.Endpoint(url, "m", keep_hint=hint, **options), guidelines)
 
 
 longer = lambda a, b: "A" if len(a) > len(b) else "B" if len(b) > len(a) else "tie"
@@ -70,11 +71,11 @@ def test_interrupted_work_continues_and_is_marked_as_a_models(endpoint, tmp_path
         row["responses"] = ["a", "aaa", "aa"]
     server = endpoint(longer, [200] * 13 + [401] * 20)
     with pytest.raises(InputError):
-        judge_all(Store(tmp_path / "s.sqlite", rows), judge_of(server.url, "", concurrency=1), None)
+        rank_items(Store(tmp_path / "s.sqlite", rows), judge_of(server.url, "", concurrency=1), None)
     store = Store(tmp_path / "s.sqlite", rows)
     assert len(store.judgements()) == 2
     again = endpoint(longer)
-    numbers = judge_all(store, judge_of(again.url, ""), (2.0, 10.0))
+    numbers = rank_items(store, judge_of(again.url, ""), (2.0, 10.0))
     assert len(again.requests) == 12 == numbers["judge_calls"]
     assert numbers["judge_dollars"] == pytest.approx((1200 * 2 + 240 * 10) / 1e6)
     rankings = to_rankings(store.judgements())

@@ -123,9 +123,9 @@ def test_the_recipe_takes_a_base_in_four_bits(base, tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(ROOT / "recipes")
     recipe = importlib.import_module("ppo")
-    looks = "llmrecipes.evaluation.watch:WatchArguments"
+    watch = "llmrecipes.evaluation.watch:WatchArguments"
     shared = RunArguments, DataArguments, PreviewArguments
-    types = "llmrecipes.ppo.config:PPOConfig", ModelArguments, recipe.RewardArguments, looks
+    types = "llmrecipes.ppo.config:PPOConfig", ModelArguments, recipe.RewardArguments, watch
     recipe.main(*parse(*shared, *types, argv=["--config", str(config)]))
     metrics = json.loads((tmp_path / "ppo" / "manifest.json").read_text())["metrics"]
     assert math.isfinite(metrics["train_loss"]) and metrics["kl"] != 0 and metrics["eval_kl"] != 0

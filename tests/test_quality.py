@@ -13,7 +13,7 @@ from llmrecipes.config import ModelArguments
 from llmrecipes.models import build_policy, load_reward_model, train_tokenizer
 from llmrecipes.ranking.quality import low_agreement, measure_quality, quality_page
 from llmrecipes.ranking.store import Store
-from llmrecipes.reward_models.scoring import doubts
+from llmrecipes.reward_models.scoring import uncertainty
 from llmrecipes.web import prepare_server
 
 ROOT = Path(__file__).parent.parent
@@ -97,7 +97,7 @@ def test_the_page_shows_names_as_text():
     )
 
 
-def test_a_models_doubt_is_highest_where_it_cannot_tell(tmp_path):
+def test_a_models_uncertainty_is_highest_where_it_cannot_tell(tmp_path):
     tokenizer = train_tokenizer(["The cat sat on the mat."] * 5, vocab_size=300, max_length=64)
     shape = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     shape |= {"intermediate_size": 32, "max_position_embeddings": 64, "initializer_range": 1.0}
@@ -105,7 +105,7 @@ def test_a_models_doubt_is_highest_where_it_cannot_tell(tmp_path):
     load_reward_model(ModelArguments(str(tmp_path)), tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     rows = [{"prompt": "The", "responses": ["cat", "cat"]}, {"prompt": "The", "responses": ["cat sat on", "mat the"]}]
-    same, different = doubts(rows, ModelArguments(model_name_or_path=str(tmp_path)))
+    same, different = uncertainty(rows, ModelArguments(model_name_or_path=str(tmp_path)))
     assert same == pytest.approx(0.25) and different < 0.25
 
 

@@ -19,8 +19,10 @@ from test_store import samples
 
 from llmrecipes.config import InputError
 from llmrecipes.ranking.annotators import _admin_page, check_settings
-from llmrecipes.ranking.page import LoginLimit, build_app
-from llmrecipes.ranking.store import Store, to_rankings
+from llmrecipes.ranking.items import to_rankings
+from llmrecipes.ranking.logins import LoginLimit
+from llmrecipes.ranking.page import build_app
+from llmrecipes.ranking.store import Store
 from llmrecipes.ranking.users import UsersFile, is_password, read_users, write_user
 
 ROOT = Path(__file__).parent.parent
@@ -208,7 +210,7 @@ def test_guessing_passwords_is_slowed_down(tmp_path, users):
 
 
 def test_an_address_told_by_a_trusted_proxy_counts_for_itself(tmp_path, users, monkeypatch):
-    monkeypatch.setattr("llmrecipes.ranking.page.is_password", lambda user, password: password == PASSWORD)
+    monkeypatch.setattr("llmrecipes.ranking.logins.is_password", lambda user, password: password == PASSWORD)
     app = build_app(Store(tmp_path / "s.sqlite", samples()), "", users=users, trusted_proxies=["10.0.0.0/8"])
     proxy, other = (TestClient(app, "http://127.0.0.1", client=(address, 1)) for address in ("10.0.0.7", "203.0.113.9"))
     forwarded = {"X-Forwarded-For": "198.51.100.1, 10.9.9.9"}
@@ -281,7 +283,9 @@ def test_of_gradios_routes_only_the_listed_ones_are_served(page):
     assert {path.rstrip("/") for path in served} <= {"", "/theme.css", "/favicon.ico", "/login"}
 
 
-def test_too_many_requests_are_told_to_wait(tmp_path):
+def test_too_many_requests_are_told_to_wait(tmp_path, monkeypatch):
+    # On a busy machine so many requests take longer than the window they are counted in.
+    monkeypatch.setattr("llmrecipes.ranking.logins.time", SimpleNamespace(monotonic=lambda: 0.0))
     client = client_for(Store(tmp_path / "s.sqlite", samples()))
     answers = [client.get("/api/item") for _ in range(310)]
     assert answers[-1].status_code == 429 and int(answers[-1].headers["retry-after"]) > 0 and answers[200].status_code == 200
@@ -295,7 +299,7 @@ def test_a_full_disk_is_told_to_the_page(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(store, "judge", full)
+    monkeypatch.setattr(store, "add_judgement", full)
     answer = rank(client)
     assert answer.status_code == 507 and "disk is full" in answer.json()["error"]
 

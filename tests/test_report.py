@@ -201,7 +201,7 @@ def test_loss_of_a_policy_has_no_perplexity(chain):
     assert "perplexity" not in write_report(chain, "chain", ["sft"]).read_text()
 
 
-def test_looks_show_abilities_with_intervals_and_answers_over_time(chain):
+def test_watch_shows_abilities_with_intervals_and_answers_over_time(chain):
     rows = [
         {"step": step, "answers": {HOSTILE[0]: f"{HOSTILE[1]} {step}"}, "scores": {"win_rate": score}}
         for step, value in ((0, 0.3), (10, 0.6), (20, 0.8))

@@ -1,5 +1,5 @@
-"""Every reader of a reward model (training, health check, evaluation, looks, ranking by doubt, PPO) reads the same tokens at
-the same place, whatever the pad token, a BOS token, or an answer that was cut."""
+"""Every reader of a reward model (training, health check, evaluation, watch, ranking by uncertainty, PPO) reads the same
+tokens at the same place, whatever the pad token, a BOS token, or an answer that was cut."""
 
 import ppo_toys as toys
 import pytest
@@ -12,11 +12,11 @@ from trl import RewardConfig
 
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.evaluation.behaviours import judge_answers
-from llmrecipes.evaluation.looks import RewardLooks
+from llmrecipes.evaluation.comparisons import RewardComparison
 from llmrecipes.formats import rankings_to_pairs
 from llmrecipes.ppo.rewards import Rewards
 from llmrecipes.reward_models.health import HealthArguments, check_health, check_saved_model
-from llmrecipes.reward_models.scoring import RewardJudge, check_reward_path, doubts, reward_model_tokens
+from llmrecipes.reward_models.scoring import RewardScorer, check_reward_path, reward_model_tokens, uncertainty
 from llmrecipes.training import RewardTrainer, pair_columns
 
 TEXT = ("w1 w2 ", ["w3 w4", "w5 w6 w7"])
@@ -80,7 +80,7 @@ def training(path, own, rows: list[dict], tmp_path, **kwargs) -> list[float]:
 @pytest.mark.parametrize(("prompt", "texts"), [TEXT, CHAT], ids=["text", "chat"])
 def test_all_readers_give_one_score(folder, tmp_path, prompt, texts, finished):
     path, own = folder
-    judge = RewardJudge(ModelArguments(), str(path), torch.device("cpu"))
+    judge = RewardScorer(ModelArguments(), str(path), torch.device("cpu"))
     model, rows = judge.model, [{"prompt": prompt}] * 2
     side = lambda text: text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
     pair = {"prompt": prompt, "chosen": side(texts[0]), "rejected": side(texts[1])}
@@ -100,13 +100,13 @@ def test_all_readers_give_one_score(folder, tmp_path, prompt, texts, finished):
     readers = {
         "PPO": Rewards(model, own, own, None).score(columns, answer_ids, list(finished), 2)[:, 0].tolist(),
         "evaluation": [parts["reward"] for parts in judge_answers(rows, texts, None, None, judge, 2, list(finished))],
-        "looks": RewardLooks(str(path)).keep(rows, texts, list(finished), torch.device("cpu")),
+        "watch": RewardComparison(str(path)).keep(rows, texts, list(finished), torch.device("cpu")),
         "training": training(path, own, [pair] * 2, tmp_path),
     }
     for name, scores in readers.items():
         assert scores == pytest.approx(expected, abs=1e-5), name
-    doubt = doubts([{"prompt": prompt, "responses": texts, "finish_reasons": reasons}], ModelArguments(str(path)))
-    assert doubt[0] == pytest.approx((p * (1 - p)).item(), abs=1e-5)
+    unsure = uncertainty([{"prompt": prompt, "responses": texts, "finish_reasons": reasons}], ModelArguments(str(path)))
+    assert unsure[0] == pytest.approx((p * (1 - p)).item(), abs=1e-5)
     health = check_health(model, own, {"test": [pair]}, HealthArguments())
     assert [health["scores"][name]["mean"] for name in ("chosen", "rejected")] == pytest.approx(expected, abs=1e-5)
 
@@ -148,8 +148,8 @@ def test_what_is_no_reward_model_is_refused_before_it_is_loaded(tmp_path):
         sample = {"prompt": "w1", "responses": ["w2", "w3"]}
         for read in (
             lambda path=path: check_reward_path(path),
-            lambda path=path, source=source: RewardJudge(source, path),
-            lambda path=path, sample=sample: doubts([sample], ModelArguments(path)),
+            lambda path=path, source=source: RewardScorer(source, path),
+            lambda path=path, sample=sample: uncertainty([sample], ModelArguments(path)),
             lambda path=path, source=source: check_saved_model(path, {}, HealthArguments(), source, None, None),
         ):
             with pytest.raises(InputError, match=message):

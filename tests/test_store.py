@@ -14,7 +14,8 @@ import pytest
 
 from llmrecipes.config import InputError
 from llmrecipes.ranking import store as store_module
-from llmrecipes.ranking.store import Store, check_items, to_rankings
+from llmrecipes.ranking.items import check_items, to_rankings
+from llmrecipes.ranking.store import Store
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,7 +37,7 @@ def judge(store, who, ranking=None, **more):
     position = store.current(who)
     shown = store.shown(who, position)
     ranking = ranking or [[i] for i in range(len(shown["answers"]))]
-    store.judge(who, position, f"{who}-{position}-{time.time_ns()}", "rank", ranking=ranking, seconds=5, **more)
+    store.add_judgement(who, position, f"{who}-{position}-{time.time_ns()}", "rank", ranking=ranking, seconds=5, **more)
     return position, shown
 
 
@@ -69,7 +70,7 @@ def test_undo_and_correction_are_rows_of_their_own(tmp_path):
     assert store.judgements() == [] and store.current("ann") == 1
     assert store.undo("ann", "undo-0002") is None
     judge(store, "ann", [[2], [1], [0]])
-    store.judge("ann", 1, "corrected", "rank", ranking=[[1], [0, 2]])
+    store.add_judgement("ann", 1, "corrected", "rank", ranking=[[1], [0, 2]])
     (row,) = store.judgements()
     assert row["ranking"][0] == [row["order_shown"][1]] and store.count() == 4
     with pytest.raises(sqlite3.IntegrityError, match="only grow"):
@@ -81,11 +82,11 @@ def test_undo_and_correction_are_rows_of_their_own(tmp_path):
 def test_the_same_id_twice_is_one_judgement(tmp_path):
     store = Store(tmp_path / "s.sqlite", samples())
     store.current("ann")
-    numbers = {store.judge("ann", 1, "same-id-1", "rank", ranking=[[0], [1], [2]]) for _ in range(3)}
+    numbers = {store.add_judgement("ann", 1, "same-id-1", "rank", ranking=[[0], [1], [2]]) for _ in range(3)}
     assert numbers == {1} and store.count() == 1
     store.current("bob")
     with pytest.raises(InputError, match="used already"):
-        store.judge("bob", 1, "same-id-1", "rank", ranking=[[0], [1], [2]])
+        store.add_judgement("bob", 1, "same-id-1", "rank", ranking=[[0], [1], [2]])
 
 
 def test_undo_reaches_back_over_items_and_a_repeated_request_undoes_once(tmp_path):
@@ -115,7 +116,7 @@ def test_a_skipped_item_goes_to_somebody_else_and_a_forgotten_one_too(tmp_path, 
     store = Store(tmp_path / "s.sqlite", samples(1))
     store.current("ann")
     assert store.current("bob") is None
-    store.judge("ann", 1, "skip-0001", "skip")
+    store.add_judgement("ann", 1, "skip-0001", "skip")
     assert store.progress("ann")["skipped"] == [1] and store.current("ann") is None and store.current("bob") == 1
     other = Store(tmp_path / "t.sqlite", samples(1))
     other.current("ann")
@@ -183,7 +184,7 @@ def test_a_broken_ranking_is_refused_and_nothing_is_written(tmp_path, ranking):
     store = Store(tmp_path / "s.sqlite", samples())
     store.current("ann")
     with pytest.raises(InputError):
-        store.judge("ann", 1, "id-00001", "rank", ranking=ranking)
+        store.add_judgement("ann", 1, "id-00001", "rank", ranking=ranking)
     assert store.count() == 0
 
 
@@ -215,7 +216,7 @@ def test_a_full_disk_is_an_error_and_what_was_saved_stays(tmp_path):
     store._db.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(sqlite3.OperationalError, match="full"):
         for n in range(500):
-            store.judge("ann", 2, f"full-{n:05}", "rank", ranking=[[0], [1], [2]], note="x" * 1000)
+            store.add_judgement("ann", 2, f"full-{n:05}", "rank", ranking=[[0], [1], [2]], note="x" * 1000)
     kept = store.count()
     store.close()
     assert Store(tmp_path / "s.sqlite", samples()).count() == kept >= 1
@@ -226,7 +227,7 @@ def test_a_kill_loses_nothing_confirmed(tmp_path):
         "import sys\nfrom llmrecipes.ranking.store import Store\nfrom tests.test_store import samples\n"
         "store = Store(sys.argv[1], samples(500))\n"
         "for n in range(500):\n"
-        "    store.judge('ann', store.current('ann'), f'{n:08}', 'rank', ranking=[[0], [1], [2]])\n"
+        "    store.add_judgement('ann', store.current('ann'), f'{n:08}', 'rank', ranking=[[0], [1], [2]])\n"
         "    print(n, flush=True)\n"
     )
     process = subprocess.Popen(

@@ -12,12 +12,11 @@ from transformers import Trainer, TrainingArguments
 
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.models import build_policy, load_policy, train_tokenizer
+from llmrecipes.muon import MuonAdamW, build_muon
 from llmrecipes.parsing import parse
 from llmrecipes.training import (
-    MuonAdamW,
     SFTTrainer,
     build_blocks,
-    build_muon,
     collate_blocks,
     language_metrics,
 )
@@ -249,8 +248,8 @@ def run_recipe(stage, config, folder, output_dir, rows, *options, weight_pairs=F
         run, data, preview, *rest = parse(*shared, health, config, ModelArguments, argv=argv)
         recipe["main"](run, data, preview, recipe["RewardArguments"](weight_pairs), *rest)
     else:
-        looks = "llmrecipes.evaluation.watch:WatchArguments"
-        recipe["main"](*parse(*shared, config, ModelArguments, looks, argv=argv))
+        watch = "llmrecipes.evaluation.watch:WatchArguments"
+        recipe["main"](*parse(*shared, config, ModelArguments, watch, argv=argv))
     return json.loads((output_dir / "manifest.json").read_text())["metrics"]
 
 

@@ -1,4 +1,4 @@
-"""Looking at a model while it learns changes nothing of what it learns, costs what is allowed, survives a resume."""
+"""Watching a model while it trains changes nothing of what it learns, costs what is allowed, survives a resume."""
 
 import json
 from types import SimpleNamespace
@@ -11,8 +11,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import llmrecipes.evaluation.watch as watch_module
 from llmrecipes.config import InputError
-from llmrecipes.evaluation.looks import RewardLooks
-from llmrecipes.evaluation.watch import WatchArguments, watch
+from llmrecipes.evaluation.comparisons import RewardComparison
+from llmrecipes.evaluation.watch import WatchArguments, add_watch, load_watch
 from llmrecipes.models import build_policy, train_tokenizer
 from llmrecipes.training import collate_blocks
 
@@ -23,7 +23,7 @@ QUESTIONS = {"path": "tinytown", "name": "questions", "split": "test", "max_rows
 NOBODY = "http://127.0.0.1:9/v1"
 
 
-def train(tmp_path, name, looks, max_steps=6, resume=None, chat=True, callbacks=None):
+def train(tmp_path, name, asked, max_steps=6, resume=None, chat=True, callbacks=None):
     tokenizer = train_tokenizer(["The cat sat on the mat."] * 5, vocab_size=300, max_length=128)
     torch.manual_seed(0)
     model = build_policy(SHAPE | {"attention_dropout": 0.1}, tokenizer)
@@ -36,14 +36,14 @@ def train(tmp_path, name, looks, max_steps=6, resume=None, chat=True, callbacks=
         model=model, args=args, train_dataset=rows, data_collator=collate_blocks, processing_class=tokenizer,
         callbacks=callbacks,
     )  # fmt: skip
-    watch(trainer, looks, tokenizer, chat)
+    add_watch(trainer, load_watch(asked), tokenizer, chat)
     trainer.train(resume_from_checkpoint=resume)
     file = tmp_path / name / "watch.jsonl"
     found = [json.loads(line) for line in file.open()] if file.exists() else []
     return trainer, found
 
 
-def looks(**changes):
+def watching(**changes):
     asked = {"watch_steps": 2, "watch_prompts": ["The cat"], "watch_max_new_tokens": 4, "watch_share": 1.0}
     return WatchArguments(**asked | changes)
 
@@ -75,10 +75,10 @@ def test_what_is_learned_is_the_same_bit_for_bit(tmp_path, judge, reward_model, 
     judges = {
         "golds": {"watch_rule": f"{__name__}:count_letters"},
         "rewards": {"watch_reward_model": reward_model},
-        "texts": {"watch_judge_url": serve(pair_reply(lambda a, b: "A" if a < b else "B")).url, "watch_judge_model": "m"},
+        "texts": {"judge_url": serve(pair_reply(lambda a, b: "A" if a < b else "B")).url, "judge_model": "m"},
     }
     asked = {"watch_questions": QUESTIONS} | judges[judge]
-    watched, rows = train(tmp_path, "watched", looks(watch_tasks=["tinytown_grammar"], watch_items=4, **asked))
+    watched, rows = train(tmp_path, "watched", watching(watch_tasks=["tinytown_grammar"], watch_items=4, **asked))
     assert nothing == [] and [row["step"] for row in rows] == [0, 2, 4, 6]
     for row in rows:
         pairs = list(zip(row[judge], rows[0][judge], strict=True))
@@ -93,17 +93,17 @@ def test_what_is_learned_is_the_same_bit_for_bit(tmp_path, judge, reward_model, 
     assert watched.model.training == plain.model.training
 
 
-def test_looks_beyond_the_share_of_time_are_left_out(tmp_path, capsys):
-    _, rows = train(tmp_path, "capped", looks(watch_share=0.0))
-    assert [row["step"] for row in rows] == [0] and "3 looks left out" in capsys.readouterr().out
+def test_rows_beyond_the_share_of_time_are_left_out(tmp_path, capsys):
+    _, rows = train(tmp_path, "capped", watching(watch_share=0.0))
+    assert [row["step"] for row in rows] == [0] and "left out 3 times" in capsys.readouterr().out
 
 
 def test_a_resumed_run_has_each_step_once(tmp_path):
-    train(tmp_path, "run", looks(watch_steps=1), max_steps=5)
+    train(tmp_path, "run", watching(watch_steps=1), max_steps=5)
     file = tmp_path / "run" / "watch.jsonl"
     odd = file.read_text().replace("The cat", "The\u2028cat", 1)  # what str.splitlines takes for the end of a line
     file.write_text(odd + '{"step": 6, "answers": {"The cat": "')
-    _, rows = train(tmp_path, "run", looks(watch_steps=1), resume=str(tmp_path / "run" / "checkpoint-3"))
+    _, rows = train(tmp_path, "run", watching(watch_steps=1), resume=str(tmp_path / "run" / "checkpoint-3"))
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5, 6]
     assert set(rows[0]["answers"]) == {"The\u2028cat"}
 
@@ -115,29 +115,30 @@ def test_scores_reach_trackers_and_take_no_line_from_them(tmp_path):
         def on_log(self, args, state, control, logs=None, **kwargs):
             self.lines.append((state.global_step, "loss" in logs, "watch/tinytown_grammar" in logs))
 
-    train(tmp_path, "tracked", looks(watch_steps=3, watch_tasks=["tinytown_grammar"], watch_items=4), callbacks=[Tracker()])
+    asked = watching(watch_steps=3, watch_tasks=["tinytown_grammar"], watch_items=4)
+    train(tmp_path, "tracked", asked, callbacks=[Tracker()])
     looked = [step for step, _, has_score in Tracker.lines if has_score]
     assert looked == [0, 3, 6] and [step for step, has_loss, _ in Tracker.lines if has_loss] == [1, 2, 3, 4, 5, 6]
 
 
-def test_win_rate_is_over_the_first_look_also_after_a_resume(tmp_path, monkeypatch):
+def test_win_rate_is_over_the_step_0_also_after_a_resume(tmp_path, monkeypatch):
     said = iter([["bad"] * 6, ["bad"] * 3 + ["good"] * 3, ["good"] * 6])  # at steps 0 and 3, and after the resume
     monkeypatch.setattr(watch_module, "answer", lambda model, tokenizer, prompts, **options: (None, None, next(said)))
-    asked = looks(watch_steps=3, watch_prompts=[], watch_questions=QUESTIONS, watch_rule=f"{__name__}:is_good")
+    asked = watching(watch_steps=3, watch_prompts=[], watch_questions=QUESTIONS, watch_rule=f"{__name__}:is_good")
     train(tmp_path, "run", asked, max_steps=4)
     _, rows = train(tmp_path, "run", asked, resume=str(tmp_path / "run" / "checkpoint-3"))
     assert [(row["step"], row["scores"]["win_rate"]["value"]) for row in rows] == [(0, 0.5), (3, 0.75), (6, 1.0)]
     assert rows[1]["golds"] == [0.0] * 3 + [1.0] * 3 and rows[1]["scores"]["win_rate"]["n"] == 6
 
 
-def test_win_rate_by_a_judge_is_over_the_first_looks_answers_also_after_a_resume(tmp_path, monkeypatch, serve, capsys):
+def test_win_rate_by_a_judge_is_over_the_answers_of_step_0_also_after_a_resume(tmp_path, monkeypatch, serve, capsys):
     said = iter([["bad"] * 6, ["bad"] * 3 + ["good"] * 3, ["good"] * 6])
     monkeypatch.setattr(watch_module, "answer", lambda model, tokenizer, prompts, **options: (None, None, next(said)))
     server = serve(pair_reply(lambda a, b: "A" if a == "good" else "B"))
     (tmp_path / "ours.md").write_text("Better is what is good.")
-    judge = {"watch_judge_url": server.url, "watch_judge_model": "m", "watch_judge_price": [1e6, 0.0],
-             "watch_judge_guidelines": str(tmp_path / "ours.md")}  # fmt: skip
-    asked = lambda: looks(watch_steps=3, watch_prompts=[], watch_questions=QUESTIONS, **judge)
+    judge = {"judge_url": server.url, "judge_model": "m", "judge_price": [1e6, 0.0],
+             "judge_guidelines": str(tmp_path / "ours.md")}  # fmt: skip
+    asked = lambda: watching(watch_steps=3, watch_prompts=[], watch_questions=QUESTIONS, **judge)
     train(tmp_path, "run", asked(), max_steps=4)
     # Once whether it is there, then three pairs in two orders.
     shown = capsys.readouterr().out
@@ -150,16 +151,16 @@ def test_win_rate_by_a_judge_is_over_the_first_looks_answers_also_after_a_resume
 
 def test_a_judge_that_is_away_costs_a_win_rate_and_not_the_training(tmp_path, serve, capsys):
     server = serve(lambda question: "A", [200] + [500] * 6 * 24 + [200] * 99)
-    judge = {"watch_judge_url": server.url, "watch_judge_model": "m", "watch_temperature": 0.0}
-    trainer, rows = train(tmp_path, "run", looks(watch_prompts=[], watch_steps=3, watch_questions=QUESTIONS, **judge))
+    judge = {"judge_url": server.url, "judge_model": "m", "watch_temperature": 0.0}
+    trainer, rows = train(tmp_path, "run", watching(watch_prompts=[], watch_steps=3, watch_questions=QUESTIONS, **judge))
     assert trainer.state.global_step == 6 and [row["step"] for row in rows] == [0, 3, 6]
     assert "win_rate" in rows[0]["scores"] and "win_rate" not in rows[1]["scores"]
-    assert "watch: no win rate at step 3: watch_judge_url: " in capsys.readouterr().out
+    assert "watch: no win rate at step 3: judge_url: " in capsys.readouterr().out
 
 
 def test_loading_a_reward_model_draws_no_number(reward_model):
     before = torch.get_rng_state()
-    RewardLooks(reward_model)
+    RewardComparison(reward_model)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -179,19 +180,19 @@ def test_a_base_model_continues_the_prompt_and_a_chat_model_is_asked(tmp_path, m
         return None, None, [""] * len(prompts)
 
     monkeypatch.setattr(watch_module, "answer", answer)
-    train(tmp_path, "base", looks(watch_steps=6), chat=False)
-    train(tmp_path, "chat", looks(watch_steps=6), chat=True)
+    train(tmp_path, "base", watching(watch_steps=6), chat=False)
+    train(tmp_path, "chat", watching(watch_steps=6), chat=True)
     assert asked == ["The cat"] * 2 + [[{"role": "user", "content": "The cat"}]] * 2
 
 
 @pytest.mark.parametrize(("kind", "flag"), [(DistributedType.FSDP, False), (DistributedType.DEEPSPEED, False),
                                             (DistributedType.MULTI_GPU, True)])  # fmt: skip
-def test_sharded_models_are_not_looked_at_and_it_says_so(kind, flag, capsys):
+def test_sharded_models_are_not_watched_and_it_says_so(kind, flag, capsys):
     """Accelerate's own YAML shards without a word in TrainingArguments; one process alone would then wait for ever."""
     added = []
     trainer = SimpleNamespace(accelerator=SimpleNamespace(distributed_type=kind), is_fsdp_enabled=flag,
                               is_world_process_zero=lambda: True, add_callback=added.append)  # fmt: skip
-    watch(trainer, looks(), None)
+    add_watch(trainer, load_watch(watching()), None)
     assert not added and "watch: left out under" in capsys.readouterr().out
 
 
@@ -202,18 +203,18 @@ def test_sharded_models_are_not_looked_at_and_it_says_so(kind, flag, capsys):
      ({"watch_rule": "json:loads"}, "watch_questions goes together with one of"),
      ({"watch_questions": QUESTIONS, "watch_rule": "json:loads", "watch_reward_model": "x"},
       "given: watch_rule, watch_reward_model"),
-     ({"watch_questions": QUESTIONS, "watch_judge_url": NOBODY}, "watch_judge_url and watch_judge_model go together"),
-     ({"watch_questions": QUESTIONS, "watch_judge_url": NOBODY, "watch_judge_model": "m"}, "^watch_judge_url: http"),
-     ({"watch_questions": QUESTIONS, "watch_judge_url": NOBODY, "watch_judge_model": "m", "watch_judge_price": [1.0]},
-      "watch_judge_price: give two"),
-     ({"watch_questions": QUESTIONS, "watch_judge_url": NOBODY, "watch_judge_model": "m", "watch_judge_guidelines": "no.md"},
-      "watch_judge_guidelines: no.md does not exist"),
+     ({"watch_questions": QUESTIONS, "judge_url": NOBODY}, "judge_url and judge_model go together"),
+     ({"watch_questions": QUESTIONS, "judge_url": NOBODY, "judge_model": "m"}, "^judge_url: http"),
+     ({"watch_questions": QUESTIONS, "judge_url": NOBODY, "judge_model": "m", "judge_price": [1.0]},
+      "judge_price: give two"),
+     ({"watch_questions": QUESTIONS, "judge_url": NOBODY, "judge_model": "m", "judge_guidelines": "no.md"},
+      "judge_guidelines: no.md does not exist"),
      ({"watch_questions": QUESTIONS, "watch_reward_model": "./none"}, "watch_reward_model: ./none cannot be read"),
      ({"watch_questions": {"pat": "x"}, "watch_rule": "json:loads"}, "unknown key `pat`"),
      ({"watch_questions": QUESTIONS, "watch_rule": "json:none"}, "watch_rule: cannot load"),
      ({"watch_items": 0}, "watch_items"), ({"watch_temperature": -1.0}, "watch_temperature: -1"),
-     ({"watch_prompts": []}, "nothing to look at")],
+     ({"watch_prompts": []}, "nothing to watch")],
 )  # fmt: skip
-def test_what_cannot_be_watched_is_one_line_when_the_arguments_are_read(wrong, line, serve):
+def test_what_cannot_be_watched_is_one_line_before_a_model_is_loaded(wrong, line, serve):
     with pytest.raises(InputError, match=line):
-        looks(**wrong)
+        load_watch(watching(**wrong))

@@ -236,7 +236,7 @@ watch_steps: -1 | must be at least 0
 watch_share: 2 | must lie from 0 to 1
 watch_reward_model: {policy} | is a language model
 watch_rule: gold_score | names no function
-watch_judge_url: localhost:8000 | is no address
+judge_url: localhost:8000 | is no address
 kl_coef: 0.1 | unknown key `kl_coef`
 """,
     "dpo": """

@@ -203,14 +203,14 @@ def _lineage(config: dict) -> list[str]:
 
 
 def _answers(folder: Path) -> list[str]:
-    """One answer of the model: of the last evaluation or rollout that kept its responses, else of its last look."""
+    """One answer of the model: of the last evaluation or rollout that kept its responses, else of watch.jsonl's end."""
     files = sorted((folder / "completions").glob("*.jsonl"), key=lambda file: (file.name != "train.jsonl", file.name))
     rows = read_growing(files[-1]) if files else []
     if rows:  # an evaluation's rows are alike, a training's newest one is its last
         row = rows[-1] if files[-1].name == "train.jsonl" else rows[0]
         return _quoted(prompt_text(row["prompt"]), row["completion"])
-    looks = read_growing(folder / "watch.jsonl")
-    said = list(looks[-1].get("answers", {}).items()) if looks else []
+    watched = read_growing(folder / "watch.jsonl")
+    said = list(watched[-1].get("answers", {}).items()) if watched else []
     return _quoted(*said[0]) if said else []
 
 

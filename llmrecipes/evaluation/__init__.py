@@ -33,7 +33,7 @@ from llmrecipes.judging.pairwise import PairJudge, read_guidelines
 from llmrecipes.measures import EVALUATION
 from llmrecipes.models import load_policy, load_tokenizer, read_config, require_folder
 from llmrecipes.processes import device, once, share
-from llmrecipes.reward_models.scoring import RewardJudge, check_reward_path
+from llmrecipes.reward_models.scoring import RewardScorer, check_reward_path
 
 
 @dataclass
@@ -115,7 +115,7 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
         (model -> list).
     """
     if parts.questions and args.reward_model_name_or_path:
-        parts.reward = RewardJudge(model_args, args.reward_model_name_or_path)
+        parts.reward = RewardScorer(model_args, args.reward_model_name_or_path)
     scores, greedy, sampled, hits = {}, {}, {}, {}
     # First the baseline, which the others are compared with.
     names = sorted(args.models, key=lambda name: name != args.baseline)

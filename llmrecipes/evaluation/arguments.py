@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 
 from llmrecipes.config import InputError
+from llmrecipes.judging.arguments import JudgeArguments
 
 
 @dataclass
-class EvaluateArguments:
+class EvaluateArguments(JudgeArguments):
     """Which models are compared, on what, and by whose judgement."""
 
     output_dir: str = field(default="", metadata={"help": "Where metrics.json and answers.jsonl go."})
@@ -24,13 +25,6 @@ class EvaluateArguments:
     )
     task_limit: int | None = field(default=None, metadata={"help": "Items a task, the first ones; all by default."})
     judge: str | None = field(default=None, metadata={"help": "module:function (row, answer) -> named parts, or `llm`."})
-    judge_url: str | None = field(default=None, metadata={"help": "Of `llm`: OpenAI-compatible endpoint, ends in /v1."})
-    judge_model: str | None = field(default=None, metadata={"help": "Its name there."})
-    judge_key_variable: str = field(default="OPENAI_API_KEY", metadata={"help": "Environment variable with its key."})
-    judge_concurrency: int = field(default=4, metadata={"help": "Questions asked at once."})
-    judge_price: list[float] = field(
-        default_factory=list, metadata={"help": "Dollars for a million prompt tokens and for a million answered ones."}
-    )
     judge_pairs: bool = field(
         default=True, metadata={"help": "Of `llm`: ask too whose answer is better, the model's or the baseline's."}
     )

@@ -1,4 +1,4 @@
-"""What a model says and can do while it learns: a Trainer callback that asks fixed prompts and scores small tasks.
+"""What a model says and can do while it trains: a Trainer callback that samples answers and scores small tasks.
 
 Off unless `watch_steps` is set. Its answers are greedy or drawn by a generator of its own and its tasks draw nothing, so
 that training takes the same course with and without it; its cost is capped at `watch_share` of the wall time.
@@ -18,8 +18,9 @@ from llmrecipes.data import load_rows
 from llmrecipes.durable import cut_back
 from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
 from llmrecipes.evaluation.behaviours import answer, whole_answers
-from llmrecipes.evaluation.looks import JudgeLooks, RewardLooks, RuleLooks
-from llmrecipes.judging.endpoint import Endpoint, check_price
+from llmrecipes.evaluation.comparisons import JudgeComparison, RewardComparison, RuleComparison
+from llmrecipes.judging.arguments import JudgeArguments
+from llmrecipes.judging.endpoint import Endpoint, check_judge, open_endpoint
 from llmrecipes.judging.pairwise import check_guidelines
 from llmrecipes.reward_models.scoring import check_reward_path
 
@@ -27,28 +28,24 @@ FILE = "watch.jsonl"
 
 
 @dataclass
-class WatchArguments:
+class WatchArguments(JudgeArguments):
     watch_steps: int = field(
-        default=0, metadata={"help": "Look every so many optimizer steps, and once before the first; 0: never."}
+        default=0, metadata={"help": "Sample and score every so many optimizer steps, and before the first; 0: never."}
     )
     watch_prompts: list[str] = field(default_factory=list, metadata={"help": "What the model is asked each time."})
     watch_tasks: list[str] = field(default_factory=list, metadata={"help": "lm-eval tasks that are scored each time."})
     watch_tasks_path: str = field(default="configs/tasks", metadata={"help": "Folder of the tasks' YAML files."})
     watch_questions: dict | None = field(
         default=None,
-        metadata={"help": "A source {path, split, max_rows, ...} of questions, for the win rate over the first look."},
+        metadata={"help": "A source {path, split, max_rows, ...} of questions, for the win rate over step 0."},
     )
     watch_rule: str | None = field(
         default=None, metadata={"help": "Who says which answer is better: module:function (row, answer) -> score,"}
     )
-    watch_reward_model: str | None = field(default=None, metadata={"help": "or a reward model's folder or Hub id,"})
-    watch_judge_url: str | None = field(default=None, metadata={"help": "or a model at an OpenAI-compatible endpoint."})
-    watch_judge_model: str | None = field(default=None, metadata={"help": "Its name there."})
-    watch_judge_key_variable: str = field(default="OPENAI_API_KEY", metadata={"help": "Environment variable with its key."})
-    watch_judge_price: list[float] = field(
-        default_factory=list, metadata={"help": "Dollars for a million prompt tokens and for a million answered ones."}
+    watch_reward_model: str | None = field(
+        default=None, metadata={"help": "or a reward model's folder or Hub id; or judge_url and judge_model."}
     )
-    watch_judge_guidelines: str | None = field(default=None, metadata={"help": "Markdown it judges by; default: ours."})
+    judge_guidelines: str | None = field(default=None, metadata={"help": "Markdown it judges by; default: ours."})
     watch_temperature: float = field(
         default=1.0, metadata={"help": "Of the answers to watch_questions, drawn with the same seed each time; 0: greedy."}
     )
@@ -56,7 +53,7 @@ class WatchArguments:
     watch_max_new_tokens: int = field(default=32, metadata={"help": "Longest answer."})
     watch_share: float = field(
         default=0.05,
-        metadata={"help": "Largest share of the wall time, the first look apart; looks beyond are left out; 1: none is."},
+        metadata={"help": "Largest share of the wall time, step 0 apart; what goes beyond it is left out; 1: nothing is."},
     )
 
     def __post_init__(self):
@@ -69,84 +66,105 @@ class WatchArguments:
         if not 0 <= self.watch_share <= 1:
             raise InputError(f"watch_share: {self.watch_share} is no share; give a number from 0 to 1")
         if not (self.watch_prompts or self.watch_tasks or self.watch_questions):
-            raise InputError("watch_steps: there is nothing to look at; give watch_prompts, watch_tasks or watch_questions")
-        if bool(self.watch_judge_url) != bool(self.watch_judge_model):
-            raise InputError("watch_judge_url and watch_judge_model go together: an endpoint and a model's name there")
-        given = [key for key in ("watch_rule", "watch_reward_model", "watch_judge_url") if getattr(self, key)]
+            raise InputError("watch_steps: there is nothing to watch; give watch_prompts, watch_tasks or watch_questions")
+        if bool(self.judge_url) != bool(self.judge_model):
+            raise InputError("judge_url and judge_model go together: an endpoint and a model's name there")
+        given = [key for key in ("watch_rule", "watch_reward_model", "judge_url") if getattr(self, key)]
         if len(given) != bool(self.watch_questions):
             raise InputError(
-                "watch_questions goes together with one of watch_rule, watch_reward_model and watch_judge_url, which says "
+                "watch_questions goes together with one of watch_rule, watch_reward_model and judge_url, which says "
                 f"what answers to them are better; given: {', '.join(given) or 'none'} (an empty value takes one back)"
             )
-        # Here rather than at the first look: what is not there is said before any model is loaded.
-        datasets.disable_progress_bars()
-        self.tasks = load_tasks(self.watch_tasks, self.watch_tasks_path) if self.watch_tasks else None
-        self.rule = load_function(self.watch_rule, "watch_rule") if self.watch_rule else None
-        if self.watch_reward_model:
-            check_reward_path(self.watch_reward_model, "watch_reward_model")
-        self.questions = []
-        if self.watch_questions:
-            source = DataArguments(datasets=[self.watch_questions]).datasets[0]
-            self.questions = list(load_rows(source, seed=0, shapes=("prompt",)))
-        self.endpoint = None
-        if self.watch_judge_url:
-            check_price(self.watch_judge_price, "watch_judge_price")
-            check_guidelines(self.watch_judge_guidelines, "watch_judge_guidelines")
-            of_judge = (self.watch_judge_url, self.watch_judge_model, self.watch_judge_key_variable)
-            self.endpoint = Endpoint(*of_judge, key="watch_judge_url")
-            self.endpoint.check()
 
-    def load_looks(self) -> RuleLooks | RewardLooks | JudgeLooks | None:
-        """Who compares the answers to watch_questions; a reward model is loaded here."""
-        if self.watch_reward_model:
-            return RewardLooks(self.watch_reward_model)
+
+@dataclass
+class Watched:
+    """What `load_watch` found: tasks of lm-eval, questions, and by what their answers are compared."""
+
+    args: WatchArguments
+    tasks: dict | None = None
+    questions: list[dict] = field(default_factory=list)
+    rule: object = None
+    endpoint: Endpoint | None = None
+
+    def load_comparison(self) -> RuleComparison | RewardComparison | JudgeComparison | None:
+        """Who compares the answers to the questions; a reward model is loaded here."""
+        if self.args.watch_reward_model:
+            return RewardComparison(self.args.watch_reward_model)
         if self.endpoint:
-            return JudgeLooks(self.endpoint, self.watch_judge_guidelines)
-        return RuleLooks(self.rule) if self.rule else None
+            return JudgeComparison(self.endpoint, self.args.judge_guidelines)
+        return RuleComparison(self.rule) if self.rule else None
+
+
+def load_watch(args: WatchArguments) -> Watched | None:
+    """What `args` ask for, to be called before any model is loaded; None where `watch_steps` is 0.
+
+    Raises:
+        InputError: a task, function, source or reward model is not there, or the endpoint does not answer.
+    """
+    if not args.watch_steps:
+        return None
+    datasets.disable_progress_bars()
+    watched = Watched(args)
+    if args.watch_tasks:
+        watched.tasks = load_tasks(args.watch_tasks, args.watch_tasks_path)
+    if args.watch_rule:
+        watched.rule = load_function(args.watch_rule, "watch_rule")
+    if args.watch_reward_model:
+        check_reward_path(args.watch_reward_model, "watch_reward_model")
+    if args.watch_questions:
+        source = DataArguments(datasets=[args.watch_questions]).datasets[0]
+        watched.questions = list(load_rows(source, seed=0, shapes=("prompt",)))
+    if args.judge_url:
+        check_judge(args, "`watch_questions`")
+        check_guidelines(args.judge_guidelines, "judge_guidelines")
+        watched.endpoint = open_endpoint(args)
+        watched.endpoint.check()
+    return watched
 
 
 class Watch(TrainerCallback):
-    """Writes output_dir/watch.jsonl, a row a look: step, answers ({prompt: answer}), scores ({task: Estimate}), seconds.
+    """Writes output_dir/watch.jsonl, a row each time: step, answers ({prompt: answer}), scores ({task: Estimate}), seconds.
 
-    With questions the scores hold `win_rate`, the share of them that the model answers better than at the first look, ties
-    half; `golds` (a rule's), `rewards` (a reward model's scores) or `texts` (for a judge model) are what it is measured by.
-    Scores also go into the trainer's history and trackers (watch/TASK). The first look, which says what one costs, is always
-    taken and does not count.
+    With questions the scores hold `win_rate`, the share of them that the model answers better than at step 0, ties half;
+    `golds` (a rule's), `rewards` (a reward model's scores) or `texts` (for a judge model) are what it is measured by. Scores
+    also go into the trainer's history and trackers (watch/TASK). Step 0, which says what a row costs, is always taken and
+    does not count.
 
     chat: prompts are asked as a user's turn; otherwise they are text to be continued, as for a base model.
     """
 
-    def __init__(self, args: WatchArguments, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, chat: bool):
-        self.args, self.trainer, self.tokenizer = args, trainer, tokenizer
+    def __init__(self, watched: Watched, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, chat: bool):
+        self.watched, self.args, self.trainer, self.tokenizer = watched, watched.args, trainer, tokenizer
         self.file = Path(trainer.args.output_dir) / FILE
         self.chat = chat and bool(tokenizer.chat_template)
         self.spent, self.last = 0.0, None
         self.left_out = 0
-        self.looks = args.load_looks() if trainer.is_world_process_zero() else None
-        self.first: list = []  # what is kept of the first look
+        self.comparison = watched.load_comparison() if trainer.is_world_process_zero() else None
+        self.first: list = []  # what is kept of step 0
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.started = time.monotonic()
-        if state.is_world_process_zero:  # a resumed run looks again at what came after its checkpoint
+        if state.is_world_process_zero:  # a resumed run does again what came after its checkpoint
             kept = cut_back(self.file, state.global_step)
-            if self.looks:
-                known = [row.get(self.looks.name, []) for row in kept]
-                self.first = next((first for first in known if len(first) == len(self.args.questions)), [])
+            if self.comparison:
+                known = [row.get(self.comparison.name, []) for row in kept]
+                self.first = next((first for first in known if len(first) == len(self.watched.questions)), [])
         if state.global_step == 0:
-            self._look(args, state, control, model)
+            self._take(args, state, control, model)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step % self.args.watch_steps == 0:
-            self._look(args, state, control, model)
+            self._take(args, state, control, model)
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.left_out and state.is_world_process_zero:
-            print(f"watch: {self.left_out} looks left out, they would have taken more than watch_share of the time")
-        if self.args.endpoint and state.is_world_process_zero:
-            numbers = self.args.endpoint.numbers(self.args.watch_judge_price)
+            print(f"watch: left out {self.left_out} times, which would have taken more than watch_share of the time")
+        if self.watched.endpoint and state.is_world_process_zero:
+            numbers = self.watched.endpoint.numbers(self.args.judge_price)
             print("watch: judge " + ", ".join(f"{key[6:]} {value:,}" for key, value in numbers.items()), flush=True)
 
-    def _look(self, args, state, control, model) -> None:
+    def _take(self, args, state, control, model) -> None:
         if not state.is_world_process_zero:
             return
         allowed = self.args.watch_share * (time.monotonic() - self.started)
@@ -160,7 +178,7 @@ class Watch(TrainerCallback):
         was_training, use_cache = model.training, config.use_cache
         model.eval()
         row = {"step": state.global_step, "answers": self._ask(model), "scores": self._score(model)}
-        if self.looks:
+        if self.comparison:
             row |= self._compare(model, row["scores"], state.global_step)
         config.use_cache = use_cache
         model.train(was_training)
@@ -183,21 +201,21 @@ class Watch(TrainerCallback):
         return dict(zip(prompts, self._answer(model, asked)[0], strict=True))
 
     def _compare(self, model, scores: dict, step: int) -> dict[str, list]:
-        """What is kept of this look; puts `win_rate` among the scores."""
-        rows, temperature = self.args.questions, self.args.watch_temperature
+        """What is kept of this step; puts `win_rate` among the scores."""
+        rows, temperature = self.watched.questions, self.args.watch_temperature
         texts, ids = self._answer(model, [row["prompt"] for row in rows], temperature)
         whole = ids and whole_answers(model, self.tokenizer, ids)
         try:
-            now = self.looks.keep(rows, texts, whole, model.device)
+            now = self.comparison.keep(rows, texts, whole, model.device)
             self.first = self.first or now
-            scores["win_rate"] = self.looks.win_rate(rows, now, self.first)._asdict()
+            scores["win_rate"] = self.comparison.win_rate(rows, now, self.first)._asdict()
         except InputError as error:
             if step == 0:
                 raise
             # An endpoint that is away, say, does not end what has been training for hours.
             print(f"watch: no win rate at step {step}: {error}", flush=True)
             return {}
-        return {self.looks.name: now}
+        return {self.comparison.name: now}
 
     def _answer(self, model, prompts: list, temperature: float = 0.0) -> tuple[list[str], list[list[int]]]:
         options = {"max_new_tokens": self.args.watch_max_new_tokens, "batch_size": 64, "temperature": temperature}
@@ -205,9 +223,9 @@ class Watch(TrainerCallback):
         return texts, ids
 
     def _score(self, model) -> dict[str, dict]:
-        if not self.args.tasks:
+        if not self.watched.tasks:
             return {}
-        scores = score_items(model, self.tokenizer, self.args.tasks, limit=self.args.watch_items)
+        scores = score_items(model, self.tokenizer, self.watched.tasks, limit=self.args.watch_items)
         return {name: score._asdict() for name, score in summarise_items(scores).items()}
 
     def _log(self, args, state, control, scores: dict[str, float]) -> None:
@@ -218,15 +236,15 @@ class Watch(TrainerCallback):
         control.should_log = should_log
 
 
-def watch(trainer: Trainer, args: WatchArguments, tokenizer: PreTrainedTokenizerBase, chat: bool = True) -> None:
-    """Add a Watch to the trainer, unless `watch_steps` is 0 or the model's weights are spread over processes."""
-    if not args.watch_steps:
+def add_watch(trainer: Trainer, watched: Watched | None, tokenizer: PreTrainedTokenizerBase, chat: bool = True) -> None:
+    """Add a Watch to the trainer, unless there is nothing to watch or the model's weights are spread over processes."""
+    if not watched:
         return
     if how := _sharded(trainer):
         if trainer.is_world_process_zero():
             print(f"watch: left out under {how}, where one process alone cannot answer; evaluate the finished model")
         return
-    trainer.add_callback(Watch(args, trainer, tokenizer, chat))
+    trainer.add_callback(Watch(watched, trainer, tokenizer, chat))
 
 
 def _sharded(trainer: Trainer) -> str:

@@ -19,6 +19,7 @@ import httpx
 
 from llmrecipes.config import InputError
 from llmrecipes.formats import read_growing
+from llmrecipes.judging.arguments import JudgeArguments
 from llmrecipes.secrets import scrub_secrets
 
 RETRY_STATUS = (408, 409, 429, 500, 502, 503, 504, 529)
@@ -30,9 +31,8 @@ MAX_BYTES = 4 << 20  # of an answer, also unpacked
 class Endpoint:
     """Asks `model` at `base_url` (".../v1"), greedily. Its key is read from the variable `key_variable`, never shown.
 
-    timeout: seconds until an answer must be there in whole. key: the config's name for base_url. usage: calls and tokens so
-    far; `unreadable` is for the caller to count. keep_hint: what a user whose run breaks off is told about the work that is
-    done.
+    timeout: seconds until an answer must be there in whole. usage: calls and tokens so far; `unreadable` is for the caller
+    to count. keep_hint: what a user whose run breaks off is told about the work that is done.
     """
 
     base_url: str
@@ -41,7 +41,6 @@ class Endpoint:
     concurrency: int = 4
     timeout: float = 120.0
     keep_hint: str = ""
-    key: str = "judge_url"
     usage: dict = field(default_factory=lambda: {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "unreadable": 0})
 
     def __post_init__(self):
@@ -68,7 +67,7 @@ class Endpoint:
             used = answer.get("usage") or {}
             tokens = {name: _count(used.get(name)) for name in ("prompt_tokens", "completion_tokens")}
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-            raise InputError(f"{self.key}: {self._address} does not answer as an OpenAI-compatible endpoint") from None
+            raise InputError(f"judge_url: {self._address} does not answer as an OpenAI-compatible endpoint") from None
         with self._lock:
             for name, count in (tokens | {"calls": 1}).items():
                 self.usage[name] += count
@@ -93,7 +92,7 @@ class Endpoint:
             try:
                 status, asked, content = asyncio.run_coroutine_threadsafe(self._fetch(body), self._loop).result()
             except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-                raise InputError(f"{self.key}: {self._address} is no address of a web server") from None
+                raise InputError(f"judge_url: {self._address} is no address of a web server") from None
             except httpx.TransportError as error:
                 problem = f"does not answer ({error.__class__.__name__})"
             except TimeoutError:
@@ -108,10 +107,10 @@ class Endpoint:
                     problem = f"answers {status}"
                     wait = min(MAX_WAIT, float(asked)) if re.fullmatch(r"\d+(\.\d+)?", asked) else wait
                 else:
-                    raise InputError(f"{self.key}: {self._address} answers {status}{self._hint(status)}")
+                    raise InputError(f"judge_url: {self._address} answers {status}{self._hint(status)}")
             if attempt < MAX_TRIES - 1:
                 time.sleep(wait)
-        raise InputError(f"{self.key}: {self._address} {problem} after {MAX_TRIES} tries{self.keep_hint}")
+        raise InputError(f"judge_url: {self._address} {problem} after {MAX_TRIES} tries{self.keep_hint}")
 
     @cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -136,14 +135,14 @@ class Endpoint:
                         break
             content = _unpacked(bytes(content), response.headers.get("content-encoding", ""))
             if len(content) > MAX_BYTES:
-                raise InputError(f"{self.key}: {self._address} answers with more than {MAX_BYTES >> 20} MiB")
+                raise InputError(f"judge_url: {self._address} answers with more than {MAX_BYTES >> 20} MiB")
             return response.status_code, response.headers.get("retry-after", ""), content
 
     def _hint(self, status: int) -> str:
         hints = {
             401: f"; is {self.key_variable} set?",
             403: f"; may {self.key_variable} use this model?",
-            404: f"; check {self.key} (it ends in /v1) and the model's name, {self.model}",
+            404: f"; check judge_url (it ends in /v1) and the model's name, {self.model}",
         }
         return hints.get(status, "")
 
@@ -171,10 +170,18 @@ def _no_number(name: str):
     raise ValueError(f"{name} is no number of JSON")
 
 
-def check_price(price: list[float], key: str = "judge_price") -> None:
-    """InputError for `key` unless it is empty or two numbers, as Endpoint.numbers takes them."""
-    if price and len(price) != 2:
-        raise InputError(f"{key}: give two numbers, dollars for a million prompt tokens and a million answered ones")
+def check_judge(args: JudgeArguments, needed_by: str) -> None:
+    """InputError unless what `needed_by` ("`judge: llm`") needs, endpoint and model, is given; a price is two numbers."""
+    for key in ("judge_url", "judge_model"):
+        if not getattr(args, key):
+            raise InputError(f"{key}: is missing, which {needed_by} needs")
+    if args.judge_price and len(args.judge_price) != 2:
+        raise InputError("judge_price: give two numbers, dollars per million prompt and per million completion tokens")
+
+
+def open_endpoint(args: JudgeArguments, keep_hint: str = "") -> Endpoint:
+    """The endpoint that `args` (see check_judge) name; nothing is asked yet."""
+    return Endpoint(args.judge_url, args.judge_model, args.judge_key_variable, args.judge_concurrency, keep_hint=keep_hint)
 
 
 class Verdicts:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llmrecipes.config import InputError, load_function
 from llmrecipes.formats import prompt_text
-from llmrecipes.judging.endpoint import Endpoint, Verdicts, check_price
+from llmrecipes.judging.endpoint import Verdicts, check_judge, open_endpoint
 from llmrecipes.judging.pairwise import check_guidelines
 
 QUESTION = """You judge one answer of a language model to one prompt.
@@ -100,12 +100,9 @@ def load_judge(args):
     """
     if args.judge != "llm":
         return load_function(args.judge, "judge") if args.judge else None
-    for key in ("judge_url", "judge_model"):
-        if not getattr(args, key):
-            raise InputError(f"{key}: is missing, which `judge: llm` needs")
-    check_price(args.judge_price)
+    check_judge(args, "`judge: llm`")
     check_guidelines(args.judge_guidelines, "judge_guidelines")
-    endpoint = Endpoint(args.judge_url, args.judge_model, args.judge_key_variable, args.judge_concurrency)
+    endpoint = open_endpoint(args)
     endpoint.check()
     endpoint.keep_hint = "; what was judged is kept, the same command continues"
     return LLMJudge(Verdicts(endpoint, Path(args.output_dir) / VERDICTS_FILE))

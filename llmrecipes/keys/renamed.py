@@ -16,6 +16,12 @@ RENAMES = {
     "gradient_checkpointing_args": "activation_checkpointing_kwargs",
     "preprocessing_num_workers": "dataset_num_proc",
     "vllm_importance_sampling_cap": "vllm_importance_sampling_clip_max",
+    # of older versions of this project
+    "watch_judge_url": "judge_url",
+    "watch_judge_model": "judge_model",
+    "watch_judge_key_variable": "judge_key_variable",
+    "watch_judge_price": "judge_price",
+    "watch_judge_guidelines": "judge_guidelines",
     # PPO of TRL and others
     "response_length": "max_completion_length",
     "init_kl_coef": "kl_coef",

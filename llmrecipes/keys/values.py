@@ -22,7 +22,7 @@ RANGES = {
     "contamination_ngram max_document_bytes shard_bytes workers",
     "at least 0": "learning_rate weight_decay warmup_steps max_grad_norm eval_delay dataloader_num_workers top_k kl_prompts "
     "show_answers sample_temperature gold_tie_width rater_noise rater_tie_width router_aux_loss_coef watch_steps "
-    "center_rewards_coefficient num_completions_to_print judge_price watch_judge_price watch_temperature preview "
+    "center_rewards_coefficient num_completions_to_print judge_price watch_temperature preview "
     "contamination_common report_samples retries",
     "above 0": "save_steps logging_steps eval_steps num_train_epochs beta weight adam_epsilon neftune_noise_alpha "
     "test_split_size muon_learning_rate discopop_tau",

@@ -2,6 +2,8 @@
 tokenizer, the reward models and the arguments go together, before anything is sampled."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from peft import PeftConfig
@@ -53,6 +55,18 @@ def check_evaluation(args: PPOConfig, eval_dataset) -> None:
             f"metric_for_best_model: evaluations of PPO do not measure {metric!r}; choose from "
             f"{', '.join(f'eval_{name}{figure}' for name in sets for figure in EVALUATED)}"
         )
+
+
+@contextmanager
+def cache_kept(*models) -> Iterator[None]:
+    """Undoes that Trainer switches the KV cache off in the models' configs: a policy that is saved so decodes slowly."""
+    configs = [model.config for model in models if hasattr(model, "config")]
+    before = [
+        (config, config.use_cache) for config in configs if hasattr(config, "use_cache")
+    ]  # not of image and text in one
+    yield
+    for config, use_cache in before:
+        config.use_cache = use_cache
 
 
 def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:

@@ -92,9 +92,6 @@ class PPOTrainer(Trainer):
             check_value_model(value_model, processing_class, longest + args.max_completion_length)
         models = setup.build_models(model, ref_model, value_model, self.rewards, peft_config, args)
         model, self.ref_model, value_model = models
-        configs = [part.config for part in (model, value_model) if hasattr(part, "config")]
-        configs = [config for config in configs if hasattr(config, "use_cache")]  # not those of image and text in one
-        use_cache = [config.use_cache for config in configs]
 
         self._encode = partial(encode_prompts, tokenizer=processing_class, longest=longest, overlong=args.overlong_prompts)
         train_dataset, eval_dataset = self._encode_all(train_dataset, eval_dataset, args)
@@ -102,19 +99,17 @@ class PPOTrainer(Trainer):
             args.max_steps = -(-args.total_episodes // args.rollout_batch_size) * args.steps_per_rollout
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False
-        super().__init__(
-            model=PolicyAndValue(model, value_model, args.logprob_chunk_size),
-            args=args,
-            data_collator=_as_list,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            callbacks=callbacks,
-            optimizers=optimizers,
-        )
-        # Trainer switches the KV cache off in the config, and a saved policy would decode slowly for ever after.
-        for config, setting in zip(configs, use_cache, strict=True):
-            config.use_cache = setting
+        with setup.cache_kept(model, value_model):
+            super().__init__(
+                model=PolicyAndValue(model, value_model, args.logprob_chunk_size),
+                args=args,
+                data_collator=_as_list,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                callbacks=callbacks,
+                optimizers=optimizers,
+            )
         # The loss below is a sum over tokens divided by the token count of the whole optimizer step.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True
@@ -124,6 +119,9 @@ class PPOTrainer(Trainer):
         if args.use_vllm:
             self.sampler = VLLMSampler(self.model.policy, args, self.accelerator, processing_class)
         self.kl_coef = args.kl_coef
+        self._start_counting()
+
+    def _start_counting(self) -> None:
         self._rollout: Rollout | None = None
         self.step_kl: list[torch.Tensor] = []  # (sum, count) of approx_kl in each micro-batch of an optimizer step
         self._metrics: dict[str, list] = {}  # name -> [sum, count] since the last log

@@ -45,7 +45,7 @@ def _missing(s: Settings) -> Problems:
     if needed and not s[needed]:
         yield needed, f"is missing, which `annotator: {s['annotator']}` needs"
     if s["order"] == "uncertain" and not s["reward_model_name_or_path"]:
-        yield "reward_model_name_or_path", "is missing, whose doubts `order: uncertain` follows"
+        yield "reward_model_name_or_path", "is missing, whose uncertainty `order: uncertain` follows"
 
 
 def remarks(s: Settings) -> list[str]:

@@ -180,9 +180,8 @@ def _texts(s: Settings) -> Problems:
         for value in s[key] if isinstance(s[key], list) else [s[key]]:
             if value and not (key == "judge" and value == "llm") and value.count(":") != 1:
                 yield key, f"{shown(value)} names no function; write package.module:function"
-    for key in ("judge_url", "watch_judge_url"):
-        if s[key] and not re.match(r"https?://[^/]", s[key]):
-            yield key, f"{shown(s[key])} is no address; write http://HOST:PORT/v1"
+    if s["judge_url"] and not re.match(r"https?://[^/]", s["judge_url"]):
+        yield "judge_url", f"{shown(s['judge_url'])} is no address; write http://HOST:PORT/v1"
     attention = s["attn_implementation"]
     if attention and attention not in ATTENTION and "/" not in attention:
         yield (

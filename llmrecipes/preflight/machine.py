@@ -8,13 +8,14 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from llmrecipes.config import generator_of
 from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.keys.values import shown
 
 # Keys that hold paths which a stage reads.
 INPUTS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_name_or_path", "value_model_name_or_path",
           "watch_reward_model", "rankings_file", "datasets", "eval_datasets", "watch_questions", "models")  # fmt: skip
-FILES = ("guidelines", "judge_guidelines", "watch_judge_guidelines", "users_file", "blimp_path", "deepspeed", "fsdp_config",
+FILES = ("guidelines", "judge_guidelines", "users_file", "blimp_path", "deepspeed", "fsdp_config",
          "accelerate_config", "rankings_file")  # fmt: skip
 DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet", ".txt")
 # Optimizers, and other values, that need a package -> any of its modules.
@@ -54,7 +55,7 @@ def inputs(s: Settings) -> Problems:
 
 
 def _input_problem(path: str, key: str) -> str:
-    if path in ("tinytown", "stdlib") or path.startswith("pypi:") or os.path.isdir(path):
+    if path == "stdlib" or path.startswith("pypi:") or generator_of(path) or os.path.isdir(path):
         return ""
     if os.path.isfile(path):
         return f"{path} is empty" if os.path.getsize(path) == 0 else ""

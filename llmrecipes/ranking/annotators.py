@@ -1,25 +1,92 @@
-"""Ranking by people or a judge model: the page, its store and its quality figures put together for recipes/rank.py."""
+"""Who ranks the samples, one function each: a file, simulated raters, people on the page, a model behind an endpoint.
+
+What people and models judge is kept in a database beside the output folder (`database`), from which rankings are built.
+"""
 
 import ipaddress
 import json
 import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmrecipes.config import InputError, ModelArguments
-from llmrecipes.judging.endpoint import check_price
+from llmrecipes.config import InputError, ModelArguments, load_function
+from llmrecipes.judging.endpoint import check_judge, open_endpoint
 from llmrecipes.judging.pairwise import check_guidelines, read_guidelines
-from llmrecipes.ranking.store import Store, check_items, to_rankings
-from llmrecipes.reward_models.scoring import check_reward_path, doubts
+from llmrecipes.ranking.arguments import RankArguments
+from llmrecipes.ranking.items import check_items, to_rankings
+from llmrecipes.ranking.rankings import read_rankings
+from llmrecipes.ranking.simulated import rank_simulated
+from llmrecipes.ranking.store import Store
+from llmrecipes.reward_models.scoring import check_reward_path, uncertainty
 
 ANY_HOST = ("0.0.0.0", "::")  # nosec B104
 
 
-def check_settings(rank) -> None:
-    """InputError for keys that do not go together, before anything is loaded."""
+@dataclass
+class Ranked:
+    """What an annotator made of the samples. `rows`: those of rankings.jsonl, a sample with its ranking each; `numbers`: for
+    the manifest; `quality`: of judgements that are kept in a store, what goes to quality.json."""
+
+    rows: list[dict]
+    numbers: dict[str, float] = field(default_factory=dict)
+    quality: dict | None = None
+
+
+def rank_samples(rank: RankArguments, samples: list[dict]) -> Ranked:
+    """Let the annotator that `rank` names rank the samples.
+
+    Raises:
+        InputError: what it needs is missing or broken, or nothing was judged.
+    """
+    return ANNOTATORS[rank.annotator](rank, samples)
+
+
+def rank_by_file(rank: RankArguments, samples: list[dict]) -> Ranked:
+    return Ranked(read_rankings(rank.rankings_file, samples))
+
+
+def rank_by_rule(rank: RankArguments, samples: list[dict]) -> Ranked:
+    """Simulated raters, who see the rule's score with noise."""
+    rule = load_function(rank.rule, "rule")
+    return Ranked(rank_simulated(samples, rule, rank.rater_noise, rank.rater_tie_width, rank.overlap, rank.seed))
+
+
+def rank_by_people(rank: RankArguments, samples: list[dict]) -> Ranked:
+    """Open the page until somebody ends the ranking; with `serve: false` what has been judged so far."""
+    store = open_store(rank, samples)
+    if rank.serve:
+        serve_page(store, rank)
+    return collect(store, rank)
+
+
+def rank_by_model(rank: RankArguments, samples: list[dict]) -> Ranked:
+    """Let the judge model rank what waits for it."""
+    from llmrecipes.ranking.llm import ModelAnnotator, rank_items
+
+    store = open_store(rank, samples)
+    endpoint = open_endpoint(rank, "; what was judged is kept, the same command continues")
+    annotator = ModelAnnotator(endpoint, read_guidelines(rank.guidelines))
+    numbers = rank_items(store, annotator, tuple(rank.judge_price) or None)
+    ranked = collect(store, rank)
+    ranked.numbers = numbers | ranked.numbers
+    return ranked
+
+
+ANNOTATORS = {"file": rank_by_file, "simulated": rank_by_rule, "page": rank_by_people, "llm": rank_by_model}
+KEPT = ("page", "llm")  # those whose judgements lie in the database, from which pairs may always be built anew
+
+
+def check_settings(rank: RankArguments) -> None:
+    """InputError for keys that are missing or do not go together, before anything is loaded."""
     from llmrecipes.web import LOOPBACK
 
+    needed = {"simulated": "rule", "file": "rankings_file"}.get(rank.annotator)
+    if needed and not getattr(rank, needed):
+        raise InputError(f"{needed}: is missing, which `annotator: {rank.annotator}` needs")
+    if rank.annotator not in KEPT:
+        return
     if rank.order == "uncertain" and not rank.reward_model_name_or_path:
-        raise InputError("order: uncertain needs `reward_model_name_or_path`, whose doubts decide what is asked first")
+        raise InputError("order: uncertain needs `reward_model_name_or_path`, whose uncertainty decides what is asked first")
     if rank.order == "uncertain":
         check_reward_path(rank.reward_model_name_or_path)
     if rank.host not in (*LOOPBACK, "::1"):
@@ -44,14 +111,11 @@ def check_settings(rank) -> None:
         if getattr(rank, key) < 1:
             raise InputError(f"{key}: {getattr(rank, key)} must be at least 1")
     if rank.annotator == "llm":
-        for key in ("judge_url", "judge_model"):
-            if not getattr(rank, key):
-                raise InputError(f"{key}: is missing, which `annotator: llm` needs")
-        check_price(rank.judge_price)
+        check_judge(rank, "`annotator: llm`")
     check_guidelines(rank.guidelines, "guidelines")
 
 
-def open_store(rank, samples: list[dict]) -> Store:
+def open_store(rank: RankArguments, samples: list[dict]) -> Store:
     """The store with this round's items in it, in the order in which they are to be asked."""
     items = check_items(samples)
     if len(items) < len(samples):
@@ -60,19 +124,19 @@ def open_store(rank, samples: list[dict]) -> Store:
         )
     priority = None
     if rank.order == "uncertain":
-        priority = doubts(items, ModelArguments(model_name_or_path=rank.reward_model_name_or_path))
+        priority = uncertainty(items, ModelArguments(model_name_or_path=rank.reward_model_name_or_path))
     return Store(
         database_path(rank), items, round=rank.round, priority=priority, overlap=rank.overlap, seed=rank.seed,
         overlap_annotators=rank.overlap_annotators, repeat_share=rank.repeat_share,
     )  # fmt: skip
 
 
-def database_path(rank) -> Path:
+def database_path(rank: RankArguments) -> Path:
     """Beside the output folder, so that `--force` never removes what people have judged."""
     return Path(rank.database or f"{str(rank.output_dir).rstrip('/')}.sqlite")
 
 
-def serve_page(store: Store, rank) -> None:
+def serve_page(store: Store, rank: RankArguments) -> None:
     """Open the page and wait until an admin ends the ranking, or Ctrl-C."""
     from llmrecipes.ranking.page import build_app
     from llmrecipes.ranking.users import UsersFile
@@ -103,42 +167,37 @@ def _admin_page(store: Store) -> str:
     return quality_page(measure_quality(judgements), judgements)
 
 
-def ask_judge(store: Store, rank) -> dict[str, float]:
-    """Let the judge model rank what waits for it; calls, tokens and cost."""
-    from llmrecipes.judging.endpoint import Endpoint
-    from llmrecipes.ranking.llm import Judge, judge_all
-
-    endpoint = Endpoint(
-        rank.judge_url, rank.judge_model, rank.judge_key_variable, rank.judge_concurrency,
-        keep_hint="; what was judged is kept, the same command continues",
-    )  # fmt: skip
-    judge = Judge(endpoint, read_guidelines(rank.guidelines))
-    return judge_all(store, judge, tuple(rank.judge_price) or None)
-
-
-def collect(store: Store, rank, output_dir: Path) -> tuple[list[dict], dict]:
-    """(ranked rows to make pairs of, numbers for the manifest); writes quality.json and quality.html.
+def collect(store: Store, rank: RankArguments) -> Ranked:
+    """The store's judgements as rankings, with their quality; the store is closed.
 
     Raises:
-        InputError: no item reaches `min_agreement`.
+        InputError: nobody has judged anything, or no item reaches `min_agreement`.
     """
-    from llmrecipes.ranking.quality import low_agreement, measure_quality, quality_page
+    from llmrecipes.ranking.quality import low_agreement, measure_quality
 
+    store.require_judgements()
     judgements = store.judgements()
+    store.close()
     quality = measure_quality(judgements)
     left_out = low_agreement(quality, rank.min_agreement)
     quality |= {"min_agreement": rank.min_agreement, "items_left_out": len(left_out)}
-    (output_dir / "quality.json").write_text(json.dumps(quality, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (output_dir / "quality.html").write_text(quality_page(quality), encoding="utf-8")
-    ranked = to_rankings([row for row in judgements if row["item_id"] not in left_out])
-    if not ranked:
-        raise InputError(f"min_agreement: no item reaches {rank.min_agreement}; see {output_dir / 'quality.html'}")
-    alpha = quality["krippendorff_alpha"]
-    by_model = quality["annotator_kinds"].get("model", 0)
+    rows = to_rankings([row for row in judgements if row["item_id"] not in left_out])
+    if not rows:
+        best = max(value for value in quality["agreement_by_item"].values() if value is not None)
+        raise InputError(f"min_agreement: no item reaches {rank.min_agreement}; the highest agreement is {best:.2f}")
     numbers = {
         "judgements": quality["judgements"],
-        "judgements_by_a_model": by_model,
+        "judgements_by_a_model": quality["annotator_kinds"].get("model", 0),
         "annotators": len(quality["annotators"]),
+        "items_left_out": len(left_out),
     }
-    numbers["items_left_out"] = len(left_out)
-    return ranked, numbers | ({"krippendorff_alpha": alpha["value"]} if alpha else {})
+    alpha = quality["krippendorff_alpha"]
+    return Ranked(rows, numbers | ({"krippendorff_alpha": alpha["value"]} if alpha else {}), quality)
+
+
+def write_quality(quality: dict, output_dir: Path) -> None:
+    """quality.json, and the same as a page."""
+    from llmrecipes.ranking.quality import quality_page
+
+    (output_dir / "quality.json").write_text(json.dumps(quality, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (output_dir / "quality.html").write_text(quality_page(quality), encoding="utf-8")

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from llmrecipes.judging.arguments import JudgeArguments
+
 
 @dataclass
-class RankArguments:
+class RankArguments(JudgeArguments):
     """Who ranks the responses, how, and what becomes of the rankings."""
 
     output_dir: str = field(default="", metadata={"help": "Where rankings and pairs go."})
@@ -30,7 +32,9 @@ class RankArguments:
     order: str = field(
         default="random", metadata={"help": "What people are asked first.", "choices": ["random", "uncertain"]}
     )
-    reward_model_name_or_path: str | None = field(default=None, metadata={"help": "Whose doubts `uncertain` follows."})
+    reward_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "`order: uncertain` asks first what it is least certain of."}
+    )
     min_agreement: float = field(
         default=0.0, metadata={"help": "Leave out items whose annotators order a smaller share of pairs alike."}
     )
@@ -43,13 +47,6 @@ class RankArguments:
         default_factory=list, metadata={"help": "Proxies before the page whose X-Forwarded-For is believed, e.g. 127.0.0.1."}
     )
     users_file: str | None = field(default=None, metadata={"help": "Names and password hashes; see docs/ranking.md."})
-    judge_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint, ends in /v1."})
-    judge_model: str | None = field(default=None, metadata={"help": "Its name there."})
-    judge_key_variable: str = field(default="OPENAI_API_KEY", metadata={"help": "Environment variable with its key."})
-    judge_concurrency: int = field(default=4, metadata={"help": "Questions asked at once."})
-    judge_price: list[float] = field(
-        default_factory=list, metadata={"help": "Dollars for a million prompt tokens and for a million answered ones."}
-    )
     pair_format: str = field(
         default="explicit", metadata={"help": "explicit: prompt, chosen, rejected; implicit: the prompt stands in both.",
                                       "choices": ["explicit", "implicit"]}

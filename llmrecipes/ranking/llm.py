@@ -16,7 +16,7 @@ from llmrecipes.judging.pairwise import PairJudge
 from llmrecipes.ranking.store import Store
 
 
-class Judge:
+class ModelAnnotator:
     """Ranks answers by asking `endpoint` which of two is better, with `guidelines` in each question."""
 
     def __init__(self, endpoint: Endpoint, guidelines: str):
@@ -42,24 +42,26 @@ class Judge:
         return [[i for i, own in enumerate(score) if own == value] for value in sorted(set(score), reverse=True)]
 
 
-def judge_all(store: Store, judge: Judge, price: tuple[float, float] | None) -> dict[str, float]:
-    """Judge every item that waits for the model; returns calls, tokens and, with `price`, the cost.
+def rank_items(store: Store, annotator: ModelAnnotator, price: tuple[float, float] | None) -> dict[str, float]:
+    """Let the model rank every item that waits for it; returns calls, tokens and, with `price`, the cost.
 
     price: dollars for a million prompt tokens and a million completion tokens.
     """
-    name = f"model:{judge.endpoint.model}"
+    name = f"model:{annotator.endpoint.model}"
     progress = store.progress(name)
-    bar = tqdm(total=progress["total"], initial=progress["done"], desc=f"judged by {judge.endpoint.model}", unit="item")
+    bar = tqdm(total=progress["total"], initial=progress["done"], desc=f"ranked by {annotator.endpoint.model}", unit="item")
     while (position := store.current(name)) is not None:
         started, item = time.monotonic(), store.shown(name, position)
-        ranking = judge.rank(prompt_text(item["prompt"]), item["answers"])
-        store.judge(
+        ranking = annotator.rank(prompt_text(item["prompt"]), item["answers"])
+        store.add_judgement(
             name, position, uuid.uuid4().hex, "rank", ranking=ranking, annotator_kind="model",
             seconds=round(time.monotonic() - started, 2),
         )  # fmt: skip
         bar.update()
-        bar.set_postfix(calls=judge.usage["calls"], tokens=judge.usage["prompt_tokens"] + judge.usage["completion_tokens"])
+        bar.set_postfix(
+            calls=annotator.usage["calls"], tokens=annotator.usage["prompt_tokens"] + annotator.usage["completion_tokens"]
+        )
     bar.close()
-    numbers = judge.endpoint.numbers(price)
+    numbers = annotator.endpoint.numbers(price)
     print("rank: " + ", ".join(f"{key[6:]} {value:,}" for key, value in numbers.items()), flush=True)
     return numbers

@@ -6,13 +6,11 @@ only to the host names it is told.
 """
 
 import ipaddress
-import secrets
+import json
 import sqlite3
-import time
-from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import parse_qs, quote, unquote
+from urllib.parse import quote
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,72 +18,15 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
 from llmrecipes.config import InputError
+from llmrecipes.ranking.logins import NAME_COOKIE, RateLimit, add_login_routes, address_of, find_user
 from llmrecipes.ranking.store import FLAGS, Store
-from llmrecipes.ranking.users import NAME, User, is_password
+from llmrecipes.ranking.users import NAME, User
 from llmrecipes.web import FRONTEND, LOOPBACK, Guard, import_gradio, mount, refusal
 
 HERE = Path(__file__).parent
-LOGIN_SECONDS = 12 * 3600
-COOKIE, NAME_COOKIE = "llmrecipes_login", "llmrecipes_annotator"
 NOTE_LENGTH, BODY_BYTES = 4000, 64 * 1024
 LARGEST = 2**53  # of a number in JSON that every reader takes for the same
 OWN_ROUTES = (r"(?:GET|POST) /login", r"GET /admin", r"GET /api/item", r"POST /api/(?:judgement|undo|name|logout|finish)")
-
-
-class RateLimit:
-    """At most `count` calls in `seconds` for each key."""
-
-    def __init__(self, count: int, seconds: float):
-        self.count, self.seconds, self.calls = count, seconds, defaultdict(deque)
-
-    def wait(self, key: str) -> int:
-        """0 and the call counts, or the seconds to wait before the next one."""
-        now = time.monotonic()
-        if len(self.calls) > 10_000:  # forget who has not called lately
-            self.calls = defaultdict(deque, {k: v for k, v in self.calls.items() if v and v[-1] > now - self.seconds})
-        calls = self.calls[key]
-        while calls and calls[0] <= now - self.seconds:
-            calls.popleft()
-        if len(calls) >= self.count:
-            return 1 + int(calls[0] + self.seconds - now)
-        calls.append(now)
-        return 0
-
-    def take_back(self, key: str, all_of_them: bool) -> None:
-        """Forget the key's newest call, or all of its calls."""
-        if all_of_them:
-            self.calls.pop(key, None)
-        elif self.calls.get(key):
-            self.calls[key].pop()
-
-
-class LoginLimit:
-    """Failed logins in a minute: 5 for a name from one address, 20 for a name, 20 for an address, 120 in all.
-
-    Addresses count by themselves only where they are known (`trusted_proxies`): a proxy's is everybody's, so that one who
-    guesses would lock out all. Logins that succeed do not count.
-    """
-
-    def __init__(self, knows_addresses: bool):
-        self.limits = {key: RateLimit(count, 60) for key, count in
-                       (("both", 5), ("name", 20), ("address", 20), ("all", 120))}  # fmt: skip
-        if not knows_addresses:
-            del self.limits["address"]
-
-    def wait(self, name: str, address: str) -> int:
-        """0 and the try counts as failed until `succeed`, or the seconds to wait."""
-        keys = self._keys(name, address)
-        # The first that refuses ends it: tries that are not looked at fill no other limit.
-        return next((wait for kind, limit in self.limits.items() if (wait := limit.wait(keys[kind]))), 0)
-
-    def succeed(self, name: str, address: str) -> None:
-        keys = self._keys(name, address)
-        for kind, limit in self.limits.items():
-            limit.take_back(keys[kind], all_of_them=kind in ("both", "name"))
-
-    @staticmethod
-    def _keys(name: str, address: str) -> dict[str, str]:
-        return {"both": f"{name} {address}", "name": name, "address": address, "all": ""}
 
 
 def build_app(
@@ -102,36 +43,41 @@ def build_app(
 
     Args:
         guidelines: Markdown of the project's owner, shown beside the task.
-        users: name -> user; None: no login, the annotator's name is what he types (loopback only).
+        users: name -> user; None: no login, the annotator's name is whatever they type (loopback only).
         trusted_proxies: addresses or networks whose X-Forwarded-For is believed.
         quality_page: makes the admin page's HTML.
         on_finish: called when an admin ends the ranking.
     """
     app = FastAPI(title="llmrecipes ranking", docs_url=None, redoc_url=None, openapi_url=None)
-    logins, calls = LoginLimit(knows_addresses=bool(trusted_proxies)), RateLimit(300, 10)
+    calls = RateLimit(300, 10)
     proxies = [ipaddress.ip_network(address, strict=False) for address in trusted_proxies]
 
     async def enter(request: Request) -> Response | None:
         path = request.url.path
-        request.state.user = user = await run_in_threadpool(_user, request)
-        if path.startswith("/api/") and (wait := calls.wait(user or _address(request, proxies))):
+        request.state.user = user = await run_in_threadpool(find_user, request, store, users)
+        if path.startswith("/api/") and (wait := calls.wait(user or address_of(request, proxies))):
             return refusal(429, f"too many requests; wait {wait} s", {"Retry-After": str(wait)})
         if user is None and path != "/login":
             is_page = request.method == "GET" and path == "/"
             return RedirectResponse("/login", 303) if is_page else refusal(401, "log in first")
         return None
 
-    def _user(request: Request) -> str | None:
-        if users is None:
-            name = unquote(request.cookies.get(NAME_COOKIE, "me"))
-            return name if NAME.fullmatch(name) else "me"
-        token = request.cookies.get(COOKIE)
-        found = store.login(token) if token else None
-        user = users.get(found[0]) if found else None
-        return user.name if user and user.credential == found[1] else None  # a changed password ends what it began
+    add_login_routes(app, store, users, proxies)
+    _add_ranking_routes(app, store, users)
+    _add_admin_routes(app, store, users, quality_page, on_finish)
+    _add_refusals(app)
+    app = mount(app, _shell(guidelines), MARGINS)
+    routes = [*FRONTEND, *OWN_ROUTES]
+    app.add_middleware(Guard, routes=routes, allowed_hosts=allowed_hosts, body_bytes=BODY_BYTES, enter=enter)
+    return app
 
-    def is_admin(user: str) -> bool:
-        return users is None or users[user].is_admin
+
+def _is_admin(user: str, users: Mapping[str, User] | None) -> bool:
+    return users is None or users[user].is_admin
+
+
+def _add_ranking_routes(app: FastAPI, store: Store, users: Mapping[str, User] | None) -> None:
+    """What an annotator sees and saves."""
 
     def item(user: str, position: int | None = None) -> dict:
         if position is None:
@@ -140,41 +86,11 @@ def build_app(
         if view is None and position is not None:
             raise InputError(f"position {position}: nothing was asked there")
         return (view or {"finished": True, "round": store.round}) | {
-            "progress": store.progress(user), "annotator": user, "login": users is not None, "admin": is_admin(user),
-        }  # fmt: skip
-
-    @app.get("/login")
-    def login_page(request: Request):
-        return RedirectResponse("/", 303) if request.state.user and users is not None else HTMLResponse(_login_page())
-
-    @app.post("/login")
-    async def login(request: Request):
-        try:
-            form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=8)
-        except ValueError:
-            raise InputError("the form has more fields than a name and a password") from None
-        name, password = form.get("name", [""])[0][:40], form.get("password", [""])[0][:200]
-        address = _address(request, proxies)
-        if wait := logins.wait(name, address):
-            return HTMLResponse(_login_page(f"Too many tries; wait {wait} s."), 429, {"Retry-After": str(wait)})
-        user = (users or {}).get(name)
-        if not await run_in_threadpool(is_password, user, password):
-            return HTMLResponse(_login_page("That name and password do not belong together."), 401)
-        logins.succeed(name, address)
-        token = secrets.token_urlsafe(32)
-        await run_in_threadpool(store.add_login, token, name, time.time() + LOGIN_SECONDS, user.credential)
-        response = RedirectResponse("/", 303)
-        secure = request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
-        response.set_cookie(COOKIE, token, max_age=LOGIN_SECONDS, httponly=True, samesite="strict", secure=secure)
-        return response
-
-    @app.post("/api/logout")
-    def logout(request: Request):
-        if token := request.cookies.get(COOKIE):
-            store.remove_login(token)
-        response = JSONResponse({})
-        response.delete_cookie(COOKIE)
-        return response
+            "progress": store.progress(user),
+            "annotator": user,
+            "login": users is not None,
+            "admin": _is_admin(user, users),
+        }
 
     @app.post("/api/name")
     async def name(request: Request):
@@ -194,7 +110,7 @@ def build_app(
         given, user = _checked(await _body(request)), request.state.user
 
         def save():
-            store.judge(user, given.pop("position"), given.pop("id"), given.pop("kind"), **given)
+            store.add_judgement(user, given.pop("position"), given.pop("id"), given.pop("kind"), **given)
             return {"saved": True} | item(user)
 
         return await run_in_threadpool(save)
@@ -205,19 +121,31 @@ def build_app(
         position = await run_in_threadpool(store.undo, request.state.user, _id(given))
         return await run_in_threadpool(item, request.state.user, position)
 
+
+def _add_admin_routes(
+    app: FastAPI,
+    store: Store,
+    users: Mapping[str, User] | None,
+    quality_page: Callable[[], str] | None,
+    on_finish: Callable[[], None],
+) -> None:
     @app.get("/admin")
     def admin(request: Request):
-        if not is_admin(request.state.user):
+        if not _is_admin(request.state.user, users):
             return refusal(403, "only an admin sees everybody's work")
         return HTMLResponse(quality_page() if quality_page else "<p>nothing to show</p>")
 
     @app.post("/api/finish")
     def finish(request: Request):
-        if not is_admin(request.state.user):
+        if not _is_admin(request.state.user, users):
             return refusal(403, "only an admin ends the ranking")
         store.require_judgements()
         on_finish()
         return {"finished": True}
+
+
+def _add_refusals(app: FastAPI) -> None:
+    """Errors as JSON that the page shows."""
 
     @app.exception_handler(InputError)
     async def refuse(request: Request, error: InputError):
@@ -233,24 +161,6 @@ def build_app(
         what = "the disk is full" if full else f"the database cannot be written ({error})"
         return refusal(507 if full else 503, f"not saved: {what}; nothing is lost, try again")
 
-    app = mount(app, _shell(guidelines), MARGINS)
-    routes = [*FRONTEND, *OWN_ROUTES]
-    app.add_middleware(Guard, routes=routes, allowed_hosts=allowed_hosts, body_bytes=BODY_BYTES, enter=enter)
-    return app
-
-
-def _address(request: Request, proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> str:
-    """Where a request comes from: the last address of X-Forwarded-For that is none of the trusted proxies."""
-    address = request.client.host if request.client else "?"
-    for hop in reversed(",".join(request.headers.getlist("x-forwarded-for")).split(",")):
-        try:
-            if not any(ipaddress.ip_address(address) in network for network in proxies):
-                break
-            address = str(ipaddress.ip_address(hop.strip()))
-        except ValueError:
-            break
-    return address
-
 
 def _shell(guidelines: str):
     gr = import_gradio()
@@ -261,7 +171,7 @@ def _shell(guidelines: str):
         gr.HTML(
             html_template='<div class="rank" lang="en"></div>',
             css_template=(HERE / "static" / "rank.css").read_text(encoding="utf-8"),
-            js_on_load=script + "\nstartRanking(element.querySelector('.rank'));",
+            js_on_load=f"{script}\nstartRanking(element.querySelector('.rank'), {json.dumps(FLAGS)});",
             apply_default_css=False,
         )
     return blocks
@@ -319,14 +229,3 @@ def _checked(given: dict) -> dict:
         "position": given["position"], "id": _id(given), "kind": given.get("kind"), "ranking": given.get("ranking"),
         "all_bad": given["all_bad"], "flags": flags, "note": note, "seconds": float(seconds),
     }  # fmt: skip
-
-
-def _login_page(message: str = "") -> str:
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>Log in"
-        "</title><style>body{font:1rem system-ui;max-width:20rem;margin:15vh auto;padding:0 1rem;color-scheme:light dark}"
-        "input,button{font:inherit;width:100%;padding:.5rem;margin:.2rem 0 1rem;box-sizing:border-box}</style><main>"
-        f"<h1>Rank the answers</h1><p role=alert>{message}</p><form method=post action=/login><label>Name<input name=name "
-        "autocomplete=username required autofocus></label><label>Password<input name=password type=password "
-        "autocomplete=current-password required></label><button>Log in</button></form></main></html>"
-    )

@@ -7,7 +7,6 @@ log, synchronous=FULL), so that killing the server loses nothing that a page has
 
 import hashlib
 import json
-import os
 import re
 import sqlite3
 import statistics
@@ -20,62 +19,13 @@ from random import Random
 
 from llmrecipes.config import InputError
 from llmrecipes.formats import check_ranking
+from llmrecipes.ranking.schema import LOGINS, open_database
 
-VERSION = 1
 FLAGS = ("harmful", "untrue", "rude", "off-topic")
 LEASE_SECONDS = 3600  # an item given out but not judged for this long may be given to somebody else
 REPEAT_GAP = 8  # positions between an item and its repetition
-SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE items (
-    item_id TEXT PRIMARY KEY, round INTEGER NOT NULL, place INTEGER NOT NULL, wanted INTEGER NOT NULL,
-    taken INTEGER NOT NULL DEFAULT 0, sample TEXT NOT NULL);
-CREATE INDEX items_free ON items (round, place) WHERE taken < wanted;
-CREATE TABLE queue (
-    annotator TEXT NOT NULL, position INTEGER NOT NULL, item_id TEXT NOT NULL REFERENCES items, is_repeat INTEGER NOT NULL,
-    order_shown TEXT NOT NULL, state TEXT NOT NULL, time REAL NOT NULL, PRIMARY KEY (annotator, position));
-CREATE INDEX queue_item ON queue (item_id);
-CREATE TABLE judgements (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, annotator TEXT NOT NULL, annotator_kind TEXT NOT NULL,
-    position INTEGER NOT NULL, item_id TEXT NOT NULL REFERENCES items, kind TEXT NOT NULL, ranking TEXT, all_bad INTEGER,
-    flags TEXT, note TEXT, seconds REAL, order_shown TEXT NOT NULL, is_repeat INTEGER NOT NULL, round INTEGER NOT NULL,
-    model TEXT, sampling TEXT, time TEXT NOT NULL);
-CREATE INDEX judgements_position ON judgements (annotator, position);
-CREATE TRIGGER no_update BEFORE UPDATE ON judgements BEGIN SELECT RAISE(ABORT, 'judgements only grow'); END;
-CREATE TRIGGER no_delete BEFORE DELETE ON judgements BEGIN SELECT RAISE(ABORT, 'judgements only grow'); END;
-"""
-# Nothing that would be missed: a table of another form, from an earlier version, is made anew, and all log in again.
-LOGINS = (
-    "CREATE TABLE logins (token_hash TEXT PRIMARY KEY, user TEXT NOT NULL, credential TEXT NOT NULL, expires REAL NOT NULL)"
-)
-# This and SCHEMA are all that is ever put into the text of a query; values go as parameters (nosec B608 below).
+# This is all that is ever put into the text of a query; values go as parameters (nosec B608 below).
 NEWEST = "SELECT MAX(seq) FROM judgements GROUP BY annotator, position"
-
-
-def check_items(samples: Sequence[dict]) -> list[dict]:
-    """The samples there is something to rank in: those whose answers are not all the same.
-
-    A model may well say nothing: one empty answer is a bad answer, and only empty ones are a broken file.
-
-    Raises:
-        InputError: a row's prompt id is missing or stands twice, an answer is no text, or all of them are empty.
-    """
-    given = [bool(row.get("prompt_id")) for row in samples]
-    seen: dict[str, int] = {}
-    for number, row in enumerate(samples, start=1):
-        if not given[number - 1] and any(given):
-            raise InputError(f"datasets, row {number}: prompt_id is missing; other rows have one")
-        key = row.get("prompt_id") or json.dumps(row.get("prompt"))
-        if key in seen:
-            raise InputError(f"datasets, row {number}: its prompt_id or prompt stands already in row {seen[key]}; keep one")
-        seen[key] = number
-        answers = row["responses"]
-        if not all(isinstance(text, str) for text in answers) or not any(text.strip() for text in answers):
-            raise InputError(f"datasets, row {number}: its responses are empty or no texts; leave the row out")
-    kept = [row for row in samples if len({text.strip() for text in row["responses"]}) > 1]
-    if not kept:
-        raise InputError("datasets: in every row all responses are the same; sample with a temperature above 0")
-    return kept
 
 
 class Store:
@@ -107,28 +57,7 @@ class Store:
         if samples is None and not self.path.exists():
             raise InputError(f"{path}: does not exist; nobody has judged anything yet")
         self._lock = threading.RLock()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if not self.path.exists():  # its owner's alone before anything stands in it; -wal and -shm get its mode
-                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=10)
-            self._db.row_factory = sqlite3.Row
-            tables = {row["name"] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if not tables:
-                self._db.execute("PRAGMA journal_mode = WAL")
-                self._db.executescript(f"BEGIN;{SCHEMA}INSERT INTO meta VALUES ('version', '{VERSION}');COMMIT;")  # nosec B608
-            self._db.execute("PRAGMA synchronous = FULL")
-            found = self._db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone() if tables else None
-        except (sqlite3.OperationalError, OSError) as error:
-            raise InputError(f"{path}: cannot be opened ({error}); is the folder writable, the disk full?") from None
-        except sqlite3.DatabaseError as error:
-            raise InputError(f"{path}: is no database of judgements ({error}); choose another with `database:`") from None
-        if tables and (found is None or found["value"] != str(VERSION)):
-            what = f"of version {found['value']}" if found else "not one of judgements"
-            raise InputError(f"{path}: this database is {what}, expected version {VERSION}; choose another with `database:`")
-        for file in (self.path, Path(f"{path}-wal"), Path(f"{path}-shm")):  # as an earlier version may have left them
-            if file.exists() and file.stat().st_mode & 0o077:
-                file.chmod(0o600)
+        self._db = open_database(self.path)
         self._prepare_logins()
         if samples is not None:
             self._add_round(samples, priority, overlap, overlap_annotators)
@@ -294,7 +223,7 @@ class Store:
 
     # --- what is answered -------------------------------------------------------------------------------------------
 
-    def judge(
+    def add_judgement(
         self,
         annotator: str,
         position: int,
@@ -330,21 +259,11 @@ class Store:
             if entry is None:
                 raise InputError(f"{where}: nothing was asked there")
             sample, order = json.loads(entry["sample"]), json.loads(entry["order_shown"])
-            if kind == "rank":
-                row = {"responses": [sample["responses"][i] for i in order], "ranking": ranking}
-                check_ranking(row, where)
-                if sum(map(len, ranking)) != len(order):
-                    raise InputError(f"{where}: the ranking leaves answers out; rank or tie each of the {len(order)}")
-                flags = flags or {}
-                for place, names in flags.items():
-                    is_place = re.fullmatch(r"[0-9]{1,3}", str(place)) and int(place) < len(order)
-                    if not is_place or not all(name in FLAGS for name in names):
-                        raise InputError(f"{where}: flags {names!r} of answer {place!r}; known are {', '.join(FLAGS)}")
-                flags = {str(order[int(place)]): sorted(names) for place, names in flags.items() if names}
-                ranking = [sorted(order[i] for i in group) for group in ranking]
-            elif kind not in ("skip", "undo"):
+            if kind not in ("rank", "skip", "undo"):
                 raise InputError(f"{where}: kind {kind!r} is none of rank, skip, undo")
             is_rank = kind == "rank"
+            if is_rank:
+                ranking, flags = _in_stored_order(ranking, flags or {}, sample["responses"], order, where)
             cursor = db.execute(
                 "INSERT INTO judgements (id, annotator, annotator_kind, position, item_id, kind, ranking, all_bad, flags, "
                 "note, seconds, order_shown, is_repeat, round, model, sampling, time) "
@@ -369,7 +288,7 @@ class Store:
             )  # fmt: skip
             if not newest:
                 return None
-            self.judge(annotator, newest[0]["position"], judgement_id, "undo")
+            self.add_judgement(annotator, newest[0]["position"], judgement_id, "undo")
             return newest[0]["position"]
 
     def judgements(self) -> list[dict]:
@@ -420,24 +339,23 @@ class Store:
             db.execute("DELETE FROM logins WHERE token_hash = ?", (_hash(token),))
 
 
-def to_rankings(judgements: Sequence[dict]) -> list[dict]:
-    """Rows of rankings.jsonl from `Store.judgements()`: the sample's columns and ranking, annotator, what else is known.
+def _in_stored_order(
+    ranking: list[list[int]], flags: dict, responses: list[str], order: list[int], where: str
+) -> tuple[list[list[int]], dict[str, list[str]]]:
+    """A ranking and flags by places as shown, by the answers' numbers in the sample; `order`: the answer at each place.
 
-    Repetitions of an item measure the annotator and are left out.
+    Raises:
+        InputError: the ranking does not order each answer once, or a flag or its place is unknown.
     """
-    columns = (
-        "ranking",
-        "annotator",
-        "annotator_kind",
-        "round",
-        "all_bad",
-        "flags",
-        "note",
-        "seconds",
-        "order_shown",
-        "time",
-    )
-    return [row["sample"] | {name: row[name] for name in columns} for row in judgements if not row["is_repeat"]]
+    check_ranking({"responses": [responses[i] for i in order], "ranking": ranking}, where)
+    if sum(map(len, ranking)) != len(order):
+        raise InputError(f"{where}: the ranking leaves answers out; rank or tie each of the {len(order)}")
+    for place, names in flags.items():
+        is_place = re.fullmatch(r"[0-9]{1,3}", str(place)) and int(place) < len(order)
+        if not is_place or not all(name in FLAGS for name in names):
+            raise InputError(f"{where}: flags {names!r} of answer {place!r}; known are {', '.join(FLAGS)}")
+    marked = {str(order[int(place)]): sorted(names) for place, names in flags.items() if names}
+    return [sorted(order[i] for i in group) for group in ranking], marked
 
 
 def _judgement(row: sqlite3.Row) -> dict:

@@ -23,7 +23,7 @@ CHECKPOINTS = "checkpoint-*"
 @dataclass
 class StageRecord:
     """What one finished stage left behind. `history`: Trainer's log entries; `scores`: model -> measure -> estimate;
-    `health`: what health.json holds, the check of a reward model; `looks`: rows of watch.jsonl, looks while it learned;
+    `health`: what health.json holds, the check of a reward model; `watched`: rows of watch.jsonl, from while it trained;
     `p_values`: model -> measure -> p of its difference from the model `baseline`; `judged_by`: who judged the answers."""
 
     name: str
@@ -36,7 +36,7 @@ class StageRecord:
     skipped: dict = field(default_factory=dict)
     answers: list[dict] = field(default_factory=list)
     health: dict = field(default_factory=dict)
-    looks: list[dict] = field(default_factory=list)
+    watched: list[dict] = field(default_factory=list)
     baseline: str = ""
     p_values: dict = field(default_factory=dict)
     judged_by: dict = field(default_factory=dict)

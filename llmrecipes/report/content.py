@@ -13,7 +13,7 @@ from llmrecipes.report.health import build_health
 from llmrecipes.report.numbers import duration, estimate, number, size, sparkline, thin
 
 NOT_LANGUAGE = ("score", "margin", "accuracy", "rewards/accuracies")  # their loss is no negative log-likelihood of text
-NUM_QUESTIONS, NUM_LOOKS = 12, 6
+NUM_QUESTIONS, NUM_WATCHED = 12, 6
 
 
 def build_sections(records: list) -> list[Section]:
@@ -22,7 +22,7 @@ def build_sections(records: list) -> list[Section]:
         Section("stages", "The stages", _stages(records)),
         Section("expected", "Expected against got", _expected(records)),
         Section("curves", "How each stage learned", _curves(records)),
-        Section("watched", "What each model could do and said while it learned", _watched(records)),
+        Section("watched", "What each model said and could do while it trained", _watched(records)),
         Section("abilities", "Abilities by stage", _abilities(records)),
         Section("behaviour", "Behaviour by stage", _behaviour(records)),
         Section("answers", "The same questions, answered by each model", _answers(records)),
@@ -106,17 +106,17 @@ def _series(history: list[dict]) -> dict[str, list]:
 def _watched(records: list) -> list:
     """Of watch.jsonl: ability curves with their intervals, and the fixed prompts' answers over time."""
     blocks = []
-    for record in (r for r in records if r.looks):
+    for record in (r for r in records if r.watched):
         blocks.append(Heading(record.name))
-        tasks = list(dict.fromkeys(task for look in record.looks for task in look.get("scores", {})))
+        tasks = list(dict.fromkeys(task for row in record.watched for task in row.get("scores", {})))
         if tasks:
             curves = {
-                task: [(look["step"], look["scores"][task]) for look in record.looks if task in look.get("scores", {})]
+                task: [(row["step"], row["scores"][task]) for row in record.watched if task in row.get("scores", {})]
                 for task in tasks
             }
             rows = [
-                [str(look["step"]), *(estimate(look.get("scores", {}).get(task), percent=True) for task in tasks)]
-                for look in record.looks
+                [str(row["step"]), *(estimate(row.get("scores", {}).get(task), percent=True) for task in tasks)]
+                for row in record.watched
             ]
             n = ", ".join(sorted({str(e["n"]) for points in curves.values() for _, e in points}))
             figure = plots.plot_estimate_curves(record.name, curves)
@@ -127,11 +127,11 @@ def _watched(records: list) -> list:
             ]
         if "win_rate" in tasks:
             blocks.append(Text(f"win_rate: {TRAINING['win_rate'].meaning}."))
-        looks = thin(record.looks, NUM_LOOKS)
-        for prompt in dict.fromkeys(prompt for look in looks for prompt in look.get("answers", {})):
-            answers = [(f"step {look['step']}", look["answers"][prompt], "") for look in looks if prompt in look["answers"]]
+        shown = thin(record.watched, NUM_WATCHED)
+        for prompt in dict.fromkeys(prompt for row in shown for prompt in row.get("answers", {})):
+            answers = [(f"step {row['step']}", row["answers"][prompt], "") for row in shown if prompt in row["answers"]]
             blocks.append(Said(prompt, answers, columns=False))
-        blocks.append(Text(f"{len(looks)} of {len(record.looks)} looks; all are in {record.name}/watch.jsonl."))
+        blocks.append(Text(f"{len(shown)} of {len(record.watched)} rows; all are in {record.name}/watch.jsonl."))
     return blocks
 
 

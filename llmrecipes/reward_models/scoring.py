@@ -1,7 +1,7 @@
 """How a response is fed to a reward model and scored: the one reading of a reward model that every stage uses.
 
-Training, the health check, evaluation, looks at a model in training, ranking by doubt and PPO all take their tokens from
-`reward_model_tokens` and their scores at each row's last token.
+Training, the health check, evaluation, `watch_reward_model`, ranking by uncertainty and PPO all take their tokens
+from `reward_model_tokens` and their scores at each row's last token.
 """
 
 import copy
@@ -221,7 +221,7 @@ def pool_at_last_token(model: PreTrainedModel | PeftModel) -> None:
     model.register_forward_hook(pool, with_kwargs=True)
 
 
-class RewardJudge:
+class RewardScorer:
     """Scores of a reward model, loaded from a folder or the Hub; by default on this process's device."""
 
     def __init__(self, model_args: ModelArguments, path: str, place: torch.device | None = None):
@@ -248,8 +248,8 @@ class RewardJudge:
         return score_with_model(self.model, token_rows, batch_size).tolist()
 
 
-def doubts(samples: list[dict], source: ModelArguments, batch_size: int = 32) -> list[float]:
-    """For each sample the reward model's doubt: the mean of p (1 - p) over its answer pairs, p by Bradley-Terry.
+def uncertainty(samples: list[dict], source: ModelArguments, batch_size: int = 32) -> list[float]:
+    """For each sample the reward model's uncertainty: the mean of p (1 - p) over its answer pairs, p by Bradley-Terry.
 
     Highest, 0.25, where the model cannot tell the answers apart: there a judgement teaches it most.
     samples: prompt, responses and, from recipes/sample.py, finish_reasons.
@@ -261,7 +261,7 @@ def doubts(samples: list[dict], source: ModelArguments, batch_size: int = 32) ->
         for sample in samples
         for reason in sample.get("finish_reasons") or [None] * len(sample["responses"])
     ]
-    scores = iter(RewardJudge(source, source.model_name_or_path).score(rows, texts, finished, batch_size))
+    scores = iter(RewardScorer(source, source.model_name_or_path).score(rows, texts, finished, batch_size))
     result = []
     for sample in samples:
         own = torch.tensor([next(scores) for _ in sample["responses"]])

@@ -1,7 +1,7 @@
 // Shows one item, keeps the ranking that is being made, sends it. Answers become text nodes, never markup.
-function startRanking(root) {
+// flagNames: what an answer can be marked with.
+function startRanking(root, flagNames) {
   "use strict";
-  const FLAGS = ["harmful", "untrue", "rude", "off-topic"];
   const FOLD_CHARACTERS = 1200, FOLD_LINES = 16;
   let view = null;
   let groups = [];       // best first, ties together: [[2], [0, 3]]; places as shown
@@ -201,7 +201,7 @@ function startRanking(root) {
     }[event.key];
     if (act) { event.preventDefault(); act(); }
     else if (place >= 0 && place < view.answers.length) { event.preventDefault(); placeNext(place); }
-    else if ("1234".includes(event.key) && event.key.length === 1 && selected !== null) { event.preventDefault(); toggleFlag(selected, FLAGS[event.key - 1]); }
+    else if ("1234".includes(event.key) && event.key.length === 1 && selected !== null) { event.preventDefault(); toggleFlag(selected, flagNames[event.key - 1]); }
   });
 
   // --- drawing -------------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ function startRanking(root) {
     const body = h("div", { class: isLong && !isOpen ? "text folded" : "text", dir: "auto", id: `answer${place}` }, ...(text.trim() ? words(text) : [h("em", {}, "(no text)")]));
     const more = isLong ? button(`more${place}`, isOpen ? "Fold" : "Show all", { class: "more", "aria-expanded": String(isOpen), "aria-controls": `answer${place}` },
       () => { if (!unfolded.delete(place)) unfolded.add(place); render(); }) : null;
-    const marks = h("div", { class: "flags", role: "group", "aria-label": `Flags of answer ${name}` }, ...FLAGS.map((flag) =>
+    const marks = h("div", { class: "flags", role: "group", "aria-label": `Flags of answer ${name}` }, ...flagNames.map((flag) =>
       button(`flag${place}${flag}`, flag, { "aria-pressed": String((flags[place] || []).includes(flag)) }, () => toggleFlag(place, flag))));
     const classes = ["card", own >= 0 ? "ranked" : "", ties && groups[own][0] !== place ? "tied" : ""].join(" ");
     return h("li", { class: classes, "data-place": place, "aria-label": `Answer ${name}, ${own < 0 ? "not ranked" : `number ${own + 1}`}` }, bar, body, more, marks);

@@ -1,8 +1,8 @@
-"""Who says whether a model answers better than at its first look (watch.py): a rule, a reward model or a judge model.
+"""Who says whether a model in training answers better than at step 0 (watch.py): a rule, a reward model or a judge model.
 
-Each has a `name`, under which watch.jsonl holds what `keep(rows, texts, whole, device)` makes of a look, one value a
-question (whole: which answers the model ended itself), and `win_rate(rows, now, first)`, the share of questions answered
-better than at the first look, ties half.
+Each has a `name`, under which watch.jsonl holds what `keep(rows, texts, whole, device)` makes of a step's answers, one value
+a question (whole: which answers the model ended itself), and `win_rate(rows, now, first)`, the share of questions answered
+better than at step 0, ties half.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.formats import prompt_text
 from llmrecipes.judging.endpoint import Endpoint, Verdicts
 from llmrecipes.judging.pairwise import PairJudge, read_guidelines
-from llmrecipes.reward_models.scoring import RewardJudge
+from llmrecipes.reward_models.scoring import RewardScorer
 
 
-class RuleLooks:
+class RuleComparison:
     """Scores of a rule (row, answer) -> number."""
 
     name = "golds"
@@ -32,14 +32,14 @@ class RuleLooks:
         return metrics.win_rate(now, first, groups=[row.get("key") for row in rows])
 
 
-class RewardLooks:
-    """Scores of the reward model in `path`, which is on the CPU but for the time of a look; loading draws no numbers."""
+class RewardComparison:
+    """Scores of the reward model in `path`, which stays on the CPU except while it scores; loading draws no numbers."""
 
     name = "rewards"
 
     def __init__(self, path: str):
         with torch.random.fork_rng(devices=[]):
-            self.judge = RewardJudge(ModelArguments(), path, torch.device("cpu"))
+            self.judge = RewardScorer(ModelArguments(), path, torch.device("cpu"))
 
     def keep(self, rows: list[dict], texts: list[str], whole: list[bool] | None, device: torch.device) -> list[float]:
         self.judge.model.to(device)
@@ -48,10 +48,10 @@ class RewardLooks:
         finally:
             self.judge.model.to("cpu")
 
-    win_rate = RuleLooks.win_rate
+    win_rate = RuleComparison.win_rate
 
 
-class JudgeLooks:
+class JudgeComparison:
     """The answers themselves, which the model behind `endpoint` compares in both orders (llmrecipes.judging.pairwise)."""
 
     name = "texts"
@@ -67,6 +67,6 @@ class JudgeLooks:
         compared = zip(self.pairs.compare_all(asked), [row.get("key") for row in rows], strict=True)
         read = [(outcome, key) for outcome, key in compared if outcome is not None]
         if not read:
-            raise InputError(f"watch_judge_model: {self.endpoint.model} gave no readable comparison of {len(rows)} answers")
+            raise InputError(f"judge_model: {self.endpoint.model} gave no readable comparison of {len(rows)} answers")
         outcomes, keys = zip(*read, strict=True)
         return metrics.mean_outcome(outcomes, groups=keys)

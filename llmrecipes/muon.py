@@ -1,0 +1,112 @@
+"""Muon on the hidden matrices with AdamW on the rest, as one optimizer that Trainer can schedule, save and load."""
+
+from collections import defaultdict
+
+import torch
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+class Muon(torch.optim.Muon):
+    """torch.optim.Muon (Jordan et al. 2024), faster on CPUs: it orthogonalizes one matrix after another in bfloat16,
+    which pays on GPUs and with AMX. Elsewhere the same step is taken in float32, matrices of one shape together: half
+    the time for a model of 1M parameters (29 against 55 ms a step on one AVX-512 thread).
+
+    Under FSDP2 the momentum is sharded like the weights, and every process orthogonalizes the whole matrices; where
+    bfloat16 pays, one after another, so that it holds no more than one of them.
+    """
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        first = self.param_groups[0]["params"][0]
+        fast = first.device.type != "cpu" or torch.cpu.get_capabilities().get("amx_bf16", False)
+        if fast and not isinstance(first, DTensor):
+            return super().step(closure)
+        for group in self.param_groups:
+            by_shape = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape[parameter.shape].append(parameter)
+            for parameters in by_shape.values():
+                for some in [[p] for p in parameters] if fast else [parameters]:
+                    self._update(some, group, torch.bfloat16 if fast else torch.float32)
+
+    def _update(self, parameters: list[torch.Tensor], group: dict, dtype: torch.dtype) -> None:
+        """One step of matrices of one shape, orthogonalized together in `dtype`."""
+        height, width = parameters[0].shape
+        updates = orthogonalize(torch.stack([self._momentum(p, group) for p in parameters]), group, dtype)
+        for parameter, update in zip(parameters, updates, strict=True):
+            if isinstance(parameter, DTensor):  # a process keeps its part of what all have computed
+                update = distribute_tensor(update, parameter.device_mesh, parameter.placements, src_data_rank=None)
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(update, alpha=-group["lr"] * max(1, height / width) ** 0.5)
+
+    def _momentum(self, parameter: torch.Tensor, group: dict) -> torch.Tensor:
+        """(height, width) Nesterov momentum of the gradient, whole where it is sharded."""
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+        buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+        momentum = parameter.grad.lerp(buffer, group["momentum"])
+        return momentum.full_tensor() if isinstance(momentum, DTensor) else momentum
+
+
+def orthogonalize(matrices: torch.Tensor, group: dict, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """(n, height, width) matrices with singular values brought near 1 by `ns_steps` Newton-Schulz iterations in `dtype`."""
+    a, b, c = group["ns_coefficients"]
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=group["eps"])).to(dtype)
+    for _ in range(group["ns_steps"]):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) on the hidden matrices, AdamW on embeddings, head, norms and biases; one optimizer.
+
+    Learning-rate schedulers and checkpoints see the parameter groups and states of both.
+    """
+
+    def __init__(self, muon_groups: list[dict], adamw_groups: list[dict]):
+        self.parts = [
+            # match_rms_adamw (Moonshot 2025) would rescale; the original scaling is what was measured to work here.
+            Muon(muon_groups),
+            torch.optim.AdamW(adamw_groups),
+        ]
+        super().__init__([*muon_groups, *adamw_groups], defaults={})
+        self._share()
+
+    def _share(self) -> None:
+        """Let both parts work on this optimizer's groups and state, so that it saves and loads like any other."""
+        muon, adamw = self.parts
+        size = len(muon.param_groups)
+        muon.param_groups, adamw.param_groups = self.param_groups[:size], self.param_groups[size:]
+        muon.state = adamw.state = self.state
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for part in self.parts:
+            part.step()
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        self._share()
+
+
+def build_muon(model: torch.nn.Module, args, muon_learning_rate: float) -> MuonAdamW:
+    """MuonAdamW for `model`: Muon at `muon_learning_rate`, AdamW at `args.learning_rate` and its betas."""
+    ends = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
+    matrices, decayed, others = [], [], []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            inner = parameter.ndim == 2 and id(parameter) not in ends
+            (matrices if inner else decayed if parameter.ndim >= 2 else others).append(parameter)
+    adamw = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+    return MuonAdamW(
+        [{"params": matrices, "lr": muon_learning_rate, "weight_decay": args.weight_decay}],
+        [
+            {"params": decayed, "weight_decay": args.weight_decay, **adamw},
+            {"params": others, "weight_decay": 0.0, **adamw},
+        ],
+    )

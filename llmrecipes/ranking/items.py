@@ -1,0 +1,52 @@
+"""What is asked of people and models, and what their judgements become: samples in, rows of rankings.jsonl out."""
+
+import json
+from collections.abc import Sequence
+
+from llmrecipes.config import InputError
+
+
+def check_items(samples: Sequence[dict]) -> list[dict]:
+    """The samples there is something to rank in: those whose answers are not all the same.
+
+    A model may well say nothing: one empty answer is a bad answer, and only empty ones are a broken file.
+
+    Raises:
+        InputError: a row's prompt id is missing or stands twice, an answer is no text, or all of them are empty.
+    """
+    given = [bool(row.get("prompt_id")) for row in samples]
+    seen: dict[str, int] = {}
+    for number, row in enumerate(samples, start=1):
+        if not given[number - 1] and any(given):
+            raise InputError(f"datasets, row {number}: prompt_id is missing; other rows have one")
+        key = row.get("prompt_id") or json.dumps(row.get("prompt"))
+        if key in seen:
+            raise InputError(f"datasets, row {number}: its prompt_id or prompt stands already in row {seen[key]}; keep one")
+        seen[key] = number
+        answers = row["responses"]
+        if not all(isinstance(text, str) for text in answers) or not any(text.strip() for text in answers):
+            raise InputError(f"datasets, row {number}: its responses are empty or no texts; leave the row out")
+    kept = [row for row in samples if len({text.strip() for text in row["responses"]}) > 1]
+    if not kept:
+        raise InputError("datasets: in every row all responses are the same; sample with a temperature above 0")
+    return kept
+
+
+def to_rankings(judgements: Sequence[dict]) -> list[dict]:
+    """Rows of rankings.jsonl from `Store.judgements()`: the sample's columns and ranking, annotator, what else is known.
+
+    Repetitions of an item measure the annotator and are left out.
+    """
+    columns = (
+        "ranking",
+        "annotator",
+        "annotator_kind",
+        "round",
+        "all_bad",
+        "flags",
+        "note",
+        "seconds",
+        "order_shown",
+        "time",
+    )
+    return [row["sample"] | {name: row[name] for name in columns} for row in judgements if not row["is_repeat"]]

@@ -1,0 +1,153 @@
+"""Logging in to the ranking page: limits of tries, the form, the cookie; without `users` a name that is typed (loopback)."""
+
+import ipaddress
+import secrets
+import time
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from urllib.parse import parse_qs, unquote
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from starlette.concurrency import run_in_threadpool
+
+from llmrecipes.config import InputError
+from llmrecipes.ranking.store import Store
+from llmrecipes.ranking.users import NAME, User, is_password
+
+LOGIN_SECONDS = 12 * 3600
+COOKIE, NAME_COOKIE = "llmrecipes_login", "llmrecipes_annotator"
+
+
+class RateLimit:
+    """At most `count` calls in `seconds` for each key."""
+
+    def __init__(self, count: int, seconds: float):
+        self.count, self.seconds, self.calls = count, seconds, defaultdict(deque)
+
+    def wait(self, key: str) -> int:
+        """0 and the call counts, or the seconds to wait before the next one."""
+        now = time.monotonic()
+        if len(self.calls) > 10_000:  # forget who has not called lately
+            self.calls = defaultdict(deque, {k: v for k, v in self.calls.items() if v and v[-1] > now - self.seconds})
+        calls = self.calls[key]
+        while calls and calls[0] <= now - self.seconds:
+            calls.popleft()
+        if len(calls) >= self.count:
+            return 1 + int(calls[0] + self.seconds - now)
+        calls.append(now)
+        return 0
+
+    def take_back(self, key: str, all_of_them: bool) -> None:
+        """Forget the key's newest call, or all of its calls."""
+        if all_of_them:
+            self.calls.pop(key, None)
+        elif self.calls.get(key):
+            self.calls[key].pop()
+
+
+class LoginLimit:
+    """Failed logins in a minute: 5 for a name from one address, 20 for a name, 20 for an address, 120 in all.
+
+    Addresses count by themselves only where they are known (`trusted_proxies`): a proxy's is everybody's, so that one who
+    guesses would lock out all. Logins that succeed do not count.
+    """
+
+    def __init__(self, knows_addresses: bool):
+        self.limits = {key: RateLimit(count, 60) for key, count in
+                       (("both", 5), ("name", 20), ("address", 20), ("all", 120))}  # fmt: skip
+        if not knows_addresses:
+            del self.limits["address"]
+
+    def wait(self, name: str, address: str) -> int:
+        """0 and the try counts as failed until `succeed`, or the seconds to wait."""
+        keys = self._keys(name, address)
+        # The first that refuses ends it: tries that are not looked at fill no other limit.
+        return next((wait for kind, limit in self.limits.items() if (wait := limit.wait(keys[kind]))), 0)
+
+    def succeed(self, name: str, address: str) -> None:
+        keys = self._keys(name, address)
+        for kind, limit in self.limits.items():
+            limit.take_back(keys[kind], all_of_them=kind in ("both", "name"))
+
+    @staticmethod
+    def _keys(name: str, address: str) -> dict[str, str]:
+        return {"both": f"{name} {address}", "name": name, "address": address, "all": ""}
+
+
+def find_user(request: Request, store: Store, users: Mapping[str, User] | None) -> str | None:
+    """Who sent the request; None for nobody that is logged in."""
+    if users is None:
+        name = unquote(request.cookies.get(NAME_COOKIE, "me"))
+        return name if NAME.fullmatch(name) else "me"
+    token = request.cookies.get(COOKIE)
+    found = store.login(token) if token else None
+    user = users.get(found[0]) if found else None
+    return user.name if user and user.credential == found[1] else None  # a changed password ends what it began
+
+
+def add_login_routes(
+    app: FastAPI,
+    store: Store,
+    users: Mapping[str, User] | None,
+    proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network],
+) -> None:
+    """/login and /api/logout. proxies: whose X-Forwarded-For is believed."""
+    logins = LoginLimit(knows_addresses=bool(proxies))
+
+    @app.get("/login")
+    def login_page(request: Request):
+        return RedirectResponse("/", 303) if request.state.user and users is not None else HTMLResponse(_login_page())
+
+    @app.post("/login")
+    async def login(request: Request):
+        try:
+            form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=8)
+        except ValueError:
+            raise InputError("the form has more fields than a name and a password") from None
+        name, password = form.get("name", [""])[0][:40], form.get("password", [""])[0][:200]
+        address = address_of(request, proxies)
+        if wait := logins.wait(name, address):
+            return HTMLResponse(_login_page(f"Too many tries; wait {wait} s."), 429, {"Retry-After": str(wait)})
+        user = (users or {}).get(name)
+        if not await run_in_threadpool(is_password, user, password):
+            return HTMLResponse(_login_page("That name and password do not belong together."), 401)
+        logins.succeed(name, address)
+        token = secrets.token_urlsafe(32)
+        await run_in_threadpool(store.add_login, token, name, time.time() + LOGIN_SECONDS, user.credential)
+        response = RedirectResponse("/", 303)
+        secure = request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
+        response.set_cookie(COOKIE, token, max_age=LOGIN_SECONDS, httponly=True, samesite="strict", secure=secure)
+        return response
+
+    @app.post("/api/logout")
+    def logout(request: Request):
+        if token := request.cookies.get(COOKIE):
+            store.remove_login(token)
+        response = JSONResponse({})
+        response.delete_cookie(COOKIE)
+        return response
+
+
+def address_of(request: Request, proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> str:
+    """Where a request comes from: the last address of X-Forwarded-For that is none of the trusted proxies."""
+    address = request.client.host if request.client else "?"
+    for hop in reversed(",".join(request.headers.getlist("x-forwarded-for")).split(",")):
+        try:
+            if not any(ipaddress.ip_address(address) in network for network in proxies):
+                break
+            address = str(ipaddress.ip_address(hop.strip()))
+        except ValueError:
+            break
+    return address
+
+
+def _login_page(message: str = "") -> str:
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>Log in"
+        "</title><style>body{font:1rem system-ui;max-width:20rem;margin:15vh auto;padding:0 1rem;color-scheme:light dark}"
+        "input,button{font:inherit;width:100%;padding:.5rem;margin:.2rem 0 1rem;box-sizing:border-box}</style><main>"
+        f"<h1>Rank the answers</h1><p role=alert>{message}</p><form method=post action=/login><label>Name<input name=name "
+        "autocomplete=username required autofocus></label><label>Password<input name=password type=password "
+        "autocomplete=current-password required></label><button>Log in</button></form></main></html>"
+    )
