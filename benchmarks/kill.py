@@ -27,8 +27,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 REAL_POPEN = subprocess.Popen
-TRAINING = ["pretrain", "sft", "reward", "dpo", "ppo"]
-STAGES = ["tokenizer", "pretrain", "sft", "sample", "rank", "reward", "dpo", "ppo", "evaluate"]
+TRAINING = ["pretrain", "sft", "reward", "dpo", "ppo", "kto", "grpo"]
+STAGES = ["tokenizer", "pretrain", "sft", "sample", "rank", "reward", "dpo", "ppo", "evaluate", "kto", "grpo"]
 # A constant learning rate: a step too many changes the weights. No interval is a multiple of another one.
 STEPS = ["--max_steps", "9", "--save_steps", "2", "--logging_steps", "3", "--save_total_limit", "2", "--watch_steps", "4",
          "--lr_scheduler_type", "constant", "--learning_rate", "1e-3"]  # fmt: skip
@@ -43,6 +43,8 @@ OPTIONS = {
     "reward": [word for word in STEPS if word not in ("--watch_steps", "4")] + EVALUATES,
     "dpo": [*STEPS, *EVALUATES],
     "ppo": [*STEPS, "--kl_target", "0.1"],
+    "kto": [*STEPS, *EVALUATES],
+    "grpo": [*STEPS],
     "sample": ["--per_device_batch_size", "8"],
 }
 EVENTS_OF_STAGES = 60  # of a file, of which every stage of a pipeline has some
