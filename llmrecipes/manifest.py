@@ -164,11 +164,8 @@ def difference(previous: dict, manifest: dict) -> str:
         return f"of stage {previous.get('stage')}"
     if not isinstance(previous.get("given"), dict):
         return "of an older version"
-    before, given = previous["given"], manifest["given"]
-    for key in [*given, *before]:
-        old, new = (("not given" if key not in m else m[key]) for m in (before, given))
-        if is_part_of_a_run(key) and _canonical(key, old) != _canonical(key, new):
-            return f"`{key}` was {str(old)[:60]}, is {str(new)[:60]}"
+    if found := _first_difference(previous["given"], manifest["given"]):
+        return found
     before, batch = previous.get("batch"), manifest.get("batch")
     if before != batch:
         return (
@@ -179,6 +176,23 @@ def difference(previous: dict, manifest: dict) -> str:
     if changed := [path for path, found in manifest["inputs"].items() if inputs.get(path, found) != found]:
         return f"{changed[0]} has changed"
     return "the contents of an input changed"
+
+
+def _first_difference(before: dict, given: dict, read_inputs: bool = True) -> str:
+    for key in [*given, *before]:
+        old, new = (("not given" if key not in m else m[key]) for m in (before, given))
+        if not is_part_of_a_run(key) or not read_inputs and (any(_paths(key, old)) or any(_paths(key, new))):
+            continue
+        if _canonical(key, old) != _canonical(key, new):
+            return f"`{key}` was {str(old)[:60]}, is {str(new)[:60]}"
+    return ""
+
+
+def plain_difference(previous: dict, given: dict) -> str:
+    """The first setting in which the config `given` differs from that of the manifest `previous`, if there is one that names
+    nothing to be read; no input is opened."""
+    before = previous.get("given")
+    return _first_difference(before, given, read_inputs=False) if isinstance(before, dict) else ""
 
 
 # ---- What a folder holds ----

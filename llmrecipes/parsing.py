@@ -24,6 +24,7 @@ from llmrecipes.keys.usage import describe, list_values
 from llmrecipes.keys.values import accepted, check_value, shown
 from llmrecipes.memory import out_of_memory
 from llmrecipes.preflight import check_machine, contradictions, remarks
+from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.signals import follow_launcher
 
 COMMAND_LINE = "command line"
@@ -86,7 +87,7 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
     problems += contradictions(settings)
     inputs_exist = inputs_exist and not options.print_config
     if inputs_exist:
-        problems += check_machine(settings)
+        problems += check_machine(settings, scrub_secrets(read_given(options), known_secrets(os.environ)))
     if problems:
         raise InputError(*problems)
     if inputs_exist and int(os.environ.get("RANK", 0)) == 0:
@@ -254,7 +255,7 @@ def _typed(key: str, words: list[str], keys: dict[str, Key]) -> tuple[str, Any]:
 
 
 def _typed_word(word: str, kinds: frozenset[str], where: str) -> Any:
-    if word == "null" and "None" in kinds:
+    if word == "null" and kinds & {"None", "list"}:
         return None
     if kinds & {"dict", "list"} and word.startswith(("{", "[")):
         return parse_yaml(word, f"{where} {shown(word)}")

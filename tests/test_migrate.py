@@ -231,6 +231,14 @@ def test_axolotl_config(tmp_path):
     assert {"early_stopping_patience", "datasets.field_messages", "datasets.type"} <= set(draft.lost)
 
 
+def test_a_file_of_another_encoding_is_one_line_about_itself(tmp_path, capsys):
+    (tmp_path / "old.yaml").write_bytes("output_dir: Müller\n".encode("latin-1"))
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path / "old.yaml")])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'old.yaml'}: is not UTF-8; save it as UTF-8\n"
+
+
 def test_what_is_written_builds_the_dataclasses(tmp_path):
     stage, old = HANDBOOK["sft full mixture"]
     (tmp_path / "new.yaml").write_text(render(migrate(yaml.safe_load(old), "sft.yaml"), "old.yaml", None))

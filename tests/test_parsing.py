@@ -241,11 +241,18 @@ def test_progress_bars_write_seldom_into_a_log(monkeypatch):
     assert seen == [None, "10"]
 
 
-def test_code_of_a_models_repository_is_never_run_without_a_word(capsys):
+def test_code_of_a_models_repository_is_never_run_without_a_word(capsys, monkeypatch):
     from recipes.health import CheckArguments
 
     parse(CheckArguments, argv=["--trust_remote_code", "true"], inputs_exist=True)
     assert "will run on this machine with your rights" in capsys.readouterr().err
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    argv = ["--trust_remote_code", "--model_name_or_path", "org/model", "--datasets", "stdlib", "--output_dir", "o"]
+    for revision, advice in (("main", True), ("5b3e8d" + "0" * 34, False)):
+        parse(*SFT, argv=[*argv, "--model_revision", revision], inputs_exist=True)
+        said = capsys.readouterr().err
+        assert f"code of org/model in revision {revision} will run on this machine with your rights" in said
+        assert ("pin a commit" in said) == advice
     (check,) = parse(CheckArguments, argv=[], inputs_exist=True)
     assert check.trust_remote_code is False and "rights" not in capsys.readouterr().err
 

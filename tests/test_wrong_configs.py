@@ -1,5 +1,6 @@
 """Each wrong config of wrong_configs.py ends in its line, before anything is loaded; a handful through the real command."""
 
+import json
 import os
 import subprocess
 import sys
@@ -46,6 +47,42 @@ def test_wrong_config_ends_in_its_line(stage, lines, part, paths, tmp_path):
 def test_the_right_part_of_each_config_is_right(stage, paths, tmp_path):
     config = write_config(tmp_path, stage, [], paths)
     assert parse(*recipe_types(stage), argv=["--config", str(config)], inputs_exist=True)
+
+
+def test_an_unknown_annotator_is_not_told_what_the_default_one_needs(paths, tmp_path):
+    config = write_config(tmp_path, "rank", ["annotator: robot", "~rankings_file"], paths)
+    with pytest.raises(InputError) as caught:
+        parse(*recipe_types("rank"), argv=["--config", str(config)], inputs_exist=True)
+    assert len(caught.value.args) == 1
+
+
+def test_null_on_the_command_line_is_no_data_set(tmp_path):
+    with pytest.raises(InputError, match="`datasets` is null, which is no list; name what it holds"):
+        parse(*recipe_types("tokenizer"), argv=["--datasets", "null", "--output_dir", str(tmp_path / "out")])
+
+
+def test_an_own_interrupted_run_and_force_and_a_preview_are_in_nobodys_way(paths, tmp_path):
+    config = str(write_config(tmp_path, "sft", ["seed: 3"], paths))
+    out = tmp_path / "out"
+    out.mkdir()
+    given = parse(*recipe_types("sft"), argv=["--config", config])[0].given
+    for status in ("running", "finished"):
+        run = {"stage": "sft", "status": status, "fingerprint": "1", "given": given}
+        (out / "manifest.json").write_text(json.dumps(run))
+        argv = ["--config", config, "--output_dir", str(out)]
+        parse(*recipe_types("sft"), argv=argv, inputs_exist=True)
+    argv += ["--learning_rate", "1e-3"]
+    with pytest.raises(InputError, match="holds another run"):
+        parse(*recipe_types("sft"), argv=argv, inputs_exist=True)
+    for way in ("--force", "--preview=1"):
+        parse(*recipe_types("sft"), argv=[*argv, way], inputs_exist=True)
+
+
+def test_parts_of_the_world_are_those_that_it_has():
+    from llmrecipes.data.tinytown import SPLITS
+    from llmrecipes.preflight.places import TINYTOWN
+
+    assert TINYTOWN == SPLITS
 
 
 def test_all_problems_are_told_at_once(paths, tmp_path):

@@ -1,7 +1,7 @@
 """Configs that users write wrongly: stage, the lines that are wrong, a part of the line that tells so.
 
 The rest of each config is right (`write_config` adds it); `~key` leaves a right line out. {policy}, {reward},
-{gpt2}, {rows}, {empty}, {file} and {tmp} are paths of the test's own.
+{gpt2}, {rows}, {empty}, {file}, {foreign}, {another} and {tmp} are paths of the test's own.
 """
 
 import json
@@ -354,6 +354,15 @@ per_device_eval_batch_size: 0 | must be at least 1
 """,
     "tokenizer": """
 vocab_size: 0 | must be at least 1
+vocab_size: 258 | vocab_size: 258 is below 259 (256 bytes and the special tokens)
+datasets: [{path: tinytown, name: mars}] | tinytown: there is no part 'mars'; choose one of commoncrawl
+datasets: tinytown | tinytown: `name` is missing; choose one of
+datasets: [{path: tinytown, name: c4, split: dev}] | tinytown: c4 has no split 'dev'; choose one of train, test
+datasets: tinytwon | 'tinytwon' is no world, did you mean `tinytown`?
+datasets: {file} | unknown kind of file; give .jsonl
+datasets: null | `datasets` is null, which is no list
+output_dir: {foreign} | holds files that are no run of ours; choose another output_dir or --force
+output_dir: {another} | holds another run (`seed` was 1, is not given); --force overwrites it
 vocab_size: many | it must be int
 max_length: 0 | must be at least 1
 seed: -1 | must lie from 0 to
@@ -390,6 +399,11 @@ def make_inputs(tmp: Path) -> dict[str, Path]:
     (tmp / "a_file").write_text("x")
     (tmp / "broken.jinja").write_text("{% for message in messages %}\n{{ message.content }\n{% endfor %}")
     (tmp / "fixed.jinja").write_text("Hello {{ name }}")
+    for name in ("foreign", "another"):
+        (tmp / name).mkdir()
+    (tmp / "foreign" / "letter.txt").write_text("Dear Ann")
+    run = {"stage": "tokenizer", "status": "finished", "fingerprint": "1", "given": {"datasets": "rows.jsonl", "seed": 1}}
+    (tmp / "another" / "manifest.json").write_text(json.dumps(run))
     models = {
         "policy": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
         "reward": {"architectures": ["LlamaForSequenceClassification"], "model_type": "llama", "id2label": {"0": "x"}},
@@ -401,7 +415,7 @@ def make_inputs(tmp: Path) -> dict[str, Path]:
         tokenizer = {"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": "<|im_end|>"}, {"content": "<|pad|>"}]}
         (tmp / name / "tokenizer.json").write_text(json.dumps(tokenizer))
     return {"tmp": tmp, "rows": tmp / "rows.jsonl", "empty": tmp / "empty.jsonl", "file": tmp / "a_file"} | {
-        name: tmp / name for name in models
+        name: tmp / name for name in (*models, "foreign", "another")
     }
 
 

@@ -38,5 +38,5 @@ class Settings:
         return [
             f"{self.where[key]}: {key}: {text}" if key in self.where else f"{key}: {text}"
             for key, text in problems
-            if not any(f"`{refused}`" in text or refused == key for refused in self.refused)
+            if not any(f"`{refused}`" in text or f"`{refused}: " in text or refused == key for refused in self.refused)
         ]

@@ -44,8 +44,10 @@ def read_yaml(path: str | os.PathLike) -> tuple[dict, dict[str, int]]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name that no file can have
-        raise InputError(f"{path}: cannot be read ({error.__class__.__name__}); check --config") from error
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8; save it as UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise InputError(f"{path}: cannot be read ({error.__class__.__name__}); check the path") from error
     values, root = _parse(text, str(path))
     if not isinstance(values, dict):
         found = "empty" if values is None else "a list" if isinstance(values, list) else "a single value"

@@ -76,6 +76,8 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
         value = "no"  # which YAML reads as false
     if isinstance(value, str) and "str" not in kinds and {"int", "float"} & kinds:
         value = _to_number(value, kinds)
+    if value is None and "list" in kinds and "None" not in kinds:
+        raise InputError(f"{where}: `{key}` is null, which is no list; name what it holds, or leave the key out")
     if "list" in kinds and value is not None and _kind(value) not in kinds:
         value = [value]  # one entry
     element = re.search(r"list\[(\w+)\]", declared.annotation)

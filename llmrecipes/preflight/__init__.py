@@ -4,9 +4,10 @@ Files are looked at, nothing heavy is imported: all of it takes a fraction of a 
 """
 
 import os
+import re
 
 from llmrecipes.keys.settings import Problems, Settings
-from llmrecipes.preflight import machine
+from llmrecipes.preflight import machine, places
 from llmrecipes.preflight.contradictions import CONTRADICTIONS
 
 
@@ -15,9 +16,14 @@ def contradictions(settings: Settings) -> list[str]:
     return settings.lines(problem for check in CONTRADICTIONS for problem in check(settings))
 
 
-def check_machine(settings: Settings) -> list[str]:
-    """What is missing for a run here: keys it cannot do without, inputs, tokens, packages, room to write, the hub."""
-    return settings.lines(problem for check in (_missing, *machine.CHECKS) for problem in check(settings))
+def check_machine(settings: Settings, given: dict) -> list[str]:
+    """What is missing for a run here: keys it cannot do without, inputs, tokens, packages, room to write, the hub; and an
+    output folder that holds something else than the run of the config `given`, which is as the user wrote it."""
+    checks = (_missing, places.sources, *machine.CHECKS)
+    return [
+        *settings.lines(problem for check in checks for problem in check(settings)),
+        *settings.lines(places.occupied(settings, given)),
+    ]
 
 
 def _missing(s: Settings) -> Problems:
@@ -65,7 +71,11 @@ def _ineffective(s: Settings) -> Problems:
         if off and s.given(key) and needs in s.keys and not s.given(needs):
             yield key, f"has no effect without `{needs}`"
     if s["trust_remote_code"]:
-        yield "trust_remote_code", "code from the model's repository will run on this machine with your rights"
+        model, revision = s["model_name_or_path"] or "the model's repository", s["model_revision"]
+        pinned = not revision or os.path.isdir(model) or re.fullmatch("[0-9a-f]{40}", revision)
+        which = f"{model} in revision {revision}" if revision and not os.path.isdir(model) else model
+        advice = "" if pinned else "; pin a commit (`model_revision`), or tomorrow it may be other code"
+        yield "trust_remote_code", f"code of {which} will run on this machine with your rights{advice}"
 
 
 def _batch(s: Settings) -> Problems:

@@ -11,6 +11,7 @@ from llmrecipes.keys.values import shown
 from llmrecipes.preflight import machine
 from llmrecipes.preflight.schedules import schedule_arguments
 
+SMALLEST_VOCABULARY = 259  # of byte-level BPE, see models.train_tokenizer
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
@@ -234,6 +235,11 @@ def _fresh_model(s: Settings) -> Problems:
         yield "model_config", f"num_attention_heads {heads} is no multiple of num_key_value_heads {shared}"
 
 
+def _vocabulary(s: Settings) -> Problems:
+    if "vocab_size" in s.keys and s["vocab_size"] < SMALLEST_VOCABULARY:
+        yield "vocab_size", f"{s['vocab_size']} is below {SMALLEST_VOCABULARY} (256 bytes and the special tokens)"
+
+
 def _models_compared(s: Settings) -> Problems:
     models = s["models"]
     if "baseline" not in s.keys or not isinstance(models, dict):
@@ -274,6 +280,7 @@ CONTRADICTIONS = (
     _texts,
     _preferences,
     _fresh_model,
+    _vocabulary,
     _models_compared,
     _not_carried_out,
 )

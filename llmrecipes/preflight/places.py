@@ -1,0 +1,52 @@
+"""Where rows come from and where the result goes, as far as that can be said without reading rows or importing anything."""
+
+import os
+from pathlib import Path
+
+from llmrecipes.config import nearest
+from llmrecipes.keys.settings import Problems, Settings
+from llmrecipes.keys.values import shown
+from llmrecipes.manifest import find_holder, plain_difference, read_manifest, standing
+
+FILES = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+# The generated world's parts and their splits; a test compares them with its own.
+_TEXTS = ("commoncrawl", "c4", "github", "wikipedia", "books", "arxiv", "stackexchange", "demonstrations", "prompts")
+TINYTOWN = dict.fromkeys(_TEXTS, ("train", "test")) | dict.fromkeys(("questions", "abilities"), ("validation", "test"))
+
+
+def sources(s: Settings) -> Problems:
+    """Data sources of a kind, or parts of the generated world, that there are not."""
+    for key in ("datasets", "eval_datasets"):
+        for entry in s.values.get(key) or ():
+            source = {"path": entry} if isinstance(entry, str) else entry
+            path, name, split = source["path"], source.get("name"), source.get("split", "train")
+            if os.path.isfile(path) and not path.endswith(FILES):
+                yield key, f"{path}: unknown kind of file; give {', '.join(FILES[:-1])} or .txt"
+            elif path == "tinytown" and name not in TINYTOWN:
+                which = f"there is no part {shown(name)}" if name else "`name` is missing"
+                yield key, f"tinytown: {which}; choose one of {', '.join(TINYTOWN)}"
+            elif path == "tinytown" and split not in TINYTOWN[name]:
+                yield key, f"tinytown: {name} has no split {shown(split)}; choose one of {', '.join(TINYTOWN[name])}"
+            elif "/" not in path and path not in ("tinytown", "stdlib") and not os.path.exists(path):
+                if meant := nearest(path, ("tinytown", "stdlib")):
+                    yield key, f"{shown(path)} is no world{meant}"
+
+
+def occupied(s: Settings, given: dict) -> Problems:
+    """An `output_dir` that holds another run or somebody's files, or into which another process is writing.
+
+    given: the config as the user wrote it. Where only the contents of inputs differ, `check_run` says so later.
+    """
+    output_dir = s["output_dir"]
+    if "force" not in s.keys or "stages" in s.keys or not output_dir or s["force"] or s["preview"]:
+        return
+    path = Path(output_dir)
+    if not path.is_dir():
+        return
+    held = standing(path, "")
+    if held == "foreign" and not any(path.glob("checkpoint-*")):  # a run's own, if it has lost its manifest
+        yield "output_dir", f"{output_dir} holds files that are no run of ours; choose another output_dir or --force"
+    elif held == "another" and (how := plain_difference(read_manifest(path) or {}, given)):
+        yield "output_dir", f"{output_dir} holds another run ({how}); --force overwrites it"
+    elif holder := find_holder(path):
+        yield "output_dir", f"{holder} is writing in {output_dir}; wait for it, or end it"
