@@ -51,7 +51,20 @@ LAYERS = {
         "processes",
         "leaks",
     },
-    2: {"corpus", "run", "resume", "evaluation", "ranking", "pipeline", "report", "hub", "cards", "chat", "hf_metrics"},
+    2: {
+        "corpus",
+        "run",
+        "resume",
+        "plan",
+        "evaluation",
+        "ranking",
+        "pipeline",
+        "report",
+        "hub",
+        "cards",
+        "chat",
+        "hf_metrics",
+    },
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
 

@@ -33,8 +33,9 @@ def test_there_is_a_config_for_every_stage():
         "chat",
         "health",
         "merge",
+        "plan",
         "push",
-    }  # no stages: they show, check, merge or publish what the stages made
+    }  # no stages: they show, check, plan, merge or publish what the stages made
     assert {path.stem for path in YAMLS if path.parent.name == "quickstart"} >= RECIPES - without
 
 

@@ -1,0 +1,97 @@
+"""The plan's closed form against what recipes take on a CPU: peak resident memory of a run less that of the same run with a
+model of almost nothing. What is freed is given back to the system at once, so that the peak is what was in use.
+
+Run: python benchmarks/memory.py [--json FILE]
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from llmrecipes.keys import recipe_keys
+from llmrecipes.parsing import Options, collect
+from llmrecipes.plan import make_plan
+
+ROOT = Path(__file__).parent.parent
+SIZES = {"model_type": "llama", "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 4,
+         "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 16000,
+         "max_position_embeddings": 512}  # fmt: skip
+TINY = {**SIZES, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 300}
+COMMON = {"max_steps": 3, "per_device_train_batch_size": 4, "bf16": False, "use_cpu": True, "report_to": "none",
+          "save_strategy": "no", "activation_checkpointing": False}  # fmt: skip
+CASES = {"pretrain": {"max_length": 256}, "sft": {"max_length": 256}, "reward": {"max_length": 256}}
+
+
+def write_inputs(folder: Path) -> None:
+    """A tokenizer, models of both sizes, and rows that fill every block."""
+    from llmrecipes.models import build_policy, train_tokenizer
+
+    text = "one two three four five six seven eight nine ten " * 60
+    tokenizer = train_tokenizer([text], 300, 512)
+    for name, sizes in (("large", SIZES), ("tiny", TINY)):
+        build_policy(sizes, tokenizer).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    ask, answers = [{"role": "user", "content": "Count"}], [[{"role": "assistant", "content": text[:n]}] for n in (500, 400)]
+    rows = {"pretrain": {"text": text}, "sft": {"messages": [*ask, *answers[0]]},
+            "reward": {"prompt": ask, "chosen": answers[0], "rejected": answers[1]}}  # fmt: skip
+    for stage, row in rows.items():
+        (folder / f"{stage}.jsonl").write_text((json.dumps(row) + "\n") * 64)
+
+
+def taken_and_planned(stage: str, size: str, folder: Path) -> tuple[int, float]:
+    """(peak resident bytes of the run, planned bytes) of `stage` with the model `size`."""
+    values = {**COMMON, **CASES[stage], "model_name_or_path": str(folder / size),
+              "output_dir": str(folder / f"{stage}-{size}"), "datasets": [str(folder / f"{stage}.jsonl")]}  # fmt: skip
+    config = folder / f"{stage}.yaml"
+    config.write_text(yaml.safe_dump(values))
+    command = [
+        "/usr/bin/env",
+        sys.executable,
+        "-c",
+        MEASURED,
+        str(ROOT / "recipes" / f"{stage}.py"),
+        "--config",
+        str(config),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    settings, _, _ = collect(Options({}, str(config)), recipe_keys(ROOT / "recipes" / f"{stage}.py"))
+    return int(re.search(r"VmHWM:\s+(\d+)", done.stdout)[1]) * 1024, make_plan(settings, str(config))["peak"]
+
+
+MEASURED = """
+import ctypes, runpy, sys
+import llmrecipes.run
+llmrecipes.run.keep_freed_memory = lambda: None
+ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: what is freed goes back
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+print(*(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", help="write the table there")
+    args, table = parser.parse_args(), {}
+    with tempfile.TemporaryDirectory() as work:
+        write_inputs(Path(work))
+        print(f"{'stage':<10}{'taken, MiB':>12}{'planned':>10}{'ratio':>8}")
+        for stage in CASES:
+            (taken, planned), (without, almost_none) = (
+                taken_and_planned(stage, size, Path(work)) for size in ("large", "tiny")
+            )
+            taken, planned = taken - without, planned - almost_none
+            table[stage] = {"taken": taken, "planned": planned}
+            print(f"{stage:<10}{taken / 2**20:>12.0f}{planned / 2**20:>10.0f}{planned / taken:>8.3f}", flush=True)
+    if args.json:
+        Path(args.json).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

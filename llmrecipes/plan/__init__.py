@@ -1,0 +1,78 @@
+"""What a YAML will need before a GPU is rented: memory, whether it fits, time, price, disk.
+
+The closed form reads configs alone and answers in a second (`memory`, `work`); `trace` runs the step on tensors without
+contents. What is not known is named and not guessed.
+"""
+
+from pathlib import Path
+
+import yaml
+
+from llmrecipes.config import InputError, nearest
+from llmrecipes.keys.settings import Settings
+from llmrecipes.plan.advice import keys_that_help
+from llmrecipes.plan.job import Job, model_config, read_job
+from llmrecipes.plan.memory import phases
+from llmrecipes.plan.work import count_work, disk, summarise
+
+GPUS = Path(__file__).parent / "gpus.yaml"
+USABLE = 0.92  # of a GPU's memory; the rest is CUDA's context and what fragmentation wastes
+
+
+def read_gpu(name: str) -> dict:
+    """memory (GB), tflops, bandwidth (GB/s) and source of the GPU `name` in gpus.yaml; InputError with the names there."""
+    gpus = yaml.safe_load(GPUS.read_text(encoding="utf-8"))
+    if name.lower() not in gpus:
+        raise InputError(f"gpu: {name} is none of {', '.join(gpus)}{nearest(name.lower(), gpus)}")
+    return {"name": name.lower(), **gpus[name.lower()]}
+
+
+def make_plan(
+    s: Settings,
+    config_file: str | None,
+    gpu: str = "h100",
+    num_gpus: int | None = None,
+    price: float | None = None,
+    mfu: float = 0.4,
+    accelerate_config: str | None = None,
+    train_rows: int | None = None,
+) -> dict:
+    """All that is known of a run beforehand, as JSON takes it: sizes in bytes, `price` in the currency of `price` per GPU
+    and hour."""
+    device, gpus = read_gpu(gpu), num_gpus or s["num_gpus"] or 1
+    job = read_job(s, config_file, gpus, accelerate_config)
+    unknown, a = list(job.unknown), job.architecture
+    if s["trust_remote_code"]:
+        unknown.append("trust_remote_code: what the repository's own code adds")
+    memory, whole = device["memory"] * 1e9, device["memory"] * 1e9 * USABLE
+    found = phases(job, memory)
+    peak = max(sum(parts.values()) for parts in found.values())
+    work = summarise(count_work(s, job, train_rows, unknown), device, gpus, mfu, price)
+    keys, with_keys = keys_that_help(job, memory, whole) if peak > whole else ([], peak)
+    result, checkpoints, free = disk(s, job)
+    value = job.rollouts.value.trunk + job.rollouts.value.hidden if job.rollouts and job.rollouts.separate_value else 0
+    return {
+        "config": config_file,
+        "gpu": device,
+        "num_gpus": gpus,
+        "global_batch_size": job.batch * job.accumulation * gpus,
+        "parameters": {"all": a.parameters, "trained": job.trained + value, "active": a.active},
+        "memory": found,
+        "peak": peak,
+        "usable": whole,
+        "fits": peak <= whole,
+        "would_fit_with": keys,
+        "peak_with": with_keys,
+        "fits_with": with_keys <= whole,
+        **work,
+        "disk": {"result": result, "checkpoints": checkpoints, "free": free},
+        "unknown": unknown,
+    }
+
+
+def traced(s: Settings, config_file: str | None, num_gpus: int | None, accelerate_config: str | None) -> dict[str, int]:
+    """Part -> bytes of a training step by torch's memory tracker (slow: imports torch)."""
+    from llmrecipes.plan.trace import trace
+
+    job: Job = read_job(s, config_file, num_gpus or s["num_gpus"] or 1, accelerate_config)
+    return trace(job, model_config(s, Path(config_file).parent if config_file else None)[0])

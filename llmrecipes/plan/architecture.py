@@ -1,0 +1,158 @@
+"""What a language model's config.json says of its size: parameters, and what a layer keeps for the backward pass.
+
+Only architectures whose layers have been checked against torch's memory tracker are known here (`FAMILIES`); of any other
+one nothing is guessed, and `--exact` builds it.
+"""
+
+from dataclasses import dataclass
+
+from llmrecipes.config import InputError
+from llmrecipes.keys import keys_of
+
+# model_type -> its config class and what the config does not say: RMSNorm or LayerNorm, gated MLPs, where biases are,
+# RMSNorm on queries and keys, and the bytes that attention and MLP keep for each byte of their inputs' width (see
+# `Architecture.attention_kept`, `mlp_kept`).
+FAMILIES = {
+    "llama": {"config": "LlamaConfig"},
+    "mistral": {"config": "MistralConfig"},
+    "smollm3": {"config": "SmolLM3Config"},
+    "qwen2": {"config": "Qwen2Config", "qkv_bias": True},
+    "qwen3": {"config": "Qwen3Config", "qk_norm": True},
+    "mixtral": {"config": "MixtralConfig", "mixture": True},
+    "qwen3_moe": {"config": "Qwen3MoeConfig", "qk_norm": True, "mixture": True},
+    "gpt2": {"config": "GPT2Config", "layer_norm": True, "biases": True, "fused_qkv": True, "mlp_kept": 5,
+             "position_table": True},
+    "gpt_neox": {"config": "GPTNeoXConfig", "layer_norm": True, "biases": True, "fused_qkv": True, "mlp_kept": 2,
+                 "rotated_copies": 3, "parallel": True},
+}  # fmt: skip
+OTHER_NAMES = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
+               "intermediate_size": "n_inner", "max_position_embeddings": "n_positions",
+               "num_experts": "num_local_experts"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A decoder's sizes. Widths in values: `hidden` of the residual stream, `query` and `key` of all heads together."""
+
+    family: str
+    layers: int
+    hidden: int
+    heads: int
+    head_dim: int
+    query: int
+    key: int
+    width: int  # of the MLP, or of one expert
+    vocabulary: int
+    tied: bool
+    context: int | None
+    experts: int = 0
+    active_experts: int = 0
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    layer_norm: bool = False
+    gated: bool = True
+    fused_qkv: bool = False
+    parallel: bool = False  # attention and MLP read the same residual stream
+    mlp_kept: int = 4  # gate, its activation, up and their product
+    rotated_copies: int = 0
+    position_table: bool = False  # learned positions
+
+    @property
+    def linear_sizes(self) -> dict[str, tuple[int, int, int]]:
+        """Name of a layer's linear module -> (inputs, outputs, how many of them). Experts, which lie in one tensor, are not
+        among them."""
+        h, q, k, i = self.hidden, self.query, self.key, self.width
+        if self.fused_qkv:
+            attention = {"qkv": (h, q + 2 * k, 1), "out": (q, h, 1)}
+        else:
+            attention = {"q_proj": (h, q, 1), "k_proj": (h, k, 1), "v_proj": (h, k, 1), "o_proj": (q, h, 1)}
+        if self.experts:
+            return attention
+        gates = {"gate_proj": (h, i, 1), "up_proj": (h, i, 1)} if self.gated else {"up": (h, i, 1)}
+        return attention | gates | {"down_proj" if self.gated else "down": (i, h, 1)}
+
+    @property
+    def layer_matrices(self) -> int:
+        """Weights of a layer's matrices, experts and router included."""
+        linear = sum(n * inputs * outputs for inputs, outputs, n in self.linear_sizes.values())
+        return linear + self.experts * (3 * self.hidden * self.width + self.hidden)
+
+    @property
+    def layer_parameters(self) -> int:
+        biases = self.qkv_bias * (self.query + 2 * self.key) + self.out_bias * self.hidden
+        if self.mlp_bias:
+            biases += (self.width * (1 + self.gated)) + self.hidden
+        norms = 2 * self.hidden * (1 + self.layer_norm) + 2 * self.head_dim * self.qk_norm
+        return self.layer_matrices + biases + norms
+
+    @property
+    def embedding(self) -> int:
+        return self.vocabulary * self.hidden
+
+    @property
+    def head(self) -> int:
+        """Weights of the LM head of its own; 0 where it is the embedding."""
+        return 0 if self.tied else self.embedding
+
+    @property
+    def trunk(self) -> int:
+        """Parameters without the LM head."""
+        rows = self.vocabulary + (self.context if self.position_table else 0)
+        return self.layers * self.layer_parameters + self.hidden * (rows + 1 + self.layer_norm)
+
+    @property
+    def parameters(self) -> int:
+        return self.trunk + self.head
+
+    @property
+    def active(self) -> int:
+        """Parameters that a token is multiplied with: all but the input embeddings and the experts it is not sent to."""
+        idle = self.layers * (self.experts - self.active_experts) * 3 * self.hidden * self.width
+        return self.layers * self.layer_parameters - idle + self.embedding
+
+
+def read_architecture(config: dict, where: str) -> Architecture:
+    """The sizes in `config`, the mapping of a config.json or of `model_config`; defaults are those of transformers.
+
+    Raises:
+        InputError: an architecture that is not known here, or sizes that are missing or no numbers.
+    """
+    config = config.get("text_config") or config
+    family = config.get("model_type")
+    if family not in FAMILIES:
+        raise InputError(
+            f"{where}: the architecture {family!r} is none whose memory is known in closed form ({', '.join(FAMILIES)}); "
+            "--exact traces it"
+        )
+    facts = dict(FAMILIES[family])
+    defaults = keys_of(f"transformers.models.{family}.configuration_{family}:{facts.pop('config')}")
+
+    def value(key, otherwise=None):
+        for name in (key, OTHER_NAMES.get(key)):
+            if config.get(name) is not None:
+                return config[name]
+        found = [defaults[n].default for n in (key, OTHER_NAMES.get(key)) if n in defaults]
+        return otherwise if not found or found[0] is None else found[0]
+
+    hidden, heads = value("hidden_size"), value("num_attention_heads")
+    sizes = {"hidden_size": hidden, "num_attention_heads": heads, "num_hidden_layers": value("num_hidden_layers"),
+             "vocab_size": value("vocab_size")}  # fmt: skip
+    for key, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise InputError(f"{where}: {key}: {size!r} is no whole number above 0")
+    head_dim = value("head_dim") or hidden // heads
+    biases = facts.pop("biases", False)
+    experts = value("num_experts", 0) if facts.pop("mixture", False) else 0
+    width = value("moe_intermediate_size") if experts else None
+    return Architecture(
+        family=family, layers=sizes["num_hidden_layers"], hidden=hidden, heads=heads, head_dim=head_dim,
+        query=heads * head_dim, key=value("num_key_value_heads", heads) * head_dim,
+        width=width or value("intermediate_size") or 4 * hidden, vocabulary=sizes["vocab_size"],
+        tied=bool(value("tie_word_embeddings", False)), context=value("max_position_embeddings"), experts=experts,
+        active_experts=value("num_experts_per_tok", 0) if experts else 0,
+        qkv_bias=facts.pop("qkv_bias", False) or bool(value("attention_bias", biases)),
+        out_bias=bool(value("attention_bias", biases)), mlp_bias=bool(value("mlp_bias", biases)),
+        gated=not facts.get("layer_norm"), **facts,
+    )  # fmt: skip

@@ -1,0 +1,233 @@
+"""What a stage's YAML asks of a machine, in numbers: models, batch, precision, adapters, sharding."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from llmrecipes.config import InputError
+from llmrecipes.keys.settings import Settings
+from llmrecipes.keys.strict_yaml import load_yaml
+from llmrecipes.plan.architecture import Architecture, read_architecture
+from llmrecipes.plan.lookup import find_config, find_vocabulary
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Bytes of optimizer state per trained parameter; an optimizer that is not here is named as unknown.
+OPTIMIZERS = {
+    "adamw_torch": 8, "adamw_torch_fused": 8, "adamw_hf": 8, "adamw_bnb_8bit": 2.03, "adamw_8bit": 2.03,
+    "paged_adamw_32bit": 8, "paged_adamw_8bit": 2.03, "lion_32bit": 4, "lion_8bit": 1.02, "sgd": 0, "adafactor": 0.01,
+}  # fmt: skip
+# Names of modules in GPT-2 and GPT-NeoX -> those of `Architecture.linear_sizes`.
+MODULES = {"c_attn": ["qkv"], "c_fc": ["up"], "c_proj": ["out", "down"], "query_key_value": ["qkv"], "dense": ["out"],
+           "dense_h_to_4h": ["up"], "dense_4h_to_h": ["down"]}  # fmt: skip
+QUANTISED = {"load_in_4bit": 0.5 + 4 / 64, "load_in_8bit": 1.0}  # bytes a weight; blocks of 64 share a float32 scale
+CHEAP_LOGITS_BYTES = 1 << 30  # training.CHEAP_LOGITS_BYTES, which stands beside torch
+
+
+@dataclass(frozen=True)
+class Lora:
+    rank: int
+    targets: frozenset[str]
+    dropout: float
+
+    def parameters(self, a: Architecture) -> int:
+        sizes = a.linear_sizes
+        return a.layers * self.rank * sum(sizes[name][0] + sizes[name][1] for name in self.targets)
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Of PPO: tokens of a prompt and a response, responses decoded at a time, and the other models."""
+
+    prompt: int
+    response: int
+    decoded: int
+    responses: int  # in a rollout, over all GPUs
+    epochs: int
+    separate_value: bool
+    value: Architecture
+    reward: Architecture | None
+    reward_bytes: int
+    reference_bytes: int
+    chunk: int | None
+    temperature: float
+    offload: bool
+    vllm: float  # share of the GPU's memory
+
+
+@dataclass(frozen=True)
+class Job:
+    architecture: Architecture
+    head: str  # logits, chunked, score, rollouts
+    rows: int  # an example has: pairs have two
+    has_reference: bool
+    batch: int
+    accumulation: int
+    length: int
+    gpus: int
+    weight_bytes: int
+    autocast: bool
+    optimizer: float | None
+    checkpointing: bool
+    padded: bool
+    lora: Lora | None = None
+    quantised: float | None = None
+    stage3: bool = False  # weights are sharded too (FSDP2, ZeRO-3)
+    stage2: bool = False  # gradients and optimizer states are
+    rollouts: Rollouts | None = None
+    unknown: list[str] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        """Of a micro-batch on one GPU."""
+        return self.batch * self.rows * self.length
+
+    @property
+    def trained(self) -> int:
+        """Trained parameters of the model itself (not of PPO's value model)."""
+        if self.lora:
+            return self.lora.parameters(self.architecture) + (self.head == "score") * self.architecture.hidden
+        return self.architecture.trunk + self.architecture.hidden if self.head == "score" else self.architecture.parameters
+
+    @property
+    def compute_bytes(self) -> int:
+        return 2 if self.autocast or self.weight_bytes == 2 else 4
+
+    def changed(self, **values) -> "Job":
+        return replace(self, **values)
+
+
+def read_job(s: Settings, config_file: str | None, gpus: int, accelerate_config: str | None) -> Job:
+    """The job that the settings of a training stage describe.
+
+    Raises:
+        InputError: a stage that trains nothing, or a model whose config is not in reach.
+    """
+    if not s.trains:
+        raise InputError("this stage trains nothing; plans are for pretrain, sft, reward, dpo and ppo")
+    beside, unknown = Path(config_file).parent if config_file else None, []
+    config, found = model_config(s, beside)
+    a = read_architecture(config, found)
+    lora = _read_lora(s, a)
+    dtype = s["dtype"] if s["dtype"] not in (None, "auto") else config.get("dtype") or config.get("torch_dtype") or "float32"
+    if s["dtype"] == "auto" and "dtype" not in config and "torch_dtype" not in config:
+        unknown.append("dtype: auto: the config does not say which; float32 is counted")
+    fresh = bool(s["model_config"])
+    ppo = "num_ppo_epochs" in s.keys
+    weight_bytes = 4 if fresh or (ppo and not lora) else BYTES[str(dtype)]
+    optim = s.values.get("optim", "adamw_torch_fused")
+    optimizer = OPTIMIZERS.get(str(optim))
+    if s["optimizer"] == "muon":
+        hidden = a.layers * a.layer_matrices / a.parameters
+        optimizer = 4 * hidden + 8 * (1 - hidden)
+    if optimizer is None:
+        unknown.append(f"optim: {optim}: the size of its states is not known here and not counted")
+    if "paged" in str(optim):
+        unknown.append(f"optim: {optim}: its states move to the CPU where memory ends; they are counted as if they stayed")
+    stage3, stage2 = _sharding(s, accelerate_config)
+    rollouts = _read_rollouts(s, a, gpus, beside, bool(lora), weight_bytes, unknown) if ppo else None
+    length = rollouts.prompt + rollouts.response if ppo else _length(s, a, unknown)
+    head, rows, reference = _method(s)
+    job = Job(
+        architecture=a, head=head, rows=rows, has_reference=reference and not lora, batch=s["per_device_train_batch_size"],
+        accumulation=s["gradient_accumulation_steps"], length=length, gpus=gpus, weight_bytes=weight_bytes,
+        autocast=_autocast(s), optimizer=optimizer, lora=lora, stage3=stage3, stage2=stage2,
+        checkpointing=bool(s["activation_checkpointing"] if s["activation_checkpointing"] is not None
+                           else s["gradient_checkpointing"]),
+        padded=not (head == "logits" or ppo or s["packing"] or s["padding_free"]),
+        quantised=next((size for key, size in QUANTISED.items() if s[key]), None), rollouts=rollouts, unknown=unknown,
+    )  # fmt: skip
+    if job.head == "chunked" and not job.has_reference and rows == 1:  # TRL's tiled head only where it pays
+        cheap = job.tokens * a.vocabulary * 12 <= CHEAP_LOGITS_BYTES
+        job = job.changed(head="logits" if cheap else "chunked")
+    return job
+
+
+def _method(s: Settings) -> tuple[str, int, bool]:
+    """(what stands on the trunk, rows of an example, whether a reference reads along), by the keys that the stage has."""
+    if "num_ppo_epochs" in s.keys:
+        return "rollouts", 1, True
+    if "precompute_ref_log_probs" in s.keys:
+        return "chunked", 2, True
+    if "center_rewards_coefficient" in s.keys:
+        return "score", 2, False
+    return ("chunked" if "assistant_only_loss" in s.keys else "logits"), 1, False
+
+
+def model_config(s: Settings, beside: Path | None) -> tuple[dict, str]:
+    if path := s["model_name_or_path"]:
+        return find_config(path, "model_name_or_path", s["model_revision"], beside)
+    if not s["model_config"]:
+        raise InputError("`model_name_or_path` is missing; give a Hugging Face id or a stage's folder")
+    config = dict(s["model_config"])
+    if "vocab_size" not in config:
+        tokenizer = s["tokenizer_name_or_path"] or ""
+        config["vocab_size"] = find_vocabulary(tokenizer, beside)
+        if config["vocab_size"] is None:
+            raise InputError(
+                f"tokenizer_name_or_path: {tokenizer} is not in reach, so the vocabulary is unknown; add vocab_size to "
+                "model_config"
+            )
+    return config, "model_config"
+
+
+def _length(s: Settings, a: Architecture, unknown: list[str]) -> int:
+    length = s["max_length"] or a.context
+    if length is None:
+        raise InputError("max_length: neither the YAML nor the model's config says how long rows may be; set it")
+    return min(length, a.context or length)
+
+
+def _autocast(s: Settings) -> bool:
+    """Every GPU of gpus.yaml has bf16, so TRL's default and `auto` mean on."""
+    return bool(s["fp16"]) or s["bf16"] in (True, "auto") or (s["bf16"] is None and "bf16" in s.keys)
+
+
+def _read_lora(s: Settings, a: Architecture) -> Lora | None:
+    if not s["use_peft"]:
+        return None
+    names = list(a.linear_sizes)
+    wanted = s["lora_target_modules"]
+    if wanted is None:
+        targets = {"qkv"} if a.fused_qkv else {"q_proj", "v_proj"}
+    elif wanted in ("all-linear", ["all-linear"]):
+        targets = set(names)
+    else:
+        wanted = [wanted] if isinstance(wanted, str) else wanted
+        targets = {name for module in wanted for name in MODULES.get(module, [module])}
+        if foreign := targets - set(names):
+            raise InputError(f"lora_target_modules: {min(foreign)} is no module of a {a.family} whose size is known here")
+    return Lora(s["lora_r"], frozenset(targets), s["lora_dropout"] or 0.0)
+
+
+def _sharding(s: Settings, accelerate_config: str | None) -> tuple[bool, bool]:
+    """(weights sharded, gradients and optimizer states sharded) by the launch config or `fsdp: true`."""
+    if not accelerate_config:
+        return bool(s["fsdp"]), bool(s["fsdp"])
+    launch = load_yaml(accelerate_config)
+    fsdp, deepspeed = launch.get("fsdp_config") or {}, launch.get("deepspeed_config") or {}
+    stage = deepspeed.get("zero_stage", 0)
+    whole = launch.get("distributed_type") == "FSDP" and fsdp.get("fsdp_reshard_after_forward", True)
+    return bool(whole) or stage == 3, launch.get("distributed_type") == "FSDP" or stage >= 2
+
+
+def _read_rollouts(s, a, gpus, beside, lora: bool, weight_bytes: int, unknown: list[str]) -> Rollouts:
+    reward = None
+    if path := s["reward_model_name_or_path"]:
+        reward = read_architecture(*find_config(path, "reward_model_name_or_path", None, beside))
+    if s["reward_functions"]:
+        unknown.append("reward_functions: what they take of time and memory")
+    value = read_architecture(*find_config(path, "value_model_name_or_path", None, beside)) if (
+        path := s["value_model_name_or_path"]) else reward or a  # fmt: skip
+    prompt = s["max_prompt_length"]
+    if prompt is None:
+        prompt = (a.context or 2 * s["max_completion_length"]) - s["max_completion_length"]
+        unknown.append(f"max_prompt_length: not given, so prompts of the whole context ({prompt} tokens) are counted")
+    minibatch = s["per_device_train_batch_size"] * s["gradient_accumulation_steps"] * gpus
+    return Rollouts(
+        prompt=prompt, response=s["max_completion_length"], decoded=s["per_device_generation_batch_size"],
+        responses=s["rollout_batch_size"] or minibatch * (s["num_mini_batches"] or 1), epochs=s["num_ppo_epochs"],
+        separate_value=(s["value_model"] or ("shared" if lora else "separate")) == "separate", value=value, reward=reward,
+        reward_bytes=BYTES.get(str(s["reward_model_dtype"] or s["dtype"]), 4),
+        reference_bytes=0 if lora else BYTES.get(str(s["ref_model_dtype"]), weight_bytes),
+        chunk=s["logprob_chunk_size"], temperature=s["temperature"], offload=bool(s["offload_frozen_models"]),
+        vllm=s["vllm_gpu_memory_utilization"] if s["use_vllm"] and s["vllm_mode"] == "colocate" else 0.0,
+    )  # fmt: skip

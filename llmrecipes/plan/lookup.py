@@ -1,0 +1,116 @@
+"""Where a model's config comes from without its weights: a folder, the chain's own configs, the Hub, or models.yaml."""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+import yaml
+
+from llmrecipes.config import InputError
+from llmrecipes.keys.strict_yaml import load_yaml
+from llmrecipes.preflight.machine import is_hub_id
+
+KNOWN = Path(__file__).parent / "models.yaml"
+
+
+def find_config(path: str, key: str, revision: str | None = None, beside: Path | None = None) -> tuple[dict, str]:
+    """(config of the model at `path`, where it was found). A stage's folder that is not there yet is looked up in the YAMLs
+    of the folder `beside`, whose `output_dir` names it.
+
+    Raises:
+        InputError: no config is in reach; `key` is the config's key that names the model.
+    """
+    for file in (Path(path) / "config.json", Path(path) / "adapter_config.json"):
+        if file.is_file():
+            found = _read(file)
+            if "base_model_name_or_path" in found:
+                return find_config(found["base_model_name_or_path"], key, found.get("revision"), beside)
+            return found, str(file)
+    if beside and (stage := _stage_that_writes(path, beside)):
+        return _config_of_stage(*stage, key, beside)
+    looked = [f"{path}/config.json"]
+    if is_hub_id(path) and not path.startswith("outputs/"):
+        if found := _from_hub(path, revision):
+            return found, f"{path} (Hub)"
+        looked.append("the Hub or its cache")
+    if path in (known := _known_models()):
+        return dict(known[path]), "llmrecipes/plan/models.yaml, as the Hub was not asked or not reached"
+    raise InputError(f"{key}: no config of {path} is in reach ({', '.join(looked)}); fetch its config.json into a folder")
+
+
+def find_vocabulary(path: str, beside: Path | None = None) -> int | None:
+    """Number of tokens of the tokenizer at `path`; None where it is not in reach."""
+    file = Path(path) / "tokenizer.json"
+    if not file.is_file() and beside and (stage := _stage_that_writes(path, beside)):
+        return stage[1].get("vocab_size")
+    tokens = _read(file) if file.is_file() else None
+    if tokens is None and is_hub_id(path) and not path.startswith("outputs/"):
+        tokens = _from_hub(path, None, "tokenizer.json")
+    if tokens:
+        ids = [*tokens["model"]["vocab"].values(), *(token["id"] for token in tokens.get("added_tokens", []))]
+        return max(ids) + 1
+    return _known_models().get(path, {}).get("vocab_size")
+
+
+def _config_of_stage(file: Path, values: dict, key: str, beside: Path) -> tuple[dict, str]:
+    if values.get("model_config"):
+        config = dict(values["model_config"])
+        if "vocab_size" not in config and (size := find_vocabulary(values.get("tokenizer_name_or_path", ""), beside)):
+            config["vocab_size"] = size
+        return config, str(file)
+    start = values.get("model_name_or_path")
+    if not start:
+        raise InputError(f"{key}: {file} names no model that its result could have the sizes of")
+    return find_config(start, key, values.get("model_revision"), beside)
+
+
+def _stage_that_writes(path: str, beside: Path) -> tuple[Path, dict] | None:
+    for file in sorted(beside.glob("*.yaml")):
+        try:
+            values = load_yaml(str(file))
+        except InputError:
+            continue
+        written = str(values.get("output_dir", "")).rstrip("/")
+        if written and written == path.rstrip("/") and "stages" not in values:
+            return file, values
+    return None
+
+
+def _from_hub(path: str, revision: str | None, name: str = "config.json") -> dict | None:
+    """The file in the Hub's cache, else as the Hub gives it, which is asked once; None where neither has it."""
+    from huggingface_hub import get_token, try_to_load_from_cache
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+
+    cached = try_to_load_from_cache(path, name, revision=revision)
+    if isinstance(cached, str):
+        return _read(Path(cached))
+    if HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return None
+    token = get_token()
+    request = Request(f"{ENDPOINT}/{path}/resolve/{quote(revision or 'main', safe='')}/{name}")
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    try:
+        with urlopen(request, timeout=1.5) as answer:  # noqa: S310 (the endpoint is the user's own setting)
+            found = json.loads(answer.read())
+    except (OSError, ValueError):  # no network, no such repository, a gate
+        return None
+    return found if isinstance(found, dict) else None
+
+
+@cache
+def _known_models() -> dict:
+    return yaml.safe_load(KNOWN.read_text(encoding="utf-8"))
+
+
+def _read(file: Path) -> dict:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read: {str(error)[:200]}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: is no mapping")
+    return found

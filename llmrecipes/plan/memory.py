@@ -1,0 +1,261 @@
+"""Memory of one GPU in closed form: bytes by part, at the fullest moment of each phase.
+
+Eager PyTorch with SDPA in its flash form, full rows, as torch's memory tracker counts it (tests/test_plan.py holds the two
+within 10 % of each other). Not counted: CUDA's context, fragmentation, dropout masks of the model itself.
+"""
+
+from llmrecipes.plan.architecture import Architecture
+from llmrecipes.plan.job import Job
+
+TILE_TOKENS, TILE_VOCABULARY = 4096, 32768  # of TRL's tiled LM head (trl.kernels.chunked_logprob)
+LOGITS_BYTES = 1 << 27  # ppo.policy_value.LOGITS_BYTES, which stands beside torch
+Parts = dict[str, float]
+
+
+def phases(job: Job, gpu_bytes: float = 0.0) -> dict[str, Parts]:
+    """Phase -> part -> bytes at its peak; a training step is one phase, a PPO rollout has four."""
+    static = _static(job)
+    if job.rollouts is None:
+        return {"training step": _fullest(_moments(job, static))}
+    if job.rollouts.vllm:
+        static["vLLM"] = job.rollouts.vllm * gpu_bytes
+    return _rollout_phases(job, static)
+
+
+def kept_by_layer(job: Job, a: Architecture) -> float:
+    """Bytes per token that a layer of `a` keeps for the backward pass, weights cast to bfloat16 not among them."""
+    wide, narrow = _residual_bytes(job), job.compute_bytes
+    mixed, frozen = wide == 4 and narrow == 2, job.lora is not None
+    readers = (1, 1) if a.fused_qkv else (3, 1 + a.gated)  # linears behind the first and the second norm
+    kept = 0.0
+    for number, n in enumerate(readers):
+        shared = a.parallel and number == 1
+        if a.layer_norm:
+            kept += 0 if shared else wide * a.hidden
+            own = 0
+        else:
+            kept += 4 * a.hidden
+            own = wide * a.hidden  # what the weight is multiplied with
+        if not frozen:
+            kept += own + (n * 2 if mixed else narrow) * a.hidden
+    kept += narrow * 2 * (a.query + a.key) + 4 * a.heads  # q, k, v, output and log-sum-exp of the attention
+    kept += narrow * a.rotated_copies * a.query
+    if job.padded:  # a mask: keys and values are repeated for all heads, and every layer has the mask in its own dtype
+        kept += narrow * (2 * (a.query - a.key) * (not a.fused_qkv) + job.length)
+    if a.qk_norm:
+        kept += (4 + (0 if frozen else narrow)) * (a.query + a.key)
+    copies = max(1, a.active_experts)
+    kept += copies * a.mlp_kept * narrow * a.width + a.active_experts * (2 * narrow * a.hidden + 20) + 4 * a.experts
+    return kept + (_kept_by_lora(job, a) if frozen else 0)
+
+
+def _kept_by_lora(job: Job, a: Architecture) -> float:
+    """What adapters add, their base's inputs no longer kept: each input in the adapters' own precision, rank by rank."""
+    lora, kept = job.lora, 0.0
+    cast = 2 if job.autocast else 4  # PEFT holds adapters in float32; autocast takes their inputs down again
+    for name, (inputs, _, _) in a.linear_sizes.items():
+        adapted = name in lora.targets
+        if name in ("down", "down_proj"):  # behind the activation, which the frozen matrix no longer keeps
+            kept -= job.compute_bytes * inputs
+            copy = cast
+        elif name in ("o_proj", "out"):
+            kept -= job.compute_bytes * inputs if a.rotated_copies else 0
+            copy = 0 if cast == 4 and job.compute_bytes == 4 and not a.rotated_copies else cast
+        else:
+            copy = cast
+        if adapted:
+            kept += copy * inputs + cast * lora.rank + (inputs if lora.dropout else 0)
+    return kept
+
+
+def _residual_bytes(job: Job) -> int:
+    return 4 if job.weight_bytes == 4 else 2
+
+
+def _kept_at_the_ends(job: Job, a: Architecture) -> float:
+    """Bytes per token of the last norm and what it hands on."""
+    wide, narrow = _residual_bytes(job), job.compute_bytes
+    norm = wide * a.hidden if a.layer_norm else (4 + (0 if job.lora else wide)) * a.hidden
+    return norm + wide * a.hidden + (narrow * a.hidden if wide != narrow else 0)
+
+
+def _casts(job: Job, a: Architecture, layers: int, head: bool = True) -> float:
+    """bfloat16 copies of float32 weights, kept for the backward pass of `layers` layers."""
+    if not (job.autocast and job.weight_bytes == 4) or job.quantised:
+        return 0.0
+    return 2 * (layers * a.layer_matrices + head * a.embedding)
+
+
+def weights_bytes(job: Job) -> float:
+    """The model's weights, whole."""
+    a = job.architecture
+    parameters = a.trunk + a.hidden if job.head == "score" else a.parameters
+    if not job.quantised:
+        return parameters * job.weight_bytes + (4 * job.lora.parameters(a) if job.lora else 0)
+    matrices = a.layers * sum(i * o * n for i, o, n in a.linear_sizes.values())
+    adapters = 2 if job.rollouts is None else 4  # TRL casts QLoRA's adapters to bfloat16
+    rest = (parameters - matrices) * (job.weight_bytes if job.rollouts is None else 4)
+    return matrices * job.quantised + rest + adapters * job.lora.parameters(a)
+
+
+def _static(job: Job) -> Parts:
+    """What is there all the time."""
+    a, shards = job.architecture, job.gpus
+    trained_bytes = (4 if job.weight_bytes == 4 or job.lora else 2) if not job.quantised or job.rollouts else 2
+    whole = weights_bytes(job)
+    weights = whole / shards if job.stage3 else whole
+    if job.stage3 and shards > 1:  # the ends stay gathered, and two layers at a time
+        weights += job.weight_bytes * (a.embedding + a.head + 2 * a.layer_parameters)
+    split = shards if job.stage2 else 1
+    parts = {
+        "weights": weights,
+        "gradients": trained_bytes * job.trained / split,
+        "optimizer": (job.optimizer or 0) * (job.trained if trained_bytes == 4 else job.trained / 2) / split,
+    }
+    if shards > 1 and not job.stage2:
+        parts["DDP buckets"] = trained_bytes * job.trained
+    if job.has_reference:
+        each = job.rollouts.reference_bytes if job.rollouts else job.weight_bytes
+        parts["reference"] = each * a.parameters / (shards if job.stage3 else 1)
+    if job.rollouts:
+        _add_ppo_models(job, parts, shards if job.stage3 else 1, split)
+    return {name: size for name, size in parts.items() if size}
+
+
+def _add_ppo_models(job: Job, parts: Parts, shards: int, split: int) -> None:
+    r = job.rollouts
+    if r.reward:
+        parts["reward model"] = r.reward_bytes * (r.reward.trunk + r.reward.hidden) / shards
+    if r.separate_value:
+        size = r.value.trunk + r.value.hidden
+        parts["value model"] = 4 * size / shards
+        parts["gradients"] += 4 * size / split
+        parts["optimizer"] += (job.optimizer or 0) * size / split
+        if "DDP buckets" in parts:
+            parts["DDP buckets"] += 4 * size
+
+
+def _moments(job: Job, static: Parts) -> list[Parts]:
+    """Of a training step, the moments that can be its fullest: the backward pass begins; the head has its gradients; the
+    first layer's backward pass; all gradients are there."""
+    a, tokens = job.architecture, job.tokens
+    gradients = static.pop("gradients")
+    held = gradients if job.accumulation > 1 else 0.0
+    ends, layer = tokens * _kept_at_the_ends(job, a), tokens * kept_by_layer(job, a)
+    logits, after, head_gradient = _head(job, a, tokens)
+    has_head = job.head != "score"
+    # A tied embedding's two gradients and their sum.
+    tail = 2 * a.embedding * job.weight_bytes if a.tied and not job.lora and has_head else 0.0
+    if job.checkpointing:
+        inputs = tokens * a.layers * _residual_bytes(job) * a.hidden
+        casts = _casts(job, a, 0, has_head and job.head == "logits")
+        recomputed = layer + _casts(job, a, 1, False)
+        return [
+            static | {"gradients": held, "activations": inputs + ends + casts, "logits": logits},
+            static | {"gradients": held + head_gradient, "activations": inputs + ends + casts, "logits": after},
+            static | {"gradients": held + head_gradient, "activations": inputs + recomputed},
+            static | {"gradients": gradients + tail, "activations": recomputed / 2},
+        ]
+    kept = a.layers * layer + ends + _casts(job, a, a.layers, has_head and job.head == "logits")
+    return [
+        static | {"gradients": held, "activations": kept, "logits": logits},
+        static | {"gradients": held + head_gradient, "activations": kept, "logits": after},
+        static | {"gradients": gradients + tail, "activations": layer / 2},
+    ]
+
+
+def _head(job: Job, a: Architecture, tokens: int) -> tuple[float, float, float]:
+    """(bytes of logits and what the loss makes of them as the backward pass begins, while the head's gradient is made, and
+    that gradient with its working copies)."""
+    narrow = job.compute_bytes
+    trained = job.lora is None
+    gradient = trained * a.embedding * (4 if job.weight_bytes == 4 else 2)
+    working = trained * a.embedding * (2 if job.autocast and job.weight_bytes == 4 else 0)
+    if job.head == "score":
+        return 0.0, 0.0, 0.0
+    if job.head == "logits":
+        return 12 * tokens * a.vocabulary, narrow * tokens * a.vocabulary, gradient + working
+    columns = min(TILE_VOCABULARY, a.vocabulary)
+    tile = narrow * min(tokens, TILE_TOKENS) * columns
+    if job.autocast and job.weight_bytes == 4:  # the head's part in bfloat16
+        tile += 2 * columns * a.hidden
+    return tile, tile + 4 * tokens * a.hidden, trained * a.embedding * (4 if job.weight_bytes == 4 else 6)
+
+
+def _fullest(moments: list[Parts]) -> Parts:
+    return max(moments, key=lambda parts: sum(parts.values()))
+
+
+def _rollout_phases(job: Job, static: Parts) -> dict[str, Parts]:
+    a, r = job.architecture, job.rollouts
+    gradients = static.pop("gradients")
+    own = static if not r.offload else {k: v for k, v in static.items() if k not in ("reference", "reward model")}
+    sampling, scoring, reading = dict(own), dict(own), dict(own)
+    if r.offload:
+        scoring["reward model"] = static.get("reward model", 0)
+        reading["reference"] = static.get("reference", 0)
+    if not r.vllm:
+        cache = (_residual_bytes(job) + job.compute_bytes) * a.layers * a.key
+        sampling["KV cache"] = r.decoded * (r.prompt + r.response) * cache
+        sampling["logits"] = 12 * r.decoded * a.vocabulary
+        prefill = r.decoded * r.prompt * _transient(job, a)
+        sampling["activations"] = prefill + _casts(job, a, a.layers)
+    if r.reward:
+        scoring["activations"] = job.tokens * _transient(job, r.reward)
+    chunk, chunks = _chunk(job)
+    reading["activations"] = job.tokens * _transient(job, a)
+    reading["logits"] = 12 * chunk * a.vocabulary
+    update = _fullest(_update_moments(job, own, gradients))
+    found = {"sampling": sampling, "scoring": scoring, "log-probabilities and values": reading, "update": update}
+    return {name: {part: size for part, size in parts.items() if size} for name, parts in found.items()}
+
+
+def _update_moments(job: Job, static: Parts, gradients: float) -> list[Parts]:
+    """Of PPO's update: the policy's logits; both models' forward pass is done; the value model's backward pass is done and
+    the head's begins; all gradients are there."""
+    a, r = job.architecture, job.rollouts
+    layer = job.tokens * kept_by_layer(job, a)
+    policy = _kept_in_update(job, a, True)
+    value, value_gradients = 0.0, 0.0
+    if r.separate_value:
+        free = job.changed(lora=None, quantised=None, weight_bytes=4)
+        value, value_gradients = _kept_in_update(free, r.value, False), 4 * (r.value.trunk + r.value.hidden)
+    chunk, chunks = _chunk(job)
+    size = chunk * a.vocabulary
+    made = size * (job.compute_bytes + 8)  # logits, their float32 copy and the log-probabilities
+    held = gradients if job.accumulation > 1 else 0.0
+    head = 0 if job.lora else a.embedding * (4 + 2 * job.autocast)
+    not_yet = layer + _casts(job, a, 1, False) if job.checkpointing else 0.0  # recomputed when the logits are gone
+    at_head = static | {"gradients": max(held, value_gradients) + head, "activations": policy - not_yet}
+    tail = 8 * a.embedding if a.tied and not job.lora else 0.0
+    return [
+        static | {"gradients": held, "activations": policy, "logits": made},
+        static | {"gradients": held, "activations": policy + value, "logits": 4 * size if chunks == 1 else 0.0},
+        at_head | {"logits": size * (4 + job.compute_bytes) if chunks == 1 else made},
+        at_head | {"activations": policy},
+        static | {"gradients": gradients + tail, "activations": layer / 2},
+    ]
+
+
+def _kept_in_update(job: Job, a: Architecture, head: bool) -> float:
+    """Bytes that one of the two models keeps, or at most has with checkpointing."""
+    layer, ends = kept_by_layer(job, a), _kept_at_the_ends(job, a)
+    if job.checkpointing:
+        inputs = a.layers * _residual_bytes(job) * a.hidden
+        return job.tokens * (inputs + layer + ends) + _casts(job, a, 1, head)
+    return job.tokens * (a.layers * layer + ends) + _casts(job, a, a.layers, head)
+
+
+def _chunk(job: Job) -> tuple[int, int]:
+    """(response tokens whose logits exist at a time, number of such chunks)."""
+    r, tokens = job.rollouts, job.batch * job.rollouts.response
+    size = r.chunk or max(1, LOGITS_BYTES // 4 // job.architecture.vocabulary)
+    return min(size, tokens), -(-tokens // size)
+
+
+def _transient(job: Job, a: Architecture) -> float:
+    """Bytes per token of a forward pass without gradients: the residual stream and the widest of a layer's steps."""
+    narrow = job.compute_bytes
+    mlp = narrow * (3 if a.gated else 2) * a.width * max(1, a.active_experts)
+    attention = narrow * 2 * (a.query + a.key)
+    return 3 * _residual_bytes(job) * a.hidden + max(mlp, attention)

@@ -1,0 +1,198 @@
+"""The exact answer: one training step of the real model classes on tensors without contents, under torch's memory tracker.
+
+FakeTensorMode runs every operator for its shapes alone, so a model of any size takes seconds and no memory. As on a GPU:
+attention in its flash form, TRL's tiled head without the buffers of its CPU fallback. PPO is traced at its update.
+"""
+
+from contextlib import ExitStack
+from unittest import mock
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from trl.trainer.utils import add_fused_lm_head
+
+from llmrecipes.config import InputError
+from llmrecipes.plan.job import MODULES, Job, Rollouts
+from llmrecipes.ppo.policy_value import _logits, _SelectLogprobs
+
+# What differs under FakeTensorMode or on a CPU from the run on a GPU -> what stands in for it: looking for packed rows reads
+# values, and the head's tiles are folded by Triton kernels, which need no buffers.
+AS_ON_A_GPU = {
+    "transformers.masking_utils.find_packed_sequence_indices": lambda *_, **__: None,
+    "trl.kernels.chunked_logprob._forward_tile": lambda *_, **__: None,
+    "trl.kernels.chunked_logprob._backward_tile": lambda *_, **__: None,
+    "trl.kernels.chunked_logprob._addmm_fp32": lambda *_, **__: None,
+}
+
+
+class Tracker(MemTracker):
+    """Torch's tracker without the peaks of single modules, which cost most of its time; frozen weights have no hooks."""
+
+    def _update_peak_stats(self, peak_state):
+        for device, snapshot in self._curr_mem_snap.items():
+            if self._peak_mem.get(device, 0) < snapshot["Total"]:
+                self._peak_mem[device], self._peak_mem_snap[device] = snapshot["Total"], dict(snapshot)
+
+    def _track_module_params_and_buffers(self, module, install_grad_hooks=True):
+        trained = all(parameter.requires_grad for parameter in module.parameters())
+        return super()._track_module_params_and_buffers(module, install_grad_hooks and trained)
+
+
+class Step(nn.Module):
+    """Models of a step and the function of them that gives its loss: one call of one module, as the tracker wants it."""
+
+    def __init__(self, models: dict[str, nn.Module], loss):
+        super().__init__()
+        self.models, self.loss = nn.ModuleDict(models), loss
+
+    def forward(self):
+        return self.loss(self.models)
+
+
+def trace(job: Job, config: dict) -> dict[str, int]:
+    """Part -> bytes at the peak of a training step of `job`, whose model has `config`; "Total" is all of it.
+
+    Raises:
+        InputError: sharded or quantised models, and experts in float32, which cannot be traced on this machine.
+    """
+    if job.quantised or (job.stage2 and job.gpus > 1):
+        raise InputError("--exact: sharded and quantised models are not traced; leave it out")
+    if job.architecture is not None and job.architecture.experts and job.weight_bytes == 4:
+        raise InputError("--exact: torch traces experts in bfloat16 alone; set `dtype: bfloat16`, or leave it out")
+    models = {"policy": _build(job, config, job.head == "score")}
+    if job.has_reference:
+        models["reference"] = _build(job.changed(lora=None), config, False).requires_grad_(False)
+    r = job.rollouts
+    if r and r.separate_value:
+        models["value"] = _build(job.changed(lora=None, weight_bytes=4), config, True)
+    with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as stack:
+        for name, stand_in in AS_ON_A_GPU.items():
+            stack.enter_context(mock.patch(name, stand_in))
+        for model in models.values():
+            _make_fake(model)
+        optimizer = _optimizer(models, keep_gradients=job.accumulation > 1)
+        ids = torch.zeros(job.batch * job.rows, job.length, dtype=torch.long)
+        step = Step(models, _loss(job, ids))
+        tracker = Tracker()
+        tracker.track_external(step, optimizer, ids)
+        with tracker:
+            with torch.autocast("cpu", torch.bfloat16, enabled=job.autocast):
+                loss = step()
+            loss.backward()
+            optimizer.step()
+    peak = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
+    return {getattr(part, "value", part): size for part, size in peak.items() if size}
+
+
+def _build(job: Job, config: dict, score: bool) -> nn.Module:
+    """The model on no device, with its adapter and checkpointing."""
+    sizes = {key: value for key, value in config.items() if key not in ("model_type", "parameters")}
+    built = AutoConfig.for_model(config["model_type"], **sizes)
+    for name, value in vars(built).items():  # masks of dropout are one byte a value on a GPU and four on a CPU
+        if "pdrop" in name or name.endswith("dropout"):
+            setattr(built, name, 0.0 if isinstance(value, (int, float)) else value)
+    built.num_labels, built.pad_token_id = 1, 0
+    default = torch.get_default_dtype()
+    with torch.device("meta"):
+        torch.set_default_dtype(torch.float32 if job.weight_bytes == 4 else torch.bfloat16)
+        try:
+            model = (AutoModelForSequenceClassification if score else AutoModelForCausalLM).from_config(built)
+        finally:
+            torch.set_default_dtype(default)
+        if job.head == "chunked":
+            add_fused_lm_head(model)
+        if job.checkpointing:
+            model.activation_checkpointing_enable()
+        if job.lora:
+            model = get_peft_model(model, _peft_config(job, score))
+            if job.checkpointing:
+                model.enable_input_require_grads()
+    return model.train()
+
+
+def _peft_config(job: Job, score: bool) -> LoraConfig:
+    names = {theirs for theirs, ours in MODULES.items() if set(ours) & job.lora.targets}
+    targets = sorted(names if job.architecture.fused_qkv else job.lora.targets)
+    return LoraConfig(r=job.lora.rank, target_modules=targets, task_type="SEQ_CLS" if score else "CAUSAL_LM")
+
+
+def _make_fake(model: nn.Module) -> None:
+    """Parameters and buffers become fake tensors on the CPU, in place; what was tied stays tied."""
+    made = {}
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    made[id(tensor)] = tensor, nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake
+                tensors[name] = made[id(tensor)][1]
+
+
+def _optimizer(models: dict[str, nn.Module], keep_gradients: bool) -> torch.optim.Optimizer:
+    """AdamW with its states, as from the second step on."""
+    trained = [parameter for model in models.values() for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, fused=True)
+    for parameter in trained:
+        parameter.grad = torch.empty_like(parameter)
+    optimizer.step()
+    if not keep_gradients:
+        optimizer.zero_grad()
+    return optimizer
+
+
+def _loss(job: Job, ids: torch.Tensor):
+    """models -> the loss of a micro-batch, computed as the stage's trainer does."""
+    given = {"input_ids": ids, "use_cache": False}
+    if job.padded:
+        given["attention_mask"] = torch.ones_like(ids)
+
+    def plain(models):
+        return models["policy"](**given, labels=ids).loss
+
+    def tiled(models):
+        logprobs = models["policy"](**given, labels=ids, fused_lm_head=True).log_probs
+        if "reference" not in models:
+            return -logprobs.sum()
+        with torch.no_grad():
+            reference = models["reference"](**given, labels=ids, fused_lm_head=True).log_probs
+        return -(logprobs - reference).sum()
+
+    def scored(models):
+        chosen, rejected = models["policy"](**given).logits.squeeze(-1).chunk(2)
+        return -nn.functional.logsigmoid(chosen - rejected).mean()
+
+    kinds = {"logits": plain, "chunked": tiled, "score": scored}
+    return kinds[job.head] if job.head in kinds else lambda models: _ppo_loss(job.rollouts, models, ids)
+
+
+def _ppo_loss(r: Rollouts, models, ids: torch.Tensor) -> torch.Tensor:
+    """PolicyAndValue's forward call for rows of full length; its own finds the responses by their values."""
+    policy = models["policy"].get_base_model() if isinstance(models["policy"], PeftModel) else models["policy"]
+    trunk = getattr(policy, policy.base_model_prefix)
+    places = slice(r.prompt - 1, -1)
+    hidden = trunk(input_ids=ids, use_cache=False)[0][:, places].flatten(0, 1)
+    targets = ids[:, r.prompt :].flatten()
+    size = r.chunk or max(1, (1 << 27) // 4 // policy.config.get_text_config().vocab_size)
+
+    def of_chunk(hidden, targets):
+        return _SelectLogprobs.apply(_logits(policy, hidden), targets, r.temperature, False)[0]
+
+    parts = list(zip(hidden.split(size), targets.split(size), strict=True))
+    if len(parts) == 1:
+        logprobs = of_chunk(*parts[0])
+    else:
+        logprobs = torch.cat([checkpoint(of_chunk, *p, use_reentrant=False, preserve_rng_state=False) for p in parts])
+    loss = -logprobs.sum()
+    if "value" in models:
+        value = models["value"]
+        kept = getattr(value, value.base_model_prefix)(input_ids=ids, use_cache=False)[0][:, places].flatten(0, 1)
+        loss = loss + value.score(kept).float().square().sum()
+    return loss

@@ -1,0 +1,52 @@
+"""Plan: what a YAML will need before a GPU is rented: memory by part, whether it fits, hours, price, disk; reads no weights.
+
+Launch: python recipes/plan.py --config configs/llama-3.1-8b/sft.yaml --gpu h100 [--num_gpus 8] [--price 2.5] [--exact]
+        [--accelerate_config configs/accelerate/fsdp2.yaml] [--json plan.json] [any key of the stage, as --max_length 1024]
+Writes: nothing, with --json that file.
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmrecipes.config import InputError
+from llmrecipes.parsing import launch
+from llmrecipes.plan.reading import read_settings, split_argv
+
+
+@dataclass
+class PlanArguments:
+    gpu: str = field(default="h100", metadata={"help": "A name in llmrecipes/plan/gpus.yaml."})
+    num_gpus: int | None = field(default=None, metadata={"help": "GPUs of all machines; default: the run card's, else 1."})
+    price: float | None = field(default=None, metadata={"help": "What a GPU costs in an hour."})
+    mfu: float = field(default=0.4, metadata={"help": "Share of the GPU's bf16 peak that the run is thought to reach."})
+    accelerate_config: str | None = field(default=None, metadata={"help": "Launch config; says what is sharded."})
+    train_rows: int | None = field(default=None, metadata={"help": "Training examples, where nobody has counted them."})
+    stage: str | None = field(default=None, metadata={"help": "Recipe of the YAML; default: its name up to a dash."})
+    exact: bool = field(
+        default=False, metadata={"help": "Also trace a step under torch's memory tracker (seconds to minutes)."}
+    )
+    json: str | None = field(default=None, metadata={"help": "Write all figures there."})
+
+
+def main(plan, words):
+    from llmrecipes.plan import make_plan, traced
+    from llmrecipes.plan.table import show_plan
+
+    if not 0 < plan.mfu <= 1:
+        raise InputError(f"mfu: {plan.mfu} is no share; give a number above 0 and up to 1")
+    settings, config = read_settings(words, plan.stage, Path(__file__).parent)
+    found = make_plan(
+        settings, config, plan.gpu, plan.num_gpus, plan.price, plan.mfu, plan.accelerate_config, plan.train_rows
+    )
+    if plan.exact:
+        found["traced"] = traced(settings, config, plan.num_gpus, plan.accelerate_config)
+    print(show_plan(found))
+    if plan.json:
+        Path(plan.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    own, words = split_argv(sys.argv[1:], PlanArguments)
+    launch(lambda plan: main(plan, words), PlanArguments, argv=own)
