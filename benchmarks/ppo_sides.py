@@ -1,12 +1,15 @@
-"""One side of benchmarks/ppo.py in a process of its own: python benchmarks/ppo_sides.py SIDE WORKLOAD UPDATES
+"""One side of benchmarks/ppo.py and gpu.py in a process of its own: python benchmarks/ppo_sides.py SIDE WORKLOAD UPDATES
 
 SIDE: trl (trl 1.12.0, by the interpreter that has it), separate or shared (ours). Prints its figures as one line of JSON.
+On a GPU wall time is measured, with the device waited for, and both sides train under bf16 autocast; on a CPU it is the CPU
+time of one thread.
 """
 
 import collections
 import contextlib
 import io
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -19,6 +22,29 @@ WORKLOADS = {
     "fixed": {"vocab": 4096, "low": 32, "high": 32, "eos": 0.0, "epochs": 4},
     "variable": {"vocab": 4096, "low": 16, "high": 64, "eos": 0.04, "epochs": 4},
     "vocabulary": {"vocab": 32768, "low": 16, "high": 64, "eos": 0.04, "epochs": 1},
+    # For a GPU: the shape of Pythia-410M, the rollout of arXiv 2403.17031 (512 responses of 53 tokens, 4 epochs).
+    "pythia-410m": {
+        "vocab": 50304,
+        "low": 256,
+        "high": 512,
+        "eos": 0.02,
+        "epochs": 4,
+        "rows": 512,
+        "micro": 32,
+        "response": 53,
+        "sizes": (1024, 4096, 24, 16),
+    },
+    "smoke": {
+        "vocab": 128,
+        "low": 4,
+        "high": 8,
+        "eos": 0.1,
+        "epochs": 2,
+        "rows": 8,
+        "micro": 4,
+        "response": 8,
+        "sizes": (32, 64, 2, 4),
+    },
 }
 TOY = {"vocab": 64, "low": 2, "high": 8, "epochs": 4}
 TOY_RESPONSE, TOY_TOKEN = 16, 7
@@ -52,10 +78,10 @@ def build_models(work: dict) -> tuple:
     from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
     toy = work is TOY
-    sizes = (32, 64, 2) if toy else (256, 704, 4)
+    sizes = (32, 64, 2, 4) if toy else work.get("sizes", (256, 704, 4, 4))
     config = dict(
         vocab_size=work["vocab"], hidden_size=sizes[0], intermediate_size=sizes[1], num_hidden_layers=sizes[2],
-        num_attention_heads=4, max_position_embeddings=512, pad_token_id=PAD, bos_token_id=1, eos_token_id=EOS,
+        num_attention_heads=sizes[3], max_position_embeddings=1024, pad_token_id=PAD, bos_token_id=1, eos_token_id=EOS,
     )  # fmt: skip
     torch.manual_seed(0)
     policy, reference = (LlamaForCausalLM(LlamaConfig(**config)) for _ in range(2))
@@ -74,18 +100,18 @@ def build_prompts(work: dict, updates: int) -> list[list[int]]:
     import torch
 
     generator = torch.Generator().manual_seed(1)
-    lengths = torch.randint(work["low"], work["high"] + 1, (ROWS * updates,), generator=generator).tolist()
+    lengths = torch.randint(work["low"], work["high"] + 1, (work.get("rows", ROWS) * updates,), generator=generator).tolist()
     return [torch.randint(4, work["vocab"], (length,), generator=generator).tolist() for length in lengths]
 
 
 class Schedule:
     """Response lengths by prompt, and a criterion for either side's decoding that ends responses there."""
 
-    def __init__(self, prompts: list[list[int]], eos: float):
+    def __init__(self, prompts: list[list[int]], eos: float, response: int):
         import torch
 
         generator = torch.Generator().manual_seed(2)
-        ends = torch.rand(len(prompts), RESPONSE, generator=generator) < eos
+        ends = torch.rand(len(prompts), response, generator=generator) < eos
         ends[:, -1] = True
         lengths = (ends.int().argmax(1) + 1).tolist()
         self.lengths = {tuple(prompt): length for prompt, length in zip(prompts, lengths, strict=True)}
@@ -97,6 +123,7 @@ class Schedule:
 
         def ended(tokens, scores, **_):
             nonlocal lengths
+            lengths = lengths.to(tokens.device)
             over = lengths <= tokens.shape[1] - context
             if drops_rows:  # those that ended are not asked about again
                 lengths = lengths[~over]
@@ -113,6 +140,11 @@ class Stopwatch:
 
     @staticmethod
     def now() -> list[float]:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+            return [time.perf_counter()] * 2
         return [time.process_time(), time.perf_counter()]
 
     @contextlib.contextmanager
@@ -145,8 +177,9 @@ class Run:
         self.toy = workload in TOYS
         self.work = TOY if self.toy else WORKLOADS[workload]
         self.prompts = build_prompts(self.work, updates + 1)  # one more: see `finished_update`
-        self.schedule = None if self.toy else Schedule(self.prompts, self.work["eos"])
-        self.response = TOY_RESPONSE if self.toy else RESPONSE
+        self.response = TOY_RESPONSE if self.toy else self.work.get("response", RESPONSE)
+        self.rows, self.micro_batch = self.work.get("rows", ROWS), self.work.get("micro", MICRO_BATCH)
+        self.schedule = None if self.toy else Schedule(self.prompts, self.work["eos"], self.response)
         self.watch, self.marks, self.tokens, self.scores = Stopwatch(), [], 0, []
 
     def reward(self, rows: list[list[int]]) -> list[float]:
@@ -168,10 +201,13 @@ class Run:
             raise Finished
 
     def common_arguments(self) -> dict:
+        import torch
+
+        cuda = torch.cuda.is_available()
         return dict(
-            output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, save_strategy="no",
-            per_device_train_batch_size=ROWS // 2 if self.toy else MICRO_BATCH, num_mini_batches=1,
-            gradient_accumulation_steps=2 if self.toy else ROWS // MICRO_BATCH, num_ppo_epochs=self.work["epochs"],
+            output_dir=tempfile.mkdtemp(), use_cpu=not cuda, bf16=cuda, report_to="none", disable_tqdm=True,
+            save_strategy="no", per_device_train_batch_size=ROWS // 2 if self.toy else self.micro_batch, num_mini_batches=1,
+            gradient_accumulation_steps=2 if self.toy else self.rows // self.micro_batch, num_ppo_epochs=self.work["epochs"],
             total_episodes=len(self.prompts), learning_rate=1e-3 if self.toy else 1e-5, temperature=1.0, seed=1,
             missing_eos_penalty=1.0 if self.workload.startswith("stop") else None, kl_coef=0.01 if self.toy else 0.05,
             lr_scheduler_type="constant", adam_epsilon=1e-5,
@@ -182,6 +218,8 @@ class Run:
 
 
 def run_trl(run: Run) -> None:
+    if run.common_arguments()["bf16"]:
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"  # from its own arguments it takes no precision
     import torch
     import trl.experimental.ppo.ppo_trainer as module
     from datasets import Dataset
@@ -223,8 +261,8 @@ def run_trl(run: Run) -> None:
     module.forward, module.get_reward = forward, reward_or_value
     trainer = PPOTrainer(
         args=PPOConfig(
-            **run.common_arguments(), response_length=run.response, stop_token="eos", local_rollout_forward_batch_size=ROWS,
-            num_sample_generations=0, gradient_checkpointing=False,
+            **run.common_arguments(), response_length=run.response, stop_token="eos",
+            local_rollout_forward_batch_size=min(run.rows, ROWS), num_sample_generations=0, gradient_checkpointing=False,
         ),
         processing_class=tokenizer, model=policy, ref_model=reference, reward_model=reward, value_model=value,
         train_dataset=Dataset.from_list([{"input_ids": row} for row in run.prompts]),
@@ -291,6 +329,7 @@ def measure(side: str, workload: str, updates: int) -> dict:
     import torch
 
     torch.set_num_threads(1)
+    cuda = torch.cuda.is_available()
     run = Run(workload, updates)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Finished):
         run_trl(run) if side == "trl" else run_ours(run, side)
@@ -300,12 +339,14 @@ def measure(side: str, workload: str, updates: int) -> dict:
     phases = {name: [(after[name][i] - before[name][i]) / counted for i in range(2)] for name in after}
     tokens = [mark[1] for mark in run.marks]
     return {
-        "samples_per_s": ROWS / cpu,
+        "samples_per_s": run.rows / cpu,
         "tokens": [end - start for start, end in zip([0, *tokens], tokens, strict=False)],
         "seconds": {name: times[0] for name, times in phases.items()}
         | {"other": cpu - sum(times[0] for times in phases.values())},
         "overhead": 1 - sum(times[1] for times in phases.values()) / wall,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": torch.cuda.max_memory_allocated() / 2**20
+        if cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "scores": run.scores,
     }
 

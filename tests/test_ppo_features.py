@@ -247,6 +247,11 @@ def test_log_lines_show_a_response_of_the_latest_rollout(tmp_path, capsys):
     assert capsys.readouterr().out.count(" -> ") == 4
 
 
+def test_no_responses_are_shown_where_none_are_wanted(tmp_path):
+    toys.trainer(tmp_path, num_rollout_completions=0, max_steps=2).train()
+    assert not (tmp_path / "completions").exists()
+
+
 def test_the_penalty_in_the_reward_is_k1_whatever_is_reported(tmp_path):
     runs = {}
     for estimator in ("k1", "k2", "k3"):

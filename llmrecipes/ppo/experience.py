@@ -195,6 +195,8 @@ def record_rollout(trainer, rollout: Rollout, raw_scores, finished, kl, entropy)
 def keep_some(trainer, rows: dict[str, list], token_ids: list[list[int]], scores: torch.Tensor, kl: torch.Tensor) -> None:
     """The first responses of a rollout, for the next log line."""
     count = min(trainer.args.num_rollout_completions, len(token_ids))
+    if not count:  # of no rows, batch_decode makes one
+        return
     texts = trainer.processing_class.batch_decode(token_ids[:count], skip_special_tokens=True)
     figures = torch.stack([scores[:count], kl[:count].sum(1)], dim=1)
     trainer.rollout_completions = completion_table(rows["prompt"][:count], texts, ["score", "kl"], figures)

@@ -1,0 +1,295 @@
+"""Speed on a GPU: pretraining and SFT against a bare loop, decoding, PPO against that of trl 1.12.0. Eight minutes in all.
+
+    python benchmarks/gpu.py [--parts pretrain,sft,lora,decode,ppo] [--smoke] [--trl FOLDER] [--json FILE]
+
+Random tokens and weights: speed does not depend on them. Each part runs in a process of its own. MFU is (6 N + 12 L H T)
+tokens/s over the card's dense bf16 peak, with N all parameters (nanoGPT's and PaLM's count). --trl: a folder that holds
+trl 1.12.0 (`pip install --no-deps --target FOLDER trl==1.12.0`), beside the other packages of this environment; without it
+PPO is measured alone. --smoke: every part on tiny models, also on a CPU, to see that it runs; its figures mean nothing.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PARTS = ("pretrain", "sft", "lora", "decode", "ppo")
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+# Dense bf16 FLOP/s, from NVIDIA's data sheets (half of what they print with sparsity).
+PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+GOALS = {"pretrain": "overhead <= 2 %, MFU >= 50 % on an H100", "ppo": "samples/s >= 2x, memory <= 0.6x of trl 1.12.0"}
+# layers, width, heads, tokens in a row, rows in a micro-batch, vocabulary
+SHAPES = {
+    "pretrain": (12, 768, 12, 1024, 16, 50304),
+    "sft": (32, 960, 15, 2048, 8, 49152),  # SmolLM2-360M's
+    "lora": (32, 960, 15, 2048, 8, 49152),
+    "decode": (24, 1024, 16, 512, 64, 50304),
+    "smoke": (2, 64, 2, 64, 4, 512),
+}
+
+
+def peak_flops(name: str) -> float | None:
+    return next((peak for card, peak in PEAKS.items() if card in name), None)
+
+
+def now() -> float:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def build_model(shape: tuple, seed: int = 0):
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    layers, width, heads, length, _, vocabulary = shape
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=-(-8 * width // 3) // 64 * 64, num_hidden_layers=layers,
+        num_attention_heads=heads, max_position_embeddings=2 * length, tie_word_embeddings=True, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def arguments(cls, folder: str, shape: tuple, steps: int, **more):
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return cls(
+        output_dir=folder, max_steps=steps, per_device_train_batch_size=shape[4], learning_rate=1e-4, logging_steps=steps,
+        lr_scheduler_type="constant", save_strategy="no", report_to="none", disable_tqdm=True, bf16=cuda, use_cpu=not cuda,
+        torch_compile=cuda, optim="adamw_torch_fused", dataloader_pin_memory=cuda, activation_checkpointing=False, **more,
+    )  # fmt: skip
+
+
+def against_bare_loop(part: str, shape: tuple, steps: int) -> dict:
+    """The recipe's trainer and a hand-written loop in turns, on the same rows: medians of three turns of each, the
+    first step of a turn left out."""
+    import torch
+    from datasets import Dataset
+    from training import Clock, pace
+    from transformers import TrainingArguments
+
+    from llmrecipes.logs import use_readable_log
+    from llmrecipes.training import PretrainTrainer, SFTTrainer, collate_blocks
+
+    layers, width, _, length, rows, vocabulary = shape
+    ids = torch.randint(3, vocabulary, (rows * steps, length))
+    with tempfile.TemporaryDirectory() as folder:
+        if part == "pretrain":
+            data = Dataset.from_dict({"input_ids": ids.tolist()}).with_format("torch")
+            trainer = PretrainTrainer(
+                model=build_model(shape), args=arguments(TrainingArguments, folder, shape, steps), train_dataset=data,
+                data_collator=collate_blocks,
+            )  # fmt: skip
+        else:
+            import peft
+            import trl
+            from ppo_sides import build_tokenizer
+
+            labels = ids.clone()
+            labels[:, : length // 2] = -100  # the prompt
+            data = Dataset.from_dict({"input_ids": ids.tolist(), "labels": labels.tolist()})
+            lora = peft.LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM") if part == "lora" else None
+            trainer = SFTTrainer(
+                model=build_model(shape), args=arguments(trl.SFTConfig, folder, shape, steps, max_length=length),
+                train_dataset=data, processing_class=build_tokenizer(vocabulary, False), peft_config=lora,
+            )  # fmt: skip
+        use_readable_log(trainer)
+        clock = Clock()
+        trainer.add_callback(clock)
+        parameters = sum(p.numel() for p in trainer.model.parameters())
+        seconds = {"recipe": [], "bare": []}
+        bare = BareLoop(build_model(shape), trainer, steps) if part != "lora" else None  # the adapter's loop is TRL's own
+        memory = {}
+        for _ in range(4):  # the first warms up and compiles
+            for side in seconds:
+                if side == "bare" and bare is None:
+                    continue
+                reset_peak()
+                if side == "recipe":
+                    trainer.train()
+                seconds[side].append(pace(clock.times if side == "recipe" else bare.run())[0])
+                memory[side] = peak_gib()
+        tokens = rows * length
+        # A frozen weight has no gradient of its own: 4 N in place of 6 N.
+        flops = (6 if part != "lora" else 4) * parameters + 12 * layers * width * length
+        found = {"parameters": parameters, "tokens_per_step": tokens}
+        for side, times in seconds.items():
+            if times:
+                per_second = tokens / sorted(times[1:])[1]
+                found[f"{side}_tokens_per_s"], found[f"{side}_peak_gib"] = per_second, memory[side]
+                found[f"{side}_mfu"] = (peak := peak_flops(device_name())) and per_second * flops / peak
+        if bare:
+            found["overhead"] = found["bare_tokens_per_s"] / found["recipe_tokens_per_s"] - 1
+        return found
+
+
+class BareLoop:
+    """What a hand-written script would do with the trainer's rows, precision, compilation and fused AdamW."""
+
+    def __init__(self, model, trainer, steps: int):
+        import torch
+
+        self.args = trainer.args
+        self.model = model.to(self.args.device).train()
+        self.forward = torch.compile(self.model) if self.args.torch_compile else self.model
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
+        columns = ("input_ids", "labels")
+        self.batches = [{k: b[k] for k in columns} for b in list(trainer.get_train_dataloader())[:steps]]
+
+    def run(self) -> list[tuple[float, float]]:
+        """The times at which its steps ended."""
+        import torch
+        from training import now
+
+        times = []
+        for batch in self.batches:
+            batch = {name: value.to(self.args.device, non_blocking=True) for name, value in batch.items()}
+            with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
+                loss = self.forward(**batch, use_cache=False).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            times.append(now())
+        return times
+
+
+def decode(shape: tuple, new_tokens: int) -> dict:
+    """Tokens a second of `llmrecipes.generation` and of generate with a growing and, on a GPU, a compiled static cache."""
+    import torch
+
+    from llmrecipes.generation import sample_responses
+
+    *_, length, rows, vocabulary = shape
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build_model(shape).to(device, torch.bfloat16 if device == "cuda" else torch.float32).eval()
+    prompts = torch.randint(3, vocabulary, (rows, length // 4), device=device)
+    options = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": True, "top_k": 0}
+    given = {"eos_token_ids": [vocabulary], "pad_token_id": 0, "max_new_tokens": new_tokens, "temperature": 1.0}
+    ways = {
+        "ours": lambda: sample_responses(model, prompts.tolist(), **given),
+        "generate": lambda: model.generate(prompts, attention_mask=torch.ones_like(prompts), **options),
+    }
+    if device == "cuda":
+        static = options | {"cache_implementation": "static"}
+        ways["generate_static"] = lambda: model.generate(prompts, attention_mask=torch.ones_like(prompts), **static)
+    found = {}
+    for name, way in ways.items():
+        way()
+        started = now()
+        way()
+        found[f"{name}_tokens_per_s"] = rows * new_tokens / (now() - started)
+    return found
+
+
+def ppo(smoke: bool, trl: str | None) -> dict:
+    """Both sides of benchmarks/ppo.py on Pythia-410M's shape with the batch of arXiv 2403.17031: samples/s and memory."""
+    workload = "smoke" if smoke else "pythia-410m"
+    found = {}
+    for side in ("trl", "separate") if trl else ("separate",):
+        path = os.pathsep.join(([trl] if side == "trl" else []) + [str(ROOT), os.environ.get("PYTHONPATH", "")])
+        environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+        script = [sys.executable, str(Path(__file__).with_name("ppo_sides.py")), side, workload, "2"]
+        done = subprocess.run(script, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            return found | {f"{side}_failed": done.stderr[-1500:]}
+        run = json.loads(done.stdout.splitlines()[-1])
+        found[f"{side}_samples_per_s"], found[f"{side}_peak_gib"] = run["samples_per_s"], run["peak_mb"] / 1024
+        found |= {f"{side}_{name}_s": seconds for name, seconds in run["seconds"].items()} | {
+            f"{side}_tokens": run["tokens"]
+        }
+    if trl:
+        assert found["trl_tokens"] == found["separate_tokens"], "the sides sampled other numbers of tokens"
+        found["speed"] = found["separate_samples_per_s"] / found["trl_samples_per_s"]
+        found["memory"] = found["separate_peak_gib"] / found["trl_peak_gib"]
+    return found
+
+
+def device_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
+def reset_peak() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_gib() -> float:
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of the process so far
+
+
+def measure(part: str, smoke: bool, trl: str | None) -> dict:
+    from llmrecipes.logs import quiet_logs
+
+    quiet_logs()
+    if part == "ppo":
+        return ppo(smoke, trl)
+    shape = SHAPES["smoke" if smoke else part]
+    if part == "decode":
+        return decode(shape, 8 if smoke else 128)
+    return against_bare_loop(part, shape, steps=3 if smoke else 30)
+
+
+def shown(value) -> str:
+    if isinstance(value, float):
+        return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.0f}"
+    return str(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--trl", metavar="FOLDER")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # one part, in a process of its own
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps({"device": device_name()} | measure(args.measure, args.smoke, args.trl)))
+        return
+    parts = [part for part in args.parts.split(",") if part]
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"--parts: {', '.join(sorted(unknown))} is none of {', '.join(PARTS)}")
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    print("  ".join(f"{name} {version}" for name, version in versions.items()), flush=True)
+    results = {"versions": versions}
+    for part in parts:
+        started = time.time()
+        command = [sys.executable, __file__, "--measure", part, *["--smoke"] * args.smoke]
+        command += ["--trl", args.trl] if args.trl else []
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        found = json.loads(done.stdout.splitlines()[-1]) if not done.returncode else {"failed": done.stderr[-1500:]}
+        results[part] = found | {"seconds": round(time.time() - started)}
+        goal = f"   (goal: {GOALS[part]})" if part in GOALS else ""
+        print(f"\n{part}, {results[part]['seconds']} s{goal}", flush=True)
+        print("\n".join(f"  {name:<28} {shown(value)}" for name, value in found.items()), flush=True)
+        if args.json:  # part by part: what was measured stays when the machine is taken back
+            args.json.write_text(json.dumps(results, indent=2) + "\n")
+    if any("failed" in key for part in parts for key in results[part]):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
