@@ -251,10 +251,10 @@ def lora_config(args: ModelArguments, model: PreTrainedModel) -> PeftConfig | No
     return config
 
 
-def _choices(model: PreTrainedModel) -> str:
+def _choices(model: PreTrainedModel, unfit: Iterable[str] = ()) -> str:
     kinds = (torch.nn.Linear, Conv1D)
     names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, kinds)}
-    return f"name some of {', '.join(sorted(names))}, or all-linear"
+    return f"name some of {', '.join(sorted(names.difference(unfit)))}" + ("" if unfit else ", or all-linear")
 
 
 def check_fit(config: PeftConfig, model: PreTrainedModel) -> None:
@@ -265,15 +265,19 @@ def check_fit(config: PeftConfig, model: PreTrainedModel) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             get_peft_model(twin, copy.deepcopy(config))
-    except NoMatchingPeftModuleError:
-        kind = model.config.model_type
-        raise InputError(f"lora_target_modules: PEFT has no default for a {kind}; {_choices(model)}") from None
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+        if isinstance(error, NoMatchingPeftModuleError) or getattr(config, "target_modules", 1) is None:
+            kind = model.config.model_type
+            raise InputError(f"lora_target_modules: PEFT has no default for a {kind}; {_choices(model)}") from None
         if "ParamWrapper" in str(error) and config.lora_dropout:
             raise InputError(
                 f"lora_dropout: {config.lora_dropout} is not possible on the experts of a mixture, which lie in one tensor; "
                 "set lora_dropout: 0, or let lora_target_modules name the attention's modules alone"
             ) from None
+        if found := re.search(r"incompatible with Mamba-based models.*Incompatible modules: (\{.*?\})", str(error)):
+            unfit = set(re.findall(r"\w+", found[1]))
+            raise InputError(f"lora_target_modules: {', '.join(sorted(unfit))} of a {model.config.model_type} cannot carry an "
+                             f"adapter; {_choices(model, unfit)}") from None  # fmt: skip
         raise InputError(f"lora_target_modules: {str(error)[:300]}") from None
 
 

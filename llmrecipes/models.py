@@ -1,5 +1,6 @@
 """Tokenizers, policies and reward models: built from a config or loaded from any Hugging Face folder or id."""
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -332,6 +333,9 @@ class _loading:
         return self
 
     def __exit__(self, kind, error, traceback):
+        if found := re.search(r"configuration class <class '.*\.(\w+)'> for this kind of AutoModel: (\w+)", str(error)):
+            raise InputError(f"{self.path}: transformers has no {found[2]} for a {found[1]}; take a model of another family, "
+                             "Llama or Qwen say") from error  # fmt: skip
         # ImportError: what a model needs and is not installed, say bitsandbytes
         if isinstance(error, (OSError, ValueError, KeyError, ImportError, SafetensorError)):
             raise InputError(f"{self.path}: its {self.what} cannot be loaded: {str(error)[:300]}") from error

@@ -284,6 +284,13 @@ response_length: 53 | use `max_completion_length`
 ppo_epochs: 4 | use `num_ppo_epochs`
 vllm_server_port: 70000 | must lie from 0 to 65535
 overlong_prompts: cut | choose from error
+kl_horizon: 5000 | has no effect without `kl_target`
+missing_eos_mode: replace | has no effect without `missing_eos_penalty`
+vllm_server_port: 8001 | has no effect without `use_vllm`
+use_vllm: true; vllm_server_port: 8001 | has no effect with `vllm_mode: colocate`
+use_vllm: true; vllm_mode: server; vllm_max_model_length: 99 | has no effect with `vllm_mode: server`
+~reward_model_name_or_path; reward_functions: a:b; reward_model_dtype: bfloat16 | without `reward_model_name_or_path`
+value_model: shared; value_model_name_or_path: {reward} | has no effect with `value_model: shared`
 """,
     "pretrain": """
 model_config: {model_type: llama, hidden_size: 33, num_attention_heads: 2}; ~model_name_or_path | no multiple of
@@ -295,6 +302,7 @@ model_config: {model_type: llama} | give one of the two
 model_config: {model_type: llama}; ~model_name_or_path; ~tokenizer_name_or_path | tokenizer_name_or_path: is missing
 optimizer: sgd | choose from adamw, muon
 muon_learning_rate: 0 | must be above 0
+muon_learning_rate: 0.01 | has no effect without `optimizer: muon`
 max_length: 0 | must be at least 1
 """,
     "sample": """

@@ -253,6 +253,28 @@ def _models_compared(s: Settings) -> Problems:
         yield "model_name_or_path", "is not read here; name what is compared under `models: {name: path}`"
 
 
+# Of PPO: keys, or the beginnings of keys, to which only another key gives a meaning.
+NEEDS = (("kl_horizon", "kl_target"), ("missing_eos_mode", "missing_eos_penalty"),
+         ("reward_model_dtype", "reward_model_name_or_path"), ("vllm_", "use_vllm"))  # fmt: skip
+SERVERS = ("vllm_server_", "vllm_group_port")
+ENGINES = ("vllm_gpu_", "vllm_max_model_length", "vllm_tensor_", "vllm_enable_", "vllm_model_impl")
+
+
+def _dependent(s: Settings) -> Problems:
+    for start, needed in NEEDS:
+        for key in s.values if needed in s.keys and not s.given(needed) else ():  # `use_vllm: false` is how to switch it off
+            if key.startswith(start) and s.given(key):
+                yield key, f"has no effect without `{needed}`"
+    if s["use_vllm"]:
+        for key in s.values:
+            if key.startswith(ENGINES if s["vllm_mode"] == "server" else SERVERS) and s.given(key):
+                yield key, f"has no effect with `vllm_mode: {s['vllm_mode']}`"
+    if s.given("muon_learning_rate") and s["optimizer"] == "adamw" and not s.given("optimizer"):
+        yield "muon_learning_rate", "has no effect without `optimizer: muon`"
+    if s["value_model"] == "shared" and s["value_model_name_or_path"]:
+        yield "value_model_name_or_path", "has no effect with `value_model: shared`, a fresh head on the policy"
+
+
 def _not_carried_out(s: Settings) -> Problems:
     """Keys of the libraries that would be accepted and do nothing."""
     if s["dataset_text_field"] not in (None, "text"):
@@ -282,5 +304,6 @@ CONTRADICTIONS = (
     _fresh_model,
     _vocabulary,
     _models_compared,
+    _dependent,
     _not_carried_out,
 )
