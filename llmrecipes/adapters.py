@@ -276,8 +276,8 @@ def check_fit(config: PeftConfig, model: PreTrainedModel) -> None:
             ) from None
         if found := re.search(r"incompatible with Mamba-based models.*Incompatible modules: (\{.*?\})", str(error)):
             unfit = set(re.findall(r"\w+", found[1]))
-            raise InputError(f"lora_target_modules: {', '.join(sorted(unfit))} of a {model.config.model_type} cannot carry an "
-                             f"adapter; {_choices(model, unfit)}") from None  # fmt: skip
+            told = f"{', '.join(sorted(unfit))} of a {model.config.model_type} cannot carry an adapter"
+            raise InputError(f"lora_target_modules: {told}; {_choices(model, unfit)}") from None
         raise InputError(f"lora_target_modules: {str(error)[:300]}") from None
 
 

@@ -334,8 +334,9 @@ class _loading:
 
     def __exit__(self, kind, error, traceback):
         if found := re.search(r"configuration class <class '.*\.(\w+)'> for this kind of AutoModel: (\w+)", str(error)):
-            raise InputError(f"{self.path}: transformers has no {found[2]} for a {found[1]}; take a model of another family, "
-                             "Llama or Qwen say") from error  # fmt: skip
+            raise InputError(
+                f"{self.path}: transformers has no {found[2]} for a {found[1]}; take a model of another family, say Llama"
+            ) from error
         # ImportError: what a model needs and is not installed, say bitsandbytes
         if isinstance(error, (OSError, ValueError, KeyError, ImportError, SafetensorError)):
             raise InputError(f"{self.path}: its {self.what} cannot be loaded: {str(error)[:300]}") from error

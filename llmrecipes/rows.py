@@ -221,6 +221,10 @@ def _to_preference(row: dict, shape: str, where: str) -> dict:
         for side, turns in sides.items():
             if not any(turn["role"] == "assistant" for turn in turns):
                 raise InputError(f"{where}: {side} has no assistant turn")
+            if turns[-1]["role"] != "assistant":
+                raise InputError(
+                    f"{where}: {side} ends with a turn of the {turns[-1]['role']}'s, not with an answer; cut it off"
+                )
     return row | {"prompt": prompt} | sides
 
 
@@ -259,6 +263,10 @@ def _to_prompt(row: Mapping, where: str) -> dict:
         system = _pop_system(new, where)
         if system and isinstance(prompt, str):
             raise InputError(f"{where}: has `system`, which a prompt of text has no place for; write prompt as messages")
+        if not isinstance(prompt, str) and prompt[-1]["role"] == "assistant":
+            raise InputError(f"{where}: the prompt ends with an answer of the assistant's, behind which another would be "
+                             "asked for; end it with the question, or name the column `messages`: its last answer is cut "
+                             "off")  # fmt: skip
         return new | {"prompt": add_system(prompt, system, where) if system else prompt}
     if row.get("chosen") is not None and row.get("rejected") is not None:
         new["prompt"] = _to_preference(new, recognise(row, where, ("preference",)), where)["prompt"]

@@ -358,6 +358,14 @@ def test_columns_are_renamed(tmp_path):
     spec = {"path": path, "columns": {"prompt": "prompt", "response": "completion"}}
     train, _ = load_train_eval(DataArguments([spec]), 0, DEMONSTRATION)
     assert list(train) == [{"prompt": "Hi", "completion": "Yes?"}]
+    spec["columns"] = {"prompt": "text", "response": "text"}
+    assert "`columns` gives the name `text` to two columns" in error_of(spec)
+
+
+def test_a_folder_of_several_kinds_of_files_is_refused_instead_of_read_in_part(tmp_path):
+    jsonl(tmp_path / "a.jsonl", [{"text": "x"}])
+    (tmp_path / "b.csv").write_text("text\nhello\n")
+    assert "holds files of several kinds (.csv, .jsonl)" in error_of(str(tmp_path))
 
 
 @pytest.mark.parametrize(

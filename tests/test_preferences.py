@@ -187,7 +187,7 @@ def test_bad_row_is_named_with_its_file(tmp_path, reader, row, message):
 
 def test_broken_gz_and_nothing_to_use_are_one_line(tmp_path):
     (tmp_path / "bad.jsonl.gz").write_bytes(gzip.compress(b'{"chosen": 1}\n' * 50)[:-12])
-    with pytest.raises(InputError, match=r"bad\.jsonl\.gz: is broken"):
+    with pytest.raises(InputError, match=r"bad\.jsonl\.gz: is no whole gzip file"):
         load_source(DataArguments(datasets=[{"path": str(tmp_path / "bad.jsonl.gz")}]).datasets[0], 0)
     spec = source(tmp_path, [{"chosen": HH["chosen"], "rejected": HH["chosen"]}], "hh_rlhf")
     with pytest.raises(InputError, match="found nothing to use in 1 rows"):

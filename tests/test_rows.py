@@ -180,6 +180,7 @@ def test_unusable_demonstration_is_one_line(row, message):
         ({"prompt": "Hi", "chosen": " ", "rejected": "No."}, "chosen is empty"),
         ({"prompt": "Hi", "chosen": "Yes?", "rejected": None}, "column rejected: is null"),
         ({"prompt": [ASK], "chosen": [REPLY], "rejected": [ASK]}, "rejected has no assistant turn"),
+        ({"prompt": [ASK], "chosen": [REPLY, ASK], "rejected": [REPLY]}, "chosen ends with a turn of the user's"),
         ({"chosen": "Yes?", "rejected": "No."}, "texts without a prompt"),
         ({"prompt": "Hi", "responses": ["a", "b"], "ranking": [[0], [1]]}, "reader: llmrecipes.data.preferences:rankings"),
         ({"prompt": "Hi", "accepted": "a", "negative": "b"}, r"columns: \{accepted: chosen, negative: rejected\}"),
@@ -197,6 +198,7 @@ def test_unusable_pair_is_one_line(row, message):
         ({"prompt": ""}, "prompt is empty"),
         ({"prompt": json.dumps([ASK])}, "prompt is the JSON text of a list"),
         ({"messages": [REPLY]}, "no question is left"),
+        ({"prompt": [ASK, REPLY]}, "the prompt ends with an answer of the assistant's"),
         ({"text": "Once."}, "columns are text; expected prompt"),
     ],
 )

@@ -125,6 +125,8 @@ def _name_columns(raw: RawRows, source: DatasetSource) -> RawRows:
     missing = [name for name in names if name not in known]
     if missing:
         raise InputError(f"{raw.where}: has no column `{missing[0]}`; it has {', '.join(known)}")
+    if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
+        raise InputError(f"{raw.where}: `columns` gives the name `{twice[0]}` to two columns; give each a name of its own")
     if isinstance(raw.rows, datasets.Dataset):
         rows = raw.rows.select_columns(list(names)).rename_columns({a: b for a, b in names.items() if a != b})
     else:
@@ -249,11 +251,21 @@ def _read_folder(source: DatasetSource) -> RawRows:
     elif split == "train" and not any(options.values()) and (parts := _only_lines(path)):
         raw = _join([_parse_own(part) for part in parts], source.path)
     else:
+        if path.is_dir() and not any(options.values()) and not (path / "README.md").exists():
+            _require_one_kind(path)
         rows = _load_dataset(source.path, source, split, **options, revision=source.revision)
         if len(rows) and rows.info.builder_name == "text":
             rows = rows.filter(lambda text: bool(text.strip()), input_columns="text")
         raw = _numbered(_name_of(source, own, split), rows)
     return raw.select(split_indices(source.split, len(raw), source.path, split)) if sliced else raw
+
+
+def _require_one_kind(folder: Path) -> None:
+    """InputError where `folder` holds files of several kinds: `datasets` would read those of the commonest kind alone."""
+    kinds = {end.removesuffix(".gz") for path in folder.rglob("*") for end in FILES if path.name.lower().endswith(end)}
+    if len(kinds - {".ndjson", ".jsonl", ".json"}) + bool(kinds & {".ndjson", ".jsonl", ".json"}) > 1:
+        raise InputError(f"{folder}: holds files of several kinds ({', '.join(sorted(kinds))}), of which one alone would be "
+                         "read; name the files one by one, or by `data_files`")  # fmt: skip
 
 
 def _parse_own(path: Path) -> RawRows:
