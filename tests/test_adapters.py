@@ -11,6 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from recipe_types import recipe_types
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -24,7 +25,7 @@ from transformers import (
 
 from llmrecipes.adapters import check_policy, lora_config, read_chain
 from llmrecipes.cards.model import repo_name, write_model_card
-from llmrecipes.config import DataArguments, InputError, ModelArguments, PreviewArguments, RunArguments
+from llmrecipes.config import InputError, ModelArguments, RunArguments
 from llmrecipes.models import build_policy, load_policy, load_reward_model, load_tokenizer, train_tokenizer
 from llmrecipes.parsing import parse
 
@@ -108,13 +109,7 @@ def run_recipe(stage, start, output_dir, *options, peft=True) -> dict:
         argv += ["--max_completion_length", "4", "--gradient_accumulation_steps", "1", "--num_ppo_epochs", "1"]
         argv += ["--logging_steps", "1"]
     recipe = importlib.import_module(f"recipes.{stage}")
-    health, watch = "llmrecipes.reward_models.health:HealthArguments", "llmrecipes.evaluation.watch:WatchArguments"
-    types = {
-        "dpo": lambda: ["trl.trainer.dpo_config:DPOConfig", ModelArguments, watch],
-        "ppo": lambda: ["llmrecipes.ppo.config:PPOConfig", ModelArguments, recipe.RewardArguments, watch],
-        "reward": lambda: [recipe.RewardArguments, health, "trl.trainer.reward_config:RewardConfig", ModelArguments],
-    }
-    recipe.main(*parse(RunArguments, DataArguments, PreviewArguments, *types[stage](), argv=argv))
+    recipe.main(*parse(*recipe_types(stage), argv=argv))
     return json.loads((output_dir / "manifest.json").read_text())
 
 
@@ -460,9 +455,7 @@ MIXTURES = [
 
 def test_a_family_without_a_classifier_is_one_line_as_reward_model(tokenizer, tmp_path):
     GraniteConfig(**SMALL).save_pretrained(tmp_path)
-    with pytest.raises(
-        InputError, match="has no AutoModelForSequenceClassification for a GraniteConfig; take a model of"
-    ):
+    with pytest.raises(InputError, match="has no AutoModelForSequenceClassification for a GraniteConfig; take a model of"):
         load_reward_model(ModelArguments(model_name_or_path=str(tmp_path)), tokenizer)
 
 
