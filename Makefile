@@ -8,7 +8,7 @@ CONFIG ?= configs/quickstart/pipeline.yaml
 # The CPU build of torch is enough here and much smaller; on a machine with a GPU: make TORCH_INDEX= quickstart
 TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || [ "$$(uname -s)" != Linux ] || echo "--index-url https://download.pytorch.org/whl/cpu")
 
-.PHONY: quickstart finetune smalltalk chat test lint docs bench clean
+.PHONY: quickstart finetune smalltalk chat test test-all lint docs bench clean
 
 quickstart: $(VENV)/run
 	$(PY) recipes/pipeline.py --config $(CONFIG)
@@ -22,8 +22,11 @@ smalltalk: $(VENV)/run
 chat: $(VENV)/run
 	$(PY) recipes/chat.py
 
+# Two processes of one thread each: with more, threads wait for each other on a machine of two cores.
 test: $(VENV)/dev
-	@# Two processes of one thread each: with more, threads wait for each other on a machine of two cores.
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not long"
+
+test-all: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev

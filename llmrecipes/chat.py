@@ -205,7 +205,12 @@ def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_a
             file.flush()
             os.fsync(file.fileno())
         who = ", ".join(f"{number + 1}: {name}" for number, name in enumerate(asked["models"]))
-        return [None, *[gr.Button(interactive=False)] * (len(names) + 2), f"Saved. {who}", league(read_growing(votes_file))]
+        return [
+            None,
+            *[gr.Button(interactive=False)] * (len(names) + 2),
+            f"Saved. {who}",
+            ratings(read_growing(votes_file)),
+        ]
 
     with gr.Blocks(title="llmrecipes compare", analytics_enabled=False) as page:
         asked = gr.State()
@@ -219,7 +224,7 @@ def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_a
             best = [gr.Button(f"{i + 1} is best", interactive=False) for i in numbers]
             tie, bad = gr.Button("All equal", interactive=False), gr.Button("All bad", interactive=False)
         said = gr.Textbox(label="who was who", interactive=False)
-        table = gr.Dataframe(league(read_growing(votes_file)), headers=LEAGUE, label="Votes so far", interactive=False)
+        table = gr.Dataframe(ratings(read_growing(votes_file)), headers=COLUMNS, label="Votes so far", interactive=False)
         buttons = [*best, tie, bad]
         gr.on(
             [send.click, prompt.submit], ask, [prompt, *settings], [*boxes, asked, *buttons, said], api_visibility="private"
@@ -232,11 +237,11 @@ def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_a
     return page
 
 
-LEAGUE = ["model", "Elo", "low", "high", "comparisons", "won, ties half"]
+COLUMNS = ["model", "Elo", "low", "high", "comparisons", "won, ties half"]
 
 
-def league(votes: list[dict]) -> list[list]:
-    """Rows of LEAGUE, strongest first: Bradley-Terry strengths on Elo's scale with 95 % intervals."""
+def ratings(votes: list[dict]) -> list[list]:
+    """Rows of COLUMNS, strongest first: Bradley-Terry strengths on Elo's scale with 95 % intervals."""
     results = []
     for row in votes:
         rank = {place: number for number, group in enumerate(row["ranking"]) for place in group}

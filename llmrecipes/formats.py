@@ -57,8 +57,10 @@ def weigh_pairs(pairs: Sequence[Mapping]) -> list[dict]:
 def to_implicit(pair: Mapping, where: str = "row") -> dict:
     """The pair without a `prompt` column: chosen and rejected are whole conversations that begin alike."""
     if isinstance(pair["prompt"], str):
-        raise InputError(f"{where}: pair_format implicit needs prompts of messages; text prompts have no border to the "
-                         "answer, so leave `pair_format: explicit`")  # fmt: skip
+        raise InputError(
+            f"{where}: pair_format implicit needs prompts of messages; text prompts have no border to the "
+            "answer, so leave `pair_format: explicit`"
+        )
     sides = {side: [*pair["prompt"], *pair[side]] for side in ("chosen", "rejected")}
     return {key: value for key, value in pair.items() if key != "prompt"} | sides
 
@@ -78,17 +80,21 @@ def check_ranking(row: Mapping, where: str) -> None:
         raise InputError(f"{where}: ranking must look like [[2], [0, 3], [1]], best first, found {short(ranking)}")
     places = [place for group in ranking for place in group]
     if not all(type(place) is int and 0 <= place < len(responses) for place in places):
-        raise InputError(f"{where}: ranking names a response that is not there: {short(ranking)}; "
-                         f"responses are numbered 0 to {len(responses) - 1}")  # fmt: skip
+        raise InputError(
+            f"{where}: ranking names a response that is not there: {short(ranking)}; "
+            f"responses are numbered 0 to {len(responses) - 1}"
+        )
     if len(set(places)) < len(places):
         raise InputError(f"{where}: ranking names a response twice: {short(ranking)}")
 
 
 def prompt_id(prompt: str | list[dict]) -> str:
     """Name of a prompt: the first 16 hexadecimal digits of the SHA-256 of its text or of its messages as JSON."""
-    text = prompt if isinstance(prompt, str) else json.dumps(
-        [{"role": turn["role"], "content": turn["content"]} for turn in prompt], ensure_ascii=False
-    )  # fmt: skip
+    text = (
+        prompt
+        if isinstance(prompt, str)
+        else json.dumps([{"role": turn["role"], "content": turn["content"]} for turn in prompt], ensure_ascii=False)
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -118,14 +124,14 @@ def parse_line(line: str, where: str, row: str | None = None) -> dict:
         raise InputError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected an object {{...}}, found {short(value)}")
-    if "\\u" in line and has_half_a_character(value):
+    if "\\u" in line and has_lone_surrogate(value):
         raise InputError(
             f"{row or where}: holds half of a character (a lone surrogate, \\ud800 to \\udfff); write whole ones"
         )
     return value
 
 
-def has_half_a_character(value: object) -> bool:
+def has_lone_surrogate(value: object) -> bool:
     """Whether a text in `value` holds a surrogate without its other half, which no UTF-8 can write."""
     try:
         json.dumps(value, ensure_ascii=False).encode()

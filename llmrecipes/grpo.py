@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_prompts
 from llmrecipes.models import eos_token_ids
-from llmrecipes.ppo.prompts import RolloutSampler, encode_prompts, longest_prompt, prompt_token_ids
+from llmrecipes.ppo.prompts import RolloutSampler, add_prompt_ids, longest_prompt, prompt_token_ids
 from llmrecipes.ppo.rewards import Rewards
 
 MEASURED = ("reward", "reward_std", "kl", "entropy", "completions/mean_length", "completions/clipped_ratio")
@@ -97,4 +97,4 @@ def _encode(prompts: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int, 
         if column in prompts.column_names:
             raise InputError(f"{name}: has a column `{column}`, but GRPO renders all prompts alike; leave it out with "
                              "`columns:`, or use recipes/ppo.py")  # fmt: skip
-    return encode_prompts(prompts, tokenizer, longest, "drop", name)
+    return add_prompt_ids(prompts, tokenizer, longest, "drop", name)

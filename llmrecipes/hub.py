@@ -16,7 +16,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Mo
 from huggingface_hub.errors import HfHubHTTPError
 
 from llmrecipes.cards.loading import adapter_chain
-from llmrecipes.cards.names import is_local, loading_name, repo_name, scrub
+from llmrecipes.cards.names import hide_paths, is_local, loading_name, repo_name
 from llmrecipes.config import InputError
 from llmrecipes.leaks import refuse_secrets
 from llmrecipes.secrets import known_secrets, scrub_secrets
@@ -215,7 +215,7 @@ def _content(file: Path, push: Push) -> str | bytes:
         manifest = json.loads(push.files["manifest.json"].read_text(encoding="utf-8"))
         path = manifest.get("config", {}).get("output_dir") or file.parent
         text = _renamed(text, {form(path): push.repo_id for form in (repo_name, loading_name)})
-    return scrub(scrub_secrets(text, _own_tokens())).encode()
+    return hide_paths(scrub_secrets(text, _own_tokens())).encode()
 
 
 def _own_tokens() -> set[str]:
@@ -235,8 +235,9 @@ def _with_namespace(text: str, push: Push) -> str:
         card.data.datasets = [full(title) for title in card.data.datasets]
     folder = push.files["manifest.json"].parent
     here = {manifest.get("config", {}).get("output_dir") or folder, *filter(is_local, adapter_chain(folder)[:-1])}
-    titles = {name: push.repo_id} | {form(path): f"{namespace}/{repo_name(path)}" for path in here
-                                     for form in (repo_name, loading_name)}  # fmt: skip
+    titles = {name: push.repo_id} | {
+        form(path): f"{namespace}/{repo_name(path)}" for path in here for form in (repo_name, loading_name)
+    }
     card.text = _renamed(card.text, titles)
     return str(card)
 

@@ -5,6 +5,7 @@ llmrecipes.measures` prints the docs' part). Tasks of lm-eval are not listed: th
 otherwise.
 """
 
+import re
 from typing import NamedTuple
 
 from llmrecipes.keys.renamed import MEASURES as RENAMED
@@ -24,6 +25,8 @@ class Measure(NamedTuple):
     shown: bool = False  # in the line that a training prints
 
 
+# Figures of a training that say how long it took, not how well it went.
+BOOKKEEPING = re.compile(r"runtime|per_second|flos|epoch|num_tokens|num_input_tokens")
 KINDS = ("harmful", "lookalike", "unknowable")  # kinds of questions whose answers show behaviour
 
 # Of one model among several, by recipes/evaluate.py.
@@ -66,7 +69,7 @@ EVALUATION = {
 # Of a training, over its steps.
 TRAINING = {
     "loss": Measure("training loss", "number", "down", shown=True),
-    "eval_loss": Measure("the same on held-out rows", "number", "down", shown=True),
+    "eval_loss": Measure("the same on held-out rows", "number", "down"),
     "perplexity": Measure("exp of the loss of text", "number", "down"),
     "accuracy": Measure("pairs that the reward model orders right", shown=True),
     "margin": Measure("mean score of chosen minus rejected", "number", shown=True),

@@ -6,6 +6,7 @@ dataclasses' source instead of importing them, so that a mistake costs a second;
 """
 
 import importlib
+import logging
 import os
 import re
 import signal
@@ -34,6 +35,8 @@ def launch(main, *config_types, argv: list[str] | None = None) -> None:
     """Parse argv and YAML into `config_types`, call `main(*configs)`; a user's mistake prints one line and exits 2."""
     if not sys.stderr.isatty():  # a log: libraries' progress bars, which read this when imported, write seldom
         os.environ.setdefault("TQDM_MININTERVAL", "10")
+    # DeepSpeed's, when it is imported, on a machine without a GPU; on others it says nothing.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.filename != "real_accelerator.py")
     configs = ()
     follow_launcher()
     try:

@@ -24,12 +24,13 @@ from llmrecipes.parsing import config_problems, load_yaml
 from llmrecipes.signals import IN_A_CHAIN, die_with_parent, handle_signals, received
 
 UNHEALTHY = 3  # exit code
+NEW = "not run yet"
 PER_STEP = "gradient_accumulation_steps"  # a key of every stage that trains
 
 
 @dataclass
 class PipelineArguments:
-    """The chain: its stages, where it lies, which part of it runs."""
+    """The chain: its stages, its folder, which part of it runs."""
 
     stages: list[str] = field(
         default_factory=list, metadata={"help": "STAGE or STAGE-VARIANT each; its YAML lies beside this one."}
@@ -47,9 +48,9 @@ class PipelineArguments:
     accelerate_config: str | None = field(
         default=None, metadata={"help": "Launch the training stages by accelerate with this topology."}
     )
-    from_stage: str | None = field(default=None, metadata={"help": "--from STAGE: first stage to look at."})
-    to_stage: str | None = field(default=None, metadata={"help": "--to STAGE: last stage to look at."})
-    only: list[str] = field(default_factory=list, metadata={"help": "Look at these stages alone."})
+    from_stage: str | None = field(default=None, metadata={"help": "--from STAGE: start at this stage."})
+    to_stage: str | None = field(default=None, metadata={"help": "--to STAGE: stop after this stage."})
+    only: list[str] = field(default_factory=list, metadata={"help": "Only these stages."})
     dry_run: bool = field(default=False, metadata={"help": "Say what would run, and why; run nothing."})
 
 
@@ -122,13 +123,16 @@ def run_stages(stages: list[Stage], pipeline, config_path: str, force: bool = Fa
     running = [stage for stage in stages if stage.runs]
     for number, stage in enumerate(running, 1):
         stage.reason = _reason(stage, force, [])  # those before it have run: only now is known what it reads
-        left = f" ({number} of {len(running)}, {time.time() - started:.0f} s so far)" if len(running) > 1 else ""
-        print(f"\n##### {stage.name}: {stage.reason}{left}", flush=True)
+        place = f"{number} of {len(running)}, {_clock(time.time() - started)} so far" if len(running) > 1 else ""
+        why = stage.reason.removeprefix("run: ").replace(NEW, "")
+        about = "; ".join(filter(None, [place, why]))
+        print(f"\n##### {stage.name}" + (f" ({about})" if about else ""), flush=True)
         if not stage.runs:
             continue
         if not force and (unhealthy := find_unhealthy(stage)):
-            print(f"\npipeline: {stage.name} not run, {unhealthy}; --force --from {stage.name} runs it all the same",
-                  file=sys.stderr)  # fmt: skip
+            print(
+                f"\npipeline: {stage.name} not run, {unhealthy}; --force --from {stage.name} runs it anyway", file=sys.stderr
+            )
             sys.exit(UNHEALTHY)
         code = _run(stage, force)
         if code:
@@ -137,11 +141,15 @@ def run_stages(stages: list[Stage], pipeline, config_path: str, force: bool = Fa
     print("\n" + summarise_chain(stages, config_path, time.time() - started), flush=True)
 
 
+def _clock(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
+
+
 def _hint(stage: Stage, code: int, force: bool) -> str:
     if standing(stage.output_dir, _fingerprint(stage)) == "another" and not force:
-        return f"not run, its reason stands above; --force --from {stage.name} runs it and what comes after it anew"
+        return f"not run, see the reason above; --force --from {stage.name} runs it and everything after it again"
     interrupted = read_json(stage.output_dir / "manifest.json").get("status") == "interrupted" or code in (129, 130, 143)
-    how = "interrupted" if interrupted or code < 0 else f"failed with exit code {code}, its reason stands above"
+    how = "interrupted" if interrupted or code < 0 else f"failed with exit code {code}, see the reason above"
     return f"{how}; the same command{' without --force' if force else ''} continues from here"
 
 
@@ -158,7 +166,7 @@ def find_unhealthy(stage: Stage) -> str:
 
 def summarise_chain(stages: list[Stage], config_path: str, seconds: float) -> str:
     """For each stage: what it made, how long it took, how good it is against what was expected; as Markdown."""
-    lines = [f"# {config_path}", "", "| stage | made | seconds | expected against got | lies in |", "|---|---|---|---|---|"]
+    lines = [f"# {config_path}", "", "| stage | made | seconds | expected against got | folder |", "|---|---|---|---|---|"]
     total = 0.0
     for stage in stages:
         manifest = read_json(stage.output_dir / "manifest.json")
@@ -295,7 +303,7 @@ def _reason(stage: Stage, force: bool, will_change: list[Stage]) -> str:
         now = {"stage": stage.recipe.stem, "given": stage.given, "inputs": inputs_of(stage.given), "batch": _batch(stage)}
         how = difference(found, now)
         return f"run: {how}, which only --force overwrites"
-    return "run: was never run"
+    return f"run: {NEW}"
 
 
 def _fingerprint(stage: Stage) -> str:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -46,9 +47,10 @@ from llmrecipes.manifest import (
     run_fingerprint,
     standing,
 )
+from llmrecipes.measures import BOOKKEEPING
 from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.sharding import launch_of, prepare_sharding
-from llmrecipes.signals import handle_signals, received
+from llmrecipes.signals import IN_A_CHAIN, handle_signals, received
 from llmrecipes.tracking import apply_tracking, describe_tracking, number_run
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "lm_eval", "numpy")
@@ -257,10 +259,13 @@ def _note_interruption(state: Run, process: int) -> None:
             write_json(state.output_dir / "manifest.json", state.manifest | {"status": "interrupted"})
 
 
-def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "") -> None:
-    """Complete the manifest with `metrics` (name -> number), compare them with the run card, print the summary."""
+def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "", shown: Collection[str] | None = None) -> None:
+    """Complete the manifest with `metrics` (name -> number), compare them with the run card, print the summary.
+
+    shown: the metrics to print; by default all that say how well it went. next_steps: said where no chain takes them.
+    """
     if state.is_main:
-        _finish(state, metrics, made, next_steps)
+        _finish(state, metrics, made, "" if os.environ.get(IN_A_CHAIN) else next_steps, shown)
     wait_to_leave()
 
 
@@ -276,7 +281,7 @@ def wait_to_leave() -> None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(work))
 
 
-def _finish(state: Run, metrics: dict, made: str, next_steps: str) -> None:
+def _finish(state: Run, metrics: dict, made: str, next_steps: str, shown: Collection[str] | None) -> None:
     manifest = state.manifest
     seconds = manifest.pop("previous_seconds") + time.time() - manifest.pop("started")
     manifest |= {"status": "finished", "metrics": metrics, "wall_seconds": round(seconds, 1), "made": made}
@@ -289,14 +294,18 @@ def _finish(state: Run, metrics: dict, made: str, next_steps: str) -> None:
     write_json(state.output_dir / "manifest.json", manifest)  # the last file: what is "finished" is complete
     release_folder(state.output_dir)
     print(f"\n=== {state.stage}: {made} ({seconds:.0f} s)")
-    shown = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and "_per_second" not in k}
-    for name, value in list(shown.items())[:16]:
+    numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and not BOOKKEEPING.search(k)}
+    for name, value in ((k, v) for k, v in numbers.items() if shown is None or k in shown):
         verdict = manifest["expected"].get(name)
         note = f"   expected {verdict['expected']} ± {verdict['tolerance']}: {verdict['verdict']}" if verdict else ""
         print(f"  {name:<28}{value:>12.4g}{note}")
     tracked = describe_tracking(manifest["config"])
-    print(f"  lies in {state.output_dir}" + (f"\n  curves: {tracked}" if tracked else "")
-          + (f"\n  next: {next_steps}" if next_steps else ""), flush=True)  # fmt: skip
+    print(
+        f"  lies in {state.output_dir}"
+        + (f"\n  curves: {tracked}" if tracked else "")
+        + (f"\n  next: {next_steps}" if next_steps else ""),
+        flush=True,
+    )
 
 
 def check_expected(expected: dict, metrics: dict) -> dict:

@@ -67,9 +67,11 @@ def write_samples(
     partial = output_dir / PARTIAL
     done = _read_partial(partial, batch_size, len(rows))
     settings = {
-        "eos_token_ids": eos_token_ids(model, tokenizer), "pad_token_id": tokenizer.pad_token_id,
-        "batch_size": batch_size, **sampling,
-    }  # fmt: skip
+        "eos_token_ids": eos_token_ids(model, tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "batch_size": batch_size,
+        **sampling,
+    }
     bar = tqdm(total=len(rows) * num_samples, initial=len(done) * num_samples, desc="responses", mininterval=5)
     for start in range(len(done), len(rows), batch_size):
         # A seed of its own for each chunk: what came before it, in this process or another, does not matter.

@@ -36,7 +36,7 @@ def main(run, data, evaluate, model):
             body = f"Held-out questions as each model answered them. `metrics.json` holds the figures.\n\n```\n{table}```"
             write_card(state.output_dir, "Answers, judged", {"default": {"test": "answers.jsonl"}}, body, state)
 
-    finish_run(state, flat, made=f"{len(scores)} models compared", next_steps="read answers.jsonl" if rows else "")
+    finish_run(state, flat, made=f"{len(scores)} models compared", shown=run.expected or ())
 
 
 if __name__ == "__main__":

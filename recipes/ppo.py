@@ -25,12 +25,12 @@ def show_prompts(data, training, model, tokenizer, train, held_out, count):
     from llmrecipes.data import true_rows
     from llmrecipes.data.preview import count_prompts, report_rows
     from llmrecipes.models import stand_in
-    from llmrecipes.ppo.prompts import encode_prompts, longest_prompt
+    from llmrecipes.ppo.prompts import add_prompt_ids, longest_prompt
 
     small = stand_in(model, tokenizer, training.trust_remote_code)
     longest = longest_prompt(small, training.max_completion_length, training.max_prompt_length)
     with true_rows(data, training.seed, ("prompt",), training_prompts=train):
-        ready = encode_prompts(train, tokenizer, longest, training.overlong_prompts, "training prompts")
+        ready = add_prompt_ids(train, tokenizer, longest, training.overlong_prompts, "training prompts")
     report_rows({"train": count_prompts(ready, len(train))}, tokenizer, train, held_out, ready, count)
 
 

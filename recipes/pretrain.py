@@ -105,6 +105,12 @@ def main(run, data, preview, training, model, pretrain, watch):
 
 if __name__ == "__main__":
     launch(
-        main, RunArguments, DataArguments, PreviewArguments, "transformers.training_args:TrainingArguments", ModelArguments,
-        PretrainArguments, "llmrecipes.evaluation.watch:WatchArguments",
-    )  # fmt: skip
+        main,
+        RunArguments,
+        DataArguments,
+        PreviewArguments,
+        "transformers.training_args:TrainingArguments",
+        ModelArguments,
+        PretrainArguments,
+        "llmrecipes.evaluation.watch:WatchArguments",
+    )

@@ -8,7 +8,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from huggingface_hub.utils import validate_repo_id
 
 from llmrecipes.cards.dataset import write_card
-from llmrecipes.cards.model import repo_name, scrub, write_model_card
+from llmrecipes.cards.model import hide_paths, repo_name, write_model_card
 
 SECRET = "hf_" + "a1B2" * 8
 
@@ -192,7 +192,7 @@ def test_no_machine_path_and_no_token_is_on_a_card(run, tmp_path):
     text = write_model_card(run).read_text()
     assert str(tmp_path) not in text and tmp_path.parts[1] + "/" not in text and SECRET not in text
     assert "python recipes/dpo.py" in text and "[removed]" in text
-    assert scrub("see https://arxiv.org/abs/1234 and /opt/a/b/c.py") == "see https://arxiv.org/abs/1234 and b/c.py"
+    assert hide_paths("see https://arxiv.org/abs/1234 and /opt/a/b/c.py") == "see https://arxiv.org/abs/1234 and b/c.py"
 
 
 def test_card_says_how_to_load_what_lies_there(run):

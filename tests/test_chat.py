@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llmrecipes.chat import build_compare_page, build_page, find_models, league, stream_answer, terminal_lines
+from llmrecipes.chat import build_compare_page, build_page, find_models, ratings, stream_answer, terminal_lines
 from llmrecipes.config import InputError
 from llmrecipes.formats import read_growing
 from llmrecipes.models import build_policy, train_tokenizer
@@ -253,7 +253,7 @@ def test_blind_vote_side_by_side(tmp_path):
             browser.close()
     rows = read_growing(votes)
     assert len(rows) == 3 and all("GOOD" in row["responses"][row["ranking"][0][0]] for row in rows)
-    assert [(row[0], row[4], row[5]) for row in league(rows)] == [("sft", 3, "100 %"), ("ppo", 3, "0 %")]
+    assert [(row[0], row[4], row[5]) for row in ratings(rows)] == [("sft", 3, "100 %"), ("ppo", 3, "0 %")]
 
 
 def test_votes_are_rankings_for_recipes_rank():
@@ -268,4 +268,4 @@ def test_votes_are_rankings_for_recipes_rank():
         "annotator": "me",
     }
     assert len(rankings_to_pairs(row)) == 2
-    assert [line[0] for line in league([row])] == ["y", "x", "z"]
+    assert [line[0] for line in ratings([row])] == ["y", "x", "z"]

@@ -16,7 +16,7 @@ from llmrecipes.evaluation import evaluate_models, load_parts, write_results
 from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
 from llmrecipes.evaluation.behaviours import answer, behaviour_hits, judge_answers, kl_from, summarise_behaviour
 from llmrecipes.evaluation.likelihood import kl_divergences, score_texts, summarise_texts
-from llmrecipes.evaluation.table import format_answers, format_table
+from llmrecipes.evaluation.table import format_answers, format_changes, format_table
 from llmrecipes.metrics import mcnemar, mcnemar_by_measure, proportion
 from llmrecipes.models import build_policy, load_reward_model, train_tokenizer
 
@@ -381,6 +381,13 @@ def test_the_table_marks_what_differs_from_the_baseline_and_says_how_many_were_c
     assert ppo.startswith("*") and "*" not in "".join(sft) + toxic
     assert note.startswith("* differs from sft on the same questions, p < 0.05 (McNemar's exact test, ")
     assert "; 2 comparisons, not corrected" in note
+
+
+def test_the_summary_says_what_got_better_and_what_worse():
+    shares = {"sft": {"rude": 5, "correct": 5, "toxic": 5}, "ppo": {"rude": 9, "correct": 9, "toxic": 6}}
+    scores = {name: {measure: proportion(hits, 9) for measure, hits in by.items()} for name, by in shares.items()}
+    line = format_changes(scores, "sft", {"ppo": {"rude": 0.01, "correct": 0.02, "toxic": 0.5}})
+    assert line == "ppo against sft: better: correct; worse: rude"
 
 
 def test_the_table_shows_the_larger_side_of_an_interval_and_every_n():

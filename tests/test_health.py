@@ -14,7 +14,7 @@ from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.metrics import fit_temperature, spearman
 from llmrecipes.models import build_policy, load_reward_model, train_tokenizer
 from llmrecipes.pipeline import find_unhealthy
-from llmrecipes.reward_models.health import HealthArguments, check_health, judge, to_markdown, write_health
+from llmrecipes.reward_models.health import HealthArguments, check_health, find_faults, to_markdown, write_health
 from llmrecipes.reward_models.health_measures import ScoredPair, calibration, measure_pairs
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +33,7 @@ def pairs(score, count=600, seed=0, longer_wins=0.5, **changes):
 
 
 def reasons(found, **changes):
-    return judge(measure_pairs(found) | STABLE, HealthArguments(**changes))
+    return find_faults(measure_pairs(found) | STABLE, HealthArguments(**changes))
 
 
 def perfect(good, length, rng):

@@ -18,7 +18,7 @@ from judge_server import judge_servers, pair_reply
 import llmrecipes.judging.endpoint as endpoints
 from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments
 from llmrecipes.evaluation import evaluate_models, load_parts, write_results
-from llmrecipes.evaluation.behaviours import JUDGED, compare, judge_answers, prefer, summarise_behaviour
+from llmrecipes.evaluation.behaviours import JUDGED, compare, compare_pairs, judge_answers, summarise_behaviour
 from llmrecipes.evaluation.consistency import paraphrase_consistency, self_consistency
 from llmrecipes.judging.judges import PARTS, LLMJudge, load_judge, read_judgement
 from llmrecipes.judging.pairwise import PairJudge
@@ -205,7 +205,7 @@ def test_win_rates_by_a_judge_count_what_it_could_read_and_go_by_kind(serve):
     server = serve(pair_reply(lambda a, b: "?" if "Hm" in a + b else "A" if len(a) > len(b) else "B"))
     pairs = PairJudge(endpoints.Verdicts(endpoints.Endpoint(server.url, "m")), "")
     ppo, sft = ((texts, [{} for _ in texts]) for texts in (["aa", "b", "Hm", "d"], ["a", "bb", "c", "d"]))
-    assert prefer(ROWS, ppo, sft, pairs)
+    assert compare_pairs(ROWS, ppo, sft, pairs)
     assert [parts.get("judge_win") for parts in ppo[1]] == [1.0, 0.0, None, 0.5] and sft[1] == [{}] * 4
     rates = compare("ppo", ROWS, {"ppo": ppo, "sft": sft}, "sft")
     assert {name: e[::3] for name, e in rates.items()} == {
@@ -213,7 +213,7 @@ def test_win_rates_by_a_judge_count_what_it_could_read_and_go_by_kind(serve):
     }  # fmt: skip
     assert all(map(is_share, rates))
     odd = PairJudge(endpoints.Verdicts(endpoints.Endpoint(serve(lambda q: "no").url, "m")), "")
-    assert not prefer(ROWS[:1], (["x"], [{}]), (["y"], [{}]), odd)
+    assert not compare_pairs(ROWS[:1], (["x"], [{}]), (["y"], [{}]), odd)
 
 
 def judge_both(question):

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import DatasetCardData
 
 from llmrecipes.cards.loading import load_rows
-from llmrecipes.cards.names import loading_name, scrub
+from llmrecipes.cards.names import hide_paths, loading_name
 from llmrecipes.durable import write_text
 
 LIMITS = (
@@ -39,7 +39,7 @@ def write_card(output_dir: Path, title: str, configs: dict[str, dict[str, str]],
         lines = "\n".join(load_rows(name, configs))
         text += f"\n## How to load\n\n`{name}` is this folder, or its repository on the Hub.\n\n```python\n{lines}\n```\n"
         text += f"\n## Intended use and limits\n\n{LIMITS}\n\n## Reproduce\n\nIn a checkout of llmrecipes:\n\n"
-        text += f"```\n{scrub(run.manifest['command'])}\n```\n\n`manifest.json` holds every setting.\n"
+        text += f"```\n{hide_paths(run.manifest['command'])}\n```\n\n`manifest.json` holds every setting.\n"
     write_text(output_dir / "README.md", f"---\n{head}\n---\n\n{text}")
 
 

@@ -2,17 +2,16 @@
 
 import ast
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from llmrecipes.cards.loading import has_template, load_model
-from llmrecipes.cards.names import ROOT, is_local, loading_name, repo_name, scrub
+from llmrecipes.cards.names import ROOT, hide_paths, is_local, loading_name, repo_name
 from llmrecipes.durable import write_json, write_text
 from llmrecipes.formats import prompt_text, read_growing
-from llmrecipes.measures import NAMED, meaning, read_scores, with_arrow
+from llmrecipes.measures import BOOKKEEPING, NAMED, meaning, read_scores, with_arrow
 
 RESULTS_FILE = "evaluation.json"  # what evaluations found out about the model in this folder, by evaluation
 EARLIER = "an earlier evaluation"  # in a file from before evaluations were kept by name
@@ -78,7 +77,7 @@ def describe_evaluation(measures: Iterable[str], about: dict) -> str:
         parts.append(f"`rule_score` and `rule_win_rate` by the rule `{judged_by['rule']}`")
     if decided.get("reward_model"):
         parts.append(f"`reward` by the reward model `{judged_by['reward_model']}`")
-    line = scrub("; ".join(parts))
+    line = hide_paths("; ".join(parts))
     return line[:1].upper() + line[1:] + "." if line else ""
 
 
@@ -186,7 +185,7 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
     lines += ["In a checkout of llmrecipes:", "", "```", manifest["command"], "```", ""]
     lines += [f"`manifest.json` holds every setting; run "
               f"`{manifest['fingerprint']}`."]  # fmt: skip
-    return scrub("\n".join(lines)) + "\n"
+    return hide_paths("\n".join(lines)) + "\n"
 
 
 def _answers_chats(folder: Path, config: dict) -> bool:
@@ -229,9 +228,8 @@ def _recipe(stage: str) -> tuple[str, str]:
 
 
 def _measured(manifest: dict) -> dict[str, float]:
-    unwanted = re.compile(r"runtime|per_second|flos|epoch|num_tokens")
     metrics = manifest.get("metrics", {}).items()
-    return {k: float(v) for k, v in metrics if isinstance(v, (int, float)) and not unwanted.search(k)}
+    return {k: float(v) for k, v in metrics if isinstance(v, (int, float)) and not BOOKKEEPING.search(k)}
 
 
 def _stored(folder: Path, manifest: dict) -> dict[str, dict]:
@@ -246,7 +244,7 @@ def _stored(folder: Path, manifest: dict) -> dict[str, dict]:
 def _about(evaluation: Path) -> dict:
     metrics, manifest = _read(evaluation / "metrics.json"), _read(evaluation / "manifest.json")
     # No path of this machine: the file is published as it is.
-    judged_by = {who: scrub(str(name)) for who, name in (metrics.get("judged_by") or {}).items()}
+    judged_by = {who: hide_paths(str(name)) for who, name in (metrics.get("judged_by") or {}).items()}
     return {"baseline": baseline_of(metrics, manifest), "judged_by": judged_by, "tasks": metrics.get("tasks") or []}
 
 

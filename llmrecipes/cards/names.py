@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent.parent
 ABSOLUTE = re.compile(r"(?<![\w.:/~-])(?:/[\w.+@-]+){2,}/?|~/[\w./+@-]+|\b[A-Za-z]:\\\\[\w\\\\.-]+")
 
 
-def scrub(text: str) -> str:
+def hide_paths(text: str) -> str:
     """`text` without absolute paths of a machine (their last two parts stay) and without secrets."""
     text = scrub_secrets(text).replace(f"{ROOT}/", "")
     return ABSOLUTE.sub(lambda match: "/".join(re.split(r"[\\\\/]", match[0].rstrip("/"))[-2:]), text)

@@ -15,7 +15,7 @@ from pathlib import Path
 from llmrecipes.config import InputError
 from llmrecipes.corpus.extras import need
 from llmrecipes.corpus.parts import LINES, PAGES, TEXT, kind_of
-from llmrecipes.formats import has_half_a_character
+from llmrecipes.formats import has_lone_surrogate
 
 BATCH = 256  # rows of a table at a time
 
@@ -121,7 +121,7 @@ def _parse(line: bytes, is_json: bool) -> dict | Bad:
         return Bad(f"is not valid JSON ({error})")
     if not isinstance(row, dict):
         return Bad("is no JSON object {...}; write one a line")
-    if "\\u" in text and has_half_a_character(row):
+    if "\\u" in text and has_lone_surrogate(row):
         return Bad("holds half of a character (a lone surrogate, \\ud800 to \\udfff)")
     return row
 

@@ -20,7 +20,7 @@ import numpy
 
 from llmrecipes.config import DatasetSource, InputError, generator_of, load_function
 from llmrecipes.data.archive import load_archive
-from llmrecipes.formats import has_half_a_character, parse_line
+from llmrecipes.formats import has_lone_surrogate, parse_line
 from llmrecipes.rows import ANSWERS, COLUMNS, QUESTIONS
 
 LINES = (".jsonl", ".jsonl.gz", ".ndjson")
@@ -179,7 +179,7 @@ def _parse_json(path: Path, content: str) -> list | None:
     if not isinstance(value, list):
         raise InputError(f"{path}: expected a list of objects, found a {type(value).__name__}")
     for number, row in enumerate(value if "\\u" in content else [], start=1):
-        if has_half_a_character(row):
+        if has_lone_surrogate(row):
             raise InputError(f"{path}, row {number}: holds half of a character (a lone surrogate, \\ud800 to \\udfff)")
     return value
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +19,15 @@ from llmrecipes.evaluation.behaviours import (
     answer,
     behaviour_hits,
     compare,
+    compare_pairs,
+    finished_answers,
     judge_answers,
     kl_from,
-    prefer,
     summarise_behaviour,
-    whole_answers,
 )
 from llmrecipes.evaluation.consistency import paraphrase_consistency, self_consistency
 from llmrecipes.evaluation.likelihood import score_texts, summarise_texts
-from llmrecipes.evaluation.table import format_answers, format_table
+from llmrecipes.evaluation.table import format_answers, format_changes, format_table
 from llmrecipes.formats import prompt_id
 from llmrecipes.judging.judges import LLMJudge, load_judge
 from llmrecipes.judging.pairwise import PairJudge, read_guidelines
@@ -34,6 +35,7 @@ from llmrecipes.measures import EVALUATION
 from llmrecipes.models import load_policy, load_tokenizer, read_config, require_folder
 from llmrecipes.processes import device, once, share
 from llmrecipes.reward_models.scoring import RewardScorer, check_reward_path
+from llmrecipes.signals import IN_A_CHAIN
 
 
 @dataclass
@@ -173,13 +175,13 @@ def _behave(name, model, tokenizer, args, parts: Parts, greedy: dict, sampled: d
     rows, prompts = parts.questions, [row["prompt"] for row in parts.questions]
 
     def judge(texts: list[str], ids: list[list[int]]) -> list[dict]:
-        whole, size = whole_answers(model, tokenizer, ids), args.per_device_eval_batch_size
+        whole, size = finished_answers(model, tokenizer, ids), args.per_device_eval_batch_size
         return judge_answers(rows, texts, parts.judge, parts.rule, parts.reward, size, whole)
 
     _, ids, texts = answer(model, tokenizer, prompts, shared=True, **_settings(args))
     greedy[name] = (texts, judge(texts, ids))
     if parts.pairs and name != args.baseline and args.baseline in greedy:
-        if not prefer(rows, greedy[name], greedy[args.baseline], parts.pairs):
+        if not compare_pairs(rows, greedy[name], greedy[args.baseline], parts.pairs):
             parts.skipped[f"judge_win_rate of {name}"] = "the judge gave no readable comparison"
     own = summarise_behaviour(rows, greedy[name][1], list(map(len, ids)))
     own |= compare(name, rows, greedy, args.baseline)
@@ -223,7 +225,10 @@ def write_results(
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     table = format_table(scores, set(tasks), parts.baseline, p_values)
     (output_dir / "table.txt").write_text(table + "\n", encoding="utf-8")
-    print(f"\n{table}")
+    if not os.environ.get(IN_A_CHAIN):  # which prints it at its end
+        print(f"\n{table}")
+    if p_values:
+        print(format_changes(scores, parts.baseline, p_values))
     print(format_answers(rows, answers, show_answers) if answers else "")
     for part, reason in parts.skipped.items():
         print(f"skipped {part}: {reason}")

@@ -56,9 +56,13 @@ def answer(
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     with tqdm(total=len(prompts), desc="answers" if temperature == 0 else "samples", leave=False, disable=None) as bar:
         settings = {
-            "max_new_tokens": max_new_tokens, "temperature": temperature, "batch_size": batch_size, "progress": bar.update,
-            "eos_token_ids": eos_token_ids(model, tokenizer), "pad_token_id": tokenizer.pad_token_id,
-        }  # fmt: skip
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "batch_size": batch_size,
+            "progress": bar.update,
+            "eos_token_ids": eos_token_ids(model, tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+        }
 
         def decode(numbered: list[tuple[int, list[int]]]) -> list[list[list[int]]]:
             decoded = []
@@ -76,7 +80,7 @@ def answer(
     return encoded, ids, tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
-def whole_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]]) -> list[bool]:
+def finished_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]]) -> list[bool]:
     """Of each answer's token ids, whether the model ended it itself; the others are cut by the length limit."""
     ends = eos_token_ids(model, tokenizer)
     return [bool(row) and row[-1] in ends for row in ids]
@@ -111,7 +115,7 @@ def judge_answers(
     return judged
 
 
-def prefer(rows: list[dict], own: tuple[list, list], baseline: tuple[list, list], pairs: PairJudge) -> bool:
+def compare_pairs(rows: list[dict], own: tuple[list, list], baseline: tuple[list, list], pairs: PairJudge) -> bool:
     """Add to each of the model's judgements whether its answer beats the baseline's: `judge_win`, 1, 0 or 0.5 for a tie.
 
     own, baseline: (answers, judgements). A comparison that cannot be read adds nothing; returns whether one can.
@@ -127,7 +131,7 @@ def compare(name: str, rows: list[dict], judged: dict, baseline: str) -> dict[st
     """Share of questions on which the model's answer scores above the baseline's, ties half; none for the baseline itself.
 
     judged: model -> (answers, judgements). `rule_win_rate` is by the rule, `reward_win_rate` by the reward model,
-    `judge_win_rate` by a judge model (see prefer); the latter two also for each kind of question whose answer shows
+    `judge_win_rate` by a judge model (see compare_pairs); the latter two also for each kind of question whose answer shows
     behaviour.
     """
     if name == baseline or baseline not in judged:
@@ -137,8 +141,11 @@ def compare(name: str, rows: list[dict], judged: dict, baseline: str) -> dict[st
     for score, measure in (("gold", "rule_win_rate"), ("reward", "reward_win_rate"), ("judge_win", "judge_win_rate")):
         for kind in ("", *(KINDS if EVALUATION[measure].by_kind else ())):
             # Of judge_win the baseline has none: against itself it would tie.
-            asked = [(a[score], b.get(score, 0.5), row.get("key")) for row, a, b in zip(rows, own, other, strict=True)
-                     if score in a and (not kind or row.get("kind") == kind)]  # fmt: skip
+            asked = [
+                (a[score], b.get(score, 0.5), row.get("key"))
+                for row, a, b in zip(rows, own, other, strict=True)
+                if score in a and (not kind or row.get("kind") == kind)
+            ]
             if asked:
                 scores, others, keys = zip(*asked, strict=True)
                 rates[f"{measure}_{kind}" if kind else measure] = metrics.win_rate(scores, others, groups=keys)

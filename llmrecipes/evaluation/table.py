@@ -1,7 +1,7 @@
 """Scores side by side: a table for the terminal, and some answers to read."""
 
 from llmrecipes.formats import prompt_text
-from llmrecipes.measures import is_share, with_arrow
+from llmrecipes.measures import NAMED, is_share, with_arrow
 from llmrecipes.metrics import ALPHA, Estimate, describe_tests
 
 
@@ -27,6 +27,21 @@ def format_table(
         n = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
         lines.append(with_arrow(measure).ljust(width) + "".join(f"{cell:>18}" for cell in cells) + f"{n:>8}")
     return "\n".join(lines + ([describe_tests(baseline, p_values)] if p_values else []))
+
+
+def format_changes(scores: dict[str, dict[str, Estimate]], baseline: str, p_values: dict[str, dict[str, float]]) -> str:
+    """A line a model: in which measures it is better and in which worse than `baseline`, of those whose difference is marked
+    in the table."""
+    lines = []
+    for name, tests in p_values.items():
+        better, worse = [], []
+        for measure, p in tests.items():
+            change = scores[name][measure].value - scores[baseline][measure].value
+            if p < ALPHA and change:
+                is_better = (change > 0) == (measure not in NAMED or NAMED[measure].better == "up")
+                (better if is_better else worse).append(measure)
+        lines.append(f"{name} against {baseline}: better: {', '.join(better) or '–'}; worse: {', '.join(worse) or '–'}")
+    return "\n".join(lines)
 
 
 def _cell(estimate: Estimate, is_share: bool) -> str:

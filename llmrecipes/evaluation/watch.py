@@ -17,7 +17,7 @@ from llmrecipes.config import DataArguments, InputError, load_function
 from llmrecipes.data import load_rows
 from llmrecipes.durable import cut_back
 from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
-from llmrecipes.evaluation.behaviours import answer, whole_answers
+from llmrecipes.evaluation.behaviours import answer, finished_answers
 from llmrecipes.evaluation.comparisons import JudgeComparison, RewardComparison, RuleComparison
 from llmrecipes.judging.arguments import JudgeArguments
 from llmrecipes.judging.endpoint import Endpoint, check_judge, open_endpoint
@@ -204,7 +204,7 @@ class Watch(TrainerCallback):
         """What is kept of this step; puts `win_rate` among the scores."""
         rows, temperature = self.watched.questions, self.args.watch_temperature
         texts, ids = self._answer(model, [row["prompt"] for row in rows], temperature)
-        whole = ids and whole_answers(model, self.tokenizer, ids)
+        whole = ids and finished_answers(model, self.tokenizer, ids)
         try:
             now = self.comparison.keep(rows, texts, whole, model.device)
             self.first = self.first or now

@@ -171,9 +171,13 @@ def correct_sampler_mismatch(trainer, rollout: Rollout, mask: torch.Tensor) -> N
         return
     args, mode = trainer.args, trainer.args.vllm_importance_sampling_mode
     rollout.importance_sampling_ratio = importance_sampling_ratio(
-        rollout.logprobs, rollout.sampling_logprobs, mask, mode,
-        args.vllm_importance_sampling_clip_min, args.vllm_importance_sampling_clip_max,
-    )  # fmt: skip
+        rollout.logprobs,
+        rollout.sampling_logprobs,
+        mask,
+        mode,
+        args.vllm_importance_sampling_clip_min,
+        args.vllm_importance_sampling_clip_max,
+    )
     for name, entry in mismatch_statistics(rollout, mask, mode, trainer.accelerator.gather).items():
         trainer._record(name, *entry)
     rollout.sampling_logprobs = None

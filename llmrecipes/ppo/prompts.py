@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 OWN_COLUMNS = ("prompts", "prompt_ids", "completions", "completion_ids")
 
 
-def encode_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int, overlong: str, name: str) -> Dataset:
+def add_prompt_ids(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int, overlong: str, name: str) -> Dataset:
     """Adds the column `prompt_ids`; every other column is kept for the reward functions.
 
     `prompt` may be text, chat messages or token ids. A prompt of more than `longest` tokens is an error or, with

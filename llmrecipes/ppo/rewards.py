@@ -166,9 +166,13 @@ class Rewards:
 
 
 def score_with_callable(
-    function: Callable, prompts: list, completions: list, completion_ids: list[list[int]], columns: dict[str, list],
+    function: Callable,
+    prompts: list,
+    completions: list,
+    completion_ids: list[list[int]],
+    columns: dict[str, list],
     offered: dict[str, object] | None = None,
-) -> list[float]:  # fmt: skip
+) -> list[float]:
     """Calls `fn(prompts=…, completions=…, completion_ids=…, **columns) -> list of floats`, as TRL's GRPO does; a
     function that lacks `**kwargs` gets only what it names. Coroutine functions are awaited. None for a row, which leaves it
     to the other functions, comes back as NaN. offered: what it may name beside these (`trainer_state`, `log_metric`).

@@ -28,7 +28,7 @@ from llmrecipes.ppo.checkpoint import count_broken, load_models, load_ppo_state,
 from llmrecipes.ppo.completions import add_completions, send_completions, training_completions
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.policy_value import PolicyAndValue, check_value_model
-from llmrecipes.ppo.prompts import RolloutSampler, encode_prompts, longest_prompt
+from llmrecipes.ppo.prompts import RolloutSampler, add_prompt_ids, longest_prompt
 from llmrecipes.ppo.rewards import Rewards
 from llmrecipes.ppo.rollout import Rollout, split_rollout
 from llmrecipes.ppo.sharding import shard_frozen
@@ -93,7 +93,7 @@ class PPOTrainer(Trainer):
         models = setup.build_models(model, ref_model, value_model, self.rewards, peft_config, args)
         model, self.ref_model, value_model = models
 
-        self._encode = partial(encode_prompts, tokenizer=processing_class, longest=longest, overlong=args.overlong_prompts)
+        self._encode = partial(add_prompt_ids, tokenizer=processing_class, longest=longest, overlong=args.overlong_prompts)
         train_dataset, eval_dataset = self._encode_all(train_dataset, eval_dataset, args)
         if args.total_episodes is not None:
             args.max_steps = -(-args.total_episodes // args.rollout_batch_size) * args.steps_per_rollout

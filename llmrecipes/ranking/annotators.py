@@ -91,8 +91,10 @@ def check_settings(rank: RankArguments) -> None:
         check_reward_path(rank.reward_model_name_or_path)
     if rank.host not in (*LOOPBACK, "::1"):
         if not rank.users_file:
-            raise InputError(f"host: {rank.host} is open to others; set `users_file` (python -m llmrecipes.ranking.users "
-                             "users.txt NAME), or leave host at 127.0.0.1")  # fmt: skip
+            raise InputError(
+                f"host: {rank.host} is open to others; set `users_file` (python -m llmrecipes.ranking.users "
+                "users.txt NAME), or leave host at 127.0.0.1"
+            )
         if rank.host in ANY_HOST and not rank.allowed_hosts:
             raise InputError(
                 "allowed_hosts: is missing; give the host names by which the page is opened, e.g. [rank.example.org]"
@@ -126,9 +128,15 @@ def open_store(rank: RankArguments, samples: list[dict]) -> Store:
     if rank.order == "uncertain":
         priority = uncertainty(items, ModelArguments(model_name_or_path=rank.reward_model_name_or_path))
     return Store(
-        database_path(rank), items, round=rank.round, priority=priority, overlap=rank.overlap, seed=rank.seed,
-        overlap_annotators=rank.overlap_annotators, repeat_share=rank.repeat_share,
-    )  # fmt: skip
+        database_path(rank),
+        items,
+        round=rank.round,
+        priority=priority,
+        overlap=rank.overlap,
+        seed=rank.seed,
+        overlap_annotators=rank.overlap_annotators,
+        repeat_share=rank.repeat_share,
+    )
 
 
 def database_path(rank: RankArguments) -> Path:
@@ -155,8 +163,11 @@ def serve_page(store: Store, rank: RankArguments) -> None:
     )
     address, run, stop_server = prepare_server(app, rank.host, rank.port)
     stop.append(stop_server)
-    print(f"rank: {address} is open; judgements go to {store.path}\n"
-          "      \"Finish\" on the page, or Ctrl-C here, ends the ranking and builds the pairs", flush=True)  # fmt: skip
+    print(
+        f"rank: {address} is open; judgements go to {store.path}\n"
+        '      "Finish" on the page, or Ctrl-C here, ends the ranking and builds the pairs',
+        flush=True,
+    )
     run()
 
 

@@ -11,9 +11,12 @@ class RankArguments(JudgeArguments):
 
     output_dir: str = field(default="", metadata={"help": "Where rankings and pairs go."})
     annotator: str = field(
-        default="file", metadata={"help": "Who ranks: a file's rankings, a rule with noise, people on a page, a model.",
-                                  "choices": ["file", "simulated", "page", "llm"]}
-    )  # fmt: skip
+        default="file",
+        metadata={
+            "help": "Who ranks: a file's rankings, a rule with noise, people on a page, a model.",
+            "choices": ["file", "simulated", "page", "llm"],
+        },
+    )
     rankings_file: str | None = field(default=None, metadata={"help": "JSONL or CSV: prompt_id, ranking, annotator."})
     rule: str | None = field(default=None, metadata={"help": "module:function (row, response) -> score."})
     rater_noise: list[float] = field(
@@ -48,7 +51,10 @@ class RankArguments(JudgeArguments):
     )
     users_file: str | None = field(default=None, metadata={"help": "Names and password hashes; see docs/ranking.md."})
     pair_format: str = field(
-        default="explicit", metadata={"help": "explicit: prompt, chosen, rejected; implicit: the prompt stands in both.",
-                                      "choices": ["explicit", "implicit"]}
-    )  # fmt: skip
+        default="explicit",
+        metadata={
+            "help": "explicit: prompt, chosen, rejected; implicit: the prompt stands in both.",
+            "choices": ["explicit", "implicit"],
+        },
+    )
     seed: int = 42

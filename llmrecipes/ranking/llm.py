@@ -54,9 +54,14 @@ def rank_items(store: Store, annotator: ModelAnnotator, price: tuple[float, floa
         started, item = time.monotonic(), store.shown(name, position)
         ranking = annotator.rank(prompt_text(item["prompt"]), item["answers"])
         store.add_judgement(
-            name, position, uuid.uuid4().hex, "rank", ranking=ranking, annotator_kind="model",
+            name,
+            position,
+            uuid.uuid4().hex,
+            "rank",
+            ranking=ranking,
+            annotator_kind="model",
             seconds=round(time.monotonic() - started, 2),
-        )  # fmt: skip
+        )
         bar.update()
         bar.set_postfix(
             calls=annotator.usage["calls"], tokens=annotator.usage["prompt_tokens"] + annotator.usage["completion_tokens"]

@@ -54,8 +54,9 @@ class LoginLimit:
     """
 
     def __init__(self, knows_addresses: bool):
-        self.limits = {key: RateLimit(count, 60) for key, count in
-                       (("both", 5), ("name", 20), ("address", 20), ("all", 120))}  # fmt: skip
+        self.limits = {
+            key: RateLimit(count, 60) for key, count in (("both", 5), ("name", 20), ("address", 20), ("all", 120))
+        }
         if not knows_addresses:
             del self.limits["address"]
 

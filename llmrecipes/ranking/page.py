@@ -226,6 +226,12 @@ def _checked(given: dict) -> dict:
     if type(given["all_bad"]) is not bool:
         raise InputError("all_bad: must be true or false")
     return {
-        "position": given["position"], "id": _id(given), "kind": given.get("kind"), "ranking": given.get("ranking"),
-        "all_bad": given["all_bad"], "flags": flags, "note": note, "seconds": float(seconds),
-    }  # fmt: skip
+        "position": given["position"],
+        "id": _id(given),
+        "kind": given.get("kind"),
+        "ranking": given.get("ranking"),
+        "all_bad": given["all_bad"],
+        "flags": flags,
+        "note": note,
+        "seconds": float(seconds),
+    }

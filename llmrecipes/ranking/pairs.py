@@ -46,8 +46,10 @@ def build_splits(
         raise InputError("rank: no pair to train on; the annotators call all responses equal")
     splits = {"train": train, "test": test, "test_gold": build_pairs(gold or [], test_ids)[1]}
     if pair_format == "implicit":
-        splits = {name: [to_implicit(pair, f"{name}, pair {i}") for i, pair in enumerate(pairs, 1)]
-                  for name, pairs in splits.items()}  # fmt: skip
+        splits = {
+            name: [to_implicit(pair, f"{name}, pair {i}") for i, pair in enumerate(pairs, 1)]
+            for name, pairs in splits.items()
+        }
     return {name: pairs for name, pairs in splits.items() if pairs}
 
 

@@ -77,8 +77,10 @@ def read_users(path: str) -> dict[str, User]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise InputError(f"users_file: {path} cannot be read ({error.strerror}); make it with "
-                         "python -m llmrecipes.ranking.users FILE NAME") from None  # fmt: skip
+        raise InputError(
+            f"users_file: {path} cannot be read ({error.strerror}); make it with "
+            "python -m llmrecipes.ranking.users FILE NAME"
+        ) from None
     users = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):

@@ -3,14 +3,14 @@
 import math
 from pathlib import PurePath
 
-from llmrecipes.cards.model import describe_evaluation, scrub
+from llmrecipes.cards.model import describe_evaluation, hide_paths
 from llmrecipes.formats import prompt_text
 from llmrecipes.measures import PREFERENCES, TRAINING, is_share, with_arrow
 from llmrecipes.metrics import ALPHA, describe_tests
 from llmrecipes.report import plots
 from llmrecipes.report.blocks import Figure, Heading, Said, Section, Table, Text
 from llmrecipes.report.health import build_health
-from llmrecipes.report.numbers import duration, estimate, number, size, sparkline, thin
+from llmrecipes.report.numbers import duration, estimate, evenly_spaced, number, size, sparkline
 
 NOT_LANGUAGE = ("score", "margin", "accuracy", "rewards/accuracies")  # their loss is no negative log-likelihood of text
 NUM_QUESTIONS, NUM_WATCHED = 12, 6
@@ -127,7 +127,7 @@ def _watched(records: list) -> list:
             ]
         if "win_rate" in tasks:
             blocks.append(Text(f"win_rate: {TRAINING['win_rate'].meaning}."))
-        shown = thin(record.watched, NUM_WATCHED)
+        shown = evenly_spaced(record.watched, NUM_WATCHED)
         for prompt in dict.fromkeys(prompt for row in shown for prompt in row.get("answers", {})):
             answers = [(f"step {row['step']}", row["answers"][prompt], "") for row in shown if prompt in row["answers"]]
             blocks.append(Said(prompt, answers, columns=False))
@@ -246,7 +246,7 @@ def _source(source: dict) -> str:
 
 def _made(records: list) -> list:
     rows = [
-        [r.name, scrub(r.manifest.get("command", "")),
+        [r.name, hide_paths(r.manifest.get("command", "")),
          r.manifest.get("commit") or "unknown", r.manifest.get("fingerprint") or "",
          _hardware(r.manifest)]
         for r in records

@@ -32,12 +32,12 @@ def estimate(value: dict | None, percent: bool) -> str:
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
     """The course of `values` (not empty) as at most `width` bars, from their lowest to their highest."""
-    picked = thin(list(values), width)
+    picked = evenly_spaced(list(values), width)
     low, high = min(picked), max(picked)
     return "".join(BARS[round((len(BARS) - 1) * (v - low) / (high - low))] if high > low else BARS[0] for v in picked)
 
 
-def thin(items: list, most: int) -> list:
+def evenly_spaced(items: list, most: int) -> list:
     """At most `most` of the items, evenly spaced, the first and the last among them."""
     if len(items) <= most:
         return items

@@ -19,7 +19,7 @@ from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.durable import write_text
 from llmrecipes.formats import prompt_id, prompt_text
 from llmrecipes.models import context_length, load_reward_model, load_tokenizer
-from llmrecipes.reward_models.health_measures import ScoredPair, accuracy, measure_pairs
+from llmrecipes.reward_models.health_measures import ScoredPair, accuracy_of, measure_pairs
 from llmrecipes.reward_models.health_text import percent, to_markdown
 from llmrecipes.reward_models.scoring import check_reward_path, pair_tokens, read_scores
 
@@ -100,15 +100,15 @@ def check_health(
     for other in others:
         theirs, ids, _ = _encode_set(tokenizer, list(sets[other]), args, limit, seed, other)
         sides = _score_sides(model, ids, batch_size, other)
-        health["by_set"][other] = accuracy(_scored_pairs(tokenizer, theirs, *sides, None))
+        health["by_set"][other] = accuracy_of(_scored_pairs(tokenizer, theirs, *sides, None))
     health["invariance"] = _invariance(model, encoded, chosen + rejected, limit)
     health["mistakes"] = _mistakes(rows, pairs)
-    health["reasons"] = judge(health, args)
+    health["reasons"] = find_faults(health, args)
     health["verdict"] = "unhealthy" if health["reasons"] else "healthy"
     return health
 
 
-def judge(health: dict, args: HealthArguments) -> list[str]:
+def find_faults(health: dict, args: HealthArguments) -> list[str]:
     """Why the model is unhealthy, one plain sentence each; empty if it is healthy."""
     reasons = []
     overall, floor = health["accuracy"], args.health_min_accuracy

@@ -37,7 +37,7 @@ class ScoredPair:
 
 def measure_pairs(pairs: Sequence[ScoredPair]) -> dict:
     """All measures of `pairs`: accuracy (overall, by margin, length gap and category), calibration, length, scores."""
-    found = {"num_pairs": len(pairs), "num_prompts": len({p.prompt_id for p in pairs}), "accuracy": accuracy(pairs)}
+    found = {"num_pairs": len(pairs), "num_prompts": len({p.prompt_id for p in pairs}), "accuracy": accuracy_of(pairs)}
     with_margin = [p for p in pairs if p.margin is not None]
     found["by_margin"] = by_quantile(with_margin, lambda p: p.margin, 4)
     found["by_length_gap"] = by_quantile(pairs, lambda p: p.length_gap, 5)
@@ -45,7 +45,7 @@ def measure_pairs(pairs: Sequence[ScoredPair]) -> dict:
     return found | {"calibration": calibration(pairs), "length": length_bias(pairs), "scores": distribution(pairs)}
 
 
-def accuracy(pairs: Sequence[ScoredPair]) -> dict:
+def accuracy_of(pairs: Sequence[ScoredPair]) -> dict:
     """Share of pairs whose chosen response has the higher score, a tie counting half."""
     scores, others = zip(*((pair.chosen_score, pair.rejected_score) for pair in pairs), strict=True)
     return metrics.pair_accuracy(scores, others, [pair.prompt_id for pair in pairs])._asdict()
@@ -65,7 +65,7 @@ def by_quantile(pairs: Sequence[ScoredPair], key: Callable[[ScoredPair], float],
     for place in np.unique(places):
         inside = values[places == place]
         label = f"{inside.min():g}" if inside.min() == inside.max() else f"{inside.min():g} to {inside.max():g}"
-        groups[label] = accuracy([pair for pair, at in zip(pairs, places, strict=True) if at == place])
+        groups[label] = accuracy_of([pair for pair, at in zip(pairs, places, strict=True) if at == place])
     return groups
 
 
@@ -77,7 +77,7 @@ def by_category(pairs: Sequence[ScoredPair]) -> dict[str, dict]:
             groups.setdefault(pair.category, []).append(pair)
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     rest = [pair for _, members in ordered[MAX_CATEGORIES:] for pair in members]
-    return {name: accuracy(members) for name, members in ordered[:MAX_CATEGORIES] + ([("others", rest)] if rest else [])}
+    return {name: accuracy_of(members) for name, members in ordered[:MAX_CATEGORIES] + ([("others", rest)] if rest else [])}
 
 
 def calibration(pairs: Sequence[ScoredPair]) -> dict:
@@ -95,7 +95,7 @@ def calibration(pairs: Sequence[ScoredPair]) -> dict:
     curve = [
         {"from": 0.5 + place / NUM_BINS / 2, "to": 0.5 + (place + 1) / NUM_BINS / 2,
          "predicted": math.fsum(_sigmoid(abs(p.difference)) for p in members) / len(members),
-         "observed": accuracy(members)}
+         "observed": accuracy_of(members)}
         for place, members in sorted(bins.items())
     ]  # fmt: skip
     half = {name: place % 2 for place, name in enumerate(sorted({pair.prompt_id for pair in pairs}))}
