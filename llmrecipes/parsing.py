@@ -5,6 +5,7 @@ YAML < command line. Every key and value is checked *before* torch or transforme
 dataclasses' source instead of importing them, so that a mistake costs a second; all mistakes are told at once.
 """
 
+import atexit
 import importlib
 import logging
 import os
@@ -33,6 +34,29 @@ COMMAND_LINE = "command line"
 
 def launch(main, *config_types, argv: list[str] | None = None) -> None:
     """Parse argv and YAML into `config_types`, call `main(*configs)`; a user's mistake prints one line and exits 2."""
+    code = [1]
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        atexit.register(_leave_for_good, code, os.getpid())  # the first one registered, it is called last
+    try:
+        _launch(main, config_types, argv)
+        code[0] = 0
+    except SystemExit as end:
+        code[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+
+
+def _leave_for_good(code: list[int], process: int) -> None:
+    """Ends one of several processes with exit code `code[0]`, when all else is done and written. gloo's threads may come to
+    drop a collective when Python is already being taken down, which aborts a process that has finished (pytorch#190489)."""
+    dist = sys.modules.get("torch.distributed")
+    if os.getpid() == process and dist is not None and dist.is_available() and dist.is_initialized():
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code[0])
+
+
+def _launch(main, config_types, argv: list[str] | None) -> None:
     if not sys.stderr.isatty():  # a log: libraries' progress bars, which read this when imported, write seldom
         os.environ.setdefault("TQDM_MININTERVAL", "10")
     # DeepSpeed's, when it is imported, on a machine without a GPU; on others it says nothing.

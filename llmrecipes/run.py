@@ -266,19 +266,7 @@ def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "", shown
     """
     if state.is_main:
         _finish(state, metrics, made, "" if os.environ.get(IN_A_CHAIN) else next_steps, shown)
-    wait_to_leave()
-
-
-def wait_to_leave() -> None:
-    """A launcher ends the others when one process leaves with an error: none leaves before all is written.
-
-    gloo's thread may come to drop the last collective when Python is already gone, which aborts the process
-    (pytorch#190489); this one it cannot drop.
-    """
-    if dist.is_available() and dist.is_initialized():
-        work = dist.barrier(async_op=True)
-        work.wait()
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(work))
+    _barrier()  # a launcher ends the others when one leaves with an error: none leaves before all is written
 
 
 def _finish(state: Run, metrics: dict, made: str, next_steps: str, shown: Collection[str] | None) -> None:

@@ -121,7 +121,7 @@ def run_launched(config: Path, script: str, *argv) -> subprocess.CompletedProces
 
 def leave() -> None:
     """Ends a process of a launch when all are done. Python's own exit aborts now and then in one of torch's threads, when
-    nothing is left to do (see `run.wait_to_leave`)."""
+    nothing is left to do (see `parsing._leave_for_good`)."""
     torch.distributed.barrier()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -15,6 +15,7 @@ from llmrecipes.config import RunArguments
 from llmrecipes.parsing import launch
 from llmrecipes.signals import SIGNALS, Interrupted, handle_signals
 
+ROOT = Path(__file__).parent.parent
 CHILD = """
 import sys, time
 from pathlib import Path
@@ -33,6 +34,38 @@ from llmrecipes.signals import die_with_parent
 subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], preexec_fn=functools.partial(die_with_parent, os.getpid()))
 time.sleep(60)
 """
+
+
+# Python is taken down after the functions of atexit; a thread of gloo's that comes then aborts the process.
+RANK = """
+import atexit, os, sys
+from torch import distributed as dist
+from llmrecipes.config import InputError
+from llmrecipes.parsing import launch
+
+class Abort:
+    def __del__(self, abort=os.abort):
+        abort()
+
+def main():
+    global last
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    last = Abort()
+    atexit.register(print, "all is written")
+    if sys.argv[1:]:
+        raise {"InputError": InputError, "ValueError": ValueError}[sys.argv.pop()]("wrong")
+
+launch(main, argv=[])
+"""
+
+
+@pytest.mark.parametrize(("error", "code"), [("", 0), ("InputError", 2), ("ValueError", 1)])
+def test_a_process_of_a_launch_leaves_with_its_code_when_all_is_written(error, code):
+    command = [sys.executable, "-c", RANK, *filter(None, [error])]
+    environment = os.environ | {"WORLD_SIZE": "2", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "all is written\n"), done.stderr
+    assert ("ValueError: wrong" in done.stderr) == (code == 1) and ("error: wrong" in done.stderr) == (code == 2)
 
 
 def until(condition) -> bool:
