@@ -68,25 +68,25 @@ def tokenize_answers(
     return made.select_columns(["input_ids", "labels", "row"]), notes, set(made["end"]) - stops
 
 
-def end_pairs(
-    rows: Dataset, tokenizer: PreTrainedTokenizerBase, stops: set[int], num_proc: int | None = None
+def end_answers(
+    rows: Dataset, columns: Sequence[str], tokenizer: PreTrainedTokenizerBase, stops: set[int], num_proc: int | None = None
 ) -> tuple[Dataset, int, set[int]]:
-    """Tokenized pairs, whose answers `chosen_ids` and `rejected_ids` end at the token at which generation stops.
+    """Tokenized rows, whose answers in `columns` end at the token at which generation stops.
 
     Returns:
         rows; how many answers EOS was put behind; tokens that end answers and are none of `stops`.
     """
     ends = sorted({*stops, end_of_turn(tokenizer)} - {None})
-    made = rows.map(_end_pair, fn_kwargs={"tokenizer": tokenizer, "ends": ends}, num_proc=num_proc)
-    lasts = {ids[-1] for side in ("chosen_ids", "rejected_ids") for ids in made[side]}
+    made = rows.map(_end_row, fn_kwargs={"columns": columns, "tokenizer": tokenizer, "ends": ends}, num_proc=num_proc)
+    lasts = {ids[-1] for column in columns for ids in made[column]}
     return made.remove_columns("ended"), sum(made["ended"]), lasts - stops
 
 
-def _end_pair(row: dict, tokenizer, ends: list[int]) -> dict:
+def _end_row(row: dict, columns: Sequence[str], tokenizer, ends: list[int]) -> dict:
     found = {"ended": 0}
-    for side in ("chosen_ids", "rejected_ids"):
+    for column in columns:
         notes = set()
-        found[side] = _up_to_end(tokenizer, row[side], set(ends), notes)
+        found[column] = _up_to_end(tokenizer, row[column], set(ends), notes)
         found["ended"] += len(notes)
     return found
 

@@ -3,9 +3,11 @@
 import trl
 from datasets import Dataset
 
+from llmrecipes.answer_masks import end_answers
 from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_labelled, require_rows
-from llmrecipes.training import within_context
+from llmrecipes.models import eos_token_ids
+from llmrecipes.training import end_where_generation_stops, within_context
 
 
 def to_labelled(rows: Dataset | None, seed: int) -> Dataset | None:
@@ -28,11 +30,17 @@ class KTOTrainer(trl.KTOTrainer):
         labels = set(train_dataset["label"])
         if len(labels) < 2:
             raise InputError(f"datasets: every label is {str(labels.pop()).lower()}; KTO learns from good and bad answers")
+        self._start = model
         super().__init__(model=model, args=within_context(args, model), train_dataset=train_dataset, **kwargs)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name: str) -> Dataset:
         # TRL's own, underscored, is the one place where the rows are tokens.
         ready = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        num_proc = args.dataset_num_proc
+        ready = end_where_generation_stops(ready, ["completion_ids"], self._start, processing_class, dataset_name, num_proc)
+        if "KL_completion_ids" in ready.column_names:  # the same answers behind other prompts
+            stops = set(eos_token_ids(self._start, processing_class))
+            ready, _, _ = end_answers(ready, ["KL_completion_ids"], processing_class, stops, num_proc)
         self.row_counts[dataset_name] = counts = count_labelled(ready, len(dataset), args.max_length)
         require_rows(counts, dataset_name)
         return ready

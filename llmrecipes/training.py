@@ -13,7 +13,7 @@ from trl.chat_template_utils import clone_chat_template
 from trl.data_utils import is_conversational
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
-from llmrecipes.answer_masks import NOTES, end_pairs, tokenize_answers
+from llmrecipes.answer_masks import NOTES, end_answers, tokenize_answers
 from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_answers, count_pairs, count_scored, require_rows
 from llmrecipes.data.tables import say
@@ -156,7 +156,10 @@ class DPOTrainer(trl.DPOTrainer):
         whole, keep_end = copy.copy(args), args.truncation_mode == "keep_end"
         whole.max_length = None
         dataset = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
-        dataset = self._end_answers(dataset, processing_class, dataset_name, args.dataset_num_proc)
+        sides = ["chosen_ids", "rejected_ids"]
+        dataset = end_where_generation_stops(
+            dataset, sides, self._start, processing_class, dataset_name, args.dataset_num_proc
+        )
         counts = count_pairs(dataset, args.max_length, keep_end)
         require_rows(counts, dataset_name)
         self.row_counts[dataset_name] = counts
@@ -165,16 +168,21 @@ class DPOTrainer(trl.DPOTrainer):
             dataset = dataset.select(fits)
         return dataset
 
-    def _end_answers(self, pairs: Dataset, tokenizer: PreTrainedTokenizerBase, name: str, num_proc: int | None) -> Dataset:
-        if tokenizer.eos_token_id is None:
-            raise InputError("tokenizer: has no end-of-sequence token, so no answer could ever end; set eos_token")
-        with PartialState().main_process_first():
-            pairs, count, ends = end_pairs(pairs, tokenizer, set(eos_token_ids(self._start, tokenizer)), num_proc)
-        if count:
-            say(f"{name}: behind {count:,} of {2 * len(pairs):,} answers the chat template puts no token that ends them; "
-                f"{tokenizer.eos_token} was put there")  # fmt: skip
-        stop_at(self._start, ends, tokenizer, name)
-        return pairs
+
+def end_where_generation_stops(
+    rows: Dataset, columns: list[str], model, tokenizer: PreTrainedTokenizerBase, name: str, num_proc: int | None
+) -> Dataset:
+    """Tokenized rows whose answers in `columns` end at a token at which generation of `model` stops; lines say what was
+    done for that."""
+    if tokenizer.eos_token_id is None:
+        raise InputError("tokenizer: has no end-of-sequence token, so no answer could ever end; set eos_token")
+    with PartialState().main_process_first():
+        rows, count, ends = end_answers(rows, columns, tokenizer, set(eos_token_ids(model, tokenizer)), num_proc)
+    if count:
+        say(f"{name}: behind {count:,} of {len(columns) * len(rows):,} answers the chat template puts no token that ends "
+            f"them; {tokenizer.eos_token} was put there")  # fmt: skip
+    stop_at(model, ends, tokenizer, name)
+    return rows
 
 
 def pair_columns(rows: Dataset | dict[str, Dataset] | None, weighted: bool = False):

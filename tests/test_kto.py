@@ -15,12 +15,12 @@ from llmrecipes.kto import KTOTrainer, to_labelled
 PAIRS = [{"prompt": f"w{i} ", "chosen": "w10 w11", "rejected": f"w20 w{21 + i}"} for i in range(24)]
 
 
-def build(tmp_path, rows, **changes):
+def build(tmp_path, rows, tokenizer=None, **changes):
     settings = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True}
     settings |= {"per_device_train_batch_size": 8, "max_steps": 12, "learning_rate": 5e-3, "save_strategy": "no"}
     args = trl.KTOConfig(**(settings | {"activation_checkpointing": False} | changes))
     return KTOTrainer(model=toys.policy(), ref_model=toys.policy(), args=args, train_dataset=rows,
-                      processing_class=toys.tokenizer())  # fmt: skip
+                      processing_class=tokenizer or toys.tokenizer())  # fmt: skip
 
 
 def test_pair_becomes_a_good_and_a_bad_answer_and_batches_hold_both():
@@ -51,6 +51,17 @@ def test_rows_that_max_length_leaves_no_answer_are_counted(tmp_path):
     short = [{"prompt": "w5 ", "completion": f"w{i}", "label": i % 2 == 0} for i in range(9)]
     counts = build(tmp_path, Dataset.from_list([*short, long]), max_length=16).row_counts["train"]
     assert (counts.rows, counts.dropped, counts.lost, counts.loss_tokens) == (10, 1, 1, 18)  # each answer and its EOS
+
+
+def test_answers_end_where_generation_stops_also_where_the_template_marks_no_end(tmp_path, capsys):
+    own = toys.tokenizer()
+    own.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}{% endif %}"
+    turn = lambda role, text: [{"role": role, "content": text}]
+    rows = [{"prompt": turn("user", "w5"), "completion": turn("assistant", f"w{i}"), "label": i % 2 == 0} for i in range(8)]
+    ready = build(tmp_path, Dataset.from_list(rows), own).train_dataset
+    for column in ("completion_ids", "KL_completion_ids"):
+        assert {ids[-1] for ids in ready[column]} == {toys.EOS} and {len(ids) for ids in ready[column]} == {2}
+    assert "train: behind 8 of 8 answers" in capsys.readouterr().out
 
 
 def test_answers_of_one_label_are_refused(tmp_path):

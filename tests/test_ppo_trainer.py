@@ -465,6 +465,14 @@ def test_prompts_may_be_text_messages_or_tokens(tmp_path, prompt):
     assert all(isinstance(text, list if isinstance(prompt[0], dict) else str) for text in seen["completions"])
 
 
+def test_answer_is_opened_where_the_template_ignores_the_generation_prompt(tmp_path):
+    own = toys.tokenizer()
+    own.chat_template = "{% for m in messages %}{{ 'w8 ' if m.role == 'assistant' }}{{ m.content }} </s> {% endfor %}"
+    data = Dataset.from_list([{"prompt": [{"role": "user", "content": "w5"}]}] * 8)
+    trainer = toys.trainer(tmp_path, data=data, tok=own)
+    assert trainer.train_dataset["prompt_ids"][0] == own("w5 </s> w8")["input_ids"]
+
+
 def test_long_prompts_are_an_error_or_dropped(tmp_path, caplog):
     rows = [{"prompt": [5] * length} for length in (3, 57, 4, 56, *[2] * 8)]
     with pytest.raises(InputError, match="training prompts, row 2: the prompt has 57 tokens, more than 56"):

@@ -35,6 +35,7 @@ from llmrecipes.ppo.sharding import shard_frozen
 from llmrecipes.ppo.vllm_sampler import VLLMSampler
 from llmrecipes.reward_models.scoring import RewardFunction
 from llmrecipes.sharding import prepare_sharding
+from llmrecipes.templates import complete_template
 
 ROLLOUT_METRICS = ("score", "kl", "entropy", "response_length", "eos_rate")
 
@@ -83,6 +84,7 @@ class PPOTrainer(Trainer):
         setup.check_evaluation(args, eval_dataset)
         prepare_sharding(args)
         processing_class = processing_class or setup.find_tokenizer(model)
+        complete_template(processing_class, "processing_class")
         self.sampler = sampler or sample_responses
         self.rewards = Rewards(reward_funcs, reward_processing_classes, processing_class, args.reward_weights)
         ends = setup.end_of_response(model, processing_class, args)

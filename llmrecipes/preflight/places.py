@@ -16,10 +16,13 @@ TINYTOWN = dict.fromkeys(_TEXTS, ("train", "test")) | dict.fromkeys(("questions"
 
 def sources(s: Settings) -> Problems:
     """Data sources of a kind, or parts of the generated world, that there are not."""
-    for key in ("datasets", "eval_datasets"):
-        for entry in s.values.get(key) or ():
+    for key in ("datasets", "eval_datasets", "watch_questions"):
+        value = s.values.get(key)
+        for entry in value if isinstance(value, list) else filter(None, [value]):
             source = {"path": entry} if isinstance(entry, str) else entry
-            path, name, split = source["path"], source.get("name"), source.get("split", "train")
+            path, name, split = source.get("path"), source.get("name"), source.get("split", "train")
+            if not isinstance(path, str):
+                continue
             if os.path.isfile(path) and not path.endswith(FILES):
                 yield key, f"{path}: unknown kind of file; give {', '.join(FILES[:-1])} or .txt"
             elif path == "tinytown" and name not in TINYTOWN:
