@@ -1,4 +1,7 @@
-"""Out of memory: what to change, and by how much, so that the same run fits."""
+"""The peak a run has used, and out of memory: what to change, and by how much, so that the same run fits."""
+
+import resource
+import sys
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "No executable batch size found")
 
@@ -35,3 +38,12 @@ def out_of_memory(error: BaseException, configs: tuple) -> str | None:
         advice.append("load_in_4bit: true (QLoRA) keeps the weights at half a byte a parameter")
     where = "the GPU" if type(error).__name__ == "OutOfMemoryError" else "this machine"
     return f"{where} is out of memory; {'; '.join(advice) or 'use a smaller model or a larger machine'}"
+
+
+def peak_memory_gib() -> float:
+    """GiB that this process has held at its peak: of the GPU where it used one, else of the machine."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return round(torch.cuda.max_memory_allocated() / 2**30, 3)
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 3)

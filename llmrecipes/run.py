@@ -48,6 +48,7 @@ from llmrecipes.manifest import (
     standing,
 )
 from llmrecipes.measures import BOOKKEEPING
+from llmrecipes.memory import peak_memory_gib
 from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.sharding import launch_of, prepare_sharding
 from llmrecipes.signals import IN_A_CHAIN, handle_signals, received
@@ -273,6 +274,7 @@ def _finish(state: Run, metrics: dict, made: str, next_steps: str, shown: Collec
     manifest = state.manifest
     seconds = manifest.pop("previous_seconds") + time.time() - manifest.pop("started")
     manifest |= {"status": "finished", "metrics": metrics, "wall_seconds": round(seconds, 1), "made": made}
+    manifest["peak_memory_gib"] = peak_memory_gib()
     manifest["expected"] = check_expected(state.card.expected or {}, metrics)
     # Trainer pickles its arguments beside the model; they stand in the manifest, and a result holds no pickle.
     (state.output_dir / "training_args.bin").unlink(missing_ok=True)

@@ -56,6 +56,7 @@ LAYERS = {
         "run",
         "resume",
         "plan",
+        "comparison",
         "evaluation",
         "ranking",
         "pipeline",

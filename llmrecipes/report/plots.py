@@ -79,6 +79,15 @@ def plot_curves(name: str, curves: dict[str, list[tuple[float, float]]]) -> list
     return plots
 
 
+def plot_overlaid(measure: str, curves: dict[str, list[tuple[float, float]]]) -> str:
+    """One measure over optimizer steps, a line for each run."""
+    figure, axes = _small_plot(measure)
+    for i, (name, points) in enumerate(curves.items()):
+        axes.plot(*zip(*points, strict=True), color=COLOURS[i % len(COLOURS)], label=name, linewidth=1.4)
+    figure.legend(loc="outside lower center", ncols=6)
+    return _to_svg(figure, f"overlaid {measure}")
+
+
 def plot_estimate_curves(name: str, curves: dict[str, list[tuple[float, dict]]]) -> list[str]:
     """One small plot for each measure over optimizer steps, in percent, with its 95 % interval as a band.
 

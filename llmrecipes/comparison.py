@@ -1,0 +1,252 @@
+"""Runs of one stage side by side: the keys in which they differ, their measures with intervals and p-values, their curves.
+
+Runs that differ in nothing but their seed are one column: the mean over the seeds with Student's t interval, and Welch's
+test against the first column. A single run's measures have the intervals that its evaluation gave them; two of those are
+tested by z, as if they were of other questions, which for equal questions is on the safe side (`recipes/evaluate.py` with
+both models under `models` tests them in pairs).
+"""
+
+import json
+import math
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from llmrecipes.config import InputError
+from llmrecipes.durable import read_json, write_text
+from llmrecipes.manifest import is_part_of_a_run, read_manifest
+from llmrecipes.measures import ARROWS, TRAINING, with_arrow
+from llmrecipes.metrics import Estimate
+from llmrecipes.report.blocks import Figure, Points, Section, Table, Text
+
+SEEDS = ("seed", "data_seed")
+TIMES = ("runtime", "_per_second", "total_flos")
+
+
+@dataclass
+class CompareArguments:
+    runs: list[str] = field(default_factory=list, metadata={"help": "Folders of finished runs of one stage, two or more."})
+    output_dir: str | None = field(default=None, metadata={"help": "Where compare.html and compare.md go."})
+
+
+@dataclass
+class Column:
+    """Runs that differ in their seed alone: folders, config, measures (one Estimate each run), curves of the first run."""
+
+    name: str
+    folders: list[Path]
+    config: dict
+    measures: dict[str, list[Estimate | float]]
+    curves: dict[str, list[tuple[float, float]]]
+
+
+def read_columns(folders: list[str]) -> list[Column]:
+    """The runs in `folders`, in their order, those that differ in the seed alone together.
+
+    Raises:
+        InputError: fewer than two folders, one holds no finished run, or they are of different stages.
+    """
+    if len(dict.fromkeys(folders)) < 2:
+        raise InputError("`runs` needs two folders or more: python recipes/compare.py FOLDER FOLDER ...")
+    found = [(Path(folder), _manifest(Path(folder))) for folder in dict.fromkeys(folders)]
+    stages = {manifest["stage"]: folder for folder, manifest in found}
+    if len(stages) > 1:
+        told = ", ".join(f"{folder} is of {stage}" for stage, folder in stages.items())
+        raise InputError(f"runs: only runs of one stage can be compared, but {told}")
+    columns: list[Column] = []
+    for folder, manifest in found:
+        config = _settings(manifest["config"], folder)
+        without = {key: value for key, value in config.items() if key not in SEEDS}
+        measures = _measures(folder, manifest)
+        same = next((c for c in columns if without == {k: v for k, v in c.config.items() if k not in SEEDS}), None)
+        if same is None:
+            single = {name: [value] for name, value in measures.items()}
+            columns.append(Column(str(folder), [folder], config, single, _curves(folder)))
+            continue
+        same.folders.append(folder)
+        for name, value in measures.items():
+            same.measures.setdefault(name, []).append(value)
+    for column in columns:
+        if len(column.folders) > 1:
+            column.name = f"{column.folders[0]} and {len(column.folders) - 1} other seeds"
+    return columns
+
+
+def _manifest(folder: Path) -> dict:
+    manifest = read_manifest(folder)
+    if manifest is None:
+        inside = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
+        more = f"; it is a chain, name one of its stages: {', '.join(inside)}" if inside else ""
+        raise InputError(f"runs: {folder} holds no run (no manifest.json){more}")
+    if manifest.get("status") != "finished":
+        raise InputError(f"runs: {folder} is {manifest.get('status')}; finish it first, the same command continues")
+    return manifest
+
+
+def _settings(config: dict, folder: Path) -> dict:
+    """The keys that make a run what it is; paths of its own chain written as CHAIN/..., wherever the chain lies."""
+    chain = PurePath(config.get("output_dir") or folder).parent
+
+    def moved(value):
+        if isinstance(value, dict):
+            return {key: moved(v) for key, v in value.items()}
+        if isinstance(value, list):
+            return [moved(v) for v in value]
+        if isinstance(value, str) and "/" in value and PurePath(value).is_relative_to(chain):
+            return str("CHAIN" / PurePath(value).relative_to(chain))
+        return value
+
+    return {key: moved(value) for key, value in config.items() if is_part_of_a_run(key) and key != "project"}
+
+
+def _measures(folder: Path, manifest: dict) -> dict[str, Estimate | float]:
+    """A run's figures: those of its manifest, of evaluations of its model, of the models that it evaluated."""
+    found: dict[str, Estimate | float] = {
+        name: value
+        for name, value in manifest["metrics"].items()
+        if isinstance(value, (int, float)) and not any(part in name for part in TIMES)
+    }
+    evaluated = read_json(folder / "metrics.json").get("models", {})
+    for model, measures in evaluated.items():
+        found |= {f"{model}/{name}": Estimate(**estimate) for name, estimate in measures.items()}
+        trained = manifest["config"].get("models", {}).get(model)
+        found |= {f"{model}/{name}": value for name, value in _cost(read_manifest(trained or "") or {}).items()}
+    stored = read_json(folder / "evaluation.json")
+    if stored.get("fingerprint") == manifest.get("output_fingerprint"):
+        for evaluation in stored.get("evaluations", {}).values():
+            found |= {name: Estimate(**estimate) for name, estimate in evaluation["scores"].items()}
+    return found | _cost(manifest)
+
+
+def _cost(manifest: dict) -> dict[str, float]:
+    names = {"seconds": "wall_seconds", "peak_memory_gib": "peak_memory_gib"}
+    return {name: manifest[key] for name, key in names.items() if isinstance(manifest.get(key), (int, float))}
+
+
+def _curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    curves: dict = {}
+    for logs in read_json(folder / "trainer_state.json").get("log_history", []):
+        for name, value in logs.items():
+            if name in TRAINING or name.removeprefix("eval_") in TRAINING:
+                curves.setdefault(name, []).append((logs["step"], value))
+    return curves
+
+
+def differences(columns: list[Column]) -> dict[str, list]:
+    """Key -> its value in each column, of the keys that are not alike in all."""
+    keys = sorted({key for column in columns for key in column.config if key not in SEEDS})
+    values = {key: [column.config.get(key) for column in columns] for key in keys}
+    return {key: v for key, v in values.items() if any(value != v[0] for value in v)}
+
+
+def summarise(values: list[Estimate | float]) -> Estimate:
+    """One run's value, or the mean over runs with Student's t interval at 95 %; n is the number of runs then.
+
+    low and high are NaN where there is one run and no interval.
+    """
+    if len(values) == 1:
+        return values[0] if isinstance(values[0], Estimate) else Estimate(values[0], math.nan, math.nan, 1)
+    from scipy.special import stdtrit
+
+    plain = [value.value if isinstance(value, Estimate) else value for value in values]
+    middle = statistics.mean(plain)
+    side = stdtrit(len(plain) - 1, 0.975) * statistics.stdev(plain) / math.sqrt(len(plain))
+    return Estimate(middle, middle - side, middle + side, len(plain))
+
+
+def p_value(values: list[Estimate | float], base: list[Estimate | float]) -> float | None:
+    """That two columns differ by chance: Welch's test over seeds, z from the intervals of single runs; None where there
+    is neither."""
+    if len(values) > 1 and len(base) > 1:
+        from scipy.stats import ttest_ind
+
+        plain = [[v.value if isinstance(v, Estimate) else v for v in side] for side in (values, base)]
+        if any(statistics.stdev(side) for side in plain):
+            return float(ttest_ind(*plain, equal_var=False).pvalue)
+        return None
+    if len(values) == len(base) == 1 and isinstance(values[0], Estimate) and isinstance(base[0], Estimate):
+        variance = sum(((e.high - e.low) / 2 / 1.959964) ** 2 for e in (values[0], base[0]))
+        if variance > 0:
+            return math.erfc(abs(values[0].value - base[0].value) / math.sqrt(2 * variance))
+    return None
+
+
+def compare(columns: list[Column]) -> list[Section]:
+    """The comparison as sections of a page: what was compared, keys, measures, curves."""
+    letters = [chr(ord("A") + i % 26) * (1 + i // 26) for i in range(len(columns))]
+    points = [f"{letter}: {', '.join(map(str, column.folders))}" for letter, column in zip(letters, columns, strict=True)]
+    keys = [
+        [key, *(json.dumps(value, ensure_ascii=False) for value in values)] for key, values in differences(columns).items()
+    ]
+    names = list(dict.fromkeys(name for column in columns for name in column.measures))
+    rows = []
+    for name in names:
+        base, cells = columns[0].measures.get(name), []
+        for column in columns:
+            values = column.measures.get(name)
+            cells.append(_cell(summarise(values)) if values else "–")
+            if column is not columns[0]:
+                p = p_value(values, base) if values and base else None
+                cells.append("–" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001")
+        rows.append([_with_arrow(name), *cells])
+    matrix = _by_model(columns[0]) if len(columns) == 1 else None
+    head = ["measure", letters[0], *(cell for letter in letters[1:] for cell in (letter, f"p, {letter} = {letters[0]}"))]
+    sections = [
+        Section("runs", "Runs", [Points(points)]),
+        Section("keys", "Keys that differ", [Table(["key", *letters], keys) if keys else Text("None but seeds.")]),
+        Section("measures", "Measures", [matrix or Table(head, rows)]),
+    ]
+    curves = [name for name in columns[0].curves if all(name in column.curves for column in columns)]
+    if curves:
+        from llmrecipes.report.plots import plot_overlaid
+
+        drawn = [
+            plot_overlaid(name, {letter: c.curves[name] for letter, c in zip(letters, columns, strict=True)})
+            for name in curves
+        ]
+        sections.append(Section("curves", "Curves", [Figure(drawn, "curves of the runs over their steps")]))
+    return sections
+
+
+def _by_model(column: Column) -> Table | None:
+    """Seeds of one evaluation: a row a measure, a column a model."""
+    found: dict[str, dict] = {}
+    for name, values in column.measures.items():
+        model, _, measure = name.partition("/")
+        if measure:
+            found.setdefault(measure, {})[model] = _cell(summarise(values))
+    models = list(dict.fromkeys(model for cells in found.values() for model in cells))
+    rows = [[with_arrow(measure), *(cells.get(model, "–") for model in models)] for measure, cells in found.items()]
+    return Table(["measure", *models], rows) if len(models) > 1 else None
+
+
+def _with_arrow(name: str) -> str:
+    model, _, measure = name.rpartition("/")
+    if measure in TRAINING and not model:
+        return name + ARROWS[TRAINING[measure].better]
+    return f"{model}/{with_arrow(measure)}" if model else with_arrow(name)
+
+
+def _cell(estimate: Estimate) -> str:
+    text = f"{estimate.value:.4g}"
+    if math.isnan(estimate.low):
+        return text
+    return f"{text} [{estimate.low:.3g}, {estimate.high:.3g}]"
+
+
+def write_comparison(folders: list[str], output_dir: str | None) -> str:
+    """The comparison as Markdown; with `output_dir` also written there, compare.md and compare.html."""
+    from llmrecipes.report.markdown import render_markdown
+    from llmrecipes.report.page import render_page
+
+    columns = read_columns(folders)
+    stage = _manifest(columns[0].folders[0])["stage"]
+    title = f"{stage}: {sum(len(column.folders) for column in columns)} runs"
+    summary = "In brackets 95 % intervals: over seeds where a column has several, else over the items of the evaluation."
+    sections = compare(columns)
+    text = render_markdown(title, summary, sections)
+    if output_dir:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        write_text(Path(output_dir) / "compare.md", text)
+        write_text(Path(output_dir) / "compare.html", render_page(title, summary, sections))
+    return text

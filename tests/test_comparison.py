@@ -1,0 +1,99 @@
+"""Runs side by side: what differs, seeds as one column, intervals and p-values that are right, mistakes in one line."""
+
+import json
+import math
+
+import pytest
+from forked import run_python
+from scipy.stats import t, ttest_ind
+
+from llmrecipes.comparison import compare, differences, p_value, read_columns, summarise, write_comparison
+from llmrecipes.config import InputError
+from llmrecipes.metrics import Estimate, proportion
+
+
+def run(folder, stage="dpo", status="finished", metrics=None, curve=(), evaluation=None, **config):
+    folder.mkdir(parents=True)
+    config = {"output_dir": str(folder), "beta": 0.1, "seed": 1, "model_name_or_path": f"{folder.parent}/sft"} | config
+    manifest = {"stage": stage, "status": status, "config": config, "metrics": metrics or {}, "output_fingerprint": "f",
+                "wall_seconds": 12.0, "peak_memory_gib": 1.5}  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    if curve:
+        logs = [{"step": i, "loss": value} for i, value in enumerate(curve)]
+        (folder / "trainer_state.json").write_text(json.dumps({"log_history": logs}))
+    if evaluation:
+        (folder / "evaluation.json").write_text(
+            json.dumps({"fingerprint": "f", "evaluations": {"e": {"scores": evaluation}}})
+        )
+    return str(folder)
+
+
+def test_keys_that_differ_and_paths_of_the_own_chain_do_not(tmp_path):
+    one, other = run(tmp_path / "a" / "dpo"), run(tmp_path / "b" / "dpo", beta=0.5, learning_rate=1e-5, report_to="none")
+    assert differences(read_columns([one, other])) == {"beta": [0.1, 0.5], "learning_rate": [None, 1e-5]}
+
+
+def test_seeds_are_one_column_with_students_interval(tmp_path):
+    folders = [run(tmp_path / f"s{s}" / "dpo", seed=s, metrics={"eval_loss": v}) for s, v in ((1, 1.0), (2, 1.2), (3, 1.7))]
+    other = [run(tmp_path / f"o{s}" / "dpo", seed=s, beta=9, metrics={"eval_loss": v}) for s, v in ((1, 2.0), (2, 2.1))]
+    first, second = read_columns([*folders, *other])
+    assert len(first.folders) == 3 and len(second.folders) == 2
+    found = summarise(first.measures["eval_loss"])
+    low, high = t.interval(0.95, 2, loc=1.3, scale=math.sqrt(0.13 / 3))
+    assert found == pytest.approx((1.3, low, high, 3))
+    expected = ttest_ind([2.0, 2.1], [1.0, 1.2, 1.7], equal_var=False).pvalue
+    assert p_value(second.measures["eval_loss"], first.measures["eval_loss"]) == pytest.approx(expected)
+
+
+def test_single_runs_are_tested_by_the_intervals_of_their_evaluation(tmp_path):
+    wide, narrow = proportion(50, 100), proportion(90, 100)
+    assert p_value([narrow], [wide]) < 1e-6 and p_value([wide], [wide]) == 1.0
+    assert p_value([1.0], [2.0]) is None and p_value([1.0, 1.0], [1.0, 1.0]) is None
+    folders = [run(tmp_path / n / "dpo", beta=i, evaluation={"correct": e._asdict()}) for i, (n, e) in
+               enumerate((("a", wide), ("b", narrow)))]  # fmt: skip
+    text = write_comparison(folders, str(tmp_path / "out"))
+    assert "| correct ↑" in text and "0.5 [" in text and "< 0.001" in text
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "Keys that differ" in page and (tmp_path / "out" / "compare.md").read_text() == text
+
+
+def test_curves_are_overlaid_where_all_runs_have_them(tmp_path):
+    folders = [run(tmp_path / name / "dpo", beta=i, curve=(3, 2, 1)) for i, name in enumerate("ab")]
+    assert [section.key for section in compare(read_columns(folders))] == ["runs", "keys", "measures", "curves"]
+
+
+def test_seeds_of_one_evaluation_are_a_column_for_each_model_with_its_cost(tmp_path):
+    folders = []
+    for seed, value in ((1, 0.5), (2, 0.7)):
+        trained = run(tmp_path / f"c{seed}" / "ppo", stage="ppo")
+        folder = run(
+            tmp_path / f"c{seed}" / "evaluate", stage="evaluate", seed=seed, models={"ppo": trained, "sft": "hub/id"}
+        )
+        scores = {name: {"correct": Estimate(v, 0, 1, 9)._asdict()} for name, v in (("ppo", value), ("sft", 0.1))}
+        (tmp_path / f"c{seed}" / "evaluate" / "metrics.json").write_text(json.dumps({"models": scores}))
+        folders.append(folder)
+    text = write_comparison(folders, None)
+    head = next(line for line in text.splitlines() if line.startswith("| measure"))
+    assert [cell.strip() for cell in head.strip("|").split("|")] == ["measure", "ppo", "sft"]
+    row = next(line for line in text.splitlines() if line.startswith("| correct"))
+    assert "0.6 [" in row and "0.1 [" in row and any(line.startswith("| peak_memory_gib") for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"stage": "sft"}, "only runs of one stage"), ({"status": "running"}, "is running; finish it first")],
+)
+def test_what_cannot_be_compared_is_one_line(tmp_path, change, message):
+    folders = [run(tmp_path / "a" / "dpo"), run(tmp_path / "b" / "dpo", **change)]
+    with pytest.raises(InputError, match=message):
+        read_columns(folders)
+    with pytest.raises(InputError, match="it is a chain, name one of its stages: dpo"):
+        read_columns([folders[0], str(tmp_path / "b")])
+
+
+def test_command_takes_folders_as_words(tmp_path):
+    folders = [run(tmp_path / name / "dpo", beta=i) for i, name in enumerate("ab")]
+    done = run_python("recipes/compare.py", *folders)
+    assert done.returncode == 0 and "| beta" in done.stdout, done.stderr
+    alone = run_python("recipes/compare.py", folders[0])
+    assert alone.returncode == 2 and "needs two folders" in alone.stderr and alone.stderr.count("\n") == 1
