@@ -240,6 +240,16 @@ def stop_at(model: PreTrainedModel, ends: set[int], tokenizer: PreTrainedTokeniz
             "generation_config.json names it from now on")  # fmt: skip
 
 
+def warn_of_rounding(model: torch.nn.Module) -> None:
+    """Says in a line where what is trained lies in 16 bits: AdamW moves a weight by about the learning rate, and a bfloat16
+    number by 1/256 of itself or not at all."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in trained if parameter.dtype.itemsize == 2}
+    if kinds and not hasattr(model, "peft_config"):
+        say(f"warning: weights are trained in {', '.join(sorted(kinds))}, in which most steps of a small learning rate round "
+            "to nothing; leave `dtype` out (float32) and set `bf16: true` to compute in 16 bits, or train an adapter")  # fmt: skip
+
+
 def count_parameters(model: PreTrainedModel) -> int:
     return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
 

@@ -20,6 +20,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from llmrecipes.batch_size import train_where_it_fits
 from llmrecipes.checkpoints import find_damage, is_sealed_by, read_seal, remove_checkpoint, seal_checkpoint, step_folders
 from llmrecipes.config import InputError
+from llmrecipes.models import warn_of_rounding
 from llmrecipes.random_states import random_states, set_random_states
 from llmrecipes.run import Run
 from llmrecipes.signals import Interrupted, handle_signals, raise_interrupted
@@ -42,6 +43,8 @@ def run_training(trainer: Trainer, state: Run) -> dict:
     trainer.add_callback(keeper)
     _stop_where_not_finite(trainer)
     _pickle_no_arguments(trainer)
+    if not trainer.is_deepspeed_enabled:  # which keeps float32 weights of its own
+        warn_of_rounding(trainer.model)
     args, checkpoint = trainer.args, state.resume_from_checkpoint
     # Trainer removes old checkpoints before the newest is sealed; here they stay until it is.
     limit, args.save_total_limit = args.save_total_limit, None

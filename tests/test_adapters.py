@@ -310,6 +310,12 @@ def test_ppo_trains_an_sft_adapter_whole_without_use_peft(sft, tmp_path):
     assert 1e-4 < difference < 1, "it has learned, from the SFT model"
 
 
+@pytest.mark.parametrize(("peft", "warned"), [(False, True), (True, False)])
+def test_training_in_bfloat16_says_that_small_steps_are_lost(base, tmp_path, capsys, peft, warned):
+    run_recipe("dpo", base, tmp_path / "out", "--dtype", "bfloat16", peft=peft)
+    assert ("warning: weights are trained in bfloat16, in which most steps" in capsys.readouterr().out) is warned
+
+
 def test_reward_on_sft_is_its_trunk_and_what_it_has_learned(sft, tmp_path):
     manifest = run_recipe("reward", sft, tmp_path / "out", "--health_check", "false", "--learning_rate", "1e-2")
     assert_one_parent(tmp_path / "out", manifest, sft)
