@@ -246,8 +246,9 @@ def warn_of_rounding(model: torch.nn.Module) -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in trained if parameter.dtype.itemsize == 2}
     if kinds and not hasattr(model, "peft_config"):
-        say(f"warning: weights are trained in {', '.join(sorted(kinds))}, in which most steps of a small learning rate round "
-            "to nothing; leave `dtype` out (float32) and compute in 16 bits by `bf16: true`, or train an adapter")  # fmt: skip
+        say(f"warning: weights are trained in {', '.join(sorted(kinds))}, in which most steps of a small learning rate "
+            "round to nothing; leave `dtype` out (float32) and compute in 16 bits by `bf16: true`, or train an "
+            "adapter")  # fmt: skip
 
 
 def count_parameters(model: PreTrainedModel) -> int:
