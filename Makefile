@@ -8,11 +8,7 @@ CONFIG ?= configs/quickstart/pipeline.yaml
 # The CPU build of torch is enough here and much smaller; on a machine with a GPU: make TORCH_INDEX= quickstart
 TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || [ "$$(uname -s)" != Linux ] || echo "--index-url https://download.pytorch.org/whl/cpu")
 
-<<<<<<< HEAD
-.PHONY: quickstart finetune smalltalk chat test test-all lint docs bench clean
-=======
-.PHONY: quickstart finetune compare smalltalk chat test lint docs bench clean
->>>>>>> 8d9ebf0 (recipes/compare.py: runs of one stage side by side, keys that differ, measures with intervals and p-values, curves overlaid; make compare puts DPO, KTO, GRPO and PPO beside each other; manifests hold the peak memory)
+.PHONY: quickstart finetune compare smalltalk chat test test-all lint docs bench clean
 
 quickstart: $(VENV)/run
 	$(PY) recipes/pipeline.py --config $(CONFIG)
