@@ -80,7 +80,8 @@ def against_bare_loop(part: str, shape: tuple, steps: int) -> dict:
     from transformers import TrainingArguments
 
     from llmrecipes.logs import use_readable_log
-    from llmrecipes.training import PretrainTrainer, SFTTrainer, collate_blocks
+    from llmrecipes.tokens.blocks import collate_blocks
+    from llmrecipes.training import PretrainTrainer, SFTTrainer
 
     layers, width, _, length, rows, vocabulary = shape
     ids = torch.randint(3, vocabulary, (rows * steps, length))

@@ -24,8 +24,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from llmrecipes.config import ModelArguments
 from llmrecipes.data.tinytown import load_tinytown
 from llmrecipes.logs import quiet_logs, use_readable_log
-from llmrecipes.models import build_policy, count_parameters, load_policy, load_reward_model, token_blocks, train_tokenizer
-from llmrecipes.training import SFTTrainer, build_blocks, collate_blocks
+from llmrecipes.models import build_policy, count_parameters, load_policy, load_reward_model, train_tokenizer
+from llmrecipes.tokens import build_blocks
+from llmrecipes.tokens.blocks import collate_blocks
+from llmrecipes.training import SFTTrainer
 
 ROWS, LENGTH = 16, 128
 STAGES = ("pretrain", "sft", "reward")
@@ -90,7 +92,8 @@ def build_trainer(stage: str, folder: Path, steps: int) -> Trainer:
         args = TrainingArguments(**values)
         return Trainer(model=load_policy(source), args=args, train_dataset=blocks, data_collator=collate_blocks)
     # Longer answers are cut to LENGTH by SFT; pairs that are too long would be dropped by the reward trainer.
-    answers = [tokenizer.decode(ids) for ids in token_blocks(texts["text"], tokenizer, LENGTH if stage == "sft" else 96)]
+    blocks = build_blocks(texts, tokenizer, LENGTH if stage == "sft" else 96, ROWS)
+    answers = [tokenizer.decode(block["input_ids"]) for block in blocks]
     asked = [{"role": "user", "content": "Tell me a story."}]
     said = [[{"role": "assistant", "content": answer}] for answer in answers]
     values |= {"max_length": LENGTH, "activation_checkpointing": False}

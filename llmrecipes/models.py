@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -253,18 +253,6 @@ def warn_of_rounding(model: torch.nn.Module) -> None:
 
 def count_parameters(model: PreTrainedModel) -> int:
     return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
-
-
-def token_blocks(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, length: int) -> Iterator[list[int]]:
-    """Documents, each ended by EOS, chained and cut into blocks of exactly `length` tokens; the rest is dropped."""
-    rest: list[int] = []
-    for start in range(0, len(texts), 1000):
-        for ids in tokenizer(texts[start : start + 1000], add_special_tokens=False)["input_ids"]:
-            rest += ids
-            rest.append(tokenizer.eos_token_id)
-        whole = len(rest) // length * length
-        yield from (rest[i : i + length] for i in range(0, whole, length))
-        rest = rest[whole:]
 
 
 def _load(

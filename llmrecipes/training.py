@@ -1,7 +1,9 @@
-"""What the trainers lack for this chain: counted rows, packed blocks, a cheap SFT loss for small models, weighted pairs."""
+"""What the trainers lack for this chain: counted rows, rows in order, a cheap SFT loss for small models, weighted pairs."""
 
 import copy
 import math
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +19,7 @@ from llmrecipes.answer_masks import NOTES, end_answers, tokenize_answers
 from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_answers, count_pairs, count_scored, require_rows
 from llmrecipes.data.tables import say
-from llmrecipes.models import context_length, eos_token_ids, num_embeddings, stop_at, token_blocks
+from llmrecipes.models import context_length, eos_token_ids, num_embeddings, stop_at
 from llmrecipes.muon import build_muon
 from llmrecipes.reward_models.scoring import pair_tokens, pool_at_last_token
 from llmrecipes.templates import complete_template
@@ -28,7 +30,11 @@ CHEAP_LOGITS_BYTES = 1 << 30
 
 
 class PretrainTrainer(Trainer):
-    """Trainer with MuonAdamW where `muon_learning_rate` is given: under FSDP, Trainer takes no optimizer made outside."""
+    """Trainer with MuonAdamW where `muon_learning_rate` is given: under FSDP, Trainer takes no optimizer made outside.
+
+    Rows with a `mixture` come in its order, which an epoch continues where the last one ended; a run that is continued
+    begins with its next row, and those before are not read.
+    """
 
     def __init__(self, *, muon_learning_rate: float | None = None, **kwargs):
         self.muon_learning_rate = muon_learning_rate
@@ -38,6 +44,47 @@ class PretrainTrainer(Trainer):
         if self.optimizer is None and self.muon_learning_rate is not None:
             self.optimizer = build_muon(self.model, self.args, self.muon_learning_rate)
         return super().create_optimizer(model)
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        if "position_ids" in inputs:  # with a cache they would reset nothing, without a word
+            inputs["use_cache"] = False
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if getattr(dataset, "mixture", None) is None:
+            return super()._get_train_sampler(train_dataset)
+        self._order = InOrder(len(dataset))
+        return self._order
+
+    def _run_epoch(self, *, epoch: int, steps_trained_in_current_epoch: int, **kwargs) -> None:
+        # Trainer's own, underscored, draws all rows before a checkpoint and drops them.
+        order = getattr(self, "_order", None)
+        if order is None:
+            return super()._run_epoch(epoch=epoch, steps_trained_in_current_epoch=steps_trained_in_current_epoch, **kwargs)
+        is_resumed = epoch == kwargs["epochs_trained"] and kwargs["resume_from_checkpoint"] is not None
+        rows = steps_trained_in_current_epoch * self._train_batch_size * self.args.world_size if is_resumed else 0
+        order.epoch, order.skipped = epoch, rows
+        module = sys.modules[Trainer.__module__]
+        skip_first_batches, module.skip_first_batches = module.skip_first_batches, lambda loader, num_batches: loader
+        try:
+            return super()._run_epoch(epoch=epoch, steps_trained_in_current_epoch=steps_trained_in_current_epoch, **kwargs)
+        finally:
+            module.skip_first_batches = skip_first_batches
+
+
+class InOrder(torch.utils.data.Sampler):
+    """The numbers of the rows of an epoch, which go on from one epoch to the next; the first `skipped` left out."""
+
+    def __init__(self, epoch_rows: int):
+        self.epoch_rows, self.epoch, self.skipped = epoch_rows, 0, 0
+
+    def __len__(self) -> int:
+        return self.epoch_rows
+
+    def __iter__(self) -> Iterator[int]:
+        start = self.epoch * self.epoch_rows
+        return iter(range(start + self.skipped, start + self.epoch_rows))
 
 
 def within_context(args, model):
@@ -273,27 +320,6 @@ def evaluate_by_set(trainer: Trainer) -> dict[str, float]:
         for name in trainer.eval_dataset
         for metric, value in trainer.evaluate(name).items()
     }
-
-
-def build_blocks(texts: Dataset, tokenizer: PreTrainedTokenizerBase, length: int, num_rows: int) -> Dataset:
-    """Rows {"input_ids", "labels"} of exactly `length` tokens without padding; InputError below `num_rows` rows.
-
-    No attention mask: nothing is padded, and without one SDPA keeps its fast causal path.
-    """
-    blocks = list(token_blocks(list(texts["text"]), tokenizer, length))
-    if len(blocks) < num_rows:
-        raise InputError(
-            f"datasets: {len(blocks)} blocks of {length} tokens are less than one batch of {num_rows}; add text or "
-            "lower max_length or per_device_train_batch_size"
-        )
-    rows = Dataset.from_dict({"input_ids": blocks})
-    return rows.with_format("torch")
-
-
-def collate_blocks(rows: list[dict]) -> dict[str, torch.Tensor]:
-    """(B, T) input ids, which are their own labels: the model shifts them by one."""
-    input_ids = torch.stack([row["input_ids"] for row in rows])
-    return {"input_ids": input_ids, "labels": input_ids}
 
 
 def language_metrics(eval_loss: float, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:

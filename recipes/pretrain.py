@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from llmrecipes.config import DataArguments, ModelArguments, PreviewArguments, RunArguments
 from llmrecipes.parsing import launch
+from llmrecipes.tokens.arguments import TokenArguments
 
 
 @dataclass
@@ -44,16 +45,18 @@ def load_or_build(model, pretrain, tokenizer, preview):
     return policy
 
 
-def main(run, data, preview, training, model, pretrain, watch):
+def main(run, data, preview, training, model, pretrain, tokens, watch):
     from llmrecipes.config import InputError
-    from llmrecipes.data import load_train_eval
     from llmrecipes.data.preview import count_documents, report_rows
+    from llmrecipes.data.tables import say
     from llmrecipes.evaluation.watch import add_watch, load_watch
     from llmrecipes.logs import use_readable_log
     from llmrecipes.models import count_parameters, load_tokenizer
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
-    from llmrecipes.training import PretrainTrainer, build_blocks, collate_blocks, language_metrics
+    from llmrecipes.tokens import build_blocks, describe, load_corpus
+    from llmrecipes.tokens.blocks import collator_for
+    from llmrecipes.training import PretrainTrainer, language_metrics
 
     if pretrain.optimizer == "muon" and training.deepspeed_plugin is not None:
         raise InputError(
@@ -62,25 +65,23 @@ def main(run, data, preview, training, model, pretrain, watch):
         )
     watched = load_watch(watch)
     inputs = [model.tokenizer_name_or_path, model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = check_run("pretrain", run, training, (run, data, preview, training, model, pretrain, watch), inputs)
+    state = check_run("pretrain", run, training, (run, data, preview, training, model, pretrain, tokens, watch), inputs)
 
     tokenizer = load_tokenizer(model, pretrain.trust_remote_code)
-    texts, held_out_texts = load_train_eval(data, training.seed, ("text",))
+    corpus = load_corpus(data, tokens, tokenizer, training, pretrain.max_length)
     policy = load_or_build(model, pretrain, tokenizer, preview.preview)
 
-    batch_size = training.per_device_train_batch_size * training.world_size
-    blocks = build_blocks(texts, tokenizer, pretrain.max_length, batch_size)
-    held_out = held_out_texts and build_blocks(held_out_texts, tokenizer, pretrain.max_length, 1)
-    counts = {"train": count_documents(blocks, len(texts), tokenizer.eos_token_id)}
-    report_rows(counts, tokenizer, texts, held_out_texts, blocks, preview.preview)
+    report_rows({"train": count_documents(corpus)}, tokenizer, corpus, corpus.held_out, corpus.blocks, preview.preview)
+    collate = collator_for(policy, tokens.reset_attention)
+    held_out = corpus.held_out and build_blocks(corpus.held_out, tokenizer, pretrain.max_length, 1, tokens.reset_attention)
     trainer = use_readable_log(
         PretrainTrainer(
             model=policy,
             args=training,
-            train_dataset=blocks,
+            train_dataset=corpus.blocks,
             eval_dataset=held_out,
             processing_class=tokenizer,
-            data_collator=collate_blocks,
+            data_collator=collate,
             muon_learning_rate=pretrain.muon_learning_rate if pretrain.optimizer == "muon" else None,
         )
     )
@@ -89,12 +90,13 @@ def main(run, data, preview, training, model, pretrain, watch):
     metrics = run_training(trainer, state)
     if held_out:
         metrics |= trainer.evaluate()
-        metrics |= language_metrics(metrics["eval_loss"], held_out_texts, tokenizer)
+        metrics |= language_metrics(metrics["eval_loss"], corpus.held_out, tokenizer)
     trainer.save_model()
     trainer.save_state()
 
-    num_tokens = trainer.state.global_step * batch_size * training.gradient_accumulation_steps * pretrain.max_length
-    metrics["num_tokens"] = num_tokens
+    seen = state.manifest["corpus"] = corpus.seen(trainer.state.global_step)
+    say(f"read: {describe(seen)}")
+    metrics["num_tokens"] = num_tokens = sum(source["tokens"] for source in seen)
     finish_run(
         state,
         metrics,
@@ -112,5 +114,6 @@ if __name__ == "__main__":
         "transformers.training_args:TrainingArguments",
         ModelArguments,
         PretrainArguments,
+        TokenArguments,
         "llmrecipes.evaluation.watch:WatchArguments",
     )

@@ -45,6 +45,7 @@ LAYERS = {
         "ppo",
         "grpo",
         "kto",
+        "tokens",
         "generation",
         "sampling",
         "sharding",

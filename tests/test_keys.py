@@ -27,7 +27,7 @@ LIBRARY = (
     OURS
     + (
         "trl.trainer.sft_config:SFTConfig trl.trainer.dpo_config:DPOConfig trl.trainer.reward_config:RewardConfig "
-        "trl:ModelConfig transformers.training_args:TrainingArguments"
+        "trl:ModelConfig transformers.training_args:TrainingArguments llmrecipes.tokens.arguments:TokenArguments"
     ).split()
 )
 

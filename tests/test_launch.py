@@ -28,7 +28,8 @@ def options(stage, inputs, output_dir, num_processes):
         "max_length": 32 if stage == "pretrain" else 64,
         "max_steps": STEPS,
         "per_device_train_batch_size": GLOBAL_BATCH // num_processes,
-        "per_device_eval_batch_size": 2,
+        # Trainer weighs a batch that is filled up with rows of the others as if they were its own.
+        "per_device_eval_batch_size": 1 if stage == "pretrain" else 2,
         "learning_rate": 1e-2,
         "lr_scheduler_type": "constant",
         "logging_steps": 1,

@@ -11,7 +11,8 @@ from llmrecipes.config import InputError, RunArguments
 from llmrecipes.memory import is_out_of_memory, out_of_memory
 from llmrecipes.models import build_policy, train_tokenizer
 from llmrecipes.parsing import launch
-from llmrecipes.training import build_blocks, collate_blocks
+from llmrecipes.tokens import build_blocks
+from llmrecipes.tokens.blocks import collate_blocks
 
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),

@@ -14,7 +14,6 @@ from llmrecipes.models import (
     load_reward_model,
     load_tokenizer,
     require_chat_template,
-    token_blocks,
     train_tokenizer,
 )
 
@@ -197,14 +196,6 @@ def test_reward_is_independent_of_padding(tokenizer, folder, side, amount):
         padded = reward_model(input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long()).logits
     assert (alone[0] - alone[1]).abs() > 1e-3, "the two chats score differently"
     torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-4)
-
-
-def test_token_blocks_lose_nothing_but_the_tail(tokenizer):
-    texts = [f"Ann has {i} hats." for i in range(1100)]  # more than one slice of 1000
-    blocks = list(token_blocks(texts, tokenizer, 16))
-    stream = [i for ids in tokenizer(texts)["input_ids"] for i in [*ids, tokenizer.eos_token_id]]
-    assert {len(block) for block in blocks} == {16}
-    assert [i for block in blocks for i in block] == stream[: len(stream) // 16 * 16]
 
 
 @pytest.mark.parametrize(("targets", "adapted"), [(["q_proj"], 2), (["q_proj", "mlp.up_proj"], 4), (["all-linear"], 14),

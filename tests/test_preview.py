@@ -15,7 +15,6 @@ from recipe_types import recipe_types
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.preview import (
     count_answers,
-    count_documents,
     count_duplicates,
     count_pairs,
     count_prompts,
@@ -244,11 +243,9 @@ def test_marks_are_colours_in_a_terminal(tokenizer, monkeypatch):
     assert mark(tokenizer, tokenizer("ab")["input_ids"], [False, True]) == "a\x1b[32mb\x1b[0m"
 
 
-def test_counts_of_prompts_and_documents(tokenizer):
+def test_counts_of_prompts(tokenizer):
     prompts = count_prompts(Dataset.from_list([{"prompt_ids": [1, 2]}, {"prompt_ids": [1]}]), 5)
     assert (prompts.rows, prompts.used, prompts.dropped, list(prompts.lengths)) == (5, 2, 3, [2, 1])
-    blocks = Dataset.from_list([{"input_ids": [5, 5, 0]}, {"input_ids": [5, 0, 5]}]).with_format("torch")
-    assert list(count_documents(blocks, 2, 0).lengths) == [3, 2]
 
 
 def test_pairs_and_prompts_are_the_same_when_they_ask_the_same():

@@ -14,7 +14,8 @@ from llmrecipes.manifest import release_folder
 from llmrecipes.resume import run_training
 from llmrecipes.run import check_run, start_run
 from llmrecipes.signals import Interrupted, received
-from llmrecipes.training import PretrainTrainer, collate_blocks
+from llmrecipes.tokens.blocks import collate_blocks
+from llmrecipes.training import PretrainTrainer
 
 TIMES = ("runtime", "per_second", "step_time")
 

@@ -14,12 +14,9 @@ from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.models import build_policy, load_policy, train_tokenizer
 from llmrecipes.muon import MuonAdamW, build_muon
 from llmrecipes.parsing import parse
-from llmrecipes.training import (
-    SFTTrainer,
-    build_blocks,
-    collate_blocks,
-    language_metrics,
-)
+from llmrecipes.tokens import build_blocks
+from llmrecipes.tokens.blocks import collate_blocks
+from llmrecipes.training import SFTTrainer, language_metrics
 
 ROOT = Path(__file__).parent.parent
 NAMES, COLOURS = ("Ann", "Bob", "Cleo", "Dan"), ("red", "green", "blue", "grey")

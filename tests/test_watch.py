@@ -14,7 +14,7 @@ from llmrecipes.config import InputError
 from llmrecipes.evaluation.comparisons import RewardComparison
 from llmrecipes.evaluation.watch import WatchArguments, add_watch, load_watch
 from llmrecipes.models import build_policy, train_tokenizer
-from llmrecipes.training import collate_blocks
+from llmrecipes.tokens.blocks import collate_blocks
 
 SHAPE = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
          "max_position_embeddings": 128}  # fmt: skip

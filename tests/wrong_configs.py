@@ -304,6 +304,11 @@ optimizer: sgd | choose from adamw, muon
 muon_learning_rate: 0 | must be above 0
 muon_learning_rate: 0.01 | has no effect without `optimizer: muon`
 max_length: 0 | must be at least 1
+train_sampling_strategy: group_by_length | has no effect
+ignore_data_skip: true | would read rows again
+max_epochs: 0 | must be above 0
+phases: [0.5, 0.6] | no parts of the steps
+datasets: [{path: tinytown, weight: [1, -1]}] | must be at least 0
 """,
     "sample": """
 per_device_batch_size: 0 | must be at least 1

@@ -143,7 +143,7 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
     config, path = manifest["config"], manifest["config"].get("output_dir") or folder
     what, paper = _recipe(manifest["stage"])
     sources = [" ".join(filter(None, [s["path"], s.get("name"), s.get("split")])) +
-               (f" (weight {s['weight']:g})" if s.get("weight") else "") for s in config.get("datasets") or []]  # fmt: skip
+               (f" (weight {s['weight']})" if s.get("weight") else "") for s in config.get("datasets") or []]  # fmt: skip
     hardware = manifest.get("hardware", {})
     lines = [f"# {repo_name(path)}", "", what, "", f"Made: {manifest['made']}.", "", "## Training data", ""]
     lines += [f"- {source}" for source in sources] or ["None of its own."]

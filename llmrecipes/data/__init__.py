@@ -131,6 +131,8 @@ def _mix(sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], annou
         raise InputError(f"datasets: these cannot be mixed: {told}; write all of them in one way")
     loaded = [part.shuffle(seed=seed) for part in loaded]
     weights = [source.weight for source in sources]
+    if any(isinstance(w, list) for w in weights):
+        raise InputError("weight: a list of weights is for the phases of pretraining; give one number")
     if len(loaded) > 1 and any(w is not None for w in weights):
         if None in weights:
             raise InputError(f"datasets: {_names(sources)}: give every source a weight, or none")

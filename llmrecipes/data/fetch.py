@@ -35,6 +35,7 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 
 from llmrecipes.config import InputError
+from llmrecipes.durable import cache_folder
 
 PINNED = re.compile(r"pypi:([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.!+_-]+)")
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
@@ -68,11 +69,6 @@ def fetch_archive(path: str, sha256: str | None) -> Path:
     except OSError as error:
         raise InputError(f"{path}: cannot write to {folder} ({error.strerror or error}); "
                          "set LLMRECIPES_CACHE to a folder with room") from None  # fmt: skip
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: $LLMRECIPES_CACHE, else ~/.cache/llmrecipes."""
-    return Path(os.environ.get("LLMRECIPES_CACHE") or Path.home() / ".cache" / "llmrecipes")
 
 
 def file_sha256(path: Path) -> str:

@@ -131,10 +131,9 @@ def count_prompts(rows: datasets.Dataset, num_given: int, key: str = "max_prompt
     return RowCounts("prompts", num_given, lengths, key=key, dropped=num_given - len(rows))
 
 
-def count_documents(blocks, num_documents: int, eos_token_id: int) -> RowCounts:
-    """Counts of documents, whose lengths are those in the first blocks."""
-    ids = numpy.concatenate([numpy.asarray(blocks[i]["input_ids"]) for i in range(min(len(blocks), BATCH))])
-    return RowCounts("documents", num_documents, numpy.diff(numpy.flatnonzero(ids == eos_token_id), prepend=-1))
+def count_documents(corpus) -> RowCounts:
+    """Counts of the documents of a `tokens.Corpus`; their lengths are those of the first ones of each source."""
+    return RowCounts("documents", corpus.num_documents, corpus.document_lengths())
 
 
 def require_rows(counts: RowCounts, name: str) -> None:
@@ -153,7 +152,8 @@ def report_rows(
 
     Args:
         counts: by the name of the data set, `train` first.
-        train, held_out: the rows in their standard shape; held_out may be None, or several sets by name.
+        train, held_out: the rows in their standard shape, or a `tokens.Corpus`; held_out may be None, or several sets by
+            name.
         ready: the training rows as the trainer takes them.
 
     Returns: number of training rows that are used.
@@ -196,6 +196,8 @@ def _warn(counts: dict[str, RowCounts]) -> None:
 
 def count_duplicates(train: datasets.Dataset, held_out: datasets.Dataset) -> int:
     """How many rows of `held_out` ask (prompts, pairs) or are (all else) what a row of `train` asks or is."""
+    if not isinstance(train, datasets.Dataset):
+        return train.count_known(held_out["text"])
     known = set(_keys(held_out))
     found = {key for key in _keys(train) if key in known}
     return sum(key in found for key in _keys(held_out))

@@ -248,7 +248,7 @@ def _read_folder(source: DatasetSource) -> RawRows:
         raw = _numbered(source.path, rows)
     elif len(own) == 1 and not any(options.values()) and not (path / "README.md").exists() and own[0].suffix != ".parquet":
         raw = _parse_own(own[0])
-    elif split == "train" and not any(options.values()) and (parts := _only_lines(path)):
+    elif split == "train" and not any(options.values()) and (parts := only_lines(path)):
         raw = _join([_parse_own(part) for part in parts], source.path)
     else:
         if path.is_dir() and not any(options.values()) and not (path / "README.md").exists():
@@ -272,7 +272,7 @@ def _parse_own(path: Path) -> RawRows:
     return _read_file(path, DatasetSource(str(path)))
 
 
-def _only_lines(path: Path) -> list[Path]:
+def only_lines(path: Path) -> list[Path]:
     """The files of a folder that holds lines of JSON and nothing else, all of them of the split train by their names."""
     files = sorted(file for file in path.iterdir() if not file.name.startswith(".")) if path.is_dir() else []
     others = re.compile(r"test|dev|valid|eval", re.I)

@@ -51,15 +51,17 @@ def load_table(
     if shapes == ("text",) and isinstance(raw.rows, datasets.Dataset) and "text" in raw.rows.column_names:
         table = _check_texts(raw, source.drop_bad_rows, notes)
     else:
-        table = to_table(_standard_rows(raw, source.drop_bad_rows, shapes, notes, check))
-    _tell(notes, len(raw))
+        table = to_table(standard_rows(raw, source.drop_bad_rows, shapes, notes, check))
+    for line in tell(notes, len(raw)):
+        say(line)
     if len(table) == 0:
         what, count = notes.counts.most_common(1)[0]
         raise InputError(f"{notes.examples[what]}: {count} of {len(raw)} rows are {what}; nothing is left to learn from")
     return table, notes
 
 
-def _standard_rows(raw: RawRows, drop_bad: bool, shapes: tuple[str, ...], notes: Notes, check) -> Iterator[dict]:
+def standard_rows(raw: RawRows, drop_bad: bool, shapes: tuple[str, ...], notes: Notes, check=None) -> Iterator[dict]:
+    """Rows of `raw`, or of what reads one by one as it does, in standard shape; `notes` hears what is left out."""
     asked = set()  # prompts of pairs, each of which would come again in every pair
     for i, given in enumerate(raw.rows):
         place = raw.place(i)
@@ -169,11 +171,15 @@ def _check_texts(raw: RawRows, drop_bad: bool, notes: Notes) -> datasets.Dataset
     return rows.select([i for i in range(len(rows)) if i not in left_out]) if left_out else rows
 
 
-def _tell(notes: Notes, total: int) -> None:
-    for what, count in notes.counts.items():
-        say(f"{notes.where}: {count} of {total} rows are {what} (first: {notes.examples[what]})")
+def tell(notes: Notes, total: int) -> list[str]:
+    """Lines that say what was left out of `total` rows."""
+    lines = [
+        f"{notes.where}: {count} of {total} rows are {what} (first: {notes.examples[what]})"
+        for what, count in notes.counts.items()
+    ]
     if notes.taken:
-        say(f"{notes.where}: left out the columns {', '.join(notes.taken)}, which a trainer would take for its own")
+        lines.append(f"{notes.where}: left out the columns {', '.join(notes.taken)}, which a trainer would take for its own")
+    return lines
 
 
 def say(line: str) -> None:

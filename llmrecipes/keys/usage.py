@@ -34,6 +34,7 @@ PAGE = {  # of docs/keys.md
     "A source in `datasets` and `eval_datasets`": "llmrecipes.config:DatasetSource",
     "Model (with TRL's `ModelConfig`)": "llmrecipes.config:ModelArguments",
     "Rewards of PPO and GRPO": "llmrecipes.reward_models.arguments:RewardArguments",
+    "Tokens of a corpus": "llmrecipes.tokens.arguments:TokenArguments",
     "PPO": "llmrecipes.ppo.config:PPOConfig",
     "Samples and scores while it trains": "llmrecipes.evaluation.watch:WatchArguments",
     "Health of a reward model": "llmrecipes.reward_models.health:HealthArguments",

@@ -25,7 +25,7 @@ RANGES = {
     "center_rewards_coefficient num_completions_to_print judge_price watch_temperature preview "
     "contamination_common report_samples retries",
     "above 0": "save_steps logging_steps eval_steps num_train_epochs beta weight adam_epsilon neftune_noise_alpha "
-    "test_split_size muon_learning_rate discopop_tau",
+    "test_split_size muon_learning_rate discopop_tau max_epochs",
     "0 to 1": "overlap repeat_share min_agreement label_smoothing_factor ld_alpha ref_model_mixup_alpha watch_share top_p "
     "health_min_accuracy health_min_group_accuracy",
     "0 to below 1": "adam_beta1 adam_beta2 lora_dropout test_share",
@@ -78,7 +78,8 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
         value = _to_number(value, kinds)
     if value is None and "list" in kinds and "None" not in kinds:
         raise InputError(f"{where}: `{key}` is null, which is no list; name what it holds, or leave the key out")
-    if "list" in kinds and value is not None and _kind(value) not in kinds:
+    is_number = _kind(value) == "int" and "float" in kinds
+    if "list" in kinds and value is not None and _kind(value) not in kinds and not is_number:
         value = [value]  # one entry
     element = re.search(r"list\[(\w+)\]", declared.annotation)
     if element and element[1] in SOURCES and isinstance(value, list):
@@ -181,6 +182,8 @@ def _wrong_type(key: str, value: Any, declared: Key, kinds: frozenset[str], choi
 
 def _check_range(key: str, value: Any, where: str) -> None:
     bounds = RANGE_OF.get(key)
+    if key == "weight" and isinstance(value, list):
+        bounds = "at least 0"  # in a phase that leaves the source out
     for number in value if isinstance(value, list) else [value]:
         if bounds and type(number) in (int, float) and _outside(number, bounds):
             must = "lie from " if " to " in bounds else "be "

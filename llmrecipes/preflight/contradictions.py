@@ -291,7 +291,19 @@ def _not_carried_out(s: Settings) -> Problems:
         yield "do_eval", "held-out rows are measured at the end; leave `eval_datasets` and `test_split_size` out"
 
 
+def _order(s: Settings) -> Problems:
+    """Of pretraining, whose rows come in an order of their own."""
+    if "phases" in s.keys and s.given("train_sampling_strategy"):
+        yield "train_sampling_strategy", "has no effect: sources, weights and seed give the order; leave it out"
+    if "phases" in s.keys and s["ignore_data_skip"]:
+        yield (
+            "ignore_data_skip",
+            "would read rows again; a run that continues starts at its next row at no cost; leave it out",
+        )
+
+
 CONTRADICTIONS = (
+    _order,
     _evaluation,
     _best_model,
     _length,

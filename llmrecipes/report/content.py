@@ -226,6 +226,10 @@ def _data(records: list) -> list:
     blocks, rows = [], []
     for record in records:
         sources = record.manifest.get("config", {}).get("datasets") or []
+        read = record.manifest.get("corpus")
+        if read:
+            blocks += _read(record.name, read)
+            continue
         weights = [source.get("weight") for source in sources]
         shares = {}
         if len(sources) > 1 and all(weights):
@@ -236,6 +240,20 @@ def _data(records: list) -> list:
             for s in sources
         ]
     return blocks + ([Table(["stage", "source", "split", "share"], rows)] if rows else [])
+
+
+def _read(stage: str, sources: list[dict]) -> list:
+    """What a pretraining has read of each source, as it was counted."""
+    rows = [
+        [s["source"], f"{100 * s['share']:.2f} %", f"{s['tokens']:,}", f"{s['epochs']:.2f}",
+         f"{s['unique_tokens']:,} of {s['of_tokens']:,}",
+         f"{'–' if s['documents'] is None else format(s['documents'], ',')} of {s['of_documents']:,}"]
+        for s in sources
+    ]  # fmt: skip
+    shares = {s["source"]: s["share"] for s in sources}
+    figure = [Figure(plots.plot_shares(stage, shares), f"data of {stage}")] if len(sources) > 1 else []
+    table = Table(["source", "share of tokens", "tokens read", "epochs", "different tokens", "documents"], rows)
+    return [Heading(stage), *figure, table]
 
 
 def _source(source: dict) -> str:

@@ -1,0 +1,27 @@
+"""How the tokens of a corpus are kept, mixed and attended to."""
+
+from dataclasses import dataclass, field
+
+from llmrecipes.config import InputError
+
+
+@dataclass
+class TokenArguments:
+    max_epochs: float | None = field(
+        default=None, metadata={"help": "Most often that a source is read; its share beyond that goes to the others."}
+    )
+    phases: list[float] = field(
+        default_factory=list,
+        metadata={"help": "Parts of the steps, [0.9, 0.1], of which each source has a weight: weight: [67, 20]."},
+    )
+    reset_attention: bool = field(
+        default=False, metadata={"help": "Tokens attend to their own document alone; else to all before them in the block."}
+    )
+    tokens_dir: str | None = field(
+        default=None, metadata={"help": "Where token shards are kept; default: tokens in $LLMRECIPES_CACHE."}
+    )
+    verify_tokens: bool = field(default=False, metadata={"help": "Read every token shard whole and compare its SHA-256."})
+
+    def __post_init__(self):
+        if self.phases and (min(self.phases) <= 0 or abs(sum(self.phases) - 1) > 1e-6):
+            raise InputError(f"phases: {self.phases} are no parts of the steps; give numbers above 0 that add up to 1")

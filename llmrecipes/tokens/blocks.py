@@ -1,0 +1,109 @@
+"""Blocks of tokens as a trainer takes them: windows of a stream of documents, read from disk when they are asked for."""
+
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from llmrecipes.config import InputError
+from llmrecipes.tokens.mixing import Mixture
+from llmrecipes.tokens.shards import TokenStream
+
+
+class TokenBlocks(torch.utils.data.Dataset):
+    """Rows {"input_ids"} (T,) int64, and {"position_ids"} with `reset_attention`.
+
+    Blocks are numbered through all `streams`, each of which loses its last tokens where they fill no block. With a `mixture`
+    row n is the training's n-th sample, and there is no last one; an epoch has `epoch_rows`. Without one row n is block n.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[TokenStream],
+        length: int,
+        mixture: Mixture | None = None,
+        epoch_rows: int | None = None,
+        reset_attention: bool = False,
+    ):
+        self.streams, self.length, self.mixture, self.reset_attention = streams, length, mixture, reset_attention
+        self.first_blocks = np.concatenate([[0], np.cumsum([stream.num_tokens // length for stream in streams])])
+        self.epoch_rows = epoch_rows or int(self.first_blocks[-1])
+
+    def __len__(self) -> int:
+        return self.epoch_rows
+
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+        if self.mixture is None and rows and not max(rows) < len(self):
+            raise IndexError(max(rows))
+        blocks = np.asarray(rows) if self.mixture is None else self.mixture.locate(rows)
+        ids = np.empty((len(blocks), self.length), np.int64)
+        owners = np.searchsorted(self.first_blocks, blocks, side="right") - 1
+        starts = (blocks - self.first_blocks[owners]) * self.length
+        for out, owner, start in zip(ids, owners.tolist(), starts.tolist(), strict=True):
+            self.streams[owner].read(start, out)
+        found = [{"input_ids": row} for row in torch.from_numpy(ids)]
+        if self.reset_attention:
+            for row, owner, start in zip(found, owners.tolist(), starts.tolist(), strict=True):
+                row["position_ids"] = torch.from_numpy(positions(self.streams[owner], start, self.length))
+        return found
+
+
+def positions(stream: TokenStream, start: int, length: int) -> np.ndarray:
+    """(length,) position of each token from `start` on in what the block holds of its document."""
+    ends = stream.document_ends(start, start + length - 1) - start
+    firsts = np.zeros(length, np.int64)
+    firsts[ends] = ends
+    return np.arange(length) - np.maximum.accumulate(firsts)
+
+
+def collate_blocks(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """(B, T) input ids, which are their own labels: the model shifts them by one. No attention mask: nothing is padded, and
+    without one SDPA keeps its fast causal path."""
+    batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    return batch | {"labels": batch["input_ids"]}
+
+
+def collate_flat(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """The same in one row (1, B * T) with positions that begin again: how flash attention knows documents apart. No token is
+    learned as the next one of another row's last."""
+    batch = {name: torch.cat([row[name] for row in rows])[None] for name in rows[0]}
+    labels = batch["input_ids"].clone()
+    labels[:, :: len(rows[0]["input_ids"])] = -100
+    return batch | {"labels": labels}
+
+
+def collator_for(model: PreTrainedModel, reset_attention: bool) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
+    """What makes a batch of rows; with `reset_attention` as the model's attention reads borders of documents.
+
+    Raises:
+        InputError: the model does not read them.
+    """
+    if not reset_attention:
+        return collate_blocks
+    if "flash" in (model.config._attn_implementation or ""):
+        return collate_flat
+    if "ACCELERATE_USE_FSDP" not in os.environ and not hasattr(next(model.parameters()), "ds_shape"):  # whole weights
+        _require_reset(model)
+    return collate_blocks
+
+
+@torch.no_grad()
+def _require_reset(model: PreTrainedModel) -> None:
+    """InputError unless a document after another one in a row is to `model` what it is alone."""
+    document, was_training = torch.arange(4, device=model.device)[None], model.training
+    ids, places = document.repeat(1, 2), torch.arange(4, device=model.device).repeat(2)[None]
+    model.eval()
+    alone = model(input_ids=document, use_cache=False).logits
+    try:
+        together = model(input_ids=ids, position_ids=places, use_cache=False).logits[:, 4:]
+    except TypeError:  # it takes no positions
+        together = alone + torch.inf
+    model.train(was_training)
+    if not (together - alone).abs().max() < 1e-2 * alone.abs().max():
+        raise InputError(f"reset_attention: {model.config.model_type} reads no borders of documents out of positions: it "
+                         "would do nothing; leave it out")  # fmt: skip

@@ -1,0 +1,150 @@
+"""Texts into token shards, once for a source and a tokenizer, whoever asks first; all others wait and find them.
+
+What a folder of shards depends on (the source's contents, its keys that change the texts, the tokenizer) makes its name. One
+process writes, under a lock that lasts as long as it lives: one that is killed leaves all finished shards to the next.
+"""
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import xxhash
+from filelock import FileLock
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from llmrecipes.config import InputError
+from llmrecipes.data.streams import TextReader, TextSource
+from llmrecipes.data.tables import say, tell
+from llmrecipes.durable import disk_is_full, read_json, write_json
+from llmrecipes.manifest import digest
+from llmrecipes.tokens.shards import FORMAT, MANIFEST, ShardWriter, TokenShards
+
+PROGRESS = "progress.json"
+SHARD_TOKENS = 1 << 26
+BATCH_DOCUMENTS, BATCH_CHARACTERS = 1000, 4 << 20
+SAY_EVERY_S = 30
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of all that decides which tokens a text becomes, and which one ends it."""
+    backend = _plain_backend(tokenizer)
+    rules = backend.to_str() if backend else str(sorted(tokenizer.get_vocab().items()))
+    return digest([hashlib.sha256(rules.encode()).hexdigest(), type(tokenizer).__name__ if not backend else "",
+                   backend.encode_special_tokens if backend else None, tokenizer.eos_token_id])  # fmt: skip
+
+
+def build_encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list[list[int]]]:
+    """Texts -> their ids, without special tokens around them, as `tokenizer` itself gives them, but faster."""
+    backend = _plain_backend(tokenizer)
+    if backend is None:
+        return lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return lambda texts: [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
+    """A copy of the tokenizer's fast part that neither cuts nor pads; None if it has none."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        return None
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.encode_special_tokens = backend.encode_special_tokens
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def require_tokens(source: TextSource, tokenizer: PreTrainedTokenizerBase, home: Path, whole_check: bool) -> TokenShards:
+    """The shards of `source` below `home`, made if they are not there; checked (see `TokenShards.check`).
+
+    Raises:
+        InputError: a row that cannot be used, no row at all, a full disk, a damaged shard.
+    """
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            "the tokenizer has no EOS token, which ends a document; set `eos_token` in its tokenizer_config.json"
+        )
+    made_by = tokenizer_fingerprint(tokenizer)
+    name = re.sub(r"[^\w.-]+", "-", source.where)[-40:].strip("-.")
+    folder = home / f"{name}-{digest([FORMAT, source.identity, made_by])}"
+    if not (folder / MANIFEST).exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):
+                if not (folder / MANIFEST).exists():
+                    _build(source, tokenizer, made_by, folder)
+        except OSError as error:
+            if disk_is_full(error, home):
+                raise InputError(f"{folder}: the disk is full; the finished shards are kept: free some space, or move the "
+                                 "folder and set `tokens_dir`, and give the same command again") from None  # fmt: skip
+            raise InputError(f"{folder}: cannot be written ({error.strerror or error}); set `tokens_dir`") from None
+    shards = TokenShards(folder)
+    shards.check(made_by, whole_check, digests=int(os.environ.get("RANK", 0)) == 0)
+    for line in shards.manifest["notes"]:
+        say(line)
+    return shards
+
+
+def _build(source: TextSource, tokenizer: PreTrainedTokenizerBase, made_by: str, folder: Path) -> None:
+    done = read_json(folder / PROGRESS) or {"rows": 0, "shards": [], "notes": {}}
+    for left in folder.glob("*.part"):
+        left.unlink()
+    reader = source.texts(done["rows"])
+    reader.notes.counts.update({what: count for what, (count, _) in done["notes"].items()})
+    reader.notes.examples.update({what: example for what, (_, example) in done["notes"].items()})
+    dtype = "uint16" if len(tokenizer) <= 1 << 16 else "uint32"
+    print(f"tokens: {source.where}: {'tokenizing' if not done['rows'] else 'going on'} into {folder}", flush=True)
+    for shard in _write_shards(reader, build_encoder(tokenizer), tokenizer.eos_token_id, folder, len(done["shards"]), dtype):
+        notes = {what: [count, reader.notes.examples[what]] for what, count in reader.notes.counts.items()}
+        done = {"rows": reader.consumed, "shards": [*done["shards"], shard], "notes": notes}
+        write_json(folder / PROGRESS, done)
+    totals = {key: sum(shard[key] for shard in done["shards"]) for key in ("documents", "tokens", "bytes")}
+    if not totals["documents"]:
+        raise InputError(f"{source.where}: nothing is left to learn from: none of {reader.consumed} rows can be used")
+    facts = {"format": FORMAT, "source": source.where, "tokenizer": made_by, "dtype": dtype, "rows": reader.consumed}
+    facts |= {
+        "vocab_size": len(tokenizer),
+        "eos_token_id": tokenizer.eos_token_id,
+        **totals,
+        "notes": tell(reader.notes, reader.consumed),
+    }
+    write_json(folder / MANIFEST, facts | {"shards": done["shards"]})
+    (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def _write_shards(reader: TextReader, encode: Callable, eos: int, folder: Path, number: int, dtype: str) -> Iterator[dict]:
+    """What tokens.json says of each shard, once it is finished and all rows that the reader has given are in it."""
+    writer, started, said, tokens = None, time.time(), time.time(), 0
+    for texts in _batches(reader):
+        writer = writer or ShardWriter(folder, f"{number:05d}", dtype)
+        for text, ids in zip(texts, encode(texts), strict=True):
+            raw = text.encode()
+            writer.add([*ids, eos], xxhash.xxh3_64_intdigest(raw), len(raw))
+            tokens += len(ids) + 1
+        if time.time() - said > SAY_EVERY_S:
+            said = time.time()
+            print(
+                f"tokens: {reader.where}: {reader.consumed:,} rows, {tokens / (said - started) / 1e3:.0f}k tokens/s",
+                flush=True,
+            )
+        if writer.tokens >= SHARD_TOKENS:
+            yield writer.close()
+            writer, number = None, number + 1
+    if writer:
+        yield writer.close()
+
+
+def _batches(reader: TextReader) -> Iterator[Sequence[str]]:
+    """Texts to be encoded at once: enough for all cores, and no more than memory has room for."""
+    batch, characters = [], 0
+    for text in reader:
+        batch.append(text)
+        characters += len(text)
+        if len(batch) >= BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

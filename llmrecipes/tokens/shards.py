@@ -1,0 +1,189 @@
+"""Token shards on disk: flat files of token ids that datatrove reads too, documents one after the other.
+
+A folder holds 00000.ds (uint16 or uint32, little-endian), 00000.ds.index (uint64, where each document ends, in tokens),
+00000.ds.hashes (uint64, XXH3 of each document's text), ... and tokens.json with counts, digests and the tokenizer's
+fingerprint, which is written last.
+"""
+
+import hashlib
+import os
+from array import array
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from llmrecipes.config import InputError
+from llmrecipes.durable import fsync_folder, read_json
+
+MANIFEST, FORMAT = "tokens.json", 1
+SUFFIXES = (".ds", ".ds.index", ".ds.hashes")
+SMALL = 64 << 20  # bytes of a file that is read whole each time
+SAMPLES, SAMPLE_BYTES = 64, 4096
+
+
+class TokenStream:
+    """Tokens of a source, one document after the other, in pieces of any length."""
+
+    def __init__(self, sizes: Sequence[int], name: str):
+        self.name = name
+        self.starts = np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))])
+
+    def piece(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens, ends of the documents) of a piece; both may lie on disk."""
+        raise NotImplementedError
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.starts[-1])
+
+    def read(self, start: int, out: np.ndarray) -> None:
+        """Copies the tokens from `start` on into `out`."""
+        done = 0
+        while done < len(out):
+            number = int(np.searchsorted(self.starts, start + done, side="right")) - 1
+            offset = start + done - int(self.starts[number])
+            part = self.piece(number)[0][offset : offset + len(out) - done]
+            out[done : done + len(part)] = part
+            done += len(part)
+
+    def document_ends(self, start: int, end: int) -> np.ndarray:
+        """Where documents end within start < position <= end, as positions in the stream."""
+        found = []
+        first = int(np.searchsorted(self.starts, start, side="right")) - 1
+        for number in range(first, len(self.starts) - 1):
+            base = int(self.starts[number])
+            if base >= end:
+                break
+            ends = self.piece(number)[1]
+            low, high = np.searchsorted(ends, np.array([max(start - base, 0), end - base], ends.dtype), side="right")
+            found.append(ends[low:high].astype(np.int64) + base)
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+class TokensInMemory(TokenStream):
+    """Of a few texts, such as held-out ones."""
+
+    def __init__(self, documents: Sequence[Sequence[int]], name: str):
+        lengths = np.array([len(ids) for ids in documents], np.int64)
+        self._tokens = np.fromiter((i for ids in documents for i in ids), np.uint32, int(lengths.sum()))
+        self._ends = np.cumsum(lengths).astype(np.uint64)
+        super().__init__([len(self._tokens)], name)
+
+    def piece(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._tokens, self._ends
+
+
+class TokenShards(TokenStream):
+    """The shards in `folder`, of which no more is in memory than the system keeps of the files."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.manifest = Path(folder), read_json(Path(folder) / MANIFEST)
+        if self.manifest.get("format") != FORMAT:
+            raise InputError(f"{folder}: its {MANIFEST} is none of this version; remove the folder to tokenize anew")
+        super().__init__([shard["tokens"] for shard in self.manifest["shards"]], self.manifest["source"])
+
+    def piece(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        file = str(self.folder / self.manifest["shards"][number]["name"])
+        return _mapped(file + ".ds", self.manifest["dtype"]), _mapped(file + ".ds.index", "uint64")
+
+    @property
+    def num_documents(self) -> int:
+        return self.manifest["documents"]
+
+    def hashes(self) -> "list[np.ndarray]":
+        """Of the texts, shard by shard."""
+        return [_mapped(str(self.folder / f"{s['name']}.ds.hashes"), "uint64") for s in self.manifest["shards"]]
+
+    def check(self, tokenizer: str, whole: bool, digests: bool = True) -> None:
+        """InputError naming what is wrong: made by another tokenizer than the one of fingerprint `tokenizer`, a file gone,
+        truncated or altered.
+
+        A file is read whole if it is small, if its time of change is not the noted one, or if `whole`; else parts of it.
+        digests: read files at all.
+        """
+        if self.manifest["tokenizer"] != tokenizer:
+            raise InputError(
+                f"{self.folder}: was made by another tokenizer than this run's; tokenize the text with this one"
+            )
+        for shard in self.manifest["shards"]:
+            for suffix, noted in shard["files"].items():
+                file = self.folder / (shard["name"] + suffix)
+                if problem := _damage(file, noted, whole, digests):
+                    raise InputError(f"{file}: {problem}; remove {self.folder} to tokenize anew")
+
+
+@lru_cache(maxsize=1024)
+def _mapped(file: str, dtype: str) -> np.ndarray:
+    # A plain view: a slice of np.memmap costs ten times as much.
+    empty = os.path.getsize(file) == 0
+    return (
+        np.empty(0, dtype) if empty else np.memmap(file, dtype=np.dtype(dtype).newbyteorder("<"), mode="r").view(np.ndarray)
+    )
+
+
+def _damage(file: Path, noted: dict, whole: bool, digests: bool) -> str:
+    try:
+        stat = file.stat()
+    except FileNotFoundError:
+        return "is gone"
+    if stat.st_size != noted["bytes"]:
+        return f"has {stat.st_size:,} bytes instead of {noted['bytes']:,}"
+    if not digests:
+        return ""
+    whole = whole or stat.st_size <= SMALL or stat.st_mtime_ns != noted["changed"]
+    found, kind = (sha256_of(file), "sha256") if whole else (sample_of(file), "sample")
+    return "" if found == noted[kind] else "has been altered"
+
+
+def sha256_of(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sample_of(file: Path) -> str:
+    """SHA-256 of evenly spread parts of a file."""
+    size, state = file.stat().st_size, hashlib.sha256()
+    with file.open("rb", buffering=0) as handle:
+        for place in range(SAMPLES):
+            handle.seek(max(0, size - SAMPLE_BYTES) * place // (SAMPLES - 1))
+            state.update(handle.read(SAMPLE_BYTES))
+    return state.hexdigest()
+
+
+class ShardWriter:
+    """One shard while it is written: `add` documents, then `close`, after which its files have their names."""
+
+    def __init__(self, folder: Path, name: str, dtype: str):
+        self.folder, self.name, self.dtype = folder, name, dtype
+        self.ends, self.hashes, self.tokens, self.bytes = array("Q"), array("Q"), 0, 0
+        self.file = (folder / f"{name}.ds.part").open("wb")
+
+    def add(self, ids: Sequence[int], text_hash: int, num_bytes: int) -> None:
+        np.array(ids, dtype=self.dtype).tofile(self.file)
+        self.tokens += len(ids)
+        self.bytes += num_bytes
+        self.ends.append(self.tokens)
+        self.hashes.append(text_hash)
+
+    def close(self) -> dict:
+        """Finishes the shard; returns what tokens.json says about it."""
+        with self.file:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        for suffix, values in ((".ds.index", self.ends), (".ds.hashes", self.hashes)):
+            with (self.folder / f"{self.name}{suffix}.part").open("wb") as file:
+                np.frombuffer(values, np.uint64).tofile(file) if values else None
+                file.flush()
+                os.fsync(file.fileno())
+        files = {}
+        for suffix in SUFFIXES:
+            file = self.folder / (self.name + suffix)
+            (self.folder / f"{file.name}.part").replace(file)
+            stat = file.stat()
+            files[suffix] = {"bytes": stat.st_size, "changed": stat.st_mtime_ns, "sha256": sha256_of(file)}
+            files[suffix]["sample"] = sample_of(file)
+        fsync_folder(self.folder)
+        counts = {"documents": len(self.ends), "tokens": self.tokens, "bytes": self.bytes}
+        return {"name": self.name, **counts, "files": files}
