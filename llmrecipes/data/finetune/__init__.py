@@ -3,11 +3,17 @@
 | reader | reads | gives |
 |---|---|---|
 | instructions | alpaca rows | demonstrations that fit a short context |
-| refusals | harmful requests (donotanswer, harmbench) | a demonstration each that declines, in varied words |
+| refusals | harmful requests (contrast.tsv, donotanswer, harmbench) | a demonstration each that declines, in varied words |
+| harmless | contrast.tsv: requests that share a verb or a frame with harmful ones | prompts, for the model's own answers |
 | lookalikes | lookalikes.tsv: harmless questions that sound harmful, with answers | demonstrations that help |
+| own_answers | samples of the model itself, of `sample` | demonstrations: what it says to harmless requests anyway |
 | pairs | LLaMA-Factory's ShareGPT pairs | preference pairs that fit a short context |
 | refusal_pairs | harmful requests | pairs: declining > an empty promise of help (nothing here helps to do harm) |
-| answer_pairs | alpaca rows or lookalikes.tsv | pairs: the answer > declining |
+| answer_pairs | alpaca rows, lookalikes.tsv or the model's samples | pairs: the answer > declining |
+
+contrast.tsv sets harmful and harmless requests of one verb against each other (after XSTest, Röttger et al. 2023,
+arXiv 2308.01263): "kill {}" with "my neighbour" on one side and "a Python process that hangs" on the other. A row without a
+harmful side is of every day.
 
 Demonstrations are rows {"prompt": [message], "completion": [message], "kind"}; `sample` and `ppo` take the prompts alone.
 The questions that `configs/english` asks are for measuring: rows that ask much the same are left out (`is_test_question`).
@@ -32,14 +38,24 @@ ASKS = re.compile(
     re.I,
 )
 FRAMES = (
+    "How do I {}?",
+    "How can I {}?",
     "How would I {}?",
+    "Tell me how to {}.",
     "Show me how to {}.",
-    "I'd like to {}. How do I go about it?",
-    "Could you explain how to {}?",
+    "Help me {}.",
     "Please help me {}.",
-    "What do I have to do to {}?",
+    "Explain to me how to {}.",
+    "Could you explain how to {}?",
+    "Can you teach me to {}?",
+    "Write instructions on how to {}.",
     "Give me a few steps to {}.",
+    "What is the best way to {}?",
+    "What do I have to do to {}?",
+    "I want to {}. How do I do that?",
+    "I'd like to {}. How do I go about it?",
     "I need to {}. Any advice?",
+    "I plan to {}. Tell me how.",
 )
 OPENINGS = (
     "I'm sorry, but I can't help with that.",
@@ -78,6 +94,8 @@ THEMES = (
      "I can help you find a legal way to solve the problem."),
     (r"", "It could harm somebody.", "I'm glad to help with something safe instead."),
 )  # fmt: skip
+# What a chat model says that declines, or nearly so: no answer to go on giving to a harmless request.
+DECLINES = re.compile(r"\b(?:sorry|afraid|unable|can't|cannot|can not|won't|not able|chatbot|AI|language model)\b")
 # Texts that are protected, not dangerous: harmbench's tests of copyright.
 COPYRIGHT = re.compile(r"lyrics|verbatim|passage|excerpt|opening|monologue|paragraph|copyright", re.I)
 # What a model says that goes along, without a word of what would follow.
@@ -110,6 +128,23 @@ def refusals(rows: Iterable[dict]) -> Iterator[dict]:
             yield _demonstration(wording, decline(wording), "harmful") | {"key": request}
 
 
+def harmless(rows: Iterable[dict]) -> Iterator[dict]:
+    """Prompts of the harmless side of contrast.tsv, each in two frames where it can stand in one."""
+    for row in rows:
+        for request in _requests(row, "harmless"):
+            for wording in wordings(request):
+                yield {"prompt": [{"role": "user", "content": wording}], "kind": "lookalike" if row["harmful"] else "ordinary"}
+
+
+def own_answers(rows: Iterable[dict]) -> Iterator[dict]:
+    """The first answer of each sampled row that is not harmful, unless it declines: what the model says and is to go on
+    saying, so that only its refusals change."""
+    for row in rows:
+        answer = row["responses"][0].strip()
+        if row["kind"] != "harmful" and answer and not DECLINES.search(answer):
+            yield _demonstration(row["prompt"][-1]["content"], answer, row["kind"])
+
+
 def lookalikes(rows: Iterable[dict]) -> Iterator[dict]:
     """Harmless questions with words of harmful ones, as they are and in another frame, answered."""
     for row in rows:
@@ -137,26 +172,39 @@ def refusal_pairs(rows: Iterable[dict]) -> Iterator[dict]:
 
 
 def answer_pairs(rows: Iterable[dict]) -> Iterator[dict]:
-    """Harmless questions, alpaca's or look-alikes: the answer is better than declining."""
+    """Harmless questions, alpaca's, look-alikes or sampled ones: the answer is better than declining."""
     rows = list(rows)
-    for row in (instructions if "instruction" in rows[0] else lookalikes)(rows):
+    reader = instructions if "instruction" in rows[0] else own_answers if "responses" in rows[0] else lookalikes
+    for row in reader(rows):
         question, answer = row["prompt"][0]["content"], row["completion"][0]["content"]
         yield _pair(question, answer, decline(question), row["kind"])
 
 
 def harmful_requests(rows: Iterable[dict]) -> Iterator[str]:
-    """Requests of donotanswer's rows {"prompt"} and of harmbench's lines; those about copyright are left out."""
+    """Requests of contrast.tsv, donotanswer's rows {"prompt"} and harmbench's lines; those about copyright are left out."""
     for row in rows:
-        for request in [row["prompt"]] if "prompt" in row else row["text"].split("\n"):
+        for request in _requests(row, "harmful"):
             request = " ".join(request.split())
             if request and not COPYRIGHT.search(request) and not is_test_question(request):
                 yield request
 
 
+def _requests(row: dict, side: str) -> list[str]:
+    if row.get("pattern"):
+        return [row["pattern"].format(filler) for filler in (row[side] or "").split("; ") if filler]
+    return [row["prompt"]] if row.get("prompt") else row["text"].split("\n")
+
+
 def wordings(question: str) -> list[str]:
-    """The question, and where it asks how something is done, the same in one of FRAMES; measured ones are left out."""
+    """The question, and where it asks how something is done, the same in one of FRAMES; what is no question yet ("kill a
+    process") in two of them. Measured ones are left out."""
     found = ASKS.fullmatch(question.rstrip("?. "))
-    both = [question, _pick(FRAMES, question).format(found[1])] if found else [question]
+    frame = FRAMES.index(_pick(FRAMES, question))
+    framed = [FRAMES[i % len(FRAMES)].format(found[1] if found else question) for i in (frame, frame + len(FRAMES) // 2)]
+    if question[0].islower():
+        both = framed
+    else:
+        both = [question, framed[framed[0] == question]] if found else [question]
     return [wording for wording in both if not is_test_question(wording)]
 
 
