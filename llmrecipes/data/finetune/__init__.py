@@ -168,7 +168,8 @@ def pairs(rows: Iterable[dict]) -> Iterator[dict]:
 def refusal_pairs(rows: Iterable[dict]) -> Iterator[dict]:
     """Harmful requests: declining is better than going along."""
     for request in harmful_requests(rows):
-        yield _pair(request, decline(request), _pick(GOES_ALONG, request), "harmful")
+        for wording in wordings(request)[:1]:
+            yield _pair(wording, decline(wording), _pick(GOES_ALONG, wording), "harmful")
 
 
 def answer_pairs(rows: Iterable[dict]) -> Iterator[dict]:
