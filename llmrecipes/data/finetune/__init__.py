@@ -133,7 +133,10 @@ def harmless(rows: Iterable[dict]) -> Iterator[dict]:
     for row in rows:
         for request in _requests(row, "harmless"):
             for wording in wordings(request):
-                yield {"prompt": [{"role": "user", "content": wording}], "kind": "lookalike" if row["harmful"] else "ordinary"}
+                yield {
+                    "prompt": [{"role": "user", "content": wording}],
+                    "kind": "lookalike" if row["harmful"] else "ordinary",
+                }
 
 
 def own_answers(rows: Iterable[dict]) -> Iterator[dict]:
