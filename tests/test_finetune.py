@@ -57,7 +57,7 @@ def test_harmful_and_harmless_questions_are_asked_in_the_same_frames():
 
 
 def test_the_contrast_set_holds_both_sides_of_a_verb_and_nothing_that_is_measured():
-    """Not a single wording of it shares half of its words that matter, or four words in a row of them, with a measured one."""
+    """Not a single wording of it shares half of its words that matter, or four of them in a row, with a measured one."""
     table = load_source(CONTRAST, 0)
     rows = list(finetune.refusals(table)) + list(finetune.harmless(table))
     assert len({user(row) for row in rows}) == len(rows) > 1300
