@@ -21,7 +21,7 @@ compare: $(VENV)/run
 		--output_dir outputs/methods-$$seed || exit; done
 	$(PY) recipes/compare.py $(foreach seed,42 43 44,outputs/methods-$(seed)/evaluate-methods) --output_dir outputs/methods
 
-smalltalk: $(VENV)/run
+smalltalk: $(VENV)/data
 	$(PY) recipes/pipeline.py --config configs/smalltalk/pipeline.yaml
 
 chat: $(VENV)/run
@@ -58,6 +58,10 @@ $(VENV)/run: requirements.txt pyproject.toml
 
 $(VENV)/gguf: $(VENV)/run
 	$(PIP) -e ".[gguf]"
+	@touch $@
+
+$(VENV)/data: $(VENV)/run
+	$(PIP) -e ".[data]"
 	@touch $@
 
 $(VENV)/dev: $(VENV)/run requirements-dev.txt

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llmrecipes.checkpoints import is_sealed_by, step_folders
@@ -127,6 +127,15 @@ def is_part_of_a_run(key: str) -> bool:
 def inputs_of(given: dict) -> dict[str, str]:
     """Local path -> fingerprint of every file and folder that the config names as something to read."""
     return {path: fingerprint(path) for key, value in given.items() if is_part_of_a_run(key) for path in _paths(key, value)}
+
+
+def corpora_of(inputs: Iterable[str]) -> dict[str, str]:
+    """Folder of a corpus -> the fingerprint of its report, for each that `inputs` lie in or were made from."""
+    found = {}
+    for path in inputs:
+        for folder in (Path(path), *Path(path).parents[:3]):
+            found |= (read_manifest(folder) or {}).get("corpora") or {}
+    return found
 
 
 def _canonical(key: str, value):

@@ -8,6 +8,8 @@ import numpy
 import pyarrow.parquet
 import pytest
 from corpora import PLAIN, document, kept, run_build, write_lines
+from datasets import load_dataset
+from forked import run_python
 
 from llmrecipes.config import InputError
 from llmrecipes.corpus import clean, phases, shards
@@ -16,6 +18,8 @@ from llmrecipes.corpus.contamination import build_items, evaluation_texts
 from llmrecipes.corpus.duplicates import WINDOW
 from llmrecipes.corpus.engine import require_documents
 from llmrecipes.corpus.hashing import word_hashes
+from llmrecipes.corpus.plan import measure, plan_lines, print_plan
+from llmrecipes.manifest import corpora_of, read_manifest
 
 ROOT = Path(__file__).parent.parent
 
@@ -249,3 +253,32 @@ def test_a_folder_half_written_by_another_process_is_no_part(tmp_path):
     (tmp_path / "out" / "work" / "cleaned" / f"000000.{os.getpid()}.tmp").mkdir(parents=True)
     run_build(tmp_path / "out", [path], **PLAIN)
     assert numpy.load(tmp_path / "out" / "work" / "cleaned" / "000000" / "words.npy").tolist() == [120]
+
+
+def test_the_recipe_writes_a_folder_whose_report_is_known_to_what_is_made_of_it(tmp_path):
+    path, out = write_lines(tmp_path / "a.jsonl", [document(i) for i in range(40)]), tmp_path / "corpus"
+    options = ["--repair", "false", "--sources", f"[{{path: {path}, label: a}}]", "--output_dir", out]
+    first = run_python("recipes/corpus.py", *options)
+    assert first.returncode == 0, first.stderr
+    assert "already finished" in run_python("recipes/corpus.py", *options, "--retries", "9").stdout
+    report = json.loads((out / "report.json").read_text())
+    assert not (out / "work").exists() and load_dataset(str(out), "a", split="train").num_rows == 40
+    made = ["--datasets", f"[{{path: {out / 'data' / 'a'}}}]", "--vocab_size", "300", "--output_dir", tmp_path / "tokenizer"]
+    second = run_python("recipes/tokenizer.py", *made)
+    assert second.returncode == 0, second.stderr
+    assert list(read_manifest(tmp_path / "tokenizer")["corpora"].values()) == [report["fingerprint"]]
+    assert corpora_of([str(tmp_path / "tokenizer")]) == {str(out): report["fingerprint"]}, "handed on by what was made of it"
+    assert report["fingerprint"] in (tmp_path / "tokenizer" / "README.md").read_text()
+
+
+def test_a_plan_says_what_a_size_takes_and_writes_nothing(tmp_path, capsys):
+    path = write_lines(tmp_path / "a.jsonl", [document(i) for i in range(1500)])
+    args = CorpusArguments(sources=[str(path)], plan="15TB", **PLAIN | {"near_duplicates": 0.7})
+    (tmp_path / "scratch").mkdir()
+    print_plan(args, tmp_path / "scratch")
+    said = capsys.readouterr().out
+    assert "measured on 1,000 documents" in said and "15.0 TB" in said and "234,375 shards" in said and "core-hours" in said
+    assert "--executor slurm" in said and "--executor ray" in said and "more than a machine has" in said
+    assert "more than" not in "".join(
+        plan_lines(CorpusArguments(sources=["a/b"], plan="1GB"), measure(args, tmp_path / "scratch"))
+    )

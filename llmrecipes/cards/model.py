@@ -147,6 +147,8 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
     hardware = manifest.get("hardware", {})
     lines = [f"# {repo_name(path)}", "", what, "", f"Made: {manifest['made']}.", "", "## Training data", ""]
     lines += [f"- {source}" for source in sources] or ["None of its own."]
+    corpora = manifest.get("corpora") or {}
+    lines += [f"- Report of the corpus `{repo_name(path)}`: fingerprint `{mark}`" for path, mark in corpora.items()]
     lines += ["", "## Procedure", "", " ".join([paper, *_lineage(config)]), "", "| setting | value |", "|---|---|"]
     unused = {"num_train_epochs"} if (config.get("max_steps") or 0) > 0 else {"max_steps"}
     unused |= set() if config.get("use_peft") else {"lora_r"}

@@ -101,7 +101,7 @@ def _clean(work: Work, part: Part, items: Items | None, folder: Path) -> None:
                 counts.drop("read", document.problem, 0, document.id, document.problem)
                 continue
             text = document.text
-            words = sum(1 for _ in WORD.finditer(text))
+            words = len(WORD.findall(text))
             for i, value in enumerate((1, words, len(text.encode()))):
                 counts.read[i] += value
             for name, step in steps:

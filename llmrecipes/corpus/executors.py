@@ -5,6 +5,7 @@ memory), datatrove's pool waits for it for ever. Each task notes its process whi
 a task that was killed, and the child is started anew, up to `retries` times. What is finished is not done again.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from llmrecipes.signals import die_with_parent
 
 SILENT_S = 120  # a task of another machine that has not been heard of for so long is taken for killed
 PATIENCE_S = 10  # for a child that is asked to end
+QUIET_S = 3  # without any task that is alive, after one was killed
 
 
 def run_with(work: Work) -> bool:
@@ -49,7 +51,8 @@ def run_with(work: Work) -> bool:
         if not lost and all(is_done(work, phase) for phase in PHASES):
             return True
         what = f"task {lost} was killed" if lost else "the executor ended before its tasks"
-        print(f"{what}; try {attempt + 2} of {work.args.retries + 1} goes on with what is missing", flush=True)
+        if attempt < work.args.retries:
+            print(f"{what}; try {attempt + 2} of {work.args.retries + 1} goes on with what is missing", flush=True)
     raise InputError(
         f"{what} in each of {work.args.retries + 1} tries, for want of memory most likely; fewer `workers` or smaller "
         f"`shard_bytes` need less. Finished shards are kept; {work.root / 'executor.log'} has datatrove's own words"
@@ -65,29 +68,40 @@ def _watch(work: Work) -> str:
             command, stdout=log, stderr=log, start_new_session=True, env=os.environ | {"PYTHONPATH": path}
         )
         try:
+            heard = time.monotonic()
             while child.poll() is None:
-                if lost := _lost_task(work.root):
+                lost, living = _tasks(work.root)
+                if living or not lost:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > QUIET_S:  # the other tasks, which the pool still runs, have ended
                     return lost
                 time.sleep(0.2)
-            return _lost_task(work.root)
+            return _tasks(work.root)[0]
         finally:
             _end(child)
 
 
-def _lost_task(root: Path) -> str:
-    """A task whose note is there and whose process is not."""
+def _tasks(root: Path) -> tuple[str, int]:
+    """(a task whose note is there and whose process is not, or nothing; how many tasks are alive)."""
+    lost, living = "", 0
     for file in (root / "running").glob("*.json"):
         note = read_json(file)
-        if note and note["host"] == os.uname().nodename:
-            gone = not Path(f"/proc/{note['pid']}").exists() if sys.platform == "linux" else not _is_alive(note["pid"])
+        if not note:  # it has ended in between
+            continue
+        if note["host"] == os.uname().nodename:
+            is_gone = not _is_alive(note["pid"])
         else:
-            gone = bool(note) and time.time() - file.stat().st_mtime > SILENT_S
-        if gone and file.exists():  # it may have ended in between
-            return file.stem
-    return ""
+            is_gone = time.time() - file.stat().st_mtime > SILENT_S
+        if is_gone and file.exists():
+            lost = lost or file.stem
+        else:
+            living += 1
+    return lost, living
 
 
 def _is_alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):  # what has ended but was not asked for by its parent is dead too
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     try:
         os.kill(pid, 0)
     except OSError:
@@ -128,7 +142,10 @@ def run_child(root: str) -> None:
         ray.init(**at)
         make = partial(RayPipelineExecutor, mem_per_cpu_gb=1)
     else:
-        from datatrove.executor import LocalPipelineExecutor as make
+        from datatrove.executor import LocalPipelineExecutor
+
+        # This process runs no thread and holds little, so that its workers need not import all of it again.
+        make = partial(LocalPipelineExecutor, start_method="fork" if sys.platform == "linux" else "spawn")
     for phase in PHASES:
         tasks = num_tasks(work, phase)
         if is_done(work, phase):

@@ -37,10 +37,17 @@ def ngrams(words: numpy.ndarray, n: int) -> numpy.ndarray:
     count = len(words) - n + 1
     if count < 1:
         return words[:0]
-    found = numpy.zeros(count, numpy.uint64)
-    for k in range(n):
-        found = found * PRIME + words[k : k + count]
-        found ^= found >> numpy.uint64(29)
+    found = words
+    for size in range(2, n + 1):
+        found = longer(found, words, size)
+    return found
+
+
+def longer(grams: numpy.ndarray, words: numpy.ndarray, n: int) -> numpy.ndarray:
+    """n-grams from those of one word less."""
+    found = grams[: max(0, len(words) - n + 1)] * PRIME
+    found ^= found >> numpy.uint64(29)
+    found += words[n - 1 :]
     return found
 
 

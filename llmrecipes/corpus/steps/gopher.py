@@ -6,7 +6,9 @@ Words are split by `hashing.TOKEN`; datatrove 0.10.1 asks spaCy, ten times slowe
 import re
 from collections import Counter
 
-from llmrecipes.corpus.hashing import TOKEN
+import numpy
+
+from llmrecipes.corpus.hashing import HASHES, TOKEN, longer
 
 STOP_WORDS = frozenset("the be to of and that have with".split())
 TOP_NGRAMS = ((2, 0.20), (3, 0.18), (4, 0.16))
@@ -39,7 +41,7 @@ def gopher(text: str) -> tuple[str, str]:
 
 
 def gopher_repetition(text: str) -> tuple[str, str]:
-    """Lines, paragraphs and n-grams that come again."""
+    """Lines, paragraphs and n-grams that come again; n-grams by their hashes."""
     if not text.strip():
         return text, "nothing is left"
     for what, parts in (("paragraphs", re.split(r"\n{2,}", text.strip())), ("lines", re.split(r"\n+", text))):
@@ -49,19 +51,22 @@ def gopher_repetition(text: str) -> tuple[str, str]:
         if characters / len(text) > 0.2:
             return text, f"repeated {what} are more than 20 % of the text"
     tokens = TOKEN.findall(text)
-    names: dict[str, int] = {}
-    ids = [names.setdefault(token, len(names)) for token in tokens]
-    sizes = [len(token) for token in tokens]
-    for n, bound in TOP_NGRAMS:
-        if _top(ids, sizes, n) > bound * len(text):
-            return text, f"the commonest {n}-gram is more than {bound:.0%} of the text"
-    if len(set(zip(*(ids[i:] for i in range(5)), strict=False))) == max(0, len(ids) - 4):
-        return text, ""  # where no five words come again, no six do
-    starts = [0]
-    for size in sizes:
-        starts.append(starts[-1] + size)
-    for n, bound in DUPLICATE_NGRAMS:
-        if _duplicated(ids, starts, n) > bound * len(text):
+    words = numpy.fromiter(map(HASHES.__getitem__, tokens), numpy.uint64, len(tokens))
+    starts = numpy.cumsum([0, *map(len, tokens)])
+    grams, bounds = words, dict(TOP_NGRAMS) | dict(DUPLICATE_NGRAMS)
+    for n in range(2, 11):
+        grams = longer(grams, words, n)
+        if not len(grams):
+            break
+        _, first, inverse, counts = numpy.unique(grams, return_index=True, return_inverse=True, return_counts=True)
+        bound = bounds[n]
+        if n <= 4:
+            at = int(first[counts == counts.max()].min())  # of several the one that comes first
+            if (starts[at + n] - starts[at] + n - 1) * int(counts.max()) > bound * len(text):
+                return text, f"the commonest {n}-gram is more than {bound:.0%} of the text"
+        elif len(counts) == len(grams):
+            break  # where no five words come again, no six do
+        elif _duplicated(inverse, numpy.flatnonzero(counts[inverse] > 1), starts, n) > bound * len(text):
             return text, f"repeated {n}-grams are more than {bound:.0%} of the text"
     return text, ""
 
@@ -75,25 +80,17 @@ def _repeated(parts: list[str]) -> tuple[int, int]:
     return sum(count for count, _ in again), sum(count * size for count, size in again)
 
 
-def _top(ids: list[int], sizes: list[int], n: int) -> int:
-    """Characters of the commonest n-gram, blanks between its words included, times how often it stands there."""
-    counts = Counter(zip(*(ids[i:] for i in range(n)), strict=False))
-    if not counts:
-        return 0
-    gram, count = counts.most_common(1)[0]
-    size_of = dict(zip(ids, sizes, strict=True))
-    return (sum(size_of[i] for i in gram) + n - 1) * count
+def _duplicated(names: numpy.ndarray, again: numpy.ndarray, starts: numpy.ndarray, n: int) -> int:
+    """Characters of n-grams that stood there before, none counted twice.
 
-
-def _duplicated(ids: list[int], starts: list[int], n: int) -> int:
-    """Characters of n-grams that stood there before, none counted twice."""
-    seen, characters, i = set(), 0, 0
-    grams = list(zip(*(ids[k:] for k in range(n)), strict=False))
-    while i < len(grams):
-        if grams[i] in seen:
-            characters += starts[i + n] - starts[i]
-            i += n
-        else:
-            seen.add(grams[i])
-            i += 1
+    names: a number for each n-gram. again: where those stand that there are several of. starts: of each word.
+    """
+    seen, characters, free = set(), 0, 0
+    for at, name in zip(again.tolist(), names[again].tolist(), strict=True):
+        if at < free:
+            continue
+        if name in seen:
+            characters += int(starts[at + n] - starts[at])
+            free = at + n
+        seen.add(name)
     return characters

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from llmrecipes.data.smalltalk.scrub import collapse, is_clean
+from llmrecipes.data.smalltalk.scrub import chat_key, collapse, is_clean
 
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
@@ -33,14 +33,17 @@ UNSURE = (
 
 
 def talk(rows: Iterable[dict]) -> Iterator[dict]:
-    """Adjacent turns of chitchat-dataset as message and reply: clean, 3 to 25 words, the reply a sentence."""
+    """Adjacent turns of chitchat-dataset as message and reply: clean, 3 to 25 words, the reply a sentence.
+
+    `key` is the chat's, as in texts.chats, so that a slice holds out whole chats from both.
+    """
     seen = set()
     for row in rows:
         turns = [(turn[0]["sender"], collapse(" ".join(m["text"] for m in turn))) for turn in row["messages"]]
         for (one, said), (other, reply) in pairwise(turns):
             if one != other and _is_fit(said) and _is_fit(reply) and reply[-1] in ".!?" and said not in seen:
                 seen.add(said)
-                yield _answered(_capital(said), _capital(reply), "chat", [])
+                yield _answered(_capital(said), _capital(reply), "chat", []) | {"key": chat_key(row)}
 
 
 def trivia(rows: Iterable[dict]) -> Iterator[dict]:

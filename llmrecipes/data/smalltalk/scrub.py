@@ -31,6 +31,11 @@ def collapse(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
+def chat_key(row: dict) -> str:
+    """What names a chat of chitchat-dataset: how it begins."""
+    return "\n".join(message["text"] for turn in row["messages"] for message in turn)[:1000]
+
+
 def without_near_duplicates(rows: Iterable[dict], column: str = "text", threshold: float = 0.7) -> Iterator[dict]:
     """`rows` whose `column` shares fewer than `threshold` of its three-word shingles with every earlier one.
 

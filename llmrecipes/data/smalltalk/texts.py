@@ -6,7 +6,7 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from llmrecipes.data.smalltalk.scrub import collapse, is_clean, scrub, without_near_duplicates
+from llmrecipes.data.smalltalk.scrub import chat_key, collapse, is_clean, scrub, without_near_duplicates
 
 MAX_CHARACTERS = 4000  # longer documents are cut between paragraphs: a share is then never one huge book
 
@@ -24,7 +24,8 @@ def chats(rows: Iterable[dict]) -> Iterator[dict]:
                 turns.append((turn[0]["sender"], " ".join(said.split())))
         speakers = list(dict.fromkeys(sender for sender, _ in turns))
         if len(turns) >= 4 and len(speakers) == 2:
-            yield {"text": "\n".join(f"{'AB'[speakers.index(sender)]}: {said}" for sender, said in turns)}
+            text = "\n".join(f"{'AB'[speakers.index(sender)]}: {said}" for sender, said in turns)
+            yield {"text": text, "key": chat_key(row)}
 
 
 def passages(rows: Iterable[dict]) -> Iterator[dict]:

@@ -1,0 +1,52 @@
+"""Speed, memory and correctness of the way from raw sources to batches, beside others' tools in one run.
+
+    python benchmarks/data.py [--only near_duplicates,cleaning,contamination,engines,language] [--json FILE] [--documents N]
+
+Each part runs in a process of its own; seconds are of the CPU, so that a busy machine does not decide, and memory is that
+process's peak. Documents are put together from sentences of the archives that configs/smalltalk/corpus.yaml names (32 MB,
+downloaded once); what must be found in them is planted.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+PARTS = {  # name -> module beside this one
+    "near_duplicates": "data_documents",
+    "near_duplicates_peer": "data_documents",
+    "cleaning": "data_documents",
+    "contamination": "data_documents",
+    "language": "data_documents",
+    "engines": "data_documents",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(PARTS))
+    parser.add_argument("--documents", type=int, default=100_000)
+    parser.add_argument("--json")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.part:
+        module = __import__(PARTS[args.part])
+        print(json.dumps(getattr(module, args.part)(args.documents)))
+        return
+    found = {}
+    for part in args.only.split(","):
+        command = [sys.executable, __file__, "--part", part, "--documents", str(args.documents)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{part}: {done.stderr[-2000:]}")
+        found[part] = json.loads(done.stdout.strip().rsplit("\n", 1)[-1])
+        print(f"\n{part}")
+        for name, value in found[part].items():
+            print(f"  {name:<52}{value if isinstance(value, str) else format(value, ',.4g')}", flush=True)
+    if args.json:
+        Path(args.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

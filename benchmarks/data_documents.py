@@ -1,0 +1,327 @@
+"""Parts of benchmarks/data.py about documents: duplicates, cleaning, contamination, languages, engines."""
+
+import json
+import random
+import re
+import resource
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy
+import pyarrow.parquet
+
+from llmrecipes.corpus import duplicates
+from llmrecipes.corpus.arguments import CorpusArguments
+from llmrecipes.corpus.contamination import build_items
+from llmrecipes.corpus.engine import build
+from llmrecipes.corpus.hashing import WORD, word_hashes
+from llmrecipes.corpus.parts import plan_parts
+from llmrecipes.corpus.report import write_report
+from llmrecipes.corpus.steps import build_steps
+from llmrecipes.corpus.work import Work
+from llmrecipes.keys.strict_yaml import load_yaml
+
+ROOT = Path(__file__).parent.parent
+CHANGED = (0.002, 0.005, 0.01, 0.02, 0.05)  # shares of words that are changed in planted near-duplicates
+CHARACTERS = 1500
+
+
+def real_texts() -> list[str]:
+    """Passages of the prose among Smalltalk's sources."""
+    from llmrecipes.data.archive import read_rows
+
+    wanted = ("commoncrawl-news", "c4-law", "wikipedia", "books-plots", "arxiv", "stackexchange")
+    sources = CorpusArguments(sources=load_yaml(str(ROOT / "configs/smalltalk/corpus.yaml"))["sources"]).sources
+    return [row["text"] for source in sources if source.label in wanted for row in read_rows(source)]
+
+
+def made_documents(count: int, seed: int = 1) -> list[str]:
+    """`count` documents of about 1,500 characters, of sentences of real texts in an order of their own."""
+    sentences = [s for text in real_texts() for s in re.split(r"(?<=[.!?])\s+", text) if 40 < len(s) < 400]
+    rng, found = random.Random(seed), []
+    for _ in range(count):
+        document, size = [], 0
+        while size < CHARACTERS:
+            document.append(rng.choice(sentences))
+            size += len(document[-1])
+        found.append(" ".join(document))
+    return found
+
+
+def planted(documents: list[str], seed: int = 2) -> list[tuple[int, str]]:
+    """(index of the original, text with some words changed) for every hundredth document."""
+    rng, found = random.Random(seed), []
+    for index in range(0, len(documents), 100):
+        share = CHANGED[index // 100 % len(CHANGED)]
+        words = documents[index].split(" ")
+        words = [f"{word}x" if rng.random() < share else word for word in words]
+        words[rng.randrange(len(words))] += "y"
+        found.append((index, " ".join(words)))
+    return found
+
+
+def jaccard(a: str, b: str) -> float:
+    """Of sets of five words in a row, as text, so that nothing of what is measured is used."""
+    sets = []
+    for text in (a, b):
+        words = WORD.findall(text.lower())
+        sets.append({tuple(words[i : i + 5]) for i in range(len(words) - 4)})
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+def peak_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def cpu() -> float:
+    return sum(resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime
+               for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))  # fmt: skip
+
+
+def write_documents(file: Path, documents: list[str]) -> None:
+    rows = [{"text": text, "id": str(i)} for i, text in enumerate(documents)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=1000)
+
+
+def near_duplicates(count: int) -> dict:
+    """Ours, from Parquet to the kept Parquet shards; recall and precision by an independent Jaccard similarity."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "a.parquet"
+        pid = _in_child(lambda: write_documents(file, _all_documents(count)))
+        assert pid == 0
+        source = {"path": str(file), "id_column": "id"}
+        args = CorpusArguments(sources=[source], repair=False, scrub=[])
+        work = Work(Path(folder) / "out" / "work", args, plan_parts(args))
+        work.save()
+        before = cpu()
+        build(work)
+        seconds, peak = cpu() - before, peak_gb()
+        codes = numpy.load(work.root / "selected" / "codes.npy")
+        because = numpy.load(work.root / "selected" / "because.npy")
+        return {"documents": len(codes), "CPU s": seconds, "peak GB": peak} | _quality(count, codes, because)
+
+
+def _all_documents(count: int) -> list[str]:
+    documents = made_documents(count)
+    return documents + [text for _, text in planted(documents)]
+
+
+def _quality(count: int, codes, because) -> dict:
+    documents = made_documents(count)
+    copies = planted(documents)
+    texts = documents + [text for _, text in copies]
+    similar = [jaccard(documents[index], text) for index, text in copies]
+    dropped = [bool(codes[count + i]) for i in range(len(copies))]
+    high = [drop for value, drop in zip(similar, dropped, strict=True) if value >= 0.8]
+    wanted = [drop for value, drop in zip(similar, dropped, strict=True) if value >= 0.7]
+    gone = numpy.flatnonzero(codes == duplicates.NEAR)
+    right = sum(jaccard(texts[i], texts[because[i]]) >= 0.7 for i in gone)
+    return {
+        "planted with Jaccard >= 0.8": len(high), "recall of them": sum(high) / len(high),
+        "recall at Jaccard >= 0.7": sum(wanted) / len(wanted), "dropped": len(gone),
+        "precision": right / max(1, len(gone)),
+    }  # fmt: skip
+
+
+def _in_child(function) -> int:
+    """Runs `function` in a forked process, whose memory is not ours; its exit status."""
+    import os
+
+    pid = os.fork()
+    if not pid:
+        try:
+            function()
+        finally:
+            os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+
+def near_duplicates_peer(count: int) -> dict:
+    """datatrove's four stages (14 buckets of 8, its default) and ours on a tenth of the documents, words split alike."""
+    from datatrove.data import Document
+    from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
+    from datatrove.pipeline.dedup.minhash import MinhashConfig
+
+    class Words:
+        def word_tokenize(self, text: str) -> list[str]:
+            return WORD.findall(text)
+
+    count //= 10
+    texts = _all_documents(count)
+    with tempfile.TemporaryDirectory() as folder:
+        config = MinhashConfig()
+        before = cpu()
+        signature = MinhashDedupSignature(f"{folder}/sig", config)
+        signature.word_tokenizer = Words()
+        data = lambda: (Document(text=text, id=str(i)) for i, text in enumerate(texts))
+        signature.run(data(), 0, 1)
+        for bucket in range(config.num_buckets):
+            MinhashDedupBuckets(f"{folder}/sig", f"{folder}/buckets", config=config).run(None, bucket, config.num_buckets)
+        MinhashDedupCluster(f"{folder}/buckets", f"{folder}/remove", config=config).run(None, 0, 1)
+        kept = {int(d.id) for d in MinhashDedupFilter(f"{folder}/remove").run(data(), 0, 1)}
+        theirs = cpu() - before
+        write_documents(Path(folder) / "a.parquet", texts)
+        args = CorpusArguments(sources=[f"{folder}/a.parquet"], repair=False, scrub=[])
+        work = Work(Path(folder) / "out" / "work", args, plan_parts(args))
+        work.save()
+        before = cpu()
+        build(work)
+        ours = cpu() - before
+        codes = numpy.load(work.root / "selected" / "codes.npy")
+    found = planted(made_documents(count))
+    high = [count + i for i, (index, text) in enumerate(found) if jaccard(texts[index], text) >= 0.8]
+    recall = sum(i not in kept or found[i - count][0] not in kept for i in high) / len(high)
+    return {"documents": len(texts), "CPU s of datatrove": theirs, "CPU s of ours, files included": ours,
+            "times": theirs / ours, "recall of datatrove at Jaccard >= 0.8": recall,
+            "recall of ours": sum(bool(codes[i]) for i in high) / len(high)}  # fmt: skip
+
+
+def cleaning(count: int) -> dict:
+    """Documents a CPU second of one core through each step and all of them, sketches and files included."""
+    texts = real_texts()
+    random.Random(3).shuffle(texts)
+    texts = [text for text in texts if len(text) > 300][: min(count, 5000)]
+    keys = {"languages": ["en"], "quality": ["gopher_repetition", "gopher", "c4", "fineweb"]}
+    with tempfile.TemporaryDirectory() as folder:
+        words = Path(folder) / "words.txt"
+        words.write_text("\n".join(f"blockedword{i}" for i in range(400)) + "\na phrase of several words\n")
+        args = CorpusArguments(sources=["a/b"], blocked_words=str(words), **keys)
+        steps = build_steps(args.steps_of(args.sources[0]), Counter())
+        found = {"documents": len(texts), "mean characters": sum(map(len, texts)) / len(texts)}
+        for name, step in steps:
+            before = time.process_time()
+            for text in texts:
+                step(text)
+            found[f"{name}: documents a second"] = len(texts) / (time.process_time() - before)
+        write_documents(Path(folder) / "a.parquet", texts)
+        args = CorpusArguments(sources=[f"{folder}/a.parquet"], blocked_words=str(words), decontaminate=["given"], **keys)
+        work = Work(Path(folder) / "out" / "work", args, plan_parts(args))
+        work.save()
+        from llmrecipes.corpus.contamination import save_items
+
+        save_items(work.root, {"items": _items(2000)}, 13)
+        before = cpu()
+        build(work)
+        found["all steps, duplicates, decontamination, files"] = len(texts) / (cpu() - before)
+        found["kept"] = write_report(work, "x")["total"]["kept"][0]
+    return found
+
+
+def _items(count: int) -> list[str]:
+    """Evaluation items: questions of two sentences that no document holds but those in which they are planted."""
+    rng = random.Random(9)
+    sentences = [s for text in real_texts()[::7] for s in re.split(r"(?<=[.!?])\s+", text) if 60 < len(s) < 200]
+    shuffled = lambda s: " ".join(rng.sample(s.split(), len(s.split())))
+    return [f"Question {i}: {shuffled(rng.choice(sentences))} {shuffled(rng.choice(sentences))}" for i in range(count)]
+
+
+def contamination(count: int) -> dict:
+    """Items planted as they are, in other case and blanks, and inside of longer documents; and what clean text loses."""
+    items = _items(3000)
+    table, short = build_items(items, 13)
+    clean = made_documents(min(count, 20_000), seed=5)
+    rng, found = random.Random(11), {"items": len(items), "too short": short}
+    ways = {
+        "exact": lambda item, i: item,
+        "other case and blanks": lambda item, i: "  \n".join(item.upper().split(" ")),
+        "inside of a longer document": lambda item, i: f"{clean[i]} {item} {clean[i + 1]}",
+        "other marks": lambda item, i: item.replace(" ", ", ", 3).replace(":", " -"),
+    }
+    for way, plant in ways.items():
+        hits = sum(len(table.hits(word_hashes(plant(item, rng.randrange(len(clean) - 1))))) > 0 for item in items)
+        found[f"found, {way}"] = f"{100 * hits / len(items):.2f} % of {len(items):,}"
+    wrong = sum(len(table.hits(word_hashes(text))) > 0 for text in clean)
+    found["false positives on clean documents"] = f"{wrong} of {len(clean):,}"
+    real = real_texts()
+    wrong = sum(len(table.hits(word_hashes(text))) > 0 for text in real)
+    found["false positives on real texts"] = f"{wrong} of {len(real):,}"
+    return found
+
+
+DJANGO = {"path": "pypi:Django==5.2.8", "files": "django/c*/locale/*/LC_MESSAGES/django*.po"}
+
+
+def language(count: int) -> dict:
+    """CLD2 and langid on lines of Django's translations, whose folders say their language; 3 to 40 words each."""
+    import py3langid
+    import pycld2
+
+    from llmrecipes.corpus.steps.language import load_detector
+
+    samples = labelled_lines()
+    detectors = {"pycld2": load_detector(), "py3langid": lambda text: py3langid.classify(text)[0]}
+    assert pycld2
+    found = {"lines": len(samples), "languages": len({language for language, _ in samples})}
+    same = {"nb": "no", "iw": "he", "jw": "jv"}
+    for name, detect in detectors.items():
+        before = time.process_time()
+        said = [detect(text) for _, text in samples]
+        seconds = time.process_time() - before
+        right = [same.get(s, s) == same.get(wanted, wanted) for s, (wanted, _) in zip(said, samples, strict=True)]
+        english = [s == "en" for s in said]
+        is_english = [wanted == "en" for wanted, _ in samples]
+        found[f"{name}: accuracy"] = f"{100 * sum(right) / len(right):.1f} %"
+        kept = sum(a and b for a, b in zip(english, is_english, strict=True))
+        found[f"{name}: English, recall and precision"] = (
+            f"{100 * kept / max(1, sum(is_english)):.1f} %, {100 * kept / max(1, sum(english)):.1f} %")  # fmt: skip
+        found[f"{name}: documents a second"] = len(said) / seconds
+    return found
+
+
+def labelled_lines() -> list[tuple[str, str]]:
+    """(ISO 639-1 code, two or three messages of a translation put together): at most 60 of each language."""
+    import subprocess
+    import sys
+    import zipfile
+
+    folder = Path(tempfile.gettempdir()) / "llmrecipes-languages"
+    folder.mkdir(exist_ok=True)
+    if not list(folder.glob("*.whl")):
+        name = DJANGO["path"].removeprefix("pypi:")
+        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, name], check=True)
+    found, archive = {}, zipfile.ZipFile(next(folder.glob("*.whl")))
+    for member in archive.namelist():
+        match = re.fullmatch(r"django/.*/locale/([a-z]{2})/LC_MESSAGES/django\.po", member)
+        if not match:
+            continue
+        text = archive.read(member).decode()
+        pairs = re.findall(r'\nmsgid ((?:".*"\n)+)msgstr ((?:".*"\n)+)', text)
+        for source, target in pairs:
+            original, line = ("".join(json.loads(part) for part in side.splitlines()) for side in (source, target))
+            chosen = original if match[1] == "en" else line
+            chosen = re.sub(r"%\(\w+\)[sd]|%[sd]|\{\w*\}|<[^>]+>|\s+", " ", chosen).strip()
+            if len(chosen) > 30 and (match[1] == "en" or line != original):
+                found.setdefault(match[1], []).append(chosen)
+    rng, samples = random.Random(4), []
+    for code, lines in sorted(found.items()):
+        lines = list(dict.fromkeys(lines))
+        rng.shuffle(lines)
+        samples += [(code, " ".join(lines[i : i + 2])) for i in range(0, min(120, len(lines) - 1), 2)]
+    return samples
+
+
+def engines(count: int) -> dict:
+    """The same documents kept in process, by datatrove's local executor and by Ray, if it is there, in 8 tasks."""
+    import importlib.util
+
+    found, kept = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        texts = _all_documents(min(count, 4000) // 4)
+        for i in range(8):
+            write_documents(Path(folder) / f"{i}.parquet", texts[i::8])
+        for name in ("in process", "local", "ray"):
+            if name == "ray" and not importlib.util.find_spec("ray"):
+                found["ray"] = "not installed"
+                continue
+            keys = {} if name == "in process" else {"executor": name, "workers": 2, "num_tasks": 8}
+            args = CorpusArguments(sources=[f"{folder}/*.parquet"], shard_bytes=1, **keys)
+            work = Work(Path(folder) / name.replace(" ", "") / "work", args, plan_parts(args))
+            work.save()
+            before, began = cpu(), time.monotonic()
+            build(work)
+            found[f"{name}: wall s, CPU s"] = f"{time.monotonic() - began:.1f}, {cpu() - before:.1f}"
+            kept[name] = write_report(work, "x")["fingerprint"]
+    found["reports equal, checksums of all shards included"] = str(len(set(kept.values())) == 1)
+    return found
