@@ -59,6 +59,7 @@ def test_local_workers_keep_the_same_documents_also_when_one_is_killed(tmp_path,
     assert re.search(r"task clean-\d was killed; try 2 of 4", capsys.readouterr().out)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_task_killed_in_every_try_is_named_and_finished_shards_are_kept(tmp_path, sources, readers):
     """Slow: waits for what is left after each kill."""
@@ -118,6 +119,7 @@ main()
 }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_jobs_of_a_stand_in_for_slurm_keep_the_same_documents(tmp_path, sources, monkeypatch, capsys):
     """Slow: each task is a Python process of its own, as on a cluster."""
@@ -147,6 +149,7 @@ def test_jobs_that_are_queued_are_not_handed_over_again(tmp_path, sources, monke
         build(work)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ray_keeps_the_same_documents_also_when_a_worker_is_killed(tmp_path, sources, readers, monkeypatch):
     """Slow: Ray takes ten seconds to start."""
