@@ -87,7 +87,7 @@ class DatasetSource:
     reader: str | None = field(
         default=None, metadata={"help": "module:function that turns raw rows into one of our row shapes."}
     )
-    max_rows: int | None = field(default=None, metadata={"help": "Most rows to take, drawn by the seed."})
+    max_rows: int | None = field(default=None, metadata={"help": "Maximum number of rows, drawn by the seed."})
     drop_bad_rows: bool = field(
         default=False, metadata={"help": "Leave out rows that cannot be used, with a count; else stop at the first."}
     )
@@ -113,7 +113,7 @@ class PreviewArguments:
     """Of the stages that train: a look at the rows first."""
 
     preview: int = field(
-        default=0, metadata={"help": "Print so many rows as they are learned, and counts of all, then end; writes nothing."}
+        default=0, metadata={"help": "Print N rows as the model learns them, and counts of all, then end; writes nothing."}
     )
 
 
@@ -148,10 +148,10 @@ class ModelArguments(ModelConfig):
     """TRL's `ModelConfig` (model, dtype, attention, LoRA and quantisation keys) plus the tokenizer."""
 
     tokenizer_name_or_path: str | None = field(
-        default=None, metadata={"help": "Tokenizer; by default the one that lies beside the model."}
+        default=None, metadata={"help": "Tokenizer; default: the one in the model's folder."}
     )
     chat_template_kwargs: dict | None = field(
-        default=None, metadata={"help": "What the chat template reads besides, {enable_thinking: false}; saved with it."}
+        default=None, metadata={"help": "More variables for the chat template, {enable_thinking: false}; saved with it."}
     )
 
 

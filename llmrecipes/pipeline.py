@@ -33,7 +33,7 @@ class PipelineArguments:
     """The chain: its stages, its folder, which part of it runs."""
 
     stages: list[str] = field(
-        default_factory=list, metadata={"help": "STAGE or STAGE-VARIANT each; its YAML lies beside this one."}
+        default_factory=list, metadata={"help": "STAGE or STAGE-VARIANT each; its YAML is next to this one."}
     )
     rounds: int = field(
         default=1,

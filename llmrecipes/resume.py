@@ -286,7 +286,7 @@ def _check_best_model(trainer: Trainer, checkpoint: str) -> None:
         best = Path(trainer.args.output_dir) / f"checkpoint-{state['best_global_step']}"
         wrong = find_damage(best) if best.is_dir() else "is gone"
         if wrong:
-            raise InputError(f"{best}: {wrong}, and load_best_model_at_end needs it; --force starts anew")
+            raise InputError(f"{best}: {wrong}, and load_best_model_at_end needs it; --force starts over")
 
 
 def _copied(value):

@@ -194,14 +194,14 @@ def _find_checkpoint(state: Run, args) -> None:
     """Where the unfinished run continues from; InputError where it has checkpoints and cannot."""
     checkpoint, damaged = last_complete_checkpoint(state.output_dir, state.manifest["fingerprint"])
     if damaged and checkpoint is None:
-        raise InputError(f"{damaged[0]}, and there is no whole checkpoint before it; --force starts anew")
+        raise InputError(f"{damaged[0]}, and there is no whole checkpoint before it; --force starts over")
     if checkpoint is None:
         return
     state.notes += [f"{wrong}; the checkpoint before it is used" for wrong in damaged]
     if getattr(args, "save_only_model", False):
         raise InputError(
             f"{checkpoint}: holds no optimizer, as `save_only_model` had it, so that the run cannot continue; --force "
-            "starts anew, or give it as model_name_or_path to a run of its own"
+            "starts over, or give it as model_name_or_path to a run of its own"
         )
     seal, launch = read_seal(Path(checkpoint)), state.manifest["launch"]
     _require_fitting_launch(state, checkpoint, seal, launch)
@@ -293,7 +293,7 @@ def _finish(state: Run, metrics: dict, made: str, next_steps: str, shown: Collec
         print(f"  {name:<28}{value:>12.4g}{note}")
     tracked = describe_tracking(manifest["config"])
     print(
-        f"  lies in {state.output_dir}"
+        f"  saved in {state.output_dir}"
         + (f"\n  curves: {tracked}" if tracked else "")
         + (f"\n  next: {next_steps}" if next_steps else ""),
         flush=True,

@@ -18,7 +18,8 @@ class ChatArguments:
         default_factory=list, metadata={"help": "Two models or more that answer side by side, blind, to be voted on."}
     )
     port: int = field(
-        default=7860, metadata={"help": "Of 127.0.0.1, which nobody else reaches; the next free one if it is in use."}
+        default=7860,
+        metadata={"help": "Port on 127.0.0.1, for this machine alone; the next free one if it is in use."},
     )
 
 

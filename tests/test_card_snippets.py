@@ -56,8 +56,10 @@ def run_lines(card):
     return lines, found
 
 
-@pytest.mark.parametrize("stage", ["tokenizer", "pretrain", "sft", "reward", "lora", "reward_lora"])
-@pytest.mark.parametrize("evaluated", [False, True])
+@pytest.mark.parametrize(
+    ("stage", "evaluated"),
+    [*((stage, False) for stage in ("tokenizer", "pretrain", "sft", "reward", "lora", "reward_lora")), ("sft", True)],
+)
 def test_lines_of_a_models_card_run(models, capsys, stage, evaluated):
     base = None if stage in ("tokenizer", "pretrain") else "outputs/toy/pretrain"
     finish(models / stage, stage, model_name_or_path=base)

@@ -71,7 +71,7 @@ def test_length_biased_model_is_named_as_such():
     text = " ".join(reasons(pairs(by_length, longer_wins=0.7), health_min_accuracy=0.5))
     assert "prefers longer answers: the longer one in 100 % of pairs, the raters in 7" in text
     assert "little more than the length: rank correlation 1.00" in text
-    assert "for length gap" in text and "lies below health_min_group_accuracy" in text
+    assert "for length gap" in text and "is below health_min_group_accuracy" in text
 
 
 def test_preference_for_length_that_the_raters_share_is_no_bias():
@@ -110,7 +110,7 @@ def test_category_that_is_turned_around_is_named():
     for pair in found[::2]:
         pair.chosen_score, pair.rejected_score = pair.rejected_score, pair.chosen_score
     text = " ".join(reasons(found, health_min_accuracy=0.4))
-    assert "for category a lies below" in text and "category b" not in text
+    assert "for category a is below" in text and "category b" not in text
 
 
 def test_intervals_take_pairs_of_a_prompt_as_one_observation():

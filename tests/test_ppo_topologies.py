@@ -34,6 +34,10 @@ KINDS = {
 }
 
 
+# ZeRO-3 shards what ZeRO-2 does and the weights too.
+SHARDED = [pytest.param(name, marks=[pytest.mark.long] if name == "zero2" else []) for name in toys.SHARDED]
+
+
 def run(inputs: Path, folder: Path, kind: str, resume: str | None = None):
     # As in the recipe, arguments come first: as long as they live, ZeRO-3 spreads models while they are read.
     known = PPOConfig(output_dir=str(folder), use_cpu=True)
@@ -93,7 +97,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("topology", toys.SHARDED)
+@pytest.mark.parametrize("topology", SHARDED)
 def test_sharded_learns_what_ddp_learns_and_saves_it_whole(launch, topology, kind):
     whole, parts = launch("ddp"), launch(topology)
     for expected, got in zip(states(whole, kind), states(parts, kind), strict=True):
@@ -111,7 +115,7 @@ def test_sharded_learns_what_ddp_learns_and_saves_it_whole(launch, topology, kin
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("topology", toys.SHARDED)
+@pytest.mark.parametrize("topology", SHARDED)
 def test_sharded_resumes_exactly(launch, topology, kind):
     folder = launch(topology)
     for state in states(folder, kind):

@@ -2,14 +2,13 @@
 toys."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import ppo_toys as toys
 import pytest
 import torch
 from datasets import Dataset
+from forked import run_python
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -152,8 +151,7 @@ def test_gradient_of_two_processes_equals_that_of_one(tmp_path, extra):
     tests = Path(__file__).parent
     script = tmp_path / "two_ranks.py"
     script.write_text(TWO_RANKS.format(paths=[str(tests), str(tests.parent)], folder=str(tmp_path), extra=extra))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = run_python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, children=True)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = one_step(tmp_path / "one"), torch.load(tmp_path / "weights.pt")
     for name in one:

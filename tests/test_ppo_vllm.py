@@ -5,7 +5,6 @@ import copy
 import math
 import os
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
+from forked import run_python
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from test_ppo_resume import assert_same
@@ -397,9 +397,7 @@ def run_two(script: Path, body: str, *launcher: str) -> None:
     """Runs `body` in two processes on CPUs."""
     tests = Path(__file__).parent
     script.write_text(f"import sys; sys.path[:0] = {[str(tests), str(tests.parent)]!r}\n" + body)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    command = [sys.executable, "-m", *launcher, str(script)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python("-m", *launcher, script, env={"DS_ACCELERATOR": "cpu"}, children=True)
     assert done.returncode == 0, done.stderr[-6000:]
 
 
@@ -470,7 +468,7 @@ toys.leave()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("topology", ["fsdp2", "zero3"])
+@pytest.mark.parametrize("topology", ["fsdp2", pytest.param("zero3", marks=pytest.mark.long)])
 def test_sharded_policy_reaches_the_engine_whole(tmp_path, topology):
     saved_policy(tmp_path / "policy", tie_word_embeddings=True)
     configs = Path(__file__).parent.parent / "configs" / "accelerate"

@@ -29,7 +29,11 @@ RUNS = {
     "dpo": {"stage": "dpo"},
 }
 SHARDED_RUNS = [
-    (topology, run) for topology in toys.SHARDED for run in RUNS if not (run == "muon_bf16" and "zero" in topology)
+    # ZeRO-3 shards what ZeRO-2 does and the weights too.
+    pytest.param(topology, run, marks=[pytest.mark.long] if topology == "zero2" else [])
+    for topology in toys.SHARDED
+    for run in RUNS
+    if not (run == "muon_bf16" and "zero" in topology)
 ]
 
 
@@ -148,7 +152,7 @@ def test_fsdp2_by_the_recipes_own_key_is_that_of_the_launch_config(launch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("topology", ["zero2", "zero3"])
+@pytest.mark.parametrize("topology", [pytest.param("zero2", marks=pytest.mark.long), "zero3"])
 def test_muon_is_refused_under_zero(launch, topology):
     """The launched script asserts the exit code 2."""
     folder = launch(topology)

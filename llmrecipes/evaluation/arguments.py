@@ -15,33 +15,35 @@ class EvaluateArguments(JudgeArguments):
     baseline: str = field(default="sft", metadata={"help": "Name of the model that win rate and KL compare with."})
     tasks: list[str] = field(default_factory=list, metadata={"help": "lm-eval tasks or groups; none to skip."})
     tasks_path: str = field(default="configs/tasks", metadata={"help": "Folder of the tasks' YAML files."})
-    hub_tasks: bool = field(default=False, metadata={"help": "Know lm-eval's own tasks too (they need the Hub)."})
+    hub_tasks: bool = field(default=False, metadata={"help": "Allow lm-eval's own tasks as well (they need the Hub)."})
     allow_code_execution: bool = field(
         default=False,
-        metadata={"help": "Take tasks that run code which the model writes, on this machine (humaneval, mbpp)."},
+        metadata={"help": "Allow tasks that run code written by the model on this machine (humaneval, mbpp)."},
     )
     blimp_path: str | None = field(
         default=None, metadata={"help": "Folder of BLiMP's JSONL files, scored as lm-eval does and as published."}
     )
-    task_limit: int | None = field(default=None, metadata={"help": "Items a task, the first ones; all by default."})
+    task_limit: int | None = field(default=None, metadata={"help": "First items of each task; default: all."})
     judge: str | None = field(default=None, metadata={"help": "module:function (row, answer) -> named parts, or `llm`."})
     judge_pairs: bool = field(
-        default=True, metadata={"help": "Of `llm`: ask too whose answer is better, the model's or the baseline's."}
+        default=True, metadata={"help": "With `llm`: also ask whose answer is better, the model's or the baseline's."}
     )
-    judge_guidelines: str | None = field(default=None, metadata={"help": "Of judge_pairs: Markdown; default: ours."})
+    judge_guidelines: str | None = field(
+        default=None, metadata={"help": "Guidelines of judge_pairs, Markdown; default: ours."}
+    )
     reward_model_name_or_path: str | None = field(default=None, metadata={"help": "Scores answers beside the judge."})
     rule: str | None = field(default=None, metadata={"help": "module:function (row, answer) -> gold score."})
     max_new_tokens: int = field(default=64, metadata={"help": "Longest answer."})
     sample_temperature: float = field(
-        default=1.0, metadata={"help": "Of further answers to each question, for the sampled_ measures; 0: none."}
+        default=1.0, metadata={"help": "Temperature of the answers behind the sampled_ measures; 0: none."}
     )
     num_samples: int = field(
-        default=1, metadata={"help": "How many; all of them and the greedy one are compared for self_consistency."}
+        default=1, metadata={"help": "Sampled answers per question; with the greedy one they give self_consistency."}
     )
     max_length: int = field(default=1024, metadata={"help": "Window of held-out text in tokens."})
     kl_prompts: int = field(default=100, metadata={"help": "Prompts that KL is measured on; 0 to skip."})
     show_answers: int = field(default=6, metadata={"help": "Questions shown side by side at the end."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows a forward pass."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows per forward pass."})
     seed: int = 42
 
     def __post_init__(self):

@@ -30,7 +30,7 @@ FILE = "watch.jsonl"
 @dataclass
 class WatchArguments(JudgeArguments):
     watch_steps: int = field(
-        default=0, metadata={"help": "Sample and score every so many optimizer steps, and before the first; 0: never."}
+        default=0, metadata={"help": "Sample and score every N optimizer steps, and before the first; 0: never."}
     )
     watch_prompts: list[str] = field(default_factory=list, metadata={"help": "What the model is asked each time."})
     watch_tasks: list[str] = field(default_factory=list, metadata={"help": "lm-eval tasks that are scored each time."})
@@ -45,7 +45,7 @@ class WatchArguments(JudgeArguments):
     watch_reward_model: str | None = field(
         default=None, metadata={"help": "or a reward model's folder or Hub id; or judge_url and judge_model."}
     )
-    judge_guidelines: str | None = field(default=None, metadata={"help": "Markdown it judges by; default: ours."})
+    judge_guidelines: str | None = field(default=None, metadata={"help": "The judge's guidelines, Markdown; default: ours."})
     watch_temperature: float = field(
         default=1.0, metadata={"help": "Of the answers to watch_questions, drawn with the same seed each time; 0: greedy."}
     )
@@ -53,7 +53,7 @@ class WatchArguments(JudgeArguments):
     watch_max_new_tokens: int = field(default=32, metadata={"help": "Longest answer."})
     watch_share: float = field(
         default=0.05,
-        metadata={"help": "Largest share of the wall time, step 0 apart; what goes beyond it is left out; 1: nothing is."},
+        metadata={"help": "Largest share of the wall time, step 0 apart; what exceeds it is skipped; 1: no limit."},
     )
 
     def __post_init__(self):

@@ -197,7 +197,7 @@ def _template(draft: Draft, value: str) -> None:
     elif "chat_template_path" in draft.keys:
         draft.template = value
     else:
-        draft.lost["chat_template"] = "the template that lies beside the model is used; set it in the SFT before this stage"
+        draft.lost["chat_template"] = "the template in the model's folder is used; set it in the SFT stage before this one"
 
 
 def _per_epoch(key: str, prefix: str) -> Callable:

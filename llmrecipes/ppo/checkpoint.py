@@ -106,6 +106,6 @@ def load_ppo_state(folder: str | Path, args: PPOConfig) -> tuple[float, Rollout 
         if value != getattr(args, name):
             raise InputError(
                 f"{COUNTED_BY[name]}: is {getattr(args, name)}, but {folder} was written with {value}; resume with that, or "
-                "start anew from its policy in another output_dir"
+                "start over from its policy in another output_dir"
             )
     return state["kl_coef"], None if state["rollout"] is None else Rollout(**state["rollout"])

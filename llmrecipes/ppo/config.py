@@ -11,7 +11,7 @@ from llmrecipes.keys.renamed import RENAMES
 
 # Arguments of TrainingArguments that PPO does not carry out: what they may be, and why or what to use.
 REFUSED = {
-    "torch_compile": (False, "responses of ever other lengths would be compiled anew in every step"),
+    "torch_compile": (False, "responses differ in length, so every step would be compiled again"),
     "torch_compile_backend": (None, "it turns torch_compile on, which PPO does without"),
     "torch_compile_mode": (None, "it turns torch_compile on, which PPO does without"),
     "neftune_noise_alpha": (None, "its noise would make the first probability ratio another than 1"),
@@ -21,7 +21,7 @@ REFUSED = {
     "fp16_full_eval": (False, "evaluations run in the precision of training; set fp16"),
     "use_liger_kernel": (
         False,
-        "its fused loss is not PPO's; log-probabilities come in chunks all the same",
+        "its fused loss is not PPO's; log-probabilities are computed in chunks anyway",
     ),
     "train_sampling_strategy": ("random", "prompts are ordered by rollouts; shuffle_dataset: false keeps their order"),
 }
@@ -65,7 +65,7 @@ class PPOConfig(TrainingArguments):
     )
     learning_rate: float = field(default=3e-6, metadata={"help": "Initial learning rate of policy and value model."})
     adam_epsilon: float = field(default=1e-5, metadata={"help": "Epsilon of Adam (the N+ details' value)."})
-    logging_steps: float = field(default=10, metadata={"help": "Log every so many optimizer steps."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every N optimizer steps."})
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay false: extra columns go to the reward functions."}
     )
@@ -76,9 +76,10 @@ class PPOConfig(TrainingArguments):
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code from the models' repositories."})
 
     # Rollout
-    max_completion_length: int = field(default=64, metadata={"help": "Most new tokens in a response."})
+    max_completion_length: int = field(default=64, metadata={"help": "Maximum new tokens in a response."})
     max_prompt_length: int | None = field(
-        default=None, metadata={"help": "Most tokens in a prompt; default: the context minus max_completion_length."}
+        default=None,
+        metadata={"help": "Maximum tokens in a prompt; default: the context minus max_completion_length."},
     )
     overlong_prompts: str = field(
         default="error",
@@ -101,7 +102,7 @@ class PPOConfig(TrainingArguments):
     total_episodes: int | None = field(
         default=None, metadata={"help": "Responses to sample in all; sets max_steps (rounded up to whole rollouts)."}
     )
-    shuffle_dataset: bool = field(default=True, metadata={"help": "Shuffle the prompts, anew in each pass."})
+    shuffle_dataset: bool = field(default=True, metadata={"help": "Shuffle the prompts again in each pass."})
 
     # Rollout by vLLM: the arguments of TRL's GRPOConfig and RLOOConfig, with their defaults
     use_vllm: bool = field(default=False, metadata={"help": "Sample with vLLM instead of the built-in decode loop."})

@@ -137,7 +137,7 @@ def train_in_float32(model: PreTrainedModel, name: str, args: PPOConfig) -> None
     kinds = {weight.dtype for weight in model.parameters() if weight.requires_grad}
     if not kinds & {torch.bfloat16, torch.float16} or getattr(model, "is_quantized", False) or args.deepspeed_plugin:
         return
-    speed = "" if args.bf16 or args.fp16 else "; set bf16: true to compute in bfloat16 all the same"
+    speed = "" if args.bf16 or args.fp16 else "; set bf16: true to compute in bfloat16 anyway"
     logger.warning("%s: its weights are trained in float32, 16 bits would lose most steps to rounding%s", name, speed)
     model.float()
 

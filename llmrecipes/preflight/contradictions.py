@@ -74,7 +74,7 @@ def _resume(s: Settings) -> Problems:
         return  # what happens anyway
     text = (
         f"{shown(value)} is not taken: a run goes on from the last complete checkpoint in its own `output_dir` by itself; "
-        "leave the key out (`--force` starts anew; `model_name_or_path` starts from another run's weights)"
+        "leave the key out (`--force` starts over; `model_name_or_path` starts from another run's weights)"
     )
     yield "resume_from_checkpoint", text
 

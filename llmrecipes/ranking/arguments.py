@@ -23,14 +23,14 @@ class RankArguments(JudgeArguments):
         default_factory=lambda: [0.03, 0.05, 0.08], metadata={"help": "Noise of each simulated rater's scores."}
     )
     rater_tie_width: list[float] = field(
-        default_factory=lambda: [0.07, 0.12, 0.18], metadata={"help": "Below it, a rater sees no difference."}
+        default_factory=lambda: [0.07, 0.12, 0.18], metadata={"help": "Score difference below which a rater sees none."}
     )
     overlap: float = field(default=0.2, metadata={"help": "Share of prompts that several annotators rank."})
     gold_tie_width: float = field(default=0.04, metadata={"help": "The same for the pairs without noise."})
     test_share: float = field(default=0.1, metadata={"help": "Share of prompts whose pairs are held out."})
     database: str | None = field(default=None, metadata={"help": "Judgements of people; default: output_dir + .sqlite."})
     round: int = field(default=1, metadata={"help": "Answers of a newer policy are a new round in the same database."})
-    overlap_annotators: int = field(default=3, metadata={"help": "How many people rank each prompt of the overlap."})
+    overlap_annotators: int = field(default=3, metadata={"help": "People who rank each prompt of the overlap."})
     repeat_share: float = field(default=0.05, metadata={"help": "Share of items asked again, for self-consistency."})
     order: str = field(
         default="random", metadata={"help": "What people are asked first.", "choices": ["random", "uncertain"]}
@@ -42,7 +42,7 @@ class RankArguments(JudgeArguments):
         default=0.0, metadata={"help": "Leave out items whose annotators order a smaller share of pairs alike."}
     )
     guidelines: str | None = field(default=None, metadata={"help": "Markdown shown beside the task; default: ours."})
-    serve: bool = field(default=True, metadata={"help": "False: pairs of what was judged so far, without the page."})
+    serve: bool = field(default=True, metadata={"help": "false: build pairs from what was judged so far, without the page."})
     host: str = field(default="127.0.0.1", metadata={"help": "Another address needs users_file."})
     port: int = field(default=7860, metadata={"help": "The next free one if it is in use."})
     allowed_hosts: list[str] = field(default_factory=list, metadata={"help": "Host names the page answers to."})
@@ -53,7 +53,7 @@ class RankArguments(JudgeArguments):
     pair_format: str = field(
         default="explicit",
         metadata={
-            "help": "explicit: prompt, chosen, rejected; implicit: the prompt stands in both.",
+            "help": "explicit: prompt, chosen, rejected; implicit: the prompt is part of both.",
             "choices": ["explicit", "implicit"],
         },
     )

@@ -10,7 +10,7 @@ class RewardArguments:
     """The reward model, functions, or both."""
 
     reward_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Sequence classifier with one label; its own tokenizer lies beside it."}
+        default=None, metadata={"help": "Sequence classifier with one label, with its tokenizer in the same folder."}
     )
     reward_model_dtype: str | None = field(
         default=None,

@@ -32,19 +32,19 @@ EXTRA_PADDING = 16  # tokens
 @dataclass
 class HealthArguments:
     health_check: bool = field(default=True, metadata={"help": "Check the reward model on the held-out pairs."})
-    health_max_pairs: int | None = field(default=2000, metadata={"help": "Pairs to look at, seeded; null: all."})
+    health_max_pairs: int | None = field(default=2000, metadata={"help": "Pairs to check, seeded; null: all."})
     health_category: str | None = field(
         default=None, metadata={"help": "Column of the categories; default: category, kind, subset or source."}
     )
     health_min_accuracy: float | None = field(
-        default=0.6, metadata={"help": "Least accuracy; its interval must also lie above one half."}
+        default=0.6, metadata={"help": "Minimum accuracy; its interval must also be above one half."}
     )
     health_min_group_accuracy: float | None = field(
-        default=0.5, metadata={"help": "No margin, length gap or category may lie below it, interval and all."}
+        default=0.5, metadata={"help": "Unhealthy if the whole interval of a margin, length gap or category is below it."}
     )
-    health_max_calibration_error: float | None = field(default=0.15, metadata={"help": "Greatest expected error."})
+    health_max_calibration_error: float | None = field(default=0.15, metadata={"help": "Maximum of the expected error."})
     health_max_length_bias: float | None = field(
-        default=0.15, metadata={"help": "How much oftener than the raters it may prefer the longer (or shorter) answer."}
+        default=0.15, metadata={"help": "How much more often than the raters it may prefer the longer (or shorter) answer."}
     )
     health_max_length_correlation: float | None = field(
         default=0.9, metadata={"help": "Greatest |rank correlation| of score and length within pairs."}
@@ -119,7 +119,7 @@ def find_faults(health: dict, args: HealthArguments) -> list[str]:
     floor = args.health_min_group_accuracy
     for what in ("by_margin", "by_length_gap", "by_category") if floor is not None else ():
         reasons += [
-            f"accuracy {percent(e)} for {what.removeprefix('by_').replace('_', ' ')} {group} lies below "
+            f"accuracy {percent(e)} for {what.removeprefix('by_').replace('_', ' ')} {group} is below "
             f"health_min_group_accuracy {floor:g}"
             for group, e in health[what].items()
             if e["high"] < floor
