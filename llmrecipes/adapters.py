@@ -247,6 +247,9 @@ def lora_config(args: ModelArguments, model: PreTrainedModel) -> PeftConfig | No
     for target in sorted(targets or ()) if not isinstance(targets, str) else ():
         if not any(name.endswith(f".{target}") for name in names):
             raise InputError(f"lora_target_modules: no `{target}` here; {_choices(model)}")
+    for saved in config.modules_to_save or ():
+        if not any(name.endswith(f".{saved}") for name in names):
+            raise InputError(f"lora_modules_to_save: no `{saved}` here; {_choices(model)}")
     check_fit(config, model)
     return config
 

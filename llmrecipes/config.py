@@ -51,7 +51,7 @@ class RunArguments:
     def __post_init__(self):
         for metric, bounds in (self.expected or {}).items():
             is_pair = isinstance(bounds, list) and len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
-            if bounds is not None and not is_pair:
+            if bounds is not None and not (is_pair and bounds[1] >= 0):
                 raise InputError(f"expected.{metric}: {bounds!r} is neither [value, tolerance] nor null")
 
 
@@ -167,6 +167,8 @@ def load_function(path: str, key: str):
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{key}: cannot load {path!r} ({error}); write package.module:function") from None
+    except Exception as error:  # whatever the user's module does while it is imported
+        raise InputError(f"{key}: {module} cannot be imported ({type(error).__name__}: {error})") from error
     if not callable(function):
         raise InputError(f"{key}: {path} is no function")
     return function

@@ -297,7 +297,7 @@ def release_folder(output_dir: Path) -> None:
 
 def code_digest(recipe: Path, given: dict) -> str:
     """16 hex digits over the recipe, all files of this project that it imports, and the functions that the config names."""
-    named = [_module_file(name.partition(":")[0]) for text in strings(given) if (name := generator_of(text))]
+    named = [module_file(name.partition(":")[0]) for text in strings(given) if (name := generator_of(text))]
     files = set().union(*(code_files(script) for script in [recipe, *filter(None, named)] if script.exists()))
     return digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)])
 
@@ -320,11 +320,11 @@ def code_files(script: Path) -> set[Path]:
                 modules = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
                 modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            todo += filter(None, (_module_file(module) for module in modules if module.split(".")[0] == "llmrecipes"))
+            todo += filter(None, (module_file(module) for module in modules if module.split(".")[0] == "llmrecipes"))
     return found
 
 
-def _module_file(module: str) -> Path | None:
+def module_file(module: str) -> Path | None:
     """The source of `module`, of this project or of the current folder; None where it is neither."""
     for root in (ROOT, Path.cwd()):
         path = root.joinpath(*module.split("."))

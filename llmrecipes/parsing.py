@@ -325,6 +325,8 @@ def settle_precision(settings: Settings, check_hardware: bool) -> None:
         if not has_accelerator:
             raise InputError(f"{settings.where['fp16']}: `fp16` needs a GPU; use `bf16: auto` to run here too")
         return
+    if not has_accelerator and settings.values.get("activation_offloading") and check_hardware:
+        raise InputError(f"{settings.where['activation_offloading']}: `activation_offloading` needs a GPU; leave it out")
     if not has_accelerator:
         settings.values.setdefault("use_cpu", True)
         # Without AMX, bf16 matmuls are emulated and slower than float32 ones.

@@ -7,7 +7,6 @@ McNemar's exact test), answers.jsonl (every answer, judged; not without question
 """
 
 from llmrecipes.config import DataArguments, ModelArguments, RunArguments
-from llmrecipes.evaluation.arguments import EvaluateArguments
 from llmrecipes.parsing import launch
 
 
@@ -41,4 +40,4 @@ def main(run, data, evaluate, model):
 
 if __name__ == "__main__":
     # `datasets` are the questions (prompt, kind, ...), `eval_datasets` the held-out text.
-    launch(main, RunArguments, DataArguments, EvaluateArguments, ModelArguments)
+    launch(main, RunArguments, DataArguments, "llmrecipes.evaluation.arguments:EvaluateArguments", ModelArguments)

@@ -102,6 +102,8 @@ CORPUS = [
     ("pipeline", ('{"stages": ["sft"], "output_dir": "home"}', STAGES | {"sft": '{"output_dir": [null]}'}, {})),
     ("pipeline", ('{"stages": ["/etc/x", "../x"], "output_dir": "home"}', STAGES, {})),
     # configs of other tools
+    ("migrate", "scheduler: []\n"),
+    ("migrate", "reward_model_path: 1\ninit_kl_coef: 0.1\nrpo_alpha: 1\n"),
     ("migrate", "dataset_mixture: 3\ndataset_mixer: [a]\n"),
     ("migrate", "dataset_mixture: {datasets: [1]}\n"),
     ("migrate", "base_model: a\nmicro_batch_size: x\nevals_per_epoch: .nan\nnum_epochs: a\n"),

@@ -62,6 +62,8 @@ metric_for_best_model: accuracy | decides nothing
 greater_is_better: maybe | it must be bool
 resume_from_checkpoint: outputs/other/checkpoint-5 | is not taken
 resume_from_checkpoint: false | is not taken
+lr_scheduler_type: [linear] | give one of linear, cosine
+eval_strategy: [] | give one of no, steps, epoch
 lr_scheduler_type: zigzag | choose from linear, cosine
 lr_scheduler_type: warmup_stable_decay | needs `lr_scheduler_kwargs: {num_decay_steps
 lr_scheduler_type: cosine_with_min_lr | needs `lr_scheduler_kwargs: {min_lr_rate
@@ -72,6 +74,16 @@ lr_scheduler_type: cosine; lr_scheduler_kwargs: {num_cicles: 2} | `num_cicles` i
 lr_scheduler_type: linear; lr_scheduler_kwargs: {min_lr: 1e-5} | it takes none
 lr_scheduler_kwargs: min_lr=1e-5 | is text; write a mapping
 lr_scheduler_kwargs: [1] | must be dict
+lr_scheduler_type: cosine_with_min_lr; lr_scheduler_kwargs: {min_lr_rate: a} | must be a number
+lr_scheduler_type: polynomial; lr_scheduler_kwargs: {lr_end: 5} | must be below learning_rate
+lr_scheduler_type: warmup_stable_decay; lr_scheduler_kwargs: {num_decay_steps: -5} | must be a number of 0 or more
+lr_scheduler_type: warmup_stable_decay; lr_scheduler_kwargs: {num_decay_steps: 50}; max_steps: 9 | more than the 9
+optim_args: nonsense | has no value
+accelerator_config: {split_batches: maybe} | must be true or false
+fsdp_config: {a: 1} | has no effect without `fsdp: true`
+torch_compile: true; torch_compile_backend: nix | choose from eager
+torch_compile_mode: nix | choose from default
+activation_offloading: true | needs a GPU
 optim: adamw_torche | did you mean `adamw_torch`
 optim: sgdd | did you mean `sgd`
 optim: galore_adamw | needs galore_torch
@@ -110,18 +122,25 @@ eval_accumulation_steps: 0 | must be at least 1
 num_gpus: 0 | must be at least 1
 global_batch_size: -64 | must be at least 1
 expected: {eval_loss: 3} | [value, tolerance]
+expected: {eval_loss: [3, -1]} | [value, tolerance]
 expected: 3 | must be dict
 expected: {ppo/sampled_win_rate: [0.7, 0.1]} | use `ppo/sampled_rule_win_rate`
 expected: {ppo/polite: [0.7, 0.1]} | use `ppo/rude`
 license: [mit] | must be str
 output_dir: {file}/out | is a file, so that no folder can lie below it
 output_dir: {file} | is a file; name a folder
+output_dir: . | is no folder of a run's own
+output_dir: / | is no folder of a run's own
+output_dir: {policy} | would be overwritten
+output_dir: {policy}/out | name a folder beside it
+output_dir: {tmp} | would be removed
 output_dir: /proc/out | nothing can be written below
 output_dir: 7 | put it in quotes
 ~output_dir | output_dir: is missing
 ~datasets | datasets: is missing
 ~model_name_or_path | model_name_or_path: is missing
 model_name_or_path: outputs/none/sft | does not exist
+model_name_or_path: {rows} | is a file; name the folder of a model
 model_name_or_path: my models/one | neither a local path nor
 model_name_or_path: a/b/c | does not exist
 model_name_or_path: [gpt2] | must be str
@@ -143,6 +162,12 @@ datasets: [{path: {rows}, weight: -1}] | must be above 0
 datasets: [{path: {rows}, weight: half}] | must be float
 datasets: [{path: {rows}, columns: 3}] | `datasets[0].columns[0]` is 3
 datasets: [{path: {rows}, split: 1}] | put it in quotes
+datasets: [{path: {rows}, columns: []}] | `columns` is empty
+datasets: [{path: {rows}, sha256: abc}] | `sha256` is not read
+datasets: [{path: {rows}, data_files: a.jsonl}] | `data_files` is not read
+datasets: [{path: {rows}, reader: nix}] | names no function
+datasets: [{path: {rows}, reader: "nix.mod:f"}] | there is no module nix.mod
+datasets: [{path: {rows}, reader: "json:nix"}] | holds no nix
 datasets: [3] | must be a path or
 datasets: 3 | must be a path or
 eval_datasets: [{path: nix.jsonl}] | nix.jsonl does not exist
@@ -229,6 +254,8 @@ model_init_kwargs: {torch_dtype: bfloat16} | is not read
 chat_template_path: nix.jinja | nix.jinja does not exist
 chat_template_path: {tmp}/broken.jinja | line 2
 chat_template_path: {tmp}/fixed.jinja | the same text for every chat
+chat_template_path: "" | is empty
+chat_template_path: {tmp} | holds no tokenizer
 eos_token: </eot_id/> | is not in the vocabulary
 pad_token: <pad> | is not in the vocabulary
 truncation_mode: middle | choose from
@@ -244,6 +271,8 @@ beta: -0.1 | must be above 0
 beta: 0 | must be above 0
 loss_type: sigmoidal | choose from sigmoid
 loss_type: [sigmoid, sft]; loss_weights: [1.0] | 1 weights for 2 losses
+loss_type: [] | is empty
+loss_type: [sigmoid]; loss_weights: [-1] | must be at least 0
 loss_type: exo_pair | needs `label_smoothing` above 0
 loss_type: aot; use_weighting: true | not defined for aot
 label_smoothing: 0.6 | must lie from 0 to below 0.5
@@ -273,7 +302,11 @@ reward_model_name_or_path: outputs/none/reward | does not exist
 ~reward_model_name_or_path | reward_model_name_or_path: is missing
 model_name_or_path: {reward} | is a reward model
 reward_functions: length | names no function
-reward_functions: [a:b]; reward_weights: [1.0] | 1 weights for 2 rewards
+reward_functions: ["nix:length"] | there is no module nix
+reward_functions: ["json:length"] | holds no length
+reward_functions: ["{tmp}/x.py:f"] | names no function
+reward_model_name_or_path: {rows} | is a file
+reward_functions: [json:dumps]; reward_weights: [1.0] | 1 weights for 2 rewards
 kl_estimator: k9 | choose from k1
 top_p: 1.5 | must lie from 0 to 1
 top_k: -1 | must be at least 0
@@ -300,6 +333,7 @@ model_config: {model_type: llama, num_hidden_layers: -1}; ~model_name_or_path | 
 model_config: llama; ~model_name_or_path | must be dict
 model_config: {model_type: llama} | give one of the two
 model_config: {model_type: llama}; ~model_name_or_path; ~tokenizer_name_or_path | tokenizer_name_or_path: is missing
+optimizer: [muon] | give one of adamw, muon
 optimizer: sgd | choose from adamw, muon
 muon_learning_rate: 0 | must be above 0
 muon_learning_rate: 0.01 | has no effect without `optimizer: muon`
@@ -315,10 +349,12 @@ per_device_batch_size: 0 | must be at least 1
 num_samples: 0 | must be at least 1
 num_samples: 2.5 | it must be int
 max_new_tokens: 0 | must be at least 1
+temperature: -1 | must be at least 0
 top_p: 0 - 1 | it must be float
 top_p: -0.1 | must lie from 0 to 1
 top_k: -5 | must be at least 0
 seed: -1 | must lie from 0 to
+output_format: [jsonl] | give one of jsonl
 output_format: xml | choose from jsonl
 use_peft: true | has no effect here
 model_name_or_path: {reward} | is a reward model
@@ -340,6 +376,8 @@ port: 99999 | must lie from 0 to 65535
 order: uncertain | reward_model_name_or_path: is missing
 judge_url: localhost/v1 | is no address
 users_file: nix.txt | nix.txt does not exist
+rankings_file: {policy} | is a folder; name a file
+guidelines: {policy} | is a folder; name a file
 guidelines: nix.md | nix.md does not exist
 pair_format: both | choose from explicit
 rule: gold_score | names no function
@@ -356,6 +394,8 @@ models: {} | models: is missing
 baseline: base | is none of models
 task_limit: 0 | must be at least 1
 kl_prompts: -1 | must be at least 0
+models: {a: {rows}} | is a file
+judge: "nix:judge" | there is no module nix
 judge: gold | names no function
 judge: llm | judge_url: is missing
 judge_concurrency: 0 | must be at least 1

@@ -22,7 +22,7 @@ RANGES = {
     "contamination_ngram max_document_bytes shard_bytes workers",
     "at least 0": "learning_rate weight_decay warmup_steps max_grad_norm eval_delay dataloader_num_workers top_k kl_prompts "
     "show_answers sample_temperature gold_tie_width rater_noise rater_tie_width router_aux_loss_coef watch_steps "
-    "center_rewards_coefficient num_completions_to_print judge_price watch_temperature preview "
+    "center_rewards_coefficient num_completions_to_print judge_price watch_temperature preview temperature loss_weights "
     "contamination_common report_samples retries",
     "above 0": "save_steps logging_steps eval_steps num_train_epochs beta weight adam_epsilon neftune_noise_alpha "
     "test_split_size muon_learning_rate discopop_tau max_epochs",
@@ -47,6 +47,11 @@ CHOICES = {
     "f_divergence_type": "reverse_kl forward_kl js_divergence alpha_divergence".split(),
     "include_num_input_tokens_seen": ("all", "non_padding", "no", True, False),
     "debug": ("", "underflow_overflow", "tpu_metrics_debug"),
+    "torch_compile_mode": "default reduce-overhead max-autotune max-autotune-no-cudagraphs".split(),
+    "torch_compile_backend": (
+        "eager aot_eager inductor aot_ts_nvfuser nvprims_nvfuser cudagraphs ofi fx2trt onnxrt tensorrt "
+        "aot_torchxla_trace_once torchxla_trace_once ipex tvm hpu_backend"
+    ).split(),
     "ddp_backend": "nccl gloo mpi ccl hccl cncl mccl".split(),
 }
 DPO_LOSSES = (
@@ -172,6 +177,8 @@ def _wrong_choice(value: Any, choices) -> str:
 
 
 def _wrong_type(key: str, value: Any, declared: Key, kinds: frozenset[str], choices) -> str:
+    if choices and isinstance(value, (list, dict)) and _kind(value) not in kinds:
+        return f" ({_kind(value)}); give one of {', '.join(map(str, choices))}"
     if not kinds or _kind(value) in kinds or (_kind(value) == "int" and "float" in kinds):
         return ""
     if choices and value is not None:

@@ -86,6 +86,10 @@ def _settle(draft: Draft, keys: dict[str, Key]) -> None:
     if values.get("lr_scheduler_type") == "constant" and values.get("warmup_steps"):
         values["lr_scheduler_type"] = "constant_with_warmup"
     for key in [key for key in values if key != "env"]:
+        if key not in keys:
+            draft.lost[key] = f"recipes/{draft.stage}.py has no such key"
+            del values[key]
+            continue
         try:
             values[key] = check_value(key, values[key], keys[key], "migrate")
         except InputError as error:

@@ -7,7 +7,7 @@ import os
 import re
 
 from llmrecipes.keys.settings import Problems, Settings
-from llmrecipes.preflight import machine, places
+from llmrecipes.preflight import machine, named, places
 from llmrecipes.preflight.contradictions import CONTRADICTIONS
 
 
@@ -19,7 +19,7 @@ def contradictions(settings: Settings) -> list[str]:
 def check_machine(settings: Settings, given: dict) -> list[str]:
     """What is missing for a run here: keys it cannot do without, inputs, tokens, packages, room to write, the hub; and an
     output folder that holds something else than the run of the config `given`, which is as the user wrote it."""
-    checks = (_missing, places.sources, *machine.CHECKS)
+    checks = (_missing, places.sources, *machine.CHECKS, *named.CHECKS)
     return [
         *settings.lines(problem for check in checks for problem in check(settings)),
         *settings.lines(places.occupied(settings, given)),

@@ -91,6 +91,7 @@ def _schedule(s: Settings) -> Problems:
         if key not in arguments:
             known = f"it takes {', '.join(arguments)}" if arguments else "it takes none"
             yield "lr_scheduler_kwargs", f"`{key}` is unknown to lr_scheduler_type {name}; {known}"
+    yield from _schedule_values(s, given)
     missing = [key for key, required in arguments.items() if required and key not in given]
     if name in ("cosine_with_min_lr", "cosine_warmup_with_min_lr") and not {"min_lr", "min_lr_rate"} & set(given):
         missing = ["min_lr_rate"]
@@ -98,6 +99,18 @@ def _schedule(s: Settings) -> Problems:
         yield "lr_scheduler_type", f"{name} needs `lr_scheduler_kwargs: {{{missing[0]}: ...}}`"
     if name == "constant" and s["warmup_steps"]:
         yield "warmup_steps", "has no effect with lr_scheduler_type constant; use constant_with_warmup"
+
+
+def _schedule_values(s: Settings, given: dict) -> Problems:
+    for key, value in given.items():
+        if key.endswith("type"):
+            continue
+        if type(value) not in (int, float) or value < 0:
+            yield "lr_scheduler_kwargs", f"`{key}` is {shown(value)}; it must be a number of 0 or more"
+        elif key == "num_decay_steps" and 0 < s["max_steps"] < value + (s["warmup_steps"] or 0):
+            yield "lr_scheduler_kwargs", f"`{key}` and warmup_steps are more than the {s['max_steps']} of max_steps"
+        elif key in ("lr_end", "min_lr") and value >= s["learning_rate"]:
+            yield "lr_scheduler_kwargs", f"`{key}` is {value}; it must be below learning_rate {s['learning_rate']}"
 
 
 def _precision(s: Settings) -> Problems:
@@ -172,6 +185,15 @@ def _texts(s: Settings) -> Problems:
     for key in ("model_init_kwargs", "dataset_kwargs", "liger_kernel_config"):
         if isinstance(s[key], str):
             yield key, f"{shown(s[key])} is text; write a mapping"
+    for pair in str(s["optim_args"] or "").replace(" ", "").split(",") if s["optim_args"] else ():
+        if not re.fullmatch(r"\w+=.+", pair):
+            yield "optim_args", f"{shown(pair)} has no value; write key=value,key=value"
+    accelerator = s["accelerator_config"]
+    for key, value in accelerator.items() if isinstance(accelerator, dict) else ():
+        if not isinstance(value, bool) and value is not None and key != "gradient_accumulation_kwargs":
+            yield "accelerator_config", f"`{key}` is {shown(value)}; it must be true or false"
+    if s["fsdp_config"] and not s["fsdp"]:
+        yield "fsdp_config", "has no effect without `fsdp: true`"
     hub_id = s["hub_model_id"]
     if hub_id and not machine.is_hub_id(hub_id):
         yield "hub_model_id", f"{shown(hub_id)} is no repository's name; write NAME or OWNER/NAME (letters, digits, - _ .)"
@@ -200,6 +222,8 @@ def _preferences(s: Settings) -> Problems:
     losses, weights = s["loss_type"], s["loss_weights"]
     if "loss_weights" not in s.keys or not isinstance(losses, list):
         return
+    if not losses:
+        yield "loss_type", "is empty; name at least one loss, e.g. sigmoid"
     if weights is not None and len(weights) != len(losses):
         yield "loss_weights", f"{len(weights)} weights for {len(losses)} losses ({', '.join(losses)}); give one each"
     if "exo_pair" in losses and not s["label_smoothing"]:

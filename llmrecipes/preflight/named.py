@@ -1,0 +1,130 @@
+"""What a config names: functions that are there, folders where folders are meant, an output apart from what is read."""
+
+import ast
+import os
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from llmrecipes.keys.settings import Problems, Settings
+from llmrecipes.manifest import module_file, strings
+
+MODELS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_name_or_path", "value_model_name_or_path",
+          "watch_reward_model", "models")  # fmt: skip
+FILES = ("guidelines", "judge_guidelines", "watch_judge_guidelines", "users_file", "rankings_file")
+FUNCTIONS = ("reward_functions", "judge", "rule", "watch_rule")
+
+
+def functions(s: Settings) -> Problems:
+    """Functions that are named and not there; nothing is imported."""
+    for key in FUNCTIONS:
+        for name in strings([s.values.get(key)]):
+            if problem := _function_problem(name):
+                yield key, problem
+    for key in ("datasets", "eval_datasets", "watch_questions"):
+        for source in _entries(s.values.get(key)):
+            reader = source.get("reader") if isinstance(source, dict) else None
+            if reader and (problem := _function_problem(reader, needs_form=True)):
+                yield key, f"reader: {problem}"
+
+
+def _function_problem(name: str, needs_form: bool = False) -> str:
+    module, colon, function = name.partition(":")
+    if not re.fullmatch(r"[\w.]+:\w+", name):
+        return f"{name[:80]!r} names no function; write package.module:function" if colon or needs_form else ""
+    try:
+        if find_spec(module.split(".")[0]) is None and module_file(module) is None:
+            return f"{name}: there is no module {module} in the current folder or among the installed packages"
+    except (ImportError, ValueError):
+        return f"{name}: {module} is no module's name; write package.module:function"
+    file = module_file(module)
+    if file is None:
+        return ""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        return f"{file}, line {error.lineno}: {error.msg}"
+    except (OSError, ValueError):
+        return f"{file} cannot be read"
+    is_open = any(
+        isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
+        or isinstance(node, ast.FunctionDef) and node.name == "__getattr__"
+        for node in ast.walk(tree)
+    )  # fmt: skip
+    return "" if is_open or function in _bound(tree) else f"{name}: {file} holds no {function}"
+
+
+def _bound(tree: ast.Module) -> set[str]:
+    """Names that a module may have: all that are bound anywhere in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add(node.asname or node.name)
+    return found
+
+
+def kinds(s: Settings) -> Problems:
+    """Files where a model's folder is meant, folders where a file is, templates that are neither."""
+    for key in MODELS:
+        for path in strings([s.values.get(key)]):
+            if os.path.isfile(path):
+                yield key, f"{path} is a file; name the folder of a model, or a Hub id"
+    for key in FILES:
+        path = s.values.get(key)
+        if isinstance(path, str) and os.path.isdir(path):
+            yield key, f"{path} is a folder; name a file"
+    for key in ("datasets", "eval_datasets", "watch_questions"):
+        for source in _entries(s.values.get(key)):
+            if not isinstance(source, dict):
+                continue
+            if source.get("columns") in ([], {}):
+                yield key, f"{source['path']}: `columns` is empty; name those to keep, or leave it out"
+            for unread in ("sha256", "data_files", "data_dir", "revision") if os.path.isfile(source["path"]) else ():
+                if source.get(unread):
+                    yield key, f"{source['path']} is a file, of which `{unread}` is not read; leave it out"
+    template = s.values.get("chat_template_path")
+    if template is not None and not str(template).strip():
+        yield "chat_template_path", "is empty; name a Jinja file, a tokenizer's folder or a Hub id, or leave it out"
+    elif isinstance(template, str) and os.path.isdir(template):
+        if not any(Path(template, name).is_file() for name in ("tokenizer_config.json", "chat_template.jinja")):
+            yield "chat_template_path", f"{template} holds no tokenizer; name a Jinja file or a tokenizer's folder"
+
+
+def apart(s: Settings) -> Problems:
+    """An output that is, holds or lies in what the run reads: it would be overwritten, or be another input every time."""
+    output = s["output_dir"]
+    if not output or "force" not in s.keys or "stages" in s.keys:
+        return
+    there = Path(os.path.expanduser(output)).resolve()
+    if there in (Path("/"), Path.home().resolve(), Path.cwd().resolve()):
+        yield "output_dir", f"{output} is no folder of a run's own; name one, e.g. outputs/<experiment>/<stage>"
+        return
+    for key in (*MODELS, *FILES, "datasets", "eval_datasets", "watch_questions"):
+        for entry in _entries(s.values.get(key)):
+            path = entry.get("path") if isinstance(entry, dict) else entry
+            if isinstance(path, str) and os.path.exists(path) and (problem := _overlap(there, Path(path).resolve())):
+                yield "output_dir", f"{output} {problem.format(key=f'`{key}`', path=path)}"
+                return
+
+
+def _overlap(output: Path, read: Path) -> str:
+    if read == output:
+        return "is what {key} reads, and would be overwritten; name another folder"
+    if output in read.parents:
+        return "holds {path}, which {key} reads and which would be removed; name another folder"
+    return "lies in {path}, which {key} reads; name a folder beside it" if read in output.parents else ""
+
+
+def _entries(value) -> Iterator:
+    if isinstance(value, dict) and "path" not in value:
+        yield from value.values()
+    else:
+        yield from value if isinstance(value, list) else [value]
+
+
+CHECKS = (functions, kinds, apart)
