@@ -118,10 +118,24 @@ def test_layer_0_and_recipes_import_nothing_heavy_at_the_top():
         if LAYER_OF.get(p.relative_to(ROOT / "llmrecipes").with_suffix("").parts[0]) == 0
     ]
     for file in [*(ROOT / "recipes").glob("*.py"), *layer_0]:
-        top = {node for node in ast.parse(file.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))}
+        assert not heavy & {name.split(".")[0] for name in imported_at_the_top(file)}, file
+
+
+def imported_at_the_top(file: Path) -> set[str]:
+    """Modules that are imported when `file` is, also by what it imports of this project and by the packages above that."""
+    found, todo = set(), [file]
+    while todo:
+        top = {node for node in ast.parse(todo.pop().read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))}
         names = {a.name for n in top if isinstance(n, ast.Import) for a in n.names}
-        names |= {n.module for n in top if isinstance(n, ast.ImportFrom)}
-        assert not heavy & {name.split(".")[0] for name in names}, file
+        for node in top:
+            if isinstance(node, ast.ImportFrom):
+                names |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+        names |= {name.rpartition(".")[0] for name in names if name.startswith("llmrecipes.")}
+        for name in names - found:
+            path = ROOT.joinpath(*name.split("."))
+            todo += [p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file() and "llmrecipes" in name]
+        found |= names
+    return found
 
 
 def test_reading_data_loads_no_world():

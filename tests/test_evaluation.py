@@ -275,7 +275,7 @@ def test_a_task_without_a_number_for_each_item_is_one_line(model, tokenizer, tmp
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_of_no_items_is_one_line(limit):
-    from recipes.evaluate import EvaluateArguments
+    from llmrecipes.evaluation.arguments import EvaluateArguments
 
     with pytest.raises(InputError, match=f"task_limit: {limit} must be at least 1"):
         EvaluateArguments(task_limit=limit)
@@ -456,7 +456,8 @@ def test_every_model_is_scored_on_every_part_and_the_files_hold_it(model, tokeni
 
 
 def test_without_questions_there_is_no_file_of_answers_and_no_card_that_names_one(model, tokenizer, tmp_path):
-    from recipes.evaluate import EvaluateArguments, main
+    from llmrecipes.evaluation.arguments import EvaluateArguments
+    from recipes.evaluate import main
 
     model.save_pretrained(tmp_path / "a")
     tokenizer.save_pretrained(tmp_path / "a")

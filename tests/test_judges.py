@@ -267,7 +267,8 @@ def test_an_evaluation_by_a_model_and_a_reward_model_names_both_and_never_the_ke
 
 
 def test_an_evaluation_that_breaks_off_goes_on_with_its_verdicts_and_force_forgets_them(serve, models, tmp_path):
-    from recipes.evaluate import EvaluateArguments, main
+    from llmrecipes.evaluation.arguments import EvaluateArguments
+    from recipes.evaluate import main
 
     def evaluate(server, **keys):
         args = EvaluateArguments(
