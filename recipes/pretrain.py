@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from llmrecipes.config import DataArguments, ModelArguments, PreviewArguments, RunArguments
 from llmrecipes.parsing import launch
-from llmrecipes.tokens.arguments import TokenArguments
 
 
 @dataclass
@@ -114,6 +113,6 @@ if __name__ == "__main__":
         "transformers.training_args:TrainingArguments",
         ModelArguments,
         PretrainArguments,
-        TokenArguments,
+        "llmrecipes.tokens.arguments:TokenArguments",
         "llmrecipes.evaluation.watch:WatchArguments",
     )
