@@ -77,7 +77,9 @@ def test_prompts_of_pairs_are_taken_once(tmp_path, capsys):
     rows = load_rows(DatasetSource(path), 0, ("prompt",))
     assert rows["prompt"] == ["q0", "q1", "q2"] and rows["id"] == [0, 3, 6]
     said = capsys.readouterr().out
-    assert f"{path}: 6 of 9 rows are other pairs of a prompt that is taken once (first: {path}, row 2)" in said
+    assert f"{path}: 6 of 9 rows are other pairs or answers of a prompt that is taken once (first: {path}, row 2)" in said
+    judged = [{"prompt": "q", "completion": f"a{i}", "label": i % 2 == 0} for i in range(3)]
+    assert len(load_rows(DatasetSource(jsonl(tmp_path / "judged.jsonl", judged)), 0, ("prompt",))) == 1
     asked = jsonl(tmp_path / "prompts.jsonl", [{"prompt": "q", "id": i} for i in range(3)])
     assert load_rows(DatasetSource(asked), 0, ("prompt",))["id"] == [0, 1, 2], "prompts as they are given stay"
 

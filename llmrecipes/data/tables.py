@@ -14,6 +14,8 @@ from llmrecipes.config import DatasetSource, InputError
 from llmrecipes.data.sources import RawRows, read_source
 from llmrecipes.rows import COLUMNS, TAKEN, standard_shape, to_standard
 
+# Columns of sets that hold a prompt once for every two answers, or for every judged one.
+SEVERAL_A_PROMPT = (("chosen", "rejected"), ("prompt", "completion", "label"))
 CHUNK = 5000  # rows that are Python objects at once
 
 
@@ -85,10 +87,10 @@ def standard_rows(raw: RawRows, drop_bad: bool, shapes: tuple[str, ...], notes: 
                 notes.note("pairs with an empty rejected answer, which are kept", place)
         elif shape == "text":
             row = {"text": row["text"]}
-        elif shape == "prompt" and given.get("chosen") is not None and given.get("rejected") is not None:
-            key = json.dumps([row["prompt"], row.get("tools")], sort_keys=True)
+        elif shape == "prompt" and any(all(given.get(c) is not None for c in some) for some in SEVERAL_A_PROMPT):
+            key = json.dumps([row["prompt"], row.get("tools")], sort_keys=True, default=str)
             if key in asked:
-                notes.note("other pairs of a prompt that is taken once", place)
+                notes.note("other pairs or answers of a prompt that is taken once", place)
                 continue
             asked.add(key)
         if shape not in ("prompt", "rankings"):
