@@ -53,7 +53,7 @@ def _check_only(stage: str, argv: list[str]) -> None:
         return
     found, _, problems = parsing.collect(options, keys)
     problems += parsing.contradictions(found)
-    problems += parsing.check_machine(found)
+    problems += parsing.check_machine(found, parsing.read_given(options))
     if problems:
         raise InputError(*problems)
     parsing.remarks(found)

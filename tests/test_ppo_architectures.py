@@ -79,7 +79,13 @@ def naive_logprobs(model, prompt: list[int], response: list[int]) -> torch.Tenso
     return logprobs[len(prompt) - 1 : -1].gather(1, torch.tensor(response)[:, None]).squeeze(1)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+# One of each kind: rotary, learned positions, ALiBi, text of one with images, experts, state space, hybrid, no classifier.
+SHORT = ("llama", "gpt2", "bloom", "gemma3", "mixtral", "mamba", "qwen3_next", "xglm")
+
+
+@pytest.mark.parametrize(
+    "model_type", [pytest.param(name, marks=[] if name in SHORT else [pytest.mark.long]) for name in FAMILIES]
+)
 def test_family_samples_scores_learns_and_is_saved(tmp_path, model_type):
     model = build(model_type, FAMILIES[model_type]).eval()
     with torch.no_grad():
