@@ -57,6 +57,12 @@ def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
     return copy
 
 
+def folder_name(source: TextSource, made_by: str) -> str:
+    """Of the shards of `source` by the tokenizer of fingerprint `made_by`."""
+    name = re.sub(r"[^\w.-]+", "-", source.where)[-40:].strip("-.")
+    return f"{name}-{digest([FORMAT, source.identity, made_by])}"
+
+
 def require_tokens(source: TextSource, tokenizer: PreTrainedTokenizerBase, home: Path, whole_check: bool) -> TokenShards:
     """The shards of `source` below `home`, made if they are not there; checked (see `TokenShards.check`).
 
@@ -68,8 +74,7 @@ def require_tokens(source: TextSource, tokenizer: PreTrainedTokenizerBase, home:
             "the tokenizer has no EOS token, which ends a document; set `eos_token` in its tokenizer_config.json"
         )
     made_by = tokenizer_fingerprint(tokenizer)
-    name = re.sub(r"[^\w.-]+", "-", source.where)[-40:].strip("-.")
-    folder = home / f"{name}-{digest([FORMAT, source.identity, made_by])}"
+    folder = home / folder_name(source, made_by)
     if not (folder / MANIFEST).exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,273 @@
+"""The parts of benchmarks/data.py between documents and batches: tokens, mixtures, blocks.
+
+Shards of a given size hold random ids: nothing here depends on which. Text is Python's own standard library, 11 MB.
+"""
+
+import itertools
+import json
+import os
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("RAYON_NUM_THREADS", "1")  # rates are for one core
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback, TrainingArguments
+
+from llmrecipes.config import DataArguments, DatasetSource, ModelArguments, RunArguments
+from llmrecipes.data.streams import text_source
+from llmrecipes.models import build_policy, load_tokenizer, train_tokenizer
+from llmrecipes.run import check_run
+from llmrecipes.tokens import Mixture, load_corpus, share_out
+from llmrecipes.tokens.arguments import TokenArguments
+from llmrecipes.tokens.blocks import TokenBlocks, collate_blocks
+from llmrecipes.tokens.building import folder_name, require_tokens, tokenizer_fingerprint
+from llmrecipes.tokens.shards import FORMAT, MANIFEST, SUFFIXES, TokenShards, sample_of, sha256_of
+from llmrecipes.training import PretrainTrainer
+
+ROWS, LENGTH, DOCUMENT = 16, 1024, 700  # of a batch; tokens of a document
+SHARD = 1 << 26  # tokens, as they are written
+MODEL = {"model_type": "llama", "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "intermediate_size": 256, "max_position_embeddings": LENGTH}  # fmt: skip
+
+
+def write_shards(folder: Path, num_tokens: int, made_by: str = "", vocabulary: int = 32_000) -> TokenShards:
+    """Shards of random ids, as `require_tokens` leaves them."""
+    folder.mkdir(parents=True)
+    ids, shards = np.random.default_rng(0).integers(vocabulary, size=min(SHARD, num_tokens), dtype=np.uint16), []
+    for number, start in enumerate(range(0, num_tokens, SHARD)):
+        size = min(SHARD, num_tokens - start)
+        ends = np.append(np.arange(DOCUMENT, size, DOCUMENT), size).astype(np.uint64)
+        files = {}
+        for suffix, values in zip(SUFFIXES, (ids[:size], ends, ends), strict=True):
+            file = folder / f"{number:05d}{suffix}"
+            values.tofile(file)
+            files[suffix] = {"bytes": file.stat().st_size, "changed": file.stat().st_mtime_ns}
+            files[suffix] |= {"sha256": sha256_of(file), "sample": sample_of(file)}
+        shards.append({"name": f"{number:05d}", "tokens": size, "documents": len(ends), "bytes": 3 * size, "files": files})
+    facts = {"format": FORMAT, "source": "random", "tokenizer": made_by, "dtype": "uint16", "eos_token_id": 0, "notes": []}
+    facts |= {key: sum(shard[key] for shard in shards) for key in ("tokens", "documents", "bytes")} | {"shards": shards}
+    (folder / MANIFEST).write_text(json.dumps(facts))
+    return TokenShards(folder)
+
+
+def blocks_of(shards: TokenShards, seed: int = 0) -> TokenBlocks:
+    return TokenBlocks([shards], LENGTH, Mixture([shards.num_tokens // LENGTH], None, [1 << 60], seed))
+
+
+def private_bytes() -> int:
+    """Memory of this process that no file lies behind: the pages of a mapped file can be taken away at any time."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("RssAnon:")[1].split()[0])
+
+
+def library_texts() -> list[str]:
+    files = sorted(Path(os.__file__).parent.glob("**/*.py"))
+    files = [f for f in files if "site-packages" not in f.parts and not {"test", "tests"} & set(f.parts)]
+    return [text for text in (f.read_text(encoding="utf-8", errors="ignore") for f in files) if text.strip()]
+
+
+# ---- The parts ----
+
+
+def first_step(documents: int) -> dict:
+    """From the config to the end of the first optimizer step, tokens there, everything imported: 1 GB of JSONL."""
+    with tempfile.TemporaryDirectory() as work:
+        home = Path(work)
+        os.environ["LLMRECIPES_CACHE"] = str(home / "cache")
+        train_tokenizer(library_texts()[:50], 1000, LENGTH).save_pretrained(home / "tokenizer")
+        line = json.dumps({"text": "x" * 2970}) + "\n"
+        with (home / "text.jsonl").open("w") as file:
+            file.writelines(itertools.repeat(line, 10**9 // len(line)))
+        tokenizer = load_tokenizer(ModelArguments(tokenizer_name_or_path=str(home / "tokenizer")))
+        data, source = DataArguments([str(home / "text.jsonl")]), text_source(DatasetSource(str(home / "text.jsonl")), 42)
+        place = home / "cache" / "tokens" / folder_name(source, tokenizer_fingerprint(tokenizer))
+        write_shards(place, 10**9 // 3, tokenizer_fingerprint(tokenizer), 1000)
+        found = {"JSONL, GB": (home / "text.jsonl").stat().st_size / 1e9, "tokens, million": 10**9 / 3e6}
+        for name in ("first start, s", "second start, s"):
+            found[name], memory = _one_step(data, home)
+        return found | {"private memory, GB": memory / 1e9}
+
+
+def _one_step(data: DataArguments, home: Path) -> tuple[float, int]:
+    started, ended = time.time(), []
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            ended.extend([time.time(), private_bytes()])
+
+    args = TrainingArguments(output_dir=str(home / "out"), max_steps=1, per_device_train_batch_size=2, use_cpu=True,
+                             report_to="none", save_strategy="no", disable_tqdm=True)  # fmt: skip
+    run = RunArguments()
+    run.given = {"datasets": [source.path for source in data.datasets]}
+    check_run("pretrain", run, args, (run, data))
+    tokenizer = load_tokenizer(ModelArguments(tokenizer_name_or_path=str(home / "tokenizer")))
+    corpus = load_corpus(data, TokenArguments(), tokenizer, args, LENGTH)
+    PretrainTrainer(model=build_policy(MODEL, tokenizer), args=args, train_dataset=corpus.blocks, data_collator=collate_blocks,
+                    callbacks=[Stop()]).train()  # fmt: skip
+    return ended[0] - started, ended[1]
+
+
+def memory(documents: int) -> dict:
+    """Private memory that 2,000 batches of 16 x 1,024 tokens leave behind, by size of the shards."""
+    found = {}
+    for size in (100_000_000, 1_000_000_000, 5_000_000_000):
+        with tempfile.TemporaryDirectory() as work:
+            shards = write_shards(Path(work) / "tokens", size // 2)
+            before = private_bytes()
+            blocks = blocks_of(TokenShards(shards.folder))
+            for step in range(2000):
+                collate_blocks(blocks.__getitems__(range(step * ROWS, (step + 1) * ROWS)))
+            found[f"{size / 1e9:g} GB of shards: private MB more"] = (private_bytes() - before) / 1e6
+    return found
+
+
+def tokenization(documents: int) -> dict:
+    """Tokens per CPU second and peak memory of one core, with and without `datasets.map`."""
+    texts = library_texts()
+    tokenizer = train_tokenizer(texts[::4], 16_000, LENGTH)
+    found = {}
+    with tempfile.TemporaryDirectory() as work:
+        datasets.disable_progress_bars()
+        file = Path(work) / "text.jsonl"
+        with file.open("w") as lines:
+            lines.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+        for name in ("ours", "datasets.map"):
+            child = os.fork()
+            if child == 0:
+                started = time.process_time()
+                if name == "ours":
+                    source = text_source(DatasetSource(str(file)), 0)
+                    count = require_tokens(source, tokenizer, Path(work) / "ours", False).num_tokens
+                else:
+                    count = _with_map(file, tokenizer, work)
+                usage = resource.getrusage(resource.RUSAGE_SELF)
+                facts = {"seconds": time.process_time() - started, "tokens": count, "peak": usage.ru_maxrss * 1024}
+                (Path(work) / f"{name}.json").write_text(json.dumps(facts))
+                os._exit(0)
+            os.waitpid(child, 0)
+            facts = json.loads((Path(work) / f"{name}.json").read_text())
+            found[f"{name}: thousand tokens per CPU s"] = facts["tokens"] / facts["seconds"] / 1e3
+            found[f"{name}: peak of the process, imports included, GB"] = facts["peak"] / 1e9
+            found[f"{name}: million tokens"] = facts["tokens"] / 1e6
+    found["ours / datasets.map"] = found["ours: thousand tokens per CPU s"] / found["datasets.map: thousand tokens per CPU s"]
+    return found
+
+
+def _with_map(file: Path, tokenizer, work: str) -> int:
+    """The usual way: tokenize, then chain and cut into blocks (transformers' run_clm.py)."""
+    rows = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=f"{work}/cache")
+
+    def ids(batch):
+        return {"ids": [[*row, tokenizer.eos_token_id] for row in tokenizer(batch["text"], add_special_tokens=False)["input_ids"]]}
+
+    def group(batch):
+        chain = [i for row in batch["ids"] for i in row]
+        return {"ids": [chain[i : i + LENGTH] for i in range(0, len(chain) // LENGTH * LENGTH, LENGTH)]}
+
+    tokens = rows.map(ids, batched=True, remove_columns="text")
+    count = sum(map(len, tokens["ids"]))
+    tokens.map(group, batched=True)
+    return count
+
+
+def loader(documents: int) -> dict:
+    """Million tokens per CPU second in batches of 16 x 1,024 out of 1 GB: blocks in their order, and a reader that gathers
+    16 random places of one mapped file by a single index; alone and in torch's DataLoader, in turns, medians of five."""
+    with tempfile.TemporaryDirectory() as work:
+        shards = write_shards(Path(work) / "tokens", 500_000_000)
+        blocks, file = blocks_of(shards), np.concatenate([shards.piece(i)[0] for i in range(len(shards.starts) - 1)])
+        file.tofile(f"{work}/flat")
+        mapped = np.memmap(f"{work}/flat", dtype=np.uint16, mode="r")
+        del file
+        steps, places = 400, np.random.default_rng(0).integers(len(mapped) - LENGTH, size=(400, ROWS))
+
+        class Gather(torch.utils.data.Dataset):
+            def __getitems__(self, rows):
+                return torch.from_numpy(mapped[places.reshape(-1)[rows][:, None] + np.arange(LENGTH)].astype(np.int64))
+
+            def __len__(self):
+                return steps * ROWS
+
+        plain = lambda ids: {"input_ids": ids, "labels": ids}
+        order = [list(range(i * ROWS, (i + 1) * ROWS)) for i in range(steps)]
+        gather = Gather()
+        sides = {
+            "ours": lambda: [collate_blocks(blocks.__getitems__(rows)) for rows in order],
+            "vectorised memmap": lambda: [plain(gather.__getitems__(rows)) for rows in order],
+            "ours, DataLoader": lambda: list(DataLoader(blocks, batch_sampler=order, collate_fn=collate_blocks)),
+            "vectorised memmap, DataLoader": lambda: list(DataLoader(gather, batch_sampler=order, collate_fn=plain)),
+        }
+        times = {name: [] for name in sides}
+        for _ in range(6):  # the first brings the files into memory
+            for name, work_through in sides.items():
+                started = time.process_time()
+                work_through()
+                times[name].append(time.process_time() - started)
+    found = {name: steps * ROWS * LENGTH / statistics.median(seconds[1:]) / 1e6 for name, seconds in times.items()}
+    found["ours / vectorised memmap"] = found["ours"] / found["vectorised memmap"]
+    found["the same, DataLoader"] = found["ours, DataLoader"] / found["vectorised memmap, DataLoader"]
+    return found
+
+
+def shares(documents: int) -> dict:
+    """Largest difference between weight and share of tokens, in points, over the first 10 million tokens and at any step of
+    16 x 1,024 after the first million."""
+    found = {}
+    for name, weights in {"40/5/15/40": [40, 5, 15, 40], "LLaMA-1": [67, 15, 4.5, 4.5, 4.5, 2.5, 2]}.items():
+        shares = np.array(weights) / sum(weights)
+        mixture = Mixture([5000] * len(weights), [share_out(shares, 10**9)], [10**9], seed=42)
+        num_blocks = 10_000_000 // LENGTH
+        owners = np.searchsorted(mixture.first_blocks, mixture.locate(range(num_blocks)), side="right") - 1
+        counts = np.cumsum(owners[:, None] == np.arange(len(weights)), axis=0)
+        after = np.arange(1, num_blocks + 1)[:, None]
+        error = 100 * np.abs(counts / after - shares).max(axis=1)
+        found[f"{name}: 10 million tokens, points"] = error[-1]
+        found[f"{name}: worst after 1 million tokens, points"] = error[10**6 // LENGTH :].max()
+    started = time.process_time()
+    mixture.locate(range(200_000))
+    return found | {"samples per CPU s": 200_000 / (time.process_time() - started)}
+
+
+def resume(documents: int) -> dict:
+    """The batch at sample 3e9 out of a fresh object, from five sources, and again out of another one."""
+    with tempfile.TemporaryDirectory() as work:
+        shards = write_shards(Path(work) / "tokens", 50_000_000)
+        sources, times, batches = [shards] * 5, [], []
+        for _ in range(5):
+            started = time.perf_counter()
+            sizes = [s.num_tokens // LENGTH for s in sources]
+            mixture = Mixture(sizes, [share_out(np.array([40, 5, 15, 30, 10]), 1 << 40)], [1 << 40], seed=42)
+            blocks = TokenBlocks(sources, LENGTH, mixture)
+            batches.append(collate_blocks(blocks.__getitems__(range(3 * 10**9, 3 * 10**9 + ROWS)))["input_ids"])
+            times.append(time.perf_counter() - started)
+        halves = [collate_blocks(blocks.__getitems__(range(3 * 10**9 + i, 3 * 10**9 + i + ROWS // 2))) for i in (0, ROWS // 2)]
+    equal = all(torch.equal(batch, batches[0]) for batch in batches)
+    equal &= torch.equal(torch.cat([half["input_ids"] for half in halves]), batches[0])
+    return {"ms, median of 5": 1e3 * statistics.median(times), "equal, also in two halves": str(equal)}
+
+
+def attention(documents: int) -> dict:
+    """Seconds of a training step of 8 x 512 tokens, a 3M Llama on one CPU thread, with and without reset_attention."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as work:
+        shards = write_shards(Path(work) / "tokens", 4_000_000, vocabulary=2000)
+        config = MODEL | {"hidden_size": 192, "num_hidden_layers": 6, "intermediate_size": 512}
+        policy = build_policy(config, train_tokenizer(library_texts()[:50], 2000, LENGTH))
+        times = {False: [], True: []}
+        for step, reset in itertools.product(range(8), (False, True)):
+            blocks = TokenBlocks([shards], 512, reset_attention=reset)
+            started = time.process_time()
+            batch = collate_blocks(blocks.__getitems__(range(step * 8, step * 8 + 8)))
+            policy(**batch, use_cache=False).loss.backward()
+            policy.zero_grad()
+            times[reset].append(time.process_time() - started)
+    plain, reset = (statistics.median(times[key][1:]) for key in (False, True))
+    return {"plain, s": plain, "reset_attention, s": reset, "more, %": 100 * (reset / plain - 1)}
