@@ -20,6 +20,13 @@ PARTS = {  # name -> module beside this one
     "contamination": "data_documents",
     "language": "data_documents",
     "engines": "data_documents",
+    "first_step": "data_tokens",
+    "memory": "data_tokens",
+    "tokenization": "data_tokens",
+    "loader": "data_tokens",
+    "shares": "data_tokens",
+    "resume": "data_tokens",
+    "attention": "data_tokens",
 }
 
 

@@ -110,8 +110,9 @@ def _one_step(data: DataArguments, home: Path) -> tuple[float, int]:
     check_run("pretrain", run, args, (run, data))
     tokenizer = load_tokenizer(ModelArguments(tokenizer_name_or_path=str(home / "tokenizer")))
     corpus = load_corpus(data, TokenArguments(), tokenizer, args, LENGTH)
-    PretrainTrainer(model=build_policy(MODEL, tokenizer), args=args, train_dataset=corpus.blocks, data_collator=collate_blocks,
-                    callbacks=[Stop()]).train()  # fmt: skip
+    trainer = PretrainTrainer(model=build_policy(MODEL, tokenizer), args=args, train_dataset=corpus.blocks,
+                              data_collator=collate_blocks, callbacks=[Stop()])  # fmt: skip
+    trainer.train()
     return ended[0] - started, ended[1]
 
 
@@ -157,7 +158,9 @@ def tokenization(documents: int) -> dict:
             found[f"{name}: thousand tokens per CPU s"] = facts["tokens"] / facts["seconds"] / 1e3
             found[f"{name}: peak of the process, imports included, GB"] = facts["peak"] / 1e9
             found[f"{name}: million tokens"] = facts["tokens"] / 1e6
-    found["ours / datasets.map"] = found["ours: thousand tokens per CPU s"] / found["datasets.map: thousand tokens per CPU s"]
+    found["ours / datasets.map"] = (
+        found["ours: thousand tokens per CPU s"] / found["datasets.map: thousand tokens per CPU s"]
+    )
     return found
 
 
@@ -166,7 +169,11 @@ def _with_map(file: Path, tokenizer, work: str) -> int:
     rows = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=f"{work}/cache")
 
     def ids(batch):
-        return {"ids": [[*row, tokenizer.eos_token_id] for row in tokenizer(batch["text"], add_special_tokens=False)["input_ids"]]}
+        return {
+            "ids": [
+                [*row, tokenizer.eos_token_id] for row in tokenizer(batch["text"], add_special_tokens=False)["input_ids"]
+            ]
+        }
 
     def group(batch):
         chain = [i for row in batch["ids"] for i in row]
@@ -248,7 +255,9 @@ def resume(documents: int) -> dict:
             blocks = TokenBlocks(sources, LENGTH, mixture)
             batches.append(collate_blocks(blocks.__getitems__(range(3 * 10**9, 3 * 10**9 + ROWS)))["input_ids"])
             times.append(time.perf_counter() - started)
-        halves = [collate_blocks(blocks.__getitems__(range(3 * 10**9 + i, 3 * 10**9 + i + ROWS // 2))) for i in (0, ROWS // 2)]
+        halves = [
+            collate_blocks(blocks.__getitems__(range(3 * 10**9 + i, 3 * 10**9 + i + ROWS // 2))) for i in (0, ROWS // 2)
+        ]
     equal = all(torch.equal(batch, batches[0]) for batch in batches)
     equal &= torch.equal(torch.cat([half["input_ids"] for half in halves]), batches[0])
     return {"ms, median of 5": 1e3 * statistics.median(times), "equal, also in two halves": str(equal)}

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from safetensors import SafetensorError
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -46,20 +46,34 @@ CHAT_TEMPLATE = """\
 """
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
+# How runs of digits are cut before BPE sees them.
+DIGITS = {
+    "single": [pre_tokenizers.Digits(individual_digits=True)],  # sums generalise best
+    "three": [pre_tokenizers.Split(Regex(r"\d{1,3}"), "isolated")],  # from the left, as GPT-4 and Llama 3 do
+    "none": [],
+}
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    vocab_size: int,
+    max_length: int,
+    digits: str = "single",
+    special_tokens: Sequence[str] = (),
+    chat_template: str = CHAT_TEMPLATE,
+) -> PreTrainedTokenizerFast:
     """Byte-level BPE (Radford et al. 2019) with pad != eos; `<|im_end|>` ends a document and a chat turn alike.
+
+    special_tokens: of a chat template of one's own, beside ours.
 
     Raises:
         InputError: `vocab_size` has no room for the 256 bytes and the special tokens.
     """
-    special = [PAD, TURN_START, TURN_END]
+    special = [PAD, TURN_START, TURN_END, *special_tokens]
     if vocab_size < 256 + len(special):
         raise InputError(f"vocab_size: {vocab_size} is below {256 + len(special)} (256 bytes and the special tokens)")
     bpe = Tokenizer(models.BPE())
-    # Digits apart: numbers are read digit by digit, so that sums generalise.
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([*DIGITS[digits], pre_tokenizers.ByteLevel(add_prefix_space=False)])
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -71,8 +85,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, pad_token=PAD, eos_token=TURN_END, model_max_length=max_length, padding_side="right"
     )
-    tokenizer.add_special_tokens({"additional_special_tokens": [TURN_START]})
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.add_special_tokens({"additional_special_tokens": [TURN_START, *special_tokens]})
+    tokenizer.chat_template = chat_template
     return tokenizer
 
 

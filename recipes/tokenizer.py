@@ -2,12 +2,12 @@
 
 Paper: Sennrich et al. 2016 (arXiv 1508.07909); byte-level as in GPT-2.
 Launch: python recipes/tokenizer.py --config configs/quickstart/tokenizer.yaml
-Writes: output_dir, a Hugging Face tokenizer folder.
+Writes: output_dir, a Hugging Face tokenizer folder; tokenizer_report.json with its fertility by source.
 """
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import DataArguments, RunArguments
+from llmrecipes.config import DataArguments, ModelArguments, RunArguments
 from llmrecipes.parsing import launch
 
 
@@ -16,22 +16,56 @@ class TokenizerArguments:
     output_dir: str | None = field(default=None, metadata={"help": "Where the tokenizer goes."})
     vocab_size: int = field(default=32_000, metadata={"help": "Entries, the 256 bytes and special tokens included."})
     max_length: int = field(default=2048, metadata={"help": "Context that the tokenizer announces."})
+    sample_bytes: int | None = field(
+        default=None, metadata={"help": "Bytes of text to learn from, drawn by weight while it is read; default: all of it."}
+    )
+    digits: str = field(
+        default="single",
+        metadata={
+            "help": "Numbers digit by digit, up to three at once, or as they come.",
+            "choices": ["single", "three", "none"],
+        },
+    )
+    chat_template_path: str | None = field(
+        default=None, metadata={"help": "Jinja file, tokenizer folder or Hub id; default: ChatML."}
+    )
+    template_tokens: list[str] = field(default_factory=list, metadata={"help": "What a template of your own writes."})
+    compare_tokenizers: list[str] = field(
+        default_factory=list, metadata={"help": "Folders or Hub ids of others, for the report."}
+    )
     seed: int = field(default=42, metadata={"help": "Seed of the mixture."})
 
 
 def main(run, data, args):
-    from llmrecipes.data import load_train_eval
-    from llmrecipes.models import train_tokenizer
+    from llmrecipes.data import load_by_split, load_train_eval
+    from llmrecipes.durable import write_json
+    from llmrecipes.models import CHAT_TEMPLATE, load_tokenizer, train_tokenizer
     from llmrecipes.run import check_run, finish_run, start_run
+    from llmrecipes.tokens.vocabulary import check_round_trip, describe_policy, draw_sample, fertility, read_template
 
     state = check_run("tokenizer", run, args, (run, data, args), [s.path for s in data.datasets])
-    texts, held_out = load_train_eval(data, args.seed, ("text",))
-
-    tokenizer = train_tokenizer(texts["text"], args.vocab_size, args.max_length)
+    template = read_template(args.chat_template_path) if args.chat_template_path else CHAT_TEMPLATE
+    others = {path: load_tokenizer(ModelArguments(tokenizer_name_or_path=path)) for path in args.compare_tokenizers}
+    if args.sample_bytes:
+        parts = draw_sample(data.datasets, args.sample_bytes, args.seed)
+        texts, held_out = [text for part in parts.values() for text in part], None
+    else:
+        texts, held_out = load_train_eval(data, args.seed, ("text",))
+        texts, held_out = texts["text"], held_out and held_out["text"]
+        parts = {"all": texts}
+    tokenizer = train_tokenizer(texts, args.vocab_size, args.max_length, args.digits, args.template_tokens, template)
+    sample = held_out or [text for part in parts.values() for text in part[: 1000 // len(parts)]]
+    if data.eval_datasets:
+        parts = {name: part["text"] for name, part in load_by_split(data.eval_datasets, args.seed, ("text",)).items()}
+    rows = fertility({"this one": tokenizer, **others}, parts)
+    report = {"sources": rows, "measured_on": "held-out text" if data.eval_datasets else "text it has learned from"}
+    report |= {"round_trips": check_round_trip(tokenizer, sample), "splits": describe_policy(tokenizer)}
     start_run(state)
     tokenizer.save_pretrained(args.output_dir)
+    write_json(state.output_dir / "tokenizer_report.json", report)
+    for row in rows:
+        print("  {source:<24}{tokenizer:<24}{bytes_per_token:6.2f} bytes/token{tokens_per_word:6.2f} a word".format(**row))
 
-    sample = held_out["text"] if held_out else texts["text"][:1000]
     num_tokens = sum(len(ids) for ids in tokenizer(sample)["input_ids"])
     num_bytes = sum(len(text.encode()) for text in sample)
     finish_run(

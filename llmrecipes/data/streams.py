@@ -163,6 +163,10 @@ def _files(source: DatasetSource) -> list[Path] | None:
         return None
     if parts := [p for p in sorted(path.glob(f"{split}*.parquet")) if re.fullmatch(rf"{split}(-\d.*)?\.parquet", p.name)]:
         return parts
+    if split == "train" and not readme.exists():
+        found = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+        if found and all(file.suffix == ".parquet" for file in found):
+            return found
     return only_lines(path) if split == "train" and not readme.exists() else None
 
 

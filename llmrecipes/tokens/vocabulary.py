@@ -1,0 +1,126 @@
+"""What a tokenizer learns from (a weighted sample, drawn while the sources are read) and its fertility by source."""
+
+import heapq
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import xxhash
+from transformers import PreTrainedTokenizerBase
+
+from llmrecipes.config import DatasetSource, InputError
+from llmrecipes.data.streams import TextSource, text_source
+from llmrecipes.data.tables import say
+
+# Bytes that UTF-8 does not have, control characters, joined emoji, right-to-left, runs of blanks: what is easily lost.
+ODD = [
+    "a  b\t\tc\n\n\n    d ",
+    "ﬁ ẞ İ ﷽ 𝔘𝔫𝔦",
+    "👩\u200d👩\u200d👧 🇩🇪 e\u0301 é",
+    "שלום مرحبا \u202eabc\u202c",
+    "\0\x01\x1f\x7f\x85\u2028\ufeff",
+]
+REPORT_BYTES = 1 << 20  # of each source's text that the report reads
+
+
+def draw_sample(sources: list[DatasetSource], num_bytes: int, seed: int) -> dict[str, list[str]]:
+    """About `num_bytes` of whole documents, shared out by weight (without weights: by size), by the name of the source.
+
+    Each source is read once; of its documents those with the smallest keyed hash are kept, a draw without replacement that
+    takes no more memory than it keeps.
+
+    Raises:
+        InputError: a row that cannot be used, some sources with a weight and others without.
+    """
+    weights = [source.weight for source in sources]
+    if any(isinstance(weight, list) for weight in weights):
+        raise InputError("weight: a list of weights is for the phases of pretraining; give one number")
+    if None in weights and any(weights):
+        raise InputError("datasets: give every source a weight, or none")
+    names = [source.name or source.path for source in sources]
+    names = names if len(set(names)) == len(names) else [f"{name} {i}" for i, name in enumerate(names, start=1)]
+    texts = [text_source(source, seed) for source in sources]
+    if weights[0] is None:  # all in one, each document as likely as any other
+        kept = _smallest([(name, text) for name, text in zip(names, texts, strict=True)], num_bytes, seed)
+    else:
+        kept = []
+        for name, text, weight in zip(names, texts, weights, strict=True):
+            budget = num_bytes * weight / sum(weights)
+            own = _smallest([(name, text)], budget, seed)
+            size = sum(len(document.encode()) for _, document in own)
+            if size < 0.9 * budget:
+                say(f"{name}: holds {size:,} of the {budget:,.0f} bytes that its weight gives it; all of it is learned from")
+            kept += own
+    return {name: [document for owner, document in kept if owner == name] for name in names}
+
+
+def _smallest(sources: list[tuple[str, TextSource]], budget: float, seed: int) -> list[tuple[str, str]]:
+    """(name, document) of those with the smallest hashes, as many as `budget` bytes hold."""
+    heap, size = [], 0
+    for name, source in sources:
+        for number, text in enumerate(source.texts()):
+            rank = xxhash.xxh3_64_intdigest(f"{number} {text}".encode(), seed)
+            length = len(text.encode())
+            heapq.heappush(heap, (-rank, name, number, length, text))
+            size += length
+            while len(heap) > 1 and size - heap[0][3] >= budget:
+                size -= heapq.heappop(heap)[3]
+    return [(name, text) for _, name, _, _, text in sorted(heap, key=lambda entry: (entry[1], entry[2]))]
+
+
+def fertility(tokenizers: dict[str, PreTrainedTokenizerBase], texts: dict[str, Iterable[str]]) -> list[dict]:
+    """For each source and tokenizer bytes per token and tokens per word (Rust et al. 2021), on the first MB of its text."""
+    rows = []
+    for source, documents in texts.items():
+        sample, size = [], 0
+        for document in documents:
+            sample.append(document)
+            size += len(document.encode())
+            if size > REPORT_BYTES:
+                break
+        words = sum(len(re.findall(r"\w+|[^\w\s]", document)) for document in sample)
+        for name, tokenizer in tokenizers.items():
+            count = sum(map(len, tokenizer(sample, add_special_tokens=False)["input_ids"])) if sample else 0
+            if count:
+                rows.append({"source": source, "tokenizer": name, "vocab_size": len(tokenizer), "bytes": size,
+                             "bytes_per_token": size / count, "tokens_per_word": count / max(words, 1)})  # fmt: skip
+    return rows
+
+
+def check_round_trip(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> int:
+    """Number of texts, odd ones among them, that come back byte for byte.
+
+    Raises:
+        InputError: one that does not.
+    """
+    texts = [*texts, *ODD, "".join(map(chr, range(256)))]
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        back = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if back != text:
+            place = next((i for i, (a, b) in enumerate(zip(text, back)) if a != b), min(len(text), len(back)))
+            raise InputError(f"the tokenizer does not give back {text[max(place - 10, 0) : place + 10]!r} but "
+                             f"{back[max(place - 10, 0) : place + 10]!r}")  # fmt: skip
+    return len(texts)
+
+
+def describe_policy(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[str]]:
+    """How digits, blanks and lines are split: the tokens of a few texts."""
+    samples = ("1234567", "x = 12.5", "    return", "a\n\n\nb", "don't", "naïve 你好")
+    split = lambda text: [tokenizer.decode([i]) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    return {text: split(text) for text in samples}
+
+
+def read_template(path: str) -> str:
+    """The chat template in a Jinja file, or of a tokenizer's folder or Hub id."""
+    from transformers import AutoTokenizer
+
+    if Path(path).is_file():
+        return Path(path).read_text(encoding="utf-8-sig")
+    try:
+        found = AutoTokenizer.from_pretrained(path).chat_template
+    except (OSError, ValueError) as error:
+        raise InputError(f"chat_template_path: {path} cannot be read: {str(error)[:200]}") from None
+    if not isinstance(found, str):
+        raise InputError(f"chat_template_path: {path} has no chat template")
+    return found
