@@ -102,9 +102,29 @@ def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> Pr
         tokenizer = AutoTokenizer.from_pretrained(local_model(path), revision=revision, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    leave_out_eos(tokenizer, path)
     set_defaults(tokenizer, model.chat_template_kwargs or {})
     complete_template(tokenizer, path)
     return tokenizer
+
+
+def leave_out_eos(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Keeps `tokenizer` from putting EOS behind every text: a prompt would end before its answer, and what is learned, which
+    gets its EOS anyway, would end twice. A BOS stays where it is put.
+
+    Raises:
+        InputError: it goes on doing so, which a tokenizer without Rust's backend may.
+    """
+    ends = lambda: tokenizer.eos_token is not None and tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]
+    if not ends():
+        return
+    begins = tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    tokenizer.add_bos_token, tokenizer.add_eos_token = begins, False
+    tokenizer.init_kwargs |= {"add_bos_token": begins, "add_eos_token": False}
+    if ends():
+        raise InputError(f"{where}: its tokenizer puts EOS behind every text, also behind a prompt; set add_eos_token: false "
+                         "in its tokenizer_config.json")  # fmt: skip
+    say(f"{where}: its tokenizer put {tokenizer.eos_token} behind every text, also behind a prompt; it does so no longer")
 
 
 def require_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | None) -> None:

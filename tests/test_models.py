@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import get_peft_model
+from transformers import AutoTokenizer
 
 from llmrecipes.adapters import lora_config
 from llmrecipes.config import InputError, ModelArguments
@@ -114,6 +115,19 @@ def test_pad_token_is_given_where_there_is_none(tokenizer, folder, tmp_path):
     read.save_pretrained(tmp_path / "without")
     again = load_tokenizer(ModelArguments(tokenizer_name_or_path=str(tmp_path / "without")))
     assert again.pad_token is not None
+
+
+def test_a_tokenizer_that_ends_every_text_leaves_its_eos_out_and_keeps_its_bos(tokenizer, folder, tmp_path, capsys):
+    plain = tokenizer("red hat")["input_ids"]
+    copy = AutoTokenizer.from_pretrained(folder, bos_token="<|im_start|>", add_bos_token=True, add_eos_token=True)
+    copy.save_pretrained(tmp_path)
+    begin, end = copy.bos_token_id, copy.eos_token_id
+    assert AutoTokenizer.from_pretrained(tmp_path)("red hat")["input_ids"] == [begin, *plain, end]
+    read = load_tokenizer(ModelArguments(tokenizer_name_or_path=str(tmp_path)))
+    assert read("red hat")["input_ids"] == [begin, *plain]
+    assert "put <|im_end|> behind every text, also behind a prompt; it does so no longer" in capsys.readouterr().out
+    read.save_pretrained(tmp_path / "again")
+    assert AutoTokenizer.from_pretrained(tmp_path / "again")("red hat")["input_ids"] == [begin, *plain]
 
 
 def test_tokenizer_with_more_tokens_than_the_model_is_refused(tokenizer, folder):

@@ -296,6 +296,10 @@ eval_strategy: steps | has nothing to evaluate on
 load_best_model_at_end: true; eval_datasets: {rows}; eval_strategy: steps | say which one decides
 beta: 0.1 | unknown key `beta`
 """,
+    "kto": """
+per_device_train_batch_size: 1 | KTO compares the answers of a batch with one another
+train_sampling_strategy: random | KTO pairs neighbours
+""",
     "ppo": """
 reward_model_name_or_path: {policy} | is a language model
 reward_model_name_or_path: outputs/none/reward | does not exist

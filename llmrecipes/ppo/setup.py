@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.adapters import check_policy, keeps_base
 from llmrecipes.config import InputError
-from llmrecipes.models import eos_token_ids, num_embeddings
+from llmrecipes.models import eos_token_ids, leave_out_eos, num_embeddings
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.policy_value import add_adapter, build_value_head, build_value_model, disable_dropout
 from llmrecipes.ppo.rewards import Rewards
@@ -73,9 +73,11 @@ def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
     """The tokenizer in the folder or repository that the policy was loaded from."""
     path = getattr(model.config, "_name_or_path", "")
     try:
-        return AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise InputError(f"processing_class: there is no tokenizer beside the policy ({path!r}); give one") from error
+    leave_out_eos(tokenizer, path)
+    return tokenizer
 
 
 def build_models(

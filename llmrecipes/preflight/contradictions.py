@@ -239,6 +239,15 @@ def _preferences(s: Settings) -> Problems:
         yield "sync_ref_model", "makes what precompute_ref_log_probs computed stale; leave one of the two out"
 
 
+def _kto(s: Settings) -> Problems:
+    if "desirable_weight" not in s.keys or s["loss_type"] != "kto":
+        return
+    if s["per_device_train_batch_size"] == 1:
+        yield "per_device_train_batch_size", "KTO compares the answers of a batch with one another; give at least 2"
+    if s.given("train_sampling_strategy") and s["train_sampling_strategy"] != "sequential":
+        yield "train_sampling_strategy", "KTO pairs neighbours, whose order is mixed before; leave it out"
+
+
 def _fresh_model(s: Settings) -> Problems:
     config = s["model_config"]
     if not isinstance(config, dict):
@@ -337,6 +346,7 @@ CONTRADICTIONS = (
     _adapter,
     _texts,
     _preferences,
+    _kto,
     _fresh_model,
     _vocabulary,
     _models_compared,
