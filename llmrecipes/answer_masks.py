@@ -37,6 +37,7 @@ NOTES = {
     "split": "{} rows hold one answer of a longer conversation, whose turns the chat template shows otherwise once others "
     "follow",
     "ended": "{} rows hold an answer behind which the chat template puts no token that ends it; {eos} was put there",
+    "inside": "{} rows hold a token at which generation stops within an answer: what stands behind it will never be said",
     "opened": "{} rows are learned without the end of the generation prompt, which the chat template leaves out once the "
     "answer is there",
 }
@@ -109,6 +110,8 @@ def _encode_batch(batch: dict, indices: list[int], tokenizer, ends, template, na
         turns, first = ([*asked, *row["completion"]], len(asked)) if "completion" in row else (row["messages"], 0)
         where = f"{name} row {index + 1}"
         for piece in encode(tokenizer, turns, first, set(ends), where, template, options_of(row)):
+            if _goes_on(tokenizer, piece.labels, ends):
+                piece.notes.add("inside")
             found["input_ids"].append(piece.ids)
             found["labels"].append(piece.labels)
             found["row"].append(index)
@@ -184,6 +187,16 @@ def _up_to_end(tokenizer, answer: list[int], ends: set[int], notes: set[str]) ->
         return answer
     notes.add("ended")
     return [*answer, tokenizer.eos_token_id]
+
+
+def _goes_on(tokenizer, labels: list[int], ends: Sequence[int]) -> bool:
+    """Whether some text follows a token of `ends` within an answer."""
+    for i in [i for i, label in enumerate(labels[:-1]) if label in ends and labels[i + 1] != -100]:
+        rest = labels[i + 1 :]
+        rest = rest[: rest.index(-100)] if -100 in rest else rest
+        if tokenizer.decode(rest, skip_special_tokens=True).strip():
+            return True
+    return False
 
 
 def _is_as_given(tokenizer, turns: Sequence[dict], where: str, template: str, options: dict) -> bool:

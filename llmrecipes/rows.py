@@ -91,7 +91,7 @@ def recognise(row: Mapping, where: str = "data set", wanted: Sequence[str] = tup
                 continue
             if shape == "hh-rlhf" and not (isinstance(row["chosen"], str) and TURN.match(row["chosen"])):
                 continue
-            if shape == "unpaired preference" and not isinstance(row["label"], bool):
+            if shape == "unpaired preference" and row["label"] not in (0, 1):  # false and true
                 continue
             return shape
     raise InputError(_wrong_columns(row, wanted, where))
@@ -121,6 +121,8 @@ def to_standard(row: Mapping, where: str = "row", wanted: Sequence[str] = tuple(
         new = _to_preference(new, shape, where)
     elif standard in ("prompt-completion", "unpaired preference"):
         new = _to_completion(new, where)
+        if standard == "unpaired preference":
+            new["label"] = bool(new["label"])
     elif standard == "text":
         require_text(new["text"], "text", where)
     label = row.get("label")
@@ -336,6 +338,8 @@ def _wrong_columns(row: Mapping, wanted: Sequence[str], where: str) -> str:
     empty = [column for column, value in row.items() if value is None]
     note = f" (empty: {', '.join(empty)})" if empty else ""
     message = f"{where}: columns are {', '.join(row) or 'none'}{note}; expected {expected}"
+    if "unpaired preference" in wanted and {"prompt", "completion", "label"} <= row.keys():
+        return f"{where}: label must be true or false, found {short(row['label'])}"
     if "ranking" in row and "preference" in wanted:
         return f"{message}. Rankings become pairs with `reader: llmrecipes.data.preferences:rankings`"
     plain = {name.strip().lower(): name for name in reversed(row)}

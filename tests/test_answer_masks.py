@@ -182,6 +182,14 @@ def test_the_trainer_says_what_the_template_made_of_the_rows(tokenizer, tmp_path
         trainer(tokenizer, TEMPLATES["llama2"], tmp_path, [*rows[:1], {"messages": CHAT[1:]}])
 
 
+def test_an_end_within_an_answer_is_counted(tokenizer):
+    tokenizer.chat_template = TEMPLATES["chatml"]
+    said = ("The Rhine.", "The Rhine.<|im_end|>", "The Rhine.<|im_end|>\n<|im_start|>user\nAnd another?")
+    rows = Dataset.from_list([{"messages": [CHAT[0], CHAT[1] | {"content": text}]} for text in said])
+    _, notes, _ = tokenize_answers(rows, tokenizer, {tokenizer.eos_token_id}, "train")
+    assert notes["inside"] == 1
+
+
 def test_prompts_with_completions_go_the_same_way(tokenizer, tmp_path):
     made = trainer(tokenizer, TEMPLATES["gemma"], tmp_path, [{"prompt": CHAT[:3], "completion": CHAT[3:]}] * 2)
     row = made.train_dataset[0]

@@ -191,6 +191,14 @@ def test_unusable_pair_is_one_line(row, message):
         to_standard(row, "x.jsonl, row 7", ("preference",))
 
 
+def test_labels_may_be_0_and_1_and_nothing_else_than_true_or_false():
+    labelled = lambda label: {"prompt": "Hi", "completion": "Yes?", "label": label}
+    for label in (0, 1, False, True):
+        assert to_standard(labelled(label), "x", ("unpaired preference", "preference"))["label"] is bool(label)
+    with pytest.raises(InputError, match="x: label must be true or false, found 'good'"):
+        to_standard(labelled("good"), "x", ("unpaired preference", "preference"))
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
