@@ -11,7 +11,7 @@ import pyarrow.parquet
 from llmrecipes.corpus.contamination import Items, load_about, load_items
 from llmrecipes.corpus.counts import Counts
 from llmrecipes.corpus.documents import read_documents
-from llmrecipes.corpus.hashing import WORD, minhash, shingles, text_digest, word_hashes
+from llmrecipes.corpus.hashing import WORD, hashes_of, minhash, shingles, text_digest, word_hashes
 from llmrecipes.corpus.parts import Part, within_reach
 from llmrecipes.corpus.steps import build_steps
 from llmrecipes.corpus.work import EVALUATION, Work, whole_folder
@@ -30,8 +30,9 @@ class Sketches:
         self.digests, self.minhashes, self.words, self.sizes, self.hits, self.sets = [], [], [], [], [], []
         self.file = (folder / "shingles.u32").open("wb")
 
-    def add(self, text: str) -> int:
-        words = word_hashes(text)
+    def add(self, text: str, words: list[str] | None = None) -> None:
+        """words: of the text in small letters, where they are known."""
+        words = word_hashes(text) if words is None else hashes_of(words)
         if self.items is not None:
             self.hits += [(len(self.words), number) for number in self.items.hits(words).tolist()]
         self.digests.append(text_digest(text))
@@ -39,13 +40,13 @@ class Sketches:
         self.sets.append(shingles(words, text) if self.near else words[:0])
         if len(self.sets) == BATCH:
             self._flush()
-        return len(words)
 
     def _flush(self) -> None:
         if self.near:
             self.minhashes.append(minhash(self.sets))
         for own in self.sets:
-            small = numpy.unique((own >> numpy.uint64(32)).astype(numpy.uint32))
+            small = (own >> numpy.uint64(32)).astype(numpy.uint32)  # still in order
+            small = small[numpy.r_[True, small[1:] != small[:-1]]] if len(small) else small
             self.sizes.append(len(small))
             self.file.write(small.tobytes())
         self.sets = []
@@ -101,17 +102,17 @@ def _clean(work: Work, part: Part, items: Items | None, folder: Path) -> None:
                 counts.drop("read", document.problem, 0, document.id, document.problem)
                 continue
             text = document.text
-            words = len(WORD.findall(text))
-            for i, value in enumerate((1, words, len(text.encode()))):
+            words = WORD.findall(text.lower())
+            for i, value in enumerate((1, len(words), len(text.encode()))):
                 counts.read[i] += value
             for name, step in steps:
                 new, reason = step(text)
                 if reason:
-                    counts.drop(name, reason, words, document.id, text)
+                    counts.drop(name, reason, len(words), document.id, text)
                     break
                 text = new
             else:
-                sketches.add(text)
+                sketches.add(text, words if text == document.text else None)
                 batch.append({"text": text, "source": source.label, "id": document.id})
                 size += len(text)
             if len(batch) == BATCH or size > BATCH_BYTES:

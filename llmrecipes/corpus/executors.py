@@ -150,6 +150,9 @@ def run_child(root: str) -> None:
         tasks = num_tasks(work, phase)
         if is_done(work, phase):
             continue
+        if tasks == 1:  # for which no worker has to start
+            datatrove_task(root, phase, None)
+            continue
         make(
             _pipeline(work, phase), tasks=tasks, workers=min(work.args.workers, tasks), logging_dir=_logs(work, phase)
         ).run()

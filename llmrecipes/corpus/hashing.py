@@ -28,7 +28,11 @@ HASHES = _Words()
 
 def word_hashes(text: str) -> numpy.ndarray:
     """uint64 of each word in small letters: marks, blanks and case make no difference."""
-    words = WORD.findall(text.lower())
+    return hashes_of(WORD.findall(text.lower()))
+
+
+def hashes_of(words: list[str]) -> numpy.ndarray:
+    """uint64 of each of `words`."""
     return numpy.fromiter(map(HASHES.__getitem__, words), numpy.uint64, len(words))
 
 

@@ -4,11 +4,13 @@ The fingerprint is over everything in report.json, checksums of the shards inclu
 equal builds (time, executor, machine).
 """
 
-from dataclasses import asdict
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy
 
+from llmrecipes.config import InputError
 from llmrecipes.corpus.arguments import STEPS
 from llmrecipes.corpus.contamination import load_about, load_items
 from llmrecipes.corpus.counts import Counts
@@ -16,7 +18,9 @@ from llmrecipes.corpus.hashing import ngrams, word_hashes
 from llmrecipes.corpus.work import Work
 from llmrecipes.durable import file_digest, read_json, write_json, write_text
 from llmrecipes.manifest import digest
+from llmrecipes.parsing import leave
 from llmrecipes.report.blocks import Heading, Said, Section, Table, Text
+from llmrecipes.report.markdown import render_markdown
 from llmrecipes.report.numbers import size as bytes_of
 from llmrecipes.report.page import render_page
 
@@ -195,6 +199,23 @@ def _settings_table(content: dict) -> Table:
     return Table(["source", "key", "value"], rows)
 
 
+def to_markdown(folder: Path) -> str:
+    """The report in `folder` as Markdown: its tables without the documents that are shown, which are other people's.
+
+    Raises:
+        InputError: there is none.
+    """
+    content = read_json(folder / "report.json")
+    if "sources" not in content:
+        raise InputError(f"{folder}: holds no report of a corpus; recipes/corpus.py writes one")
+    sections = [
+        replace(section, blocks=[block for block in section.blocks if isinstance(block, (Table, Text))])
+        for section in build_sections(content)
+        if section.key not in ("samples", "settings")
+    ]
+    return render_markdown(f"The corpus in {folder}", summarise(content), sections)
+
+
 def write_corpus_card(folder: Path, content: dict, state) -> None:
     """README.md, so that `load_dataset` reads the folder, each source as a configuration too."""
     from llmrecipes.cards.dataset import write_card
@@ -212,3 +233,12 @@ def write_corpus_card(folder: Path, content: dict, state) -> None:
         "`report.html` shows what was dropped and why, with samples. Personal data were looked for by patterns alone.",
     ]
     write_card(folder, "Corpus", files, "\n".join(lines), state)
+
+
+if __name__ == "__main__":
+    try:
+        print(to_markdown(Path(sys.argv[1])), end="")
+    except InputError as error:
+        leave(error)
+    except IndexError:
+        leave("usage: python -m llmrecipes.corpus.report FOLDER")
