@@ -22,6 +22,7 @@ from llmrecipes.keys import recipe_keys
 from llmrecipes.manifest import ROOT, code_digest, difference, global_batch, inputs_of, run_fingerprint, standing, strings
 from llmrecipes.parsing import config_problems, load_yaml
 from llmrecipes.signals import IN_A_CHAIN, die_with_parent, handle_signals, received
+from llmrecipes.sweep import sweep
 
 UNHEALTHY = 3  # exit code
 NEW = "not run yet"
@@ -51,6 +52,9 @@ class PipelineArguments:
     from_stage: str | None = field(default=None, metadata={"help": "--from STAGE: start at this stage."})
     to_stage: str | None = field(default=None, metadata={"help": "--to STAGE: stop after this stage."})
     only: list[str] = field(default_factory=list, metadata={"help": "Only these stages."})
+    sweep: str | None = field(
+        default=None, metadata={"help": "STAGE.KEY=VALUE,VALUE: a folder for each value; what does not depend on it once."}
+    )
     dry_run: bool = field(default=False, metadata={"help": "Say what would run, and why; run nothing."})
 
 
@@ -67,6 +71,11 @@ class Stage:
     accelerate_config: str | None = None  # for a stage that trains
     selected: bool = True
     reason: str = ""
+    variant: str = ""  # KEY=VALUE of a sweep
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} {self.variant}".strip()
 
     @property
     def runs(self) -> bool:
@@ -76,6 +85,9 @@ class Stage:
     def given(self) -> dict:
         """What the recipe will read: its YAML and its command line."""
         return self.values if self.seed is None else self.values | {"seed": self.seed}
+
+    def reads(self, folder: Path) -> bool:
+        return any(PurePath(text).is_relative_to(folder) for text in strings(self.values) if text != str(self.output_dir))
 
 
 def plan_stages(pipeline, config_path: str, force: bool) -> list[Stage]:
@@ -97,9 +109,11 @@ def plan_stages(pipeline, config_path: str, force: bool) -> list[Stage]:
     names = pipeline.stages
     first = names.index(pipeline.from_stage) if pipeline.from_stage else 0
     last = names.index(pipeline.to_stage) if pipeline.to_stage else len(names) - 1
+    if pipeline.sweep:
+        stages = sweep(stages, pipeline.sweep, pipeline.output_dir, pipeline.only)
     will_change: list[Stage] = []
-    for i, stage in enumerate(stages):
-        stage.selected = first <= i <= last and (not pipeline.only or stage.name in pipeline.only)
+    for stage in stages:
+        stage.selected = first <= names.index(stage.name) <= last and (not pipeline.only or stage.name in pipeline.only)
         stage.reason = _reason(stage, force, will_change)
         if stage.runs:
             will_change.append(stage)
@@ -126,17 +140,18 @@ def run_stages(stages: list[Stage], pipeline, config_path: str, force: bool = Fa
         place = f"{number} of {len(running)}, {_clock(time.time() - started)} so far" if len(running) > 1 else ""
         why = stage.reason.removeprefix("run: ").replace(NEW, "")
         about = "; ".join(filter(None, [place, why]))
-        print(f"\n##### {stage.name}" + (f" ({about})" if about else ""), flush=True)
+        print(f"\n##### {stage.title}" + (f" ({about})" if about else ""), flush=True)
         if not stage.runs:
             continue
         if not force and (unhealthy := find_unhealthy(stage)):
             print(
-                f"\npipeline: {stage.name} not run, {unhealthy}; --force --from {stage.name} runs it anyway", file=sys.stderr
+                f"\npipeline: {stage.title} not run, {unhealthy}; --force --from {stage.name} runs it anyway",
+                file=sys.stderr,
             )
             sys.exit(UNHEALTHY)
         code = _run(stage, force)
         if code:
-            print(f"\npipeline: {stage.name} {_hint(stage, code, force)}", file=sys.stderr)
+            print(f"\npipeline: {stage.title} {_hint(stage, code, force)}", file=sys.stderr)
             sys.exit(code if code > 0 else 128 - code)
     print("\n" + summarise_chain(stages, config_path, time.time() - started), flush=True)
 
@@ -171,7 +186,7 @@ def summarise_chain(stages: list[Stage], config_path: str, seconds: float) -> st
     for stage in stages:
         manifest = read_json(stage.output_dir / "manifest.json")
         if manifest.get("status") != "finished":
-            lines.append(f"| {stage.name} | not run | | | |")
+            lines.append(f"| {stage.title} | not run | | | |")
             continue
         total += manifest["wall_seconds"]
         verdicts = [
@@ -180,14 +195,14 @@ def summarise_chain(stages: list[Stage], config_path: str, seconds: float) -> st
             for name, v in manifest["expected"].items()
         ]
         lines.append(
-            f"| {stage.name} | {manifest['made']} | {manifest['wall_seconds']:.0f} | {'; '.join(verdicts) or '-'} "
+            f"| {stage.title} | {manifest['made']} | {manifest['wall_seconds']:.0f} | {'; '.join(verdicts) or '-'} "
             f"| {stage.output_dir} |"
         )
     lines += ["", f"All stages together: {total:.0f} s of work, {seconds:.0f} s in this call.", ""]
     for stage in stages:
         table = stage.output_dir / "table.txt"
         if table.exists():
-            lines += [f"## {stage.name}", "", "```", table.read_text(encoding="utf-8").rstrip(), "```", ""]
+            lines += [f"## {stage.title}", "", "```", table.read_text(encoding="utf-8").rstrip(), "```", ""]
     return "\n".join(lines)
 
 
@@ -291,9 +306,9 @@ def _reason(stage: Stage, force: bool, will_change: list[Stage]) -> str:
         return "run: --force"
     found = read_json(stage.output_dir / "manifest.json")
     held = standing(stage.output_dir, _fingerprint(stage))
-    before = next((s for s in will_change if _reads(stage, s.output_dir)), None)
+    before = next((s for s in will_change if stage.reads(s.output_dir)), None)
     if before and held != "nothing":
-        return f"run: {before.name} runs before it"
+        return f"run: {before.title} runs before it"
     if held == "finished":
         changed = found.get("code") != code_digest(stage.recipe, stage.given)
         return "skip: finished, nothing changed" + (" (code changed since; --force reruns)" if changed else "")
@@ -317,10 +332,6 @@ def _batch(stage: Stage) -> int | None:
 
 def _processes(stage: Stage) -> int:
     return int(load_yaml(stage.accelerate_config).get("num_processes") or 1) if stage.accelerate_config else 1
-
-
-def _reads(stage: Stage, folder: Path) -> bool:
-    return any(PurePath(text).is_relative_to(folder) for text in strings(stage.values) if text != str(stage.output_dir))
 
 
 def _run(stage: Stage, force: bool) -> int:

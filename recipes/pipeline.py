@@ -1,12 +1,13 @@
 """Pipeline: runs a chain of stages from one YAML, skips what is unchanged, continues what was interrupted.
 
 Launch: python recipes/pipeline.py --config configs/quickstart/pipeline.yaml [--from sft] [--to reward] [--only ppo]
-        [--force] [--dry_run] [--seed 43 --output_dir outputs/quickstart-43]
-Writes: output_dir/report.md and report.html; each stage writes its own folder below output_dir.
+        [--force] [--dry_run] [--seed 43 --output_dir outputs/quickstart-43] [--sweep dpo.beta=0.1,0.5]
+Writes: output_dir/report.md and report.html (of a sweep compare-STAGE/); each stage writes its own folder below output_dir.
 """
 
 import re
 import sys
+from pathlib import Path
 
 from llmrecipes.config import RunArguments
 from llmrecipes.parsing import launch
@@ -14,13 +15,20 @@ from llmrecipes.pipeline import PipelineArguments
 
 
 def main(run, pipeline, config_path):
+    from llmrecipes.comparison import write_comparison
     from llmrecipes.pipeline import plan_stages, run_stages
     from llmrecipes.report import write_report
 
     stages = plan_stages(pipeline, config_path, force=run.force)
     if pipeline.dry_run:
         for stage in stages:
-            print(f"{stage.name:<14}{stage.reason}")
+            print(f"{stage.title:<14}{' ' * bool(stage.variant)}{stage.reason}")
+    elif pipeline.sweep:
+        run_stages(stages, pipeline, config_path, run.force)
+        varied = [stage for stage in stages if stage.variant and stage.selected]
+        for name in dict.fromkeys(stage.name for stage in varied):
+            folders = [str(stage.output_dir) for stage in varied if stage.name == name]
+            print("\n" + write_comparison(folders, str(Path(pipeline.output_dir) / f"compare-{name}")), end="")
     else:
         run_stages(stages, pipeline, config_path, run.force)
         write_report(pipeline.output_dir, config_path, pipeline.stages)

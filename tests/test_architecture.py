@@ -58,6 +58,7 @@ LAYERS = {
         "resume",
         "plan",
         "comparison",
+        "sweep",
         "evaluation",
         "ranking",
         "pipeline",

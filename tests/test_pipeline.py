@@ -265,3 +265,47 @@ def test_further_rounds_start_from_the_newest_policy_and_keep_all_rankings(tmp_p
 def test_rounds_need_the_stages_of_the_loop():
     with pytest.raises(InputError, match="rounds: 2 .* needs the stages sample, rank, reward, ppo"):
         add_rounds(["sft", "rank"], 2, ["sample", "rank", "reward", "ppo"], "a.yaml")
+
+
+def swept(tmp_path, sweep, **changes):
+    output_dir = str(tmp_path / "chain")
+    args = PipelineArguments(stages=STAGES, output_dir=output_dir, sweep=sweep, **changes)
+    return plan_stages(args, str(ROOT / "configs/smoke/pipeline.yaml"), force=False)
+
+
+def test_sweep_makes_what_does_not_depend_on_the_key_once(tmp_path):
+    stages = swept(tmp_path, "reward.learning_rate=1e-4,3e-4")
+    assert [stage.title for stage in stages] == [
+        "tokenizer", "pretrain", "sft", "sample", "rank",
+        "reward learning_rate=1e-4", "ppo learning_rate=1e-4", "evaluate learning_rate=1e-4",
+        "reward learning_rate=3e-4", "ppo learning_rate=3e-4", "evaluate learning_rate=3e-4", "dpo",
+    ]  # fmt: skip
+    home = tmp_path / "chain"
+    by_title = {stage.title: stage for stage in stages}
+    reward, ppo, evaluate = (by_title[f"{name} learning_rate=3e-4"] for name in ("reward", "ppo", "evaluate"))
+    assert reward.values["learning_rate"] == 3e-4 and reward.output_dir == home / "learning_rate=3e-4" / "reward"
+    assert ppo.values["reward_model_name_or_path"] == str(reward.output_dir)
+    assert ppo.values["model_name_or_path"] == str(home / "sft") and "learning_rate" not in ppo.values
+    assert evaluate.values["models"]["ppo"] == str(ppo.output_dir)
+    assert evaluate.values["models"]["dpo"] == str(home / "dpo")
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ("learning_rate=1e-4,3e-4", "say which, e.g. ppo.learning_rate="),
+        ("dpo.betta=1,2", "has no key `betta`, did you mean `beta`"),
+        ("dop.beta=1,2", "dop is no stage of the chain"),
+        ("dpo.beta=1", "two values or more"),
+        ("dpo.beta=0.1,high", "beta"),
+        ("beta", "is not KEY=VALUE,VALUE"),
+    ],
+)
+def test_sweep_that_cannot_be_is_one_line(tmp_path, sweep, message):
+    with pytest.raises(InputError, match=message):
+        swept(tmp_path, sweep)
+
+
+def test_key_of_one_stage_needs_no_name(tmp_path):
+    assert swept(tmp_path, "vocab_size=300,400")[0].title == "tokenizer vocab_size=300"
+    assert swept(tmp_path, "learning_rate=1e-4,3e-4", only=["dpo"])[7].title == "dpo learning_rate=3e-4"

@@ -1,0 +1,76 @@
+"""A chain with one key at several values: a folder for each value, what does not depend on it made once."""
+
+import copy
+from pathlib import Path, PurePath
+
+from llmrecipes.config import InputError, nearest
+from llmrecipes.keys import recipe_keys
+from llmrecipes.keys.strict_yaml import parse_yaml
+from llmrecipes.keys.values import check_value
+
+WHERE = "command line"
+
+
+def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
+    """`stages` with those that depend on the key repeated for each value, in OUTPUT_DIR/KEY=VALUE/STAGE.
+
+    given: STAGE.KEY=VALUE,VALUE or KEY=VALUE,VALUE where one of the stages (of `only`, if that is given) has the key.
+
+    Raises:
+        InputError: no such stage or key, several stages have it, or a value is none for it.
+    """
+    name, _, values = given.partition("=")
+    words = [word for word in values.split(",") if word]
+    if not name or len(set(words)) < 2 or len(set(words)) < len(words):
+        raise InputError(f"{WHERE}: sweep: {given[:60]!r} is not KEY=VALUE,VALUE with two values or more, each once")
+    stage, key = _find(stages, name, only)
+    about = recipe_keys(stage.recipe)[key]
+    chosen = {word: check_value(key, parse_yaml(word, WHERE), about, f"{WHERE}: sweep") for word in words}
+    changed = [stage]
+    for later in stages[stages.index(stage) + 1 :]:
+        if any(later.reads(before.output_dir) for before in changed):
+            changed.append(later)
+    variants = []
+    for word, value in chosen.items():
+        label = f"{key}={word.replace('/', '-')}"
+        folder = Path(output_dir) / label
+        moved = {before.output_dir: folder / before.output_dir.name for before in changed}
+        variants += [_variant(before, moved, folder, label, {key: value} if before is stage else {}) for before in changed]
+    first = stages.index(stage)
+    return [*stages[:first], *variants, *(later for later in stages[first:] if later not in changed)]
+
+
+def _find(stages: list, name: str, only: list[str]) -> tuple:
+    of, _, key = name.rpartition(".")
+    if of and of not in [stage.name for stage in stages]:
+        raise InputError(f"{WHERE}: sweep: {of[:60]} is no stage of the chain; it has {', '.join(s.name for s in stages)}")
+    having = [s for s in stages if s.name in ([of] if of else only or [s.name]) and key in recipe_keys(s.recipe)]
+    if not having:
+        known = {key: None for stage in stages for key in recipe_keys(stage.recipe) if stage.name == (of or stage.name)}
+        who = f"{of} has no" if of else "no stage of the chain has a"
+        raise InputError(f"{WHERE}: sweep: {who} key `{key[:60]}`{nearest(key, known) or ''}")
+    if len(having) > 1:
+        told = ", ".join(stage.name for stage in having)
+        raise InputError(f"{WHERE}: sweep: {told} have a key `{key}`; say which, e.g. {having[-1].name}.{key}=...")
+    return having[0], key
+
+
+def _variant(stage, moved: dict, folder: Path, label: str, changes: dict):
+    made = copy.copy(stage)
+    made.values = {key: value for key, value in _moved(stage.values, moved).items() if key != "expected"} | changes
+    made.output_dir, made.variant = moved[stage.output_dir], label
+    made.config = folder / "configs" / f"{stage.name}.yaml"
+    return made
+
+
+def _moved(value, folders: dict):
+    """`value` with every path that is or lies below one of `folders` moved."""
+    if isinstance(value, dict):
+        return {key: _moved(v, folders) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_moved(v, folders) for v in value]
+    if isinstance(value, str):
+        for home, to in folders.items():
+            if PurePath(value).is_relative_to(home):
+                return str(to / PurePath(value).relative_to(home))
+    return value
