@@ -37,7 +37,10 @@ def write_inputs(folder: Path) -> None:
     for name, sizes in (("large", SIZES), ("tiny", TINY)):
         build_policy(sizes, tokenizer).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    ask, answers = [{"role": "user", "content": "Count"}], [[{"role": "assistant", "content": text[:n]}] for n in (500, 400)]
+    words = text.split()
+    count = max(n for n in range(10, len(words), 5) if len(tokenizer(" ".join(words[:n]))["input_ids"]) <= 235)
+    ask = [{"role": "user", "content": "Count"}]
+    answers = [[{"role": "assistant", "content": " ".join(words[: count - less])}] for less in (0, 2)]
     rows = {"pretrain": {"text": text}, "sft": {"messages": [*ask, *answers[0]]},
             "reward": {"prompt": ask, "chosen": answers[0], "rejected": answers[1]}}  # fmt: skip
     for stage, row in rows.items():

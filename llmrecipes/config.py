@@ -46,6 +46,9 @@ class RunArguments:
     expected: dict | None = field(
         default=None, metadata={"help": "metric: [value, tolerance], or metric: null until someone measured it."}
     )
+    published: dict | None = field(
+        default=None, metadata={"help": "metric: [value, where it stands]: somebody else's figure; nothing is held to it."}
+    )
     force: bool = field(default=False, metadata={"help": "Overwrite an output folder that holds another run."})
 
     def __post_init__(self):
@@ -53,6 +56,10 @@ class RunArguments:
             is_pair = isinstance(bounds, list) and len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
             if bounds is not None and not (is_pair and bounds[1] >= 0):
                 raise InputError(f"expected.{metric}: {bounds!r} is neither [value, tolerance] nor null")
+        for metric, entry in (self.published or {}).items():
+            is_pair = isinstance(entry, list) and len(entry) == 2 and type(entry[0]) in (int, float)
+            if not is_pair or not isinstance(entry[1], str) or not entry[1].strip():
+                raise InputError(f"published.{metric}: {entry!r} is not [value, source]; say where the figure stands")
 
 
 WORLDS = {"tinytown": "llmrecipes.data.tinytown:load_tinytown"}  # generators that have a short name

@@ -8,7 +8,9 @@ import json
 import os
 import runpy
 import shutil
+import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ppo_toys as toys
@@ -200,6 +202,29 @@ def test_two_processes_measure_what_one_measures(inputs, tmp_path):
         assert set(measures) == set(scores[2][name])
         for measure, estimate in measures.items():
             assert estimate == pytest.approx(scores[2][name][measure], rel=1e-5, abs=1e-7), measure
+
+
+def test_two_machines_learn_what_one_learns(inputs, outputs, tmp_path):
+    """Two launchers on loopback, each with one process, by multi_node.yaml and its own --machine_rank, as docs say."""
+    topology = yaml.safe_load((ROOT / "configs" / "accelerate" / "multi_node.yaml").read_text())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    recipe = tmp_path / "sft.yaml"
+    recipe.write_text(yaml.safe_dump(options("sft", inputs, tmp_path / "sft", num_processes=2)))
+    assert topology["num_machines"] == 2 and topology["rdzv_backend"] == "static"
+
+    def machine(rank):
+        own = tmp_path / f"machine{rank}.yaml"
+        changes = {"num_processes": 2, "use_cpu": True, "machine_rank": rank, "main_process_port": port}
+        own.write_text(yaml.safe_dump(topology | changes))
+        return toys.run_launched(own, __file__, "recipes/sft.py", "--config", recipe).stdout
+
+    with ThreadPoolExecutor(2) as pool:
+        logs = list(pool.map(machine, (0, 1)))
+    assert losses(tmp_path / "sft") == pytest.approx(losses(outputs[1] / "rank0" / "sft"), rel=2e-5)
+    assert [log.count("=== sft: ") for log in logs] == [1, 0], "the first machine alone sums up"
+    assert json.loads((tmp_path / "sft" / "manifest.json").read_text())["launch"]["processes"] == 2
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)

@@ -149,7 +149,11 @@ def _method(s: Settings) -> tuple[str, int, bool]:
         return "chunked", 2, True
     if "center_rewards_coefficient" in s.keys:
         return "score", 2, False
-    return ("chunked" if "assistant_only_loss" in s.keys else "logits"), 1, False
+    if "assistant_only_loss" in s.keys:
+        return "chunked", 1, False
+    if "muon_learning_rate" in s.keys:
+        return "logits", 1, False
+    raise InputError("this stage's method is none whose memory is known; plans are for pretrain, sft, reward, dpo and ppo")
 
 
 def model_config(s: Settings, beside: Path | None) -> tuple[dict, str]:

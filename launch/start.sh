@@ -1,0 +1,23 @@
+#!/bin/bash
+# One machine's part of a launch; the files beside this one call it, and so may you:
+#   launch/start.sh RECIPE CONFIG.yaml [--key value ...]          e.g. launch/start.sh sft configs/smollm2-135m/sft.yaml
+# From the environment: NUM_MACHINES (1), MACHINE_RANK (0), MAIN_IP and MAIN_PORT of the first machine, NUM_GPUS of each machine
+# (all that nvidia-smi shows), LAUNCH_CONFIG in configs/accelerate (ddp).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+recipe=${1:?usage: launch/start.sh RECIPE CONFIG.yaml [--key value ...]}
+config=${2:?usage: launch/start.sh RECIPE CONFIG.yaml [--key value ...]}
+shift 2
+[[ -f recipes/$recipe.py ]] || { echo "error: $recipe is no recipe: $(cd recipes && echo *.py)" >&2; exit 2; }
+machines=${NUM_MACHINES:-1}
+gpus=${NUM_GPUS:-$(nvidia-smi -L 2>/dev/null | wc -l || true)}
+gpus=$((gpus > 0 ? gpus : 1))
+processes=$((machines * gpus))
+launch=${LAUNCH_CONFIG:-ddp}
+((processes > 1)) || launch=single_gpu
+options=(--config_file "configs/accelerate/$launch.yaml" --num_machines "$machines" --num_processes "$processes")
+if ((machines > 1)); then
+    options+=(--machine_rank "${MACHINE_RANK:-0}" --main_process_ip "${MAIN_IP:?the address of the first machine}")
+    options+=(--main_process_port "${MAIN_PORT:-29500}" --rdzv_backend static --same_network)
+fi
+exec accelerate launch "${options[@]}" "recipes/$recipe.py" --config "$config" "$@"

@@ -1,0 +1,82 @@
+"""configs/README.md: every chain for a real model, and what its stages need (`python -m llmrecipes.plan.catalogue`)."""
+
+from pathlib import Path
+
+from llmrecipes.keys.strict_yaml import load_yaml
+from llmrecipes.plan import make_plan
+from llmrecipes.plan.reading import read_settings
+from llmrecipes.plan.table import GIB, hours
+
+ROOT = Path(__file__).parents[2]
+TRAINING = ("pretrain", "sft", "reward", "dpo", "ppo")
+# Training rows of sources, as their authors count them; of the others nobody has counted the rows here.
+ROWS = {"vwxyzjn/summarize_from_feedback_oai_preprocessing_1706381144": 92832, "openai/gsm8k": 7473}
+HEAD = """\
+# Configs
+
+Written by `python -m llmrecipes.plan.catalogue > configs/README.md`. A folder is a model's chain, a YAML one stage of it.
+`quickstart`, `finetune`, `smalltalk`, `smoke` and `english` were run here; `accelerate` holds launch topologies, `schemas`
+the keys for editors, `tasks` lm-eval's tasks. **The chains below were planned and tried out with their models scaled
+down, on rows made up with the data sets' columns; none of them has run here at its size, on a GPU, or on its data.**
+
+Memory per GPU and time are `recipes/plan.py`'s for H100s of 80 GB at 40 % of their peak ([planning](../docs/planning.md)):
+upper bounds, for rows of full length; – where nobody has counted the rows. Models of some ten million parameters reach less
+than 40 %. The global batch stays the same on 1, 2, 4 and 8 GPUs with `gradient_accumulation_steps` in proportion.
+
+| chain | stage | trained, of all parameters | GPUs | rows a step | GiB a GPU | time | published |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def chains() -> list[Path]:
+    """The folders of configs/ that train a real model: those whose YAMLs say on what hardware they were not run."""
+    folders = sorted({path.parent for path in (ROOT / "configs").glob("*/*.yaml")})
+    return [
+        folder for folder in folders if any("not run here" in f.read_text(encoding="utf-8") for f in folder.glob("*.yaml"))
+    ]
+
+
+def launch_config(file: Path) -> str | None:
+    """The --config_file that the YAML's launch line names."""
+    words = next(line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("# Launch: ")).split()
+    return words[words.index("--config_file") + 1] if "--config_file" in words else None
+
+
+def plan_of(file: Path) -> dict:
+    """The plan of one of the catalogue's YAMLs on its own hardware."""
+    settings, config = read_settings(["--config", str(file)], None, ROOT / "recipes")
+    counted = [ROWS.get(source["path"]) for source in settings["datasets"] or []]
+    rows = None if None in counted else sum(counted)
+    topology = launch_config(file)
+    return make_plan(settings, config, accelerate_config=topology and str(ROOT / topology), train_rows=rows)
+
+
+def table() -> str:
+    lines = []
+    for folder in chains():
+        files = {file.stem: file for file in folder.glob("*.yaml")}
+        for stage in [*TRAINING, *sorted(set(files) - set(TRAINING))]:
+            if stage in files:
+                lines.append(_line(folder.name, stage, files[stage]))
+    return HEAD + "\n".join(lines) + "\n"
+
+
+def _line(chain: str, stage: str, file: Path) -> str:
+    published = load_yaml(str(file)).get("published") or {}
+    figures = "; ".join(f"{metric} {value}" for metric, (value, _) in published.items()) or "–"
+    first = f"| [{chain}]({chain}/README.md) | [{stage}]({chain}/{file.name}) |"
+    if stage not in TRAINING:
+        return f"{first} – | – | – | – | – | {figures} |"
+    plan = plan_of(file)
+    sizes = " of ".join(f"{n / 1e9:.2f} B" if n >= 1e9 else f"{n / 1e6:.1f} M" for n in _sizes(plan))
+    time = hours(plan["hours"]) if plan["steps"] else "–"
+    memory = f"{plan['peak'] / GIB:.1f}" + ("" if plan["fits"] else " (too much)")
+    return f"{first} {sizes} | {plan['num_gpus']} | {plan['global_batch_size']} | {memory} | {time} | {figures} |"
+
+
+def _sizes(plan: dict) -> list[int]:
+    return [plan["parameters"]["trained"], plan["parameters"]["all"]]
+
+
+if __name__ == "__main__":
+    print(table(), end="")

@@ -1,0 +1,146 @@
+"""launch/: each file starts any recipe with any YAML; what accelerate would be told is recorded by stand-ins."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+LAUNCH = ROOT / "launch"
+ASKED = ["sft", "configs/smoke/sft.yaml", "--learning_rate", "1e-5", "--run_name", "two words"]
+RECORD = 'printf "%s\\n" "$@" > "$RECORDED.$MACHINE_RANK"\n'
+
+
+@pytest.fixture
+def stand_ins(tmp_path):
+    """A PATH whose accelerate, srun, scontrol, hf and nvidia-smi only write down what they are told."""
+    names = {
+        "accelerate": 'MACHINE_RANK=${MACHINE_RANK:-0}\n' + RECORD + '${SLEEP:-true}\n',
+        "srun": 'shift; for n in $(seq 0 $((SLURM_NNODES - 1))); do SLURM_NODEID=$n "$@" & done\n'
+        'trap "kill 0" TERM; wait -n; exit $?\n',
+        "scontrol": 'if [[ $1 = show ]]; then printf "node1\\nnode2\\n"; else echo "$@" >> "$RECORDED.scontrol"; fi\n',
+        "hf": 'MACHINE_RANK=hf\n' + RECORD,
+        "nvidia-smi": "printf 'GPU 0\\nGPU 1\\n'\n",
+    }  # fmt: skip
+    (tmp_path / "bin").mkdir()
+    for name, body in names.items():
+        (tmp_path / "bin" / name).write_text("#!/bin/bash\n" + body)
+        (tmp_path / "bin" / name).chmod(0o755)
+    return {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "RECORDED": str(tmp_path / "told")}
+
+
+def told(env, rank=0) -> list[str]:
+    return Path(f"{env['RECORDED']}.{rank}").read_text().splitlines()
+
+
+def run(*words, env):
+    return subprocess.run(["bash", *map(str, words)], env=env, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def options(words: list[str]) -> dict:
+    own = words[: next(i for i, word in enumerate(words) if word.startswith("recipes/"))]
+    return {own[i][2:]: own[i + 1] for i in range(1, len(own) - 1) if own[i].startswith("--")}
+
+
+@pytest.mark.parametrize("file", sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")]), ids=lambda file: file.name)
+def test_scripts_are_bash(file):
+    assert subprocess.run(["bash", "-n", file], capture_output=True).returncode == 0
+    assert os.access(file, os.X_OK)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", "-S", "error", file], check=True)
+
+
+def test_start_takes_all_gpus_of_a_machine(stand_ins):
+    assert run(LAUNCH / "start.sh", *ASKED, env=stand_ins).returncode == 0
+    words = told(stand_ins)
+    assert options(words) == {"config_file": "configs/accelerate/ddp.yaml", "num_machines": "1", "num_processes": "2"}
+    assert words[words.index("recipes/sft.py") :] == ["recipes/sft.py", "--config", *ASKED[1:]]
+    run(LAUNCH / "start.sh", *ASKED, env=stand_ins | {"NUM_GPUS": "1"})
+    assert options(told(stand_ins))["config_file"] == "configs/accelerate/single_gpu.yaml"
+
+
+def test_start_refuses_what_is_no_recipe(stand_ins):
+    done = run(LAUNCH / "start.sh", "sff", "configs/smoke/sft.yaml", env=stand_ins)
+    assert done.returncode == 2 and "sff is no recipe" in done.stderr
+    several = run(LAUNCH / "start.sh", *ASKED, env=stand_ins | {"NUM_MACHINES": "2"})
+    assert several.returncode and "address of the first machine" in several.stderr
+
+
+SLURM = {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]",
+         "SLURM_SUBMIT_DIR": str(ROOT)}  # fmt: skip
+
+
+def test_slurm_starts_a_launcher_on_each_node(stand_ins):
+    env = stand_ins | SLURM | {"LAUNCH_CONFIG": "fsdp2"}
+    assert run(LAUNCH / "slurm.sbatch", *ASKED, env=env).returncode == 0
+    deadline = time.monotonic() + 10
+    while not Path(f"{env['RECORDED']}.1").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for rank in (0, 1):
+        found = options(told(env, rank))
+        assert found["machine_rank"] == str(rank) and found["num_processes"] == "8" and found["main_process_ip"] == "node1"
+        assert found["config_file"].endswith("fsdp2.yaml") and 20000 <= int(found["main_process_port"]) < 30000
+    assert not Path(f"{env['RECORDED']}.scontrol").exists(), "a job that ended by itself is not requeued"
+
+
+def test_slurm_puts_a_job_that_was_stopped_back_into_the_queue(stand_ins):
+    env = stand_ins | SLURM | {"SLEEP": "sleep 30"}
+    job = subprocess.Popen(["bash", LAUNCH / "slurm.sbatch", *ASKED], env=env, cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 20
+    while not Path(f"{env['RECORDED']}.1").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(20) != 0
+    assert Path(f"{env['RECORDED']}.scontrol").read_text() == "requeue 77\n"
+    settings = [line for line in (LAUNCH / "slurm.sbatch").read_text().splitlines() if line.startswith("#SBATCH")]
+    assert "#SBATCH --requeue" in settings and "#SBATCH --signal=B:TERM@120" in settings
+
+
+def test_hf_jobs_hands_the_words_on(stand_ins):
+    env = stand_ins | {"REPO": "https://example.org/x"}
+    assert run(LAUNCH / "hf_jobs.sh", *ASKED, env=env).returncode == 0
+    words = told(env, "hf")
+    assert words[:2] == ["jobs", "run"] and words[-len(ASKED) :] == ASKED and "launch/start.sh" in words[-len(ASKED) - 2]
+    assert run(LAUNCH / "hf_jobs.sh", *ASKED, env=stand_ins).returncode != 0, "REPO is missing"
+
+
+def test_kubernetes_starts_as_many_machines_as_it_tells_them(stand_ins):
+    service, job = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
+    spec = job["spec"]
+    [container] = spec["template"]["spec"]["containers"]
+    env = {entry["name"]: entry.get("value", "") for entry in container["env"]}
+    assert int(env["NUM_MACHINES"]) == spec["completions"] == spec["parallelism"] and spec["completionMode"] == "Indexed"
+    assert env["MAIN_IP"] == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
+    assert spec["template"]["spec"]["subdomain"] == service["metadata"]["name"]
+    assert (ROOT / env["CONFIG"]).exists() and container["command"] == ["/bin/bash", "-c"]
+    done = run("-c", container["args"][0], env=stand_ins | env | {"JOB_COMPLETION_INDEX": "0"})
+    assert done.returncode == 0 and told(stand_ins)[-2:] == ["--config", env["CONFIG"]]
+
+
+def test_skypilot_starts_the_recipe_on_each_node(stand_ins, tmp_path):
+    task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    assert set(task) <= {"name", "num_nodes", "resources", "workdir", "envs", "file_mounts", "setup", "run"}
+    for name in ("launch", "recipes"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    env = stand_ins | task["envs"] | {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1",
+                                      "SKYPILOT_NUM_GPUS_PER_NODE": "8",
+                                      "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "ARGS": "--max_steps 3"}  # fmt: skip
+    done = subprocess.run(["bash", "-c", task["run"]], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = told(env, 1)
+    assert options(found)["main_process_ip"] == "10.0.0.1" and options(found)["machine_rank"] == "1"
+    assert found[-2:] == ["--max_steps", "3"]
+
+
+def test_the_image_starts_what_the_others_start():
+    lines = (LAUNCH / "Dockerfile").read_text().splitlines()
+    entry = json.loads(next(line for line in lines if line.startswith("ENTRYPOINT")).removeprefix("ENTRYPOINT "))
+    assert (ROOT / entry[0]).is_file()
+    known = ("FROM", "RUN", "WORKDIR", "COPY", "ENV", "ENTRYPOINT", "#")
+    assert all(not line.strip() or line.startswith(known) for line in lines)
