@@ -14,7 +14,10 @@ from llmrecipes.data.gguf import convert_gguf, local_model
 from llmrecipes.models import load_policy, load_reward_model, load_tokenizer, read_config
 
 gguf = pytest.importorskip("gguf", reason="the extra gguf is not installed")
-TEMPLATE = "{% for m in messages %}{{ '<|im_start|>' + m['content'] + '<|im_end|>' }}{% endfor %}"
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['content'] + '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>' }}{% endif %}"
+)
 TEXT = "a  5 and 12 of 3d\n    7 <|im_end|>"
 
 
