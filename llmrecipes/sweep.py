@@ -12,7 +12,7 @@ WHERE = "command line"
 
 
 def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
-    """`stages` with those that depend on the key repeated for each value, in OUTPUT_DIR/KEY=VALUE/STAGE.
+    """`stages` with those that depend on the key repeated for each value, in OUTPUT_DIR/KEY=VALUE/STAGE, behind the others.
 
     given: STAGE.KEY=VALUE,VALUE or KEY=VALUE,VALUE where one of the stages (of `only`, if that is given) has the key.
 
@@ -36,8 +36,7 @@ def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
         folder = Path(output_dir) / label
         moved = {before.output_dir: folder / before.output_dir.name for before in changed}
         variants += [_variant(before, moved, folder, label, {key: value} if before is stage else {}) for before in changed]
-    first = stages.index(stage)
-    return [*stages[:first], *variants, *(later for later in stages[first:] if later not in changed)]
+    return [*(shared for shared in stages if shared not in changed), *variants]
 
 
 def _find(stages: list, name: str, only: list[str]) -> tuple:

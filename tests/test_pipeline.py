@@ -276,9 +276,9 @@ def swept(tmp_path, sweep, **changes):
 def test_sweep_makes_what_does_not_depend_on_the_key_once(tmp_path):
     stages = swept(tmp_path, "reward.learning_rate=1e-4,3e-4")
     assert [stage.title for stage in stages] == [
-        "tokenizer", "pretrain", "sft", "sample", "rank",
+        "tokenizer", "pretrain", "sft", "sample", "rank", "dpo",
         "reward learning_rate=1e-4", "ppo learning_rate=1e-4", "evaluate learning_rate=1e-4",
-        "reward learning_rate=3e-4", "ppo learning_rate=3e-4", "evaluate learning_rate=3e-4", "dpo",
+        "reward learning_rate=3e-4", "ppo learning_rate=3e-4", "evaluate learning_rate=3e-4",
     ]  # fmt: skip
     home = tmp_path / "chain"
     by_title = {stage.title: stage for stage in stages}
@@ -308,4 +308,4 @@ def test_sweep_that_cannot_be_is_one_line(tmp_path, sweep, message):
 
 def test_key_of_one_stage_needs_no_name(tmp_path):
     assert swept(tmp_path, "vocab_size=300,400")[0].title == "tokenizer vocab_size=300"
-    assert swept(tmp_path, "learning_rate=1e-4,3e-4", only=["dpo"])[7].title == "dpo learning_rate=3e-4"
+    assert swept(tmp_path, "learning_rate=1e-4,3e-4", only=["dpo"])[-2].title == "dpo learning_rate=3e-4"
