@@ -63,6 +63,8 @@ def _turn(turn: object, where: str, may_be_empty: bool) -> dict:
         raise InputError(f"{where}: the {role}'s content is null; give a text")
     if role == "assistant" and not (new["content"] or "").strip() and not new.get("tool_calls") and not may_be_empty:
         raise InputError(f"{where}: the assistant's answer is empty")
+    if role == "user" and isinstance(new["content"], str) and not new["content"].strip():
+        raise InputError(f"{where}: the user's content is empty")
     for key in [key for key in LEARNED if key in new]:
         if new.pop(key) not in (1, "1") and role == "assistant":  # True is 1
             raise InputError(

@@ -122,6 +122,7 @@ def test_answers_stay_beside_a_prompt_for_reward_functions():
     [
         ({"messages": [ASK, turn("assistant", None)]}, "turn 2: the assistant's content is null"),
         ({"messages": [ASK, turn("assistant", 7)]}, "turn 2: content must be text, found 7"),
+        ({"messages": [turn("user", " "), REPLY]}, "turn 1: the user's content is empty"),
         ({"messages": [ASK, turn("assistant", " \n")]}, "turn 2: the assistant's answer is empty"),
         ({"messages": [ASK, turn("assistant", "", reasoning_content="Hm.")]}, "the assistant's answer is empty"),
         ({"messages": [turn("user", [{"type": "image_url", "image_url": {}}]), REPLY]}, "turn 1: .* a part that is no text"),
