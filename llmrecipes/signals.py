@@ -58,6 +58,8 @@ def _leave_terminal() -> None:
 
 
 def raise_interrupted(signum: int) -> None:
+    if not received:  # another process of this launch has got it
+        received.append(signum)
     raise Interrupted(signum)
 
 

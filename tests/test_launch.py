@@ -144,7 +144,8 @@ def losses(folder):
 def test_two_processes_learn_what_one_learns(outputs, stage):
     one, two = (losses(outputs[n] / "rank0" / stage) for n in (1, 2))
     assert len(one) == STEPS + 1 and one[0] != one[-2], "something was learned"
-    assert two == pytest.approx(one, rel=2e-5)
+    # Adam makes a step of full length of a gradient that is nothing but rounding; DPO's pairs have more of these.
+    assert two == pytest.approx(one, rel=2e-4 if stage == "dpo" else 2e-5)
 
 
 @pytest.mark.parametrize("stage", STAGES)

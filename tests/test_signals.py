@@ -13,7 +13,7 @@ import pytest
 
 from llmrecipes.config import RunArguments
 from llmrecipes.parsing import launch
-from llmrecipes.signals import SIGNALS, Interrupted, handle_signals
+from llmrecipes.signals import SIGNALS, Interrupted, handle_signals, raise_interrupted
 
 ROOT = Path(__file__).parent.parent
 CHILD = """
@@ -66,6 +66,14 @@ def test_a_process_of_a_launch_leaves_with_its_code_when_all_is_written(error, c
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (code, "all is written\n"), done.stderr
     assert ("ValueError: wrong" in done.stderr) == (code == 1) and ("error: wrong" in done.stderr) == (code == 2)
+
+
+def test_a_process_that_ends_for_another_ones_signal_is_interrupted_too(monkeypatch):
+    monkeypatch.setattr("llmrecipes.signals.received", heard := [])
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        with pytest.raises(Interrupted):
+            raise_interrupted(signum)
+    assert heard == [signal.SIGTERM]
 
 
 def until(condition) -> bool:
