@@ -32,6 +32,7 @@ STAGES = ["tokenizer", "pretrain", "sft", "sample", "rank", "reward", "dpo", "pp
 # A constant learning rate: a step too many changes the weights. No interval is a multiple of another one.
 STEPS = ["--max_steps", "9", "--save_steps", "2", "--logging_steps", "3", "--save_total_limit", "2", "--watch_steps", "4",
          "--lr_scheduler_type", "constant", "--learning_rate", "1e-3"]  # fmt: skip
+UNWATCHED = [word for word in STEPS if word not in ("--watch_steps", "4")]
 EVALUATES = ["--eval_strategy", "steps", "--eval_steps", "4"]
 MODEL = (
     "{model_type: llama, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1, "
@@ -40,11 +41,11 @@ MODEL = (
 OPTIONS = {
     "pretrain": [*STEPS, *EVALUATES, "--model_config", MODEL],
     "sft": [*STEPS, *EVALUATES],
-    "reward": [word for word in STEPS if word not in ("--watch_steps", "4")] + EVALUATES,
+    "reward": [*UNWATCHED, *EVALUATES],
     "dpo": [*STEPS, *EVALUATES],
     "ppo": [*STEPS, "--kl_target", "0.1"],
-    "kto": [*STEPS, *EVALUATES],
-    "grpo": [*STEPS],
+    "kto": [*UNWATCHED, *EVALUATES],
+    "grpo": UNWATCHED,
     "sample": ["--per_device_batch_size", "8"],
 }
 EVENTS_OF_STAGES = 60  # of a file, of which every stage of a pipeline has some

@@ -17,6 +17,7 @@ import ppo_toys as toys
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("pretrain", "sft", "reward", "dpo")
@@ -77,9 +78,10 @@ def run_stages(inputs, outputs):
     run_recipe("pretrain", inputs, outputs / "resumed", num_processes)
 
 
-def interrupt(folder):
-    """Leaves a finished run as if it had been killed after the last checkpoint but one."""
-    shutil.rmtree(folder / f"checkpoint-{STEPS}")
+def interrupt(folder, step=STEPS - 1):
+    """Leaves a finished run as if it had been killed after the checkpoint of `step`."""
+    for later in range(step + 1, STEPS + 1):
+        shutil.rmtree(folder / f"checkpoint-{later}")
     for file in folder.glob("*.safetensors"):
         file.unlink()
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -169,6 +171,25 @@ def test_two_processes_resume_as_if_uninterrupted(outputs):
     assert (resumed / "model.safetensors").read_bytes() == (uninterrupted / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow  # five more starts, two of them of two processes
+def test_one_process_then_two_then_one_end_where_one_does_up_to_rounding(outputs, inputs, tmp_path):
+    """At the same global batch, each goes on from the checkpoint of the one before. Muon makes updates of one size out of
+    gradients of any, so that rounding grows: two processes without a break are as far from one."""
+    folder = tmp_path / "pretrain"
+    for step, number in enumerate((1, 2, 1), start=1):
+        log = launch(number, inputs, folder, "pretrain")
+        assert step == 1 or f"continuing from {folder}/checkpoint-{step - 1}" in log and "equal up to rounding" in log
+        if step < STEPS:
+            interrupt(folder, step)
+    whole = outputs[1] / "rank0" / "pretrain"
+    assert losses(folder) == pytest.approx(losses(whole), rel=2e-5)
+    weights, expected = (
+        torch.cat([tensor.flatten() for _, tensor in sorted(load_file(path / "model.safetensors").items())])
+        for path in (folder, whole)
+    )
+    assert (weights - expected).norm() <= 1e-3 * expected.norm()
+
+
 def test_two_processes_measure_what_one_measures(inputs, tmp_path):
     """Texts, tasks, greedy and sampled answers are shared out, and nothing depends on how."""
     questions = [json.loads(line) for line in (inputs / "sft.jsonl").read_text().splitlines()]
@@ -245,6 +266,8 @@ if __name__ == "__main__":
     if sys.argv[1].startswith("recipes/"):
         sys.argv[:] = sys.argv[1:]
         runpy.run_path(sys.argv[0], run_name="__main__")
+    elif sys.argv[3:]:
+        run_recipe(sys.argv[3], Path(sys.argv[1]), Path(sys.argv[2]), int(os.environ.get("WORLD_SIZE", 1)), save_steps=1)
     else:
         run_stages(Path(sys.argv[1]), Path(sys.argv[2]))
     if torch.distributed.is_initialized():
