@@ -1,6 +1,6 @@
-"""Speed, memory and correctness of the way from raw sources to batches, beside others' tools in one run.
+"""Speed, memory and correctness of the way from raw sources to batches.
 
-    python benchmarks/data.py [--only near_duplicates,cleaning,contamination,engines,language] [--json FILE] [--documents N]
+    python benchmarks/data.py [--only near_duplicates,cleaning,contamination,language] [--json FILE] [--documents N]
 
 Each part runs in a process of its own; seconds are of the CPU, so that a busy machine does not decide, and memory is that
 process's peak. Documents are put together from sentences of the archives that configs/smalltalk/corpus.yaml names (32 MB,
@@ -15,11 +15,9 @@ from pathlib import Path
 
 PARTS = {  # name -> module beside this one
     "near_duplicates": "data_documents",
-    "near_duplicates_peer": "data_documents",
     "cleaning": "data_documents",
     "contamination": "data_documents",
     "language": "data_documents",
-    "engines": "data_documents",
     "first_step": "data_tokens",
     "memory": "data_tokens",
     "tokenization": "data_tokens",

@@ -1,5 +1,6 @@
-"""Parts of benchmarks/data.py about documents: duplicates, cleaning, contamination, languages, engines."""
+"""Parts of benchmarks/data.py about documents: duplicates, cleaning, contamination, languages."""
 
+import contextlib
 import json
 import random
 import re
@@ -138,46 +139,6 @@ def _in_child(function) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def near_duplicates_peer(count: int) -> dict:
-    """datatrove's four stages (14 buckets of 8, its default) and ours on a tenth of the documents, words split alike."""
-    from datatrove.data import Document
-    from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
-    from datatrove.pipeline.dedup.minhash import MinhashConfig
-
-    class Words:
-        def word_tokenize(self, text: str) -> list[str]:
-            return WORD.findall(text)
-
-    count //= 10
-    texts = _all_documents(count)
-    with tempfile.TemporaryDirectory() as folder:
-        config = MinhashConfig()
-        before = cpu()
-        signature = MinhashDedupSignature(f"{folder}/sig", config)
-        signature.word_tokenizer = Words()
-        data = lambda: (Document(text=text, id=str(i)) for i, text in enumerate(texts))
-        signature.run(data(), 0, 1)
-        for bucket in range(config.num_buckets):
-            MinhashDedupBuckets(f"{folder}/sig", f"{folder}/buckets", config=config).run(None, bucket, config.num_buckets)
-        MinhashDedupCluster(f"{folder}/buckets", f"{folder}/remove", config=config).run(None, 0, 1)
-        kept = {int(d.id) for d in MinhashDedupFilter(f"{folder}/remove").run(data(), 0, 1)}
-        theirs = cpu() - before
-        write_documents(Path(folder) / "a.parquet", texts)
-        args = CorpusArguments(sources=[f"{folder}/a.parquet"], repair=False, scrub=[])
-        work = Work(Path(folder) / "out" / "work", args, plan_parts(args))
-        work.save()
-        before = cpu()
-        build(work)
-        ours = cpu() - before
-        codes = numpy.load(work.root / "selected" / "codes.npy")
-    found = planted(made_documents(count))
-    high = [count + i for i, (index, text) in enumerate(found) if jaccard(texts[index], text) >= 0.8]
-    recall = sum(i not in kept or found[i - count][0] not in kept for i in high) / len(high)
-    return {"documents": len(texts), "CPU s of datatrove": theirs, "CPU s of ours, files included": ours,
-            "times": theirs / ours, "recall of datatrove at Jaccard >= 0.8": recall,
-            "recall of ours": sum(bool(codes[i]) for i in high) / len(high)}  # fmt: skip
-
-
 def cleaning(count: int) -> dict:
     """Documents a CPU second of one core through each step and all of them, sketches and files included."""
     texts = real_texts()
@@ -244,16 +205,28 @@ DJANGO = {"path": "pypi:Django==5.2.8", "files": "django/c*/locale/*/LC_MESSAGES
 
 
 def language(count: int) -> dict:
-    """CLD2 and langid on lines of Django's translations, whose folders say their language; 3 to 40 words each."""
-    import py3langid
-    import pycld2
-
+    """langid and CLD2 (`pip install pycld2==0.42`) on Django's translations, whose folders say their language: two messages
+    each (about 100 characters) and twelve (about 1,100). Some messages are English in every folder."""
     from llmrecipes.corpus.steps.language import load_detector
 
-    samples = labelled_lines()
-    detectors = {"pycld2": load_detector(), "py3langid": lambda text: py3langid.classify(text)[0]}
-    assert pycld2
-    found = {"lines": len(samples), "languages": len({language for language, _ in samples})}
+    detectors = {"langid": load_detector()}
+    with contextlib.suppress(ImportError):
+        import pycld2
+
+        detectors["CLD2"] = lambda text: pycld2.detect(UNREADABLE.sub(" ", text))[2][0][1]
+    short = labelled_lines()
+    lines: dict[str, list[str]] = {}
+    for code, text in short:
+        lines.setdefault(code, []).append(text)
+    long = [(code, "\n".join(own[i : i + 6])) for code, own in lines.items() for i in range(0, len(own) - 5, 6)]
+    return {"languages": len(lines)} | _accuracy("short", short, detectors) | _accuracy("long", long, detectors)
+
+
+UNREADABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")  # CLD2 refuses a text with any of them
+
+
+def _accuracy(size: str, samples: list[tuple[str, str]], detectors: dict) -> dict:
+    found = {f"{size}: documents": len(samples)}
     same = {"nb": "no", "iw": "he", "jw": "jv"}
     for name, detect in detectors.items():
         before = time.process_time()
@@ -262,11 +235,11 @@ def language(count: int) -> dict:
         right = [same.get(s, s) == same.get(wanted, wanted) for s, (wanted, _) in zip(said, samples, strict=True)]
         english = [s == "en" for s in said]
         is_english = [wanted == "en" for wanted, _ in samples]
-        found[f"{name}: accuracy"] = f"{100 * sum(right) / len(right):.1f} %"
+        found[f"{size}, {name}: accuracy"] = f"{100 * sum(right) / len(right):.1f} %"
         kept = sum(a and b for a, b in zip(english, is_english, strict=True))
-        found[f"{name}: English, recall and precision"] = (
+        found[f"{size}, {name}: English, recall and precision"] = (
             f"{100 * kept / max(1, sum(is_english)):.1f} %, {100 * kept / max(1, sum(english)):.1f} %")  # fmt: skip
-        found[f"{name}: documents a second"] = len(said) / seconds
+        found[f"{size}, {name}: documents a second"] = len(said) / seconds
     return found
 
 
@@ -300,28 +273,3 @@ def labelled_lines() -> list[tuple[str, str]]:
         rng.shuffle(lines)
         samples += [(code, " ".join(lines[i : i + 2])) for i in range(0, min(120, len(lines) - 1), 2)]
     return samples
-
-
-def engines(count: int) -> dict:
-    """The same documents kept in process, by datatrove's local executor and by Ray, if it is there, in 8 tasks."""
-    import importlib.util
-
-    found, kept = {}, {}
-    with tempfile.TemporaryDirectory() as folder:
-        texts = _all_documents(min(count, 4000) // 4)
-        for i in range(8):
-            write_documents(Path(folder) / f"{i}.parquet", texts[i::8])
-        for name in ("in process", "local", "ray"):
-            if name == "ray" and not importlib.util.find_spec("ray"):
-                found["ray"] = "not installed"
-                continue
-            keys = {} if name == "in process" else {"executor": name, "workers": 2, "num_tasks": 8}
-            args = CorpusArguments(sources=[f"{folder}/*.parquet"], shard_bytes=1, **keys)
-            work = Work(Path(folder) / name.replace(" ", "") / "work", args, plan_parts(args))
-            work.save()
-            before, began = cpu(), time.monotonic()
-            build(work)
-            found[f"{name}: wall s, CPU s"] = f"{time.monotonic() - began:.1f}, {cpu() - before:.1f}"
-            kept[name] = write_report(work, "x")["fingerprint"]
-    found["reports equal, checksums of all shards included"] = str(len(set(kept.values())) == 1)
-    return found

@@ -136,7 +136,7 @@ def test_broken_characters_are_mended_and_others_left_alone():
 
 
 def test_languages_are_told_apart():
-    pytest.importorskip("pycld2")
+    pytest.importorskip("py3langid")
     ((_, step),) = build_steps(StepArguments(repair=False, languages=["en", "de"], scrub=[]), Counter())
     german = "Der Fluss entspringt in den Bergen und m\u00fcndet ins Meer, und im Fr\u00fchjahr schmilzt der Schnee."
     french = "La rivi\u00e8re prend sa source dans les montagnes et se jette dans la mer au printemps."
@@ -150,7 +150,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(extras.importlib, "import_module", missing)
     with pytest.raises(InputError, match=r"repair: needs ftfy .*pip install -e '\.\[data\]'"):
         build_steps(StepArguments(), Counter())
-    with pytest.raises(InputError, match="languages: needs pycld2"):
+    with pytest.raises(InputError, match="languages: needs py3langid"):
         build_steps(StepArguments(repair=False, languages=["en"]), Counter())
     rules = ["gopher", "c4", "fineweb", "gopher_repetition"]
     assert len(build_steps(StepArguments(repair=False, quality=rules), Counter())) == 5, "the others need no extra"
