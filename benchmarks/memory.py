@@ -25,7 +25,7 @@ SIZES = {"model_type": "llama", "hidden_size": 512, "intermediate_size": 1376, "
 TINY = {**SIZES, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 300}
 COMMON = {"max_steps": 3, "per_device_train_batch_size": 4, "bf16": False, "use_cpu": True, "report_to": "none",
           "save_strategy": "no", "activation_checkpointing": False}  # fmt: skip
-CASES = {"pretrain": {"max_length": 256}, "sft": {"max_length": 256}, "reward": {"max_length": 256}}
+CASES = {"pretrain": {"max_length": 256}}
 
 
 def write_inputs(folder: Path) -> None:
