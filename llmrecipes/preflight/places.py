@@ -46,10 +46,10 @@ def occupied(s: Settings, given: dict) -> Problems:
     path = Path(output_dir)
     if not path.is_dir():
         return
-    held = standing(path, "")
+    held, rebuilds = standing(path, ""), s["annotator"] in ("page", "llm")  # pairs may be built anew from kept judgements
     if held == "foreign" and not any(path.glob("checkpoint-*")):  # a run's own, if it has lost its manifest
         yield "output_dir", f"{output_dir} holds files that are no run of ours; choose another output_dir or --force"
-    elif held == "another" and (how := plain_difference(read_manifest(path) or {}, given)):
+    elif held == "another" and not rebuilds and (how := plain_difference(read_manifest(path) or {}, given)):
         yield "output_dir", f"{output_dir} holds another run ({how}); --force overwrites it"
     elif holder := find_holder(path):
         yield "output_dir", f"{holder} is writing in {output_dir}; wait for it, or end it"
