@@ -81,7 +81,7 @@ def file_digest(path: Path) -> str:
     stat = path.stat()
     if stat.st_size < LARGE:
         return _read_digest(path)
-    name = xxhash.xxh3_128_hexdigest(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}")
+    name = xxhash.xxh3_128_hexdigest(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}".encode())
     noted = cache_folder() / "digests" / f"{name}.json"
     if found := read_json(noted).get("digest"):
         return found

@@ -488,3 +488,15 @@ def test_shards_are_read_from_disk_and_not_held(tokenizer, tmp_path):
     shards = shards_of(jsonl(tmp_path / "a.jsonl", texts("Ann", 30)), tokenizer, tmp_path)
     tokens = TokenShards(shards.folder).piece(0)[0]
     assert not tokens.flags.owndata and not tokens.flags.writeable
+
+
+def test_a_large_files_digest_is_noted_and_taken_anew_when_it_changes(tmp_path, monkeypatch):
+    from llmrecipes import durable
+
+    file, read, real = tmp_path / "large", [], durable._read_digest
+    monkeypatch.setattr(durable, "LARGE", 3)
+    monkeypatch.setattr(durable, "_read_digest", lambda path: read.append(path) or real(path))
+    file.write_bytes(b"abcd")
+    assert durable.file_digest(file) == durable.file_digest(file) == real(file) and len(read) == 1
+    file.write_bytes(b"abce!")
+    assert durable.file_digest(file) == real(file) and len(read) == 2
