@@ -51,7 +51,8 @@ def options(stage, inputs, output_dir, num_processes):
     else:
         values |= {"model_name_or_path": f"{inputs}/model", "activation_checkpointing": False}
     if stage == "dpo":
-        values["precompute_ref_log_probs"] = True
+        # Where both answers begin alike their gradients cancel; of the rounding that is left Adam would make whole steps.
+        values |= {"precompute_ref_log_probs": True, "adam_epsilon": 1e-3}
     return values
 
 
@@ -146,8 +147,7 @@ def losses(folder):
 def test_two_processes_learn_what_one_learns(outputs, stage):
     one, two = (losses(outputs[n] / "rank0" / stage) for n in (1, 2))
     assert len(one) == STEPS + 1 and one[0] != one[-2], "something was learned"
-    # Adam makes a step of full length of a gradient that is nothing but rounding; DPO's pairs have more of these.
-    assert two == pytest.approx(one, rel=2e-4 if stage == "dpo" else 2e-5)
+    assert two == pytest.approx(one, rel=2e-5)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -15,6 +15,7 @@ from llmrecipes.parsing import parse
 from llmrecipes.ppo import PPOConfig, PPOTrainer
 from llmrecipes.ppo.losses import generalized_advantage_estimate, shape_rewards
 from llmrecipes.ppo.setup import check_sizes
+from llmrecipes.reward_models.arguments import RewardArguments
 
 
 def logged(trainer, name: str) -> list[float]:
@@ -350,7 +351,7 @@ def test_the_recipe_refuses_what_is_no_reward_model_before_it_loads_anything(tmp
             "datasets": tmp_path / "prompts.jsonl", "output_dir": tmp_path / "out"}  # fmt: skip
     argv = [word for key, value in argv.items() for word in (f"--{key}", str(value))]
     types = RunArguments, DataArguments, PreviewArguments, "llmrecipes.ppo.config:PPOConfig", ModelArguments
-    types += (recipe.RewardArguments, "llmrecipes.evaluation.watch:WatchArguments")
+    types += (RewardArguments, recipe.ValueArguments, "llmrecipes.evaluation.watch:WatchArguments")
     with pytest.raises(InputError, match=f"reward_model_name_or_path: .*{message}"):
         recipe.main(*parse(*types, argv=argv))
     assert not (tmp_path / "out").exists()

@@ -17,6 +17,7 @@ from llmrecipes.models import load_policy
 from llmrecipes.parsing import parse
 from llmrecipes.ppo.policy_value import response_logprobs
 from llmrecipes.ppo.rollout import Rollout
+from llmrecipes.reward_models.arguments import RewardArguments
 
 ROOT = Path(__file__).parent.parent
 BITSANDBYTES = "QLoRA needs bitsandbytes (requirements-dev.txt)"
@@ -125,7 +126,7 @@ def test_the_recipe_takes_a_base_in_four_bits(base, tmp_path, monkeypatch):
     recipe = importlib.import_module("ppo")
     watch = "llmrecipes.evaluation.watch:WatchArguments"
     shared = RunArguments, DataArguments, PreviewArguments
-    types = "llmrecipes.ppo.config:PPOConfig", ModelArguments, recipe.RewardArguments, watch
+    types = "llmrecipes.ppo.config:PPOConfig", ModelArguments, RewardArguments, recipe.ValueArguments, watch
     recipe.main(*parse(*shared, *types, argv=["--config", str(config)]))
     metrics = json.loads((tmp_path / "ppo" / "manifest.json").read_text())["metrics"]
     assert math.isfinite(metrics["train_loss"]) and metrics["kl"] != 0 and metrics["eval_kl"] != 0

@@ -483,9 +483,9 @@ def test_long_prompts_are_an_error_or_dropped(tmp_path, caplog):
     ("rows", "message"),
     [
         ([{"prompt": "w1"}] * 7, "7 are fewer than one rollout of 8"),
-        ([{"question": "w1"}] * 8, "has columns question; PPO needs a column `prompt`"),
+        ([{"question": "w1"}] * 8, "has columns question; needed is a column `prompt`"),
         *(
-            ([{"prompt": "w1", column: [1]}] * 8, f"the column `{column}` has a name that PPO gives .*; rename it")
+            ([{"prompt": "w1", column: [1]}] * 8, f"the column `{column}` has the name of one that is made here; rename it")
             for column in ("prompts", "prompt_ids", "completions", "completion_ids")
         ),
         ([{"prompt": ""}] * 8, "row 1: the prompt is empty"),
@@ -500,7 +500,7 @@ def test_unusable_prompts_are_refused(tmp_path, rows, message):
 
 
 def test_a_stream_of_prompts_is_refused(tmp_path):
-    with pytest.raises(InputError, match="training prompts: a IterableDataset; PPO needs a datasets.Dataset"):
+    with pytest.raises(InputError, match="training prompts: a IterableDataset; needed is a datasets.Dataset"):
         toys.trainer(tmp_path, data=toys.prompts().to_iterable_dataset())
 
 

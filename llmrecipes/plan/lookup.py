@@ -94,7 +94,7 @@ def _from_hub(path: str, revision: str | None, name: str = "config.json") -> dic
     if token:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
-        with urlopen(request, timeout=1.5) as answer:  # noqa: S310 (the endpoint is the user's own setting)
+        with urlopen(request, timeout=1.5) as answer:  # nosec B310: the user's own endpoint
             found = json.loads(answer.read())
     except (OSError, ValueError):  # no network, no such repository, a gate
         return None

@@ -33,7 +33,7 @@ def add_prompt_ids(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest
     for column in OWN_COLUMNS:
         if column in dataset.column_names:
             raise InputError(
-                f"{name}: the column `{column}` has a name that is given to what is made here; rename it, or leave it "
+                f"{name}: the column `{column}` has the name of one that is made here; rename it, or leave it "
                 "out (`columns` of a data source lists those to keep)"
             )
     encoded, kept = [], []
