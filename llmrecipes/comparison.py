@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 
 from llmrecipes.config import InputError
 from llmrecipes.durable import read_json, write_text
-from llmrecipes.manifest import is_part_of_a_run, read_manifest
+from llmrecipes.manifest import is_part_of_a_run, move_paths, read_manifest
 from llmrecipes.measures import ARROWS, TRAINING, with_arrow
 from llmrecipes.metrics import Estimate
 from llmrecipes.report.blocks import Figure, Points, Section, Table, Text
@@ -31,9 +31,9 @@ class CompareArguments:
 
 @dataclass
 class Column:
-    """Runs that differ in their seed alone: folders, config, measures (one Estimate each run), curves of the first run."""
+    """Runs of a stage that differ in their seed alone; measures hold a value for each run, curves are the first run's."""
 
-    name: str
+    stage: str
     folders: list[Path]
     config: dict
     measures: dict[str, list[Estimate | float]]
@@ -61,14 +61,11 @@ def read_columns(folders: list[str]) -> list[Column]:
         same = next((c for c in columns if without == {k: v for k, v in c.config.items() if k not in SEEDS}), None)
         if same is None:
             single = {name: [value] for name, value in measures.items()}
-            columns.append(Column(str(folder), [folder], config, single, _curves(folder)))
+            columns.append(Column(manifest["stage"], [folder], config, single, _curves(folder)))
             continue
         same.folders.append(folder)
         for name, value in measures.items():
             same.measures.setdefault(name, []).append(value)
-    for column in columns:
-        if len(column.folders) > 1:
-            column.name = f"{column.folders[0]} and {len(column.folders) - 1} other seeds"
     return columns
 
 
@@ -86,17 +83,8 @@ def _manifest(folder: Path) -> dict:
 def _settings(config: dict, folder: Path) -> dict:
     """The keys that make a run what it is; paths of its own chain written as CHAIN/..., wherever the chain lies."""
     chain = PurePath(config.get("output_dir") or folder).parent
-
-    def moved(value):
-        if isinstance(value, dict):
-            return {key: moved(v) for key, v in value.items()}
-        if isinstance(value, list):
-            return [moved(v) for v in value]
-        if isinstance(value, str) and "/" in value and PurePath(value).is_relative_to(chain):
-            return str("CHAIN" / PurePath(value).relative_to(chain))
-        return value
-
-    return {key: moved(value) for key, value in config.items() if is_part_of_a_run(key) and key != "project"}
+    given = {key: value for key, value in config.items() if is_part_of_a_run(key) and key != "project"}
+    return move_paths(given, {chain: PurePath("CHAIN")} if chain.parts else {})
 
 
 def _measures(folder: Path, manifest: dict) -> dict[str, Estimate | float]:
@@ -148,10 +136,14 @@ def summarise(values: list[Estimate | float]) -> Estimate:
         return values[0] if isinstance(values[0], Estimate) else Estimate(values[0], math.nan, math.nan, 1)
     from scipy.special import stdtrit
 
-    plain = [value.value if isinstance(value, Estimate) else value for value in values]
+    plain = _numbers(values)
     middle = statistics.mean(plain)
     side = stdtrit(len(plain) - 1, 0.975) * statistics.stdev(plain) / math.sqrt(len(plain))
     return Estimate(middle, middle - side, middle + side, len(plain))
+
+
+def _numbers(values: list[Estimate | float]) -> list[float]:
+    return [value.value if isinstance(value, Estimate) else value for value in values]
 
 
 def p_value(values: list[Estimate | float], base: list[Estimate | float]) -> float | None:
@@ -160,7 +152,7 @@ def p_value(values: list[Estimate | float], base: list[Estimate | float]) -> flo
     if len(values) > 1 and len(base) > 1:
         from scipy.stats import ttest_ind
 
-        plain = [[v.value if isinstance(v, Estimate) else v for v in side] for side in (values, base)]
+        plain = [_numbers(side) for side in (values, base)]
         if any(statistics.stdev(side) for side in plain):
             return float(ttest_ind(*plain, equal_var=False).pvalue)
         return None
@@ -240,8 +232,7 @@ def write_comparison(folders: list[str], output_dir: str | None) -> str:
     from llmrecipes.report.page import render_page
 
     columns = read_columns(folders)
-    stage = _manifest(columns[0].folders[0])["stage"]
-    title = f"{stage}: {sum(len(column.folders) for column in columns)} runs"
+    title = f"{columns[0].stage}: {sum(len(column.folders) for column in columns)} runs"
     summary = "In brackets 95 % intervals: over seeds where a column has several, else over the items of the evaluation."
     sections = compare(columns)
     text = render_markdown(title, summary, sections)

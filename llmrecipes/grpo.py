@@ -64,12 +64,13 @@ class GRPOTrainer(trl.GRPOTrainer):
         """The reward function at `place` in the form that TRL calls."""
 
         def reward(prompts, completions, completion_ids, trainer_state, log_metric, log_extra, **columns) -> list[float]:
-            prompt_ids = self._tokenize_prompts(prompts)[0]
-            rows = {"prompt": prompts, "prompt_ids": prompt_ids, **columns}
+            rows = {"prompt": prompts, **columns}
+            if rewards.is_model[place]:
+                rows["prompt_ids"] = self._tokenize_prompts(prompts)[0]
             finished = [bool(self._stops & set(ids[-1:])) for ids in completion_ids]
             offered = {"trainer_state": trainer_state, "log_metric": log_metric, "log_extra": log_extra}
             size = self.args.per_device_train_batch_size
-            return rewards.score_by(place, rows, completion_ids, finished, size, offered).tolist()
+            return rewards.score_by(place, rows, completions, completion_ids, finished, size, offered).tolist()
 
         reward.__name__ = rewards.names[place]
         return reward

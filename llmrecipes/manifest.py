@@ -15,7 +15,7 @@ import os
 import re
 import socket
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from llmrecipes.checkpoints import is_sealed_by, step_folders
 from llmrecipes.config import InputError, generator_of
@@ -340,6 +340,19 @@ def module_file(module: str) -> Path | None:
     path = Path(spec.origin)
     inner = path.parent.joinpath(*module.split(".")[1:])
     return next((p for p in (inner.with_suffix(".py"), inner / "__init__.py", path) if p.exists()), None)
+
+
+def move_paths(value, folders: dict):
+    """`value`, a nested config, with every path that is or lies below one of `folders` moved to what that stands for."""
+    if isinstance(value, dict):
+        return {key: move_paths(v, folders) for key, v in value.items()}
+    if isinstance(value, list):
+        return [move_paths(v, folders) for v in value]
+    if isinstance(value, str):
+        for home, to in folders.items():
+            if home != to and PurePath(value).is_relative_to(home):
+                return str(to / PurePath(value).relative_to(home))
+    return value
 
 
 def strings(value) -> list[str]:

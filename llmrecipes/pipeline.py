@@ -19,7 +19,17 @@ import yaml
 from llmrecipes.config import InputError
 from llmrecipes.durable import read_json, write_text
 from llmrecipes.keys import recipe_keys
-from llmrecipes.manifest import ROOT, code_digest, difference, global_batch, inputs_of, run_fingerprint, standing, strings
+from llmrecipes.manifest import (
+    ROOT,
+    code_digest,
+    difference,
+    global_batch,
+    inputs_of,
+    move_paths,
+    run_fingerprint,
+    standing,
+    strings,
+)
 from llmrecipes.parsing import config_problems, load_yaml
 from llmrecipes.signals import IN_A_CHAIN, die_with_parent, handle_signals, received
 from llmrecipes.sweep import sweep
@@ -236,7 +246,7 @@ def _stage(name: str, pipeline, config_path: Path) -> Stage:
         raise InputError(f"{config_path}: stage {name} has no {config}; write it or take {name} off `stages`")
     own = load_yaml(config)
     home = load_yaml(config_path).get("output_dir") or pipeline.output_dir
-    values = _moved(own, PurePath(home), PurePath(pipeline.output_dir))
+    values = move_paths(own, {PurePath(home): PurePath(pipeline.output_dir)})
     if pipeline.rounds > 1:
         values = _for_round(values, base, round_, pipeline, config_path.parent)
     if not values.get("output_dir"):
@@ -251,17 +261,6 @@ def _stage(name: str, pipeline, config_path: Path) -> Stage:
 def trains(recipe: Path) -> bool:
     """Whether the recipe takes the keys of a training."""
     return PER_STEP in recipe_keys(recipe)
-
-
-def _moved(value, home: PurePath, to: PurePath):
-    """`value` with every path that is or lies below `home` moved below `to`."""
-    if isinstance(value, dict):
-        return {key: _moved(v, home, to) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_moved(v, home, to) for v in value]
-    if home != to and isinstance(value, str) and PurePath(value).is_relative_to(home):
-        return str(to / PurePath(value).relative_to(home))
-    return value
 
 
 def _for_round(values: dict, base: str, round_: int, pipeline, configs: Path) -> dict:

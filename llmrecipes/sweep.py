@@ -1,12 +1,13 @@
 """A chain with one key at several values: a folder for each value, what does not depend on it made once."""
 
 import copy
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from llmrecipes.config import InputError, nearest
 from llmrecipes.keys import recipe_keys
 from llmrecipes.keys.strict_yaml import parse_yaml
 from llmrecipes.keys.values import check_value
+from llmrecipes.manifest import move_paths
 
 WHERE = "command line"
 
@@ -56,20 +57,7 @@ def _find(stages: list, name: str, only: list[str]) -> tuple:
 
 def _variant(stage, moved: dict, folder: Path, label: str, changes: dict):
     made = copy.copy(stage)
-    made.values = {key: value for key, value in _moved(stage.values, moved).items() if key != "expected"} | changes
+    made.values = {key: value for key, value in move_paths(stage.values, moved).items() if key != "expected"} | changes
     made.output_dir, made.variant = moved[stage.output_dir], label
     made.config = folder / "configs" / f"{stage.name}.yaml"
     return made
-
-
-def _moved(value, folders: dict):
-    """`value` with every path that is or lies below one of `folders` moved."""
-    if isinstance(value, dict):
-        return {key: _moved(v, folders) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_moved(v, folders) for v in value]
-    if isinstance(value, str):
-        for home, to in folders.items():
-            if PurePath(value).is_relative_to(home):
-                return str(to / PurePath(value).relative_to(home))
-    return value

@@ -15,8 +15,8 @@ from forked import run_python
 import llmrecipes.pipeline as pipeline_module
 from llmrecipes.config import InputError
 from llmrecipes.durable import write_json
-from llmrecipes.manifest import code_digest, global_batch, inputs_of, output_files, run_fingerprint
-from llmrecipes.pipeline import PipelineArguments, _moved, add_rounds, plan_stages, trains
+from llmrecipes.manifest import code_digest, global_batch, inputs_of, move_paths, output_files, run_fingerprint
+from llmrecipes.pipeline import PipelineArguments, add_rounds, plan_stages, trains
 
 ROOT = Path(__file__).parent.parent
 STAGES = ["tokenizer", "pretrain", "sft", "sample", "rank", "reward", "dpo", "ppo", "evaluate"]
@@ -183,7 +183,7 @@ def test_a_stage_says_itself_whether_it_trains():
 def test_chain_moves_by_whole_folders(tmp_path):
     home = PurePath("outputs/quickstart")
     values = {"a": "outputs/quickstart/sft", "b": ["outputs/quickstart-42/sft", {"c": "outputs/quickstart"}], "d": 1}
-    moved = _moved(values, home, PurePath("outputs/mine"))
+    moved = move_paths(values, {home: PurePath("outputs/mine")})
     assert moved == {"a": "outputs/mine/sft", "b": ["outputs/quickstart-42/sft", {"c": "outputs/mine"}], "d": 1}
 
 

@@ -118,18 +118,22 @@ class Rewards:
 
         Raises InputError for a row that no function gives a score.
         """
+        texts = self.policy_tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+        completions = [
+            [{"role": "assistant", "content": text}] if is_conversation(prompt) else text
+            for prompt, text in zip(rows["prompt"], texts, strict=True)
+        ]
         scores = torch.stack(
             [
-                self.score_by(place, rows, completion_ids, finished, batch_size, offered).to(device)
+                self.score_by(place, rows, completions, completion_ids, finished, batch_size, offered).to(device)
                 for place in range(len(self.functions))
             ],
             dim=1,
         )
         for row in scores.isnan().all(1).nonzero().flatten().tolist():
-            text = self.policy_tokenizer.decode(completion_ids[row], skip_special_tokens=True)
             raise InputError(
                 f"reward function {', '.join(self.names)}: row {row} got None, and no other function gives it a number "
-                f"(prompt {rows['prompt'][row]!r:.80}, response {text!r:.80})"
+                f"(prompt {rows['prompt'][row]!r:.80}, response {completions[row]!r:.80})"
             )
         return scores
 
@@ -137,6 +141,7 @@ class Rewards:
         self,
         place: int,
         rows: dict[str, list],
+        completions: list,
         completion_ids: list[list[int]],
         finished: list[bool],
         batch_size: int,
@@ -152,11 +157,6 @@ class Rewards:
                 for row in zip(prompts, rows["prompt_ids"], completion_ids, finished, strict=True)
             ]
             return function(score_with_model, token_rows, batch_size)
-        texts = self.policy_tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
-        completions = [
-            [{"role": "assistant", "content": text}] if is_conversation(prompt) else text
-            for prompt, text in zip(prompts, texts, strict=True)
-        ]
         columns = {name: rows[name] for name in rows if name not in ("prompt", "prompt_ids")}
         return torch.tensor(score_with_callable(function, prompts, completions, completion_ids, columns, offered))
 
