@@ -18,11 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parent.parent
 PARTS = ("pretrain", "sft", "lora", "decode", "ppo")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
-# Dense bf16 FLOP/s, from NVIDIA's data sheets (half of what they print with sparsity).
-PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 GOALS = {"pretrain": "overhead <= 2 %, MFU >= 50 % on an H100", "ppo": "samples/s >= 2x, memory <= 0.6x of trl 1.12.0"}
 # layers, width, heads, tokens in a row, rows in a micro-batch, vocabulary
 SHAPES = {
@@ -35,15 +35,13 @@ SHAPES = {
 
 
 def peak_flops(name: str) -> float | None:
-    return next((peak for card, peak in PEAKS.items() if card in name), None)
+    """Dense bf16 FLOP/s of the card that torch calls `name`, as recipes/plan.py knows it; None for another one."""
+    from llmrecipes.plan import GPUS
 
-
-def now() -> float:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    called = name.lower().replace(" ", "")
+    known = yaml.safe_load(GPUS.read_text(encoding="utf-8"))
+    cards = [card for card in known if all(part in called for part in card.split("-"))]
+    return known[max(cards, key=len)]["tflops"] * 1e12 if cards else None
 
 
 def build_model(shape: tuple, seed: int = 0):
@@ -169,6 +167,7 @@ class BareLoop:
 def decode(shape: tuple, new_tokens: int) -> dict:
     """Tokens a second of `llmrecipes.generation` and of generate with a growing and, on a GPU, a compiled static cache."""
     import torch
+    from training import now
 
     from llmrecipes.generation import sample_responses
 
@@ -188,9 +187,9 @@ def decode(shape: tuple, new_tokens: int) -> dict:
     found = {}
     for name, way in ways.items():
         way()
-        started = now()
+        started = now()[0]
         way()
-        found[f"{name}_tokens_per_s"] = rows * new_tokens / (now() - started)
+        found[f"{name}_tokens_per_s"] = rows * new_tokens / (now()[0] - started)
     return found
 
 
