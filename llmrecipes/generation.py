@@ -167,7 +167,8 @@ def _decode_batch(
 def _step_of(model: PreTrainedModel, cache: DynamicCache) -> Callable:
     """(new token ids (B, t), mask (B, T) of all tokens, positions of the new ones (B, t)) -> logits (B, V) of the next
     token; the cache is filled on the way. Not every architecture takes all of these (ALiBi models have no positions)."""
-    accepted = inspect.signature(model.forward).parameters
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # a PeftModel passes on what it is given
+    accepted = inspect.signature(inner.forward).parameters
     cache_name = _cache_argument(model, accepted)
     # Router logits would not fit the mask.
     extra = {"logits_to_keep": 1, "output_router_logits": False, cache_name: cache}

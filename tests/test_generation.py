@@ -3,6 +3,7 @@ config."""
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from llmrecipes.config import InputError
@@ -46,6 +47,14 @@ def test_greedy_equals_hugging_face_generate(architecture):
         assert response.token_ids == expected
         assert response.finish_reason == ("stop" if expected[-1] in (EOS, OTHER_EOS) else "length")
     assert {response.finish_reason for response in sample(model, prompts(40), max_new_tokens=40)} == {"stop", "length"}
+
+
+def test_a_model_with_an_adapter_is_sampled_as_its_merged_weights_are():
+    torch.manual_seed(3)
+    wrapped = get_peft_model(tiny_model(), LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False))
+    wrapped.eval()
+    answers = sample(wrapped, prompts(), temperature=0.0)
+    assert answers == sample(wrapped.merge_and_unload(), prompts(), temperature=0.0)
 
 
 def test_pad_equal_to_eos_changes_nothing():
