@@ -65,7 +65,8 @@ def arguments(cls, folder: str, shape: tuple, steps: int, **more):
     return cls(
         output_dir=folder, max_steps=steps, per_device_train_batch_size=shape[4], learning_rate=1e-4, logging_steps=steps,
         lr_scheduler_type="constant", save_strategy="no", report_to="none", disable_tqdm=True, bf16=cuda, use_cpu=not cuda,
-        torch_compile=cuda, optim="adamw_torch_fused", dataloader_pin_memory=cuda, activation_checkpointing=False, **more,
+        torch_compile=cuda, optim="adamw_torch_fused", dataloader_pin_memory=cuda, activation_checkpointing=False,
+        logging_nan_inf_filter=False, dataloader_num_workers=2 if cuda else 0, **more,
     )  # fmt: skip
 
 
@@ -152,7 +153,7 @@ class BareLoop:
         from training import now
 
         times = []
-        for batch in self.batches:
+        for step, batch in enumerate(self.batches, 1):
             batch = {name: value.to(self.args.device, non_blocking=True) for name, value in batch.items()}
             with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
                 loss = self.forward(**batch, use_cache=False).loss
@@ -160,7 +161,7 @@ class BareLoop:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
-            times.append(now())
+            times.append(now(step in (1, len(self.batches))))
         return times
 
 
@@ -194,7 +195,8 @@ def decode(shape: tuple, new_tokens: int) -> dict:
 
 
 def ppo(smoke: bool, trl: str | None) -> dict:
-    """Both sides of benchmarks/ppo.py on Pythia-410M's shape with the batch of arXiv 2403.17031: samples/s and memory."""
+    """Both sides of benchmarks/ppo.py on Pythia-410M's shape, prompts, responses and epochs of arXiv 2403.17031, rollouts of
+    128 (512 there): samples/s and memory."""
     workload = "smoke" if smoke else "pythia-410m"
     found = {}
     for side in ("trl", "separate") if trl else ("separate",):

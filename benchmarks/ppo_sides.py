@@ -22,14 +22,14 @@ WORKLOADS = {
     "fixed": {"vocab": 4096, "low": 32, "high": 32, "eos": 0.0, "epochs": 4},
     "variable": {"vocab": 4096, "low": 16, "high": 64, "eos": 0.04, "epochs": 4},
     "vocabulary": {"vocab": 32768, "low": 16, "high": 64, "eos": 0.04, "epochs": 1},
-    # For a GPU: the shape of Pythia-410M, the rollout of arXiv 2403.17031 (512 responses of 53 tokens, 4 epochs).
+    # For a GPU: the shape of Pythia-410M, responses (53 tokens) and epochs of arXiv 2403.17031; a quarter of its rollout.
     "pythia-410m": {
         "vocab": 50304,
         "low": 256,
         "high": 512,
         "eos": 0.02,
         "epochs": 4,
-        "rows": 512,
+        "rows": 128,
         "micro": 32,
         "response": 53,
         "sizes": (1024, 4096, 24, 16),
@@ -84,12 +84,13 @@ def build_models(work: dict) -> tuple:
         num_attention_heads=sizes[3], max_position_embeddings=1024, pad_token_id=PAD, bos_token_id=1, eos_token_id=EOS,
     )  # fmt: skip
     torch.manual_seed(0)
-    policy, reference = (LlamaForCausalLM(LlamaConfig(**config)) for _ in range(2))
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        policy, reference = (LlamaForCausalLM(LlamaConfig(**config)) for _ in range(2))
+        reward, value = (LlamaForSequenceClassification(LlamaConfig(**config, num_labels=1)) for _ in range(2))
     reference.load_state_dict(policy.state_dict())
-    reward, value = (LlamaForSequenceClassification(LlamaConfig(**config, num_labels=1)) for _ in range(2))
     value.load_state_dict(reward.state_dict())
     if not toy:
-        bias = torch.zeros(work["vocab"])
+        bias = torch.zeros(work["vocab"], device=policy.device)
         bias[[PAD, EOS]] = -1e4
         for model in (policy, reference):
             model.lm_head.bias = torch.nn.Parameter(bias, requires_grad=False)

@@ -78,13 +78,13 @@ KEPT = ("page", "llm")  # those whose judgements lie in the database, from which
 
 def check_settings(rank: RankArguments) -> None:
     """InputError for keys that are missing or do not go together, before anything is loaded."""
-    from llmrecipes.web import LOOPBACK
-
     needed = {"simulated": "rule", "file": "rankings_file"}.get(rank.annotator)
     if needed and not getattr(rank, needed):
         raise InputError(f"{needed}: is missing, which `annotator: {rank.annotator}` needs")
     if rank.annotator not in KEPT:
         return
+    from llmrecipes.web import LOOPBACK  # slow: FastAPI
+
     if rank.order == "uncertain" and not rank.reward_model_name_or_path:
         raise InputError("order: uncertain needs `reward_model_name_or_path`, whose uncertainty decides what is asked first")
     if rank.order == "uncertain":
