@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+import xxhash
 from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from test_training import CONFIG, TEXTS, arguments
@@ -55,8 +56,14 @@ def ids_of(shards):
     return ids.tolist()
 
 
-def expected(tokenizer, documents):
-    return [i for ids in tokenizer(documents)["input_ids"] for i in [*ids, tokenizer.eos_token_id]]
+def documents_of(shards):
+    return [ids.tolist() for ids in np.split(ids_of(shards), shards.document_ends(0, shards.num_tokens))[:-1]]
+
+
+def holds(shards, documents, tokenizer):
+    """Each of the documents once, as the tokenizer gives it, in whatever order."""
+    expected = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(documents)["input_ids"]]
+    return sorted(documents_of(shards)) == sorted(expected)
 
 
 def corpus_of(data, tokenizer, tmp_path, tokens=None, length=16, **training) -> Corpus:
@@ -72,9 +79,9 @@ def test_shards_hold_each_document_as_the_tokenizer_gives_it(tokenizer, tmp_path
     monkeypatch.setattr(building, "BATCH_DOCUMENTS", 7)
     documents = [*texts("Ann", 60), "Zoë <|im_end|> in the middle", "x" * 400]
     shards = shards_of(jsonl(tmp_path / "a.jsonl", documents), tokenizer, tmp_path)
-    assert len(shards.manifest["shards"]) > 3 and ids_of(shards) == expected(tokenizer, documents)
-    lengths = np.diff(shards.document_ends(0, shards.num_tokens), prepend=0)
-    assert lengths.tolist() == [len(ids) + 1 for ids in tokenizer(documents)["input_ids"]]
+    assert len(shards.manifest["shards"]) > 3 and holds(shards, documents, tokenizer)
+    read = [tokenizer.decode(ids[:-1]) for ids in documents_of(shards)]
+    assert np.concatenate(shards.hashes()).tolist() == [xxhash.xxh3_64_intdigest(text.encode()) for text in read]
     assert (shards.manifest["documents"], shards.manifest["bytes"]) == (62, sum(len(t.encode()) for t in documents))
     crossing = np.empty(40, np.int64)
     shards.read(int(shards.starts[1]) - 20, crossing)
@@ -88,7 +95,7 @@ def test_a_tokenizer_that_cuts_and_pads_elsewhere_does_not_here(tokenizer, tmp_p
     tokenizer(["a", "a b c"], truncation=True, max_length=2, padding=True)
     tokenizer.backend_tokenizer.enable_truncation(4)
     assert building.tokenizer_fingerprint(tokenizer) == plain
-    assert ids_of(shards_of(path, tokenizer, tmp_path)) == expected(tokenizer, texts("Ann", 9))
+    assert holds(shards_of(path, tokenizer, tmp_path), texts("Ann", 9), tokenizer)
 
 
 def test_text_is_tokenized_once_and_anew_when_it_or_the_tokenizer_changes(tokenizer, tmp_path, monkeypatch):
@@ -99,7 +106,18 @@ def test_text_is_tokenized_once_and_anew_when_it_or_the_tokenizer_changes(tokeni
     assert shards_of(path, tokenizer, tmp_path).folder == first.folder and not built
     shards_of(path, train_tokenizer(TEXTS, 275, 128), tmp_path)
     jsonl(tmp_path / "a.jsonl", texts("Bob", 9))
-    assert ids_of(shards_of(path, tokenizer, tmp_path)) == expected(tokenizer, texts("Bob", 9)) and len(built) == 2
+    assert holds(shards_of(path, tokenizer, tmp_path), texts("Bob", 9), tokenizer) and len(built) == 2
+    monkeypatch.setattr(building, "ORDER", 0)
+    assert shards_of(path, tokenizer, tmp_path).folder != first.folder and len(built) == 3, "another order of documents"
+
+
+def test_documents_of_a_sorted_source_share_blocks_with_those_of_another_kind(tokenizer, tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [*texts("Ann", 90), *texts("Bob", 90)])
+    shards = shards_of(path, tokenizer, tmp_path)
+    rows = TokenBlocks([shards], 200)
+    read = [tokenizer.decode(rows[i]["input_ids"]) for i in range(len(rows))]
+    assert len(read) > 9 and all("Ann has" in text and "Bob has" in text for text in read)
+    assert ids_of(shards_of(path, tokenizer, tmp_path / "again")) == ids_of(shards)
 
 
 def test_of_those_who_ask_at_once_one_tokenizes_and_the_others_wait(tokenizer, tmp_path, monkeypatch):
@@ -111,7 +129,7 @@ def test_of_those_who_ask_at_once_one_tokenizes_and_the_others_wait(tokenizer, t
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(built) == 1 and found == [expected(tokenizer, texts("Ann", 200))] * 4
+    assert len(built) == 1 and found == [ids_of(shards_of(path, tokenizer, tmp_path))] * 4
 
 
 @pytest.mark.parametrize("kills", [1, 3])
@@ -208,7 +226,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_finished(tokenizer, tmp_path,
         shards_of(path, tokenizer, tmp_path)
     assert list((tmp_path / "tokens").glob("*/00001.ds"))
     monkeypatch.setattr(building.ShardWriter, "add", real)
-    assert ids_of(shards_of(path, tokenizer, tmp_path)) == expected(tokenizer, texts("Ann", 90))
+    assert holds(shards_of(path, tokenizer, tmp_path), texts("Ann", 90), tokenizer)
 
 
 # --- sources as they lie on disk ------------------------------------------------------------------------------------
@@ -280,6 +298,16 @@ def test_held_out_documents_are_not_trained_on(tokenizer, tmp_path):
     assert corpus.count_known([*held_out, texts("Ann", 40)[0], texts("Bob", 40)[0], "new"]) == 2 - len(
         held_out & {texts("Ann", 40)[0], texts("Bob", 40)[0]}
     )
+
+
+@pytest.mark.parametrize("keys", ["eval_datasets", "test_split_size"])
+def test_held_out_blocks_are_of_one_source_as_those_of_the_training_are(tokenizer, tmp_path, keys):
+    paths = [jsonl(tmp_path / f"{name}.jsonl", texts(name, 40)) for name in ("Ann", "Bob")]
+    data = DataArguments(paths, **({keys: paths} if keys == "eval_datasets" else {keys: 0.5}))
+    held_out = corpus_of(data, tokenizer, tmp_path).held_out["text"]
+    words = [text.split()[0] for text in held_out]
+    assert words == sorted(words) and set(words) == {"Ann", "Bob"}
+    assert list(held_out) != sorted(held_out, key=[*texts("Ann", 40), *texts("Bob", 40)].index), "shuffled"
 
 
 # --- order --------------------------------------------------------------------------------------------------------------

@@ -66,14 +66,14 @@ def load_by_split(
 
 
 def load_mixture(
-    sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], announce: bool = True
+    sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], announce: bool = True, apart: bool = False
 ) -> datasets.Dataset:
     """Sources, each in one of the standard `shapes`, mixed by `weight` (share of rows or, where they have `text`, of
-    characters), each shuffled first.
+    characters), each shuffled first; `apart`: one after the other.
 
     As much is drawn as the scarcest source allows without repetition; sources without weights are concatenated.
     """
-    return _mix(sources, seed, shapes, announce)[0]
+    return _mix(sources, seed, shapes, announce, apart=apart)[0]
 
 
 def load_rows(source: DatasetSource, seed: int, shapes: tuple[str, ...]) -> datasets.Dataset:
@@ -120,7 +120,7 @@ def load_source(source: DatasetSource, seed: int) -> datasets.Dataset:
     return raw.rows if isinstance(raw.rows, datasets.Dataset) else to_table(iter(raw))
 
 
-def _mix(sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], announce: bool = True, check=None):
+def _mix(sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], announce: bool = True, check=None, apart=False):
     """(rows of all sources, what kind they are)."""
     loaded, notes = zip(*(load_table(source, seed, shapes, check) for source in sources), strict=True)
     kinds = kinds_of(notes)
@@ -139,8 +139,8 @@ def _mix(sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], annou
         loaded = _take_shares(loaded, weights)
     if announce and len(loaded) > 1:
         _print_shares(sources, loaded)
-    mixed = loaded[0] if len(loaded) == 1 else join(loaded).shuffle(seed=seed)
-    return mixed, next(iter(kinds))
+    mixed = loaded[0] if len(loaded) == 1 else join(loaded)
+    return mixed if apart or len(loaded) == 1 else mixed.shuffle(seed=seed), next(iter(kinds))
 
 
 def _to_messages(rows: datasets.Dataset, where: str) -> datasets.Dataset:

@@ -20,7 +20,7 @@ from llmrecipes.tokens.arguments import TokenArguments
 from llmrecipes.tokens.blocks import TokenBlocks
 from llmrecipes.tokens.building import build_encoder, require_tokens, tokenizer_fingerprint
 from llmrecipes.tokens.mixing import Mixture, share_out
-from llmrecipes.tokens.shards import MANIFEST, TokenShards, TokensInMemory
+from llmrecipes.tokens.shards import MANIFEST, ORDER, TokenShards, TokensInMemory
 
 MANY_EPOCHS = 4  # up to which repeated text is worth nearly as much as new one (Muennighoff et al. 2023)
 COUNTED_BLOCKS = 4_000_000  # drawn blocks up to which documents are counted one by one
@@ -234,21 +234,23 @@ def describe(seen: list[dict]) -> str:
 
 
 def _held_out(data: DataArguments, sources: list[TextSource | None], seed: int, home: Path) -> datasets.Dataset | None:
-    """Texts of `eval_datasets`, or the documents that `test_split_size` takes out of `sources`."""
+    """Texts of `eval_datasets`, or the documents that `test_split_size` takes out of `sources`; source by source and
+    shuffled, so that blocks of them are like those of the training."""
     if data.eval_datasets:
-        return load_mixture(data.eval_datasets, seed, ("text",), announce=False)
+        return load_mixture(data.eval_datasets, seed, ("text",), announce=False, apart=True)
     if not data.test_split_size:
         return None
     if None in sources:
         raise InputError("test_split_size: nothing can be held out of what is tokens already; give eval_datasets")
-    key = digest([[source.identity for source in sources], data.test_split_size, seed])
+    key = digest([ORDER, [source.identity for source in sources], data.test_split_size, seed])
     file = home / f"held_out-{key}.json"
     if not file.exists():
         chosen = _choose(sources, data.test_split_size, seed)
         texts = []
         for source, rows in zip(sources, chosen, strict=True):
             source.only = frozenset(rows)
-            texts += list(source.texts())
+            own = list(source.texts())
+            texts += [own[i] for i in np.random.default_rng(seed).permutation(len(own))]
             source.only = None
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps({"rows": chosen, "texts": texts}))

@@ -21,7 +21,7 @@ from llmrecipes.data.streams import TextReader, TextSource
 from llmrecipes.data.tables import say, tell
 from llmrecipes.durable import disk_is_full, read_json, write_json
 from llmrecipes.manifest import digest
-from llmrecipes.tokens.shards import FORMAT, MANIFEST, ShardWriter, TokenShards
+from llmrecipes.tokens.shards import FORMAT, MANIFEST, ORDER, ShardWriter, TokenShards
 
 PROGRESS = "progress.json"
 SHARD_TOKENS = 1 << 26
@@ -60,7 +60,7 @@ def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
 def folder_name(source: TextSource, made_by: str) -> str:
     """Of the shards of `source` by the tokenizer of fingerprint `made_by`."""
     name = re.sub(r"[^\w.-]+", "-", source.where)[-40:].strip("-.")
-    return f"{name}-{digest([FORMAT, source.identity, made_by])}"
+    return f"{name}-{digest([FORMAT, ORDER, source.identity, made_by])}"
 
 
 def require_tokens(source: TextSource, tokenizer: PreTrainedTokenizerBase, home: Path, whole_check: bool) -> TokenShards:

@@ -1,4 +1,5 @@
-"""Token shards on disk: flat files of token ids that datatrove reads too, documents one after the other.
+"""Token shards on disk: flat files of token ids that datatrove reads too, documents one after the other, shuffled in each
+shard: sources are often sorted, and neighbours share a block.
 
 A folder holds 00000.ds (uint16 or uint32, little-endian), 00000.ds.index (uint64, where each document ends, in tokens),
 00000.ds.hashes (uint64, XXH3 of each document's text), ... and tokens.json with counts, digests and the tokenizer's
@@ -8,7 +9,7 @@ fingerprint, which is written last.
 import hashlib
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,8 +17,10 @@ import numpy as np
 
 from llmrecipes.config import InputError
 from llmrecipes.durable import fsync_folder, read_json
+from llmrecipes.tokens.permutation import key_of, permute
 
 MANIFEST, FORMAT = "tokens.json", 1
+ORDER = 1  # of the documents in a shard: key of the permutation, and part of what names a folder
 SUFFIXES = (".ds", ".ds.index", ".ds.hashes")
 SMALL = 64 << 20  # bytes of a file that is read whole each time
 SAMPLES, SAMPLE_BYTES = 64, 4096
@@ -153,12 +156,12 @@ def sample_of(file: Path) -> str:
 
 
 class ShardWriter:
-    """One shard while it is written: `add` documents, then `close`, after which its files have their names."""
+    """One shard while it is written: `add` documents, then `close`, which shuffles them and gives its files their names."""
 
     def __init__(self, folder: Path, name: str, dtype: str):
         self.folder, self.name, self.dtype = folder, name, dtype
         self.ends, self.hashes, self.tokens, self.bytes = array("Q"), array("Q"), 0, 0
-        self.file = (folder / f"{name}.ds.part").open("wb")
+        self.file = (folder / f"{name}.unshuffled.part").open("wb")
 
     def add(self, ids: Sequence[int], text_hash: int, num_bytes: int) -> None:
         np.array(ids, dtype=self.dtype).tofile(self.file)
@@ -169,14 +172,14 @@ class ShardWriter:
 
     def close(self) -> dict:
         """Finishes the shard; returns what tokens.json says about it."""
-        with self.file:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-        for suffix, values in ((".ds.index", self.ends), (".ds.hashes", self.hashes)):
+        self.file.close()
+        for suffix, parts in zip(SUFFIXES, self._shuffled(), strict=True):
             with (self.folder / f"{self.name}{suffix}.part").open("wb") as file:
-                np.frombuffer(values, np.uint64).tofile(file) if values else None
+                for part in parts:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
+        Path(self.file.name).unlink()
         files = {}
         for suffix in SUFFIXES:
             file = self.folder / (self.name + suffix)
@@ -187,3 +190,12 @@ class ShardWriter:
         fsync_folder(self.folder)
         counts = {"documents": len(self.ends), "tokens": self.tokens, "bytes": self.bytes}
         return {"name": self.name, **counts, "files": files}
+
+    def _shuffled(self) -> tuple[Iterable[np.ndarray], ...]:
+        """Arrays of what each of SUFFIXES holds, the documents in an order that depends on their number and the shard's."""
+        ends = np.array(self.ends, np.int64)
+        order = permute(np.arange(len(ends)), len(ends), key_of(ORDER, int(self.name)))
+        starts, stops = (ends - np.diff(ends, prepend=0))[order], ends[order]
+        tokens = np.memmap(self.file.name, self.dtype, mode="r").view(np.ndarray)  # read from disk, not held
+        documents = (tokens[start:stop] for start, stop in zip(starts, stops, strict=True))
+        return documents, [np.cumsum(stops - starts).astype(np.uint64)], [np.array(self.hashes, np.uint64)[order]]
