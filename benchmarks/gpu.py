@@ -66,7 +66,8 @@ def arguments(cls, folder: str, shape: tuple, steps: int, **more):
         output_dir=folder, max_steps=steps, per_device_train_batch_size=shape[4], learning_rate=1e-4, logging_steps=steps,
         lr_scheduler_type="constant", save_strategy="no", report_to="none", disable_tqdm=True, bf16=cuda, use_cpu=not cuda,
         torch_compile=cuda, optim="adamw_torch_fused", dataloader_pin_memory=cuda, activation_checkpointing=False,
-        logging_nan_inf_filter=False, dataloader_num_workers=2 if cuda else 0, **more,
+        logging_nan_inf_filter=False, dataloader_num_workers=2 if cuda else 0,
+        accelerator_config={"non_blocking": cuda}, **more,
     )  # fmt: skip
 
 

@@ -40,8 +40,8 @@ WORKLOADS = {
         "high": 8,
         "eos": 0.1,
         "epochs": 2,
-        "rows": 8,
-        "micro": 4,
+        "rows": 96,  # decoded in two batches
+        "micro": 16,
         "response": 8,
         "sizes": (32, 64, 2, 4),
     },
@@ -117,16 +117,18 @@ class Schedule:
         lengths = (ends.int().argmax(1) + 1).tolist()
         self.lengths = {tuple(prompt): length for prompt, length in zip(prompts, lengths, strict=True)}
 
-    def criterion(self, prompts: list[list[int]], drops_rows: bool, context: int = 0):
+    def criterion(self, prompts: list[list[int]], context: int = 0, batch_size: int | None = None):
+        """For `prompts` that are decoded together, or in batches, from which those that ended are dropped."""
         import torch
 
-        lengths = torch.tensor([self.lengths[tuple(prompt)] for prompt in prompts])
+        waiting, lengths = [self.lengths[tuple(prompt)] for prompt in prompts], None
 
         def ended(tokens, scores, **_):
-            nonlocal lengths
-            lengths = lengths.to(tokens.device)
+            nonlocal waiting, lengths
+            if tokens.shape[1] - context == 1:
+                lengths, waiting = torch.tensor(waiting[:batch_size], device=tokens.device), waiting[batch_size or None :]
             over = lengths <= tokens.shape[1] - context
-            if drops_rows:  # those that ended are not asked about again
+            if batch_size:
                 lengths = lengths[~over]
             return over
 
@@ -235,7 +237,7 @@ def run_trl(run: Run) -> None:
 
         def scheduled(input_ids, attention_mask, **kwargs):
             rows = [row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)]
-            ended = run.schedule.criterion(rows, drops_rows=False, context=input_ids.shape[1])
+            ended = run.schedule.criterion(rows, context=input_ids.shape[1])
             return generate(input_ids=input_ids, attention_mask=attention_mask, stopping_criteria=[ended], **kwargs)
 
         policy.generate = scheduled
@@ -291,7 +293,7 @@ def run_ours(run: Run, value_model: str) -> None:
     def sampler(model, prompts, **kwargs):
         if run.schedule:
             decoded = sorted(prompts, key=len, reverse=True)  # the order in which sample_responses decodes them
-            kwargs["stopping_criteria"] = run.schedule.criterion(decoded, drops_rows=True)
+            kwargs["stopping_criteria"] = run.schedule.criterion(decoded, batch_size=kwargs["batch_size"])
         responses = sample_responses(model, prompts, **kwargs)
         run.tokens += sum(len(response.token_ids) for response in responses)
         return responses

@@ -65,7 +65,8 @@ SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 # Away with what wants a GPU, another number of steps or the Hub; small is what a CPU has time for.
 DROPPED = {"total_episodes", "num_train_epochs", "rollout_batch_size", "num_mini_batches", "use_vllm", "vllm_mode",
            "vllm_gpu_memory_utilization", "vllm_max_model_length", "chat_template_path", "eval_strategy", "eval_steps",
-           "hardware", "num_gpus", "global_batch_size", "revision", "packing"}  # fmt: skip
+           "hardware", "num_gpus", "torch_compile", "accelerator_config", "dataloader_num_workers",
+           "global_batch_size", "revision", "packing"}  # fmt: skip
 FEW = {"max_steps": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "per_device_eval_batch_size": 2,
        "use_cpu": True, "report_to": "none", "save_strategy": "no", "logging_steps": 1}  # fmt: skip
 LIMITS = {"max_length": 128, "max_completion_length": 8, "max_prompt_length": 120, "per_device_generation_batch_size": 2,
