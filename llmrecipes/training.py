@@ -1,6 +1,7 @@
 """What the trainers lack for this chain: counted rows, rows in order, a cheap SFT loss for small models, weighted pairs."""
 
 import copy
+import inspect
 import math
 import sys
 from collections.abc import Iterator
@@ -117,6 +118,18 @@ def take_template(args, model, tokenizer: PreTrainedTokenizerBase, peft_config):
     return args
 
 
+def without_prompts(model, labels: torch.Tensor) -> dict:
+    """Labels (B, T) -> those arguments of `model` that leave out the logits of the first positions, which no row learns
+    from: of a short answer behind a longer prompt, most of what the LM head costs."""
+    if hasattr(model, "get_base_model"):
+        model = model.get_base_model()
+    learned = (labels != -100).any(0)
+    first = max(int(learned.int().argmax()) - 1, 0)  # the logits before a token predict it
+    if first == 0 or "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        return {"labels": labels}
+    return {"labels": labels[:, first:], "logits_to_keep": labels.shape[1] - first}
+
+
 class SFTTrainer(trl.SFTTrainer):
     """TRL's SFTTrainer, whose loss path computes entropy and accuracy in tiles, with the plain path where it is cheap.
 
@@ -171,7 +184,7 @@ class SFTTrainer(trl.SFTTrainer):
         # Evaluation keeps TRL's path: it is rare, and its entropy and accuracy are wanted.
         if not (cheap and plain and self.model.training):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        inputs["use_cache"] = False
+        inputs = {**inputs, "use_cache": False, **without_prompts(self.accelerator.unwrap_model(model), inputs["labels"])}
         if num_items_in_batch is not None:  # a batch without a token to learn from has loss 0, not 0 / 0
             num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
         # Trainer's own loss, past TRL's override.

@@ -205,6 +205,15 @@ def test_ties_give_no_pair_and_nothing_but_ties_is_an_error():
         build_splits(ranked, set())
 
 
+def test_a_held_out_split_without_a_pair_is_left_out_and_a_line_says_what_to_do(capsys):
+    ranked = [row | {"ranking": [[0], [1], [2], [3]]} for row in samples()]
+    test_ids = split_prompts(ranked, 0.2, seed=0)
+    equal = [row | {"ranking": [[0, 1, 2, 3]]} for row in ranked if row["prompt_id"] in test_ids]
+    assert set(build_splits(ranked, test_ids, equal)) == {"train", "test"}
+    assert "test_gold: left out, " in (said := capsys.readouterr().out) and "out of the eval_datasets" in said
+    assert set(build_splits(ranked, test_ids)) == {"train", "test"} and not capsys.readouterr().out  # without a rule
+
+
 def test_each_prompt_counts_once_in_each_split():
     ranked = simulated(samples(), noise=(0.1, 0.1), tie_width=(0.0, 0.0), overlap=0.5)
     for pairs in build_splits(ranked, split_prompts(ranked, 0.2, seed=0)).values():

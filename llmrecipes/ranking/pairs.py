@@ -5,6 +5,7 @@ from random import Random
 
 from llmrecipes import metrics
 from llmrecipes.config import InputError
+from llmrecipes.data.tables import say
 from llmrecipes.formats import prompt_id, rankings_to_pairs, to_implicit, weigh_pairs
 
 
@@ -34,7 +35,7 @@ def split_prompts(rows: list[dict], test_share: float, seed: int) -> set[str]:
 def build_splits(
     ranked: list[dict], test_ids: set[str], gold: list[dict] | None = None, pair_format: str = "explicit"
 ) -> dict[str, list[dict]]:
-    """Splits `train`, `test` and, from the rankings `gold` of the test prompts, `test_gold`; empty ones are left out.
+    """Splits `train`, `test` and, from the rankings `gold` of the test prompts, `test_gold`; empty ones are left out, which a line says.
 
     pair_format: `explicit` (prompt, chosen, rejected) or `implicit` (chosen and rejected hold the prompt).
 
@@ -45,6 +46,10 @@ def build_splits(
     if not train:
         raise InputError("rank: no pair to train on; the annotators call all responses equal")
     splits = {"train": train, "test": test, "test_gold": build_pairs(gold or [], test_ids)[1]}
+    for name, rankings in (("test", ranked), ("test_gold", gold)):
+        if rankings and test_ids and not splits[name]:
+            say(f"{name}: left out, all responses to the {len(test_ids)} prompts held out are ranked equal; raise test_share, "
+                f"or take the split {name} out of the eval_datasets of reward and dpo")  # fmt: skip
     if pair_format == "implicit":
         splits = {
             name: [to_implicit(pair, f"{name}, pair {i}") for i, pair in enumerate(pairs, 1)]

@@ -232,7 +232,8 @@ def _test_questions() -> tuple[frozenset, ...]:
 
 
 def _words(text: str) -> frozenset:
-    return frozenset(re.findall(r"[a-z']+|\d+", text.lower())) - FILLERS
+    words = frozenset(re.findall(r"[a-z']+|\d+", text.lower())) - FILLERS
+    return frozenset(re.sub("(?:'s|s)$", "", word) for word in words)  # "elephants" is "elephant"
 
 
 def _demonstration(question: str, answer: str, kind: str) -> dict:
