@@ -16,7 +16,7 @@ from llmrecipes.muon import MuonAdamW, build_muon
 from llmrecipes.parsing import parse
 from llmrecipes.tokens import build_blocks
 from llmrecipes.tokens.blocks import collate_blocks
-from llmrecipes.training import SFTTrainer, language_metrics
+from llmrecipes.training import SFTTrainer, language_metrics, without_prompts
 
 ROOT = Path(__file__).parent.parent
 NAMES, COLOURS = ("Ann", "Bob", "Cleo", "Dan"), ("red", "green", "blue", "grey")
@@ -207,6 +207,15 @@ def test_sft_loss_and_gradient_equal_trls(folder, tokenizer, tmp_path, packing):
     torch.testing.assert_close(losses, trl_losses)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, trl_gradients[name], atol=1e-6, rtol=1e-4)
+
+
+def test_the_head_reads_no_position_before_the_first_token_to_learn(folder):
+    model = load_policy(ModelArguments(model_name_or_path=folder))
+    labels = torch.tensor([[-100, -100, -100, 7], [-100, -100, 5, 6]])
+    kept = without_prompts(model, labels)
+    assert kept["logits_to_keep"] == 3 and torch.equal(kept["labels"], labels[:, 1:])
+    for whole in (torch.full((1, 3), -100), torch.tensor([[5, 6, 7]])):  # nothing to learn, or all of it
+        assert list(without_prompts(model, whole)) == ["labels"]
 
 
 def test_batch_without_a_token_to_learn_has_loss_zero(folder, tokenizer, tmp_path):
