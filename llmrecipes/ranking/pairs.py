@@ -48,8 +48,8 @@ def build_splits(
     splits = {"train": train, "test": test, "test_gold": build_pairs(gold or [], test_ids)[1]}
     for name, rankings in (("test", ranked), ("test_gold", gold)):
         if rankings and test_ids and not splits[name]:
-            say(f"{name}: left out, all responses to the {len(test_ids)} prompts held out are ranked equal; raise test_share, "
-                f"or take the split {name} out of the eval_datasets of reward and dpo")  # fmt: skip
+            say(f"{name}: left out, all responses to the {len(test_ids)} prompts held out are ranked equal; raise "
+                f"test_share, or take the split {name} out of the eval_datasets of reward and dpo")  # fmt: skip
     if pair_format == "implicit":
         splits = {
             name: [to_implicit(pair, f"{name}, pair {i}") for i, pair in enumerate(pairs, 1)]
