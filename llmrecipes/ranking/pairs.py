@@ -35,7 +35,8 @@ def split_prompts(rows: list[dict], test_share: float, seed: int) -> set[str]:
 def build_splits(
     ranked: list[dict], test_ids: set[str], gold: list[dict] | None = None, pair_format: str = "explicit"
 ) -> dict[str, list[dict]]:
-    """Splits `train`, `test` and, from the rankings `gold` of the test prompts, `test_gold`; empty ones are left out, which a line says.
+    """Splits `train`, `test` and, from the rankings `gold` of the test prompts, `test_gold`; empty ones are left out,
+    which a line says.
 
     pair_format: `explicit` (prompt, chosen, rejected) or `implicit` (chosen and rejected hold the prompt).
 
