@@ -370,7 +370,7 @@ overlap: -0.5 | must lie from 0 to 1
 test_share: 1.0 | must lie from 0 to below 1
 annotator: robot | choose from file
 annotator: simulated; ~rankings_file | rule: is missing
-annotator: llm | judge_url: is missing
+annotator: llm; ~rankings_file | judge_url: is missing
 ~rankings_file | rankings_file: is missing
 rankings_file: nix.csv | nix.csv does not exist
 rater_noise: [-0.1] | must be at least 0
@@ -384,6 +384,10 @@ rankings_file: {policy} | is a folder; name a file
 guidelines: {policy} | is a folder; name a file
 guidelines: nix.md | nix.md does not exist
 pair_format: both | choose from explicit
+annotator: simulated; rule: llmrecipes.evaluation.rules:score | rankings_file: has no effect with `annotator: simulated`
+min_agreement: 0.6 | has no effect with `annotator: file`, only with page or llm
+allowed_hosts: [rank.example.org] | has no effect with `annotator: file`, only with page
+reward_model_name_or_path: {reward} | has no effect without `order: uncertain`
 rule: gold_score | names no function
 round: 0 | must be at least 1
 """,
@@ -392,6 +396,8 @@ num_samples: -1 | must be at least 1
 models: {a: null} | neither a folder nor a Hub id
 models: {a: 3} | neither a folder nor a Hub id
 models: {a: outputs/none} | does not exist
+models: {"": {policy}} | '' is no name
+models: {../a: {policy}} | is no name; give one without a slash
 models: [a] | must be dict
 models: {} | models: is missing
 ~models | models: is missing

@@ -278,12 +278,35 @@ def _models_compared(s: Settings) -> Problems:
     if "baseline" not in s.keys or not isinstance(models, dict):
         return
     for name, path in models.items():
+        if not str(name).strip() or "/" in str(name) or str(name) in (".", ".."):
+            yield "models", f"{shown(name)} is no name; give one without a slash, for tables and files"
         if not isinstance(path, str) or not path:
             yield "models", f"{name}: {shown(path)} is neither a folder nor a Hub id"
     if models and s.given("baseline") and s["baseline"] not in models:
         yield "baseline", f"{s['baseline']} is none of models: {', '.join(models)}"
     if s["model_name_or_path"]:
         yield "model_name_or_path", "is not read here; name what is compared under `models: {name: path}`"
+
+
+# Of ranking: keys that only some annotators read. What the simulated ones alone read may stand beside another one, as where
+# configs/quickstart/rank.yaml is given `--annotator page`.
+READ_BY = {
+    ("file",): ["rankings_file"],
+    ("simulated", "page", "llm"): ["overlap"],
+    ("page", "llm"): ["database", "round", "overlap_annotators", "repeat_share", "min_agreement", "order", "guidelines"],
+    ("page",): ["serve", "host", "port", "allowed_hosts", "trusted_proxies", "users_file"],
+}
+
+
+def _annotator(s: Settings) -> Problems:
+    if "annotator" not in s.keys:
+        return
+    for annotators, keys in READ_BY.items():
+        for key in keys:
+            if s.given(key) and s["annotator"] not in annotators:
+                yield key, f"has no effect with `annotator: {s['annotator']}`, only with {' or '.join(annotators)}"
+    if s["reward_model_name_or_path"] and s["order"] != "uncertain":
+        yield "reward_model_name_or_path", "has no effect without `order: uncertain`"
 
 
 # Of PPO: keys, or the beginnings of keys, to which only another key gives a meaning.
@@ -350,6 +373,7 @@ CONTRADICTIONS = (
     _fresh_model,
     _vocabulary,
     _models_compared,
+    _annotator,
     _dependent,
     _not_carried_out,
 )
