@@ -1,6 +1,7 @@
 """What TRL's GRPOTrainer lacks for this chain: reward models and prompts that are read as everywhere else, and counts."""
 
 from functools import partial
+from unittest import mock
 
 import trl
 from datasets import Dataset
@@ -19,6 +20,8 @@ class GRPOTrainer(trl.GRPOTrainer):
     """TRL's GRPOTrainer (Shao et al. 2024, arXiv 2402.03300), whose reward models and functions are those of PPO: the same
     arguments, the same reading of a response, the same errors.
 
+    `ref_model` is what KL is measured against, where `beta` is above 0 and no adapter is trained. TRL would read it anew by
+    the path of `model`: at another revision, without the adapters that were merged into it, or not at all.
     `row_counts` says how the prompts fared; `prompts` are those of training with `prompt_ids`.
     Raises InputError for prompts that are broken, too few for a rollout, or have template options of their own.
     """
@@ -32,6 +35,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         eval_dataset: Dataset | None = None,
         processing_class: PreTrainedTokenizerBase,
         reward_funcs: list,
+        ref_model: PreTrainedModel | None = None,
         reward_processing_classes: list | None = None,
         **kwargs,
     ):
@@ -49,15 +53,16 @@ class GRPOTrainer(trl.GRPOTrainer):
             )
         held_out = eval_dataset and read(eval_dataset, name="evaluation prompts").remove_columns("prompt_ids")
         self._stops = set(eos_token_ids(model, processing_class))
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=self.prompts.remove_columns("prompt_ids"),
-            eval_dataset=held_out,
-            processing_class=processing_class,
-            reward_funcs=[self._reward(rewards, place) for place in range(len(rewards.functions))],
-            **kwargs,
-        )
+        with mock.patch("trl.trainer.grpo_trainer.create_model_from_path", lambda *_, **__: ref_model):
+            super().__init__(
+                model=model,
+                args=args,
+                train_dataset=self.prompts.remove_columns("prompt_ids"),
+                eval_dataset=held_out,
+                processing_class=processing_class,
+                reward_funcs=[self._reward(rewards, place) for place in range(len(rewards.functions))],
+                **kwargs,
+            )
         rewards.replace_models(lambda frozen: frozen.to(self.accelerator.device))
 
     def _reward(self, rewards: Rewards, place: int):

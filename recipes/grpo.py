@@ -31,7 +31,11 @@ def main(run, data, preview, training, model, reward, watch):
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     train, held_out = load_train_eval(data, training.seed, ("prompt",), check=row_check(tokenizer))
-    policy = (stand_in if preview.preview else load_policy)(model, tokenizer, training.trust_remote_code)
+    load = stand_in if preview.preview else load_policy
+    policy = load(model, tokenizer, training.trust_remote_code)
+    peft_config = None if preview.preview else lora_config(model, policy)
+    # With LoRA the reference is the policy with its adapter switched off.
+    reference = load(model, tokenizer, training.trust_remote_code) if training.beta and not peft_config else None
     reward_funcs, reward_tokenizers = [len], None  # for a preview, which rewards nothing
     if not preview.preview:
         reward_funcs, reward_tokenizers = load_rewards(reward, model, training.trust_remote_code)
@@ -46,7 +50,8 @@ def main(run, data, preview, training, model, reward, watch):
                 processing_class=tokenizer,
                 reward_funcs=reward_funcs,
                 reward_processing_classes=reward_tokenizers,
-                peft_config=None if preview.preview else lora_config(model, policy),
+                ref_model=reference,
+                peft_config=peft_config,
             )
         )
     used = report_rows(trainer.row_counts, tokenizer, train, held_out, trainer.prompts, preview.preview)

@@ -26,8 +26,9 @@ def build(folder, rows=None, reward=toys.even_share, **changes):
     settings |= {"max_completion_length": 8, "max_steps": 9, "save_steps": 1, "logging_steps": 2, "learning_rate": 5e-3}
     settings |= {"lr_scheduler_type": "constant", "save_total_limit": 2, "activation_checkpointing": False, "seed": 3}
     args = trl.GRPOConfig(**(settings | changes))
-    return GRPOTrainer(model=toys.policy(), args=args, train_dataset=Dataset.from_list(rows or PROMPTS),
-                       processing_class=toys.tokenizer(), reward_funcs=[reward])  # fmt: skip
+    return GRPOTrainer(model=toys.policy(), ref_model=toys.policy() if args.beta else None, args=args,
+                       train_dataset=Dataset.from_list(rows or PROMPTS), processing_class=toys.tokenizer(),
+                       reward_funcs=[reward])  # fmt: skip
 
 
 def train(folder, *callbacks, **changes):
@@ -73,6 +74,14 @@ def test_rollout_cut_up_otherwise_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("llmrecipes.resume._cut_up", lambda args: [2, 1, 2])
     with pytest.raises(InputError, match="holds a rollout that is cut up into per_device_train_batch_size 4"):
         train(tmp_path / "o")
+
+
+def test_kl_is_measured_against_the_reference_that_is_given(tmp_path):
+    # The policy lies in no folder, as one that adapters were merged into: nothing could be read by its path.
+    trainer = build(tmp_path / "o", beta=0.1, logging_steps=1, max_steps=1, num_iterations=1)
+    assert trainer.ref_model is not None and trainer.model.config._name_or_path == ""
+    trainer.train()
+    assert trainer.state.log_history[0]["kl"] == pytest.approx(0, abs=1e-6)
 
 
 def test_reward_rises(tmp_path):

@@ -1,7 +1,20 @@
 """benchmarks/kill.py, thinned: a stage that trains and one that does not, killed and started again, end byte-equal."""
 
+import sys
+from pathlib import Path
+
 import pytest
 from forked import run_python
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+
+
+def test_times_of_a_log_are_left_out_of_the_comparison():
+    from kill import TIMES
+
+    lines = ['"step_time": 0.208', '"train_runtime": 2.67', '"wall_seconds": 3e-05', '"peak_memory_gib": 1.5']
+    assert [TIMES.sub("", line) for line in lines] == [""] * 4
+    assert TIMES.sub("", '"reward": 0.5') == '"reward": 0.5'
 
 
 @pytest.mark.slow
