@@ -20,6 +20,15 @@ class ValueArguments:
     )
 
 
+def check_quantised(model, training):
+    if not (model.load_in_4bit or model.load_in_8bit):
+        return
+    if not model.use_peft:
+        raise InputError("load_in_4bit, load_in_8bit: quantised weights are not trained; add use_peft: true (QLoRA)")
+    if training.use_vllm:
+        raise InputError("use_vllm: quantised weights cannot be handed to vLLM; drop load_in_4bit or load_in_8bit")
+
+
 def show_prompts(data, training, model, tokenizer, train, held_out, count):
     """Print `count` prompts as the policy reads them, then end; no weights are loaded."""
     from llmrecipes.data import true_rows
@@ -56,10 +65,7 @@ def main(run, data, preview, training, model, reward, value, watch):
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.templates import row_check
 
-    if (model.load_in_4bit or model.load_in_8bit) and not model.use_peft:
-        raise InputError("load_in_4bit, load_in_8bit: quantised weights are not trained; add use_peft: true (QLoRA)")
-    if (model.load_in_4bit or model.load_in_8bit) and training.use_vllm:
-        raise InputError("use_vllm: quantised weights cannot be handed to vLLM; drop load_in_4bit or load_in_8bit")
+    check_quantised(model, training)
     if reward.reward_model_name_or_path:
         check_reward_path(reward.reward_model_name_or_path)
     watched = load_watch(watch)

@@ -45,10 +45,8 @@ def main(run, data, preview, reward, health, training, model):
         require_chat_template(tokenizer, model.model_name_or_path)
     weighted = "weight" in train.column_names if reward.weight_pairs is None else reward.weight_pairs
     pairs = pair_columns(train, weighted)
-    if preview.preview:
-        reward_model = stand_in(model, tokenizer, training.trust_remote_code, AutoModelForSequenceClassification)
-    else:
-        reward_model = load_reward_model(model, tokenizer, training.trust_remote_code)
+    given = (model, tokenizer, training.trust_remote_code)
+    reward_model = stand_in(*given, AutoModelForSequenceClassification) if preview.preview else load_reward_model(*given)
 
     model.lora_task_type = "SEQ_CLS"
     trainer = use_readable_log(
