@@ -160,8 +160,9 @@ def _paths(key: str, value) -> Iterator[str]:
         for v in value:
             yield from _paths(key, v)
     elif isinstance(value, str) and len(value) < 4096 and "\n" not in value and "\0" not in value:
-        # A word such as `train` is no path, even where a folder of that name lies about.
-        if "/" in value or key.endswith(("path", "_file", "files")):
+        # A word such as `train` is no path, even where a folder of that name lies about; a file is taken for what is meant.
+        if "/" in value or key.endswith(("path", "_file", "files", "datasets", "sources")) or os.path.isfile(value):
+            value = os.path.expanduser(value)
             if os.path.exists(value):
                 yield value
             elif glob.has_magic(value):

@@ -15,7 +15,7 @@ from llmrecipes.parsing import launch
 
 
 def main(run, corpus):
-    from llmrecipes.corpus.contamination import evaluation_texts, save_items
+    from llmrecipes.corpus.contamination import evaluation_texts, named_sets, save_items
     from llmrecipes.corpus.engine import build, require_documents, tidy
     from llmrecipes.corpus.parts import plan_parts
     from llmrecipes.corpus.plan import print_plan
@@ -29,6 +29,8 @@ def main(run, corpus):
     if corpus.plan:
         with TemporaryDirectory() as folder:
             return print_plan(corpus, Path(folder))
+    if corpus.decontaminate and getattr(run, "given", None):
+        run.given["decontaminate"] = named_sets(corpus.decontaminate)
     remote = [source.path for source in corpus.sources if not is_local(source.path)]
     state = check_run("corpus", run, corpus, (run, corpus), remote, resumes=True)
     for source in corpus.sources:
@@ -39,9 +41,9 @@ def main(run, corpus):
     sets = evaluation_texts(corpus.decontaminate) if corpus.decontaminate and not found else {}
 
     start_run(state)
-    work.save()
     if sets:
         save_items(root, sets, corpus.contamination_ngram)
+    work.save()  # last: a build that has this is one to go on with
     if not build(work):
         return
     content = write_report(work, f"Corpus {state.output_dir}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 from pathlib import Path
 
 import numpy
@@ -10,9 +11,10 @@ import pytest
 from corpora import PLAIN, document, kept, run_build, write_lines
 from datasets import load_dataset
 from forked import run_python
+from recipe_types import recipe_types
 
 from llmrecipes.config import InputError
-from llmrecipes.corpus import clean, phases, shards
+from llmrecipes.corpus import clean, contamination, phases, shards
 from llmrecipes.corpus.arguments import CorpusArguments
 from llmrecipes.corpus.contamination import build_items, evaluation_texts
 from llmrecipes.corpus.duplicates import WINDOW
@@ -20,6 +22,7 @@ from llmrecipes.corpus.engine import require_documents
 from llmrecipes.corpus.hashing import word_hashes
 from llmrecipes.corpus.plan import measure, plan_lines, print_plan
 from llmrecipes.manifest import corpora_of, read_manifest
+from llmrecipes.parsing import parse
 
 ROOT = Path(__file__).parent.parent
 
@@ -282,3 +285,28 @@ def test_a_plan_says_what_a_size_takes_and_writes_nothing(tmp_path, capsys):
     assert "more than" not in "".join(
         plan_lines(CorpusArguments(sources=["a/b"], plan="1GB"), measure(args, tmp_path / "scratch"))
     )
+
+
+@pytest.mark.parametrize("size", ["0", "1.2.3GB", "1e400", "15 parsecs"])
+def test_a_plan_for_no_size_is_one_line(size):
+    with pytest.raises(InputError, match="plan: .* is no size"):
+        CorpusArguments(plan=size)
+
+
+def test_a_build_is_one_of_its_evaluation_sets(tmp_path, monkeypatch):
+    """Another set is another build. Killed before its items are noted, it is none to go on with."""
+    rows, items = (write_lines(tmp_path / name, [document(i)]) for i, name in enumerate(("a.jsonl", "items.jsonl")))
+    (tmp_path / "evaluate.yaml").write_text(f"eval_datasets: [{{path: {items}}}]\nmodels: {{}}\n")
+    argv = ["--sources", str(rows), "--output_dir", str(tmp_path / "out"), "--near_duplicates", "null", "--repair", "false"]
+    main, begun = runpy.run_path(str(ROOT / "recipes" / "corpus.py"))["main"], []
+    build = lambda: main(*parse(*recipe_types("corpus"), argv=[*argv, "--decontaminate", str(tmp_path / "evaluate.yaml")]))
+    real = contamination.save_items
+    noted = lambda root, *args: begun.append((root / "job.json").exists()) or real(root, *args)
+    monkeypatch.setattr(contamination, "save_items", noted)
+    build()
+    assert begun == [False] and kept(tmp_path / "out")
+    with pytest.raises(SystemExit):  # finished
+        build()
+    write_lines(items, [document(0)])
+    with pytest.raises(InputError, match="holds another run"):
+        build()

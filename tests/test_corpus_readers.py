@@ -146,6 +146,48 @@ def test_files_that_are_cut_off_are_named(tmp_path):
         texts_of(tmp_path / "d.xls")
     with pytest.raises(InputError, match="no file is there"):
         texts_of(tmp_path / "none" / "*.jsonl")
+    (tmp_path / "e.jsonl.bz2").write_bytes(jsonl())
+    with pytest.raises(InputError, match=r"e\.jsonl\.bz2: cannot be read \(Invalid data stream\)"):
+        texts_of(tmp_path / "e.jsonl.bz2")
+
+
+def test_a_page_of_a_web_archive_that_is_cut_off_is_no_document(tmp_path):
+    pytest.importorskip("fastwarc")
+    pytest.importorskip("trafilatura")
+    page = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + PAGE.format(BODY).encode()
+    head = "WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://x.org/1\r\nContent-Type: application/http\r\n"
+    whole = f"{head}Content-Length: {len(page)}\r\n\r\n".encode() + page + b"\r\n\r\n"
+    (tmp_path / "a.warc").write_bytes(whole)
+    assert len(texts_of(tmp_path / "a.warc")) == 1
+    (tmp_path / "a.warc").write_bytes(whole[: -len(page) // 2])
+    with pytest.raises(InputError, match=r"a\.warc: is cut off or broken \(record 1, http://x.org/1, has no end\)"):
+        texts_of(tmp_path / "a.warc")
+    (tmp_path / "a.warc").write_bytes(b"something else")
+    with pytest.raises(InputError, match=r"a\.warc: cannot be read \(Invalid WARC header\)"):
+        texts_of(tmp_path / "a.warc")
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(tmp_path, capsys):
+    """A README.md beside data is their card, among texts it is one of them."""
+    for name in ("a.jsonl", "b.csv", "README.md", "texts/README.md", "texts/c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jsonl(["one text"]))
+    assert len(texts_of(tmp_path / "texts")) == 2 and not capsys.readouterr().out
+    assert len(texts_of(tmp_path)) == 2
+    assert "3 of 5 files are not read (README.md, b.csv, texts/README.md); name" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("keys", [{"split": "train[:10%]"}, {"sha256": "0" * 64}])
+def test_keys_without_effect_on_local_files_are_refused(tmp_path, keys):
+    (tmp_path / "a.jsonl").write_bytes(jsonl())
+    with pytest.raises(InputError, match=rf"sources\[0\]: `{next(iter(keys))}` is "):
+        texts_of(tmp_path / "a.jsonl", **keys)
+
+
+def test_empty_documents_are_dropped_by_any_steps(tmp_path):
+    rows = ["a text", "", " \n"]
+    found = run_build(tmp_path / "out", [str(write_lines(tmp_path / "a.jsonl", rows))], **PLAIN, exact_duplicates=False)
+    assert found["total"]["kept"][0] == 1 and found["total"]["dropped"] == {"read": {"is empty": [2, 0]}}
 
 
 def test_a_source_out_of_reach_is_tried_again_then_named(monkeypatch):

@@ -119,6 +119,14 @@ def test_a_word_list_drops_whole_words_and_phrases(tmp_path):
         load_blocked(str(tmp_path / "none.txt"))
 
 
+def test_a_word_list_of_scripts_without_blanks_and_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "words.txt").write_text("grue\n\u574f\u8bcd\nx\u574f\n", encoding="utf-8-sig")
+    blocked = load_blocked(str(tmp_path / "words.txt"))
+    drops = lambda text: bool(without_blocked(blocked, text)[1])
+    assert drops("A grue.") and drops("\u8fd9\u662f\u574f\u8bcd\u5417") and drops("an x\u574f\u8fd9")
+    assert not drops("\u574f\u7684\u8bcd") and not drops("ax\u574f")
+
+
 def test_broken_characters_are_mended_and_others_left_alone():
     pytest.importorskip("ftfy")
     changed = Counter()
@@ -141,6 +149,8 @@ def test_languages_are_told_apart():
     german = "Der Fluss entspringt in den Bergen und m\u00fcndet ins Meer, und im Fr\u00fchjahr schmilzt der Schnee."
     french = "La rivi\u00e8re prend sa source dans les montagnes et se jette dans la mer au printemps."
     assert step(PROSE)[1] == step(german)[1] == step("x\x07 " + PROSE)[1] == "" and step(french)[1] == "language fr"
+    with pytest.raises(InputError, match="languages: there is no 'german'; langid knows ace, af, "):
+        build_steps(StepArguments(languages=["en", "german"]), Counter())
 
 
 def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch):

@@ -58,6 +58,20 @@ def test_run_is_its_config_and_the_contents_of_its_inputs(tmp_path, model):
     assert run_fingerprint("sft", given | {"model_name_or_path": str(model.rename(tmp_path / "moved" / "m"))}) == first
 
 
+@pytest.mark.parametrize("given", [{"datasets": ["a.jsonl"]}, {"blocked_words": "a.jsonl"}, {"sources": "folder"},
+                                   {"datasets": [{"path": "~/a.jsonl"}]}])  # fmt: skip
+def test_an_input_named_without_its_folder_is_one_too(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "folder").mkdir()
+    found = set()
+    for content in "12":
+        for name in ("a.jsonl", "folder/b.jsonl"):
+            (tmp_path / name).write_text(content)
+        found.add(run_fingerprint("sft", given))
+    assert len(found) == 2
+
+
 def test_weights_altered_after_a_run_has_finished_are_another_input(model):
     finish(model)
     before = fingerprint(model)

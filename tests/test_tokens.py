@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from test_training import CONFIG, TEXTS, arguments
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import AutoModelForCausalLM, MambaConfig
 
+from llmrecipes import tokens
 from llmrecipes.config import DataArguments, DatasetSource, InputError
 from llmrecipes.data.streams import text_source
 from llmrecipes.models import build_policy, train_tokenizer
@@ -208,6 +210,27 @@ def test_of_a_large_shard_parts_are_read_and_all_of_it_where_it_was_touched_or_b
     shards_of(path, tokenizer, tmp_path)
     with pytest.raises(InputError, match="altered"):
         shards_of(path, tokenizer, tmp_path, whole=True)
+
+
+def test_held_out_texts_are_chosen_once_by_those_who_ask_at_once(tokenizer, tmp_path, monkeypatch):
+    data = DataArguments(datasets=[jsonl(tmp_path / "a.jsonl", texts("Ann", 200))], test_split_size=9)
+    real, chosen, found = tokens._choose, [], []
+    monkeypatch.setattr(tokens, "_choose", lambda *args: time.sleep(0.1) or chosen.append(args) or real(*args))
+    ask = lambda: found.append(corpus_of(data, tokenizer, tmp_path).held_out["text"][:])
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(chosen) == 1 and found == [found[0]] * 4
+
+
+def test_keys_without_effect_on_tokens_are_refused(tokenizer, tmp_path):
+    folder = str(shards_of(jsonl(tmp_path / "a.jsonl", texts("Ann", 90)), tokenizer, tmp_path).folder)
+    assert corpus_of(DataArguments(datasets=[{"path": folder, "name": "a", "weight": 1}]), tokenizer, tmp_path)
+    for keys in ({"max_rows": 9}, {"split": "train[:10%]"}, {"columns": ["text"]}, {"drop_bad_rows": True}):
+        with pytest.raises(InputError, match=f"`{next(iter(keys))}` has no effect on what is tokens already"):
+            corpus_of(DataArguments(datasets=[{"path": folder, **keys}]), tokenizer, tmp_path)
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_is_finished(tokenizer, tmp_path, monkeypatch):

@@ -57,6 +57,20 @@ def test_fertility_is_bytes_over_tokens_of_each_source_and_tokenizer():
         assert row["bytes_per_token"] == len(text) / count and row["tokens_per_word"] == count / (4 if " " in text else 1)
 
 
+def test_a_sample_of_nothing_and_keys_without_effect_on_it_are_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": null}\n')
+    with pytest.raises(InputError, match="nothing is left to learn from"):
+        draw_sample([DatasetSource(str(tmp_path / "a.jsonl"), drop_bad_rows=True)], 1000, 0)
+    rows = jsonl(tmp_path / "b.jsonl", texts("Ann", 3))
+    for argv, message in (
+        (["--sample_bytes", "9", "--test_split_size", "0.1"], "test_split_size: holds nothing out of a sample"),
+        (["--sample_bytes", "0"], "`sample_bytes` is 0; it must be at least 1"),
+        (["--template_tokens", '["a"]'], "template_tokens: a single character"),
+    ):
+        with pytest.raises(InputError, match=message):
+            parse(*recipe_types("tokenizer"), argv=["--datasets", str(rows), "--output_dir", str(tmp_path / "out"), *argv])
+
+
 def test_recipe_draws_compares_and_takes_a_template_of_ones_own(tmp_path):
     train_tokenizer(["Ann"], 300, 64).save_pretrained(tmp_path / "other")
     template = "{% for m in messages %}<|say|>{{ m['content'] }}<|im_end|>{% endfor %}"

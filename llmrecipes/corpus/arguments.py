@@ -144,6 +144,12 @@ def to_source(value, where: str) -> CorpusSource:
             raise InputError(f"{where}: `{key}` is for data sets of the Hub, which {source.path} is not")
     if source.whole_files and not is_local(source.path):
         raise InputError(f"{where}: `whole_files` is for local text files")
+    if source.split != "train" and is_local(source.path):
+        raise InputError(f"{where}: `split` is for the Hub and for archives; of {source.path} name files by `data_files`")
+    if source.sha256 and not source.path.startswith("pypi:"):
+        raise InputError(
+            f"{where}: `sha256` is the checksum of an archive, `pypi:NAME==VERSION`, which {source.path} is not"
+        )
     if source.label is None:
         last = Path(re.sub(r"[*?\[].*", "", source.path).rstrip("/") or "files").name
         source.label = "-".join(part for part in (last, source.name) if part)
@@ -158,7 +164,7 @@ def is_local(path: str) -> bool:
 
 def parse_size(text: str) -> int:
     """Bytes in "15TB", "300 GB" or "1e12"."""
-    found = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*([KMGTP]?)B?", text.strip(), re.I)
-    if not found:
+    found = re.fullmatch(r"(\d+\.?\d*(?:e\d\d?)?)\s*([KMGTP]?)B?", text.strip(), re.I)
+    if not found or not float(found[1]):
         raise InputError(f"plan: {text!r} is no size; write 300GB or 15TB")
     return int(float(found[1]) * 1000 ** " KMGTP".index(found[2].upper() or " "))

@@ -112,6 +112,9 @@ def _clean(work: Work, part: Part, items: Items | None, folder: Path) -> None:
                     break
                 text = new
             else:
+                if not text.strip():
+                    counts.drop("read", "is empty", 0, document.id, "is empty")
+                    continue
                 sketches.add(text, words if text == document.text else None)
                 batch.append({"text": text, "source": source.label, "id": document.id})
                 size += len(text)

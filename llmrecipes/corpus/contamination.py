@@ -71,6 +71,7 @@ def save_items(folder: Path, sets: dict[str, list[str]], ngram: int) -> None:
     arrays = {
         f"{what}{n}": array for what, of in (("table", items.tables), ("owner", items.owners)) for n, array in of.items()
     }
+    folder.mkdir(parents=True, exist_ok=True)
     numpy.savez(folder / "items.npz", **arrays)
     counts = {name: len(own) for name, own in sets.items()}
     write_json(folder / "items.json", {"sets": counts, "short": short, "names": names, "texts": texts})
@@ -87,6 +88,14 @@ def load_items(folder: Path) -> Items:
 def load_about(folder: Path) -> dict:
     """{"sets": name -> items, "short": how many, "names": of each item, "texts": of each}; empty without evaluation sets."""
     return read_json(folder / "items.json")
+
+
+def named_sets(files: list[str]) -> list[dict]:
+    """What evaluate.yaml files say of their sets: with these a build is another one, not with the models they compare."""
+    from llmrecipes.keys.strict_yaml import load_yaml
+
+    keys = ("datasets", "eval_datasets", "tasks", "tasks_path", "hub_tasks", "blimp_path")
+    return [{key: value for key, value in load_yaml(file).items() if key in keys} for file in files]
 
 
 def evaluation_texts(files: list[str]) -> dict[str, list[str]]:

@@ -41,4 +41,5 @@ def require_documents(content: dict) -> None:
 
 def tidy(work: Work) -> None:
     """Removes what only the build itself needs."""
+    (work.root / "job.json").unlink(missing_ok=True)  # first: killed here, the next start does not go on with half of it
     shutil.rmtree(work.root)

@@ -64,8 +64,9 @@ def list_files(source: CorpusSource) -> list[Path]:
     patterns = [source.data_files] if isinstance(source.data_files, str) else source.data_files
     if path.is_dir():
         found = [file for pattern in patterns or ["**/*"] for file in path.glob(pattern)]
-        found = [f for f in found if f.is_file() and f.name not in NOT_DATA and (patterns or kind_of(f.name) in KINDS)
+        found = [f for f in found if f.is_file() and f.name not in NOT_DATA
                  and not any(part.startswith(".") for part in f.relative_to(path).parts)]  # fmt: skip
+        found = found if patterns else _of_known_kinds(path, found)
     elif patterns:
         raise InputError(f"{source.path}: data_files needs a folder as `path`")
     else:
@@ -78,6 +79,17 @@ def list_files(source: CorpusSource) -> list[Path]:
         if kind_of(file.name) not in KINDS:
             raise InputError(f"{file}: unknown kind of file; it may be any of {', '.join(KINDS)}, also packed")
     return sorted(set(found))
+
+
+def _of_known_kinds(folder: Path, files: list[Path]) -> list[Path]:
+    """Those of `files` that can be read, but for a README.md beside data, which is their card; a line names the others."""
+    found = [file for file in files if kind_of(file.name) in KINDS]
+    if any(kind_of(file.name) not in (*TEXT, *PAGES) for file in found):
+        found = [file for file in found if file.name != "README.md"]
+    if left := sorted(set(files) - set(found)):
+        names = ", ".join(str(file.relative_to(folder)) for file in left[:3]) + (", ..." if len(left) > 3 else "")
+        print(f"{folder}: {len(left)} of {len(files)} files are not read ({names}); name what is to be read by `data_files`")
+    return found
 
 
 def _group(files: list[Path], shard_bytes: int) -> Iterator[tuple[str, ...]]:

@@ -50,6 +50,8 @@ def read_file(
             yield from _line_rows(file, kind in LINES, limit)
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"{file}: is cut off or broken ({error}); fetch it again") from None
+    except OSError as error:  # as bz2 and fastwarc say it; or the disk
+        raise InputError(f"{file}: cannot be read ({error.strerror or error})") from None
 
 
 def _open(file: str):
@@ -162,6 +164,8 @@ def _archived_pages(file: str, limit: int) -> Iterator[tuple[int, dict | Bad]]:
                 continue
             content = record.reader.read(limit + 1)
             address = record.headers.get("WARC-Target-URI", "")
+            if len(content) < min(record.content_length, limit):  # fastwarc takes a file that is cut off for one that ends
+                raise EOFError(f"record {number}, {address}, has no end")
             yield number, _too_long(limit) if len(content) > limit else {"text": page_text(content), "url": address}
         if number == 0:
             raise InputError(f"{file}: holds no response of a web archive; it is broken or of another kind")

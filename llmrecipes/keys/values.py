@@ -19,7 +19,7 @@ RANGES = {
     "lora_alpha eval_accumulation_steps torch_empty_cache_steps precompute_ref_batch_size ref_model_sync_steps task_limit "
     "ddp_bucket_cap_mb ddp_timeout judge_concurrency overlap_annotators round rounds num_ppo_epochs num_mini_batches "
     "rollout_batch_size total_episodes watch_items watch_max_new_tokens health_max_pairs pad_to_multiple_of vocab_size "
-    "contamination_ngram max_document_bytes shard_bytes workers",
+    "contamination_ngram max_document_bytes shard_bytes workers sample_bytes",
     "at least 0": "learning_rate weight_decay warmup_steps max_grad_norm eval_delay dataloader_num_workers top_k kl_prompts "
     "show_answers sample_temperature gold_tie_width rater_noise rater_tie_width router_aux_loss_coef watch_steps "
     "center_rewards_coefficient num_completions_to_print judge_price watch_temperature preview temperature loss_weights "

@@ -271,6 +271,10 @@ def _fresh_model(s: Settings) -> Problems:
 def _vocabulary(s: Settings) -> Problems:
     if "vocab_size" in s.keys and s["vocab_size"] < SMALLEST_VOCABULARY:
         yield "vocab_size", f"{s['vocab_size']} is below {SMALLEST_VOCABULARY} (256 bytes and the special tokens)"
+    if s["sample_bytes"] and s["test_split_size"]:
+        yield "test_split_size", "holds nothing out of a sample; give `eval_datasets`, or leave `sample_bytes` out"
+    if "template_tokens" in s.keys and not all(len(token) > 1 for token in s["template_tokens"]):
+        yield "template_tokens", "a single character, or none, would be a special token wherever it stands in a text"
 
 
 def _models_compared(s: Settings) -> Problems:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import datasets
@@ -18,7 +18,7 @@ from llmrecipes.durable import cache_folder, write_text
 from llmrecipes.manifest import digest
 from llmrecipes.tokens.arguments import TokenArguments
 from llmrecipes.tokens.blocks import TokenBlocks
-from llmrecipes.tokens.building import build_encoder, require_tokens, tokenizer_fingerprint
+from llmrecipes.tokens.building import build_encoder, require_tokens, tokenizer_fingerprint, written_once
 from llmrecipes.tokens.mixing import Mixture, share_out
 from llmrecipes.tokens.shards import MANIFEST, ORDER, TokenShards, TokensInMemory
 
@@ -161,7 +161,16 @@ def _require_batch(num_blocks: int, num_rows: int, length: int) -> None:
 
 
 def _is_tokens(source: DatasetSource) -> bool:
-    return (Path(source.path) / MANIFEST).is_file()
+    """Whether `source` is a folder of shards; InputError for keys that would change its texts."""
+    if not (Path(source.path) / MANIFEST).is_file():
+        return False
+    plain = DatasetSource(source.path)
+    for key in (f.name for f in fields(DatasetSource) if f.name not in ("name", "weight")):
+        if getattr(source, key) != getattr(plain, key):
+            raise InputError(
+                f"{source.path}: `{key}` has no effect on what is tokens already; give the texts, or leave it out"
+            )
+    return True
 
 
 def _open(folder: Path, tokenizer: PreTrainedTokenizerBase, whole: bool) -> TokenShards:
@@ -244,21 +253,26 @@ def _held_out(data: DataArguments, sources: list[TextSource | None], seed: int, 
         raise InputError("test_split_size: nothing can be held out of what is tokens already; give eval_datasets")
     key = digest([ORDER, [source.identity for source in sources], data.test_split_size, seed])
     file = home / f"held_out-{key}.json"
-    if not file.exists():
-        chosen = _choose(sources, data.test_split_size, seed)
-        texts = []
-        for source, rows in zip(sources, chosen, strict=True):
-            source.only = frozenset(rows)
-            own = list(source.texts())
-            texts += [own[i] for i in np.random.default_rng(seed).permutation(len(own))]
-            source.only = None
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps({"rows": chosen, "texts": texts}))
+    with written_once(file) as is_missing:
+        if is_missing:
+            chosen = _choose(sources, data.test_split_size, seed)
+            write_text(file, json.dumps({"rows": chosen, "texts": _texts_of(sources, chosen, seed)}))
     found = json.loads(file.read_text(encoding="utf-8"))
     for source, rows in zip(sources, found["rows"], strict=True):
         source.without = frozenset(rows)
         source.identity = [*source.identity, key]
     return datasets.Dataset.from_dict({"text": found["texts"]})
+
+
+def _texts_of(sources: list[TextSource], chosen: list[list[int]], seed: int) -> list[str]:
+    """Texts of the `chosen` rows of each source, shuffled within it."""
+    texts = []
+    for source, rows in zip(sources, chosen, strict=True):
+        source.only = frozenset(rows)
+        own = list(source.texts())
+        texts += [own[i] for i in np.random.default_rng(seed).permutation(len(own))]
+        source.only = None
+    return texts
 
 
 def _choose(sources: list[TextSource], size: float, seed: int) -> list[list[int]]:

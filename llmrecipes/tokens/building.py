@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import xxhash
@@ -75,22 +76,36 @@ def require_tokens(source: TextSource, tokenizer: PreTrainedTokenizerBase, home:
         )
     made_by = tokenizer_fingerprint(tokenizer)
     folder = home / folder_name(source, made_by)
-    if not (folder / MANIFEST).exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{folder}.lock"):
-                if not (folder / MANIFEST).exists():
-                    _build(source, tokenizer, made_by, folder)
-        except OSError as error:
-            if disk_is_full(error, home):
-                raise InputError(f"{folder}: the disk is full; the finished shards are kept: free some space, or move the "
-                                 "folder and set `tokens_dir`, and give the same command again") from None  # fmt: skip
-            raise InputError(f"{folder}: cannot be written ({error.strerror or error}); set `tokens_dir`") from None
+    with written_once(folder / MANIFEST) as is_missing:
+        if is_missing:
+            _build(source, tokenizer, made_by, folder)
     shards = TokenShards(folder)
     shards.check(made_by, whole_check, digests=int(os.environ.get("RANK", 0)) == 0)
     for line in shards.manifest["notes"]:
         say(line)
     return shards
+
+
+@contextmanager
+def written_once(file: Path) -> Iterator[bool]:
+    """Whether `file` is still to be written, by this process alone; others that ask wait, and find it.
+
+    Raises:
+        InputError: a full disk, or a folder that nothing can be written to.
+    """
+    if file.exists():
+        yield False
+        return
+    folder = file.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder if file.name == MANIFEST else file}.lock"):
+            yield not file.exists()
+    except OSError as error:
+        if disk_is_full(error, folder):
+            raise InputError(f"{folder}: the disk is full; the finished shards are kept: free some space, or move the "
+                             "folder and set `tokens_dir`, and give the same command again") from None  # fmt: skip
+        raise InputError(f"{folder}: cannot be written ({error.strerror or error}); set `tokens_dir`") from None
 
 
 def _build(source: TextSource, tokenizer: PreTrainedTokenizerBase, made_by: str, folder: Path) -> None:

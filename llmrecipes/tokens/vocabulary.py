@@ -51,6 +51,8 @@ def draw_sample(sources: list[DatasetSource], num_bytes: int, seed: int) -> dict
             if size < 0.9 * budget:
                 say(f"{name}: holds {size:,} of the {budget:,.0f} bytes that its weight gives it; all of it is learned from")
             kept += own
+    if not kept:
+        raise InputError(f"{', '.join(names)}: nothing is left to learn from, no row can be used")
     return {name: [document for owner, document in kept if owner == name] for name in names}
 
 

@@ -30,7 +30,7 @@ def build_steps(steps: StepArguments, changed: Counter) -> list[tuple[str, Step]
     if steps.repair:
         found.append(("repair", partial(mended, load_repair(), changed)))
     if steps.languages:
-        found.append(("languages", partial(of_languages, load_detector(), frozenset(steps.languages))))
+        found.append(("languages", partial(of_languages, load_detector(steps.languages), frozenset(steps.languages))))
     found += [(name, RULES[name]) for name in steps.quality]
     if steps.blocked_words:
         found.append(("blocked_words", partial(without_blocked, load_blocked(steps.blocked_words))))

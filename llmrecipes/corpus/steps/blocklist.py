@@ -4,22 +4,30 @@ import re
 from pathlib import Path
 
 from llmrecipes.config import InputError
+from llmrecipes.corpus.hashing import ALONE
 
 WORD = re.compile(r"\w+")
+WITHOUT_BLANKS = re.compile(f"[{ALONE}]")
 
 
 def load_blocked(file: str) -> tuple[frozenset[str], re.Pattern | None]:
     """(single words, phrases) of a file with one a line, in small letters; # begins a comment."""
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"blocked_words: {file} cannot be read ({error})") from None
     terms = [line.strip().lower() for line in lines if line.strip() and not line.startswith("#")]
     if not terms:
         raise InputError(f"blocked_words: {file} holds no word")
-    words = frozenset(term for term in terms if WORD.fullmatch(term))
-    phrases = [re.escape(term) for term in terms if term not in words]
-    return words, re.compile(rf"(?<!\w)(?:{'|'.join(phrases)})(?!\w)") if phrases else None
+    words = frozenset(term for term in terms if WORD.fullmatch(term) and not WITHOUT_BLANKS.search(term))
+    phrases = [_bounded(term) for term in terms if term not in words]
+    return words, re.compile("|".join(phrases)) if phrases else None
+
+
+def _bounded(term: str) -> str:
+    """A pattern of `term` as whole words, at each end that is of a script with blanks between its words."""
+    begin = "" if WITHOUT_BLANKS.match(term[0]) else r"(?<!\w)"
+    return begin + re.escape(term) + ("" if WITHOUT_BLANKS.match(term[-1]) else r"(?!\w)")
 
 
 def without_blocked(blocked: tuple[frozenset[str], re.Pattern | None], text: str) -> tuple[str, str]:

@@ -5,14 +5,23 @@
 
 from collections.abc import Callable
 
+from llmrecipes.config import InputError, nearest
 from llmrecipes.corpus.extras import need
 
 MOST = 2000  # characters that decide
 
 
-def load_detector() -> Callable[[str], str]:
-    """Text -> ISO 639-1 code."""
+def load_detector(wanted: list[str]) -> Callable[[str], str]:
+    """Text -> ISO 639-1 code.
+
+    Raises:
+        InputError: one of `wanted` is a code that it never gives, so that all of that language would be dropped.
+    """
     langid = need("py3langid", "languages")
+    known = {code for code, _ in langid.rank("")}
+    if wrong := [code for code in wanted if code not in known]:
+        raise InputError(f"languages: there is no {wrong[0]!r}{nearest(wrong[0], known)}; langid knows "
+                         f"{', '.join(sorted(known))}")  # fmt: skip
     return lambda text: langid.classify(text[:MOST])[0]
 
 
