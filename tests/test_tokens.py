@@ -13,8 +13,11 @@ import xxhash
 from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from test_training import CONFIG, TEXTS, arguments
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch.utils.data import BatchSampler, DataLoader
-from transformers import AutoModelForCausalLM, MambaConfig
+from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedTokenizerFast
 
 from llmrecipes import tokens
 from llmrecipes.config import DataArguments, DatasetSource, InputError
@@ -98,6 +101,19 @@ def test_a_tokenizer_that_cuts_and_pads_elsewhere_does_not_here(tokenizer, tmp_p
     tokenizer.backend_tokenizer.enable_truncation(4)
     assert building.tokenizer_fingerprint(tokenizer) == plain
     assert holds(shards_of(path, tokenizer, tmp_path), texts("Ann", 9), tokenizer)
+
+
+def test_texts_that_are_others_to_the_model_are_counted(tokenizer, tmp_path, capsys):
+    path = jsonl(tmp_path / "a.jsonl", ["Ann has a hat.", "The end <|im_end|> of it.", "x <|im_end|>"])
+    shards_of(path, tokenizer, tmp_path)
+    said = "a.jsonl: 2 of 3 rows are texts that spell out a special token, which is learned as that token (first: 'The end "
+    assert said in capsys.readouterr().out
+    words = Tokenizer(WordLevel({"[UNK]": 0, "[SEP]": 1, "Ann": 2, "has": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    other = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="[SEP]")
+    shards_of(jsonl(tmp_path / "b.jsonl", ["Ann has", "Bob has"]), other, tmp_path)
+    said = "b.jsonl: 1 of 2 rows are texts with characters that the tokenizer does not know (first: 'Bob has')"
+    assert said in capsys.readouterr().out
 
 
 def test_text_is_tokenized_once_and_anew_when_it_or_the_tokenizer_changes(tokenizer, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
 from llmrecipes.data.streams import TextReader, TextSource
-from llmrecipes.data.tables import say, tell
+from llmrecipes.data.tables import Notes, say, tell
 from llmrecipes.durable import disk_is_full, read_json, write_json
 from llmrecipes.manifest import digest
 from llmrecipes.tokens.shards import FORMAT, MANIFEST, ORDER, ShardWriter, TokenShards
@@ -117,7 +117,8 @@ def _build(source: TextSource, tokenizer: PreTrainedTokenizerBase, made_by: str,
     reader.notes.examples.update({what: example for what, (_, example) in done["notes"].items()})
     dtype = "uint16" if len(tokenizer) <= 1 << 16 else "uint32"
     print(f"tokens: {source.where}: {'tokenizing' if not done['rows'] else 'going on'} into {folder}", flush=True)
-    for shard in _write_shards(reader, build_encoder(tokenizer), tokenizer.eos_token_id, folder, len(done["shards"]), dtype):
+    encode = _noting(reader.notes, tokenizer)
+    for shard in _write_shards(reader, encode, tokenizer.eos_token_id, folder, len(done["shards"]), dtype):
         notes = {what: [count, reader.notes.examples[what]] for what, count in reader.notes.counts.items()}
         done = {"rows": reader.consumed, "shards": [*done["shards"], shard], "notes": notes}
         write_json(folder / PROGRESS, done)
@@ -133,6 +134,25 @@ def _build(source: TextSource, tokenizer: PreTrainedTokenizerBase, made_by: str,
     }
     write_json(folder / MANIFEST, facts | {"shards": done["shards"]})
     (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def _noting(notes: Notes, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list[list[int]]]:
+    """`build_encoder`, which notes what is another text to the model than the source holds."""
+    encode, unknown = build_encoder(tokenizer), {tokenizer.unk_token_id} - {None, tokenizer.eos_token_id}
+    special = set(tokenizer.all_special_ids) - unknown
+
+    def encode_and_note(texts: list[str]) -> list[list[int]]:
+        found = encode(texts)
+        for text, ids in zip(texts, found, strict=True):
+            if not special.isdisjoint(ids):
+                token = tokenizer.decode([next(i for i in ids if i in special)])
+                place = max(text.find(token), 20) - 20
+                notes.note("texts that spell out a special token, which is learned as that token", repr(text[place:][:60]))
+            if not unknown.isdisjoint(ids):
+                notes.note("texts with characters that the tokenizer does not know", repr(text[:60]))
+        return found
+
+    return encode_and_note
 
 
 def _write_shards(reader: TextReader, encode: Callable, eos: int, folder: Path, number: int, dtype: str) -> Iterator[dict]:
