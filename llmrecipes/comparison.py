@@ -38,17 +38,20 @@ class Column:
     config: dict
     measures: dict[str, list[Estimate | float]]
     curves: dict[str, list[tuple[float, float]]]
+    seeds: list[tuple]  # of each run
 
 
 def read_columns(folders: list[str]) -> list[Column]:
-    """The runs in `folders`, in their order, those that differ in the seed alone together.
+    """The runs in `folders`, in their order, those that differ in the seed alone together; a run again with a seed that its
+    column has is a column of its own, for it tells nothing of seeds.
 
     Raises:
         InputError: fewer than two folders, one holds no finished run, or they are of different stages.
     """
-    if len(dict.fromkeys(folders)) < 2:
+    each = list({Path(folder).resolve(): Path(folder) for folder in reversed(folders)}.values())[::-1]
+    if len(each) < 2:
         raise InputError("`runs` needs two folders or more: python recipes/compare.py FOLDER FOLDER ...")
-    found = [(Path(folder), _manifest(Path(folder))) for folder in dict.fromkeys(folders)]
+    found = [(folder, _manifest(folder)) for folder in each]
     stages = {manifest["stage"]: folder for folder, manifest in found}
     if len(stages) > 1:
         told = ", ".join(f"{folder} is of {stage}" for stage, folder in stages.items())
@@ -58,12 +61,15 @@ def read_columns(folders: list[str]) -> list[Column]:
         config = _settings(manifest["config"], folder)
         without = {key: value for key, value in config.items() if key not in SEEDS}
         measures = _measures(folder, manifest)
-        same = next((c for c in columns if without == {k: v for k, v in c.config.items() if k not in SEEDS}), None)
+        seeds = tuple(config.get(key) for key in SEEDS)
+        alike = [c for c in columns if without == {k: v for k, v in c.config.items() if k not in SEEDS}]
+        same = next((c for c in alike if seeds not in c.seeds), None)
         if same is None:
             single = {name: [value] for name, value in measures.items()}
-            columns.append(Column(manifest["stage"], [folder], config, single, _curves(folder)))
+            columns.append(Column(manifest["stage"], [folder], config, single, _curves(folder), [seeds]))
             continue
         same.folders.append(folder)
+        same.seeds.append(seeds)
         for name, value in measures.items():
             same.measures.setdefault(name, []).append(value)
     return columns
@@ -74,9 +80,12 @@ def _manifest(folder: Path) -> dict:
     if manifest is None:
         inside = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
         more = f"; it is a chain, name one of its stages: {', '.join(inside)}" if inside else ""
-        raise InputError(f"runs: {folder} holds no run (no manifest.json){more}")
+        raise InputError(f"runs: {folder} holds no run (no manifest.json that can be read){more}")
     if manifest.get("status") != "finished":
         raise InputError(f"runs: {folder} is {manifest.get('status')}; finish it first, the same command continues")
+    for key, kind in (("stage", str), ("config", dict), ("metrics", dict)):
+        if not isinstance(manifest.get(key), kind):
+            raise InputError(f"runs: {folder}/manifest.json is damaged: no {key} in it")
     return manifest
 
 
@@ -96,14 +105,21 @@ def _measures(folder: Path, manifest: dict) -> dict[str, Estimate | float]:
     }
     evaluated = read_json(folder / "metrics.json").get("models", {})
     for model, measures in evaluated.items():
-        found |= {f"{model}/{name}": Estimate(**estimate) for name, estimate in measures.items()}
+        found |= {f"{model}/{name}": e for name, e in _estimates(measures, folder / "metrics.json").items()}
         trained = manifest["config"].get("models", {}).get(model)
         found |= {f"{model}/{name}": value for name, value in _cost(read_manifest(trained or "") or {}).items()}
     stored = read_json(folder / "evaluation.json")
     if stored.get("fingerprint") == manifest.get("output_fingerprint"):
         for evaluation in stored.get("evaluations", {}).values():
-            found |= {name: Estimate(**estimate) for name, estimate in evaluation["scores"].items()}
+            found |= _estimates(evaluation.get("scores"), folder / "evaluation.json")
     return found | _cost(manifest)
+
+
+def _estimates(scores: dict, file: Path) -> dict[str, Estimate]:
+    try:
+        return {name: Estimate(**estimate) for name, estimate in scores.items()}
+    except (AttributeError, TypeError):
+        raise InputError(f"runs: {file} is damaged: a measure is no value with its interval; evaluate again") from None
 
 
 def _cost(manifest: dict) -> dict[str, float]:

@@ -18,11 +18,16 @@ from llmrecipes.plan.reading import read_settings, split_argv
 @dataclass
 class PlanArguments:
     gpu: str = field(default="h100", metadata={"help": "A name in llmrecipes/plan/gpus.yaml."})
-    num_gpus: int | None = field(default=None, metadata={"help": "GPUs of all machines; default: the run card's, else 1."})
+    num_gpus: int | None = field(
+        default=None, metadata={"help": "GPUs of all machines; default: the run card's, else accelerate_config's."}
+    )
     price: float | None = field(default=None, metadata={"help": "What a GPU costs in an hour."})
     mfu: float = field(default=0.4, metadata={"help": "Share of the GPU's bf16 peak that the run is thought to reach."})
     accelerate_config: str | None = field(default=None, metadata={"help": "Launch config; says what is sharded."})
     train_rows: int | None = field(default=None, metadata={"help": "Training examples, where nobody has counted them."})
+    prompt_tokens: int | None = field(
+        default=None, metadata={"help": "Tokens of the longest prompt, where no key of the stage bounds it (GRPO)."}
+    )
     stage: str | None = field(default=None, metadata={"help": "Recipe of the YAML; default: its name up to a dash."})
     exact: bool = field(
         default=False, metadata={"help": "Also trace a step under torch's memory tracker (seconds to minutes)."}
@@ -38,13 +43,17 @@ def main(plan, words):
         raise InputError(f"mfu: {plan.mfu} is no share; give a number above 0 and up to 1")
     settings, config = read_settings(words, plan.stage, Path(__file__).parent)
     found = make_plan(
-        settings, config, plan.gpu, plan.num_gpus, plan.price, plan.mfu, plan.accelerate_config, plan.train_rows
-    )
+        settings, config, plan.gpu, plan.num_gpus, plan.price, plan.mfu, plan.accelerate_config, plan.train_rows,
+        plan.prompt_tokens,
+    )  # fmt: skip
     if plan.exact:
-        found["traced"] = traced(settings, config, plan.num_gpus, plan.accelerate_config)
+        found["traced"] = traced(settings, config, plan.num_gpus, plan.accelerate_config, plan.prompt_tokens)
     print(show_plan(found))
     if plan.json:
-        Path(plan.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        try:
+            Path(plan.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"json: {plan.json} cannot be written: {error.strerror}") from None
 
 
 if __name__ == "__main__":

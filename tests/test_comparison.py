@@ -45,6 +45,29 @@ def test_seeds_are_one_column_with_students_interval(tmp_path):
     assert p_value(second.measures["eval_loss"], first.measures["eval_loss"]) == pytest.approx(expected)
 
 
+def test_one_run_named_twice_or_copied_is_no_second_seed(tmp_path):
+    one = run(tmp_path / "a" / "dpo", metrics={"eval_loss": 1.0})
+    with pytest.raises(InputError, match="two folders or more"):
+        read_columns([one, f"{one}/", f"{tmp_path}/a/../a/dpo"])
+    again = run(tmp_path / "b" / "dpo", metrics={"eval_loss": 1.0})
+    assert [len(column.folders) for column in read_columns([one, again])] == [1, 1]
+
+
+@pytest.mark.parametrize("key", ["stage", "config", "metrics"])
+def test_a_damaged_manifest_is_one_line(tmp_path, key):
+    folders = [run(tmp_path / name / "dpo", beta=i) for i, name in enumerate("ab")]
+    file = tmp_path / "b" / "dpo" / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: None}))
+    with pytest.raises(InputError, match=f"is damaged: no {key}"):
+        read_columns(folders)
+
+
+def test_a_damaged_evaluation_is_one_line(tmp_path):
+    folders = [run(tmp_path / name / "dpo", beta=i, evaluation={"correct": 3}) for i, name in enumerate("ab")]
+    with pytest.raises(InputError, match="evaluation.json is damaged"):
+        read_columns(folders)
+
+
 def test_single_runs_are_tested_by_the_intervals_of_their_evaluation(tmp_path):
     wide, narrow = proportion(50, 100), proportion(90, 100)
     assert p_value([narrow], [wide]) < 1e-6 and p_value([wide], [wide]) == 1.0

@@ -36,13 +36,16 @@ PAIRS = {"rows": 2, "padded": True}
 
 
 def job(config, **values) -> Job:
-    """A micro-batch of 4 × 512 tokens, mixed precision; `rollouts` as PPO has them."""
+    """A micro-batch of 4 × 512 tokens, mixed precision; `rollouts` as PPO or GRPO has them."""
+    grpo = values.pop("grpo", False)
     a = read_architecture(dict(config), "test")
-    if values.pop("ppo", False):
+    if values.pop("ppo", False) or grpo:
         r = {"prompt": 256, "response": 128, "decoded": 8, "responses": 64, "epochs": 4, "value": a, "reward": None,
-             "separate_value": "lora" not in values, "reward_bytes": 4, "reference_bytes": 0 if "lora" in values else 4,
+             "separate_value": "lora" not in values and not grpo, "reward_bytes": 4,
+             "reference_bytes": 0 if "lora" in values else 4,
              "chunk": None, "temperature": 1.0, "offload": False, "vllm": 0.0}  # fmt: skip
         values |= {"head": "rollouts", "length": 384, "has_reference": "lora" not in values, "rollouts": Rollouts(**r)}
+        values |= {"head": "chunked", "padded": True} if grpo else {}
     default = {"head": "logits", "rows": 1, "has_reference": False, "batch": 4, "accumulation": 1, "length": 512, "gpus": 1,
                "weight_bytes": 4, "autocast": True, "optimizer": 8, "checkpointing": False, "padded": False}  # fmt: skip
     return Job(architecture=a, **default | values)
@@ -63,6 +66,8 @@ TRACED_SLOWLY = {
     "reward model, GPT-NeoX, checkpointing": (NEOX, {"head": "score", "checkpointing": True, **PAIRS}),
     "DPO of Qwen3": (QWEN3, {"head": "chunked", "has_reference": True, **PAIRS}),
     "DPO of Llama, LoRA, checkpointing": (LLAMA, {"head": "chunked", "lora": ALL, "checkpointing": True, **PAIRS}),
+    "KTO of Llama": (LLAMA, {"head": "chunked", "has_reference": True, "padded": True}),
+    "GRPO of Llama": (LLAMA, {"grpo": True}),
     "PPO of Llama": (LLAMA, {"ppo": True}),
     "PPO of GPT-NeoX, checkpointing": (NEOX, {"ppo": True, "checkpointing": True}),
     "PPO of Qwen3, LoRA": (QWEN3, {"ppo": True, "lora": ALL}),
@@ -182,6 +187,113 @@ def test_steps_hours_and_price_follow_from_the_rows(sft):
     assert eight["global_batch_size"] == 64 and eight["price"] == pytest.approx(plan["price"])
 
 
+def of_stage(sft, stage, **values):
+    """The same YAML for another stage."""
+    path = sft.with_name(f"{stage}.yaml")
+    path.write_text(yaml.safe_dump(yaml.safe_load(sft.read_text()) | {"max_steps": 3} | values))
+    return path
+
+
+def test_kto_reads_single_answers_and_each_of_them_behind_another_prompt_too(sft):
+    kto, dpo = (plan_of(of_stage(sft, stage)) for stage in ("kto", "dpo"))
+    assert kto["tokens"] == 3 * 8 * 2048 == dpo["tokens"] / 2
+    assert kto["flops"] / kto["tokens"] == pytest.approx(dpo["flops"] / dpo["tokens"] * (4 + 3) / (4 + 1))
+    activations = [plan["memory"]["training step"]["activations"] for plan in (kto, dpo)]
+    assert 0.4 < activations[0] / activations[1] < 0.7
+
+
+def test_grpo_is_planned_by_phase(sft):
+    given = {"max_completion_length": 512, "num_generations": 4, "num_iterations": 2, "max_steps": -1,
+             "gradient_accumulation_steps": 2, "reward_functions": ["json:dumps"], "num_train_epochs": 1}  # fmt: skip
+    values = yaml.safe_load(sft.read_text())
+    del values["max_length"]
+    path = sft.with_name("grpo.yaml")
+    path.write_text(yaml.safe_dump(values | given))
+    plan = plan_of(path, prompt_tokens=256)
+    assert plan["steps"] == 640 * 4 * 2 / 16 and plan["tokens"] == 640 * 4 * (256 + 512)  # each response is read twice
+    assert set(plan["memory"]) == {"sampling", "scoring", "log-probabilities and values", "update"}
+    assert not any("reference" in parts for parts in plan["memory"].values())  # beta is 0
+    against = plan_of(path, {"beta": 0.1}, prompt_tokens=256)
+    assert against["memory"]["update"]["reference"] == 4 * against["parameters"]["all"]
+    assert against["flops"] > plan["flops"]
+    assert any("--prompt_tokens: not given" in text for text in plan_of(path)["unknown"])
+    assert not any("generation_batch" in key or "offload" in key for key in plan["would_fit_with"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("torch_compile", "true"), ("attn_implementation", "eager"), ("use_liger_kernel", "true"), ("deepspeed", "ds.json")],
+)
+def test_keys_that_the_closed_form_does_not_count_are_named(sft, key, value):
+    assert any(text.startswith(key) for text in plan_of(sft, {key: value})["unknown"])
+    assert not plan_of(sft)["unknown"]
+
+
+def launch_config(tmp_path, **values) -> str:
+    (tmp_path / "launch.yaml").write_text(yaml.safe_dump({"num_processes": 8} | values))
+    return str(tmp_path / "launch.yaml")
+
+
+@pytest.mark.parametrize(
+    ("launch", "weights", "states"),
+    [
+        ({"distributed_type": "MULTI_GPU"}, False, False),
+        ({"distributed_type": "FSDP", "fsdp_config": {"fsdp_sharding_strategy": "SHARD_GRAD_OP"}}, False, True),
+        ({"distributed_type": "FSDP", "fsdp_config": {"fsdp_sharding_strategy": "NO_SHARD"}}, False, False),
+        ({"distributed_type": "DEEPSPEED", "deepspeed_config": {"zero_stage": "3"}}, True, True),
+    ],
+)
+def test_what_a_launch_config_shards_is_read_in_all_its_spellings(sft, launch, weights, states):
+    plan = plan_of(sft, num_gpus=8, accelerate_config=launch_config(sft.parent, **launch))
+    whole, parts = plan_of(sft, num_gpus=8)["memory"]["training step"], plan["memory"]["training step"]
+    assert (parts["weights"] < whole["weights"], parts["optimizer"] < whole["optimizer"]) == (weights, states)
+
+
+@pytest.mark.parametrize(
+    ("launch", "says"),
+    [
+        ({"learning_rate": 1}, "distributed_type: None is none that is known"),
+        ({"distributed_type": "MEGATRON_LM"}, "MEGATRON_LM is none that is known"),
+        ({"distributed_type": "FSDP", "fsdp_config": {"fsdp_sharding_strategy": "HYBRID_SHARD"}}, "'HYBRID_SHARD' is none"),
+        ({"distributed_type": "DEEPSPEED", "deepspeed_config": {"deepspeed_config_file": "no.json"}}, "no.json: no zero"),
+    ],
+)
+def test_a_launch_config_that_is_not_understood_is_one_line(sft, launch, says):
+    with pytest.raises(InputError, match=says):
+        plan_of(sft, num_gpus=8, accelerate_config=launch_config(sft.parent, **launch))
+
+
+def test_a_launch_of_other_processes_than_planned_is_named(sft):
+    launch = launch_config(sft.parent, distributed_type="MULTI_GPU")
+    assert any("starts 8 processes, planned are 1" in text for text in plan_of(sft, accelerate_config=launch)["unknown"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"num_key_value_heads": "x"}, "num_key_value_heads: 'x' is no whole number"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide 8"),
+        ({"num_attention_heads": 7, "num_key_value_heads": 7}, "num_attention_heads: 7 does not divide 512"),
+        ({"intermediate_size": -7}, "intermediate_size: -7 is no whole number"),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": [0]}, "layers with and without experts"),
+    ],
+)
+def test_sizes_that_no_model_can_have_are_one_line(changes, says):
+    with pytest.raises(InputError, match=says):
+        read_architecture(LLAMA | changes, "m")
+
+
+def test_a_model_that_starts_from_itself_is_one_line(tmp_path, sft):
+    base = tmp_path / "adapter" / "adapter_config.json"
+    base.parent.mkdir()
+    for value, says in ((str(base.parent), "starts from itself"), (None, "names no base model")):
+        base.write_text(json.dumps({"base_model_name_or_path": value}))
+        with pytest.raises(InputError, match=says):
+            plan_of(sft, {"model_name_or_path": base.parent})
+    with pytest.raises(InputError, match="starts from itself"):
+        plan_of(of_stage(sft, "dpo", model_name_or_path="outputs/loop", output_dir="outputs/loop"))
+
+
 def test_what_is_not_known_is_named(sft):
     plan = plan_of(sft, {"datasets": "some/where", "optim": "apollo_adamw"})
     assert plan["steps"] is None and "hours" not in plan
@@ -204,9 +316,9 @@ def test_sharding_divides_what_the_launch_config_shards(sft):
 
 
 def test_a_chain_is_planned_before_its_first_stage_ran():
-    for stage in ("pretrain", "sft", "reward", "dpo", "ppo"):
+    for stage in ("pretrain", "sft", "reward", "dpo", "kto", "grpo", "ppo"):
         plan = plan_of(ROOT / "configs" / "quickstart" / f"{stage}.yaml")
-        assert plan["fits"] and 1e6 < plan["parameters"]["all"] < 1.2e6, stage
+        assert plan["fits"] and 1e6 < plan["parameters"]["all"] < 1.2e6 * (1 + (stage == "ppo")), stage
 
 
 def command(capfd, config, *words):
@@ -235,6 +347,10 @@ def test_command_prints_the_table_and_writes_json(tmp_path, sft, capfd):
         (["--gpu", "h1000"], "gpu: h1000 is none of h100"),
         (["--model_name_or_path", "no/such-model"], "no config of no/such-model is in reach"),
         (["--mfu", "40"], "mfu: 40 is no share"),
+        (["--price", "-1"], "`price` is -1"),
+        (["--train_rows", "0"], "`train_rows` is 0"),
+        (["--json", "/nowhere/plan.json"], "json: /nowhere/plan.json cannot be written"),
+        (["--model_name_or_path", "meta-llama/Llama-3.1-8b"], "did you mean `meta-llama/Llama-3.1-8B`"),
         (["--max_seq_length", "5"], "use `max_length`"),
         (["--stage", "tokenizer"], "unknown key"),
         (["--stage", "nothing"], "nothing is no recipe"),

@@ -19,11 +19,11 @@ RANGES = {
     "lora_alpha eval_accumulation_steps torch_empty_cache_steps precompute_ref_batch_size ref_model_sync_steps task_limit "
     "ddp_bucket_cap_mb ddp_timeout judge_concurrency overlap_annotators round rounds num_ppo_epochs num_mini_batches "
     "rollout_batch_size total_episodes watch_items watch_max_new_tokens health_max_pairs pad_to_multiple_of vocab_size "
-    "contamination_ngram max_document_bytes shard_bytes workers sample_bytes",
+    "contamination_ngram max_document_bytes shard_bytes workers sample_bytes train_rows prompt_tokens",
     "at least 0": "learning_rate weight_decay warmup_steps max_grad_norm eval_delay dataloader_num_workers top_k kl_prompts "
     "show_answers sample_temperature gold_tie_width rater_noise rater_tie_width router_aux_loss_coef watch_steps "
     "center_rewards_coefficient num_completions_to_print judge_price watch_temperature preview temperature loss_weights "
-    "contamination_common report_samples retries",
+    "contamination_common report_samples retries price",
     "above 0": "save_steps logging_steps eval_steps num_train_epochs beta weight adam_epsilon neftune_noise_alpha "
     "test_split_size muon_learning_rate discopop_tau max_epochs",
     "0 to 1": "overlap repeat_share min_agreement label_smoothing_factor ld_alpha ref_model_mixup_alpha watch_share top_p "

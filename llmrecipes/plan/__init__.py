@@ -13,6 +13,7 @@ from llmrecipes.keys.settings import Settings
 from llmrecipes.plan.advice import keys_that_help
 from llmrecipes.plan.job import Job, model_config, read_job
 from llmrecipes.plan.memory import phases
+from llmrecipes.plan.topology import processes
 from llmrecipes.plan.work import count_work, disk, summarise
 
 GPUS = Path(__file__).parent / "gpus.yaml"
@@ -36,27 +37,34 @@ def make_plan(
     mfu: float = 0.4,
     accelerate_config: str | None = None,
     train_rows: int | None = None,
+    prompt_tokens: int | None = None,
 ) -> dict:
     """All that is known of a run beforehand, as JSON takes it: sizes in bytes, `price` in the currency of `price` per GPU
     and hour."""
-    device, gpus = read_gpu(gpu), num_gpus or s["num_gpus"] or 1
-    job = read_job(s, config_file, gpus, accelerate_config)
+    device, gpus = read_gpu(gpu), _gpus(s, num_gpus, accelerate_config)
+    job = read_job(s, config_file, gpus, accelerate_config, prompt_tokens)
     unknown, a = list(job.unknown), job.architecture
     if s["trust_remote_code"]:
         unknown.append("trust_remote_code: what the repository's own code adds")
+    started = processes(accelerate_config) or gpus
+    if started != gpus:
+        unknown.append(
+            f"accelerate_config: starts {started} processes, planned are {gpus}; launch with --num_processes {gpus}"
+        )
     memory, whole = device["memory"] * 1e9, device["memory"] * 1e9 * USABLE
     found = phases(job, memory)
     peak = max(sum(parts.values()) for parts in found.values())
     work = summarise(count_work(s, job, train_rows, unknown), device, gpus, mfu, price)
     keys, with_keys = keys_that_help(job, memory, whole) if peak > whole else ([], peak)
     result, checkpoints, free = disk(s, job)
-    value = job.rollouts.value.trunk + job.rollouts.value.hidden if job.rollouts and job.rollouts.separate_value else 0
+    r = job.rollouts
+    value = r.value.trunk + r.value.hidden if r and r.separate_value else 0
     return {
         "config": config_file,
         "gpu": device,
         "num_gpus": gpus,
         "global_batch_size": job.batch * job.accumulation * gpus,
-        "parameters": {"all": a.parameters, "trained": job.trained + value, "active": a.active},
+        "parameters": {"all": a.parameters + value, "trained": job.trained + value, "active": a.active},
         "memory": found,
         "peak": peak,
         "usable": whole,
@@ -70,9 +78,19 @@ def make_plan(
     }
 
 
-def traced(s: Settings, config_file: str | None, num_gpus: int | None, accelerate_config: str | None) -> dict[str, int]:
+def _gpus(s: Settings, given: int | None, accelerate_config: str | None) -> int:
+    return given or s["num_gpus"] or processes(accelerate_config) or 1
+
+
+def traced(
+    s: Settings,
+    config_file: str | None,
+    num_gpus: int | None,
+    accelerate_config: str | None,
+    prompt_tokens: int | None = None,
+) -> dict[str, int]:
     """Part -> bytes of a training step by torch's memory tracker (slow: imports torch)."""
     from llmrecipes.plan.trace import trace
 
-    job: Job = read_job(s, config_file, num_gpus or s["num_gpus"] or 1, accelerate_config)
+    job: Job = read_job(s, config_file, _gpus(s, num_gpus, accelerate_config), accelerate_config, prompt_tokens)
     return trace(job, model_config(s, Path(config_file).parent if config_file else None)[0])

@@ -28,19 +28,20 @@ def keys_that_help(job: Job, gpu_bytes: float, room: float, most: int = 3) -> tu
 
 def _changes(job: Job) -> Iterator[tuple[str, Job]]:
     """(setting, the job with it), the ones that change least of the run first."""
-    batch = job.batch
+    batch, r = job.batch, job.rollouts
+    grouped = r is not None and job.head == "chunked"  # GRPO, which decodes all responses of a rollout at once
     while batch > 1:
         batch = max(n for n in range(1, batch) if batch % n == 0)
         accumulation = job.accumulation * job.batch // batch
         text = f"per_device_train_batch_size: {batch} with gradient_accumulation_steps: {accumulation}"
+        text += f" and steps_per_generation: {r.decoded // batch}" if grouped else ""
         yield text, job.changed(batch=batch, accumulation=accumulation)
     if not job.checkpointing:
         yield "activation_checkpointing: true", job.changed(checkpointing=True)
-    r = job.rollouts
-    if r and r.decoded > 1:
+    if r and not grouped and r.decoded > 1:
         fewer = max(1, r.decoded // 4)
         yield f"per_device_generation_batch_size: {fewer}", job.changed(rollouts=replace(r, decoded=fewer))
-    if r and not r.offload and not job.stage3:
+    if r and not grouped and not r.offload and not job.stage3:
         yield "offload_frozen_models: true", job.changed(rollouts=replace(r, offload=True))
     if job.gpus > 1 and not job.stage3:
         yield "--accelerate_config configs/accelerate/fsdp2.yaml", job.changed(stage2=True, stage3=True)

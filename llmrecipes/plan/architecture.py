@@ -1,7 +1,7 @@
 """What a language model's config.json says of its size: parameters, and what a layer keeps for the backward pass.
 
 Only architectures whose layers have been checked against torch's memory tracker are known here (`FAMILIES`); of any other
-one nothing is guessed, and `--exact` builds it.
+one nothing is guessed.
 """
 
 from dataclasses import dataclass
@@ -124,7 +124,7 @@ def read_architecture(config: dict, where: str) -> Architecture:
     if family not in FAMILIES:
         raise InputError(
             f"{where}: the architecture {family!r} is none whose memory is known in closed form ({', '.join(FAMILIES)}); "
-            "--exact traces it"
+            "name its sizes in a config of one of these"
         )
     facts = dict(FAMILIES[family])
     defaults = keys_of(f"transformers.models.{family}.configuration_{family}:{facts.pop('config')}")
@@ -138,17 +138,29 @@ def read_architecture(config: dict, where: str) -> Architecture:
 
     hidden, heads = value("hidden_size"), value("num_attention_heads")
     sizes = {"hidden_size": hidden, "num_attention_heads": heads, "num_hidden_layers": value("num_hidden_layers"),
-             "vocab_size": value("vocab_size")}  # fmt: skip
+             "vocab_size": value("vocab_size"), "num_key_value_heads": value("num_key_value_heads", heads)}  # fmt: skip
+    experts = value("num_experts", 0) if facts.pop("mixture", False) else 0
+    if experts:
+        sizes["num_experts_per_tok"] = value("num_experts_per_tok")
+        sizes["moe_intermediate_size"] = value("moe_intermediate_size") or value("intermediate_size")
+    for key in ("head_dim", "intermediate_size", "max_position_embeddings", "num_experts"):
+        if config.get(key) is not None:
+            sizes[key] = config[key]
     for key, size in sizes.items():
         if type(size) is not int or size < 1:
             raise InputError(f"{where}: {key}: {size!r} is no whole number above 0")
+    if hidden % heads and not value("head_dim"):
+        raise InputError(f"{where}: num_attention_heads: {heads} does not divide {hidden} evenly")
+    if heads % (given := config.get("num_key_value_heads") or heads):
+        raise InputError(f"{where}: num_key_value_heads: {given} does not divide {heads} evenly")
+    if experts and (value("mlp_only_layers") or value("decoder_sparse_step", 1) != 1):
+        raise InputError(f"{where}: layers with and without experts in turn are not known in closed form")
     head_dim = value("head_dim") or hidden // heads
     biases = facts.pop("biases", False)
-    experts = value("num_experts", 0) if facts.pop("mixture", False) else 0
-    width = value("moe_intermediate_size") if experts else None
+    width = sizes.get("moe_intermediate_size")
     return Architecture(
         family=family, layers=sizes["num_hidden_layers"], hidden=hidden, heads=heads, head_dim=head_dim,
-        query=heads * head_dim, key=value("num_key_value_heads", heads) * head_dim,
+        query=heads * head_dim, key=sizes["num_key_value_heads"] * head_dim,
         width=width or value("intermediate_size") or 4 * hidden, vocabulary=sizes["vocab_size"],
         tied=bool(value("tie_word_embeddings", False)), context=value("max_position_embeddings"), experts=experts,
         active_experts=value("num_experts_per_tok", 0) if experts else 0,

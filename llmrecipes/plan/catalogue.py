@@ -8,9 +8,10 @@ from llmrecipes.plan.reading import read_settings
 from llmrecipes.plan.table import GIB, hours
 
 ROOT = Path(__file__).parents[2]
-TRAINING = ("pretrain", "sft", "reward", "dpo", "ppo")
+TRAINING = ("pretrain", "sft", "reward", "dpo", "ppo", "grpo")
 # Training rows of sources, as their authors count them; of the others nobody has counted the rows here.
 ROWS = {"vwxyzjn/summarize_from_feedback_oai_preprocessing_1706381144": 92832, "openai/gsm8k": 7473}
+PROMPT_TOKENS = 512  # of a prompt where no key bounds it: what the chain's ppo.yaml keeps
 HEAD = """\
 # Configs
 
@@ -20,8 +21,9 @@ the keys for editors, `tasks` lm-eval's tasks. **The chains below were planned a
 down, on rows made up with the data sets' columns; none of them has run here at its size, on a GPU, or on its data.**
 
 Memory per GPU and time are `recipes/plan.py`'s for H100s of 80 GB at 40 % of their peak ([planning](../docs/planning.md)):
-upper bounds, for rows of full length; – where nobody has counted the rows. Models of some ten million parameters reach less
-than 40 %. The global batch stays the same on 1, 2, 4 and 8 GPUs with `gradient_accumulation_steps` in proportion.
+upper bounds, for rows of full length (in GRPO prompts of 512 tokens); – where nobody has counted the rows. Models of some
+ten million parameters reach less than 40 %. The global batch stays the same on 1, 2, 4 and 8 GPUs with
+`gradient_accumulation_steps` in proportion.
 
 | chain | stage | trained, of all parameters | GPUs | rows a step | GiB a GPU | time | published |
 |---|---|---|---|---|---|---|---|
@@ -48,7 +50,8 @@ def plan_of(file: Path) -> dict:
     counted = [ROWS.get(source["path"]) for source in settings["datasets"] or []]
     rows = None if None in counted else sum(counted)
     topology = launch_config(file)
-    return make_plan(settings, config, accelerate_config=topology and str(ROOT / topology), train_rows=rows)
+    return make_plan(settings, config, accelerate_config=topology and str(ROOT / topology), train_rows=rows,
+                     prompt_tokens=PROMPT_TOKENS)  # fmt: skip
 
 
 def table() -> str:

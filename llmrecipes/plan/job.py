@@ -5,9 +5,9 @@ from pathlib import Path
 
 from llmrecipes.config import InputError
 from llmrecipes.keys.settings import Settings
-from llmrecipes.keys.strict_yaml import load_yaml
 from llmrecipes.plan.architecture import Architecture, read_architecture
 from llmrecipes.plan.lookup import find_config, find_vocabulary
+from llmrecipes.plan.topology import sharding
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes of optimizer state per trained parameter; an optimizer that is not here is named as unknown.
@@ -19,7 +19,24 @@ OPTIMIZERS = {
 MODULES = {"c_attn": ["qkv"], "c_fc": ["up"], "c_proj": ["out", "down"], "query_key_value": ["qkv"], "dense": ["out"],
            "dense_h_to_4h": ["up"], "dense_4h_to_h": ["down"]}  # fmt: skip
 QUANTISED = {"load_in_4bit": 0.5 + 4 / 64, "load_in_8bit": 1.0}  # bytes a weight; blocks of 64 share a float32 scale
+# What the closed form does not know of a key that is on: its value and what is missing.
+NOT_COUNTED = {
+    "torch_compile": (True, "fuses what eager PyTorch keeps: activations and logits are an upper bound"),
+    "use_liger_kernel": (True, "its fused layers keep less: activations are an upper bound"),
+    "activation_offloading": (True, "activations are counted as if they stayed on the GPU"),
+    "attn_implementation": ("eager", "the attention's weights, rows by rows of each head, are not counted"),
+    "lora_modules_to_save": (None, "these modules are trained whole; their gradients and states are not counted"),
+    "use_dora": (True, "DoRA's magnitudes and their activations are not counted"),
+    "vllm_enable_sleep_mode": (True, "vLLM's share is counted as if it stayed during the update"),
+}
+# What a model's config says of parts that the closed form has no sizes of.
+PARTS_NOT_COUNTED = {
+    "quantization_config": "its weights are quantised already and counted as if they were not",
+    "vision_config": "parts beside the text model are not counted",
+    "audio_config": "parts beside the text model are not counted",
+}
 CHEAP_LOGITS_BYTES = 1 << 30  # training.CHEAP_LOGITS_BYTES, which stands beside torch
+PLANNED = "plans are for pretrain, sft, reward, dpo, kto, grpo and ppo"
 
 
 @dataclass(frozen=True)
@@ -35,7 +52,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Of PPO: tokens of a prompt and a response, responses decoded at a time, and the other models."""
+    """Of PPO and GRPO: tokens of a prompt and a response, responses decoded at a time, and the other models."""
 
     prompt: int
     response: int
@@ -51,6 +68,7 @@ class Rollouts:
     temperature: float
     offload: bool
     vllm: float  # share of the GPU's memory
+    readings: int = 2  # forward passes that score the responses: the policy's own and the reference's
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,7 @@ class Job:
     stage3: bool = False  # weights are sharded too (FSDP2, ZeRO-3)
     stage2: bool = False  # gradients and optimizer states are
     rollouts: Rollouts | None = None
+    more_passes: int = 0  # forward passes of a row without gradients: a reference's, KTO's for its KL
     unknown: list[str] = field(default_factory=list)
 
     @property
@@ -95,24 +114,29 @@ class Job:
         return replace(self, **values)
 
 
-def read_job(s: Settings, config_file: str | None, gpus: int, accelerate_config: str | None) -> Job:
+def read_job(
+    s: Settings, config_file: str | None, gpus: int, accelerate_config: str | None, prompt_tokens: int | None = None
+) -> Job:
     """The job that the settings of a training stage describe.
 
     Raises:
         InputError: a stage that trains nothing, or a model whose config is not in reach.
     """
     if not s.trains:
-        raise InputError("this stage trains nothing; plans are for pretrain, sft, reward, dpo and ppo")
+        raise InputError(f"this stage trains no model; {PLANNED}")
     beside, unknown = Path(config_file).parent if config_file else None, []
     config, found = model_config(s, beside)
     a = read_architecture(config, found)
     lora = _read_lora(s, a)
     dtype = s["dtype"] if s["dtype"] not in (None, "auto") else config.get("dtype") or config.get("torch_dtype") or "float32"
+    dtype = str(dtype).removeprefix("torch.")
+    if dtype not in BYTES:
+        raise InputError(f"{found}: dtype: {dtype} is none of {', '.join(BYTES)}; set `dtype`")
     if s["dtype"] == "auto" and "dtype" not in config and "torch_dtype" not in config:
         unknown.append("dtype: auto: the config does not say which; float32 is counted")
     fresh = bool(s["model_config"])
     ppo = "num_ppo_epochs" in s.keys
-    weight_bytes = 4 if fresh or (ppo and not lora) else BYTES[str(dtype)]
+    weight_bytes = 4 if fresh or (ppo and not lora) else BYTES[dtype]
     optim = s.values.get("optim", "adamw_torch_fused")
     optimizer = OPTIMIZERS.get(str(optim))
     if s["optimizer"] == "muon":
@@ -122,10 +146,16 @@ def read_job(s: Settings, config_file: str | None, gpus: int, accelerate_config:
         unknown.append(f"optim: {optim}: the size of its states is not known here and not counted")
     if "paged" in str(optim):
         unknown.append(f"optim: {optim}: its states move to the CPU where memory ends; they are counted as if they stayed")
-    stage3, stage2 = _sharding(s, accelerate_config)
-    rollouts = _read_rollouts(s, a, gpus, beside, bool(lora), weight_bytes, unknown) if ppo else None
-    length = rollouts.prompt + rollouts.response if ppo else _length(s, a, unknown)
-    head, rows, reference = _method(s)
+    unknown += [
+        f"{key}: {s[key]}: {text}" for key, (value, text) in NOT_COUNTED.items() if s[key] and value in (None, s[key])
+    ]
+    unknown += [f"{found}: {key}: {text}" for key, text in PARTS_NOT_COUNTED.items() if config.get(key)]
+    stage3, stage2 = sharding(s, accelerate_config, unknown)
+    head, rows, reference, more_passes = _method(s)
+    rollouts = None
+    if ppo or "num_iterations" in s.keys:
+        rollouts = _read_rollouts(s, a, gpus, beside, bool(lora), weight_bytes, prompt_tokens, unknown)
+    length = rollouts.prompt + rollouts.response if rollouts else _length(s, a, unknown)
     job = Job(
         architecture=a, head=head, rows=rows, has_reference=reference and not lora, batch=s["per_device_train_batch_size"],
         accumulation=s["gradient_accumulation_steps"], length=length, gpus=gpus, weight_bytes=weight_bytes,
@@ -133,27 +163,33 @@ def read_job(s: Settings, config_file: str | None, gpus: int, accelerate_config:
         checkpointing=bool(s["activation_checkpointing"] if s["activation_checkpointing"] is not None
                            else s["gradient_checkpointing"]),
         padded=not (head == "logits" or ppo or s["packing"] or s["padding_free"]),
-        quantised=next((size for key, size in QUANTISED.items() if s[key]), None), rollouts=rollouts, unknown=unknown,
+        quantised=next((size for key, size in QUANTISED.items() if s[key]), None), rollouts=rollouts,
+        more_passes=more_passes, unknown=unknown,
     )  # fmt: skip
-    if job.head == "chunked" and not job.has_reference and rows == 1:  # TRL's tiled head only where it pays
+    if "assistant_only_loss" in s.keys:  # TRL's tiled head only where it pays
         cheap = job.tokens * a.vocabulary * 12 <= CHEAP_LOGITS_BYTES
         job = job.changed(head="logits" if cheap else "chunked")
     return job
 
 
-def _method(s: Settings) -> tuple[str, int, bool]:
-    """(what stands on the trunk, rows of an example, whether a reference reads along), by the keys that the stage has."""
+def _method(s: Settings) -> tuple[str, int, bool, int]:
+    """(what stands on the trunk, rows of an example, whether a reference reads along, forward passes beside the trained
+    one), by the keys that the stage has."""
     if "num_ppo_epochs" in s.keys:
-        return "rollouts", 1, True
+        return "rollouts", 1, True, 0
+    if "num_iterations" in s.keys:  # GRPO
+        return "chunked", 1, bool(s["beta"]), 0
+    if "desirable_weight" in s.keys:  # KTO: policy and reference also read each answer behind another prompt, for the KL
+        return "chunked", 1, True, 3 if s["loss_type"] == "kto" else 1
     if "precompute_ref_log_probs" in s.keys:
-        return "chunked", 2, True
+        return "chunked", 2, True, 1
     if "center_rewards_coefficient" in s.keys:
-        return "score", 2, False
+        return "score", 2, False, 0
     if "assistant_only_loss" in s.keys:
-        return "chunked", 1, False
+        return "chunked", 1, False, 0
     if "muon_learning_rate" in s.keys:
-        return "logits", 1, False
-    raise InputError("this stage's method is none whose memory is known; plans are for pretrain, sft, reward, dpo and ppo")
+        return "logits", 1, False, 0
+    raise InputError(f"this stage's method is none whose memory is known; {PLANNED}")
 
 
 def model_config(s: Settings, beside: Path | None) -> tuple[dict, str]:
@@ -202,36 +238,39 @@ def _read_lora(s: Settings, a: Architecture) -> Lora | None:
     return Lora(s["lora_r"], frozenset(targets), s["lora_dropout"] or 0.0)
 
 
-def _sharding(s: Settings, accelerate_config: str | None) -> tuple[bool, bool]:
-    """(weights sharded, gradients and optimizer states sharded) by the launch config or `fsdp: true`."""
-    if not accelerate_config:
-        return bool(s["fsdp"]), bool(s["fsdp"])
-    launch = load_yaml(accelerate_config)
-    fsdp, deepspeed = launch.get("fsdp_config") or {}, launch.get("deepspeed_config") or {}
-    stage = deepspeed.get("zero_stage", 0)
-    whole = launch.get("distributed_type") == "FSDP" and fsdp.get("fsdp_reshard_after_forward", True)
-    return bool(whole) or stage == 3, launch.get("distributed_type") == "FSDP" or stage >= 2
-
-
-def _read_rollouts(s, a, gpus, beside, lora: bool, weight_bytes: int, unknown: list[str]) -> Rollouts:
+def _read_rollouts(s, a, gpus, beside, lora: bool, weight_bytes: int, prompt_tokens, unknown: list[str]) -> Rollouts:
     reward = None
     if path := s["reward_model_name_or_path"]:
         reward = read_architecture(*find_config(path, "reward_model_name_or_path", None, beside))
     if s["reward_functions"]:
         unknown.append("reward_functions: what they take of time and memory")
-    value = read_architecture(*find_config(path, "value_model_name_or_path", None, beside)) if (
-        path := s["value_model_name_or_path"]) else reward or a  # fmt: skip
-    prompt = s["max_prompt_length"]
+    if not s["max_completion_length"]:
+        raise InputError("max_completion_length: how long responses may be is not given; set it")
+    prompt = s["max_prompt_length"] or prompt_tokens
     if prompt is None:
         prompt = (a.context or 2 * s["max_completion_length"]) - s["max_completion_length"]
-        unknown.append(f"max_prompt_length: not given, so prompts of the whole context ({prompt} tokens) are counted")
-    minibatch = s["per_device_train_batch_size"] * s["gradient_accumulation_steps"] * gpus
+        how = "max_prompt_length" if "max_prompt_length" in s.keys else "--prompt_tokens"
+        unknown.append(f"{how}: not given, so prompts of the whole context ({prompt} tokens) are counted")
+    rewarded = {"prompt": prompt, "response": s["max_completion_length"], "reward": reward, "temperature": s["temperature"],
+                "reward_bytes": BYTES.get(str(s["reward_model_dtype"] or s["dtype"]), 4)}  # fmt: skip
+    vllm = s["vllm_gpu_memory_utilization"] if s["use_vllm"] and s["vllm_mode"] == "colocate" else 0.0
+    micro, accumulation = s["per_device_train_batch_size"], s["gradient_accumulation_steps"]
+    if "num_iterations" in s.keys:
+        in_rollout = s["steps_per_generation"] or accumulation
+        responses = s["generation_batch_size"] or micro * in_rollout * gpus
+        again = accumulation % (s["num_iterations"] * (responses // (micro * gpus) or 1)) != 0 or s["use_vllm"]
+        return Rollouts(
+            **rewarded, decoded=max(1, responses // gpus), responses=responses, epochs=s["num_iterations"], value=a,
+            separate_value=False, reference_bytes=0 if lora else weight_bytes, chunk=None, offload=False, vllm=vllm,
+            readings=bool(again) + bool(s["beta"]),
+        )  # fmt: skip
+    value = read_architecture(*find_config(path, "value_model_name_or_path", None, beside)) if (
+        path := s["value_model_name_or_path"]) else reward or a  # fmt: skip
     return Rollouts(
-        prompt=prompt, response=s["max_completion_length"], decoded=s["per_device_generation_batch_size"],
-        responses=s["rollout_batch_size"] or minibatch * (s["num_mini_batches"] or 1), epochs=s["num_ppo_epochs"],
-        separate_value=(s["value_model"] or ("shared" if lora else "separate")) == "separate", value=value, reward=reward,
-        reward_bytes=BYTES.get(str(s["reward_model_dtype"] or s["dtype"]), 4),
+        **rewarded, decoded=s["per_device_generation_batch_size"], epochs=s["num_ppo_epochs"], value=value, vllm=vllm,
+        responses=s["rollout_batch_size"] or micro * accumulation * gpus * (s["num_mini_batches"] or 1),
+        separate_value=(s["value_model"] or ("shared" if lora else "separate")) == "separate",
         reference_bytes=0 if lora else BYTES.get(str(s["ref_model_dtype"]), weight_bytes),
-        chunk=s["logprob_chunk_size"], temperature=s["temperature"], offload=bool(s["offload_frozen_models"]),
-        vllm=s["vllm_gpu_memory_utilization"] if s["use_vllm"] and s["vllm_mode"] == "colocate" else 0.0,
+        chunk=s["logprob_chunk_size"], offload=bool(s["offload_frozen_models"]),
+        readings=1 if s["old_logprobs"] == "sampler" else 2,
     )  # fmt: skip

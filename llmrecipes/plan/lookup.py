@@ -9,28 +9,37 @@ from urllib.request import Request, urlopen
 
 import yaml
 
-from llmrecipes.config import InputError
+from llmrecipes.config import InputError, nearest
 from llmrecipes.keys.strict_yaml import load_yaml
 from llmrecipes.preflight.machine import is_hub_id
 
 KNOWN = Path(__file__).parent / "models.yaml"
 
 
-def find_config(path: str, key: str, revision: str | None = None, beside: Path | None = None) -> tuple[dict, str]:
+def find_config(
+    path: str, key: str, revision: str | None = None, beside: Path | None = None, seen: tuple[str, ...] = ()
+) -> tuple[dict, str]:
     """(config of the model at `path`, where it was found). A stage's folder that is not there yet is looked up in the YAMLs
-    of the folder `beside`, whose `output_dir` names it.
+    of the folder `beside`, whose `output_dir` names it. `seen` are the models that led here.
 
     Raises:
         InputError: no config is in reach; `key` is the config's key that names the model.
     """
+    if path in seen:
+        raise InputError(
+            f"{key}: {path} starts from itself ({' -> '.join([*seen, path])}); name the model that it comes from"
+        )
+    seen = (*seen, path)
     for file in (Path(path) / "config.json", Path(path) / "adapter_config.json"):
         if file.is_file():
             found = _read(file)
-            if "base_model_name_or_path" in found:
-                return find_config(found["base_model_name_or_path"], key, found.get("revision"), beside)
-            return found, str(file)
+            if file.name == "config.json":
+                return found, str(file)
+            if not isinstance(base := found.get("base_model_name_or_path"), str):
+                raise InputError(f"{file}: names no base model; set base_model_name_or_path there")
+            return find_config(base, key, found.get("revision"), beside, seen)
     if beside and (stage := _stage_that_writes(path, beside)):
-        return _config_of_stage(*stage, key, beside)
+        return _config_of_stage(*stage, key, beside, seen)
     looked = [f"{path}/config.json"]
     if is_hub_id(path) and not path.startswith("outputs/"):
         if found := _from_hub(path, revision):
@@ -38,7 +47,8 @@ def find_config(path: str, key: str, revision: str | None = None, beside: Path |
         looked.append("the Hub or its cache")
     if path in (known := _known_models()):
         return dict(known[path]), "llmrecipes/plan/models.yaml, as the Hub was not asked or not reached"
-    raise InputError(f"{key}: no config of {path} is in reach ({', '.join(looked)}); fetch its config.json into a folder")
+    raise InputError(f"{key}: no config of {path} is in reach ({', '.join(looked)}){nearest(path, known)}; fetch its "
+                     "config.json into a folder")  # fmt: skip
 
 
 def find_vocabulary(path: str, beside: Path | None = None) -> int | None:
@@ -55,7 +65,7 @@ def find_vocabulary(path: str, beside: Path | None = None) -> int | None:
     return _known_models().get(path, {}).get("vocab_size")
 
 
-def _config_of_stage(file: Path, values: dict, key: str, beside: Path) -> tuple[dict, str]:
+def _config_of_stage(file: Path, values: dict, key: str, beside: Path, seen: tuple[str, ...]) -> tuple[dict, str]:
     if values.get("model_config"):
         config = dict(values["model_config"])
         if "vocab_size" not in config and (size := find_vocabulary(values.get("tokenizer_name_or_path", ""), beside)):
@@ -64,7 +74,7 @@ def _config_of_stage(file: Path, values: dict, key: str, beside: Path) -> tuple[
     start = values.get("model_name_or_path")
     if not start:
         raise InputError(f"{key}: {file} names no model that its result could have the sizes of")
-    return find_config(start, key, values.get("model_revision"), beside)
+    return find_config(start, key, values.get("model_revision"), beside, seen)
 
 
 def _stage_that_writes(path: str, beside: Path) -> tuple[Path, dict] | None:

@@ -13,7 +13,7 @@ Parts = dict[str, float]
 
 
 def phases(job: Job, gpu_bytes: float = 0.0) -> dict[str, Parts]:
-    """Phase -> part -> bytes at its peak; a training step is one phase, a PPO rollout has four."""
+    """Phase -> part -> bytes at its peak; a training step is one phase, a rollout of PPO or GRPO has four."""
     static = _static(job)
     if job.rollouts is None:
         return {"training step": _fullest(_moments(job, static))}
@@ -204,8 +204,12 @@ def _rollout_phases(job: Job, static: Parts) -> dict[str, Parts]:
         scoring["activations"] = job.tokens * _transient(job, r.reward)
     chunk, chunks = _chunk(job)
     reading["activations"] = job.tokens * _transient(job, a)
-    reading["logits"] = 12 * chunk * a.vocabulary
-    update = _fullest(_update_moments(job, own, gradients))
+    if job.head == "chunked":  # GRPO's update is a training step with TRL's tiled head
+        reading["logits"] = _head(job, a, job.tokens)[0]
+        update = _fullest(_moments(job, own | {"gradients": gradients}))
+    else:
+        reading["logits"] = 12 * chunk * a.vocabulary
+        update = _fullest(_update_moments(job, own, gradients))
     found = {"sampling": sampling, "scoring": scoring, "log-probabilities and values": reading, "update": update}
     return {name: {part: size for part, size in parts.items() if size} for name, parts in found.items()}
 

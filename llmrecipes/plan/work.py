@@ -29,9 +29,9 @@ def count_work(s: Settings, job: Job, rows: int | None, unknown: list[str]) -> W
         return Work(None, None, {}, {})
     if job.rollouts is None:
         tokens = steps * per_step * job.rows * job.length
-        passes = 1 + (1 if job.lora else 2) + job.checkpointing + (1 if job.has_reference or _reads_twice(job) else 0)
+        passes = 1 + (1 if job.lora else 2) + job.checkpointing + job.more_passes
         return Work(steps, tokens, {"training": tokens * passes * forward_flops(a, job.length)}, {})
-    return _rollout_work(s, job, steps)
+    return _rollout_work(job, steps)
 
 
 def forward_flops(a: Architecture, length: int) -> float:
@@ -40,11 +40,7 @@ def forward_flops(a: Architecture, length: int) -> float:
     return 2 * a.active + 4 * a.layers * a.query * length
 
 
-def _reads_twice(job: Job) -> bool:
-    return job.head == "chunked" and job.rows == 2  # DPO with LoRA: the reference is the policy without its adapter
-
-
-def _rollout_work(s: Settings, job: Job, steps: int) -> Work:
+def _rollout_work(job: Job, steps: int) -> Work:
     a, r = job.architecture, job.rollouts
     rollouts = steps / (r.epochs * r.responses / (job.batch * job.accumulation * job.gpus))
     samples = rollouts * r.responses
@@ -52,7 +48,7 @@ def _rollout_work(s: Settings, job: Job, steps: int) -> Work:
     tokens = samples * job.length
     backward = 1 if job.lora else 2
     update = (1 + backward + job.checkpointing) * each + r.separate_value * (3 + job.checkpointing) * of_value
-    reading = (1 if s["old_logprobs"] == "sampler" else 2) * each + r.separate_value * of_value
+    reading = r.readings * each + r.separate_value * of_value
     flops = {
         "sampling": tokens * each,
         "scoring": tokens * forward_flops(r.reward, job.length) if r.reward else 0.0,
@@ -83,7 +79,9 @@ def _steps(s: Settings, job: Job, rows: int | None, unknown: list[str]) -> int |
         unknown.append("steps: rows are packed into blocks, so fewer or more of them are taken than there are rows")
     steps = s["num_train_epochs"] * rows / per_step
     if job.rollouts:
-        steps *= job.rollouts.epochs
+        steps *= job.rollouts.epochs * (s["num_generations"] or 1)
+    if "desirable_weight" in s.keys:
+        unknown.append("steps: a pair of answers counts as one row here, and is two for KTO")
     return max(1, round(steps))
 
 

@@ -1,0 +1,76 @@
+"""What the launch config of accelerate shards, and over how many processes."""
+
+import json
+from pathlib import Path
+
+from llmrecipes.config import InputError
+from llmrecipes.keys.settings import Settings
+from llmrecipes.keys.strict_yaml import load_yaml
+
+# Strategy of FSDP in either of its versions -> (weights are sharded all the time, gradients and optimizer states are).
+FSDP = {"TRUE": (True, True), "FALSE": (False, True), "FULL_SHARD": (True, True), "1": (True, True),
+        "SHARD_GRAD_OP": (False, True), "2": (False, True), "NO_SHARD": (False, False), "3": (False, False)}  # fmt: skip
+WHOLE = ("NO", "MULTI_GPU", "MULTI_CPU", "MULTI_XPU")
+
+
+def processes(accelerate_config: str | None) -> int | None:
+    """How many the launch config starts on all machines, where it says so."""
+    number = load_yaml(accelerate_config).get("num_processes") if accelerate_config else None
+    return number if type(number) is int and number > 0 else None
+
+
+def sharding(s: Settings, accelerate_config: str | None, unknown: list[str]) -> tuple[bool, bool]:
+    """(weights sharded, gradients and optimizer states sharded) by the launch config or `fsdp: true`.
+
+    Raises:
+        InputError: no launch config, or one that shards in a way that is not known here.
+    """
+    if s["deepspeed"]:
+        unknown.append("deepspeed: its file is not read and nothing is counted as sharded; give --accelerate_config")
+    if not accelerate_config:
+        return bool(s["fsdp"]), bool(s["fsdp"])
+    launch, where = load_yaml(accelerate_config), f"accelerate_config: {accelerate_config}"
+    kind = launch.get("distributed_type")
+    kind = "NO" if kind is False else kind  # as YAML reads a plain NO
+    if kind in WHOLE:
+        return False, False
+    if kind == "FSDP":
+        options = _mapping(launch, "fsdp_config", where)
+        strategy = options.get("fsdp_reshard_after_forward", options.get("fsdp_sharding_strategy", True))
+        if str(strategy).upper() not in FSDP:
+            raise InputError(f"{where}: FSDP's strategy {strategy!r} is none that is known here ({', '.join(FSDP)})")
+        _name_offloads(options, unknown)
+        return FSDP[str(strategy).upper()]
+    if kind == "DEEPSPEED":
+        options = _mapping(launch, "deepspeed_config", where)
+        stage = str(options.get("zero_stage", _stage_of_file(options.get("deepspeed_config_file"), where)))
+        if stage not in ("0", "1", "2", "3"):
+            raise InputError(f"{where}: zero_stage: {stage} is none of 0, 1, 2, 3")
+        if stage == "1":
+            unknown.append("zero_stage: 1: counted as 0, though it shards the optimizer's states")
+        _name_offloads(options, unknown)
+        return stage == "3", stage in ("2", "3")
+    known = ", ".join((*WHOLE, "FSDP", "DEEPSPEED"))
+    raise InputError(f"{where}: distributed_type: {kind} is none that is known here ({known})")
+
+
+def _mapping(launch: dict, key: str, where: str) -> dict:
+    found = launch.get(key) or {}
+    if not isinstance(found, dict):
+        raise InputError(f"{where}: {key}: is no mapping")
+    return found
+
+
+def _stage_of_file(file: str | None, where: str) -> int | str:
+    if file is None:
+        return 0
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))["zero_optimization"]["stage"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{where}: deepspeed_config_file: {file}: no zero_optimization.stage in it ({error})") from None
+
+
+def _name_offloads(options: dict, unknown: list[str]) -> None:
+    for key, value in options.items():
+        if "offload" in key and value not in (None, False, "none", "false"):
+            unknown.append(f"{key}: {value}: what moves off the GPU is counted as if it stayed")
