@@ -1,6 +1,7 @@
 """A chain with one key at several values: a folder for each value, what does not depend on it made once."""
 
 import copy
+from itertools import combinations
 from pathlib import Path
 
 from llmrecipes.config import InputError, nearest
@@ -21,19 +22,28 @@ def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
         InputError: no such stage or key, several stages have it, or a value is none for it.
     """
     name, _, values = given.partition("=")
-    words = [word for word in values.split(",") if word]
-    if not name or len(set(words)) < 2 or len(set(words)) < len(words):
+    words = values.split(",")
+    if not name or not all(words) or len(set(words)) < 2 or len(set(words)) < len(words):
         raise InputError(f"{WHERE}: sweep: {given[:60]!r} is not KEY=VALUE,VALUE with two values or more, each once")
     stage, key = _find(stages, name, only)
+    if key == "output_dir" or (key == "seed" and stage.seed is not None):
+        why = "each value has a folder of its own" if key == "output_dir" else "--seed sets it for every stage"
+        raise InputError(f"{WHERE}: sweep: `{key}` cannot be swept, {why}; leave it out")
     about = recipe_keys(stage.recipe)[key]
     chosen = {word: check_value(key, parse_yaml(word, WHERE), about, f"{WHERE}: sweep") for word in words}
+    labels = {word: f"{key}={word.replace('/', '-')}" for word in words}
+    for first, second in combinations(words, 2):
+        if chosen[first] == chosen[second] and type(chosen[first]) is type(chosen[second]):
+            raise InputError(f"{WHERE}: sweep: {first} and {second} are the same value; give each once")
+        if labels[first] == labels[second]:
+            raise InputError(f"{WHERE}: sweep: {first} and {second} would share the folder {labels[first]}; rename one")
     changed = [stage]
     for later in stages[stages.index(stage) + 1 :]:
         if any(later.reads(before.output_dir) for before in changed):
             changed.append(later)
     variants = []
     for word, value in chosen.items():
-        label = f"{key}={word.replace('/', '-')}"
+        label = labels[word]
         folder = Path(output_dir) / label
         moved = {before.output_dir: folder / before.output_dir.name for before in changed}
         variants += [_variant(before, moved, folder, label, {key: value} if before is stage else {}) for before in changed]

@@ -298,12 +298,22 @@ def test_sweep_makes_what_does_not_depend_on_the_key_once(tmp_path):
         ("dop.beta=1,2", "dop is no stage of the chain"),
         ("dpo.beta=1", "two values or more"),
         ("dpo.beta=0.1,high", "beta"),
+        ("dpo.beta=0.1,,0.2", "two values or more"),
+        ("dpo.learning_rate=1e-4,0.0001", "1e-4 and 0.0001 are the same value"),
+        ("dpo.model_name_or_path=a/b,a-b", "a/b and a-b would share the folder model_name_or_path=a-b"),
+        ("dpo.output_dir=a,b", "`output_dir` cannot be swept, each value has a folder"),
         ("beta", "is not KEY=VALUE,VALUE"),
     ],
 )
 def test_sweep_that_cannot_be_is_one_line(tmp_path, sweep, message):
     with pytest.raises(InputError, match=message):
         swept(tmp_path, sweep)
+
+
+def test_seeds_are_not_swept_where_one_is_given_for_all(tmp_path):
+    assert swept(tmp_path, "dpo.seed=1,2")[-2].given["seed"] == 2
+    with pytest.raises(InputError, match="`seed` cannot be swept, --seed sets it"):
+        swept(tmp_path, "dpo.seed=1,2", seed=3)
 
 
 def test_key_of_one_stage_needs_no_name(tmp_path):
