@@ -56,6 +56,11 @@ def test_scripts_are_bash(file):
         subprocess.run(["shellcheck", "-S", "error", file], check=True)
 
 
+def test_a_launch_config_that_is_not_there_is_one_line_also_on_one_gpu(stand_ins):
+    done = run(LAUNCH / "start.sh", *ASKED, env=stand_ins | {"LAUNCH_CONFIG": "fsdp", "NUM_GPUS": "1"})
+    assert done.returncode == 2 and done.stderr.startswith("error: LAUNCH_CONFIG=fsdp is none of: ")
+
+
 def test_start_takes_all_gpus_of_a_machine(stand_ins):
     assert run(LAUNCH / "start.sh", *ASKED, env=stand_ins).returncode == 0
     words = told(stand_ins)
