@@ -131,7 +131,7 @@ def test_kubernetes_starts_as_many_machines_as_it_tells_them(stand_ins):
 def test_skypilot_starts_the_recipe_on_each_node(stand_ins, tmp_path):
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
     assert set(task) <= {"name", "num_nodes", "resources", "workdir", "envs", "file_mounts", "setup", "run"}
-    for name in ("launch", "recipes"):
+    for name in ("launch", "recipes", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     env = stand_ins | task["envs"] | {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1",
                                       "SKYPILOT_NUM_GPUS_PER_NODE": "8",
