@@ -310,3 +310,39 @@ def test_a_build_is_one_of_its_evaluation_sets(tmp_path, monkeypatch):
     write_lines(items, [document(0)])
     with pytest.raises(InputError, match="holds another run"):
         build()
+
+
+ITEM = document(7, 30)
+ASKED = {"messages": [{"role": "user", "content": [{"type": "text", "text": ITEM}]}]}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": ITEM},
+        {"prompt": "Hi", "completion": ITEM},
+        {"conversations": [{"from": "human", "value": ITEM}, {"from": "gpt", "value": "Yes"}]},
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": ITEM}]},
+        {"query": ITEM, "response": "Yes"},
+        {"question": "What?", "answer": ITEM},
+        {"instruction": "Do it", "input": ITEM, "output": "Yes"},
+        {"prompt": "Hi", "chosen": ITEM, "rejected": "No"},
+        ASKED,
+    ],
+)
+def test_an_evaluation_item_is_found_whatever_shape_its_row_has(tmp_path, row):
+    rows = write_lines(tmp_path / "a.jsonl", [row])
+    (tmp_path / "evaluate.yaml").write_text(f"datasets: {rows}\n")
+    ((text,),) = evaluation_texts([str(tmp_path / "evaluate.yaml")]).values()
+    assert ITEM in text
+
+
+def test_an_evaluation_set_without_items_is_one_line(tmp_path):
+    rows = write_lines(tmp_path / "a.jsonl", [{"title": "no question"}])
+    for source, message in (
+        (f"{{path: {rows}}}", "a.jsonl, row 1: columns are title"),
+        (f"{{path: {rows}, drop_bad_rows: true}}", "decontaminate: prompts: .*a.jsonl: no item with a text is there"),
+    ):
+        (tmp_path / "evaluate.yaml").write_text(f"datasets: [{source}]\n")
+        with pytest.raises(InputError, match=message):
+            evaluation_texts([str(tmp_path / "evaluate.yaml")])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy
 
-from llmrecipes.config import DataArguments, InputError
+from llmrecipes.config import DataArguments, DatasetSource, InputError
 from llmrecipes.corpus.hashing import ngrams, word_hashes
 from llmrecipes.durable import read_json, write_json
 
@@ -109,7 +109,7 @@ def evaluation_texts(files: list[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for file in files:
         values = load_yaml(file)
-        data = DataArguments(datasets=values.get("datasets") or [], eval_datasets=values.get("eval_datasets") or [])
+        data = DataArguments(**{key: _listed(values.get(key)) for key in ("datasets", "eval_datasets")})
         before = len(found)
         for key, sources in (("prompts", data.datasets), ("held out", data.eval_datasets)):
             for source in sources:
@@ -120,19 +120,45 @@ def evaluation_texts(files: list[str]) -> dict[str, list[str]]:
                 found.setdefault(f"task: {name}", []).extend(texts)
         if len(found) == before:
             raise InputError(f"decontaminate: {file} names no evaluation set (datasets, eval_datasets, tasks)")
-    return {name: list(dict.fromkeys(text for text in texts if text.strip())) for name, texts in found.items()}
+    found = {name: list(dict.fromkeys(text for text in texts if text.strip())) for name, texts in found.items()}
+    if empty := [name for name, texts in found.items() if not texts]:
+        raise InputError(f"decontaminate: {empty[0]}: no item with a text is there, so that nothing would be looked for")
+    return found
 
 
-def _source_texts(source, is_prompt: bool) -> Iterator[str]:
-    from llmrecipes.data import load_source
+def _listed(value) -> list:
+    return value if isinstance(value, list) else [value] if value else []
 
-    for row in load_source(source, seed=0):
-        if not is_prompt:
-            yield row["text"]
-            continue
-        parts = [row.get(key) for key in ("prompt", "messages", "question", "instruction", "text", "completion")]
-        turns = [[{"content": part}] if isinstance(part, str) else part for part in parts if part]
-        yield "\n".join(str(turn["content"]) for part in turns for turn in part)
+
+def _source_texts(source: DatasetSource, is_prompt: bool) -> Iterator[str]:
+    """Its items, read as recipes/evaluate.py reads them."""
+    from llmrecipes.data.sources import read_source
+    from llmrecipes.data.tables import load_table
+
+    if not is_prompt:
+        yield from load_table(source, 0, ("text",))[0]["text"]
+        return
+    raw = read_source(source, seed=0)
+    for i, row in enumerate(raw):
+        try:
+            yield _asked_and_answered(row, raw.place(i))
+        except InputError:
+            if not source.drop_bad_rows:
+                raise
+
+
+def _asked_and_answered(row: dict, place: str) -> str:
+    """What a row of any shape asks and, where it holds one, the answer."""
+    from llmrecipes.rows import to_standard
+
+    asked = to_standard(row, place, ("prompt",))["prompt"]
+    try:
+        whole = to_standard(row, place, ("messages", "prompt-completion", "preference"))
+    except InputError:  # it holds no answer
+        whole = {}
+    parts = [whole["messages"]] if "messages" in whole else [asked, whole.get("completion"), whole.get("chosen")]
+    turns = [[{"content": part}] if isinstance(part, str) else part for part in parts if part]
+    return "\n".join(str(turn["content"]) for part in turns for turn in part)
 
 
 def _task_texts(values: dict) -> Iterator[tuple[str, list[str]]]:
