@@ -52,7 +52,7 @@ def test_what_the_models_said_while_they_learned_is_kept(chain):
         assert rows and all(list(row["answers"]) == ["The cat"] for row in rows), stage
     for report in ("report.html", "report.md"):
         text = (chain[0] / report).read_text()
-        assert "tinytown_grammar" in text.split("while it trained")[-1].split("Abilities by stage")[0], report
+        assert "tinytown_grammar" in text.split("while it trained")[-1].split("How each stage learned")[0], report
 
 
 def test_cards_of_all_stages_are_read_by_the_hubs_own_classes(chain):

@@ -104,8 +104,8 @@ def test_page_asks_for_nothing(chain):
 
 def test_every_figure_has_its_numbers_as_a_table(chain):
     page = write_report(chain, "chain", ["sft", "reward", "evaluate"]).read_text()
-    # stages, loss, perplexity, abilities, behaviour, data shares; of the check: four groups, calibration, scores
-    assert page.count("<svg") == 6 + 6
+    # loss, perplexity, abilities, behaviour, data shares; of the check: four groups, calibration, scores
+    assert page.count("<svg") == 5 + 6
     for number in ("62.5 % [50.0, 75.0]", "0.25", "75.0 %", "0.8125", "1 ± 0.1", "missed", "75.0 % [64.1, 84.0]", "12 %"):
         assert f">{number}<" in page, number
 
@@ -121,6 +121,71 @@ def test_what_differs_from_the_baseline_is_marked_and_the_mark_explained(chain):
     assert page.count('class="n">62.5 % [50.0, 75.0] *<') == 1 and text.count("62.5 % [50.0, 75.0] \\*") == 1
     assert page.count("2 comparisons, not corrected") == text.count("2 comparisons, not corrected") == 2
     assert HOSTILE[1] not in page
+
+
+def evaluated(folder, base, tuned, p_values=None, **config):
+    """A chain of two models, `tuned` trained from `base`, and their evaluation."""
+    write(folder, "pretrain", config={"output_dir": "outputs/pretrain"})
+    write(folder, "tune", inputs={"outputs/pretrain": "x"},
+          config={"output_dir": "outputs/tune", "model_name_or_path": "outputs/pretrain"})  # fmt: skip
+    models = {"first": "outputs/pretrain", "second": "outputs/tune"}
+    write(folder, "evaluate", inputs=dict.fromkeys(models.values(), "x"), config={"models": models} | config)
+    spread = lambda v: {"value": v, "low": v - 0.05, "high": v + 0.05, "n": 100}
+    scores = {m: {k: spread(v) for k, v in s.items()} for m, s in (("first", base), ("second", tuned))}
+    metrics = {"models": scores, "tasks": ["syntax"], "baseline": "first", "p_values": {"second": p_values or {}}}
+    (folder / "evaluate" / "metrics.json").write_text(json.dumps(metrics))
+
+
+def test_opening_names_every_loss_and_says_what_was_tested(tmp_path):
+    base = {"syntax": 0.8, "correct": 0.5, "rude": 0.2, "over_refusal": 0.3, "fluent": 0.5, "response_length": 9.0}
+    tuned = {"syntax": 0.77, "correct": 0.9, "rude": 0.4, "over_refusal": 0.32, "fluent": 0.5, "response_length": 20.0}
+    evaluated(tmp_path, base, tuned, {"syntax": 0.01, "over_refusal": 0.6})
+    page, text = write_report(tmp_path, "chain").read_text(), (tmp_path / "report.md").read_text()
+    opening = text.split("## ")[0]
+    assert (
+        "**second** (from first) won correct 50.0 → 90.0 % [85.0, 95.0]; it lost rude 20.0 → 40.0 % [35.0, 45.0], syntax"
+        in (opening)
+    ), "a tested loss counts within the intervals, an untested one only beyond them; less rude is better"
+    assert "syntax 80.0 → 77.0 % [72.0, 82.0] \\*." in opening and "**first**" not in opening
+    assert "<b>second</b> (from first) won" in page and page.count(">lost<") == 2 and page.count(">won<") == 1
+    assert ">syntax ↑<" in page and ">rude ↓<" in page and ">response_length<" in page, "no better way, no arrow"
+
+
+def test_opening_says_when_nothing_changed_or_nothing_was_measured(tmp_path):
+    evaluated(tmp_path, {"correct": 0.5}, {"correct": 0.52})
+    write_report(tmp_path, "chain")
+    assert "no model differs" in (tmp_path / "report.md").read_text()
+    write_report(tmp_path, "chain", ["tune"])
+    assert "not measured" in (tmp_path / "report.md").read_text()
+
+
+def test_win_rates_are_held_against_even_odds(tmp_path):
+    evaluated(tmp_path, {"correct": 0.5}, {"correct": 0.5, "rule_win_rate": 0.3})
+    write_report(tmp_path, "chain")
+    assert "lost rule_win_rate 50.0 → 30.0 % [25.0, 35.0]" in (tmp_path / "report.md").read_text()
+
+
+def test_opening_tells_what_was_missed_the_reward_models_health_and_cost(chain):
+    write_report(chain, "chain", ["sft", "reward", "evaluate"])
+    opening = (chain / "report.md").read_text().split("## ")[0]
+    assert "0 of 1 figures met; missed: sft loss 2 (expected 1 ± 0.1)." in opening
+    assert "reward is unhealthy;" in opening and "orders 75.0 % [64.1, 84.0]" in opening and "3 stages took 36 s" in opening
+
+
+def test_a_stage_stands_after_what_it_reads_whatever_the_times_of_the_files(tmp_path):
+    write(tmp_path, "b", inputs={"outputs/a": "x"})
+    write(tmp_path, "a")
+    page = write_report(tmp_path, "chain").read_text()
+    assert page.index("<b>a</b>") < page.index("<b>b</b>") and "<small>from a</small>" in page
+
+
+def test_what_is_not_about_results_is_folded(chain):
+    page = write_report(chain, "chain", ["sft", "reward", "evaluate"]).read_text()
+    folded = re.findall("<details class=section><summary><h2>(.*?)</h2>", page)
+    shown = re.findall("<section>.*?<h2>(.*?)</h2>", page)
+    assert shown == ["The stages", "Expected against got", "Abilities by stage", "Behaviour by stage"]
+    assert "How each stage learned" in folded and "Where the data came from" in folded
+    assert set(re.findall('href="#(.*?)"', page)) <= set(re.findall('id="(.*?)"', page)), "links lead into what is folded"
 
 
 def test_figures_say_what_they_compare_with_and_who_judged(chain):
@@ -211,7 +276,7 @@ def test_watch_shows_abilities_with_intervals_and_answers_over_time(chain):
     (chain / "sft" / "watch.jsonl").write_text(text)
     page = write_report(chain, "chain", ["sft"]).read_text()
     assert (
-        ">60.0 % [20.0, 90.0]<" in page and page.count("<svg") == 5 and "win_rate: `watch_questions` answered better" in page
+        ">60.0 % [20.0, 90.0]<" in page and page.count("<svg") == 4 and "win_rate: `watch_questions` answered better" in page
     )
     assert [f"{HOSTILE[1]} {step}" in "".join(parse(page).text) for step in (0, 10, 20)] == [True] * 3
 
@@ -251,10 +316,9 @@ def test_page_in_a_browser_runs_nothing_and_prints_its_numbers(chain):
     chromium = shutil.which("chromium")
     if not chromium:
         pytest.skip("chromium is not installed (apt-get install chromium)")
-    file = chain / "evaluate" / "metrics.json"
-    scores = json.loads(file.read_text())
-    many = {f"ability {i}": scores["models"]["sft"]["grammar"] for i in range(60)}
-    file.write_text(json.dumps(scores | {"models": {"sft": many, "dpo": many}, "tasks": list(many)}))
+    checked = health()
+    checked["by_category"] = {f"category {i}": checked["accuracy"] for i in range(60)}
+    (chain / "reward" / "health.json").write_text(json.dumps(checked))
     page = write_report(chain, HOSTILE[2], ["sft", "reward", "evaluate"])
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

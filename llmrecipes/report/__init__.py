@@ -13,7 +13,8 @@ from llmrecipes.cards.model import baseline_of
 from llmrecipes.config import InputError
 from llmrecipes.formats import read_growing
 from llmrecipes.measures import read_scores, todays_name
-from llmrecipes.report.content import build_sections, summarise
+from llmrecipes.report.changes import find_changes
+from llmrecipes.report.content import build_sections, open_report
 from llmrecipes.report.markdown import render_markdown
 from llmrecipes.report.page import render_page
 
@@ -41,12 +42,18 @@ class StageRecord:
     p_values: dict = field(default_factory=dict)
     judged_by: dict = field(default_factory=dict)
 
+    @property
+    def path(self) -> str:
+        """The folder as the chain's configs name it, wherever it lies now."""
+        return self.manifest.get("config", {}).get("output_dir", str(self.folder))
+
 
 def write_report(output_dir: str | Path, title: str, names: list[str] | None = None) -> Path:
     """Write `output_dir`/report.html and report.md about the finished stages below it and say where they lie; returns the
     path of the former.
 
-    names: the stages in order; without them, every folder that holds a manifest, by the time it was finished.
+    names: the stages in order; without them, every folder that holds a manifest, by the time it was finished. What a
+        stage reads stands before it, also where copying has changed the times.
 
     Raises:
         InputError: no finished stage lies in `output_dir`.
@@ -58,10 +65,12 @@ def write_report(output_dir: str | Path, title: str, names: list[str] | None = N
     records = [record for name in names if (record := read_stage(output_dir / name))]
     if not records:
         raise InputError(f"{output_dir}: holds no finished stage to report on; run the chain first")
-    summary, sections = summarise(records), build_sections(records)
+    records = _in_order(records)
+    changes = find_changes(records)
+    opening, sections = open_report(records, changes), build_sections(records, changes)
     for name, text in (
-        ("report.md", render_markdown(title, summary, sections)),
-        ("report.html", render_page(title, summary, sections)),
+        ("report.md", render_markdown(title, opening, sections)),
+        ("report.html", render_page(title, opening, sections)),
     ):
         temporary = output_dir / f"{name}.tmp"  # renamed when whole: a kill leaves the report that was there
         temporary.write_text(text, encoding="utf-8")
@@ -69,6 +78,16 @@ def write_report(output_dir: str | Path, title: str, names: list[str] | None = N
     print(f"Report built in {time.monotonic() - started:.1f} s; for terminals and pull requests: {output_dir / 'report.md'}")
     print(f"As a page: {output_dir / 'report.html'}", flush=True)
     return output_dir / "report.html"
+
+
+def _in_order(records: list[StageRecord]) -> list[StageRecord]:
+    ordered, left = [], list(records)
+    while left:
+        waited = {r.path for r in left}
+        ready = next((r for r in left if not waited & r.manifest.get("inputs", {}).keys() - {r.path}), left[0])
+        ordered.append(ready)
+        left.remove(ready)
+    return ordered
 
 
 def read_stage(folder: Path) -> StageRecord | None:

@@ -14,12 +14,22 @@ class Heading:
 
 @dataclass
 class Text:
+    """`lead`: the words that it opens with, in bold."""
+
     text: str
+    lead: str = ""
 
 
 @dataclass
 class Points:
     items: list[str]
+
+
+@dataclass
+class Flow:
+    """A chain from left to right: steps of boxes (title, lines below) beneath each other, an arrow between steps."""
+
+    steps: list[list[tuple[str, list[str]]]]
 
 
 @dataclass
@@ -55,6 +65,9 @@ class Said:
 
 @dataclass
 class Section:
+    """folded: on the page only its title shows until it is opened."""
+
     key: str
     title: str
     blocks: list = field(default_factory=list)
+    folded: bool = False

@@ -5,10 +5,11 @@ from pathlib import PurePath
 
 from llmrecipes.cards.model import describe_evaluation, hide_paths
 from llmrecipes.formats import prompt_text
-from llmrecipes.measures import PREFERENCES, TRAINING, is_share, with_arrow
+from llmrecipes.measures import PREFERENCES, TRAINING, is_share
 from llmrecipes.metrics import ALPHA, describe_tests
 from llmrecipes.report import plots
-from llmrecipes.report.blocks import Figure, Heading, Said, Section, Table, Text
+from llmrecipes.report.blocks import Figure, Flow, Heading, Said, Section, Table, Text
+from llmrecipes.report.changes import Change, changes_table, tell_changes, with_better
 from llmrecipes.report.health import build_health
 from llmrecipes.report.numbers import duration, estimate, evenly_spaced, number, size, sparkline
 
@@ -16,46 +17,66 @@ NOT_LANGUAGE = ("score", "margin", "accuracy", "rewards/accuracies")  # their lo
 NUM_QUESTIONS, NUM_WATCHED = 12, 6
 
 
-def build_sections(records: list) -> list[Section]:
+def build_sections(records: list, changes: list[Change]) -> list[Section]:
     """The sections that have something to say; `records` are `StageRecord`s in the chain's order."""
     sections = [
         Section("stages", "The stages", _stages(records)),
         Section("expected", "Expected against got", _expected(records)),
-        Section("curves", "How each stage learned", _curves(records)),
-        Section("watched", "What each model said and could do while it trained", _watched(records)),
+        Section("changes", "Won and lost by stage", changes_table(changes)),
         Section("abilities", "Abilities by stage", _abilities(records)),
         Section("behaviour", "Behaviour by stage", _behaviour(records)),
-        Section("answers", "The same questions, answered by each model", _answers(records)),
-        Section("reward", "Health of the reward model", _health(records)),
-        Section("data", "Where the data came from", _data(records)),
-        Section("made", "What it was made with", _made(records)),
+        Section("reward", "Health of the reward model", _health(records), folded=True),
+        Section("answers", "The same questions, answered by each model", _answers(records), folded=True),
+        Section("watched", "What each model said and could do while it trained", _watched(records), folded=True),
+        Section("curves", "How each stage learned", _curves(records), folded=True),
+        Section("data", "Where the data came from", _data(records), folded=True),
+        Section("made", "What it was made with", _made(records), folded=True),
     ]
     return [section for section in sections if section.blocks]
 
 
-def summarise(records: list) -> str:
-    """The chain in a sentence."""
+def open_report(records: list, changes: list[Change]) -> list[Text]:
+    """What a reader must know first: what was won and lost, what was missed, reward health, cost."""
+    if any(len(r.scores) > 1 for r in records):
+        opening = [Text(told, model) for model, told in tell_changes(changes).items()]
+        opening = opening or [Text("no model differs from the one it started from by more than chance.", "Won or lost:")]
+    else:
+        opening = [Text("not measured, no evaluation compares the models of this chain.", "Won or lost:")]
+    expected = [(r.name, name, v) for r in records for name, v in (r.manifest.get("expected") or {}).items()]
+    missed = [
+        f"{stage} {name} {number(v['got'])} (expected {v['expected']:g} ± {v['tolerance']:g})"
+        for stage, name, v in expected
+        if v["verdict"] != "met"
+    ]
+    if expected:
+        told = f"; missed: {', '.join(missed)}" if missed else ""
+        opening.append(Text(f"{len(expected) - len(missed)} of {len(expected)} figures met{told}.", "Expected:"))
+    for record in (r for r in records if r.health):
+        right = f"orders {estimate(record.health.get('accuracy'), percent=True)} of held-out pairs right"
+        told = [str(record.health.get("verdict")), *record.health.get("reasons", []), right]
+        opening.append(Text(f"{record.name} is {'; '.join(told)}.", "Reward model:"))
     seconds = sum(r.manifest.get("wall_seconds", 0) for r in records)
     last = records[-1].manifest
-    return (
-        f"{len(records)} stages, {duration(seconds)} of work, {size(sum(r.size for r in records))} of results; "
-        f"commit {last.get('commit') or 'unknown'}; {_hardware(last)}."
+    cost = (
+        f"{len(records)} stages took {duration(seconds)} on {_hardware(last)} and left {size(sum(r.size for r in records))};"
+        f" commit {last.get('commit') or 'unknown'}. Brackets hold 95 % intervals, arrows show which way is better."
     )
+    return [*opening, Text(cost, "Cost:")]
 
 
 def _stages(records: list) -> list:
-    place = {_path_of(r): i for i, r in enumerate(records)}
-    edges = sorted(
-        {(place[p], i) for i, r in enumerate(records) for p in r.manifest.get("inputs", {}) if place.get(p, i) < i}
-    )
-    boxes = [(r.name, f"{duration(r.manifest.get('wall_seconds', 0))} · {size(r.size)}") for r in records]
-    rows = [
-        [r.name, r.manifest.get("made", ""), ", ".join(records[a].name for a, b in edges if b == i) or "-",
-         duration(r.manifest.get("wall_seconds", 0)), size(r.size)]
-        for i, r in enumerate(records)
-    ]  # fmt: skip
-    picture = Figure(plots.plot_stages(boxes, edges), "the stages and what reads what")
-    return [picture, Table(["stage", "made", "reads", "time", "size"], rows)]
+    place = {r.path: i for i, r in enumerate(records)}
+    reads = [sorted(place[p] for p in r.manifest.get("inputs", {}) if place.get(p, i) < i) for i, r in enumerate(records)]
+    depth: list[int] = []
+    for own in reads:
+        depth.append(1 + max((depth[i] for i in own), default=-1))
+    steps: list[list] = [[] for _ in range(max(depth) + 1)]
+    rows = []
+    for i, r in enumerate(records):
+        read, time = ", ".join(records[a].name for a in reads[i]), duration(r.manifest.get("wall_seconds", 0))
+        steps[depth[i]].append((r.name, [f"{time} · {size(r.size)}", *([f"from {read}"] if read else [])]))
+        rows.append([r.name, r.manifest.get("made", ""), read or "-", time, size(r.size)])
+    return [Flow(steps), Table(["stage", "made", "reads", "time", "size"], rows, folded=True)]
 
 
 def _expected(records: list) -> list:
@@ -169,10 +190,12 @@ def _is_share(record, measure: str) -> bool:
 
 
 def _estimates(record, measures: list[str], kind: str = "abilities") -> list:
-    models = list(record.scores)
-    values = {m: [record.scores[name].get(m) for name in models] for m in measures}
-    figure = plots.plot_estimates(f"{record.name} {kind}", models, values)
-    return [Figure(figure, f"{kind} of each model with 95 % intervals"), *_score_table(record, measures, percent=True)]
+    drawn = []
+    for measure in measures:
+        values = {model: scores[measure] for model, scores in record.scores.items() if measure in scores}
+        drawn.append(plots.plot_estimates(f"{record.name} {kind}", values, with_better(measure), small=True))
+    figure = Figure(drawn, f"{kind} of each model with 95 % intervals, in percent")
+    return [figure, *_score_table(record, measures, percent=True)]
 
 
 def _score_table(record, measures: list[str], percent: bool = False) -> list:
@@ -183,7 +206,7 @@ def _score_table(record, measures: list[str], percent: bool = False) -> list:
         p_values = [record.p_values.get(name, {}).get(measure, 1.0) for name in models]
         cells = [estimate(e, percent) + (" *" if p < ALPHA else "") for e, p in zip(estimates, p_values, strict=True)]
         # A judge may have left out answers of one model more than of another.
-        rows.append([with_arrow(measure), *cells, "–".join(map(str, sorted({min(counts), max(counts)})))])
+        rows.append([with_better(measure), *cells, "–".join(map(str, sorted({min(counts), max(counts)})))])
     tested = any(measure in p_values for measure in measures for p_values in record.p_values.values())
     note = f" {describe_tests(record.baseline, record.p_values)}." if tested else ""
     return [Table(["measure", *models, "n"], rows), Text(f"Brackets: 95 % interval.{note}")]
@@ -283,7 +306,3 @@ def _hardware(manifest: dict) -> str:
     found = manifest.get("hardware", {})
     accelerators = found.get("accelerators") or []
     return f"{found.get('cores', '?')} cores ({found.get('cpu', '?')}), " + (", ".join(accelerators) or "no accelerator")
-
-
-def _path_of(record) -> str:
-    return record.manifest.get("config", {}).get("output_dir", str(record.folder))

@@ -32,7 +32,7 @@ def build_health(name: str, health: dict) -> list:
     )  # fmt: skip
     for key, title in GROUPS.items():
         if health[key]:
-            figure = plots.plot_estimates(f"{name} {key}", ["accuracy"], {g: [e] for g, e in health[key].items()})
+            figure = plots.plot_estimates(f"{name} {key}", health[key])
             rows = [[group, estimate(e, percent=True), f"{e['n']:,}"] for group, e in health[key].items()]
             blocks += [
                 Heading(f"Accuracy by {title}", level=4),

@@ -5,14 +5,15 @@ What a model said stands in code fences without control characters: it neither b
 
 import re
 
-from llmrecipes.report.blocks import Figure, Heading, Points, Said, Section, Table, Text
+from llmrecipes.report.blocks import Figure, Flow, Heading, Points, Said, Section, Table, Text
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def render_markdown(title: str, summary: str, sections: list[Section]) -> str:
-    """The whole text."""
-    parts = [f"# {_inline(title)}", _inline(summary)]
+def render_markdown(title: str, opening: str | list[Text], sections: list[Section]) -> str:
+    """The whole text; `opening` stands below the title."""
+    texts = [Text(opening)] if isinstance(opening, str) else opening
+    parts = [f"# {_inline(title)}", *map(_block, texts)]
     for section in sections:
         parts += [f"## {_inline(section.title)}", *filter(None, map(_block, section.blocks))]
     return "\n\n".join(parts) + "\n"
@@ -22,11 +23,11 @@ def _block(block) -> str:
     match block:
         case Heading(text, level, mark):
             return f"{'#' * level} {_inline(text)}{': ' + _inline(mark) if mark else ''}"
-        case Text(text):
-            return _inline(text)
+        case Text(text, lead):
+            return f"**{_inline(lead)}** {_inline(text)}" if lead else _inline(text)
         case Points(items):
             return "\n".join(f"- {_inline(item)}" for item in items)
-        case Figure():
+        case Figure() | Flow():
             return ""
         case Table(short=short):
             return _table(short or block)

@@ -38,35 +38,6 @@ def _to_svg(figure, name: str) -> str:
     return re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", svg, count=1)
 
 
-def plot_stages(boxes: list[tuple[str, str]], edges: list[tuple[int, int]]) -> str:
-    """The chain from top to bottom: a box (title, line below) for each stage, arrows between neighbours."""
-    from matplotlib.patches import FancyBboxPatch
-
-    depth = [0] * len(boxes)
-    for _ in boxes:
-        for a, b in edges:
-            depth[b] = max(depth[b], depth[a] + 1) if depth[a] + 1 < len(boxes) else depth[b]
-    rows = [[i for i, d in enumerate(depth) if d == level] for level in range(max(depth) + 1)]
-    places = {i: ((k + 0.5) / len(row), -level) for level, row in enumerate(rows) for k, i in enumerate(row)}
-    figure, (axes,) = _figure(WIDTH, 0.78 * len(rows))
-    axes.set_axis_off()
-    axes.set_xlim(0, 1), axes.set_ylim(-len(rows) + 0.5, 0.5)
-    for i, (title, below) in enumerate(boxes):
-        x, y = places[i]
-        half = 0.47 / max(2, len(rows[depth[i]]))
-        box = FancyBboxPatch((x - half, y - 0.27), 2 * half, 0.54, boxstyle="round,pad=0,rounding_size=0.02",
-                             facecolor=COLOURS[i % len(COLOURS)] + "33", edgecolor=COLOURS[i % len(COLOURS)])  # fmt: skip
-        axes.add_patch(box)
-        axes.text(x, y + 0.09, title, ha="center", va="center", weight="bold")
-        axes.text(x, y - 0.12, below, ha="center", va="center", size=7.5)
-    for a, b in edges:
-        (xa, ya), (xb, yb) = places[a], places[b]
-        if depth[b] - depth[a] == 1:  # arrows past a stage would cross its text; the table names every input
-            style = {"arrowstyle": "->", "color": FAINT, "alpha": 0.55, "shrinkA": 0, "shrinkB": 0}
-            axes.annotate("", (xb, yb + 0.28), (xa, ya - 0.28), arrowprops=style)
-    return _to_svg(figure, "stages")
-
-
 def plot_curves(name: str, curves: dict[str, list[tuple[float, float]]]) -> list[str]:
     """One small plot for each measure over optimizer steps."""
     plots = []
@@ -115,33 +86,27 @@ def _small_plot(title: str):
     return figure, axes
 
 
-def plot_estimates(name: str, models: Sequence[str], measures: dict[str, list], label: str = "percent") -> str:
-    """Each measure's value with its 95 % interval, one colour a model.
+def plot_estimates(name: str, values: dict[str, dict], title: str = "", small: bool = False) -> str:
+    """Horizontal bars with their 95 % intervals, in percent; each in a colour of its own where they are `small`.
 
-    measures: name -> one {"value", "low", "high"} (shares of 1) or None for each model.
+    values: label -> {"value", "low", "high"} (shares of 1).
     """
-    figure, (axes,) = _figure(WIDTH, 0.5 + len(measures) * (0.16 + 0.13 * len(models)))
-    step = 0.8 / len(models)
-    for m, model in enumerate(models):
-        at = [(row, e[m]) for row, e in enumerate(measures.values()) if e[m]]
-        if not at:
-            continue
-        values = [100 * e["value"] for _, e in at]
-        spread = [
-            [100 * max(0, e["value"] - e["low"]) for _, e in at],
-            [100 * max(0, e["high"] - e["value"]) for _, e in at],
-        ]
-        places = [row - 0.4 + step * (m + 0.5) for row, _ in at]
-        axes.barh(places, values, step * 0.85, color=COLOURS[m % len(COLOURS)], alpha=0.75, label=model)
-        axes.errorbar(values, places, xerr=spread, fmt="none", ecolor=INK, elinewidth=0.9, capsize=1.5)
-    axes.set_yticks(range(len(measures)), list(measures))
-    axes.set_ylim(len(measures) - 0.5, -0.5)
+    figure, (axes,) = _figure(2.9 if small else WIDTH, 0.55 + (0.19 if small else 0.27) * len(values))
+    middle, low, high = ([100 * e[key] for e in values.values()] for key in ("value", "low", "high"))
+    spread = [
+        [max(0, v - a) for v, a in zip(middle, low, strict=True)],
+        [max(0, b - v) for v, b in zip(middle, high, strict=True)],
+    ]
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(values))] if small else COLOURS[0]
+    axes.barh(list(values), middle, color=colours, alpha=0.75)
+    axes.errorbar(middle, range(len(values)), xerr=spread, fmt="none", ecolor=INK, elinewidth=0.9, capsize=1.5)
+    axes.invert_yaxis()
     axes.set_xlim(0, 102)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(label)
-    if len(models) > 1:
-        figure.legend(loc="outside upper center", ncols=min(4, len(models)))
-    return _to_svg(figure, f"estimates {name}")
+    axes.set_title(title, size=9)
+    if not small:
+        axes.set_xlabel("percent")
+    return _to_svg(figure, f"estimates {name} {title}")
 
 
 def plot_calibration(name: str, curve: list[dict]) -> str:
