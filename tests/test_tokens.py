@@ -315,6 +315,12 @@ def test_a_row_that_cannot_be_used_is_named_or_left_out(tmp_path, capsys, line, 
     assert read(tmp_path / "a.jsonl", drop_bad_rows=True) == texts("Ann", 20)
 
 
+def test_a_packed_file_that_is_damaged_is_named(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"x")[:10] + b"\xff" * 50)
+    with pytest.raises(InputError, match=r"a\.jsonl\.gz: is broken \(Error -3"):
+        read(tmp_path / "a.jsonl.gz")
+
+
 def test_a_column_that_one_row_lacks_is_named_with_it(tmp_path):
     (tmp_path / "a.jsonl").write_text(
         "".join(json.dumps({"body": str(i)} if i != 4 else {"id": i}) + "\n" for i in range(9))

@@ -6,6 +6,7 @@ all else (archives, CSV, JSON lists, what a reader makes) is as small as its for
 
 import gzip
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -202,7 +203,7 @@ def _lines(file: Path) -> Iterator[tuple[tuple, bytes]]:
                 if content.strip():
                     number += 1
                     yield (where, number, line), content
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{file}: is broken ({error})") from None
 
 
