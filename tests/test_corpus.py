@@ -18,7 +18,7 @@ from llmrecipes.corpus import clean, contamination, phases, shards
 from llmrecipes.corpus.arguments import CorpusArguments
 from llmrecipes.corpus.contamination import build_items, evaluation_texts
 from llmrecipes.corpus.duplicates import WINDOW
-from llmrecipes.corpus.engine import require_documents
+from llmrecipes.corpus.engine import require_documents, tidy
 from llmrecipes.corpus.hashing import word_hashes
 from llmrecipes.corpus.plan import measure, plan_lines, print_plan
 from llmrecipes.manifest import corpora_of, read_manifest
@@ -346,3 +346,11 @@ def test_an_evaluation_set_without_items_is_one_line(tmp_path):
         (tmp_path / "evaluate.yaml").write_text(f"datasets: [{source}]\n")
         with pytest.raises(InputError, match=message):
             evaluation_texts([str(tmp_path / "evaluate.yaml")])
+
+
+def test_a_shard_that_a_task_was_killed_at_does_not_stay(tmp_path):
+    run_build(tmp_path, [str(write_lines(tmp_path / "a.jsonl", [document(1)]))], **PLAIN)
+    (shard,) = tmp_path.glob("data/*/*")
+    shard.with_name(f"{shard.name}.4158.tmp").write_bytes(b"PAR1 torn")
+    tidy(phases.load_work(tmp_path / "work"))
+    assert list(tmp_path.glob("data/*/*")) == [shard] and not (tmp_path / "work").exists()

@@ -42,4 +42,6 @@ def require_documents(content: dict) -> None:
 def tidy(work: Work) -> None:
     """Removes what only the build itself needs."""
     (work.root / "job.json").unlink(missing_ok=True)  # first: killed here, the next start does not go on with half of it
+    for torn in work.root.parent.glob("data/*/*.tmp"):  # shards that a task was killed at
+        torn.unlink()
     shutil.rmtree(work.root)
