@@ -1,11 +1,15 @@
 """The dataclasses that all recipes share: run card, data and model; parsing.py reads YAML and argv into them."""
 
+import contextlib
 import difflib
+import functools
 import importlib
+import inspect
 import math
 import os
 import re
 import sys
+import traceback
 from dataclasses import dataclass, field, fields
 
 from trl import ModelConfig  # imports without torch
@@ -178,7 +182,41 @@ def load_function(path: str, key: str):
         raise InputError(f"{key}: {module} cannot be imported ({type(error).__name__}: {error})") from error
     if not callable(function):
         raise InputError(f"{key}: {path} is no function")
-    return function
+    return guarded(function, f"{key}: {path}")
+
+
+def guarded(function, name: str):
+    """The user's `function`, whose exceptions become an InputError with `name` and the line of the file that raised them."""
+
+    @contextlib.contextmanager
+    def told():
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            file = getattr(sys.modules.get(getattr(function, "__module__", None)), "__file__", None)
+            place = ([frame for frame in frames if frame.filename == file] or frames)[-1]
+            text = f"{name} raised {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+            raise InputError(text) from error
+
+    if inspect.iscoroutinefunction(function) or isinstance(function, type):
+        return function
+    if inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def run(*args, **kwargs):
+            with told():
+                yield from function(*args, **kwargs)
+    else:
+
+        @functools.wraps(function)
+        def run(*args, **kwargs):
+            with told():
+                return function(*args, **kwargs)
+
+    return run
 
 
 def nearest(key: str, known) -> str:

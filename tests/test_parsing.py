@@ -216,6 +216,17 @@ def test_function_that_is_not_there_is_one_line_with_its_key():
             load_function(path, "judge")
 
 
+def test_function_that_raises_is_one_line_with_its_place(tmp_path, monkeypatch):
+    (tmp_path / "own_functions.py").write_text(
+        "def score(row):\n    return row['gold']\n\ndef read(rows):\n    for row in rows:\n        yield row['gold']\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"^rule: own_functions:score raised KeyError: 'gold' \(.*own_functions\.py:2\)$"):
+        load_function("own_functions:score", "rule")({})
+    with pytest.raises(InputError, match=r"^reader: own_functions:read raised KeyError: 'gold' \(.*own_functions\.py:6\)$"):
+        list(load_function("own_functions:read", "reader")([{}]))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
