@@ -126,6 +126,10 @@ def to_standard(row: Mapping, where: str = "row", wanted: Sequence[str] = tuple(
     elif standard == "text":
         require_text(new["text"], "text", where)
     label = row.get("label")
+    if standard == "preference" and "unpaired preference" in wanted and isinstance(label, bool):
+        raise InputError(
+            f"{where}: has a label of one answer and chosen and rejected ones; leave one of them out with `columns:`"
+        )
     says_good = isinstance(label, bool) or standard == "prompt-completion" and label in (0, 1)
     if standard in ("messages", "prompt-completion") and says_good:
         raise InputError(

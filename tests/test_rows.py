@@ -198,6 +198,9 @@ def test_labels_may_be_0_and_1_and_nothing_else_than_true_or_false():
         assert to_standard(labelled(label), "x", ("unpaired preference", "preference"))["label"] is bool(label)
     with pytest.raises(InputError, match="x: label must be true or false, found 'good'"):
         to_standard(labelled("good"), "x", ("unpaired preference", "preference"))
+    both = labelled(True) | {"chosen": "Yes.", "rejected": "No."}
+    with pytest.raises(InputError, match="x: has a label of one answer and chosen and rejected ones"):
+        to_standard(both, "x", ("unpaired preference", "preference"))
 
 
 @pytest.mark.parametrize(
