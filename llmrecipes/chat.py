@@ -9,7 +9,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from html import escape, unescape
 from pathlib import Path
@@ -18,7 +18,8 @@ from threading import Thread
 from llmrecipes import templates
 from llmrecipes.adapters import ADAPTER_FILE
 from llmrecipes.config import InputError, ModelArguments
-from llmrecipes.formats import prompt_id, read_growing
+from llmrecipes.durable import read_json
+from llmrecipes.formats import prompt_id, prompt_text, read_growing
 from llmrecipes.metrics import bradley_terry
 from llmrecipes.models import context_length, load_policy, load_tokenizer
 from llmrecipes.web import import_gradio
@@ -69,7 +70,11 @@ def stream_answer(folder: str, messages: list[dict], temperature: float, top_p: 
     from transformers import TextIteratorStreamer
 
     model, tokenizer = _load(folder)
-    room = (context_length(model) or 1 << 20) - max_new_tokens
+    context = context_length(model) or 1 << 20
+    room = context - max_new_tokens
+    if room < 1:
+        yield f"(max_new_tokens is {max_new_tokens}, but this model reads and writes {context} tokens in all; lower it.)"
+        return
     messages = list(messages)
     ids = _encode(tokenizer, messages)
     while ids.shape[1] > room and len(messages) > 1:
@@ -105,10 +110,26 @@ def _encode(tokenizer, messages: list[dict]):
         raise import_gradio().Error(str(error)) from None
 
 
-def build_page(models: dict[str, str], answer=stream_answer):
+def describe_model(name: str, folder: str) -> str:
+    """`name`, what it is as its run said, and its context."""
+    manifest, config = (read_json(Path(folder) / file) for file in ("manifest.json", "config.json"))
+    context = config.get("max_position_embeddings")
+    return " · ".join(filter(None, [name, manifest.get("made"), f"context of {context:,} tokens" if context else ""]))
+
+
+def example_prompts(path: str) -> list[str]:
+    """A question of each kind that an evaluation in the chain at `path` asked, at most four."""
+    rows = [row for file in sorted(Path(path).glob("*/answers.jsonl")) for row in read_growing(file)]
+    first = {str(row.get("kind")): row["prompt"] for row in reversed(rows)}
+    return list(dict.fromkeys(map(prompt_text, first.values())))[:4]
+
+
+def build_page(
+    models: dict[str, str], answer=stream_answer, title: str = "Talk with your models", examples: Sequence[str] = ()
+):
     """The gradio page: a conversation with one stage, and one prompt answered by several side by side.
 
-    answer: (folder, messages, temperature, top_p, max_new_tokens) -> growing texts.
+    answer: (folder, messages, temperature, top_p, max_new_tokens) -> growing texts. examples: prompts to click on.
     """
     gr = import_gradio()
     names = list(models)
@@ -128,13 +149,21 @@ def build_page(models: dict[str, str], answer=stream_answer):
             yield [gr.Textbox(texts[chosen.index(n)] if n in chosen else "", visible=n in chosen) for n in names]
 
     with gr.Blocks(title="llmrecipes chat", analytics_enabled=False) as page:
+        gr.HTML(f"<h1>{escape(title)}</h1>")
         with gr.Tab("Talk"):
-            stage = gr.Dropdown(names, value=names[-1], label="stage")
+            system, temperature, top_p, length = _settings(gr, render=False)
+            with gr.Row():
+                about = [(describe_model(name, folder), name) for name, folder in models.items()]
+                stage = gr.Dropdown(about, value=names[-1], label="stage", scale=3, min_width=320)
+                temperature.render()
             # No Markdown: gradio's Markdown would load images that a model names.
             chatbot = gr.Chatbot(
-                render_markdown=False, sanitize_html=True, height="55vh", label="chat", buttons=["copy", "copy_all"]
+                render_markdown=False, sanitize_html=True, height="45vh", label="chat", buttons=["copy", "copy_all"]
             )  # without `share`, which sends the conversation away
-            gr.ChatInterface(reply, chatbot=chatbot, additional_inputs=[stage, *_settings(gr, render=False)])
+            asked = [stage, system, temperature, top_p, length]
+            talk = gr.ChatInterface(reply, chatbot=chatbot, additional_inputs=asked)
+            if examples:
+                gr.Examples([[text] for text in examples], talk.textbox, label="Examples", api_visibility="private")
         with gr.Tab("Side by side"):
             chosen = gr.CheckboxGroup(names, value=names[-4:], label="stages")
             prompt = gr.Textbox(label="prompt", lines=2)

@@ -31,7 +31,7 @@ def main(chat):
     if not Path(chat.path).is_dir():
         raise InputError(f"{chat.path}: does not exist; run the chain first (make quickstart)")
 
-    from llmrecipes.chat import build_compare_page, build_page, find_models, terminal_lines
+    from llmrecipes.chat import build_compare_page, build_page, example_prompts, find_models, terminal_lines
     from llmrecipes.logs import quiet_logs
     from llmrecipes.web import prepare_server, serve_blocks
 
@@ -49,7 +49,7 @@ def main(chat):
         page = build_compare_page({name: models[name] for name in chat.compare}, Path(chat.path) / "votes.jsonl")
         print(f"Votes go to {chat.path}/votes.jsonl", flush=True)
     else:
-        page = build_page(models)
+        page = build_page(models, title=f"Talk with the models of {chat.path}", examples=example_prompts(chat.path))
     address, run, _ = prepare_server(serve_blocks(page), "127.0.0.1", chat.port)
     print(f"Running on {address}", flush=True)
     run()

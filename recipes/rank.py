@@ -14,6 +14,8 @@ from llmrecipes.ranking.arguments import RankArguments
 
 
 def main(run, data, rank):
+    from dataclasses import replace
+
     from llmrecipes.cards.dataset import describe_pairs, write_card, write_jsonl
     from llmrecipes.data import load_train_eval
     from llmrecipes.ranking.annotators import KEPT, check_settings, rank_samples, write_quality
@@ -22,6 +24,9 @@ def main(run, data, rank):
     from llmrecipes.run import check_run, finish_run, start_run
 
     check_settings(rank)
+    if rank.annotator == "page" and run.expected:
+        print("rank: `expected` is not checked, those figures are of other annotators than people")
+        run = replace(run, expected=None)
     inputs = [rank.rankings_file, *(s.path for s in data.datasets)]
     state = check_run("rank", run, rank, (run, data, rank), inputs, rebuilds=rank.annotator in KEPT)
 

@@ -19,7 +19,16 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llmrecipes.chat import build_compare_page, build_page, find_models, ratings, stream_answer, terminal_lines
+from llmrecipes.chat import (
+    build_compare_page,
+    build_page,
+    describe_model,
+    example_prompts,
+    find_models,
+    ratings,
+    stream_answer,
+    terminal_lines,
+)
 from llmrecipes.config import InputError
 from llmrecipes.formats import read_growing
 from llmrecipes.models import build_policy, train_tokenizer
@@ -63,6 +72,8 @@ def adapter(tmp_path_factory):
 
 def said(folder):
     *_, last = stream_answer(str(folder), [{"role": "user", "content": "cat"}], 0, 1, 8)
+    (said,) = stream_answer(str(folder), [{"role": "user", "content": "cat"}], 0, 1, 1 << 21)
+    assert "max_new_tokens is 2097152" in said and "-" not in said, "never room for a negative number of tokens"
     return last
 
 
@@ -70,6 +81,17 @@ def test_a_lora_adapter_is_found_and_answers_as_itself(adapter):
     assert find_models(str(adapter)) == {"sft": str(adapter / "sft"), "lora": str(adapter / "lora")}
     assert find_models(str(adapter / "lora")) == {"lora": str(adapter / "lora")}
     assert said(adapter / "lora") != said(adapter / "sft")
+
+
+def test_a_model_says_what_it_is_and_a_chain_what_may_be_asked(tmp_path):
+    (tmp_path / "evaluate").mkdir()
+    rows = [{"prompt": [{"role": "user", "content": f"{kind} {i}"}], "kind": kind} for i in range(2) for kind in "abcde"]
+    (tmp_path / "evaluate" / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "manifest.json").write_text(json.dumps({"made": "chat model of 1M"}))
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 2048}))
+    assert len(example_prompts(tmp_path)) == 4 and set(example_prompts(tmp_path)) < {f"{kind} 0" for kind in "abcde"}
+    assert describe_model("sft", tmp_path) == "sft · chat model of 1M · context of 2,048 tokens"
+    assert describe_model("x", "folder/that/is/not") == "x"
 
 
 def test_adapters_of_reward_models_and_unfinished_ones_are_left_out(tmp_path):
@@ -193,7 +215,7 @@ def test_words_of_a_model_stand_there_as_text_in_a_browser():
         yield HOSTILE[:10]
         yield HOSTILE
 
-    page = build_page({"sft": "folder/sft", "ppo": "folder/ppo"}, answer)
+    page = build_page({"sft": "folder/sft", "ppo": "folder/ppo"}, answer, "Talk", [HOSTILE, "hello"])
     with served(serve_blocks(page)) as address:
         with sync_api.sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -202,7 +224,9 @@ def test_words_of_a_model_stand_there_as_text_in_a_browser():
             tab.on("request", lambda request: requested.append(request.url))
             tab.goto(address)
             box = tab.get_by_placeholder("Type a message...")
-            box.fill("hello")
+            sync_api.expect(tab.get_by_text("temperature (0: greedy)").first).to_be_visible()
+            tab.get_by_role("button", name="hello").click()  # an example
+            sync_api.expect(box).to_have_value("hello")
             box.press("Enter")
             tab.get_by_text("bold").first.wait_for(timeout=12_000)
             assert HOSTILE in tab.locator("body").inner_text()

@@ -75,6 +75,7 @@ def test_position_bias_is_found_where_there_is_one():
     assert not any(b["biased"] for b in measure_quality(fair)["position_bias"])
     assert [b["mean_place"] for b in measure_quality(lazy)["position_bias"]] == [0, 0.5, 1]
     assert [b["biased"] for b in measure_quality(lazy)["position_bias"]] == [True, False, True]
+    assert [b["biased"] for b in measure_quality(lazy[:8])["position_bias"]] == [True, None, True]
     assert measure_quality(lazy[:5])["position_bias"][0]["biased"] is None  # too few to say
 
 
@@ -84,6 +85,8 @@ def test_hurried_and_forgotten_items_are_named():
     rows[7]["seconds"], rows[9]["seconds"] = 0.3, 4000.0
     found = {(o["position"], o["what"]) for o in measure_quality(rows)["time_outliers"]}
     assert found == {(7, "fast"), (9, "slow")}
+    hasty = [judgement(f"i{n}", "a", [[0], [1]], seconds=0.6, position=n) for n in range(3)]
+    assert [o["what"] for o in measure_quality(hasty)["time_outliers"]] == ["fast"] * 3, "also of few"
 
 
 def test_the_page_shows_names_as_text():

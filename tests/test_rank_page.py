@@ -547,6 +547,8 @@ def test_on_a_phone(tmp_path, browser):
         page = open_page(browser, address, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         assert page.evaluate("getComputedStyle(document.querySelector('pre')).whiteSpace") == "pre"
+        save = page.get_by_role("button", name="Save and next").bounding_box()
+        assert 0 < save["y"] and save["y"] + save["height"] <= 740, "in view without scrolling"
         fold = page.get_by_role("button", name="Show all").first
         assert fold.get_attribute("aria-expanded") == "false"
         fold.tap()

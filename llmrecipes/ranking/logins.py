@@ -146,7 +146,8 @@ def address_of(request: Request, proxies: Sequence[ipaddress.IPv4Network | ipadd
 def _login_page(message: str = "") -> str:
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'><title>Log in"
-        "</title><style>body{font:1rem system-ui;max-width:20rem;margin:15vh auto;padding:0 1rem;color-scheme:light dark}"
+        "</title><style>body{font:1rem system-ui;max-width:20rem;margin:15vh auto;padding:0 1rem;color-scheme:light dark;"
+        "background:light-dark(#fff,#111827);color:light-dark(#111827,#f3f4f6)}"
         "input,button{font:inherit;width:100%;padding:.5rem;margin:.2rem 0 1rem;box-sizing:border-box}</style><main>"
         f"<h1>Rank the answers</h1><p role=alert>{message}</p><form method=post action=/login><label>Name<input name=name "
         "autocomplete=username required autofocus></label><label>Password<input name=password type=password "

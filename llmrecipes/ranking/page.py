@@ -166,7 +166,7 @@ def _shell(guidelines: str):
     gr = import_gradio()
     script = (HERE / "static" / "rank.js").read_text(encoding="utf-8")
     with gr.Blocks(title="Rank the answers", analytics_enabled=False) as blocks:
-        with gr.Accordion("Guidelines", open=False):
+        with gr.Accordion("Guidelines", open=True, elem_classes="guidelines"):
             gr.Markdown(guidelines)
         gr.HTML(
             html_template='<div class="rank" lang="en"></div>',
@@ -177,9 +177,11 @@ def _shell(guidelines: str):
     return blocks
 
 
-# gradio's own margins would leave a phone's page 256 of its 360 pixels.
+# gradio's own margins would leave a phone's page 256 of its 360 pixels; its dark is another than ours.
 MARGINS = (
-    "<style>.gradio-container main,.gradio-container .main,.gradio-container .html-container{padding:0 !important}"
+    "<style>body,gradio-app,.gradio-container,.guidelines{background:light-dark(#fff,#111827) !important}"
+    ":root{color-scheme:light dark}"
+    ".gradio-container main,.gradio-container .main,.gradio-container .html-container{padding:0 !important}"
     "footer{display:none !important}</style>"
 )
 

@@ -19,6 +19,8 @@ from llmrecipes.formats import prompt_text
 RESAMPLES = 200
 NEWEST = 200  # judgements shown in words
 OUTLIER = 3.5  # modified z-score of Iglewicz and Hoaglin (1993)
+HASTY = 1.0  # seconds in which nobody has read a prompt and its answers
+FEW = 20  # judgements from which a bootstrap interval is trusted
 
 
 def measure_quality(judgements: Sequence[dict]) -> dict:
@@ -28,8 +30,8 @@ def measure_quality(judgements: Sequence[dict]) -> dict:
     with a bootstrap interval over items; 1 is perfect, 0 is chance. `annotators`: for each one Kendall's tau-b against
     the mean places given by the others, agreement with himself on repeated items, and his time. `position_bias`: mean
     relative place (0 best, 1 worst) of the answer shown first, second, ...; 0.5 each without bias. `time_outliers`:
-    items whose time is far from the annotator's own, by the modified z-score of log seconds. `items`: agreement of each
-    item that several ranked. Values that nothing is known about are None.
+    items whose time is far from the annotator's own, by the modified z-score of log seconds, or below a second.
+    `agreement_by_item`: agreement of each item that several ranked. Values that nothing is known about are None.
     """
     first = [row for row in judgements if not row["is_repeat"]]
     by_item: dict[str, dict[str, dict[int, float]]] = defaultdict(dict)
@@ -126,7 +128,11 @@ def _annotator(name: str, judgements: Sequence[dict], shared: dict) -> dict:
 
 
 def _position_bias(judgements: Sequence[dict]) -> list[dict]:
-    """For each position on the page the mean relative place with its 95 % interval; ties of everything say nothing."""
+    """For each position on the page the mean relative place with its 95 % interval; ties of everything say nothing.
+
+    `biased`: the interval leaves out 0.5. Of few judgements only what Hoeffding's bound (1963) rules out at 5 % whatever
+    their distribution, from 8 on that all agree; else None, too few to say.
+    """
     relative: dict[int, list[float]] = defaultdict(list)
     for row in judgements:
         places = _places(row)
@@ -136,9 +142,13 @@ def _position_bias(judgements: Sequence[dict]) -> list[dict]:
     estimates = {position: metrics.mean(values) for position, values in sorted(relative.items())}
     return [
         {"shown": position + 1, "mean_place": e.value, "low": e.low, "high": e.high, "n": e.n,
-         "biased": None if e.n < 20 else not e.low <= 0.5 <= e.high}
+         "biased": not e.low <= 0.5 <= e.high if e.n >= FEW else abs(e.value - 0.5) > _bound(e.n) or None}
         for position, e in estimates.items()
     ]  # fmt: skip
+
+
+def _bound(n: int) -> float:
+    return math.sqrt(math.log(2 / 0.05) / 2 / n)
 
 
 def _time_outliers(judgements: Sequence[dict]) -> list[dict]:
@@ -146,13 +156,14 @@ def _time_outliers(judgements: Sequence[dict]) -> list[dict]:
     for name in sorted({row["annotator"] for row in judgements}):
         own = [row for row in judgements if row["annotator"] == name and row["seconds"] > 0]
         logs = [math.log(row["seconds"]) for row in own]
-        if len(logs) < 10:
+        if not logs:
             continue
         middle = statistics.median(logs)
         spread = statistics.median(abs(value - middle) for value in logs)
         for row, value in zip(own, logs, strict=True):
-            if spread and abs(0.6745 * (value - middle) / spread) > OUTLIER:
-                what = "fast" if value < middle else "slow"
+            is_far = len(logs) >= 10 and spread and abs(0.6745 * (value - middle) / spread) > OUTLIER
+            if is_far or row["seconds"] < HASTY:
+                what = "fast" if row["seconds"] < HASTY or value < middle else "slow"
                 found.append({"annotator": name, "position": row["position"], "seconds": row["seconds"], "what": what})
     return found
 
@@ -205,8 +216,10 @@ def quality_page(quality: dict, judgements: Sequence[dict] = ()) -> str:
         parts += [f"<h2>Judgements, the newest {NEWEST} of {len(judgements)}</h2>",
                   _table(columns, [_in_words(row) for row in judgements[: -NEWEST - 1 : -1]])]  # fmt: skip
     style = (
-        "body{font:1rem/1.5 system-ui;max-width:60rem;margin:1rem auto;padding:0 1rem;color-scheme:light dark}"
-        "svg{max-width:100%;height:auto}table{border-collapse:collapse;display:block;overflow-x:auto}"
+        "body{font:1rem/1.5 system-ui;max-width:60rem;margin:1rem auto;padding:0 1rem;color-scheme:light dark;"
+        "background:light-dark(#fff,#111827);color:light-dark(#111827,#f3f4f6)}"
+        "svg{max-width:100%;height:auto}svg text{fill:currentColor}"
+        "table{border-collapse:collapse;display:block;overflow-x:auto}"
         "td,th{padding:.2rem .7rem;text-align:left;border-bottom:1px solid #8886}"
     )
     return (
@@ -259,6 +272,8 @@ def _bars(values: dict[str, float], label: str, intervals: list[tuple[float, flo
         axes.set_xlim(min(0, *numbers), 1)
         axes.set_xlabel(label)
         axes.patch.set_facecolor("none")
+        figure.patch.set_facecolor("none")
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue()[buffer.getvalue().index("<svg") :], flags=re.S)
+    svg = buffer.getvalue()[buffer.getvalue().index("<svg") :].replace("#000000", "currentColor")
+    return re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)

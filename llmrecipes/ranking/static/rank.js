@@ -6,7 +6,7 @@ function startRanking(root, flagNames) {
   let view = null;
   let groups = [];       // best first, ties together: [[2], [0, 3]]; places as shown
   let tieNext = false, allBad = false, flags = {}, note = "", unfolded = new Set(), selected = null;
-  let spent = 0, since = 0, busy = false, message = "", isError = false, drag = null;
+  let keysOpen = null, spent = 0, since = 0, busy = false, message = "", isError = false, drag = null;
 
   const letter = (place) => String.fromCharCode(65 + place);
   const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
@@ -71,6 +71,11 @@ function startRanking(root, flagNames) {
       const judged = view.judgement || {}, draft = readDraft() || judged;
       groups = (draft.ranking || []).map((group) => [...group]);
       flags = structuredClone(draft.flags || {}); note = draft.note || ""; allBad = !!draft.all_bad;
+    }
+    if (keysOpen === null) { // the first item of this visit: who has ranked before needs no explanations
+      keysOpen = view.progress.done === 0;
+      const open = document.querySelector(".guidelines button.open");
+      if (!keysOpen && open) open.click();
     }
     startClock();
   }
@@ -274,7 +279,7 @@ function startRanking(root, flagNames) {
     const rest = unranked();
     const divider = rest.length ? h("li", { class: "divider" }, groups.length ? "Not ranked yet" : "Best answer first: press its letter, tap it, or drag it. Then the next best.") : null;
     root.replaceChildren(
-      head(),
+      head(), keys(),
       h("h2", {}, view.prompt.length > 1 ? "Conversation" : "Prompt"),
       ...view.prompt.map((turn) => h("div", { class: "turn" }, h("div", { class: "role" }, turn.role), h("div", { class: "text", dir: "auto" }, ...words(turn.content)))),
       h("h2", {}, "Answers"),
@@ -282,12 +287,14 @@ function startRanking(root, flagNames) {
       h("label", {}, "Note (optional)", h("textarea", { rows: 1, maxlength: 4000, "data-key": "note", oninput: (event) => { note = event.target.value; keepDraft(); } }, note)),
       status,
       h("div", { class: "actions" },
-        button("save", "Save and next", { class: "main", "aria-disabled": String(!complete()) }, save),
+        button("save", "Save and next", { class: "save", "aria-disabled": String(!complete()) }, save),
         button("allbad", "All bad", { "aria-pressed": String(allBad) }, toggleAllBad),
-        button("skip", "Skip", {}, skip), ...navigation()),
-      h("details", {}, h("summary", {}, "Keys"), h("p", {}, h("kbd", {}, "A"), " … rank next · ", h("kbd", {}, "="), " tie the next one · ", h("kbd", {}, "Backspace"), " take the last one back · ",
-        h("kbd", {}, "Enter"), " save · ", h("kbd", {}, "0"), " all bad · ", h("kbd", {}, "."), " skip · ", h("kbd", {}, "1"), "–", h("kbd", {}, "4"), " flag the answer ranked last · ", h("kbd", {}, "Ctrl+Z"), " undo")));
+        button("skip", "Skip", {}, skip), ...navigation()));
     focus(active);
+  }
+  function keys() {
+    return h("details", { class: "keys", open: keysOpen, ontoggle: (event) => { keysOpen = event.target.open; } }, h("summary", {}, "Keys"), h("div", {}, h("kbd", {}, "A"), " … rank next · ", h("kbd", {}, "="), " tie the next one · ", h("kbd", {}, "Backspace"), " take the last one back · ",
+        h("kbd", {}, "Enter"), " save · ", h("kbd", {}, "0"), " all bad · ", h("kbd", {}, "."), " skip · ", h("kbd", {}, "1"), "–", h("kbd", {}, "4"), ` flag the answer touched last (${flagNames.join(", ")}) · `, h("kbd", {}, "Ctrl+Z"), " undo"));
   }
   openNext();
 }
