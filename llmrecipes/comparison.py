@@ -204,7 +204,7 @@ def compare(columns: list[Column]) -> list[Section]:
         Section("keys", "Keys that differ", [Table(["key", *letters], keys) if keys else Text("None but seeds.")]),
         Section("measures", "Measures", [matrix or Table(head, rows)]),
     ]
-    curves = [name for name in columns[0].curves if all(name in column.curves for column in columns)]
+    curves = [name for name in columns[0].curves if all(len(c.curves.get(name, ())) > 1 for c in columns)]
     if curves:
         from llmrecipes.report.plots import plot_overlaid
 
