@@ -120,7 +120,10 @@ def take_template(args, model, tokenizer: PreTrainedTokenizerBase, peft_config):
 
 def without_prompts(model, labels: torch.Tensor) -> dict:
     """Labels (B, T) -> those arguments of `model` that leave out the logits of the first positions, which no row learns
-    from: of a short answer behind a longer prompt, most of what the LM head costs."""
+    from: of a short answer behind a longer prompt, most of what the LM head costs. On a GPU all are kept: to find the
+    first one would wait for the device, and compiled code would be made anew for other lengths."""
+    if labels.device.type != "cpu":
+        return {"labels": labels}
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()
     learned = (labels != -100).any(0)
