@@ -209,14 +209,9 @@ def guarded(function, name: str):
         def run(*args, **kwargs):
             with told():
                 yield from function(*args, **kwargs)
-    else:
 
-        @functools.wraps(function)
-        def run(*args, **kwargs):
-            with told():
-                return function(*args, **kwargs)
-
-    return run
+        return run
+    return told()(function)
 
 
 def nearest(key: str, known) -> str:

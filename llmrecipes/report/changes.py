@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from llmrecipes.measures import NAMED, is_share
+from llmrecipes.measures import ARROWS, NAMED, is_share
 from llmrecipes.metrics import ALPHA
 from llmrecipes.report.blocks import Table, Text
 from llmrecipes.report.numbers import estimate, number
@@ -48,7 +48,7 @@ def find_changes(records: list) -> list[Change]:
                 before = record.scores[start].get(measure)
                 if start == record.baseline and measure in NAMED and NAMED[measure].compares and is_share(measure):
                     before = {"value": 0.5, "low": 0.5, "high": 0.5, "n": after["n"]}  # of a model against itself
-                better = NAMED[measure].better if measure in NAMED else "up"  # a task's score is the share it got right
+                better = _better(measure)
                 p_values = record.p_values.get({start: model, model: start}.get(record.baseline), {})
                 tested = p_values.get(measure, 1.0) < ALPHA
                 if before and better and (tested or _apart(before, after)):
@@ -104,7 +104,10 @@ def changes_table(changes: list[Change]) -> list:
     return [Table(["model", "from", "measure", "before", "after", "verdict"], rows), Text(RULE)] if rows else []
 
 
+def _better(measure: str) -> str | None:
+    return NAMED[measure].better if measure in NAMED else "up"  # a task's score is the share it got right
+
+
 def with_better(measure: str) -> str:
     """`measure` with an arrow for the better way; tasks are shares of right answers."""
-    better = NAMED[measure].better if measure in NAMED else "up"
-    return measure + {"up": " ↑", "down": " ↓"}.get(better, "")
+    return measure + ARROWS[_better(measure)]
