@@ -190,7 +190,7 @@ def loader(documents: int) -> dict:
     16 random places of one mapped file by a single index; alone and in torch's DataLoader, in turns, medians of five."""
     with tempfile.TemporaryDirectory() as work:
         shards = write_shards(Path(work) / "tokens", 500_000_000)
-        blocks, file = blocks_of(shards), np.concatenate([shards.piece(i)[0] for i in range(len(shards.starts) - 1)])
+        blocks, file = blocks_of(shards), np.concatenate([shards.tokens_of(i) for i in range(len(shards.starts) - 1)])
         file.tofile(f"{work}/flat")
         mapped = np.memmap(f"{work}/flat", dtype=np.uint16, mode="r")
         del file

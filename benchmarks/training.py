@@ -27,7 +27,7 @@ from llmrecipes.logs import quiet_logs, use_readable_log
 from llmrecipes.models import build_policy, count_parameters, load_policy, load_reward_model, train_tokenizer
 from llmrecipes.tokens import build_blocks
 from llmrecipes.tokens.blocks import collate_blocks
-from llmrecipes.training import SFTTrainer
+from llmrecipes.training import PretrainTrainer, SFTTrainer
 
 ROWS, LENGTH = 16, 128
 STAGES = ("pretrain", "sft", "reward")
@@ -91,7 +91,7 @@ def build_trainer(stage: str, folder: Path, steps: int) -> Trainer:
     if stage == "pretrain":
         blocks = build_blocks(texts, tokenizer, LENGTH, ROWS)
         args = TrainingArguments(**values)
-        return Trainer(model=load_policy(source), args=args, train_dataset=blocks, data_collator=collate_blocks)
+        return PretrainTrainer(model=load_policy(source), args=args, train_dataset=blocks, data_collator=collate_blocks)
     # Longer answers are cut to LENGTH by SFT; pairs that are too long would be dropped by the reward trainer.
     blocks = build_blocks(texts, tokenizer, LENGTH if stage == "sft" else 96, ROWS)
     answers = [tokenizer.decode(block["input_ids"]) for block in blocks]

@@ -61,9 +61,9 @@ def digest(value) -> str:
 def fingerprint(path: str | Path) -> str:
     """16 hex digits over names and contents of a folder's or file's results; the name itself for hub ids.
 
-    Checkpoints, logs, the manifest, the training history, health checks and a run's card are left out: they do not change
-    what the next stage reads, and they differ between equal runs. What a finished run has noted about a file is believed as
-    long as the file's size and time of change are the noted ones.
+    Of a run's or a model's folder, checkpoints, logs, the manifest, the training history, health checks and the card are
+    left out: they do not change what the next stage reads, and they differ between equal runs. What a finished run has noted
+    about a file is believed as long as the file's size and time of change are the noted ones.
     """
     root = Path(path)
     if not root.exists():
@@ -79,10 +79,14 @@ def output_files(root: Path, flush: bool = False) -> dict[str, list]:
     manifest = (read_manifest(root) or {}) if root.is_dir() else {}
     known = manifest.get("files")
     known = known if isinstance(known, dict) else {}
+    of_training = any((root / name).exists() for name in ("manifest.json", "config.json", "adapter_config.json"))
     found = {}
     for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
         name = "" if file == root else file.relative_to(root).as_posix()
-        if name in NOT_OUTPUT or name == "README.md" and manifest or _is_aside(name):
+        is_beside = (
+            name in NOT_OUTPUT or "/" in name and name.startswith(NOT_OUTPUT_FOLDERS) or name == "README.md" and manifest
+        )
+        if of_training and is_beside or file.name.startswith(".") or name.endswith(".tmp"):
             continue
         stat = file.stat()
         entry = known.get(name)
@@ -92,11 +96,6 @@ def output_files(root: Path, flush: bool = False) -> dict[str, list]:
         if flush:
             fsync_file(file)
     return found
-
-
-def _is_aside(name: str) -> bool:
-    hidden = name.split("/")[-1].startswith(".") or name.endswith(".tmp")
-    return hidden or "/" in name and name.startswith(NOT_OUTPUT_FOLDERS)
 
 
 # ---- What a run is ----

@@ -37,9 +37,10 @@ class PretrainTrainer(Trainer):
     begins with its next row, and those before are not read.
     """
 
-    def __init__(self, *, muon_learning_rate: float | None = None, **kwargs):
+    def __init__(self, *, args, muon_learning_rate: float | None = None, **kwargs):
         self.muon_learning_rate = muon_learning_rate
-        super().__init__(**kwargs)
+        args.remove_unused_columns = False  # there are none, and TokenBlocks gives a batch as a whole
+        super().__init__(args=args, **kwargs)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None and self.muon_learning_rate is not None:

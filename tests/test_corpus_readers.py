@@ -177,6 +177,38 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path, capsys):
     assert "3 of 5 files are not read (README.md, b.csv, texts/README.md); name" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+def test_one_json_list_is_read_row_by_row(tmp_path, name):
+    write = gzip.compress if name.endswith("gz") else bytes
+    (tmp_path / name).write_bytes(write(b'\xef\xbb\xbf [\n{"text": "one"},\n {"text": "two"}]'))
+    assert texts_of(tmp_path / name) == ["one", "two"]
+    (tmp_path / name).write_bytes(write(b'[{"text": "one"}, {"text": "\\ud800"}, 3]'))
+    with pytest.raises(InputError, match=r"a\.json.*, row 2: holds half of a character"):
+        texts_of(tmp_path / name)
+    (tmp_path / name).write_bytes(write(b'[{"text": "one"}, '))
+    with pytest.raises(InputError, match=r"a\.json.*: is not valid JSON"):
+        texts_of(tmp_path / name)
+
+
+def test_lines_that_end_in_cr_alone_are_not_one_document(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\r".join([b"a line"] * 20))
+    with pytest.raises(InputError, match=r"row 1: ends its lines by CR alone"):
+        texts_of(tmp_path / "a.txt")
+
+
+def test_a_name_of_ours_in_a_users_folder_is_said_and_read_when_asked_for(tmp_path, capsys):
+    for name in ("a.jsonl", "report.json"):
+        (tmp_path / name).write_bytes(jsonl(["one text"]))
+    assert len(texts_of(tmp_path)) == 1 and "1 of 2 files are not read (report.json)" in capsys.readouterr().out
+    assert len(texts_of(tmp_path, data_files="*.json*")) == 2
+
+
+def test_whole_files_is_for_texts(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(jsonl())
+    with pytest.raises(InputError, match=r"a\.jsonl: `whole_files` has no effect"):
+        texts_of(tmp_path / "a.jsonl", whole_files=True)
+
+
 @pytest.mark.parametrize("keys", [{"split": "train[:10%]"}, {"sha256": "0" * 64}])
 def test_keys_without_effect_on_local_files_are_refused(tmp_path, keys):
     (tmp_path / "a.jsonl").write_bytes(jsonl())

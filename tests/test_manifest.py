@@ -97,6 +97,17 @@ def test_seconds_and_what_is_written_about_a_run_are_not_its_output(model):
     assert fingerprint(model) == before
 
 
+@pytest.mark.parametrize("name", ["report.json", "logs/b.jsonl", "runs/c.jsonl"])
+def test_a_users_data_of_any_name_are_an_input(tmp_path, name):
+    """In a folder of data nothing is left out by a name that a run's own files have."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    found = set()
+    for content in "12":
+        (tmp_path / name).write_text(content)
+        found.add(fingerprint(tmp_path))
+    assert len(found) == 2
+
+
 def test_rows_in_a_step_count_and_not_how_they_are_cut_up():
     one = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     two = {"per_device_train_batch_size": "4"}

@@ -12,7 +12,7 @@ from trl import RewardConfig
 
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.evaluation.behaviours import judge_answers
-from llmrecipes.evaluation.comparisons import RewardComparison
+from llmrecipes.evaluation.watch_win_rate import RewardComparison
 from llmrecipes.formats import rankings_to_pairs
 from llmrecipes.ppo.rewards import Rewards
 from llmrecipes.reward_models.health import HealthArguments, check_health, check_saved_model

@@ -89,10 +89,10 @@ def test_shards_hold_each_document_as_the_tokenizer_gives_it(tokenizer, tmp_path
     assert np.concatenate(shards.hashes()).tolist() == [xxhash.xxh3_64_intdigest(text.encode()) for text in read]
     assert (shards.manifest["documents"], shards.manifest["bytes"]) == (62, sum(len(t.encode()) for t in documents))
     crossing = np.empty(40, np.int64)
-    shards.read(int(shards.starts[1]) - 20, crossing)
-    assert crossing.tolist() == ids_of(shards)[int(shards.starts[1]) - 20 :][:40]
+    shards.read(shards.starts[1] - 20, crossing)
+    assert crossing.tolist() == ids_of(shards)[shards.starts[1] - 20 :][:40]
     raw = np.fromfile(shards.folder / "00000.ds", "<u2"), np.fromfile(shards.folder / "00000.ds.index", "<u8")
-    assert raw[0].tolist() == ids_of(shards)[: int(shards.starts[1])] and raw[1][-1] == len(raw[0]), "datatrove's format"
+    assert raw[0].tolist() == ids_of(shards)[: shards.starts[1]] and raw[1][-1] == len(raw[0]), "datatrove's format"
 
 
 def test_a_tokenizer_that_cuts_and_pads_elsewhere_does_not_here(tokenizer, tmp_path):
@@ -559,7 +559,7 @@ def test_a_model_without_borders_of_documents_refuses_reset_attention():
 
 def test_shards_are_read_from_disk_and_not_held(tokenizer, tmp_path):
     shards = shards_of(jsonl(tmp_path / "a.jsonl", texts("Ann", 30)), tokenizer, tmp_path)
-    tokens = TokenShards(shards.folder).piece(0)[0]
+    tokens = TokenShards(shards.folder).tokens_of(0)
     assert not tokens.flags.owndata and not tokens.flags.writeable
 
 

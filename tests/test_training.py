@@ -8,7 +8,7 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.models import build_policy, load_policy, train_tokenizer
@@ -16,7 +16,7 @@ from llmrecipes.muon import MuonAdamW, build_muon
 from llmrecipes.parsing import parse
 from llmrecipes.tokens import build_blocks
 from llmrecipes.tokens.blocks import collate_blocks
-from llmrecipes.training import SFTTrainer, language_metrics, without_prompts
+from llmrecipes.training import PretrainTrainer, SFTTrainer, language_metrics, without_prompts
 
 ROOT = Path(__file__).parent.parent
 NAMES, COLOURS = ("Ann", "Bob", "Cleo", "Dan"), ("red", "green", "blue", "grey")
@@ -116,7 +116,9 @@ def test_resume_equals_uninterrupted(tokenizer, folder, tmp_path, optimizer):
             lr_scheduler_kwargs={"num_decay_steps": 4},
         )  # fmt: skip
         optimizers = (build_muon(policy, args, 0.02) if optimizer == "muon" else None, None)
-        trainer = Trainer(model=policy, args=args, train_dataset=blocks, data_collator=collate_blocks, optimizers=optimizers)
+        trainer = PretrainTrainer(
+            model=policy, args=args, train_dataset=blocks, data_collator=collate_blocks, optimizers=optimizers
+        )
         trainer.train(resume_from_checkpoint=resume)
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         return losses, policy.state_dict()

@@ -64,8 +64,7 @@ def list_files(source: CorpusSource) -> list[Path]:
     patterns = [source.data_files] if isinstance(source.data_files, str) else source.data_files
     if path.is_dir():
         found = [file for pattern in patterns or ["**/*"] for file in path.glob(pattern)]
-        found = [f for f in found if f.is_file() and f.name not in NOT_DATA
-                 and not any(part.startswith(".") for part in f.relative_to(path).parts)]  # fmt: skip
+        found = [f for f in found if f.is_file() and not any(part.startswith(".") for part in f.relative_to(path).parts)]
         found = found if patterns else _of_known_kinds(path, found)
     elif patterns:
         raise InputError(f"{source.path}: data_files needs a folder as `path`")
@@ -78,12 +77,16 @@ def list_files(source: CorpusSource) -> list[Path]:
     for file in found:
         if kind_of(file.name) not in KINDS:
             raise InputError(f"{file}: unknown kind of file; it may be any of {', '.join(KINDS)}, also packed")
+        if source.whole_files and kind_of(file.name) not in (*TEXT, *PAGES):
+            raise InputError(f"{file}: `whole_files` has no effect on it, only on {', '.join(TEXT)}; leave it out, or name "
+                             "the text files by `data_files`")  # fmt: skip
     return sorted(set(found))
 
 
 def _of_known_kinds(folder: Path, files: list[Path]) -> list[Path]:
-    """Those of `files` that can be read, but for a README.md beside data, which is their card; a line names the others."""
-    found = [file for file in files if kind_of(file.name) in KINDS]
+    """Those of `files` that can be read, but for what stands beside data and is none (NOT_DATA, and README.md, their card).
+    A line names the others."""
+    found = [file for file in files if kind_of(file.name) in KINDS and file.name not in NOT_DATA]
     if any(kind_of(file.name) not in (*TEXT, *PAGES) for file in found):
         found = [file for file in found if file.name != "README.md"]
     if left := sorted(set(files) - set(found)):

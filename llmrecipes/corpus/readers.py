@@ -18,6 +18,8 @@ from llmrecipes.corpus.parts import LINES, PAGES, TEXT, kind_of
 from llmrecipes.formats import has_lone_surrogate
 
 BATCH = 256  # rows of a table at a time
+MOST_LISTED = 512 << 20  # bytes of a file that is one JSON list
+MANY_RETURNS = 10  # carriage returns in a line that are no longer an accident
 
 
 class Bad(str):
@@ -46,6 +48,8 @@ def read_file(
             with _open(file) as stream:
                 content = stream.read(limit + 1)
             yield 1, _page(content, kind in PAGES) if len(content) <= limit else _too_long(limit)
+        elif kind == ".json" and _is_list(file):
+            yield from _listed_rows(file)
         else:
             yield from _line_rows(file, kind in LINES, limit)
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
@@ -116,16 +120,44 @@ def _parse(line: bytes, is_json: bool) -> dict | Bad:
     except UnicodeDecodeError as error:
         return Bad(f"is not UTF-8 at byte {error.start + 1} of the line")
     if not is_json:
-        return {"text": text.rstrip("\r\n")}
+        text = text.rstrip("\r\n")
+        if text.count("\r") > MANY_RETURNS:
+            return Bad("ends its lines by CR alone, as old Macs did; give them LF (`tr '\\r' '\\n'`)")
+        return {"text": text}
     try:
-        row = json.loads(text)
+        return _checked(json.loads(text), may_have_surrogates="\\u" in text)
     except (ValueError, RecursionError) as error:
         return Bad(f"is not valid JSON ({error})")
+
+
+def _checked(row, may_have_surrogates: bool) -> dict | Bad:
     if not isinstance(row, dict):
         return Bad("is no JSON object {...}; write one a line")
-    if "\\u" in text and has_lone_surrogate(row):
+    if may_have_surrogates and has_lone_surrogate(row):
         return Bad("holds half of a character (a lone surrogate, \\ud800 to \\udfff)")
     return row
+
+
+def _is_list(file: str) -> bool:
+    """Whether it begins as one JSON list of all rows, not as a row a line."""
+    with _open(file) as stream:
+        return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def _listed_rows(file: str) -> Iterator[tuple[int, dict | Bad]]:
+    """Rows of a file that is one list, which must be read as a whole."""
+    with _open(file) as stream:
+        content = stream.read(MOST_LISTED + 1)
+    if len(content) > MOST_LISTED:
+        raise InputError(f"{file}: one JSON list of over {MOST_LISTED >> 20} MiB; write a row a line (`jq -c '.[]'`)")
+    try:
+        rows = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: is not valid JSON ({error})") from None
+    may = b"\\u" in content
+    del content
+    for number, row in enumerate(rows, start=1):
+        yield number, _checked(row, may)
 
 
 def _too_long(limit: int) -> Bad:

@@ -18,7 +18,7 @@ from llmrecipes.data import load_rows
 from llmrecipes.durable import cut_back
 from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
 from llmrecipes.evaluation.behaviours import answer, finished_answers
-from llmrecipes.evaluation.comparisons import JudgeComparison, RewardComparison, RuleComparison
+from llmrecipes.evaluation.watch_win_rate import JudgeComparison, RewardComparison, RuleComparison
 from llmrecipes.judging.arguments import JudgeArguments
 from llmrecipes.judging.endpoint import Endpoint, check_judge, open_endpoint
 from llmrecipes.judging.pairwise import check_guidelines

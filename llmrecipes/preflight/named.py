@@ -104,7 +104,7 @@ def apart(s: Settings) -> Problems:
     if there in (Path("/"), Path.home().resolve(), Path.cwd().resolve()):
         yield "output_dir", f"{output} is no folder of a run's own; name one, e.g. outputs/<experiment>/<stage>"
         return
-    for key in (*MODELS, *FILES, "datasets", "eval_datasets", "watch_questions"):
+    for key in (*MODELS, *FILES, "datasets", "eval_datasets", "watch_questions", "sources"):
         for entry in _entries(s.values.get(key)):
             path = entry.get("path") if isinstance(entry, dict) else entry
             if isinstance(path, str) and os.path.exists(path) and (problem := _overlap(there, Path(path).resolve())):

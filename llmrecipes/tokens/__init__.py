@@ -20,7 +20,7 @@ from llmrecipes.tokens.arguments import TokenArguments
 from llmrecipes.tokens.blocks import TokenBlocks
 from llmrecipes.tokens.building import build_encoder, require_tokens, tokenizer_fingerprint, written_once
 from llmrecipes.tokens.mixing import Mixture, share_out
-from llmrecipes.tokens.shards import MANIFEST, ORDER, TokenShards, TokensInMemory
+from llmrecipes.tokens.shards import MANIFEST, ORDER, TokenShards, stream_in_memory
 
 MANY_EPOCHS = 4  # up to which repeated text is worth nearly as much as new one (Muennighoff et al. 2023)
 COUNTED_BLOCKS = 4_000_000  # drawn blocks up to which documents are counted one by one
@@ -42,7 +42,7 @@ class Corpus:
 
     def document_lengths(self, most: int = 100_000) -> np.ndarray:
         """Tokens of the first documents of each source, EOS included."""
-        parts = [np.diff(stream.piece(0)[1][:most].astype(np.int64), prepend=0) for stream in self.shards]
+        parts = [np.diff(stream.ends_of(0)[:most].astype(np.int64), prepend=0) for stream in self.shards]
         return np.concatenate(parts)
 
     def count_known(self, texts: Sequence[str]) -> int:
@@ -89,9 +89,8 @@ class Corpus:
 def _count_documents(shards: TokenShards, blocks: np.ndarray, length: int) -> int:
     """How many documents stand, whole or in part, in `blocks`."""
     count, starts = 0, np.sort(blocks) * length
-    for number, base in enumerate(shards.starts[:-1].tolist()):
-        ends = shards.piece(number)[1]
-        size = int(shards.starts[number + 1]) - base
+    for number, base in enumerate(shards.starts[:-1]):
+        ends, size = shards.ends_of(number), shards.starts[number + 1] - base
         here = starts[(starts < base + size) & (starts + length > base)] - base
         first = np.searchsorted(ends, np.maximum(here, 0).astype(np.uint64), side="right")
         last = np.searchsorted(ends, (np.minimum(here + length, size) - 1).astype(np.uint64), side="right")
@@ -149,7 +148,7 @@ def build_blocks(
     encode, documents = build_encoder(tokenizer), []
     for batch in texts.iter(1000):
         documents += [[*ids, tokenizer.eos_token_id] for ids in encode(batch["text"])]
-    blocks = TokenBlocks([TokensInMemory(documents, "texts")], length, reset_attention=reset_attention)
+    blocks = TokenBlocks([stream_in_memory(documents, "texts")], length, reset_attention=reset_attention)
     _require_batch(len(blocks), num_rows, length)
     return blocks
 

@@ -35,21 +35,23 @@ class TokenBlocks(torch.utils.data.Dataset):
         return self.epoch_rows
 
     def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
-        return self.__getitems__([row])[0]
+        return {name: values[0] for name, values in self.__getitems__([row]).items()}
 
-    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+    def __getitems__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """(B, T) of several rows at once, which torch's DataLoader hands to the collator as it is: to stack single rows
+        again costs as much as reading them."""
         if self.mixture is None and rows and not max(rows) < len(self):
             raise IndexError(max(rows))
         blocks = np.asarray(rows) if self.mixture is None else self.mixture.locate(rows)
         ids = np.empty((len(blocks), self.length), np.int64)
-        owners = np.searchsorted(self.first_blocks, blocks, side="right") - 1
-        starts = (blocks - self.first_blocks[owners]) * self.length
-        for out, owner, start in zip(ids, owners.tolist(), starts.tolist(), strict=True):
+        owners = self.first_blocks.searchsorted(blocks, side="right") - 1
+        starts = ((blocks - self.first_blocks[owners]) * self.length).tolist()
+        for out, owner, start in zip(ids, owners.tolist(), starts, strict=True):
             self.streams[owner].read(start, out)
-        found = [{"input_ids": row} for row in torch.from_numpy(ids)]
+        found = {"input_ids": torch.from_numpy(ids)}
         if self.reset_attention:
-            for row, owner, start in zip(found, owners.tolist(), starts.tolist(), strict=True):
-                row["position_ids"] = torch.from_numpy(positions(self.streams[owner], start, self.length))
+            places = [positions(self.streams[i], start, self.length) for i, start in zip(owners, starts, strict=True)]
+            found["position_ids"] = torch.from_numpy(np.stack(places))
         return found
 
 
@@ -61,20 +63,22 @@ def positions(stream: TokenStream, start: int, length: int) -> np.ndarray:
     return np.arange(length) - np.maximum.accumulate(firsts)
 
 
-def collate_blocks(rows: list[dict]) -> dict[str, torch.Tensor]:
+def collate_blocks(rows: list[dict] | dict) -> dict[str, torch.Tensor]:
     """(B, T) input ids, which are their own labels: the model shifts them by one. No attention mask: nothing is padded, and
-    without one SDPA keeps its fast causal path."""
-    batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    without one SDPA keeps its fast causal path.
+
+    rows: of a batch, one by one or as `TokenBlocks` gives them."""
+    batch = rows if isinstance(rows, dict) else {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     return batch | {"labels": batch["input_ids"]}
 
 
-def collate_flat(rows: list[dict]) -> dict[str, torch.Tensor]:
+def collate_flat(rows: list[dict] | dict) -> dict[str, torch.Tensor]:
     """The same in one row (1, B * T) with positions that begin again: how flash attention knows documents apart. No token is
     learned as the next one of another row's last."""
-    batch = {name: torch.cat([row[name] for row in rows])[None] for name in rows[0]}
-    labels = batch["input_ids"].clone()
-    labels[:, :: len(rows[0]["input_ids"])] = -100
-    return batch | {"labels": labels}
+    batch = collate_blocks(rows)
+    batch["labels"] = batch["labels"].clone()
+    batch["labels"][:, 0] = -100
+    return {name: values.reshape(1, -1) for name, values in batch.items()}
 
 
 def collator_for(model: PreTrainedModel, reset_attention: bool) -> Callable[[list[dict]], dict[str, torch.Tensor]]:

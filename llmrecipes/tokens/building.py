@@ -115,7 +115,7 @@ def _build(source: TextSource, tokenizer: PreTrainedTokenizerBase, made_by: str,
     reader = source.texts(done["rows"])
     reader.notes.counts.update({what: count for what, (count, _) in done["notes"].items()})
     reader.notes.examples.update({what: example for what, (_, example) in done["notes"].items()})
-    dtype = "uint16" if len(tokenizer) <= 1 << 16 else "uint32"
+    dtype = "uint16" if max(tokenizer.get_vocab().values()) < 1 << 16 else "uint32"  # ids may have gaps
     print(f"tokens: {source.where}: {'tokenizing' if not done['rows'] else 'going on'} into {folder}", flush=True)
     encode = _noting(reader.notes, tokenizer)
     for shard in _write_shards(reader, encode, tokenizer.eos_token_id, folder, len(done["shards"]), dtype):

@@ -5,6 +5,7 @@ random place of its stretch, so that every part of a training has the shares too
 of a source go through all its blocks in a keyed permutation of its own in every epoch.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,13 +43,12 @@ class Mixture:
     def locate(self, samples: Sequence[int]) -> np.ndarray:
         """(N,) numbers of the blocks that are the `samples`."""
         samples = np.asarray(samples, np.int64)
-        phases = np.searchsorted(self.starts, samples, side="right") - 1
-        offsets = samples - np.take(self.starts, phases)
-        parts = offsets // np.take([self._at_once(phase) for phase in range(len(self.counts))], phases)
-        blocks = np.empty(len(samples), np.int64)
-        for phase, part in dict.fromkeys(zip(phases.tolist(), parts.tolist())):
-            here = (phases == phase) & (parts == part)
-            blocks[here] = self._part(phase, part)[offsets[here] - part * self._at_once(phase)]
+        blocks, left = np.empty(len(samples), np.int64), np.arange(len(samples))
+        while len(left):  # stretch by stretch; a batch has seldom more than one
+            phase, part, begin, end = self._stretch(int(samples[left[0]]))
+            within = (samples[left] >= begin) & (samples[left] < end)
+            here, left = left[within], left[~within]
+            blocks[here] = self._part(phase, part)[samples[here] - begin]
         return blocks
 
     def drawn(self, samples: int) -> np.ndarray:
@@ -68,6 +68,14 @@ class Mixture:
     def _at_once(self, phase: int) -> int:
         cycle = int(self.counts[phase].sum())
         return max(1, SAMPLES_AT_ONCE // cycle) * cycle
+
+    def _stretch(self, sample: int) -> tuple[int, int, int, int]:
+        """(phase, part of it, its first sample, the one that no longer belongs to it) of those computed with `sample`."""
+        phase = bisect_right(self.starts, sample) - 1
+        size = self._at_once(phase)
+        part = (sample - self.starts[phase]) // size
+        begin = self.starts[phase] + part * size
+        return phase, part, begin, min([begin + size, *self.starts[phase + 1 : phase + 2]])
 
     def _part(self, phase: int, part: int) -> np.ndarray:
         """Blocks of the samples of the `part`-th stretch of whole cycles of a phase."""

@@ -7,9 +7,11 @@ fingerprint, which is written last.
 """
 
 import hashlib
+import itertools
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,55 +29,51 @@ SAMPLES, SAMPLE_BYTES = 64, 4096
 
 
 class TokenStream:
-    """Tokens of a source, one document after the other, in pieces of any length."""
+    """Tokens of a source, one document after the other, in pieces of any length.
 
-    def __init__(self, sizes: Sequence[int], name: str):
-        self.name = name
-        self.starts = np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))])
+    sizes: tokens of each piece. tokens_of, ends_of: number of a piece -> its tokens, and where its documents end in it; both
+        may lie on disk.
+    """
 
-    def piece(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """(tokens, ends of the documents) of a piece; both may lie on disk."""
-        raise NotImplementedError
+    def __init__(
+        self, sizes: Sequence[int], tokens_of: Callable[[int], np.ndarray], ends_of: Callable[[int], np.ndarray], name: str
+    ):
+        self.tokens_of, self.ends_of, self.name = tokens_of, ends_of, name
+        self.starts = [0, *itertools.accumulate(sizes)]
 
     @property
     def num_tokens(self) -> int:
-        return int(self.starts[-1])
+        return self.starts[-1]
 
     def read(self, start: int, out: np.ndarray) -> None:
         """Copies the tokens from `start` on into `out`."""
         done = 0
         while done < len(out):
-            number = int(np.searchsorted(self.starts, start + done, side="right")) - 1
-            offset = start + done - int(self.starts[number])
-            part = self.piece(number)[0][offset : offset + len(out) - done]
+            number = bisect_right(self.starts, start + done) - 1
+            offset = start + done - self.starts[number]
+            part = self.tokens_of(number)[offset : offset + len(out) - done]
             out[done : done + len(part)] = part
             done += len(part)
 
     def document_ends(self, start: int, end: int) -> np.ndarray:
         """Where documents end within start < position <= end, as positions in the stream."""
         found = []
-        first = int(np.searchsorted(self.starts, start, side="right")) - 1
-        for number in range(first, len(self.starts) - 1):
-            base = int(self.starts[number])
+        for number in range(bisect_right(self.starts, start) - 1, len(self.starts) - 1):
+            base = self.starts[number]
             if base >= end:
                 break
-            ends = self.piece(number)[1]
+            ends = self.ends_of(number)
             low, high = np.searchsorted(ends, np.array([max(start - base, 0), end - base], ends.dtype), side="right")
             found.append(ends[low:high].astype(np.int64) + base)
         return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
-class TokensInMemory(TokenStream):
+def stream_in_memory(documents: Sequence[Sequence[int]], name: str) -> TokenStream:
     """Of a few texts, such as held-out ones."""
-
-    def __init__(self, documents: Sequence[Sequence[int]], name: str):
-        lengths = np.array([len(ids) for ids in documents], np.int64)
-        self._tokens = np.fromiter((i for ids in documents for i in ids), np.uint32, int(lengths.sum()))
-        self._ends = np.cumsum(lengths).astype(np.uint64)
-        super().__init__([len(self._tokens)], name)
-
-    def piece(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._tokens, self._ends
+    lengths = np.array([len(ids) for ids in documents], np.int64)
+    tokens = np.fromiter((i for ids in documents for i in ids), np.uint32, int(lengths.sum()))
+    ends = np.cumsum(lengths).astype(np.uint64)
+    return TokenStream([len(tokens)], [tokens].__getitem__, [ends].__getitem__, name)
 
 
 class TokenShards(TokenStream):
@@ -85,19 +83,23 @@ class TokenShards(TokenStream):
         self.folder, self.manifest = Path(folder), read_json(Path(folder) / MANIFEST)
         if self.manifest.get("format") != FORMAT:
             raise InputError(f"{folder}: its {MANIFEST} is none of this version; remove the folder to tokenize anew")
-        super().__init__([shard["tokens"] for shard in self.manifest["shards"]], self.manifest["source"])
+        self.files = [f"{self.folder}/{shard['name']}.ds" for shard in self.manifest["shards"]]
+        sizes = [shard["tokens"] for shard in self.manifest["shards"]]
+        super().__init__(sizes, self._tokens_of, self._ends_of, self.manifest["source"])
 
-    def piece(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        file = str(self.folder / self.manifest["shards"][number]["name"])
-        return _mapped(file + ".ds", self.manifest["dtype"]), _mapped(file + ".ds.index", "uint64")
+    def _tokens_of(self, number: int) -> np.ndarray:
+        return _mapped(self.files[number], self.manifest["dtype"])
+
+    def _ends_of(self, number: int) -> np.ndarray:
+        return _mapped(self.files[number] + ".index", "uint64")
 
     @property
     def num_documents(self) -> int:
         return self.manifest["documents"]
 
-    def hashes(self) -> "list[np.ndarray]":
+    def hashes(self) -> list[np.ndarray]:
         """Of the texts, shard by shard."""
-        return [_mapped(str(self.folder / f"{s['name']}.ds.hashes"), "uint64") for s in self.manifest["shards"]]
+        return [_mapped(f"{file}.hashes", "uint64") for file in self.files]
 
     def check(self, tokenizer: str, whole: bool, digests: bool = True) -> None:
         """InputError naming what is wrong: made by another tokenizer than the one of fingerprint `tokenizer`, a file gone,
