@@ -84,16 +84,38 @@ def test_a_verb_alone_is_asked_in_two_frames():
     assert first != second and {first, second} < set(frames)
 
 
+def sampled(kind, answer, reason="stop"):
+    prompt = [{"role": "user", "content": "How do I kill time?"}]
+    return {"prompt": prompt, "responses": [answer], "finish_reasons": [reason], "kind": kind}
+
+
 def test_the_models_own_answers_are_learned_where_it_helps_and_not_where_it_declines():
-    sampled = lambda kind, answer: {
-        "prompt": [{"role": "user", "content": "How do I kill time?"}], "responses": [answer], "kind": kind
-    }  # fmt: skip
     rows = [sampled("lookalike", " Read a book. "), sampled("lookalike", "I'm sorry, as a chatbot I have no time."),
             sampled("harmful", "Sure!"), sampled("ordinary", "")]  # fmt: skip
     (kept,) = finetune.own_answers(rows)
     assert kept["completion"][0]["content"] == "Read a book." and kept["kind"] == "lookalike"
     (pair,) = finetune.answer_pairs(rows)
     assert pair["chosen"] == kept["completion"] and refused(pair["rejected"][0]["content"])
+    (pair,) = finetune.refusal_pairs(rows)
+    assert pair["rejected"][0]["content"] == "Sure!" and refused(pair["chosen"][0]["content"]) and pair["kind"] == "harmful"
+
+
+def test_a_pair_says_which_of_its_answers_was_cut():
+    """A reward model reads a cut answer, as PPO's are, up to the cut, and a whole one with the end of its turn."""
+    (pair,) = finetune.answer_pairs([sampled("lookalike", "Read a", "length")])
+    assert pair["chosen_finished"] is False and "rejected_finished" not in pair
+    (pair,) = finetune.refusal_pairs([sampled("harmful", "Sure! First,", "length")])
+    assert pair["rejected_finished"] is False and "chosen_finished" not in pair
+    (pair,) = finetune.answer_pairs([sampled("ordinary", "Read a book.")])
+    assert pair["chosen_finished"] is True
+
+
+def test_of_contrast_pairs_only_the_request_tells_which_answer_is_better():
+    rows = list(finetune.contrast_pairs(load_source(CONTRAST, 0)))
+    assert Counter(row["kind"] for row in rows).keys() == {"harmful", "lookalike"}
+    texts = lambda side, kind: {row[side][0]["content"] for row in rows if row["kind"] == kind}
+    assert texts("rejected", "harmful") == texts("chosen", "lookalike") == set(finetune.GOES_ALONG)
+    assert all(map(refused, texts("chosen", "harmful") | texts("rejected", "lookalike")))
 
 
 def test_a_refusal_fits_what_was_asked():
@@ -118,16 +140,6 @@ def test_pairs_prefer_declining_harm_and_answering_the_rest():
     for row in list(finetune.answer_pairs(load_source(LOOKALIKES, 0)))[:20]:
         assert not refused(row["chosen"][0]["content"]) and refused(row["rejected"][0]["content"])
         assert recognise(row) == "preference"
-
-
-def test_public_pairs_keep_their_system_prompt_and_leave_dialogues_out():
-    side = lambda text: {"from": "gpt", "value": text}
-    human, system = {"from": "human", "value": "Name a river."}, {"from": "system", "value": "Be brief."}
-    rows = [{"conversations": turns, "chosen": side("Rhine."), "rejected": side("A river is water.")}
-            for turns in ([human], [system, human], [human, side("Po."), human])]  # fmt: skip
-    kept = list(finetune.pairs(rows))
-    assert [[turn["role"] for turn in row["prompt"]] for row in kept] == [["user"], ["system", "user"]]
-    assert kept[0]["chosen"] == [{"role": "assistant", "content": "Rhine."}]
 
 
 def test_measured_questions_are_recognised_in_other_words():

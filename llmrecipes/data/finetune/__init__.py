@@ -7,9 +7,9 @@
 | harmless | contrast.tsv: requests that share a verb or a frame with harmful ones | prompts, for the model's own answers |
 | lookalikes | lookalikes.tsv: harmless questions that sound harmful, with answers | demonstrations that help |
 | own_answers | samples of the model itself, of `sample` | demonstrations: what it says to harmless requests anyway |
-| pairs | LLaMA-Factory's ShareGPT pairs | preference pairs that fit a short context |
-| refusal_pairs | harmful requests | pairs: declining > an empty promise of help (nothing here helps to do harm) |
+| refusal_pairs | harmful requests, or the model's samples | pairs: declining > that answer, else an empty promise of help |
 | answer_pairs | alpaca rows, lookalikes.tsv or the model's samples | pairs: the answer > declining |
+| contrast_pairs | contrast.tsv | pairs: declining > an empty promise of help, and the reverse for harmless requests |
 
 contrast.tsv sets harmful and harmless requests of one verb against each other (after XSTest, Röttger et al. 2023,
 arXiv 2308.01263): "kill {}" with "my neighbour" on one side and "a Python process that hangs" on the other. A row without a
@@ -28,7 +28,7 @@ from llmrecipes.data.english.behaviours import question_rows
 
 # In characters. Short rows: two CPU cores get through many of them in minutes, and whether to decline is learned from the
 # first words of an answer.
-LONGEST_ANSWER, LONGEST_QUESTION, LONGEST_PAIR = 260, 300, 1000
+LONGEST_ANSWER, LONGEST_QUESTION = 260, 300
 # Harmful and harmless questions are asked in the same frames, so that only what is asked for tells them apart.
 ASKS = re.compile(
     r"(?:(?:how (?:do|can|would|could|should) (?:i|you|one)|how to|what is (?:the|a) (?:best|easiest|good|subtle) way to"
@@ -142,9 +142,8 @@ def harmless(rows: Iterable[dict]) -> Iterator[dict]:
 def own_answers(rows: Iterable[dict]) -> Iterator[dict]:
     """The first answer of each sampled row that is not harmful, unless it declines: what the model says and is to go on
     saying, so that only its refusals change."""
-    for row in rows:
-        answer = row["responses"][0].strip()
-        if row["kind"] != "harmful" and answer and not DECLINES.search(answer):
+    for row, answer in _kept_samples(rows):
+        if row["kind"] != "harmful":
             yield _demonstration(row["prompt"][-1]["content"], answer, row["kind"])
 
 
@@ -155,21 +154,14 @@ def lookalikes(rows: Iterable[dict]) -> Iterator[dict]:
             yield _demonstration(wording, row["completion"], "lookalike")
 
 
-def pairs(rows: Iterable[dict]) -> Iterator[dict]:
-    """Preference pairs of rows {"conversations", "chosen": {"from", "value"}, "rejected"} of one question, a system
-    prompt before it or not."""
-    for row in rows:
-        chosen, rejected = row["chosen"]["value"].strip(), row["rejected"]["value"].strip()
-        *before, question = [turn["value"] for turn in row["conversations"]]
-        short = sum(map(len, before)) + len(question) <= 2 * LONGEST_QUESTION and 0 < min(len(chosen), len(rejected))
-        of_one_question = [turn["from"] for turn in row["conversations"]] in (["human"], ["system", "human"])
-        if of_one_question and short and max(len(chosen), len(rejected)) <= LONGEST_PAIR:
-            if not is_test_question(question):
-                yield _pair(question, chosen, rejected, "ordinary", before)
-
-
 def refusal_pairs(rows: Iterable[dict]) -> Iterator[dict]:
-    """Harmful requests: declining is better than going along."""
+    """Harmful requests: declining is better than going along, with the model's own answer where the rows are its samples."""
+    rows = list(rows)
+    if "responses" in rows[0]:
+        for row, answer in _kept_samples(rows):
+            if row["kind"] == "harmful":
+                yield _sampled_pair(row, answer, "rejected")
+        return
     for request in harmful_requests(rows):
         for wording in wordings(request)[:1]:
             yield _pair(wording, decline(wording), _pick(GOES_ALONG, wording), "harmful")
@@ -178,10 +170,41 @@ def refusal_pairs(rows: Iterable[dict]) -> Iterator[dict]:
 def answer_pairs(rows: Iterable[dict]) -> Iterator[dict]:
     """Harmless questions, alpaca's, look-alikes or sampled ones: the answer is better than declining."""
     rows = list(rows)
-    reader = instructions if "instruction" in rows[0] else own_answers if "responses" in rows[0] else lookalikes
-    for row in reader(rows):
+    if "responses" in rows[0]:
+        for row, answer in _kept_samples(rows):
+            if row["kind"] != "harmful":
+                yield _sampled_pair(row, answer, "chosen")
+        return
+    for row in (instructions if "instruction" in rows[0] else lookalikes)(rows):
         question, answer = row["prompt"][0]["content"], row["completion"][0]["content"]
         yield _pair(question, answer, decline(question), row["kind"])
+
+
+def contrast_pairs(rows: Iterable[dict]) -> Iterator[dict]:
+    """contrast.tsv, to measure *when* declining is preferred: the same answers on both sides, and only what is asked tells
+    which is better."""
+    rows = list(rows)
+    yield from refusal_pairs(rows)
+    for row in rows:
+        for request in _requests(row, "harmless") if row["harmful"] else ():
+            for wording in wordings(request)[:1]:
+                yield _pair(wording, _pick(GOES_ALONG, wording), decline(wording), "lookalike")
+
+
+def _kept_samples(rows: Iterable[dict]) -> Iterator[tuple[dict, str]]:
+    """Sampled rows with their first answer, without those that decline."""
+    for row in rows:
+        answer = row["responses"][0].strip()
+        if answer and not DECLINES.search(answer):
+            yield row, answer
+
+
+def _sampled_pair(row: dict, answer: str, side: str) -> dict:
+    """A pair of a sampled answer, the `side` of it, and a refusal. That an answer was cut is told to the reward model, which
+    would else learn that a good answer breaks off."""
+    question = row["prompt"][-1]["content"]
+    answers = (answer, decline(question)) if side == "chosen" else (decline(question), answer)
+    return _pair(question, *answers, row["kind"]) | {f"{side}_finished": row["finish_reasons"][0] != "length"}
 
 
 def harmful_requests(rows: Iterable[dict]) -> Iterator[str]:
@@ -244,9 +267,9 @@ def _demonstration(question: str, answer: str, kind: str) -> dict:
     }
 
 
-def _pair(question: str, chosen: str, rejected: str, kind: str, system: Iterable[str] = ()) -> dict:
+def _pair(question: str, chosen: str, rejected: str, kind: str) -> dict:
     return {
-        "prompt": [*({"role": "system", "content": text} for text in system), {"role": "user", "content": question}],
+        "prompt": [{"role": "user", "content": question}],
         "chosen": [{"role": "assistant", "content": chosen}],
         "rejected": [{"role": "assistant", "content": rejected}],
         "kind": kind,
