@@ -10,6 +10,7 @@ processes. The pipeline is killed as a whole chain. Prints kills, finishes, byte
 
 import argparse
 import atexit
+import gc
 import json
 import os
 import random
@@ -31,7 +32,7 @@ TRAINING = ["pretrain", "sft", "reward", "dpo", "ppo", "kto", "grpo"]
 STAGES = ["tokenizer", "pretrain", "sft", "sample", "rank", "reward", "dpo", "ppo", "evaluate", "kto", "grpo"]
 # A constant learning rate: a step too many changes the weights. No interval is a multiple of another one.
 STEPS = ["--max_steps", "9", "--save_steps", "2", "--logging_steps", "3", "--save_total_limit", "2", "--watch_steps", "4",
-         "--lr_scheduler_type", "constant", "--learning_rate", "1e-3"]  # fmt: skip
+         "--lr_scheduler_type", "constant", "--learning_rate", "1e-3", "--per_device_eval_batch_size", "64"]  # fmt: skip
 UNWATCHED = [word for word in STEPS if word not in ("--watch_steps", "4")]
 EVALUATES = ["--eval_strategy", "steps", "--eval_steps", "4"]
 MODEL = (
@@ -143,8 +144,7 @@ class Bench:
             kills += 1
             self.wait_for_orphans(stage)
         self.wait_for_orphans(stage)
-        for _ in range(2):  # SIGTERM at the very end may have come too late to be a kill
-            codes = self.wait(self.start(stage, processes))
+        codes = self.wait(self.start(stage, processes))
         if codes != [0] * len(codes):
             return kills, False, f"ends with {codes}: {self.log.read_text()[-1500:]}"
         files = read_files(self.folder(stage))
@@ -299,13 +299,34 @@ def read_files(folder: Path) -> dict[str, str]:
 
 
 def import_libraries() -> None:
-    """What the recipes import while they run, so that the forked processes need not."""
+    """What the recipes import while they run, so that the forked processes need not; the code is read once, too."""
 
+    import deepspeed  # noqa: F401
+    import trl.trainer.grpo_trainer
+    import trl.trainer.kto_trainer  # noqa: F401
+
+    import llmrecipes.data.streams
     import llmrecipes.evaluation
+    import llmrecipes.evaluation.watch
+    import llmrecipes.parsing
     import llmrecipes.ppo.trainer
     import llmrecipes.ranking.annotators
     import llmrecipes.reward_models.health
+    import llmrecipes.run
     import llmrecipes.training  # noqa: F401
+
+    known = {}
+
+    def code_digest(recipe, given, read=llmrecipes.run.code_digest):
+        if recipe not in known:
+            known[recipe] = read(recipe, given)
+        return known[recipe]
+
+    llmrecipes.run.code_digest = code_digest
+    for stage in STAGES:
+        code_digest(ROOT / "recipes" / f"{stage}.py", {})
+    gc.collect()
+    gc.freeze()  # what is shared stays shared: a collection in a forked process would copy it
 
 
 if __name__ == "__main__":

@@ -20,24 +20,26 @@ from llmrecipes.adapters import ADAPTER_FILE
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.durable import read_json
 from llmrecipes.formats import prompt_id, prompt_text, read_growing
+from llmrecipes.manifest import in_order
 from llmrecipes.metrics import bradley_terry
 from llmrecipes.models import context_length, load_policy, load_tokenizer
 from llmrecipes.web import import_gradio
 
 
 def find_models(path: str) -> dict[str, str]:
-    """Name -> folder of every finished causal language model in `path`, a chain's folder or one model's, oldest first;
-    LoRA adapters are models as well.
+    """Name -> folder of every finished causal language model in `path`, a chain's folder or one model's, oldest first and
+    none before the one it was trained from; LoRA adapters are models as well.
 
     Raises:
         InputError: there is none.
     """
     root, found = Path(path), {}
     configs = [file for name in ("config.json", ADAPTER_FILE) for file in (root / name, *root.glob(f"*/{name}"))]
-    for config in sorted(filter(Path.exists, configs), key=lambda file: file.stat().st_mtime):
-        folder, manifest = config.parent, config.parent / "manifest.json"
+    configs = sorted(filter(Path.exists, configs), key=lambda file: file.stat().st_mtime)
+    for folder in in_order(dict.fromkeys(config.parent for config in configs)):
+        manifest = folder / "manifest.json"
         if not manifest.exists() or json.loads(manifest.read_text())["status"] == "finished":
-            about = json.loads(config.read_text())
+            about = {k: v for c in configs if c.parent == folder for k, v in json.loads(c.read_text()).items()}
             if about.get("task_type") == "CAUSAL_LM" or any("CausalLM" in n for n in about.get("architectures") or []):
                 found[folder.name] = str(folder)
     if not found:

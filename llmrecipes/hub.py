@@ -19,6 +19,7 @@ from llmrecipes.cards.loading import adapter_chain
 from llmrecipes.cards.names import hide_paths, is_local, loading_name, repo_name
 from llmrecipes.config import InputError
 from llmrecipes.leaks import refuse_secrets
+from llmrecipes.manifest import in_order
 from llmrecipes.secrets import known_secrets, scrub_secrets
 
 LEFT_OUT = ("checkpoint-", "logs", ".cache", "__pycache__")
@@ -48,7 +49,7 @@ def plan_push(path: str, namespace: str, not_secrets: Sequence[str] = ()) -> lis
     root = Path(path)
     # As they were finished: what others were made from comes first, the evaluation last.
     found = sorted(root.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
-    runs = [root] if (root / "manifest.json").exists() else [path.parent for path in found]
+    runs = [root] if (root / "manifest.json").exists() else in_order(path.parent for path in found)
     if not runs:
         raise InputError(f"{path}: holds no run (no manifest.json); give a stage's folder or a chain's")
     pushes = []

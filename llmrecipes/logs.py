@@ -31,14 +31,14 @@ class ReadableLog(TrainerCallback):
     SHOWN = tuple(name for measure, about in TRAINING.items() if about.shown for name in (measure, f"eval_{measure}"))
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.started, self.first_step = time.time(), state.global_step
+        self.started, self.first_step = time.monotonic(), state.global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         shown = [(name, logs[name]) for name in self.SHOWN if isinstance((logs or {}).get(name), (int, float))]
         if not state.is_world_process_zero or not shown:
             return
         done = state.global_step - self.first_step
-        left = (time.time() - self.started) / max(done, 1) * (state.max_steps - state.global_step)
+        left = (time.monotonic() - self.started) / max(done, 1) * (state.max_steps - state.global_step)
         eta = f"  ETA {int(left) // 60}:{int(left) % 60:02d}" if done else ""
         values = "  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in shown)
         print(f"  step {state.global_step}/{state.max_steps}  {values}{eta}", flush=True)

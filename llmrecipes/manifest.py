@@ -51,6 +51,24 @@ def read_manifest(output_dir: str | Path) -> dict | None:
     return read_json(Path(output_dir) / "manifest.json") or None
 
 
+def in_order(folders: Iterable[Path]) -> list[Path]:
+    """`folders` of runs, in which what a run reads stands before it; otherwise as they come. Times of files do not tell it:
+    clocks are set back, copying changes them."""
+    found = {folder: read_manifest(folder) or {} for folder in folders}
+    names = {folder: path_of(folder, manifest) for folder, manifest in found.items()}
+    ordered = []
+    while left := [folder for folder in found if folder not in ordered]:
+        waited = {names[folder] for folder in left}
+        ready = (f for f in left if not waited & {*found[f].get("inputs", {})} - {names[f]})
+        ordered.append(next(ready, left[0]))
+    return ordered
+
+
+def path_of(folder: Path, manifest: dict) -> str:
+    """`folder` as its run's config named it, wherever it lies now."""
+    return manifest.get("config", {}).get("output_dir", str(folder))
+
+
 def digest(value) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

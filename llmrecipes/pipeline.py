@@ -143,11 +143,11 @@ def add_rounds(stages: list[str], rounds: int, loop: list[str], config_path: str
 def run_stages(stages: list[Stage], pipeline, config_path: str, force: bool = False) -> None:
     """Run what is not up to date, then print what came out; a failing stage ends the chain with its exit code, a
     reward model that is unhealthy ends it before what would train against it (exit code 3), unless `force`."""
-    started = time.time()
+    started = time.monotonic()
     running = [stage for stage in stages if stage.runs]
     for number, stage in enumerate(running, 1):
         stage.reason = _reason(stage, force, [])  # those before it have run: only now is known what it reads
-        place = f"{number} of {len(running)}, {_clock(time.time() - started)} so far" if len(running) > 1 else ""
+        place = f"{number} of {len(running)}, {_clock(time.monotonic() - started)} so far" if len(running) > 1 else ""
         why = stage.reason.removeprefix("run: ").replace(NEW, "")
         about = "; ".join(filter(None, [place, why]))
         print(f"\n##### {stage.title}" + (f" ({about})" if about else ""), flush=True)
@@ -163,7 +163,7 @@ def run_stages(stages: list[Stage], pipeline, config_path: str, force: bool = Fa
         if code:
             print(f"\npipeline: {stage.title} {_hint(stage, code, force)}", file=sys.stderr)
             sys.exit(code if code > 0 else 128 - code)
-    print("\n" + summarise_chain(stages, config_path, time.time() - started), flush=True)
+    print("\n" + summarise_chain(stages, config_path, time.monotonic() - started), flush=True)
 
 
 def _clock(seconds: float) -> str:

@@ -84,7 +84,7 @@ class CheckpointKeeper(TrainerCallback):
             state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
             self.first_step, self.is_at_end = state["global_step"], state["global_step"] >= state["max_steps"]
             self.seconds_before = read_seal(checkpoint)["train_seconds"]
-        self.started = time.time()
+        self.started = time.monotonic()
         self.at_step: dict = {}  # what a checkpoint of the last finished step needs and the next step changes
         self._get_batch_samples = trainer.get_batch_samples
         trainer.get_batch_samples = self.get_batch_samples
@@ -180,10 +180,9 @@ class CheckpointKeeper(TrainerCallback):
         trainer.accelerator.wait_for_everyone()  # all processes have written their files
         if trainer.is_world_process_zero():
             torch.save(progress, folder / PROGRESS)
-            now = time.time()
             facts = {"step": state.global_step, "launch": manifest["launch"], "cut_up": _cut_up(args)}
-            facts["seconds"] = round(manifest["previous_seconds"] + now - manifest["started"], 1)
-            facts["train_seconds"] = round(self.seconds_before + now - self.started, 1)
+            facts["seconds"] = round(self.run.seconds(), 1)
+            facts["train_seconds"] = round(self.seconds_before + time.monotonic() - self.started, 1)
             seal_checkpoint(folder, manifest["fingerprint"], **facts)
             self._remove_old(folder, state.best_model_checkpoint)
 

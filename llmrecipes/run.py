@@ -73,6 +73,11 @@ class Run:
     goes_on: bool = False  # with what an unfinished run of the same fingerprint has left, be it a checkpoint or not
     found: dict | None = None  # the manifest that lay there
     is_foreign: bool = False  # what lies there is no run's
+    began: float = field(default_factory=time.monotonic)  # the clock of the wall may be set meanwhile
+
+    def seconds(self) -> float:
+        """What the run took until now, with what an interrupted one took up to the checkpoint."""
+        return self.manifest["previous_seconds"] + time.monotonic() - self.began
 
 
 def check_run(
@@ -273,8 +278,8 @@ def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "", shown
 
 
 def _finish(state: Run, metrics: dict, made: str, next_steps: str, shown: Collection[str] | None) -> None:
-    manifest = state.manifest
-    seconds = manifest.pop("previous_seconds") + time.time() - manifest.pop("started")
+    manifest, seconds = state.manifest, state.seconds()
+    del manifest["previous_seconds"], manifest["started"]
     manifest |= {"status": "finished", "metrics": metrics, "wall_seconds": round(seconds, 1), "made": made}
     manifest["peak_memory_gib"] = peak_memory_gib()
     manifest["expected"] = check_expected(state.card.expected or {}, metrics)

@@ -17,6 +17,7 @@ from llmrecipes.manifest import (
     fingerprint,
     global_batch,
     hold_folder,
+    in_order,
     output_files,
     release_folder,
     run_fingerprint,
@@ -215,3 +216,12 @@ def test_code_note_covers_the_recipes_imports_and_functions_that_the_config_name
     (tmp_path / "mine.py").write_text("def reward(prompts, completions): return [1.0]\n")
     assert code_digest(recipe, given) != before
     assert run_fingerprint("ppo", given) == run_fingerprint("ppo", given)
+
+
+def test_what_a_run_reads_stands_before_it_whatever_the_order_or_place(tmp_path):
+    for name, reads in (("ppo", ["out/sft", "out/reward"]), ("reward", ["out/sft", "hub"]), ("sft", [])):
+        (tmp_path / name).mkdir()
+        inputs = dict.fromkeys(reads, "")
+        write_json(tmp_path / name / "manifest.json", {"config": {"output_dir": f"out/{name}"}, "inputs": inputs})
+    folders = [tmp_path / name for name in ("ppo", "none", "reward", "sft")]
+    assert [folder.name for folder in in_order(folders)] == ["none", "sft", "reward", "ppo"]

@@ -1,6 +1,7 @@
 """The report is one self-contained, inert page that holds every number of its figures, and is built in seconds."""
 
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -157,6 +158,17 @@ def test_opening_says_when_nothing_changed_or_nothing_was_measured(tmp_path):
     assert "no model differs" in (tmp_path / "report.md").read_text()
     write_report(tmp_path, "chain", ["tune"])
     assert "not measured" in (tmp_path / "report.md").read_text()
+
+
+def test_history_is_the_newest_checkpoints_whatever_the_clock_said(tmp_path):
+    for step, time in ((9, 2e9), (10, 1e9)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        state = tmp_path / f"checkpoint-{step}" / "trainer_state.json"
+        state.write_text(json.dumps({"log_history": [{"step": step, "loss": 1.0}]}))
+        os.utime(state, (time, time))
+    for torn in (b"[]", b"\xff", b""):
+        (tmp_path / "trainer_state.json").write_bytes(torn)
+        assert read_history(tmp_path) == [{"step": 10, "loss": 1.0}]
 
 
 def test_win_rates_are_held_against_even_odds(tmp_path):

@@ -235,6 +235,13 @@ def test_manifest_tells_what_was_run(tmp_path):
     assert manifest["output_fingerprint"] == fingerprint(str(tmp_path / "o"))
 
 
+def test_a_clock_that_is_set_back_leaves_the_seconds_true(tmp_path, monkeypatch):
+    state = start(tmp_path / "o")
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    finish_run(state, {}, made="thing")
+    assert 0 <= read_manifest(tmp_path / "o")["wall_seconds"] < 3600
+
+
 def test_expected_is_met_missed_or_not_measured():
     got = check_expected({"a": [1.0, 0.1], "b": [1.0, 0.1], "c": [1.0, 0.1], "d": None}, {"a": 1.05, "b": 1.2, "d": 3})
     assert {name: v["verdict"] for name, v in got.items()} == {"a": "met", "b": "missed", "c": "not measured"}

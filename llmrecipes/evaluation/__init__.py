@@ -123,7 +123,7 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
     names = sorted(args.models, key=lambda name: name != args.baseline)
     reference = None
     for name in names:
-        started = time.time()
+        started = time.monotonic()
         model, tokenizer = _load(model_args, args.models[name])
         own = scores[name] = {}
         hits[name] = {}
@@ -150,7 +150,7 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
             keys = [row.get("key") for row in parts.questions or []]
             groups = dict.fromkeys(JUDGED, keys)
             parts.p_values[name] = metrics.mcnemar_by_measure(hits[name], hits[args.baseline], groups)
-        once(lambda n=name, s=started: print(f"evaluated {n} in {time.time() - s:.1f} s", flush=True))
+        once(lambda n=name, s=started: print(f"evaluated {n} in {time.monotonic() - s:.1f} s", flush=True))
     scores = {name: scores[name] for name in args.models}
     answers = {name: greedy[name][0] for name in args.models if name in greedy}
     rows = [

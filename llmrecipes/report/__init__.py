@@ -3,22 +3,22 @@
 Reads manifests, training histories, watch.jsonl, metrics.json and answers.jsonl; runs no model and imports no torch.
 """
 
-import json
 import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmrecipes.cards.model import baseline_of
+from llmrecipes.checkpoints import step_folders
 from llmrecipes.config import InputError
+from llmrecipes.durable import read_json
 from llmrecipes.formats import read_growing
+from llmrecipes.manifest import in_order, path_of
 from llmrecipes.measures import read_scores, todays_name
 from llmrecipes.report.changes import find_changes
 from llmrecipes.report.content import build_sections, open_report
 from llmrecipes.report.markdown import render_markdown
 from llmrecipes.report.page import render_page
-
-CHECKPOINTS = "checkpoint-*"
 
 
 @dataclass
@@ -45,7 +45,7 @@ class StageRecord:
     @property
     def path(self) -> str:
         """The folder as the chain's configs name it, wherever it lies now."""
-        return self.manifest.get("config", {}).get("output_dir", str(self.folder))
+        return path_of(self.folder, self.manifest)
 
 
 def write_report(output_dir: str | Path, title: str, names: list[str] | None = None) -> Path:
@@ -62,10 +62,10 @@ def write_report(output_dir: str | Path, title: str, names: list[str] | None = N
     if names is None:
         manifests = sorted(output_dir.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
         names = [path.parent.name for path in manifests]
-    records = [record for name in names if (record := read_stage(output_dir / name))]
+    folders = in_order(output_dir / name for name in names)
+    records = [record for folder in folders if (record := read_stage(folder))]
     if not records:
         raise InputError(f"{output_dir}: holds no finished stage to report on; run the chain first")
-    records = _in_order(records)
     changes = find_changes(records)
     opening, sections = open_report(records, changes), build_sections(records, changes)
     for name, text in (
@@ -80,22 +80,12 @@ def write_report(output_dir: str | Path, title: str, names: list[str] | None = N
     return output_dir / "report.html"
 
 
-def _in_order(records: list[StageRecord]) -> list[StageRecord]:
-    ordered, left = [], list(records)
-    while left:
-        waited = {r.path for r in left}
-        ready = next((r for r in left if not waited & r.manifest.get("inputs", {}).keys() - {r.path}), left[0])
-        ordered.append(ready)
-        left.remove(ready)
-    return ordered
-
-
 def read_stage(folder: Path) -> StageRecord | None:
     """The finished run in `folder`, or None where there is none."""
-    manifest = _read(folder / "manifest.json")
+    manifest = read_json(folder / "manifest.json")
     if manifest.get("status") != "finished":
         return None
-    metrics = _read(folder / "metrics.json")
+    metrics = read_json(folder / "metrics.json")
     tasks, p_values = metrics.get("tasks", []), metrics.get("p_values", {})
     return StageRecord(
         folder.name,
@@ -107,7 +97,7 @@ def read_stage(folder: Path) -> StageRecord | None:
         tasks,
         metrics.get("skipped", {}),
         read_growing(folder / "answers.jsonl"),
-        _read(folder / "health.json"),
+        read_json(folder / "health.json"),
         read_growing(folder / "watch.jsonl"),
         baseline_of(metrics, manifest),
         {name: {m if m in tasks else todays_name(m): p for m, p in tests.items()} for name, tests in p_values.items()},
@@ -117,9 +107,8 @@ def read_stage(folder: Path) -> StageRecord | None:
 
 def read_history(folder: Path) -> list[dict]:
     """Finite numbers that a trainer logged, by step; from the run itself, else from its last checkpoint."""
-    states = [folder / "trainer_state.json"]
-    states += sorted(folder.glob(f"{CHECKPOINTS}/trainer_state.json"), key=lambda path: -path.stat().st_mtime)
-    history = next((log for path in states if (log := _read(path).get("log_history"))), [])
+    states = [read_json(f / "trainer_state.json") for f in [folder, *step_folders(folder)]]
+    history = next(filter(None, (state.get("log_history") for state in states)), [])
     return [
         {k: v for k, v in entry.items() if isinstance(v, (int, float)) and math.isfinite(v)}
         for entry in history
@@ -129,10 +118,3 @@ def read_history(folder: Path) -> list[dict]:
 
 def _of_checkpoint(path: Path, folder: Path) -> bool:
     return path.relative_to(folder).parts[0].startswith("checkpoint-")
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return {}

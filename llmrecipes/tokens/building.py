@@ -157,15 +157,15 @@ def _noting(notes: Notes, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[
 
 def _write_shards(reader: TextReader, encode: Callable, eos: int, folder: Path, number: int, dtype: str) -> Iterator[dict]:
     """What tokens.json says of each shard, once it is finished and all rows that the reader has given are in it."""
-    writer, started, said, tokens = None, time.time(), time.time(), 0
+    writer, started, said, tokens = None, time.monotonic(), time.monotonic(), 0
     for texts in _batches(reader):
         writer = writer or ShardWriter(folder, f"{number:05d}", dtype)
         for text, ids in zip(texts, encode(texts), strict=True):
             raw = text.encode()
             writer.add([*ids, eos], xxhash.xxh3_64_intdigest(raw), len(raw))
             tokens += len(ids) + 1
-        if time.time() - said > SAY_EVERY_S:
-            said = time.time()
+        if time.monotonic() - said > SAY_EVERY_S:
+            said = time.monotonic()
             print(
                 f"tokens: {reader.where}: {reader.consumed:,} rows, {tokens / (said - started) / 1e3:.0f}k tokens/s",
                 flush=True,
