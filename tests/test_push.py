@@ -367,19 +367,19 @@ def test_what_arrives_changed_is_never_tagged(hub, run, fault, name):
 
 def test_chain_whose_push_broke_is_continued_by_the_same_command(hub, run):
     """Models, adapters, data sets and the report; what has arrived is not sent again."""
-    adapter, rank = run.parent / "sft-lora", run.parent / "rank"
-    for age, folder in ((20, run), (10, adapter), (0, rank)):
+    adapter, pairs = run.parent / "sft-lora", run.parent / "pairs"
+    for age, folder in ((20, run), (10, adapter), (0, pairs)):
         folder.mkdir(exist_ok=True)
         (folder / "manifest.json").write_text((run / "manifest.json").read_text())
         os.utime(folder / "manifest.json", (time.time() - age,) * 2)
     base = {"base_model_name_or_path": str(run), "peft_type": "LORA"}
     (adapter / "adapter_config.json").write_text(json.dumps(base))
     (adapter / "adapter_model.safetensors").write_bytes(b"lora")
-    (rank / "train.jsonl").write_text('{"prompt": "p"}\n')
+    (pairs / "train.jsonl").write_text('{"prompt": "p"}\n')
     (run.parent / "report.html").write_text("<h1>report</h1>")
     plans = plan_push(str(run.parent), "me")
     assert [(p.repo_id, p.repo_type) for p in plans] == [
-        ("me/mine-sft", "model"), ("me/mine-sft-lora", "model"), ("me/mine-rank", "dataset")
+        ("me/mine-sft", "model"), ("me/mine-sft-lora", "model"), ("me/mine-pairs", "dataset")
     ]  # fmt: skip
     api = HfApi(endpoint=hub.url, token=TOKEN)
     push_run(plans[0], True, api)
@@ -392,7 +392,7 @@ def test_chain_whose_push_broke_is_continued_by_the_same_command(hub, run):
     assert hub.puts == 2 and set(hub.tags) == {(planned.repo_id, planned.tag) for planned in plans}
     sent = json.loads(hub.repos["me/mine-sft-lora"]["adapter_config.json"][0])
     assert sent == {"base_model_name_or_path": "me/mine-sft", "peft_type": "LORA"}, "no path of this machine"
-    assert "report.html" in hub.repos["me/mine-rank"]
+    assert "report.html" in hub.repos["me/mine-pairs"]
 
 
 def test_offline_is_said_at_once(hub, run, monkeypatch):
