@@ -7,7 +7,9 @@ pipeline, the ranks of a launch. REAL_PROCESSES=1 in the environment starts real
 """
 
 import atexit
+import gc
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import runpy
 import signal
@@ -53,10 +55,10 @@ class ForkedPopen:
         python = isinstance(args, (list, tuple)) and args[0] == sys.executable
         return super().__new__(cls) if python else cls.real(args, **kwargs)
 
-    def __init__(self, args, env=None, cwd=None, **kwargs):
+    def __init__(self, args, env=None, cwd=None, start_new_session=False, **kwargs):
         self.args, self.returncode = args, None
         words = [str(word) for word in args[1:] if word != "-u"]
-        self.process = _start(words, env or os.environ, cwd or os.getcwd(), self.outputs, children=True)
+        self.process = _start(words, env or os.environ, cwd or os.getcwd(), self.outputs, True, start_new_session)
         self.pid = self.process.pid
 
     def poll(self):
@@ -90,18 +92,21 @@ class ForkedPopen:
         self.wait()
 
 
-def _start(argv: list[str], environment, cwd, outputs, children: bool) -> multiprocessing.Process:
+def _start(argv: list[str], environment, cwd, outputs, children: bool, new_session: bool = False) -> multiprocessing.Process:
     context = multiprocessing.get_context("forkserver")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context.set_forkserver_preload(LIBRARIES)
-    arguments = argv, dict(environment), str(cwd), [str(file) for file in outputs], children
+    arguments = argv, dict(environment), str(cwd), [str(file) for file in outputs], children, new_session
     process = context.Process(target=_run, args=arguments, daemon=False)
     process.start()
     return process
 
 
-def _run(argv: list[str], environment: dict[str, str], cwd: str, outputs: list[str], children: bool) -> None:
+def _run(argv: list[str], environment: dict[str, str], cwd: str, outputs: list[str], children: bool, new_session: bool):
+    gc.freeze()  # the libraries: a collection would walk through all of them, and copy their pages
+    if new_session:
+        os.setsid()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
@@ -113,6 +118,11 @@ def _run(argv: list[str], environment: dict[str, str], cwd: str, outputs: list[s
     sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)
     if children:
         ForkedPopen.outputs, subprocess.Popen = outputs, ForkedPopen
+        ranks = sys.modules.get("torch.distributed.elastic.multiprocessing.subprocess_handler.subprocess_handler")
+        if ranks:  # it has taken Popen out of its module
+            ranks.Popen = ForkedPopen
+        # Python's own would start another server, with all imports, for the children of a forked process.
+        multiprocessing.forkserver._forkserver.ensure_running = lambda: None
     code = 0
     try:
         _execute(argv)

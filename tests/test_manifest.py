@@ -1,5 +1,6 @@
 """One notion of "the same run": what its fingerprint covers and leaves out, what a folder holds, who may write there."""
 
+import ast
 import fcntl
 import json
 import os
@@ -19,6 +20,7 @@ from llmrecipes.manifest import (
     hold_folder,
     in_order,
     output_files,
+    own_imports,
     release_folder,
     run_fingerprint,
     standing,
@@ -202,6 +204,24 @@ def test_folder_that_another_process_writes_to_is_one_line(tmp_path):
             hold_folder(tmp_path)
     hold_folder(tmp_path)  # the process has died, its file is still there
     release_folder(tmp_path)
+
+
+def test_imports_are_those_that_python_finds_in_the_whole_file():
+    tricky = """
+def f():
+    import os; import llmrecipes.a as b
+    from llmrecipes.c import (  # (a bracket)
+        d as e,
+        g,
+    )
+"""
+    assert own_imports(tricky) == {"llmrecipes.a", "llmrecipes.c", "llmrecipes.c.d", "llmrecipes.c.g"}
+    assert own_imports('"""from here on import llmrecipes of\n"""\nimport llmrecipes') == {"llmrecipes"}
+    for folder in ("llmrecipes", "recipes"):
+        for file in (manifest_module.ROOT / folder).rglob("*.py"):
+            source = file.read_text()
+            nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+            assert own_imports(source) == own_imports("\n".join(map(ast.unparse, nodes))), file
 
 
 def test_code_note_covers_the_recipes_imports_and_functions_that_the_config_names(tmp_path, monkeypatch):
