@@ -19,8 +19,12 @@ import tempfile
 import traceback
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).parent.parent
-LIBRARIES = ["torch", "transformers", "trl", "peft", "accelerate", "datasets", "lm_eval", "gradio", "matplotlib.pyplot"]
+LIBRARIES = ["torch", "transformers", "trl", "peft", "accelerate", "datasets", "lm_eval.tasks", "gradio", "matplotlib.pyplot"]
+LIBRARIES += ["scipy.stats", "trackio", "torch.distributed.fsdp", "llmrecipes.pipeline", "llmrecipes.report", "llmrecipes.training"]
+LIBRARIES += ["llmrecipes.ppo", "llmrecipes.evaluation.watch", "llmrecipes.ranking.annotators", "llmrecipes.data.preview"]
 
 
 def run_python(
@@ -96,7 +100,8 @@ def _start(argv: list[str], environment, cwd, outputs, children: bool, new_sessi
     context = multiprocessing.get_context("forkserver")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    context.set_forkserver_preload(LIBRARIES)
+    # DeepSpeed takes the machine's accelerator when it is imported; with a GPU there, launches on CPUs ask for another.
+    context.set_forkserver_preload(LIBRARIES + ["deepspeed"] * (not torch.cuda.is_available()))
     arguments = argv, dict(environment), str(cwd), [str(file) for file in outputs], children, new_session
     process = context.Process(target=_run, args=arguments, daemon=False)
     process.start()

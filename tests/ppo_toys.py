@@ -119,6 +119,13 @@ def run_launched(config: Path, script: str, *argv) -> subprocess.CompletedProces
     return result
 
 
+def without_compiling() -> None:
+    """DeepSpeed's processes talk by gloo alone, not by an operator that it would compile for a minute on two cores."""
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 def leave() -> None:
     """Ends a process of a launch when all are done. Python's own exit aborts now and then in one of torch's threads, when
     nothing is left to do (see `parsing._leave_for_good`)."""

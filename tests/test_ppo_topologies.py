@@ -126,5 +126,6 @@ def test_sharded_resumes_exactly(launch, topology, kind):
 
 
 if __name__ == "__main__":
+    toys.without_compiling()
     run_kinds(Path(sys.argv[1]), Path(sys.argv[2]))
     toys.leave()

@@ -443,6 +443,7 @@ from pathlib import Path
 import torch, ppo_toys as toys, test_ppo_vllm as tests
 tests.install_stub()
 import vllm
+toys.without_compiling()
 from peft import LoraConfig
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM

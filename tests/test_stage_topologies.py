@@ -161,5 +161,6 @@ def test_muon_is_refused_under_zero(launch, topology):
 
 
 if __name__ == "__main__":
+    toys.without_compiling()
     run_all(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
     toys.leave()
