@@ -22,9 +22,10 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parent.parent
-LIBRARIES = ["torch", "transformers", "trl", "peft", "accelerate", "datasets", "lm_eval.tasks", "gradio", "matplotlib.pyplot"]
-LIBRARIES += ["scipy.stats", "trackio", "torch.distributed.fsdp", "llmrecipes.pipeline", "llmrecipes.report", "llmrecipes.training"]
-LIBRARIES += ["llmrecipes.ppo", "llmrecipes.evaluation.watch", "llmrecipes.ranking.annotators", "llmrecipes.data.preview"]
+LIBRARIES = ["torch", "transformers", "trl", "peft", "accelerate", "datasets", "lm_eval.tasks", "gradio"]
+LIBRARIES += ["matplotlib.pyplot", "scipy.stats", "torch.distributed.fsdp"]
+LIBRARIES += ["llmrecipes.pipeline", "llmrecipes.report", "llmrecipes.training", "llmrecipes.ppo.trainer"]
+LIBRARIES += ["llmrecipes.evaluation.watch", "llmrecipes.ranking.annotators"]
 
 
 def run_python(
@@ -39,7 +40,7 @@ def run_python(
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = _start(argv, env, cwd, outputs, children)
+        process = _start(argv, env, cwd, outputs, children, os.getpgrp())
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
@@ -47,6 +48,15 @@ def run_python(
             raise subprocess.TimeoutExpired(argv, timeout)
         printed = [file.read_text(encoding="utf-8", errors="replace") if file.exists() else "" for file in outputs]
         return subprocess.CompletedProcess(argv, process.exitcode, *printed)
+
+
+def start_python(*argv, output: Path, env: dict | None = None, cwd=ROOT) -> subprocess.Popen:
+    """As run_python with children=True, but not waited for: prints to the file `output`, in a process group of its own."""
+    command, env = [sys.executable, "-u", *map(str, argv)], os.environ | (env or {})
+    if os.environ.get("REAL_PROCESSES"):
+        with output.open("w") as file:
+            return subprocess.Popen(command, cwd=cwd, env=env, stdout=file, stderr=file, start_new_session=True)
+    return ForkedPopen(command, env=env, cwd=cwd, start_new_session=True, outputs=[output, output])
 
 
 class ForkedPopen:
@@ -59,10 +69,11 @@ class ForkedPopen:
         python = isinstance(args, (list, tuple)) and args[0] == sys.executable
         return super().__new__(cls) if python else cls.real(args, **kwargs)
 
-    def __init__(self, args, env=None, cwd=None, start_new_session=False, **kwargs):
+    def __init__(self, args, env=None, cwd=None, start_new_session=False, outputs=None, **kwargs):
         self.args, self.returncode = args, None
         words = [str(word) for word in args[1:] if word != "-u"]
-        self.process = _start(words, env or os.environ, cwd or os.getcwd(), self.outputs, True, start_new_session)
+        group = 0 if start_new_session else os.getpgrp()
+        self.process = _start(words, env or os.environ, cwd or os.getcwd(), outputs or self.outputs, True, group)
         self.pid = self.process.pid
 
     def poll(self):
@@ -96,22 +107,22 @@ class ForkedPopen:
         self.wait()
 
 
-def _start(argv: list[str], environment, cwd, outputs, children: bool, new_session: bool = False) -> multiprocessing.Process:
+def _start(argv: list[str], environment, cwd, outputs, children: bool, group: int) -> multiprocessing.Process:
+    """`group` is the process group that it joins, 0 for one of its own."""
     context = multiprocessing.get_context("forkserver")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # DeepSpeed takes the machine's accelerator when it is imported; with a GPU there, launches on CPUs ask for another.
     context.set_forkserver_preload(LIBRARIES + ["deepspeed"] * (not torch.cuda.is_available()))
-    arguments = argv, dict(environment), str(cwd), [str(file) for file in outputs], children, new_session
+    arguments = argv, dict(environment), str(cwd), [str(file) for file in outputs], children, group
     process = context.Process(target=_run, args=arguments, daemon=False)
     process.start()
     return process
 
 
-def _run(argv: list[str], environment: dict[str, str], cwd: str, outputs: list[str], children: bool, new_session: bool):
+def _run(argv: list[str], environment: dict[str, str], cwd: str, outputs: list[str], children: bool, group: int) -> None:
     gc.freeze()  # the libraries: a collection would walk through all of them, and copy their pages
-    if new_session:
-        os.setsid()
+    os.setpgid(0, group)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
@@ -119,7 +130,7 @@ def _run(argv: list[str], environment: dict[str, str], cwd: str, outputs: list[s
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, descriptor)
         os.close(file)
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False, buffering=1)
     sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)
     if children:
         ForkedPopen.outputs, subprocess.Popen = outputs, ForkedPopen

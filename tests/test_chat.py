@@ -4,15 +4,14 @@ import json
 import shlex
 import shutil
 import socket
-import subprocess
-import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 import torch
-from forked import run_python
+from forked import run_python, start_python
 from peft import LoraConfig, get_peft_model
 from served import served
 from starlette.testclient import TestClient
@@ -126,14 +125,12 @@ def test_command_prints_the_lines_for_a_terminal_and_serves_the_page(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-u", "recipes/chat.py", "--path", str(tmp_path), "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log = tmp_path / "log.txt"
+    process = start_python("recipes/chat.py", "--path", tmp_path, "--port", port, output=log)
     try:
-        lines = []
-        while not lines or "Running on" not in lines[-1]:
-            lines.append(process.stdout.readline())
-            assert lines[-1], "".join(lines)
-        said = "".join(lines)
+        while "Running on" not in (said := log.read_text() if log.exists() else ""):
+            assert process.poll() is None, said
+            time.sleep(0.02)
         assert f"transformers serve {tmp_path}/sft --host 127.0.0.1\n" in said
         assert f"transformers chat {tmp_path}/sft\n" in said
         page = f"http://127.0.0.1:{port}/"

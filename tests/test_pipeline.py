@@ -4,13 +4,11 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path, PurePath
 
 import pytest
-from forked import run_python
+from forked import run_python, start_python
 
 import llmrecipes.pipeline as pipeline_module
 from llmrecipes.config import InputError
@@ -20,7 +18,6 @@ from llmrecipes.pipeline import PipelineArguments, add_rounds, plan_stages, trai
 
 ROOT = Path(__file__).parent.parent
 STAGES = ["tokenizer", "pretrain", "sft", "sample", "rank", "reward", "dpo", "ppo", "evaluate"]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def pipeline(output_dir, *argv, config="configs/smoke/pipeline.yaml"):
@@ -151,9 +148,8 @@ def test_unknown_stage_is_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_killed_chain_continues_with_the_same_command(tmp_path):
-    command = [sys.executable, "recipes/pipeline.py", "--config", "configs/smoke/pipeline.yaml", "--to", "pretrain"]
-    command += ["--output_dir", str(tmp_path / "smoke")]
-    first = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, start_new_session=True)
+    argv = ["--config", "configs/smoke/pipeline.yaml", "--to", "pretrain", "--output_dir", tmp_path / "smoke"]
+    first = start_python("recipes/pipeline.py", *argv, output=tmp_path / "log.txt")
     checkpoint = tmp_path / "smoke" / "pretrain" / "checkpoint-1" / "checksums.json"
     deadline = time.time() + 120
     while not checkpoint.exists() and first.poll() is None and time.time() < deadline:
