@@ -50,6 +50,7 @@ from llmrecipes.manifest import (
 )
 from llmrecipes.measures import BOOKKEEPING
 from llmrecipes.memory import peak_memory_gib
+from llmrecipes.plan.of_run import plan_of_run
 from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.sharding import launch_of, prepare_sharding
 from llmrecipes.signals import IN_A_CHAIN, handle_signals, received
@@ -282,6 +283,7 @@ def _finish(state: Run, metrics: dict, made: str, next_steps: str, shown: Collec
     del manifest["previous_seconds"], manifest["started"]
     manifest |= {"status": "finished", "metrics": metrics, "wall_seconds": round(seconds, 1), "made": made}
     manifest["peak_memory_gib"] = peak_memory_gib()
+    manifest["plan"] = plan_of_run(manifest, ROOT / "recipes" / f"{state.stage}.py")
     manifest["expected"] = check_expected(state.card.expected or {}, metrics)
     # Trainer pickles its arguments beside the model; they stand in the manifest, and a result holds no pickle.
     (state.output_dir / "training_args.bin").unlink(missing_ok=True)

@@ -55,6 +55,21 @@ def test_an_evaluation_puts_its_intervals_on_the_card_and_a_new_run_drops_them(r
     assert "0.6 to 0.9" not in write_model_card(run).read_text()
 
 
+def test_what_was_planned_stands_beside_what_was_taken(run):
+    plan = {
+        "phase": "update",
+        "memory_gib": {"weights": 1.5, "logits": 0.25},
+        "peak_gib": 1.75,
+        "flops": 2e15,
+        "unknown": [],
+    }
+    manifest = json.loads((run / "manifest.json").read_text()) | {"plan": plan, "peak_memory_gib": 2.34}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    card = write_model_card(run).read_text()
+    assert "| weights | 1.5 |\n| logits | 0.25 |\n| all | 1.75 |" in card
+    assert "moment of the update, at most 2.00e+15 FLOPs in all. Measured: 2.34 GiB (main memory, on CPUs)." in card
+
+
 def evaluation(tmp_path, name, **metrics):
     """The folder of an evaluation of sft and dpo."""
     folder = tmp_path / "quickstart" / name

@@ -21,6 +21,7 @@ from llmrecipes.plan.architecture import FAMILIES, read_architecture
 from llmrecipes.plan.job import Job, Lora, Rollouts
 from llmrecipes.plan.lookup import KNOWN
 from llmrecipes.plan.memory import phases
+from llmrecipes.plan.of_run import plan_of_run
 
 ROOT = Path(__file__).parent.parent
 LLAMA = {"model_type": "llama", "vocab_size": 32000, "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 2,
@@ -313,6 +314,21 @@ def test_sharding_divides_what_the_launch_config_shards(sft):
     assert by_stage["zero3"]["weights"] < 0.4 * parts["weights"]
     for stage in by_stage.values():
         assert stage["optimizer"] == pytest.approx(parts["optimizer"] / 8) and "DDP buckets" not in stage
+
+
+@pytest.mark.parametrize(
+    ("launch", "sharding"), [("ddp", "none"), ("zero2", "ZeRO-2"), ("zero3", "ZeRO-3"), ("fsdp2", "FSDP")]
+)
+def test_a_run_that_has_finished_has_the_plan_of_its_yaml(sft, launch, sharding):
+    config = str(ROOT / "configs" / "accelerate" / f"{launch}.yaml")
+    before = plan_of(sft, num_gpus=8, accelerate_config=config)
+    manifest = {"given": yaml.safe_load(sft.read_text()), "launch": {"processes": 8, "sharding": sharding}}
+    after = plan_of_run(manifest, ROOT / "recipes" / "sft.py")
+    assert after["peak_gib"] == pytest.approx(before["peak"] / 2**30, rel=1e-3) and after["flops"] == before["flops"]
+    assert sum(after["memory_gib"].values()) == pytest.approx(after["peak_gib"], rel=1e-3)
+    manifest["given"]["model_name_or_path"] = "nobody/knows-this"
+    assert plan_of_run(manifest, ROOT / "recipes" / "sft.py") is None, "not guessed"
+    assert plan_of_run(manifest, ROOT / "recipes" / "rank.py") is None
 
 
 def test_a_chain_is_planned_before_its_first_stage_ran():

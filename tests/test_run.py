@@ -248,6 +248,7 @@ def test_expected_is_met_missed_or_not_measured():
 
 
 def test_fingerprint_sees_content_and_names_but_not_checkpoints(tmp_path):
+    (tmp_path / "config.json").write_text("{}")  # of a model
     (tmp_path / "a.txt").write_text("1")
     first = fingerprint(str(tmp_path))
     (tmp_path / "checkpoint-1").mkdir()

@@ -157,6 +157,7 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in manifest.get("packages", {}).items() if v)
     lines += ["", f"{manifest['wall_seconds']:.0f} s on {hardware.get('cores')} cores, {accelerators}; {versions}; commit "
               f"{manifest.get('commit')}."]  # fmt: skip
+    lines += _planned(manifest)
     lines += ["", "## Evaluation", ""]
     for evaluation, about in found.items():
         lines += [f"### {evaluation}", ""] if len(found) > 1 else []
@@ -188,6 +189,20 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
     lines += [f"`manifest.json` holds every setting; run "
               f"`{manifest['fingerprint']}`."]  # fmt: skip
     return hide_paths("\n".join(lines)) + "\n"
+
+
+def _planned(manifest: dict) -> list[str]:
+    """What one GPU would need of memory for the same run, and what this one took."""
+    plan = manifest.get("plan")
+    if not plan:
+        return []
+    here = "a GPU's" if (manifest.get("hardware") or {}).get("accelerators") else "main memory, on CPUs"
+    flops = f", at most {plan['flops']:.2e} FLOPs in all" if plan["flops"] else ""
+    lines = ["", "## Memory", "", f"As `recipes/plan.py` has it, on a GPU in bfloat16, at the fullest moment of the "
+             f"{plan['phase']}{flops}. Measured: {manifest['peak_memory_gib']:.2f} GiB ({here})."]  # fmt: skip
+    lines += ["", "| part | GiB |", "|---|---|", *(f"| {part} | {gib:.3g} |" for part, gib in plan["memory_gib"].items())]
+    lines += [f"| all | {plan['peak_gib']:.3g} |"]
+    return lines + (["", *(f"- Not known: {text}" for text in plan["unknown"])] if plan["unknown"] else [])
 
 
 def _answers_chats(folder: Path, config: dict) -> bool:

@@ -75,8 +75,11 @@ def _stages(records: list) -> list:
     for i, r in enumerate(records):
         read, time = ", ".join(records[a].name for a in reads[i]), duration(r.manifest.get("wall_seconds", 0))
         steps[depth[i]].append((r.name, [f"{time} · {size(r.size)}", *([f"from {read}"] if read else [])]))
-        rows.append([r.name, r.manifest.get("made", ""), read or "-", time, size(r.size)])
-    return [Flow(steps), Table(["stage", "made", "reads", "time", "size"], rows, folded=True)]
+        plan = r.manifest.get("plan")
+        planned = [f"{plan['peak_gib']:.3g} GiB", f"{plan['flops']:.1e}" if plan["flops"] else "-"] if plan else ["-", "-"]
+        rows.append([r.name, r.manifest.get("made", ""), read or "-", time, size(r.size), *planned])
+    columns = ["stage", "made", "reads", "time", "size", "planned peak of a GPU", "planned FLOPs"]
+    return [Flow(steps), Table(columns, rows, folded=True)]
 
 
 def _expected(records: list) -> list:

@@ -1,0 +1,39 @@
+"""What the plan says of a run that has finished, beside what it took: for its manifest, card and report."""
+
+from pathlib import Path
+
+from llmrecipes.config import InputError
+from llmrecipes.keys import recipe_keys
+from llmrecipes.keys.settings import Settings
+from llmrecipes.keys.values import check_value
+from llmrecipes.plan.job import read_job
+from llmrecipes.plan.memory import phases
+from llmrecipes.plan.work import count_work
+
+GPU_BYTES = 80e9  # of the GPU that vLLM's share is counted of
+SHARDED = {"FSDP": (True, True), "ZeRO-3": (True, True), "ZeRO-2": (False, True)}  # (weights, gradients and states)
+GIB = 1 << 30
+
+
+def plan_of_run(manifest: dict, recipe: Path) -> dict | None:
+    """{"phase", "memory_gib": part -> GiB of one GPU in that fullest phase, "peak_gib", "flops" or None, "unknown"} of the
+    run of `manifest`; None for a stage or a model that no plan is known of."""
+    keys, launch = recipe_keys(recipe), manifest["launch"]
+    try:
+        given = {key: check_value(key, value, keys[key], key) for key, value in manifest["given"].items() if key in keys}
+        settings = Settings(given, {}, keys)
+        job = read_job(settings, None, launch["processes"], None)
+        stage3, stage2 = SHARDED.get(launch["sharding"], (False, False))
+        job = job.changed(stage3=stage3, stage2=stage2)
+        unknown = list(job.unknown)
+        work = count_work(settings, job, None, unknown)
+    except InputError:
+        return None
+    phase, parts = max(phases(job, GPU_BYTES).items(), key=lambda item: sum(item[1].values()))
+    return {
+        "phase": phase,
+        "memory_gib": {part: round(size / GIB, 4) for part, size in parts.items() if size},
+        "peak_gib": round(sum(parts.values()) / GIB, 4),
+        "flops": sum(work.flops.values()) or None,
+        "unknown": unknown,
+    }
