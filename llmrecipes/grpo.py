@@ -1,6 +1,7 @@
 """What TRL's GRPOTrainer lacks for this chain: reward models and prompts that are read as everywhere else, and counts."""
 
 from functools import partial
+from pathlib import Path
 from unittest import mock
 
 import trl
@@ -79,6 +80,11 @@ class GRPOTrainer(trl.GRPOTrainer):
 
         reward.__name__ = rewards.names[place]
         return reward
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.log_completions:  # made by TRL with the trainer, and cleared when the run begins
+            Path(self.args.output_dir, "completions").mkdir(exist_ok=True)
+        super().log(logs, start_time)
 
     def last_metrics(self) -> dict[str, float]:
         """Reward and what belongs to it, as last logged."""

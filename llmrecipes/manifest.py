@@ -239,7 +239,8 @@ def standing(output_dir: Path, run: str) -> str:
     if manifest is None:
         if any(is_sealed_by(folder, run) for folder in steps):
             return "unfinished"  # only the manifest is torn
-        left = {p.name for p in output_dir.iterdir()} if output_dir.is_dir() else set()
+        entries = output_dir.iterdir() if output_dir.is_dir() else ()
+        left = {p.name for p in entries if not p.is_dir() or any(p.iterdir())}  # trainers make empty folders when built
         left -= {"manifest.json", "manifest.tmp", LOCK, *(folder.name for folder in steps if not is_sealed_by(folder))}
         if (output_dir / "manifest.json").exists():
             return "another" if left - NOT_OUTPUT - {"logs"} else "nothing"

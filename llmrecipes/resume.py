@@ -8,11 +8,13 @@ public, because there is no other way to them; all of that is in this file.
 import json
 import signal
 import time
+from collections import defaultdict, deque
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from safetensors.torch import load_model, save_model
 from torch import distributed as dist
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -29,7 +31,9 @@ from llmrecipes.signals import Interrupted, handle_signals, raise_interrupted
 SUMS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos", "_metrics", "_total_train_tokens")
 SUMS += ("last_rollout_metrics", "rollout_completions", "kl_coef")
 SUMS += ("_step", "_buffered_inputs")  # of GRPO: micro-batches so far, and the rollout they are taken from
+SUMS += ("_logs", "entropy_coef", "_last_world_entropy")  # of GRPO: the responses it shows; its entropy's controller
 PROGRESS = "progress.pt"  # a list of what each process has summed up
+REFERENCE = "reference.safetensors"  # of a training whose reference model follows the policy (sync_ref_model)
 
 
 def run_training(trainer: Trainer, state: Run) -> dict:
@@ -85,6 +89,7 @@ class CheckpointKeeper(TrainerCallback):
             self.first_step, self.is_at_end = state["global_step"], state["global_step"] >= state["max_steps"]
             self.seconds_before = read_seal(checkpoint)["train_seconds"]
         self.started = time.monotonic()
+        self.reference = _moving_reference(trainer)
         self.at_step: dict = {}  # what a checkpoint of the last finished step needs and the next step changes
         self._get_batch_samples = trainer.get_batch_samples
         trainer.get_batch_samples = self.get_batch_samples
@@ -99,6 +104,8 @@ class CheckpointKeeper(TrainerCallback):
             trainer._initial_global_step = 0
             for name, value in _load_progress(Path(checkpoint), args).items():
                 setattr(trainer, name, _restored(getattr(trainer, name), value))
+            if self.reference is not None:
+                load_model(self.reference, Path(checkpoint) / REFERENCE, device=str(args.device))
             state.compute_steps(args, state.max_steps)  # Trainer keeps to the checkpoint's save_steps, logging_steps, ...
             if state.best_global_step:  # the folder may have been moved
                 best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
@@ -180,6 +187,8 @@ class CheckpointKeeper(TrainerCallback):
         trainer.accelerator.wait_for_everyone()  # all processes have written their files
         if trainer.is_world_process_zero():
             torch.save(progress, folder / PROGRESS)
+            if self.reference is not None:
+                save_model(self.reference, str(folder / REFERENCE))
             facts = {"step": state.global_step, "launch": manifest["launch"], "cut_up": _cut_up(args)}
             facts["seconds"] = round(self.run.seconds(), 1)
             facts["train_seconds"] = round(self.seconds_before + time.monotonic() - self.started, 1)
@@ -259,6 +268,8 @@ def _require_equal_steps(trainer: Trainer, checkpoint: Path) -> None:
     rows, batch = len(trainer.train_dataset), before[0] * before[1] * before[2]
     if hasattr(trainer, "_buffered_inputs"):
         raise InputError(f"{checkpoint}: holds a rollout that is cut up into {then}; use them again")
+    if getattr(trainer, "calculate_KL", False):
+        raise InputError(f"{checkpoint}: KTO measures KL on the rows of a micro-batch, cut up into {then}; use them again")
     if rows % batch:
         raise InputError(
             f"{checkpoint}: {rows} rows are no multiple of the {batch} of a step, so that the last step of an epoch has "
@@ -288,6 +299,15 @@ def _check_best_model(trainer: Trainer, checkpoint: str) -> None:
             raise InputError(f"{best}: {wrong}, and load_best_model_at_end needs it; --force starts over")
 
 
+def _moving_reference(trainer: Trainer) -> torch.nn.Module | None:
+    """The reference model, where it changes while the policy is trained (TR-DPO, arXiv 2404.09656)."""
+    if not getattr(trainer.args, "sync_ref_model", False):
+        return None
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        raise InputError("sync_ref_model: with FSDP or DeepSpeed no checkpoint can hold the reference; train without them")
+    return trainer.accelerator.unwrap_model(trainer.ref_model)
+
+
 def _copied(value):
     """`value` with containers and tensors of its own."""
     if isinstance(value, dict):
@@ -296,6 +316,8 @@ def _copied(value):
         return copy
     if isinstance(value, list):
         return [_copied(v) for v in value]
+    if isinstance(value, deque):
+        return deque(map(_copied, value), value.maxlen)
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
@@ -303,7 +325,7 @@ def _plain(value):
     """What torch.load reads without running anything: no subclasses, no GPU."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, deque)):
         return [_plain(v) for v in value]
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
@@ -314,6 +336,7 @@ def _restored(current, saved):
     """`saved` in the place and form of `current`."""
     if isinstance(current, dict):
         for key, value in saved.items():
-            current[key] = _restored(current[key], value) if isinstance(current.get(key), dict) else value
+            is_there = key in current or isinstance(current, defaultdict)
+            current[key] = _restored(current[key], value) if is_there else value
         return current
-    return saved
+    return deque(saved, current.maxlen) if isinstance(current, deque) else saved

@@ -1,7 +1,9 @@
 """GRPO reads rewards and prompts as PPO does, and continues exactly, also from the middle of a rollout."""
 
+import os
 import signal
 
+import pandas as pd
 import ppo_toys as toys
 import pytest
 import torch
@@ -15,7 +17,7 @@ from llmrecipes.manifest import release_folder
 from llmrecipes.resume import run_training
 from llmrecipes.reward_models.scoring import read_scores, reward_model_tokens
 from llmrecipes.run import check_run, start_run
-from llmrecipes.signals import received
+from llmrecipes.signals import Interrupted, received
 
 PROMPTS = [{"prompt": f"w{i} w{i + 1}", "number": i} for i in range(10)]
 
@@ -58,6 +60,18 @@ def test_killed_and_started_again_ends_equal(tmp_path, whole, step):
     with pytest.raises(Killed):
         train(tmp_path / "o", At("on_step_begin", step, kill))
     assert_same(train(tmp_path / "o"), whole)
+
+
+def test_entropy_control_moving_reference_and_shown_responses_continue(tmp_path):
+    more = {"log_completions": True, "use_adaptive_entropy": True, "entropy_coef_delta": 0.1, "entropy_target": 9.0}
+    more |= {"beta": 0.1, "sync_ref_model": True, "ref_model_sync_steps": 2, "save_steps": 4}
+    whole = train(tmp_path / "whole", **more)
+    with pytest.raises(Interrupted):  # the controller has moved, the step has not been taken
+        train(tmp_path / "o", At("on_pre_optimizer_step", 5, lambda: os.kill(os.getpid(), signal.SIGTERM)), **more)
+    assert_same(train(tmp_path / "o", **more), whole)
+    shown = [sorted((tmp_path / name / "completions").iterdir()) for name in ("whole", "o")]
+    for one, other in zip(*shown, strict=True):
+        assert one.name == other.name and pd.read_parquet(one).equals(pd.read_parquet(other)), one.name
 
 
 def test_later_passes_continue_in_their_own_order(tmp_path):

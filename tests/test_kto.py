@@ -11,6 +11,7 @@ from datasets import Dataset
 from llmrecipes.config import DataArguments, DatasetSource, InputError
 from llmrecipes.data import load_train_eval
 from llmrecipes.kto import KTOTrainer, to_labelled
+from llmrecipes.resume import _require_equal_steps
 
 PAIRS = [{"prompt": f"w{i} ", "chosen": "w10 w11", "rejected": f"w20 w{21 + i}"} for i in range(24)]
 
@@ -77,3 +78,11 @@ def test_labelled_answers_are_held_out_by_whole_prompts(tmp_path):
     data = DataArguments(datasets=[DatasetSource(path=str(file))], test_split_size=0.25)
     train, held_out = load_train_eval(data, 0, ("unpaired preference", "preference"))
     assert len(train) + len(held_out) == 24 and not set(train["prompt"]) & set(held_out["prompt"])
+
+
+def test_run_that_is_cut_up_otherwise_is_refused_for_its_kl(tmp_path, monkeypatch):
+    monkeypatch.setattr("llmrecipes.resume.read_seal", lambda checkpoint: {"cut_up": [4, 2, 1]})
+    rows = to_labelled(Dataset.from_list(PAIRS), seed=0)
+    with pytest.raises(InputError, match="KTO measures KL on the rows of a micro-batch"):
+        _require_equal_steps(build(tmp_path, rows), tmp_path)
+    _require_equal_steps(build(tmp_path, rows, loss_type="apo_zero_unpaired"), tmp_path)  # which has no KL

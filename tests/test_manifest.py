@@ -238,6 +238,13 @@ def test_code_note_covers_the_recipes_imports_and_functions_that_the_config_name
     assert run_fingerprint("ppo", given) == run_fingerprint("ppo", given)
 
 
+def test_empty_folder_is_in_nobodys_way(tmp_path):
+    (tmp_path / "completions").mkdir()
+    assert standing(tmp_path, "r") == "nothing"
+    (tmp_path / "completions" / "mine.txt").write_text("x")
+    assert standing(tmp_path, "r") == "foreign"
+
+
 def test_what_a_run_reads_stands_before_it_whatever_the_order_or_place(tmp_path):
     for name, reads in (("ppo", ["out/sft", "out/reward"]), ("reward", ["out/sft", "hub"]), ("sft", [])):
         (tmp_path / name).mkdir()
