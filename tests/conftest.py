@@ -1,7 +1,11 @@
+"""The libraries are kept from garbage collection: while they are imported, and in Trainer, which asks for it often."""
+
 import gc
+
+gc.disable()
 
 
 def pytest_collection_finish():
-    """The imported libraries are left out of garbage collection, which Trainer asks for at each of its steps and ends."""
     gc.collect()
     gc.freeze()
+    gc.enable()

@@ -296,18 +296,25 @@ def test_early_stopping_callback_stops(tmp_path):
     assert trainer.state.global_step == 3
 
 
-@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
-def test_kl_in_the_loss_holds_the_policy_near_the_reference(tmp_path, estimator):
-    def last_kl(kl_coef):
-        trainer = toys.trainer(
-            tmp_path, kl_in="loss", kl_estimator=estimator, kl_coef=kl_coef, max_steps=40, per_device_train_batch_size=16,
-            vf_coef=0.0,
-        )  # fmt: skip
-        trainer.train()
-        assert logged(trainer, "kl_loss")
-        return sum(logged(trainer, "kl")[-5:])
+def last_kl(folder, estimator: str, kl_coef: float) -> float:
+    trainer = toys.trainer(
+        folder, kl_in="loss", kl_estimator=estimator, kl_coef=kl_coef, max_steps=40, per_device_train_batch_size=16,
+        vf_coef=0.0,
+    )  # fmt: skip
+    trainer.train()
+    assert logged(trainer, "kl_loss")
+    return sum(logged(trainer, "kl")[-5:])
 
-    assert last_kl(2.0) < 0.5 * last_kl(0.0)
+
+@pytest.fixture(scope="module")
+def free_kl(tmp_path_factory):
+    """With the coefficient 0 every estimator leaves the same run."""
+    return last_kl(tmp_path_factory.mktemp("free"), "k1", 0.0)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_kl_in_the_loss_holds_the_policy_near_the_reference(tmp_path, estimator, free_kl):
+    assert last_kl(tmp_path, estimator, 2.0) < 0.5 * free_kl
 
 
 def test_a_stop_string_ends_the_response_and_spares_the_penalty(tmp_path):
@@ -656,8 +663,8 @@ def assert_finite_checkpoint(folder: Path, step: int) -> None:
 def test_token_bandit_is_learned(tmp_path):
     trainer = toys.trainer(
         tmp_path, reward=lambda completion_ids, **_: [row.count(7) / 16 for row in completion_ids],
-        data=toys.prompts(128), per_device_train_batch_size=32, max_completion_length=16, num_ppo_epochs=4,
-        kl_coef=0.01, logging_steps=4, max_steps=4 * 50,
+        data=toys.prompts(128), per_device_train_batch_size=16, max_completion_length=16, num_ppo_epochs=4,
+        kl_coef=0.01, logging_steps=4, max_steps=4 * 30, learning_rate=2e-3,
     )  # fmt: skip
     trainer.train()
     scores = logged(trainer, "score")
@@ -669,9 +676,9 @@ def test_token_bandit_is_learned(tmp_path):
 def test_stopping_early_is_learned_with_any_pad(tmp_path, pad_is_eos):
     trainer = toys.trainer(
         tmp_path, reward=lambda completion_ids, **_: [1 - len(row) / 16 for row in completion_ids],
-        data=toys.prompts(128), tok=toys.tokenizer(pad_is_eos), per_device_train_batch_size=32,
+        data=toys.prompts(128), tok=toys.tokenizer(pad_is_eos), per_device_train_batch_size=16,
         max_completion_length=16, num_ppo_epochs=4, kl_coef=0.01, missing_eos_penalty=1.0, logging_steps=4,
-        max_steps=4 * 30,
+        max_steps=4 * 20,
     )  # fmt: skip
     trainer.train()
     rates = logged(trainer, "eos_rate")

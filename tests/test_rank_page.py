@@ -95,10 +95,9 @@ def test_a_ranking_is_saved_and_the_next_item_comes(tmp_path):
         {"flags": ""},
     ],
 )
-def test_a_broken_judgement_is_one_line_and_nothing_is_written(tmp_path, changes):
-    store = Store(tmp_path / "s.sqlite", samples())
-    answer = rank(client_for(store), **changes)
-    assert answer.status_code == 400 and "\n" not in answer.json()["error"] and store.count() == 0
+def test_a_broken_judgement_is_one_line_and_nothing_is_written(page, changes):
+    answer = rank(page, **changes)
+    assert answer.status_code == 400 and "\n" not in answer.json()["error"] and page.store.count() == 0
 
 
 def test_other_pages_hosts_and_forms_are_refused(tmp_path):
@@ -127,15 +126,14 @@ def test_other_pages_hosts_and_forms_are_refused(tmp_path):
         "/assets/..%2f..%2f..%2f..%2fetc/passwd",
     ],
 )
-def test_no_path_leads_to_files(tmp_path, path):
-    answer = client_for(Store(tmp_path / "s.sqlite", samples())).get(path)
+def test_no_path_leads_to_files(page, path):
+    answer = page.get(path)
     assert answer.status_code in (403, 404, 405) and "root:" not in answer.text and "import" not in answer.text[:200]
 
 
-def test_every_page_forbids_other_hosts_content(tmp_path):
-    client = client_for(Store(tmp_path / "s.sqlite", samples()))
+def test_every_page_forbids_other_hosts_content(page):
     for path in ("/", "/login", "/admin", "/api/item"):
-        policy = client.get(path).headers["content-security-policy"]
+        policy = page.get(path).headers["content-security-policy"]
         assert "default-src 'self'" in policy and "http" not in policy and "frame-ancestors 'none'" in policy
 
 
@@ -191,8 +189,11 @@ def test_names_of_any_alphabet_are_kept(page):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """A client of a page that no test changes."""
-    return client_for(Store(tmp_path_factory.mktemp("page") / "s.sqlite", samples()))
+    """A client of a page that no test changes, and its `store`."""
+    store = Store(tmp_path_factory.mktemp("page") / "s.sqlite", samples())
+    client = client_for(store)
+    client.store = store
+    return client
 
 
 def login(client, name="ann", password=PASSWORD, **headers):
@@ -372,14 +373,21 @@ def serving(store, **options):
     return served(build_app(store, "Be fair.", **options))
 
 
+@pytest.fixture
+def browser(chromium):
+    yield chromium
+    for context in chromium.contexts:  # a page left open goes on drawing and asking
+        context.close()
+
+
 @pytest.fixture(scope="module")
-def browser():
+def chromium():
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
-    chromium = shutil.which("chromium")
-    if not chromium:
+    path = shutil.which("chromium")
+    if not path:
         pytest.skip("chromium is not installed (apt-get install chromium)")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 
