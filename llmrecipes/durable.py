@@ -44,9 +44,12 @@ def write_text(path: Path, text: str) -> None:
 
 def cut_back(path: Path, step: int) -> list[dict]:
     """Rows of a JSON Lines file that training appends to, up to `step`, from which it continues; later ones leave the file,
-    for they will be written again."""
-    rows = [row for row in read_growing(path) if row["step"] <= step]
+    for they will be written again. Damaged ones leave it too, with a line."""
+    whole = [row for row in read_growing(path) if isinstance(row.get("step"), int)]
+    rows = [row for row in whole if row["step"] <= step]
     if path.exists():
+        if (damaged := path.read_bytes().count(b"\n") - len(whole)) > 0:
+            print(f"{path}: {damaged} damaged rows are left out", flush=True)
         write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return rows
 

@@ -79,6 +79,15 @@ def test_rows_after_the_checkpoint_and_a_torn_one_leave_the_file_that_training_g
     assert file.read_text() == '{"step": 3, "text": "é"}\n{"step": 4}\n'
 
 
+def test_damaged_rows_leave_the_file_with_a_line(tmp_path, capsys):
+    file = tmp_path / "train.jsonl"
+    file.write_bytes(b'{"step": 1}\n[]\n{"stdp": 2}\n{"step": 2, "text": "\xff"}\n{"step": 3}\n{"step')
+    assert cut_back(file, 3) == [{"step": 1}, {"step": 3}]
+    assert f"{file}: 3 damaged rows are left out" in capsys.readouterr().out
+    cut_back(file, 3)
+    assert not capsys.readouterr().out
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\udcff", "[" * 20_000])
 def test_json_that_is_torn_is_empty(tmp_path, text):
     (tmp_path / "x.json").write_text(text, errors="surrogateescape")
