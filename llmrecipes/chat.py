@@ -38,7 +38,7 @@ def find_models(path: str) -> dict[str, str]:
     configs = sorted(filter(Path.exists, configs), key=lambda file: file.stat().st_mtime)
     for folder in in_order(dict.fromkeys(config.parent for config in configs)):
         manifest = folder / "manifest.json"
-        if not manifest.exists() or json.loads(manifest.read_text())["status"] == "finished":
+        if not manifest.exists() or read_json(manifest).get("status") == "finished":
             about = {k: v for c in configs if c.parent == folder for k, v in json.loads(c.read_text()).items()}
             if about.get("task_type") == "CAUSAL_LM" or any("CausalLM" in n for n in about.get("architectures") or []):
                 found[folder.name] = str(folder)

@@ -18,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from llmrecipes.cards.loading import adapter_chain
 from llmrecipes.cards.names import hide_paths, is_local, loading_name, repo_name
 from llmrecipes.config import InputError
+from llmrecipes.durable import read_json
 from llmrecipes.leaks import refuse_secrets
 from llmrecipes.manifest import in_order
 from llmrecipes.secrets import known_secrets, scrub_secrets
@@ -54,10 +55,8 @@ def plan_push(path: str, namespace: str, not_secrets: Sequence[str] = ()) -> lis
         raise InputError(f"{path}: holds no run (no manifest.json); give a stage's folder or a chain's")
     pushes = []
     for run in runs:
-        try:
-            manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-        except json.JSONDecodeError:
-            raise InputError(f"{run / 'manifest.json'}: is broken; run the stage again") from None
+        if not (manifest := read_json(run / "manifest.json")):
+            raise InputError(f"{run / 'manifest.json'}: is broken; run the stage again")
         if manifest.get("status") != "finished":
             raise InputError(f"{run}: is not finished; run its stage to the end before pushing")
         files = {

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants
 
+from llmrecipes.chat import find_models
 from llmrecipes.config import InputError
 from llmrecipes.hub import _renamed, _retry_after, plan_push, push_run
 
@@ -393,6 +394,15 @@ def test_chain_whose_push_broke_is_continued_by_the_same_command(hub, run):
     sent = json.loads(hub.repos["me/mine-sft-lora"]["adapter_config.json"][0])
     assert sent == {"base_model_name_or_path": "me/mine-sft", "peft_type": "LORA"}, "no path of this machine"
     assert "report.html" in hub.repos["me/mine-pairs"]
+
+
+@pytest.mark.parametrize("torn", [b"", b"[]", b'{"status": "\xff"}'])
+def test_broken_manifest_is_one_line(run, torn):
+    (run / "manifest.json").write_bytes(torn)
+    with pytest.raises(InputError, match="manifest.json: is broken"):
+        plan_push(str(run), "me")
+    with pytest.raises(InputError, match="holds no finished language model"):
+        find_models(str(run))
 
 
 def test_offline_is_said_at_once(hub, run, monkeypatch):
