@@ -28,13 +28,14 @@ NASTY_TEXT += [
 NASTY_TEXT += ["!!int x", "!!python/object/apply:os.system [ls]", "\ufeff", "\t", "- a", "a: b", "a: b: c"]
 DECLARED = {stage: recipe_keys(ROOT / "recipes" / f"{stage}.py") for stage in STAGES}
 KEYS = {stage: sorted(keys) for stage, keys in DECLARED.items()}
-RIGHT = """output_dir: o
-datasets: [tinytown]
+RIGHT = f"""output_dir: o
+datasets: [{{path: tinytown, name: c4}}]
 model_name_or_path: people/model
 reward_model_name_or_path: people/reward
-rankings_file: rows.jsonl
-models: {sft: people/model}
+rankings_file: {__file__}
+models: {{sft: people/model}}
 """
+WITHOUT = {"rank": {"reward_model_name_or_path"}, "evaluate": {"model_name_or_path"}}  # these stages refuse them
 CONFIGS = [path.read_text() for path in sorted((ROOT / "configs").glob("*/*.yaml")) if path.stem in STAGES]
 
 text = st.one_of(st.sampled_from(NASTY_TEXT), st.text(max_size=12))
@@ -61,6 +62,12 @@ def plausible(stage: str, key: str) -> st.SearchStrategy:
     return st.sampled_from([*values, *(declared.choices or []), *(["a", "a:b", ["a"], {"a": 1}])])
 
 
+def right_lines(stage: str, taken: set[str] = frozenset()) -> list[str]:
+    """A config that the stage takes, without the keys `taken`."""
+    keys = set(KEYS[stage]) - WITHOUT.get(stage, set()) - taken
+    return [line for line in RIGHT.splitlines() if line.partition(":")[0] in keys]
+
+
 @st.composite
 def yaml_text(draw):
     """(stage, text of a config): a right config, a shipped or an empty one with some lines that are odd, or anything."""
@@ -81,7 +88,7 @@ def yaml_text(draw):
         lines += draw(st.sampled_from(CONFIGS)).splitlines()
     elif kind > 3:
         taken = {line.partition(":")[0] for line in lines}
-        lines += [line for line in RIGHT.splitlines() if line.partition(":")[0] in set(KEYS[stage]) - taken]
+        lines += right_lines(stage, taken)
     draw(st.randoms(use_true_random=False)).shuffle(lines)
     return stage, "\n".join(lines) + draw(st.sampled_from(["", "\n", "\n\t", "\r\n"]))
 
@@ -90,7 +97,7 @@ def yaml_text(draw):
 def command_line(draw):
     """(stage, argv)."""
     stage = draw(st.sampled_from(STAGES))
-    start = [word for line in RIGHT.splitlines() if line.partition(":")[0] in KEYS[stage] for word in _as_option(line)]
+    start = [word for line in right_lines(stage) for word in _as_option(line)]
     option = st.sampled_from(KEYS[stage]).map(lambda key: f"--{key}")
     word = st.one_of(
         option,

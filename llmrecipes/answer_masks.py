@@ -77,6 +77,8 @@ def end_answers(
     Returns:
         rows; how many answers EOS was put behind; tokens that end answers and are none of `stops`.
     """
+    if not len(rows):
+        return rows, 0, set()
     ends = sorted({*stops, end_of_turn(tokenizer)} - {None})
     made = rows.map(_end_row, fn_kwargs={"columns": columns, "tokenizer": tokenizer, "ends": ends}, num_proc=num_proc)
     lasts = {ids[-1] for column in columns for ids in made[column]}

@@ -39,8 +39,9 @@ def find_models(path: str) -> dict[str, str]:
     for folder in in_order(dict.fromkeys(config.parent for config in configs)):
         manifest = folder / "manifest.json"
         if not manifest.exists() or read_json(manifest).get("status") == "finished":
-            about = {k: v for c in configs if c.parent == folder for k, v in json.loads(c.read_text()).items()}
-            if about.get("task_type") == "CAUSAL_LM" or any("CausalLM" in n for n in about.get("architectures") or []):
+            about = {k: v for c in configs if c.parent == folder for k, v in read_json(c).items()}
+            named = str(about.get("architectures"))
+            if about.get("task_type") == "CAUSAL_LM" or "CausalLM" in named or "LMHeadModel" in named:  # the latter: GPT-2's
                 found[folder.name] = str(folder)
     if not found:
         raise InputError(f"{path}: holds no finished language model; run the chain first (make quickstart)")
@@ -116,7 +117,8 @@ def describe_model(name: str, folder: str) -> str:
     """`name`, what it is as its run said, and its context."""
     manifest, config = (read_json(Path(folder) / file) for file in ("manifest.json", "config.json"))
     context = config.get("max_position_embeddings")
-    return " · ".join(filter(None, [name, manifest.get("made"), f"context of {context:,} tokens" if context else ""]))
+    known = f"context of {context:,} tokens" if isinstance(context, int) else ""
+    return " · ".join(filter(None, [name, str(manifest.get("made") or ""), known]))
 
 
 def example_prompts(path: str) -> list[str]:

@@ -103,21 +103,23 @@ def _measures(folder: Path, manifest: dict) -> dict[str, Estimate | float]:
         for name, value in manifest["metrics"].items()
         if isinstance(value, (int, float)) and not any(part in name for part in TIMES)
     }
-    evaluated = read_json(folder / "metrics.json").get("models", {})
+    evaluated = _sure(read_json(folder / "metrics.json").get("models"), dict)
     for model, measures in evaluated.items():
         found |= {f"{model}/{name}": e for name, e in _estimates(measures, folder / "metrics.json").items()}
-        trained = manifest["config"].get("models", {}).get(model)
-        found |= {f"{model}/{name}": value for name, value in _cost(read_manifest(trained or "") or {}).items()}
+        trained = _sure(_sure(manifest["config"].get("models"), dict).get(model), str)
+        found |= {f"{model}/{name}": value for name, value in _cost(read_manifest(trained) or {}).items()}
     stored = read_json(folder / "evaluation.json")
     if stored.get("fingerprint") == manifest.get("output_fingerprint"):
-        for evaluation in stored.get("evaluations", {}).values():
-            found |= _estimates(evaluation.get("scores"), folder / "evaluation.json")
+        for evaluation in _sure(stored.get("evaluations"), dict).values():
+            found |= _estimates(_sure(evaluation, dict).get("scores"), folder / "evaluation.json")
     return found | _cost(manifest)
 
 
 def _estimates(scores: dict, file: Path) -> dict[str, Estimate]:
     try:
-        return {name: Estimate(**estimate) for name, estimate in scores.items()}
+        found = {name: Estimate(**estimate) for name, estimate in scores.items()}
+        _ = [math.isnan(number) for estimate in found.values() for number in estimate]
+        return found
     except (AttributeError, TypeError):
         raise InputError(f"runs: {file} is damaged: a measure is no value with its interval; evaluate again") from None
 
@@ -129,11 +131,20 @@ def _cost(manifest: dict) -> dict[str, float]:
 
 def _curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
     curves: dict = {}
-    for logs in read_json(folder / "trainer_state.json").get("log_history", []):
-        for name, value in logs.items():
-            if name in TRAINING or name.removeprefix("eval_") in TRAINING:
-                curves.setdefault(name, []).append((logs["step"], value))
+    for logs in _sure(read_json(folder / "trainer_state.json").get("log_history"), list):
+        step = _sure(logs, dict).get("step")
+        for name, value in _sure(logs, dict).items():
+            shown = name in TRAINING or name.removeprefix("eval_") in TRAINING
+            if shown and not (isinstance(step, (int, float)) and isinstance(value, (int, float))):
+                raise InputError(f"runs: {folder}/trainer_state.json is damaged: `{name}` in it has no number or no step")
+            if shown:
+                curves.setdefault(name, []).append((step, value))
     return curves
+
+
+def _sure(value, kind: type):
+    """`value`, which a file may hold in any shape, or an empty one of the `kind` that it should be."""
+    return value if isinstance(value, kind) else kind()
 
 
 def differences(columns: list[Column]) -> dict[str, list]:

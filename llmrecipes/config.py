@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 
 from trl import ModelConfig  # imports without torch
@@ -201,17 +202,59 @@ def guarded(function, name: str):
             text = f"{name} raised {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
             raise InputError(text) from error
 
-    if inspect.iscoroutinefunction(function) or isinstance(function, type):
-        return function
-    if inspect.isgeneratorfunction(function):
+    if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
-        def run(*args, **kwargs):
+        async def run(*args, **kwargs):
             with told():
-                yield from function(*args, **kwargs)
+                return await function(*args, **kwargs)
 
         return run
-    return told()(function)
+
+    def guard_steps(steps):
+        with told():
+            yield from steps
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        with told():
+            found = function(*args, **kwargs)
+        return guard_steps(found) if isinstance(found, Iterator) else found
+
+    return call
+
+
+def as_score(value, told: str, prompt, response) -> float:
+    """What a user's function gave as a score of `response` to `prompt`, a finite number; `told` names it in an error.
+
+    Text is none, even where it could be read as one: whoever returns it has forgotten to.
+    """
+    try:
+        number = math.nan if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: of a tensor with several numbers
+        number = math.nan
+    if not math.isfinite(number):
+        about = f"(prompt {prompt!r:.80}, response {response!r:.80})"
+        raise InputError(f"{told} got {_brief(value)}, needed is a finite number {about}")
+    return number
+
+
+def as_rows(found, told: str) -> Iterator[dict]:
+    """What a user's function gave as rows, one after the other, each a mapping; `told` says in an error whose they are."""
+    if isinstance(found, (str, bytes, Mapping)) or not isinstance(found, Iterable):
+        raise InputError(f"{told} gives {_brief(found)}; needed is a list of rows")
+    for number, row in enumerate(found, start=1):
+        if not isinstance(row, Mapping):
+            raise InputError(f"{told}: row {number} is {_brief(row)}; needed is a mapping {{column: value}}")
+        yield row
+
+
+def _brief(value) -> str:
+    try:
+        text = f"{value!r}"
+    except Exception:  # an integer of thousands of digits, or whatever a user's class does
+        text = ""
+    return f"{text[:80] or 'a value'} ({type(value).__name__})"
 
 
 def nearest(key: str, known) -> str:

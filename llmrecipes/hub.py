@@ -21,6 +21,7 @@ from llmrecipes.config import InputError
 from llmrecipes.durable import read_json
 from llmrecipes.leaks import refuse_secrets
 from llmrecipes.manifest import in_order
+from llmrecipes.preflight.machine import is_hub_id
 from llmrecipes.secrets import known_secrets, scrub_secrets
 
 LEFT_OUT = ("checkpoint-", "logs", ".cache", "__pycache__")
@@ -47,6 +48,8 @@ def plan_push(path: str, namespace: str, not_secrets: Sequence[str] = ()) -> lis
         InputError: no run there, one of them unfinished, or a file that holds a secret and is not excused by `not_secrets`
             (path, or path:line, in a repository).
     """
+    if not is_hub_id(f"{namespace}/x"):
+        raise InputError(f"namespace: {namespace!r} is no name of a user or organisation")
     root = Path(path)
     # As they were finished: what others were made from comes first, the evaluation last.
     found = sorted(root.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
@@ -69,6 +72,10 @@ def plan_push(path: str, namespace: str, not_secrets: Sequence[str] = ()) -> lis
         pushes.append(Push(repo_id, "model" if is_model else "dataset", files, f"run-{manifest['fingerprint']}"))
     if root not in runs:
         pushes[-1].files |= {name: root / name for name in ("report.html", "report.md") if (root / name).exists()}
+    names = {name for push in pushes for name in push.files}
+    for excused in not_secrets:
+        if excused not in names and excused.rpartition(":")[0] not in names:
+            raise InputError(f"not_secrets: {excused!r} is none of the files; name one as it is listed, or FILE:LINE")
     for push in pushes:  # what is scrubbed on the way needs no look
         refuse_secrets({n: f for n, f in push.files.items() if n not in SCRUBBED}, _own_tokens(), not_secrets)
     return pushes

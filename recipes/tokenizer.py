@@ -51,7 +51,7 @@ def main(run, data, args):
         texts, held_out = [text for part in parts.values() for text in part], None
     else:
         texts, held_out = load_train_eval(data, args.seed, ("text",))
-        texts, held_out = texts["text"], held_out and held_out["text"]
+        texts, held_out = texts["text"], held_out and list(held_out["text"])
         parts = {"all": texts}
     tokenizer = train_tokenizer(texts, args.vocab_size, args.max_length, args.digits, args.template_tokens, template)
     sample = held_out or [text for part in parts.values() for text in part[: 1000 // len(parts)]]

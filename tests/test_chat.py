@@ -42,11 +42,15 @@ def test_models_of_a_chain_are_found_and_others_left_out(tmp_path):
         ("sft", "LlamaForCausalLM", "finished"),
         ("ppo", "LlamaForCausalLM", "running"),
         ("reward", "LlamaForSequenceClassification", "finished"),
+        ("gpt2", "GPT2LMHeadModel", "finished"),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({"architectures": [kind]}))
         (tmp_path / name / "manifest.json").write_text(json.dumps({"status": status}))
-    assert find_models(str(tmp_path)) == {"sft": str(tmp_path / "sft")}
+    for name, torn in (("torn", "{"), ("odd", '{"architectures": 3}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(torn)
+    assert find_models(str(tmp_path)) == {"sft": str(tmp_path / "sft"), "gpt2": str(tmp_path / "gpt2")}
     with pytest.raises(InputError, match="no finished language model"):
         find_models(str(tmp_path / "ppo"))
 

@@ -62,10 +62,24 @@ def test_a_damaged_manifest_is_one_line(tmp_path, key):
         read_columns(folders)
 
 
-def test_a_damaged_evaluation_is_one_line(tmp_path):
-    folders = [run(tmp_path / name / "dpo", beta=i, evaluation={"correct": 3}) for i, name in enumerate("ab")]
+@pytest.mark.parametrize("scores", [{"correct": 3}, {"correct": {"value": "x", "low": 1, "high": 2, "n": 3}}])
+def test_a_damaged_evaluation_is_one_line(tmp_path, scores):
+    folders = [run(tmp_path / name / "dpo", beta=i, evaluation=scores) for i, name in enumerate("ab")]
     with pytest.raises(InputError, match="evaluation.json is damaged"):
         read_columns(folders)
+
+
+@pytest.mark.parametrize(
+    "logs", ['{"loss": 1}', '{"step": "x", "loss": 1}', '{"step": 1, "loss": [2]}', "3", '{"loss": null}']
+)
+def test_a_damaged_curve_is_one_line_or_none(tmp_path, logs):
+    folders = [run(tmp_path / name / "dpo", beta=i) for i, name in enumerate("ab")]
+    (tmp_path / "b" / "dpo" / "trainer_state.json").write_text(f'{{"log_history": [{logs}]}}')
+    if logs == "3":
+        assert read_columns(folders)[1].curves == {}
+    else:
+        with pytest.raises(InputError, match="trainer_state.json is damaged: `loss`"):
+            read_columns(folders)
 
 
 def test_single_runs_are_tested_by_the_intervals_of_their_evaluation(tmp_path):

@@ -266,7 +266,8 @@ def test_the_recipe_writes_a_folder_whose_report_is_known_to_what_is_made_of_it(
     assert "already finished" in run_python("recipes/corpus.py", *options, "--retries", "9").stdout
     report = json.loads((out / "report.json").read_text())
     assert not (out / "work").exists() and load_dataset(str(out), "a", split="train").num_rows == 40
-    made = ["--datasets", f"[{{path: {out / 'data' / 'a'}}}]", "--vocab_size", "300", "--output_dir", tmp_path / "tokenizer"]
+    made = ["--datasets", f"[{{path: {out / 'data' / 'a'}}}]", "--vocab_size", "300", "--test_split_size", "0.1"]
+    made += ["--output_dir", tmp_path / "tokenizer"]
     second = run_python("recipes/tokenizer.py", *made)
     assert second.returncode == 0, second.stderr
     assert list(read_manifest(tmp_path / "tokenizer")["corpora"].values()) == [report["fingerprint"]]

@@ -10,6 +10,7 @@ import tracemalloc
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import test_evaluation
 import torch
@@ -84,6 +85,26 @@ def test_a_model_judges_each_answer_and_the_measures_are_those_of_a_rule(serve):
     judge_answers(ROWS * 2, TEXTS * 2, judge, None)
     assert len(server.requests) == 4, "nothing is asked twice"
     assert judge.endpoint.numbers((1.0, 10.0))["judge_dollars"] == pytest.approx(4 * (100 + 200) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"refused": "no"}, "`refused` is 'no'; it must be true or false"),
+        ({"correct": float("nan")}, "`correct` is nan"),
+        ({"polite": 0.5}, "`polite` is 0.5"),
+        ({"refusal": True}, "names none of the parts correct, polite, refused, .* but refusal"),
+        (None, "got None, needed is a mapping"),
+        (["refused"], "needed is a mapping"),
+    ],
+)
+def test_what_a_users_judge_says_is_true_or_false_of_known_parts(said, message):
+    with pytest.raises(InputError, match=message):
+        judge_answers(ROWS, TEXTS, lambda row, text: said, None)
+    right = {"refused": np.bool_(True), "unknown": 0, "correct": None, "style": "dry"}
+    assert judge_answers(ROWS[:1], TEXTS[:1], lambda row, text: right, None) == [right]
+    with pytest.raises(InputError, match="rule: got '1' .str., needed is a finite number"):
+        judge_answers(ROWS, TEXTS, None, lambda row, text: "1")
 
 
 def test_answers_that_cannot_be_read_are_asked_again_left_out_and_counted(serve):

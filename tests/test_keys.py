@@ -14,7 +14,7 @@ from llmrecipes.config import DataArguments, DatasetSource, ModelArguments, Prev
 from llmrecipes.keys import UNKNOWN, _class_keys, _keys_of_class, keys_of
 from llmrecipes.keys.renamed import GONE, RENAMES
 from llmrecipes.keys.usage import keys_as_markdown
-from llmrecipes.keys.values import CHOICES, DPO_LOSSES, RANGE_OF, accepted
+from llmrecipes.keys.values import CHOICES, DPO_LOSSES, GRPO_LOSSES, RANGE_OF, accepted
 
 ROOT = Path(__file__).parent.parent
 OURS = (
@@ -27,6 +27,7 @@ LIBRARY = (
     OURS
     + (
         "trl.trainer.sft_config:SFTConfig trl.trainer.dpo_config:DPOConfig trl.trainer.reward_config:RewardConfig "
+        "trl.trainer.grpo_config:GRPOConfig trl.trainer.kto_config:KTOConfig "
         "trl:ModelConfig transformers.training_args:TrainingArguments llmrecipes.tokens.arguments:TokenArguments"
     ).split()
 )
@@ -89,11 +90,13 @@ def test_a_class_in_any_way_of_writing_has_its_keys(kind, tmp_path, monkeypatch)
 
 def test_choices_that_stand_for_a_librarys_are_the_librarys():
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-    from trl import DPOTrainer
+    from trl import DPOTrainer, GRPOTrainer
 
     assert set(CHOICES["report_to"]) - {"all", "none"} == set(INTEGRATION_TO_CALLBACK)
     source = inspect.getsource(sys.modules[DPOTrainer.__module__])
     assert set(re.findall(r'loss_type == "(\w+)"', source)) == set(DPO_LOSSES)
+    source = inspect.getsource(sys.modules[GRPOTrainer.__module__])
+    assert all(f'"{name}"' in source for name in GRPO_LOSSES)
 
 
 def all_keys():
@@ -121,6 +124,7 @@ def test_ranges_choices_and_replacements_name_keys_that_exist():
         "num_iterations",
         "steps",
         "streaming",
+        "vllm_importance_sampling_cap",
     }, "an old name that is a key of ours today"
 
 

@@ -65,6 +65,12 @@ def test_answers_end_where_generation_stops_also_where_the_template_marks_no_end
     assert "train: behind 8 of 8 answers" in capsys.readouterr().out
 
 
+def test_rows_of_which_max_length_leaves_none_are_one_line(tmp_path):
+    rows = [{"prompt": " ".join(["w5"] * 40), "completion": f"w{i}", "label": i % 2 == 0} for i in range(9)]
+    with pytest.raises(InputError, match="nothing is left to learn from: none of 9"):
+        build(tmp_path, Dataset.from_list(rows), max_length=3)
+
+
 def test_answers_of_one_label_are_refused(tmp_path):
     rows = Dataset.from_list([{"prompt": "w5", "completion": "w6", "label": True}] * 9)
     with pytest.raises(InputError, match="every label is true"):

@@ -1,5 +1,6 @@
 """The strict parser: every mistake is one line, exit code 2, before anything heavy is imported."""
 
+import asyncio
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, load_function
+from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, as_rows, load_function
 from llmrecipes.keys import keys_of
 from llmrecipes.parsing import collect, launch, parse, read_argv
 from llmrecipes.preflight import machine, remarks
@@ -219,12 +220,33 @@ def test_function_that_is_not_there_is_one_line_with_its_key():
 def test_function_that_raises_is_one_line_with_its_place(tmp_path, monkeypatch):
     (tmp_path / "own_functions.py").write_text(
         "def score(row):\n    return row['gold']\n\ndef read(rows):\n    for row in rows:\n        yield row['gold']\n"
+        "def lazy(rows):\n    return (row['gold'] for row in rows)\n"
+        "async def ask(rows):\n    return rows['gold']\n"
+        "class Score:\n    def __init__(self, row):\n        row['gold']\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match=r"^rule: own_functions:score raised KeyError: 'gold' \(.*own_functions\.py:2\)$"):
         load_function("own_functions:score", "rule")({})
     with pytest.raises(InputError, match=r"^reader: own_functions:read raised KeyError: 'gold' \(.*own_functions\.py:6\)$"):
         list(load_function("own_functions:read", "reader")([{}]))
+    for name, call in (("lazy", lambda f: list(f([{}]))), ("ask", lambda f: asyncio.run(f({}))), ("Score", lambda f: f({}))):
+        with pytest.raises(InputError, match=rf"^reader: own_functions:{name} raised KeyError: 'gold' \(.*own_functions"):
+            call(load_function(f"own_functions:{name}", "reader"))
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (None, "reader: r gives None .NoneType.; needed is a list of rows"),
+        ("abc", "reader: r gives 'abc' .str."),
+        ({"prompt": "a"}, "reader: r gives .'prompt': 'a'. .dict."),
+        ([{}, 3], "reader: r: row 2 is 3 .int.; needed is a mapping"),
+    ],
+)
+def test_what_a_reader_gives_must_be_rows(found, message):
+    with pytest.raises(InputError, match=message):
+        list(as_rows(found, "reader: r"))
+    assert list(as_rows(iter([{"a": 1}]), "reader: r")) == [{"a": 1}]
 
 
 @pytest.mark.parametrize(

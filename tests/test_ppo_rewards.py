@@ -202,6 +202,15 @@ def test_conversational_prompts_give_conversational_completions():
         ([float("nan"), 1.0], "picky: row 0 got nan"),
         ([0.0, float("inf")], "picky: row 1 got inf"),
         ([0.0, "good"], "picky: row 1 got 'good'"),
+        (["0.5", "1"], "picky: row 0 got '0.5' .str., needed is a finite number"),
+        ("12", "picky: returned '12'; needed is a list"),
+        ({0: 1.0, 1: 2.0}, "picky: returned .0: 1.0"),
+        ({1.0, 2.0}, "picky: returned .1.0"),
+        ([1.0, 10**400], "picky: row 1 got 10+ .int., needed"),
+        ([1j, 1.0], "picky: row 0 got 1j"),
+        ([[1.0], [1.0, 2.0]], "picky: row 0 got .1.0."),
+        (torch.ones(2, 2), "picky: row 0 got tensor"),
+        (torch.tensor(1.0), "picky: returned tensor.1"),
     ],
 )
 def test_bad_results_name_the_function_and_the_row(result, message):

@@ -440,6 +440,14 @@ def test_dry_run_lists_files_and_sizes_and_needs_no_hub(run):
     assert "300,000  model.safetensors" in result.stdout and "me/mine-sft (model, private, tag run-f00d)" in result.stdout
 
 
+def test_a_namespace_that_cannot_be_and_an_excuse_for_no_file_are_one_line(run):
+    for namespace in ("a b", "../a", "a/b", ""):
+        with pytest.raises(InputError, match="namespace: .* is no name"):
+            plan_push(str(run), namespace)
+    with pytest.raises(InputError, match="not_secrets: 'nix.json:3' is none of the files"):
+        plan_push(str(run), "me", ["nix.json:3"])
+
+
 def test_card_names_what_stands_in_the_namespace(hub, run):
     card = (
         "---\nbase_model: mine-pretrain\ndatasets:\n- org/data\n- mine-rank\n- gpt2\n---\n"

@@ -30,8 +30,8 @@ def own_environment(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
 
 
-def test_there_are_at_least_180_rows_and_each_once():
-    assert len(ROWS) >= 180 and len({(stage, tuple(lines)) for stage, lines, _ in ROWS}) == len(ROWS)
+def test_there_are_at_least_480_rows_and_each_once():
+    assert len(ROWS) >= 480 and len({(stage, tuple(lines)) for stage, lines, _ in ROWS}) == len(ROWS)
 
 
 @pytest.mark.parametrize(("stage", "lines", "part"), ROWS, ids=lambda value: str(value)[:60])
@@ -43,7 +43,9 @@ def test_wrong_config_ends_in_its_line(stage, lines, part, paths, tmp_path):
     assert len(caught.value.args) <= 2, "one mistake, one line (two where two keys are named)"
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "ppo", "pretrain", "sample", "rank", "evaluate", "tokenizer"])
+@pytest.mark.parametrize(
+    "stage", ["sft", "dpo", "kto", "grpo", "reward", "ppo", "pretrain", "sample", "rank", "evaluate", "tokenizer"]
+)
 def test_the_right_part_of_each_config_is_right(stage, paths, tmp_path):
     config = write_config(tmp_path, stage, [], paths)
     assert parse(*recipe_types(stage), argv=["--config", str(config)], inputs_exist=True)

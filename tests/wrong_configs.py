@@ -1,7 +1,7 @@
 """Configs that users write wrongly: stage, the lines that are wrong, a part of the line that tells so.
 
 The rest of each config is right (`write_config` adds it); `~key` leaves a right line out. {policy}, {reward},
-{gpt2}, {rows}, {empty}, {file}, {foreign}, {another} and {tmp} are paths of the test's own.
+{gpt2}, {rows}, {empty}, {file}, {latin}, {foreign}, {another} and {tmp} are paths of the test's own.
 """
 
 import json
@@ -35,8 +35,9 @@ warmup_steps: ten | it must be float
 max_steps: 0 | trains nothing
 max_steps: -2 | must lie from -1
 max_steps: 10; num_train_epochs: 3 | num_train_epochs: has no effect beside `max_steps: 10`
-num_train_epochs: 0 | must be above 0
-num_train_epochs: -1 | must be above 0
+num_train_epochs: 0 | must lie from above 0
+num_train_epochs: 1e308 | must lie from above 0 to 1e9
+num_train_epochs: -1 | must lie from above 0
 num_train_epochs: many | it must be float
 save_steps: 0 | must be above 0
 save_steps: -100 | must be above 0
@@ -229,6 +230,26 @@ finetuning_type: lora | use `use_peft: true`
 lora_rank: 8 | use `lora_r`
 cutoff_len: 512 | use `max_length`
 base_model: gpt2 | use `model_name_or_path`
+test_split_size: 1.5 | neither a share below 1 nor a whole number
+model_revision: main | which has no revisions
+output_dir: $HOME/out | nothing is filled in
+output_dir: ${OUT}/sft | nothing is filled in
+output_dir: "{{ out }}" | nothing is filled in
+output_dir: "out\\nput" | has a line break
+datasets: [{path: "${DATA}/rows.jsonl"}] | nothing is filled in
+datasets: [{path: stdlib, revision: main}] | `revision` is not read
+datasets: [{path: "json:loads", sha256: abc}] | `sha256` is not read
+datasets: [{path: {policy}, revision: main}] | `revision` is not read
+optim: adafactor; adam_beta1: 0.5 | has no effect with `optim: adafactor`
+optim: sgd; adam_epsilon: 1e-6 | has no effect with `optim: sgd`
+optim_target_modules: [q_proj] | has no effect without `optim: galore` or `optim: lomo`
+bnb_4bit_quant_type: nf4 | has no effect without `load_in_4bit: true`
+hub_strategy: end | has no effect without `push_to_hub: true`
+hub_model_id: ann/model | has no effect without `push_to_hub: true`
+liger_kernel_config: {rope: true} | has no effect without `use_liger_kernel: true`
+length_column_name: size | has no effect without `train_sampling_strategy: group_by_length`
+trackio_space_id: ann/space | has no effect without `report_to: trackio`
+batch_eval_metrics: true | computes no metrics
 micro_batch_size: 2 | use `per_device_train_batch_size`
 sequence_len: 512 | use `max_length`
 """
@@ -264,9 +285,20 @@ watch_share: 2 | must lie from 0 to 1
 watch_reward_model: {policy} | is a language model
 watch_rule: gold_score | names no function
 judge_url: localhost:8000 | is no address
+judge_concurrency: 3 | has no effect without `judge_url`
+judge_guidelines: {file} | has no effect without `judge_url`
+judge_key_variable: MY_KEY | has no effect without `judge_url`
 kl_coef: 0.1 | unknown key `kl_coef`
 """,
     "dpo": """
+label_smoothing: 0.1 | has no effect with sigmoid, only with aot
+loss_type: ipo; label_smoothing: 0.1 | has no effect with ipo
+f_alpha_divergence_coef: 0.3 | has no effect without `f_divergence_type: alpha_divergence`
+discopop_tau: 0.1 | has no effect without `loss_type: discopop`
+ref_model_sync_steps: 64 | has no effect without `sync_ref_model: true`
+precompute_ref_batch_size: 8 | has no effect without `precompute_ref_log_probs: true`
+loss_weights: [0.0] | are all 0
+judge_price: [1, 2] | has no effect without `judge_url`
 beta: -0.1 | must be above 0
 beta: 0 | must be above 0
 loss_type: sigmoidal | choose from sigmoid
@@ -287,6 +319,8 @@ model_name_or_path: {reward} | is a reward model
 generate_during_eval: true | use `watch_steps`
 """,
     "reward": """
+health_max_length_bias: -1 | must be at least 0
+health_max_length_correlation: 2 | must lie from 0 to 1
 max_length: -1 | must be at least 1
 center_rewards_coefficient: -1 | must be at least 0
 health_min_accuracy: 60 | must lie from 0 to 1
@@ -296,11 +330,49 @@ eval_strategy: steps | has nothing to evaluate on
 load_best_model_at_end: true; eval_datasets: {rows}; eval_strategy: steps | say which one decides
 beta: 0.1 | unknown key `beta`
 """,
+    "grpo": """
+num_iterations: 0 | must be at least 1
+steps_per_generation: 0 | must be at least 1
+epsilon: -1 | must be at least 0
+epsilon_high: -1 | must be at least 0
+delta: 1.1 | must lie above 1 + epsilon
+min_p: 2 | must lie from 0 to 1
+repetition_penalty: 0 | must be above 0
+top_entropy_quantile: 2 | must lie from 0 to 1
+top_p: 0 | must lie from above 0 to 1
+temperature: 0 | all answers to a prompt are alike
+loss_type: ppo | choose from grpo, dapo
+importance_sampling_level: word | choose from token, sequence
+scale_rewards: always | choose from group, batch, none
+cache_implementation: nix | choose from static
+sync_ref_model: true | has no effect without `beta`
+use_bias_correction_kl: true | has no effect without `beta`
+sapo_temperature_pos: 2 | has no effect without `loss_type: sapo`
+loss_type: sapo; epsilon: 0.1 | has no effect without `loss_type: grpo`
+entropy_target: 0.5 | has no effect without `use_adaptive_entropy: true`
+log_unique_prompts: true | has no effect without `log_completions: true`
+use_vllm: true | vLLM is not installed
+vllm_gpu_memory_utilization: 0.5 | has no effect without `use_vllm: true`
+remove_unused_columns: true | that reward functions read
+reward_weights: [0.0] | are all 0
+""",
     "kto": """
+desirable_weight: -1 | must be at least 0
+desirable_weight: 0; undesirable_weight: 0 | are both 0
+loss_type: sigmoid | choose from kto
+ref_model_mixup_alpha: 0.5 | has no effect without `sync_ref_model: true`
 per_device_train_batch_size: 1 | KTO compares the answers of a batch with one another
 train_sampling_strategy: random | KTO pairs neighbours
 """,
     "ppo": """
+value_learning_rate: -1 | must be above 0
+value_warmup_rollouts: 5; max_steps: 20 | the policy would learn nothing
+missing_eos_penalty: -1 | must be at least 0
+stop_strings: [""] | an empty string ends every response
+top_p: 0 | must lie from above 0 to 1
+reward_weights: [0.0] | are all 0
+logprob_chunk_size: 0 | must be at least 1
+remove_unused_columns: true | that reward functions read
 reward_model_name_or_path: {policy} | is a language model
 reward_model_name_or_path: outputs/none/reward | does not exist
 ~reward_model_name_or_path | reward_model_name_or_path: is missing
@@ -312,7 +384,7 @@ reward_functions: ["{tmp}/x.py:f"] | names no function
 reward_model_name_or_path: {rows} | is a file
 reward_functions: [json:dumps]; reward_weights: [1.0] | 1 weights for 2 rewards
 kl_estimator: k9 | choose from k1
-top_p: 1.5 | must lie from 0 to 1
+top_p: 1.5 | must lie from above 0 to 1
 top_k: -1 | must be at least 0
 num_ppo_epochs: 0 | must be at least 1
 max_completion_length: 0 | must be at least 1
@@ -323,13 +395,14 @@ vllm_server_port: 70000 | must lie from 0 to 65535
 overlong_prompts: cut | choose from error
 kl_horizon: 5000 | has no effect without `kl_target`
 missing_eos_mode: replace | has no effect without `missing_eos_penalty`
-vllm_server_port: 8001 | has no effect without `use_vllm`
+vllm_server_port: 8001 | has no effect without `use_vllm: true`
 use_vllm: true; vllm_server_port: 8001 | has no effect with `vllm_mode: colocate`
 use_vllm: true; vllm_mode: server; vllm_max_model_length: 99 | has no effect with `vllm_mode: server`
 ~reward_model_name_or_path; reward_functions: a:b; reward_model_dtype: bfloat16 | without `reward_model_name_or_path`
 value_model: shared; value_model_name_or_path: {reward} | has no effect with `value_model: shared`
 """,
     "pretrain": """
+optimizer: muon; optim: sgd | has no effect without `optimizer: adamw`
 model_config: {model_type: llama, hidden_size: 33, num_attention_heads: 2}; ~model_name_or_path | no multiple of
 model_config: {model_type: llama, hidden_size: 32, num_attention_heads: 0}; ~model_name_or_path | must be at least 1
 model_config: {model_type: llama, num_attention_heads: 4, num_key_value_heads: 3}; ~model_name_or_path | no mult
@@ -349,13 +422,17 @@ phases: [0.5, 0.6] | no parts of the steps
 datasets: [{path: tinytown, weight: [1, -1]}] | must be at least 0
 """,
     "sample": """
+top_p: 0 | must lie from above 0 to 1
+test_split_size: 0.5 | has no effect here
+eval_datasets: [{path: {rows}}] | has no effect here
+output_dir: ~/out | `~` is taken as it stands
 per_device_batch_size: 0 | must be at least 1
 num_samples: 0 | must be at least 1
 num_samples: 2.5 | it must be int
 max_new_tokens: 0 | must be at least 1
 temperature: -1 | must be at least 0
 top_p: 0 - 1 | it must be float
-top_p: -0.1 | must lie from 0 to 1
+top_p: -0.1 | must lie from above 0 to 1
 top_k: -5 | must be at least 0
 seed: -1 | must lie from 0 to
 output_format: [jsonl] | give one of jsonl
@@ -365,6 +442,15 @@ model_name_or_path: {reward} | is a reward model
 eval_strategy: steps | unknown key
 """,
     "rank": """
+test_split_size: 0.1 | has no effect here
+judge_url: http://127.0.0.1:1/v1 | has no effect with `annotator: file`, only with llm
+judge_model: gpt | has no effect with `annotator: file`, only with llm
+annotator: page; ~rankings_file; judge_price: [1, 2] | has no effect with `annotator: page`, only with llm
+annotator: page; ~rankings_file; guidelines: {latin} | is no text in UTF-8
+annotator: page; ~rankings_file; guidelines: {empty} | is empty
+annotator: page; ~rankings_file; allowed_hosts: ["*"] | is no host's name
+annotator: page; ~rankings_file; allowed_hosts: ["https://a.org/x"] | is no host's name
+annotator: page; ~rankings_file; database: $HOME/a.sqlite | nothing is filled in
 overlap: 7 | must lie from 0 to 1
 overlap: -0.5 | must lie from 0 to 1
 test_share: 1.0 | must lie from 0 to below 1
@@ -392,6 +478,10 @@ rule: gold_score | names no function
 round: 0 | must be at least 1
 """,
     "evaluate": """
+judge_url: http://127.0.0.1:1/v1 | has no effect without `judge: llm`
+judge_concurrency: 2 | has no effect without `judge: llm`
+judge_guidelines: {file} | has no effect without `judge: llm`
+test_split_size: 0.5 | has no effect here
 num_samples: -1 | must be at least 1
 models: {a: null} | neither a folder nor a Hub id
 models: {a: 3} | neither a folder nor a Hub id
@@ -400,6 +490,7 @@ models: {"": {policy}} | '' is no name
 models: {../a: {policy}} | is no name; give one without a slash
 models: [a] | must be dict
 models: {} | models: is missing
+~datasets | nothing to measure them on
 ~models | models: is missing
 baseline: base | is none of models
 task_limit: 0 | must be at least 1
@@ -452,7 +543,8 @@ RIGHT = {
     "models": "{sft: {policy}}",
 }
 OF_STAGE = {"rank": {"output_dir", "datasets", "rankings_file"}, "evaluate": {"output_dir", "datasets", "models"},
-            "tokenizer": {"output_dir", "datasets"}, "ppo": {*RIGHT} - {"rankings_file", "models"}}  # fmt: skip
+            "tokenizer": {"output_dir", "datasets"},
+            **dict.fromkeys(("ppo", "grpo"), {*RIGHT} - {"rankings_file", "models"})}  # fmt: skip
 
 
 def make_inputs(tmp: Path) -> dict[str, Path]:
@@ -460,6 +552,7 @@ def make_inputs(tmp: Path) -> dict[str, Path]:
     (tmp / "rows.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
     (tmp / "empty.jsonl").touch()
     (tmp / "a_file").write_text("x")
+    (tmp / "latin.md").write_bytes(b"\xff\xfe\x00")
     (tmp / "broken.jinja").write_text("{% for message in messages %}\n{{ message.content }\n{% endfor %}")
     (tmp / "fixed.jinja").write_text("Hello {{ name }}")
     for name in ("foreign", "another"):
@@ -477,9 +570,13 @@ def make_inputs(tmp: Path) -> dict[str, Path]:
         (tmp / name / "config.json").write_text(json.dumps(config))
         tokenizer = {"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": "<|im_end|>"}, {"content": "<|pad|>"}]}
         (tmp / name / "tokenizer.json").write_text(json.dumps(tokenizer))
-    return {"tmp": tmp, "rows": tmp / "rows.jsonl", "empty": tmp / "empty.jsonl", "file": tmp / "a_file"} | {
-        name: tmp / name for name in (*models, "foreign", "another")
-    }
+    return {
+        "tmp": tmp,
+        "rows": tmp / "rows.jsonl",
+        "empty": tmp / "empty.jsonl",
+        "file": tmp / "a_file",
+        "latin": tmp / "latin.md",
+    } | {name: tmp / name for name in (*models, "foreign", "another")}
 
 
 def write_config(tmp_path, stage, lines, paths):

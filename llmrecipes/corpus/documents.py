@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmrecipes.config import InputError, load_function
+from llmrecipes.config import InputError, as_rows, load_function
 from llmrecipes.corpus.arguments import CorpusSource
 from llmrecipes.corpus.parts import Part
 from llmrecipes.corpus.readers import Bad, read_file
@@ -63,7 +63,8 @@ def _through_reader(source: CorpusSource, rows: Iterator[tuple]) -> Iterator[tup
             else:
                 yield row
 
-    for number, row in enumerate(load_function(source.reader, "reader")(good()), start=1):
+    made = as_rows(load_function(source.reader, "reader")(good()), f"reader: {source.reader}")
+    for number, row in enumerate(made, start=1):
         yield from bad
         bad.clear()
         yield place[0], number, row

@@ -41,7 +41,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from llmrecipes.config import InputError, load_function
+from llmrecipes.config import InputError, as_rows, load_function
 from llmrecipes.data.fetch import fetch_archive
 from llmrecipes.formats import parse_jsonl
 
@@ -68,7 +68,7 @@ def read_rows(source) -> Iterator[dict]:
     rows = read_stdlib(source) if source.path == "stdlib" else read_archive(source)
     reader = getattr(source, "reader", None)
     if reader:
-        rows = load_function(reader, "reader")(rows)
+        rows = as_rows(load_function(reader, "reader")(rows), f"reader: {reader}")
     first, last = parse_split(source.split or "train")
     return (row for row in rows if first <= position(row) < last)
 

@@ -140,7 +140,7 @@ def require_rows(counts: RowCounts, name: str) -> None:
     """InputError if no row is left to learn from."""
     if counts.rows and (not counts.used or counts.loss_tokens == 0):
         where = "datasets" if name == "train" else f"eval_datasets ({name})"
-        shortest = f", the shortest of {counts.lengths.min()} tokens" if counts.max_length else ""
+        shortest = f", the shortest of {counts.lengths.min()} tokens" if counts.max_length and len(counts.lengths) else ""
         raise InputError(f"{where}: nothing is left to learn from: none of {counts.rows} {counts.what} has a token of its "
                          f"answer within {counts.key} {counts.max_length}{shortest}; raise it")  # fmt: skip
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import datasets
 import numpy
 
-from llmrecipes.config import DatasetSource, InputError, generator_of, load_function
+from llmrecipes.config import DatasetSource, InputError, as_rows, generator_of, load_function
 from llmrecipes.data.archive import load_archive
 from llmrecipes.formats import has_lone_surrogate, parse_line
 from llmrecipes.rows import ANSWERS, COLUMNS, QUESTIONS
@@ -80,7 +80,7 @@ def read_source(source: DatasetSource, seed: int) -> RawRows:
     """
     if generator := generator_of(source.path):
         rows = load_function(generator, "path")(source.name, source.split)
-        raw = _numbered(source.path, rows if isinstance(rows, datasets.Dataset) else list(rows))
+        raw = _numbered(source.path, rows if isinstance(rows, datasets.Dataset) else list(as_rows(rows, source.path)))
     elif source.path == "stdlib" or source.path.startswith("pypi:"):
         raw = _numbered(source.path, load_archive(source))
     else:
@@ -105,9 +105,8 @@ def _numbered(where: str, rows: datasets.Dataset | Sequence) -> RawRows:
 def _read_with(source: DatasetSource, raw: RawRows) -> list[dict]:
     """What `reader` makes of the rows; its own "row N" is said with the file."""
     try:
-        found = list(
-            load_function(source.reader, "reader")(raw.rows if isinstance(raw.rows, datasets.Dataset) else list(raw))
-        )
+        given = raw.rows if isinstance(raw.rows, datasets.Dataset) else list(raw)
+        found = list(as_rows(load_function(source.reader, "reader")(given), f"reader: {source.reader}"))
     except InputError as error:
         message = str(error)
         raise InputError(message if message.startswith(raw.where) else f"{source.path}, {message}") from None

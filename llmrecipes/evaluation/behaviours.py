@@ -1,12 +1,14 @@
 """How a model behaves: its answers to held-out questions, judged (judges.py) and compared with a baseline model's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import numpy
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes import metrics
+from llmrecipes.config import InputError, as_score
 from llmrecipes.evaluation.likelihood import kl_divergences
 from llmrecipes.formats import prompt_text
 from llmrecipes.generation import sample_responses
@@ -103,16 +105,34 @@ def judge_answers(
     if hasattr(judge, "judge_all"):
         judged = once(lambda: judge.judge_all(rows, texts))
     else:
-        judged = [dict(judge(row, text)) if judge else {} for row, text in zip(rows, texts, strict=True)]
+        judged = [_parts(judge(row, text), row, text) if judge else {} for row, text in zip(rows, texts, strict=True)]
     if rule:
         for parts, row, text in zip(judged, rows, texts, strict=True):
-            parts["gold"] = float(rule(row, text))
+            parts["gold"] = as_score(rule(row, text), "rule:", row["prompt"], text)
     if reward_model:
         work = lambda answers: reward_model.score(*map(list, zip(*answers, strict=True)), batch_size=batch_size)
         asked = list(zip(rows, texts, finished or [True] * len(rows), strict=True))
         for parts, score in zip(judged, share(asked, work), strict=True):
             parts["reward"] = score
     return judged
+
+
+def _parts(judged, row: dict, text: str) -> dict:
+    """What a user's judge said of an answer, checked: {part: true, false or None}, one of them a part that is measured.
+
+    Text, "no" say, would count as true, and a misspelt part as no judgement. Parts beyond those measured are kept.
+    """
+    told = f"judge: prompt {row['prompt']!r:.80}, answer {text!r:.80}:"
+    if not isinstance(judged, Mapping):
+        raise InputError(f"{told} got {judged!r:.80}, needed is a mapping {{part: true or false}}")
+    known = list(dict.fromkeys(part for part, _, _ in JUDGED.values()))
+    if judged and not set(known) & set(judged):
+        raise InputError(f"{told} names none of the parts {', '.join(known)}, but {', '.join(map(str, judged))}")
+    for part in known:
+        value = judged.get(part)
+        if value is not None and not (isinstance(value, (bool, int, float, numpy.bool_)) and value in (0, 1)):
+            raise InputError(f"{told} `{part}` is {value!r:.80}; it must be true or false")
+    return dict(judged)
 
 
 def compare_pairs(rows: list[dict], own: tuple[list, list], baseline: tuple[list, list], pairs: PairJudge) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from llmrecipes import metrics
-from llmrecipes.config import InputError, ModelArguments
+from llmrecipes.config import InputError, ModelArguments, as_score
 from llmrecipes.formats import prompt_text
 from llmrecipes.judging.endpoint import Endpoint, Verdicts
 from llmrecipes.judging.pairwise import PairJudge, read_guidelines
@@ -26,7 +26,9 @@ class RuleComparison:
         self.rule = rule
 
     def keep(self, rows: list[dict], texts: list[str], whole: list[bool] | None, device: torch.device) -> list[float]:
-        return [float(self.rule(row, text)) for row, text in zip(rows, texts, strict=True)]
+        return [
+            as_score(self.rule(row, text), "watch_rule:", row["prompt"], text) for row, text in zip(rows, texts, strict=True)
+        ]
 
     def win_rate(self, rows: list[dict], now: list[float], first: list[float]) -> metrics.Estimate:
         return metrics.win_rate(now, first, groups=[row.get("key") for row in rows])

@@ -76,4 +76,4 @@ def check_guidelines(path: str | None, key: str) -> None:
 
 def read_guidelines(path: str | None) -> str:
     """The Markdown file `path`, or the project's own guidelines."""
-    return Path(path or Path(__file__).parent / "guidelines.md").read_text(encoding="utf-8")
+    return Path(path or Path(__file__).parent / "guidelines.md").read_text(encoding="utf-8-sig")

@@ -11,7 +11,7 @@ from llmrecipes.keys import Key, keys_of
 from llmrecipes.keys.renamed import measure_hint
 
 SEEDS = "0 to 4294967295"  # of NumPy's generator
-# Bounds of numbers, whatever class declares the key: "at least X", "above X", "X to Y" or "X to below Y".
+# Bounds of numbers, whatever class declares the key: "at least X", "above X", "X to Y", "above X to Y" or "X to below Y".
 RANGES = {
     "at least 1": "batch_size per_device_train_batch_size per_device_eval_batch_size per_device_batch_size max_length "
     "per_device_generation_batch_size gradient_accumulation_steps num_gpus global_batch_size max_new_tokens num_samples "
@@ -19,15 +19,22 @@ RANGES = {
     "lora_alpha eval_accumulation_steps torch_empty_cache_steps precompute_ref_batch_size ref_model_sync_steps task_limit "
     "ddp_bucket_cap_mb ddp_timeout judge_concurrency overlap_annotators round rounds num_ppo_epochs num_mini_batches "
     "rollout_batch_size total_episodes watch_items watch_max_new_tokens health_max_pairs pad_to_multiple_of vocab_size "
-    "contamination_ngram max_document_bytes shard_bytes workers sample_bytes train_rows prompt_tokens",
+    "contamination_ngram max_document_bytes shard_bytes workers sample_bytes train_rows prompt_tokens num_tasks "
+    "num_generations_eval steps_per_generation generation_batch_size num_iterations logprob_chunk_size "
+    "vllm_tensor_parallel_size vllm_max_model_length max_tool_calling_iterations",
     "at least 0": "learning_rate weight_decay warmup_steps max_grad_norm eval_delay dataloader_num_workers top_k kl_prompts "
     "show_answers sample_temperature gold_tie_width rater_noise rater_tie_width router_aux_loss_coef watch_steps "
     "center_rewards_coefficient num_completions_to_print judge_price watch_temperature preview temperature loss_weights "
-    "contamination_common report_samples retries price",
-    "above 0": "save_steps logging_steps eval_steps num_train_epochs beta weight adam_epsilon neftune_noise_alpha "
-    "test_split_size muon_learning_rate discopop_tau max_epochs",
-    "0 to 1": "overlap repeat_share min_agreement label_smoothing_factor ld_alpha ref_model_mixup_alpha watch_share top_p "
-    "health_min_accuracy health_min_group_accuracy",
+    "contamination_common report_samples retries price desirable_weight undesirable_weight epsilon epsilon_high delta "
+    "off_policy_mask_threshold missing_eos_penalty value_warmup_rollouts health_max_length_bias "
+    "health_max_score_difference health_max_calibration_error num_rollout_completions vllm_server_timeout",
+    "above 0 to 1e9": "num_train_epochs",
+    "above 0": "save_steps logging_steps eval_steps beta weight adam_epsilon neftune_noise_alpha "
+    "test_split_size muon_learning_rate discopop_tau max_epochs repetition_penalty sapo_temperature_neg "
+    "sapo_temperature_pos vespo_k_pos vespo_lambda_pos vespo_k_neg vespo_lambda_neg value_learning_rate",
+    "0 to 1": "overlap repeat_share min_agreement label_smoothing_factor ld_alpha ref_model_mixup_alpha watch_share min_p "
+    "health_min_accuracy health_min_group_accuracy health_max_length_correlation top_entropy_quantile",
+    "above 0 to 1": "top_p vllm_gpu_memory_utilization mfu",
     "0 to below 1": "adam_beta1 adam_beta2 lora_dropout test_share",
     "0 to below 0.5": "label_smoothing",
     "0.5 to 1": "near_duplicates",
@@ -53,11 +60,16 @@ CHOICES = {
         "aot_torchxla_trace_once torchxla_trace_once ipex tvm hpu_backend"
     ).split(),
     "ddp_backend": "nccl gloo mpi ccl hccl cncl mccl".split(),
+    "importance_sampling_level": "token sequence".split(),
+    "multi_objective_aggregation": "sum_then_normalize normalize_then_sum".split(),
+    "scale_rewards": ("group", "batch", "none", True, False),
+    "cache_implementation": "static offloaded_static dynamic offloaded quantized paged".split(),
 }
 DPO_LOSSES = (
     "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
     "sigmoid_norm"
 ).split()
+GRPO_LOSSES = "grpo dapo dr_grpo bnpo luspo cispo sapo vespo".split()
 # Dataclasses of a list of sources.
 SOURCES = {"DatasetSource": "llmrecipes.config:DatasetSource", "CorpusSource": "llmrecipes.corpus.arguments:CorpusSource"}
 BUILTINS = ("int", "float", "bool", "str", "dict", "list")
@@ -71,14 +83,16 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
     """
     kinds, literals = accepted(declared.annotation)
     choices = CHOICES.get(key) or literals or declared.choices
-    if key == "loss_type" and declared.annotation == "list[str]":
-        choices = DPO_LOSSES
+    if key == "loss_type":
+        choices = {"DPOConfig": DPO_LOSSES, "GRPOConfig": GRPO_LOSSES}.get(declared.owner, choices)
     if (key in ("bf16", "use_cpu") and value == "auto") or (
         key in ("fsdp", "resume_from_checkpoint") and type(value) is bool
     ):
         return value  # annotated as text, which their other values are
     if value is False and choices and "no" in choices:
         value = "no"  # which YAML reads as false
+    if value is None and key == "report_to":
+        value = "none"  # transformers would look for a tracker called None
     if isinstance(value, str) and "str" not in kinds and {"int", "float"} & kinds:
         value = _to_number(value, kinds)
     if value is None and "list" in kinds and "None" not in kinds:
@@ -204,6 +218,8 @@ def _outside(number: float, bounds: str) -> bool:
         word, limit = bounds.rsplit(" ", 1)
         return number < float(limit) if word == "at least" else number <= float(limit)
     low, high = bounds.split(" to ")
+    if low.startswith("above "):
+        return not float(low[6:]) < number <= float(high)
     if high.startswith("below "):
         return not float(low) <= number < float(high[6:])
     return not float(low) <= number <= float(high)

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrecipes.config import InputError
+from llmrecipes.config import InputError, as_score
 from llmrecipes.formats import is_conversation
 from llmrecipes.models import check_vocabulary
 from llmrecipes.ppo.sharding import FrozenModel
@@ -197,28 +197,14 @@ def score_with_callable(
     scores = function(**arguments)
     if inspect.isawaitable(scores):
         scores = _run(scores)
-    try:
-        scores = list(scores)
-    except TypeError:
-        raise InputError(
-            f"reward function {name}: returned {scores!r}; needed is a list of {len(prompts)} numbers"
-        ) from None
+    if isinstance(scores, (str, bytes, Mapping, Set)) or not isinstance(scores, Iterable) or getattr(scores, "ndim", 1) == 0:
+        raise InputError(f"reward function {name}: returned {scores!r:.80}; needed is a list of {len(prompts)} numbers")
+    scores = list(scores)
     if len(scores) != len(prompts):
         raise InputError(f"reward function {name}: returned {len(scores)} scores for {len(prompts)} responses")
     for row, score in enumerate(scores):
-        if score is None:
-            scores[row] = math.nan
-            continue
-        try:
-            number = float(score)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise InputError(
-                f"reward function {name}: row {row} got {score!r}, needed is a finite number "
-                f"(prompt {prompts[row]!r:.80}, response {completions[row]!r:.80})"
-            )
-        scores[row] = number
+        told = f"reward function {name}: row {row}"
+        scores[row] = math.nan if score is None else as_score(score, told, prompts[row], completions[row])
     return scores
 
 

@@ -9,6 +9,7 @@ import re
 from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.keys.values import shown
 from llmrecipes.preflight import machine
+from llmrecipes.preflight.dependent import dependent
 from llmrecipes.preflight.schedules import schedule_arguments
 
 SMALLEST_VOCABULARY = 259  # of byte-level BPE, see models.train_tokenizer
@@ -19,6 +20,8 @@ def _evaluation(s: Settings) -> Problems:
     held_out = s.given("eval_datasets") and s["eval_datasets"] or s["test_split_size"]
     if s["eval_datasets"] and s["test_split_size"]:
         yield "test_split_size", "takes rows for the evaluation that `eval_datasets` names already; give one of the two"
+    if (size := s["test_split_size"]) and size > 1 and size != int(size):
+        yield "test_split_size", f"{size} is neither a share below 1 nor a whole number of rows"
     if not s.trains or "eval_datasets" not in s.keys or held_out:
         return
     for key, off in (("eval_strategy", "no"), ("eval_on_start", False), ("do_eval", False)):
@@ -121,9 +124,6 @@ def _precision(s: Settings) -> Problems:
     if s.trains and (s["load_in_4bit"] or s["load_in_8bit"]) and not s["use_peft"]:
         key = "load_in_4bit" if s["load_in_4bit"] else "load_in_8bit"
         yield key, "quantised weights are not trained; add `use_peft: true` (QLoRA)"
-    for key in ("use_bnb_nested_quant", "bnb_4bit_quant_storage"):
-        if s[key] and not s["load_in_4bit"]:
-            yield key, "has no effect without `load_in_4bit: true`"
     fp8 = os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp8"
     if fp8 and not machine.installed("transformer_engine", "torchao", "msamp"):
         yield "bf16", "accelerate's mixed_precision is fp8, which needs transformer-engine or torchao; use bf16 there"
@@ -205,6 +205,9 @@ def _texts(s: Settings) -> Problems:
                 yield key, f"{shown(value)} names no function; write package.module:function"
     if s["judge_url"] and not re.match(r"https?://[^/]", s["judge_url"]):
         yield "judge_url", f"{shown(s['judge_url'])} is no address; write http://HOST:PORT/v1"
+    for host in s["allowed_hosts"] or ():
+        if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", host):
+            yield "allowed_hosts", f"{shown(host)} is no host's name; write each as rank.example.org, no scheme, port or *"
     attention = s["attn_implementation"]
     if attention and attention not in ATTENTION and "/" not in attention:
         yield (
@@ -219,6 +222,9 @@ def _texts(s: Settings) -> Problems:
 
 
 def _preferences(s: Settings) -> Problems:
+    for key in ("loss_weights", "reward_weights"):
+        if s[key] and not any(s[key]):
+            yield key, "are all 0, so nothing would be learned; leave them out for 1 each"
     losses, weights = s["loss_type"], s["loss_weights"]
     if "loss_weights" not in s.keys or not isinstance(losses, list):
         return
@@ -239,9 +245,26 @@ def _preferences(s: Settings) -> Problems:
         yield "sync_ref_model", "makes what precompute_ref_log_probs computed stale; leave one of the two out"
 
 
+def _rollouts(s: Settings) -> Problems:
+    if s.given("temperature") and s["temperature"] == 0 and "steps_per_generation" in s.keys:
+        yield "temperature", "is 0, at which all answers to a prompt are alike; give a number above 0"
+    if s["delta"] and s["delta"] <= 1 + (s["epsilon_high"] or s["epsilon"]):
+        yield "delta", f"is {s['delta']}, an upper bound of the ratio that must lie above 1 + epsilon"
+    if s["remove_unused_columns"] and s.given("remove_unused_columns") and "reward_functions" in s.keys:
+        yield "remove_unused_columns", "takes the columns away that reward functions read; leave it out"
+    if warmup := s["value_warmup_rollouts"]:
+        steps = warmup * s["num_ppo_epochs"] * (s["num_mini_batches"] or 1)
+        if 0 < s["max_steps"] <= steps:
+            yield "value_warmup_rollouts", f"are at least {steps} steps, all of max_steps, so the policy would learn nothing"
+    if not all(s["stop_strings"] or ()):
+        yield "stop_strings", "an empty string ends every response at once; leave it out"
+
+
 def _kto(s: Settings) -> Problems:
     if "desirable_weight" not in s.keys or s["loss_type"] != "kto":
         return
+    if not s["desirable_weight"] and not s["undesirable_weight"]:
+        yield "desirable_weight", "and `undesirable_weight` are both 0, so nothing would be learned"
     if s["per_device_train_batch_size"] == 1:
         yield "per_device_train_batch_size", "KTO compares the answers of a batch with one another; give at least 2"
     if s.given("train_sampling_strategy") and s["train_sampling_strategy"] != "sequential":
@@ -286,53 +309,12 @@ def _models_compared(s: Settings) -> Problems:
             yield "models", f"{shown(name)} is no name; give one without a slash, for tables and files"
         if not isinstance(path, str) or not path:
             yield "models", f"{name}: {shown(path)} is neither a folder nor a Hub id"
+    if not any(s[key] for key in ("datasets", "eval_datasets", "tasks", "blimp_path")):
+        yield "models", "there is nothing to measure them on; give `datasets` (questions), `eval_datasets` (text) or `tasks`"
     if models and s.given("baseline") and s["baseline"] not in models:
         yield "baseline", f"{s['baseline']} is none of models: {', '.join(models)}"
     if s["model_name_or_path"]:
         yield "model_name_or_path", "is not read here; name what is compared under `models: {name: path}`"
-
-
-# Of ranking: keys that only some annotators read. What the simulated ones alone read may stand beside another one, as where
-# configs/quickstart/rank.yaml is given `--annotator page`.
-READ_BY = {
-    ("file",): ["rankings_file"],
-    ("simulated", "page", "llm"): ["overlap"],
-    ("page", "llm"): ["database", "round", "overlap_annotators", "repeat_share", "min_agreement", "order", "guidelines"],
-    ("page",): ["serve", "host", "port", "allowed_hosts", "trusted_proxies", "users_file"],
-}
-
-
-def _annotator(s: Settings) -> Problems:
-    if "annotator" not in s.keys:
-        return
-    for annotators, keys in READ_BY.items():
-        for key in keys:
-            if s.given(key) and s["annotator"] not in annotators:
-                yield key, f"has no effect with `annotator: {s['annotator']}`, only with {' or '.join(annotators)}"
-    if s["reward_model_name_or_path"] and s["order"] != "uncertain":
-        yield "reward_model_name_or_path", "has no effect without `order: uncertain`"
-
-
-# Of PPO: keys, or the beginnings of keys, to which only another key gives a meaning.
-NEEDS = (("kl_horizon", "kl_target"), ("missing_eos_mode", "missing_eos_penalty"),
-         ("reward_model_dtype", "reward_model_name_or_path"), ("vllm_", "use_vllm"))  # fmt: skip
-SERVERS = ("vllm_server_", "vllm_group_port")
-ENGINES = ("vllm_gpu_", "vllm_max_model_length", "vllm_tensor_", "vllm_enable_", "vllm_model_impl")
-
-
-def _dependent(s: Settings) -> Problems:
-    for start, needed in NEEDS:
-        for key in s.values if needed in s.keys and not s.given(needed) else ():  # `use_vllm: false` is how to switch it off
-            if key.startswith(start) and s.given(key):
-                yield key, f"has no effect without `{needed}`"
-    if s["use_vllm"]:
-        for key in s.values:
-            if key.startswith(ENGINES if s["vllm_mode"] == "server" else SERVERS) and s.given(key):
-                yield key, f"has no effect with `vllm_mode: {s['vllm_mode']}`"
-    if s.given("muon_learning_rate") and s["optimizer"] == "adamw" and not s.given("optimizer"):
-        yield "muon_learning_rate", "has no effect without `optimizer: muon`"
-    if s["value_model"] == "shared" and s["value_model_name_or_path"]:
-        yield "value_model_name_or_path", "has no effect with `value_model: shared`, a fresh head on the policy"
 
 
 def _not_carried_out(s: Settings) -> Problems:
@@ -347,6 +329,18 @@ def _not_carried_out(s: Settings) -> Problems:
     for key, acts in (("do_predict", False), ("do_train", True)):
         if s.given(key) and s[key] != acts:
             yield key, "has no effect: a stage trains, then evaluates on what is held out; leave it out"
+    checks_health = "health_check" in s.keys and not s.trains  # the pairs are `eval_datasets`, or those of its training
+    for key, does_nothing in (
+        ("eval_datasets", "annotator" in s.keys or "output_format" in s.keys),
+        ("test_split_size", "annotator" in s.keys or "output_format" in s.keys or "baseline" in s.keys),
+        ("datasets", checks_health),
+        ("test_split_size", checks_health),
+    ):
+        if does_nothing and s[key]:
+            yield key, "has no effect here; leave it out"
+    for key in ("batch_eval_metrics", "include_for_metrics"):
+        if s[key]:
+            yield key, "has no effect: a stage computes no metrics of the libraries' `compute_metrics`; leave it out"
     if s.given("do_eval") and s["do_eval"] is False and (s["eval_datasets"] or s["test_split_size"]):
         yield "do_eval", "held-out rows are measured at the end; leave `eval_datasets` and `test_split_size` out"
 
@@ -373,11 +367,11 @@ CONTRADICTIONS = (
     _adapter,
     _texts,
     _preferences,
+    _rollouts,
     _kto,
     _fresh_model,
     _vocabulary,
     _models_compared,
-    _annotator,
-    _dependent,
+    dependent,
     _not_carried_out,
 )

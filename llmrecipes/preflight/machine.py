@@ -16,7 +16,7 @@ from llmrecipes.keys.values import shown
 INPUTS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_name_or_path", "value_model_name_or_path",
           "watch_reward_model", "rankings_file", "datasets", "eval_datasets", "watch_questions", "models")  # fmt: skip
 FILES = ("guidelines", "judge_guidelines", "users_file", "blimp_path", "deepspeed", "fsdp_config",
-         "accelerate_config", "rankings_file")  # fmt: skip
+         "accelerate_config", "rankings_file", "blocked_words")  # fmt: skip
 DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet", ".txt")
 # Optimizers, and other values, that need a package -> any of its modules.
 NEEDS = {
@@ -181,6 +181,8 @@ def packages(s: Settings) -> Problems:
     for key in ("load_in_4bit", "load_in_8bit"):
         if s[key] and not installed("bitsandbytes"):
             yield key, "bitsandbytes is not installed (pip install bitsandbytes)"
+    if s["use_vllm"] and not installed("vllm"):
+        yield "use_vllm", "vLLM is not installed (pip install vllm; it needs a GPU); leave it out"
     if s["deepspeed"] and not installed("deepspeed"):
         yield "deepspeed", "deepspeed is not installed (pip install deepspeed)"
     attention = s["attn_implementation"] or ""

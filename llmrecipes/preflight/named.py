@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from llmrecipes.config import generator_of
 from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.manifest import module_file, strings
 
 MODELS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_name_or_path", "value_model_name_or_path",
           "watch_reward_model", "models")  # fmt: skip
-FILES = ("guidelines", "judge_guidelines", "watch_judge_guidelines", "users_file", "rankings_file")
+TEXTS = ("guidelines", "judge_guidelines", "users_file", "blocked_words")
+FILES = (*TEXTS, "rankings_file")
 FUNCTIONS = ("reward_functions", "judge", "rule", "watch_rule")
 
 
@@ -78,21 +80,63 @@ def kinds(s: Settings) -> Problems:
         path = s.values.get(key)
         if isinstance(path, str) and os.path.isdir(path):
             yield key, f"{path} is a folder; name a file"
+    for key in TEXTS:
+        path = s.values.get(key)
+        if isinstance(path, str) and os.path.isfile(path) and (problem := _text_problem(path)):
+            yield key, f"{path} {problem}"
     for key in ("datasets", "eval_datasets", "watch_questions"):
         for source in _entries(s.values.get(key)):
             if not isinstance(source, dict):
                 continue
             if source.get("columns") in ([], {}):
                 yield key, f"{source['path']}: `columns` is empty; name those to keep, or leave it out"
-            for unread in ("sha256", "data_files", "data_dir", "revision") if os.path.isfile(source["path"]) else ():
-                if source.get(unread):
-                    yield key, f"{source['path']} is a file, of which `{unread}` is not read; leave it out"
+            kind, unread = _unread(source["path"])
+            for name in unread:
+                if source.get(name):
+                    yield key, f"{source['path']} is {kind}, of which `{name}` is not read; leave it out"
+    if s.given("model_revision") and os.path.isdir(s.values.get("model_name_or_path") or ""):
+        yield "model_revision", f"has no effect: {s['model_name_or_path']} is a folder, which has no revisions"
     template = s.values.get("chat_template_path")
     if template is not None and not str(template).strip():
         yield "chat_template_path", "is empty; name a Jinja file, a tokenizer's folder or a Hub id, or leave it out"
     elif isinstance(template, str) and os.path.isdir(template):
         if not any(Path(template, name).is_file() for name in ("tokenizer_config.json", "chat_template.jinja")):
             yield "chat_template_path", f"{template} holds no tokenizer; name a Jinja file or a tokenizer's folder"
+
+
+def _text_problem(path: str) -> str:
+    try:
+        return "" if Path(path).read_text(encoding="utf-8-sig").strip() else "is empty"
+    except UnicodeDecodeError:
+        return "is no text in UTF-8"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def _unread(path: str) -> tuple[str, tuple[str, ...]]:
+    """What a source is, and the keys that are not read of it."""
+    if path == "stdlib" or path.startswith("pypi:"):
+        return "an archive", ("data_dir", "revision")
+    if generator_of(path):
+        return "a generator", ("data_dir", "data_files", "revision", "sha256")
+    if os.path.isfile(path):
+        return "a file", ("data_dir", "data_files", "revision", "sha256")
+    return ("a folder", ("revision", "sha256")) if os.path.isdir(path) else ("a data set of the hub", ("sha256",))
+
+
+def literal(s: Settings) -> Problems:
+    """Paths that a shell or a template would have filled in, and that would be taken as they stand."""
+    for key in ("output_dir", "tokens_dir", "database", *MODELS, *FILES, "datasets", "eval_datasets", "watch_questions"):
+        for entry in _entries(s.values.get(key)):
+            path = entry.get("path") if isinstance(entry, dict) else entry
+            if not isinstance(path, str) or os.path.exists(path):
+                continue
+            if re.search(r"\$\w|\$\{|\{\{", path):
+                yield key, f"{path} is taken as it stands, nothing is filled in; write it out, or give --{key} in a shell"
+            elif not path.isprintable() or path != path.strip():
+                yield key, f"{path!r} has a line break, a blank at an end or the like in it; correct the path"
+            elif path.startswith("~") and key in ("output_dir", "tokens_dir", "database") and not s.trains:
+                yield key, f"{path}: `~` is taken as it stands; write the folder out"
 
 
 def apart(s: Settings) -> Problems:
@@ -127,4 +171,4 @@ def _entries(value) -> Iterator:
         yield from value if isinstance(value, list) else [value]
 
 
-CHECKS = (functions, kinds, apart)
+CHECKS = (literal, functions, kinds, apart)

@@ -7,7 +7,7 @@ reward model something to learn that is as inconsistent as people are.
 from collections.abc import Callable, Sequence
 from random import Random
 
-from llmrecipes.config import InputError
+from llmrecipes.config import InputError, as_score
 
 
 def rank_simulated(
@@ -62,6 +62,6 @@ def rank_by_score(scores: Sequence[float], tie_width: float = 0.0) -> list[list[
 
 def _apply(rule: Callable, row: dict, response: str) -> float:
     try:
-        return float(rule(row, response))
+        return as_score(rule(row, response), "rule:", row["prompt"], response)
     except KeyError as error:
         raise InputError(f"rule: it needs a column {error}; the samples have {', '.join(row)}") from None

@@ -1,0 +1,124 @@
+"""Keys to which only another key gives a meaning: without it they would be accepted and do nothing.
+
+Every check yields (key, what is wrong and what to do).
+"""
+
+from llmrecipes.keys.settings import Problems, Settings
+
+CLIPPED = "grpo dapo dr_grpo bnpo luspo"  # GRPO's losses with two bounds of the ratio
+# Keys (`x_` stands for all that begin so), the key they need, and those of its values that read them (none: any that is on).
+NEEDS = (
+    ("kl_horizon", "kl_target", ""),
+    ("missing_eos_mode", "missing_eos_penalty", ""),
+    ("reward_model_dtype", "reward_model_name_or_path", ""),
+    ("vllm_", "use_vllm", ""),
+    ("muon_learning_rate", "optimizer", "muon"),
+    ("optim optim_args optim_target_modules", "optimizer", "adamw"),
+    ("discopop_tau", "loss_type", "discopop"),
+    ("f_alpha_divergence_coef", "f_divergence_type", "alpha_divergence"),
+    ("sapo_", "loss_type", "sapo"),
+    ("vespo_", "loss_type", "vespo"),
+    ("epsilon", "loss_type", CLIPPED),
+    ("epsilon_high", "loss_type", f"{CLIPPED} cispo"),
+    ("delta", "loss_type", CLIPPED),
+    ("entropy_coef_ entropy_target", "use_adaptive_entropy", ""),
+    ("use_bias_correction_kl sync_ref_model", "beta", ""),
+    ("liger_kernel_config", "use_liger_kernel", ""),
+    ("ref_model_mixup_alpha ref_model_sync_steps", "sync_ref_model", ""),
+    ("precompute_ref_batch_size", "precompute_ref_log_probs", ""),
+    ("num_completions_to_print log_unique_prompts log_completions_hub_repo", "log_completions", ""),
+    ("transformers_continuous_batching_config", "use_transformers_continuous_batching", ""),
+    ("use_bnb_nested_quant bnb_4bit_", "load_in_4bit", ""),
+    ("length_column_name", "train_sampling_strategy", "group_by_length"),
+    ("optim_target_modules", "optim", "galore lomo apollo"),
+    ("trackio_space_id trackio_bucket_id", "report_to", "trackio all"),
+    ("hub_model_id hub_strategy hub_private_repo hub_always_push hub_revision", "push_to_hub", ""),
+    ("contamination_ngram contamination_common", "decontaminate", ""),
+    ("activation_checkpointing_kwargs", "activation_checkpointing", ""),
+)
+WITHOUT_BETAS = ("sgd", "adafactor", "adagrad", "rmsprop")  # optimizers that read none of Adam's keys
+SMOOTHED = {"exo_pair", "robust", "aot", "aot_unpaired"}  # DPO's losses that read label_smoothing
+
+
+def dependent(s: Settings) -> Problems:
+    for names, needed, readers in NEEDS:
+        if needed not in s.keys or not readers and needed in s.values:  # `use_vllm: false` is how to switch it off
+            continue
+        for key in _given(s, names):
+            if not _reads(s[needed], readers.split()):
+                which = " or ".join(f"`{needed}: {value}`" for value in readers.split()) or _switch(s, needed)
+                yield key, f"has no effect without {which}"
+    losses = s["loss_type"]
+    if s["label_smoothing"] and isinstance(losses, list) and not SMOOTHED & set(losses):
+        yield "label_smoothing", f"has no effect with {', '.join(losses)}, only with {', '.join(sorted(SMOOTHED))}"
+    if str(s["optim"]).startswith(WITHOUT_BETAS):
+        for key in _given(s, "adam_beta1 adam_beta2 adam_epsilon"):
+            yield key, f"has no effect with `optim: {s['optim']}`; leave it out"
+    yield from _vllm(s)
+    if s["value_model"] == "shared" and s["value_model_name_or_path"]:
+        yield "value_model_name_or_path", "has no effect with `value_model: shared`, a fresh head on the policy"
+    yield from _annotator(s)
+    yield from _judge(s)
+
+
+def _given(s: Settings, names: str) -> list[str]:
+    return [
+        key
+        for key in s.values
+        if s.given(key) and any(key == n or n.endswith("_") and key.startswith(n) for n in names.split())
+    ]
+
+
+def _switch(s: Settings, key: str) -> str:
+    return f"`{key}: true`" if isinstance(s.keys[key].default, bool) else f"`{key}`"
+
+
+def _reads(value, readers: list[str]) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return any(str(v).startswith(tuple(readers)) for v in values) if readers else bool(value)
+
+
+SERVERS = ("vllm_server_", "vllm_group_port")
+ENGINES = ("vllm_gpu_", "vllm_max_model_length", "vllm_tensor_", "vllm_enable_", "vllm_model_impl")
+
+
+def _vllm(s: Settings) -> Problems:
+    if s["use_vllm"]:
+        for key in s.values:
+            if key.startswith(ENGINES if s["vllm_mode"] == "server" else SERVERS) and s.given(key):
+                yield key, f"has no effect with `vllm_mode: {s['vllm_mode']}`"
+
+
+JUDGE = ["judge_url", "judge_model", "judge_key_variable", "judge_concurrency", "judge_price"]
+# Of ranking: keys that only some annotators read. What the simulated ones alone read may stand beside another one, as where
+# configs/quickstart/rank.yaml is given `--annotator page`.
+READ_BY = {
+    ("file",): ["rankings_file"],
+    ("simulated", "page", "llm"): ["overlap"],
+    ("page", "llm"): ["database", "round", "overlap_annotators", "repeat_share", "min_agreement", "order", "guidelines"],
+    ("page",): ["serve", "host", "port", "allowed_hosts", "trusted_proxies", "users_file"],
+    ("llm",): JUDGE,
+}
+
+
+def _annotator(s: Settings) -> Problems:
+    if "annotator" not in s.keys:
+        return
+    for annotators, keys in READ_BY.items():
+        for key in keys:
+            if s.given(key) and s["annotator"] not in annotators:
+                yield key, f"has no effect with `annotator: {s['annotator']}`, only with {' or '.join(annotators)}"
+    if s["reward_model_name_or_path"] and s["order"] != "uncertain":
+        yield "reward_model_name_or_path", "has no effect without `order: uncertain`"
+
+
+def _judge(s: Settings) -> Problems:
+    """Of evaluation and of what is watched in training: keys of a judge model that is not asked."""
+    if "judge" in s.keys and s["judge"] != "llm":
+        for key in (*JUDGE, "judge_pairs", "judge_guidelines"):
+            if s.given(key):
+                yield key, "has no effect without `judge: llm`"
+    if "watch_steps" in s.keys and not s["judge_url"]:
+        for key in (*JUDGE[1:], "judge_guidelines"):
+            if s.given(key):
+                yield key, "has no effect without `judge_url`"
