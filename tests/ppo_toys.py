@@ -119,6 +119,14 @@ def run_launched(config: Path, script: str, *argv) -> subprocess.CompletedProces
     return result
 
 
+def run_two(script: Path, body: str, *launcher: str) -> None:
+    """Runs `body`, written to `script`, in two processes on CPUs; it may import the tests and has to succeed."""
+    script.write_text(f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(ROOT)]!r}\n" + body)
+    launcher = launcher or ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    done = run_python("-m", *launcher, script, env={"DS_ACCELERATOR": "cpu"}, children=True)
+    assert done.returncode == 0, done.stderr[-6000:]
+
+
 def without_compiling() -> None:
     """DeepSpeed's processes talk by gloo alone, not by an operator that it would compile for a minute on two cores."""
     import deepspeed.ops

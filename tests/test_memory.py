@@ -47,6 +47,7 @@ def trainer(tokenizer, output_dir, rows, accumulation, room, since=0, **values):
     args = TrainingArguments(
         output_dir=str(output_dir), use_cpu=True, report_to="none", disable_tqdm=True, max_steps=3, learning_rate=1e-2,
         per_device_train_batch_size=rows, gradient_accumulation_steps=accumulation, logging_steps=1, save_strategy="no",
+        remove_unused_columns=False,  # as recipes/pretrain.py
         **values,
     )  # fmt: skip
     blocks = build_blocks(Dataset.from_dict({"text": TEXTS}), tokenizer, 16, 4)

@@ -6,7 +6,6 @@ PPO_KILL_POINTS=10 pytest tests/test_ppo_resume.py tries more moments.
 import os
 import random
 import signal
-import subprocess
 import threading
 from pathlib import Path
 
@@ -74,22 +73,13 @@ def whole(tmp_path_factory):
     return run(tmp_path_factory.mktemp("whole"))
 
 
-def start(body: str, *launcher: str) -> subprocess.CompletedProcess:
-    tests = Path(__file__).parent
-    script = f"import sys; sys.path[:0] = {[str(tests), str(tests.parent)]!r}\n" + body
-    if not launcher:
-        return run_python("-c", script)
-    Path(launcher[-1]).write_text(script)
-    return run_python(*launcher, children=True)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(KILL_POINTS))
 def test_killed_anywhere_and_started_again_ends_bit_equal(tmp_path, whole, seed):
     chance = random.Random(seed)
     death = chance.randrange(5, 30), chance.uniform(0, 0.2)  # of a step that takes less, with ten more to come
     body = f"from pathlib import Path; import test_ppo_resume as t; t.run(Path({str(tmp_path)!r}), death={death})"
-    killed = start(body)
+    killed = run_python("-c", body, env={"PYTHONPATH": os.pathsep.join([str(toys.ROOT / "tests"), str(toys.ROOT)])})
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     # Trainer writes trainer_state.json last.
     checkpoint = next((str(f) for f in step_folders(tmp_path) if read_json(f / "trainer_state.json")), None)
@@ -161,8 +151,5 @@ KINDS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_save_resume_and_stay_equal(tmp_path, kind):
-    body = TWO_RANKS.format(folder=str(tmp_path), kind=kind)
-    launcher = "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "two_ranks.py")
-    done = start(body, *launcher)
-    assert done.returncode == 0, done.stderr[-3000:]
+    toys.run_two(tmp_path / "two_ranks.py", TWO_RANKS.format(folder=str(tmp_path), kind=kind))
     assert (tmp_path / "final" / ("adapter_model.safetensors" if kind == "lora" else "model.safetensors")).is_file()

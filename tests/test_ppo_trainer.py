@@ -8,7 +8,6 @@ import ppo_toys as toys
 import pytest
 import torch
 from datasets import Dataset
-from forked import run_python
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -134,7 +133,6 @@ def test_gradient_does_not_depend_on_the_micro_batches(tmp_path, size, accumulat
 
 
 TWO_RANKS = """
-import sys; sys.path[:0] = {paths!r}
 from pathlib import Path
 import torch, test_ppo_trainer as tests
 weights = tests.one_step(Path({folder!r}), per_device_train_batch_size=2, gradient_accumulation_steps=2, **{extra!r})
@@ -148,11 +146,7 @@ ppo_toys.leave()
 @pytest.mark.slow
 @pytest.mark.parametrize("extra", [{}, {"ddp_find_unused_parameters": True}], ids=str)
 def test_gradient_of_two_processes_equals_that_of_one(tmp_path, extra):
-    tests = Path(__file__).parent
-    script = tmp_path / "two_ranks.py"
-    script.write_text(TWO_RANKS.format(paths=[str(tests), str(tests.parent)], folder=str(tmp_path), extra=extra))
-    done = run_python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, children=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    toys.run_two(tmp_path / "two_ranks.py", TWO_RANKS.format(folder=str(tmp_path), extra=extra))
     one, two = one_step(tmp_path / "one"), torch.load(tmp_path / "weights.pt")
     for name in one:
         torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=1e-4)

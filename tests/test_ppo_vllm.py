@@ -14,7 +14,6 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
-from forked import run_python
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from test_ppo_resume import assert_same
@@ -393,14 +392,6 @@ def test_colocated_engine_trains_as_a_server_does_asleep_or_awake(tmp_path, vllm
 # ---- Two processes ----
 
 
-def run_two(script: Path, body: str, *launcher: str) -> None:
-    """Runs `body` in two processes on CPUs."""
-    tests = Path(__file__).parent
-    script.write_text(f"import sys; sys.path[:0] = {[str(tests), str(tests.parent)]!r}\n" + body)
-    done = run_python("-m", *launcher, script, env={"DS_ACCELERATOR": "cpu"}, children=True)
-    assert done.returncode == 0, done.stderr[-6000:]
-
-
 TWO_RANKS = """
 from pathlib import Path
 import torch, ppo_toys as toys, test_ppo_vllm as tests
@@ -433,7 +424,7 @@ def test_two_processes_get_their_own_rows(tmp_path, serve):
     saved_policy(tmp_path / "policy")
     server = serve()
     body = TWO_RANKS.format(folder=str(tmp_path), url=server.url, port=free_port())
-    run_two(tmp_path / "two_ranks.py", body, "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    toys.run_two(tmp_path / "two_ranks.py", body)
     # 3 + 2 prompts of unequal processes, then one rollout of 2 responses on each; only one process joins the server.
     assert server.count("/v1/completions") == 5 + 4 and server.count("/init_weight_transfer_engine") == 1
 
@@ -476,7 +467,7 @@ def test_sharded_policy_reaches_the_engine_whole(tmp_path, topology):
     config = yaml.safe_load((configs / f"{topology}.yaml").read_text()) | {"num_processes": 2, "use_cpu": True}
     (tmp_path / "launch.yaml").write_text(yaml.safe_dump(config))
     launcher = "accelerate.commands.launch", "--config_file", str(tmp_path / "launch.yaml")
-    run_two(tmp_path / "sharded.py", SHARDED.format(folder=str(tmp_path)), *launcher)
+    toys.run_two(tmp_path / "sharded.py", SHARDED.format(folder=str(tmp_path)), *launcher)
     start = load_file(tmp_path / "policy" / "model.safetensors")
     trained = load_file(tmp_path / "full" / "model.safetensors")
     adapted = PeftModel.from_pretrained(toys.policy().from_pretrained(tmp_path / "policy"), tmp_path / "lora")
