@@ -326,16 +326,17 @@ def code_digest(recipe: Path, given: dict) -> str:
 
 def code_files(script: Path) -> set[Path]:
     """`script` and every file of this project that it imports, directly or not."""
-    found, todo = set(), [script]
+    found, todo, seen = set(), [script], set()
     while todo:
         file = todo.pop()
         if file in found:
             continue
         found.add(file)
         try:
-            modules = own_imports(file.read_text(encoding="utf-8"))
+            modules = own_imports(file.read_text(encoding="utf-8")) - seen
         except (SyntaxError, ValueError):
             continue
+        seen |= modules
         todo += filter(None, map(module_file, modules))
     return found
 
@@ -352,7 +353,9 @@ def own_imports(source: str) -> set[str]:
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            modules.add(node.module)
+            if not ROOT.joinpath(*node.module.split(".")).with_suffix(".py").exists():  # there may be modules in it
+                modules |= {f"{node.module}.{alias.name}" for alias in node.names}
     return {module for module in modules if module.split(".")[0] == "llmrecipes"}
 
 
