@@ -260,7 +260,8 @@ def _cut_up(args) -> list[int]:
 
 
 def _require_equal_steps(trainer: Trainer, checkpoint: Path) -> None:
-    """InputError where a step's rows, cut up otherwise than before the checkpoint, would not be the same rows."""
+    """InputError where a step's rows, cut up otherwise than before the checkpoint, would not be the same rows, or would not
+    be learned from alike."""
     args, before = trainer.args, read_seal(checkpoint)["cut_up"]
     if before == _cut_up(args):
         return
@@ -277,6 +278,8 @@ def _require_equal_steps(trainer: Trainer, checkpoint: Path) -> None:
         )
     if getattr(args, "train_sampling_strategy", "random") == "group_by_length":
         raise InputError(f"{checkpoint}: train_sampling_strategy: group_by_length orders rows by {then}; use them again")
+    if trainer.is_world_process_zero():
+        print(f"{checkpoint}: rows of a step were cut up into {then}; what follows is equal up to rounding", flush=True)
 
 
 def _load_progress(checkpoint: Path, args) -> dict:

@@ -229,7 +229,7 @@ def _require_fitting_launch(state: Run, checkpoint: str, seal: dict, launch: dic
         raise InputError(
             f"{checkpoint}: was written under {then}, this launch has {now}, and {why}; launch as before, or --force"
         )
-    state.notes.append(f"{state.stage}: {checkpoint} was written under {then}, this launch has {now}: equal up to rounding")
+    state.notes.append(f"{state.stage}: {checkpoint} was written under {then}, this launch has {now}")
 
 
 def start_run(state: Run) -> None:
