@@ -119,9 +119,13 @@ class CheckpointKeeper(TrainerCallback):
         else:
             self.rng = random_states()
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        # The data loader draws a seed when it begins, which is drawn again by a run that continues from the epoch's start.
-        if not (self.is_first_epoch and self.run.resume_from_checkpoint):
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        if self.is_first_epoch and self.run.resume_from_checkpoint:
+            # Trainer tells the epoch to a loader that skips batches; of several processes' it does not reach the sampler.
+            if hasattr(train_dataloader, "set_epoch"):
+                train_dataloader.set_epoch(int(state.epoch))
+        else:
+            # The data loader draws a seed when it begins, drawn again by a run that continues from the epoch's start.
             self.rng = random_states()
         self.is_first_epoch, self.is_first_batch = False, True
 

@@ -2,16 +2,20 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from datasets import Dataset
+from torch.utils.data import BatchSampler, DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainingArguments
 
 from llmrecipes.checkpoints import find_damage, step_folders
 from llmrecipes.config import InputError, RunArguments
 from llmrecipes.manifest import release_folder
-from llmrecipes.resume import run_training
+from llmrecipes.ppo.prompts import RolloutSampler
+from llmrecipes.resume import CheckpointKeeper, run_training
 from llmrecipes.run import check_run, start_run
 from llmrecipes.signals import Interrupted, received
 from llmrecipes.tokens.blocks import collate_blocks
@@ -193,3 +197,18 @@ def test_changed_save_steps_take_effect_in_a_run_that_continues(tmp_path, whole)
         train(tmp_path / "o", At("on_step_end", 3, kill))
     assert_same(train(tmp_path / "o", save_steps=5), whole)
     assert [folder.name for folder in step_folders(tmp_path / "o")] == ["checkpoint-7", "checkpoint-5"]
+
+
+def test_several_processes_continue_in_the_order_of_their_epoch():
+    sampler = RolloutSampler(num_prompts=16, rollout_size=4, repeats=1, shuffle=True, seed=0)
+    rows = DataLoader(range(16), batch_sampler=BatchSampler(sampler, 2, drop_last=True))
+    loader = prepare_data_loader(rows, num_processes=2, process_index=1, put_on_device=False)
+    keeper = object.__new__(CheckpointKeeper)
+    keeper.run, keeper.is_first_epoch = SimpleNamespace(resume_from_checkpoint="checkpoint-9"), True
+    keeper.on_epoch_begin(None, SimpleNamespace(epoch=3.5), None, train_dataloader=loader)
+    sampler_then = RolloutSampler(num_prompts=16, rollout_size=4, repeats=1, shuffle=True, seed=0)
+    sampler_then.set_epoch(3)
+    rest = skip_first_batches(loader, 2)
+    rest.set_epoch(3)  # as Trainer does
+    order = list(sampler_then)
+    assert [batch.tolist() for batch in rest] == [order[10:12], order[14:16]]
