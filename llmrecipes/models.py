@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -310,7 +311,9 @@ def _load(
             use_safetensors=True,
             **kwargs,
         )
-        loaded = load(dtype=model.dtype if model.dtype in ("auto", None) else getattr(torch, model.dtype))
+        dtype = model.dtype if model.dtype in ("auto", None) else getattr(torch, model.dtype)
+        loaded, found = load(dtype=dtype, output_loading_info=True)
+        _require_weights(loaded, found["missing_keys"], path, whole.path)
         is_quantised = getattr(loaded, "is_quantized", False)
         rounded = adapters and not is_quantised and loaded.dtype != torch.float32
         exact = load(dtype=torch.float32).parameters() if rounded else ()
@@ -323,6 +326,16 @@ def _load(
     if tokenizer is not None:
         check_vocabulary(loaded, tokenizer, path)
     return loaded
+
+
+def _require_weights(loaded: PreTrainedModel, missing: set[str], path: str, whole: str) -> None:
+    """InputError where weights are not in the files, in whose place transformers has put random numbers; a classifier's head
+    may be fresh."""
+    trunk = f"{loaded.base_model_prefix}."
+    if lost := sorted(key for key in missing if loaded.can_generate() or key.startswith(trunk)):
+        about = f"{whole}, the base of {path}" if whole != path else path
+        raise InputError(f"{about}: {len(lost)} weights of its config.json are in no file of it, {lost[0]} among them; its "
+                         "files belong to another model, or were not copied whole")  # fmt: skip
 
 
 def keep_trainable(quantised: PreTrainedModel) -> None:
@@ -352,7 +365,7 @@ def read_config(path: str, key: str, kind=AutoConfig):
     """The config, an AutoConfig or PeftConfig, in `path`; InputError for `key` if there is none."""
     try:
         return kind.from_pretrained(local_model(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(f"{key}: {path} cannot be read: {str(error)[:200]}") from None
 
 
@@ -370,6 +383,8 @@ class _loading:
             raise InputError(
                 f"{self.path}: transformers has no {found[2]} for a {found[1]}; take a model of another family, say Llama"
             ) from error
+        if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" in str(error):
+            raise InputError(f"{self.path}: its weights have other sizes than its config.json says") from error
         # ImportError: what a model needs and is not installed, say bitsandbytes
-        if isinstance(error, (OSError, ValueError, KeyError, ImportError, SafetensorError)):
+        if isinstance(error, (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError)):
             raise InputError(f"{self.path}: its {self.what} cannot be loaded: {str(error)[:300]}") from error

@@ -371,10 +371,11 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     root = Path(__file__).parent.parent
-    result = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=root, capture_output=True, text=True, check=False
-    )
-    return result.stdout.strip() or None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:  # no git on this machine
+        return None
 
 
 def _hardware() -> dict:

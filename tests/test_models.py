@@ -1,8 +1,12 @@
 """Tokenizer, chat template and models belong together: what is written can be read, learned from and stopped."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from peft import get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from llmrecipes.adapters import lora_config
@@ -167,6 +171,25 @@ def test_missing_and_broken_models_are_input_errors(tokenizer, folder, tmp_path,
     weights.write_bytes(weights.read_bytes()[:1000])  # cut off, as by a full disk
     with pytest.raises(InputError, match="cannot be loaded"):
         load(ModelArguments(model_name_or_path=folder), tokenizer)
+
+
+def test_weights_that_are_in_no_file_or_of_another_size_are_one_line_and_no_random_numbers(tokenizer, folder, tmp_path):
+    for name, change, part in (
+        ("lost", {}, "3 weights of its config.json are in no file of it, model.layers.0.mlp.down_proj.weight among them"),
+        ("wide", {"intermediate_size": 7}, "its weights have other sizes than its config.json says"),
+        ("text", {"intermediate_size": "big"}, "cannot be loaded: .*intermediate_size"),
+    ):
+        copy = shutil.copytree(folder, tmp_path / name)
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps(config | change))
+        weights = load_file(copy / "model.safetensors")
+        kept = {key: value for key, value in weights.items() if change or "layers.0.mlp.down" not in key and "up" not in key}
+        save_file(kept, copy / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(InputError, match=part):
+            load_policy(ModelArguments(model_name_or_path=str(copy)), tokenizer)
+        if not change:
+            with pytest.raises(InputError, match="weights of its config.json are in no file"):
+                load_reward_model(ModelArguments(model_name_or_path=str(copy)), tokenizer)
 
 
 def test_model_stops_where_the_tokenizer_says(tokenizer, folder):

@@ -1,7 +1,7 @@
 """Configs that users write wrongly: stage, the lines that are wrong, a part of the line that tells so.
 
 The rest of each config is right (`write_config` adds it); `~key` leaves a right line out. {policy}, {reward},
-{gpt2}, {rows}, {empty}, {file}, {latin}, {foreign}, {another} and {tmp} are paths of the test's own.
+{gpt2}, {huge}, {rows}, {empty}, {file}, {latin}, {foreign}, {another} and {tmp} are paths of the test's own.
 """
 
 import json
@@ -145,6 +145,7 @@ model_name_or_path: {rows} | is a file; name the folder of a model
 model_name_or_path: my models/one | neither a local path nor
 model_name_or_path: a/b/c | does not exist
 model_name_or_path: [gpt2] | must be str
+model_name_or_path: {huge} | num_hidden_layers is 1000000000 in its config.json
 tokenizer_name_or_path: ./none | does not exist
 datasets: nix.jsonl | nix.jsonl does not exist
 datasets: [data/nix.jsonl] | data/nix.jsonl does not exist
@@ -564,6 +565,7 @@ def make_inputs(tmp: Path) -> dict[str, Path]:
         "policy": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
         "reward": {"architectures": ["LlamaForSequenceClassification"], "model_type": "llama", "id2label": {"0": "x"}},
         "gpt2": {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_positions": 1024},
+        "huge": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 10**9},
     }
     for name, config in models.items():
         (tmp / name).mkdir()

@@ -23,7 +23,15 @@ from llmrecipes.preflight.contradictions import CONTRADICTIONS
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 STAGES = ("sft", "dpo", "kto", "reward", "ppo", "grpo", "pretrain")
-LLAMAFACTORY = {"cutoff_len", "finetuning_type", "template", "dataset_dir", "preprocessing_num_workers", "pref_beta"}
+LLAMAFACTORY = {
+    "cutoff_len",
+    "finetuning_type",
+    "template",
+    "dataset_dir",
+    "preprocessing_num_workers",
+    "pref_beta",
+    "stage",
+}
 AXOLOTL = {"base_model", "micro_batch_size", "sequence_len", "val_set_size", "adapter", "num_epochs", "sample_packing"}
 OLD_STAGES = {"pt": "pretrain", "rm": "reward", "sft": "sft", "dpo": "dpo", "ppo": "ppo", "ipo": "dpo"}
 OLD_STAGES |= {"kto": "kto", "grpo": "grpo"}

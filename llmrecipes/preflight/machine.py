@@ -24,6 +24,9 @@ NEEDS = {
     "lomo": ("lomo_optim",), "apollo": ("apollo_torch",), "torchao": ("torchao",), "schedule_free": ("schedulefree",),
     "grokadamw": ("grokadamw",), "stable_adamw": ("optimi",), "apex": ("apex",), "anyprecision": ("torchdistx",),
 }  # fmt: skip
+# Sizes beyond these in a config.json are damage or malice, and would be built for hours or take all memory.
+LARGEST = {"num_hidden_layers": 10_000, "n_layer": 10_000, "hidden_size": 10**6, "n_embd": 10**6, "vocab_size": 10**8,
+           "intermediate_size": 10**8, "num_attention_heads": 10**5}  # fmt: skip
 # Architectures whose positions are a table: a longer row is an error, where rotary ones only get worse.
 LEARNED_POSITIONS = ("gpt2", "opt", "gpt_neo", "gpt_bigcode", "biogpt", "xglm", "openai-gpt", "bloom")
 
@@ -90,6 +93,12 @@ def models(s: Settings) -> Problems:
         labels = len(_mapping(config.get("id2label")))
         if labels > 1 and _architecture(config).endswith("Classification"):
             yield key, f"{s[key]} has {labels} labels; a reward model has one"
+    for key in ("model_name_or_path", "reward_model_name_or_path", "value_model_name_or_path", "watch_reward_model"):
+        config = _model_config(s.values.get(key))
+        for name, limit in LARGEST.items():
+            size = config.get(name, 1)
+            if size is not None and (type(size) is not int or not 1 <= size <= limit):
+                yield key, f"{s[key]}: {name} is {shown(size)} in its config.json; no model has such a size"
     config = _model_config(s.values.get("model_name_or_path"))
     is_score = _architecture(config).endswith("SequenceClassification")
     if is_score and "health_check" not in s.keys:  # a key of the two recipes that make and check reward models
