@@ -138,7 +138,7 @@ def check_run(
     if state.resume_from_checkpoint is None and is_main:
         number_run(args)
     if "run_name" in manifest["config"]:
-        manifest["config"]["run_name"] = args.run_name
+        manifest["config"]["run_name"] = scrub_secrets(args.run_name, known_secrets(os.environ))
     return state
 
 
