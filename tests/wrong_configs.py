@@ -321,7 +321,7 @@ generate_during_eval: true | use `watch_steps`
 """,
     "reward": """
 health_max_length_bias: -1 | must be at least 0
-health_max_length_correlation: 2 | must lie from 0 to 1
+health_max_length_correlation: -2 | must be at least 0
 max_length: -1 | must be at least 1
 center_rewards_coefficient: -1 | must be at least 0
 health_min_accuracy: 60 | must lie from 0 to 1
