@@ -52,7 +52,7 @@ OPTIONS = {
 EVENTS_OF_STAGES = 60  # of a file, of which every stage of a pipeline has some
 TIMES = re.compile(
     r'"(?:started|wall_seconds|previous_seconds|seconds|step_time|[\w/]*runtime|[\w/]*_per_second|time/\w+)": [-+.\deE]+,?'
-    r'|"peak_memory_gib": [\d.]+,?|\d+ s on \d+|commit [\w-]+|"(?:commit|code)": "[\w-]+",'
+    r'|"peak_memory_gib": [\d.]+,?|Measured: [\d.]+ GiB|\d+ s on \d+|commit [\w-]+|"(?:commit|code)": "[\w-]+",'
 )
 
 
