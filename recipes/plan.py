@@ -39,8 +39,6 @@ def main(plan, words):
     from llmrecipes.plan import make_plan, traced
     from llmrecipes.plan.table import show_plan
 
-    if not 0 < plan.mfu <= 1:
-        raise InputError(f"mfu: {plan.mfu} is no share; give a number above 0 and up to 1")
     settings, config = read_settings(words, plan.stage, Path(__file__).parent)
     found = make_plan(
         settings, config, plan.gpu, plan.num_gpus, plan.price, plan.mfu, plan.accelerate_config, plan.train_rows,

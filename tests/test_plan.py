@@ -362,7 +362,7 @@ def test_command_prints_the_table_and_writes_json(tmp_path, sft, capfd):
     [
         (["--gpu", "h1000"], "gpu: h1000 is none of h100"),
         (["--model_name_or_path", "no/such-model"], "no config of no/such-model is in reach"),
-        (["--mfu", "40"], "mfu: 40 is no share"),
+        (["--mfu", "40"], "`mfu` is 40; it must lie from above 0 to 1"),
         (["--price", "-1"], "`price` is -1"),
         (["--train_rows", "0"], "`train_rows` is 0"),
         (["--json", "/nowhere/plan.json"], "json: /nowhere/plan.json cannot be written"),
