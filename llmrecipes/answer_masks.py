@@ -72,7 +72,8 @@ def tokenize_answers(
 def end_answers(
     rows: Dataset, columns: Sequence[str], tokenizer: PreTrainedTokenizerBase, stops: set[int], num_proc: int | None = None
 ) -> tuple[Dataset, int, set[int]]:
-    """Tokenized rows, whose answers in `columns` end at the token at which generation stops.
+    """Tokenized rows, whose answers in `columns` end at the token at which generation stops; those that were cut, as their
+    `<side>_finished` beside `<side>_ids` says, end before it, so that nobody learns to break off.
 
     Returns:
         rows; how many answers EOS was put behind; tokens that end answers and are none of `stops`.
@@ -81,16 +82,20 @@ def end_answers(
         return rows, 0, set()
     ends = sorted({*stops, end_of_turn(tokenizer)} - {None})
     made = rows.map(_end_row, fn_kwargs={"columns": columns, "tokenizer": tokenizer, "ends": ends}, num_proc=num_proc)
-    lasts = {ids[-1] for column in columns for ids in made[column]}
-    return made.remove_columns("ended"), sum(made["ended"]), lasts - stops
+    lasts = {end for found in made["ends"] for end in found}
+    return made.remove_columns(["ended", "ends"]), sum(made["ended"]), lasts - stops
 
 
 def _end_row(row: dict, columns: Sequence[str], tokenizer, ends: list[int]) -> dict:
-    found = {"ended": 0}
+    found = {"ended": 0, "ends": []}
     for column in columns:
         notes = set()
         found[column] = _up_to_end(tokenizer, row[column], set(ends), notes)
-        found["ended"] += len(notes)
+        if row.get(column.removesuffix("ids") + "finished") is False:
+            *found[column], _ = found[column]
+        else:
+            found["ended"] += len(notes)
+            found["ends"].append(found[column][-1])
     return found
 
 

@@ -16,7 +16,16 @@ def to_labelled(rows: Dataset | None, seed: int) -> Dataset | None:
     labelled already are shuffled by the mixture."""
     if rows is None or "chosen" not in rows.column_names:
         return rows
-    return trl.unpair_preference_dataset(rows.select_columns(["prompt", "chosen", "rejected"])).shuffle(seed=seed)
+    return rows.map(_unpair, batched=True, remove_columns=rows.column_names).shuffle(seed=seed)
+
+
+def _unpair(batch: dict[str, list]) -> dict[str, list]:
+    sides = ("chosen", "rejected")
+    found = {"prompt": 2 * batch["prompt"], "completion": [answer for side in sides for answer in batch[side]],
+             "label": [side == "chosen" for side in sides for _ in batch[side]]}  # fmt: skip
+    if "chosen_finished" in batch:  # whether an answer was cut: `end_answers`
+        found["completion_finished"] = [whole for side in sides for whole in batch[f"{side}_finished"]]
+    return found
 
 
 class KTOTrainer(trl.KTOTrainer):
@@ -38,7 +47,11 @@ class KTOTrainer(trl.KTOTrainer):
         ready = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         num_proc = args.dataset_num_proc
         ready = end_where_generation_stops(ready, ["completion_ids"], self._start, processing_class, dataset_name, num_proc)
-        if "KL_completion_ids" in ready.column_names:  # the same answers behind other prompts
+        if "KL_completion_ids" in ready.column_names:  # the same answers behind other prompts, turned on by one as TRL does
+            if "completion_finished" in ready.column_names:
+                turn = lambda whole: {"KL_completion_finished": [whole[-1], *whole[:-1]]}
+                options = {"input_columns": "completion_finished", "batched": True}
+                ready = ready.map(turn, batch_size=args.per_device_train_batch_size, **options)
             stops = set(eos_token_ids(self._start, processing_class))
             ready, _, _ = end_answers(ready, ["KL_completion_ids"], processing_class, stops, num_proc)
         self.row_counts[dataset_name] = counts = count_labelled(ready, len(dataset), args.max_length)

@@ -202,13 +202,15 @@ def test_both_answers_of_a_pair_end_where_generation_stops(tokenizer, tmp_path, 
     policy, reference = (build_policy({"model_type": "llama", **SMALL}, tokenizer) for _ in range(2))
     args = DPOConfig(output_dir=str(tmp_path), max_length=None, report_to="none", use_cpu=True, bf16=False)
     row = {"prompt": CHAT[:3], "chosen": CHAT[3:], "rejected": CHAT[1:2]}
-    rows = Dataset.from_list([row] * 2)
+    cut = row | {"chosen_finished": False, "rejected_finished": True}
+    rows = Dataset.from_list([row | {"chosen_finished": None, "rejected_finished": None}] * 2 + [cut] * 2)
     made = DPOTrainer(model=policy, ref_model=reference, args=args, train_dataset=rows, processing_class=tokenizer)
     said, end, space = capsys.readouterr().out, ENDS.get(name, "<|im_end|>"), " " if name == "llama2" else ""
     for side, text in (("chosen", "The Seine, the\nPo."), ("rejected", "The Rhine.")):
-        assert {tokenizer.decode(ids) for ids in made.train_dataset[f"{side}_ids"]} == {space + text + end}
+        learned = [tokenizer.decode(ids) for ids in made.train_dataset[f"{side}_ids"]]
+        assert learned == [space + text + end] * 2 + [space + text + end * (side == "rejected")] * 2, "a cut one has no end"
     assert tokenizer.convert_tokens_to_ids(end) in eos_token_ids(made.model, tokenizer)
-    assert (f"train: behind 4 of 4 answers the chat template puts no token that ends them; {end} was" in said) == (
+    assert (f"train: behind 6 of 8 answers the chat template puts no token that ends them; {end} was" in said) == (
         name == "no end"
     )
 

@@ -65,6 +65,16 @@ def test_answers_end_where_generation_stops_also_where_the_template_marks_no_end
     assert "train: behind 8 of 8 answers" in capsys.readouterr().out
 
 
+def test_nobody_learns_to_end_where_an_answer_was_cut(tmp_path):
+    pairs = [pair | {"chosen_finished": i % 3 > 0, "rejected_finished": True} for i, pair in enumerate(PAIRS)]
+    ready = build(tmp_path, to_labelled(Dataset.from_list(pairs), seed=0)).train_dataset
+    cut = [row["label"] and int(row["prompt"][1:]) % 3 == 0 for row in ready]
+    assert [ids[-1] != toys.EOS for ids in ready["completion_ids"]] == cut and sum(cut) == 8
+    for first in range(0, len(ready), 8):  # behind the other prompts of a batch they are cut too
+        whole, turned = (ready[name][first : first + 8] for name in ("completion_ids", "KL_completion_ids"))
+        assert turned == [whole[-1], *whole[:-1]]
+
+
 def test_rows_of_which_max_length_leaves_none_are_one_line(tmp_path):
     rows = [{"prompt": " ".join(["w5"] * 40), "completion": f"w{i}", "label": i % 2 == 0} for i in range(9)]
     with pytest.raises(InputError, match="nothing is left to learn from: none of 9"):
