@@ -36,7 +36,8 @@ def test_links_lead_somewhere(page):
 def test_commands_name_what_is_there(page):
     for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), flags=re.S):
         for path in re.findall(r"(?<![\w/])(?:recipes|benchmarks|configs)/[\w/.-]+\.(?:py|yaml)", block):
-            assert (ROOT / path).exists() or "/X/" in path, f"{page.name}: {path} is not there"
+            is_readers = "/X/" in path or path.startswith("configs/mine/")  # a placeholder, or what the page has had copied
+            assert (ROOT / path).exists() or is_readers, f"{page.name}: {path} is not there"
         for module in re.findall(r"python -m (llmrecipes[\w.]*)", block):
             assert importlib.util.find_spec(module), f"{page.name}: {module} is not there"
         for target in re.findall(r"^make (\w+)", block, flags=re.M):
