@@ -1,11 +1,11 @@
-# Each target sets itself up; a second call starts at once.
+# Each target sets itself up (in .venv); a second call starts at once.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP = $(PY) -m pip install --quiet --disable-pip-version-check
 TORCH = $$(grep '^torch==' requirements.txt)
 CONFIG ?= configs/quickstart/pipeline.yaml
-# The CPU build of torch is enough here and much smaller; on a machine with a GPU: make TORCH_INDEX= quickstart
+# Without a GPU (nvidia-smi) the CPU build of torch is enough and much smaller; to have the other: make TORCH_INDEX= quickstart
 TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null 2>&1 || [ "$$(uname -s)" != Linux ] || echo "--index-url https://download.pytorch.org/whl/cpu")
 
 .PHONY: quickstart finetune compare smalltalk chat test test-all lint docs bench clean
@@ -27,7 +27,7 @@ smalltalk: $(VENV)/data
 chat: $(VENV)/run
 	$(PY) recipes/chat.py
 
-# Two processes of one thread each: with more, threads wait for each other on a machine of two cores.
+# Two processes of one thread each: with more, threads wait for each other on a machine with two cores.
 test: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not long"
 
@@ -51,7 +51,7 @@ $(VENV)/run: requirements.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or newer"; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11; make PYTHON=python3.11 ..."; exit 2; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@# With an index for torch's CPU build in reach, take that; else what the package index has.
+	@# Where the index of torch's CPU builds is in reach, take that build; else what the package index has.
 	$(if $(TORCH_INDEX),-$(PIP) --no-deps --retries 0 --timeout 10 $(TORCH) $(TORCH_INDEX) 2>/dev/null)
 	$(PIP) -e .
 	@touch $@

@@ -1,8 +1,8 @@
 #!/bin/bash
-# One machine's part of a launch; the files beside this one call it, and so may you:
+# One machine's part of a launch; the other files in this folder call it, and so may you:
 #   launch/start.sh RECIPE CONFIG.yaml [--key value ...]          e.g. launch/start.sh sft configs/smollm2-135m/sft.yaml
-# From the environment: NUM_MACHINES (1), MACHINE_RANK (0), MAIN_IP and MAIN_PORT of the first machine, NUM_GPUS of each machine
-# (all that nvidia-smi shows), LAUNCH_CONFIG in configs/accelerate (ddp).
+# From the environment (defaults in brackets): NUM_MACHINES (1), MACHINE_RANK (0), MAIN_IP and MAIN_PORT of the first machine,
+# NUM_GPUS of each machine (all that nvidia-smi shows), LAUNCH_CONFIG, a file in configs/accelerate (ddp).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 recipe=${1:?usage: launch/start.sh RECIPE CONFIG.yaml [--key value ...]}
