@@ -47,12 +47,15 @@ class RunArguments:
     hardware: str | None = field(default=None, metadata={"help": "GPU and wall clock, as measured."})
     num_gpus: int | None = field(default=None, metadata={"help": "Processes the batch sizes are meant for."})
     global_batch_size: int | None = field(default=None, metadata={"help": "Rows per optimizer step, all together."})
-    license: str | None = field(default=None, metadata={"help": "For the model card, the Hub's name of it: apache-2.0."})
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of the model, for its card, as the Hub names it: apache-2.0."}
+    )
     expected: dict | None = field(
-        default=None, metadata={"help": "metric: [value, tolerance], or metric: null until someone measured it."}
+        default=None,
+        metadata={"help": "measure: [value, tolerance], checked at the end; null until someone has measured it."},
     )
     published: dict | None = field(
-        default=None, metadata={"help": "metric: [value, where it stands]: somebody else's figure; nothing is held to it."}
+        default=None, metadata={"help": "measure: [value, source], somebody else's figure; it is not checked."}
     )
     force: bool = field(default=False, metadata={"help": "Overwrite an output folder that holds another run."})
 
@@ -88,11 +91,11 @@ class DatasetSource:
     data_files: str | list | dict | None = field(default=None, metadata={"help": "Files within the data set."})
     split: str = field(default="train", metadata={"help": "Split, or a slice of it: train[:50%]."})
     columns: list[str] | dict | None = field(
-        default=None, metadata={"help": "Columns to keep, by a mapping {old: new} also renamed; default: all."}
+        default=None, metadata={"help": "Columns to keep; a mapping {old: new} also renames them; default: all."}
     )
     weight: float | list[float] | None = field(
         default=None,
-        metadata={"help": "Share of the mixture, in proportion to the others'; a list: one a phase."},
+        metadata={"help": "Share of the mixture, in proportion to the others'; a list: one for each phase."},
     )
     revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the hub."})
     sha256: str | None = field(default=None, metadata={"help": "Checksum of an archive."})

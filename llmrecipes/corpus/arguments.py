@@ -63,7 +63,7 @@ class CorpusArguments(StepArguments):
     exact_duplicates: bool = field(default=True, metadata={"help": "Keep one of equal documents."})
     near_duplicates: float | None = field(
         default=0.7,
-        metadata={"help": "Drop what is so like an earlier document (Jaccard, shingles of 5 words); null: nothing."},
+        metadata={"help": "Drop documents this similar to an earlier one (Jaccard, shingles of 5 words); null: none."},
     )
     decontaminate: list[str] = field(
         default_factory=list, metadata={"help": "evaluate.yaml files: what holds an item of any set they name is dropped."}
@@ -75,7 +75,7 @@ class CorpusArguments(StepArguments):
         default=10, metadata={"help": "N-grams in more documents than this are common phrases (GPT-3); 0: none is."}
     )
     max_document_bytes: int = field(default=10_000_000, metadata={"help": "Longer lines and files are bad rows."})
-    shard_bytes: int = field(default=64_000_000, metadata={"help": "About so much is read into one shard."})
+    shard_bytes: int = field(default=64_000_000, metadata={"help": "About this much is read into one shard."})
     report_samples: int = field(default=3, metadata={"help": "Documents shown for each reason."})
     executor: str | None = field(
         default=None,
@@ -85,7 +85,9 @@ class CorpusArguments(StepArguments):
         },
     )
     workers: int = field(default=1, metadata={"help": "Tasks at a time, of an executor."})
-    num_tasks: int | None = field(default=None, metadata={"help": "Tasks that the shards are dealt to; default: one each."})
+    num_tasks: int | None = field(
+        default=None, metadata={"help": "Tasks that share the shards; default: one for each shard."}
+    )
     retries: int = field(default=3, metadata={"help": "Times to try a source out of reach, or a task that was killed."})
     slurm: dict | None = field(
         default=None, metadata={"help": "{partition, time, cpus_per_task, mem_per_cpu_gb, qos, env_command, sbatch_args}."}

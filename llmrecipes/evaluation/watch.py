@@ -40,10 +40,11 @@ class WatchArguments(JudgeArguments):
         metadata={"help": "A source {path, split, max_rows, ...} of questions, for the win rate over step 0."},
     )
     watch_rule: str | None = field(
-        default=None, metadata={"help": "Who says which answer is better: module:function (row, answer) -> score,"}
+        default=None, metadata={"help": "What decides which answer is better: module:function (row, answer) -> score."}
     )
     watch_reward_model: str | None = field(
-        default=None, metadata={"help": "or a reward model's folder or Hub id; or judge_url and judge_model."}
+        default=None,
+        metadata={"help": "In place of watch_rule: folder or Hub id of a reward model; or give judge_url and judge_model."},
     )
     judge_guidelines: str | None = field(default=None, metadata={"help": "The judge's guidelines, Markdown; default: ours."})
     watch_temperature: float = field(
@@ -53,7 +54,7 @@ class WatchArguments(JudgeArguments):
     watch_max_new_tokens: int = field(default=32, metadata={"help": "Longest answer."})
     watch_share: float = field(
         default=0.05,
-        metadata={"help": "Largest share of the wall time, step 0 apart; what exceeds it is skipped; 1: no limit."},
+        metadata={"help": "Largest share of the wall time, not counting step 0; what exceeds it is skipped; 1: no limit."},
     )
 
     def __post_init__(self):

@@ -75,18 +75,18 @@ def describe(keys: dict[str, Key], names: list[str]) -> str:
 
 def _grouped(keys: dict[str, Key]) -> dict[str, dict[str, Key]]:
     titles = {owner: title for title, owners in GROUPS.items() for owner in owners}
-    order = ("Run card", "Data", "Model", "LoRA and quantisation", "Method", "Training", "Looks", "All other training keys")
+    order = ("Run card", "Data", "Model", "LoRA and quantisation", "Method", "Training", "Watching", "Other training keys")
     groups = {title: {} for title in order}
     for name, key in keys.items():
         title = titles.get(key.owner, "Method")
         if title == "Model" and name.startswith(("lora_", "use_", "load_", "bnb_")):
             title = "LoRA and quantisation"
         elif name.startswith("watch_"):
-            title = "Looks"
+            title = "Watching"
         elif name in COMMON:
             title = "Training"
         elif title == "Training":
-            title = "All other training keys"
+            title = "Other training keys"
         groups[title][name] = key
     return {title: found for title, found in groups.items() if found}
 

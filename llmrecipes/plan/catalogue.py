@@ -17,13 +17,13 @@ HEAD = """\
 
 Written by `python -m llmrecipes.plan.catalogue > configs/README.md`. A folder is a model's chain; a YAML is one stage of it.
 `quickstart`, `finetune`, `smalltalk`, `smoke` and `english` were run here; `accelerate` holds launch topologies, `schemas`
-the keys for editors, `tasks` lm-eval's tasks. **The chains below were planned, and tried out with their models scaled down on
-made-up rows with the data sets' columns; none of them has run here at its size, on a GPU, or on its data.**
+the keys for editors, `tasks` lm-eval's tasks. **The chains below were planned, and tried out with their models scaled down
+on made-up rows with the data sets' columns; none of them has run here at its size, on a GPU, or on its data.**
 
 Memory per GPU and time are those of `recipes/plan.py` for H100s of 80 GB at 40 % of their peak
 ([planning](../docs/planning.md)): upper bounds, for rows of full length (in GRPO prompts of 512 tokens); – where nobody has
-counted the rows. Models of about ten million parameters reach less than 40 %. On 1, 2, 4 or 8 GPUs the global batch stays the
-same if `gradient_accumulation_steps` grows as the number of GPUs shrinks.
+counted the rows. Models of about ten million parameters reach less than 40 %. On 1, 2, 4 or 8 GPUs the global batch stays
+the same if `gradient_accumulation_steps` grows as the number of GPUs shrinks.
 
 | chain | stage | trained, of all parameters | GPUs | rows a step | GiB a GPU | time | published |
 |---|---|---|---|---|---|---|---|

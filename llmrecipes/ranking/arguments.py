@@ -26,7 +26,9 @@ class RankArguments(JudgeArguments):
         default_factory=lambda: [0.07, 0.12, 0.18], metadata={"help": "Score difference below which a rater sees none."}
     )
     overlap: float = field(default=0.2, metadata={"help": "Share of prompts that several annotators rank."})
-    gold_tie_width: float = field(default=0.04, metadata={"help": "The same for the pairs without noise."})
+    gold_tie_width: float = field(
+        default=0.04, metadata={"help": "Score difference below which the rule without noise sees none."}
+    )
     test_share: float = field(default=0.1, metadata={"help": "Share of prompts whose pairs are held out."})
     database: str | None = field(default=None, metadata={"help": "Judgements of people; default: output_dir + .sqlite."})
     round: int = field(default=1, metadata={"help": "Answers of a newer policy are a new round in the same database."})
@@ -36,10 +38,10 @@ class RankArguments(JudgeArguments):
         default="random", metadata={"help": "What people are asked first.", "choices": ["random", "uncertain"]}
     )
     reward_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "`order: uncertain` asks first what it is least certain of."}
+        default=None, metadata={"help": "Reward model of `order: uncertain`, which asks first what it is least certain of."}
     )
     min_agreement: float = field(
-        default=0.0, metadata={"help": "Leave out items whose annotators order a smaller share of pairs alike."}
+        default=0.0, metadata={"help": "Leave out items on which annotators agree about a smaller share of pairs."}
     )
     guidelines: str | None = field(default=None, metadata={"help": "Markdown shown beside the task; default: ours."})
     serve: bool = field(default=True, metadata={"help": "false: build pairs from what was judged so far, without the page."})

@@ -8,11 +8,11 @@ from llmrecipes.config import InputError
 @dataclass
 class TokenArguments:
     max_epochs: float | None = field(
-        default=None, metadata={"help": "Most often that a source is read; its share beyond that goes to the others."}
+        default=None, metadata={"help": "How many times a source may be read; its share beyond that goes to the others."}
     )
     phases: list[float] = field(
         default_factory=list,
-        metadata={"help": "Parts of the steps, [0.9, 0.1], of which each source has a weight: weight: [67, 20]."},
+        metadata={"help": "Shares of the steps, [0.9, 0.1]; each source then has a weight for each: weight: [67, 20]."},
     )
     reset_attention: bool = field(
         default=False, metadata={"help": "Tokens attend to their own document alone; else to all before them in the block."}
