@@ -328,7 +328,7 @@ def test_help_shows_our_own_keys_first_in_groups_and_all_about_one(capsys):
         parse(*SFT, argv=["--help"])
     text = capsys.readouterr().out
     assert left.value.code == 0
-    titles = ["Run card", "Data", "Model", "LoRA and quantisation", "Method", "Training", "All other training keys"]
+    titles = ["Run card", "Data", "Model", "LoRA and quantisation", "Method", "Training", "Other training keys"]
     places = [text.index(f"\n{title}\n") for title in titles]
     assert places == sorted(places) and "    max_rows:" in text and max(map(len, text.splitlines())) <= 130
     with pytest.raises(SystemExit):
