@@ -274,7 +274,7 @@ def check_fit(config: PeftConfig, model: PreTrainedModel) -> None:
             raise InputError(f"lora_target_modules: PEFT has no default for a {kind}; {_choices(model)}") from None
         if "ParamWrapper" in str(error) and config.lora_dropout:
             raise InputError(
-                f"lora_dropout: {config.lora_dropout} is not possible on the experts of a mixture, which lie in one tensor; "
+                f"lora_dropout: {config.lora_dropout} is not possible on the experts of a mixture, which are one tensor; "
                 "set lora_dropout: 0, or let lora_target_modules name the attention's modules alone"
             ) from None
         if found := re.search(r"incompatible with Mamba-based models.*Incompatible modules: (\{.*?\})", str(error)):

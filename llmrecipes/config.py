@@ -238,17 +238,17 @@ def as_score(value, told: str, prompt, response) -> float:
         number = math.nan
     if not math.isfinite(number):
         about = f"(prompt {prompt!r:.80}, response {response!r:.80})"
-        raise InputError(f"{told} got {_brief(value)}, needed is a finite number {about}")
+        raise InputError(f"{told} got {_brief(value)}; expected a finite number {about}")
     return number
 
 
 def as_rows(found, told: str) -> Iterator[dict]:
     """What a user's function gave as rows, one after the other, each a mapping; `told` says in an error whose they are."""
     if isinstance(found, (str, bytes, Mapping)) or not isinstance(found, Iterable):
-        raise InputError(f"{told} gives {_brief(found)}; needed is a list of rows")
+        raise InputError(f"{told} gives {_brief(found)}; expected a list of rows")
     for number, row in enumerate(found, start=1):
         if not isinstance(row, Mapping):
-            raise InputError(f"{told}: row {number} is {_brief(row)}; needed is a mapping {{column: value}}")
+            raise InputError(f"{told}: row {number} is {_brief(row)}; expected a mapping {{column: value}}")
         yield row
 
 

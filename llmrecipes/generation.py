@@ -93,7 +93,7 @@ def _check_request(model, prompts, max_new_tokens, temperature, top_k, top_p, ba
         raise InputError(f"batch_size: {batch_size} must be at least 1")
     if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
         raise InputError(
-            f"sampling: temperature {temperature}, top_k {top_k}, top_p {top_p}; needed are temperature >= 0, "
+            f"sampling: temperature {temperature}, top_k {top_k}, top_p {top_p}; expected temperature >= 0, "
             "top_k >= 0 (0 = off) and 0 < top_p <= 1 (1 = off)"
         )
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)

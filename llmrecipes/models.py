@@ -123,9 +123,9 @@ def leave_out_eos(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
     tokenizer.add_bos_token, tokenizer.add_eos_token = begins, False
     tokenizer.init_kwargs |= {"add_bos_token": begins, "add_eos_token": False}
     if ends():
-        raise InputError(f"{where}: its tokenizer puts EOS behind every text, also behind a prompt; set add_eos_token: "
+        raise InputError(f"{where}: its tokenizer puts EOS after every text, after a prompt too; set add_eos_token: "
                          "false in its tokenizer_config.json")  # fmt: skip
-    say(f"{where}: its tokenizer put {tokenizer.eos_token} behind every text, also behind a prompt; it does so no longer")
+    say(f"{where}: its tokenizer put {tokenizer.eos_token} after every text, after a prompt too; it no longer does")
 
 
 def require_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | None) -> None:

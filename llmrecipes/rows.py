@@ -270,7 +270,7 @@ def _to_prompt(row: Mapping, where: str) -> dict:
         if system and isinstance(prompt, str):
             raise InputError(f"{where}: has `system`, which a prompt of text has no place for; write prompt as messages")
         if not isinstance(prompt, str) and prompt[-1]["role"] == "assistant":
-            raise InputError(f"{where}: the prompt ends with an answer of the assistant's, behind which another would be "
+            raise InputError(f"{where}: the prompt ends with an answer of the assistant's, after which another would be "
                              "asked for; end it with the question, or name the column `messages`: its last answer is cut "
                              "off")  # fmt: skip
         return new | {"prompt": add_system(prompt, system, where) if system else prompt}

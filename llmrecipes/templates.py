@@ -72,7 +72,7 @@ def set_defaults(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, object]
 
 
 def complete_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    """Lets a chat template that pays no heed to `add_generation_prompt` write what stands before its answers, so that a
+    """Lets a chat template that ignores `add_generation_prompt` write what stands before its answers, so that a
     model is asked as it is trained; a line says so."""
     template = tokenizer.chat_template
     if not isinstance(template, str) or "add_generation_prompt" in template:
@@ -90,7 +90,7 @@ def complete_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
         tokenizer.chat_template = template.removesuffix("\n") + (
             f"{{% if add_generation_prompt %}}{{{{ {shown} }}}}{{% endif %}}"
         )
-        say(f"{where}: its chat template pays no heed to add_generation_prompt; when the model is asked, {shown} is written "
+        say(f"{where}: its chat template ignores add_generation_prompt; when the model is asked, {shown} is written "
             "as before every answer, from now on by the template itself")  # fmt: skip
 
 

@@ -243,7 +243,7 @@ def end_where_generation_stops(
     with PartialState().main_process_first():
         rows, count, ends = end_answers(rows, columns, tokenizer, set(eos_token_ids(model, tokenizer)), num_proc)
     if count:
-        say(f"{name}: behind {count:,} of {len(columns) * len(rows):,} answers the chat template puts no token that ends "
+        say(f"{name}: after {count:,} of {len(columns) * len(rows):,} answers the chat template puts no token that ends "
             f"them; {tokenizer.eos_token} was put there")  # fmt: skip
     stop_at(model, ends, tokenizer, name)
     return rows

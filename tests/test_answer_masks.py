@@ -210,7 +210,7 @@ def test_both_answers_of_a_pair_end_where_generation_stops(tokenizer, tmp_path, 
         learned = [tokenizer.decode(ids) for ids in made.train_dataset[f"{side}_ids"]]
         assert learned == [space + text + end] * 2 + [space + text + end * (side == "rejected")] * 2, "a cut one has no end"
     assert tokenizer.convert_tokens_to_ids(end) in eos_token_ids(made.model, tokenizer)
-    assert (f"train: behind 6 of 8 answers the chat template puts no token that ends them; {end} was" in said) == (
+    assert (f"train: after 6 of 8 answers the chat template puts no token that ends them; {end} was" in said) == (
         name == "no end"
     )
 
@@ -233,7 +233,7 @@ def test_a_template_that_ignores_the_generation_prompt_still_opens_the_answer(to
     tokenizer.chat_template = without + "\n"
     complete_template(tokenizer, "here")
     said, completed = capsys.readouterr().out, tokenizer.chat_template
-    assert ("here: its chat template pays no heed to add_generation_prompt" in said) == (without != full)
+    assert ("here: its chat template ignores add_generation_prompt" in said) == (without != full)
     for turns in (CHAT, CHAT[:2]):
         assert tokenizer.apply_chat_template(turns, tokenize=False) == tokenizer.apply_chat_template(
             turns, tokenize=False, chat_template=full

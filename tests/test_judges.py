@@ -94,8 +94,8 @@ def test_a_model_judges_each_answer_and_the_measures_are_those_of_a_rule(serve):
         ({"correct": float("nan")}, "`correct` is nan"),
         ({"polite": 0.5}, "`polite` is 0.5"),
         ({"refusal": True}, "names none of the parts correct, polite, refused, .* but refusal"),
-        (None, "got None, needed is a mapping"),
-        (["refused"], "needed is a mapping"),
+        (None, "got None; expected a mapping"),
+        (["refused"], "expected a mapping"),
     ],
 )
 def test_what_a_users_judge_says_is_true_or_false_of_known_parts(said, message):
@@ -103,7 +103,7 @@ def test_what_a_users_judge_says_is_true_or_false_of_known_parts(said, message):
         judge_answers(ROWS, TEXTS, lambda row, text: said, None)
     right = {"refused": np.bool_(True), "unknown": 0, "correct": None, "style": "dry"}
     assert judge_answers(ROWS[:1], TEXTS[:1], lambda row, text: right, None) == [right]
-    with pytest.raises(InputError, match="rule: got '1' .str., needed is a finite number"):
+    with pytest.raises(InputError, match="rule: got '1' .str.; expected a finite number"):
         judge_answers(ROWS, TEXTS, None, lambda row, text: "1")
 
 

@@ -129,7 +129,7 @@ def test_a_tokenizer_that_ends_every_text_leaves_its_eos_out_and_keeps_its_bos(t
     assert AutoTokenizer.from_pretrained(tmp_path)("red hat")["input_ids"] == [begin, *plain, end]
     read = load_tokenizer(ModelArguments(tokenizer_name_or_path=str(tmp_path)))
     assert read("red hat")["input_ids"] == [begin, *plain]
-    assert "put <|im_end|> behind every text, also behind a prompt; it does so no longer" in capsys.readouterr().out
+    assert "put <|im_end|> after every text, after a prompt too; it no longer does" in capsys.readouterr().out
     read.save_pretrained(tmp_path / "again")
     assert AutoTokenizer.from_pretrained(tmp_path / "again")("red hat")["input_ids"] == [begin, *plain]
 

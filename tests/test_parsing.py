@@ -103,8 +103,8 @@ def test_wrong_value_is_rejected_on_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("seed: 1\nseed: 2\n", ":2: key `seed` stands already in line 1"),
-        ("datasets: [{path: a, path: b}]\n", "key `path` stands already"),
+        ("seed: 1\nseed: 2\n", ":2: key `seed` is given already in line 1"),
+        ("datasets: [{path: a, path: b}]\n", "key `path` is given already"),
         ("a: [1,\n", "not valid YAML"),
         ("- a\n", "a list"),
     ],
@@ -237,10 +237,10 @@ def test_function_that_raises_is_one_line_with_its_place(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        (None, "reader: r gives None .NoneType.; needed is a list of rows"),
+        (None, "reader: r gives None .NoneType.; expected a list of rows"),
         ("abc", "reader: r gives 'abc' .str."),
         ({"prompt": "a"}, "reader: r gives .'prompt': 'a'. .dict."),
-        ([{}, 3], "reader: r: row 2 is 3 .int.; needed is a mapping"),
+        ([{}, 3], "reader: r: row 2 is 3 .int.; expected a mapping"),
     ],
 )
 def test_what_a_reader_gives_must_be_rows(found, message):

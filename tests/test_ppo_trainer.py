@@ -484,7 +484,7 @@ def test_long_prompts_are_an_error_or_dropped(tmp_path, caplog):
     ("rows", "message"),
     [
         ([{"prompt": "w1"}] * 7, "7 are fewer than one rollout of 8"),
-        ([{"question": "w1"}] * 8, "has columns question; needed is a column `prompt`"),
+        ([{"question": "w1"}] * 8, "has columns question; expected a column `prompt`"),
         *(
             ([{"prompt": "w1", column: [1]}] * 8, f"the column `{column}` has the name of one that is made here; rename it")
             for column in ("prompts", "prompt_ids", "completions", "completion_ids")
@@ -501,7 +501,7 @@ def test_unusable_prompts_are_refused(tmp_path, rows, message):
 
 
 def test_a_stream_of_prompts_is_refused(tmp_path):
-    with pytest.raises(InputError, match="training prompts: a IterableDataset; needed is a datasets.Dataset"):
+    with pytest.raises(InputError, match="training prompts: a IterableDataset; expected a datasets.Dataset"):
         toys.trainer(tmp_path, data=toys.prompts().to_iterable_dataset())
 
 
@@ -544,7 +544,7 @@ def test_impossible_arguments_are_refused(tmp_path, arguments, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_labels": 2}, "value_model: gives 2 labels; needed is one value"),
+        ({"num_labels": 2}, "value_model: gives 2 labels; expected one value"),
         ({"vocabulary": 63}, "value_model: the tokenizer has 64 tokens, the model only 63"),
         (
             {"max_position_embeddings": 63},

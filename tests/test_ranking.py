@@ -186,7 +186,7 @@ def test_rule_that_lacks_a_column_says_which():
 
 @pytest.mark.parametrize("score", ["0.5", None, float("nan"), float("inf"), [1.0]])
 def test_rule_that_gives_no_number_is_one_line_with_prompt_and_answer(score):
-    with pytest.raises(InputError, match=r"rule: got .*, needed is a finite number \(prompt 'p', response 'a'\)"):
+    with pytest.raises(InputError, match=r"rule: got .*; expected a finite number \(prompt 'p', response 'a'\)"):
         rank_simulated([{"prompt": "p", "prompt_id": "1", "responses": ["a"]}], lambda *_: score, [0], [0], 0, 0)
 
 

@@ -54,7 +54,7 @@ def run_with(work: Work) -> bool:
         if attempt < work.args.retries:
             print(f"{what}; try {attempt + 2} of {work.args.retries + 1} goes on with what is missing", flush=True)
     raise InputError(
-        f"{what} in each of {work.args.retries + 1} tries, for want of memory most likely; fewer `workers` or smaller "
+        f"{what} in each of {work.args.retries + 1} tries, most likely out of memory; fewer `workers` or smaller "
         f"`shard_bytes` need less. Finished shards are kept; {work.root / 'executor.log'} has datatrove's own words"
     )
 
@@ -186,9 +186,7 @@ def _submit(work: Work) -> bool:
     finally:
         slurm.launch_slurm_job = real
     if work.args.dry_run:
-        print(
-            f"what sbatch would be given lies in {work.root / 'slurm'}: {len(scripts)} scripts, in the order of their names"
-        )
+        print(f"what sbatch would be given is in {work.root / 'slurm'}: {len(scripts)} scripts, in the order of their names")
     else:
         write_json(work.root / "slurm.json", {"jobs": scripts})
         print(f"jobs {', '.join(scripts)} are with Slurm; when they have ended, the same command writes the report")

@@ -61,7 +61,7 @@ def _convert(archive: Path, folder: Path, where: str) -> None:
         with file:
             names = [name for name in members if name.endswith(".gguf")]
             if len(names) != 1:
-                raise InputError(f"{where}: {archive.name} holds {len(names)} .gguf files; needed is one")
+                raise InputError(f"{where}: {archive.name} holds {len(names)} .gguf files; expected one")
             (Path(work) / "model.gguf").write_bytes(read(members[names[0]]))
         print(f"converting {names[0]} of {where}, once", flush=True)
         convert_gguf(Path(work) / "model.gguf", Path(work) / "model", where)

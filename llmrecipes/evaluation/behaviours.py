@@ -124,7 +124,7 @@ def _parts(judged, row: dict, text: str) -> dict:
     """
     told = f"judge: prompt {row['prompt']!r:.80}, answer {text!r:.80}:"
     if not isinstance(judged, Mapping):
-        raise InputError(f"{told} got {judged!r:.80}, needed is a mapping {{part: true or false}}")
+        raise InputError(f"{told} got {judged!r:.80}; expected a mapping {{part: true or false}}")
     known = list(dict.fromkeys(part for part, _, _ in JUDGED.values()))
     if judged and not set(known) & set(judged):
         raise InputError(f"{told} names none of the parts {', '.join(known)}, but {', '.join(map(str, judged))}")

@@ -115,6 +115,6 @@ class _Check:
                 shown = str(key.value)[:60] if isinstance(key, yaml.ScalarNode) else "a list or mapping"
                 self.refuse(key, f"key `{shown}` is no text for YAML; unknown here, or to be written in quotes")
             if key.value in lines:
-                self.refuse(key, f"key `{key.value[:60]}` stands already in line {lines[key.value]}")
+                self.refuse(key, f"key `{key.value[:60]}` is given already in line {lines[key.value]}")
             lines[key.value] = key.start_mark.line + 1
             self.visit(value, above)

@@ -263,7 +263,7 @@ def check_value_model(value_model: PreTrainedModel, tokenizer: PreTrainedTokeniz
         )
     if value_model.config.num_labels != 1:
         raise InputError(
-            f"value_model: gives {value_model.config.num_labels} labels; needed is one value, load it with num_labels=1"
+            f"value_model: gives {value_model.config.num_labels} labels; expected one value; load it with num_labels=1"
         )
     check_vocabulary(value_model, tokenizer, "value_model")
     context = context_length(value_model)

@@ -25,11 +25,11 @@ def add_prompt_ids(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest
     overlong="drop", leaves with a count. Raises InputError naming the data set (`name`) and the row.
     """
     if not isinstance(dataset, Dataset):
-        raise InputError(f"{name}: a {type(dataset).__name__}; needed is a datasets.Dataset (load it without streaming)")
+        raise InputError(f"{name}: a {type(dataset).__name__}; expected a datasets.Dataset (load it without streaming)")
     if len(dataset) == 0:
-        raise InputError(f"{name}: has no rows; needed are prompts")
+        raise InputError(f"{name}: has no rows; expected prompts")
     if "prompt" not in dataset.column_names:
-        raise InputError(f"{name}: has columns {', '.join(dataset.column_names)}; needed is a column `prompt`")
+        raise InputError(f"{name}: has columns {', '.join(dataset.column_names)}; expected a column `prompt`")
     for column in OWN_COLUMNS:
         if column in dataset.column_names:
             raise InputError(

@@ -198,7 +198,7 @@ def score_with_callable(
     if inspect.isawaitable(scores):
         scores = _run(scores)
     if isinstance(scores, (str, bytes, Mapping, Set)) or not isinstance(scores, Iterable) or getattr(scores, "ndim", 1) == 0:
-        raise InputError(f"reward function {name}: returned {scores!r:.80}; needed is a list of {len(prompts)} numbers")
+        raise InputError(f"reward function {name}: returned {scores!r:.80}; expected a list of {len(prompts)} numbers")
     scores = list(scores)
     if len(scores) != len(prompts):
         raise InputError(f"reward function {name}: returned {len(scores)} scores for {len(prompts)} responses")

@@ -21,7 +21,7 @@ def check_items(samples: Sequence[dict]) -> list[dict]:
             raise InputError(f"datasets, row {number}: prompt_id is missing; other rows have one")
         key = row.get("prompt_id") or json.dumps(row.get("prompt"))
         if key in seen:
-            raise InputError(f"datasets, row {number}: its prompt_id or prompt stands already in row {seen[key]}; keep one")
+            raise InputError(f"datasets, row {number}: its prompt_id or prompt is already in row {seen[key]}; keep one")
         seen[key] = number
         answers = row["responses"]
         if not all(isinstance(text, str) for text in answers) or not any(text.strip() for text in answers):

@@ -134,7 +134,7 @@ def main() -> None:
         write_user(options.file, options.name, password, options.admin)
     except InputError as error:
         leave(*error.args)
-    print(f"{options.name} stands in {options.file}")
+    print(f"{options.name} is in {options.file} now")
 
 
 if __name__ == "__main__":

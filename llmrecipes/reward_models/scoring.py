@@ -36,7 +36,7 @@ def check_reward_model(model: PreTrainedModel) -> None:
             "model from it (recipes/reward.py)"
         )
     if model.config.num_labels != 1:
-        raise InputError(f"reward model {reward_name(model)}: gives {model.config.num_labels} labels; needed is one score")
+        raise InputError(f"reward model {reward_name(model)}: gives {model.config.num_labels} labels; expected one score")
 
 
 def check_reward_path(path: str, key: str = "reward_model_name_or_path") -> None:
