@@ -1,5 +1,5 @@
-"""CPU seconds of each test with all processes that it starts, also through a fork server; other programs hardly change them.
-A plugin of pytest, for Linux, with or without workers; prints the slowest files and tests.
+"""CPU seconds of each test, including all processes that it starts, also through a fork server; other load hardly matters.
+A pytest plugin for Linux, with or without workers; prints the slowest files and tests.
 
 Launch: OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not long" -p benchmarks.cpu_of_tests
 """
@@ -17,11 +17,11 @@ spent = Counter()  # CPU seconds of each test
 
 
 def pytest_configure():
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # processes whose parent has ended stay below this one
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphaned processes stay descendants of this one
 
 
 def cpu_seconds() -> float:
-    """User and system seconds of this process, of all below it and of those that they have waited for."""
+    """User and system seconds of this process, its descendants, and the processes that these have waited for."""
     total, todo = 0, [os.getpid()]
     while todo:
         process = Path("/proc", str(todo.pop()))

@@ -2,9 +2,9 @@
 
     python benchmarks/data.py [--only near_duplicates,cleaning,contamination,language] [--json FILE] [--documents N]
 
-Each part runs in a process of its own; seconds are of the CPU, so that a busy machine does not decide, and memory is that
-process's peak. Documents are put together from sentences of the archives that configs/smalltalk/corpus.yaml names (32 MB,
-downloaded once); what must be found in them is planted.
+Each part runs in its own process; seconds are CPU time, so that other load does not matter, and memory is that process's
+peak. Documents are composed of sentences from the archives named in configs/smalltalk/corpus.yaml (32 MB, downloaded once);
+what must be found in them is planted.
 """
 
 import argparse

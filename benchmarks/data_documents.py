@@ -25,7 +25,7 @@ from llmrecipes.corpus.work import Work
 from llmrecipes.keys.strict_yaml import load_yaml
 
 ROOT = Path(__file__).parent.parent
-CHANGED = (0.002, 0.005, 0.01, 0.02, 0.05)  # shares of words that are changed in planted near-duplicates
+CHANGED = (0.002, 0.005, 0.01, 0.02, 0.05)  # shares of words changed in planted near-duplicates
 CHARACTERS = 1500
 
 
@@ -39,7 +39,7 @@ def real_texts() -> list[str]:
 
 
 def made_documents(count: int, seed: int = 1) -> list[str]:
-    """`count` documents of about 1,500 characters, of sentences of real texts in an order of their own."""
+    """`count` documents of about 1,500 characters, composed of shuffled sentences from real texts."""
     sentences = [s for text in real_texts() for s in re.split(r"(?<=[.!?])\s+", text) if 40 < len(s) < 400]
     rng, found = random.Random(seed), []
     for _ in range(count):
@@ -64,7 +64,7 @@ def planted(documents: list[str], seed: int = 2) -> list[tuple[int, str]]:
 
 
 def jaccard(a: str, b: str) -> float:
-    """Of sets of five words in a row, as text, so that nothing of what is measured is used."""
+    """Jaccard similarity of the sets of runs of five words, as text: independent of the code being measured."""
     sets = []
     for text in (a, b):
         words = WORD.findall(text.lower())
@@ -127,7 +127,7 @@ def _quality(count: int, codes, because) -> dict:
 
 
 def _in_child(function) -> int:
-    """Runs `function` in a forked process, whose memory is not ours; its exit status."""
+    """Runs `function` in a forked process with its own memory; returns its exit status."""
     import os
 
     pid = os.fork()
@@ -140,7 +140,7 @@ def _in_child(function) -> int:
 
 
 def cleaning(count: int) -> dict:
-    """Documents a CPU second of one core through each step and all of them, sketches and files included."""
+    """Documents per CPU second on one core, for each step and for all of them with sketches and files."""
     texts = real_texts()
     random.Random(3).shuffle(texts)
     texts = [text for text in texts if len(text) > 300][: min(count, 5000)]
@@ -171,7 +171,7 @@ def cleaning(count: int) -> dict:
 
 
 def _items(count: int) -> list[str]:
-    """Evaluation items: questions of two sentences that no document holds but those in which they are planted."""
+    """Evaluation items: questions of two sentences that occur only in documents in which they are planted."""
     rng = random.Random(9)
     sentences = [s for text in real_texts()[::7] for s in re.split(r"(?<=[.!?])\s+", text) if 60 < len(s) < 200]
     shuffled = lambda s: " ".join(rng.sample(s.split(), len(s.split())))
@@ -179,7 +179,8 @@ def _items(count: int) -> list[str]:
 
 
 def contamination(count: int) -> dict:
-    """Items planted as they are, in other case and blanks, and inside of longer documents; and what clean text loses."""
+    """Recall on items planted unchanged, with other case and whitespace, and inside longer documents; and false
+    positives."""
     items = _items(3000)
     table, short = build_items(items, 13)
     clean = made_documents(min(count, 20_000), seed=5)
@@ -244,7 +245,7 @@ def _accuracy(size: str, samples: list[tuple[str, str]], detectors: dict) -> dic
 
 
 def labelled_lines() -> list[tuple[str, str]]:
-    """(ISO 639-1 code, two or three messages of a translation put together): at most 60 of each language."""
+    """(ISO 639-1 code, two or three messages of a translation joined): at most 60 per language."""
     import subprocess
     import sys
     import zipfile

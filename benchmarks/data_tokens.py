@@ -1,6 +1,6 @@
 """The parts of benchmarks/data.py between documents and batches: tokens, mixtures, blocks.
 
-Shards of a given size hold random ids: nothing here depends on which. Text is Python's own standard library, 11 MB.
+Shards of a given size hold random ids: nothing here depends on their values. Text is Python's standard library, 11 MB.
 """
 
 import itertools
@@ -32,14 +32,14 @@ from llmrecipes.tokens.building import folder_name, require_tokens, tokenizer_fi
 from llmrecipes.tokens.shards import FORMAT, MANIFEST, SUFFIXES, TokenShards, sample_of, sha256_of
 from llmrecipes.training import PretrainTrainer
 
-ROWS, LENGTH, DOCUMENT = 16, 1024, 700  # of a batch; tokens of a document
-SHARD = 1 << 26  # tokens, as they are written
+ROWS, LENGTH, DOCUMENT = 16, 1024, 700  # rows and tokens per row of a batch; tokens of a document
+SHARD = 1 << 26  # tokens per shard as written
 MODEL = {"model_type": "llama", "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
          "intermediate_size": 256, "max_position_embeddings": LENGTH}  # fmt: skip
 
 
 def write_shards(folder: Path, num_tokens: int, made_by: str = "", vocabulary: int = 32_000) -> TokenShards:
-    """Shards of random ids, as `require_tokens` leaves them."""
+    """Shards of random ids, in the form written by `require_tokens`."""
     folder.mkdir(parents=True)
     ids, shards = np.random.default_rng(0).integers(vocabulary, size=min(SHARD, num_tokens), dtype=np.uint16), []
     for number, start in enumerate(range(0, num_tokens, SHARD)):
@@ -63,7 +63,7 @@ def blocks_of(shards: TokenShards, seed: int = 0) -> TokenBlocks:
 
 
 def private_bytes() -> int:
-    """Memory of this process that no file lies behind: the pages of a mapped file can be taken away at any time."""
+    """Anonymous memory of this process: pages of a mapped file can be reclaimed at any time."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.split("RssAnon:")[1].split()[0])
 
@@ -78,7 +78,7 @@ def library_texts() -> list[str]:
 
 
 def first_step(documents: int) -> dict:
-    """CPU seconds from the config to the end of the first step: 1 GB of JSONL, tokens there, libraries imported."""
+    """CPU seconds from the config to the end of the first step: 1 GB of JSONL, already tokenised, libraries imported."""
     with tempfile.TemporaryDirectory() as work:
         home = Path(work)
         os.environ["LLMRECIPES_CACHE"] = str(home / "cache")
@@ -117,7 +117,7 @@ def _one_step(data: DataArguments, home: Path) -> tuple[float, int]:
 
 
 def memory(documents: int) -> dict:
-    """Private memory that 2,000 batches of 16 x 1,024 tokens leave behind, by size of the shards."""
+    """Private memory added by 2,000 batches of 16 x 1,024 tokens, by size of the shards."""
     found = {}
     for size in (100_000_000, 1_000_000_000, 5_000_000_000):
         with tempfile.TemporaryDirectory() as work:
@@ -165,7 +165,7 @@ def tokenization(documents: int) -> dict:
 
 
 def _with_map(file: Path, tokenizer, work: str) -> int:
-    """The usual way: tokenize, then chain and cut into blocks (transformers' run_clm.py)."""
+    """The usual way: tokenize, then concatenate and split into blocks (transformers' run_clm.py)."""
     rows = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=f"{work}/cache")
 
     def ids(batch):
@@ -186,8 +186,9 @@ def _with_map(file: Path, tokenizer, work: str) -> int:
 
 
 def loader(documents: int) -> dict:
-    """Million tokens per CPU second in batches of 16 x 1,024 out of 1 GB: blocks in their order, and a reader that gathers
-    16 random places of one mapped file by a single index; alone and in torch's DataLoader, in turns, medians of five."""
+    """Million tokens per CPU second in batches of 16 x 1,024 from 1 GB: our blocks in their order, and a reader that gathers
+    16 random positions of one mapped file by a single index; alone and in torch's DataLoader, alternating, medians of
+    five."""
     with tempfile.TemporaryDirectory() as work:
         shards = write_shards(Path(work) / "tokens", 500_000_000)
         blocks, file = blocks_of(shards), np.concatenate([shards.tokens_of(i) for i in range(len(shards.starts) - 1)])
@@ -213,7 +214,7 @@ def loader(documents: int) -> dict:
             "vectorised memmap, DataLoader": lambda: list(DataLoader(gather, batch_sampler=order, collate_fn=plain)),
         }
         times = {name: [] for name in sides}
-        for _ in range(6):  # the first brings the files into memory
+        for _ in range(6):  # the first brings the files into the page cache
             for name, work_through in sides.items():
                 started = time.process_time()
                 work_through()
@@ -225,8 +226,8 @@ def loader(documents: int) -> dict:
 
 
 def shares(documents: int) -> dict:
-    """Largest difference between weight and share of tokens, in points, over the first 10 million tokens and at any step of
-    16 x 1,024 after the first million."""
+    """Largest difference between weight and share of tokens, in percentage points: after 10 million tokens, and at any step
+    of 16 x 1,024 after the first million."""
     found = {}
     for name, weights in {"40/5/15/40": [40, 5, 15, 40], "LLaMA-1": [67, 15, 4.5, 4.5, 4.5, 2.5, 2]}.items():
         shares = np.array(weights) / sum(weights)
@@ -244,7 +245,7 @@ def shares(documents: int) -> dict:
 
 
 def resume(documents: int) -> dict:
-    """The batch at sample 3e9 out of a fresh object, from five sources, and again out of another one."""
+    """The batch at sample 3e9 from a new object with five sources, and again from another object."""
     with tempfile.TemporaryDirectory() as work:
         shards = write_shards(Path(work) / "tokens", 50_000_000)
         sources, times, batches = [shards] * 5, [], []

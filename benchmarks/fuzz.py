@@ -1,9 +1,9 @@
-"""Fuzzing of everything that a user writes by hand or a kill may tear: each input ends in a result or in one clear line.
+"""Fuzzing of everything that a user writes or a kill may truncate: each input must end in a result or a one-line error.
 
     python benchmarks/fuzz.py [--examples 20000] [--kinds yaml argv ...] [--seed 0]
 
-Prints for each kind how many inputs were tried, how many were refused with one line, and every place that raised anything
-else, with an input that does it; exit code 1 if there is one. tests/test_fuzz.py runs a few hundred of the same.
+Prints for each kind how many inputs were tried and refused with one line, and every place that raised anything else, with an
+input that triggers it; exit code 1 if there is one. tests/test_fuzz.py runs a few hundred of them.
 """
 
 import argparse
@@ -29,11 +29,11 @@ sys.path += [str(Path(__file__).parent), str(ROOT / "tests")]
 from fuzz_inputs import command_line, jsonl, manifests, model_files, old_config, pipeline, rankings, yaml_text  # noqa: E402
 from recipe_types import recipe_types  # noqa: E402
 
-# ---- What is done with an input: returns, or raises InputError or SystemExit (0 or 2) ----
+# ---- How an input is processed: returns, or raises InputError or SystemExit (0 or 2) ----
 
 
 def read_config(example) -> None:
-    """Parse a config as its recipe does, but for building what needs torch; then show it."""
+    """Parses a config as its recipe does, except for what needs torch; then prints it."""
     stage, content = example
     Path(f"{stage}.yaml").write_bytes(content.encode("utf-8", "surrogatepass"))
     _check_only(stage, ["--config", f"{stage}.yaml"])
@@ -160,7 +160,7 @@ KINDS = {
 
 
 def outcome(kind: str, example) -> str:
-    """ "fine" or "refused"; raises whatever else comes out, also an InputError that is no single, short line a mistake."""
+    """ "fine" or "refused"; raises anything else, including an InputError that is not one short line per mistake."""
     environment, here = dict(os.environ), os.getcwd()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -185,7 +185,7 @@ def outcome(kind: str, example) -> str:
 
 
 def fuzz(kind: str, examples: int, start: int, stop_at_first: bool = False) -> tuple[collections.Counter, dict[str, object]]:
-    """(outcomes, place -> an input that raised there) of `examples` inputs of a kind, from the seed `start`."""
+    """(outcomes, place -> an input that raised there) for `examples` inputs of a kind, from the seed `start`."""
     counts, broken = collections.Counter(), {}
 
     @seed(start)

@@ -1,4 +1,4 @@
-"""Inputs for benchmarks/fuzz.py: configs, command lines, rows, rankings, torn files; right, odd and broken ones."""
+"""Inputs for benchmarks/fuzz.py: configs, command lines, rows, rankings, truncated files; valid, odd and malformed ones."""
 
 import contextlib
 import json
@@ -63,14 +63,14 @@ def plausible(stage: str, key: str) -> st.SearchStrategy:
 
 
 def right_lines(stage: str, taken: set[str] = frozenset()) -> list[str]:
-    """A config that the stage takes, without the keys `taken`."""
+    """A config that the stage accepts, without the keys `taken`."""
     keys = set(KEYS[stage]) - WITHOUT.get(stage, set()) - taken
     return [line for line in RIGHT.splitlines() if line.partition(":")[0] in keys]
 
 
 @st.composite
 def yaml_text(draw):
-    """(stage, text of a config): a right config, a shipped or an empty one with some lines that are odd, or anything."""
+    """(stage, text of a config): a valid, shipped or empty config with some odd lines, or arbitrary text."""
     stage = draw(st.sampled_from(STAGES))
     kind = draw(st.integers(0, 11))
     if kind == 0:

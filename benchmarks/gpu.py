@@ -1,11 +1,11 @@
-"""Speed on a GPU: pretraining and SFT against a bare loop, decoding, PPO against that of trl 1.12.0. Eight minutes in all.
+"""Speed on a GPU: pretraining and SFT against a bare loop, decoding, PPO against trl 1.12.0's. Takes eight minutes.
 
     python benchmarks/gpu.py [--parts pretrain,sft,lora,decode,ppo] [--smoke] [--trl FOLDER] [--json FILE]
 
 Random tokens and weights: speed does not depend on them. Each part runs in a process of its own. MFU is (6 N + 12 L H T)
-tokens/s over the card's dense bf16 peak, with N all parameters (nanoGPT's and PaLM's count). --trl: a folder that holds
-trl 1.12.0 (`pip install --no-deps --target FOLDER trl==1.12.0`), beside the other packages of this environment; without it
-PPO is measured alone. --smoke: every part on tiny models, also on a CPU, to see that it runs; its figures mean nothing.
+tokens/s over the card's dense bf16 peak, with N all parameters (nanoGPT's and PaLM's count). --trl: a folder with trl
+1.12.0 (`pip install --no-deps --target FOLDER trl==1.12.0`), used with the other packages of this environment; without it
+only our PPO is measured. --smoke: every part on tiny models, also on a CPU, to check that it runs; its figures mean nothing.
 """
 
 import argparse
@@ -35,7 +35,7 @@ SHAPES = {
 
 
 def peak_flops(name: str) -> float | None:
-    """Dense bf16 FLOP/s of the card that torch calls `name`, as recipes/plan.py knows it; None for another one."""
+    """Dense bf16 FLOP/s of the card that torch calls `name`, from recipes/plan.py's list; None if it is not there."""
     from llmrecipes.plan import GPUS
 
     called = name.lower().replace(" ", "")
@@ -72,8 +72,8 @@ def arguments(cls, folder: str, shape: tuple, steps: int, **more):
 
 
 def against_bare_loop(part: str, shape: tuple, steps: int) -> dict:
-    """The recipe's trainer and a hand-written loop in turns, on the same rows: medians of three turns of each, the
-    first step of a turn left out."""
+    """The recipe's trainer and a hand-written loop, alternating on the same rows: medians of three turns each, without the
+    first step of a turn."""
     import torch
     from datasets import Dataset
     from training import Clock, pace
@@ -122,7 +122,7 @@ def against_bare_loop(part: str, shape: tuple, steps: int) -> dict:
                 seconds[side].append(pace(clock.times if side == "recipe" else bare.run())[0])
                 memory[side] = peak_gib()
         tokens = rows * length
-        # A frozen weight has no gradient of its own: 4 N in place of 6 N.
+        # Frozen weights need no weight gradients: 4 N instead of 6 N.
         flops = (6 if part != "lora" else 4) * parameters + 12 * layers * width * length
         found = {"parameters": parameters, "tokens_per_step": tokens}
         for side, times in seconds.items():
@@ -136,7 +136,7 @@ def against_bare_loop(part: str, shape: tuple, steps: int) -> dict:
 
 
 class BareLoop:
-    """What a hand-written script would do with the trainer's rows, precision, compilation and fused AdamW."""
+    """A hand-written loop with the trainer's rows, precision, compilation and fused AdamW."""
 
     def __init__(self, model, trainer, steps: int):
         import torch
@@ -149,7 +149,7 @@ class BareLoop:
         self.batches = [{k: b[k] for k in columns} for b in list(trainer.get_train_dataloader())[:steps]]
 
     def run(self) -> list[tuple[float, float]]:
-        """The times at which its steps ended."""
+        """Runs the steps; returns the times at which they ended."""
         import torch
         from training import now
 
@@ -167,7 +167,8 @@ class BareLoop:
 
 
 def decode(shape: tuple, new_tokens: int) -> dict:
-    """Tokens a second of `llmrecipes.generation` and of generate with a growing and, on a GPU, a compiled static cache."""
+    """Tokens per second of `llmrecipes.generation`, and of generate with a dynamic and, on a GPU, a compiled static
+    cache."""
     import torch
     from training import now
 
@@ -239,7 +240,7 @@ def peak_gib() -> float:
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of the process so far
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # peak of the process so far
 
 
 def measure(part: str, smoke: bool, trl: str | None) -> dict:
@@ -273,7 +274,7 @@ def main() -> None:
         return
     parts = [part for part in args.parts.split(",") if part]
     if unknown := set(parts) - set(PARTS):
-        parser.error(f"--parts: {', '.join(sorted(unknown))} is none of {', '.join(PARTS)}")
+        parser.error(f"--parts: {', '.join(sorted(unknown))} is not one of {', '.join(PARTS)}")
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     print("  ".join(f"{name} {version}" for name, version in versions.items()), flush=True)
     results = {"versions": versions}
@@ -288,7 +289,7 @@ def main() -> None:
         goal = f"   (goal: {GOALS[part]})" if part in GOALS else ""
         print(f"\n{part}, {results[part]['seconds']} s{goal}", flush=True)
         print("\n".join(f"  {name:<28} {shown(value)}" for name, value in found.items()), flush=True)
-        if args.json:  # part by part: what was measured stays when the machine is taken back
+        if args.json:  # after each part: results survive the loss of the machine
             args.json.write_text(json.dumps(results, indent=2) + "\n")
     if any("failed" in key for part in parts for key in results[part]):
         sys.exit(1)

@@ -1,11 +1,11 @@
-"""Kills every stage at random and at chosen moments, gives the same command again, and compares what comes out in the end,
-byte for byte but for times, with a run that nobody disturbed.
+"""Kills every stage at random and at chosen moments, repeats the same command, and compares the final result byte for byte,
+except for times, with that of an undisturbed run.
 
 Launch: python benchmarks/kill.py [--kills 200] [--seed 0] [--stages pretrain,sft,...] [--json FILE]
 Each stage runs with tiny models in a process forked from this one, which has imported the libraries once. A moment is either
-a share of the undisturbed run's time, or the n-th time that the run opens, renames or removes a file (so inside checkpoints,
-manifests and cards, and between the last checkpoint and the end). Signals: KILL, TERM, INT; stages that train also with two
-processes. The pipeline is killed as a whole chain. Prints kills, finishes, byte-equal.
+a fraction of the undisturbed run's time, or the n-th time that the run opens, renames or removes a file (which covers
+writing of checkpoints, manifests and cards, and the end of the run). Signals: KILL, TERM, INT; stages that train also run
+with two processes. The pipeline is killed as a whole chain. Prints the numbers of kills, finished and byte-equal runs.
 """
 
 import argparse
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 REAL_POPEN = subprocess.Popen
 TRAINING = ["pretrain", "sft", "reward", "dpo", "ppo", "kto", "grpo"]
 STAGES = ["tokenizer", "pretrain", "sft", "sample", "rank", "reward", "dpo", "ppo", "evaluate", "kto", "grpo"]
-# A constant learning rate: a step too many changes the weights. No interval is a multiple of another one.
+# A constant learning rate, so that an extra step changes the weights. No interval is a multiple of another.
 STEPS = ["--max_steps", "9", "--save_steps", "2", "--logging_steps", "3", "--save_total_limit", "2", "--watch_steps", "4",
          "--lr_scheduler_type", "constant", "--learning_rate", "1e-3", "--per_device_eval_batch_size", "64"]  # fmt: skip
 UNWATCHED = [word for word in STEPS if word not in ("--watch_steps", "4")]
@@ -49,7 +49,7 @@ OPTIONS = {
     "grpo": UNWATCHED,
     "sample": ["--per_device_batch_size", "8"],
 }
-EVENTS_OF_STAGES = 60  # of a file, of which every stage of a pipeline has some
+EVENTS_OF_STAGES = 60  # file events per stage; every stage of a pipeline has some
 TIMES = re.compile(
     r'"(?:started|wall_seconds|previous_seconds|seconds|step_time|[\w/]*runtime|[\w/]*_per_second|time/\w+)": [-+.\deE]+,?'
     r'|"peak_memory_gib": [\d.]+,?|Measured: [\d.]+ GiB|\d+ s on \d+|commit [\w-]+|"(?:commit|code)": "[\w-]+",'
@@ -76,7 +76,7 @@ def main():
 
 
 def run(bench: "Bench", names: list[str], kills: int, seed: int) -> list[dict]:
-    """Shares `kills` out over the stages `names` ("sft", "sft:2" for two processes, "pipeline"); a row for each."""
+    """Distributes `kills` over the stages `names` ("sft", "sft:2" for two processes, "pipeline"); returns a row for each."""
     rows = []
     for place, name in enumerate(names):
         stage, _, processes = name.partition(":")
@@ -110,7 +110,7 @@ class Bench:
         import_libraries()
 
     def undisturbed(self, stage: str, processes: int) -> dict:
-        """Files of a run that nobody disturbs, its seconds and its number of file events; makes what it reads before."""
+        """Files of an undisturbed run, its seconds and its number of file events; first makes the run's inputs."""
         kept = self.kept / f"{stage}-{processes}.json"
         if kept.exists():
             return json.loads(kept.read_text())
@@ -130,7 +130,7 @@ class Bench:
         return found
 
     def disturbed(self, stage: str, processes: int, reference: dict, moments: random.Random) -> tuple[int, bool, str]:
-        """(kills, whether it finished, which file differs) of a run that is killed one to three times."""
+        """(kills, whether it finished, which file differs) for a run killed one to three times."""
         shutil.rmtree(self.folder(stage), ignore_errors=True)
         kills = 0
         for _ in range(moments.randint(1, 3)):
@@ -152,7 +152,7 @@ class Bench:
         return kills, True, ", ".join(names)
 
     def wait_for_orphans(self, stage: str) -> None:
-        """A stage whose pipeline is killed hears so from the kernel; until it has saved and left, it holds its folder."""
+        """The kernel signals a stage whose pipeline was killed; it holds its folder's lock until it has saved and exited."""
         from llmrecipes.manifest import find_holder
 
         deadline = time.time() + 60
@@ -180,7 +180,7 @@ class Bench:
 
     def child(self, stage: str, counts: bool, at_event: int, signum: int):
         """Never returns."""
-        atexit._clear()  # this one is the parent's
+        atexit._clear()  # these handlers are the parent's
         log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if not counts else 0))
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -199,7 +199,7 @@ class Bench:
         return ["--config", str(config), *OPTIONS.get(stage, [])]
 
     def wait(self, pids: list[int], seconds: float | None = None, signum: int = 0) -> list[int]:
-        """Exit codes. After `seconds` all get `signum`; when one fails, the others are ended as a launcher does it."""
+        """Exit codes. After `seconds` all processes get `signum`; if one fails, the others are stopped as by a launcher."""
         codes, started, ended = {}, time.time(), None
         while len(codes) < len(pids):
             for pid in set(pids) - set(codes):
@@ -222,7 +222,7 @@ class Bench:
 
 
 class ForkedStage:
-    """What the pipeline needs of subprocess.Popen, without the seconds of imports."""
+    """The parts of subprocess.Popen that the pipeline uses, without the seconds of imports."""
 
     def __new__(cls, command, **kwargs):
         return super().__new__(cls) if command[0] == sys.executable else REAL_POPEN(command, **kwargs)
@@ -257,12 +257,12 @@ def run_and_leave(argv: list[str], at_end=lambda: None):
             at_end()
         sys.stdout.flush()
         sys.stderr.flush()
-        atexit._run_exitfuncs()  # os._exit leaves them out
+        atexit._run_exitfuncs()  # os._exit skips them
         os._exit(code)
 
 
 def watch_files(below: str, at_event: int, signum: int) -> list[int]:
-    """Counts what this process does to files below a folder; at the `at_event`-th time it gets `signum`."""
+    """Counts this process's operations on files below a folder; at the `at_event`-th it receives `signum`."""
     count = [0]
 
     def hook(event, args):
@@ -279,7 +279,7 @@ def watch_files(below: str, at_event: int, signum: int) -> list[int]:
 
 
 def read_files(folder: Path) -> dict[str, str]:
-    """Name -> contents without times, of every file but those of checkpoints."""
+    """Name -> contents without times, for every file except those of checkpoints."""
     import xxhash
 
     found = {}
@@ -299,7 +299,8 @@ def read_files(folder: Path) -> dict[str, str]:
 
 
 def import_libraries() -> None:
-    """What the recipes import while they run, so that the forked processes need not; the code is read once, too."""
+    """Imports what the recipes import while running, so that forked processes need not, and reads the project's code
+    once."""
 
     import deepspeed  # noqa: F401
     import trl.trainer.grpo_trainer
@@ -326,7 +327,7 @@ def import_libraries() -> None:
     for stage in STAGES:
         code_digest(ROOT / "recipes" / f"{stage}.py", {})
     gc.collect()
-    gc.freeze()  # what is shared stays shared: a collection in a forked process would copy it
+    gc.freeze()  # keeps memory shared: a garbage collection in a forked process would copy it
 
 
 if __name__ == "__main__":

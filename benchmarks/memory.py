@@ -1,5 +1,5 @@
-"""The plan's closed form against what recipes take on a CPU: peak resident memory of a run less that of the same run with a
-model of almost nothing. What is freed is given back to the system at once, so that the peak is what was in use.
+"""The plan's closed form against the memory of recipes on a CPU: peak resident memory of a run minus that of the same run
+with a minimal model. Freed memory is returned to the system at once, so that the peak is memory in use.
 
 Run: python benchmarks/memory.py [--json FILE]
 """

@@ -1,12 +1,12 @@
-"""PPOTrainer against that of trl 1.12.0, the last release that had one: samples/s by phase, peak memory, learning.
+"""PPOTrainer against that of trl 1.12.0, the last release with one: samples/s by phase, peak memory, learning.
 
     python benchmarks/ppo.py [--updates 2] [--rounds 3] [--workloads fixed,variable,vocabulary] [--bandit] [--json FILE]
 
-trl 1.12.0 gets an environment of its own, made on the first call in benchmarks/.trl (venv and pip). Both sides run in
-turns, one process each, on the same models, prompts (in the same order) and response lengths, which a schedule settles:
-random weights, fp32, num_mini_batches 1, pad != eos, no sample generations, old log-probabilities from sampling; the first
-update warms up, TRL's last of a pass is not run. CPU time of one thread is measured, which other work on the machine
-disturbs least. "separate" is like for like, "shared" (one trunk for policy and value) is another algorithm and stands apart.
+trl 1.12.0 gets its own environment, created on the first call in benchmarks/.trl (venv and pip). The sides run alternately,
+one process each, on the same models, prompts (in the same order) and response lengths, which follow a schedule: random
+weights, fp32, num_mini_batches 1, pad != eos, no sample generations, old log-probabilities from sampling; the first update
+warms up, TRL's last update of a pass is not run. Measures CPU time of one thread, which other load disturbs least.
+"separate" compares like with like; "shared" (one trunk for policy and value) is a different algorithm, shown separately.
 """
 
 import argparse
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 ENVIRONMENT = Path(__file__).parent / ".trl"
 SIDES = ("trl", "separate", "shared")
 TOY_UPDATES = 50
-# Ratios to TRL that ours are to reach: samples/s at least, peak memory at most.
+# Target ratios to TRL: samples/s at least, peak memory at most.
 TARGETS = {
     ("fixed", "separate"): (1.1, 0.75),
     ("variable", "separate"): (1.8, 0.75),
@@ -36,7 +36,7 @@ TOY_TARGETS = {"bandit": 0.8, "stop": 0.95, "stop_pad_is_eos": 0.95}
 
 
 def trl_python() -> Path:
-    """The interpreter of the environment that holds trl 1.12.0; made when it is missing."""
+    """The interpreter of the environment with trl 1.12.0, which is created if missing."""
     python = ENVIRONMENT / "bin" / "python"
     if not (ENVIRONMENT / "ready").exists():
         print(f"making {ENVIRONMENT.relative_to(ROOT)} with trl 1.12.0 ...", file=sys.stderr, flush=True)
@@ -71,8 +71,8 @@ def verdict(value: float, target: float | None, at_most: bool = False) -> str:
 
 
 def report(workload: str, runs: dict[str, list[dict]]) -> dict:
-    """Prints each side's medians over the rounds, its ratio to TRL (the median of the rounds' ratios, and their range) and
-    its phases. Exits if the sides did not work on the same number of tokens."""
+    """Prints each side's medians over the rounds, its ratio to TRL (median and range over the rounds) and its phases. Exits
+    if the sides did not process the same number of tokens."""
     tokens = {tuple(run["tokens"]) for each in runs.values() for run in each}
     if len(tokens) > 1:
         sys.exit(f"{workload}: the sides sampled different numbers of response tokens: {sorted(tokens)}")
@@ -102,7 +102,7 @@ def report(workload: str, runs: dict[str, list[dict]]) -> dict:
 
 
 def learning(updates: int) -> dict:
-    """Prints the toys' learning curves and the number of updates that each side needs for the target."""
+    """Prints the toys' learning curves and the number of updates that each side needs to reach the target."""
     curves = {}
     for toy in TOYS:
         curves[toy] = {side: in_process(side, toy, updates)["scores"] for side in ("trl", "separate")}
@@ -127,7 +127,7 @@ def main() -> None:
     args = parser.parse_args()
     workloads = [name for name in args.workloads.split(",") if name]
     if unknown := set(workloads) - set(WORKLOADS):
-        parser.error(f"--workloads: {', '.join(sorted(unknown))} is none of {', '.join(WORKLOADS)}")
+        parser.error(f"--workloads: {', '.join(sorted(unknown))} is not one of {', '.join(WORKLOADS)}")
     if args.updates < 2 or args.rounds < 1:
         parser.error("--updates must be at least 2, --rounds at least 1")
     results = {}

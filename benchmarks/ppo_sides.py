@@ -1,7 +1,7 @@
-"""One side of benchmarks/ppo.py and gpu.py in a process of its own: python benchmarks/ppo_sides.py SIDE WORKLOAD UPDATES
+"""One side of benchmarks/ppo.py and gpu.py in its own process: python benchmarks/ppo_sides.py SIDE WORKLOAD UPDATES
 
 SIDE: trl (trl 1.12.0, by the interpreter that has it), separate or shared (ours). Prints its figures as one line of JSON.
-On a GPU wall time is measured, with the device waited for, and both sides train under bf16 autocast; on a CPU it is the CPU
+On a GPU this measures wall time, synchronising with the device, and both sides train under bf16 autocast; on a CPU, the CPU
 time of one thread.
 """
 
@@ -17,7 +17,7 @@ import time
 
 PAD, EOS = 0, 2
 ROWS, MICRO_BATCH, RESPONSE = 64, 16, 64
-# low, high: tokens of a prompt. eos: chance per token that a response ends; its length is settled before the run.
+# low, high: tokens of a prompt. eos: probability per token that a response ends; lengths are drawn before the run.
 WORKLOADS = {
     "fixed": {"vocab": 4096, "low": 32, "high": 32, "eos": 0.0, "epochs": 4},
     "variable": {"vocab": 4096, "low": 16, "high": 64, "eos": 0.04, "epochs": 4},
@@ -55,7 +55,7 @@ class Finished(Exception):
     """Enough updates were measured."""
 
 
-# ---- What every side works on ----
+# ---- Shared by all sides ----
 
 
 def build_tokenizer(vocab: int, pad_is_eos: bool):
@@ -72,8 +72,8 @@ def build_tokenizer(vocab: int, pad_is_eos: bool):
 
 
 def build_models(work: dict) -> tuple:
-    """(policy, reference, reward model, value model) of random weights. Outside the toys policy and reference never emit
-    EOS or padding, so that the schedule alone says how long a response is."""
+    """(policy, reference, reward model, value model) with random weights. Except in the toys, policy and reference never
+    emit EOS or padding, so that only the schedule determines response lengths."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
@@ -118,7 +118,7 @@ class Schedule:
         self.lengths = {tuple(prompt): length for prompt, length in zip(prompts, lengths, strict=True)}
 
     def criterion(self, prompts: list[list[int]], context: int = 0, batch_size: int | None = None):
-        """For `prompts` that are decoded together, or in batches, from which those that ended are dropped."""
+        """For `prompts` that are decoded together or in batches, from which finished ones are dropped."""
         import torch
 
         waiting, lengths = [self.lengths[tuple(prompt)] for prompt in prompts], None
@@ -136,7 +136,7 @@ class Schedule:
 
 
 class Stopwatch:
-    """Exclusive time by phase, [CPU, wall] seconds: what is nested counts only for itself."""
+    """Exclusive time by phase, [CPU, wall] seconds: a nested phase does not count for the outer one."""
 
     def __init__(self):
         self.phases, self.nested = collections.defaultdict(lambda: [0.0, 0.0]), []
@@ -173,7 +173,7 @@ class Stopwatch:
 
 
 class Run:
-    """What a side needs: workload, prompts, reward of the toys; and what it notes down."""
+    """What a side needs (workload, prompts, the toys' reward) and what it records."""
 
     def __init__(self, workload: str, updates: int):
         self.workload, self.updates = workload, updates
@@ -186,8 +186,8 @@ class Run:
         self.watch, self.marks, self.tokens, self.scores = Stopwatch(), [], 0, []
 
     def reward(self, rows: list[list[int]]) -> list[float]:
-        """The toys' reward of responses (token ids): share of one token, or brevity. Notes its mean, for the latter the
-        share of responses that end in EOS."""
+        """The toys' reward of responses (token ids): share of one token, or brevity. Records its mean, or for brevity the
+        share of responses ending in EOS."""
         if self.workload == "bandit":
             rewards = [row.count(TOY_TOKEN) / TOY_RESPONSE for row in rows]
             self.scores.append(sum(rewards) / len(rows))
@@ -197,7 +197,7 @@ class Run:
         return rewards
 
     def finished_update(self) -> None:
-        """One update is done. The run ends before its last one, in which TRL steps after every micro-batch."""
+        """Called after each update. The run ends before its last one, in which TRL steps after every micro-batch."""
         phases = {name: list(times) for name, times in self.watch.phases.items()}
         self.marks.append((self.watch.now(), self.tokens, phases))
         if len(self.marks) == self.updates:
@@ -222,7 +222,7 @@ class Run:
 
 def run_trl(run: Run) -> None:
     if run.common_arguments()["bf16"]:
-        os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"  # from its own arguments it takes no precision
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"  # it ignores the precision in its own arguments
     import torch
     import trl.experimental.ppo.ppo_trainer as module
     from datasets import Dataset
@@ -327,8 +327,8 @@ def run_ours(run: Run, value_model: str) -> None:
 
 
 def measure(side: str, workload: str, updates: int) -> dict:
-    """Samples/s, seconds of an update by phase (CPU; "other" is the trainer's own), that overhead's share of wall time,
-    response tokens of each update, peak memory (MiB); of the toys the score of each update."""
+    """Samples/s, seconds per update by phase (CPU; "other" is the trainer's own overhead), that overhead's share of wall
+    time, response tokens of each update, peak memory (MiB); for toys, the score of each update."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,8 +1,8 @@
-"""The ranking page under load: annotators judge at once over HTTP while the server is killed again and again.
+"""The ranking page under load: annotators judge concurrently over HTTP while the server is killed repeatedly.
 
 Launch: python benchmarks/ranking.py [--annotators 20] [--judgements 500] [--kills 10]
-Prints: latency of a confirmed save (median, p95, slowest), judgements a second, and whether each confirmed judgement
-stands in the database exactly once and none was invented. Exits with 1 if one is missing, doubled or invented.
+Prints: latency of a confirmed save (median, p95, slowest), judgements per second, and whether each confirmed judgement is
+in the database exactly once, and no others. Exits with 1 if one is missing, duplicated or invented.
 """
 
 import argparse
@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 
 def serve(database: str, port: int, items: int) -> None:
-    """What a server process runs: the real page on the real store."""
+    """The server process: the real page on the real store."""
     from llmrecipes.ranking.page import build_app
     from llmrecipes.ranking.store import Store
     from llmrecipes.web import prepare_server
@@ -55,7 +55,7 @@ def annotate(name: str, address: str, count: int, pace: float, results) -> None:
                     if response.status_code not in (429, 503):
                         raise SystemExit(f"{name}: {response.status_code} {response.text[:200]}")
                 except httpx.TransportError:
-                    pass  # the server is down: the same judgement, with the same id, goes again
+                    pass  # the server is down: send the same judgement, with the same id, again
                 retries += 1
                 time.sleep(0.1)
 
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--annotators", type=int, default=20)
     parser.add_argument("--judgements", type=int, default=500, help="of each annotator")
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--pace", type=float, default=0.0, help="mean seconds that an annotator reads before he answers")
+    parser.add_argument("--pace", type=float, default=0.0, help="mean seconds that an annotator reads before answering")
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -121,7 +121,7 @@ def main() -> None:
             person.start()
         done, rng, written = [], random.Random(0), 0
         reader = Store(database)
-        # Each kill comes at a random moment of its own part of the work.
+        # Each kill comes at a random moment in its own section of the work.
         moments = [(k + rng.random()) / (options.kills + 1) * wanted for k in range(options.kills)]
         while len(done) < len(people):
             while not results.empty():
@@ -133,7 +133,7 @@ def main() -> None:
                 print(f"killed the server at {written} judgements ({kills} of {options.kills})", flush=True)
                 server = start(database, port, items)
             if not any(person.is_alive() for person in people) and results.empty() and len(done) < len(people):
-                raise SystemExit("an annotator gave up; its reason stands above")
+                raise SystemExit("an annotator gave up; the reason is above")
             time.sleep(0.05)
         seconds = time.perf_counter() - began
         stored = Counter(row["id"] for row in reader.judgements())

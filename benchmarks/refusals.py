@@ -1,8 +1,8 @@
-"""Gives every wrong config of tests/wrong_configs.py to its recipe by the real command: exit code, seconds, lines.
+"""Runs the real command on every wrong config of tests/wrong_configs.py: exit code, seconds, lines.
 
 Launch: python benchmarks/refusals.py [--stages sft,...] [--limit 2.0]
-Prints a row for each that is not one or two `error:` lines with exit code 2, or wrote a file, or took longer;
-then a summary. Seconds are of the wall clock and of the processor; on a machine with other work only the latter say much.
+Prints a row for each that does not end with one or two `error:` lines and exit code 2, writes a file, or takes longer; then
+a summary. Seconds are wall-clock and CPU time; on a busy machine only the latter is meaningful.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main():
 
 
 def try_config(tmp: Path, paths: dict[str, Path], stage: str, lines: list[str], part: str, limit: float):
-    """(wall seconds, processor seconds, whether it ended otherwise than it should)."""
+    """(wall seconds, CPU seconds, whether it did not end as it should)."""
     command = [
         sys.executable,
         str(ROOT / "recipes" / f"{stage}.py"),

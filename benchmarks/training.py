@@ -1,8 +1,8 @@
 """Speed and memory of pretrain, sft and reward against a bare PyTorch loop on the same model and the same batches.
 
-Both sides take turns in one process, so that a busy machine slows them alike; the first turn also checks that they end
-with the same weights. Peak memory is taken in a process of its own for each side. The target is an overhead of 5 % or
-less for each stage.
+Both sides alternate in one process, so that other load slows them alike; the first turn also checks that they end with the
+same weights. Peak memory is measured in a separate process for each side. The target is an overhead of at most 5 % for each
+stage.
 
     python benchmarks/training.py [--steps 20] [--rounds 5] [--stages pretrain,sft,reward] [--json FILE]
 """
@@ -44,8 +44,8 @@ MODEL = {  # 3.0M parameters
 
 
 class Clock(TrainerCallback):
-    """Wall and CPU seconds at the end of each step. A device is waited for at the first and the last one alone: at each, it
-    would idle while the next one is prepared, as it does in no run."""
+    """Wall and CPU seconds at the end of each step. Synchronises with the device only at the first and the last step:
+    otherwise it would idle while the next step is prepared, unlike in a real run."""
 
     def __init__(self):
         self.times = []
@@ -64,12 +64,12 @@ def now(wait: bool = True) -> tuple[float, float]:
 
 
 def pace(times: list[tuple[float, float]]) -> tuple[float, float]:
-    """Wall and CPU seconds a step, the first step left out."""
+    """Wall and CPU seconds per step, without the first step."""
     return tuple((last - first) / (len(times) - 1) for first, last in zip(times[0], times[-1], strict=True))
 
 
 def build_trainer(stage: str, folder: Path, steps: int) -> Trainer:
-    """The stage's trainer as its recipe builds it, on 16 rows of 128 tokens a step."""
+    """The stage's trainer as built by its recipe, on 16 rows of 128 tokens per step."""
     torch.manual_seed(0)
     texts = load_tinytown("c4", seed=0, num_rows=1000)
     tokenizer = train_tokenizer(texts["text"], MODEL["vocab_size"], 256)
@@ -92,7 +92,7 @@ def build_trainer(stage: str, folder: Path, steps: int) -> Trainer:
         blocks = build_blocks(texts, tokenizer, LENGTH, ROWS)
         args = TrainingArguments(**values)
         return PretrainTrainer(model=load_policy(source), args=args, train_dataset=blocks, data_collator=collate_blocks)
-    # Longer answers are cut to LENGTH by SFT; pairs that are too long would be dropped by the reward trainer.
+    # SFT truncates longer answers to LENGTH; the reward trainer would drop pairs that are too long.
     blocks = build_blocks(texts, tokenizer, LENGTH if stage == "sft" else 96, ROWS)
     answers = [tokenizer.decode(block["input_ids"]) for block in blocks]
     asked = [{"role": "user", "content": "Tell me a story."}]
@@ -118,7 +118,7 @@ def bare_loss(stage: str, model: torch.nn.Module, batch: dict) -> torch.Tensor:
 
 
 def bare_loop(stage: str, model: torch.nn.Module, optimizer, batches: list[dict], args) -> list[tuple[float, float]]:
-    """What a hand-written script would do; the times at which its steps ended."""
+    """A hand-written loop; returns the times at which its steps ended."""
     times, schedule = [], torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     model.train()
     for batch in batches:
@@ -134,7 +134,7 @@ def bare_loop(stage: str, model: torch.nn.Module, optimizer, batches: list[dict]
 
 
 class Contest:
-    """One stage's trainer and the bare loop, ready to take turns."""
+    """One stage's trainer and the bare loop, ready to alternate."""
 
     def __init__(self, stage: str, folder: Path, steps: int):
         self.stage, self.clock = stage, Clock()
@@ -157,21 +157,21 @@ class Contest:
         return pace(self.clock.times)
 
     def difference(self) -> float:
-        """Largest difference between the two sides' weights, in units of the largest change since the start."""
+        """Largest difference between the two sides' weights, relative to the largest change since the start."""
         theirs = self.trainer.model.state_dict()
         changed = max((theirs[n].cpu() - v.cpu()).abs().max().item() for n, v in self.trainer_start.items())
         return max((theirs[n] - v).abs().max().item() for n, v in self.model.state_dict().items()) / changed
 
 
 def compare(stage: str, steps: int, rounds: int) -> dict:
-    """Steps a second of both sides and the overhead of the trainer, medians over `rounds` turns of each."""
+    """Steps per second of both sides and the trainer's overhead, medians over `rounds` turns each."""
     with tempfile.TemporaryDirectory() as folder:
         contest = Contest(stage, Path(folder), steps)
         seconds = {"recipe": [], "bare": []}
         for i in range(rounds + 1):
             for side in ("recipe", "bare") if i % 2 else ("bare", "recipe"):
                 seconds[side].append(contest.turn(side))
-            if i == 0:  # a turn to warm up, and to check that both learn the same
+            if i == 0:  # a turn to warm up, and to check that both learn the same thing
                 difference = contest.difference()
                 assert difference < 0.05, f"{stage}: the two sides learn different things ({difference:.3f})"
                 seconds = {"recipe": [], "bare": []}
@@ -204,7 +204,7 @@ def peak_memory(stage: str, side: str, steps: int) -> float:
 
 
 def resident(field: str) -> int:
-    """KiB of this process: VmRSS is now, VmHWM the peak."""
+    """KiB of this process: VmRSS is the current value, VmHWM the peak."""
     return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0])
 
 

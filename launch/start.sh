@@ -8,13 +8,13 @@ cd "$(dirname "$0")/.."
 recipe=${1:?usage: launch/start.sh RECIPE CONFIG.yaml [--key value ...]}
 config=${2:?usage: launch/start.sh RECIPE CONFIG.yaml [--key value ...]}
 shift 2
-[[ -f recipes/$recipe.py ]] || { echo "error: $recipe is no recipe: $(cd recipes && echo *.py)" >&2; exit 2; }
+[[ -f recipes/$recipe.py ]] || { echo "error: $recipe is not a recipe: $(cd recipes && echo *.py)" >&2; exit 2; }
 machines=${NUM_MACHINES:-1}
 gpus=${NUM_GPUS:-$(nvidia-smi -L 2>/dev/null | wc -l || true)}
 gpus=$((gpus > 0 ? gpus : 1))
 processes=$((machines * gpus))
 launch=${LAUNCH_CONFIG:-ddp}
-[[ -f configs/accelerate/$launch.yaml ]] || { echo "error: LAUNCH_CONFIG=$launch is none of: $(cd configs/accelerate && echo *.yaml)" >&2; exit 2; }
+[[ -f configs/accelerate/$launch.yaml ]] || { echo "error: LAUNCH_CONFIG=$launch is not one of: $(cd configs/accelerate && echo *.yaml)" >&2; exit 2; }
 ((processes > 1)) || launch=single_gpu
 options=(--config_file "configs/accelerate/$launch.yaml" --num_machines "$machines" --num_processes "$processes")
 if ((machines > 1)); then

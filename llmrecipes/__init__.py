@@ -4,5 +4,5 @@ import logging
 
 __version__ = "0.1.0"
 
-# Where peft finds it, bitsandbytes reports at import that an optional CPU kernel is missing.
+# peft imports bitsandbytes if it is installed, which then reports that an optional CPU kernel is missing.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,8 +1,8 @@
-"""Adapters (LoRA and its kin): what one was trained on, its weights merged into that, and the settings of a fresh one.
+"""Adapters (LoRA and related methods): finding an adapter's base, merging it into that base, and configuring a new one.
 
-An adapter's base may be an adapter itself: DPO with LoRA on an SFT adapter starts from that adapter merged into its base,
-and `base_model_name_or_path` names the SFT adapter. Such a chain is loaded from its whole model upwards, one adapter after
-another merged into what stands. PEFT alone would put the last adapter in the first one's place; cards name the chain.
+An adapter's base may itself be an adapter: DPO with LoRA on an SFT adapter starts from that adapter merged into its base,
+and `base_model_name_or_path` names the SFT adapter. Such a chain is loaded from the full model upwards, merging one adapter
+after another. PEFT alone would load only the last adapter, on top of the wrong weights; model cards name the whole chain.
 """
 
 import copy
@@ -35,7 +35,7 @@ ADAPTER_FILE = "adapter_config.json"
 
 @dataclass
 class Source:
-    """A folder or Hub id with its revision; `adapter` is None for a whole model."""
+    """A folder or Hub id with its revision; `adapter` is None for a full model."""
 
     path: str
     revision: str | None = None
@@ -43,10 +43,10 @@ class Source:
 
 
 def read_chain(path: str, revision: str | None = None) -> list[Source]:
-    """The whole model that `path` rests on, then each adapter in the order in which they were trained; the last is `path`.
+    """The full model that `path` is based on, then its adapters in the order in which they were trained; `path` is the last.
 
     Raises:
-        InputError: an adapter does not say its base, its base is gone or was trained again, or it has no weights to merge.
+        InputError: an adapter does not name its base, its base is gone or was trained again, or it cannot be merged.
     """
     chain = [_read_source(path, revision)]
     while (adapter := chain[0].adapter) is not None:
@@ -54,7 +54,7 @@ def read_chain(path: str, revision: str | None = None) -> list[Source]:
         if not base:
             raise InputError(f"{here}: its {ADAPTER_FILE} names no base model; set base_model_name_or_path there")
         if any(base == source.path for source in chain):
-            raise InputError(f"{here}: is an adapter of itself; set base_model_name_or_path in its {ADAPTER_FILE}")
+            raise InputError(f"{here}: names itself as its base; set base_model_name_or_path in its {ADAPTER_FILE}")
         if Path(here).is_dir():
             _check_base(here, base)
         chain.insert(0, _read_source(base, adapter.revision))
@@ -62,7 +62,7 @@ def read_chain(path: str, revision: str | None = None) -> list[Source]:
 
 
 def _read_source(path: str, revision: str | None) -> Source:
-    # In a folder it looks for the file; for a Hub id it asks the Hub, or the cache.
+    # In a folder this looks for the file; for a Hub id it asks the Hub or its cache.
     if path.startswith("pypi:") or find_adapter_config_file(path, revision=revision) is None:
         return Source(path, revision)
     try:
@@ -71,27 +71,27 @@ def _read_source(path: str, revision: str | None) -> Source:
         raise InputError(f"{path}: its {ADAPTER_FILE} cannot be read: {str(error)[:200]}") from None
     if adapter.is_prompt_learning:
         kind = getattr(adapter.peft_type, "value", adapter.peft_type)
-        raise InputError(f"{path}: an adapter of kind {kind} is a learned prompt, which no weights can take up; use LoRA")
+        raise InputError(f"{path}: an adapter of kind {kind} is a learned prompt, which has no weights to merge; use LoRA")
     return Source(path, revision, adapter)
 
 
 def _check_base(path: str, base: str) -> None:
-    """InputError where the base of the adapter in `path` is not there, or is no longer what the adapter was trained on."""
+    """InputError if the base of the adapter in `path` is missing, or is no longer what the adapter was trained on."""
     looks_local = base.startswith((".", "/", "~", "outputs/")) or base.count("/") > 1
     if looks_local and not Path(base).exists():
         raise InputError(f"{path}: is an adapter of {base}, which does not exist; put that model there, or set "
                          f"base_model_name_or_path in {path}/{ADAPTER_FILE}")  # fmt: skip
     then = ((read_manifest(path) or {}).get("inputs") or {}).get(base)
-    # Only a run knows its fingerprint without reading all weights.
+    # Only a run of ours knows its fingerprint without reading all weights.
     if then and read_manifest(base) and fingerprint(base) != then:
-        raise InputError(f"{path}: is an adapter of {base}, which was trained again since; train this stage again, too")
+        raise InputError(f"{path}: is an adapter of {base}, which was trained again since; train this stage again as well")
 
 
 def merge_all(model: PreTrainedModel, adapters: list[Source], exact: Iterable[torch.Tensor] = ()) -> PreTrainedModel:
-    """`model` with one adapter after another in its weights, added up in float32 and rounded once to the dtype that each
-    weight has: in bfloat16 a weight that is changed by less than 1/256 of itself often stays what it was.
+    """`model` with one adapter after another merged into its weights, summed in float32 and rounded once to each weight's
+    dtype: in bfloat16 (8 significant bits), a change of less than 1/512 of a weight is always rounded away.
 
-    exact: the weights of `model` as they lie on disk, in float32.
+    exact: the weights of `model` as stored on disk, in float32.
     """
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     if set(dtypes.values()) == {torch.float32} or getattr(model, "is_quantized", False):
@@ -113,27 +113,28 @@ def merge_all(model: PreTrainedModel, adapters: list[Source], exact: Iterable[to
         parameter.data = parameter.data.to(dtype)
     if kept < changed / 2:
         lost, kind = 100 * (1 - kept / changed), str(main).removeprefix("torch.")
-        say(f"{adapters[-1].path}: {lost:.0f} % of the weights that the adapter changes are in {kind} what they were "
+        say(f"{adapters[-1].path}: {lost:.0f} % of the weights that the adapter changes round in {kind} to what they were "
             "without it; `dtype: float32` keeps what it has learned")  # fmt: skip
     return model
 
 
 def _sample(weight: torch.Tensor) -> torch.Tensor:
-    """Some thousands of its numbers, a copy."""
+    """A copy of a few thousand of its numbers."""
     return weight.detach().flatten()[:: max(1, weight.numel() // 4096)].clone()
 
 
 def merge(model: PreTrainedModel, source: Source) -> PreTrainedModel:
-    """`model` with the adapter of `source` in its weights. A classifier takes a language model's adapter in its trunk.
+    """`model` with the adapter of `source` merged into its weights. A classifier takes a language model's adapter in its
+    trunk.
 
-    Beside weights of 4 or 8 bits the adapter stays unmerged, frozen: rounded to so few bits it would be another one.
+    On weights of 4 or 8 bits the adapter stays unmerged and frozen: rounding the sum to so few bits would destroy it.
 
     Raises:
-        InputError: the adapter does not fit `model`, is broken, or cannot be merged.
+        InputError: the adapter does not fit `model`, is damaged, or cannot be merged.
     """
     if is_deepspeed_zero3_enabled():
         raise InputError(
-            f"{source.path}: an adapter cannot be merged under ZeRO-3; start from what recipes/merge.py makes of it"
+            f"{source.path}: an adapter cannot be merged under ZeRO-3; start from the result of recipes/merge.py"
         )
     if Path(source.path).is_dir() and not Path(source.path, "adapter_model.safetensors").is_file():
         raise InputError(f"{source.path}: holds an adapter without adapter_model.safetensors")
@@ -143,7 +144,7 @@ def merge(model: PreTrainedModel, source: Source) -> PreTrainedModel:
         weights = load_peft_weights(source.path, device="cpu", revision=source.revision)
         _resize_vocabulary(model, weights)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they would tell is checked below
+            warnings.simplefilter("ignore")  # what they warn of is checked below
             wrapped = PeftModel.from_pretrained(model, source.path, config=source.adapter, revision=source.revision)
         _check_all_found(wrapped, weights, source.path)
         _separate_embeddings(wrapped.get_base_model())
@@ -151,16 +152,16 @@ def merge(model: PreTrainedModel, source: Source) -> PreTrainedModel:
         merged = wrapped.merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError, KeyError, AttributeError, NotImplementedError, OSError) as error:
         raise InputError(f"{source.path}: its adapter cannot be merged: {str(error)[:300]}") from error
-    for name, parameter in merged.named_parameters():  # PEFT froze them all
+    for name, parameter in merged.named_parameters():  # PEFT has frozen all of them
         parameter.requires_grad_(name not in frozen)
-    with suppress(OSError):  # most adapters come without one: how the base stops still holds
+    with suppress(OSError):  # most adapters have none: the base's stop tokens stay
         merged.generation_config = GenerationConfig.from_pretrained(source.path, revision=source.revision)
     return merged
 
 
 def _separate_embeddings(model: PreTrainedModel) -> None:
-    """Unties input and output embeddings where the adapter changes one of them alone: merging would change both, and
-    saving would drop one."""
+    """Unties input and output embeddings if the adapter changes only one of them: merging would change both, and saving
+    would drop one."""
     ends = model.get_input_embeddings(), model.get_output_embeddings()
     if not model.can_generate() or not model.config.get_text_config().tie_word_embeddings:
         return
@@ -176,14 +177,15 @@ def _separate_embeddings(model: PreTrainedModel) -> None:
 
 
 def _keep_beside_quantised(wrapped: PeftModel, path: str) -> None:
-    """Quantised layers come out of PEFT's, with what these added to their outputs; a new adapter can go around them."""
+    """Replaces PEFT's wrappers by the quantised layers inside, which keep adding the old adapter's output: a new adapter can
+    then wrap them."""
     for name, layer in list(wrapped.named_modules()):
         base = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else None
         if getattr(base, "weight", None) is None or base.weight.is_floating_point():
             continue
         adapter = wrapped.active_adapter
         if not isinstance(layer, LoraLayer) or layer.lora_variant or layer.lora_bias.get(adapter):
-            raise InputError(f"{path}: only plain LoRA stays on quantised weights; start from what recipes/merge.py makes")
+            raise InputError(f"{path}: only plain LoRA stays on quantised weights; start from recipes/merge.py's result")
         down, up, scaling = layer.lora_A[adapter], layer.lora_B[adapter], layer.scaling[adapter]
 
         def add(module, inputs, output, down=down, up=up, scaling=scaling):
@@ -195,7 +197,7 @@ def _keep_beside_quantised(wrapped: PeftModel, path: str) -> None:
 
 
 def _resize_vocabulary(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> None:
-    """Makes room for the tokens that were added in the adapter's training, whose embeddings lie beside it."""
+    """Resizes the embeddings for tokens added while the adapter was trained, whose embeddings are stored with it."""
     embeddings = model.get_input_embeddings()
     name = next(name for name, module in model.named_modules() if module is embeddings)
     for key, weight in weights.items():
@@ -210,39 +212,39 @@ def _resize_vocabulary(model: PreTrainedModel, weights: dict[str, torch.Tensor])
 
 
 def _check_all_found(wrapped: PeftModel, weights: dict[str, torch.Tensor], path: str) -> None:
-    """InputError unless the adapter's every weight has found its place, and every place its weight."""
+    """InputError unless every weight of the adapter has a module in the model, and every adapted module has its weights."""
     model = wrapped.get_base_model()
     wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     if lacking := sorted(wanted.keys() - weights.keys()):
-        raise InputError(f"{path}: its adapter is broken or for another model: it lacks {lacking[0]}")
+        raise InputError(f"{path}: its adapter is damaged or for another model: it lacks {lacking[0]}")
     strange = weights.keys() - wanted.keys() - wrapped.state_dict().keys()
-    # Of embeddings and head, which may be saved whole, PEFT writes the same weights under several names.
+    # PEFT writes embeddings and head, which may be saved in full, under several names.
     ends = [end for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
     whole = {f"{name}." for name, module in wrapped.named_modules() if any(module is end for end in ends)}
     strange = {key for key in strange if not key.startswith(tuple(whole))}
-    if not model.can_generate():  # a classifier has no place for what adapts a language model's head
+    if not model.can_generate():  # a classifier has no language model head to adapt
         strange = {key for key in strange if key.startswith(f"base_model.model.{model.base_model_prefix}.")}
     if strange:
         raise InputError(f"{path}: its adapter is for another model: this one has no place for {min(strange)}")
 
 
 def lora_config(args: ModelArguments, model: PreTrainedModel) -> PeftConfig | None:
-    """LoRA with the keys of `args` for `model`; None without use_peft.
+    """The LoRA config for `model` from the keys of `args`; None without use_peft.
 
     Raises:
-        InputError: `lora_target_modules` names a module that the model does not have, or PEFT cannot adapt this model so;
-            quantised weights without an adapter to train.
+        InputError: `lora_target_modules` names a module that the model does not have, PEFT cannot adapt this model in this
+            way, or the weights are quantised and there is no adapter to train.
     """
     config = get_peft_config(args)
     if config is None:
         if getattr(model, "is_quantized", False):
-            raise InputError("load_in_4bit, load_in_8bit: quantised weights are not trained; add use_peft: true (QLoRA)")
+            raise InputError("load_in_4bit, load_in_8bit: quantised weights cannot be trained; add use_peft: true (QLoRA)")
         return None
     if args.model_revision != "main":
         config.revision = args.model_revision
     targets = config.target_modules
     if isinstance(targets, str) and re.fullmatch(r"\w+", targets):
-        config.target_modules = targets = {targets}  # TRL makes a list of one name a pattern for whole paths
+        config.target_modules = targets = {targets}  # TRL makes a list of one name a string: a pattern for full paths
     names = [f".{name}" for name, _ in model.named_modules()]
     for target in sorted(targets or ()) if not isinstance(targets, str) else ():
         if not any(name.endswith(f".{target}") for name in names):
@@ -261,7 +263,7 @@ def _choices(model: PreTrainedModel, unfit: Iterable[str] = ()) -> str:
 
 
 def check_fit(config: PeftConfig, model: PreTrainedModel) -> None:
-    """InputError if PEFT cannot put the adapter of `config` on `model`; tried on a copy without weights."""
+    """InputError if PEFT cannot put the adapter of `config` on `model`; tried on a copy on the meta device."""
     with torch.device("meta"):
         twin = type(model)(copy.deepcopy(model.config))
     try:
@@ -285,10 +287,10 @@ def check_fit(config: PeftConfig, model: PreTrainedModel) -> None:
 
 
 def check_policy(model: torch.nn.Module, peft_config: PeftConfig | None) -> None:
-    """InputError unless there is something to train in `model`, and a new adapter would not replace what it has learned."""
+    """InputError unless `model` has trainable weights, and a new adapter would not replace an existing one."""
     for adapter in [peft_config, *getattr(model, "peft_config", {}).values()]:
         if adapter is not None and adapter.is_prompt_learning:
-            raise InputError("model: a learned prompt (prompt tuning, prefix tuning) is not trained here; use LoRA")
+            raise InputError("model: learned prompts (prompt tuning, prefix tuning) cannot be trained here; use LoRA")
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InputError(
             "model: from_pretrained has put a frozen adapter into it; load it with llmrecipes.models.load_policy, which "
@@ -297,14 +299,14 @@ def check_policy(model: torch.nn.Module, peft_config: PeftConfig | None) -> None
     if isinstance(model, PeftModel) and peft_config is not None:
         raise InputError(
             "peft_config: the model has an adapter already, which a new one would replace; pass model.merge_and_unload(), "
-            "or leave peft_config out to train the adapter that is there"
+            "or leave peft_config out to train the existing adapter"
         )
     if peft_config is not None:
         check_fit(peft_config, model)
     elif not any(parameter.requires_grad for parameter in model.parameters()):
-        raise InputError("model: has no weight that is trained; load an adapter with is_trainable=True, or pass peft_config")
+        raise InputError("model: has no trainable weight; load an adapter with is_trainable=True, or pass peft_config")
 
 
 def keeps_base(peft_config: PeftConfig) -> bool:
-    """Whether the model with its adapter switched off is what it was before: LoRA with `bias` trains the base's biases."""
+    """Whether disabling the adapter gives the original model back: LoRA with `bias` also trains the base's biases."""
     return getattr(peft_config, "bias", "none") == "none"

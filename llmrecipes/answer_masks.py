@@ -1,11 +1,11 @@
 """Which tokens of a conversation carry loss: the assistant's answers, each up to the token at which generation stops.
 
-Where the chat template has {% generation %} marks (or TRL has a training template of it that has), these say it. Else an
-answer's border is read off the template: the conversation up to the answer, rendered with the generation prompt, is what
-the model is given when it is to answer; what follows it, up to the end of the turn, is what it has to say.
+If the chat template has {% generation %} marks (or TRL has a training version of it that does), these decide. Otherwise an
+answer's start is inferred from the template: the conversation before the answer, rendered with the generation prompt, is
+the model's input when it is to answer; what follows, up to the end of the turn, is the answer.
 
-A template may show earlier turns otherwise once others follow (Qwen3 drops what was thought). Then each answer becomes a
-row of its own behind what the model is given at that point: so it is learned as it will be generated.
+A template may render earlier turns differently once others follow (Qwen3 drops earlier reasoning). Then each answer becomes
+a row of its own, after the input that the model gets at that point: it is trained exactly as it will be generated.
 """
 
 import os
@@ -22,7 +22,7 @@ from llmrecipes.templates import TEMPLATE_ERRORS, apply, end_of_turn, options_of
 
 @dataclass
 class Piece:
-    """One row to learn from. notes: what about it differs from the plain case (see NOTES)."""
+    """One row to train on. notes: what about it differs from the plain case (see NOTES)."""
 
     ids: list[int]
     labels: list[int]
@@ -34,7 +34,7 @@ class Piece:
 
 
 NOTES = {
-    "split": "{} rows hold one answer of a longer conversation, whose turns the chat template shows otherwise once others "
+    "split": "{} rows hold one answer of a longer conversation, whose turns the chat template renders otherwise once others "
     "follow",
     "ended": "{} rows hold an answer after which the chat template puts no token that ends it; {eos} was put there",
     "inside": "{} rows hold a token at which generation stops within an answer: what stands behind it will never be said",
@@ -46,16 +46,16 @@ NOTES = {
 def tokenize_answers(
     rows: Dataset, tokenizer: PreTrainedTokenizerBase, stops: set[int], name: str, num_proc: int | None = None
 ) -> tuple[Dataset, dict[str, int], set[int]]:
-    """Rows {"input_ids", "labels"} (-100: no loss) of conversations, `messages` or `prompt` and `completion`; `row` says of
-    which one each is.
+    """Tokenised rows {"input_ids", "labels"} (T,), label -100 meaning no loss, from conversations (`messages`, or `prompt`
+    and `completion`); the column `row` says which conversation each comes from.
 
     stops: tokens at which generation stops.
 
     Returns:
-        rows; how many of them each note of NOTES concerns; tokens that end answers and are none of `stops`.
+        the rows; the number of rows for each note in NOTES; the tokens that end answers but are not in `stops`.
 
     Raises:
-        InputError: a conversation that the template refuses, or an answer of which nothing is left.
+        InputError: the template refuses a conversation, or leaves nothing of an answer.
     """
     if tokenizer.eos_token_id is None:
         raise InputError("tokenizer: has no end-of-sequence token, so no answer could ever end; set eos_token")
@@ -72,11 +72,12 @@ def tokenize_answers(
 def end_answers(
     rows: Dataset, columns: Sequence[str], tokenizer: PreTrainedTokenizerBase, stops: set[int], num_proc: int | None = None
 ) -> tuple[Dataset, int, set[int]]:
-    """Tokenized rows, whose answers in `columns` end at the token at which generation stops; those that were cut, as their
-    `<side>_finished` beside `<side>_ids` says, end before it, so that nobody learns to break off.
+    """Tokenised rows whose answers, in `columns`, end at the token at which generation stops. Answers that were truncated,
+    according to `<side>_finished` next to `<side>_ids`, end before that token, so that the model does not learn to break
+    off.
 
     Returns:
-        rows; how many answers EOS was put behind; tokens that end answers and are none of `stops`.
+        the rows; how many answers EOS was appended to; the tokens that end answers but are not in `stops`.
     """
     if not len(rows):
         return rows, 0, set()
@@ -100,12 +101,12 @@ def _end_row(row: dict, columns: Sequence[str], tokenizer, ends: list[int]) -> d
 
 
 def marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The chat template that marks the assistant's tokens: the tokenizer's own, or TRL's of the same model."""
+    """A chat template that marks the assistant's tokens: the tokenizer's own, or TRL's version for the same model."""
     if has_generation_markers(tokenizer.chat_template):
         return tokenizer.chat_template
     try:
         return get_training_chat_template(tokenizer)
-    except TEMPLATE_ERRORS:  # it knows no such template, or its probes are refused by it
+    except TEMPLATE_ERRORS:  # TRL does not know the template, or the template refuses TRL's test conversations
         return None
 
 
@@ -137,9 +138,9 @@ def encode(
     template: str | None,
     options: dict,
 ) -> list[Piece]:
-    """A conversation as rows to learn from; the answers from turn `first` on carry loss.
+    """A conversation as rows to train on; the answers from turn `first` on carry loss.
 
-    ends: tokens that may end an answer. template: one with marks, or None.
+    ends: tokens that may end an answer. template: one with {% generation %} marks, or None.
     """
     if template is not None and not first and _is_as_given(tokenizer, turns, where, template, options):
         piece = _by_marks(tokenizer, turns, ends, where, template, options)
@@ -164,7 +165,7 @@ def encode(
 
 
 def _answer(tokenizer, turns: Sequence[dict], ends: set[int], where: str, options: dict) -> tuple[list, list, set[str]]:
-    """(tokens that the model is given, tokens of the last turn up to the one at which it stops, notes)."""
+    """(the model's input tokens, the last turn's tokens up to the one at which generation stops, notes)."""
     notes = set()
     before = render(tokenizer, turns[:-1], where, add_generation_prompt=True, **options) if len(turns) > 1 else ""
     whole = render(tokenizer, turns, where, **options)
@@ -172,22 +173,22 @@ def _answer(tokenizer, turns: Sequence[dict], ends: set[int], where: str, option
         asked = render(tokenizer, turns[:-1], where, **options)
         before = os.path.commonprefix([before, whole])
         if len(before) < len(asked.rstrip()):
-            raise InputError(f"{where}: the chat template shows the turns before this answer otherwise once it is there, so "
-                             "that it cannot be learned as it would be generated; take another template")  # fmt: skip
+            raise InputError(f"{where}: the chat template renders the turns before this answer differently once it "
+                             "is there, so it cannot be trained as it is generated; use another template")  # fmt: skip
         notes.add("opened")
     tokens = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
     given, ids = tokens(before), tokens(whole)
-    # Where tokens merge across the border, the answer is cut into tokens by itself, as it will be generated.
+    # If a token spans the border, the answer is tokenised separately, as it will be generated.
     answer = ids[len(given) :] if ids[: len(given)] == given else tokens(whole[len(before) :])
     answer = _up_to_end(tokenizer, answer, ends, notes)
     said = tokenizer.decode(answer[:-1]).strip()
     if not said:
-        raise InputError(f"{where}: nothing of the answer is left in what the chat template makes of it")
+        raise InputError(f"{where}: the chat template leaves nothing of the answer")
     return given, answer, notes
 
 
 def _up_to_end(tokenizer, answer: list[int], ends: set[int], notes: set[str]) -> list[int]:
-    """`answer` without the space behind its end; where the template puts no end, EOS is put there."""
+    """`answer` without whitespace after its end token; EOS is appended if the template writes no end token."""
     while answer and answer[-1] not in ends and not tokenizer.decode(answer[-1:]).strip():
         answer = answer[:-1]
     if answer and answer[-1] in ends:
@@ -197,7 +198,7 @@ def _up_to_end(tokenizer, answer: list[int], ends: set[int], notes: set[str]) ->
 
 
 def _goes_on(tokenizer, labels: list[int], ends: Sequence[int]) -> bool:
-    """Whether some text follows a token of `ends` within an answer."""
+    """Whether text follows a token of `ends` inside an answer."""
     for i in [i for i, label in enumerate(labels[:-1]) if label in ends and labels[i + 1] != -100]:
         rest = labels[i + 1 :]
         rest = rest[: rest.index(-100)] if -100 in rest else rest
@@ -207,8 +208,9 @@ def _goes_on(tokenizer, labels: list[int], ends: Sequence[int]) -> bool:
 
 
 def _is_as_given(tokenizer, turns: Sequence[dict], where: str, template: str, options: dict) -> bool:
-    """Whether what stands before each answer in the conversation is what the model is given when it is to answer: TRL's
-    training templates keep what was thought in earlier turns, DeepSeek's later leaves out the begin of a thought."""
+    """Whether the text before each answer is exactly the model's input when it is to answer. It is not for TRL's training
+    templates, which keep the reasoning of earlier turns, nor for DeepSeek's, which later drops the opening of the
+    reasoning."""
     whole = render(tokenizer, turns, where, chat_template=template, **options)
     return all(
         whole.startswith(render(tokenizer, turns[:i], where, add_generation_prompt=True, **options))
@@ -218,7 +220,7 @@ def _is_as_given(tokenizer, turns: Sequence[dict], where: str, template: str, op
 
 
 def _by_marks(tokenizer, turns, ends: set[int], where: str, template: str, options: dict) -> Piece | None:
-    """The conversation with loss where the template marks it; None where a marked answer is not followed by its end."""
+    """The conversation with loss where the template marks it; None if a marked answer is not followed by an end token."""
     made = apply(
         tokenizer, turns, where, chat_template=template, return_dict=True, return_assistant_tokens_mask=True, **options
     )
@@ -229,9 +231,9 @@ def _by_marks(tokenizer, turns, ends: set[int], where: str, template: str, optio
         while end > 0 and mask[end] and ids[end] not in ends and not tokenizer.decode(ids[end : end + 1]).strip():
             end -= 1
         if ids[end] in ends:
-            mask[end + 1 : last + 1] = [0] * (last - end)  # marks around the space behind the end as well
+            mask[end + 1 : last + 1] = [0] * (last - end)  # the marks may include whitespace after the end token
         elif ids[last + 1 : last + 2] and ids[last + 1] in ends:
-            mask[last + 1] = 1  # marks around the content alone: the end of the turn stands right behind
+            mask[last + 1] = 1  # the marks may include only the content: the end token follows directly
         else:
             return None
     labels = [token if marked else -100 for token, marked in zip(ids, mask, strict=False)]

@@ -1,7 +1,7 @@
-"""`auto_find_batch_size` that keeps the run: where memory ends, smaller micro-batches and as many more of them a step.
+"""`auto_find_batch_size` that keeps the run the same: when memory runs out, smaller micro-batches, and more of them a step.
 
-Trainer's own takes a tenth off the batch and trains on with whatever weights it had by then: another global batch, another
-run. Here rows per optimizer step stay what the config says, and the training begins again exactly as it first began.
+Trainer's own reduces the batch size by a tenth and continues with the weights it had by then: another global batch, another
+run. Here rows per optimizer step stay what the config says, and training restarts exactly as it first started.
 """
 
 import gc
@@ -19,11 +19,11 @@ Result = TypeVar("Result")
 
 
 def train_where_it_fits(trainer: Trainer, train: Callable[[], Result], first_step: int = 0) -> Result:
-    """What `train()` returns; with `auto_find_batch_size`, again with smaller micro-batches as long as memory ends in the
-    first step after `first_step`.
+    """Calls and returns `train()`; with `auto_find_batch_size`, retries with smaller micro-batches as long as memory runs
+    out in the first step after `first_step`.
 
     Raises:
-        InputError: memory ended later than that, in one of several processes, or with one row at a time.
+        InputError: memory ran out later than that, in one of several processes, or with one row at a time.
     """
     args = trainer.args
     if not args.auto_find_batch_size:
@@ -57,11 +57,11 @@ def train_where_it_fits(trainer: Trainer, train: Callable[[], Result], first_ste
 
 
 def _shrink(trainer: Trainer, rows: int, fewer: int) -> None:
-    """Micro-batches of `fewer` instead of `rows`; gradients, optimizer and whatever fills the memory go."""
+    """Switches to micro-batches of `fewer` instead of `rows`, and frees gradients, optimizer and cached memory."""
     args = trainer.args
     args.per_device_train_batch_size = fewer
     args.gradient_accumulation_steps *= rows // fewer
-    trainer._train_batch_size = args.train_batch_size  # which Trainer has read when it was built
+    trainer._train_batch_size = args.train_batch_size  # Trainer read it when it was built
     trainer.model.zero_grad(set_to_none=True)
     trainer.optimizer = trainer.lr_scheduler = None
     trainer.model_wrapped = trainer.model

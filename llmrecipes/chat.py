@@ -1,6 +1,6 @@
-"""Pages on loopback to talk with the models of a chain, one at a time or blind side by side.
+"""Web pages on loopback for talking to the models of a chain, one at a time or several blind side by side.
 
-What a model says is shown as plain text, never as markup.
+Answers are shown as plain text, never as markup.
 """
 
 import itertools
@@ -27,11 +27,11 @@ from llmrecipes.web import import_gradio
 
 
 def find_models(path: str) -> dict[str, str]:
-    """Name -> folder of every finished causal language model in `path`, a chain's folder or one model's, oldest first and
-    none before the one it was trained from; LoRA adapters are models as well.
+    """Name -> folder of every finished causal language model in `path` (a chain's folder or one model's), oldest first and
+    never before the model it was trained from; LoRA adapters count as models.
 
     Raises:
-        InputError: there is none.
+        InputError: there are none.
     """
     root, found = Path(path), {}
     configs = [file for name in ("config.json", ADAPTER_FILE) for file in (root / name, *root.glob(f"*/{name}"))]
@@ -52,7 +52,7 @@ def terminal_lines(folder: str, command: str) -> str:
     """How to talk to the model in `folder` without the page; command: how transformers' own is called."""
     lines, merged = "", folder
     if (Path(folder) / ADAPTER_FILE).exists():
-        # `transformers serve` wants a config.json, which an adapter has not.
+        # `transformers serve` needs a config.json, which an adapter does not have.
         folder, merged = folder.rstrip("/"), folder.rstrip("/") + "-merged"
         lines = (
             f"{folder} is a LoRA adapter, which `transformers serve` cannot load. Merge it into a copy of its base first:\n"
@@ -69,7 +69,7 @@ def _load(folder: str):
 
 
 def stream_answer(folder: str, messages: list[dict], temperature: float, top_p: float, max_new_tokens: int) -> Iterator[str]:
-    """The answer of the model in `folder`, growing; greedy at temperature 0. Old turns go where the context is full."""
+    """Streams the answer of the model in `folder`; greedy at temperature 0. Drops old turns when the context is full."""
     from transformers import TextIteratorStreamer
 
     model, tokenizer = _load(folder)
@@ -84,7 +84,7 @@ def stream_answer(folder: str, messages: list[dict], temperature: float, top_p: 
         messages.pop(1 if messages[0]["role"] == "system" and len(messages) > 2 else 0)
         ids = _encode(tokenizer, messages)
     if ids.shape[1] > room:
-        yield f"(The message is too long: {ids.shape[1]} tokens, there is room for {room}.)"
+        yield f"(The message is too long: {ids.shape[1]} tokens; there is room for {room}.)"
         return
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
@@ -94,7 +94,7 @@ def stream_answer(folder: str, messages: list[dict], temperature: float, top_p: 
         try:
             model.generate(**inputs, **sampling, max_new_tokens=max_new_tokens, streamer=streamer)
         finally:
-            streamer.end()  # or a failure would leave the page waiting for ever
+            streamer.end()  # otherwise a failure would leave the page waiting forever
 
     thread = Thread(target=generate)
     thread.start()
@@ -109,12 +109,12 @@ def _encode(tokenizer, messages: list[dict]):
     options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
     try:
         return templates.apply(tokenizer, messages, "chat", **options)["input_ids"]
-    except InputError as error:  # a system prompt, say, which some templates do not take
+    except InputError as error:  # such as a system prompt, which some templates refuse
         raise import_gradio().Error(str(error)) from None
 
 
 def describe_model(name: str, folder: str) -> str:
-    """`name`, what it is as its run said, and its context."""
+    """`name`, a description from its run, and its context length."""
     manifest, config = (read_json(Path(folder) / file) for file in ("manifest.json", "config.json"))
     context = config.get("max_position_embeddings")
     known = f"context of {context:,} tokens" if isinstance(context, int) else ""
@@ -122,7 +122,7 @@ def describe_model(name: str, folder: str) -> str:
 
 
 def example_prompts(path: str) -> list[str]:
-    """A question of each kind that an evaluation in the chain at `path` asked, at most four."""
+    """One question of each kind that an evaluation in the chain at `path` asked, at most four."""
     rows = [row for file in sorted(Path(path).glob("*/answers.jsonl")) for row in read_growing(file)]
     first = {str(row.get("kind")): row["prompt"] for row in reversed(rows)}
     return list(dict.fromkeys(map(prompt_text, first.values())))[:4]
@@ -133,7 +133,8 @@ def build_page(
 ):
     """The gradio page: a conversation with one stage, and one prompt answered by several side by side.
 
-    answer: (folder, messages, temperature, top_p, max_new_tokens) -> growing texts. examples: prompts to click on.
+    answer: (folder, messages, temperature, top_p, max_new_tokens) -> the answer so far, repeatedly. examples: prompts to
+        click on.
     """
     gr = import_gradio()
     names = list(models)
@@ -143,7 +144,7 @@ def build_page(
         messages += [{"role": turn["role"], "content": unescape(_plain(turn["content"]))} for turn in history]
         messages.append({"role": "user", "content": message})
         for text in answer(models[model], messages, temperature, top_p, int(length)):
-            yield escape(text, quote=False)  # the Chatbot takes even plain text for HTML, and keeps its images
+            yield escape(text, quote=False)  # the Chatbot treats even plain text as HTML, and would load its images
 
     def ask_all(prompt, chosen, *sampling):
         if not prompt.strip() or not chosen:
@@ -163,7 +164,7 @@ def build_page(
             # No Markdown: gradio's Markdown would load images that a model names.
             chatbot = gr.Chatbot(
                 render_markdown=False, sanitize_html=True, height="45vh", label="chat", buttons=["copy", "copy_all"]
-            )  # without `share`, which sends the conversation away
+            )  # without `share`, which would send the conversation to a third party
             asked = [stage, system, temperature, top_p, length]
             talk = gr.ChatInterface(reply, chatbot=chatbot, additional_inputs=asked)
             if examples:
@@ -191,7 +192,7 @@ def _settings(gr, temperature: float = 0, render: bool = True) -> list:
 
 
 def _in_turns(answer, folders: list[str], prompt: str, system, temperature, top_p, length) -> Iterator[list[str]]:
-    """The answers of several models, growing in turns: all together, so that none is known by its speed."""
+    """Streams the answers of several models in lockstep, so that none can be recognised by its speed."""
     streams = [answer(folder, _messages(prompt, system), temperature, top_p, int(length)) for folder in folders]
     shown = [""] * len(folders)
     for texts in itertools.zip_longest(*streams):
@@ -211,8 +212,8 @@ def _plain(content) -> str:
 def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_answer):
     """A gradio page: one prompt, every model's answer under a number, a vote, and only then the names.
 
-    votes_file: JSON Lines that only grow, each a row of rankings (prompt, responses, ranking, annotator), which
-    recipes/rank.py turns into preference pairs as it does with any.
+    votes_file: an append-only JSON Lines file of rankings (prompt, responses, ranking, annotator), which recipes/rank.py
+    turns into preference pairs like any others.
     """
     gr = import_gradio()
     names, numbers = list(models), range(len(models))
@@ -279,7 +280,7 @@ def ratings(votes: list[dict]) -> list[list]:
     for row in votes:
         rank = {place: number for number, group in enumerate(row["ranking"]) for place in group}
         for (i, one), (j, other) in itertools.combinations(enumerate(row["models"]), 2):
-            # Of "k is best" nothing is known about the others among themselves.
+            # A vote "k is best" says nothing about the order of the others.
             if len(row["ranking"]) == 1 or rank[i] != rank[j]:
                 results.append((one, other, 0.5 if rank[i] == rank[j] else float(rank[i] < rank[j])))
     estimates = sorted(bradley_terry(results).items(), key=lambda item: -item[1].value)

@@ -1,4 +1,5 @@
-"""Whole checkpoints: a checkpoint's last file lists all others with size and digest, and the run that they belong to."""
+"""Complete checkpoints: the last file written, the seal, lists all others with size and digest, and the run they belong
+to."""
 
 import hashlib
 import json
@@ -11,7 +12,7 @@ SEAL = "checksums.json"
 
 
 def step_folders(output_dir: Path) -> list[Path]:
-    """The folders `checkpoint-N`, the newest first."""
+    """The folders `checkpoint-N`, newest first."""
     found = [p for p in output_dir.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()]
     return sorted(found, key=step_of, reverse=True)
 
@@ -21,7 +22,7 @@ def step_of(folder: Path) -> int:
 
 
 def seal_checkpoint(folder: Path, run: str, **facts) -> None:
-    """Writes `folder`'s list of files, last and at once; all of them are on the disk before."""
+    """Seals `folder`: flushes all its files to disk, then writes the list of them atomically."""
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (SEAL, "checksums.tmp")):
         fsync_file(path)
@@ -32,7 +33,7 @@ def seal_checkpoint(folder: Path, run: str, **facts) -> None:
 
 
 def read_seal(folder: Path) -> dict:
-    """What the seal says; empty where there is none, {"files": None} where it is damaged."""
+    """The contents of the seal; empty if there is none, {"files": None} if it is damaged."""
     if not (folder / SEAL).exists():
         return {}
     try:
@@ -49,7 +50,7 @@ def _digest(seal: dict) -> str:
 
 
 def is_sealed_by(folder: Path, run: str | None = None) -> bool:
-    """Whether `folder` was written to its end, by the run of fingerprint `run` if one is given."""
+    """Whether `folder` was written completely, by the run with fingerprint `run` if one is given."""
     seal = read_seal(folder)
     return bool(seal) and (run is None or seal.get("run") == run)
 
@@ -71,8 +72,8 @@ def find_damage(folder: Path) -> str:
 
 
 def last_complete_checkpoint(output_dir: Path, run: str | None = None) -> tuple[str | None, list[str]]:
-    """(the newest whole checkpoint of the run, what is wrong with newer ones). A save that was cut off, and so has no seal,
-    is passed over in silence: it never counted."""
+    """(the newest intact checkpoint of the run, what is wrong with newer ones). A save that was cut off, and so has no seal,
+    is skipped without a message: it never counted."""
     damaged = []
     for folder in step_folders(output_dir):
         seal = read_seal(folder)
@@ -85,6 +86,6 @@ def last_complete_checkpoint(output_dir: Path, run: str | None = None) -> tuple[
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """The seal goes first: killed in between, what is left is no checkpoint."""
+    """Removes the seal first: after a kill in between, what is left does not count as a checkpoint."""
     (folder / SEAL).unlink(missing_ok=True)
     shutil.rmtree(folder)

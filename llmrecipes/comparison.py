@@ -1,9 +1,9 @@
 """Runs of one stage side by side: the keys in which they differ, their measures with intervals and p-values, their curves.
 
-Runs that differ in nothing but their seed are one column: the mean over the seeds with Student's t interval, and Welch's
-test against the first column. A single run's measures have the intervals that its evaluation gave them; two of those are
-tested by z, as if they were of other questions, which for equal questions is on the safe side (`recipes/evaluate.py` with
-both models under `models` tests them in pairs).
+Runs that differ only in their seed form one column: the mean over seeds with Student's t interval, and Welch's test against
+the first column. The measures of a single run keep the intervals of its evaluation; two such columns are compared by a z
+test for independent samples, which is conservative if both answered the same questions (`recipes/evaluate.py` with both
+models under `models` makes the paired test).
 """
 
 import json
@@ -26,12 +26,12 @@ TIMES = ("runtime", "_per_second", "total_flos")
 @dataclass
 class CompareArguments:
     runs: list[str] = field(default_factory=list, metadata={"help": "Folders of finished runs of one stage, two or more."})
-    output_dir: str | None = field(default=None, metadata={"help": "Where compare.html and compare.md go."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for compare.html and compare.md."})
 
 
 @dataclass
 class Column:
-    """Runs of a stage that differ in their seed alone; measures hold a value for each run, curves are the first run's."""
+    """Runs of a stage that differ only in their seed; measures hold one value per run, curves are the first run's."""
 
     stage: str
     folders: list[Path]
@@ -42,11 +42,11 @@ class Column:
 
 
 def read_columns(folders: list[str]) -> list[Column]:
-    """The runs in `folders`, in their order, those that differ in the seed alone together; a run again with a seed that its
-    column has is a column of its own, for it tells nothing of seeds.
+    """The runs in `folders`, in their order, grouped into columns of runs that differ only in their seed. A repetition with
+    the same seed becomes a column of its own, since it says nothing about the spread over seeds.
 
     Raises:
-        InputError: fewer than two folders, one holds no finished run, or they are of different stages.
+        InputError: there are fewer than two folders, one holds no finished run, or their stages differ.
     """
     each = list({Path(folder).resolve(): Path(folder) for folder in reversed(folders)}.values())[::-1]
     if len(each) < 2:
@@ -90,14 +90,14 @@ def _manifest(folder: Path) -> dict:
 
 
 def _settings(config: dict, folder: Path) -> dict:
-    """The keys that make a run what it is; paths of its own chain written as CHAIN/..., wherever the chain lies."""
+    """The config keys that identify a run; paths inside its own chain become CHAIN/..., wherever the chain is stored."""
     chain = PurePath(config.get("output_dir") or folder).parent
     given = {key: value for key, value in config.items() if is_part_of_a_run(key) and key != "project"}
     return move_paths(given, {chain: PurePath("CHAIN")} if chain.parts else {})
 
 
 def _measures(folder: Path, manifest: dict) -> dict[str, Estimate | float]:
-    """A run's figures: those of its manifest, of evaluations of its model, of the models that it evaluated."""
+    """A run's measures: from its manifest, from evaluations of its model, and of the models that it evaluated."""
     found: dict[str, Estimate | float] = {
         name: value
         for name, value in manifest["metrics"].items()
@@ -121,7 +121,7 @@ def _estimates(scores: dict, file: Path) -> dict[str, Estimate]:
         _ = [math.isnan(number) for estimate in found.values() for number in estimate]
         return found
     except (AttributeError, TypeError):
-        raise InputError(f"runs: {file} is damaged: a measure is no value with its interval; evaluate again") from None
+        raise InputError(f"runs: {file} is damaged: a measure is not a value with its interval; evaluate again") from None
 
 
 def _cost(manifest: dict) -> dict[str, float]:
@@ -143,21 +143,21 @@ def _curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def _sure(value, kind: type):
-    """`value`, which a file may hold in any shape, or an empty one of the `kind` that it should be."""
+    """`value` if it is of the expected `kind`, otherwise an empty `kind`: a file may hold anything."""
     return value if isinstance(value, kind) else kind()
 
 
 def differences(columns: list[Column]) -> dict[str, list]:
-    """Key -> its value in each column, of the keys that are not alike in all."""
+    """Key -> its value in each column, for the keys in which columns differ."""
     keys = sorted({key for column in columns for key in column.config if key not in SEEDS})
     values = {key: [column.config.get(key) for column in columns] for key in keys}
     return {key: v for key, v in values.items() if any(value != v[0] for value in v)}
 
 
 def summarise(values: list[Estimate | float]) -> Estimate:
-    """One run's value, or the mean over runs with Student's t interval at 95 %; n is the number of runs then.
+    """One run's value, or the mean over runs with its 95 % Student's t interval; n is then the number of runs.
 
-    low and high are NaN where there is one run and no interval.
+    low and high are NaN for a single run without an interval.
     """
     if len(values) == 1:
         return values[0] if isinstance(values[0], Estimate) else Estimate(values[0], math.nan, math.nan, 1)
@@ -174,8 +174,8 @@ def _numbers(values: list[Estimate | float]) -> list[float]:
 
 
 def p_value(values: list[Estimate | float], base: list[Estimate | float]) -> float | None:
-    """That two columns differ by chance: Welch's test over seeds, z from the intervals of single runs; None where there
-    is neither."""
+    """p-value of the difference between two columns: Welch's test over seeds, or a z test from the intervals of single runs;
+    None if there is neither."""
     if len(values) > 1 and len(base) > 1:
         from scipy.stats import ttest_ind
 
@@ -228,7 +228,7 @@ def compare(columns: list[Column]) -> list[Section]:
 
 
 def _by_model(column: Column) -> Table | None:
-    """Seeds of one evaluation: a row a measure, a column a model."""
+    """A table of one evaluation over seeds: a row per measure, a column per model."""
     found: dict[str, dict] = {}
     for name, values in column.measures.items():
         model, _, measure = name.partition("/")
@@ -260,7 +260,7 @@ def write_comparison(folders: list[str], output_dir: str | None) -> str:
 
     columns = read_columns(folders)
     title = f"{columns[0].stage}: {sum(len(column.folders) for column in columns)} runs"
-    summary = "In brackets 95 % intervals: over seeds where a column has several, else over the items of the evaluation."
+    summary = "Brackets hold 95 % intervals: over seeds if a column has several, otherwise over the items of the evaluation."
     sections = compare(columns)
     text = render_markdown(title, summary, sections)
     if output_dir:

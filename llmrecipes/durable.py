@@ -1,4 +1,4 @@
-"""Files that decide something: written beside, on the disk before they take their name; digests against torn ones."""
+"""Files that others depend on: written under a temporary name, flushed, then renamed; digests reveal torn ones."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from llmrecipes.formats import read_growing
 
 
 def read_json(path: str | Path) -> dict:
-    """The JSON object in `path`; empty where there is none that can be read."""
+    """The JSON object in `path`; empty if there is no readable one."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -23,12 +23,12 @@ def read_json(path: str | Path) -> dict:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """After a kill, a power cut or on a full disk, `path` holds what it held before or all of `value`."""
+    """Writes atomically: after a kill, a power cut or on a full disk, `path` holds its old contents or all of `value`."""
     write_text(path, json.dumps(value, indent=2, sort_keys=False, default=str) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """As `write_json`."""
+    """Writes atomically, as `write_json` does."""
     temporary = path.with_suffix(".tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -43,44 +43,44 @@ def write_text(path: Path, text: str) -> None:
 
 
 def cut_back(path: Path, step: int) -> list[dict]:
-    """Rows of a JSON Lines file that training appends to, up to `step`, from which it continues; later ones leave the file,
-    for they will be written again. Damaged ones leave it too, with a line."""
+    """Rows up to `step` of a JSON Lines file that training appends to, when training continues from there. Later rows are
+    removed from the file, as they will be written again; damaged ones too, with a message."""
     whole = [row for row in read_growing(path) if isinstance(row.get("step"), int)]
     rows = [row for row in whole if row["step"] <= step]
     if path.exists():
         if (damaged := path.read_bytes().count(b"\n") - len(whole)) > 0:
-            print(f"{path}: {damaged} damaged rows are left out", flush=True)
+            print(f"{path}: removed {damaged} damaged rows", flush=True)
         write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return rows
 
 
 def fsync_file(path: Path) -> None:
-    """Makes the contents of `path` outlast a power cut."""
+    """Flushes the contents of `path` to disk, so that they survive a power cut."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def fsync_folder(folder: Path) -> None:
-    """Makes the names in `folder` outlast a power cut."""
+    """Flushes the names in `folder` to disk, so that they survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError:  # some network file systems cannot
+    except OSError:  # not supported by some network file systems
         pass
     finally:
         os.close(handle)
 
 
-LARGE = 1 << 28  # bytes of a file whose digest is noted, and believed while size and time of change are the noted ones
+LARGE = 1 << 28  # bytes (256 MiB) from which a file's digest is cached, valid while size and mtime stay the same
 
 
 def cache_folder() -> Path:
-    """Where downloads, token shards and digests of large files are kept: $LLMRECIPES_CACHE, else ~/.cache/llmrecipes."""
+    """The cache for downloads, token shards and digests of large files: $LLMRECIPES_CACHE, else ~/.cache/llmrecipes."""
     return Path(os.environ.get("LLMRECIPES_CACHE") or Path.home() / ".cache" / "llmrecipes")
 
 
 def file_digest(path: Path) -> str:
-    """XXH3 (128 bits) of a file's contents: against accidents, at the speed of memory."""
+    """XXH3 (128 bits) of a file's contents: detects accidental changes, not attacks, at the speed of memory."""
     stat = path.stat()
     if stat.st_size < LARGE:
         return _read_digest(path)
@@ -89,7 +89,7 @@ def file_digest(path: Path) -> str:
     if found := read_json(noted).get("digest"):
         return found
     found = _read_digest(path)
-    with contextlib.suppress(OSError):  # nowhere to note it
+    with contextlib.suppress(OSError):  # the cache is not writable
         noted.parent.mkdir(parents=True, exist_ok=True)
         write_json(noted, {"file": str(path.resolve()), "digest": found})
     return found
@@ -104,9 +104,9 @@ def _read_digest(path: Path) -> str:
 
 
 def disk_is_full(error: BaseException, folder: str | Path) -> bool:
-    """Whether `error`, or one behind it, comes of a full disk or a used-up quota. Writers say it in many ways: as OSError,
-    as SafetensorError or Exception with the system's words, sqlite in its own; torch's does not say it, so that the disk
-    below `folder` is asked."""
+    """Whether `error`, or a cause of it, is due to a full disk or quota. Libraries report that in many ways: as OSError, as
+    SafetensorError or Exception with the system's message, sqlite in its own words. torch's message does not mention it, so
+    for that the free space of `folder` is checked."""
     seen = []
     while error is not None and error not in seen:
         seen.append(error)

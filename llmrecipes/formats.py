@@ -1,6 +1,6 @@
-"""What rows hold: rankings that become pairs, prompts that become tokens, lines of JSON. Pure; shapes stand in rows.py.
+"""The contents of rows: rankings to pairs, ids and texts of prompts, lines of JSON. Pure; rows.py has the row shapes.
 
-What cannot be read raises InputError, naming the row.
+Unreadable input raises an InputError that names the row.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ def rankings_to_pairs(row: Mapping, where: str = "row") -> list[dict]:
 
     row: prompt (text or messages), responses (list of text), ranking (best first, ties together: [[2], [0, 3], [1]];
     responses left out of it give no pair). K responses give up to K(K-1)/2 pairs (Ouyang et al. 2022, section 3.5).
-    margin: the difference of `scores` where the row has them, else the number of groups apart. With a prompt of
-    messages, chosen and rejected are one assistant message each; with a text prompt they are text. `chosen_finished` and
-    `rejected_finished`, where the row has `finish_reasons`: whether the model ended the response itself.
-    Responses with equal text are never a pair, nor is an empty one ever chosen: there is nothing to learn to say.
+    margin: the difference of `scores` if the row has them, otherwise the number of places apart in the ranking. With a
+    prompt of messages, chosen and rejected are one assistant message each; with a text prompt they are text.
+    `chosen_finished` and `rejected_finished`, if the row has `finish_reasons`: whether the model ended the response itself.
+    Responses with equal text never form a pair, and an empty response is never chosen: there would be nothing to learn.
     """
     check_ranking(row, where)
     responses, scores, reasons = row["responses"], row.get("scores"), row.get("finish_reasons")
@@ -47,8 +47,8 @@ def rankings_to_pairs(row: Mapping, where: str = "row") -> list[dict]:
 
 
 def weigh_pairs(pairs: Sequence[Mapping]) -> list[dict]:
-    """Pairs with `weight`, 1 / (number of the prompt's pairs), so that each prompt counts once however often it was
-    ranked (Ouyang et al. 2022, section 3.5: all pairs of a prompt are one element of a batch)."""
+    """Pairs with `weight` = 1 / (number of pairs of the same prompt), so that each prompt counts once however many responses
+    were ranked (Ouyang et al. 2022, section 3.5, where all pairs of a prompt are one element of a batch)."""
     ids = [pair.get("prompt_id") or prompt_id(pair["prompt"]) for pair in pairs]
     counts = Counter(ids)
     return [{**pair, "weight": 1 / counts[name]} for pair, name in zip(pairs, ids, strict=True)]
@@ -58,8 +58,8 @@ def to_implicit(pair: Mapping, where: str = "row") -> dict:
     """The pair without a `prompt` column: chosen and rejected are whole conversations that begin alike."""
     if isinstance(pair["prompt"], str):
         raise InputError(
-            f"{where}: pair_format implicit needs prompts of messages; text prompts have no border to the "
-            "answer, so leave `pair_format: explicit`"
+            f"{where}: pair_format implicit needs prompts of messages; with a text prompt the answer's start "
+            "would be lost, so leave `pair_format: explicit`"
         )
     sides = {side: [*pair["prompt"], *pair[side]] for side in ("chosen", "rejected")}
     return {key: value for key, value in pair.items() if key != "prompt"} | sides
@@ -67,7 +67,7 @@ def to_implicit(pair: Mapping, where: str = "row") -> dict:
 
 # Columns of a samples row that describe its responses, not its prompt.
 SAMPLE_COLUMNS = ("finish_reasons", "num_tokens", "sampling", "model", "models")
-# Columns of a person's judgement that say nothing of a single pair.
+# Columns of a person's judgement that do not describe a single pair.
 JUDGEMENT_COLUMNS = ("all_bad", "flags", "note", "seconds", "order_shown", "time")
 
 
@@ -81,7 +81,7 @@ def check_ranking(row: Mapping, where: str) -> None:
     places = [place for group in ranking for place in group]
     if not all(type(place) is int and 0 <= place < len(responses) for place in places):
         raise InputError(
-            f"{where}: ranking names a response that is not there: {short(ranking)}; "
+            f"{where}: ranking names a response that does not exist: {short(ranking)}; "
             f"responses are numbered 0 to {len(responses) - 1}"
         )
     if len(set(places)) < len(places):
@@ -89,7 +89,7 @@ def check_ranking(row: Mapping, where: str) -> None:
 
 
 def prompt_id(prompt: str | list[dict]) -> str:
-    """Name of a prompt: the first 16 hexadecimal digits of the SHA-256 of its text or of its messages as JSON."""
+    """Id of a prompt: the first 16 hexadecimal digits of the SHA-256 of its text or of its messages as JSON."""
     text = (
         prompt
         if isinstance(prompt, str)
@@ -99,7 +99,7 @@ def prompt_id(prompt: str | list[dict]) -> str:
 
 
 def prompt_text(prompt: str | list[dict]) -> str:
-    """The prompt to read: a text as it is, one message as its content, a conversation with its roles."""
+    """The prompt for people: a text as it is, a single message as its content, a conversation with its roles."""
     if isinstance(prompt, str):
         return prompt
     if len(prompt) == 1:
@@ -115,7 +115,8 @@ def parse_jsonl(lines: Iterable[str], where: str) -> Iterator[dict]:
 
 
 def parse_line(line: str, where: str, row: str | None = None) -> dict:
-    """The object that `line` holds; InputError beginning with `where`, or with `row` if it is the content that is wrong."""
+    """The object in `line`; InputError beginning with `where`, or with `row` if the JSON is valid but its content is
+    wrong."""
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
@@ -126,13 +127,13 @@ def parse_line(line: str, where: str, row: str | None = None) -> dict:
         raise InputError(f"{where}: expected an object {{...}}, found {short(value)}")
     if "\\u" in line and has_lone_surrogate(value):
         raise InputError(
-            f"{row or where}: holds half of a character (a lone surrogate, \\ud800 to \\udfff); write whole ones"
+            f"{row or where}: holds half a character (a lone surrogate, \\ud800 to \\udfff); write whole characters"
         )
     return value
 
 
 def has_lone_surrogate(value: object) -> bool:
-    """Whether a text in `value` holds a surrogate without its other half, which no UTF-8 can write."""
+    """Whether a text in `value` holds a surrogate without its other half, which UTF-8 cannot encode."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -141,7 +142,7 @@ def has_lone_surrogate(value: object) -> bool:
 
 
 def read_growing(path: Path) -> list[dict]:
-    """Rows of a JSON Lines file that grows as work goes on; a line that a kill cut off is passed over. [] without it."""
+    """Rows of a JSON Lines file that work appends to, skipping a last line cut off by a kill; [] if there is no file."""
     rows = []
     for line in path.read_bytes().split(b"\n") if path.exists() else []:
         try:

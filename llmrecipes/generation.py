@@ -1,8 +1,8 @@
 """Sampling of responses from a causal language model: one batched decode loop for `sample` and `ppo`.
 
-Why not `model.generate`: finished rows leave the batch at once (their share of every later step is saved), no logits
-are kept, every sampling field is an argument (a model's own generation config, say a repetition penalty, never leaks
-in), and the draws come from a generator the caller owns.
+Why not `model.generate`: finished rows leave the batch at once (and cost nothing in later steps), no logits are kept,
+every sampling setting is an argument (a model's own generation config, such as a repetition penalty, never applies), and
+the draws come from a generator that the caller owns.
 """
 
 import inspect
@@ -16,19 +16,19 @@ from llmrecipes.config import InputError
 
 
 class NotFiniteError(InputError):
-    """The model's logits are no numbers to draw from."""
+    """The model's logits are NaN or infinite, so no token can be drawn."""
 
 
 @dataclass
 class Response:
     """One sampled response.
 
-    token_ids: the new tokens, the end-of-sequence token included when the model emitted one.
+    token_ids: the new tokens, including the end-of-sequence token if the model emitted one.
     finish_reason: "stop" if the model ended the response itself (by EOS or a stop string), "length" if `max_new_tokens`
-        cut it.
+    cut it.
     logprobs: each token's log-probability at the temperature, before top_k and top_p; only with `return_logprobs`.
-    token_mask, token_rewards: one entry a token, which only samplers of one's own set, for PPO: False on a token that the
-        policy did not write (a tool's or a user's turn), and the environment's reward on it.
+    token_mask, token_rewards: for PPO, one entry per token, set only by custom samplers: False on a token that the policy
+    did not write (a tool's or a user's turn), and the environment's reward on the token.
     """
 
     token_ids: list[int]
@@ -54,21 +54,21 @@ def sample_responses(
     progress: Callable[[int], object] | None = None,
     return_logprobs: bool = False,
 ) -> list[Response]:
-    """Samples one response for each prompt (repeat a prompt to get several); answers stand in the prompts' order.
+    """Samples one response for each prompt (repeat a prompt to get several), in the order of the prompts.
 
-    temperature 0 is greedy decoding; top_k 0 and top_p 1.0 switch those filters off. `generator` must live on the
-    model's device; the same generator state, prompts and batch size give the same responses. `pad_token_id` only
-    fills: it may be an end-of-sequence id and prompts may contain it. `stopping_criteria` ends further rows: called with
-    the new tokens (B, T) of the rows still decoding and their last logits (B, V), it gives a boolean (B,), as
-    transformers' `StopStringCriteria` does; the tokens that complete a stop string stay in the response. `progress` is
-    called with the number of newly finished responses (`tqdm.update` fits).
+    temperature 0 is greedy decoding; top_k 0 and top_p 1.0 switch those filters off. `generator` must be on the model's
+    device; the same generator state, prompts and batch size give the same responses. `pad_token_id` is only padding: it may
+    be an end-of-sequence id, and prompts may contain it. `stopping_criteria` can end further rows: called with the new
+    tokens (B, T) of the rows still decoding and their last logits (B, V), it returns a boolean (B,), as transformers'
+    `StopStringCriteria` does; the tokens that complete a stop string stay in the response. `progress` is called with the
+    number of newly finished responses (such as `tqdm.update`).
 
     Raises InputError for an empty prompt, a prompt that leaves no room for the response, or impossible settings, and its
-    kind NotFiniteError where a model's logits are NaN or infinite.
+    subclass NotFiniteError if a model's logits are NaN or infinite.
     """
     _check_request(model, prompts, max_new_tokens, temperature, top_k, top_p, batch_size)
     responses: list[Response | None] = [None] * len(prompts)
-    # Longest first: rows of a batch need little padding, and the batch most likely to exhaust memory comes first.
+    # Longest first: similar lengths need little padding, and the batch most likely to exhaust memory comes first.
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     training = model.training
     model.eval()
@@ -150,7 +150,7 @@ def _decode_batch(
             alive = alive[keep]
             if len(alive) == 0:
                 break
-            cache.reorder_cache(keep)  # selects; unlike batch_select_indices the states of linear attention know it too
+            cache.reorder_cache(keep)  # selects rows; unlike batch_select_indices, states of linear attention support it too
             mask, position_ids, chosen = mask[keep], position_ids[keep], chosen[keep]
         input_ids = chosen[:, None]
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
@@ -166,17 +166,17 @@ def _decode_batch(
 
 def _step_of(model: PreTrainedModel, cache: DynamicCache) -> Callable:
     """(new token ids (B, t), mask (B, T) of all tokens, positions of the new ones (B, t)) -> logits (B, V) of the next
-    token; the cache is filled on the way. Not every architecture takes all of these (ALiBi models have no positions)."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # a PeftModel passes on what it is given
+    token; also fills the cache. Not every architecture takes all of these (ALiBi models have no positions)."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PeftModel.forward takes **kwargs
     accepted = inspect.signature(inner.forward).parameters
     cache_name = _cache_argument(model, accepted)
-    # Router logits would not fit the mask.
+    # The shape of router logits would not match the mask.
     extra = {"logits_to_keep": 1, "output_router_logits": False, cache_name: cache}
     extra = {name: value for name, value in extra.items() if name in accepted}
 
     def forward(input_ids: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         positions = {"position_ids": position_ids} if "position_ids" in accepted else {}
-        # Mamba multiplies the new tokens' states with the mask.
+        # Mamba multiplies only the new tokens' states by the mask.
         seen = mask if cache_name == "past_key_values" else mask[:, -input_ids.shape[1] :]
         return model(input_ids=input_ids, attention_mask=seen, use_cache=True, **positions, **extra).logits[:, -1]
 
@@ -184,8 +184,8 @@ def _step_of(model: PreTrainedModel, cache: DynamicCache) -> Callable:
 
 
 def _check_padding(model: PreTrainedModel, input_ids: torch.Tensor, mask: torch.Tensor, logits: torch.Tensor) -> None:
-    """Raises InputError where the most padded row's logits are not those of the row alone: some recurrent architectures
-    read their padding (seen in RecurrentGemma)."""
+    """Raises InputError if the logits of the row with the most padding differ from those of the row alone: some recurrent
+    architectures let padding into their state (seen in RecurrentGemma)."""
     row = int(mask.sum(1).argmin())
     length = int(mask[row].sum())
     if length == input_ids.shape[1]:
@@ -193,19 +193,19 @@ def _check_padding(model: PreTrainedModel, input_ids: torch.Tensor, mask: torch.
     alone = model(input_ids=input_ids[row : row + 1, -length:], use_cache=False).logits[0, -1]
     if (alone - logits[row]).abs().mean() > 0.1 * alone.std():
         raise InputError(
-            f"model: a {type(model).__name__} reads padding, so prompts of different length cannot be sampled together; set "
-            "the batch size of generation to 1"
+            f"model: a {type(model).__name__} lets padding into its state, so prompts of different length cannot be sampled "
+            "together; set the batch size of generation to 1"
         )
 
 
 def _cache_argument(model: PreTrainedModel, accepted) -> str:
-    """The name under which the model's forward takes a cache. Raises InputError where it takes none: each token would be
-    drawn without what stands before it."""
+    """The name of the cache argument of the model's forward. Raises InputError if there is none: each token would be drawn
+    without seeing those before it."""
     for name in ("past_key_values", "cache_params"):  # the latter: Mamba
         if name in accepted:
             return name
     raise InputError(
-        f"model: a {type(model).__name__} keeps its state in no cache of transformers, so it cannot be sampled from"
+        f"model: a {type(model).__name__} has no cache that transformers supports, so it cannot be sampled from"
     )
 
 
@@ -218,8 +218,8 @@ def _chosen_logprobs(logits: torch.Tensor, chosen: torch.Tensor, temperature: fl
 def sample_tokens(
     logits: torch.Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None
 ) -> torch.Tensor:
-    """Draws one token id for each row of `logits` (B, V) -> (B,). Filters as in Hugging Face `generate`: temperature,
-    top-k, then the smallest set of tokens whose probability reaches top_p (nucleus sampling, arXiv 1904.09751)."""
+    """Draws one token id per row of `logits` (B, V) -> (B,). In the order of Hugging Face's `generate`: temperature, top-k,
+    then the smallest set of tokens whose total probability reaches top_p (nucleus sampling, arXiv 1904.09751)."""
     if temperature == 0:
         return logits.argmax(-1)
     logits = logits.float() / temperature
@@ -228,12 +228,12 @@ def sample_tokens(
         logits = logits.masked_fill(logits < kth_best, -torch.inf)
     if top_p < 1:
         ascending, order = logits.sort(dim=-1)
-        # Drop the tail whose total probability stays within 1 - top_p; the best token always survives.
+        # Drop the tail whose total probability is within 1 - top_p; the most likely token always stays.
         drop = ascending.softmax(-1).cumsum(-1) <= 1 - top_p
         drop[:, -1] = False
         logits = logits.masked_fill(torch.zeros_like(drop).scatter(1, order, drop), -torch.inf)
     probabilities = logits.softmax(-1)
-    # One NaN makes a whole row NaN. multinomial would say so by a traceback, on a GPU by an assert that ends its context.
+    # One NaN makes a whole row NaN. multinomial would raise, and on a GPU trip an assertion that kills the CUDA context.
     if probabilities[:, 0].isnan().any():
-        raise NotFiniteError("sampling: the model's logits are NaN or infinite; its weights are broken, take earlier ones")
+        raise NotFiniteError("sampling: the model's logits are NaN or infinite; its weights are damaged, use earlier ones")
     return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)

@@ -1,4 +1,4 @@
-"""What TRL's GRPOTrainer lacks for this chain: reward models and prompts that are read as everywhere else, and counts."""
+"""What TRL's GRPOTrainer lacks here: reward models and prompts read as in every other stage, and row counts."""
 
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,13 @@ MEASURED = ("reward", "reward_std", "kl", "entropy", "completions/mean_length", 
 
 
 class GRPOTrainer(trl.GRPOTrainer):
-    """TRL's GRPOTrainer (Shao et al. 2024, arXiv 2402.03300), whose reward models and functions are those of PPO: the same
-    arguments, the same reading of a response, the same errors.
+    """TRL's GRPOTrainer (Shao et al. 2024, arXiv 2402.03300) with PPO's reward models and functions: the same arguments, the
+    same reading of a response, the same errors.
 
-    `ref_model` is what KL is measured against, where `beta` is above 0 and no adapter is trained. TRL would read it anew by
-    the path of `model`: at another revision, without the adapters that were merged into it, or not at all.
-    `row_counts` says how the prompts fared; `prompts` are those of training with `prompt_ids`.
-    Raises InputError for prompts that are broken, too few for a rollout, or have template options of their own.
+    `ref_model` is the reference of the KL term, used if `beta` is above 0 and no adapter is trained. TRL would load it again
+    from the path of `model`: at another revision, without the adapters merged into it, or not at all.
+    `row_counts` counts prompts kept and dropped; `prompts` are the training prompts with `prompt_ids`.
+    Raises InputError for prompts that are malformed, too few for a rollout, or have template options of their own.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         rewards.replace_models(lambda frozen: frozen.to(self.accelerator.device))
 
     def _reward(self, rewards: Rewards, place: int):
-        """The reward function at `place` in the form that TRL calls."""
+        """The reward function at `place`, wrapped in the form that TRL calls."""
 
         def reward(prompts, completions, completion_ids, trainer_state, log_metric, log_extra, **columns) -> list[float]:
             rows = {"prompt": prompts, **columns}
@@ -82,24 +82,25 @@ class GRPOTrainer(trl.GRPOTrainer):
         return reward
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self.log_completions:  # made by TRL with the trainer, and cleared when the run begins
+        if self.log_completions:  # TRL makes the folder with the trainer; starting the run clears it
             Path(self.args.output_dir, "completions").mkdir(exist_ok=True)
         super().log(logs, start_time)
 
     def last_metrics(self) -> dict[str, float]:
-        """Reward and what belongs to it, as last logged."""
+        """The reward and related metrics, as last logged."""
         logged = next((logs for logs in reversed(self.state.log_history) if "reward" in logs), {})
         return {name: logged[name] for name in MEASURED if name in logged}
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> RolloutSampler:
-        # TRL's draws a later pass's order from what the passes before it have left, which a run that continues lacks.
+        # TRL's sampler draws each epoch's order from the generator state left by earlier epochs, which a resumed run lacks.
         args = self.args
         repeats = args.num_iterations * args.steps_per_generation
         size = args.generation_batch_size
         return RolloutSampler(len(self.prompts), size, repeats, args.shuffle_dataset, args.seed, args.num_generations)
 
     def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict]:
-        # TRL's own, underscored, is the one place where prompts become tokens; it knows no prompt that is to be continued.
+        # Overrides a private method of TRL, the one place where prompts become tokens; it cannot continue a last assistant
+        # turn.
         ids = [prompt_token_ids(prompt, self.processing_class, "prompt", self.chat_template_kwargs) for prompt in prompts]
         return ids, None, {}
 

@@ -1,4 +1,4 @@
-"""Publishing finished runs: one commit a repository, checked on the hub, and only then tagged."""
+"""Publishing finished runs: one commit per repository, verified on the Hub, and only then tagged."""
 
 import hashlib
 import io
@@ -25,8 +25,8 @@ from llmrecipes.preflight.machine import is_hub_id
 from llmrecipes.secrets import known_secrets, scrub_secrets
 
 LEFT_OUT = ("checkpoint-", "logs", ".cache", "__pycache__")
-THE_HUBS_OWN = ".gitattributes"  # written by the hub, which stores large files by it
-SCRUBBED = ("manifest.json", "README.md")  # these name paths of the machine they were made on
+THE_HUBS_OWN = ".gitattributes"  # written by the Hub, which uses it to store large files
+SCRUBBED = ("manifest.json", "README.md")  # these contain paths of the machine they were made on
 ATTEMPTS = 5
 LONGEST_WAIT = 600.0  # seconds; the Hub's own windows for 429 are five minutes
 
@@ -42,16 +42,16 @@ class Push:
 
 
 def plan_push(path: str, namespace: str, not_secrets: Sequence[str] = ()) -> list[Push]:
-    """The run in `path`, or every run below it (a chain, whose report goes with its last run); nothing is sent.
+    """The run in `path`, or every run below it (a chain, whose report goes with its last run); sends nothing.
 
     Raises:
-        InputError: no run there, one of them unfinished, or a file that holds a secret and is not excused by `not_secrets`
+        InputError: there is no run, one of them is unfinished, or a file holds a secret and is not excused by `not_secrets`
             (path, or path:line, in a repository).
     """
     if not is_hub_id(f"{namespace}/x"):
-        raise InputError(f"namespace: {namespace!r} is no name of a user or organisation")
+        raise InputError(f"namespace: {namespace!r} is not the name of a user or organisation")
     root = Path(path)
-    # As they were finished: what others were made from comes first, the evaluation last.
+    # In the order they were finished: inputs before what was made from them, the evaluation last.
     found = sorted(root.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
     runs = [root] if (root / "manifest.json").exists() else in_order(path.parent for path in found)
     if not runs:
@@ -59,7 +59,7 @@ def plan_push(path: str, namespace: str, not_secrets: Sequence[str] = ()) -> lis
     pushes = []
     for run in runs:
         if not (manifest := read_json(run / "manifest.json")):
-            raise InputError(f"{run / 'manifest.json'}: is broken; run the stage again")
+            raise InputError(f"{run / 'manifest.json'}: is damaged; run the stage again")
         if manifest.get("status") != "finished":
             raise InputError(f"{run}: is not finished; run its stage to the end before pushing")
         files = {
@@ -75,39 +75,39 @@ def plan_push(path: str, namespace: str, not_secrets: Sequence[str] = ()) -> lis
     names = {name for push in pushes for name in push.files}
     for excused in not_secrets:
         if excused not in names and excused.rpartition(":")[0] not in names:
-            raise InputError(f"not_secrets: {excused!r} is none of the files; name one as it is listed, or FILE:LINE")
-    for push in pushes:  # what is scrubbed on the way needs no look
+            raise InputError(f"not_secrets: {excused!r} is not one of the files; name one as it is listed, or FILE:LINE")
+    for push in pushes:  # files scrubbed on upload need no check
         refuse_secrets({n: f for n, f in push.files.items() if n not in SCRUBBED}, _own_tokens(), not_secrets)
     return pushes
 
 
 def push_run(push: Push, private: bool, api: HfApi, sleep: Callable[[float], None] = time.sleep) -> str:
-    """Create the repository, commit all files at once, compare what arrived, tag it; returns the repository's address.
+    """Creates the repository, commits all files at once, verifies what arrived, tags it; returns the repository's URL.
 
-    The same commit deletes what an earlier push left there and this run does not hold; a tag of this name that points at
-    another commit is moved. Both are said in a line.
-    Busy or broken answers (429, 5xx, a cut connection) are tried again; what has been uploaded is not sent twice.
+    The same commit deletes files of an earlier push that this run does not have; a tag of this name on another commit is
+    moved. A message reports both. Busy or failed requests (429, 5xx, a broken connection) are retried; what was uploaded
+    is not sent twice.
 
     Raises:
-        InputError: no permission, a repository with files that are no run of ours, a hub that keeps failing, or files that
-            arrived changed. Then nothing is tagged.
+        InputError: no permission, a repository with files that are not from a run of ours, a Hub that keeps failing, or
+            files that arrived changed. Then nothing is tagged.
     """
     if constants.HF_HUB_OFFLINE:
-        raise InputError("HF_HUB_OFFLINE is set, so that nothing can be sent; unset it")
+        raise InputError("HF_HUB_OFFLINE is set, so nothing can be sent; unset it")
     where = {"repo_id": push.repo_id, "repo_type": push.repo_type}
     content = {name: _content(file, push) for name, file in push.files.items()}
-    deleted: dict[str, None] = {}  # over all attempts: a commit whose answer was lost has deleted them as well
+    deleted: dict[str, None] = {}  # over all attempts: a commit whose response was lost deleted files too
 
     def send() -> str:
         url = api.create_repo(**where, private=private, exist_ok=True)
         if private and api.repo_info(**where).private is False:
-            raise InputError(f"{push.repo_id}: exists and is public; make it private on the hub, or give --private false")
-        # Left there, an old model.safetensors would be loaded in place of this run's shards.
+            raise InputError(f"{push.repo_id}: exists and is public; make it private on the hub, or pass --private false")
+        # If left there, an old model.safetensors would be loaded instead of this run's shards.
         there = _list_files(push, api, "main")
         stale = [name for name in there if name not in content]
         if stale and "manifest.json" not in there:
             raise InputError(
-                f"{push.repo_id}: holds {stale[0]} and is no run of ours; choose another namespace, or empty it"
+                f"{push.repo_id}: holds {stale[0]} and is not a run of ours; choose another namespace, or empty it"
             )
         deleted.update(dict.fromkeys(stale))
         operations = [CommitOperationAdd(name, data) for name, data in content.items()]
@@ -130,8 +130,8 @@ def push_run(push: Push, private: bool, api: HfApi, sleep: Callable[[float], Non
 
 
 def _refuse_or_wait(push: Push, error: Exception, attempt: int) -> float:
-    """Seconds until the next attempt; InputError where another one would not help, or this was the last."""
-    # The client wraps what befell the upload of a large file.
+    """Seconds until the next attempt; InputError if another one would not help, or this was the last."""
+    # The client wraps the error of a large file's upload.
     cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
     if isinstance(cause, HfHubHTTPError):
         response = cause.response
@@ -139,7 +139,7 @@ def _refuse_or_wait(push: Push, error: Exception, attempt: int) -> float:
             status = response.status_code
             raise InputError(f"{push.repo_id}: {_advice(status)} (HTTP {status}); nothing was tagged") from None
         return _retry_after(response.headers.get("Retry-After", ""), attempt)
-    if not isinstance(cause, (TransportError, OSError, json.JSONDecodeError)):  # metadata or files that the hub rejects
+    if not isinstance(cause, (TransportError, OSError, json.JSONDecodeError)):  # the Hub rejects metadata or files
         raise InputError(f"{push.repo_id}: {' '.join(str(cause).split())}; nothing was tagged") from None
     if attempt == ATTEMPTS:
         raise InputError(
@@ -150,7 +150,7 @@ def _refuse_or_wait(push: Push, error: Exception, attempt: int) -> float:
 
 
 def _retry_after(header: str, attempt: int) -> float:
-    """Seconds that a Retry-After header asks for, as a number or as a date (RFC 9110); without one, longer each time."""
+    """Seconds from a Retry-After header, a number or a date (RFC 9110); without one, longer with each attempt."""
     if header.strip().isdigit():
         return min(float(header), LONGEST_WAIT)
     try:
@@ -160,8 +160,8 @@ def _retry_after(header: str, attempt: int) -> float:
 
 
 def _tag(push: Push, api: HfApi, revision: str) -> None:
-    """Let the run's tag mean `revision`. The hub moves no tag, so that one on another commit is deleted and made anew; a
-    break between the two leaves none, and the next push makes it."""
+    """Points the run's tag at `revision`. The Hub cannot move a tag, so one on another commit is deleted and created again;
+    an interruption in between leaves no tag, and the next push creates it."""
     where = {"repo_id": push.repo_id, "repo_type": push.repo_type}
     there = {tag.name: tag.target_commit for tag in api.list_repo_refs(**where).tags}
     if there.get(push.tag) == revision:
@@ -173,7 +173,7 @@ def _tag(push: Push, api: HfApi, revision: str) -> None:
 
 
 def _list_files(push: Push, api: HfApi, revision: str) -> dict:
-    """Path -> the hub's entry of each file of ours at `revision`."""
+    """Path -> the Hub's entry, for each of our files at `revision`."""
     tree = api.list_repo_tree(push.repo_id, repo_type=push.repo_type, revision=revision, recursive=True)
     return {entry.path: entry for entry in tree if hasattr(entry, "blob_id") and entry.path != THE_HUBS_OWN}
 
@@ -187,17 +187,17 @@ def _verify(push: Push, content: dict[str, str | bytes], api: HfApi, revision: s
         entry = there.get(name)
         if entry and entry.lfs:
             same = entry.lfs.sha256 == _digest("sha256", data)
-        else:  # git's own id of a file
+        else:  # git's blob id
             size = len(data) if isinstance(data, bytes) else Path(data).stat().st_size
             same = entry and entry.blob_id == _digest("sha1", data, b"blob %d\0" % size)
         if not same:
             raise InputError(f"{push.repo_id}: {name} arrived changed or not at all; nothing was tagged, push it again")
     if more := sorted(there.keys() - content.keys()):
-        raise InputError(f"{push.repo_id}: holds {more[0]}, which is not of this run; nothing was tagged, push it again")
+        raise InputError(f"{push.repo_id}: holds {more[0]}, which is not from this run; nothing was tagged, push it again")
 
 
 def _digest(name: str, data: str | bytes, head: bytes = b"") -> str:
-    """Of bytes, or of a file in blocks: weights may be larger than the memory."""
+    """Digest of bytes, or of a file read in blocks: weights may be larger than memory."""
     digest = hashlib.new(name, head)
     with io.BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as handle:
         while block := handle.read(1 << 20):
@@ -206,11 +206,11 @@ def _digest(name: str, data: str | bytes, head: bytes = b"") -> str:
 
 
 def _content(file: Path, push: Push) -> str | bytes:
-    """What is sent for `file`: its path, or bytes where names of this machine become names on the hub."""
+    """What to upload for `file`: its path, or bytes if paths of this machine were replaced by names on the Hub."""
     if file.name == "adapter_config.json":
         config = json.loads(file.read_text(encoding="utf-8"))
         base = config.get("base_model_name_or_path")
-        if base and is_local(base):  # or nobody else could load the adapter
+        if base and is_local(base):  # otherwise nobody else could load the adapter
             config["base_model_name_or_path"] = f"{push.repo_id.split('/')[0]}/{repo_name(base)}"
         return (json.dumps(config, indent=2) + "\n").encode()
     if file.name not in SCRUBBED:
@@ -230,10 +230,10 @@ def _own_tokens() -> set[str]:
 
 
 def _with_namespace(text: str, push: Push) -> str:
-    """The card with the names under which this model, its base and its data stand on the hub."""
+    """The card with this model, its base and its data under their names on the Hub."""
     card, (namespace, name) = ModelCard(text, ignore_metadata_errors=True), push.repo_id.split("/")
     manifest = json.loads(push.files["manifest.json"].read_text(encoding="utf-8"))
-    # Made by stages of ours; what the run read from a hub already stands there under the name that the card gives.
+    # What our stages made; what the run read from the Hub is there already under the name in the card.
     own = {repo_name(path) for path, found in manifest.get("inputs", {}).items() if not found.startswith("hub:")}
     full = lambda title: f"{namespace}/{title}" if title in own else title
     if isinstance(card.data.base_model, str):
@@ -250,7 +250,7 @@ def _with_namespace(text: str, push: Push) -> str:
 
 
 def _renamed(text: str, titles: dict[str, str]) -> str:
-    """`text` with the names that its lines of code load things by replaced by those on the hub."""
+    """`text` with the names in its lines of loading code replaced by those on the Hub."""
     loads = re.compile(r"from_pretrained\(|load_dataset\(|^for adapter in \[")
     lines = text.split("\n")
     for number, line in enumerate(lines):

@@ -1,11 +1,11 @@
 """Intervals that cover the truth in at least about 95 of 100 samples, also for few items, near 0 and 1, and in clusters.
 
-Cheap intervals (Wald's, Wilson's, a bootstrap over few items) are too short in just those cases; `tests/test_intervals.py`
-simulates them. Shares of items get exact limits, which are somewhat too wide rather than too short.
+Cheap intervals (Wald's, Wilson's, a percentile bootstrap over few items) are too short in exactly those cases;
+`tests/test_intervals.py` simulates them. Proportions get exact limits, which are somewhat too wide rather than too short.
 
-Where `groups` are given, one value an item, items of one group (wordings of one question, pairs of one ranking) are not
-taken for independent: the interval is the one of n / deff items, deff being the design effect (Kish 1965; Korn and Graubard
-1998 for exact limits of that many). An item whose group is None stands by itself.
+`groups` holds one value per item. Items of one group (wordings of one question, pairs of one ranking) are not treated as
+independent: the interval is that of n / deff independent items, where deff is the design effect (Kish 1965; Korn and
+Graubard 1998 use exact limits with this effective n). An item whose group is None is a group of its own.
 """
 
 import math
@@ -16,7 +16,8 @@ from collections.abc import Hashable, Sequence
 def exact_interval(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of a proportion (Clopper and Pearson 1934), which covers it in at least `confidence` of all samples.
 
-    successes and n may be fractional (an effective number of items).
+    With s successes and α = 1 - confidence: low is the α/2 quantile of Beta(s, n - s + 1), high the 1 - α/2 quantile of
+    Beta(s + 1, n - s). successes and n may be fractional (an effective number of items).
 
     Raises:
         ValueError: n is below 1, or successes are not between 0 and n.
@@ -37,15 +38,17 @@ def outcome_interval(
 ) -> tuple[float, float]:
     """Interval of the mean of outcomes that are 0, 0.5 (a tie) or 1.
 
-    The mean is 1/2 + (share of 1 - share of 0) / 2: the exact limits of both shares are put together as Newcombe (1998,
-    Statistics in Medicine 17:2635, method 10) does for a difference of paired proportions. Without ties these are the limits
-    of `exact_interval`; of nothing but ties the interval is as wide as that of no wins and no losses.
+    The mean is 1/2 + (won - lost) / 2, with the shares of 1 and of 0. The exact limits of both shares are combined as in
+    Newcombe (1998, Statistics in Medicine 17:2635, method 10) for the difference of paired proportions:
+    lower = won - lost - sqrt(a² + b² - 2 φ a b), where a = won - low(won), b = high(lost) - lost, and φ is the correlation
+    of the two shares, -sqrt(won lost / ((1 - won) (1 - lost))), since an item cannot be both. Without ties the limits are
+    those of `exact_interval`; with nothing but ties both shares are 0 of n.
     """
     size = len(outcomes) / design_effect(outcomes, groups)
     won, lost = (sum(outcome == end for outcome in outcomes) / len(outcomes) for end in (1, 0))
     (won_low, won_high), (lost_low, lost_high) = (exact_interval(share * size, size, confidence) for share in (won, lost))
     others = (1 - won) * (1 - lost)
-    # Correlation of the two shares with the sign turned, since it is their difference that counts.
+    # -φ, so that it enters `_together` with a plus.
     alike = math.sqrt(won * lost / others) if others else float(won + lost == 1)
     below = _together(won - won_low, lost_high - lost, alike)
     above = _together(won_high - won, lost - lost_low, alike)
@@ -53,12 +56,15 @@ def outcome_interval(
 
 
 def design_effect(outcomes: Sequence[float], groups: Sequence[Hashable] | None = None) -> float:
-    """How many times as many items in these groups tell as much as single ones, from 1 to sum(sizes ** 2) / n, which it is
-    where the items of each group are all alike.
+    """The design effect: variance of the mean under this grouping over that of n independent items.
 
-    The larger of two estimates: the variance of the mean over groups by that over items; and 1 + rho (greatest - 1) with rho
-    the correlation within groups, told by how often the rarer outcomes come together. There one more such item, whose group
-    agrees with it, is counted in: where few items say anything about rho, it is taken to be near 1.
+    From 1 up to sum(sizes ** 2) / n, the size-weighted mean group size m, which it reaches when all items of a group agree.
+    The larger of two estimates: (1) the variance of the mean computed over groups, over that computed over items; (2) Kish's
+    1 + rho (m - 1), with rho, the correlation within groups, estimated from how often the rarer outcomes occur together. (2)
+    adds one pseudo-item whose group agrees with it, so that rho is taken to be near 1 where few items say anything about it.
+
+    Raises:
+        ValueError: there are no outcomes.
     """
     if not outcomes:
         raise ValueError("a proportion of no items")
@@ -75,7 +81,7 @@ def design_effect(outcomes: Sequence[float], groups: Sequence[Hashable] | None =
 
 
 def by_group(values: Sequence, groups: Sequence[Hashable] | None = None) -> list[list]:
-    """The values of each group, in the order of their first items; one whose group is None is a group of its own."""
+    """The values of each group, groups in the order of their first items; a value with group None is a group of its own."""
     members: dict = {}
     for i, (value, group) in enumerate(zip(values, groups if groups is not None else [None] * len(values), strict=True)):
         members.setdefault((i,) if group is None else (group, ""), []).append(value)
@@ -83,9 +89,11 @@ def by_group(values: Sequence, groups: Sequence[Hashable] | None = None) -> list
 
 
 def expanded_levels(n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Quantiles of a bootstrap over n items that are its interval's ends. A bootstrap's spread is too small by
-    sqrt((n - 1) / n) and knows no t distribution, so that plain percentiles are too near for few items (Hesterberg 2015, The
-    American Statistician 69:371)."""
+    """The quantile levels at which to read a bootstrap over n items as an interval (Hesterberg 2015, The American
+    Statistician 69:371): Φ(± sqrt(n / (n - 1)) t), t being the quantile of Student's distribution with n - 1 degrees.
+
+    A bootstrap's spread is too small by sqrt((n - 1) / n) and is used as if normal, so plain percentiles are too narrow for
+    few items. At 95 %: levels of 0.9 % and 99.1 % for n = 10, of about 2.5 % and 97.5 % for large n."""
     from scipy.special import ndtr, stdtrit
 
     if n < 2:

@@ -1,4 +1,4 @@
-"""What TRL's KTOTrainer lacks for this chain: pairs as labelled answers in mixed order, and counts of its rows."""
+"""What TRL's KTOTrainer lacks here: pairs turned into labelled answers in shuffled order, and row counts."""
 
 import trl
 from datasets import Dataset
@@ -12,8 +12,8 @@ from llmrecipes.training import end_where_generation_stops, within_context
 
 def to_labelled(rows: Dataset | None, seed: int) -> Dataset | None:
     """Each pair as two rows {"prompt", "completion", "label"}, the chosen answer labelled true and the rejected one false,
-    shuffled: KTO takes rows in their order, and a batch of one label alone has nothing to compare with. Rows that are
-    labelled already are shuffled by the mixture."""
+    shuffled: KTO takes rows in order, and a batch with only one label has nothing to compare with. Rows that are already
+    labelled are shuffled by the mixture."""
     if rows is None or "chosen" not in rows.column_names:
         return rows
     return rows.map(_unpair, batched=True, remove_columns=rows.column_names).shuffle(seed=seed)
@@ -29,9 +29,9 @@ def _unpair(batch: dict[str, list]) -> dict[str, list]:
 
 
 class KTOTrainer(trl.KTOTrainer):
-    """TRL's KTOTrainer (Ethayarajh et al. 2024, arXiv 2402.01306); `row_counts` says how the rows of each data set fared.
+    """TRL's KTOTrainer (Ethayarajh et al. 2024, arXiv 2402.01306); `row_counts` counts rows kept and dropped per data set.
 
-    Raises InputError where no row is left or a label is missing whole.
+    Raises InputError if no row is left or all labels are the same.
     """
 
     def __init__(self, *, model, args, train_dataset: Dataset, **kwargs):
@@ -43,11 +43,11 @@ class KTOTrainer(trl.KTOTrainer):
         super().__init__(model=model, args=within_context(args, model), train_dataset=train_dataset, **kwargs)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name: str) -> Dataset:
-        # TRL's own, underscored, is the one place where the rows are tokens.
+        # Overrides a private method of TRL, the one place where the rows are tokens.
         ready = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         num_proc = args.dataset_num_proc
         ready = end_where_generation_stops(ready, ["completion_ids"], self._start, processing_class, dataset_name, num_proc)
-        if "KL_completion_ids" in ready.column_names:  # the same answers behind other prompts, turned on by one as TRL does
+        if "KL_completion_ids" in ready.column_names:  # the same answers after other prompts, rotated by one as in TRL
             if "completion_finished" in ready.column_names:
                 turn = lambda whole: {"KL_completion_finished": [whole[-1], *whole[:-1]]}
                 options = {"input_columns": "completion_finished", "batched": True}

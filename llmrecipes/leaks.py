@@ -1,7 +1,7 @@
-"""What must not be published: files that hold secrets by their name, and secrets inside any file.
+"""What must not be published: files whose name says that they hold secrets, and secrets inside any file.
 
-Patterns of issuers are detect-secrets' (the fork that is kept up, `bc-detect-secrets`) and llmrecipes.secrets'; the user's
-own tokens, as the environment and `hf auth login` know them, are found in any encoding.
+Token patterns are those of detect-secrets (in its maintained fork, `bc-detect-secrets`) and of llmrecipes.secrets; the
+user's own tokens, from the environment and `hf auth login`, are also found in UTF-16 and base64.
 """
 
 import base64
@@ -25,11 +25,11 @@ LOGINS = re.compile(r"(?m)^[\w.@-]{1,40}:scrypt:[0-9a-f]{32}:[0-9a-f]{64}")  # l
 NETRC = re.compile(r"\bmachine\s+\S+\s+login\s+\S+\s+password\s+\S+")
 PLACE = re.compile(r"(?i)example|your|xxxx|placeholder|dummy|1234567890")
 BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{24,4096}={0,2}")
-NAMED = re.compile(  # in small letters
+NAMED = re.compile(  # matched against lower-case text
     r"(?:token|secret|pass|pwd|key|auth|credential)[\w.-]{0,20}[\"'\\]*\s*[:=\s]\s*[\"'\\]*(?:b\w+\s+)?[\w+/=.~-]{16}"
 )
 BLOCK, OVERLAP = 1 << 20, 1 << 13
-# Detectors of detect-secrets and, for speed, what must stand somewhere in a text for each to find anything.
+# Detectors of detect-secrets and, for speed, what a text must contain for each to find anything.
 DETECTORS = {
     "AWSKeyDetector": ("aws_s", "awss", "aws s", "aws_k", "aws k"), "AzureStorageKeyDetector": ("accountkey", "azure"),
     "BasicAuthDetector": ("://",), "DiscordBotTokenDetector": ("discord",), "JwtTokenDetector": ("eyj",),
@@ -45,8 +45,8 @@ def refuse_secrets(files: Mapping[str, Path], known: Iterable[str] = (), not_sec
     """InputError for the first of `files` (path in the repository -> local file) that is a file of secrets or holds one.
 
     Args:
-        known: tokens of the user's, found as they are, in UTF-16 and in base64.
-        not_secrets: paths, or path:line, of what only looks like a secret; no file's name is excused, nor a known token.
+        known: the user's own tokens, found in plain text, UTF-16 and base64.
+        not_secrets: paths, or path:line, of what only looks like a secret; excuses neither a file's name nor a known token.
     """
     excused = set(not_secrets)
     for name, file in files.items():
@@ -63,7 +63,7 @@ def refuse_secrets(files: Mapping[str, Path], known: Iterable[str] = (), not_sec
 
 
 def find_secrets(file: Path, known: Iterable[str] = ()) -> Iterator[tuple[int, str]]:
-    """(line, what it looks like) of each secret in a file. Of a safetensors file its metadata are read, not its numbers."""
+    """(line, what it looks like) of each secret in a file. Of a safetensors file only the metadata are read."""
     own = [form.encode() for token in known if len(token) >= 8 for form in _forms(token)]
     before, tail = 0, b""
     for block in _blocks(file):
@@ -87,7 +87,7 @@ def _find_forms(text: str) -> Iterator[tuple[int, str]]:
 
 def _find_in_text(text: str) -> Iterator[tuple[int, str]]:
     yield from _find_forms(text)
-    small = text.encode("utf-8", "replace").lower().decode()  # of ASCII alone, so that places stay what they are
+    small = text.encode("utf-8", "replace").lower().decode()  # lower-cases only ASCII, so that offsets stay the same
     for name, needles in DETECTORS.items():
         if any(needle in small for needle in needles):
             kind, detector = _detectors()[name]
@@ -110,14 +110,14 @@ def _blocks(file: Path) -> Iterator[bytes]:
     with file.open("rb") as handle:
         if file.suffix == ".safetensors":
             size = int.from_bytes(handle.read(8), "little")
-            yield handle.read(min(size, 100 << 20))  # its metadata, as JSON, and the names of its tensors
+            yield handle.read(min(size, 100 << 20))  # the header: metadata and tensor names as JSON
             return
         while block := handle.read(BLOCK):
             yield block
 
 
 def _forms(token: str) -> Iterator[str]:
-    """The token as it is, and what it becomes inside of a longer text in base64, wherever it begins there."""
+    """The token itself, and its forms inside base64 of a longer text, at each of the three possible offsets."""
     yield token
     for shift, skipped in ((0, 0), (1, 2), (2, 3)):
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -135,7 +135,7 @@ def _is_written(content: bytes) -> bool:
 
 
 def _is_random(value: str) -> bool:
-    """Whether a value is one that nobody thinks up: a random key, no word and no place to be filled in."""
+    """Whether a value looks random, like a key, rather than like a word or a placeholder."""
     if not re.fullmatch(r"[\w+/=.~-]{16,256}", value) or PLACE.search(value):
         return False
     return bool(re.search(r"[0-9]", value) and re.search(r"[A-Za-z]", value)) and len(set(value)) >= 10

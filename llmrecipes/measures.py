@@ -1,6 +1,6 @@
 """The one table of measures: what each figure means, its unit and which way is better.
 
-The evaluation's table, the report, the model cards, `expected` and docs/evaluation.md read it (`python -m
+Read by the evaluation's table, the report, the model cards, `expected` and docs/evaluation.md (`python -m
 llmrecipes.measures` prints the docs' part). Tasks of lm-eval are not listed: their scores are shares unless a task says
 otherwise.
 """
@@ -13,23 +13,23 @@ from llmrecipes.keys.renamed import MEASURES as RENAMED
 
 class Measure(NamedTuple):
     """A row of the table. `unit`: "share" (of 1, shown in percent) or what the number counts. `better`: "up", "down", or ""
-    where neither is."""
+    if neither is."""
 
     meaning: str
     unit: str = "share"
     better: str = "up"
-    sampled: bool = False  # taken on sampled answers too, as sampled_NAME
-    by_kind: bool = False  # taken on each of KINDS too, as NAME_KIND
-    compares: bool = False  # with the baseline model
+    sampled: bool = False  # also measured on sampled answers, as sampled_NAME
+    by_kind: bool = False  # also measured on each of KINDS, as NAME_KIND
+    compares: bool = False  # compares with the baseline model
     decided_by: str = ""  # the key of `judged_by` that decides it: judge, rule or reward_model
-    shown: bool = False  # in the line that a training prints
+    shown: bool = False  # printed in training's log line
 
 
-# Figures of a training that say how long it took, not how well it went.
+# Metrics of a training run that say how long it took, not how well it went.
 BOOKKEEPING = re.compile(r"runtime|per_second|flos|epoch|num_tokens|num_input_tokens")
 KINDS = ("harmful", "lookalike", "unknowable")  # kinds of questions whose answers show behaviour
 
-# Of one model among several, by recipes/evaluate.py.
+# One model among several, measured by recipes/evaluate.py.
 EVALUATION = {
     "perplexity": Measure(
         "exp of the mean loss per token of held-out text; compare only under one tokenizer", "number", "down"
@@ -66,32 +66,32 @@ EVALUATION = {
     "paraphrase_consistency": Measure("questions answered alike in all their wordings", decided_by="judge"),
     "kl_from_baseline": Measure("KL divergence of an answer from the baseline, on own samples", "nats", "", compares=True),
 }
-# Of a training, over its steps.
+# A training run, over its steps.
 TRAINING = {
     "loss": Measure("training loss", "number", "down", shown=True),
     "eval_loss": Measure("the same on held-out rows", "number", "down"),
-    "perplexity": Measure("exp of the loss of text", "number", "down"),
-    "accuracy": Measure("pairs that the reward model orders right", shown=True),
+    "perplexity": Measure("exp of the mean loss per token of held-out text", "number", "down"),
+    "accuracy": Measure("pairs that the reward model orders correctly", shown=True),
     "margin": Measure("mean score of chosen minus rejected", "number", shown=True),
     "rewards/accuracies": Measure("DPO: pairs whose chosen answer has the larger implicit reward", shown=True),
     "rewards/margins": Measure("DPO, KTO: mean implicit reward of good answers minus bad ones", "number", shown=True),
     "reward": Measure("GRPO: mean reward of the rollout's responses", "number", shown=True),
     "completions/mean_length": Measure("GRPO: tokens of a response", "tokens", "", shown=True),
     "score": Measure("PPO: mean score of the rollout's responses", "number", shown=True),
-    "kl": Measure("PPO: KL divergence of a response from the start", "nats", "", shown=True),
+    "kl": Measure("PPO: KL divergence of the policy from its initial state, per response", "nats", "", shown=True),
     "kl_coef": Measure("PPO: weight of the KL penalty", "number", ""),
     "entropy": Measure("PPO: mean entropy of a token's distribution", "nats", "", shown=True),
     "response_length": Measure("PPO: tokens of a response", "tokens", "", shown=True),
     "eos_rate": Measure("PPO: responses that the model ended itself", shown=True),
     "win_rate": Measure("`watch_questions` answered better than at step 0, ties half"),
-    "explained_variance": Measure("PPO: variance of the returns that the value model explains"),
+    "explained_variance": Measure("PPO: share of the returns' variance that the value model explains"),
     "mean_token_accuracy": Measure("tokens predicted right"),
     "grad_norm": Measure("norm of the gradient before clipping", "number", "", shown=True),
     "learning_rate": Measure("of the step", "number", "", shown=True),
 }
-# Of a reward model and of the rankings it learned from; whichever stage measured it.
+# A reward model and the rankings it was trained on, whichever stage measured it.
 PREFERENCES = {
-    "eval_accuracy": Measure("held-out pairs ordered right"),
+    "eval_accuracy": Measure("held-out pairs ordered correctly"),
     "eval_margin": Measure("mean margin, chosen minus rejected", "number"),
     "eval_mean_reward": Measure("mean reward (near 0: centred)", "number", ""),
     "eval_min_reward": Measure("lowest reward", "number", ""),
@@ -103,7 +103,7 @@ PREFERENCES = {
 }
 
 
-# Each of the evaluation's names: as they are, of sampled answers, of one kind of questions.
+# All names of the evaluation's measures: plain, on sampled answers, on one kind of question.
 NAMED = (
     EVALUATION
     | {f"sampled_{name}": measure for name, measure in EVALUATION.items() if measure.sampled}
@@ -113,17 +113,17 @@ ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 
 
 def is_share(name: str) -> bool:
-    """Whether the evaluation's measure `name` is a share of 1, which reads as percent."""
+    """Whether the evaluation's measure `name` is a share of 1, to be shown in percent."""
     return name in NAMED and NAMED[name].unit == "share"
 
 
 def with_arrow(name: str) -> str:
-    """`name` with an arrow for the better way, where the table knows one."""
+    """`name` with an arrow in the better direction, if the table has one."""
     return name + (ARROWS[NAMED[name].better] if name in NAMED else "")
 
 
 def meaning(name: str) -> str:
-    """What the evaluation's measure `name` is, in a few words; empty for one that the table does not hold."""
+    """A short description of the evaluation's measure `name`; empty if it is not in the table."""
     if name not in NAMED:
         return ""
     of = (
@@ -135,13 +135,13 @@ def meaning(name: str) -> str:
 
 
 def todays_name(name: str) -> str:
-    """What the evaluation's measure `name` of an older version is called today; `name` itself if that has not changed."""
+    """The current name of the evaluation's measure `name` of an older version; `name` itself if unchanged."""
     bare = name.removeprefix("sampled_")
     return name.removesuffix(bare) + RENAMED.get(bare, bare)
 
 
 def read_scores(scores: dict[str, dict], tasks: list[str] = ()) -> dict[str, dict]:
-    """`scores` (measure -> value, low, high, n) as any version wrote them, under today's names; `tasks` keep theirs."""
+    """`scores` (measure -> value, low, high, n), as written by any version, under current names; `tasks` keep theirs."""
     read = {}
     for name, e in scores.items():
         today = name if name in tasks else todays_name(name)

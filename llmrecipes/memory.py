@@ -1,4 +1,4 @@
-"""The peak a run has used, and out of memory: what to change, and by how much, so that the same run fits."""
+"""Peak memory of a run, and advice when memory runs out: what to change, and by how much, so that the same run fits."""
 
 import resource
 import sys
@@ -7,13 +7,13 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU or this machine had no room for a tensor. (torch's CPU allocator raises a plain RuntimeError.)"""
+    """Whether a GPU or this machine ran out of memory. (torch's CPU allocator raises a plain RuntimeError.)"""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
 def out_of_memory(error: BaseException, configs: tuple) -> str | None:
-    """One line of advice for the run of `configs`, the keys that help most first; None for any other error."""
+    """One line of advice for the run of `configs`, most effective keys first; None for any other error."""
     if not is_out_of_memory(error):
         return None
     value = lambda key: next((getattr(config, key) for config in configs if hasattr(config, key)), None)
@@ -28,20 +28,20 @@ def out_of_memory(error: BaseException, configs: tuple) -> str | None:
         if not rows and value(key) and value(key) > 1:
             advice.append(f"{key}: {max(1, value(key) // 2)} about halves what activations take")
     if rows and value("activation_checkpointing") is False:
-        advice.append("activation_checkpointing: true keeps one activation a layer, for about a third more time")
+        advice.append("activation_checkpointing: true keeps one activation per layer, for about a third more time")
     length = value("max_length")
     if rows and length and length > 256:
         advice.append(f"max_length: {length // 2} halves rows again (longer ones are cut)")
     if rows and not value("use_peft"):
-        advice.append("use_peft: true (LoRA) drops 12 of 16 bytes a parameter (gradients and Adam's moments)")
+        advice.append("use_peft: true (LoRA) saves 12 of 16 bytes per parameter (gradients and Adam's moments)")
     elif rows and not value("load_in_4bit"):
-        advice.append("load_in_4bit: true (QLoRA) keeps the weights at half a byte a parameter")
+        advice.append("load_in_4bit: true (QLoRA) stores the weights in half a byte per parameter")
     where = "the GPU" if type(error).__name__ == "OutOfMemoryError" else "this machine"
     return f"{where} is out of memory; {'; '.join(advice) or 'use a smaller model or a larger machine'}"
 
 
 def peak_memory_gib() -> float:
-    """GiB that this process has held at its peak: of the GPU where it used one, else of the machine."""
+    """Peak memory of this process in GiB: of the GPU if it used one, otherwise of the machine."""
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return round(torch.cuda.max_memory_allocated() / 2**30, 3)

@@ -1,11 +1,11 @@
 """Numbers in, numbers out: the measures this project reports, each with its interval. Nothing here knows a model.
 
-Every measure that comes from a sample of n items is returned as an `Estimate(value, low, high, n)`, where
-[low, high] is a 95 % interval unless another confidence is asked for. Measures of nothing (n = 0) raise ValueError:
-a caller must say that it measured nothing, not report a zero.
+Every measure of a sample of n items is returned as an `Estimate(value, low, high, n)`, where [low, high] is a 95 % interval
+unless another confidence is requested. Measures of nothing (n = 0) raise ValueError: a caller must say that it measured
+nothing rather than report a zero.
 
-Where `groups` are given, one value an item, items of one group (wordings of one question) are not taken for independent:
-intervals and tests rest on the groups. An item whose group is None stands by itself. How intervals are made: intervals.py.
+`groups` holds one value per item. Items of one group (wordings of one question) are not treated as independent: intervals
+and tests are over groups. An item whose group is None is a group of its own. intervals.py explains the intervals.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from llmrecipes.intervals import by_group, exact_interval, expanded_levels, outcome_interval
 
-ALPHA = 0.05  # p-values below it are marked
+ALPHA = 0.05  # p-values below it are marked as significant
 
 
 class Estimate(NamedTuple):
@@ -28,9 +28,9 @@ class Estimate(NamedTuple):
 
 
 def perplexity(nll: float, num_tokens: int) -> float:
-    """exp(nll / num_tokens), nll being the summed negative log-likelihood in nats (Jelinek et al. 1977).
+    """exp(nll / num_tokens), with nll the summed negative log-likelihood in nats (Jelinek et al. 1977).
 
-    Comparable only between models with the same tokenizer; bits_per_byte is comparable between all.
+    Comparable only between models with the same tokenizer; bits_per_byte is comparable between any two.
     """
     if num_tokens < 1:
         raise ValueError("perplexity of no tokens")
@@ -39,7 +39,8 @@ def perplexity(nll: float, num_tokens: int) -> float:
 
 
 def bits_per_byte(nll: float, num_bytes: int) -> float:
-    """nll in nats over the text's UTF-8 bytes, in bits: independent of the tokenizer (Gao et al. 2020, section 3)."""
+    """nll / (num_bytes ln 2), with nll in nats and the text's UTF-8 bytes: comparable across tokenizers (Gao et al. 2020,
+    section 3)."""
     if num_bytes < 1:
         raise ValueError("bits per byte of no bytes")
     return nll / num_bytes / math.log(2)
@@ -51,7 +52,7 @@ def proportion(successes: float, n: int, confidence: float = 0.95) -> Estimate:
 
 
 def accuracy(hits: Sequence[bool], groups: Sequence[Hashable] | None = None) -> Estimate:
-    """Share of true values in `hits`, with its exact interval, which allows for groups (intervals.outcome_interval)."""
+    """Share of true values in `hits`, with an exact interval that accounts for groups (intervals.outcome_interval)."""
     return mean_outcome(list(map(bool, hits)), groups=groups)
 
 
@@ -62,8 +63,8 @@ def mean(
     confidence: float = 0.95,
     groups: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """Mean of values with its bootstrap interval (Efron 1979; intervals.expanded_levels), drawn with a fixed seed; whole
-    groups are resampled."""
+    """Mean of values with a bootstrap interval (Efron 1979; intervals.expanded_levels), drawn with a fixed seed. With
+    groups, whole groups are resampled (cluster bootstrap)."""
     return ratio(values, [1.0] * len(values), seed, num_resamples, confidence, groups)
 
 
@@ -79,9 +80,9 @@ def ratio(
     confidence: float = 0.95,
     groups: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """sum(numerators) / sum(denominators) over n items; the bootstrap interval resamples whole items, or whole groups.
+    """sum(numerators) / sum(denominators) over n items; the bootstrap resamples whole items, or whole groups.
 
-    For numbers that are only defined over many items, such as nats per token over documents of unequal length.
+    For quantities defined only over many items, such as nats per token over documents of unequal length.
     """
     import numpy as np
 
@@ -93,7 +94,7 @@ def ratio(
     n = len(top)
     value = float(top.sum() / bottom.sum())
     rng = np.random.default_rng(seed)
-    # Drawn a slice at a time: 2,000 x n indices at once would be hundreds of megabytes for large n.
+    # Drawn a slice of at most 4M indices (32 MB) at a time: all 2,000 x n would be 1.6 GB for n = 100,000.
     rows_per_slice = max(1, 4_000_000 // n)
     resampled = []
     for start in range(0, num_resamples, rows_per_slice):
@@ -104,18 +105,18 @@ def ratio(
 
 
 def win_rate(scores: Sequence[float], baseline: Sequence[float], groups: Sequence[Hashable] | None = None) -> Estimate:
-    """Share of prompts on which `scores` beats `baseline`, a tie counting half; interval as `mean_outcome`.
+    """Share of prompts on which `scores` beats `baseline`, ties counting half; interval as in `mean_outcome`.
 
-    Both are the scores of one answer to the same prompt, in the same order.
+    Entry i of each is the score of one answer to prompt i.
     """
     return mean_outcome(_outcomes(scores, baseline), groups)
 
 
 def mean_outcome(outcomes: Sequence[float], groups: Sequence[Hashable] | None = None) -> Estimate:
-    """Mean of wins (1), ties (0.5) and losses (0), its interval by intervals.outcome_interval.
+    """Mean of wins (1), ties (0.5) and losses (0), with the interval of intervals.outcome_interval.
 
     Raises:
-        ValueError: no outcome, or another value.
+        ValueError: there is no outcome, or one with another value.
     """
     if not outcomes or not set(outcomes) <= {0, 0.5, 1}:
         raise ValueError("outcomes are 0, 0.5 or 1, at least one of them")
@@ -123,12 +124,12 @@ def mean_outcome(outcomes: Sequence[float], groups: Sequence[Hashable] | None = 
 
 
 def pair_accuracy(chosen: Sequence[float], rejected: Sequence[float], groups: Sequence[Hashable] | None = None) -> Estimate:
-    """Share of pairs whose chosen score is above the rejected one, a tie counting half; interval as `mean_outcome`.
+    """Share of pairs whose chosen score is above the rejected one, ties counting half; interval as in `mean_outcome`.
 
-    Half for a tie, so that a model that gives every answer the same score gets 0.5 and not 0.
+    Ties count half so that a model that gives every answer the same score gets 0.5 and not 0.
 
-    groups: of each pair, the ranking (or prompt) it comes from. The pairs of one ranking share their responses; without
-    groups they are taken for independent and the interval of rankings of four is much too short.
+    groups: the ranking (or prompt) that each pair comes from. The pairs of one ranking share their responses; treated as
+    independent, the six pairs of a ranking of four would make the interval much too short.
     """
     return mean_outcome(_outcomes(chosen, rejected), groups)
 
@@ -140,9 +141,10 @@ def _outcomes(scores: Sequence[float], others: Sequence[float]) -> list[float]:
 
 
 def calibration_error(confidences: Sequence[float], hits: Sequence[bool], num_bins: int = 10) -> float:
-    """Expected calibration error (Naeini et al. 2015): |accuracy - mean confidence| over equal-width bins, weighted by size.
+    """Expected calibration error (Naeini et al. 2015): Σ_bins (n_bin / n) |accuracy - mean confidence|, bins of equal width.
 
-    confidences: in [0, 1]; a value on a border belongs to the bin below it. Raises ValueError for none, or outside [0, 1].
+    confidences: in [0, 1]; a value on a border belongs to the bin below it. Raises ValueError if there are none, or one is
+    outside [0, 1].
     """
     if len(confidences) != len(hits):
         raise ValueError(f"{len(confidences)} confidences but {len(hits)} hits")
@@ -160,8 +162,9 @@ def mcnemar(
 ) -> tuple[int, int, float]:
     """(only the first is right, only the second is right, two-sided exact p-value) of two models on the same items.
 
-    McNemar (1947), exact binomial form: under the null the items on which they differ fall either way with probability 1/2.
-    With groups whole groups fall either way (sign_flip_test).
+    McNemar (1947), exact binomial form: items on which both are right or both wrong say nothing; under the null each of the
+    b + c others favours either model with probability 1/2, so b ~ Binomial(b + c, 1/2). With groups, whole groups flip
+    (sign_flip_test).
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} items but {len(second)} of the other model")
@@ -172,12 +175,14 @@ def mcnemar(
 
 
 def sign_flip_test(differences: Sequence[int]) -> float:
-    """Two-sided exact p-value of a sum of integer differences, each of which falls either way with probability 1/2 under the
-    null (Fisher 1935). Of differences of 1 it is McNemar's exact test."""
+    """Two-sided exact p-value P(|Σ ± d_i| >= |Σ d_i|) of integer differences d_i, whose signs are independent fair coins
+    under the null (Fisher's randomisation test, 1935). With all |d_i| = 1 it is McNemar's exact test.
+
+    The distribution of the sum is built by convolution, in O(n · Σ|d_i|), so no sampling is needed."""
     import numpy as np
 
     sizes = [abs(difference) for difference in differences if difference]
-    probabilities = np.ones(1)  # of the sums -total, -total + 2, ... total of the sizes so far
+    probabilities = np.ones(1)  # of the sums -total, -total + 2, ..., total; total is the sum of the sizes so far
     for size in sizes:
         longer = np.zeros(len(probabilities) + size)
         longer[: len(probabilities)] += probabilities / 2
@@ -190,10 +195,10 @@ def sign_flip_test(differences: Sequence[int]) -> float:
 def mcnemar_by_measure(
     first: dict[str, Sequence], second: dict[str, Sequence], groups: dict[str, Sequence[Hashable]] | None = None
 ) -> dict[str, float]:
-    """mcnemar's p-value of each measure that both have, over the items on which both are true or false.
+    """McNemar's p-value of each measure that both have, over the items for which both have a value of true or false.
 
-    first, second: measure -> one value an item, None for those not measured; measures with other values are left out.
-    groups: measure -> one an item, where there are some; then whole groups fall either way (sign_flip_test).
+    first, second: measure -> one value per item, None where not measured; measures with other values are left out.
+    groups: measure -> one group per item, for measures with groups; then whole groups flip (sign_flip_test).
     """
     tests = {}
     for name in first.keys() & second.keys():
@@ -205,7 +210,7 @@ def mcnemar_by_measure(
 
 
 def describe_tests(baseline: str, p_values: dict[str, dict[str, float]]) -> str:
-    """What the mark `*` says beside a figure: the p-value in `p_values` (model -> measure -> p) is below ALPHA."""
+    """What the mark `*` next to a figure means: its p-value in `p_values` (model -> measure -> p) is below ALPHA."""
     count = sum(map(len, p_values.values()))
     return (
         f"* differs from {baseline} on the same questions, p < {ALPHA:g} (McNemar's exact test, wordings of a question "
@@ -214,16 +219,17 @@ def describe_tests(baseline: str, p_values: dict[str, dict[str, float]]) -> str:
 
 
 def pair_agreement(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Share of item pairs that two raters order alike, among those both order (ties left out); None if there is none.
+    """Share of item pairs that two raters order in the same way, among pairs that neither ties; None if there are none.
 
-    first, second: each rater's rank (or score) of the same items. 1 = the same order, 0 = reversed, 0.5 = chance.
+    first, second: each rater's ranks (or scores) of the same items. 1 = the same order, 0 = reversed, 0.5 = chance.
     """
     same, different, _, _ = _count_pairs(first, second)
     return same / (same + different) if same + different else None
 
 
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Kendall's tau-b, which corrects for ties (Kendall 1945); None where one rater ties everything."""
+    """Kendall's tau-b (Kendall 1945), (concordant - discordant) / sqrt((pairs - ties₁)(pairs - ties₂)), which corrects for
+    ties; None if one rater ties everything."""
     same, different, tied_first, tied_second = _count_pairs(first, second)
     pairs = len(first) * (len(first) - 1) // 2
     scale = math.sqrt((pairs - tied_first) * (pairs - tied_second))
@@ -231,7 +237,7 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None
 
 
 def _count_pairs(first: Sequence[float], second: Sequence[float]) -> tuple[int, int, int, int]:
-    """Item pairs ordered alike, ordered oppositely, tied by the first rater, tied by the second."""
+    """Numbers of item pairs ordered alike, ordered oppositely, tied by the first rater, tied by the second."""
     if len(first) != len(second):
         raise ValueError(f"{len(first)} items but {len(second)} of the other rater")
     same = different = tied_first = tied_second = 0
@@ -246,8 +252,9 @@ def _count_pairs(first: Sequence[float], second: Sequence[float]) -> tuple[int, 
 
 
 def spearman(first: Sequence[float], second: Sequence[float], num_items: int | None = None) -> Estimate | None:
-    """Rank correlation (Spearman 1904), ties at their mean rank; 95 % interval by Fisher's z with the variance of Bonett
-    and Wright (2000) for `num_items` independent items (default: all). None for fewer than four, or a constant side."""
+    """Rank correlation (Spearman 1904), ties at their mean rank. The 95 % interval is tanh(atanh(ρ) ± 1.96 sd), with
+    variance (1 + ρ²/2) / (n - 3) (Bonett and Wright 2000), for n = `num_items` independent items (default: all). None for
+    fewer than four items, or if one side is constant."""
     import numpy as np
 
     if len(first) != len(second):
@@ -266,17 +273,17 @@ def spearman(first: Sequence[float], second: Sequence[float], num_items: int | N
 
 
 def fit_temperature(differences: Sequence[float]) -> float | None:
-    """T > 0 that makes sigmoid(difference / T) likeliest, a difference being score(chosen) - score(rejected).
+    """The T > 0 that maximises Π sigmoid(difference / T), where a difference is score(chosen) - score(rejected).
 
-    Temperature scaling (Guo et al. 2017) of a Bradley-Terry model: 1 is calibrated, above 1 overconfident. None where no
-    T is best: without a mistake (the smaller the better) or no better than guessing (the larger the better).
+    Temperature scaling (Guo et al. 2017) of a Bradley-Terry model: 1 means calibrated, above 1 overconfident. None if there
+    is no best T: with no wrongly ordered pair T -> 0 is best, and for a model no better than guessing T -> ∞.
     """
     import numpy as np
 
     d = np.asarray(differences, dtype=float)
     if d.size == 0 or d.mean() <= 0 or not (d < 0).any():
         return None
-    # The log-likelihood is concave in b = 1 / T; its slope, mean(d / (1 + exp(b d))), falls through zero once.
+    # The log-likelihood is concave in b = 1 / T; its slope, mean(d / (1 + exp(b d))), has one zero: bisection finds it.
     low, high = -20.0, 20.0  # of log b
     for _ in range(80):
         middle = (low + high) / 2
@@ -286,11 +293,13 @@ def fit_temperature(differences: Sequence[float]) -> float | None:
 
 
 def bradley_terry(votes: Sequence[tuple[str, str, float]], seed: int = 0, num_resamples: int = 200) -> dict[str, Estimate]:
-    """Strength of each model on Elo's scale, mean 1000, with a bootstrap interval over votes; n is its number of votes.
+    """Strength of each model on the Elo scale, mean 1000, with a bootstrap interval over votes; n is its number of votes.
 
-    votes: (first, second, result), result 1 if the first won, 0 if the second did, 0.5 for a tie. Fitted by Hunter's
-    minorisation-maximisation (2004, Annals of Statistics 32) of the model of Bradley and Terry (1952). Half a win and half
-    a defeat against an average opponent are added to each model, which keeps strengths finite when one never loses.
+    votes: (first, second, result), result 1 if the first won, 0 if the second did, 0.5 for a tie. The model of Bradley and
+    Terry (1952), P(i beats j) = s_i / (s_i + s_j), is fitted by Hunter's minorisation-maximisation (2004, Annals of
+    Statistics 32): s_i <- wins_i / Σ_j games_ij / (s_i + s_j), until no log s changes by 1e-9. Half a win and half a loss
+    against an average opponent (s = 1) are added to each model, which keeps strengths finite if one never loses. 400 points
+    are odds of 10 to 1.
     """
     import numpy as np
 

@@ -47,9 +47,9 @@ CHAT_TEMPLATE = """\
 """
 
 
-# How runs of digits are cut before BPE sees them.
+# How runs of digits are split before BPE.
 DIGITS = {
-    "single": [pre_tokenizers.Digits(individual_digits=True)],  # sums generalise best
+    "single": [pre_tokenizers.Digits(individual_digits=True)],  # arithmetic generalises best
     "three": [pre_tokenizers.Split(Regex(r"\d{1,3}"), "isolated")],  # from the left, as GPT-4 and Llama 3 do
     "none": [],
 }
@@ -65,7 +65,7 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Byte-level BPE (Radford et al. 2019) with pad != eos; `<|im_end|>` ends a document and a chat turn alike.
 
-    special_tokens: of a chat template of one's own, beside ours.
+    special_tokens: those of the user's own chat template, in addition to ours.
 
     Raises:
         InputError: `vocab_size` has no room for the 256 bytes and the special tokens.
@@ -92,8 +92,8 @@ def train_tokenizer(
 
 
 def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Tokenizer of `tokenizer_name_or_path`, else the one beside the model or, for an adapter that has none, beside its
-    base; a missing pad token becomes EOS, and `chat_template_kwargs` the chat template's defaults."""
+    """Tokenizer of `tokenizer_name_or_path`, otherwise that in the model's folder or, for an adapter without one, in its
+    base's. A missing pad token is set to EOS, and `chat_template_kwargs` become the chat template's defaults."""
     path, revision = model.tokenizer_name_or_path, None
     if not path:
         chain = read_chain(_require_path(model), model.model_revision)
@@ -110,11 +110,11 @@ def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> Pr
 
 
 def leave_out_eos(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    """Keeps `tokenizer` from putting EOS behind every text: a prompt would end before its answer, and what is learned, which
-    gets its EOS anyway, would end twice. A BOS stays where it is put.
+    """Stops `tokenizer` from appending EOS to every text: a prompt would end before its answer, and training rows, which get
+    their EOS anyway, would end twice. A BOS is kept.
 
     Raises:
-        InputError: it goes on doing so, which a tokenizer without Rust's backend may.
+        InputError: it cannot be stopped, as may happen with a tokenizer without the Rust backend.
     """
     ends = lambda: tokenizer.eos_token is not None and tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]
     if not ends():
@@ -138,7 +138,7 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | None) 
 
 
 def build_policy(model_config: dict, tokenizer: PreTrainedTokenizerBase, **kwargs) -> PreTrainedModel:
-    """A fresh causal language model from `model_config`: `model_type` and its config's own keys.
+    """A new causal language model from `model_config`: `model_type` and the keys of its config.
 
     The vocabulary and the special tokens come from the tokenizer.
     """
@@ -171,8 +171,8 @@ def build_policy(model_config: dict, tokenizer: PreTrainedTokenizerBase, **kwarg
 def load_policy(
     model: ModelArguments, tokenizer: PreTrainedTokenizerBase | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """Causal language model of `model_name_or_path` in the dtype, attention and quantisation of `model`; an adapter merged
-    into its base. Generation stops at the end of an answer as the tokenizer's chat template writes it."""
+    """The causal language model of `model_name_or_path` with the dtype, attention and quantisation of `model`; an adapter is
+    merged into its base. Generation stops at the token that ends an answer in the tokenizer's chat template."""
     policy = _load(AutoModelForCausalLM, model, tokenizer, trust_remote_code)
     if tokenizer is not None:
         end_at_turns(policy, tokenizer, model.model_name_or_path)
@@ -180,7 +180,7 @@ def load_policy(
 
 
 def end_at_turns(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    """Lets generation stop at the end of an answer as the tokenizer's chat template writes it."""
+    """Makes generation stop at the token that ends an answer in the tokenizer's chat template."""
     if (end := end_of_turn(tokenizer)) is not None:
         stop_at(policy, {end}, tokenizer, where)
 
@@ -188,8 +188,8 @@ def end_at_turns(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wh
 def load_reward_model(
     model: ModelArguments, tokenizer: PreTrainedTokenizerBase | None, trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """Sequence classifier with one label: a reward model, or a policy's trunk under a fresh head; an adapter merged into
-    its base."""
+    """Sequence classifier with one label: a reward model, or a policy's trunk with a new head; an adapter is merged into its
+    base."""
     reward_model = _load(AutoModelForSequenceClassification, model, tokenizer, trust_remote_code, num_labels=1)
     if tokenizer is not None:
         reward_model.config.pad_token_id = tokenizer.pad_token_id
@@ -197,16 +197,17 @@ def load_reward_model(
 
 
 def load_merged(model: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, list[str]]:
-    """(whole model, what it is made of) of the adapter in `model_name_or_path`: a classifier where the adapter is one.
+    """(merged model, its sources) for the adapter in `model_name_or_path`; a classifier if the adapter is for one.
 
-    Quantised weights are first written out in `dtype`: they are what QLoRA has trained on, and nothing is rounded again.
+    Quantised weights are first dequantised to `dtype`: these are the values QLoRA trained on, and they are not rounded
+    again.
 
     Raises:
-        InputError: a whole model, which has nothing to merge.
+        InputError: `model_name_or_path` is a full model, which has nothing to merge.
     """
     whole, *adapters = read_chain(_require_path(model), model.model_revision)
     if not adapters:
-        raise InputError(f"model_name_or_path: {model.model_name_or_path} is a whole model, nothing is to be merged")
+        raise InputError(f"model_name_or_path: {model.model_name_or_path} is a full model, so there is nothing to merge")
     is_classifier = "SEQ_CLS" in str(adapters[-1].adapter.task_type)
     kind = (AutoModelForSequenceClassification, {"num_labels": 1}) if is_classifier else (AutoModelForCausalLM, {})
     merged = _load(kind[0], model, tokenizer, trust_remote_code=False, dequantise=True, **kind[1])
@@ -221,7 +222,7 @@ def stand_in(
     trust_remote_code: bool = False,
     auto_class=AutoModelForCausalLM,
 ) -> PreTrainedModel:
-    """For a preview, in the place of `model`: its context and what it stops at, and no weights to load."""
+    """A stand-in for `model` in a preview: its context length and stop tokens, without loading weights."""
     whole, *adapters = read_chain(_require_path(model), model.model_revision)
     path = local_model(whole.path)
     with _loading(path, "config"):
@@ -251,38 +252,38 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 def num_embeddings(model: PreTrainedModel) -> int:
     """How many token ids the model has an embedding for."""
     weight = model.get_input_embeddings().weight
-    return getattr(weight, "ds_shape", weight.shape)[0]  # DeepSpeed ZeRO-3 keeps the whole shape there
+    return getattr(weight, "ds_shape", weight.shape)[0]  # DeepSpeed ZeRO-3 keeps the full shape there
 
 
 def context_length(model: PreTrainedModel) -> int | None:
-    """Longest sequence in tokens that the model's positions admit; None if its config does not say."""
+    """Longest sequence in tokens that the model's positions allow; None if its config does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end a response: the tokenizer's EOS and whatever the model's generation config adds."""
+    """Ids of the tokens that end a response: the tokenizer's EOS and those in the model's generation config."""
     configured = getattr(model.generation_config, "eos_token_id", None) if model.generation_config else None
     configured = configured if isinstance(configured, list) else [configured]
     return sorted({i for i in [tokenizer.eos_token_id, *configured] if i is not None})
 
 
 def stop_at(model: PreTrainedModel, ends: set[int], tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    """Lets generation stop at `ends` as well, with which the answers of the template or of the data end; said in a line."""
+    """Makes generation also stop at `ends`, the tokens that end answers in the template or the data, and says so."""
     stops = eos_token_ids(model, tokenizer)
     if new := sorted(ends - set(stops)):
         model.generation_config.eos_token_id = sorted({*stops, *new})
         say(f"{where}: answers end in {', '.join(tokenizer.convert_ids_to_tokens(new))}, at which generation did not stop; "
-            "generation_config.json names it from now on")  # fmt: skip
+            "generation_config.json now includes it")  # fmt: skip
 
 
 def warn_of_rounding(model: torch.nn.Module) -> None:
-    """Says in a line where what is trained lies in 16 bits: AdamW moves a weight by about the learning rate, and a bfloat16
-    number by 1/256 of itself or not at all."""
+    """Warns if trained weights have 16 bits: AdamW moves a weight by about the learning rate per step, but a bfloat16 number
+    can only move by about 1/256 of itself or not at all."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in trained if parameter.dtype.itemsize == 2}
     if kinds and not hasattr(model, "peft_config"):
-        say(f"warning: weights are trained in {', '.join(sorted(kinds))}, in which most steps of a small learning rate "
-            "round to nothing; leave `dtype` out (float32) and compute in 16 bits by `bf16: true`, or train an "
+        say(f"warning: weights are trained in {', '.join(sorted(kinds))}, in which most updates at a small learning rate "
+            "are rounded away; leave `dtype` out (float32) and compute in 16 bits by `bf16: true`, or train an "
             "adapter")  # fmt: skip
 
 
@@ -297,7 +298,7 @@ def _load(
     quantization = get_quantization_config(model)
     if quantization is not None:
         device = PartialState().device
-        # One of several processes on CPUs is at `cpu:0`, which is no place.
+        # With several processes on CPUs the device is `cpu:0`, which device_map does not accept.
         place = "cpu" if device.type == "cpu" else device
         kwargs |= {"quantization_config": quantization, "device_map": {"": place}}
     with _loading(path, "model"):
@@ -320,7 +321,7 @@ def _load(
     if is_quantised and dequantise:
         loaded = loaded.dequantize()
     loaded = merge_all(loaded, adapters, exact)
-    loaded.name_or_path = loaded.config._name_or_path = path  # what a new adapter calls its base: no path of a cache
+    loaded.name_or_path = loaded.config._name_or_path = path  # the name of a new adapter's base: not a path in the cache
     if quantization is not None:
         keep_trainable(loaded)
     if tokenizer is not None:
@@ -329,18 +330,18 @@ def _load(
 
 
 def _require_weights(loaded: PreTrainedModel, missing: set[str], path: str, whole: str) -> None:
-    """InputError where weights are not in the files, in whose place transformers has put random numbers; a classifier's head
-    may be fresh."""
+    """InputError if weights are missing from the files, for which transformers silently uses random numbers; only a
+    classifier's head may be new."""
     trunk = f"{loaded.base_model_prefix}."
     if lost := sorted(key for key in missing if loaded.can_generate() or key.startswith(trunk)):
         about = f"{whole}, the base of {path}" if whole != path else path
-        raise InputError(f"{about}: {len(lost)} weights of its config.json are in no file of it, {lost[0]} among them; its "
-                         "files belong to another model, or were not copied whole")  # fmt: skip
+        raise InputError(f"{about}: {len(lost)} weights that its config.json implies are in none of its files, such as "
+                         f"{lost[0]}; the files belong to another model, or were not copied completely")  # fmt: skip
 
 
 def keep_trainable(quantised: PreTrainedModel) -> None:
     """Stops bitsandbytes from packing 4-bit weights in the first evaluation on a CPU with bfloat16 instructions: a packed
-    layer passes no gradient back, so all later training would be wrong without a word (seen in 0.50.2)."""
+    layer passes no gradient back, so all later training would be silently wrong (seen in 0.50.2)."""
     for module in quantised.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -355,14 +356,14 @@ def _require_path(model: ModelArguments) -> str:
 
 
 def require_folder(path: str, key: str) -> None:
-    """InputError for `key` if `path` cannot be a Hub id and is not there."""
+    """InputError for `key` if `path` cannot be a Hub id and does not exist."""
     looks_local = path.startswith((".", "/", "~", "outputs/")) or path.count("/") > 1
     if looks_local and not Path(path).exists():
         raise InputError(f"{key}: {path} does not exist; run the stage that writes it first")
 
 
 def read_config(path: str, key: str, kind=AutoConfig):
-    """The config, an AutoConfig or PeftConfig, in `path`; InputError for `key` if there is none."""
+    """The AutoConfig or PeftConfig in `path`; InputError for `key` if there is none."""
     try:
         return kind.from_pretrained(local_model(path))
     except (OSError, ValueError, StrictDataclassError) as error:
@@ -370,7 +371,7 @@ def read_config(path: str, key: str, kind=AutoConfig):
 
 
 class _loading:
-    """Turns from_pretrained's many errors into one line."""
+    """Turns from_pretrained's many kinds of error into one line."""
 
     def __init__(self, path: str, what: str):
         self.path, self.what = path, what
@@ -381,10 +382,10 @@ class _loading:
     def __exit__(self, kind, error, traceback):
         if found := re.search(r"configuration class <class '.*\.(\w+)'> for this kind of AutoModel: (\w+)", str(error)):
             raise InputError(
-                f"{self.path}: transformers has no {found[2]} for a {found[1]}; take a model of another family, say Llama"
+                f"{self.path}: transformers has no {found[2]} for a {found[1]}; use a model of another family, such as Llama"
             ) from error
         if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" in str(error):
-            raise InputError(f"{self.path}: its weights have other sizes than its config.json says") from error
-        # ImportError: what a model needs and is not installed, say bitsandbytes
+            raise InputError(f"{self.path}: its weights have different sizes than its config.json says") from error
+        # ImportError: a package that the model needs is not installed, such as bitsandbytes
         if isinstance(error, (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError)):
             raise InputError(f"{self.path}: its {self.what} cannot be loaded: {str(error)[:300]}") from error

@@ -1,4 +1,4 @@
-"""Muon on the hidden matrices with AdamW on the rest, as one optimizer that Trainer can schedule, save and load."""
+"""Muon for the hidden matrices and AdamW for the rest, as one optimizer that Trainer can schedule, save and load."""
 
 from collections import defaultdict
 
@@ -7,12 +7,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class Muon(torch.optim.Muon):
-    """torch.optim.Muon (Jordan et al. 2024), faster on CPUs: it orthogonalizes one matrix after another in bfloat16,
-    which pays on GPUs and with AMX. Elsewhere the same step is taken in float32, matrices of one shape together: half
-    the time for a model of 1M parameters (29 against 55 ms a step on one AVX-512 thread).
+    """torch.optim.Muon (Jordan et al. 2024), faster on CPUs. torch orthogonalises one matrix after another in bfloat16,
+    which pays on GPUs and with AMX. Elsewhere this does the same step in float32, on all matrices of one shape at a time:
+    half the time for a model of 1M parameters (29 instead of 55 ms per step on one AVX-512 thread).
 
-    Under FSDP2 the momentum is sharded like the weights, and every process orthogonalizes the whole matrices; where
-    bfloat16 pays, one after another, so that it holds no more than one of them.
+    Under FSDP2 the momentum is sharded like the weights, and every process orthogonalises the full matrices; in bfloat16 one
+    after another, so that it holds only one of them at a time.
     """
 
     @torch.no_grad()
@@ -31,17 +31,17 @@ class Muon(torch.optim.Muon):
                     self._update(some, group, torch.bfloat16 if fast else torch.float32)
 
     def _update(self, parameters: list[torch.Tensor], group: dict, dtype: torch.dtype) -> None:
-        """One step of matrices of one shape, orthogonalized together in `dtype`."""
+        """One step for matrices of the same shape, orthogonalised together in `dtype`."""
         height, width = parameters[0].shape
         updates = orthogonalize(torch.stack([self._momentum(p, group) for p in parameters]), group, dtype)
         for parameter, update in zip(parameters, updates, strict=True):
-            if isinstance(parameter, DTensor):  # a process keeps its part of what all have computed
+            if isinstance(parameter, DTensor):  # every process computes all of it and keeps its shard
                 update = distribute_tensor(update, parameter.device_mesh, parameter.placements, src_data_rank=None)
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(update, alpha=-group["lr"] * max(1, height / width) ** 0.5)
 
     def _momentum(self, parameter: torch.Tensor, group: dict) -> torch.Tensor:
-        """(height, width) Nesterov momentum of the gradient, whole where it is sharded."""
+        """Nesterov momentum (height, width) of the gradient, gathered if it is sharded."""
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter.grad)
@@ -51,7 +51,8 @@ class Muon(torch.optim.Muon):
 
 
 def orthogonalize(matrices: torch.Tensor, group: dict, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """(n, height, width) matrices with singular values brought near 1 by `ns_steps` Newton-Schulz iterations in `dtype`."""
+    """The (n, height, width) matrices with singular values moved close to 1, by `ns_steps` Newton-Schulz iterations
+    X <- aX + b(XXᵀ)X + c(XXᵀ)²X in `dtype`: UΣVᵀ becomes about UVᵀ."""
     a, b, c = group["ns_coefficients"]
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
@@ -70,7 +71,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def __init__(self, muon_groups: list[dict], adamw_groups: list[dict]):
         self.parts = [
-            # match_rms_adamw (Moonshot 2025) would rescale; the original scaling is what was measured to work here.
+            # match_rms_adamw (Moonshot 2025) would rescale updates; the original scaling is the one that was measured here.
             Muon(muon_groups),
             torch.optim.AdamW(adamw_groups),
         ]
@@ -78,7 +79,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Let both parts work on this optimizer's groups and state, so that it saves and loads like any other."""
+        """Makes both parts use this optimizer's groups and state, so that it saves and loads like any other."""
         muon, adamw = self.parts
         size = len(muon.param_groups)
         muon.param_groups, adamw.param_groups = self.param_groups[:size], self.param_groups[size:]
@@ -95,7 +96,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def build_muon(model: torch.nn.Module, args, muon_learning_rate: float) -> MuonAdamW:
-    """MuonAdamW for `model`: Muon at `muon_learning_rate`, AdamW at `args.learning_rate` and its betas."""
+    """MuonAdamW for `model`: Muon at `muon_learning_rate`, AdamW at `args.learning_rate` with the betas of `args`."""
     ends = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
     matrices, decayed, others = [], [], []
     for parameter in model.parameters():

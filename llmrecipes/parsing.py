@@ -2,7 +2,7 @@
 
 As in TRL: flat YAML keys named after dataclass fields, any of them overridable as `--key value`. Precedence: dataclass <
 YAML < command line. Every key and value is checked *before* torch or transformers is imported, by reading the
-dataclasses' source instead of importing them, so that a mistake costs a second; all mistakes are told at once.
+dataclasses' source instead of importing them, so that a mistake costs a second; all mistakes are reported together.
 """
 
 import atexit
@@ -33,10 +33,11 @@ COMMAND_LINE = "command line"
 
 
 def launch(main, *config_types, argv: list[str] | None = None) -> None:
-    """Parse argv and YAML into `config_types`, call `main(*configs)`; a user's mistake prints one line and exits 2."""
+    """Parses argv and YAML into `config_types` and calls `main(*configs)`; a user's mistake prints one line and exits with
+    2."""
     code = [1]
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        atexit.register(_leave_for_good, code, os.getpid())  # the first one registered, it is called last
+        atexit.register(_leave_for_good, code, os.getpid())  # registered first, so called last
     try:
         _launch(main, config_types, argv)
         code[0] = 0
@@ -46,8 +47,8 @@ def launch(main, *config_types, argv: list[str] | None = None) -> None:
 
 
 def _leave_for_good(code: list[int], process: int) -> None:
-    """Ends one of several processes with exit code `code[0]`, when all else is done and written. gloo's threads may come to
-    drop a collective when Python is already being taken down, which aborts a process that has finished (pytorch#190489)."""
+    """Ends one of several processes with exit code `code[0]` when everything is done and written. Otherwise gloo's threads
+    may release a collective while Python is shutting down, which aborts a process that has finished (pytorch#190489)."""
     dist = sys.modules.get("torch.distributed")
     if os.getpid() == process and dist is not None and dist.is_available() and dist.is_initialized():
         logging.shutdown()
@@ -57,9 +58,9 @@ def _leave_for_good(code: list[int], process: int) -> None:
 
 
 def _launch(main, config_types, argv: list[str] | None) -> None:
-    if not sys.stderr.isatty():  # a log: libraries' progress bars, which read this when imported, write seldom
+    if not sys.stderr.isatty():  # a log file: makes libraries' progress bars, which read this when imported, update rarely
         os.environ.setdefault("TQDM_MININTERVAL", "10")
-    # DeepSpeed's, when it is imported, on a machine without a GPU; on others it says nothing.
+    # DeepSpeed's warnings when it is imported on a machine without a GPU.
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.filename != "real_accelerator.py")
     configs = ()
     follow_launcher()
@@ -84,23 +85,23 @@ def _launch(main, config_types, argv: list[str] | None) -> None:
 
 
 def leave(*problems) -> None:
-    """Print a line for each problem and exit with code 2."""
+    """Prints a line per problem and exits with code 2."""
     for problem in problems:
         print(f"error: {one_line(problem)}", file=sys.stderr)
     sys.exit(2)
 
 
 def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = False) -> tuple:
-    """Strictly parse `argv` (and the YAML behind `--config`) into instances of `config_types`.
+    """Strictly parses `argv` (and the YAML given by `--config`) into instances of `config_types`.
 
     Args:
         config_types: dataclasses, or "module:Class" for one whose module is heavy; it is imported only after every key
             and value has been checked against its source.
-        inputs_exist: also check, before any heavy import, what the run finds on this machine: inputs, room to write,
-            installed packages, the hub (`preflight`).
+        inputs_exist: also checks, before any heavy import, what the run needs on this machine: inputs, disk space,
+        installed packages, the Hub (`preflight`).
 
     Raises:
-        InputError: all that is wrong with keys, values and machine, one text each in `args`.
+        InputError: everything that is wrong with keys, values and machine, one text each in `args`.
         SystemExit: after --help or --print_config.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -123,7 +124,7 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
     # Before transformers is imported: it reads HF_* once, at import.
     os.environ.update(environment)
     given = dict(settings.values)
-    # The light ones first: what they refuse is told before torch is imported.
+    # Light classes first: their errors come before torch is imported.
     build([config_type for config_type in config_types if not isinstance(config_type, str)], settings)
     settle_precision(settings, inputs_exist)
     configs = build(config_types, settings)
@@ -136,17 +137,17 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
 
 
 def show(text: str) -> None:
-    """Print and leave with exit code 0, also where the reader (`| head`) has gone."""
+    """Prints and exits with code 0, even if the reader (`| head`) has closed the pipe."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains while it leaves
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python complains at exit
     sys.exit(0)
 
 
 @dataclass
 class Options:
-    """argv, read once: what `--key value` gives by key (a list of words), and the options that are no keys."""
+    """argv, read once: key -> list of words for each `--key value`, and the options that are not keys."""
 
     given: dict[str, list[str]]
     config: str | None = None
@@ -155,12 +156,12 @@ class Options:
 
 
 def read_argv(argv: list[str]) -> Options:
-    """Split argv into options; `--key=value`, `--key value ...` and `--key` alone. InputError for what is none."""
+    """Splits argv into options: `--key=value`, `--key value ...` and `--key` alone. InputError for anything else."""
     options, i = Options({}), 0
     while i < len(argv):
         word = "--help" if argv[i] == "-h" else argv[i]
         if not re.match(r"--[a-zA-Z]", word):
-            raise InputError(f"{COMMAND_LINE}: {shown(word)} stands alone; write --key value")
+            raise InputError(f"{COMMAND_LINE}: {shown(word)} belongs to no option; write --key value")
         key, has_value, value = word[2:].partition("=")
         key, words = key.replace("-", "_"), [value] if has_value else []
         i += 1
@@ -181,7 +182,7 @@ def read_argv(argv: list[str]) -> Options:
 
 
 def read_given(options: Options) -> dict:
-    """What the user says, YAML and command line together, before any default and check: what a run is recognised by."""
+    """The user's settings from YAML and command line together, before defaults and checks: these identify a run."""
     values = load_yaml(options.config) if options.config else {}
     for key, words in options.given.items():
         if not words:
@@ -199,7 +200,7 @@ def _or_text(word: str):
 
 
 def collect(options: Options, keys: dict[str, Key]) -> tuple[Settings, dict[str, str], list[str]]:
-    """Checked values of YAML and command line, the variables under `env:`, and what was wrong with any of them."""
+    """Checked values of YAML and command line, the variables under `env:`, and the problems found in them."""
     values, lines = read_yaml(options.config) if options.config else ({}, {})
     settings, problems, renamed = Settings({}, {}, keys), [], 0
     environment = values.pop("env", None) or {}
@@ -227,8 +228,8 @@ def collect(options: Options, keys: dict[str, Key]) -> tuple[Settings, dict[str,
 
 
 def config_problems(path: str | os.PathLike, recipe: Path) -> list[str]:
-    """What is wrong with a recipe's YAML on any machine; nothing is imported. For chains: the last stage's mistakes are
-    told before the first one runs."""
+    """What is wrong with a recipe's YAML on any machine, found without importing anything. For chains: mistakes in the last
+    stage are reported before the first one runs."""
     settings, _, problems = collect(Options({}, config=str(path)), recipe_keys(recipe))
     return problems + contradictions(settings)
 
@@ -242,7 +243,7 @@ def _environment_problems(environment: Any, where: str) -> list[str]:
     if not isinstance(environment, dict):
         return [f"{where}: `env` must be a mapping of variable: value"]
     return [
-        f"{where}: `env`: {shown(key)}: {shown(value)} is no variable with a value of text or a number"
+        f"{where}: `env`: {shown(key)}: {shown(value)} is not a variable whose value is text or a number"
         for key, value in environment.items()
         if not re.fullmatch(r"\w+", key) or not isinstance(value, (str, int, float)) or not _is_clean(str(value))
     ]
@@ -262,7 +263,7 @@ def _require_known(key: str, keys: dict[str, Key], where: str) -> None:
 
 
 def _typed(key: str, words: list[str], keys: dict[str, Key]) -> tuple[str, Any]:
-    """The key and value of an option: words become what the key's type makes of them in YAML."""
+    """The key and value of an option; words are parsed as YAML would parse them for the key's type."""
     if key.startswith("no_") and key not in keys and key[3:] in keys and not words:
         return key[3:], False
     _require_known(key, keys, COMMAND_LINE)
@@ -274,7 +275,7 @@ def _typed(key: str, words: list[str], keys: dict[str, Key]) -> tuple[str, Any]:
         return key, True
     if len(words) > 1 and "list" not in kinds:
         got = " ".join(map(shown, words))
-        raise InputError(f"{where} takes one value, got {got}; write --key value, and a value with blanks in quotes")
+        raise InputError(f"{where} takes one value, got {got}; write --key value, and put a value with spaces in quotes")
     if words == [""] and "str" not in kinds:
         raise InputError(f"{where} needs a value; it must be {keys[key].annotation}")
     typed = [_typed_word(word, kinds, where) for word in words]
@@ -287,14 +288,14 @@ def _typed_word(word: str, kinds: frozenset[str], where: str) -> Any:
     if kinds & {"dict", "list"} and word.startswith(("{", "[")):
         return parse_yaml(word, f"{where} {shown(word)}")
     if "str" in kinds or "list" in kinds:
-        # `int | str` and list[float]: a number is one where the type has them, anything else is text as it stands
+        # `int | str`, list[float]: a word is a number if the type allows numbers, otherwise literal text
         number = parse_yaml(word, where) if re.fullmatch(r"[-+.\deE_]+", word) and kinds & {"int", "float"} else word
         return number if isinstance(number, (int, float)) else word
     return parse_yaml(word, f"{where} {shown(word)}")
 
 
 def build(config_types, settings: Settings) -> tuple:
-    """The dataclasses, filled; InputError with all that they refuse."""
+    """The dataclasses, instantiated; InputError with everything that they refuse."""
     configs, problems = [], []
     for config_type in config_types:
         try:
@@ -303,7 +304,7 @@ def build(config_types, settings: Settings) -> tuple:
             configs.append(found(**{key: value for key, value in settings.values.items() if key in names}))
         except InputError as error:
             problems += error.args
-        except Exception as error:  # a library's class refuses a value in a dozen ways, all from what the user gave it
+        except Exception as error:  # library classes raise many types, all caused by the user's values
             where = next(iter(settings.where.values()), COMMAND_LINE).rpartition(":")[0] or COMMAND_LINE
             problems.append(f"{where}: {error or type(error).__name__}")
     if problems:
@@ -312,7 +313,7 @@ def build(config_types, settings: Settings) -> tuple:
 
 
 def settle_precision(settings: Settings, check_hardware: bool) -> None:
-    """Replace `bf16: auto`; TRL's default (bf16 on) holds only where the hardware has it."""
+    """Replaces `bf16: auto`, and TRL's default (bf16 on), by what the hardware supports."""
     if "bf16" not in settings.keys:
         return
     wanted = settings.values.get("bf16")

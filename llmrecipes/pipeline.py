@@ -1,8 +1,8 @@
-"""A chain of stages: which are up to date, run the others one after the other, report at the end.
+"""A chain of stages: finds those that are not up to date, runs them one after the other, and reports at the end.
 
-A stage is up to date when its folder holds the finished run of the same config and the same inputs; `manifest` says what
-that is, here and in the recipes. Nothing is removed here: a recipe refuses to overwrite another run, unless the user gives
---force. Imports nothing heavy: looking at an unchanged chain takes a second.
+A stage is up to date when its folder holds the finished run of the same config and inputs, as defined by `manifest` for
+recipes and pipeline alike. Nothing is removed here: a recipe refuses to overwrite another run unless the user passes
+--force. Imports nothing heavy: checking an unchanged chain takes a second.
 """
 
 import os
@@ -44,26 +44,26 @@ class PipelineArguments:
     """The chain: its stages, its folder, which part of it runs."""
 
     stages: list[str] = field(
-        default_factory=list, metadata={"help": "STAGE or STAGE-VARIANT each; its YAML is next to this one."}
+        default_factory=list, metadata={"help": "STAGE or STAGE-VARIANT each, with a YAML next to this one."}
     )
     rounds: int = field(
         default=1,
-        metadata={"help": "Times to go through the stages of `loop`, each with the newest policy, keeping all judgements."},
+        metadata={"help": "Times to run the stages of `loop`, each with the newest policy, keeping all judgements."},
     )
     loop: list[str] = field(
         default_factory=lambda: ["sample", "rank", "reward", "ppo"],
         metadata={"help": "Stages of a round: the first reads the policy, the last trains it further."},
     )
-    output_dir: str | None = field(default=None, metadata={"help": "Folder of the chain; another one moves it all."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder of the chain; it moves all stages' folders."})
     seed: int | None = field(default=None, metadata={"help": "Seed of every stage; default: what their YAMLs say."})
     accelerate_config: str | None = field(
-        default=None, metadata={"help": "Launch the training stages by accelerate with this topology."}
+        default=None, metadata={"help": "Launch the training stages with accelerate and this config file."}
     )
     from_stage: str | None = field(default=None, metadata={"help": "--from STAGE: start at this stage."})
     to_stage: str | None = field(default=None, metadata={"help": "--to STAGE: stop after this stage."})
     only: list[str] = field(default_factory=list, metadata={"help": "Only these stages."})
     sweep: str | None = field(
-        default=None, metadata={"help": "STAGE.KEY=VALUE,VALUE: a folder for each value; what does not depend on it once."}
+        default=None, metadata={"help": "STAGE.KEY=VALUE,VALUE: a folder per value; stages independent of it run once."}
     )
     dry_run: bool = field(default=False, metadata={"help": "Say what would run, and why; run nothing."})
 
@@ -74,7 +74,7 @@ class Stage:
 
     name: str
     recipe: Path
-    config: Path  # is written when the stage runs, where it is not the user's own file
+    config: Path  # written when the stage runs, unless it is the user's own file
     output_dir: Path
     values: dict  # of its YAML
     seed: int | None = None
@@ -101,10 +101,10 @@ class Stage:
 
 
 def plan_stages(pipeline, config_path: str, force: bool) -> list[Stage]:
-    """Every stage with the reason why it will run or be skipped, in order; nothing is written.
+    """Every stage, in order, with the reason why it will run or be skipped; writes nothing.
 
     Raises:
-        InputError: no such recipe or YAML, or `--from`/`--to`/`--only` name no stage.
+        InputError: a recipe or YAML does not exist, or `--from`/`--to`/`--only` name no stage.
     """
     if not pipeline.stages:
         raise InputError(f"{config_path}: `stages` is missing; list the stages to run, e.g. [sft, reward, ppo]")
@@ -113,7 +113,7 @@ def plan_stages(pipeline, config_path: str, force: bool) -> list[Stage]:
         raise InputError(f"{config_path}: `output_dir` is missing; give the chain's folder, e.g. outputs/quickstart")
     for name in [pipeline.from_stage, pipeline.to_stage, *pipeline.only]:
         if name and name not in pipeline.stages:
-            raise InputError(f"command line: {name} is no stage of {config_path}; it has {', '.join(pipeline.stages)}")
+            raise InputError(f"command line: {name} is not a stage of {config_path}; it has {', '.join(pipeline.stages)}")
     _check_configs(pipeline.stages, Path(config_path))
     stages = [_stage(name, pipeline, Path(config_path)) for name in pipeline.stages]
     names = pipeline.stages
@@ -141,12 +141,12 @@ def add_rounds(stages: list[str], rounds: int, loop: list[str], config_path: str
 
 
 def run_stages(stages: list[Stage], pipeline, config_path: str, force: bool = False) -> None:
-    """Run what is not up to date, then print what came out; a failing stage ends the chain with its exit code, a
-    reward model that is unhealthy ends it before what would train against it (exit code 3), unless `force`."""
+    """Runs the stages that are not up to date, then prints the results. A failing stage ends the chain with its exit code;
+    an unhealthy reward model ends it before a stage that would train against it (exit code 3), unless `force`."""
     started = time.monotonic()
     running = [stage for stage in stages if stage.runs]
     for number, stage in enumerate(running, 1):
-        stage.reason = _reason(stage, force, [])  # those before it have run: only now is known what it reads
+        stage.reason = _reason(stage, force, [])  # known only now, as the stages before it have run
         place = f"{number} of {len(running)}, {_clock(time.monotonic() - started)} so far" if len(running) > 1 else ""
         why = stage.reason.removeprefix("run: ").replace(NEW, "")
         about = "; ".join(filter(None, [place, why]))
@@ -179,7 +179,7 @@ def _hint(stage: Stage, code: int, force: bool) -> str:
 
 
 def find_unhealthy(stage: Stage) -> str:
-    """Why a reward model that the stage reads is unhealthy, as its health.json says; empty if none is."""
+    """Why a reward model that the stage reads is unhealthy, according to its health.json; empty if none is."""
     models = stage.values.get("reward_model_name_or_path") or []
     for folder in [models] if isinstance(models, str) else models:
         health = read_json(Path(folder) / "health.json")
@@ -190,7 +190,7 @@ def find_unhealthy(stage: Stage) -> str:
 
 
 def summarise_chain(stages: list[Stage], config_path: str, seconds: float) -> str:
-    """For each stage: what it made, how long it took, how good it is against what was expected; as Markdown."""
+    """For each stage: what it made, how long it took, and its metrics against the expected ones; as Markdown."""
     lines = [f"# {config_path}", "", "| stage | made | seconds | expected against got | folder |", "|---|---|---|---|---|"]
     total = 0.0
     for stage in stages:
@@ -217,11 +217,11 @@ def summarise_chain(stages: list[Stage], config_path: str, seconds: float) -> st
 
 
 def _check_configs(names: list[str], config_path: Path) -> None:
-    """InputError with all that is wrong with the stages' YAMLs: a mistake in the last is told before the first one runs."""
+    """InputError with everything wrong in the stages' YAMLs: a mistake in the last is reported before the first one runs."""
     problems = []
     for base in dict.fromkeys(name.partition("-round")[0] for name in names):
         if not re.fullmatch(r"[\w-]+", base):
-            problems.append(f"{config_path}: `stages`: {base[:60]!r} is no STAGE or STAGE-VARIANT")
+            problems.append(f"{config_path}: `stages`: {base[:60]!r} is not STAGE or STAGE-VARIANT")
             continue
         recipe, config = recipe_of(base), config_path.parent / f"{base}.yaml"
         if recipe.exists() and config.exists():
@@ -259,16 +259,16 @@ def _stage(name: str, pipeline, config_path: Path) -> Stage:
 
 @cache
 def trains(recipe: Path) -> bool:
-    """Whether the recipe takes the keys of a training."""
+    """Whether the recipe takes the keys of training."""
     return PER_STEP in recipe_keys(recipe)
 
 
 def _for_round(values: dict, base: str, round_: int, pipeline, configs: Path) -> dict:
-    """The stage's YAML for a further round: it reads and writes that round's folders and starts from the newest policy."""
+    """The stage's config for a further round: it reads and writes that round's folders and starts from the newest policy."""
     loop = pipeline.loop
     folder = lambda stage, r: str(Path(pipeline.output_dir) / (stage if r == 1 else f"{stage}-round{r}"))
     if base not in loop:
-        if folder(loop[-1], 1) in strings(values.get("models")):  # models that are compared: those of all rounds
+        if folder(loop[-1], 1) in strings(values.get("models")):  # models to compare: those of all rounds
             more = {f"{loop[-1]}_round{r}": folder(loop[-1], r) for r in range(2, pipeline.rounds + 1)}
             return values | {"models": values["models"] | more}
         return values
@@ -279,11 +279,11 @@ def _for_round(values: dict, base: str, round_: int, pipeline, configs: Path) ->
     values.pop("expected", None)  # measured for the first round
     if base in (loop[0], loop[-1]):
         values["model_name_or_path"] = folder(loop[-1], round_ - 1)
-    if "annotator" in values:  # a database keeps the judgements of all rounds
+    if "annotator" in values:  # one database holds the judgements of all rounds
         values |= {"round": round_, "database": values.get("database") or f"{folder(base, 1)}.sqlite"}
     for stage in loop:
         annotator = load_yaml(configs / f"{stage}.yaml").get("annotator")
-        if annotator and annotator not in ("page", "llm"):  # rankings without one lie in a folder for each round
+        if annotator and annotator not in ("page", "llm"):  # rankings without a database get a folder per round
             earlier = [s for s in read_before if isinstance(s, dict) and s.get("path") == folder(stage, 1)]
             if earlier:
                 values["datasets"] += [s | {"path": folder(stage, r)} for s in earlier for r in range(1, round_)]
@@ -321,7 +321,7 @@ def _reason(stage: Stage, force: bool, will_change: list[Stage]) -> str:
 
 
 def _fingerprint(stage: Stage) -> str:
-    """Of the run that the stage's recipe would begin now."""
+    """The fingerprint of the run that the stage's recipe would start now."""
     return run_fingerprint(stage.recipe.stem, stage.given, _batch(stage))
 
 

@@ -1,4 +1,4 @@
-"""Work shared out over the processes of an `accelerate launch`; every process gets all results."""
+"""Work distributed over the processes of an `accelerate launch`; every process gets all results."""
 
 import os
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from accelerate import PartialState
 
 
 def processes() -> PartialState:
-    """This process among those of the launch, which join when this is first asked for."""
-    # accelerate's own configuration says so in the environment, which PartialState does not read.
+    """This process's state within the launch; the first call joins the process group."""
+    # accelerate passes its CPU setting in the environment, which PartialState does not read.
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" or not torch.cuda.is_available()
     return PartialState(cpu=on_cpu)
 
@@ -21,7 +21,7 @@ def device() -> torch.device:
 
 
 def share(items: list, work: Callable[[list], list]) -> list:
-    """`work(items)`, one result an item in their order, where each process works on every n-th item."""
+    """`work(items)`, one result per item in order, with each of n processes working on every n-th item."""
     state = processes()
     if state.num_processes == 1:
         return work(items)
@@ -32,7 +32,8 @@ def share(items: list, work: Callable[[list], list]) -> list:
 
 
 def once(work: Callable[[], object]) -> object:
-    """`work()` of the first process alone, for all of them: what must not be done twice, such as paid questions."""
+    """Calls `work()` only in the first process and gives the result to all: for what must not be done twice, such as paid
+    API calls."""
     state = processes()
     if state.num_processes == 1:
         return work()

@@ -1,4 +1,4 @@
-"""States of the random generators that a training draws from: Python's, NumPy's, torch's on CPU and GPUs."""
+"""States of the random generators that training draws from: Python's, NumPy's, and torch's on CPU and GPUs."""
 
 import random
 
@@ -7,7 +7,7 @@ import torch
 
 
 def random_states() -> dict:
-    """All of them as they are now."""
+    """The current states of all generators."""
     states = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.random.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
@@ -15,7 +15,7 @@ def random_states() -> dict:
 
 
 def set_random_states(states: dict) -> None:
-    """All of them as `random_states` returned them."""
+    """Sets all generators to states returned by `random_states`."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.random.set_rng_state(states["torch"])

@@ -1,8 +1,8 @@
-"""Training that can be cut off anywhere: whole checkpoints, of this run alone, from which it continues exactly.
+"""Training that can be interrupted anywhere: complete checkpoints, of this run only, from which it continues exactly.
 
-Trainer's own checkpoints lack what has been summed up since the last log line, keep no checksums and pickle the arguments.
-The callback here adds the former and leaves out the latter. It reads and sets some attributes of Trainer that are not
-public, because there is no other way to them; all of that is in this file.
+Trainer's own checkpoints lack the sums since the last log line, have no checksums and pickle the arguments. The callback
+here adds the first two and removes the pickle. It reads and sets some private attributes of Trainer, because there is no
+public way; all such accesses are in this file.
 """
 
 import json
@@ -27,34 +27,34 @@ from llmrecipes.random_states import random_states, set_random_states
 from llmrecipes.run import Run
 from llmrecipes.signals import Interrupted, handle_signals, raise_interrupted
 
-# What trainers (Trainer's own, TRL's, PPO's) sum up between two log lines, or count over the whole training.
+# What trainers (Trainer itself, TRL's, PPO's) accumulate between log lines, or count over the whole training.
 SUMS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos", "_metrics", "_total_train_tokens")
 SUMS += ("last_rollout_metrics", "rollout_completions", "kl_coef")
-SUMS += ("_step", "_buffered_inputs")  # of GRPO: micro-batches so far, and the rollout they are taken from
-SUMS += ("_logs", "entropy_coef", "_last_world_entropy")  # of GRPO: the responses it shows; its entropy's controller
-PROGRESS = "progress.pt"  # a list of what each process has summed up
-REFERENCE = "reference.safetensors"  # of a training whose reference model follows the policy (sync_ref_model)
+SUMS += ("_step", "_buffered_inputs")  # GRPO: micro-batches so far, and the rollout they are taken from
+SUMS += ("_logs", "entropy_coef", "_last_world_entropy")  # GRPO: the responses it shows; its entropy controller
+PROGRESS = "progress.pt"  # a list with the sums of each process
+REFERENCE = "reference.safetensors"  # for a reference model that follows the policy (sync_ref_model)
 
 
 def run_training(trainer: Trainer, state: Run) -> dict:
     """Trains from the run's checkpoint, if it has one, to the end; returns the metrics of the whole training.
 
-    SIGTERM and Ctrl-C save a checkpoint of the last optimizer step and raise Interrupted: in a single process at once,
-    where several have to agree at the end of the step. A loss or gradient that is not finite raises InputError, and no
-    checkpoint is written any more.
+    SIGTERM and Ctrl-C save a checkpoint of the last optimizer step and raise Interrupted: at once in a single process;
+    several processes have to agree at the end of the step. A loss or gradient that is not finite raises InputError, and no
+    further checkpoint is written.
     """
     keeper = CheckpointKeeper(trainer, state)
     trainer.add_callback(keeper)
     _stop_where_not_finite(trainer)
     _pickle_no_arguments(trainer)
-    if not trainer.is_deepspeed_enabled:  # which keeps float32 weights of its own
+    if not trainer.is_deepspeed_enabled:  # DeepSpeed keeps float32 weights of its own
         warn_of_rounding(trainer.model)
     args, checkpoint = trainer.args, state.resume_from_checkpoint
-    # Trainer removes old checkpoints before the newest is sealed; here they stay until it is.
+    # Trainer would remove old checkpoints before the newest is sealed; here they are kept until then.
     limit, args.save_total_limit = args.save_total_limit, None
     if checkpoint:
         _require_equal_steps(trainer, Path(checkpoint))
-        args.eval_on_start = False  # it has been evaluated
+        args.eval_on_start = False  # done before the interruption
         _check_best_model(trainer, checkpoint)
         if keeper.is_at_end:
             trainer._run_epoch = lambda **kwargs: None  # Trainer would take another step
@@ -74,13 +74,13 @@ def run_training(trainer: Trainer, state: Run) -> dict:
 
 
 class CheckpointKeeper(TrainerCallback):
-    """Completes and seals each checkpoint, removes what `save_total_limit` leaves over, and saves when a signal comes."""
+    """Completes and seals each checkpoint, removes those beyond `save_total_limit`, and saves when a signal arrives."""
 
     def __init__(self, trainer: Trainer, run: Run):
         self.trainer, self.run, self.limit = trainer, run, trainer.args.save_total_limit
         self.signum = 0
-        self.may_leave = False  # the model is as the last step left it, and not being changed
-        # In one process; others would wait for it, and DeepSpeed counts the micro-batches of a step.
+        self.may_leave = False  # whether the model is in the state of the last step, unchanged
+        # Only in a single process: others would wait for it, and DeepSpeed counts the micro-batches of a step.
         self.leaves_at_once = trainer.args.world_size == 1 and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled)
         self.first_step, self.is_at_end, self.seconds_before = 0, False, 0.0
         if run.resume_from_checkpoint:
@@ -106,11 +106,11 @@ class CheckpointKeeper(TrainerCallback):
                 setattr(trainer, name, _restored(getattr(trainer, name), value))
             if self.reference is not None:
                 load_model(self.reference, Path(checkpoint) / REFERENCE, device=str(args.device))
-            state.compute_steps(args, state.max_steps)  # Trainer keeps to the checkpoint's save_steps, logging_steps, ...
+            state.compute_steps(args, state.max_steps)  # not the checkpoint's save_steps, logging_steps, ...
             if state.best_global_step:  # the folder may have been moved
                 best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
                 state.best_model_checkpoint = str(best) if best.is_dir() else None
-            # Trainer loads them only after it has drawn the first batch.
+            # Trainer would load them only after drawing the first batch.
             now = random_states()
             trainer._load_rng_state(checkpoint)
             self.rng = random_states()
@@ -121,27 +121,30 @@ class CheckpointKeeper(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         if self.is_first_epoch and self.run.resume_from_checkpoint:
-            # Trainer tells the epoch to a loader that skips batches; of several processes' it does not reach the sampler.
+            # Trainer sets the epoch on a loader that skips batches, but with several processes it does not reach the
+            # sampler.
             if hasattr(train_dataloader, "set_epoch"):
                 train_dataloader.set_epoch(int(state.epoch))
         else:
-            # The data loader draws a seed when it begins, drawn again by a run that continues from the epoch's start.
+            # The data loader draws a seed when it starts; a run that continues from the start of an epoch must draw the same
+            # one.
             self.rng = random_states()
         self.is_first_epoch, self.is_first_batch = False, True
 
     # ---- Leaving ----
 
     def on_signal(self, signum: int) -> None:
-        insists, self.signum = bool(self.signum), signum  # a second one ends the run at once
+        insists, self.signum = bool(self.signum), signum  # a second signal ends the run at once
         if not insists and self.trainer.is_world_process_zero():
             name = signal.Signals(signum).name
-            print(f"{self.run.stage}: {name} received; saving a checkpoint, then leaving", flush=True)
+            print(f"{self.run.stage}: {name} received; saving a checkpoint, then exiting", flush=True)
         if insists or self.may_leave and self.leaves_at_once:
             self.may_leave = False
             raise_interrupted(self.signum)
 
     def get_batch_samples(self, *args, **kwargs):
-        """The next step's batches; between steps the state is kept from which a checkpoint can be written at any time."""
+        """Wraps the fetching of a step's batches: between steps, records the state needed to write a checkpoint at any
+        time."""
         if not self.is_first_batch:
             self.rng = random_states()
         self.is_first_batch = False
@@ -157,7 +160,7 @@ class CheckpointKeeper(TrainerCallback):
         self.may_leave = False
 
     def on_step_end(self, args, state, control, **kwargs):
-        # No step follows in which to leave.
+        # No further step in which to exit.
         if self.signum and args.world_size == 1 and state.global_step >= state.max_steps:
             control.should_save = True
 
@@ -169,7 +172,7 @@ class CheckpointKeeper(TrainerCallback):
         return bool(flag)
 
     def save_now(self) -> None:
-        """A checkpoint of the last finished step."""
+        """Writes a checkpoint of the last finished step."""
         trainer, state, kept = self.trainer, self.trainer.state, dict(self.at_step)
         self.may_leave = False
         folder = Path(trainer.args.output_dir) / f"checkpoint-{state.global_step}"
@@ -208,7 +211,7 @@ class CheckpointKeeper(TrainerCallback):
                 remove_checkpoint(folder)
 
     def over_the_whole_training(self, metrics: dict) -> dict:
-        """`metrics` with the seconds of what was done before the checkpoint."""
+        """`metrics`, including the time spent before the checkpoint."""
         if not self.seconds_before:
             return metrics
         seconds = metrics["train_runtime"]
@@ -221,7 +224,7 @@ class CheckpointKeeper(TrainerCallback):
 
 
 def _stop_where_not_finite(trainer: Trainer) -> None:
-    """Losses and gradients that are no numbers end the training before they reach the weights."""
+    """Ends training when a loss or gradient is NaN or infinite, before it reaches the weights."""
     training_step, get_grad_norm = trainer.training_step, trainer._get_grad_norm
 
     def check(value, what: str) -> None:
@@ -229,18 +232,18 @@ def _stop_where_not_finite(trainer: Trainer) -> None:
         if not torch.isfinite(torch.as_tensor(value)).all():
             raise InputError(
                 f"step {trainer.state.global_step}: {what} is not finite; the last checkpoint in {trainer.args.output_dir}, "
-                "if there is one, is kept. Lower learning_rate, or look for what is special in the rows of this step"
+                "if there is one, is kept. Lower learning_rate, or look for unusual rows in this step"
             )
 
     def checked_step(*args, **kwargs):
         loss = training_step(*args, **kwargs)
-        if trainer.args.world_size == 1:  # with several processes it shows in the gradient, in all of them at once
+        if trainer.args.world_size == 1:  # with several it shows in the gradient, in all processes at once
             check(loss, "the loss")
         return loss
 
     def checked_norm(*args, **kwargs):
         norm = get_grad_norm(*args, **kwargs)
-        if norm is not None and trainer.accelerator.mixed_precision != "fp16":  # which skips such a step by itself
+        if norm is not None and trainer.accelerator.mixed_precision != "fp16":  # fp16 skips such a step by itself
             check(norm, "the gradient")
         return norm
 
@@ -248,7 +251,7 @@ def _stop_where_not_finite(trainer: Trainer) -> None:
 
 
 def _pickle_no_arguments(trainer: Trainer) -> None:
-    """What Trainer pickles beside each model stands in the manifest, without secrets."""
+    """Removes the arguments that Trainer pickles next to each model: the manifest has them, without secrets."""
     save_model = trainer.save_model
 
     def save(output_dir: str | None = None, *args, **kwargs) -> None:
@@ -259,45 +262,45 @@ def _pickle_no_arguments(trainer: Trainer) -> None:
 
 
 def _cut_up(args) -> list[int]:
-    """How the rows of an optimizer step are shared out: rows in a micro-batch, micro-batches, processes."""
+    """How the rows of an optimizer step are split: rows per micro-batch, micro-batches, processes."""
     return [args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size]
 
 
 def _require_equal_steps(trainer: Trainer, checkpoint: Path) -> None:
-    """InputError where a step's rows, cut up otherwise than before the checkpoint, would not be the same rows, or would not
-    be learned from alike."""
+    """InputError if splitting a step's rows differently than before the checkpoint would change which rows it has, or the
+    loss on them."""
     args, before = trainer.args, read_seal(checkpoint)["cut_up"]
     if before == _cut_up(args):
         return
     then = "per_device_train_batch_size {}, gradient_accumulation_steps {} and {} processes".format(*before)
     rows, batch = len(trainer.train_dataset), before[0] * before[1] * before[2]
     if hasattr(trainer, "_buffered_inputs"):
-        raise InputError(f"{checkpoint}: holds a rollout that is cut up into {then}; use them again")
+        raise InputError(f"{checkpoint}: holds a rollout that is split into {then}; use these again")
     if getattr(trainer, "calculate_KL", False):
-        raise InputError(f"{checkpoint}: KTO measures KL on the rows of a micro-batch, cut up into {then}; use them again")
+        raise InputError(f"{checkpoint}: KTO measures KL on the rows of a micro-batch, split into {then}; use these again")
     if rows % batch:
         raise InputError(
-            f"{checkpoint}: {rows} rows are no multiple of the {batch} of a step, so that the last step of an epoch has "
-            f"other rows when it is cut up otherwise; use {then}, as before"
+            f"{checkpoint}: {rows} rows are not a multiple of the {batch} of a step, so the last step of an epoch would "
+            f"have other rows when split differently; use {then}, as before"
         )
     if getattr(args, "train_sampling_strategy", "random") == "group_by_length":
-        raise InputError(f"{checkpoint}: train_sampling_strategy: group_by_length orders rows by {then}; use them again")
+        raise InputError(f"{checkpoint}: train_sampling_strategy: group_by_length orders rows by {then}; use these again")
     if trainer.is_world_process_zero():
-        print(f"{checkpoint}: rows of a step were cut up into {then}; what follows is equal up to rounding", flush=True)
+        print(f"{checkpoint}: the rows of a step were split into {then}; what follows is equal up to rounding", flush=True)
 
 
 def _load_progress(checkpoint: Path, args) -> dict:
-    """What this process had summed up; where there were other processes, what they all had."""
-    device = "cpu" if args.device.type == "cpu" else args.device  # torch.load knows no cpu:0
+    """This process's sums; if the number of processes has changed, the sums over all of them."""
+    device = "cpu" if args.device.type == "cpu" else args.device  # torch.load does not accept cpu:0
     parts = torch.load(checkpoint / PROGRESS, map_location=device, weights_only=True)
     if len(parts) == args.world_size:
         return parts[args.process_index]
-    # A log line shows the mean over the processes; everything else they have gathered already.
+    # Log lines show means over processes; everything else has been gathered already.
     return parts[0] | {"_tr_loss": torch.stack([part["_tr_loss"] for part in parts]).mean(0)}
 
 
 def _check_best_model(trainer: Trainer, checkpoint: str) -> None:
-    """InputError where the best model, which is to be loaded in the end, is gone or damaged."""
+    """InputError if the best model, which is to be loaded at the end, is missing or damaged."""
     state = json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
     if trainer.args.load_best_model_at_end and state.get("best_global_step"):
         best = Path(trainer.args.output_dir) / f"checkpoint-{state['best_global_step']}"
@@ -307,18 +310,18 @@ def _check_best_model(trainer: Trainer, checkpoint: str) -> None:
 
 
 def _moving_reference(trainer: Trainer) -> torch.nn.Module | None:
-    """The reference model, where it changes while the policy is trained (TR-DPO, arXiv 2404.09656)."""
+    """The reference model, if it changes while the policy is trained (TR-DPO, arXiv 2404.09656)."""
     if not getattr(trainer.args, "sync_ref_model", False):
         return None
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        raise InputError("sync_ref_model: with FSDP or DeepSpeed no checkpoint can hold the reference; train without them")
+        raise InputError("sync_ref_model: with FSDP or DeepSpeed, checkpoints cannot hold the reference; train without them")
     return trainer.accelerator.unwrap_model(trainer.ref_model)
 
 
 def _copied(value):
-    """`value` with containers and tensors of its own."""
+    """A deep copy of `value`'s containers and tensors."""
     if isinstance(value, dict):
-        copy = value.copy()  # a defaultdict stays one
+        copy = value.copy()  # keeps a defaultdict a defaultdict
         copy.update({k: _copied(v) for k, v in value.items()})
         return copy
     if isinstance(value, list):
@@ -329,7 +332,7 @@ def _copied(value):
 
 
 def _plain(value):
-    """What torch.load reads without running anything: no subclasses, no GPU."""
+    """`value` in a form that torch.load reads with weights_only: no subclasses, tensors on the CPU."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, deque)):
@@ -340,7 +343,7 @@ def _plain(value):
 
 
 def _restored(current, saved):
-    """`saved` in the place and form of `current`."""
+    """`saved` with the types and devices of `current`."""
     if isinstance(current, dict):
         for key, value in saved.items():
             is_there = key in current or isinstance(current, defaultdict)

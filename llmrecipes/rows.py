@@ -1,4 +1,4 @@
-"""Shapes of data set rows: recognise them, convert foreign ones to TRL's standard ones. Pure: a row in, a row out.
+"""Shapes of data set rows: recognises them and converts foreign ones to TRL's standard ones. Pure: a row in, a row out.
 
 | shape | columns | from |
 |---|---|---|
@@ -16,8 +16,8 @@
 | hh-rlhf | chosen, rejected ("\\n\\nHuman: ... \\n\\nAssistant: ..." transcripts) | -> preference |
 | rankings | prompt, responses, ranking | one row a pair, by the reader preferences:rankings |
 
-Any of them but text is a prompt where prompts are wanted: the answer is cut off. Columns that a shape does not use are
-carried along. What cannot be read raises InputError, naming the row.
+Where prompts are wanted, any shape but text is reduced to its prompt: the answer is cut off. Columns that a shape does not
+use are kept. Unreadable rows raise an InputError that names the row.
 """
 
 import json
@@ -35,10 +35,10 @@ from llmrecipes.turns import (
     without_answer,
 )
 
-# What may stand for a question and for its answer, in order of preference.
+# Column names of a question and of its answer, in order of preference.
 QUESTIONS = ("instruction", "question", "query", "input")
 ANSWERS = ("output", "response", "answer")
-# In order of recognition: a row is of the first wanted shape all of whose columns it has; one of "a|b" is enough.
+# In order of recognition: a row has the first wanted shape all of whose columns it has; of "a|b", one is enough.
 SHAPES: dict[str, tuple[str, ...]] = {
     "rankings": ("prompt", "responses", "ranking"),
     "preference": ("prompt", "chosen", "rejected"),
@@ -57,7 +57,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
 # What each foreign shape becomes.
 STANDARD = {"alpaca": "messages", "sharegpt": "messages", "question-answer": "messages"}
 STANDARD |= dict.fromkeys(("question preference", "hh-rlhf", "implicit preference"), "preference")
-# Columns of each standard shape, beside which others are carried.
+# Columns of each standard shape; others are kept unchanged.
 COLUMNS = {
     "text": ("text",),
     "messages": ("messages",),
@@ -67,12 +67,12 @@ COLUMNS = {
     "prompt": ("prompt",),
     "rankings": ("prompt", "responses", "ranking"),
 }
-# What the trainers of transformers and TRL would take for their own, tokens and masks say, if a row had it.
+# Columns that trainers of transformers and TRL would take for their own, such as tokens and masks.
 TAKEN = {"input_ids", "attention_mask", "position_ids", "token_type_ids", "labels", "label", "label_ids", "seq_lengths"}
 TAKEN |= {"completion_mask", "assistant_masks", "prompt_ids", "completion_ids", "chosen_ids", "rejected_ids"}
 TAKEN |= {"prompt_input_ids", "chosen_input_ids", "rejected_input_ids", "ref_chosen_logps", "ref_rejected_logps"}
 TAKEN |= {"image", "images", "videos", "pixel_values", "inputs_embeds", "cu_seq_lens_q", "cu_seq_lens_k"}
-# Names that sets have for the standard columns but that say too little to be taken for them unasked.
+# Names that data sets use for the standard columns, but too ambiguous to be renamed without asking.
 SYNONYMS = {"messages": ("conversation", "dialog", "dialogue", "chat", "turns"),
             "completion": ("response", "output", "answer", "reply", "target", "target_text"),
             "prompt": ("question", "query", "instruction", "input", "source_text"),
@@ -82,10 +82,10 @@ SYNONYMS = {"messages": ("conversation", "dialog", "dialogue", "chat", "turns"),
 
 
 def recognise(row: Mapping, where: str = "data set", wanted: Sequence[str] = tuple(COLUMNS)) -> str:
-    """Name of the shape of `row` that is or becomes one of the `wanted` standard shapes; InputError with its columns if it
-    has none of them."""
+    """Name of the shape of `row` that is, or converts to, one of the `wanted` standard shapes; InputError with its columns
+    if there is none."""
     shapes = [shape for shape in SHAPES if STANDARD.get(shape, shape) in wanted]
-    for there in (lambda name: row.get(name) is not None, row.__contains__):  # a shape of which a column is null comes last
+    for there in (lambda name: row.get(name) is not None, row.__contains__):  # shapes with a null column come last
         for shape in shapes:
             if not all(any(map(there, column.split("|"))) for column in SHAPES[shape]):
                 continue
@@ -98,12 +98,12 @@ def recognise(row: Mapping, where: str = "data set", wanted: Sequence[str] = tup
 
 
 def standard_shape(row: Mapping, where: str, wanted: Sequence[str]) -> str:
-    """Which of the `wanted` standard shapes `to_standard` gives `row`."""
+    """Which of the `wanted` standard shapes `to_standard` converts `row` to."""
     return "prompt" if tuple(wanted) == ("prompt",) else STANDARD.get(shape := recognise(row, where, wanted), shape)
 
 
 def to_standard(row: Mapping, where: str = "row", wanted: Sequence[str] = tuple(COLUMNS)) -> dict:
-    """Row in one of TRL's standard shapes, `wanted` ones only, checked; other columns are carried.
+    """The row, checked, in one of the `wanted` standard shapes of TRL; other columns are kept.
 
     where: "x.jsonl, row 7" begins each error.
     """
@@ -128,13 +128,13 @@ def to_standard(row: Mapping, where: str = "row", wanted: Sequence[str] = tuple(
     label = row.get("label")
     if standard == "preference" and "unpaired preference" in wanted and isinstance(label, bool):
         raise InputError(
-            f"{where}: has a label of one answer and chosen and rejected ones; leave one of them out with `columns:`"
+            f"{where}: has a label for one answer, and also chosen and rejected answers; leave one out with `columns:`"
         )
     says_good = isinstance(label, bool) or standard == "prompt-completion" and label in (0, 1)
     if standard in ("messages", "prompt-completion") and says_good:
         raise InputError(
             f"{where}: a label of true or false, 1 or 0, says whether an answer is good (KTO), but here every answer is "
-            "learned; keep the rows with true alone, and leave the column out with `columns:`"
+            "trained on; keep only the rows with true, and leave the column out with `columns:`"
         )
     return new
 
@@ -154,8 +154,8 @@ STANDARD_ANSWER = ("output",)
 
 
 def _question(row: dict, where: str, answers: Sequence[str] = ()) -> list[dict]:
-    """Turns of a row with a question, maybe `history` before it and `input` or `context` below it, and an answer."""
-    there = [name for name in QUESTIONS[:-1] if row.get(name) is not None]  # `input` may stand below another question
+    """Turns of a row with a question, optionally `history` before it and `input` or `context` after it, and an answer."""
+    there = [name for name in QUESTIONS[:-1] if row.get(name) is not None]  # `input` may belong to another question column
     if len(there) > 1:
         raise InputError(f"{where}: has the questions {' and '.join(there)}; name the columns to use with `columns:`")
     empty = [name for name in QUESTIONS[:-1] if name in row and row.get("input") is None]
@@ -195,12 +195,12 @@ def _to_preference(row: dict, shape: str, where: str) -> dict:
             sides[side] = to_turns(value, place, may_be_empty=side == "rejected")
     texts = [isinstance(value, str) for value in sides.values()]
     if texts[0] != texts[1]:
-        raise InputError(f"{where}: chosen and rejected are one text and one list of messages; write both in one way")
+        raise InputError(f"{where}: one of chosen and rejected is text, the other a list of messages; use one form")
     if "prompt" in row and shape == "preference":
         prompt = _prompt(row["prompt"], where)
         system = _pop_system(row, where)
         if isinstance(prompt, str) and not texts[0] and sides["chosen"][0]["role"] != "assistant":
-            prompt = None  # whole conversations beside the text of their prompt, as in UltraFeedback's binarized forms
+            prompt = None  # full conversations besides the prompt's text, as in UltraFeedback's binarized forms
         elif isinstance(prompt, str) != texts[0]:
             raise InputError(f"{where}: prompt is {_kind(prompt)}, chosen is {_kind(sides['chosen'])}; write all of them as "
                              "text or all as lists of messages")  # fmt: skip
@@ -251,7 +251,7 @@ def _to_completion(row: dict, where: str) -> dict:
 
 
 def _to_prompt(row: Mapping, where: str) -> dict:
-    """The row as a prompt: its own, or what is asked in it. Columns that hold answers are carried, whole chats are not."""
+    """The row as a prompt: its own, or the question in it. Columns with answers are kept, full conversations are not."""
     new = dict(row)
     conversation = new.pop("messages", None)
     if new.get("prompt") is not None:
@@ -261,7 +261,7 @@ def _to_prompt(row: Mapping, where: str) -> dict:
             prompt = _to_preference({"prompt": prompt, "chosen": sides[0], "rejected": sides[1]}, "preference", where)[
                 "prompt"
             ]
-        elif isinstance(prompt, str) and conversation:  # a chat beside the text of its first question, as in UltraChat
+        elif isinstance(prompt, str) and conversation:  # a chat besides its first question's text, as in UltraChat
             turns = to_turns(conversation, f"{where}, column messages")
             first = next((i for i, turn in enumerate(turns) if turn["role"] == "user"), None)
             if first is not None and (turns[first]["content"] or "").strip() == prompt.strip():
@@ -307,7 +307,7 @@ def _is_json(text: str) -> bool:
 
 
 def _pop_system(row: dict, where: str) -> object:
-    """The row's system text, which goes before its conversation."""
+    """The row's system text, to be put before its conversation."""
     found = [system for name in ("system", "system_prompt") if name in row and (system := row.pop(name))]
     if len(found) > 1 and found[0] != found[1]:
         raise InputError(f"{where}: system and system_prompt differ; name the column to use with `columns:`")
@@ -315,7 +315,7 @@ def _pop_system(row: dict, where: str) -> object:
 
 
 def _with_options(row: Mapping, where: str) -> Mapping:
-    """The row with what it says to the chat template beside its turns checked, and `chat_template_kwargs` as a mapping."""
+    """The row with its inputs to the chat template other than turns checked, and `chat_template_kwargs` as a mapping."""
     if not {"tools", "chat_template_kwargs"} & row.keys():
         return row
     new = dict(row)
@@ -328,7 +328,7 @@ def _with_options(row: Mapping, where: str) -> Mapping:
                 value = new[name]
         if value is not None and not isinstance(value, kind):
             raise InputError(f"{where}: {name} must be {what} or its JSON text, found {short(new[name])}")
-        if name == "chat_template_kwargs" and name in new:  # which TRL hands to the template as it is
+        if name == "chat_template_kwargs" and name in new:  # TRL passes it to the template unchanged
             new[name] = value
     return new
 

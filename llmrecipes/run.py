@@ -1,8 +1,8 @@
 """Start and finish of a run: the same for every recipe.
 
-`check_run` refuses to overwrite and finds the checkpoint to continue from. `start_run`, called when data and models have
-turned out to be usable, is the first to write or remove anything: `manifest.json` says "running". `finish_run` completes the
-manifest, checks the run card's `expected` and prints the short human summary.
+`check_run` refuses to overwrite and finds the checkpoint to continue from. `start_run`, called once data and models are
+known to be usable, is the first to write or remove anything: `manifest.json` says "running". `finish_run` completes the
+manifest, checks the run card's `expected` and prints a short summary.
 """
 
 import atexit
@@ -61,7 +61,8 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "t
 
 @dataclass
 class Run:
-    """A running stage. `resume_from_checkpoint` is the last complete checkpoint or None; `notes` are said when it starts."""
+    """A running stage. `resume_from_checkpoint` is the last complete checkpoint or None; `notes` are printed at its
+    start."""
 
     stage: str
     output_dir: Path
@@ -71,13 +72,13 @@ class Run:
     resume_from_checkpoint: str | None = None
     keep: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
-    goes_on: bool = False  # with what an unfinished run of the same fingerprint has left, be it a checkpoint or not
-    found: dict | None = None  # the manifest that lay there
-    is_foreign: bool = False  # what lies there is no run's
-    began: float = field(default_factory=time.monotonic)  # the clock of the wall may be set meanwhile
+    goes_on: bool = False  # continues an unfinished run of the same fingerprint, with or without a checkpoint
+    found: dict | None = None  # the manifest already there
+    is_foreign: bool = False  # the files there are not from a run
+    began: float = field(default_factory=time.monotonic)  # the wall clock may be changed meanwhile
 
     def seconds(self) -> float:
-        """What the run took until now, with what an interrupted one took up to the checkpoint."""
+        """Seconds of this run so far, including those of an interrupted run up to its checkpoint."""
         return self.manifest["previous_seconds"] + time.monotonic() - self.began
 
 
@@ -91,20 +92,19 @@ def check_run(
     resumes: bool = False,
     rebuilds: bool = False,
 ) -> Run:
-    """Whether this run may go into `args.output_dir`; nothing there changes.
+    """Checks that this run may write to `args.output_dir`; changes nothing there.
 
     Args:
         args: the dataclass that holds `output_dir` (and `seed`): TrainingArguments or the stage's own.
         configs: every parsed dataclass; together they are the resolved config.
-        inputs: what the stage reads beside what its config names; local files and folders are fingerprinted.
-        keep: files of an unfinished run that the next one goes on with, whatever has changed; `force` removes them too.
-        resumes: the stage itself goes on with all that an unfinished run of the same config and inputs has left.
-        rebuilds: what it makes is built from what is kept elsewhere, so that another run of the same stage is overwritten.
+        inputs: what the stage reads besides what its config names; local files and folders are fingerprinted.
+        keep: files of an unfinished run that the next one reuses, whatever has changed; `force` removes them too.
+        resumes: the stage itself continues from everything left by an unfinished run of the same config and inputs.
+        rebuilds: the result is rebuilt from data kept elsewhere, so another run of the same stage may be overwritten.
 
     Raises:
         InputError: the folder holds another run and `force` is off; another process is writing there; all checkpoints are
-            damaged; the launch config would save no model that loads; what is read is the folder of a run that has not
-            finished.
+            damaged; the launch config would save no loadable model; an input is the folder of an unfinished run.
         SystemExit(0): this very run is already finished there.
     """
     quiet_logs()
@@ -117,8 +117,8 @@ def check_run(
     transformers.set_seed(args.seed)
     manifest = _describe(stage, run, args, configs, inputs)
     state = Run(stage, output_dir, run, is_main, manifest, keep=() if run.force else keep)
-    if manifest["config"].get("preview"):  # ends before anything is written, so what lies there does not matter
-        args.output_dir = _scratch_folder()  # trainers make the folder as soon as they are built
+    if manifest["config"].get("preview"):  # writes nothing, so the folder's contents do not matter
+        args.output_dir = _scratch_folder()  # trainers create the folder when they are built
         return state
     state.found = read_manifest(output_dir)
     force = run.force or rebuilds and (state.found or {}).get("stage") == stage
@@ -127,7 +127,7 @@ def check_run(
     if not force:
         _refuse_another(state, held)
     if holder := find_holder(output_dir):
-        raise InputError(f"{output_dir}: {holder} is writing there; wait for it, or end it")
+        raise InputError(f"{output_dir}: {holder} is writing there; wait for it, or stop it")
     if held == "unfinished" and not force and not (state.found or {}).get("clearing"):
         state.goes_on = resumes
         _find_checkpoint(state, args)
@@ -149,10 +149,10 @@ def _scratch_folder() -> str:
 
 
 def _describe(stage: str, run: RunArguments, args, configs: tuple, inputs: list[str | None]) -> dict:
-    """The manifest of a run that begins now."""
+    """The manifest of a run that starts now."""
     known = known_secrets(os.environ)
     config = scrub_secrets({k: v for c in configs for k, v in _to_json(c).items()}, known)
-    # As the user has written it; called without a command line, the resolved config is all there is.
+    # As the user wrote it; without a command line, only the resolved config exists.
     given = scrub_secrets(getattr(run, "given", None), known) or config | {"inputs_path": [p for p in inputs if p]}
     launch = launch_of(args)
     batch = global_batch(given, launch["processes"]) if hasattr(args, "gradient_accumulation_steps") else None
@@ -180,7 +180,7 @@ def _describe(stage: str, run: RunArguments, args, configs: tuple, inputs: list[
 
 
 def _refuse_another(state: Run, held: str) -> None:
-    """InputError for a folder of another run or of none of ours; SystemExit(0) where this very run is finished."""
+    """InputError for a folder of another run or with foreign files; SystemExit(0) if this very run is finished there."""
     output_dir, found = state.output_dir, state.found or {}
     if held == "foreign":
         raise InputError(f"{output_dir}: holds files that are no run of ours; choose another output_dir or --force")
@@ -190,14 +190,14 @@ def _refuse_another(state: Run, held: str) -> None:
     if held == "finished":
         if state.is_main:
             if not find_holder(output_dir):
-                (output_dir / LOCK).unlink(missing_ok=True)  # of a process killed at its very end
+                (output_dir / LOCK).unlink(missing_ok=True)  # left by a process killed at its very end
             changed = "code changed since; " if found.get("code") != state.manifest["code"] else ""
             print(f"{state.stage}: already finished in {output_dir}; {changed}--force runs it again")
         sys.exit(0)
 
 
 def _find_checkpoint(state: Run, args) -> None:
-    """Where the unfinished run continues from; InputError where it has checkpoints and cannot."""
+    """The checkpoint from which the unfinished run continues; InputError if it has checkpoints but none is usable."""
     checkpoint, damaged = last_complete_checkpoint(state.output_dir, state.manifest["fingerprint"])
     if damaged and checkpoint is None:
         raise InputError(f"{damaged[0]}, and there is no whole checkpoint before it; --force starts over")
@@ -206,20 +206,20 @@ def _find_checkpoint(state: Run, args) -> None:
     state.notes += [f"{wrong}; the checkpoint before it is used" for wrong in damaged]
     if getattr(args, "save_only_model", False):
         raise InputError(
-            f"{checkpoint}: holds no optimizer, as `save_only_model` had it, so that the run cannot continue; --force "
-            "starts over, or give it as model_name_or_path to a run of its own"
+            f"{checkpoint}: holds no optimizer, because of `save_only_model`, so the run cannot continue; --force "
+            "starts over, or use it as model_name_or_path of a new run"
         )
     seal, launch = read_seal(Path(checkpoint)), state.manifest["launch"]
     _require_fitting_launch(state, checkpoint, seal, launch)
     state.resume_from_checkpoint = checkpoint
-    state.manifest["previous_seconds"] = seal["seconds"]  # what the interrupted run took up to the checkpoint
-    if "run_name" in state.manifest["config"]:  # trackers go on with what they hold
+    state.manifest["previous_seconds"] = seal["seconds"]  # seconds of the interrupted run up to the checkpoint
+    if "run_name" in state.manifest["config"]:  # trackers continue the same run
         args.run_name = ((state.found or {}).get("config") or {}).get("run_name") or args.run_name
 
 
 def _require_fitting_launch(state: Run, checkpoint: str, seal: dict, launch: dict) -> None:
-    """InputError where the checkpoint's states belong to the processes that wrote it; whole weights and optimizer states go
-    on in any number of them, equal up to rounding (and to dropout, which every process draws by itself)."""
+    """InputError if the checkpoint's states can only be loaded by the same processes that wrote it. Unsharded weights and
+    optimizer states load in any number of processes, with results equal up to rounding (and dropout, drawn per process)."""
     if seal["launch"] == launch:
         return
     then, now = (", ".join(f"{k} {v}" for k, v in m.items()) for m in (seal["launch"], launch))
@@ -233,13 +233,13 @@ def _require_fitting_launch(state: Run, checkpoint: str, seal: dict, launch: dic
 
 
 def start_run(state: Run) -> None:
-    """Make `output_dir` this run's: what lay there and is not continued from goes, the manifest says "running". From here on
-    SIGTERM and Ctrl-C raise Interrupted, and then it says "interrupted".
+    """Takes over `output_dir`: removes what is not continued from and sets the manifest to "running". From here on SIGTERM
+    and Ctrl-C raise Interrupted, which sets it to "interrupted".
 
     Raises:
-        InputError: another process has begun to write there.
+        InputError: another process has started writing there.
     """
-    _barrier()  # every process has found its input usable before the first one writes, and waits until it has written
+    _barrier()  # every process has checked its input before the first one writes
     if state.is_main:
         state.output_dir.mkdir(parents=True, exist_ok=True)
         hold_folder(state.output_dir)
@@ -249,11 +249,11 @@ def start_run(state: Run) -> None:
             print(note)
         if state.resume_from_checkpoint:
             print(f"{state.stage}: continuing from {state.resume_from_checkpoint}")
-            for folder in step_folders(state.output_dir):  # torn or damaged: they will be written anew
+            for folder in step_folders(state.output_dir):  # incomplete or damaged: they will be written again
                 if step_of(folder) > step_of(Path(state.resume_from_checkpoint)):
                     remove_checkpoint(folder)
         elif not state.goes_on:
-            # Killed while the folder is cleared, the same command clears on: what lies there is given up.
+            # If killed while clearing the folder, the same command continues clearing: the old contents are given up.
             write_json(state.output_dir / "manifest.json", state.manifest | {"clearing": True})
             _clear(state)
         write_json(state.output_dir / "manifest.json", state.manifest)
@@ -269,13 +269,13 @@ def _note_interruption(state: Run, process: int) -> None:
 
 
 def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "", shown: Collection[str] | None = None) -> None:
-    """Complete the manifest with `metrics` (name -> number), compare them with the run card, print the summary.
+    """Completes the manifest with `metrics` (name -> number), compares them with the run card, prints the summary.
 
-    shown: the metrics to print; by default all that say how well it went. next_steps: said where no chain takes them.
+    shown: the metrics to print; by default all that measure quality. next_steps: printed unless the stage runs in a chain.
     """
     if state.is_main:
         _finish(state, metrics, made, "" if os.environ.get(IN_A_CHAIN) else next_steps, shown)
-    _barrier()  # a launcher ends the others when one leaves with an error: none leaves before all is written
+    _barrier()  # launchers kill the others when one exits with an error: none exits before all is written
 
 
 def _finish(state: Run, metrics: dict, made: str, next_steps: str, shown: Collection[str] | None) -> None:
@@ -285,12 +285,12 @@ def _finish(state: Run, metrics: dict, made: str, next_steps: str, shown: Collec
     manifest["peak_memory_gib"] = peak_memory_gib()
     manifest["plan"] = plan_of_run(manifest, ROOT / "recipes" / f"{state.stage}.py")
     manifest["expected"] = check_expected(state.card.expected or {}, metrics)
-    # Trainer pickles its arguments beside the model; they stand in the manifest, and a result holds no pickle.
+    # Trainer pickles its arguments next to the model; the manifest has them, and a result must not hold pickles.
     (state.output_dir / "training_args.bin").unlink(missing_ok=True)
     manifest["files"] = output_files(state.output_dir, flush=True)
     manifest["output_fingerprint"] = digest({name: entry[2] for name, entry in manifest["files"].items()})
     write_model_card(state.output_dir, manifest=manifest)
-    write_json(state.output_dir / "manifest.json", manifest)  # the last file: what is "finished" is complete
+    write_json(state.output_dir / "manifest.json", manifest)  # written last: a "finished" run is complete
     release_folder(state.output_dir)
     print(f"\n=== {state.stage}: {made} ({seconds:.0f} s)")
     numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and not BOOKKEEPING.search(k)}
@@ -308,7 +308,7 @@ def _finish(state: Run, metrics: dict, made: str, next_steps: str, shown: Collec
 
 
 def check_expected(expected: dict, metrics: dict) -> dict:
-    """Compare `metrics` with the run card: metric -> expected, tolerance, got, verdict (met / missed / not measured)."""
+    """Compares `metrics` with the run card: metric -> expected, tolerance, got, verdict (met / missed / not measured)."""
     result = {}
     for name, bounds in expected.items():
         if bounds is None:
@@ -321,8 +321,8 @@ def check_expected(expected: dict, metrics: dict) -> dict:
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep up to 1 GiB of what is freed: every training step on a CPU frees large tensors and asks for the same
-    again, and memory that comes from the system is zeroed page by page. Does nothing elsewhere."""
+    """Makes glibc keep up to 1 GiB of freed memory: every training step on a CPU frees large tensors and allocates the same
+    again, and the kernel zeroes fresh memory page by page. Does nothing on other systems."""
     if sys.platform != "linux" or torch.accelerator.is_available():
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -338,8 +338,8 @@ def _barrier() -> None:
 
 
 def _clear(state: Run) -> None:
-    """Forget an unfinished or overridden run, but for the files `keep`; of a folder that is no run's, its checkpoints, which
-    would mix with this run's. Called only after the refusals above."""
+    """Removes an unfinished or overridden run, except for the files `keep`; from a folder that is not a run's, only its
+    checkpoints, which would mix with this run's. Called only after the checks above."""
     kept = {*state.keep, "manifest.json", LOCK}
     for path in state.output_dir.iterdir():
         if state.is_foreign and not path.name.startswith("checkpoint-") or path.name in kept:

@@ -1,4 +1,4 @@
-"""N responses for each prompt, written chunk by chunk so that an interrupted run loses one chunk at most."""
+"""N responses for each prompt, written chunk by chunk so that an interrupted run loses at most one chunk."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from llmrecipes.generation import sample_responses
 from llmrecipes.models import context_length, eos_token_ids
 from llmrecipes.templates import encode_prompts, options_of
 
-# Grows by a chunk at a time and is called samples.jsonl when it is whole.
+# Grows by a chunk at a time and is renamed to samples.jsonl when complete.
 PARTIAL, RESULT, PARQUET = "samples.partial.jsonl", "samples.jsonl", "samples.parquet"
 COLUMNS = ("prompt_id", "responses", "finish_reasons", "num_tokens", "model", "sampling")
 
@@ -27,7 +27,7 @@ def encode_rows(
     """Token ids of each row's prompt.
 
     Raises:
-        InputError: a prompt is empty, longer than the context admits, or needs a chat template that is missing;
+        InputError: a prompt is empty, too long for the context, or needs a chat template that is missing;
             a data set already has one of the columns to be written.
     """
     if num_samples < 1:
@@ -54,11 +54,11 @@ def write_samples(
     seed: int,
     model_name: str,
 ) -> list[dict]:
-    """Sample and write `samples.jsonl`; returns its rows (see the columns in recipes/sample.py).
+    """Samples and writes `samples.jsonl`; returns its rows (recipes/sample.py lists the columns).
 
-    encoded: of `encode_rows`. sampling: max_new_tokens, temperature, top_k, top_p. Prompts are worked off in chunks of
-    batch_size prompts; each chunk has its own seed and is appended in one write, so that resumed work equals uninterrupted
-    work. What an unfinished run has sampled, in part or in whole, is not sampled again.
+    encoded: from `encode_rows`. sampling: max_new_tokens, temperature, top_k, top_p. Prompts are processed in chunks of
+    batch_size prompts; each chunk has its own seed and is appended in one write, so that a resumed run equals an
+    uninterrupted one. Complete chunks of an unfinished run are not sampled again.
     """
     for path, read in ((output_dir / RESULT, _read_jsonl), (output_dir / PARQUET, _read_parquet)):
         if path.exists():
@@ -74,7 +74,7 @@ def write_samples(
     }
     bar = tqdm(total=len(rows) * num_samples, initial=len(done) * num_samples, desc="responses", mininterval=5)
     for start in range(len(done), len(rows), batch_size):
-        # A seed of its own for each chunk: what came before it, in this process or another, does not matter.
+        # A separate seed per chunk: what was sampled before it, in this process or another, does not matter.
         generator = torch.Generator(device=model.device).manual_seed(seed * 1_000_003 + start // batch_size)
         prompts = [ids for ids in encoded[start : start + batch_size] for _ in range(num_samples)]
         responses = sample_responses(model, prompts, generator=generator, progress=bar.update, **settings)
@@ -97,7 +97,7 @@ def write_samples(
 
 
 def _read_partial(path: Path, chunk_size: int, num_rows: int) -> list[dict]:
-    """Rows of the complete chunks; what a kill left of another one is cut off the file."""
+    """Rows of the complete chunks; truncates the file after them if a kill left part of another."""
     if not path.exists():
         return []
     lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
@@ -115,10 +115,10 @@ def _append(path: Path, rows: list[dict]) -> None:
 
 
 def to_parquet(output_dir: Path) -> None:
-    """Replace samples.jsonl by samples.parquet, smaller and typed."""
+    """Replaces samples.jsonl by samples.parquet, which is smaller and typed."""
     source, temporary = output_dir / RESULT, output_dir / "samples.tmp"
-    if source.exists():  # else a run that was cut off has done so already
-        whole = io.BytesIO()  # on a full disk arrow's own writer ends the process
+    if source.exists():  # otherwise an interrupted run has already done so
+        whole = io.BytesIO()  # on a full disk arrow's own writer kills the process
         datasets.Dataset.from_list(_read_jsonl(source)).to_parquet(whole)
         temporary.write_bytes(whole.getvalue())
         temporary.replace(output_dir / PARQUET)

@@ -1,14 +1,14 @@
 """What must never be written down: tokens, passwords and keys in configs, command lines and texts.
 
-Pure functions. A secret is known by its form (`hf_…`, a JWT), by the name that it stands under (`hub_token`,
-`WANDB_API_KEY`, `--model_init_kwargs.token`) or by its place (the password of a URL).
+Pure functions. A secret is recognised by its form (`hf_…`, a JWT), by its name (`hub_token`, `WANDB_API_KEY`,
+`--model_init_kwargs.token`) or by its position (the password in a URL).
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
 REMOVED = "[removed]"
-# Forms by which their issuers make tokens known, and what each of them begins with, which is looked for much faster.
+# Formats of issuers' tokens, and the prefix of each, which is much faster to search for.
 TOKEN_STARTS = (
     "hf_", "api_org_", "sk-", "gsk_", "xai-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "npm_",
     "pypi-", "xox", "AIza", "ya29.", "A3T", "AKIA", "ASIA", "ABIA", "ACIA", "k_live_", "k_test_", "whsec_", "SG.",
@@ -29,14 +29,14 @@ _NAME = re.compile(
     r"|(?:pass(?:word|wd|phrase)?|pwd|secret|credential|authorization|cookie)s?|(?:auth|access|hub|api|bearer|refresh|session|"
     r"sas|hf)_?tokens?|token)$"
 )
-# Of texts, not of people.
+# Tokens of texts, not credentials.
 _SPECIAL_TOKEN = re.compile(
     r"(?:^|_)(?:pad|eos|bos|unk|mask|sep|cls|stop|start|end|eot|eom|begin|image|video|audio|boi|eoi|prefix|suffix|middle|"
     r"special|extra|first|last|next|think|per|by|each|of)_token$"
 )
-# A special token (<pad>, [PAD]), a place to be filled, or nothing.
+# A special token (<pad>, [PAD]), a placeholder, or nothing.
 _NO_SECRET = re.compile(r"<[^>]*>|\[(?:removed|[A-Z]+)\]|\$?\{\w+\}|\$\w+|\*+|(?i:true|false|none|null)|")
-_ASSIGNED = re.compile(  # what says that a value follows: --name=, "name": or name=
+_ASSIGNED = re.compile(  # announces a value: --name=, "name": or name=
     r"""(?:(?<![\w.-])--(?P<option>[A-Za-z][\w.-]*+)(?:=|\s+(?!--))"""
     r"""|(?<!\\)\\*+["'](?P<quoted>[A-Za-z_][\w.-]*+)\\*+["']\s*+[:=]\s*+"""
     r"""|(?<![\w.-])(?P<bare>[A-Za-z_][\w.-]*+)(?:\s?=(?!=)\s?|:\s+))(?:(?i:Bearer|Basic|Token)\s+)?"""
@@ -50,27 +50,27 @@ _USER_OF_URL = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]*+)://([^/
 
 
 def scrub_secrets(value, known: Iterable[str] = ()):
-    """`value` with every secret in it replaced by REMOVED; scrubbing twice changes nothing more.
+    """`value` with every secret in it replaced by REMOVED; idempotent.
 
     Args:
-        value: a text, or a config nested in any way of dicts, lists and tuples. A list of texts may be a command line, where
-            the value of `--hub_token` is the next one. Anything else comes back as it is.
+        value: a text, or a config of nested dicts, lists and tuples. A list of texts may be a command line, where the value
+            of `--hub_token` is the next item. Anything else is returned unchanged.
         known: texts that are secrets whatever they look like, e.g. `known_secrets(os.environ)`.
     """
     return _scrub(value, list(known))
 
 
 def known_secrets(environ: Mapping[str, str]) -> list[str]:
-    """Values of the environment's variables whose names say that they are secrets."""
+    """Values of the environment variables whose names mark them as secrets."""
     found = {name: value for name, value in environ.items() if name not in ("PWD", "OLDPWD")}  # folders
     return [value for name, value in found.items() if is_secret_name(name) and not _NO_SECRET.fullmatch(value)]
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a key, option or variable of this name holds a secret: hub_token, apiKey, HF_TOKEN; not pad_token or
-    max_new_tokens. Of a dotted name the last part counts."""
+    """Whether a key, option or variable of this name holds a secret: hub_token, apiKey, HF_TOKEN, but not pad_token or
+    max_new_tokens. In a dotted name, the last part counts."""
     last = name.lstrip("-").rpartition(".")[2]
-    if re.fullmatch(r"[A-Z0-9_]+_(?:KEY|PAT)", last):  # variables of the environment
+    if re.fullmatch(r"[A-Z0-9_]+_(?:KEY|PAT)", last):  # environment variables
         return True
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", last).replace("-", "_").lower()
     return bool(_NAME.search(snake)) and not _SPECIAL_TOKEN.search(snake)
@@ -102,8 +102,8 @@ def _scrub_items(items: Iterable, known: list[str]) -> Iterator:
 
 
 def hide_secrets(text: str, known: Iterable[str] = ()) -> str:
-    """`text`, a sentence for people, without secrets known by their form or place, and without `known` ones; unlike
-    `scrub_secrets` it leaves alone what follows a name: "hub_token: is missing" says nothing secret."""
+    """`text`, a message for people, without secrets recognised by form or position and without `known` ones. Unlike
+    `scrub_secrets` it keeps what follows a name: "hub_token: is missing" contains no secret."""
     for secret in sorted((text for text in known if len(text) >= 6), key=len, reverse=True):
         text = text.replace(secret, REMOVED)
     text = TOKENS.sub(REMOVED, text)
@@ -121,7 +121,7 @@ def _scrub_text(text: str, known: list[str]) -> str:
 
 
 def assigned_secrets(text: str) -> Iterator[tuple[int, str]]:
-    """(place, value) of what stands under a secret's name: `token=…`, `"password": "…"`, `--api_key …`."""
+    """(position, value) of each value given under a secret's name: `token=…`, `"password": "…"`, `--api_key …`."""
     start = 0
     while head := _ASSIGNED.search(text, start):
         start = head.end()
@@ -138,6 +138,6 @@ def assigned_secrets(text: str) -> Iterator[tuple[int, str]]:
 def _is_secret(name: str, value) -> bool:
     if isinstance(value, (bool, float)) or not value or not is_secret_name(name):
         return False
-    if isinstance(value, int):  # a password may be a number; what is called a token then counts tokens
+    if isinstance(value, int):  # a password may be a number; a numeric "token" is a count of tokens
         return not name.lower().endswith("token")
     return not isinstance(value, str) or not _NO_SECRET.fullmatch(value)

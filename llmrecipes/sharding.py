@@ -1,5 +1,5 @@
-"""How a run is spread over processes: FSDP2 and DeepSpeed ZeRO, chosen in accelerate's launch config or by the keys `fsdp`
-and `deepspeed` of TrainingArguments."""
+"""How a run is sharded over processes: FSDP2 and DeepSpeed ZeRO, selected in accelerate's launch config or by the keys
+`fsdp` and `deepspeed` of TrainingArguments."""
 
 import os
 
@@ -11,9 +11,9 @@ from llmrecipes.config import InputError
 
 
 def launch_of(args) -> dict:
-    """What a checkpoint's optimizer state depends on beside the config.
+    """What a checkpoint's optimizer state depends on besides the config.
 
-    args: TrainingArguments, or a stage's own, which trains nothing.
+    args: TrainingArguments, or the arguments of a stage that trains nothing.
     """
     deepspeed = getattr(args, "deepspeed_plugin", None)
     sharding = f"ZeRO-{deepspeed.zero_stage}" if deepspeed else "FSDP" if _fsdp(args) else "none"
@@ -21,19 +21,19 @@ def launch_of(args) -> dict:
 
 
 def prepare_sharding(args) -> None:
-    """To be called before a Trainer is made with `args`, which then shards on CPUs too and rounds no results.
+    """To be called before a Trainer is built with `args`: makes it shard on CPUs too, and keeps outputs in full precision.
 
     Raises:
-        InputError: no model that loads would be saved.
+        InputError: the launch config would save no loadable model.
     """
     fsdp, deepspeed = _fsdp(args), getattr(args, "deepspeed_plugin", None)
     if fsdp and str(fsdp["fsdp_version"]) != "2":
         raise InputError("fsdp_version: 2 is needed (configs/accelerate/fsdp2.yaml)")
     if fsdp and fsdp["state_dict_type"] != "FULL_STATE_DICT":
-        raise InputError("fsdp_state_dict_type: FULL_STATE_DICT is needed, other types save no model that loads")
+        raise InputError("fsdp_state_dict_type: FULL_STATE_DICT is needed, other types save no loadable model")
     if deepspeed and deepspeed.zero_stage == 3 and not deepspeed.zero3_save_16bit_model:
-        raise InputError("zero3_save_16bit_model: true is needed, without it ZeRO-3 saves no model that loads")
-    getattr(args, "device", None)  # TrainingArguments join the processes of a launch when first asked for the device
+        raise InputError("zero3_save_16bit_model: true is needed, without it ZeRO-3 saves no loadable model")
+    getattr(args, "device", None)  # TrainingArguments joins the process group on first access to the device
     if fsdp:
         _shard_on_cpus()
         _keep_float32_outputs(args)
@@ -41,7 +41,7 @@ def prepare_sharding(args) -> None:
 
 def _fsdp(args) -> dict | None:
     """fsdp_version and state_dict_type, None without FSDP."""
-    own = getattr(args, "fsdp_plugin_args", None) or {}  # made by TrainingArguments of their key `fsdp`
+    own = getattr(args, "fsdp_plugin_args", None) or {}  # made by TrainingArguments from its key `fsdp`
     if not own and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return None
     names = {"fsdp_version": "FSDP_VERSION", "state_dict_type": "FSDP_STATE_DICT_TYPE"}
@@ -49,16 +49,16 @@ def _fsdp(args) -> dict | None:
 
 
 def _shard_on_cpus() -> None:
-    """accelerate asks only for the kind of device and would silently train whole copies (DDP) on CPUs. There is no public
-    way to tell it otherwise, so its state is set before the Trainer's Accelerator reads it."""
+    """accelerate looks only at the device type and would silently train full copies (DDP) on CPUs. There is no public
+    setting for this, so its state is changed before the Trainer's Accelerator reads it."""
     state = PartialState._shared_state
     if state.get("distributed_type") == DistributedType.MULTI_CPU:
         state["distributed_type"] = DistributedType.MULTI_GPU
 
 
 def _keep_float32_outputs(args) -> None:
-    """In mixed precision accelerate has FSDP2 round what a model returns: DPO would take differences of log-probabilities of
-    three digits. Trainer makes accelerate's FSDP plugin from these arguments; the rest it reads from the launch config."""
+    """In mixed precision accelerate makes FSDP2 cast a model's outputs to 16 bits: DPO would subtract log-probabilities of
+    three digits. Trainer builds accelerate's FSDP plugin from these arguments and takes the rest from the launch config."""
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     if getattr(args, "bf16", False) or getattr(args, "fp16", False):

@@ -1,5 +1,5 @@
-"""SIGTERM (Slurm, spot machines, `timeout`), Ctrl-C and a closed terminal end a run in order: what is done is saved, the
-exit code tells."""
+"""SIGTERM (Slurm, spot machines, `timeout`), Ctrl-C and a closed terminal end a run cleanly: progress is saved, and the
+exit code tells the signal."""
 
 import ctypes
 import os
@@ -11,14 +11,14 @@ import time
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 IN_A_CHAIN = "LLMRECIPES_IN_A_CHAIN"  # environment variable of the processes that recipes/pipeline.py starts
-INSISTS_AFTER = 2.0  # seconds: launchers and terminals send the same signal more than once; a later one is the user's
+INSISTS_AFTER = 2.0  # seconds: launchers and terminals repeat a signal at once; a later one is the user's
 received: list[int] = []  # signals that asked this process to end
 _last = 0.0
-_owner = None  # process that the handlers are for: a forked data loader is not
+_owner = None  # the process with the handlers, not a forked data loader
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to end by signal `signum`; `launch` leaves with 128 + signum (SIGTERM 143, Ctrl-C 130)."""
+    """Signal `signum` asked the run to end; `launch` exits with 128 + signum (SIGTERM 143, Ctrl-C 130)."""
 
     def __init__(self, signum: int):
         super().__init__(signum)
@@ -26,11 +26,11 @@ class Interrupted(KeyboardInterrupt):
 
 
 def handle_signals(handler=None) -> None:
-    """Has SIGTERM, SIGINT and SIGHUP (but under nohup) call `handler(signum)`, which may raise; by default Interrupted is
-    raised on the spot."""
+    """Makes SIGTERM, SIGINT and SIGHUP (except under nohup) call `handler(signum)`, which may raise; the default raises
+    Interrupted immediately."""
     global _owner
     if threading.current_thread() is not threading.main_thread():
-        return  # Python delivers signals to the main thread alone
+        return  # Python delivers signals only to the main thread
     _owner = os.getpid()
 
     def handle(signum, frame):
@@ -51,29 +51,29 @@ def handle_signals(handler=None) -> None:
 
 
 def _leave_terminal() -> None:
-    """A print to a terminal that is gone would be an error, and end the run before it has saved."""
+    """Printing to a closed terminal would raise, and end the run before it has saved."""
     for stream in (1, 2):
         if stat.S_ISCHR(os.fstat(stream).st_mode):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def raise_interrupted(signum: int) -> None:
-    if not received:  # another process of this launch has got it
+    if not received:  # another process of this launch received it
         received.append(signum)
     raise Interrupted(signum)
 
 
 def follow_launcher() -> None:
-    """A process that a launcher or the pipeline has started ends when that one does, in whatever way."""
+    """Makes a process started by a launcher or the pipeline end when its parent ends, for whatever reason."""
     if {"TORCHELASTIC_RUN_ID", IN_A_CHAIN} & os.environ.keys():
         die_with_parent(os.getppid())
 
 
 def die_with_parent(parent: int) -> None:
-    """Has the kernel send this process SIGTERM when process `parent`, which has started it, is gone."""
+    """Makes the kernel send this process SIGTERM when `parent`, the process that started it, is gone."""
     if sys.platform != "linux":
         return
     PR_SET_PDEATHSIG = 1  # sys/prctl.h
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it was quicker
+    if os.getppid() != parent:  # it ended before the call above
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""A chain with one key at several values: a folder for each value, what does not depend on it made once."""
+"""A chain with one key at several values: a folder per value; stages that do not depend on the key run once."""
 
 import copy
 from itertools import combinations
@@ -14,12 +14,12 @@ WHERE = "command line"
 
 
 def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
-    """`stages` with those that depend on the key repeated for each value, in OUTPUT_DIR/KEY=VALUE/STAGE, behind the others.
+    """`stages`, with those that depend on the key repeated for each value, in OUTPUT_DIR/KEY=VALUE/STAGE, after the others.
 
-    given: STAGE.KEY=VALUE,VALUE or KEY=VALUE,VALUE where one of the stages (of `only`, if that is given) has the key.
+    given: STAGE.KEY=VALUE,VALUE, or KEY=VALUE,VALUE if exactly one of the stages (of `only`, if given) has the key.
 
     Raises:
-        InputError: no such stage or key, several stages have it, or a value is none for it.
+        InputError: no stage or key of that name, several stages with the key, or an invalid value for it.
     """
     name, _, values = given.partition("=")
     words = values.split(",")
@@ -53,7 +53,7 @@ def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
 def _find(stages: list, name: str, only: list[str]) -> tuple:
     of, _, key = name.rpartition(".")
     if of and of not in [stage.name for stage in stages]:
-        raise InputError(f"{WHERE}: sweep: {of[:60]} is no stage of the chain; it has {', '.join(s.name for s in stages)}")
+        raise InputError(f"{WHERE}: sweep: {of[:60]} is not a stage of the chain: {', '.join(s.name for s in stages)}")
     having = [s for s in stages if s.name in ([of] if of else only or [s.name]) and key in recipe_keys(s.recipe)]
     if not having:
         known = {key: None for stage in stages for key in recipe_keys(stage.recipe) if stage.name == (of or stage.name)}

@@ -1,8 +1,8 @@
-"""Chat templates: conversations rendered in one place, and rows that a template cannot show refused by their place.
+"""Chat templates: conversations are rendered in one place, and rows that a template cannot show are refused by location.
 
-A template may refuse roles or their order (Gemma knows no system turn, Llama 2 wants turns in alternation), and it may pass
-over in silence what it does not know (tool calls, reasoning, tools): what is passed over would be learned as if it were not
-there, so it is refused as well.
+A template may refuse roles or their order (Gemma has no system turn, Llama 2 requires alternating turns), and it may
+silently leave out what it does not know (tool calls, reasoning, tools). The model would be trained as if that were not
+there, so such rows are refused as well.
 """
 
 import copy
@@ -18,9 +18,9 @@ from llmrecipes.config import InputError
 from llmrecipes.data.tables import say
 from llmrecipes.turns import check_turns, is_conversation
 
-# Of an assistant's turn: what it says beside its content.
+# What an assistant's turn may hold besides its content.
 SAID = ("tool_calls", "reasoning_content", "reasoning", "thinking")
-# What a template raises, by itself or by what it does with a row that it was not written for.
+# What a template raises, deliberately or because a row has an unexpected form.
 TEMPLATE_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 QUESTION, ANSWER = "Question?", "Answer!"
 
@@ -29,14 +29,14 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping], where: 
     """The conversation as text. options: `tools`, `add_generation_prompt` and whatever else the template reads.
 
     Raises:
-        InputError: the template refuses the conversation; begins with `where`.
+        InputError: the template refuses the conversation; the message begins with `where`.
     """
     return apply(tokenizer, turns, where, tokenize=False, **options)
 
 
 def apply(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping], where: str, **options):
     """`apply_chat_template` of the turns; see `render`."""
-    # Arrow gives a turn the keys of all others, with null; templates ask whether a key is there.
+    # Arrow gives every turn the keys of all others, as null; templates test whether a key is present.
     turns = [{key: "" if value is None else value for key, value in turn.items() if key == "content" or value is not None}
              for turn in turns]  # fmt: skip
     try:
@@ -48,7 +48,7 @@ def apply(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping], where: s
 
 
 def options_of(row: Mapping) -> dict:
-    """What a row says to the template beside its turns: `tools` (a list or its JSON text) and `chat_template_kwargs`."""
+    """A row's inputs to the template other than turns: `tools` (a list or its JSON text) and `chat_template_kwargs`."""
     tools = row.get("tools")
     tools = json.loads(tools) if isinstance(tools, str) and tools.strip() else tools
     given = {key: value for key, value in (row.get("chat_template_kwargs") or {}).items() if value is not None}
@@ -56,10 +56,10 @@ def options_of(row: Mapping) -> dict:
 
 
 def set_defaults(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, object]) -> None:
-    """Writes `given` (enable_thinking: false) into the chat template, so that every stage and user after it renders alike.
+    """Writes `given` (such as enable_thinking: false) into the chat template, so that later stages and users render alike.
 
     Raises:
-        InputError: the template does not read one of them.
+        InputError: the template does not read one of the variables.
     """
     if given and not tokenizer.chat_template:
         raise InputError("chat_template_kwargs: the tokenizer has no chat template that could read them")
@@ -80,13 +80,13 @@ def complete_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
     turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
     try:
         asked, whole = render(tokenizer, turns[:1], where), render(tokenizer, turns, where)
-    except InputError:  # it knows no such conversation
+    except InputError:  # the template refuses the test conversation
         return
     before = whole.partition(ANSWER)[0]
     header = before.removeprefix(asked) if ANSWER in whole and before.startswith(asked) else ""
     if header.strip():
         shown = json.dumps(header, ensure_ascii=False)
-        # Jinja drops one newline at a template's end.
+        # Jinja drops one newline at the end of a template.
         tokenizer.chat_template = template.removesuffix("\n") + (
             f"{{% if add_generation_prompt %}}{{{{ {shown} }}}}{{% endif %}}"
         )
@@ -104,10 +104,10 @@ def read_template(path: str) -> str:
 def row_check(
     tokenizer: PreTrainedTokenizerBase, template_path: str | None = None, shows_tools: bool = True
 ) -> Callable[[Mapping, str], None]:
-    """A function (row, place) that raises InputError with the place where the template does not show all of the row.
+    """A function (row, place) that raises InputError if the template does not show all of the row.
 
-    template_path: of another template than the tokenizer's.
-    shows_tools: whether the stage gives the template the row's `tools` and `chat_template_kwargs`.
+    template_path: a template to check instead of the tokenizer's.
+    shows_tools: whether the stage passes the row's `tools` and `chat_template_kwargs` to the template.
     """
     if template_path:
         tokenizer = copy.deepcopy(tokenizer)
@@ -115,7 +115,7 @@ def row_check(
 
     def check(row: Mapping, where: str) -> None:
         first = row.get("messages") or row.get("prompt")
-        if not is_conversation(first) or not tokenizer.chat_template:  # which is another error
+        if not is_conversation(first) or not tokenizer.chat_template:  # reported elsewhere
             return
         options = options_of(row)
         if options and not shows_tools:
@@ -137,7 +137,7 @@ def _check_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[dict], w
             _require_read(tokenizer, name, where)
     bare = {name: value for name, value in options.items() if name != "tools"}
     if "tools" in options and render(tokenizer, turns, where, add_generation_prompt=asks, **bare) == whole:
-        raise InputError(f"{where}: has `tools`, which the chat template does not show; take a template that does")
+        raise InputError(f"{where}: has `tools`, which the chat template does not show; use a template that does")
     for i, turn in enumerate(turns):
         own = [key for key in SAID if turn.get(key)] if turn["role"] == "assistant" else []
         if turn["role"] in ("system", "tool"):
@@ -150,17 +150,17 @@ def _check_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[dict], w
         for key in own:
             without = {name: value for name, value in turn.items() if name != key}
             if render(tokenizer, [*turns[:i], without], where, **options) == shown:
-                raise InputError(f"{where}, turn {i + 1}: has `{key}`, which the chat template leaves out; take a template "
+                raise InputError(f"{where}, turn {i + 1}: has `{key}`, which the chat template leaves out; use a template "
                                  "that shows it, or drop it from the rows")  # fmt: skip
         thought = (turn.get("content") or "").rpartition("</think>")[0].rpartition("<think>")[2].strip()
         if thought and turn["role"] == "assistant" and thought not in shown:
-            raise InputError(f"{where}, turn {i + 1}: the chat template leaves out what stands in <think> ... </think>; "
-                             "take a template that shows it, or drop it from the rows")  # fmt: skip
+            raise InputError(f"{where}, turn {i + 1}: the chat template leaves out the text in <think> ... </think>; "
+                             "use a template that shows it, or drop it from the rows")  # fmt: skip
 
 
 def _require_shown(tokenizer: PreTrainedTokenizerBase, turns: list[dict], i: int, where: str, options: dict) -> None:
-    """InputError unless the template shows turn `i`, of the system or a tool."""
-    # Some templates show a system turn only before another; and without a tool's turn nothing may be left to show.
+    """InputError unless the template shows turn `i`, a system or tool turn."""
+    # Some templates show a system turn only before another turn; and without a tool's turn nothing may be left to show.
     before, after = turns[:i], turns[i + 1 : i + 2] if i == 0 else []
     if not before and not after:
         return
@@ -170,22 +170,22 @@ def _require_shown(tokenizer: PreTrainedTokenizerBase, turns: list[dict], i: int
 
 
 def _require_read_out(tokenizer: PreTrainedTokenizerBase, turns: list[dict], where: str, options: dict) -> None:
-    """InputError unless the template shows what the last of `turns` says, in whatever form: those of models that also see
-    images pass over content that is text and no list of parts."""
+    """InputError unless the template shows the content of the last of `turns`. Templates of vision models may leave out
+    content that is text rather than a list of parts."""
     asks = {"add_generation_prompt": turns[-1]["role"] != "assistant"} | options
     other = [*turns[:-1], turns[-1] | {"content": turns[-1]["content"] + " X"}]
     if render(tokenizer, other, where, **asks) == render(tokenizer, turns, where, **asks):
-        raise InputError(f"{where}, turn {len(turns)}: the chat template leaves out what the {turns[-1]['role']} says; take "
+        raise InputError(f"{where}, turn {len(turns)}: the chat template leaves out what the {turns[-1]['role']} says; use "
                          "a template that shows content that is text")  # fmt: skip
 
 
 def _require_read(tokenizer: PreTrainedTokenizerBase, name: str, where: str) -> None:
     if not re.search(rf"\b{re.escape(name)}\b", str(tokenizer.chat_template)):
-        raise InputError(f"{where}: the chat template does not read `{name}`, so that it would change nothing")
+        raise InputError(f"{where}: the chat template does not read `{name}`, so it would change nothing")
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that the chat template puts behind an assistant's answer; None if it puts none there, or knows no such
+    """The token that the chat template writes after an assistant's answer; None if it writes none there, or refuses the test
     conversation."""
     if not tokenizer.chat_template:
         return None
@@ -199,7 +199,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def ends_turn(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
-    """Whether a conversation's last token, space aside, is one that ends an answer."""
+    """Whether a conversation's last token, apart from whitespace, is one that ends an answer."""
     last = next((token for token in reversed(ids) if tokenizer.decode([token]).strip()), None)
     return last is not None and last in (tokenizer.eos_token_id, end_of_turn(tokenizer))
 
@@ -211,13 +211,13 @@ def encode_prompts(
     where: str = "prompts",
     options: Sequence[Mapping] = (),
 ) -> list[list[int]]:
-    """Token ids of each prompt, ready to be continued: messages through the chat template, up to the answer.
+    """Token ids of each prompt, ready to be continued: messages are rendered by the chat template up to the answer.
 
-    options: what each prompt says to the template besides (see `options_of`).
+    options: each prompt's further inputs to the template (see `options_of`).
 
     Raises:
-        InputError: messages but no chat template, or one that refuses them; a prompt without tokens or with more than
-            max_length, with its row.
+        InputError: there are messages but no chat template, or it refuses them; a prompt has no tokens or more than
+            max_length. The message names the row.
     """
     texts, plain = [], all(isinstance(prompt, str) for prompt in prompts)
     for number, prompt in enumerate(prompts, start=1):
@@ -237,7 +237,7 @@ def encode_prompts(
             raise InputError(f"{where}, row {number}: the prompt is empty")
         if max_length is not None and len(ids) > max_length:
             raise InputError(
-                f"{where}, row {number}: the prompt has {len(ids)} tokens, but beside the response there is room for "
+                f"{where}, row {number}: the prompt has {len(ids)} tokens, but next to the response there is room for "
                 f"{max_length} in the model's context; shorten it or lower max_new_tokens"
             )
     return encoded

@@ -1,4 +1,4 @@
-"""Trackers (trackio, TensorBoard, wandb): which of them a run reports to, under what name, and how to look at it."""
+"""Trackers (trackio, TensorBoard, wandb): which of them a run reports to, under what name, and how to view it."""
 
 import os
 from importlib.metadata import PackageNotFoundError, version
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def apply_tracking(args, stage: str, output_dir: Path) -> None:
-    """Trackers that are not installed are dropped with a line, never an error: a laptop offline must train.
+    """Drops trackers that are not installed with a message, never an error: an offline laptop must be able to train.
 
-    Names the run, where the user has not, by its stage and by its folder where that is called otherwise.
+    Names the run, unless the user has, after its stage, and its folder if that has another name.
     """
     wanted = getattr(args, "report_to", None) or []
     installed = [tracker for tracker in wanted if _is_installed(tracker)]
@@ -23,8 +23,8 @@ def apply_tracking(args, stage: str, output_dir: Path) -> None:
 
 
 def number_run(args) -> None:
-    """Of a run that begins anew, e.g. by `--force`: a name that trackio does not hold yet (sft, sft-2, ...), since it would
-    go on with the one of that name."""
+    """Gives a run that starts over, e.g. by `--force`, a name not yet in trackio (sft, sft-2, ...), which would otherwise
+    continue the run of that name."""
     if "trackio" not in (getattr(args, "report_to", None) or []):
         return
     import trackio
@@ -40,7 +40,7 @@ def number_run(args) -> None:
 
 
 def describe_tracking(config: dict) -> str:
-    """The command that shows what trackio holds of a run with this resolved config; empty without trackio."""
+    """The command that shows a run with this resolved config in trackio; empty without trackio."""
     if "trackio" not in (config.get("report_to") or []):
         return ""
     return f"TRACKIO_DIR={os.environ['TRACKIO_DIR']} trackio show --project {config['project']}"

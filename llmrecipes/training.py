@@ -1,4 +1,4 @@
-"""What the trainers lack for this chain: counted rows, rows in order, a cheap SFT loss for small models, weighted pairs."""
+"""What TRL's trainers lack here: row counts, rows in a given order, a cheap SFT loss for small models, weighted pairs."""
 
 import copy
 import inspect
@@ -25,21 +25,22 @@ from llmrecipes.muon import build_muon
 from llmrecipes.reward_models.scoring import pair_tokens, pool_at_last_token
 from llmrecipes.templates import complete_template
 
-# Below this many bytes of logits and their gradients (12 per token and vocabulary entry), TRL's tiled LM head costs more
-# time than the memory it saves is worth.
+# Below this many bytes of logits and their gradients (12 per token and vocabulary entry), the time cost of TRL's tiled LM
+# head outweighs the memory it saves.
 CHEAP_LOGITS_BYTES = 1 << 30
 
 
 class PretrainTrainer(Trainer):
-    """Trainer with MuonAdamW where `muon_learning_rate` is given: under FSDP, Trainer takes no optimizer made outside.
+    """Trainer with MuonAdamW if `muon_learning_rate` is given: under FSDP, Trainer does not accept an optimizer built
+    outside.
 
-    Rows with a `mixture` come in its order, which an epoch continues where the last one ended; a run that is continued
-    begins with its next row, and those before are not read.
+    Rows with a `mixture` come in its order; each epoch continues where the last one ended, and a resumed run starts at its
+    next row without reading those before.
     """
 
     def __init__(self, *, args, muon_learning_rate: float | None = None, **kwargs):
         self.muon_learning_rate = muon_learning_rate
-        args.remove_unused_columns = False  # there are none, and TokenBlocks gives a batch as a whole
+        args.remove_unused_columns = False  # there are none, and TokenBlocks returns whole batches
         super().__init__(args=args, **kwargs)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
@@ -48,7 +49,7 @@ class PretrainTrainer(Trainer):
         return super().create_optimizer(model)
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        if "position_ids" in inputs:  # with a cache they would reset nothing, without a word
+        if "position_ids" in inputs:  # with a cache they would silently reset nothing
             inputs["use_cache"] = False
         return super().compute_loss(model, inputs, *args, **kwargs)
 
@@ -60,7 +61,7 @@ class PretrainTrainer(Trainer):
         return self._order
 
     def _run_epoch(self, *, epoch: int, steps_trained_in_current_epoch: int, **kwargs) -> None:
-        # Trainer's own, underscored, draws all rows before a checkpoint and drops them.
+        # Overrides a private method of Trainer, which would read and drop all rows before a checkpoint.
         order = getattr(self, "_order", None)
         if order is None:
             return super()._run_epoch(epoch=epoch, steps_trained_in_current_epoch=steps_trained_in_current_epoch, **kwargs)
@@ -76,7 +77,7 @@ class PretrainTrainer(Trainer):
 
 
 class InOrder(torch.utils.data.Sampler):
-    """The numbers of the rows of an epoch, which go on from one epoch to the next; the first `skipped` left out."""
+    """Row numbers of an epoch, continuing from one epoch to the next, without the first `skipped`."""
 
     def __init__(self, epoch_rows: int):
         self.epoch_rows, self.epoch, self.skipped = epoch_rows, 0, 0
@@ -90,20 +91,20 @@ class InOrder(torch.utils.data.Sampler):
 
 
 def within_context(args, model):
-    """`args`, or a copy whose `max_length` is the model's context where it is longer, which a line says: behind its last
-    position a model of learned positions has none, and others have not learned any."""
+    """`args`, or a copy with `max_length` lowered to the model's context, with a message: beyond it, learned positions do
+    not exist and other kinds were never trained."""
     context = context_length(model)
     if context is None or args.max_length is None or args.max_length <= context:
         return args
-    print(f"max_length: {args.max_length} is beyond the model's context; {context} is taken", flush=True)
+    print(f"max_length: {args.max_length} is beyond the model's context; using {context}", flush=True)
     args = copy.copy(args)
     args.max_length = context
     return args
 
 
 def take_template(args, model, tokenizer: PreTrainedTokenizerBase, peft_config):
-    """`args` without a `chat_template_path` that a model with tied embeddings has taken over, new tokens and all: TRL would
-    have LoRA train their rows and, whole, the head that is tied to them, which PEFT cannot."""
+    """`args` without `chat_template_path` once a model with tied embeddings has adopted that template and its new tokens:
+    TRL would make LoRA train the new rows and, in full, the head tied to them, which PEFT cannot do."""
     path = args.chat_template_path
     if not path or peft_config is None or not model.config.get_text_config().tie_word_embeddings:
         return args
@@ -120,9 +121,9 @@ def take_template(args, model, tokenizer: PreTrainedTokenizerBase, peft_config):
 
 
 def without_prompts(model, labels: torch.Tensor) -> dict:
-    """Labels (B, T) -> those arguments of `model` that leave out the logits of the first positions, which no row learns
-    from: of a short answer behind a longer prompt, most of what the LM head costs. On a GPU all are kept: to find the
-    first one would wait for the device, and compiled code would be made anew for other lengths."""
+    """Labels (B, T) -> arguments of `model` that skip the logits of leading positions without labels in any row: with a
+    short answer after a longer prompt, most of the LM head's cost. On a GPU all are computed: finding the first labelled
+    position would synchronise with the device, and compiled code would be recompiled for every length."""
     if labels.device.type != "cpu":
         return {"labels": labels}
     if hasattr(model, "get_base_model"):
@@ -135,24 +136,25 @@ def without_prompts(model, labels: torch.Tensor) -> dict:
 
 
 class SFTTrainer(trl.SFTTrainer):
-    """TRL's SFTTrainer, whose loss path computes entropy and accuracy in tiles, with the plain path where it is cheap.
+    """TRL's SFTTrainer with the plain cross-entropy loss where it is cheap; TRL computes loss, entropy and accuracy in
+    tiles.
 
-    Measured on a CPU, the tiled path costs 1.35 times a bare loop, the plain one 1.01.
-    `row_counts` says how the rows of each data set fared; InputError where none is left.
-    Where the loss is on the answers of conversations (`assistant_only_loss`, or prompts with completions) any chat template
-    will do, and each answer ends where generation stops (see answer_masks.py).
+    Measured on a CPU, a step takes 1.35 times a bare loop with the tiled loss, 1.01 times with the plain one.
+    `row_counts` counts rows kept and dropped per data set; InputError if none is left.
+    If the loss is on the answers of conversations (`assistant_only_loss`, or prompts with completions), any chat template
+    works, and each answer ends where generation stops (see answer_masks.py).
     """
 
     def __init__(self, *, model, args, **kwargs):
         self.row_counts: dict[str, RowCounts] = {}
         self._start = model
-        # TRL's own way wants marks in the template, or knows the template by heart.
+        # TRL needs {% generation %} marks in the template, or a template that it knows.
         self._answers_only, args.assistant_only_loss = args.assistant_only_loss, False
         args = take_template(within_context(args, model), model, kwargs.get("processing_class"), kwargs.get("peft_config"))
         super().__init__(model=model, args=args, **kwargs)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name: str) -> Dataset:
-        # TRL's own, underscored, in two steps: between them the rows are tokens and not cut yet.
+        # Splits a private method of TRL in two: in between, the rows are tokenised but not yet truncated.
         if "labels" not in dataset.column_names:
             whole = copy.copy(args)
             whole.max_length, whole.shuffle_dataset, of = None, False, None
@@ -171,10 +173,10 @@ class SFTTrainer(trl.SFTTrainer):
         return self._answers_only if "messages" in dataset.column_names else args.completion_only_loss is not False
 
     def _tokenize_answers(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args, name: str) -> tuple:
-        """(rows, of which one of `dataset` each is)."""
+        """(tokenised rows, the row of `dataset` that each comes from)."""
         complete_template(tokenizer, args.chat_template_path or name)
         stops = set(eos_token_ids(self._start, tokenizer))
-        with PartialState().main_process_first():  # the others read what it has cached
+        with PartialState().main_process_first():  # the others read its cache
             rows, notes, ends = tokenize_answers(dataset, tokenizer, stops, name, args.dataset_num_proc)
         for note, count in notes.items():
             if count:
@@ -185,29 +187,29 @@ class SFTTrainer(trl.SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         cheap = inputs["input_ids"].numel() * num_embeddings(self.model) * 12 <= CHEAP_LOGITS_BYTES
         plain = self.args.loss_type == "nll" and self.label_smoother is None and not self.aux_loss_enabled
-        # Evaluation keeps TRL's path: it is rare, and its entropy and accuracy are wanted.
+        # Evaluation keeps TRL's loss: it is rare, and its entropy and accuracy are reported.
         if not (cheap and plain and self.model.training):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = {**inputs, "use_cache": False, **without_prompts(self.accelerator.unwrap_model(model), inputs["labels"])}
-        if num_items_in_batch is not None:  # a batch without a token to learn from has loss 0, not 0 / 0
+        if num_items_in_batch is not None:  # a batch without labels has loss 0, not 0 / 0
             num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
-        # Trainer's own loss, past TRL's override.
+        # Trainer's own loss, bypassing TRL's override.
         return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
 
 def precompute_in_one_process(training, num_preview: int) -> None:
-    """Takes `precompute_ref_log_probs` back for a preview and, which a line says, where there are several processes: TRL
-    writes them to a file in a temporary folder of process 0, which the others look for in their own."""
+    """Turns `precompute_ref_log_probs` off for a preview and, with a message, for several processes: TRL writes them to a
+    file in a temporary folder of process 0, but the others look in their own."""
     if training.precompute_ref_log_probs and (num_preview or training.world_size > 1):
         training.precompute_ref_log_probs = False
         if not num_preview:
-            say("precompute_ref_log_probs: left out with several processes; the reference reads each batch as it comes")
+            say("precompute_ref_log_probs: turned off with several processes; the reference runs on each batch instead")
 
 
 class DPOTrainer(trl.DPOTrainer):
-    """TRL's DPOTrainer; `row_counts` says how the rows of each data set fared; InputError where none is left.
+    """TRL's DPOTrainer; `row_counts` counts rows kept and dropped per data set; InputError if none is left.
 
-    Each answer ends where generation stops, and not behind that in the space that a template writes between turns.
+    Each answer ends where generation stops, not after the whitespace that a template writes between turns.
     """
 
     def __init__(self, *, model, args, **kwargs):
@@ -216,7 +218,7 @@ class DPOTrainer(trl.DPOTrainer):
         super().__init__(model=model, args=within_context(args, model), **kwargs)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name: str) -> Dataset:
-        # TRL's own, underscored, is the one place where the pairs are tokens and none is dropped yet.
+        # Overrides a private method of TRL, the one place where the pairs are tokens and none has been dropped yet.
         whole, keep_end = copy.copy(args), args.truncation_mode == "keep_end"
         whole.max_length = None
         dataset = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
@@ -236,8 +238,8 @@ class DPOTrainer(trl.DPOTrainer):
 def end_where_generation_stops(
     rows: Dataset, columns: list[str], model, tokenizer: PreTrainedTokenizerBase, name: str, num_proc: int | None
 ) -> Dataset:
-    """Tokenized rows whose answers in `columns` end at a token at which generation of `model` stops; lines say what was
-    done for that."""
+    """Tokenised rows whose answers, in `columns`, end at a token at which generation of `model` stops; prints what was
+    changed for that."""
     if tokenizer.eos_token_id is None:
         raise InputError("tokenizer: has no end-of-sequence token, so no answer could ever end; set eos_token")
     with PartialState().main_process_first():
@@ -250,11 +252,11 @@ def end_where_generation_stops(
 
 
 def pair_columns(rows: Dataset | dict[str, Dataset] | None, weighted: bool = False):
-    """Preference pairs without the rankings' `margin`, a column that TRL would subtract in the reward model's loss;
-    with `weight`, scaled to mean 1, where that is wanted, and with what tells that an answer was cut.
+    """Preference pairs without the rankings' `margin`, a column that TRL would subtract in the reward model's loss; with
+    `weight` scaled to mean 1, if requested; and with the columns that say whether an answer was truncated.
 
     Raises:
-        InputError: weights are wanted and a row has none, or none above 0.
+        InputError: weights are requested and a row has none above 0.
     """
     if isinstance(rows, dict):
         return {name: pair_columns(part) for name, part in rows.items()}
@@ -276,7 +278,7 @@ def _pair_columns(rows: Dataset) -> list[str]:
 
 @dataclass
 class WeightedPairs(DataCollatorForPreference):
-    """TRL's batches of pairs, with their weights (B,) where the rows have them."""
+    """TRL's batches of pairs, plus their weights (B,) if the rows have them."""
 
     def torch_call(self, examples: list[dict]) -> dict:
         batch = super().torch_call(examples)
@@ -286,13 +288,14 @@ class WeightedPairs(DataCollatorForPreference):
 
 
 class RewardTrainer(trl.RewardTrainer):
-    """TRL's RewardTrainer, which reads pairs as every other reader of a reward model does (`reward_models.scoring`) and
-    counts each pair by its `weight` where the training rows have one.
+    """TRL's RewardTrainer, feeding pairs as every other reader of a reward model does (`reward_models.scoring`), and
+    weighting each pair by its `weight` if the training rows have one.
 
-    The batch's loss is mean(weight * -log sigmoid(r_chosen - r_rejected)); with weights of mean 1 over the data set it
-    estimates the weighted mean without bias. Evaluation stays unweighted.
+    The model is Bradley-Terry: P(chosen beats rejected) = sigmoid(r_chosen - r_rejected), so the loss of a pair is
+    -log sigmoid(r_chosen - r_rejected) (Ouyang et al. 2022, section 3.5). The batch's loss is mean(weight * loss); with
+    weights of mean 1 over the data set it estimates the weighted mean without bias. Evaluation is unweighted.
 
-    Raises InputError where no pair is short enough for `max_length`.
+    Raises InputError if no pair fits in `max_length`.
     """
 
     def __init__(self, *, model, args, train_dataset: Dataset, processing_class: PreTrainedTokenizerBase, **kwargs):
@@ -306,7 +309,8 @@ class RewardTrainer(trl.RewardTrainer):
         pool_at_last_token(self.model)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name: str) -> Dataset:
-        # TRL's own, underscored, is the one place where its constructor has set the chat template but not yet tokenized.
+        # Overrides a private method of TRL, the one place where its constructor has set the chat template but not yet
+        # tokenised.
         if "chosen_ids" not in dataset.column_names:
             complete_template(processing_class, args.chat_template_path or dataset_name)
             dataset = dataset.map(pair_tokens, fn_kwargs={"tokenizer": processing_class}, num_proc=args.dataset_num_proc)
@@ -323,13 +327,13 @@ class RewardTrainer(trl.RewardTrainer):
         if weights is not None:
             chosen, rejected = outputs.logits.squeeze(-1).chunk(2)
             losses = -torch.nn.functional.logsigmoid(chosen - rejected)
-            loss = loss + ((weights - 1) * losses).mean()  # TRL's loss, centring included, counts every pair as 1
+            loss = loss + ((weights - 1) * losses).mean()  # TRL's loss, including centring, weights every pair 1
         return (loss, outputs) if return_outputs else loss
 
 
 def evaluate_by_set(trainer: Trainer) -> dict[str, float]:
-    """Held-out metrics; with several evaluation sets as `eval_<set>_<metric>`. Trainer's own evaluation of several sets
-    keeps TRL's metrics (accuracy, margin) of the last one alone."""
+    """Metrics on the held-out sets; with several sets as `eval_<set>_<metric>`. Trainer's own evaluation of several sets
+    would keep TRL's metrics (accuracy, margin) only for the last one."""
     if not isinstance(trainer.eval_dataset, dict):
         return trainer.evaluate()
     return {
@@ -340,7 +344,7 @@ def evaluate_by_set(trainer: Trainer) -> dict[str, float]:
 
 
 def language_metrics(eval_loss: float, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """Perplexity per token, and bits per byte: nats per token times tokens per byte over ln 2 (Gao et al. 2020)."""
+    """Perplexity per token, and bits per byte = nats per token · tokens per byte / ln 2 (Gao et al. 2020)."""
     num_bytes = sum(len(text.encode()) for text in list(texts["text"]))
     # +1: the EOS that ends each document is predicted too.
     num_tokens = sum(len(ids) + 1 for ids in tokenizer(list(texts["text"]), add_special_tokens=False)["input_ids"])

@@ -1,8 +1,8 @@
-"""Conversations: whatever way of writing them becomes [{"role", "content", ...}] with the roles that templates know.
+"""Conversations: every way of writing them becomes [{"role", "content", ...}] with the roles that templates know.
 
-Read are OpenAI's fine-tuning messages (content as text or as a list of text parts, function_call, tool_calls), ShareGPT's
-{"from", "value"} and hh-rlhf's transcripts. Other keys of a turn (tool_calls, reasoning_content, name, ...) stay as they
-are. Pure; what cannot be read raises InputError.
+Reads OpenAI's fine-tuning messages (content as text or as a list of text parts, function_call, tool_calls), ShareGPT's
+{"from", "value"} and hh-rlhf's transcripts. Other keys of a turn (tool_calls, reasoning_content, name, ...) are kept. Pure;
+unreadable input raises InputError.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from llmrecipes.config import InputError
 
-# Who speaks, in the words of the sets that people bring -> the role that chat templates know.
+# Speaker names used in common data sets -> the role that chat templates know.
 ROLES = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user", "prompter": "user",
@@ -19,7 +19,7 @@ ROLES = {
     "bot": "assistant", "model": "assistant", "function_call": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool",
 }  # fmt: skip
-# By which other tools' rows say whether a turn is learned: OpenAI's, ms-swift's, axolotl's.
+# Keys by which rows of OpenAI, ms-swift and axolotl say whether a turn is trained on.
 LEARNED = ("weight", "loss", "train", "training")
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]?")
 
@@ -27,8 +27,8 @@ TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]?")
 def to_turns(value: object, where: str, may_be_empty: bool = False) -> list[dict]:
     """`value`, a list of messages or one message, as checked messages {"role", "content", ...}.
 
-    Content is text (parts of text are joined as they are), null only beside tool calls. An assistant's turn says something,
-    unless it `may_be_empty`.
+    Content is text (text parts are concatenated), and null only with tool calls. An assistant's turn must not be empty
+    unless `may_be_empty`.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         raise InputError(f"{where}: is the JSON text of a list, not a list; parse it (json.loads) before you write the row")
@@ -51,7 +51,7 @@ def _turn(turn: object, where: str, may_be_empty: bool) -> dict:
     role = ROLES.get(speaker.lower()) if isinstance(speaker, str) else None
     if role is None:
         raise InputError(f"{where}: the role {short(speaker)} is not known; use system, user, assistant or tool")
-    # Arrow fills a key that other turns have with null: such a key is not there.
+    # Arrow fills in keys of other turns as null: treat them as absent.
     rest = {key: part for key, part in turn.items() if key not in (speaks, said) and part is not None}
     new = {"role": role, "content": _content(turn.get(said), where), **rest}
     if speaker == "function_call" or "function_call" in rest:
@@ -68,8 +68,8 @@ def _turn(turn: object, where: str, may_be_empty: bool) -> dict:
     for key in [key for key in LEARNED if key in new]:
         if new.pop(key) not in (1, "1") and role == "assistant":  # True is 1
             raise InputError(
-                f"{where}: has `{key}` other than 1 or true, but all turns of the assistant are learned alike; give "
-                "`prompt` (the turns before) and `completion` (those to learn) instead of messages"
+                f"{where}: has `{key}` other than 1 or true, but all turns of the assistant are trained on; give "
+                "`prompt` (the turns before) and `completion` (those to train on) instead of messages"
             )
     return new
 
@@ -83,7 +83,7 @@ def _content(content: object, where: str) -> str | None:
     for part, text in zip(content, parts, strict=True):
         kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
         if kind != "text" or not isinstance(text, str):
-            raise InputError(f"{where}: content holds a part that is no text, {short(part)}; only text is learned here")
+            raise InputError(f"{where}: content holds a part that is not text, {short(part)}; only text is supported")
     return "".join(parts)
 
 
@@ -110,7 +110,7 @@ def _parsed(text: str) -> object:
 
 
 def add_system(turns: list[dict], system: object, where: str) -> list[dict]:
-    """`turns` that begin with the row's own `system` text, if it has one."""
+    """`turns`, preceded by the row's own `system` text if it has one."""
     if system is None or system == "":
         return turns
     if not isinstance(system, str):
@@ -123,7 +123,7 @@ def add_system(turns: list[dict], system: object, where: str) -> list[dict]:
 
 
 def without_answer(turns: list[dict], where: str) -> list[dict]:
-    """What is asked: the turns up to where the assistant last begins to speak."""
+    """The question: the turns before the assistant's last run of turns."""
     end = len(turns)
     while end and turns[end - 1]["role"] == "assistant":
         end -= 1
@@ -149,7 +149,8 @@ def split_transcript(text: str, where: str = "row") -> list[dict]:
 
 
 def split_common_prompt(chosen: list[dict], rejected: list[dict], where: str) -> tuple[list, list, list]:
-    """(prompt, chosen, rejected): the turns both conversations begin with, and the rest of each, at least one."""
+    """(prompt, chosen, rejected): the longest common prefix of turns, and the rest of each conversation, at least one
+    turn."""
     common = 0
     while common < min(len(chosen), len(rejected)) - 1 and chosen[common] == rejected[common]:
         common += 1
@@ -159,7 +160,7 @@ def split_common_prompt(chosen: list[dict], rejected: list[dict], where: str) ->
 
 
 def require_text(value: object, column: str, where: str, may_be_empty: bool = False) -> str:
-    """`value` if it is a text with something in it; InputError with the column otherwise."""
+    """`value` if it is a non-empty text; otherwise InputError with the column."""
     if value is None:
         raise InputError(f"{where}: {column} is null; give a text")
     if not isinstance(value, str):

@@ -1,9 +1,9 @@
-"""What every page of ours is served behind: gradio without its extras, a guard before it, a port of this machine.
+"""How every page of ours is served: gradio without its extras, behind a guard, on a port of this machine.
 
-Gradio brings some eighty routes; a page needs a dozen. `Guard` lets through what a page names and answers 404 to the rest,
-refuses foreign Host and Origin headers (DNS rebinding, other sites' forms) and large bodies, and forbids the browser to load
-anything of another host or to show the page in a frame. Gradio's run history is off: on loopback it would act on the hub
-with the operator's own token (CVE-2026-134825, mended in gradio 6.32).
+Gradio has some eighty routes; a page needs a dozen. `Guard` lets through the routes a page names and answers 404 to others,
+refuses foreign Host and Origin headers (DNS rebinding, other sites' forms) and large bodies, and forbids the browser to
+load anything from another host or to show the page in a frame. Gradio's run history is off: on loopback it would act on
+the Hub with the operator's own token (CVE-2026-134825, fixed in gradio 6.32).
 """
 
 import hmac
@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llmrecipes.config import InputError
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-# gradio's component code needs inline and eval; what matters is that nothing comes from, or goes to, another host.
+# gradio's components need inline scripts and eval; what matters is that nothing comes from or goes to another host.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
@@ -32,7 +32,7 @@ HEADERS = {
     "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin",
     "X-Frame-Options": "DENY", "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
 }  # fmt: skip
-# Of gradio's routes, what a browser asks for to show a page, and what it asks for when the page has events.
+# Gradio's routes that a browser requests to show a page, and those it requests if the page has events.
 FRONTEND = (r"GET /", r"GET /theme\.css", r"GET /favicon\.ico", r"GET /(?:assets|static)/[\w./@-]+")
 EVENTS = (
     r"POST /gradio_api/queue/join", r"GET /gradio_api/queue/data", r"POST /gradio_api/run/predict",
@@ -42,13 +42,13 @@ EVENTS = (
 
 
 class Guard:
-    """ASGI middleware that lets a request through or answers it; nothing behind it sees what it refuses.
+    """ASGI middleware that passes a request on or answers it; the app never sees what it refuses.
 
     Args:
-        routes: patterns of "METHOD path" that are served; HEAD goes as GET.
-        allowed_hosts: names by which the page is opened, with any port; an IPv6 address in brackets.
-        body_bytes: size of the largest request.
-        enter: asked once a request is well formed; may answer it (a login, a rate limit), None lets it through.
+        routes: patterns of "METHOD path" that are served; HEAD counts as GET.
+        allowed_hosts: host names by which the page may be opened, with any port; an IPv6 address in brackets.
+        body_bytes: the largest request body.
+        enter: called for every well-formed request; may return an answer (a login, a rate limit), None passes it on.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
-        if scope["type"] != "http":  # no page of ours has a web socket
+        if scope["type"] != "http":  # no page of ours uses a web socket
             await receive()
             return await send({"type": "websocket.close", "code": 1008})
         request = Request(scope)
@@ -90,11 +90,11 @@ class Guard:
     def _refuse(self, request: Request) -> Response | None:
         length = request.headers.get("content-length", "0")
         if _host_name(request.headers.get("host", "")) not in self.hosts:
-            return refusal(400, "this page is not opened by that host name")
+            return refusal(400, "this page cannot be opened by that host name")
         if not _is_same_origin(request):
             return refusal(403, "the request comes from another page; open this page itself")
         if request.method not in ("GET", "HEAD", "POST"):
-            return refusal(405, "only GET and POST are known here")
+            return refusal(405, "only GET and POST are supported here")
         if "transfer-encoding" in request.headers or request.method == "POST" and "content-length" not in request.headers:
             return refusal(411, "the length of the request is missing")
         if not re.fullmatch(r"[0-9]{1,15}", length) or int(length) > self.body_bytes:
@@ -113,7 +113,7 @@ def refusal(status: int, text: str, headers: dict | None = None) -> Response:
 
 
 def import_gradio():
-    """gradio, with what would leave this machine or outlive the page turned off, however the page is launched."""
+    """gradio, with everything turned off that would leave this machine or outlive the page, however the page is launched."""
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "GRADIO_MCP_SERVER": "False"}
     import gradio
 
@@ -121,7 +121,7 @@ def import_gradio():
 
 
 def mount(app: FastAPI, blocks, head: str = "") -> FastAPI:
-    """`app` with the gradio page `blocks` at its root, for a Guard to stand before. head: HTML for the page's head."""
+    """`app` with the gradio page `blocks` at its root, to be put behind a Guard. head: HTML for the page's head."""
     return import_gradio().mount_gradio_app(
         app, blocks, path="/", ssr_mode=False, show_error=False, footer_links=[], head=head, run_history=False,
         mcp_server=False, enable_monitoring=False, max_file_size=1,
@@ -129,14 +129,14 @@ def mount(app: FastAPI, blocks, head: str = "") -> FastAPI:
 
 
 def serve_blocks(blocks, body_bytes: int = 1 << 20) -> FastAPI:
-    """A gradio page with events as an app for loopback alone, behind its guard."""
+    """A gradio page with events as an app for loopback only, behind its guard."""
     app = mount(FastAPI(docs_url=None, redoc_url=None, openapi_url=None), blocks)
     app.add_middleware(Guard, routes=[*FRONTEND, *EVENTS], body_bytes=body_bytes)
     return app
 
 
 def prepare_server(app: FastAPI, host: str, port: int) -> tuple[str, Callable[[], None], Callable[[], None]]:
-    """(address, run, stop): run() serves until Ctrl-C or stop(); a port in use gives way to the next free one."""
+    """(address, run, stop): run() serves until Ctrl-C or stop(). If the port is in use, takes the next free one."""
     import uvicorn
 
     listener = _listen(host, port)
@@ -151,7 +151,7 @@ def prepare_server(app: FastAPI, host: str, port: int) -> tuple[str, Callable[[]
     def run() -> None:
         try:
             server.run(sockets=[listener])
-        except KeyboardInterrupt:  # uvicorn ends in good order, then raises it again
+        except KeyboardInterrupt:  # uvicorn shuts down cleanly, then raises it again
             pass
 
     def stop() -> None:
@@ -161,7 +161,7 @@ def prepare_server(app: FastAPI, host: str, port: int) -> tuple[str, Callable[[]
 
 
 def bracketed(host: str) -> str:
-    """`host` as it stands in a URL: an IPv6 address in brackets."""
+    """`host` as written in a URL: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -172,8 +172,8 @@ def _host_name(header: str) -> str:
 
 
 def _is_same_origin(request: Request) -> bool:
-    """Browsers name the page a request comes from; a program that sends neither header is no cross-site forgery. Another
-    site may link here."""
+    """Whether a request is no cross-site forgery. Browsers send the page a request comes from; a program that sends
+    neither header cannot forge one. Another site may link here."""
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
     if origin is not None and not hmac.compare_digest(
         urlsplit(origin).netloc.encode(), request.headers.get("host", "").encode()
@@ -188,7 +188,7 @@ def _listen(host: str, port: int) -> socket.socket:
     for candidate in range(port, min(port + 20, 65536)):
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
-            if os.name == "posix":  # a port of a server that has just ended is free
+            if os.name == "posix":  # allows the port of a server that has just ended
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, candidate))
             listener.listen(128)

@@ -1,4 +1,4 @@
-"""Chat: a page on this machine to talk with the models of a chain, one stage or another.
+"""Chat: a local web page for talking to the models of a chain.
 
 Launch: python recipes/chat.py --path outputs/quickstart [--port 7860]
         python recipes/chat.py --path outputs/quickstart --compare sft ppo
@@ -15,7 +15,7 @@ from llmrecipes.parsing import launch
 class ChatArguments:
     path: str = field(default="outputs/quickstart", metadata={"help": "Folder of a chain, or of one model."})
     compare: list[str] = field(
-        default_factory=list, metadata={"help": "Two models or more that answer side by side, blind, to be voted on."}
+        default_factory=list, metadata={"help": "Two or more models that answer blind, side by side, to be voted on."}
     )
     port: int = field(
         default=7860,
@@ -38,13 +38,13 @@ def main(chat):
     quiet_logs()
     models = find_models(chat.path)
     folder = list(models.values())[-1]
-    beside = Path(sys.executable).with_name("transformers")  # an environment that is not activated is not on the PATH
+    beside = Path(sys.executable).with_name("transformers")  # the environment may not be activated, and so not on the PATH
     command = beside if beside.exists() and shutil.which("transformers") != str(beside) else "transformers"
     print(terminal_lines(folder, command), flush=True)
     if chat.compare:
         unknown = [name for name in chat.compare if name not in models]
         if unknown or len(set(chat.compare)) < 2:
-            wrong = f"{unknown[0]} is none of" if unknown else "give two or more of"
+            wrong = f"{unknown[0]} is not one of" if unknown else "give two or more of"
             raise InputError(f"compare: {wrong} {', '.join(models)}")
         page = build_compare_page({name: models[name] for name in chat.compare}, Path(chat.path) / "votes.jsonl")
         print(f"Votes go to {chat.path}/votes.jsonl", flush=True)

@@ -1,7 +1,7 @@
 """Compare: finished runs of one stage side by side: keys that differ, measures with intervals and p-values, curves.
 
 Launch: python recipes/compare.py outputs/quickstart/ppo outputs/mine/ppo [--output_dir outputs/compare]
-Writes: with --output_dir, compare.html and compare.md there. Runs that differ in their seed alone are one column.
+Writes: with --output_dir, compare.html and compare.md there. Runs that differ only in their seed form one column.
 """
 
 import sys

@@ -34,7 +34,7 @@ def main(run, corpus):
     remote = [source.path for source in corpus.sources if not is_local(source.path)]
     state = check_run("corpus", run, corpus, (run, corpus), remote, resumes=True)
     for source in corpus.sources:
-        build_steps(corpus.steps_of(source), {})  # what they lack is told before anything is read
+        build_steps(corpus.steps_of(source), {})  # reports missing packages and files before anything is read
     root = state.output_dir / "work"
     found = load_work(root) if state.goes_on else None
     work = Work(root, corpus, found.parts if found else plan_parts(corpus))
@@ -43,7 +43,7 @@ def main(run, corpus):
     start_run(state)
     if sets:
         save_items(root, sets, corpus.contamination_ngram)
-    work.save()  # last: a build that has this is one to go on with
+    work.save()  # last: a build with this file can be continued
     if not build(work):
         return
     content = write_report(work, f"Corpus {state.output_dir}")

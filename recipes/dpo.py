@@ -1,4 +1,4 @@
-"""DPO: preference tuning on the pairs directly, without reward model or sampling.
+"""DPO: preference tuning directly on pairs, without a reward model or sampling.
 
 Paper: Rafailov et al. 2023 (arXiv 2305.18290).
 Launch: accelerate launch recipes/dpo.py --config configs/quickstart/dpo.yaml
@@ -35,7 +35,7 @@ def main(run, data, preview, training, model, watch):
     policy = load(model, tokenizer, training.trust_remote_code)
     precompute_in_one_process(training, preview.preview)
     peft_config = None if preview.preview else lora_config(model, policy)
-    # With LoRA the reference is the policy with its adapter switched off.
+    # With LoRA, the reference is the policy with its adapter disabled.
     reference = None if peft_config else load(model, tokenizer, training.trust_remote_code)
 
     trainer = use_readable_log(

@@ -3,7 +3,7 @@
 Papers: lm-eval (Gao et al. 2021), InstructGPT (arXiv 2203.02155) for win rates.
 Launch: python recipes/evaluate.py --config configs/quickstart/evaluate.yaml
 Writes: output_dir/metrics.json (`models`: value, low, high, n of each measure; `p_values`: each model against the baseline,
-McNemar's exact test), answers.jsonl (every answer, judged; not without questions), table.txt.
+McNemar's exact test), answers.jsonl (every answer with its judgement, if there are questions), table.txt.
 """
 
 from llmrecipes.config import DataArguments, ModelArguments, RunArguments
@@ -18,7 +18,7 @@ def main(run, data, evaluate, model):
     from llmrecipes.processes import processes
     from llmrecipes.run import check_run, finish_run, start_run
 
-    processes()  # those of a launch join before the first one writes
+    processes()  # joins the processes of a launch before the first one writes
     inputs = [*evaluate.models.values(), *(s.path for s in data.datasets + data.eval_datasets)]
     state = check_run("evaluate", run, evaluate, (run, data, evaluate, model), inputs, keep=(VERDICTS_FILE,))
 
@@ -28,11 +28,11 @@ def main(run, data, evaluate, model):
     flat = {}
     if state.is_main:
         flat = write_results(state.output_dir, scores, rows, answers, parts, evaluate.show_answers, evaluate.judge_price)
-        for name, folder in evaluate.models.items():  # each model's card tells how it did
+        for name, folder in evaluate.models.items():  # update each model's card
             write_model_card(folder, {m: e._asdict() for m, e in scores[name].items()}, state.output_dir)
         if rows:
             table = (state.output_dir / "table.txt").read_text(encoding="utf-8")
-            body = f"Held-out questions as each model answered them. `metrics.json` holds the figures.\n\n```\n{table}```"
+            body = f"Held-out questions and each model's answers. `metrics.json` holds the figures.\n\n```\n{table}```"
             write_card(state.output_dir, "Answers, judged", {"default": {"test": "answers.jsonl"}}, body, state)
 
     finish_run(state, flat, made=f"{len(scores)} models compared", shown=run.expected or ())

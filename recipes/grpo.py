@@ -1,4 +1,4 @@
-"""GRPO: several responses to each prompt, each rewarded against the others of its group; no value model.
+"""GRPO: several responses to each prompt, each with the group's mean reward as its baseline; no value model.
 
 Paper: DeepSeekMath (arXiv 2402.03300).
 Launch: accelerate launch recipes/grpo.py --config configs/quickstart/grpo.yaml
@@ -34,9 +34,9 @@ def main(run, data, preview, training, model, reward, watch):
     load = stand_in if preview.preview else load_policy
     policy = load(model, tokenizer, training.trust_remote_code)
     peft_config = None if preview.preview else lora_config(model, policy)
-    # With LoRA the reference is the policy with its adapter switched off.
+    # With LoRA, the reference is the policy with its adapter disabled.
     reference = load(model, tokenizer, training.trust_remote_code) if training.beta and not peft_config else None
-    reward_funcs, reward_tokenizers = [len], None  # for a preview, which rewards nothing
+    reward_funcs, reward_tokenizers = [len], None  # a preview computes no rewards
     if not preview.preview:
         reward_funcs, reward_tokenizers = load_rewards(reward, model, training.trust_remote_code)
 
@@ -68,7 +68,7 @@ def main(run, data, preview, training, model, reward, watch):
         state,
         metrics,
         made=f"policy trained on {training.num_generations} responses to each of {used:,} prompts at a time",
-        next_steps="recipes/evaluate.py measures it beside the models it came from",
+        next_steps="recipes/evaluate.py compares it with the models it came from",
     )
 
 

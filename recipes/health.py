@@ -15,8 +15,8 @@ from llmrecipes.parsing import launch
 
 @dataclass
 class CheckArguments:
-    output_dir: str | None = field(default=None, metadata={"help": "Default: the model's own folder."})
-    max_length: int | None = field(default=None, metadata={"help": "Longer pairs are left out, as in training."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for the result; default: the model's own."})
+    max_length: int | None = field(default=None, metadata={"help": "Longer pairs (tokens) are left out, as in training."})
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Responses a forward pass."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code from the model's repository."})
     seed: int = 42
@@ -35,9 +35,9 @@ def main(data, health, check, model):
     folder = Path(model.model_name_or_path)
     output_dir = Path(check.output_dir or folder)
     if not check.output_dir and not folder.is_dir():
-        raise InputError(f"`output_dir` is missing; {folder} is no folder to write health.json into")
+        raise InputError(f"`output_dir` is missing; {folder} is not a folder to write health.json into")
     trained = (read_manifest(folder) or {}).get("config", {})
-    if not data.eval_datasets:  # the pairs that its training held out
+    if not data.eval_datasets:  # use the pairs held out in its training
         data = DataArguments(*(trained.get(key) for key in ("datasets", "eval_datasets", "test_split_size")))
     if data.eval_datasets:
         sets = load_by_split(data.eval_datasets, check.seed, ("preference",))

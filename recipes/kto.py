@@ -1,4 +1,4 @@
-"""KTO: preference tuning on single answers that are labelled good or bad; pairs are taken as one of each.
+"""KTO: preference tuning on single answers labelled good or bad; a pair counts as one of each.
 
 Paper: Ethayarajh et al. 2024 (arXiv 2402.01306).
 Launch: accelerate launch recipes/kto.py --config configs/quickstart/kto.yaml
@@ -38,7 +38,7 @@ def main(run, data, preview, training, model, watch):
     policy = load(model, tokenizer, training.trust_remote_code)
     precompute_in_one_process(training, preview.preview)
     peft_config = None if preview.preview else lora_config(model, policy)
-    # With LoRA the reference is the policy with its adapter switched off.
+    # With LoRA, the reference is the policy with its adapter disabled.
     reference = None if peft_config else load(model, tokenizer, training.trust_remote_code)
 
     trainer = use_readable_log(

@@ -1,8 +1,8 @@
-"""Merge: an adapter and all it rests on become one whole model, which any library loads.
+"""Merge: an adapter and everything it is based on become one full model, which any library can load.
 
 Launch: python recipes/merge.py --model_name_or_path outputs/quickstart/sft --output_dir outputs/quickstart/sft-merged
-Writes: output_dir, a language model or reward model, as the adapter is one, with its tokenizer. With load_in_4bit: true the
-weights are those that QLoRA trained on, rounded to 4 bits and written in full precision.
+Writes: output_dir, a language model or reward model (whichever the adapter is), with its tokenizer. With load_in_4bit: true
+the base's weights are those that QLoRA trained on: rounded to 4 bits, but stored in full precision.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from llmrecipes.parsing import launch
 
 @dataclass
 class MergeArguments:
-    output_dir: str = field(default="", metadata={"help": "Where the whole model goes."})
+    output_dir: str = field(default="", metadata={"help": "Folder for the merged model."})
     seed: int = 42
 
 
@@ -31,8 +31,8 @@ def main(run, merge, model):
     finish_run(
         state,
         {"parameters": count_parameters(merged)},
-        made=f"whole model from {' and then '.join(sources)}",
-        next_steps="any stage, or any library, loads it as a model of its own",
+        made=f"full model from {' and then '.join(sources)}",
+        next_steps="any stage or library loads it like any other model",
     )
 
 

@@ -1,8 +1,8 @@
-"""Pipeline: runs a chain of stages from one YAML, skips what is unchanged, continues what was interrupted.
+"""Pipeline: runs a chain of stages from one YAML, skips unchanged ones, continues interrupted ones.
 
 Launch: python recipes/pipeline.py --config configs/quickstart/pipeline.yaml [--from sft] [--to reward] [--only ppo]
         [--force] [--dry_run] [--seed 43 --output_dir outputs/quickstart-43] [--sweep dpo.beta=0.1,0.5]
-Writes: output_dir/report.md and report.html (of a sweep compare-STAGE/); each stage writes its own folder below output_dir.
+Writes: output_dir/report.md and report.html (compare-STAGE/ for a sweep); each stage writes its own folder in output_dir.
 """
 
 import re

@@ -1,8 +1,8 @@
-"""Plan: what a YAML will need before a GPU is rented: memory by part, whether it fits, hours, price, disk; reads no weights.
+"""Plan: what a YAML will need, before renting a GPU: memory by part, whether it fits, hours, price, disk. Reads no weights.
 
 Launch: python recipes/plan.py --config configs/llama-3.1-8b/sft.yaml --gpu h100 [--num_gpus 8] [--price 2.5] [--exact]
-        [--accelerate_config configs/accelerate/fsdp2.yaml] [--json plan.json] [any key of the stage, as --max_length 1024]
-Writes: nothing, with --json that file.
+        [--accelerate_config configs/accelerate/fsdp2.yaml] [--json plan.json] [any key of the stage, such as --max_length
+        1024] Writes: nothing, or with --json that file.
 """
 
 import json
@@ -19,20 +19,20 @@ from llmrecipes.plan.reading import read_settings, split_argv
 class PlanArguments:
     gpu: str = field(default="h100", metadata={"help": "A name in llmrecipes/plan/gpus.yaml."})
     num_gpus: int | None = field(
-        default=None, metadata={"help": "GPUs of all machines; default: the run card's, else accelerate_config's."}
+        default=None, metadata={"help": "GPUs over all machines; default: the run card's, else accelerate_config's."}
     )
-    price: float | None = field(default=None, metadata={"help": "What a GPU costs in an hour."})
-    mfu: float = field(default=0.4, metadata={"help": "Share of the GPU's bf16 peak that the run is thought to reach."})
-    accelerate_config: str | None = field(default=None, metadata={"help": "Launch config; says what is sharded."})
-    train_rows: int | None = field(default=None, metadata={"help": "Training examples, where nobody has counted them."})
+    price: float | None = field(default=None, metadata={"help": "Price of one GPU per hour."})
+    mfu: float = field(default=0.4, metadata={"help": "Share of the GPU's bf16 peak that the run is assumed to reach."})
+    accelerate_config: str | None = field(default=None, metadata={"help": "Launch config, which says what is sharded."})
+    train_rows: int | None = field(default=None, metadata={"help": "Number of training examples, if it cannot be found."})
     prompt_tokens: int | None = field(
-        default=None, metadata={"help": "Tokens of the longest prompt, where no key of the stage bounds it (GRPO)."}
+        default=None, metadata={"help": "Tokens of the longest prompt, if no key of the stage limits it (GRPO)."}
     )
-    stage: str | None = field(default=None, metadata={"help": "Recipe of the YAML; default: its name up to a dash."})
+    stage: str | None = field(default=None, metadata={"help": "Recipe for the YAML; default: its file name up to a dash."})
     exact: bool = field(
         default=False, metadata={"help": "Also trace a step under torch's memory tracker (seconds to minutes)."}
     )
-    json: str | None = field(default=None, metadata={"help": "Write all figures there."})
+    json: str | None = field(default=None, metadata={"help": "File to write all figures to."})
 
 
 def main(plan, words):

@@ -1,4 +1,4 @@
-"""PPO: trains the chat model to please the reward model (or reward functions) while staying close to what it was.
+"""PPO: trains the chat model for a high reward (from a reward model or functions) while keeping it close to its start.
 
 Paper: InstructGPT (arXiv 2203.02155), step 3; PPO (arXiv 1707.06347); details after arXiv 2403.17031.
 Launch: accelerate launch recipes/ppo.py --config configs/quickstart/ppo.yaml
@@ -16,7 +16,7 @@ from llmrecipes.reward_models.arguments import RewardArguments, load_rewards
 @dataclass
 class ValueArguments:
     value_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Start of the value model; by default the reward model, else the policy."}
+        default=None, metadata={"help": "Initial value model; default: the reward model, else the policy."}
     )
 
 
@@ -24,13 +24,13 @@ def check_quantised(model, training):
     if not (model.load_in_4bit or model.load_in_8bit):
         return
     if not model.use_peft:
-        raise InputError("load_in_4bit, load_in_8bit: quantised weights are not trained; add use_peft: true (QLoRA)")
+        raise InputError("load_in_4bit, load_in_8bit: quantised weights cannot be trained; add use_peft: true (QLoRA)")
     if training.use_vllm:
         raise InputError("use_vllm: quantised weights cannot be handed to vLLM; drop load_in_4bit or load_in_8bit")
 
 
 def show_prompts(data, training, model, tokenizer, train, held_out, count):
-    """Print `count` prompts as the policy reads them, then end; no weights are loaded."""
+    """Prints `count` prompts as the policy reads them, then exits; loads no weights."""
     from llmrecipes.data import true_rows
     from llmrecipes.data.preview import count_prompts, report_rows
     from llmrecipes.models import stand_in
@@ -110,7 +110,7 @@ def main(run, data, preview, training, model, reward, value, watch):
         state,
         metrics,
         made=f"policy after {trainer.num_episodes:,} episodes on {used:,} prompts",
-        next_steps="recipes/evaluate.py measures it beside the models it came from",
+        next_steps="recipes/evaluate.py compares it with the models it came from",
     )
 
 

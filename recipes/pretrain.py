@@ -14,7 +14,7 @@ from llmrecipes.parsing import launch
 @dataclass
 class PretrainArguments:
     model_config: dict | None = field(
-        default=None, metadata={"help": "Fresh model: model_type and that config's keys. Else model_name_or_path."}
+        default=None, metadata={"help": "New model: model_type and keys of its config; or give model_name_or_path."}
     )
     max_length: int = field(default=1024, metadata={"help": "Tokens in a block."})
     optimizer: str = field(
@@ -25,7 +25,7 @@ class PretrainArguments:
 
 
 def load_or_build(model, pretrain, tokenizer, preview):
-    """The model to continue with, or a fresh one; for a preview without weights."""
+    """The model to continue training, or a new one; for a preview, without weights."""
     import torch
 
     from llmrecipes.config import InputError
@@ -37,7 +37,7 @@ def load_or_build(model, pretrain, tokenizer, preview):
         with torch.device("meta" if preview else "cpu"):
             policy = build_policy(pretrain.model_config, tokenizer, attn_implementation=model.attn_implementation)
     else:
-        raise InputError("give model_config for a fresh model, or model_name_or_path to continue pretraining one")
+        raise InputError("give model_config for a new model, or model_name_or_path to continue pretraining one")
     context = context_length(policy)
     if context and pretrain.max_length > context:
         raise InputError(f"max_length: {pretrain.max_length} is beyond the model's context of {context}")
@@ -59,7 +59,7 @@ def main(run, data, preview, training, model, pretrain, tokens, watch):
 
     if pretrain.optimizer == "muon" and training.deepspeed_plugin is not None:
         raise InputError(
-            "optimizer: muon needs whole matrices, which DeepSpeed cuts up; use `optimizer: adamw`, or FSDP2 "
+            "optimizer: muon needs full matrices, which DeepSpeed splits; use `optimizer: adamw`, or FSDP2 "
             "(configs/accelerate/fsdp2.yaml)"
         )
     watched = load_watch(watch)

@@ -1,8 +1,8 @@
 """Push: publishes a finished stage, or every stage of a chain, to a Hugging Face hub.
 
 Launch: python recipes/push.py --path outputs/quickstart/ppo --namespace NAME [--dry_run] [--private false]
-Writes: one repository a stage (models and data sets; private), tagged with the run's fingerprint; files that the run does
-not hold are deleted there. The token is read from HF_TOKEN or `hf auth login`, the hub's address from HF_ENDPOINT.
+Writes: one repository per stage (models and data sets; private), tagged with the run's fingerprint; files that are not part
+of the run are deleted there. The token is read from HF_TOKEN or `hf auth login`, the hub's address from HF_ENDPOINT.
 """
 
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ class PushArguments:
     namespace: str = field(default="", metadata={"help": "User or organisation on the hub."})
     private: bool = field(default=True, metadata={"help": "Only you can see the repositories."})
     not_secrets: list[str] = field(
-        default_factory=list, metadata={"help": "Files, or FILE:LINE, of what only looks like a secret."}
+        default_factory=list, metadata={"help": "Files, or FILE:LINE, that only look like secrets."}
     )
-    dry_run: bool = field(default=False, metadata={"help": "List files and sizes; ask and send nothing."})
+    dry_run: bool = field(default=False, metadata={"help": "List files and sizes; contact no server."})
 
 
 def main(push):

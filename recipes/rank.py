@@ -1,11 +1,11 @@
-"""Ranking: somebody orders the sampled responses from best to worst, and the orders become preference pairs.
+"""Ranking: annotators order the sampled responses from best to worst, and the rankings become preference pairs.
 
 Paper: InstructGPT (arXiv 2203.02155), sections 3.4 and 3.5.
 Launch: python recipes/rank.py --config configs/quickstart/rank.yaml
         python recipes/rank.py --config configs/quickstart/rank.yaml --annotator page --output_dir outputs/mine/rank
-Writes: output_dir/rankings.jsonl, and train.jsonl and test.jsonl of pairs (prompt, chosen, rejected, margin) that share
-no prompt; with a rule also test_gold.jsonl, the test prompts' pairs as the rule without noise orders them. With
-people also quality.json, quality.html and, beside output_dir, the database that holds every judgement.
+Writes: output_dir/rankings.jsonl, and train.jsonl and test.jsonl with pairs (prompt, chosen, rejected, margin) and no
+common prompt; with a rule also test_gold.jsonl, the test prompts' pairs as ordered by the rule without noise. With
+people also quality.json, quality.html and, next to output_dir, the database with every judgement.
 """
 
 from llmrecipes.config import DataArguments, RunArguments, load_function
@@ -25,7 +25,7 @@ def main(run, data, rank):
 
     check_settings(rank)
     if rank.annotator == "page" and run.expected:
-        print("rank: `expected` is not checked, those figures are of other annotators than people")
+        print("rank: `expected` is not checked, since these figures are for other annotators than people")
         run = replace(run, expected=None)
     inputs = [rank.rankings_file, *(s.path for s in data.datasets)]
     state = check_run("rank", run, rank, (run, data, rank), inputs, rebuilds=rank.annotator in KEPT)

@@ -1,4 +1,4 @@
-"""Reward model: learns from preference pairs to score prompt + answer.
+"""Reward model: trained on preference pairs to score prompt + answer.
 
 Paper: InstructGPT (arXiv 2203.02155), step 2; Bradley-Terry loss, -log sigmoid(r_chosen - r_rejected).
 Launch: accelerate launch recipes/reward.py --config configs/quickstart/reward.yaml
@@ -15,7 +15,7 @@ from llmrecipes.parsing import launch
 class RewardArguments:
     weight_pairs: bool | None = field(
         default=None,
-        metadata={"help": "Count each pair by its column `weight`: each prompt counts once. Default: if there is one."},
+        metadata={"help": "Weight pairs by their column `weight`: each prompt counts once. Default: if it exists."},
     )
 
 
@@ -68,7 +68,7 @@ def main(run, data, preview, reward, health, training, model):
     trainer.save_state()
 
     if held_out and health.health_check and state.is_main:
-        # What lies on disk is checked, by the way PPO will load it; the trained copy makes room.
+        # Checks the saved model, loaded as PPO will load it; the trained copy is freed.
         del trainer, reward_model
         sets = held_out if isinstance(held_out, dict) else {"held out": held_out}
         metrics |= summarize(check_saved_model(state.output_dir, sets, health, model, training, training.max_length))

@@ -2,7 +2,7 @@
 
 Paper: InstructGPT (arXiv 2203.02155), section 3.2.
 Launch: python recipes/sample.py --config configs/quickstart/sample.yaml
-Writes: output_dir/samples.jsonl (or .parquet), one row a prompt: prompt_id, prompt, responses, finish_reasons (stop or
+Writes: output_dir/samples.jsonl (or .parquet), one row per prompt: prompt_id, prompt, responses, finish_reasons (stop or
 length), num_tokens, model (fingerprint), sampling (settings) and the prompt's other columns. Interrupted work resumes.
 """
 
@@ -14,12 +14,12 @@ from llmrecipes.parsing import launch
 
 @dataclass
 class SampleArguments:
-    output_dir: str = field(default="", metadata={"help": "Where the samples go."})
+    output_dir: str = field(default="", metadata={"help": "Folder for the samples."})
     num_samples: int = field(default=4, metadata={"help": "Responses for each prompt."})
     max_new_tokens: int = field(default=256, metadata={"help": "Longest response in tokens."})
-    temperature: float = field(default=1.0, metadata={"help": "0 is greedy, which makes all responses equal."})
-    top_k: int = field(default=0, metadata={"help": "Sample among the k likeliest tokens; 0 for all."})
-    top_p: float = field(default=1.0, metadata={"help": "Sample among the likeliest tokens of this total probability."})
+    temperature: float = field(default=1.0, metadata={"help": "0 is greedy: all responses are equal."})
+    top_k: int = field(default=0, metadata={"help": "Sample from the k most likely tokens; 0: all."})
+    top_p: float = field(default=1.0, metadata={"help": "Sample from the most likely tokens of this total probability."})
     per_device_batch_size: int = field(default=64, metadata={"help": "Responses decoded at once."})
     output_format: str = field(default="jsonl", metadata={"help": "File format.", "choices": ["jsonl", "parquet"]})
     seed: int = 42

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the base model learns to answer, loss on the assistant's tokens only.
+"""Supervised fine-tuning: the base model learns to answer, with loss on the assistant's tokens only.
 
 Paper: InstructGPT (arXiv 2203.02155), step 1.
 Launch: accelerate launch recipes/sft.py --config configs/quickstart/sft.yaml

@@ -1,4 +1,4 @@
-"""Tokenizer: byte-level BPE learned on the corpus, with chat template and pad != eos.
+"""Tokenizer: byte-level BPE trained on the corpus, with a chat template and pad != eos.
 
 Paper: Sennrich et al. 2016 (arXiv 1508.07909); byte-level as in GPT-2.
 Launch: python recipes/tokenizer.py --config configs/quickstart/tokenizer.yaml
@@ -13,25 +13,25 @@ from llmrecipes.parsing import launch
 
 @dataclass
 class TokenizerArguments:
-    output_dir: str | None = field(default=None, metadata={"help": "Where the tokenizer goes."})
-    vocab_size: int = field(default=32_000, metadata={"help": "Entries, the 256 bytes and special tokens included."})
-    max_length: int = field(default=2048, metadata={"help": "Context that the tokenizer announces."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for the tokenizer."})
+    vocab_size: int = field(default=32_000, metadata={"help": "Tokens, including the 256 bytes and special tokens."})
+    max_length: int = field(default=2048, metadata={"help": "Context length stored in the tokenizer (model_max_length)."})
     sample_bytes: int | None = field(
-        default=None, metadata={"help": "Bytes of text to learn from, drawn by weight while it is read; default: all of it."}
+        default=None, metadata={"help": "Bytes of text to train on, sampled by weight while reading; default: all of it."}
     )
     digits: str = field(
         default="single",
         metadata={
-            "help": "Numbers digit by digit, up to three at once, or as they come.",
+            "help": "How numbers are split: digit by digit, up to three digits, or not at all.",
             "choices": ["single", "three", "none"],
         },
     )
     chat_template_path: str | None = field(
         default=None, metadata={"help": "Jinja file, tokenizer folder or Hub id; default: ChatML."}
     )
-    template_tokens: list[str] = field(default_factory=list, metadata={"help": "What a template of your own writes."})
+    template_tokens: list[str] = field(default_factory=list, metadata={"help": "Special tokens of your own template."})
     compare_tokenizers: list[str] = field(
-        default_factory=list, metadata={"help": "Folders or Hub ids of others, for the report."}
+        default_factory=list, metadata={"help": "Folders or Hub ids of other tokenizers, for comparison in the report."}
     )
     seed: int = field(default=42, metadata={"help": "Seed of the mixture."})
 

@@ -146,7 +146,7 @@ def test_what_follows_the_last_answer_and_empty_answers(tokenizer):
     (piece,) = pieces(tokenizer, TEMPLATES["chatml"], CHAT[:3])
     assert learned(tokenizer, piece) == ["The Rhine.<|im_end|>"]
     call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "f"}}]}
-    with pytest.raises(InputError, match="here, turn 2: nothing of the answer is left"):
+    with pytest.raises(InputError, match="here, turn 2: the chat template leaves nothing of the answer"):
         pieces(tokenizer, TEMPLATES["chatml"], [CHAT[0], call])
 
 
@@ -177,7 +177,7 @@ def test_the_trainer_says_what_the_template_made_of_the_rows(tokenizer, tmp_path
     made = trainer(tokenizer, TEMPLATES["no end"], tmp_path, rows)
     assert len(made.train_dataset) == 6
     said = capsys.readouterr().out
-    assert "6 of 6 rows hold one answer of a longer conversation" in said and "<|im_end|> was put there" in said
+    assert "6 of 6 rows hold one answer of a longer conversation" in said and "<|im_end|> was appended" in said
     with pytest.raises(InputError, match="train row 2, turn 1: the chat template refuses the conversation .*must alternate"):
         trainer(tokenizer, TEMPLATES["llama2"], tmp_path, [*rows[:1], {"messages": CHAT[1:]}])
 

@@ -67,7 +67,7 @@ def test_what_was_planned_stands_beside_what_was_taken(run):
     (run / "manifest.json").write_text(json.dumps(manifest))
     card = write_model_card(run).read_text()
     assert "| weights | 1.5 |\n| logits | 0.25 |\n| all | 1.75 |" in card
-    assert "moment of the update, at most 2.00e+15 FLOPs in all. Measured: 2.34 GiB (main memory, on CPUs)." in card
+    assert "peak of the update, at most 2.00e+15 FLOPs in all. Measured: 2.34 GiB (main memory, on CPUs)." in card
 
 
 def evaluation(tmp_path, name, **metrics):
@@ -99,7 +99,7 @@ def test_evaluations_stand_beside_each_other_and_one_made_again_replaces_its_own
     assert all(f"### {name}\n" in card.text for name in ("quickstart-evaluate", "quickstart-benchmarks"))
     found = {(r.dataset_config, r.dataset_name, r.metric_value) for r in card.data.eval_results}
     ours = "held-out questions and texts of this recipe"
-    assert found == {("quickstart-benchmarks", "blimp (task of lm-eval's form)", 0.555),
+    assert found == {("quickstart-benchmarks", "blimp (a task in lm-eval's format)", 0.555),
                      ("quickstart-benchmarks", ours, 0.444), ("quickstart-evaluate", ours, 0.666),
                      ("an earlier evaluation", ours, 0.778)}  # fmt: skip
 

@@ -226,7 +226,7 @@ def test_a_source_with_nothing_left_is_named(tmp_path):
         ({"sources": ["a/x"], "workers": 2}, "workers: needs `executor"),
         ({"sources": ["a/x"], "dry_run": True}, "dry_run: belongs to `executor: slurm`"),
         ({"sources": ["a/x"], "executor": "slurm", "slurm": {"partion": "x"}}, "`partion`, did you mean `partition`"),
-        ({"sources": ["a/x"], "plan": "much"}, "plan: 'much' is no size"),
+        ({"sources": ["a/x"], "plan": "much"}, "plan: 'much' is not a size"),
     ],
 )  # fmt: skip
 def test_a_wrong_key_is_one_line(keys, message):
@@ -290,7 +290,7 @@ def test_a_plan_says_what_a_size_takes_and_writes_nothing(tmp_path, capsys):
 
 @pytest.mark.parametrize("size", ["0", "1.2.3GB", "1e400", "15 parsecs"])
 def test_a_plan_for_no_size_is_one_line(size):
-    with pytest.raises(InputError, match="plan: .* is no size"):
+    with pytest.raises(InputError, match="plan: .* is not a size"):
         CorpusArguments(plan=size)
 
 
@@ -342,7 +342,7 @@ def test_an_evaluation_set_without_items_is_one_line(tmp_path):
     rows = write_lines(tmp_path / "a.jsonl", [{"title": "no question"}])
     for source, message in (
         (f"{{path: {rows}}}", "a.jsonl, row 1: columns are title"),
-        (f"{{path: {rows}, drop_bad_rows: true}}", "decontaminate: prompts: .*a.jsonl: no item with a text is there"),
+        (f"{{path: {rows}, drop_bad_rows: true}}", "decontaminate: prompts: .*a.jsonl: has no item with a text"),
     ):
         (tmp_path / "evaluate.yaml").write_text(f"datasets: [{source}]\n")
         with pytest.raises(InputError, match=message):

@@ -50,7 +50,7 @@ def test_zstandard_of_several_frames(tmp_path):
     whole = zstandard.compress(jsonl(TEXTS * 1000))
     for name, content in (("cut", whole[: len(whole) // 2]), ("flipped", whole[:-40] + bytes(40))):
         (tmp_path / f"{name}.jsonl.zst").write_bytes(content)
-        with pytest.raises(InputError, match=rf"{name}\.jsonl\.zst: is cut off or broken"):
+        with pytest.raises(InputError, match=rf"{name}\.jsonl\.zst: is truncated or damaged"):
             texts_of(tmp_path / f"{name}.jsonl.zst", drop_bad_rows=True)
 
 
@@ -144,7 +144,7 @@ def test_files_that_are_cut_off_are_named(tmp_path):
     with pytest.raises(InputError, match=r"d\.xls: unknown kind of file"):
         (tmp_path / "d.xls").write_text("x")
         texts_of(tmp_path / "d.xls")
-    with pytest.raises(InputError, match="no file is there"):
+    with pytest.raises(InputError, match="has no file that can be read"):
         texts_of(tmp_path / "none" / "*.jsonl")
     (tmp_path / "e.jsonl.bz2").write_bytes(jsonl())
     with pytest.raises(InputError, match=r"e\.jsonl\.bz2: cannot be read \(Invalid data stream\)"):
@@ -160,7 +160,7 @@ def test_a_page_of_a_web_archive_that_is_cut_off_is_no_document(tmp_path):
     (tmp_path / "a.warc").write_bytes(whole)
     assert len(texts_of(tmp_path / "a.warc")) == 1
     (tmp_path / "a.warc").write_bytes(whole[: -len(page) // 2])
-    with pytest.raises(InputError, match=r"a\.warc: is cut off or broken \(record 1, http://x.org/1, has no end\)"):
+    with pytest.raises(InputError, match=r"a\.warc: is truncated or damaged \(record 1, http://x.org/1, has no end\)"):
         texts_of(tmp_path / "a.warc")
     (tmp_path / "a.warc").write_bytes(b"something else")
     with pytest.raises(InputError, match=r"a\.warc: cannot be read \(Invalid WARC header\)"):

@@ -83,7 +83,7 @@ def test_damaged_rows_leave_the_file_with_a_line(tmp_path, capsys):
     file = tmp_path / "train.jsonl"
     file.write_bytes(b'{"step": 1}\n[]\n{"stdp": 2}\n{"step": 2, "text": "\xff"}\n{"step": 3}\n{"step')
     assert cut_back(file, 3) == [{"step": 1}, {"step": 3}]
-    assert f"{file}: 3 damaged rows are left out" in capsys.readouterr().out
+    assert f"{file}: removed 3 damaged rows" in capsys.readouterr().out
     cut_back(file, 3)
     assert not capsys.readouterr().out
 

@@ -510,8 +510,8 @@ def test_a_model_that_is_not_there_or_answers_nothing_is_one_line_before_any_is_
     reward = load_reward_model(ModelArguments(model_name_or_path=str(tmp_path / "a")), tokenizer)
     (tmp_path / "empty").mkdir()
     lora = get_peft_model(reward, LoraConfig(r=2, task_type="SEQ_CLS", target_modules=["q_proj"]))
-    wrong = {"gone": "does not exist", "empty": "cannot be read", "adapter": "scores answers and writes none",
-             "reward": "scores answers and writes none"}  # fmt: skip
+    wrong = {"gone": "does not exist", "empty": "cannot be read", "adapter": "scores answers but cannot write any",
+             "reward": "scores answers but cannot write any"}  # fmt: skip
     lora.save_pretrained(tmp_path / "adapter")
     lora.unload().save_pretrained(tmp_path / "reward")
     for name, line in wrong.items():

@@ -86,7 +86,7 @@ def test_rollout_cut_up_otherwise_is_refused(tmp_path, monkeypatch):
     with pytest.raises(Killed):
         train(tmp_path / "o", At("on_step_begin", 3, kill))
     monkeypatch.setattr("llmrecipes.resume._cut_up", lambda args: [2, 1, 2])
-    with pytest.raises(InputError, match="holds a rollout that is cut up into per_device_train_batch_size 4"):
+    with pytest.raises(InputError, match="holds a rollout that is split into per_device_train_batch_size 4"):
         train(tmp_path / "o")
 
 

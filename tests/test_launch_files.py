@@ -58,7 +58,7 @@ def test_scripts_are_bash(file):
 
 def test_a_launch_config_that_is_not_there_is_one_line_also_on_one_gpu(stand_ins):
     done = run(LAUNCH / "start.sh", *ASKED, env=stand_ins | {"LAUNCH_CONFIG": "fsdp", "NUM_GPUS": "1"})
-    assert done.returncode == 2 and done.stderr.startswith("error: LAUNCH_CONFIG=fsdp is none of: ")
+    assert done.returncode == 2 and done.stderr.startswith("error: LAUNCH_CONFIG=fsdp is not one of: ")
 
 
 def test_start_takes_all_gpus_of_a_machine(stand_ins):
@@ -72,7 +72,7 @@ def test_start_takes_all_gpus_of_a_machine(stand_ins):
 
 def test_start_refuses_what_is_no_recipe(stand_ins):
     done = run(LAUNCH / "start.sh", "sff", "configs/smoke/sft.yaml", env=stand_ins)
-    assert done.returncode == 2 and "sff is no recipe" in done.stderr
+    assert done.returncode == 2 and "sff is not a recipe" in done.stderr
     several = run(LAUNCH / "start.sh", *ASKED, env=stand_ins | {"NUM_MACHINES": "2"})
     assert several.returncode and "address of the first machine" in several.stderr
 

@@ -175,8 +175,12 @@ def test_missing_and_broken_models_are_input_errors(tokenizer, folder, tmp_path,
 
 def test_weights_that_are_in_no_file_or_of_another_size_are_one_line_and_no_random_numbers(tokenizer, folder, tmp_path):
     for name, change, part in (
-        ("lost", {}, "3 weights of its config.json are in no file of it, model.layers.0.mlp.down_proj.weight among them"),
-        ("wide", {"intermediate_size": 7}, "its weights have other sizes than its config.json says"),
+        (
+            "lost",
+            {},
+            "3 weights that its config.json implies are in none of its files, such as model.layers.0.mlp.down_proj.weight",
+        ),
+        ("wide", {"intermediate_size": 7}, "its weights have different sizes than its config.json says"),
         ("text", {"intermediate_size": "big"}, "cannot be loaded: .*intermediate_size"),
     ):
         copy = shutil.copytree(folder, tmp_path / name)
@@ -188,7 +192,7 @@ def test_weights_that_are_in_no_file_or_of_another_size_are_one_line_and_no_rand
         with pytest.raises(InputError, match=part):
             load_policy(ModelArguments(model_name_or_path=str(copy)), tokenizer)
         if not change:
-            with pytest.raises(InputError, match="weights of its config.json are in no file"):
+            with pytest.raises(InputError, match="weights that its config.json implies are in none of its files"):
                 load_reward_model(ModelArguments(model_name_or_path=str(copy)), tokenizer)
 
 

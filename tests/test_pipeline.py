@@ -49,7 +49,7 @@ def test_what_the_models_said_while_they_learned_is_kept(chain):
         assert rows and all(list(row["answers"]) == ["The cat"] for row in rows), stage
     for report in ("report.html", "report.md"):
         text = (chain[0] / report).read_text()
-        assert "tinytown_grammar" in text.split("while it trained")[-1].split("How each stage learned")[0], report
+        assert "tinytown_grammar" in text.split("during training")[-1].split("How each stage learned")[0], report
 
 
 def test_cards_of_all_stages_are_read_by_the_hubs_own_classes(chain):
@@ -143,7 +143,7 @@ def test_failing_stage_stops_the_chain_with_its_reason(tmp_path):
 
 def test_unknown_stage_is_one_line(tmp_path):
     result = pipeline(tmp_path / "smoke", "--only", "sfft")
-    assert result.returncode == 2 and re.fullmatch(r"error: command line: sfft is no stage .*\n", result.stderr)
+    assert result.returncode == 2 and re.fullmatch(r"error: command line: sfft is not a stage .*\n", result.stderr)
 
 
 @pytest.mark.slow
@@ -291,7 +291,7 @@ def test_sweep_makes_what_does_not_depend_on_the_key_once(tmp_path):
     [
         ("learning_rate=1e-4,3e-4", "say which, e.g. ppo.learning_rate="),
         ("dpo.betta=1,2", "has no key `betta`, did you mean `beta`"),
-        ("dop.beta=1,2", "dop is no stage of the chain"),
+        ("dop.beta=1,2", "dop is not a stage of the chain"),
         ("dpo.beta=1", "two values or more"),
         ("dpo.beta=0.1,high", "beta"),
         ("dpo.beta=0.1,,0.2", "two values or more"),

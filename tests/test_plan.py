@@ -272,10 +272,10 @@ def test_a_launch_of_other_processes_than_planned_is_named(sft):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"num_key_value_heads": "x"}, "num_key_value_heads: 'x' is no whole number"),
+        ({"num_key_value_heads": "x"}, "num_key_value_heads: 'x' is not a whole number"),
         ({"num_key_value_heads": 3}, "num_key_value_heads: 3 does not divide 8"),
         ({"num_attention_heads": 7, "num_key_value_heads": 7}, "num_attention_heads: 7 does not divide 512"),
-        ({"intermediate_size": -7}, "intermediate_size: -7 is no whole number"),
+        ({"intermediate_size": -7}, "intermediate_size: -7 is not a whole number"),
         ({"model_type": "qwen3_moe", "mlp_only_layers": [0]}, "layers with and without experts"),
     ],
 )
@@ -360,7 +360,7 @@ def test_command_prints_the_table_and_writes_json(tmp_path, sft, capfd):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--gpu", "h1000"], "gpu: h1000 is none of h100"),
+        (["--gpu", "h1000"], "gpu: h1000 is not one of h100"),
         (["--model_name_or_path", "no/such-model"], "no config of no/such-model is in reach"),
         (["--mfu", "40"], "`mfu` is 40; it must lie from above 0 to 1"),
         (["--price", "-1"], "`price` is -1"),
@@ -369,7 +369,7 @@ def test_command_prints_the_table_and_writes_json(tmp_path, sft, capfd):
         (["--model_name_or_path", "meta-llama/Llama-3.1-8b"], "did you mean `meta-llama/Llama-3.1-8B`"),
         (["--max_seq_length", "5"], "use `max_length`"),
         (["--stage", "tokenizer"], "unknown key"),
-        (["--stage", "nothing"], "nothing is no recipe"),
+        (["--stage", "nothing"], "nothing is not a recipe"),
     ],
 )
 def test_a_mistake_is_one_line(sft, words, says, capfd):

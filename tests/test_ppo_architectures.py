@@ -145,7 +145,7 @@ def check_values(value_model, batch: dict) -> None:
         (
             "rwkv",
             {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2},
-            "a RwkvForCausalLM keeps its state in no cache",
+            "a RwkvForCausalLM has no cache that transformers supports",
         ),
         (
             "recurrent_gemma",

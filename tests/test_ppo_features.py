@@ -60,7 +60,7 @@ def test_the_value_model_warms_up_alone(tmp_path):
     trainer = toys.trainer(tmp_path, value_warmup_rollouts=1, max_steps=3)
     trainer.train()
     assert moved(trainer, start)["policy"]
-    with pytest.raises(InputError, match="value_warmup_rollouts: a shared trunk would be moved"):
+    with pytest.raises(InputError, match="value_warmup_rollouts: it would move a shared trunk"):
         toys.trainer(tmp_path, value_warmup_rollouts=1, value_model="shared")
 
 
@@ -115,7 +115,7 @@ def test_a_policy_that_draws_numbers_in_training_is_one_line(tmp_path):
 
     policy = toys.policy()
     policy.model.layers[0].mlp = nn.Sequential(policy.model.layers[0].mlp, Noise())
-    with pytest.raises(InputError, match="PPO step 0: the policy's log-probabilities .*; something in it draws numbers"):
+    with pytest.raises(InputError, match="PPO step 0: the policy's log-probabilities .*; something in it is random"):
         toys.trainer(tmp_path, model=policy, value_model="shared", max_steps=1).train()
 
 
@@ -275,7 +275,7 @@ def test_sampler_and_tokenizer_have_defaults(tmp_path):
     args = PPOConfig(**settings)
     trainer = PPOTrainer(model=policy, args=args, train_dataset=toys.prompts(), reward_funcs=toys.even_share)
     assert trainer.sampler is sample_responses and trainer.processing_class.get_vocab() == toys.tokenizer().get_vocab()
-    with pytest.raises(InputError, match="processing_class: there is no tokenizer beside the policy"):
+    with pytest.raises(InputError, match="processing_class: there is no tokenizer next to the policy"):
         PPOTrainer(model=toys.policy(), args=args, train_dataset=toys.prompts(), reward_funcs=toys.even_share)
     with pytest.raises(InputError, match="reward_funcs: is missing"):
         PPOTrainer(model=policy, args=args, train_dataset=toys.prompts())
@@ -288,11 +288,11 @@ def test_sampler_and_tokenizer_have_defaults(tmp_path):
         ({"kl_coef": -0.1}, "kl_coef: -0.1 must not be below 0"),
         ({"vf_coef": -1.0}, "vf_coef: -1.0 must not be below 0"),
         ({"kl_target": 1.0, "kl_horizon": 1.5}, "kl_horizon: 1.5 is less than 0.2 x rollout_batch_size 8"),
-        ({"total_episodes": 16}, "total_episodes: and max_steps are both given"),
+        ({"total_episodes": 16}, "total_episodes: is given with max_steps"),
         ({"use_liger_kernel": True}, "use_liger_kernel: True is not for PPO"),
         ({"num_generations": 3}, "num_generations: 3 does not divide a rollout of 8 responses"),
         ({"early_stop_kl": 0.0}, "early_stop_kl: 0.0 must be greater than 0"),
-        ({"ref_model_dtype": "int8"}, "ref_model_dtype: 'int8' is none of float32, bfloat16, float16"),
+        ({"ref_model_dtype": "int8"}, "ref_model_dtype: 'int8' is not one of float32, bfloat16, float16"),
         ({"beta": 0.1}, "beta: is called kl_coef here"),
         ({"epsilon": 0.2}, "epsilon: is called cliprange here"),
         ({"num_iterations": 2}, "num_iterations: is called num_ppo_epochs here"),
@@ -323,7 +323,7 @@ def test_the_best_model_is_chosen_by_what_evaluations_measure(tmp_path, metric, 
     if message is None:
         toys.trainer(tmp_path, **arguments).train()
     else:
-        with pytest.raises(InputError, match=f"metric_for_best_model: evaluations of PPO {message}"):
+        with pytest.raises(InputError, match=f"metric_for_best_model: PPO's evaluations {message}"):
             toys.trainer(tmp_path, **arguments)
 
 
@@ -340,7 +340,10 @@ def test_a_value_model_that_knows_fewer_tokens_than_the_policy_writes_is_refused
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [(toys.policy, "is no reward model but LlamaForCausalLM"), (lambda: toys.reward_model(num_labels=2), "gives 2 labels")],
+    [
+        (toys.policy, "is not a reward model but LlamaForCausalLM"),
+        (lambda: toys.reward_model(num_labels=2), "gives 2 labels"),
+    ],
 )
 def test_the_recipe_refuses_what_is_no_reward_model_before_it_loads_anything(tmp_path, monkeypatch, model, message):
     model().save_pretrained(tmp_path / "model")

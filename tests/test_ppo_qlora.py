@@ -136,7 +136,7 @@ def test_the_recipe_takes_a_base_in_four_bits(base, tmp_path, monkeypatch):
 
 def test_what_cannot_work_is_one_line(base, tmp_path, monkeypatch):
     quantised = four_bit(base)
-    with pytest.raises(InputError, match="value_model: separate has nothing to start from, the policy is quantised"):
+    with pytest.raises(InputError, match="value_model: separate has nothing to start from, because the policy is quantised"):
         toys.trainer(tmp_path, model=quantised, value_model="separate", trainer_arguments={"peft_config": lora()})
     monkeypatch.setattr(quantizer_bnb_4bit, "is_bitsandbytes_available", lambda *_, **__: False)
     with pytest.raises(InputError, match="requires bitsandbytes: `pip install"):

@@ -262,5 +262,5 @@ def test_wrong_settings_are_refused():
     with pytest.raises(InputError, match="reward_funcs: 'me/reward' is neither a model nor a function; load it first"):
         Rewards("me/reward", None, toys.tokenizer(), None)
     wrapped = get_peft_model(toys.reward_model(), LoraConfig(target_modules="all-linear"))
-    with pytest.raises(InputError, match="wrapped by PEFT; give its merge_and_unload"):
+    with pytest.raises(InputError, match="wrapped by PEFT; pass its merge_and_unload"):
         Rewards(wrapped, None, toys.tokenizer(), None)

@@ -328,7 +328,7 @@ def test_a_stop_string_ends_the_response_and_spares_the_penalty(tmp_path):
     stopped = [text[-1:] in "aeiou" or text.endswith("st") for text in seen["texts"]]
     assert not any(vowel in text[:-1] for text in seen["texts"] for vowel in "aeiou") and sum(stopped) > 10
     assert logged(trainer, "eos_rate")[0] * 64 >= sum(stopped)
-    with pytest.raises(InputError, match="stop_strings: the tokenizer cannot spell"):
+    with pytest.raises(InputError, match="stop_strings: the tokenizer cannot encode"):
         toys.trainer(tmp_path, stop_strings=["w4"])
 
 
@@ -486,7 +486,10 @@ def test_long_prompts_are_an_error_or_dropped(tmp_path, caplog):
         ([{"prompt": "w1"}] * 7, "7 are fewer than one rollout of 8"),
         ([{"question": "w1"}] * 8, "has columns question; expected a column `prompt`"),
         *(
-            ([{"prompt": "w1", column: [1]}] * 8, f"the column `{column}` has the name of one that is made here; rename it")
+            (
+                [{"prompt": "w1", column: [1]}] * 8,
+                f"the column `{column}` has a name that PPO itself uses for reward functions; rename it",
+            )
             for column in ("prompts", "prompt_ids", "completions", "completion_ids")
         ),
         ([{"prompt": ""}] * 8, "row 1: the prompt is empty"),
@@ -511,7 +514,7 @@ def test_a_stream_of_prompts_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rollout_batch_size": 12}, "no multiple of 8 .*nearest: 8 or 16"),
+        ({"rollout_batch_size": 12}, "not a multiple of 8 .*nearest: 8 or 16"),
         ({"rollout_batch_size": 5}, "nearest: 8"),
         ({"rollout_batch_size": 16, "num_mini_batches": 1}, "is not num_mini_batches 1 x 8"),
         ({"max_completion_length": 0}, "max_completion_length: 0"),
@@ -528,8 +531,8 @@ def test_a_stream_of_prompts_is_refused(tmp_path):
         ({"bf16_full_eval": True}, "bf16_full_eval: True is not .*; set bf16"),
         ({"fp16_full_eval": True}, "fp16_full_eval: True is not .*; set fp16"),
         ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy: 'sequential' .*shuffle_dataset: false"),
-        ({"kl_in": "advantage"}, "kl_in: 'advantage' is none of reward, loss"),
-        ({"value_model": "none"}, "value_model: 'none' is none of separate, shared"),
+        ({"kl_in": "advantage"}, "kl_in: 'advantage' is not one of reward, loss"),
+        ({"value_model": "none"}, "value_model: 'none' is not one of separate, shared"),
         (
             {"value_model": "shared", "trainer_arguments": {"value_model": toys.reward_model()}},
             "value_model: shared has no model of its own",

@@ -347,7 +347,7 @@ def test_without_vllm_the_config_says_what_to_install(tmp_path, monkeypatch):
     [
         ({"vllm_server_base_url": "localhost:8000"}, "vllm_server_base_url: 'localhost:8000' must begin with http"),
         ({"old_logprobs": "sampler"}, "old_logprobs: sampler is for the built-in decode loop"),
-        ({"vllm_mode": "remote"}, "vllm_mode: 'remote' is none of colocate, server"),
+        ({"vllm_mode": "remote"}, "vllm_mode: 'remote' is not one of colocate, server"),
         ({"vllm_tensor_parallel_size": 2}, "vllm_tensor_parallel_size: 2 does not divide the 1 processes"),
         ({"vllm_importance_sampling_clip_min": 4.0}, "clip_min: 4.0 must be less than"),
         ({"vllm_importance_sampling_mode": "token_truncate", "vllm_importance_sampling_clip_max": None}, "clip_max: a"),

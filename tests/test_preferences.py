@@ -200,7 +200,7 @@ def test_columns_that_only_later_rows_have_are_kept_and_mixed_types_are_one_line
     rows = load_source(DataArguments(datasets=[str(path)]).datasets[0], 0)
     assert rows["kind"] == [None, "b"]
     path.write_text(json.dumps(HH) + "\n" + json.dumps(HH | {"chosen": [{"role": "user", "content": "x"}]}) + "\n")
-    with pytest.raises(InputError, match=r"x\.jsonl, row 2: chosen and rejected are one text and one list of messages"):
+    with pytest.raises(InputError, match=r"x\.jsonl, row 2: one of chosen and rejected is text, the other a list"):
         load_train_eval(DataArguments(datasets=[str(path)]), 0, ("preference",))
 
 

@@ -239,7 +239,7 @@ def test_a_repository_that_holds_something_else_is_left_alone(hub, run):
     del hub.repos["me/mine-sft"]["manifest.json"]
     hub.repos["me/mine-sft"]["thesis.pdf"] = hub.repos["me/mine-sft"]["config.json"]
     before = dict(hub.repos["me/mine-sft"])
-    with pytest.raises(InputError, match="holds thesis.pdf and is no run of ours"):
+    with pytest.raises(InputError, match="holds thesis.pdf and is not a run of ours"):
         push(run, hub)
     assert hub.repos["me/mine-sft"] == before
 
@@ -249,7 +249,7 @@ def test_what_should_be_gone_and_is_not_is_never_tagged(hub, run):
     first = dict(hub.tags)
     (run / "config.json").rename(run / "other.json")
     hub.faults.append(("POST", "/commit/", "keep"))
-    with pytest.raises(InputError, match="holds config.json, which is not of this run; nothing was tagged"):
+    with pytest.raises(InputError, match="holds config.json, which is not from this run; nothing was tagged"):
         push(run, hub)
     assert hub.tags == first, "the former push, whole"
 
@@ -399,7 +399,7 @@ def test_chain_whose_push_broke_is_continued_by_the_same_command(hub, run):
 @pytest.mark.parametrize("torn", [b"", b"[]", b'{"status": "\xff"}'])
 def test_broken_manifest_is_one_line(run, torn):
     (run / "manifest.json").write_bytes(torn)
-    with pytest.raises(InputError, match="manifest.json: is broken"):
+    with pytest.raises(InputError, match="manifest.json: is damaged"):
         plan_push(str(run), "me")
     with pytest.raises(InputError, match="holds no finished language model"):
         find_models(str(run))
@@ -442,9 +442,9 @@ def test_dry_run_lists_files_and_sizes_and_needs_no_hub(run):
 
 def test_a_namespace_that_cannot_be_and_an_excuse_for_no_file_are_one_line(run):
     for namespace in ("a b", "../a", "a/b", ""):
-        with pytest.raises(InputError, match="namespace: .* is no name"):
+        with pytest.raises(InputError, match="namespace: .* is not the name"):
             plan_push(str(run), namespace)
-    with pytest.raises(InputError, match="not_secrets: 'nix.json:3' is none of the files"):
+    with pytest.raises(InputError, match="not_secrets: 'nix.json:3' is not one of the files"):
         plan_push(str(run), "me", ["nix.json:3"])
 
 

@@ -173,7 +173,7 @@ def test_only_users_enter_and_each_sees_his_own_work(tmp_path, users):
 @pytest.mark.parametrize("path", ["judgement", "undo", "name"])
 def test_what_is_no_json_object_is_a_wrong_request(page, path, body):
     answer = page.post(f"/api/{path}", content=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code == 400 and "no JSON object" in answer.json()["error"]
+    assert answer.status_code == 400 and "not a JSON object" in answer.json()["error"]
 
 
 @pytest.mark.parametrize("position", [2**70, "a", "", -1, 0, "1.5", "\ud800".encode("utf-8", "surrogatepass"), "9" * 5000])

@@ -289,7 +289,7 @@ def test_rankings_are_read_from_jsonl_and_csv_alike(tmp_path):
         ({"prompt_id": "0" * 16, "ranking": "A>B"}, "row 2: there is no sample with prompt_id"),
         ({"ranking": "A>B"}, "row 2: columns are ranking; expected prompt_id, ranking"),
         ({"prompt_id": "ID", "ranking": "A>B"}, "row 2: unnamed ranked prompt .* already"),
-        ({"prompt_id": "ID", "ranking": "A>Z", "annotator": "ann"}, "row 2: ranking names a response that is not there"),
+        ({"prompt_id": "ID", "ranking": "A>Z", "annotator": "ann"}, "row 2: ranking names a response that does not exist"),
         ({"prompt_id": "ID", "ranking": "best", "annotator": "ann"}, "row 2: ranking 'best' is not like"),
     ],
 )

@@ -181,7 +181,7 @@ def test_another_micro_batch_at_the_same_rows_in_a_step_continues_up_to_rounding
 def test_rows_that_an_epoch_would_cut_up_otherwise_are_refused(tmp_path):
     with pytest.raises(Killed):
         train(tmp_path / "o", At("on_step_end", 3, kill), rows=22)
-    with pytest.raises(InputError, match="22 rows are no multiple of the 4 of a step"):
+    with pytest.raises(InputError, match="22 rows are not a multiple of the 4 of a step"):
         train(tmp_path / "o", rows=22, per_device_train_batch_size=4, gradient_accumulation_steps=1)
 
 

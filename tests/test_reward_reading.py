@@ -143,7 +143,7 @@ def test_what_is_no_reward_model_is_refused_before_it_is_loaded(tmp_path):
     for name, model in (("policy", toys.policy()), ("two", toys.reward_model(num_labels=2))):
         model.save_pretrained(tmp_path / name)
         own.save_pretrained(tmp_path / name)
-    for name, message in (("policy", "is no reward model but LlamaForCausalLM"), ("two", "gives 2 labels")):
+    for name, message in (("policy", "is not a reward model but LlamaForCausalLM"), ("two", "gives 2 labels")):
         source, path = ModelArguments(), str(tmp_path / name)
         sample = {"prompt": "w1", "responses": ["w2", "w3"]}
         for read in (

@@ -125,7 +125,10 @@ def test_answers_stay_beside_a_prompt_for_reward_functions():
         ({"messages": [turn("user", " "), REPLY]}, "turn 1: the user's content is empty"),
         ({"messages": [ASK, turn("assistant", " \n")]}, "turn 2: the assistant's answer is empty"),
         ({"messages": [ASK, turn("assistant", "", reasoning_content="Hm.")]}, "the assistant's answer is empty"),
-        ({"messages": [turn("user", [{"type": "image_url", "image_url": {}}]), REPLY]}, "turn 1: .* a part that is no text"),
+        (
+            {"messages": [turn("user", [{"type": "image_url", "image_url": {}}]), REPLY]},
+            "turn 1: .* a part that is not text",
+        ),
         ({"messages": [turn("martian", "Hi"), REPLY]}, "turn 1: the role 'martian' is not known"),
         ({"messages": [turn(None, "Hi"), REPLY]}, "turn 1: the role None is not known"),
         ({"messages": ["Hi", "Yes?"]}, "turn 1: expected a message"),
@@ -176,7 +179,10 @@ def test_unusable_demonstration_is_one_line(row, message):
     [
         ({"prompt": [ASK], "chosen": "Nine metres.", "rejected": "No."}, "prompt is messages, chosen is text"),
         ({"prompt": "Hi", "chosen": [REPLY], "rejected": [REPLY]}, "prompt is text, chosen is messages"),
-        ({"prompt": [ASK], "chosen": [REPLY], "rejected": "No."}, "one text and one list of messages"),
+        (
+            {"prompt": [ASK], "chosen": [REPLY], "rejected": "No."},
+            "one of chosen and rejected is text, the other a list of messages",
+        ),
         ({"prompt": [ASK], "chosen": [turn("assistant", "")], "rejected": [REPLY]}, "the assistant's answer is empty"),
         ({"prompt": "Hi", "chosen": " ", "rejected": "No."}, "chosen is empty"),
         ({"prompt": "Hi", "chosen": "Yes?", "rejected": None}, "column rejected: is null"),
@@ -199,7 +205,7 @@ def test_labels_may_be_0_and_1_and_nothing_else_than_true_or_false():
     with pytest.raises(InputError, match="x: label must be true or false, found 'good'"):
         to_standard(labelled("good"), "x", ("unpaired preference", "preference"))
     both = labelled(True) | {"chosen": "Yes.", "rejected": "No."}
-    with pytest.raises(InputError, match="x: has a label of one answer and chosen and rejected ones"):
+    with pytest.raises(InputError, match="x: has a label for one answer, and also chosen and rejected answers"):
         to_standard(both, "x", ("unpaired preference", "preference"))
 
 
@@ -210,7 +216,7 @@ def test_labels_may_be_0_and_1_and_nothing_else_than_true_or_false():
         ({"prompt": ""}, "prompt is empty"),
         ({"prompt": json.dumps([ASK])}, "prompt is the JSON text of a list"),
         ({"messages": [REPLY]}, "no question is left"),
-        ({"prompt": [ASK, REPLY]}, "the prompt ends with an answer of the assistant's"),
+        ({"prompt": [ASK, REPLY]}, "the prompt ends with an answer of the assistant"),
         ({"text": "Once."}, "columns are text; expected prompt"),
     ],
 )

@@ -156,7 +156,7 @@ def test_fsdp2_by_the_recipes_own_key_is_that_of_the_launch_config(launch):
 def test_muon_is_refused_under_zero(launch, topology):
     """The launched script asserts the exit code 2."""
     folder = launch(topology)
-    assert "error: optimizer: muon needs whole matrices" in (folder / "log.txt").read_text()
+    assert "error: optimizer: muon needs full matrices" in (folder / "log.txt").read_text()
     assert not (folder / "refused").exists()
 
 

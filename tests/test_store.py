@@ -85,7 +85,7 @@ def test_the_same_id_twice_is_one_judgement(tmp_path):
     numbers = {store.add_judgement("ann", 1, "same-id-1", "rank", ranking=[[0], [1], [2]]) for _ in range(3)}
     assert numbers == {1} and store.count() == 1
     store.current("bob")
-    with pytest.raises(InputError, match="used already"):
+    with pytest.raises(InputError, match="already used"):
         store.add_judgement("bob", 1, "same-id-1", "rank", ranking=[[0], [1], [2]])
 
 
@@ -163,7 +163,7 @@ def test_rounds_share_a_database_and_other_answers_do_not(tmp_path):
         ),
         ([{"prompt_id": "1", "prompt": "a", "responses": ["x", "y"]}] * 2, "row 2.*already in row 1"),
         ([{"prompt_id": "1", "prompt": "a", "responses": ["\n", "  "]}], "row 1: its responses are empty"),
-        ([{"prompt_id": "1", "prompt": "a", "responses": ["x", None]}], "row 1: its responses are empty or no texts"),
+        ([{"prompt_id": "1", "prompt": "a", "responses": ["x", None]}], "row 1: its responses are empty or not text"),
         ([{"prompt_id": "1", "prompt": "a", "responses": ["x", "x "]}], "all responses are the same"),
     ],
 )
@@ -191,7 +191,7 @@ def test_a_broken_ranking_is_refused_and_nothing_is_written(tmp_path, ranking):
 def test_other_files_and_versions_are_refused(tmp_path):
     path = tmp_path / "s.sqlite"
     path.write_text("this is no database at all, only text" * 50)
-    with pytest.raises(InputError, match="no database of judgements"):
+    with pytest.raises(InputError, match="not a database of judgements"):
         Store(path, samples())
     assert path.read_text().startswith("this is no database")
     with pytest.raises(InputError, match="does not exist; nobody"):

@@ -69,7 +69,7 @@ def refused(tokenizer, template, row, path=None, **changes):
         (
             R1,
             {"messages": [CHAT[0], {"role": "assistant", "content": "<think>Hm.</think>Po."}]},
-            "leaves out what stands",
+            "leaves out the text in",
         ),
         (WITH_TOOLS, {"messages": [CHAT[0], CALL], "tools": TOOLS}, None),
         (WITH_TOOLS, {"messages": [SYSTEM, CHAT[0], CALL, {"role": "tool", "content": "long"}, CHAT[1]]}, None),

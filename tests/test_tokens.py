@@ -245,7 +245,7 @@ def test_keys_without_effect_on_tokens_are_refused(tokenizer, tmp_path):
     folder = str(shards_of(jsonl(tmp_path / "a.jsonl", texts("Ann", 90)), tokenizer, tmp_path).folder)
     assert corpus_of(DataArguments(datasets=[{"path": folder, "name": "a", "weight": 1}]), tokenizer, tmp_path)
     for keys in ({"max_rows": 9}, {"split": "train[:10%]"}, {"columns": ["text"]}, {"drop_bad_rows": True}):
-        with pytest.raises(InputError, match=f"`{next(iter(keys))}` has no effect on what is tokens already"):
+        with pytest.raises(InputError, match=f"`{next(iter(keys))}` has no effect on text that is already tokenised"):
             corpus_of(DataArguments(datasets=[{"path": folder, **keys}]), tokenizer, tmp_path)
 
 
@@ -430,12 +430,12 @@ def test_a_config_that_asks_for_too_much_is_one_line(tokenizer, tmp_path):
             {"phases": [0.5, 0.5]},
             "all weights of a phase are 0",
         ),
-        ([a, str(tmp_path / "tiny.jsonl")], {}, "tiny.jsonl: 2 tokens fill no block of 16"),
+        ([a, str(tmp_path / "tiny.jsonl")], {}, "tiny.jsonl: 2 tokens do not fill a block of 16"),
         ([str(tmp_path / "tiny.jsonl")], {}, "0 blocks of 16 tokens are less than one batch of 2"),
     ):
         with pytest.raises(InputError, match=message):
             run(sources, **keys)
-    with pytest.raises(InputError, match="phases: .* are no parts of the steps"):
+    with pytest.raises(InputError, match="phases: .* are not parts of the steps"):
         TokenArguments(phases=[0.5, 0.6])
 
 
@@ -553,7 +553,7 @@ def test_the_trainer_resets_attention_in_training_and_evaluation(tokenizer, tmp_
 
 def test_a_model_without_borders_of_documents_refuses_reset_attention():
     model = AutoModelForCausalLM.from_config(MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=32, state_size=4))
-    with pytest.raises(InputError, match="reset_attention: mamba reads no borders"):
+    with pytest.raises(InputError, match="reset_attention: mamba does not recognise document boundaries"):
         collator_for(model, True)
 
 

@@ -193,7 +193,7 @@ def test_sharded_models_are_not_watched_and_it_says_so(kind, flag, capsys):
     trainer = SimpleNamespace(accelerator=SimpleNamespace(distributed_type=kind), is_fsdp_enabled=flag,
                               is_world_process_zero=lambda: True, add_callback=added.append)  # fmt: skip
     add_watch(trainer, load_watch(watching()), None)
-    assert not added and "watch: left out under" in capsys.readouterr().out
+    assert not added and "watch: turned off under" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

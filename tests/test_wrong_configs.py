@@ -59,7 +59,7 @@ def test_an_unknown_annotator_is_not_told_what_the_default_one_needs(paths, tmp_
 
 
 def test_null_on_the_command_line_is_no_data_set(tmp_path):
-    with pytest.raises(InputError, match="`datasets` is null, which is no list; name what it holds"):
+    with pytest.raises(InputError, match="`datasets` is null, which is not a list; name its entries"):
         parse(*recipe_types("tokenizer"), argv=["--datasets", "null", "--output_dir", str(tmp_path / "out")])
 
 

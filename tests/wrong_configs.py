@@ -41,12 +41,12 @@ num_train_epochs: -1 | must lie from above 0
 num_train_epochs: many | it must be float
 save_steps: 0 | must be above 0
 save_steps: -100 | must be above 0
-save_steps: 10.5 | no whole number of steps
+save_steps: 10.5 | not a whole number of steps
 save_strategy: sometimes | choose from
 save_strategy: best | best needs evaluations
 save_total_limit: 0 | must be at least 1
 logging_steps: 0 | must be above 0
-logging_steps: 1.5 | no whole number of steps
+logging_steps: 1.5 | not a whole number of steps
 logging_strategy: often | choose from
 eval_steps: 0 | must be above 0
 eval_strategy: steps | has nothing to evaluate on
@@ -58,7 +58,7 @@ do_predict: true | has no effect
 do_train: sometimes | it must be bool
 load_best_model_at_end: true | nothing to compare models on
 load_best_model_at_end: true; eval_strategy: epoch; test_split_size: 0.1 | must be the same models
-load_best_model_at_end: true; eval_strategy: steps; eval_steps: 30; save_steps: 100; test_split_size: 0.1 | is no multiple
+load_best_model_at_end: true; eval_strategy: steps; eval_steps: 30; save_steps: 100; test_split_size: 0.1 | is not a multiple
 metric_for_best_model: accuracy | decides nothing
 greater_is_better: maybe | it must be bool
 resume_from_checkpoint: outputs/other/checkpoint-5 | is not taken
@@ -128,12 +128,12 @@ expected: 3 | must be dict
 expected: {ppo/sampled_win_rate: [0.7, 0.1]} | use `ppo/sampled_rule_win_rate`
 expected: {ppo/polite: [0.7, 0.1]} | use `ppo/rude`
 license: [mit] | must be str
-output_dir: {file}/out | is a file, so that no folder can lie below it
+output_dir: {file}/out | is a file, so there can be no folder below it
 output_dir: {file} | is a file; name a folder
 output_dir: . | is no folder of a run's own
 output_dir: / | is no folder of a run's own
 output_dir: {policy} | would be overwritten
-output_dir: {policy}/out | name a folder beside it
+output_dir: {policy}/out | name a folder next to it
 output_dir: {tmp} | would be removed
 output_dir: /proc/out | nothing can be written below
 output_dir: 7 | put it in quotes
@@ -195,14 +195,14 @@ load_in_4bit: true; load_in_8bit: true; use_peft: true | are both on
 use_bnb_nested_quant: true | has no effect without `load_in_4bit: true`
 bnb_4bit_quant_type: nf5 | choose from fp4
 env: [A] | must be a mapping
-env: {A: [1]} | is no variable
+env: {A: [1]} | is not a variable
 "1": 2 | unknown key `1`
 1: 2 | key `1` is no text
 on: push | key `on` is no text
 true: 1 | key `true` is no text
 null: 1 | key `null` is no text
 2026-02-30: 1 | unknown key `2026-02-30`
-source: &a [*a] | stands within the value
+source: &a [*a] | is inside the value
 source: !!binary aGVsbG8= | have no place in a config
 source: !!set {a} | have no place in a config
 source: !!python/object/apply:os.system [ls] | have no place in a config
@@ -404,9 +404,9 @@ value_model: shared; value_model_name_or_path: {reward} | has no effect with `va
 """,
     "pretrain": """
 optimizer: muon; optim: sgd | has no effect without `optimizer: adamw`
-model_config: {model_type: llama, hidden_size: 33, num_attention_heads: 2}; ~model_name_or_path | no multiple of
+model_config: {model_type: llama, hidden_size: 33, num_attention_heads: 2}; ~model_name_or_path | not a multiple of
 model_config: {model_type: llama, hidden_size: 32, num_attention_heads: 0}; ~model_name_or_path | must be at least 1
-model_config: {model_type: llama, num_attention_heads: 4, num_key_value_heads: 3}; ~model_name_or_path | no mult
+model_config: {model_type: llama, num_attention_heads: 4, num_key_value_heads: 3}; ~model_name_or_path | not a mult
 model_config: {model_type: llama, num_hidden_layers: -1}; ~model_name_or_path | must be at least 1
 model_config: llama; ~model_name_or_path | must be dict
 model_config: {model_type: llama} | give one of the two
@@ -419,7 +419,7 @@ max_length: 0 | must be at least 1
 train_sampling_strategy: group_by_length | has no effect
 ignore_data_skip: true | would read rows again
 max_epochs: 0 | must be above 0
-phases: [0.5, 0.6] | no parts of the steps
+phases: [0.5, 0.6] | not parts of the steps
 datasets: [{path: tinytown, weight: [1, -1]}] | must be at least 0
 """,
     "sample": """
@@ -493,7 +493,7 @@ models: [a] | must be dict
 models: {} | models: is missing
 ~datasets | nothing to measure them on
 ~models | models: is missing
-baseline: base | is none of models
+baseline: base | is not one of models
 task_limit: 0 | must be at least 1
 kl_prompts: -1 | must be at least 0
 models: {a: {rows}} | is a file
@@ -515,7 +515,7 @@ datasets: tinytown | tinytown: `name` is missing; choose one of
 datasets: [{path: tinytown, name: c4, split: dev}] | tinytown: c4 has no split 'dev'; choose one of train, test
 datasets: tinytwon | 'tinytwon' is no world, did you mean `tinytown`?
 datasets: {file} | unknown kind of file; give .jsonl
-datasets: null | `datasets` is null, which is no list
+datasets: null | `datasets` is null, which is not a list
 output_dir: {foreign} | holds files that are no run of ours; choose another output_dir or --force
 output_dir: {another} | holds another run (`seed` was 1, is not given); --force overwrites it
 vocab_size: many | it must be int

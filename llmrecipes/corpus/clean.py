@@ -1,4 +1,4 @@
-"""First phase, a part at a time: rows to cleaned documents, with what is needed to compare them with all others."""
+"""First phase, one part at a time: rows to cleaned documents, with the sketches needed to compare them with all others."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -18,12 +18,12 @@ from llmrecipes.corpus.work import EVALUATION, Work, whole_folder
 from llmrecipes.durable import write_json
 
 SCHEMA = pyarrow.schema([("text", pyarrow.large_string()), ("source", pyarrow.string()), ("id", pyarrow.string())])
-BATCH, BATCH_BYTES = 512, 8 << 20  # documents, or bytes of them, that are in memory at once
+BATCH, BATCH_BYTES = 512, 8 << 20  # most documents, and bytes of them, in memory at once
 
 
 class Sketches:
-    """Documents of a part as they are compared: `digests` (16 bytes each), `minhash` [n, 128], `shingles` (uint32, sorted
-    within a document) with their `ends`, `words` (how many), `hits` (pairs of document and n-gram of an evaluation set)."""
+    """What a part's documents are compared by: `digests` (16 bytes each), `minhash` [n, 128], `shingles` (uint32, sorted
+    within a document) with their `ends`, `words` (counts), `hits` (pairs of document and n-gram of an evaluation set)."""
 
     def __init__(self, folder: Path, near: bool, items: Items | None):
         self.folder, self.near, self.items = folder, near, items
@@ -31,7 +31,7 @@ class Sketches:
         self.file = (folder / "shingles.u32").open("wb")
 
     def add(self, text: str, words: list[str] | None = None) -> None:
-        """words: of the text in small letters, where they are known."""
+        """words: the words of the lower-cased text, if already known."""
         words = word_hashes(text) if words is None else hashes_of(words)
         if self.items is not None:
             self.hits += [(len(self.words), number) for number in self.items.hits(words).tolist()]
@@ -45,7 +45,7 @@ class Sketches:
         if self.near:
             self.minhashes.append(minhash(self.sets))
         for own in self.sets:
-            small = (own >> numpy.uint64(32)).astype(numpy.uint32)  # still in order
+            small = (own >> numpy.uint64(32)).astype(numpy.uint32)  # still sorted
             small = small[numpy.r_[True, small[1:] != small[:-1]]] if len(small) else small
             self.sizes.append(len(small))
             self.file.write(small.tobytes())
@@ -64,7 +64,7 @@ class Sketches:
 
 
 def clean_part(work: Work, number: int) -> None:
-    """Does a part, unless it is done."""
+    """Processes a part, unless that is done."""
     folder = work.cleaned(number)
     if folder.exists():
         return

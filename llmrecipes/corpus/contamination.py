@@ -1,8 +1,8 @@
-"""Evaluation sets against the corpus: which documents hold an item, or are nearly one.
+"""Decontamination: which documents of the corpus hold an item of an evaluation set, or nearly equal one.
 
-An item is what a model is shown with the right answer. Of an item of `contamination_ngram` words or more, each run of so
-many words in a document is a hit (Brown et al. 2020, arXiv 2005.14165, appendix C); of a shorter one, down to 8 words, the
-whole; shorter ones are too common to be told from chance and only found where they are a document by themselves.
+An item is the text shown to the model together with the right answer. Any n-gram of `contamination_ngram` words shared with
+an item is a hit (Brown et al. 2020, arXiv 2005.14165, appendix C); a shorter item, down to 8 words, must occur in full.
+Items below 8 words would match by chance and are found only if they are a document by themselves.
 """
 
 from collections.abc import Iterator
@@ -20,14 +20,15 @@ SHORTEST = 8  # words (Brown et al.)
 
 @dataclass
 class Items:
-    """n-grams of all evaluation items. tables: n -> sorted uint64; owners: n -> index into `items` of one that holds it."""
+    """n-grams of all evaluation items. tables: n -> sorted uint64 hashes; owners: n -> index in `items` of an item with
+    it."""
 
     tables: dict[int, numpy.ndarray]
     owners: dict[int, numpy.ndarray]
-    first: dict[int, int]  # n -> number of its first n-gram, among all
+    first: dict[int, int]  # n -> number of the first n-gram of that length, among all n-grams
 
     def hits(self, words: numpy.ndarray) -> numpy.ndarray:
-        """Numbers of the n-grams that stand in a document of these `word_hashes`, each once."""
+        """Numbers of the n-grams found in a document with these `word_hashes`, each once."""
         found = []
         for n, table in self.tables.items():
             grams = ngrams(words, n)
@@ -37,13 +38,13 @@ class Items:
         return numpy.concatenate(found) if found else numpy.zeros(0, numpy.int64)
 
     def owner(self, number: int) -> int:
-        """The item that holds n-gram `number`."""
+        """An item that contains n-gram `number`."""
         n = max(self.first, key=lambda n: (self.first[n] <= number, self.first[n]))
         return int(self.owners[n][number - self.first[n]])
 
 
 def build_items(texts: list[str], ngram: int) -> tuple[Items, int]:
-    """(n-grams of `texts`, how many of them are too short to have any)."""
+    """(n-grams of `texts`, number of texts too short to have any)."""
     grams: dict[int, list] = {}
     short = 0
     for index, text in enumerate(texts):
@@ -64,7 +65,7 @@ def build_items(texts: list[str], ngram: int) -> tuple[Items, int]:
 
 
 def save_items(folder: Path, sets: dict[str, list[str]], ngram: int) -> None:
-    """Items of the evaluation sets into `folder`, for all tasks."""
+    """Writes the items of the evaluation sets into `folder`, for all tasks."""
     names = [name for name, texts in sets.items() for _ in texts]
     texts = [text for own in sets.values() for text in own]
     items, short = build_items(texts, ngram)
@@ -86,12 +87,14 @@ def load_items(folder: Path) -> Items:
 
 
 def load_about(folder: Path) -> dict:
-    """{"sets": name -> items, "short": how many, "names": of each item, "texts": of each}; empty without evaluation sets."""
+    """{"sets": name -> number of items, "short": number of short items, "names": set of each item, "texts": text of each};
+    empty without evaluation sets."""
     return read_json(folder / "items.json")
 
 
 def named_sets(files: list[str]) -> list[dict]:
-    """What evaluate.yaml files say of their sets: with these a build is another one, not with the models they compare."""
+    """The evaluation sets in evaluate.yaml files: these are part of a build's identity, the models compared there are
+    not."""
     from llmrecipes.keys.strict_yaml import load_yaml
 
     keys = ("datasets", "eval_datasets", "tasks", "tasks_path", "hub_tasks", "blimp_path")
@@ -102,7 +105,7 @@ def evaluation_texts(files: list[str]) -> dict[str, list[str]]:
     """Items of each set that the evaluate.yaml files name: prompts, held-out texts, tasks, BLiMP.
 
     Raises:
-        InputError: a file is none, or a set is out of reach.
+        InputError: a file is not an evaluate.yaml, or a set cannot be reached.
     """
     from llmrecipes.keys.strict_yaml import load_yaml
 
@@ -122,7 +125,7 @@ def evaluation_texts(files: list[str]) -> dict[str, list[str]]:
             raise InputError(f"decontaminate: {file} names no evaluation set (datasets, eval_datasets, tasks)")
     found = {name: list(dict.fromkeys(text for text in texts if text.strip())) for name, texts in found.items()}
     if empty := [name for name, texts in found.items() if not texts]:
-        raise InputError(f"decontaminate: {empty[0]}: no item with a text is there, so that nothing would be looked for")
+        raise InputError(f"decontaminate: {empty[0]}: has no item with a text, so nothing would be searched for")
     return found
 
 
@@ -131,7 +134,7 @@ def _listed(value) -> list:
 
 
 def _source_texts(source: DatasetSource, is_prompt: bool) -> Iterator[str]:
-    """Its items, read as recipes/evaluate.py reads them."""
+    """The items of a set, read as recipes/evaluate.py reads them."""
     from llmrecipes.data.sources import read_source
     from llmrecipes.data.tables import load_table
 
@@ -148,13 +151,13 @@ def _source_texts(source: DatasetSource, is_prompt: bool) -> Iterator[str]:
 
 
 def _asked_and_answered(row: dict, place: str) -> str:
-    """What a row of any shape asks and, where it holds one, the answer."""
+    """The question of a row of any shape, with its answer if it has one."""
     from llmrecipes.rows import to_standard
 
     asked = to_standard(row, place, ("prompt",))["prompt"]
     try:
         whole = to_standard(row, place, ("messages", "prompt-completion", "preference"))
-    except InputError:  # it holds no answer
+    except InputError:  # no answer
         whole = {}
     parts = [whole["messages"]] if "messages" in whole else [asked, whole.get("completion"), whole.get("chosen")]
     turns = [[{"content": part}] if isinstance(part, str) else part for part in parts if part]
@@ -175,7 +178,7 @@ def _item_text(task, item: dict) -> str:
     context, target = task.doc_to_text(item), task.doc_to_target(item)
     if task.OUTPUT_TYPE == "multiple_choice":
         choices = task.doc_to_choice(item)
-        if isinstance(context, int):  # the choice stands in the middle
+        if isinstance(context, int):  # the choice is in the middle of the text
             context = choices[context]
         elif isinstance(target, int):
             target = choices[target]

@@ -1,4 +1,4 @@
-"""Counts of documents and words by step and reason, with samples; parts add up to the same in any order."""
+"""Counts of documents and words by step and reason, with samples; adding up parts gives the same in any order."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,9 +10,8 @@ EXCERPT = 400  # characters of a sample
 
 @dataclass
 class Counts:
-    """read, kept: [documents, words, bytes]. dropped: step -> reason -> [documents, words]. changed: what -> how often.
-    samples: step -> reason -> [[number that orders them, id, excerpt]]. lengths: words (upper bound, a power of 2) ->
-    documents that are kept."""
+    """read, kept: [documents, words, bytes]. dropped: step -> reason -> [documents, words]. changed: kind -> count.
+    samples: step -> reason -> [[sort key, id, excerpt]]. lengths: words (upper bound, a power of 2) -> documents kept."""
 
     most: int = 3
     read: list[int] = field(default_factory=lambda: [0, 0, 0])
@@ -36,14 +35,14 @@ class Counts:
         self.lengths[bound] = self.lengths.get(bound, 0) + 1
 
     def show(self, step: str, reason: str, name: str, text: str) -> None:
-        """Keep `text` among the samples if its number is among the smallest, so that they are drawn evenly."""
+        """Keeps `text` as a sample if its (pseudo-random) number is among the smallest: a uniform draw in any order."""
         samples = self.samples.setdefault(step, {}).setdefault(reason, [])
         samples.append([xxhash.xxh3_64_intdigest(name.encode()) >> 11, name[-200:], text[:EXCERPT]])
         samples.sort()
         del samples[self.most :]
 
     def add(self, other: dict) -> None:
-        """Another part's counts, as `asdict` gives them."""
+        """Adds another part's counts, given as by `asdict`."""
         for i in range(3):
             self.read[i] += other["read"][i]
             self.kept[i] += other["kept"][i]

@@ -1,4 +1,4 @@
-"""Rows to documents: the text column, an id, and what is wrong with a row, by source and number."""
+"""Rows to documents: the text column, an id, and what is wrong with a row, named by source and number."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ class Document:
 
 
 def read_documents(source: CorpusSource, part: Part, limit: int) -> Iterator[Document]:
-    """Documents of a part, in order; rows that cannot be used have a `problem` where the source drops them.
+    """Documents of a part, in order; with `drop_bad_rows`, unusable rows come with a `problem`.
 
-    limit: bytes of the longest document.
+    limit: most bytes in a document.
 
     Raises:
-        InputError: naming file and row, for the first row that cannot be used, unless `drop_bad_rows`.
+        InputError: a row is unusable, without `drop_bad_rows`; the message names file and row.
     """
     for where, number, row in _rows(source, part, limit):
         found = _to_document(source, where, number, row, limit)
         if found.problem and not source.drop_bad_rows:
-            raise InputError(f"{where}, row {number}: {found.problem}; mend it, or leave such rows out and count them with "
+            raise InputError(f"{where}, row {number}: {found.problem}; fix it, or leave such rows out and count them with "
                              "`drop_bad_rows: true` beside the source's path")  # fmt: skip
         yield found
 
@@ -49,7 +49,7 @@ def _rows(source: CorpusSource, part: Part, limit: int) -> Iterator[tuple[str, i
 
 
 def _through_reader(source: CorpusSource, rows: Iterator[tuple]) -> Iterator[tuple]:
-    """What `reader` makes of the rows, numbered anew; bad ones do not reach it."""
+    """The rows returned by `reader`, renumbered; bad rows are not passed to it."""
     if not source.reader:
         yield from rows
         return

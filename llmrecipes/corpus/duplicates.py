@@ -1,8 +1,10 @@
 """Second phase: which documents are dropped because of others.
 
-Near-duplicates (Broder 1997; Lee et al. 2022, arXiv 2107.06499): MinHash of 128 permutations in 32 bands of 4 finds
-candidates; the exact Jaccard similarity of their shingles decides. A document goes if an earlier one that is kept is similar
-enough. "Earlier" is the order of sources, files and rows, whoever runs the tasks, so that all keep the same documents.
+Near-duplicates (Broder 1997; Lee et al. 2022, arXiv 2107.06499): locality-sensitive hashing of MinHash sketches finds
+candidates, the exact Jaccard similarity J of their shingles decides. Entry i of two sketches is equal with probability J, so
+two documents share all 4 values of at least one of the 32 bands with probability 1 - (1 - J⁴)³²: 99.98 % at J = 0.7,
+87 % at 0.5, 23 % at 0.3. A document is dropped if an earlier one that is kept is similar enough. "Earlier" is the order of
+sources, files and rows, whoever runs the tasks, so that every run keeps the same documents.
 """
 
 from pathlib import Path
@@ -14,16 +16,16 @@ from llmrecipes.corpus.hashing import BANDS, PERMUTATIONS
 from llmrecipes.corpus.work import EVALUATION, Work, whole_file, whole_folder
 
 ROWS = PERMUTATIONS // BANDS
-WINDOW = 64  # of documents that share a band, each is compared with the first and with so many before it
+WINDOW = 64  # among documents that share a band, each is compared with the first and with the 64 before it
 CHUNK = 1 << 16  # pairs at a time
-MARGIN = (
-    0.2  # five standard deviations of MinHash's estimate at 0.7: below the threshold by that, the exact one is not taken
-)
+# About five standard errors of MinHash's estimate, sqrt(0.7 * 0.3 / 128) = 0.04: where the estimate is further below the
+# threshold, the exact similarity is not computed.
+MARGIN = 0.2
 KEPT, EXACT, NEAR, CONTAMINATED_NEAR, CONTAMINATED = range(5)
 
 
 def index_parts(work: Work) -> None:
-    """Sketches of all parts one after the other, and which documents repeat an earlier one exactly. In one task."""
+    """Joins the sketches of all parts, and finds documents that repeat an earlier one exactly. A single task."""
     folder = work.root / "index"
     if folder.exists():
         return
@@ -42,7 +44,7 @@ def index_parts(work: Work) -> None:
 
 
 def _num_items(work: Work, starts: numpy.ndarray) -> int:
-    """Documents at the beginning that are evaluation items."""
+    """Number of documents at the beginning that are evaluation items."""
     return int(starts[1]) if EVALUATION in work.numbers else 0
 
 
@@ -69,7 +71,7 @@ def _join(work: Work, folder: Path, count: int) -> None:
 
 
 def find_pairs(work: Work, band: int) -> None:
-    """Pairs (later, earlier) that meet in `band` and in none before it and are similar enough. One task a band."""
+    """Finds pairs (later, earlier) that are similar enough and share `band` but no band before it. One task per band."""
     file = work.pairs(band)
     if file.exists():
         return
@@ -86,7 +88,7 @@ def find_pairs(work: Work, band: int) -> None:
 
 
 def _candidates(matrix: numpy.ndarray, alive: numpy.ndarray, band: int):
-    """Chunks of pairs [k, 2] (later, earlier) of `alive` documents with an equal band."""
+    """Chunks [k, 2] of pairs (later, earlier) of `alive` documents that agree in the band."""
     keys = numpy.ascontiguousarray(matrix[:, band * ROWS : (band + 1) * ROWS])[alive].astype(numpy.uint64)
     mixed = keys[:, 0]
     for column in range(1, ROWS):
@@ -95,7 +97,7 @@ def _candidates(matrix: numpy.ndarray, alive: numpy.ndarray, band: int):
     values = mixed[order]
     begins = numpy.flatnonzero(numpy.r_[True, values[1:] != values[:-1]])
     sizes = numpy.diff(numpy.r_[begins, len(values)])
-    place = numpy.arange(len(values)) - numpy.repeat(begins, sizes)  # within its run, in the order of documents
+    place = numpy.arange(len(values)) - numpy.repeat(begins, sizes)  # position within its bucket, in document order
     for back in range(1, min(WINDOW, int(sizes.max(initial=1)) - 1) + 1):
         later = numpy.flatnonzero(place >= back)
         for first in range(0, len(later), CHUNK):
@@ -108,7 +110,7 @@ def _candidates(matrix: numpy.ndarray, alive: numpy.ndarray, band: int):
 
 
 class _Similarity:
-    """Exact Jaccard similarity of the shingles of two documents."""
+    """Exact Jaccard similarity |A ∩ B| / |A ∪ B| of the shingle sets of two documents."""
 
     def __init__(self, folder: Path, threshold: float):
         self.threshold, self.ends = threshold, numpy.load(folder / "ends.npy")
@@ -116,7 +118,8 @@ class _Similarity:
         self.shingles = numpy.memmap(folder / "shingles.u32", numpy.uint32, "r") if size else numpy.zeros(0, numpy.uint32)
 
     def pairs(self, matrix: numpy.ndarray, candidates: numpy.ndarray, band: int) -> numpy.ndarray:
-        """Those of `candidates` [k, 2] that are at least as similar as the threshold and met in no earlier band."""
+        """Those of `candidates` [k, 2] whose similarity reaches the threshold and that share no earlier band. First discards
+        pairs by size, since J <= min / max of their sizes, and by the sketch's estimate."""
         sizes = numpy.diff(self.ends)
         small, large = numpy.sort(sizes[candidates], axis=1).T
         candidates = candidates[small >= self.threshold * large]
@@ -136,7 +139,7 @@ class _Similarity:
 
 
 def select(work: Work) -> None:
-    """Why each document goes, `codes`, and because of which one, `because`. In one task."""
+    """Decides why each document is dropped, `codes`, and because of which other one, `because`. A single task."""
     folder = work.root / "selected"
     if folder.exists():
         return
@@ -158,7 +161,7 @@ def select(work: Work) -> None:
 
 
 def _find_contaminated(work: Work, starts, codes: numpy.ndarray, because: numpy.ndarray) -> list[int]:
-    """Marks documents with an n-gram of an evaluation set; returns the n-grams that are common phrases instead."""
+    """Marks documents that contain an n-gram of an evaluation set; returns the n-grams ignored as common phrases."""
     hits = [_load(work, number, "hits") + [[start, 0]] for number, start in zip(work.numbers, starts, strict=False)]
     hits = numpy.concatenate([numpy.zeros((0, 2), numpy.int64), *hits])
     hits = hits[codes[hits[:, 0]] == KEPT]
@@ -174,7 +177,7 @@ def _find_contaminated(work: Work, starts, codes: numpy.ndarray, because: numpy.
 
 
 def reason_of(work: Work, code: int, because: int, about: dict) -> tuple[str, str]:
-    """(step, reason) of a document that another one drops."""
+    """(step, reason) for a document dropped because of another one."""
     if code == EXACT:
         return "exact_duplicates", "equal to an earlier document"
     if code == NEAR:

@@ -8,10 +8,10 @@ from llmrecipes.corpus.work import Work
 
 
 def build(work: Work) -> bool:
-    """Runs all phases; False where they were only handed to a cluster, or written down for one.
+    """Runs all phases; False if they were only submitted to a cluster, or written down for one.
 
     Raises:
-        InputError: a source cannot be read, a task was killed again and again, a package is missing.
+        InputError: a source cannot be read, a task was killed repeatedly, a package is missing.
     """
     if work.args.executor is None:
         for phase in PHASES:
@@ -31,7 +31,7 @@ def _run_here(work: Work, phase: str) -> None:
 
 
 def require_documents(content: dict) -> None:
-    """InputError where a source has nothing left."""
+    """InputError if nothing is left of a source."""
     for label, about in content["sources"].items():
         if not about["kept"][0]:
             reasons = {f"{step}: {reason}": n[0] for step, own in about["dropped"].items() for reason, n in own.items()}
@@ -40,8 +40,8 @@ def require_documents(content: dict) -> None:
 
 
 def tidy(work: Work) -> None:
-    """Removes what only the build itself needs."""
-    (work.root / "job.json").unlink(missing_ok=True)  # first: killed here, the next start does not go on with half of it
-    for torn in work.root.parent.glob("data/*/*.tmp"):  # shards that a task was killed at
+    """Removes files that only the build itself needs."""
+    (work.root / "job.json").unlink(missing_ok=True)  # first: if killed here, the next start begins anew
+    for torn in work.root.parent.glob("data/*/*.tmp"):  # left by tasks killed while writing a shard
         torn.unlink()
     shutil.rmtree(work.root)

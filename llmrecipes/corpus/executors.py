@@ -1,8 +1,8 @@
 """datatrove's executors (Penedo et al., github.com/huggingface/datatrove) run the tasks of a build: local, Ray, Slurm.
 
-`local` and `ray` run in a child process that is watched here: when one of its workers is killed (by the kernel, for its
-memory), datatrove's pool waits for it for ever. Each task notes its process while it runs; a note whose process is gone is
-a task that was killed, and the child is started anew, up to `retries` times. What is finished is not done again.
+`local` and `ray` run in a child process that is watched here: if one of its workers is killed (by the kernel, for its
+memory), datatrove's pool waits for it forever. Each task leaves a note of its process while it runs; a note whose process
+is gone means a killed task, and the child is restarted, up to `retries` times. Finished work is not repeated.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ from llmrecipes.durable import read_json, write_json
 from llmrecipes.manifest import ROOT
 from llmrecipes.signals import die_with_parent
 
-SILENT_S = 120  # a task of another machine that has not been heard of for so long is taken for killed
-PATIENCE_S = 10  # for a child that is asked to end
-QUIET_S = 3  # without any task that is alive, after one was killed
+SILENT_S = 120  # a task on another machine without a sign of life for this long counts as killed
+PATIENCE_S = 10  # for a child to end when asked
+QUIET_S = 3  # without any live task, after one was killed
 
 
 def run_with(work: Work) -> bool:
-    """Whether the build is finished; False where it was handed to Slurm, or written down for it.
+    """Runs the build; False if it was only submitted to Slurm, or written down for it.
 
     Raises:
-        InputError: a source cannot be read, a task was killed again and again, a package is missing.
+        InputError: a source cannot be read, a task was killed repeatedly, a package is missing.
     """
     need("datatrove.executor", f"executor: {work.args.executor}")
     if work.args.executor == "ray":
@@ -52,7 +52,7 @@ def run_with(work: Work) -> bool:
             return True
         what = f"task {lost} was killed" if lost else "the executor ended before its tasks"
         if attempt < work.args.retries:
-            print(f"{what}; try {attempt + 2} of {work.args.retries + 1} goes on with what is missing", flush=True)
+            print(f"{what}; attempt {attempt + 2} of {work.args.retries + 1} continues with the rest", flush=True)
     raise InputError(
         f"{what} in each of {work.args.retries + 1} tries, most likely out of memory; fewer `workers` or smaller "
         f"`shard_bytes` need less. Finished shards are kept; {work.root / 'executor.log'} has datatrove's own words"
@@ -60,7 +60,7 @@ def run_with(work: Work) -> bool:
 
 
 def _watch(work: Work) -> str:
-    """Runs the child to its end; the name of a task that was killed, if one was."""
+    """Runs the child to its end; returns the name of a task that was killed, if any."""
     command = [sys.executable, "-m", "llmrecipes.corpus.executors", str(work.root)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with (work.root / "executor.log").open("ab") as log:
@@ -73,7 +73,7 @@ def _watch(work: Work) -> str:
                 lost, living = _tasks(work.root)
                 if living or not lost:
                     heard = time.monotonic()
-                elif time.monotonic() - heard > QUIET_S:  # the other tasks, which the pool still runs, have ended
+                elif time.monotonic() - heard > QUIET_S:  # the remaining tasks, which the pool still runs, have ended
                     return lost
                 time.sleep(0.2)
             return _tasks(work.root)[0]
@@ -82,11 +82,11 @@ def _watch(work: Work) -> str:
 
 
 def _tasks(root: Path) -> tuple[str, int]:
-    """(a task whose note is there and whose process is not, or nothing; how many tasks are alive)."""
+    """(a task with a note but without its process, or nothing; number of live tasks)."""
     lost, living = "", 0
     for file in (root / "running").glob("*.json"):
         note = read_json(file)
-        if not note:  # it has ended in between
+        if not note:  # it has just ended
             continue
         if note["host"] == os.uname().nodename:
             is_gone = not _is_alive(note["pid"])
@@ -100,7 +100,7 @@ def _tasks(root: Path) -> tuple[str, int]:
 
 
 def _is_alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):  # what has ended but was not asked for by its parent is dead too
+    with contextlib.suppress(OSError):  # a zombie counts as dead too
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     try:
         os.kill(pid, 0)
@@ -110,7 +110,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _end(child: subprocess.Popen) -> None:
-    """The child and all processes that it has started."""
+    """The child and all processes started by it."""
     for signum, patience in ((signal.SIGTERM, PATIENCE_S), (signal.SIGKILL, None)):
         try:
             os.killpg(child.pid, signum)
@@ -122,7 +122,7 @@ def _end(child: subprocess.Popen) -> None:
 
 
 def _logs(work: Work, phase: str) -> str:
-    """datatrove's folder of a phase, with its own marks of completion: they hold for one number of tasks."""
+    """datatrove's folder of a phase, with its completion marks, which are valid only for one number of tasks."""
     return str(work.root / "datatrove" / f"{phase}-{num_tasks(work, phase)}")
 
 
@@ -131,7 +131,7 @@ def _pipeline(work: Work, phase: str) -> list:
 
 
 def run_child(root: str) -> None:
-    """What the child does: all phases, one after the other."""
+    """The child's work: all phases, one after the other."""
     die_with_parent(os.getppid())
     work = load_work(Path(root))
     if work.args.executor == "ray":
@@ -144,13 +144,13 @@ def run_child(root: str) -> None:
     else:
         from datatrove.executor import LocalPipelineExecutor
 
-        # This process runs no thread and holds little, so that its workers need not import all of it again.
+        # This process has no threads and little memory, so workers can be forked and need not import everything again.
         make = partial(LocalPipelineExecutor, start_method="fork" if sys.platform == "linux" else "spawn")
     for phase in PHASES:
         tasks = num_tasks(work, phase)
         if is_done(work, phase):
             continue
-        if tasks == 1:  # for which no worker has to start
+        if tasks == 1:  # needs no worker process
             datatrove_task(root, phase, None)
             continue
         make(
@@ -159,7 +159,7 @@ def run_child(root: str) -> None:
 
 
 def _submit(work: Work) -> bool:
-    """Hands all phases to Slurm, each to wait for the one before it; with `dry_run` writes down what it would."""
+    """Submits all phases to Slurm, each waiting for the one before it; with `dry_run` only writes the scripts."""
     from datatrove.executor import slurm
 
     options = dict(work.args.slurm or {})
@@ -194,7 +194,7 @@ def _submit(work: Work) -> bool:
 
 
 def _launch(work: Work, launched: list[str], real, script: str, retriever, *args) -> str:
-    """In place of datatrove's own, which has no dry run: writes the script, or submits it, and returns the job's id."""
+    """Replaces datatrove's own, which has no dry run: writes the script, or submits it, and returns the job's id."""
     if not work.args.dry_run:
         launched.append(str(real(script, retriever, *args)))
         return launched[-1]

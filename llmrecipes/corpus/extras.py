@@ -1,4 +1,4 @@
-"""Packages of the extras: imported when a key asks for them, named in one line where they are missing."""
+"""Optional packages: imported when a key needs them, with a one-line error if they are missing."""
 
 import importlib
 
@@ -6,7 +6,7 @@ from llmrecipes.config import InputError
 
 
 def need(module: str, what: str, extra: str = "data"):
-    """`module`, imported; InputError with the extra that brings it and `what` asked for it."""
+    """`module`, imported; if missing, InputError with the extra that installs it and `what` needs it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

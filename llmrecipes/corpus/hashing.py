@@ -1,11 +1,15 @@
-"""What two documents can share, as numbers: words, n-grams, shingles, MinHash."""
+"""What two documents can share, as hashes: words, n-grams, shingles, MinHash sketches.
+
+A shingle is a run of 5 words; MinHash (Broder 1997) keeps, for each of 128 random permutations of all hashes, the smallest
+hash of a document's shingle set. Two sets share that minimum with probability equal to their Jaccard similarity.
+"""
 
 import re
 
 import numpy
 import xxhash
 
-# Words; TOKEN: also each other sign. Each character of scripts that write no blanks between words is a word.
+# WORD: words; TOKEN: also every other symbol. In scripts without spaces between words, each character is a word.
 ALONE = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\u0e00-\u0eff"
 WORD = re.compile(rf"[^\W{ALONE}]+|[{ALONE}]")
 TOKEN = re.compile(rf"[^\W{ALONE}]+|[{ALONE}]|[^\w\s]")
@@ -14,7 +18,7 @@ PRIME = numpy.uint64(0x9E3779B97F4A7C15)
 
 
 class _Words(dict):
-    """Word -> 64 bits (XXH3), each computed once; emptied where it would grow without end."""
+    """Word -> 64-bit hash (XXH3), cached; emptied at 2M words so that it cannot grow without bound."""
 
     def __missing__(self, word: str) -> int:
         if len(self) > 2_000_000:
@@ -27,17 +31,17 @@ HASHES = _Words()
 
 
 def word_hashes(text: str) -> numpy.ndarray:
-    """uint64 of each word in small letters: marks, blanks and case make no difference."""
+    """uint64 hash of each lower-cased word: punctuation, whitespace and case make no difference."""
     return hashes_of(WORD.findall(text.lower()))
 
 
 def hashes_of(words: list[str]) -> numpy.ndarray:
-    """uint64 of each of `words`."""
+    """uint64 hash of each of `words`."""
     return numpy.fromiter(map(HASHES.__getitem__, words), numpy.uint64, len(words))
 
 
 def ngrams(words: numpy.ndarray, n: int) -> numpy.ndarray:
-    """uint64 of each `n` words in a row; empty where there are fewer."""
+    """uint64 hash of each run of `n` word hashes; empty if there are fewer than `n`."""
     count = len(words) - n + 1
     if count < 1:
         return words[:0]
@@ -48,7 +52,7 @@ def ngrams(words: numpy.ndarray, n: int) -> numpy.ndarray:
 
 
 def longer(grams: numpy.ndarray, words: numpy.ndarray, n: int) -> numpy.ndarray:
-    """n-grams from those of one word less."""
+    """Hashes of n-grams from those of (n - 1)-grams: multiply, mix, add the next word's hash."""
     found = grams[: max(0, len(words) - n + 1)] * PRIME
     found ^= found >> numpy.uint64(29)
     found += words[n - 1 :]
@@ -56,14 +60,14 @@ def longer(grams: numpy.ndarray, words: numpy.ndarray, n: int) -> numpy.ndarray:
 
 
 def shingles(words: numpy.ndarray, text: str) -> numpy.ndarray:
-    """uint64, sorted, each once: of 5 words; a shorter text is one shingle."""
+    """Hashes (uint64, sorted, unique) of the runs of 5 words; a shorter text is one shingle."""
     if len(words) >= SHINGLE:
         return numpy.unique(ngrams(words, SHINGLE))
     return ngrams(words, len(words)) if len(words) else numpy.array([xxhash.xxh3_64_intdigest(text.encode())], numpy.uint64)
 
 
 def minhash(sets: list[numpy.ndarray]) -> numpy.ndarray:
-    """uint32 [sets, 128] (rensa's R-MinHash)."""
+    """MinHash sketches, uint32 [sets, 128] (rensa's R-MinHash, fixed seed), of sets of shingle hashes."""
     import rensa
 
     if not sets:
@@ -75,5 +79,5 @@ def minhash(sets: list[numpy.ndarray]) -> numpy.ndarray:
 
 
 def text_digest(text: str) -> bytes:
-    """16 bytes that equal texts share; blanks at the ends make no difference."""
+    """16-byte digest (XXH3) of a text; whitespace at its ends makes no difference."""
     return xxhash.xxh3_128_digest(text.strip().encode())

@@ -1,4 +1,4 @@
-"""Sources on the Hub, as a copy or streamed."""
+"""Sources on the Hub, downloaded or streamed."""
 
 from collections.abc import Iterator
 
@@ -10,14 +10,15 @@ from llmrecipes.corpus.arguments import CorpusSource
 
 
 def commit_of(source: CorpusSource) -> str | None:
-    """The commit that `revision` (or the main branch) is now; a full commit, or any name offline, stays as it is."""
+    """The commit that `revision` (or the main branch) points to now; a full commit hash, or any name offline, is
+    unchanged."""
     if source.revision and len(source.revision) == 40 or huggingface_hub.constants.HF_HUB_OFFLINE:
         return source.revision
     return huggingface_hub.HfApi().dataset_info(source.path, revision=source.revision).sha
 
 
 def open_hub(source: CorpusSource, revision: str | None):
-    """The data set: a Dataset, or an IterableDataset where it is streamed."""
+    """The data set: a Dataset, or an IterableDataset if it is streamed."""
     options = {"data_files": source.data_files, "split": source.split, "revision": revision, "streaming": source.streaming}
     try:
         return datasets.load_dataset(source.path, source.name, **options)

@@ -1,5 +1,5 @@
-"""Parts: what is read in one go and becomes one shard. They depend on the sources and `shard_bytes` alone, so that any
-number of tasks keeps the same documents in the same order."""
+"""Parts: units of input that become one shard each. They depend only on the sources and `shard_bytes`, so that any number of
+tasks keeps the same documents in the same order."""
 
 import errno
 import glob
@@ -15,14 +15,15 @@ from llmrecipes.corpus.arguments import CorpusArguments, CorpusSource, is_local
 PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
 LINES, TEXT, PAGES = (".jsonl", ".ndjson", ".json"), (".txt", ".md"), (".html", ".htm")
 KINDS = (*LINES, *TEXT, *PAGES, ".parquet", ".arrow", ".warc")
-NETWORK = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "aiohttp", "http", "ssl"}  # not OSErrors all
+NETWORK = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "aiohttp", "http", "ssl"}  # not all OSErrors
 NOT_DATA = {"dataset_info.json", "dataset_dict.json", "state.json", "manifest.json", "statistics.json", "report.json"}
 
 
 @dataclass(frozen=True)
 class Part:
-    """number: of all parts, which orders the documents. source: index of its source. files: local ones, in order. first,
-    last: rows of a Hub data set. shard, num_shards: of a streamed one. revision: the commit that was found."""
+    """number: position among all parts, which orders the documents. source: index of its source. files: local ones, in
+    order.
+    first, last: rows of a Hub data set. shard, num_shards: of a streamed one. revision: the resolved commit."""
 
     number: int
     source: int
@@ -38,7 +39,7 @@ def plan_parts(args: CorpusArguments) -> list[Part]:
     """Parts of all sources.
 
     Raises:
-        InputError: a source holds no file that can be read, or is out of reach.
+        InputError: a source has no readable file, or cannot be reached.
     """
     parts = []
     for index, source in enumerate(args.sources):
@@ -53,7 +54,7 @@ def plan_parts(args: CorpusArguments) -> list[Part]:
 
 
 def kind_of(file: str) -> str:
-    """Ending that says what a file holds, without that of its compression."""
+    """The suffix that tells the kind of file, without that of its compression."""
     path = Path(file.lower())
     return path.with_suffix("").suffix if path.suffix in PACKED else path.suffix
 
@@ -72,7 +73,7 @@ def list_files(source: CorpusSource) -> list[Path]:
         found = [path] if path.is_file() else [Path(name) for name in glob.glob(str(path), recursive=True)]
         found = [file for file in found if file.is_file()]
     if not found:
-        raise InputError(f"{source.path}: no file is there that can be read; it may be any of {', '.join(KINDS)}, "
+        raise InputError(f"{source.path}: has no file that can be read; it may be any of {', '.join(KINDS)}, "
                          f"also packed ({', '.join(PACKED)})")  # fmt: skip
     for file in found:
         if kind_of(file.name) not in KINDS:
@@ -84,19 +85,19 @@ def list_files(source: CorpusSource) -> list[Path]:
 
 
 def _of_known_kinds(folder: Path, files: list[Path]) -> list[Path]:
-    """Those of `files` that can be read, but for what stands beside data and is none (NOT_DATA, and README.md, their card).
-    A line names the others."""
+    """The readable ones of `files`, except those that accompany data (NOT_DATA, and README.md, the card). Prints the names
+    of the others."""
     found = [file for file in files if kind_of(file.name) in KINDS and file.name not in NOT_DATA]
     if any(kind_of(file.name) not in (*TEXT, *PAGES) for file in found):
         found = [file for file in found if file.name != "README.md"]
     if left := sorted(set(files) - set(found)):
         names = ", ".join(str(file.relative_to(folder)) for file in left[:3]) + (", ..." if len(left) > 3 else "")
-        print(f"{folder}: {len(left)} of {len(files)} files are not read ({names}); name what is to be read by `data_files`")
+        print(f"{folder}: {len(left)} of {len(files)} files are not read ({names}); choose files with `data_files`")
     return found
 
 
 def _group(files: list[Path], shard_bytes: int) -> Iterator[tuple[str, ...]]:
-    """Neighbours together up to `shard_bytes`; a packed file counts four times."""
+    """Groups neighbouring files up to `shard_bytes`; a compressed file counts four times its size."""
     group, size = [], 0
     for file in files:
         own = file.stat().st_size * (4 if file.suffix in (*PACKED, ".parquet") else 1)
@@ -109,7 +110,8 @@ def _group(files: list[Path], shard_bytes: int) -> Iterator[tuple[str, ...]]:
 
 
 def _hub_parts(source: CorpusSource, args: CorpusArguments) -> list[dict]:
-    """Rows of a copy, or the shards of a stream; the revision becomes a commit, so that all tasks read the same."""
+    """Row ranges of a downloaded set, or shards of a stream; the revision is resolved to a commit, so that all tasks read
+    the same data."""
     from llmrecipes.corpus.hub import commit_of, open_hub
 
     revision = within_reach(source.path, args.retries, lambda: commit_of(source))
@@ -123,15 +125,15 @@ def _hub_parts(source: CorpusSource, args: CorpusArguments) -> list[dict]:
 
 
 def within_reach(path: str, retries: int, read: Callable):
-    """What `read` gives, tried `retries` times more with longer and longer waits.
+    """The result of `read()`, retried up to `retries` times with growing waits.
 
     Raises:
-        InputError: naming the source, where the network or a disk is still out of reach.
+        InputError: the network or a disk is still out of reach; the message names the source.
     """
     for attempt in range(retries + 1):
         try:
             return read()
-        except FileNotFoundError as error:  # also of `datasets`: there is no such data set
+        except FileNotFoundError as error:  # `datasets` raises it too if there is no such data set
             raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
         except Exception as error:
             if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in NETWORK:
@@ -142,4 +144,4 @@ def within_reach(path: str, retries: int, read: Callable):
         if attempt < retries:
             time.sleep(min(60, 2**attempt))
     raise InputError(f"{path}: out of reach after {retries + 1} tries ({' '.join(str(last).split())[:200]}); shards that "
-                     "are finished are kept, the same command goes on with the rest")  # fmt: skip
+                     "are finished are kept, the same command continues with the rest")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The phases of a build, each a list of tasks that can run in any order, anywhere the folder is in reach, and again."""
+"""The phases of a build, each a list of tasks that can run in any order, on any machine with the folder, and repeatedly."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ PHASES = ("clean", "index", "pairs", "select", "write")
 
 
 def jobs_of(work: Work, phase: str) -> list[Callable[[], None]]:
-    """What a phase has to do; each does nothing where it is done."""
+    """The jobs of a phase; each does nothing if it is already done."""
     if phase == "clean":
         return [partial(clean_part, work, number) for number in work.numbers]
     if phase == "index":
@@ -32,7 +32,7 @@ def jobs_of(work: Work, phase: str) -> list[Callable[[], None]]:
 
 
 def is_done(work: Work, phase: str) -> bool:
-    """Whether all that a phase makes is there."""
+    """Whether all results of a phase exist."""
     if phase == "clean":
         return all(work.cleaned(number).exists() for number in work.numbers)
     if phase == "index":
@@ -49,7 +49,7 @@ def num_tasks(work: Work, phase: str) -> int:
 
 
 def run_task(root: str | Path, phase: str, rank: int, tasks: int) -> None:
-    """Every `tasks`-th job of a phase, from `rank` on.
+    """Runs every `tasks`-th job of a phase, from `rank` on.
 
     Raises:
         InputError: there is no such build, or a source cannot be read.
@@ -62,9 +62,9 @@ def run_task(root: str | Path, phase: str, rank: int, tasks: int) -> None:
 
 
 def datatrove_task(root: str, phase: str, data, rank: int = 0, world_size: int = 1) -> None:
-    """`run_task` as datatrove calls it, with a note of the process that runs it for as long as it does.
+    """`run_task` in the form that datatrove calls, with a note of its process for as long as it runs.
 
-    data: what the step before has made; there is none.
+    data: the output of the step before; there is none.
     """
     name = f"{phase}-{rank}"
     note = Path(root) / "running" / f"{name}.json"
@@ -84,7 +84,7 @@ def datatrove_task(root: str, phase: str, data, rank: int = 0, world_size: int =
 
 
 def _beat(note: Path, ended: threading.Event) -> None:
-    """Says every few seconds that the task is alive, for those who watch from another machine."""
+    """Signals every few seconds that the task is alive, for watchers on other machines."""
     while not ended.wait(10):
         with contextlib.suppress(OSError):
             os.utime(note)

@@ -15,15 +15,15 @@ from llmrecipes.corpus.parts import plan_parts
 from llmrecipes.corpus.steps import build_steps
 
 DOCUMENTS = 1000
-BYTES_PER_TOKEN = 4.3  # of a vocabulary of 50,000 on English web text; only the count of tokens rests on it
-INDEX_BYTES = 70  # of memory for each document, where duplicates are looked for: keys, order, flags
+BYTES_PER_TOKEN = 4.3  # of a vocabulary of 50,000 on English web text; used only for the number of tokens
+INDEX_BYTES = 70  # memory per document while searching for duplicates: keys, order, flags
 MOST_MEMORY = 256 << 30
 
 
 def print_plan(args: CorpusArguments, folder: Path) -> None:
     """Reads up to 1,000 documents of the sources, in turn, and prints bytes, core-hours, shards, tasks, memory, commands.
 
-    folder: where to write what is measured; removed by the caller.
+    folder: for temporary output; removed by the caller.
     """
     rates = measure(args, folder)
     for line in plan_lines(args, rates):
@@ -31,8 +31,8 @@ def print_plan(args: CorpusArguments, folder: Path) -> None:
 
 
 def measure(args: CorpusArguments, folder: Path) -> dict[str, float]:
-    """Means of the first documents: `bytes`, `kept` (share of bytes after the steps), `seconds` to read and clean, and
-    `sketch_bytes` on the disk, each a document."""
+    """Means per document over the first documents: `bytes`, `kept` (share of bytes after the steps), `seconds` to read and
+    clean, `sketch_bytes` on disk."""
     args = replace(args, decontaminate=[])
     chains = [build_steps(args.steps_of(source), _Uncounted()) for source in args.sources]
     sketches = Sketches(folder, args.near_duplicates is not None, None)
@@ -62,7 +62,7 @@ class _Uncounted(dict):
 
 
 def _first_documents(args: CorpusArguments, chains: list) -> Iterator[tuple[list, str]]:
-    """Documents of the sources in turn, DOCUMENTS of them."""
+    """DOCUMENTS documents, taken from the sources in turn."""
     firsts = {part.source: part for part in reversed(plan_parts(args))}
     read = lambda i, part: read_documents(args.sources[i], part, args.max_document_bytes)
     open_ones = [(chains[i], read(i, part)) for i, part in sorted(firsts.items())]
@@ -84,7 +84,7 @@ def bytes_of(size: float) -> str:
 
 
 def plan_lines(args: CorpusArguments, rates: dict[str, float]) -> Iterator[str]:
-    """The plan, a line each."""
+    """The lines of the plan."""
     total = args.plan_bytes
     documents = total / rates["bytes"]
     kept = total * rates["kept"]
@@ -94,7 +94,7 @@ def plan_lines(args: CorpusArguments, rates: dict[str, float]) -> Iterator[str]:
     hours = documents * rates["seconds"] / 3600
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     each, rate = rates["bytes"], 1 / rates["seconds"]
-    yield f"measured on {rates['documents']:,.0f} documents: {each:,.0f} bytes each, {rate:,.0f} a core and second"
+    yield f"measured on {rates['documents']:,.0f} documents: {each:,.0f} bytes each, {rate:,.0f} per core and second"
     yield f"to read      {bytes_of(total)}, about {documents:,.0f} documents"
     yield (f"to write     {bytes_of(kept / 2.5)} (zstd) of {bytes_of(kept)} before duplicates go, about "
            f"{kept / BYTES_PER_TOKEN:,.0f} tokens")  # fmt: skip

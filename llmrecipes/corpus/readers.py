@@ -1,4 +1,4 @@
-"""Local files to rows, in bounded memory: JSON lines, text, pages, web archives, Parquet and Arrow, packed or not.
+"""Local files to rows, in bounded memory: JSON Lines, text, HTML, web archives, Parquet and Arrow, compressed or not.
 
 Each reader yields (number from 1, row); a row is a dictionary, or `Bad` with what is wrong with it.
 """
@@ -18,8 +18,8 @@ from llmrecipes.corpus.parts import LINES, PAGES, TEXT, kind_of
 from llmrecipes.formats import has_lone_surrogate
 
 BATCH = 256  # rows of a table at a time
-MOST_LISTED = 512 << 20  # bytes of a file that is one JSON list
-MANY_RETURNS = 10  # carriage returns in a line that are no longer an accident
+MOST_LISTED = 512 << 20  # most bytes of a file that is one JSON list
+MANY_RETURNS = 10  # more carriage returns in a line are not an accident
 
 
 class Bad(str):
@@ -31,10 +31,10 @@ def read_file(
 ) -> Iterator[tuple[int, dict | Bad]]:
     """Rows of one file.
 
-    limit: bytes of the longest line or page. columns: of a table, all that is needed.
+    limit: most bytes in a line or page. columns: the columns of a table that are needed.
 
     Raises:
-        InputError: the file as a whole is broken or cut off.
+        InputError: the file as a whole is damaged or truncated.
     """
     kind = kind_of(file)
     try:
@@ -53,8 +53,8 @@ def read_file(
         else:
             yield from _line_rows(file, kind in LINES, limit)
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
-        raise InputError(f"{file}: is cut off or broken ({error}); fetch it again") from None
-    except OSError as error:  # as bz2 and fastwarc say it; or the disk
+        raise InputError(f"{file}: is truncated or damaged ({error}); download it again") from None
+    except OSError as error:  # raised by bz2 and fastwarc, or by the disk
         raise InputError(f"{file}: cannot be read ({error.strerror or error})") from None
 
 
@@ -67,7 +67,7 @@ def _open(file: str):
 
 
 class _Zstd(io.RawIOBase):
-    """Zstandard frames one after the other. The package's own reader takes a file that is cut off for one that ends."""
+    """Reads Zstandard frames one after the other. The package's own reader does not notice a truncated file."""
 
     def __init__(self, file: str):
         self.zstandard, self.raw, self.ready = need("zstandard", f"{file}: .zst"), open(file, "rb"), b""
@@ -101,7 +101,7 @@ class _Zstd(io.RawIOBase):
 
 
 def _line_rows(file: str, is_json: bool, limit: int) -> Iterator[tuple[int, dict | Bad]]:
-    """A row a line. A line beyond `limit` is passed over in pieces, so that it is never in memory as a whole."""
+    """One row per line. A line beyond `limit` is skipped in pieces, so that it is never in memory as a whole."""
     with _open(file) as stream:
         number = 0
         while line := stream.readline(limit + 1):
@@ -139,17 +139,17 @@ def _checked(row, may_have_surrogates: bool) -> dict | Bad:
 
 
 def _is_list(file: str) -> bool:
-    """Whether it begins as one JSON list of all rows, not as a row a line."""
+    """Whether the file begins as one JSON list of all rows, not with one row per line."""
     with _open(file) as stream:
         return stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 
 
 def _listed_rows(file: str) -> Iterator[tuple[int, dict | Bad]]:
-    """Rows of a file that is one list, which must be read as a whole."""
+    """Rows of a file that is one JSON list, which must be read as a whole."""
     with _open(file) as stream:
         content = stream.read(MOST_LISTED + 1)
     if len(content) > MOST_LISTED:
-        raise InputError(f"{file}: one JSON list of over {MOST_LISTED >> 20} MiB; write a row a line (`jq -c '.[]'`)")
+        raise InputError(f"{file}: one JSON list of over {MOST_LISTED >> 20} MiB; write one row per line (`jq -c '.[]'`)")
     try:
         rows = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -174,7 +174,7 @@ def _page(content: bytes, is_html: bool) -> dict | Bad:
 
 
 def page_text(content: bytes) -> str:
-    """The main text of an HTML page without menus and footers; empty where there is none."""
+    """The main text of an HTML page, without menus and footers; empty if there is none."""
     trafilatura = need("trafilatura", "HTML pages")
     return trafilatura.extract(_decode(content), include_comments=False) or ""
 
@@ -185,7 +185,7 @@ def _decode(content: bytes) -> str:
 
 
 def _archived_pages(file: str, limit: int) -> Iterator[tuple[int, dict | Bad]]:
-    """HTML responses of a web archive (WARC); the id of a row is its address."""
+    """HTML responses of a web archive (WARC); the id of a row is its URL."""
     warc = need("fastwarc.warc", "web archives")
     with open(file, "rb") as stream:
         records = warc.ArchiveIterator(stream, record_types=warc.WarcRecordType.response, parse_http=True)
@@ -196,11 +196,11 @@ def _archived_pages(file: str, limit: int) -> Iterator[tuple[int, dict | Bad]]:
                 continue
             content = record.reader.read(limit + 1)
             address = record.headers.get("WARC-Target-URI", "")
-            if len(content) < min(record.content_length, limit):  # fastwarc takes a file that is cut off for one that ends
+            if len(content) < min(record.content_length, limit):  # fastwarc does not notice a truncated file
                 raise EOFError(f"record {number}, {address}, has no end")
             yield number, _too_long(limit) if len(content) > limit else {"text": page_text(content), "url": address}
         if number == 0:
-            raise InputError(f"{file}: holds no response of a web archive; it is broken or of another kind")
+            raise InputError(f"{file}: holds no response of a web archive; it is damaged or of another kind")
 
 
 def _parquet_rows(file: str, columns: tuple[str, ...] | None) -> Iterator[tuple[int, dict]]:

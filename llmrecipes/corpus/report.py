@@ -1,7 +1,7 @@
-"""What a build made, as report.json and report.html: shares, lengths, drops with samples, contamination.
+"""What a build did, as report.json and report.html: shares, lengths, dropped documents with samples, contamination.
 
-The fingerprint is over everything in report.json, checksums of the shards included, and over nothing that differs between
-equal builds (time, executor, machine).
+The fingerprint is over everything in report.json, including the shards' checksums, and nothing that differs between equal
+builds (time, executor, machine).
 """
 
 import sys
@@ -70,7 +70,7 @@ def _settings(work: Work) -> dict:
 
 
 def _evaluation(work: Work) -> dict:
-    """The evaluation sets, and the phrases that too many documents share to count."""
+    """The evaluation sets, and the phrases ignored because too many documents share them."""
     about, items = load_about(work.root), load_items(work.root)
     common = numpy.load(work.root / "selected" / "common.npy").tolist()
     return {
@@ -82,7 +82,7 @@ def _evaluation(work: Work) -> dict:
 
 
 def _phrase(text: str, items, number: int) -> str:
-    """The words of n-gram `number` in the item that holds it."""
+    """The words of n-gram `number` in the item that contains it."""
     from llmrecipes.corpus.hashing import WORD
 
     n = max((n for n in items.first if items.first[n] <= number), key=items.first.get)
@@ -92,7 +92,7 @@ def _phrase(text: str, items, number: int) -> str:
 
 
 def write_report(work: Work, title: str) -> dict:
-    """Write report.json and report.html beside the data; returns the former's content."""
+    """Writes report.json and report.html next to the data; returns the content of report.json."""
     content, folder = collect(work), work.root.parent
     write_json(folder / "report.json", content)
     write_text(folder / "report.html", render_page(title, summarise(content), build_sections(content)))
@@ -200,10 +200,10 @@ def _settings_table(content: dict) -> Table:
 
 
 def to_markdown(folder: Path) -> str:
-    """The report in `folder` as Markdown: its tables without the documents that are shown, which are other people's.
+    """The report in `folder` as Markdown: the tables, without sample documents, which belong to other people.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no report.
     """
     content = read_json(folder / "report.json")
     if "sources" not in content:
@@ -217,7 +217,7 @@ def to_markdown(folder: Path) -> str:
 
 
 def write_corpus_card(folder: Path, content: dict, state) -> None:
-    """README.md, so that `load_dataset` reads the folder, each source as a configuration too."""
+    """Writes README.md, so that `load_dataset` reads the folder, and each source as a configuration."""
     from llmrecipes.cards.dataset import write_card
 
     labels = [label for label, about in content["sources"].items() if about["kept"][0]]

@@ -1,4 +1,4 @@
-"""Third phase, a part at a time: the documents that are kept, as a Parquet shard, and the counts of the part."""
+"""Third phase, one part at a time: the documents kept, as a Parquet shard, and the counts of the part."""
 
 from dataclasses import asdict
 
@@ -16,7 +16,7 @@ from llmrecipes.durable import read_json, write_json
 
 
 def write_shard(work: Work, part: Part) -> None:
-    """Writes a shard, unless it is written; a part without any document that is kept has none."""
+    """Writes a part's shard, unless it exists; a part of which no document is kept has no shard."""
     if work.written(part).exists():
         return
     selected, about = work.root / "selected", load_about(work.root)

@@ -1,4 +1,4 @@
-"""The folder in which a build goes on: what is to be done, and what is done. A folder has its name once it is whole."""
+"""The working folder of a build: what is to be done, and what is done. A folder gets its name only when complete."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from llmrecipes.corpus.arguments import CorpusArguments, CorpusSource
 from llmrecipes.corpus.parts import Part
 from llmrecipes.durable import fsync_file, fsync_folder, read_json, write_json
 
-EVALUATION = -1  # the number of the part that the evaluation sets are
+EVALUATION = -1  # the part number of the evaluation sets
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Work:
 
     @property
     def numbers(self) -> list[int]:
-        """Parts in the order of their documents: the evaluation sets come before everything that could repeat them."""
+        """Part numbers in document order: the evaluation sets come first, before everything that could repeat them."""
         return [*([EVALUATION] if self.args.decontaminate else []), *(part.number for part in self.parts)]
 
     def source(self, part: Part) -> CorpusSource:
@@ -43,13 +43,13 @@ class Work:
         return self.root / "written" / f"{part.number:06d}.json"
 
     def save(self) -> None:
-        """For tasks in other processes."""
+        """Writes the job file, for tasks in other processes."""
         self.root.mkdir(parents=True, exist_ok=True)
         write_json(self.root / "job.json", {"args": asdict(self.args), "parts": [asdict(part) for part in self.parts]})
 
 
 def load_work(root: Path) -> Work | None:
-    """The build that `root` holds; None where there is none."""
+    """The build in `root`; None if there is none."""
     job = read_json(root / "job.json")
     if not job:
         return None
@@ -59,7 +59,7 @@ def load_work(root: Path) -> Work | None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write in that becomes `folder` when all of it is on the disk; what an earlier try left goes."""
+    """A temporary folder that becomes `folder` once all of it is on disk; leftovers of an earlier attempt are removed."""
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -70,7 +70,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         try:
             temporary.replace(folder)
         except OSError:
-            if not folder.exists():  # otherwise another process was quicker
+            if not folder.exists():  # otherwise another process was faster
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -79,7 +79,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """A file to write that takes its name when all of it is on the disk."""
+    """A temporary file that gets its name once all of it is on disk."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:

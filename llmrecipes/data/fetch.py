@@ -1,11 +1,11 @@
-"""Download one file of the package index into a cache and check it. Nothing of it is installed or run.
+"""Downloads one file of the package index into a cache and verifies it. Nothing in it is installed or run.
 
-`pip download` would run an sdist's setup.py to read its metadata, so the file is taken from the index's own listing
+`pip download` would run an sdist's setup.py to read its metadata, so the file is found in the index's own listing
 (the simple API as JSON or HTML: PEP 691, PEP 503). The index is pip's: PIP_INDEX_URL, else `pip config`, else PyPI.
-Cache: $LLMRECIPES_CACHE, else ~/.cache/llmrecipes. An interrupted download goes on where it stopped.
+Cache: $LLMRECIPES_CACHE, else ~/.cache/llmrecipes. An interrupted download continues where it stopped.
 
-The user and password in an index's URL go to that scheme, host and port alone: also for the index's relative links, never to
-where it redirects or links to. A link with a password of its own brings it to its own host.
+The user and password in an index's URL are sent only to that scheme, host and port: also for the index's relative links, but
+never to other hosts that it redirects or links to. A link with its own password sends that to its own host.
 """
 
 import base64
@@ -49,8 +49,8 @@ NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError
 def fetch_archive(path: str, sha256: str | None) -> Path:
     """Local file of `pypi:NAME==VERSION` whose SHA-256 is `sha256`: from the cache, else downloaded.
 
-    The digest chooses among the version's files (wheel, sdist) and is checked on the bytes each time.
-    InputError: digest missing or wrong, version or file not in the index, index out of reach, disk full.
+    The digest selects among the version's files (wheel, sdist) and is verified each time.
+    InputError: digest missing or wrong, version or file not in the index, index unreachable, disk full.
     """
     pinned = PINNED.fullmatch(path)
     if not pinned:
@@ -86,7 +86,7 @@ def _download(path: str, name: str, version: str, sha256: str, folder: Path) -> 
         try:
             _resume(url, part)
             break
-        except ValueError as error:  # what comes has no end, or is no HTTP
+        except ValueError as error:  # the response is endless, or not HTTP
             part.unlink(missing_ok=True)
             raise _unreachable(path, url, error) from None
         except NETWORK_ERRORS as error:
@@ -102,7 +102,7 @@ def _download(path: str, name: str, version: str, sha256: str, folder: Path) -> 
 
 
 def _resume(url: str, part: Path) -> None:
-    """Append to `part` what is missing of `url`."""
+    """Appends to `part` what is missing of `url`."""
     have = part.stat().st_size if part.exists() else 0
     try:
         response = open_url(url, {"Range": f"bytes={have}-"} if have else {})
@@ -123,7 +123,7 @@ def _resume(url: str, part: Path) -> None:
 
 
 def _choose_file(path: str, name: str, version: str, sha256: str) -> tuple[str, str]:
-    """(file name, URL) of the version's file with this digest, or the only one that the index gives no digest for."""
+    """(file name, URL) of the version's file with this digest, or of the only one for which the index gives no digest."""
     index = index_url()
     url = f"{index}/{canonicalize_name(name)}/"
     try:
@@ -138,7 +138,7 @@ def _choose_file(path: str, name: str, version: str, sha256: str) -> tuple[str, 
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise _unreachable(path, url, error) from None
     except (KeyError, TypeError, AttributeError, RecursionError):
-        raise _unreachable(path, url, ValueError("its page is none of a package index")) from None
+        raise _unreachable(path, url, ValueError("its page is not that of a package index")) from None
     ours = [file for file in files if _is_version(file[0], version)]
     if not ours:
         raise InputError(f"{path}: {_host(url)} has no version {version} of {name}")
@@ -151,7 +151,7 @@ def _choose_file(path: str, name: str, version: str, sha256: str) -> tuple[str, 
 
 
 def index_url() -> str:
-    """The package index that pip is set up for, without a trailing slash."""
+    """The package index that pip is configured for, without a trailing slash."""
     url = os.environ.get("PIP_INDEX_URL")
     if not url:
         command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
@@ -189,7 +189,7 @@ def _last_part(name: str) -> str:
 
 
 def _is_version(filename: str, version: str) -> bool:
-    """Whether a distribution's file name (wheel, sdist, egg) is of this version."""
+    """Whether a distribution's file name (wheel, sdist, egg) is for this version."""
     try:
         if filename.endswith(".whl"):
             return parse_wheel_filename(filename)[1] == Version(version)
@@ -201,7 +201,7 @@ def _is_version(filename: str, version: str) -> bool:
 
 
 def open_url(url: str, headers: dict[str, str]):
-    """Open an http(s) URL as pip would: with PIP_CERT, the URL's user and password, and the environment's proxies."""
+    """Opens an http(s) URL as pip would: with PIP_CERT, the URL's user and password, and the environment's proxies."""
     _check_scheme(url)
     headers = {"User-Agent": "llmrecipes", **headers}
     login = urllib.parse.urlsplit(url).netloc.rpartition("@")[0]
@@ -238,7 +238,7 @@ def _without_login(url: str) -> str:
 
 
 def _with_login(url: str, giver: str) -> str:
-    """`url` with the user and password of the URL `giver`, where both are of one origin."""
+    """`url` with the user and password of the URL `giver`, if both have the same origin."""
     login, parts = urllib.parse.urlsplit(giver).netloc.rpartition("@")[0], urllib.parse.urlsplit(url)
     if not login or "@" in parts.netloc or _origin(url) != _origin(giver):
         return url
@@ -246,7 +246,7 @@ def _with_login(url: str, giver: str) -> str:
 
 
 def _join(base: str, link: str) -> str:
-    """The URL that `link` of the page `base` means; a full one of the same origin has the page's login as well."""
+    """The URL of `link` on the page `base`; an absolute one of the same origin also gets the page's login."""
     return _with_login(urllib.parse.urljoin(base, link), base)
 
 

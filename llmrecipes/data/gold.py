@@ -1,4 +1,4 @@
-"""How the worlds' rules weigh the parts of an answer into one gold score; what the parts are is each world's own."""
+"""How the worlds' rules combine the parts of an answer into one gold score; each world defines its own parts."""
 
 
 def weigh_parts(parts: dict) -> float:

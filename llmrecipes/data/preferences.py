@@ -10,7 +10,7 @@
 
 Pairs are {"prompt_id", "prompt", "chosen", "rejected"} of messages with `margin` (where there are scores or ranks) and
 `weight` (each prompt counts once). K answers give all pairs that are not ties. Rows without a judgement are left out;
-rows that cannot be read raise InputError("row N: ..."), to which the source's path is added.
+unreadable rows raise InputError("row N: ..."), to which the source's path is added.
 """
 
 import re
@@ -27,8 +27,8 @@ NUMBER = re.compile(r"\d+(?!.*\d)")
 
 
 def hh_rlhf(rows: Iterable[Mapping]) -> Iterator[dict]:
-    """Transcripts -> pairs whose prompt is the turns that both begin with. Equal sides, of which the set has some, and
-    answers without text are left out, which is said: they hold no preference to learn."""
+    """Transcripts -> pairs whose prompt is the common prefix of turns. Equal sides, of which the set has some, and answers
+    without text are left out, with a message: they hold no preference to learn."""
     left_out = 0
     for number, row in enumerate(rows, start=1):
         where = f"row {number}"
@@ -63,7 +63,7 @@ def rankings(rows: Iterable[Mapping]) -> Iterator[dict]:
 
 
 def ultrafeedback(rows: Iterable[Mapping]) -> Iterator[dict]:
-    """Completions with scores -> pairs by `overall_score`, by the mean of the ratings where a completion has none."""
+    """Completions with scores -> pairs by `overall_score`, or by the mean rating if a completion has none."""
 
     def score(completion: Mapping, where: str) -> float | None:
         overall = _number(completion.get("overall_score"), where)
@@ -79,12 +79,12 @@ def ultrafeedback_ratings(rows: Iterable[Mapping]) -> Iterator[dict]:
 
 
 def argilla(rows: Iterable[Mapping]) -> Iterator[dict]:
-    """Records of Argilla -> pairs, from each annotator's submitted ranking, or from his ratings of the single texts.
+    """Records of Argilla -> pairs, from each annotator's submitted ranking, or from their ratings of the single texts.
 
     Reads FeedbackDataset exports of Argilla 1 (question: [{"user_id", "value", "status"}]) and records of Argilla 2, nested
     (`fields`, `responses`) or flattened (`<question>.responses`). The prompt is the field named prompt, instruction, input,
     question, query, context or text; `response-2` is rated by the question whose name has its number (`rating-2`,
-    `response-2-rating`). Suggestions are no judgements and are not read.
+    `response-2-rating`). Suggestions are not judgements and are ignored.
     """
     for number, row in enumerate(rows, start=1):
         where = f"row {number}"
@@ -103,7 +103,7 @@ def argilla(rows: Iterable[Mapping]) -> Iterator[dict]:
 
 
 def _scored(rows: Iterable[Mapping], score: Callable[[Mapping, str], float | None]) -> Iterator[dict]:
-    """Pairs of each row's completions by their score; completions without one give no pair."""
+    """Pairs of each row's completions by score; completions without a score give no pair."""
     for number, row in enumerate(rows, start=1):
         where = f"row {number}"
         instruction, completions = row.get("instruction", row.get("prompt")), row.get("completions")
@@ -135,7 +135,7 @@ def _mean_rating(completion: Mapping, where: str) -> float | None:
 
 
 def _number(value: object, where: str) -> float | None:
-    """A score, which the sets write as number or text; None for none ("N/A", "")."""
+    """A score, written as number or text in the sets; None for a missing one ("N/A", "")."""
     if value is None or isinstance(value, str) and value.strip().lower() in ("", "n/a", "none", "nan"):
         return None
     try:
@@ -175,7 +175,7 @@ def _zip_flat(row: Mapping, key: str) -> list[dict]:
 
 
 def _submitted(answers: object, where: str) -> list[dict]:
-    if isinstance(answers, Mapping):  # a sequence of structs, as `datasets` turns it around
+    if isinstance(answers, Mapping):  # a sequence of structs, which `datasets` transposes
         columns = {key: value for key, value in answers.items() if isinstance(value, list)}
         answers = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     if not isinstance(answers, list):

@@ -1,4 +1,4 @@
-"""What a training stage really learns from: counts of its rows for every run's log, and with `--preview N` the rows."""
+"""What a training stage is actually trained on: counts of its rows for every run's log, and with `--preview N` the rows."""
 
 import hashlib
 import json
@@ -19,12 +19,12 @@ WARN_ABOVE = 0.05  # share of rows
 
 @dataclass
 class RowCounts:
-    """How rows fared on their way into the batches.
+    """Counts of rows on their way into the batches.
 
-    lengths: tokens of each, uncut, as far as they are known. cut: longer than `max_length` and used without their end (or
-    beginning). dropped: not used at all. lost: of whose answer no token is left, used or not. tokens, loss_tokens: of the
-    rows that are used, as they are used; no loss_tokens where no token of the rows carries loss, or all do. key: of the
-    config, which sets the limit.
+    lengths: tokens of each row before truncation, as far as known. cut: longer than `max_length` and used without their end
+    (or beginning). dropped: not used at all. lost: rows, used or not, of whose answer no token is left. tokens, loss_tokens:
+    of the rows that are used, after truncation; no loss_tokens if no token carries loss, or all do. key: the config key of
+    the limit.
     """
 
     what: str
@@ -62,10 +62,10 @@ def count_answers(
     packing: bool = False,
     of: Sequence[int] | None = None,
 ) -> RowCounts:
-    """Counts of tokenized demonstrations, `input_ids` and `labels` (-100: no loss), not cut yet.
+    """Counts of tokenised demonstrations, `input_ids` and `labels` (-100: no loss), before truncation.
 
-    of: of which demonstration each row is, where the template makes several of one: that is counted once, as dropped or lost
-    if all of them are, as cut if any of them is, as long as the longest.
+    of: the demonstration that each row comes from, if the template makes several rows of one. It is counted once: as dropped
+    or lost if all its rows are, as cut if any is, with the length of the longest.
     """
     of = numpy.array(range(len(rows)) if of is None else of, int)
     counts = RowCounts("demonstrations", len(set(of)), numpy.zeros(0, int), max_length, loss_tokens=0)
@@ -90,7 +90,7 @@ def count_answers(
 
 
 def count_pairs(rows: datasets.Dataset, max_length: int | None, keep_end: bool = False) -> RowCounts:
-    """Counts of tokenized pairs, `prompt_ids`, `chosen_ids` and `rejected_ids`, of which both answers carry loss."""
+    """Counts of tokenised pairs, `prompt_ids`, `chosen_ids` and `rejected_ids`, in which both answers carry loss."""
     sizes = {name: list(map(len, rows[name])) for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
     prompt, chosen, rejected = (numpy.array(sizes[name], int) for name in sizes)
     limit = max_length or sys.maxsize
@@ -109,7 +109,7 @@ def count_pairs(rows: datasets.Dataset, max_length: int | None, keep_end: bool =
 
 
 def count_scored(rows: datasets.Dataset, max_length: int | None) -> RowCounts:
-    """Counts of tokenized pairs, `chosen_ids` and `rejected_ids`, of which those with a longer answer are left out."""
+    """Counts of tokenised pairs, `chosen_ids` and `rejected_ids`, which are left out if an answer is too long."""
     lengths = numpy.array([max(map(len, pair)) for pair in zip(rows["chosen_ids"], rows["rejected_ids"], strict=True)], int)
     return RowCounts("pairs", len(rows), lengths, max_length, dropped=int((lengths > (max_length or sys.maxsize)).sum()))
 
@@ -137,7 +137,7 @@ def count_documents(corpus) -> RowCounts:
 
 
 def require_rows(counts: RowCounts, name: str) -> None:
-    """InputError if no row is left to learn from."""
+    """InputError if no row is left to train on."""
     if counts.rows and (not counts.used or counts.loss_tokens == 0):
         where = "datasets" if name == "train" else f"eval_datasets ({name})"
         shortest = f", the shortest of {counts.lengths.min()} tokens" if counts.max_length and len(counts.lengths) else ""
@@ -148,10 +148,11 @@ def require_rows(counts: RowCounts, name: str) -> None:
 def report_rows(
     counts: dict[str, RowCounts], tokenizer, train: datasets.Dataset, held_out, ready: datasets.Dataset, num_preview: int
 ) -> int:
-    """Print what a stage learns from, one line in every run's log; with num_preview so many rows before it, then end.
+    """Prints what a stage is trained on, one line in every run's log; with num_preview, first prints that many rows, then
+    exits.
 
     Args:
-        counts: by the name of the data set, `train` first.
+        counts: by name of the data set, `train` first.
         train, held_out: the rows in their standard shape, or a `tokens.Corpus`; held_out may be None, or several sets by
             name.
         ready: the training rows as the trainer takes them.
@@ -195,7 +196,7 @@ def _warn(counts: dict[str, RowCounts]) -> None:
 
 
 def count_duplicates(train: datasets.Dataset, held_out: datasets.Dataset) -> int:
-    """How many rows of `held_out` ask (prompts, pairs) or are (all else) what a row of `train` asks or is."""
+    """The number of rows of `held_out` that have the same question (prompts, pairs) or content (others) as a `train` row."""
     if not isinstance(train, datasets.Dataset):
         return train.count_known(held_out["text"])
     known = set(_keys(held_out))
@@ -204,9 +205,9 @@ def count_duplicates(train: datasets.Dataset, held_out: datasets.Dataset) -> int
 
 
 def _keys(rows: datasets.Dataset) -> Iterator[str]:
-    """What tells rows apart: of prompts and pairs what is asked, of all else the whole."""
+    """What identifies a row: the question for prompts and pairs, the whole row for others."""
     names = [name for name in ("prompt", "completion", "messages", "text") if name in rows.column_names] or ["input_ids"]
-    if "chosen" in rows.column_names:  # pairs of one prompt must not stand on both sides
+    if "chosen" in rows.column_names:  # pairs of one prompt must not be in both splits
         names = ["prompt"]
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
@@ -219,8 +220,7 @@ def _digest(values: tuple) -> str:
 
 
 def mark(tokenizer, ids: list[int], carries_loss: list[bool]) -> str:
-    """The text of `ids`, special tokens and all, the tokens that carry loss in green, or in [[ ]] where there is no
-    terminal."""
+    """The text of `ids`, including special tokens, with tokens that carry loss in green, or in [[ ]] without a terminal."""
     begin, end = ("\x1b[32m", "\x1b[0m") if sys.stdout.isatty() else ("[[", "]]")
     text, start = "", 0
     for i in range(1, len(ids) + 1):

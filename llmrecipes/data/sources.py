@@ -1,4 +1,4 @@
-"""One source of rows as it lies there, each row with its true number; nothing is converted yet.
+"""The raw rows of one source, each with its original number; nothing is converted yet.
 
 A source is `module:function`, `stdlib`, `pypi:NAME==VERSION`, a local file or folder, or a Hub data set.
 """
@@ -25,16 +25,16 @@ from llmrecipes.rows import ANSWERS, COLUMNS, QUESTIONS
 
 LINES = (".jsonl", ".jsonl.gz", ".ndjson")
 FILES = (*LINES, ".json", ".csv", ".tsv", ".parquet", ".txt")
-# Columns that are read as text, whatever they look like: an answer "42", "NA" or "null" is a text.
+# Columns that are always read as text: an answer "42", "NA" or "null" is text.
 TEXTS = {*QUESTIONS, *ANSWERS, *(name for names in COLUMNS.values() for name in names), "context", "system"} - {"label"}
 
 
 @dataclass
 class RawRows:
-    """Rows of a source as they stand there.
+    """Raw rows of a source.
 
-    rows: a Dataset, dictionaries, or lines of JSON that are read one by one. numbers: of each, from 1, in the whole source.
-    lines: where they begin in the file, if that differs. files: of each, which file it is of, if there are several.
+    rows: a Dataset, dictionaries, or lines of JSON to be parsed one by one. numbers: each row's number, from 1, in the whole
+    source. lines: the line each begins on in the file, if that differs. files: the file of each, if there are several.
     """
 
     where: str
@@ -59,7 +59,7 @@ class RawRows:
         )
 
     def read(self, i: int, row: dict | str) -> dict:
-        """`row`, of these rows the i-th, parsed; InputError if it is no JSON object of whole characters."""
+        """`row`, the i-th of these rows, parsed; InputError if it is not a JSON object of valid characters."""
         if isinstance(row, str):
             file = self.files[i] if self.files else self.where
             return parse_line(row, f"{file}, line {self.lines[i]}", self.place(i))
@@ -73,10 +73,10 @@ class RawRows:
 
 
 def read_source(source: DatasetSource, seed: int) -> RawRows:
-    """Rows of `source`: of its split or the slice of one, `max_rows` of them drawn with `seed`, with its columns.
+    """Rows of `source`: its split or a slice of one, `max_rows` of them drawn with `seed`, with the wanted columns.
 
     Raises:
-        InputError: with the path, if nothing is there, it cannot be read or has no such split.
+        InputError: there is nothing, it cannot be read or has no such split; the message names the path.
     """
     if generator := generator_of(source.path):
         rows = load_function(generator, "path")(source.name, source.split)
@@ -103,7 +103,7 @@ def _numbered(where: str, rows: datasets.Dataset | Sequence) -> RawRows:
 
 
 def _read_with(source: DatasetSource, raw: RawRows) -> list[dict]:
-    """What `reader` makes of the rows; its own "row N" is said with the file."""
+    """The rows returned by `reader`; its own errors "row N: ..." get the file's name."""
     try:
         given = raw.rows if isinstance(raw.rows, datasets.Dataset) else list(raw)
         found = list(as_rows(load_function(source.reader, "reader")(given), f"reader: {source.reader}"))
@@ -116,7 +116,7 @@ def _read_with(source: DatasetSource, raw: RawRows) -> list[dict]:
 
 
 def _name_columns(raw: RawRows, source: DatasetSource) -> RawRows:
-    """The rows with the source's `columns` alone, under the names that a mapping gives them."""
+    """The rows with only the source's `columns`, renamed if these are a mapping."""
     names = source.columns if isinstance(source.columns, dict) else {name: name for name in source.columns}
     known = (
         raw.rows.column_names if isinstance(raw.rows, datasets.Dataset) else list(dict.fromkeys(c for r in raw for c in r))
@@ -158,7 +158,7 @@ def _parse(path: Path, content: str) -> RawRows:
         return _numbered(str(path), _parse_csv(path, content))
     if kind == ".json" and (parsed := _parse_json(path, content)) is not None:
         return _numbered(str(path), parsed)
-    # Not splitlines(): a text may hold its other ends of lines.
+    # Not splitlines(): a text may contain the other line endings that it splits at.
     lines = [(number, line) for number, line in enumerate(content.split("\n"), start=1) if line.strip()]
     rows = [{"text": line.rstrip("\r")} for _, line in lines] if kind == ".txt" else [line for _, line in lines]
     return RawRows(str(path), rows, range(1, len(rows) + 1), [number for number, _ in lines])
@@ -184,9 +184,9 @@ def _parse_json(path: Path, content: str) -> list | None:
 
 
 def _parse_csv(path: Path, content: str) -> list[dict]:
-    """Rows of a table; columns that no shape reads as text become numbers or true and false where all their cells are."""
+    """Rows of a table; columns that no shape reads as text become numbers or booleans if all their cells are."""
     header = content.partition("\n")[0]
-    # The semicolon: how spreadsheets of many countries save a table.
+    # Semicolons: in many countries spreadsheets save tables that way.
     separator = "\t" if path.suffix.lower() == ".tsv" else ";" if header.count(";") > header.count(",") else ","
     csv.field_size_limit(1 << 30)
     try:
@@ -218,7 +218,7 @@ def _typed(cells: list[str | None]) -> list:
 
 
 def split_indices(split: str, num_rows: int, where: str, name: str = "train") -> list[int]:
-    """Which rows `split` names, `train` or slices such as `train[:50%]+train[90%:]`, of data that is all of one split."""
+    """The rows named by `split`, `train` or slices such as `train[:50%]+train[90%:]`, in data with a single split."""
     try:
         parts = datasets.ReadInstruction.from_spec(split).to_absolute({name: num_rows})
     except (ValueError, AssertionError, KeyError):

@@ -1,4 +1,4 @@
-"""Texts of a source one after the other: no more of it is in memory than a few rows, each with its file and true number.
+"""Streams the texts of a source with only a few rows in memory at a time, each with its file and original number.
 
 Lines of JSON, lines of text and Parquet are read as they lie there; Hub data sets through `datasets`' memory-mapped tables;
 all else (archives, CSV, JSON lists, what a reader makes) is as small as its format.
@@ -24,7 +24,7 @@ from llmrecipes.data.tables import Notes, load_table, standard_rows
 from llmrecipes.formats import parse_line
 from llmrecipes.manifest import fingerprint
 
-BATCH = 1000  # rows of a table that are Python objects at once
+BATCH = 1000  # rows of a table converted to Python objects at once
 
 
 @dataclass
@@ -40,8 +40,8 @@ class TextSource:
     open: Callable[[], Iterable[tuple[tuple, dict | bytes]]]
     drop_bad_rows: bool = False
     columns: dict | None = None
-    kept: numpy.ndarray | None = field(default=None, repr=False)  # of its rows, by `split` and `max_rows`: bool for each
-    only: frozenset[int] | None = None  # of those kept, by number, if not all
+    kept: numpy.ndarray | None = field(default=None, repr=False)  # for each row, whether `split` and `max_rows` keep it
+    only: frozenset[int] | None = None  # numbers among the kept rows, if not all
     without: frozenset[int] = frozenset()
 
     def count(self) -> int:
@@ -53,7 +53,7 @@ class TextSource:
 
 
 class TextReader:
-    """Iterates over texts from raw row `start` on; `consumed` raw rows are behind it, `notes` say what was left out."""
+    """Iterates over texts from raw row `start` on; `consumed` counts raw rows read, `notes` what was left out."""
 
     def __init__(self, source: TextSource, start: int):
         self.source, self.consumed, self.notes = source, start, Notes(source.where)
@@ -113,7 +113,7 @@ def text_source(source: DatasetSource, seed: int) -> TextSource:
         return _of_files(files, source, seed)
     keys = [source.path, source.name, source.split, source.max_rows and [source.max_rows, seed]]
     module = (generator_of(source.path) or "").partition(":")[0]
-    if module.startswith("llmrecipes."):  # our own code makes the same rows each time, which takes a while
+    if module.startswith("llmrecipes."):  # our own generators are deterministic, and slow to run again
         load = cache(lambda: (_named(source), load_table(source, seed, ("text",))[0]))
         code = fingerprint(Path(find_spec(module).origin).parent)
         return TextSource(_named(source), [*keys, source.columns, code], lambda: _numbered(*load()))
@@ -146,15 +146,15 @@ def _of_table(raw: RawRows, rows: datasets.Dataset) -> Iterator[tuple[tuple, dic
             number += 1
 
 
-# ---- Files that are read as they lie there ----
+# ---- Files that are read in place ----
 
 
 def _files(source: DatasetSource) -> list[Path] | None:
-    """The files of `source` if they are of lines or Parquet, and nothing but their rows is asked for."""
+    """The files of `source` if they are line-based or Parquet, and the source needs nothing but their rows."""
     path = Path(source.path)
     if source.reader or source.data_dir or source.data_files or not path.exists():
         return None
-    if path.is_file():  # whose `name` is a label
+    if path.is_file():  # a file's `name` is only a label
         return [path] if path.name.endswith((*LINES, ".txt", ".parquet")) and path.stat().st_size else None
     if source.name or (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
         return None

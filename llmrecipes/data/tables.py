@@ -1,4 +1,4 @@
-"""Rows of one source in a standard shape, checked one by one before anything shuffles them, as a table."""
+"""Rows of one source in a standard shape, as a table, checked one by one before anything shuffles them."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from llmrecipes.config import DatasetSource, InputError
 from llmrecipes.data.sources import RawRows, read_source
 from llmrecipes.rows import COLUMNS, TAKEN, standard_shape, to_standard
 
-# Columns of sets that hold a prompt once for every two answers, or for every judged one.
+# Columns of sets with one row per pair of answers, or per judged answer.
 SEVERAL_A_PROMPT = (("chosen", "rejected"), ("prompt", "completion", "label"))
-CHUNK = 5000  # rows that are Python objects at once
+CHUNK = 5000  # rows held as Python objects at once
 
 
 @dataclass
 class Notes:
-    """What a source's rows were, besides usable: said once, in one line each."""
+    """What was left out or changed among a source's rows: reported once, one line each."""
 
     where: str
     kind: str = ""
@@ -63,8 +63,8 @@ def load_table(
 
 
 def standard_rows(raw: RawRows, drop_bad: bool, shapes: tuple[str, ...], notes: Notes, check=None) -> Iterator[dict]:
-    """Rows of `raw`, or of what reads one by one as it does, in standard shape; `notes` hears what is left out."""
-    asked = set()  # prompts of pairs, each of which would come again in every pair
+    """Rows of `raw`, or of anything iterable like it, in standard shape; records in `notes` what is left out."""
+    asked = set()  # prompts already seen: each occurs in all of its pairs
     for i, given in enumerate(raw.rows):
         place = raw.place(i)
         try:
@@ -114,7 +114,7 @@ def _require_kind(shape: str, row: dict, place: str, notes: Notes) -> None:
 
 
 def to_table(rows: Iterator[dict]) -> datasets.Dataset:
-    """Rows as a table with the columns of all of them; values of several types stay as they are, as JSON."""
+    """Rows as a table with the union of their columns; values of mixed types are kept as JSON."""
     parts, chunk = [], []
     for row in rows:
         chunk.append(row)
@@ -135,8 +135,8 @@ def _to_part(rows: list[dict]) -> datasets.Dataset:
 
 
 def join(parts: list[datasets.Dataset]) -> datasets.Dataset:
-    """One table after the other. A column that has another type in another table becomes JSON in all; a column that a
-    table does not have is null there."""
+    """Concatenates tables. A column whose type differs between tables becomes JSON in all of them; a column missing from a
+    table is null there."""
     types: dict[str, list] = {}
     for part in parts:
         for column, feature in part.features.items():
@@ -153,7 +153,7 @@ def join(parts: list[datasets.Dataset]) -> datasets.Dataset:
 
 
 def _check_texts(raw: RawRows, drop_bad: bool, notes: Notes) -> datasets.Dataset:
-    """The column `text` of a table that may be large: checked as a whole, not row by row in Python."""
+    """The column `text` of a possibly large table, checked as a whole rather than row by row in Python."""
     rows = raw.rows.select_columns(["text"])
     notes.kind = "text"
     texts = rows.with_format("arrow")[:]["text"]
@@ -185,13 +185,13 @@ def tell(notes: Notes, total: int) -> list[str]:
 
 
 def say(line: str) -> None:
-    """One line in the log, not one of every process."""
+    """Prints a line once, not in every process."""
     if int(os.environ.get("RANK", 0)) == 0:
         print(line, flush=True)
 
 
 def kinds_of(parts: Sequence[Notes]) -> dict[str, str]:
-    """kind -> the source that has it, the first of each."""
+    """kind -> the first source with that kind."""
     found: dict[str, str] = {}
     for part in parts:
         found.setdefault(part.kind, part.where)

@@ -40,9 +40,10 @@ from llmrecipes.signals import IN_A_CHAIN
 
 @dataclass
 class Parts:
-    """What every model is scored on; a part that is not configured is None and stands in `skipped` with its reason.
+    """What every model is scored on; a part that is not configured is None and listed in `skipped` with the reason.
 
-    p_values: model -> measure -> p of McNemar's exact test against `baseline`, for shares of items; empty without it.
+    p_values: model -> measure -> p of McNemar's exact test against `baseline`, for shares of items; empty without a
+    baseline.
     """
 
     texts: list[str] | None = None
@@ -59,10 +60,10 @@ class Parts:
 
 
 def load_parts(data: DataArguments, args) -> Parts:
-    """Texts of `eval_datasets`, questions of `datasets`, lm-eval tasks and the judging rules.
+    """Loads texts of `eval_datasets`, questions of `datasets`, lm-eval tasks and the judging rules.
 
     Raises:
-        InputError: no model, or one that is not there or of another kind, a source or task that cannot be read.
+        InputError: there is no model, one is missing or of another kind, or a source or task cannot be read.
     """
     if not args.models:
         raise InputError("`models` is missing; give {name: folder or Hub id, ...}")
@@ -100,26 +101,26 @@ def load_parts(data: DataArguments, args) -> Parts:
 
 
 def check_language_model(name: str, path: str) -> None:
-    """InputError unless `path` holds a language model or an adapter of one; read is only what says so."""
+    """InputError unless `path` holds a language model or an adapter of one; reads only configs."""
     require_folder(path, f"models: {name}")
     adapter = (Path(path) / "adapter_config.json").is_file()
     config = read_config(path, f"models: {name}", PeftConfig if adapter else AutoConfig)
     kinds = [config.task_type or ""] if adapter else config.architectures or []
     if any("SEQ_CLS" in kind or "SequenceClassification" in kind for kind in kinds):
-        raise InputError(f"models: {name}: {path} scores answers and writes none; give it as reward_model_name_or_path")
+        raise InputError(f"models: {name}: {path} scores answers but cannot write any; give it as reward_model_name_or_path")
 
 
 def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dict, list[dict], dict]:
-    """Score every model of `args.models`.
+    """Scores every model of `args.models`.
 
     Returns:
-        scores (model -> measure -> Estimate), one row a question with every model's judgement, and the answers' texts
+        scores (model -> measure -> Estimate), one row per question with every model's judgement, and the answers' texts
         (model -> list).
     """
     if parts.questions and args.reward_model_name_or_path:
         parts.reward = RewardScorer(model_args, args.reward_model_name_or_path)
     scores, greedy, sampled, hits = {}, {}, {}, {}
-    # First the baseline, which the others are compared with.
+    # The baseline first, since the others are compared with it.
     names = sorted(args.models, key=lambda name: name != args.baseline)
     reference = None
     for name in names:
@@ -168,9 +169,9 @@ def _settings(args) -> dict:
 
 
 def _behave(name, model, tokenizer, args, parts: Parts, greedy: dict, sampled: dict) -> dict[str, metrics.Estimate]:
-    """Answers of one model, judged: once greedily, `num_samples` times with sampling.
+    """Answers of one model, judged: once greedy, `num_samples` times sampled.
 
-    greedy, sampled: model -> (answers, judgements), those of the baseline to compare with; this model's are added.
+    greedy, sampled: model -> (answers, judgements), with those of the baseline for comparison; this model's are added.
     """
     rows, prompts = parts.questions, [row["prompt"] for row in parts.questions]
 
@@ -203,11 +204,11 @@ def _behave(name, model, tokenizer, args, parts: Parts, greedy: dict, sampled: d
 def write_results(
     output_dir: Path, scores: dict, rows: list[dict], answers: dict, parts: Parts, show_answers: int, price: tuple = ()
 ) -> dict[str, float]:
-    """Write metrics.json, table.txt and, where questions were asked, answers.jsonl; print the table.
+    """Writes metrics.json, table.txt and, if questions were asked, answers.jsonl; prints the table.
 
     Returns {"model/measure": value}.
 
-    price: of a judge model, dollars for a million prompt tokens and a million answered ones.
+    price: of a judge model, dollars per million prompt tokens and per million completion tokens.
     """
     judge_numbers = {}
     if isinstance(parts.judge, LLMJudge):
@@ -225,7 +226,7 @@ def write_results(
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     table = format_table(scores, set(tasks), parts.baseline, p_values)
     (output_dir / "table.txt").write_text(table + "\n", encoding="utf-8")
-    if not os.environ.get(IN_A_CHAIN):  # which prints it at its end
+    if not os.environ.get(IN_A_CHAIN):  # the chain prints it at its end
         print(f"\n{table}")
     if p_values:
         print(format_changes(scores, parts.baseline, p_values))
@@ -238,7 +239,7 @@ def write_results(
 
 
 def _sampled(summary: dict[str, metrics.Estimate]) -> dict[str, metrics.Estimate]:
-    """The measures that differ between greedy and sampled answers because a model misbehaves only now and then."""
+    """The measures that differ between greedy and sampled answers, as when a model misbehaves only occasionally."""
     return {f"sampled_{m}": summary[m] for m, about in EVALUATION.items() if about.sampled and m in summary}
 
 

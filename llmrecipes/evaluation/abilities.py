@@ -1,7 +1,7 @@
 """Abilities as lm-eval tasks in local YAML files (configs/tasks), run in process on a loaded model.
 
-lm-eval: Gao et al., "The Language Model Evaluation Harness" (v0.4). Nothing is downloaded; where the Hub is in
-reach, lm-eval's own tasks can be named as well (`tasks: [blimp]` with `hub_tasks: true`).
+lm-eval: Gao et al., "The Language Model Evaluation Harness" (v0.4). Nothing is downloaded; if the Hub is reachable,
+lm-eval's own tasks can be used as well (`tasks: [blimp]` with `hub_tasks: true`).
 """
 
 import io
@@ -27,11 +27,11 @@ PUBLISHED = "blimp_published"
 def load_items(source: dict, where: dict | None = None, max_items: int | None = None, **metadata) -> dict:
     """Items of a task, for `custom_dataset: !function llmrecipes.evaluation.abilities.load_items` in its YAML file.
 
-    `dataset_kwargs` are `source` (the keys of a `datasets:` entry: path, name, split, ...), `where` (column: value) to
-    keep only some rows, and `max_items`; `metadata` is what lm-eval adds of its own.
-    Rows: `context` (may be empty), `choices` (list of text), `label` (index of the right one), and perhaps `delimiter`,
-    what is put between a context and its choices: a space unless it says otherwise, nothing before choices that stand
-    alone; so use them with `target_delimiter: ""`.
+    `dataset_kwargs` are `source` (the keys of a `datasets:` entry: path, name, split, ...), `where` (column: value) to keep
+    only some rows, and `max_items`; `metadata` is added by lm-eval itself.
+    Rows: `context` (may be empty), `choices` (list of text), `label` (index of the right choice), and optionally
+    `delimiter`, the text between a context and its choices: by default a space, and nothing if the context is empty. The
+    task must therefore set `target_delimiter: ""`.
     """
     rows = load_source(DataArguments(datasets=[source]).datasets[0], seed=0)
     for column, value in (where or {}).items():
@@ -57,36 +57,36 @@ def load_tasks(
     blimp_path: str | None = None,
     allow_code_execution: bool = False,
 ) -> dict:
-    """lm-eval's loaded tasks ({"tasks": ..., "groups": ...}), to be used for every model alike.
+    """lm-eval's loaded tasks ({"tasks": ..., "groups": ...}), to be used for all models.
 
-    blimp_path: folder with BLiMP's JSONL files (Warstadt et al. 2020, arXiv 1912.00582), each two tasks: blimp_NAME, which
-        puts a blank before each sentence as lm-eval does, and blimp_published_NAME, which scores the bare sentences.
-    allow_code_execution: take tasks, too, that run what the model writes (lm-eval's `unsafe_code`).
+    blimp_path: folder with BLiMP's JSONL files (Warstadt et al. 2020, arXiv 1912.00582). Each file gives two tasks:
+    blimp_NAME, with a space before each sentence as in lm-eval, and blimp_published_NAME, which scores the bare sentences.
+    allow_code_execution: also accept tasks that run code written by the model (lm-eval's `unsafe_code`).
 
     Raises:
-        InputError: a task is not among the YAML files under `tasks_path`, runs code that is not allowed or has no score for
-            each item, or a BLiMP file is broken.
+        InputError: a task is not among the YAML files under `tasks_path`, runs code without permission or has no score per
+            item, or a BLiMP file is malformed.
     """
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     if not Path(tasks_path).is_dir():
-        raise InputError(f"tasks_path: {tasks_path} is no folder; give the one with the tasks' YAML files")
+        raise InputError(f"tasks_path: {tasks_path} is not a folder; give the one with the tasks' YAML files")
     manager = TaskManager(include_path=tasks_path, include_defaults=hub_tasks)
     known = manager.all_tasks
     for task in tasks:
         if task not in known:
             raise InputError(f"tasks: there is no {task!r} under {tasks_path}; there are {', '.join(known)}")
     if running := _running_code(tasks, manager.task_index):
-        if not allow_code_execution:  # before loading, which imports the task's code and fetches its data
+        if not allow_code_execution:  # before loading, which imports the task's code and downloads its data
             raise _not_allowed(running[0])
-        os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # asked for by the `code_eval` metric of humaneval and mbpp
+        os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # required by the `code_eval` metric of humaneval and mbpp
     try:
         loaded = manager.load([*tasks, *(_blimp_files(blimp_path) if blimp_path else [])])
-    except (OSError, ImportError) as error:  # its data or metric is not in reach, or it needs a package
+    except (OSError, ImportError) as error:  # its data or metric is unreachable, or a package is missing
         raise InputError(f"tasks: {', '.join(tasks)} cannot be loaded: {str(error)[:200]}") from None
     for name, task in loaded["tasks"].items():
-        if getattr(task, "UNSAFE_CODE", False) and not allow_code_execution:  # of a task that is a Python class
+        if getattr(task, "UNSAFE_CODE", False) and not allow_code_execution:  # an attribute of tasks that are Python classes
             raise _not_allowed(name)
         if task.OUTPUT_TYPE == "loglikelihood_rolling":
             raise _no_item_score(name)
@@ -94,7 +94,7 @@ def load_tasks(
 
 
 def _running_code(members: list[str | dict], index: dict) -> list[str]:
-    """The tasks among `members`, groups and tags followed, that run code which the model wrote."""
+    """The tasks among `members`, with groups and tags expanded, that run code written by the model."""
     found = []
     for member in members:
         own = member if isinstance(member, dict) else {}
@@ -121,8 +121,8 @@ def _no_item_score(task: str) -> InputError:
 
 
 def _blimp_files(folder: str) -> list[dict]:
-    """Two tasks for each file: with the keys of lm-eval's own `blimp`, which reads the same rows from the Hub, and as
-    published, without lm-eval's blank between the empty context and the sentence."""
+    """Two tasks per file: one like lm-eval's own `blimp`, which reads the same rows from the Hub, and one as published,
+    without lm-eval's space between the empty context and the sentence."""
     files = sorted(Path(folder).glob("*.jsonl"))
     if not files:
         raise InputError(f"blimp_path: {folder} holds no .jsonl file; give the folder of BLiMP's paradigms")
@@ -157,11 +157,12 @@ def score_items(
     limit: int | None = None,
     shared: bool = False,
 ) -> dict[str, list[float]]:
-    """Each item's score, task by task of `loaded` (see load_tasks), in the items' order: whether it is right, or the task's
-    first metric if it measures something else, by the task's first filter (of gsm8k `strict-match`). Those of all of BLiMP's
-    paradigms are `blimp` as well, or `blimp_published`.
+    """Each item's score for each task of `loaded` (see load_tasks), in the items' order: whether it is right, or the task's
+    first metric if that is something else, by the task's first filter (for gsm8k `strict-match`). The scores of all of
+    BLiMP's paradigms together are also `blimp` or `blimp_published`.
 
-    limit: items a task, the first ones; None for all. shared: all processes of a launch call this, each scores its share.
+    limit: use the first `limit` items of each task; None: all. shared: all processes of a launch call this, and each scores
+    its share.
     """
     from lm_eval import evaluate
     from lm_eval.models.huggingface import HFLM
@@ -170,15 +171,15 @@ def score_items(
     fewest = min(len(task.eval_docs) for task in loaded["tasks"].values())
     state = processes()
     if shared and 1 < state.num_processes <= min(fewest, limit or fewest):
-        # lm-eval takes a model that is loaded already for the only one; it shares the items out by these.
+        # For a model that is already loaded, lm-eval assumes a single process; it distributes the items by these attributes.
         lm._rank, lm._world_size, lm.accelerator = state.process_index, state.num_processes, Accelerator(cpu=state._cpu)
     for task in loaded["tasks"].values():
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
-    # lm-eval writes a progress bar for each task: on a terminal they pass, in a log they drown the rest.
+    # lm-eval writes a progress bar for each task: fine on a terminal, but in a log they drown the rest.
     with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
         options = {"limit": limit, "bootstrap_iters": 0, "log_samples": True}
-        # load_tasks takes no task that runs code unless it was told to.
+        # load_tasks has refused tasks that run code unless allowed.
         results = evaluate(lm=lm, task_dict=loaded, confirm_run_unsafe_code=True, **options)
     return once(lambda: _item_scores(results["samples"])) if shared else _item_scores(results["samples"])
 
@@ -187,10 +188,10 @@ def _item_scores(by_task: dict[str, list[dict]]) -> dict[str, list[float]]:
     scores = {}
     for name, samples in by_task.items():
         metric = next((m for m in ("acc", "exact_match") if m in samples[0]), None) or samples[0]["metrics"][0]
-        # lm-eval gives every item once for each filter; counted as items of their own they would narrow the interval.
+        # lm-eval returns every item once per filter; counting these as separate items would narrow the interval.
         samples = [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
         try:
-            # Several processes give theirs one after the other; models are compared item by item.
+            # Several processes return theirs one after the other, but models are compared item by item.
             scores[name] = [float(sample[metric]) for sample in sorted(samples, key=lambda sample: sample["doc_id"])]
         except (TypeError, ValueError):
             raise _no_item_score(name) from None
@@ -201,6 +202,6 @@ def _item_scores(by_task: dict[str, list[dict]]) -> dict[str, list[float]]:
 
 
 def summarise_items(scores: dict[str, list[float]]) -> dict[str, metrics.Estimate]:
-    """The share of each task's items that are right; the mean where their scores are not 0 or 1."""
+    """The share of each task's items that are right; the mean score if scores are not all 0 or 1."""
     binary = {name: all(value in (0.0, 1.0) for value in values) for name, values in scores.items()}
     return {name: metrics.accuracy(v) if binary[name] else metrics.mean(v) for name, v in scores.items()}

@@ -19,8 +19,8 @@ from llmrecipes.processes import once, share
 from llmrecipes.templates import encode_prompts
 
 UNANSWERABLE = ("harmful", "unknowable")
-# measure: (part of the judgement, what it is where the measure counts it, the `kind`s of questions it is counted on; None =
-# those that can be answered, () = all)
+# measure: (part of the judgement, the value of the part that the measure counts, the `kind`s of questions it applies to;
+# None = answerable ones, () = all)
 JUDGED = {
     "correct": ("correct", True, None),
     "rude": ("polite", False, ()),
@@ -44,16 +44,16 @@ def answer(
     seed: int = 0,
     shared: bool = False,
 ) -> tuple[list[list[int]], list[list[int]], list[str]]:
-    """One answer to each prompt: (prompt ids, response ids, response texts). Greedy at temperature 0.
+    """One answer per prompt: (prompt ids, response ids, response texts). Greedy at temperature 0.
 
-    A model without chat template gets a conversation as plain text. shared: all processes of a launch call this and share
-    the batches out; each batch draws from a generator of its own, so that they sample what one process would.
+    A model without chat template gets a conversation as plain text. shared: all processes of a launch call this and divide
+    the batches; each batch has its own generator, so that they sample what a single process would.
     """
     if not tokenizer.chat_template:
         prompts = [prompt if isinstance(prompt, str) else prompt_text(prompt) + "\n" for prompt in prompts]
     context = context_length(model)
     encoded = encode_prompts(tokenizer, prompts, context - max_new_tokens if context else None, "questions")
-    # Longest first, as sample_responses does within a batch: rows of one batch need little padding.
+    # Longest first, as sample_responses does within a batch: rows of a batch then need little padding.
     order = sorted(range(len(encoded)), key=lambda row: -len(encoded[row]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     with tqdm(total=len(prompts), desc="answers" if temperature == 0 else "samples", leave=False, disable=None) as bar:
@@ -83,7 +83,7 @@ def answer(
 
 
 def finished_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]]) -> list[bool]:
-    """Of each answer's token ids, whether the model ended it itself; the others are cut by the length limit."""
+    """For each answer's token ids, whether the model ended it itself rather than being cut by the length limit."""
     ends = eos_token_ids(model, tokenizer)
     return [bool(row) and row[-1] in ends for row in ids]
 
@@ -97,10 +97,10 @@ def judge_answers(
     batch_size: int = 64,
     finished: list[bool] | None = None,
 ) -> list[dict]:
-    """The judgement of each answer: the parts its judge names, `gold` = rule(row, text), `reward` of a reward model.
+    """The judgement of each answer: the parts given by the judge, `gold` = rule(row, text), `reward` by a reward model.
 
-    finished: whether the model ended each answer itself, which a reward model sees; None says that all are whole.
-    judge: a function (row, text) -> parts, or an object whose `judge_all(rows, texts)` gives a list of them.
+    finished: whether the model ended each answer itself, which a reward model sees; None means all are complete.
+    judge: a function (row, text) -> parts, or an object whose `judge_all(rows, texts)` returns a list of them.
     """
     if hasattr(judge, "judge_all"):
         judged = once(lambda: judge.judge_all(rows, texts))
@@ -118,9 +118,9 @@ def judge_answers(
 
 
 def _parts(judged, row: dict, text: str) -> dict:
-    """What a user's judge said of an answer, checked: {part: true, false or None}, one of them a part that is measured.
+    """A user's judgement of an answer, checked: {part: true, false or None}, with at least one part that is measured.
 
-    Text, "no" say, would count as true, and a misspelt part as no judgement. Parts beyond those measured are kept.
+    Text such as "no" would count as true, and a misspelt part as no judgement. Parts that are not measured are kept.
     """
     told = f"judge: prompt {row['prompt']!r:.80}, answer {text!r:.80}:"
     if not isinstance(judged, Mapping):
@@ -136,9 +136,9 @@ def _parts(judged, row: dict, text: str) -> dict:
 
 
 def compare_pairs(rows: list[dict], own: tuple[list, list], baseline: tuple[list, list], pairs: PairJudge) -> bool:
-    """Add to each of the model's judgements whether its answer beats the baseline's: `judge_win`, 1, 0 or 0.5 for a tie.
+    """Adds to each of the model's judgements whether its answer beats the baseline's: `judge_win`, 1, 0 or 0.5 for a tie.
 
-    own, baseline: (answers, judgements). A comparison that cannot be read adds nothing; returns whether one can.
+    own, baseline: (answers, judgements). Unreadable comparisons add nothing; returns whether any was readable.
     """
     asked = list(zip([prompt_text(row["prompt"]) for row in rows], own[0], baseline[0], strict=True))
     outcomes = once(lambda: pairs.compare_all(asked))
@@ -151,7 +151,7 @@ def compare(name: str, rows: list[dict], judged: dict, baseline: str) -> dict[st
     """Share of questions on which the model's answer scores above the baseline's, ties half; none for the baseline itself.
 
     judged: model -> (answers, judgements). `rule_win_rate` is by the rule, `reward_win_rate` by the reward model,
-    `judge_win_rate` by a judge model (see compare_pairs); the latter two also for each kind of question whose answer shows
+    `judge_win_rate` by a judge model (see compare_pairs); the latter two also for each kind of question that tests
     behaviour.
     """
     if name == baseline or baseline not in judged:
@@ -160,7 +160,7 @@ def compare(name: str, rows: list[dict], judged: dict, baseline: str) -> dict[st
     rates = {}
     for score, measure in (("gold", "rule_win_rate"), ("reward", "reward_win_rate"), ("judge_win", "judge_win_rate")):
         for kind in ("", *(KINDS if EVALUATION[measure].by_kind else ())):
-            # Of judge_win the baseline has none: against itself it would tie.
+            # The baseline has no judge_win: against itself it would tie.
             asked = [
                 (a[score], b.get(score, 0.5), row.get("key"))
                 for row, a, b in zip(rows, own, other, strict=True)
@@ -173,7 +173,7 @@ def compare(name: str, rows: list[dict], judged: dict, baseline: str) -> dict[st
 
 
 def behaviour_hits(rows: list[dict], judged: list[dict]) -> dict[str, list[bool | None]]:
-    """Of each measure and question, whether it is so of the answer; None where it does not count or was not judged."""
+    """For each measure and question, whether the answer has the property; None if it does not apply or was not judged."""
     return {
         name: [
             bool(parts[part]) == wanted if parts.get(part) is not None and _counts(row, kinds) else None
@@ -184,9 +184,9 @@ def behaviour_hits(rows: list[dict], judged: list[dict]) -> dict[str, list[bool 
 
 
 def summarise_behaviour(rows: list[dict], judged: list[dict], num_tokens: list[int]) -> dict[str, metrics.Estimate]:
-    """Each measure with its interval and n; measures without a question, or without a judgement, are left out.
+    """Each measure with its interval and n; measures without questions or judgements are left out.
 
-    Intervals rest on questions: rows with one `key` are wordings of one, which a model answers much alike.
+    Intervals are over questions: rows with the same `key` are wordings of one question, which a model answers alike.
     """
     summary, keys = {}, [row.get("key") for row in rows]
     for name, hits in behaviour_hits(rows, judged).items():
@@ -203,7 +203,7 @@ def summarise_behaviour(rows: list[dict], judged: list[dict], num_tokens: list[i
 
 def _counts(row: dict, kinds: tuple | None) -> bool:
     kind = row.get("kind")
-    if kinds is None:  # what can be answered; with a column `answer`, only where it holds one
+    if kinds is None:  # answerable questions; if there is a column `answer`, only those with one
         return kind not in UNANSWERABLE and row.get("answer", True) not in ("", None)
     return not kinds or kind in kinds
 
@@ -218,7 +218,7 @@ def kl_from(
     batch_size: int,
     seed: int,
 ) -> metrics.Estimate:
-    """KL(model || reference) in nats a response, on the model's own samples at temperature 1."""
+    """KL(model || reference) in nats per response, on the model's own samples at temperature 1."""
     settings = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "seed": seed, "shared": True}
     encoded, responses, _ = answer(model, tokenizer, prompts, temperature=1.0, **settings)
     work = lambda pairs: kl_divergences(model, reference, *map(list, zip(*pairs, strict=True)), tokenizer.pad_token_id)

@@ -5,15 +5,15 @@ from collections import defaultdict
 
 from llmrecipes import metrics
 
-# What two answers have to share; how well they are written does not matter.
+# The parts in which two answers must agree; how well they are written does not matter.
 STANCE = ("correct", "refused", "unknown", "polite", "toxic")
 
 
 def alike(row: dict, one: tuple[str, dict], other: tuple[str, dict]) -> bool:
-    """Whether two (answer, judgement) to the question `row` say the same.
+    """Whether two (answer, judgement) pairs for the question `row` say the same.
 
-    They do if they are judged alike and, where the question has a right answer that both miss, in the same words: two
-    different mistakes do not agree.
+    They do if they are judged alike and, if both miss the question's right answer, have the same words: two different
+    mistakes do not agree.
     """
     if any(one[1].get(part) != other[1].get(part) for part in STANCE):
         return False
@@ -26,7 +26,7 @@ def alike(row: dict, one: tuple[str, dict], other: tuple[str, dict]) -> bool:
 def paraphrase_consistency(rows: list[dict], texts: list[str], judged: list[dict]) -> metrics.Estimate | None:
     """Share of questions whose wordings are all answered alike; rows with the same `key` are one question in other words.
 
-    None where no key occurs twice or nothing was judged.
+    None if no key occurs twice or nothing was judged.
     """
     groups = defaultdict(list)
     for row, text, parts in zip(rows, texts, judged, strict=True):

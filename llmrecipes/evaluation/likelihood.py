@@ -1,4 +1,4 @@
-"""What a model's probabilities say: perplexity and bits per byte of held-out text, KL from another model."""
+"""Measures from a model's probabilities: perplexity and bits per byte of held-out text, KL from another model."""
 
 import math
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ def score_texts(
 ) -> list[tuple[float, int, int]]:
     """(summed negative log-likelihood in nats, number of tokens scored, UTF-8 bytes) of each text.
 
-    A text is scored from its first token on, after BOS (or EOS, which ends the document before it in packed training),
-    and its end (EOS) is not scored. A text beyond max_length or the model's context is cut into windows; each begins
-    with the last token of the one before, so that every token is scored once.
+    A text is scored from its first token on, given BOS (or EOS, which precedes a document in packed training); its final
+    EOS is not scored. A text longer than max_length or the model's context is split into windows, each beginning with the
+    last token of the one before, so that every token is scored exactly once.
     """
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     length = min(context_length(model) or max_length, max_length)
@@ -44,7 +44,7 @@ def score_texts(
 
 
 def summarise_texts(scores: list[tuple[float, int, int]]) -> dict[str, metrics.Estimate]:
-    """`perplexity` (per token) and `bits_per_byte` of all texts together; intervals resample texts."""
+    """`perplexity` (per token) and `bits_per_byte` over all texts together; the bootstrap intervals resample texts."""
     scores = [score for score in scores if score[1]]
     nll, tokens, num_bytes = zip(*scores, strict=True)
     per_token, per_byte = metrics.ratio(nll, tokens), metrics.ratio(nll, num_bytes)
@@ -63,29 +63,30 @@ def kl_divergences(
     pad_token_id: int,
     batch_size: int = 32,
 ) -> list[float]:
-    """KL(policy || reference) in nats of each response, summed over its tokens.
+    """KL(policy || reference) in nats for each response, summed over its tokens.
 
-    Monte Carlo over responses, which must be samples of `policy` at temperature 1; at each position the sum over the
-    vocabulary is exact, which has less variance than the log ratio of the sampled token alone:
-    sum_t sum_v p(v | prompt, y_<t) (log p(v | ...) - log q(v | ...)).
+    By the chain rule KL = E_y[Σ_t KL_t(y_<t)], with KL_t = Σ_v p(v | prompt, y_<t) (log p(v | ...) - log q(v | ...)). The
+    sum over the vocabulary is exact; only the expectation over responses y, which must be samples of `policy` at temperature
+    1, is Monte Carlo. This has less variance than the log ratio of the sampled tokens alone (k1).
     """
     rows = list(enumerate([prompt + response for prompt, response in zip(prompts, responses, strict=True)]))
     result = [0.0] * len(rows)
     for batch in tqdm(list(_batches(rows, batch_size)), desc="KL", leave=False, disable=None):
         input_ids, mask = _pad([ids for _, ids in batch], pad_token_id, policy.device)
         logits = [m(input_ids=input_ids, attention_mask=mask).logits[:, :-1] for m in (policy, reference)]
-        # Models of one tokenizer may pad their vocabulary to different sizes; what is beyond the smaller means nothing.
+        # Models with the same tokenizer may pad their vocabularies to different sizes; ids beyond the smaller have no
+        # meaning.
         width = min(part.shape[-1] for part in logits)
         log_p, log_q = (part[..., :width].float().log_softmax(-1) for part in logits)
         kl = (log_p.exp() * (log_p - log_q)).sum(-1)
         for row, (number, ids) in enumerate(batch):
-            # Position t of the logits predicts token t + 1; the first one counted predicts the response's first token.
+            # Logits at position t predict token t + 1; the first position used predicts the response's first token.
             result[number] = kl[row, len(prompts[number]) - 1 : len(ids) - 1].double().sum().item()
     return result
 
 
 def _batches(rows: list, batch_size: int) -> Iterator[list]:
-    """Rows of similar length together, so that little is padded."""
+    """Batches of rows of similar length, so that there is little padding."""
     rows = sorted(rows, key=lambda row: -len(row[1]))
     yield from (rows[i : i + batch_size] for i in range(0, len(rows), batch_size))
 

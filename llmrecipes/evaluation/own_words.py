@@ -2,7 +2,7 @@
 
 import re
 
-# Words of somebody else: what stands in quotation marks inside a sentence, or after "she says:".
+# Somebody else's words: text in quotation marks inside a sentence, or after "she says:".
 _OTHERS = re.compile(
     r"(?<=[\w:,] )\"[^\"]*\"|\b(?!I\b)\w+ (?:says?|said|wrote|writes?|replie[sd]|answered|told|shouts?|shouted|asks?|asked):"
     r" ?[^.!?\n]*[.!?]?",
@@ -38,7 +38,7 @@ _INTRODUCED = re.compile(
     r"|^(?:subject|re|title))[*_ ]*:(?!\S)",
     re.I | re.M,
 )
-# A template's blanks, "[your name]", and a whole message on one line.
+# A template's placeholders, "[your name]", and a whole message on one line.
 _TEMPLATE = re.compile(
     r"[^.!?\n]{0,150}\[[A-Za-z][\w ',/-]*\](?!\()[^.!?\n]{0,150}"
     r"|^(?:Dear|Hi|Hello|Hey) [A-Z]\w*,[^\n]*[.!?] (?:All the best|Best(?: \w+)?|\w+ regards|Regards|Cheers|Love|Thanks"
@@ -55,7 +55,7 @@ _CLOSING = re.compile(
     r"|with \w+|many thanks|thanks|thank you)(?: again)?|take care)[,.!]?[ \t]*\n+[^\n]*(?:\n|\Z)",
     re.I | re.M,
 )
-# The speaker turns back to the user; what follows is his own again.
+# The speaker turns back to the user; what follows are the speaker's own words again.
 _RESUMED = re.compile(
     r"^[ \t*_(]*(?:let me know|feel free|(?:I )?hope (?:this|that|it)|would you like|do you want|if you(?:'d| would| want)"
     r"|you (?:can|could|may|might) (?:also|adjust|change|replace|edit|add)|I can also\b|I kept|I(?:'ve| have) (?:kept"
@@ -63,7 +63,7 @@ _RESUMED = re.compile(
     re.I | re.M,
 )
 _SPEAKER = re.compile(r"^[ \t*_]*([A-Z][\w .'-]{0,24}?)[*_]*:[*_]* +\S.*$", re.M)
-_CHAT = re.compile(r"user|human|assistant|ai|bot|question|answer|note|response|q|a", re.I)  # its own turns, no play
+_CHAT = re.compile(r"user|human|assistant|ai|bot|question|answer|note|response|q|a", re.I)  # turns of a chat, not of a play
 
 
 def straighten(text: str) -> str:
@@ -72,13 +72,13 @@ def straighten(text: str) -> str:
 
 
 def own_words(answer: str) -> str:
-    """The answer without the words of others, its quotation marks and apostrophes straight."""
+    """The answer without the words of others, with straight quotation marks and apostrophes."""
     return _OTHERS.sub("", straighten(answer))
 
 
 def undrafted(answer: str) -> str:
-    """The answer's own words without drafts either: quotations and code, a letter from its salutation to its signature, what
-    follows "Here is a note you could send:" up to where the speaker turns to the user again, and a dialogue's lines."""
+    """The answer's own words, without drafts either: removes quotations and code, letters from salutation to signature, the
+    text after "Here is a note you could send:" until the speaker addresses the user again, and lines of dialogue."""
     text = straighten(answer)
     speakers = set(_SPEAKER.findall(text))
     if len(speakers) > 1 and not any(_CHAT.fullmatch(name) for name in speakers):

@@ -8,9 +8,9 @@ from llmrecipes.metrics import ALPHA, Estimate, describe_tests
 def format_table(
     scores: dict[str, dict[str, Estimate]], tasks: set[str] = frozenset(), baseline: str = "", p_values: dict | None = None
 ) -> str:
-    """One line a measure, one column a model: value, and the larger side of its 95 % interval; ↑ and ↓ say what is better.
+    """A line per measure, a column per model: the value ± the larger side of its 95 % interval; ↑ or ↓ is the better way.
 
-    p_values: model -> measure -> p of its difference from `baseline`; small ones are marked, and a last line says so.
+    p_values: model -> measure -> p of its difference from `baseline`; small ones are marked, as a last line explains.
     """
     names = list(scores)
     measures = list(dict.fromkeys(measure for by_measure in scores.values() for measure in by_measure))
@@ -30,8 +30,8 @@ def format_table(
 
 
 def format_changes(scores: dict[str, dict[str, Estimate]], baseline: str, p_values: dict[str, dict[str, float]]) -> str:
-    """A line a model: in which measures it is better and in which worse than `baseline`, of those whose difference is marked
-    in the table."""
+    """A line per model: in which measures it is better or worse than `baseline`, among the differences marked in the
+    table."""
     lines = []
     for name, tests in p_values.items():
         better, worse = [], []
@@ -53,7 +53,7 @@ def _cell(estimate: Estimate, is_share: bool) -> str:
 
 
 def format_answers(rows: list[dict], answers: dict[str, list[str]], count: int) -> str:
-    """`count` questions, of as many different kinds as there are, with each model's answer below."""
+    """`count` questions, of as many different kinds as possible, each followed by all models' answers."""
     by_kind: dict = {}
     for i, row in enumerate(rows):
         by_kind.setdefault(row.get("kind"), []).append(i)

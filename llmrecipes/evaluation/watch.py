@@ -1,7 +1,7 @@
-"""What a model says and can do while it trains: a Trainer callback that samples answers and scores small tasks.
+"""Progress during training: a Trainer callback that samples answers and scores small tasks.
 
-Off unless `watch_steps` is set. Its answers are greedy or drawn by a generator of its own and its tasks draw nothing, so
-that training takes the same course with and without it; its cost is capped at `watch_share` of the wall time.
+Off unless `watch_steps` is set. Answers are greedy or drawn from a separate generator, and tasks draw no random numbers, so
+training is identical with and without it; its cost is capped at `watch_share` of the wall time.
 """
 
 import json
@@ -32,8 +32,8 @@ class WatchArguments(JudgeArguments):
     watch_steps: int = field(
         default=0, metadata={"help": "Sample and score every N optimizer steps, and before the first; 0: never."}
     )
-    watch_prompts: list[str] = field(default_factory=list, metadata={"help": "What the model is asked each time."})
-    watch_tasks: list[str] = field(default_factory=list, metadata={"help": "lm-eval tasks that are scored each time."})
+    watch_prompts: list[str] = field(default_factory=list, metadata={"help": "Prompts that the model answers each time."})
+    watch_tasks: list[str] = field(default_factory=list, metadata={"help": "lm-eval tasks scored each time."})
     watch_tasks_path: str = field(default="configs/tasks", metadata={"help": "Folder of the tasks' YAML files."})
     watch_questions: dict | None = field(
         default=None,
@@ -48,9 +48,9 @@ class WatchArguments(JudgeArguments):
     )
     judge_guidelines: str | None = field(default=None, metadata={"help": "The judge's guidelines, Markdown; default: ours."})
     watch_temperature: float = field(
-        default=1.0, metadata={"help": "Of the answers to watch_questions, drawn with the same seed each time; 0: greedy."}
+        default=1.0, metadata={"help": "Temperature of answers to watch_questions, with the same seed each time; 0: greedy."}
     )
-    watch_items: int = field(default=50, metadata={"help": "Items of each task, the first ones."})
+    watch_items: int = field(default=50, metadata={"help": "Number of items of each task, from its start."})
     watch_max_new_tokens: int = field(default=32, metadata={"help": "Longest answer."})
     watch_share: float = field(
         default=0.05,
@@ -61,11 +61,11 @@ class WatchArguments(JudgeArguments):
         if not self.watch_steps:
             return
         if self.watch_steps < 0 or self.watch_items < 1 or self.watch_max_new_tokens < 1:
-            raise InputError("watch_steps, watch_items and watch_max_new_tokens count something; give 1 or more")
+            raise InputError("watch_steps, watch_items and watch_max_new_tokens are counts; give 1 or more")
         if self.watch_temperature < 0:
             raise InputError(f"watch_temperature: {self.watch_temperature} is below 0; give 0 for greedy answers, or more")
         if not 0 <= self.watch_share <= 1:
-            raise InputError(f"watch_share: {self.watch_share} is no share; give a number from 0 to 1")
+            raise InputError(f"watch_share: {self.watch_share} is not a share; give a number from 0 to 1")
         if not (self.watch_prompts or self.watch_tasks or self.watch_questions):
             raise InputError("watch_steps: there is nothing to watch; give watch_prompts, watch_tasks or watch_questions")
         if bool(self.judge_url) != bool(self.judge_model):
@@ -73,14 +73,14 @@ class WatchArguments(JudgeArguments):
         given = [key for key in ("watch_rule", "watch_reward_model", "judge_url") if getattr(self, key)]
         if len(given) != bool(self.watch_questions):
             raise InputError(
-                "watch_questions goes together with one of watch_rule, watch_reward_model and judge_url, which says "
-                f"what answers to them are better; given: {', '.join(given) or 'none'} (an empty value takes one back)"
+                "watch_questions goes together with one of watch_rule, watch_reward_model and judge_url, which decides "
+                f"which answers are better; given: {', '.join(given) or 'none'} (an empty value unsets a key)"
             )
 
 
 @dataclass
 class Watched:
-    """What `load_watch` found: tasks of lm-eval, questions, and by what their answers are compared."""
+    """What `load_watch` loaded: lm-eval tasks, questions, and the comparison of their answers."""
 
     args: WatchArguments
     tasks: dict | None = None
@@ -89,7 +89,7 @@ class Watched:
     endpoint: Endpoint | None = None
 
     def load_comparison(self) -> RuleComparison | RewardComparison | JudgeComparison | None:
-        """Who compares the answers to the questions; a reward model is loaded here."""
+        """The comparison of answers to the questions; loads the reward model, if there is one."""
         if self.args.watch_reward_model:
             return RewardComparison(self.args.watch_reward_model)
         if self.endpoint:
@@ -98,10 +98,10 @@ class Watched:
 
 
 def load_watch(args: WatchArguments) -> Watched | None:
-    """What `args` ask for, to be called before any model is loaded; None where `watch_steps` is 0.
+    """Loads what `args` request, before any model is loaded; None if `watch_steps` is 0.
 
     Raises:
-        InputError: a task, function, source or reward model is not there, or the endpoint does not answer.
+        InputError: a task, function, source or reward model does not exist, or the endpoint does not answer.
     """
     if not args.watch_steps:
         return None
@@ -127,12 +127,12 @@ def load_watch(args: WatchArguments) -> Watched | None:
 class Watch(TrainerCallback):
     """Writes output_dir/watch.jsonl, a row each time: step, answers ({prompt: answer}), scores ({task: Estimate}), seconds.
 
-    With questions the scores hold `win_rate`, the share of them that the model answers better than at step 0, ties half;
-    `golds` (a rule's), `rewards` (a reward model's scores) or `texts` (for a judge model) are what it is measured by. Scores
-    also go into the trainer's history and trackers (watch/TASK). Step 0, which says what a row costs, is always taken and
-    does not count.
+    With questions the scores include `win_rate`, the share of questions answered better than at step 0, ties half; it is
+    computed from `golds` (of a rule), `rewards` (of a reward model) or `texts` (for a judge model). Scores also go into the
+    trainer's history and trackers (watch/TASK). Step 0, from which the cost of a row is estimated, is always taken and not
+    counted against the cap.
 
-    chat: prompts are asked as a user's turn; otherwise they are text to be continued, as for a base model.
+    chat: prompts are sent as a user's turn; otherwise they are text to be continued, as for a base model.
     """
 
     def __init__(self, watched: Watched, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, chat: bool):
@@ -142,11 +142,11 @@ class Watch(TrainerCallback):
         self.spent, self.last = 0.0, None
         self.left_out = 0
         self.comparison = watched.load_comparison() if trainer.is_world_process_zero() else None
-        self.first: list = []  # what is kept of step 0
+        self.first: list = []  # the results kept from step 0
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.started = time.monotonic()
-        if state.is_world_process_zero:  # a resumed run does again what came after its checkpoint
+        if state.is_world_process_zero:  # a resumed run repeats what came after its checkpoint
             kept = cut_back(self.file, state.global_step)
             if self.comparison:
                 known = [row.get(self.comparison.name, []) for row in kept]
@@ -160,7 +160,7 @@ class Watch(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.left_out and state.is_world_process_zero:
-            print(f"watch: left out {self.left_out} times, which would have taken more than watch_share of the time")
+            print(f"watch: skipped {self.left_out} times, as it would have taken more than watch_share of the time")
         if self.watched.endpoint and state.is_world_process_zero:
             numbers = self.watched.endpoint.numbers(self.args.judge_price)
             print("watch: judge " + ", ".join(f"{key[6:]} {value:,}" for key, value in numbers.items()), flush=True)
@@ -175,7 +175,7 @@ class Watch(TrainerCallback):
         started = time.monotonic()
         model = getattr(model, "module", model)
         model = getattr(model, "policy", model)  # PPO trains a policy and a value model as one module
-        config = model.config.get_text_config()  # of a model that also sees, the text part's
+        config = model.config.get_text_config()  # of a vision model, the text part's
         was_training, use_cache = model.training, config.use_cache
         model.eval()
         row = {"step": state.global_step, "answers": self._ask(model), "scores": self._score(model)}
@@ -202,7 +202,7 @@ class Watch(TrainerCallback):
         return dict(zip(prompts, self._answer(model, asked)[0], strict=True))
 
     def _compare(self, model, scores: dict, step: int) -> dict[str, list]:
-        """What is kept of this step; puts `win_rate` among the scores."""
+        """The results to keep from this step; adds `win_rate` to the scores."""
         rows, temperature = self.watched.questions, self.args.watch_temperature
         texts, ids = self._answer(model, [row["prompt"] for row in rows], temperature)
         whole = ids and finished_answers(model, self.tokenizer, ids)
@@ -213,7 +213,7 @@ class Watch(TrainerCallback):
         except InputError as error:
             if step == 0:
                 raise
-            # An endpoint that is away, say, does not end what has been training for hours.
+            # A failure, such as an unreachable endpoint, must not end hours of training.
             print(f"watch: no win rate at step {step}: {error}", flush=True)
             return {}
         return {self.comparison.name: now}
@@ -230,26 +230,26 @@ class Watch(TrainerCallback):
         return {name: score._asdict() for name, score in summarise_items(scores).items()}
 
     def _log(self, args, state, control, scores: dict[str, float]) -> None:
-        """As Trainer.log does, which is not called: a trainer's own adds what it has averaged since its last line."""
+        """Logs like Trainer.log, which cannot be called: subclasses add the averages since their last line to it."""
         state.log_history.append({"step": state.global_step} | scores)
-        should_log = control.should_log  # on_log takes it back, and this step may have a line of its own to write
+        should_log = control.should_log  # on_log resets it, and this step may still have its own line to write
         self.trainer.callback_handler.on_log(args, state, control, scores)
         control.should_log = should_log
 
 
 def add_watch(trainer: Trainer, watched: Watched | None, tokenizer: PreTrainedTokenizerBase, chat: bool = True) -> None:
-    """Add a Watch to the trainer, unless there is nothing to watch or the model's weights are spread over processes."""
+    """Adds a Watch to the trainer, unless there is nothing to watch or the weights are sharded over processes."""
     if not watched:
         return
     if how := _sharded(trainer):
         if trainer.is_world_process_zero():
-            print(f"watch: left out under {how}, where one process alone cannot answer; evaluate the finished model")
+            print(f"watch: turned off under {how}, where a single process cannot generate; evaluate the finished model")
         return
     trainer.add_callback(Watch(watched, trainer, tokenizer, chat))
 
 
 def _sharded(trainer: Trainer) -> str:
-    """FSDP, DEEPSPEED, ... as accelerate has set it up (its own YAML need not show in the trainer's arguments), or ""."""
+    """FSDP, DEEPSPEED, ... as set up by accelerate (whose YAML may not show in the trainer's arguments), or ""."""
     sharding = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
     if trainer.accelerator.distributed_type in sharding:
         return trainer.accelerator.distributed_type.value

@@ -1,8 +1,8 @@
-"""Who says whether a model in training answers better than at step 0 (watch.py): a rule, a reward model or a judge model.
+"""Whether a model in training answers better than at step 0 (watch.py), by a rule, a reward model or a judge model.
 
-Each has a `name`, under which watch.jsonl holds what `keep(rows, texts, whole, device)` makes of a step's answers, one value
-a question (whole: which answers the model ended itself), and `win_rate(rows, now, first)`, the share of questions answered
-better than at step 0, ties half.
+Each has a `name`, the key in watch.jsonl; `keep(rows, texts, whole, device)`, one value per question to store under it
+(whole: which answers the model ended itself); and `win_rate(rows, now, first)`, the share of questions answered better than
+at step 0, ties half.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class RuleComparison:
 
 
 class RewardComparison:
-    """Scores of the reward model in `path`, which stays on the CPU except while it scores; loading draws no numbers."""
+    """Scores of the reward model in `path`, kept on the CPU except while scoring; loading it draws no random numbers."""
 
     name = "rewards"
 
@@ -54,7 +54,7 @@ class RewardComparison:
 
 
 class JudgeComparison:
-    """The answers themselves, which the model behind `endpoint` compares in both orders (llmrecipes.judging.pairwise)."""
+    """The answers themselves, compared in both orders by the model behind `endpoint` (llmrecipes.judging.pairwise)."""
 
     name = "texts"
 

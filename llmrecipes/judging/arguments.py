@@ -1,4 +1,4 @@
-"""Keys of a judge model behind an OpenAI-compatible endpoint, the same wherever one is asked."""
+"""Keys of a judge model behind an OpenAI-compatible endpoint, the same wherever one is used."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""A language model behind any OpenAI-compatible endpoint (also `transformers serve` on loopback), asked as a judge."""
+"""A language model behind any OpenAI-compatible endpoint (also `transformers serve` on loopback), used as a judge."""
 
 import asyncio
 import hashlib
@@ -24,15 +24,15 @@ from llmrecipes.secrets import scrub_secrets
 
 RETRY_STATUS = (408, 409, 429, 500, 502, 503, 504, 529)
 MAX_TRIES, MAX_WAIT = 6, 60.0
-MAX_BYTES = 4 << 20  # of an answer, also unpacked
+MAX_BYTES = 4 << 20  # most bytes of an answer, also after decompression
 
 
 @dataclass
 class Endpoint:
-    """Asks `model` at `base_url` (".../v1"), greedily. Its key is read from the variable `key_variable`, never shown.
+    """Asks `model` at `base_url` (".../v1"), greedily. Its key is read from the variable `key_variable` and never shown.
 
-    timeout: seconds until an answer must be there in whole. usage: calls and tokens so far; `unreadable` is for the caller
-    to count. keep_hint: what a user whose run breaks off is told about the work that is done.
+    timeout: seconds until an answer must have arrived completely. usage: calls and tokens so far; `unreadable` is counted by
+    the caller. keep_hint: appended to errors that end a run, about what happens to finished work.
     """
 
     base_url: str
@@ -46,11 +46,11 @@ class Endpoint:
     def __post_init__(self):
         key = os.environ.get(self.key_variable)
         headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        # No redirects: the key goes to the address the user gave and to no other. httpx's own timeout is one for each read,
-        # which a byte a second never meets; `_fetch` has one for all.
+        # No redirects: the key goes only to the address given by the user. httpx's own timeout is per read, and one byte a
+        # second never exceeds it; `_fetch` has one for the whole answer.
         self._client = httpx.AsyncClient(timeout=None, headers=headers, follow_redirects=False)  # nosec B113
         self.pool, self._lock = ThreadPoolExecutor(self.concurrency), Lock()
-        self._address = scrub_secrets(self.base_url)  # as it is shown: a URL may hold a password
+        self._address = scrub_secrets(self.base_url)  # for messages: a URL may hold a password
 
     def ask(self, question: str, max_tokens: int) -> str:
         """The model's answer to one user message.
@@ -71,14 +71,14 @@ class Endpoint:
         with self._lock:
             for name, count in (tokens | {"calls": 1}).items():
                 self.usage[name] += count
-        return text.encode("utf-8", "replace").decode()  # JSON may hold halves of characters, which no file can
+        return text.encode("utf-8", "replace").decode()  # JSON may hold lone surrogates, which UTF-8 cannot encode
 
     def check(self) -> None:
-        """InputError unless the model answers: a wrong address or key shows before any other model is loaded."""
+        """InputError unless the model answers: reveals a wrong address or key before any other model is loaded."""
         self.ask("Reply with the word ready.", max_tokens=256)
 
     def numbers(self, price: list[float] | tuple[float, float] | None = None) -> dict[str, float]:
-        """judge_calls, tokens and, with `price` (dollars for a million prompt and a million answered tokens), the cost."""
+        """judge_calls, tokens and, with `price` (dollars per million prompt and per million completion tokens), the cost."""
         numbers = {f"judge_{key}": value for key, value in self.usage.items()}
         if price:
             dollars = (self.usage["prompt_tokens"] * price[0] + self.usage["completion_tokens"] * price[1]) / 1e6
@@ -92,17 +92,17 @@ class Endpoint:
             try:
                 status, asked, content = asyncio.run_coroutine_threadsafe(self._fetch(body), self._loop).result()
             except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-                raise InputError(f"judge_url: {self._address} is no address of a web server") from None
+                raise InputError(f"judge_url: {self._address} is not the address of a web server") from None
             except httpx.TransportError as error:
                 problem = f"does not answer ({error.__class__.__name__})"
             except TimeoutError:
-                problem = f"gives no whole answer in {self.timeout:g} s"
+                problem = f"gives no complete answer in {self.timeout:g} s"
             else:
                 if status == 200:
                     try:
                         return json.loads(content, parse_constant=_no_number)
                     except (ValueError, RecursionError):
-                        problem = "answers something that is no JSON"
+                        problem = "answers something that is not JSON"
                 elif status in RETRY_STATUS:
                     problem = f"answers {status}"
                     wait = min(MAX_WAIT, float(asked)) if re.fullmatch(r"\d+(\.\d+)?", asked) else wait
@@ -114,17 +114,18 @@ class Endpoint:
 
     @cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:
-        """Where requests run: only there one can be broken off at any point, in the middle of its headers too."""
+        """The event loop for requests: only in one can a request be cancelled at any point, even in the middle of its
+        headers."""
         loop = asyncio.new_event_loop()
         Thread(target=loop.run_forever, daemon=True).start()
         return loop
 
     async def _fetch(self, body: dict) -> tuple[int, str, bytes]:
-        """(status, Retry-After, content, which is read only of an answer that is one).
+        """(status, Retry-After, content; the content is read only on success).
 
         Raises:
-            TimeoutError: it is not there in whole after `timeout` seconds.
-            InputError: it is larger than MAX_BYTES.
+            TimeoutError: the answer is not complete after `timeout` seconds.
+            InputError: the answer is larger than MAX_BYTES.
         """
         url, content = f"{self.base_url.rstrip('/')}/chat/completions", bytearray()
         async with asyncio.timeout(self.timeout), self._client.stream("POST", url, json=body) as response:
@@ -148,7 +149,7 @@ class Endpoint:
 
 
 def _unpacked(content: bytes, encoding: str) -> bytes:
-    """`content` without its compression, which was not asked for, as far as one byte over MAX_BYTES."""
+    """`content` decompressed (no compression was requested), up to one byte beyond MAX_BYTES."""
     if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
         return content
     try:
@@ -158,7 +159,7 @@ def _unpacked(content: bytes, encoding: str) -> bytes:
 
 
 def _count(value) -> int:
-    """A number of tokens; none given is 0."""
+    """A number of tokens; 0 if none is given."""
     if value is None:
         return 0
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2**53:
@@ -171,7 +172,8 @@ def _no_number(name: str):
 
 
 def check_judge(args: JudgeArguments, needed_by: str) -> None:
-    """InputError unless what `needed_by` ("`judge: llm`") needs, endpoint and model, is given; a price is two numbers."""
+    """InputError unless the endpoint and model that `needed_by` ("`judge: llm`") needs are given; a price has two
+    numbers."""
     for key in ("judge_url", "judge_model"):
         if not getattr(args, key):
             raise InputError(f"{key}: is missing, which {needed_by} needs")
@@ -180,15 +182,16 @@ def check_judge(args: JudgeArguments, needed_by: str) -> None:
 
 
 def open_endpoint(args: JudgeArguments, keep_hint: str = "") -> Endpoint:
-    """The endpoint that `args` (see check_judge) name; nothing is asked yet."""
+    """The endpoint named in `args` (see check_judge); asks nothing yet."""
     return Endpoint(args.judge_url, args.judge_model, args.judge_key_variable, args.judge_concurrency, keep_hint=keep_hint)
 
 
 class Verdicts:
-    """What the model of `endpoint` says to questions, none of which is asked twice.
+    """Verdicts of the model of `endpoint` on questions, never asking one twice.
 
-    file: JSON Lines that verdicts are added to as they arrive and read back from when the first question comes, so that a
-    run that was killed pays for none again; it holds digests of the questions, not their text. kept: how many it held.
+    file: JSON Lines to which verdicts are appended as they arrive, and from which they are read back before the first
+    question, so that a killed run pays for none again; it holds digests of the questions, not their text. kept: how many
+    were read back.
     """
 
     def __init__(self, endpoint: Endpoint, file: Path | None = None):
@@ -199,16 +202,16 @@ class Verdicts:
     def known(self) -> dict[str, object]:
         if not self.file:
             return {}
-        # Where a kill has left half a line, the next one does not go on where it ends.
+        # If a kill has left half a line, the next verdict must start a new one.
         self._before = "\n" if self.file.exists() and not self.file.read_bytes().endswith(b"\n") else ""
         known = {row["question"]: row["verdict"] for row in read_growing(self.file)}
         self.kept = len(known)
         return known
 
     def ask_all(self, questions: list[tuple[str, Callable[[str], object]]], max_tokens: int) -> list:
-        """The verdict on each (question, read): what `read` makes of the reply.
+        """The verdict for each (question, read): the result of read(reply).
 
-        Where `read` makes nothing of it, the model is asked once more; then the verdict is None, counted as unreadable.
+        If `read` returns nothing, the model is asked once more; after that the verdict is None, counted as unreadable.
 
         Raises:
             InputError: the endpoint refuses, or gives no answer after several tries.

@@ -1,10 +1,10 @@
 """Who judges an answer: a rule, a language model behind an endpoint, a reward model; the keys of evaluate.yaml choose.
 
 `judge: module:function` is a rule, (row, answer) -> named parts, such as llmrecipes.evaluation.rules:judge; each of
-behaviours.JUDGED for which it has a part is measured. `judge: llm` asks the model `judge_model` at `judge_url` for the
+behaviours.JUDGED for which it returns a part is measured. `judge: llm` asks the model `judge_model` at `judge_url` for the
 same parts (Zheng et al. 2023, arXiv 2306.05685) and, with `judge_pairs`, whose answer is better, the model's or the
 baseline's: `judge_win_rate`. Its verdicts are kept in VERDICTS_FILE. `reward_model_name_or_path` scores every answer,
-beside whichever judge: `reward`, and `reward_win_rate` over the baseline's answers.
+whichever judge is used: `reward`, and `reward_win_rate` over the baseline's answers.
 """
 
 import json
@@ -46,16 +46,16 @@ VERDICTS_FILE = "verdicts.jsonl"  # in the run's folder
 
 
 class LLMJudge:
-    """Asks for `verdicts` on one answer at a time; equal answers to equal prompts are asked about once."""
+    """Asks for `verdicts` on one answer at a time; equal answers to equal prompts only once."""
 
     def __init__(self, verdicts: Verdicts):
         self.verdicts, self.endpoint = verdicts, verdicts.endpoint
 
     def judge_all(self, rows: list[dict], texts: list[str]) -> list[dict]:
-        """The parts of each answer; {} where the model twice gave nothing that can be read.
+        """The parts for each answer; {} if the model's reply was unreadable twice.
 
         Raises:
-            InputError: the endpoint refuses, is away, or gave no readable judgement of any answer.
+            InputError: the endpoint refuses, is unreachable, or gave no readable judgement of any answer.
         """
         asked = [self._question(row, text) for row, text in zip(rows, texts, strict=True)]
         judged = [dict(verdict or {}) for verdict in self.verdicts.ask_all(asked, MAX_TOKENS)]
@@ -81,7 +81,7 @@ class LLMJudge:
 
 
 def read_judgement(text: str, parts: tuple) -> dict:
-    """The last JSON object in `text` that says true or false of every part; {} if there is none."""
+    """The last JSON object in `text` with true or false for every part; {} if there is none."""
     for found in reversed(OBJECT.findall(text)):
         try:
             values = json.loads(found)
@@ -93,10 +93,10 @@ def read_judgement(text: str, parts: tuple) -> dict:
 
 
 def load_judge(args):
-    """The judge that `args.judge` names: a function (row, answer) -> parts, an LLMJudge that has answered once, or None.
+    """The judge named by `args.judge`: a function (row, answer) -> parts, an LLMJudge that has answered once, or None.
 
     Raises:
-        InputError: a key is missing or wrong, the function is not there, the endpoint does not answer.
+        InputError: a key is missing or wrong, the function does not exist, the endpoint does not answer.
     """
     if args.judge != "llm":
         return load_function(args.judge, "judge") if args.judge else None

@@ -1,7 +1,7 @@
 """Which of two answers to a prompt is better? A judge model is asked, with guidelines, in both orders.
 
-A judge prefers the answer that stands first (Zheng et al. 2023, arXiv 2306.05685, section 3.3): only a verdict that
-survives the swap counts, all else is a tie.
+Judges tend to prefer the first answer (position bias; Zheng et al. 2023, arXiv 2306.05685, section 3.3): only a verdict
+that stays the same when the answers are swapped counts, everything else is a tie.
 """
 
 import re
@@ -41,9 +41,9 @@ class PairJudge:
         self.verdicts, self.guidelines = verdicts, guidelines.strip()
 
     def compare_all(self, pairs: list[tuple[str, str, str]]) -> list[float | None]:
-        """Of each (prompt, first answer, second answer): 1 if the first wins, 0 if the second does, 0.5 for a tie.
+        """For each (prompt, first answer, second answer): 1 if the first wins, 0 if the second does, 0.5 for a tie.
 
-        None where a reply cannot be read. Equal answers tie unasked.
+        None if a reply is unreadable. Equal answers tie without being judged.
 
         Raises:
             InputError: the endpoint refuses, or gives no answer after several tries.
@@ -63,13 +63,13 @@ class PairJudge:
 
 
 def read_verdict(text: str) -> str | None:
-    """A, B or TIE, the first that `text` says; None if it says none of them."""
+    """A, B or TIE, whichever comes first in `text`; None if there is none."""
     match = VERDICT.search(text)
     return match[1].upper() if match else None
 
 
 def check_guidelines(path: str | None, key: str) -> None:
-    """InputError for the config's `key` if its file `path` is not there."""
+    """InputError for the config's `key` if its file `path` does not exist."""
     if path and not Path(path).is_file():
         raise InputError(f"{key}: {path} does not exist; give a Markdown file")
 

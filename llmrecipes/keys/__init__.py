@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-UNKNOWN = object()  # a default that the source computes
+UNKNOWN = object()  # a default that the source code computes
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key's type as its source writes it, the values it may have where they are listed, its default and its help."""
+    """A key's type as written in the source, its choices if listed, its default and its help."""
 
     annotation: str
     choices: list | None = None
@@ -26,7 +26,7 @@ class Key:
 
 @dataclass(frozen=True)
 class _Module:
-    """A module's source: what it defines and what it imports, also below `if` and `try`."""
+    """A module's source: what it defines and imports, including below `if` and `try`."""
 
     name: str
     package: str
@@ -35,8 +35,8 @@ class _Module:
 
 
 def keys_of(config_type) -> dict[str, Key]:
-    """Keys of a dataclass, or of the one that "module:Class" names; its module is not imported unless its source is
-    written in a way that cannot be followed."""
+    """Keys of a dataclass, or of the one named by "module:Class". Its module is imported only if its source cannot be
+    followed."""
     if isinstance(config_type, str):
         return _keys(*config_type.split(":"))
     module = config_type.__module__
@@ -51,7 +51,7 @@ def _keys(module: str, name: str) -> dict[str, Key]:
 
 
 def _keys_of_class(config_type) -> dict[str, Key]:
-    """The same from the class itself."""
+    """The same, from the imported class itself."""
     keys = {}
     for field in dataclasses.fields(config_type):
         default = field.default
@@ -70,7 +70,7 @@ def _written(annotation) -> str:
 
 @cache
 def _class_keys(module: str, name: str, file: str | None = None) -> dict[str, Key] | None:
-    """Keys of class `name` and its bases; None if some part is not to be found in the sources."""
+    """Keys of class `name` and its bases; None if any part cannot be found in the sources."""
     source = _read(module, file)
     if source is None:
         return None
@@ -88,7 +88,7 @@ def _class_keys(module: str, name: str, file: str | None = None) -> dict[str, Ke
     for node in source.classes[name].body:
         if isinstance(node, ast.AnnAssign) and not ast.unparse(node.annotation).startswith(("ClassVar", "typing.ClassVar")):
             annotation = ast.unparse(node.annotation)
-            if isinstance(node.annotation, ast.Constant):  # from an era of quoted annotations
+            if isinstance(node.annotation, ast.Constant):  # a quoted annotation
                 annotation = str(node.annotation.value)
             keys[node.target.id] = Key(annotation, *_field(source, annotation, node.value), name)
     return keys
@@ -132,7 +132,7 @@ def _read(module: str, file: str | None = None) -> _Module | None:
 
 
 def _statements(body: list[ast.stmt]):
-    """Statements of a module, also those below `if` (TYPE_CHECKING of lazy packages) and `try`."""
+    """Statements of a module, including those below `if` (TYPE_CHECKING of lazy packages) and `try`."""
     for node in body:
         yield node
         for part in ("body", "orelse", "handlers", "finalbody"):
@@ -142,7 +142,7 @@ def _statements(body: list[ast.stmt]):
 
 def _source_file(module: str) -> Path | None:
     top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)  # of the whole name, it would import the packages on the way
+    spec = importlib.util.find_spec(top)  # find_spec of the full name would import the parent packages
     if spec is None:
         return None
     if not spec.submodule_search_locations:
@@ -179,7 +179,7 @@ def _literal(node: ast.expr | None) -> Any:
 
 
 def _enum_values(source: _Module, annotation: str) -> list | None:
-    """Values of the enum in `SchedulerType | str`, where there is one."""
+    """Values of the enum in an annotation such as `SchedulerType | str`, if there is one."""
     for name in annotation.split(" | "):
         where, klass = source, source.classes.get(name)
         if klass is None and name in source.imported and source.imported[name][1]:
@@ -192,7 +192,7 @@ def _enum_values(source: _Module, annotation: str) -> list | None:
 
 
 def recipe_keys(recipe: Path) -> dict[str, Key]:
-    """Keys of all dataclasses that a recipe's `launch(main, ...)` line names; the recipe is not imported."""
+    """Keys of all dataclasses named in a recipe's `launch(main, ...)` line, without importing the recipe."""
     calls = (node for node in ast.walk(ast.parse(recipe.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
     call = next(node for node in calls if getattr(node.func, "id", "") == "launch")
     keys = {}

@@ -1,4 +1,4 @@
-"""Keys of older releases and of other tools: what to write today. The parser hints at it, `migrate` translates by it."""
+"""Keys of older releases and other tools, and their current names: for the parser's hints and `migrate`'s translations."""
 
 # Old name -> name of the key that means the same.
 RENAMES = {
@@ -68,7 +68,7 @@ RENAMES = {
     "test_datasets": "eval_datasets",
     "rl_beta": "beta",
     "dataset_processes": "dataset_num_proc",
-    # what one types at first
+    # common guesses
     "lr": "learning_rate",
     "batch_size": "per_device_train_batch_size",
     "bs": "per_device_train_batch_size",
@@ -84,7 +84,7 @@ RENAMES = {
     "out_dir": "output_dir",
     "dataset_path": "datasets",
 }
-# Old name -> what to do instead; no key means quite the same.
+# Old name -> what to do instead, if no key means exactly the same.
 GONE = {
     "warmup_ratio": "use `warmup_steps` (a number below 1 is a share of all steps)",
     "overwrite_output_dir": "use `force` (or delete the folder)",
@@ -157,7 +157,7 @@ GONE = {
     "mini_batch_size": "use `per_device_train_batch_size` and `gradient_accumulation_steps`; see docs/ppo.md",
     "streaming": "data sets are read whole; leave it out",
 }
-# The evaluation's measures by their older names, which stand in `expected` and in files of older versions.
+# The evaluation's measures by their older names, as found in `expected` and in files of older versions.
 MEASURES = {
     "polite": "rude",  # 1 - the share of polite answers
     "unknown_on_unknowable": "abstained_unknowable",
@@ -170,17 +170,17 @@ TRANSLATES = "`python -m llmrecipes.migrate OLD.yaml > NEW.yaml` translates conf
 
 
 def hint(key: str, keys) -> str | None:
-    """What to write instead of an old `key`, given the `keys` that there are; None if it is no old one."""
+    """What to write instead of an old `key`, given the valid `keys`; None if it is not a known old key."""
     if key in RENAMES and RENAMES[key] in keys:
         return f"use `{RENAMES[key]}`"
     return GONE.get(key)
 
 
 def measure_hint(name: str) -> str | None:
-    """The same for a measure under `expected`, written model/measure; None for one that is not old."""
+    """The same for a measure under `expected`, written model/measure; None if it is not an old name."""
     model, _, measure = name.rpartition("/")
     prefix = "sampled_" if measure.startswith("sampled_") else ""
     today = MEASURES.get(measure.removeprefix(prefix))
-    if not today or model in ("", "scores", "eval_scores"):  # a training's own figure, or PPO's by reward function
+    if not today or model in ("", "scores", "eval_scores"):  # a training metric, or PPO's by reward function
         return None
     return f"use `{model}/{prefix}{today}`" + (", which is 1 minus it" if today == "rude" else "")

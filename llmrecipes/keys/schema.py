@@ -1,7 +1,7 @@
 """Keys of every recipe for editors: configs/schemas/STAGE.json.
 
-`python -m llmrecipes.keys.schema` writes them anew from the dataclasses' sources; a test says when that is due. An editor
-with a YAML language server completes and checks a config that holds `# yaml-language-server: $schema=../schemas/STAGE.json`.
+`python -m llmrecipes.keys.schema` regenerates them from the dataclasses' sources; a test fails when that is due. An editor
+with a YAML language server completes and checks a config with `# yaml-language-server: $schema=../schemas/STAGE.json`.
 """
 
 import json
@@ -18,7 +18,7 @@ TYPES |= {"None": "null"}
 
 
 def to_schema(keys: dict[str, Key]) -> dict:
-    """JSON Schema (draft 2020-12) of a mapping with these keys and no others, beside `env`."""
+    """JSON Schema (draft 2020-12) of a mapping with these keys, `env`, and no others."""
     properties = {name: _property(name, key) for name, key in keys.items()}
     properties["env"] = {"type": "object", "description": "Environment variables, set before anything is imported."}
     return {
@@ -46,7 +46,7 @@ def _property(name: str, key: Key) -> dict:
         found["enum"] = [*choices, *([None] if "None" in kinds else []), *([False] if "no" in choices else [])]
     elif kinds:
         types = {TYPES[kind] for kind in kinds}
-        types |= {"string", "number", "boolean"} if "list" in kinds else set()  # one entry may stand for a list of it
+        types |= {"string", "number", "boolean"} if "list" in kinds else set()  # a single entry is accepted as a list
         types |= {"string"} if {"integer", "number", "boolean"} & types else set()  # 1e-4 is text in YAML 1.1; "auto"
         found["type"] = sorted(types)
     if key.default not in (UNKNOWN, None, "") and isinstance(key.default, (int, float, str, bool, list, dict)):
@@ -57,13 +57,13 @@ def _property(name: str, key: Key) -> dict:
 
 
 def schemas() -> dict[str, str]:
-    """Stage -> text of its file."""
+    """Stage -> text of its schema file."""
     recipes = sorted((ROOT / "recipes").glob("*.py"))
     return {path.stem: json.dumps(to_schema(recipe_keys(path)), ensure_ascii=False, indent=0) + "\n" for path in recipes}
 
 
 def main() -> None:
-    """Write all schemas."""
+    """Writes all schemas."""
     SCHEMAS.mkdir(exist_ok=True)
     for stage, text in schemas().items():
         (SCHEMAS / f"{stage}.json").write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A run's settings as they were given, before any dataclass is built from them."""
+"""A run's settings as given, before any dataclass is built from them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ Problems = Iterator[tuple[str, str]]
 
 @dataclass
 class Settings:
-    """What YAML and command line give, where each value stands, and the keys that there are with their defaults."""
+    """Values from YAML and command line, the place of each, and all valid keys with their defaults."""
 
     values: dict[str, Any]
     where: dict[str, str]
     keys: dict[str, Key]
-    has_unknown_keys: bool = False  # one of which may be the key that seems to be missing
-    refused: set[str] = field(default_factory=set)  # keys whose value was wrong; what depends on them is not known
+    has_unknown_keys: bool = False  # one may be a misspelling of a key that seems missing
+    refused: set[str] = field(default_factory=set)  # keys with invalid values; what depends on them is unknown
 
     def __getitem__(self, key: str) -> Any:
-        """The value of `key`, given or by default; None for a key that this stage does not have."""
+        """The value of `key`, given or default; None for a key that this stage does not have."""
         if key in self.values:
             return self.values[key]
         default = self.keys[key].default if key in self.keys else None
@@ -34,7 +34,7 @@ class Settings:
         return "per_device_train_batch_size" in self.keys
 
     def lines(self, problems: Iterable[tuple[str, str]]) -> list[str]:
-        """A line for each problem, with where the key stands; none for what follows from a value that was refused."""
+        """A line per problem, with the key's location; none for consequences of a refused value."""
         return [
             f"{self.where[key]}: {key}: {text}" if key in self.where else f"{key}: {text}"
             for key, text in problems

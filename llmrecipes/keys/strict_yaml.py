@@ -1,7 +1,7 @@
-"""YAML as people write it, read strictly: what YAML would take for something else, or drop, is one clear line.
+"""Strict reading of YAML: whatever YAML would misread or drop becomes a one-line error.
 
-Duplicate keys, keys that are no text (`on:`, `1:`), aliases within themselves, and kinds of values that no config has
-(`!!binary`, `!!set`) are refused. Merge keys (`<<`) work; dates stay text; 1e-4 is a number, as in YAML 1.2.
+Refuses duplicate keys, keys that are not text (`on:`, `1:`), aliases inside themselves, and types that no config has
+(`!!binary`, `!!set`). Merge keys (`<<`) work; dates stay text; 1e-4 is a number, as in YAML 1.2.
 """
 
 import os
@@ -13,13 +13,13 @@ import yaml
 
 from llmrecipes.config import InputError
 
-DEEPEST, MOST_NODES = 50, 100_000  # a config has a few levels and some hundred values; aliases are counted as copies
+DEEPEST, MOST_NODES = 50, 100_000  # a config has a few levels and a few hundred values; aliases count as copies
 PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
 TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader without dates, and with numbers such as 1e-4, which YAML 1.1 takes for text."""
+    """SafeLoader without dates, and with numbers such as 1e-4, which YAML 1.1 reads as text."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -32,7 +32,7 @@ _Loader.add_implicit_resolver(
 
 
 def load_yaml(path: str | os.PathLike) -> dict:
-    """Read a YAML mapping; InputError with file and line for what is refused."""
+    """Reads a YAML mapping; InputError with file and line for what is refused."""
     return read_yaml(path)[0]
 
 
@@ -40,13 +40,13 @@ def read_yaml(path: str | os.PathLike) -> tuple[dict, dict[str, int]]:
     """The mapping in a YAML file, and the line of each of its keys.
 
     Raises:
-        InputError: the file cannot be read, is no YAML, no mapping, or holds what is refused; with file and line.
+        InputError: the file cannot be read, is not YAML or not a mapping, or holds what is refused; names file and line.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8; save it as UTF-8") from None
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: an impossible file name
         raise InputError(f"{path}: cannot be read ({error.__class__.__name__}); check the path") from error
     values, root = _parse(text, str(path))
     if not isinstance(values, dict):
@@ -56,7 +56,7 @@ def read_yaml(path: str | os.PathLike) -> tuple[dict, dict[str, int]]:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value that `text` writes, for options of the command line; InputError with `where`."""
+    """The value of `text` in YAML, for command-line options; InputError with `where`."""
     return _parse(text, where, with_lines=False)[0]
 
 
@@ -67,7 +67,7 @@ def _parse(text: str, where: str, with_lines: bool = True) -> tuple[Any, yaml.No
         if root is None:
             return None, None
         _Check(where, with_lines).visit(root, ())
-        return loader.construct_document(root), root  # which also puts merged keys into their places in `root`
+        return loader.construct_document(root), root  # also resolves merge keys in `root`
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark and with_lines else ""
@@ -80,7 +80,7 @@ def _parse(text: str, where: str, with_lines: bool = True) -> tuple[Any, yaml.No
 
 
 class _Check:
-    """Refuses what a config cannot mean, before anything is built from it."""
+    """Refuses what no config can mean, before anything is built from it."""
 
     def __init__(self, where: str, with_lines: bool):
         self.where, self.with_lines, self.seen = where, with_lines, 0
@@ -92,7 +92,7 @@ class _Check:
     def visit(self, node: yaml.Node, above: tuple[yaml.Node, ...]) -> None:
         self.seen += 1
         if any(node is other for other in above):
-            self.refuse(node, "an alias (*name) stands within the value that it names")
+            self.refuse(node, "an alias (*name) is inside the value that it names")
         if len(above) > DEEPEST:
             self.refuse(node, f"nested more than {DEEPEST} levels deep")
         if self.seen > MOST_NODES:

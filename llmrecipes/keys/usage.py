@@ -1,4 +1,4 @@
-"""--help and --print_config: read from the dataclasses' sources, so that they answer at once."""
+"""--help and --print_config, read from the dataclasses' sources so that they answer at once."""
 
 import re
 import shutil
@@ -13,14 +13,14 @@ from llmrecipes.keys import UNKNOWN, Key, keys_of, recipe_keys
 from llmrecipes.keys.renamed import hint
 from llmrecipes.keys.values import RANGE_OF, SOURCES, shown
 
-# Group -> the dataclasses whose keys it shows; our own first, what the libraries add last.
+# Group -> the dataclasses whose keys it shows; our own first, those of libraries last.
 GROUPS = {
     "Run card": ("RunArguments",),
     "Data": ("DataArguments",),
     "Model": ("ModelArguments", "ModelConfig"),
     "Training": ("TrainingArguments", "_BaseConfig"),
 }
-COMMON = (  # of TrainingArguments' hundred keys, those that one sets
+COMMON = (  # the commonly set ones among TrainingArguments' hundred keys
     "output_dir max_steps num_train_epochs per_device_train_batch_size gradient_accumulation_steps learning_rate "
     "lr_scheduler_type lr_scheduler_kwargs warmup_steps weight_decay optim max_grad_norm bf16 fp16 activation_checkpointing "
     "per_device_eval_batch_size eval_strategy eval_steps save_strategy save_steps save_total_limit load_best_model_at_end "
@@ -55,10 +55,10 @@ shows every value and where it was given."""
 
 
 def describe(keys: dict[str, Key], names: list[str]) -> str:
-    """All `keys` in groups, each with its default and one line of help; or all about the keys `names`.
+    """All `keys` in groups, each with its default and one line of help; or everything about the keys `names`.
 
     Raises:
-        InputError: one of `names` is no key.
+        InputError: one of `names` is not a key.
     """
     if names:
         return "\n\n".join(_whole(name.lstrip("-").replace("-", "_"), keys) for name in names)
@@ -120,7 +120,7 @@ def _whole(name: str, keys: dict[str, Key]) -> str:
 
 
 def list_values(configs, given: dict, where: dict[str, str]) -> str:
-    """Every resolved value as YAML: what was given, with its file and line, then the defaults."""
+    """Every resolved value as YAML: given values with their file and line, then defaults."""
     values = {field.name: getattr(config, field.name) for config in configs for field in fields(config) if field.init}
     lines = []
     for title, is_given in (("given", True), ("by default", False)):
@@ -133,7 +133,7 @@ def list_values(configs, given: dict, where: dict[str, str]) -> str:
 
 def _as_yaml(value) -> str:
     given = lambda v: {f.name: getattr(v, f.name) for f in fields(v) if getattr(v, f.name) is not None}
-    plain = lambda v: given(v) if is_dataclass(v) else getattr(v, "value", v)  # .value: of an enum
+    plain = lambda v: given(v) if is_dataclass(v) else getattr(v, "value", v)  # .value: for enums
     value = [plain(entry) for entry in value] if isinstance(value, list) else plain(value)
     try:
         return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).removesuffix("...\n").strip()
@@ -142,7 +142,7 @@ def _as_yaml(value) -> str:
 
 
 def keys_as_markdown() -> str:
-    """docs/keys.md: all keys of our own dataclasses, a table for each."""
+    """docs/keys.md: all keys of our own dataclasses, one table each."""
     lines = ["# Our own keys", "", "Written by `python -m llmrecipes.keys.usage > docs/keys.md`. A recipe's `--help` shows",
              "these and those of TRL and transformers; `--help KEY` says all about one.", ""]  # fmt: skip
     tables = {title: (keys_of(config_type), {config_type.split(":")[1]}) for title, config_type in PAGE.items()}

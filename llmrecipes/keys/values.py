@@ -1,4 +1,4 @@
-"""What a key's value may be: its type, its choices, its range; and the plain ways to write it that mean the same."""
+"""Valid values of keys: types, choices, ranges; and equivalent ways of writing them."""
 
 import ast
 import math
@@ -10,8 +10,8 @@ from llmrecipes.config import InputError, nearest
 from llmrecipes.keys import Key, keys_of
 from llmrecipes.keys.renamed import measure_hint
 
-SEEDS = "0 to 4294967295"  # of NumPy's generator
-# Bounds of numbers, whatever class declares the key: "at least X", "above X", "X to Y", "above X to Y" or "X to below Y".
+SEEDS = "0 to 4294967295"  # the range of NumPy's generator
+# Bounds of numbers, whichever class declares the key: "at least X", "above X", "X to Y", "above X to Y", "X to below Y".
 RANGES = {
     "at least 1": "batch_size per_device_train_batch_size per_device_eval_batch_size per_device_batch_size max_length "
     "per_device_generation_batch_size gradient_accumulation_steps num_gpus global_batch_size max_new_tokens num_samples "
@@ -44,7 +44,7 @@ RANGES = {
     "-1 to 1e15": "max_steps",
 }
 RANGE_OF = {key: bounds for bounds, keys in RANGES.items() for key in keys.split()}
-# Values that a library checks late or never; a test compares them with the library's own list.
+# Choices that a library checks late or never; a test compares them with the library's own list.
 CHOICES = {
     "report_to": (
         "all none azure_ml clearml codecarbon comet_ml dagshub dvclive flyte kubeflow mlflow neptune swanlab tensorboard "
@@ -71,16 +71,16 @@ DPO_LOSSES = (
     "sigmoid_norm"
 ).split()
 GRPO_LOSSES = "grpo dapo dr_grpo bnpo luspo cispo sapo vespo".split()
-# Dataclasses of a list of sources.
+# Dataclasses that occur in lists of sources.
 SOURCES = {"DatasetSource": "llmrecipes.config:DatasetSource", "CorpusSource": "llmrecipes.corpus.arguments:CorpusSource"}
 BUILTINS = ("int", "float", "bool", "str", "dict", "list")
 
 
 def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
-    """`value` as its dataclass takes it: a single value for a list, no for "no", 1e-4 as text for a number.
+    """`value` in the form that its dataclass takes: accepts a single value for a list, no for "no", text 1e-4 for a number.
 
     Raises:
-        InputError: of another type, outside choices or range, not finite.
+        InputError: the value has another type, is outside choices or range, or is not finite.
     """
     kinds, literals = accepted(declared.annotation)
     choices = CHOICES.get(key) or literals or declared.choices
@@ -89,7 +89,7 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
     if (key in ("bf16", "use_cpu") and value == "auto") or (
         key in ("fsdp", "resume_from_checkpoint") and type(value) is bool
     ):
-        return value  # annotated as text, which their other values are
+        return value  # annotated as text, like their other values
     if value is False and choices and "no" in choices:
         value = "no"  # which YAML reads as false
     if value is None and key == "report_to":
@@ -97,7 +97,7 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
     if isinstance(value, str) and "str" not in kinds and {"int", "float"} & kinds:
         value = _to_number(value, kinds)
     if value is None and "list" in kinds and "None" not in kinds:
-        raise InputError(f"{where}: `{key}` is null, which is no list; name what it holds, or leave the key out")
+        raise InputError(f"{where}: `{key}` is null, which is not a list; name its entries, or leave the key out")
     is_number = _kind(value) == "int" and "float" in kinds
     if "list" in kinds and value is not None and _kind(value) not in kinds and not is_number:
         value = [value]  # one entry
@@ -117,17 +117,17 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """`value` for a message, cut where it is long."""
+    """`value` for a message, shortened if it is long."""
     try:
         text = repr(value)
-    except (RecursionError, ValueError):  # an integer of thousands of digits has no text
+    except (RecursionError, ValueError):  # an integer of thousands of digits cannot be printed
         return f"a {_kind(value)}"
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
 def accepted(annotation: str) -> tuple[frozenset[str], tuple]:
-    """Python type names that `annotation` admits (empty: anything) and its Literal values."""
+    """Python type names that `annotation` allows (empty: anything) and its Literal values."""
     return _accepted(annotation)
 
 
@@ -168,7 +168,7 @@ def _to_number(text: str, kinds: frozenset[str]) -> Any:
 
 
 def _not_plain(value: Any) -> str:
-    """Why a value, or one within it, is neither a finite number nor text that can be written."""
+    """Why a value, or one nested in it, is not usable: not a finite number, or text that cannot be written."""
     if isinstance(value, dict):
         return next(filter(None, map(_not_plain, [*value, *value.values()])), "")
     if isinstance(value, list):
@@ -205,7 +205,7 @@ def _wrong_type(key: str, value: Any, declared: Key, kinds: frozenset[str], choi
 def _check_range(key: str, value: Any, where: str) -> None:
     bounds = RANGE_OF.get(key)
     if key == "weight" and isinstance(value, list):
-        bounds = "at least 0"  # in a phase that leaves the source out
+        bounds = "at least 0"  # 0 in a phase leaves the source out
     for number in value if isinstance(value, list) else [value]:
         if bounds and type(number) in (int, float) and _outside(number, bounds):
             must = "lie from " if " to " in bounds else "be "
@@ -260,7 +260,7 @@ def check_source(where_in: str, value: Any, where: str, config_type: str = SOURC
     return checked
 
 
-# Other mixtures' names for a source's keys.
+# Other tools' names for a source's keys.
 SOURCE_RENAMED = {"id": "path", "config": "name", "subset": "name", "dataset": "path", "file": "path", "fraction": "weight"}
 
 

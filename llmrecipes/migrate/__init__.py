@@ -2,7 +2,7 @@
 
     python -m llmrecipes.migrate OLD.yaml [--stage dpo] [--template TEMPLATE.jinja] > NEW.yaml
 
-What it writes parses; what it could not translate stands in the first lines, with what to do, and is printed too.
+The result always parses; what could not be translated is listed at its top, with what to do, and printed too.
 """
 
 import argparse
@@ -39,7 +39,7 @@ OTHER_METHODS = ("orpo", "simpo", "cpo", "gkd", "bco", "kto_pair")
 
 
 def migrate(old: dict[str, Any], name: str, stage: str | None = None) -> Draft:
-    """The `old` config, read from file `name`, as one of ours for `stage` (by default the one that it looks like)."""
+    """The `old` config, read from file `name`, as one of ours for `stage` (by default the stage that it looks like)."""
     tool = find_tool(old)
     found, remark = find_stage(old, name)
     stage = stage or found
@@ -57,14 +57,14 @@ def migrate(old: dict[str, Any], name: str, stage: str | None = None) -> Draft:
 
 
 def find_tool(old: dict[str, Any]) -> str:
-    """Whose config it is, by the keys that only one tool has."""
+    """The tool a config is from, recognised by keys that only one tool has."""
     if len(AXOLOTL & old.keys()) > 1:
         return "axolotl"
     return "LlamaFactory" if len(LLAMAFACTORY & old.keys()) > 1 else "alignment-handbook or TRL"
 
 
 def find_stage(old: dict[str, Any], name: str) -> tuple[str, str]:
-    """(stage, remark) by `stage` or `rl`, by the folder that the file lies in, by keys of one method alone."""
+    """(stage, remark), recognised by `stage` or `rl`, by the file's folder, or by keys of a single method."""
     parts = [part.lower() for part in Path(name).parts] + Path(name).stem.lower().replace("-", "_").split("_")
     method = str(old.get("stage") or old.get("rl") or next((p for p in parts if p in {*OLD_STAGES, *OTHER_METHODS}), ""))
     if method in OLD_STAGES:
@@ -81,7 +81,7 @@ def find_stage(old: dict[str, Any], name: str) -> tuple[str, str]:
 
 
 def _settle(draft: Draft, keys: dict[str, Key]) -> None:
-    """Take back what our checks refuse, and say so: what is written parses."""
+    """Removes what our checks refuse, and records it: the result must parse."""
     values = draft.values
     if not values.get("eval_datasets") and not values.get("test_split_size"):
         for key in ("eval_strategy", "eval_steps", "per_device_eval_batch_size", "load_best_model_at_end"):
@@ -113,7 +113,7 @@ def _settle(draft: Draft, keys: dict[str, Key]) -> None:
 
 
 def render(draft: Draft, name: str, template: str | None) -> str:
-    """The new YAML, with what was not translated in comments on top."""
+    """The new YAML, with comments on top about what was not translated."""
     lines = [f"# From {name} ({draft.tool}), translated by `python -m llmrecipes.migrate`.",
              f"# Launch: accelerate launch recipes/{draft.stage}.py --config NEW.yaml"]  # fmt: skip
     if draft.lost:
@@ -122,7 +122,7 @@ def render(draft: Draft, name: str, template: str | None) -> str:
     if draft.needless:
         lines += [
             "#",
-            _comment(f"Left out, as it is so anyway: {', '.join(dict.fromkeys(draft.needless))}").replace("#   ", "# "),
+            _comment(f"Left out, as the default: {', '.join(dict.fromkeys(draft.needless))}").replace("#   ", "# "),
         ]
     for key, value in draft.values.items():
         lines.append(yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=120).rstrip())
@@ -140,7 +140,7 @@ def _comment(text: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line: OLD.yaml in, NEW.yaml to standard output, what was not translated to standard error."""
+    """The command line: reads OLD.yaml, writes NEW.yaml to standard output and what was not translated to standard error."""
     parser = argparse.ArgumentParser(prog="python -m llmrecipes.migrate", description=__doc__.split("\n")[0])
     parser.add_argument("old", metavar="OLD.yaml")
     parser.add_argument("--stage", choices=STAGES, help="default: what the config looks like")

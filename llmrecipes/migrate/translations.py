@@ -1,6 +1,6 @@
 """How each old key of alignment-handbook, TRL, LlamaFactory and axolotl is written today; `migrate` applies it.
 
-A translation takes the draft and the old value; it sets keys of ours, and says what is lost or was never needed.
+A translation takes the draft and the old value; it sets our keys, and records what is lost or not needed.
 """
 
 import json
@@ -15,7 +15,8 @@ from llmrecipes.keys.values import shown
 
 @dataclass
 class Draft:
-    """A config in the making. `lost`: old key -> why it could not be translated; `needless`: what is so anyway."""
+    """A config being built. `lost`: old key -> why it could not be translated; `needless`: old keys that are our
+    defaults."""
 
     old: dict[str, Any]
     tool: str
@@ -28,7 +29,7 @@ class Draft:
 
     def set(self, key: str, value: Any) -> None:
         kept = self.values.setdefault(key, value)
-        if kept != value:  # two old keys that mean one of ours: the first counts, and the reader must know
+        if kept != value:  # two old keys for one of ours: the first counts, and the reader must know
             self.lost[f"{key}: {shown(value)}"] = f"the config gives it twice; {shown(kept)} is kept"
 
     def environment(self, name: str, value: Any) -> None:
@@ -36,7 +37,7 @@ class Draft:
 
 
 def translate(draft: Draft, key: str, value: Any) -> None:
-    """Take over one old key: by its translation, by its new name, or as it is."""
+    """Converts one old key: by its translation, by its new name, or unchanged."""
     if value is None:
         return
     if key in OF_TOOL.get(draft.tool, {}):
@@ -64,12 +65,12 @@ def to(key: str, change: Callable = lambda value: value) -> Callable:
 
 
 def when_on(key: str, new: str, new_value: Any) -> Callable:
-    """A switch of old: on, it becomes `new: new_value`; off, it is what holds anyway."""
+    """An old switch: if on, it becomes `new: new_value`; if off, it is our default."""
     return lambda draft, value: draft.set(new, new_value) if value else draft.needless.append(key)
 
 
 def _mixture(draft: Draft, value: dict) -> None:
-    """alignment-handbook's mixture: `weight` there is the share that is taken of a source, here a slice of its split."""
+    """alignment-handbook's mixture: its `weight` is the share taken of a source, which becomes a slice of the split."""
     sources = []
     for entry in value.get("datasets") or []:
         names = {"id": "path", "config": "name"}
@@ -118,7 +119,7 @@ def _evaluates(draft: Draft) -> bool:
 
 
 def _named_datasets(key: str) -> Callable:
-    """LlamaFactory's `dataset: a,b`: names in dataset_info.json, which is read where it is there."""
+    """LlamaFactory's `dataset: a,b`: names in dataset_info.json, which is read if it exists."""
 
     def translation(draft: Draft, value: str | list) -> None:
         names = value if isinstance(value, list) else [name.strip() for name in str(value).split(",")]
@@ -246,7 +247,7 @@ def _loss(draft: Draft, value: str) -> None:
 
 
 def _precision(draft: Draft, value: Any) -> None:
-    draft.set("bf16", "auto" if value in (True, "auto") else value)  # on, wherever the hardware has it
+    draft.set("bf16", "auto" if value in (True, "auto") else value)  # on if the hardware supports it
 
 
 def _warmup(draft: Draft, value: float) -> None:

@@ -1,7 +1,7 @@
-"""What a YAML will need before a GPU is rented: memory, whether it fits, time, price, disk.
+"""What a YAML will need, before renting a GPU: memory, whether it fits, time, price, disk.
 
-The closed form reads configs alone and answers in a second (`memory`, `work`); `trace` runs the step on tensors without
-contents. What is not known is named and not guessed.
+The closed form reads only configs and answers in a second (`memory`, `work`); `trace` runs the step on fake tensors. What
+is unknown is named, not guessed.
 """
 
 from pathlib import Path
@@ -17,14 +17,14 @@ from llmrecipes.plan.topology import processes
 from llmrecipes.plan.work import count_work, disk, summarise
 
 GPUS = Path(__file__).parent / "gpus.yaml"
-USABLE = 0.92  # of a GPU's memory; the rest is CUDA's context and what fragmentation wastes
+USABLE = 0.92  # share of a GPU's memory; the rest is CUDA's context and fragmentation
 
 
 def read_gpu(name: str) -> dict:
     """memory (GB), tflops, bandwidth (GB/s) and source of the GPU `name` in gpus.yaml; InputError with the names there."""
     gpus = yaml.safe_load(GPUS.read_text(encoding="utf-8"))
     if name.lower() not in gpus:
-        raise InputError(f"gpu: {name} is none of {', '.join(gpus)}{nearest(name.lower(), gpus)}")
+        raise InputError(f"gpu: {name} is not one of {', '.join(gpus)}{nearest(name.lower(), gpus)}")
     return {"name": name.lower(), **gpus[name.lower()]}
 
 
@@ -39,8 +39,8 @@ def make_plan(
     train_rows: int | None = None,
     prompt_tokens: int | None = None,
 ) -> dict:
-    """All that is known of a run beforehand, as JSON takes it: sizes in bytes, `price` in the currency of `price` per GPU
-    and hour."""
+    """Everything known about a run beforehand, JSON-serialisable: sizes in bytes, `price` in the currency of the given price
+    per GPU hour."""
     device, gpus = read_gpu(gpu), _gpus(s, num_gpus, accelerate_config)
     job = read_job(s, config_file, gpus, accelerate_config, prompt_tokens)
     unknown, a = list(job.unknown), job.architecture
@@ -89,7 +89,7 @@ def traced(
     accelerate_config: str | None,
     prompt_tokens: int | None = None,
 ) -> dict[str, int]:
-    """Part -> bytes of a training step by torch's memory tracker (slow: imports torch)."""
+    """Part -> bytes of a training step, measured by torch's memory tracker (slow: imports torch)."""
     from llmrecipes.plan.trace import trace
 
     job: Job = read_job(s, config_file, _gpus(s, num_gpus, accelerate_config), accelerate_config, prompt_tokens)

@@ -1,4 +1,4 @@
-"""Which keys would make a run fit, tried out in closed form."""
+"""Which keys would make a run fit, tried in closed form."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,13 +8,13 @@ from llmrecipes.plan.memory import phases
 
 
 def peak(job: Job, gpu_bytes: float) -> float:
-    """Bytes at the fullest moment of the fullest phase."""
+    """Peak bytes over all phases."""
     return max(sum(parts.values()) for parts in phases(job, gpu_bytes).values())
 
 
 def keys_that_help(job: Job, gpu_bytes: float, room: float, most: int = 3) -> tuple[list[str], float]:
-    """(at most `most` settings, each as `key: value`, bytes with all of them): the first in the order of what they cost
-    that makes it fit, else the one that saves most, and so on."""
+    """(at most `most` settings, each as `key: value`; bytes with all of them). Greedy: takes the cheapest setting that makes
+    it fit, otherwise the one that saves most, and repeats."""
     chosen = []
     while len(chosen) < most and peak(job, gpu_bytes) > room:
         tried = [(text, changed, peak(changed, gpu_bytes)) for text, changed in _changes(job)]
@@ -27,9 +27,9 @@ def keys_that_help(job: Job, gpu_bytes: float, room: float, most: int = 3) -> tu
 
 
 def _changes(job: Job) -> Iterator[tuple[str, Job]]:
-    """(setting, the job with it), the ones that change least of the run first."""
+    """(setting, the job with it), starting with those that change the run least."""
     batch, r = job.batch, job.rollouts
-    grouped = r is not None and job.head == "chunked"  # GRPO, which decodes all responses of a rollout at once
+    grouped = r is not None and job.head == "chunked"  # GRPO decodes all responses of a rollout at once
     while batch > 1:
         batch = max(n for n in range(1, batch) if batch % n == 0)
         accumulation = job.accumulation * job.batch // batch

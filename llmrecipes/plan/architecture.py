@@ -1,7 +1,7 @@
-"""What a language model's config.json says of its size: parameters, and what a layer keeps for the backward pass.
+"""A language model's sizes from its config.json: parameters, and the activations a layer keeps for the backward pass.
 
-Only architectures whose layers have been checked against torch's memory tracker are known here (`FAMILIES`); of any other
-one nothing is guessed.
+Knows only architectures whose layers have been checked against torch's memory tracker (`FAMILIES`); guesses nothing about
+others.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from llmrecipes.config import InputError
 from llmrecipes.keys import keys_of
 
 # model_type -> its config class and what the config does not say: RMSNorm or LayerNorm, gated MLPs, where biases are,
-# RMSNorm on queries and keys, and the bytes that attention and MLP keep for each byte of their inputs' width (see
+# RMSNorm on queries and keys, and the bytes that attention and MLP keep per byte of their inputs' width (see
 # `Architecture.attention_kept`, `mlp_kept`).
 FAMILIES = {
     "llama": {"config": "LlamaConfig"},
@@ -61,8 +61,8 @@ class Architecture:
 
     @property
     def linear_sizes(self) -> dict[str, tuple[int, int, int]]:
-        """Name of a layer's linear module -> (inputs, outputs, how many of them). Experts, which lie in one tensor, are not
-        among them."""
+        """Name of a layer's linear module -> (inputs, outputs, number of such modules). Excludes experts, which share one
+        tensor."""
         h, q, k, i = self.hidden, self.query, self.key, self.width
         if self.fused_qkv:
             attention = {"qkv": (h, q + 2 * k, 1), "out": (q, h, 1)}
@@ -75,7 +75,7 @@ class Architecture:
 
     @property
     def layer_matrices(self) -> int:
-        """Weights of a layer's matrices, experts and router included."""
+        """Number of weights in a layer's matrices, including experts and router."""
         linear = sum(n * inputs * outputs for inputs, outputs, n in self.linear_sizes.values())
         return linear + self.experts * (3 * self.hidden * self.width + self.hidden)
 
@@ -93,12 +93,12 @@ class Architecture:
 
     @property
     def head(self) -> int:
-        """Weights of the LM head of its own; 0 where it is the embedding."""
+        """Number of weights in the LM head; 0 if it is tied to the embedding."""
         return 0 if self.tied else self.embedding
 
     @property
     def trunk(self) -> int:
-        """Parameters without the LM head."""
+        """Number of parameters without the LM head."""
         rows = self.vocabulary + (self.context if self.position_table else 0)
         return self.layers * self.layer_parameters + self.hidden * (rows + 1 + self.layer_norm)
 
@@ -108,7 +108,8 @@ class Architecture:
 
     @property
     def active(self) -> int:
-        """Parameters that a token is multiplied with: all but the input embeddings and the experts it is not sent to."""
+        """Number of parameters multiplied with each token: all but the input embeddings and the experts it is not routed
+        to."""
         idle = self.layers * (self.experts - self.active_experts) * 3 * self.hidden * self.width
         return self.layers * self.layer_parameters - idle + self.embedding
 
@@ -117,7 +118,7 @@ def read_architecture(config: dict, where: str) -> Architecture:
     """The sizes in `config`, the mapping of a config.json or of `model_config`; defaults are those of transformers.
 
     Raises:
-        InputError: an architecture that is not known here, or sizes that are missing or no numbers.
+        InputError: the architecture is unknown, or sizes are missing or not numbers.
     """
     config = config.get("text_config") or config
     family = config.get("model_type")
@@ -148,7 +149,7 @@ def read_architecture(config: dict, where: str) -> Architecture:
             sizes[key] = config[key]
     for key, size in sizes.items():
         if type(size) is not int or size < 1:
-            raise InputError(f"{where}: {key}: {size!r} is no whole number above 0")
+            raise InputError(f"{where}: {key}: {size!r} is not a whole number above 0")
     if hidden % heads and not value("head_dim"):
         raise InputError(f"{where}: num_attention_heads: {heads} does not divide {hidden} evenly")
     if heads % (given := config.get("num_key_value_heads") or heads):

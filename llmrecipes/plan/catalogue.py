@@ -9,9 +9,9 @@ from llmrecipes.plan.table import GIB, hours
 
 ROOT = Path(__file__).parents[2]
 TRAINING = ("pretrain", "sft", "reward", "dpo", "ppo", "grpo")
-# Training rows of sources, as their authors count them; of the others nobody has counted the rows here.
+# Training rows of sources, according to their authors; for other sources nobody has counted the rows here.
 ROWS = {"vwxyzjn/summarize_from_feedback_oai_preprocessing_1706381144": 92832, "openai/gsm8k": 7473}
-PROMPT_TOKENS = 512  # of a prompt where no key bounds it: what the chain's ppo.yaml keeps
+PROMPT_TOKENS = 512  # tokens of a prompt if no key limits it, as in the chain's ppo.yaml
 HEAD = """\
 # Configs
 

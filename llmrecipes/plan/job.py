@@ -1,4 +1,4 @@
-"""What a stage's YAML asks of a machine, in numbers: models, batch, precision, adapters, sharding."""
+"""What a stage's YAML demands of a machine, in numbers: models, batch, precision, adapters, sharding."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from llmrecipes.plan.lookup import find_config, find_vocabulary
 from llmrecipes.plan.topology import sharding
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# Bytes of optimizer state per trained parameter; an optimizer that is not here is named as unknown.
+# Bytes of optimizer state per trained parameter; other optimizers are reported as unknown.
 OPTIMIZERS = {
     "adamw_torch": 8, "adamw_torch_fused": 8, "adamw_hf": 8, "adamw_bnb_8bit": 2.03, "adamw_8bit": 2.03,
     "paged_adamw_32bit": 8, "paged_adamw_8bit": 2.03, "lion_32bit": 4, "lion_8bit": 1.02, "sgd": 0, "adafactor": 0.01,
@@ -18,8 +18,8 @@ OPTIMIZERS = {
 # Names of modules in GPT-2 and GPT-NeoX -> those of `Architecture.linear_sizes`.
 MODULES = {"c_attn": ["qkv"], "c_fc": ["up"], "c_proj": ["out", "down"], "query_key_value": ["qkv"], "dense": ["out"],
            "dense_h_to_4h": ["up"], "dense_4h_to_h": ["down"]}  # fmt: skip
-QUANTISED = {"load_in_4bit": 0.5 + 4 / 64, "load_in_8bit": 1.0}  # bytes a weight; blocks of 64 share a float32 scale
-# What the closed form does not know of a key that is on: its value and what is missing.
+QUANTISED = {"load_in_4bit": 0.5 + 4 / 64, "load_in_8bit": 1.0}  # bytes per weight; blocks of 64 share a float32 scale
+# What the closed form does not account for if a key is on: the key's value and what is missing.
 NOT_COUNTED = {
     "torch_compile": (True, "fuses what eager PyTorch keeps: activations and logits are an upper bound"),
     "use_liger_kernel": (True, "its fused layers keep less: activations are an upper bound"),
@@ -29,13 +29,13 @@ NOT_COUNTED = {
     "use_dora": (True, "DoRA's magnitudes and their activations are not counted"),
     "vllm_enable_sleep_mode": (True, "vLLM's share is counted as if it stayed during the update"),
 }
-# What a model's config says of parts that the closed form has no sizes of.
+# Keys of a model's config about parts whose sizes the closed form does not know.
 PARTS_NOT_COUNTED = {
     "quantization_config": "its weights are quantised already and counted as if they were not",
     "vision_config": "parts beside the text model are not counted",
     "audio_config": "parts beside the text model are not counted",
 }
-CHEAP_LOGITS_BYTES = 1 << 30  # training.CHEAP_LOGITS_BYTES, which stands beside torch
+CHEAP_LOGITS_BYTES = 1 << 30  # training.CHEAP_LOGITS_BYTES, repeated since that module imports torch
 PLANNED = "plans are for pretrain, sft, reward, dpo, kto, grpo and ppo"
 
 
@@ -52,7 +52,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Of PPO and GRPO: tokens of a prompt and a response, responses decoded at a time, and the other models."""
+    """PPO and GRPO: tokens of a prompt and a response, responses decoded at a time, and the other models."""
 
     prompt: int
     response: int
@@ -75,7 +75,7 @@ class Rollouts:
 class Job:
     architecture: Architecture
     head: str  # logits, chunked, score, rollouts
-    rows: int  # an example has: pairs have two
+    rows: int  # sequences per example: pairs have two
     has_reference: bool
     batch: int
     accumulation: int
@@ -91,17 +91,17 @@ class Job:
     stage3: bool = False  # weights are sharded too (FSDP2, ZeRO-3)
     stage2: bool = False  # gradients and optimizer states are
     rollouts: Rollouts | None = None
-    more_passes: int = 0  # forward passes of a row without gradients: a reference's, KTO's for its KL
+    more_passes: int = 0  # forward passes per row without gradients: the reference's, KTO's for its KL
     unknown: list[str] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
-        """Of a micro-batch on one GPU."""
+        """Tokens of a micro-batch on one GPU."""
         return self.batch * self.rows * self.length
 
     @property
     def trained(self) -> int:
-        """Trained parameters of the model itself (not of PPO's value model)."""
+        """Number of trained parameters of the model itself (without PPO's value model)."""
         if self.lora:
             return self.lora.parameters(self.architecture) + (self.head == "score") * self.architecture.hidden
         return self.architecture.trunk + self.architecture.hidden if self.head == "score" else self.architecture.parameters
@@ -120,7 +120,7 @@ def read_job(
     """The job that the settings of a training stage describe.
 
     Raises:
-        InputError: a stage that trains nothing, or a model whose config is not in reach.
+        InputError: the stage trains nothing, or a model's config is out of reach.
     """
     if not s.trains:
         raise InputError(f"this stage trains no model; {PLANNED}")
@@ -131,7 +131,7 @@ def read_job(
     dtype = s["dtype"] if s["dtype"] not in (None, "auto") else config.get("dtype") or config.get("torch_dtype") or "float32"
     dtype = str(dtype).removeprefix("torch.")
     if dtype not in BYTES:
-        raise InputError(f"{found}: dtype: {dtype} is none of {', '.join(BYTES)}; set `dtype`")
+        raise InputError(f"{found}: dtype: {dtype} is not one of {', '.join(BYTES)}; set `dtype`")
     if s["dtype"] == "auto" and "dtype" not in config and "torch_dtype" not in config:
         unknown.append("dtype: auto: the config does not say which; float32 is counted")
     fresh = bool(s["model_config"])
@@ -166,20 +166,20 @@ def read_job(
         quantised=next((size for key, size in QUANTISED.items() if s[key]), None), rollouts=rollouts,
         more_passes=more_passes, unknown=unknown,
     )  # fmt: skip
-    if "assistant_only_loss" in s.keys:  # TRL's tiled head only where it pays
+    if "assistant_only_loss" in s.keys:  # TRL's tiled head is used only where it pays
         cheap = job.tokens * a.vocabulary * 12 <= CHEAP_LOGITS_BYTES
         job = job.changed(head="logits" if cheap else "chunked")
     return job
 
 
 def _method(s: Settings) -> tuple[str, int, bool, int]:
-    """(what stands on the trunk, rows of an example, whether a reference reads along, forward passes beside the trained
-    one), by the keys that the stage has."""
+    """(head on the trunk, sequences per example, whether there is a reference model, forward passes besides the trained
+    one), recognised by the keys that the stage has."""
     if "num_ppo_epochs" in s.keys:
         return "rollouts", 1, True, 0
     if "num_iterations" in s.keys:  # GRPO
         return "chunked", 1, bool(s["beta"]), 0
-    if "desirable_weight" in s.keys:  # KTO: policy and reference also read each answer behind another prompt, for the KL
+    if "desirable_weight" in s.keys:  # KTO: policy and reference also read each answer after another prompt, for the KL
         return "chunked", 1, True, 3 if s["loss_type"] == "kto" else 1
     if "precompute_ref_log_probs" in s.keys:
         return "chunked", 2, True, 1

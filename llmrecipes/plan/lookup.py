@@ -1,4 +1,4 @@
-"""Where a model's config comes from without its weights: a folder, the chain's own configs, the Hub, or models.yaml."""
+"""Finding a model's config without its weights: in a folder, the chain's own configs, the Hub, or models.yaml."""
 
 import json
 import os
@@ -19,11 +19,11 @@ KNOWN = Path(__file__).parent / "models.yaml"
 def find_config(
     path: str, key: str, revision: str | None = None, beside: Path | None = None, seen: tuple[str, ...] = ()
 ) -> tuple[dict, str]:
-    """(config of the model at `path`, where it was found). A stage's folder that is not there yet is looked up in the YAMLs
-    of the folder `beside`, whose `output_dir` names it. `seen` are the models that led here.
+    """(config of the model at `path`, where it was found). For a stage's folder that does not exist yet, uses the YAML in
+    the folder `beside` whose `output_dir` names it. `seen` are the models that led here.
 
     Raises:
-        InputError: no config is in reach; `key` is the config's key that names the model.
+        InputError: no config is within reach; `key` is the config key that names the model.
     """
     if path in seen:
         raise InputError(
@@ -52,7 +52,7 @@ def find_config(
 
 
 def find_vocabulary(path: str, beside: Path | None = None) -> int | None:
-    """Number of tokens of the tokenizer at `path`; None where it is not in reach."""
+    """Vocabulary size of the tokenizer at `path`; None if it is out of reach."""
     file = Path(path) / "tokenizer.json"
     if not file.is_file() and beside and (stage := _stage_that_writes(path, beside)):
         return stage[1].get("vocab_size")
@@ -90,7 +90,7 @@ def _stage_that_writes(path: str, beside: Path) -> tuple[Path, dict] | None:
 
 
 def _from_hub(path: str, revision: str | None, name: str = "config.json") -> dict | None:
-    """The file in the Hub's cache, else as the Hub gives it, which is asked once; None where neither has it."""
+    """The file from the Hub's cache, otherwise from the Hub, which is asked once; None if neither has it."""
     from huggingface_hub import get_token, try_to_load_from_cache
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
@@ -106,7 +106,7 @@ def _from_hub(path: str, revision: str | None, name: str = "config.json") -> dic
     try:
         with urlopen(request, timeout=1.5) as answer:  # nosec B310: the user's own endpoint
             found = json.loads(answer.read())
-    except (OSError, ValueError):  # no network, no such repository, a gate
+    except (OSError, ValueError):  # no network, no such repository, a gated one
         return None
     return found if isinstance(found, dict) else None
 
@@ -122,5 +122,5 @@ def _read(file: Path) -> dict:
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read: {str(error)[:200]}") from None
     if not isinstance(found, dict):
-        raise InputError(f"{file}: is no mapping")
+        raise InputError(f"{file}: is not a mapping")
     return found

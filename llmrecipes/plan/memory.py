@@ -1,19 +1,19 @@
-"""Memory of one GPU in closed form: bytes by part, at the fullest moment of each phase.
+"""Memory of one GPU in closed form: bytes by part, at the peak of each phase.
 
-Eager PyTorch with SDPA in its flash form, full rows, as torch's memory tracker counts it (tests/test_plan.py holds the two
-within 10 % of each other). Not counted: CUDA's context, fragmentation, dropout masks of the model itself.
+For eager PyTorch with flash SDPA and full rows, as torch's memory tracker counts it (tests/test_plan.py checks that the two
+agree within 10 %). Not counted: CUDA's context, fragmentation, dropout masks of the model itself.
 """
 
 from llmrecipes.plan.architecture import Architecture
 from llmrecipes.plan.job import Job
 
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768  # of TRL's tiled LM head (trl.kernels.chunked_logprob)
-LOGITS_BYTES = 1 << 27  # ppo.policy_value.LOGITS_BYTES, which stands beside torch
+LOGITS_BYTES = 1 << 27  # ppo.policy_value.LOGITS_BYTES, repeated since that module imports torch
 Parts = dict[str, float]
 
 
 def phases(job: Job, gpu_bytes: float = 0.0) -> dict[str, Parts]:
-    """Phase -> part -> bytes at its peak; a training step is one phase, a rollout of PPO or GRPO has four."""
+    """Phase -> part -> bytes at the phase's peak; a training step is one phase, PPO and GRPO have four."""
     static = _static(job)
     if job.rollouts is None:
         return {"training step": _fullest(_moments(job, static))}
@@ -23,10 +23,10 @@ def phases(job: Job, gpu_bytes: float = 0.0) -> dict[str, Parts]:
 
 
 def kept_by_layer(job: Job, a: Architecture) -> float:
-    """Bytes per token that a layer of `a` keeps for the backward pass, weights cast to bfloat16 not among them."""
+    """Bytes per token that a layer of `a` keeps for the backward pass, without weights cast to bfloat16."""
     wide, narrow = _residual_bytes(job), job.compute_bytes
     mixed, frozen = wide == 4 and narrow == 2, job.lora is not None
-    readers = (1, 1) if a.fused_qkv else (3, 1 + a.gated)  # linears behind the first and the second norm
+    readers = (1, 1) if a.fused_qkv else (3, 1 + a.gated)  # linear layers after the first and the second norm
     kept = 0.0
     for number, n in enumerate(readers):
         shared = a.parallel and number == 1
@@ -35,7 +35,7 @@ def kept_by_layer(job: Job, a: Architecture) -> float:
             own = 0
         else:
             kept += 4 * a.hidden
-            own = wide * a.hidden  # what the weight is multiplied with
+            own = wide * a.hidden  # the normalised input that the weight is multiplied with
         if not frozen:
             kept += own + (n * 2 if mixed else narrow) * a.hidden
     kept += narrow * 2 * (a.query + a.key) + 4 * a.heads  # q, k, v, output and log-sum-exp of the attention
@@ -50,12 +50,13 @@ def kept_by_layer(job: Job, a: Architecture) -> float:
 
 
 def _kept_by_lora(job: Job, a: Architecture) -> float:
-    """What adapters add, their base's inputs no longer kept: each input in the adapters' own precision, rank by rank."""
+    """Bytes per token that adapters add, when the base's inputs are no longer kept: each input in the adapters' own
+    precision, and the rank-sized intermediate."""
     lora, kept = job.lora, 0.0
-    cast = 2 if job.autocast else 4  # PEFT holds adapters in float32; autocast takes their inputs down again
+    cast = 2 if job.autocast else 4  # PEFT keeps adapters in float32; autocast casts their inputs down again
     for name, (inputs, _, _) in a.linear_sizes.items():
         adapted = name in lora.targets
-        if name in ("down", "down_proj"):  # behind the activation, which the frozen matrix no longer keeps
+        if name in ("down", "down_proj"):  # its input is the activation, which the frozen matrix does not keep
             kept -= job.compute_bytes * inputs
             copy = cast
         elif name in ("o_proj", "out"):
@@ -73,7 +74,7 @@ def _residual_bytes(job: Job) -> int:
 
 
 def _kept_at_the_ends(job: Job, a: Architecture) -> float:
-    """Bytes per token of the last norm and what it hands on."""
+    """Bytes per token of the last norm and its output."""
     wide, narrow = _residual_bytes(job), job.compute_bytes
     norm = wide * a.hidden if a.layer_norm else (4 + (0 if job.lora else wide)) * a.hidden
     return norm + wide * a.hidden + (narrow * a.hidden if wide != narrow else 0)
@@ -87,7 +88,7 @@ def _casts(job: Job, a: Architecture, layers: int, head: bool = True) -> float:
 
 
 def weights_bytes(job: Job) -> float:
-    """The model's weights, whole."""
+    """Bytes of the model's full weights."""
     a = job.architecture
     parameters = a.trunk + a.hidden if job.head == "score" else a.parameters
     if not job.quantised:
@@ -99,12 +100,12 @@ def weights_bytes(job: Job) -> float:
 
 
 def _static(job: Job) -> Parts:
-    """What is there all the time."""
+    """Bytes that are allocated all the time."""
     a, shards = job.architecture, job.gpus
     trained_bytes = (4 if job.weight_bytes == 4 or job.lora else 2) if not job.quantised or job.rollouts else 2
     whole = weights_bytes(job)
     weights = whole / shards if job.stage3 else whole
-    if job.stage3 and shards > 1:  # the ends stay gathered, and two layers at a time
+    if job.stage3 and shards > 1:  # embeddings and head stay gathered, and two layers at a time
         weights += job.weight_bytes * (a.embedding + a.head + 2 * a.layer_parameters)
     split = shards if job.stage2 else 1
     parts = {
@@ -136,8 +137,8 @@ def _add_ppo_models(job: Job, parts: Parts, shards: int, split: int) -> None:
 
 
 def _moments(job: Job, static: Parts) -> list[Parts]:
-    """Of a training step, the moments that can be its fullest: the backward pass begins; the head has its gradients; the
-    first layer's backward pass; all gradients are there."""
+    """The moments of a training step that can be its peak: the start of the backward pass; the head's gradients are done;
+    the first layer's backward pass; all gradients exist."""
     a, tokens = job.architecture, job.tokens
     gradients = static.pop("gradients")
     held = gradients if job.accumulation > 1 else 0.0
@@ -165,8 +166,8 @@ def _moments(job: Job, static: Parts) -> list[Parts]:
 
 
 def _head(job: Job, a: Architecture, tokens: int) -> tuple[float, float, float]:
-    """(bytes of logits and what the loss makes of them as the backward pass begins, while the head's gradient is made, and
-    that gradient with its working copies)."""
+    """(bytes of logits and of the loss's intermediates at the start of the backward pass, the same while the head's gradient
+    is computed, that gradient with its working copies)."""
     narrow = job.compute_bytes
     trained = job.lora is None
     gradient = trained * a.embedding * (4 if job.weight_bytes == 4 else 2)
@@ -177,7 +178,7 @@ def _head(job: Job, a: Architecture, tokens: int) -> tuple[float, float, float]:
         return 12 * tokens * a.vocabulary, narrow * tokens * a.vocabulary, gradient + working
     columns = min(TILE_VOCABULARY, a.vocabulary)
     tile = narrow * min(tokens, TILE_TOKENS) * columns
-    if job.autocast and job.weight_bytes == 4:  # the head's part in bfloat16
+    if job.autocast and job.weight_bytes == 4:  # the head's copy in bfloat16
         tile += 2 * columns * a.hidden
     return tile, tile + 4 * tokens * a.hidden, trained * a.embedding * (4 if job.weight_bytes == 4 else 6)
 
@@ -215,8 +216,8 @@ def _rollout_phases(job: Job, static: Parts) -> dict[str, Parts]:
 
 
 def _update_moments(job: Job, static: Parts, gradients: float) -> list[Parts]:
-    """Of PPO's update: the policy's logits; both models' forward pass is done; the value model's backward pass is done and
-    the head's begins; all gradients are there."""
+    """The moments of PPO's update that can be its peak: the policy's logits; both models' forward passes are done; the value
+    model's backward pass is done and the head's begins; all gradients exist."""
     a, r = job.architecture, job.rollouts
     layer = job.tokens * kept_by_layer(job, a)
     policy = _kept_in_update(job, a, True)
@@ -229,7 +230,7 @@ def _update_moments(job: Job, static: Parts, gradients: float) -> list[Parts]:
     made = size * (job.compute_bytes + 8)  # logits, their float32 copy and the log-probabilities
     held = gradients if job.accumulation > 1 else 0.0
     head = 0 if job.lora else a.embedding * (4 + 2 * job.autocast)
-    not_yet = layer + _casts(job, a, 1, False) if job.checkpointing else 0.0  # recomputed when the logits are gone
+    not_yet = layer + _casts(job, a, 1, False) if job.checkpointing else 0.0  # recomputed after the logits are freed
     at_head = static | {"gradients": max(held, value_gradients) + head, "activations": policy - not_yet}
     tail = 8 * a.embedding if a.tied and not job.lora else 0.0
     return [
@@ -242,7 +243,7 @@ def _update_moments(job: Job, static: Parts, gradients: float) -> list[Parts]:
 
 
 def _kept_in_update(job: Job, a: Architecture, head: bool) -> float:
-    """Bytes that one of the two models keeps, or at most has with checkpointing."""
+    """Bytes of activations of one of the two models: those kept, or the peak with checkpointing."""
     layer, ends = kept_by_layer(job, a), _kept_at_the_ends(job, a)
     if job.checkpointing:
         inputs = a.layers * _residual_bytes(job) * a.hidden
@@ -258,7 +259,7 @@ def _chunk(job: Job) -> tuple[int, int]:
 
 
 def _transient(job: Job, a: Architecture) -> float:
-    """Bytes per token of a forward pass without gradients: the residual stream and the widest of a layer's steps."""
+    """Bytes per token of a forward pass without gradients: the residual stream and a layer's widest intermediate."""
     narrow = job.compute_bytes
     mlp = narrow * (3 if a.gated else 2) * a.width * max(1, a.active_experts)
     attention = narrow * 2 * (a.query + a.key)

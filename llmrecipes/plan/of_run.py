@@ -1,4 +1,4 @@
-"""What the plan says of a run that has finished, beside what it took: for its manifest, card and report."""
+"""The plan of a finished run, to compare with what it took: for its manifest, card and report."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from llmrecipes.plan.job import read_job
 from llmrecipes.plan.memory import phases
 from llmrecipes.plan.work import count_work
 
-GPU_BYTES = 80e9  # of the GPU that vLLM's share is counted of
+GPU_BYTES = 80e9  # memory of the GPU of which vLLM takes its share
 SHARDED = {"FSDP": (True, True), "ZeRO-3": (True, True), "ZeRO-2": (False, True)}  # (weights, gradients and states)
 GIB = 1 << 30
 
 
 def plan_of_run(manifest: dict, recipe: Path) -> dict | None:
-    """{"phase", "memory_gib": part -> GiB of one GPU in that fullest phase, "peak_gib", "flops" or None, "unknown"} of the
-    run of `manifest`; None for a stage or a model that no plan is known of."""
+    """{"phase", "memory_gib": part -> GiB of one GPU in that phase, "peak_gib", "flops" or None, "unknown"} for the run of
+    `manifest`, in its phase with the highest peak; None for a stage or model that cannot be planned."""
     keys, launch = recipe_keys(recipe), manifest["launch"]
     try:
         given = {key: check_value(key, value, keys[key], key) for key, value in manifest["given"].items() if key in keys}

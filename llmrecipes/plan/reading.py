@@ -1,4 +1,4 @@
-"""The plan's command line: its own options, and the YAML and keys of the stage that is planned."""
+"""The plan's command line: its own options, and the YAML and keys of the stage to plan."""
 
 import re
 from dataclasses import fields
@@ -12,7 +12,7 @@ from llmrecipes.preflight import contradictions
 
 
 def split_argv(argv: list[str], own_type) -> tuple[list[str], list[str]]:
-    """(words of the options that the dataclass `own_type` has, and of --help; the words of all others)."""
+    """(the words of options of the dataclass `own_type` and of --help; the words of all other options)."""
     names = {"help", "print_config", *(field.name for field in fields(own_type))}
     own, others, current = [], [], []
     for word in argv:
@@ -25,18 +25,18 @@ def split_argv(argv: list[str], own_type) -> tuple[list[str], list[str]]:
 
 
 def read_settings(words: list[str], stage: str | None, recipes: Path) -> tuple[Settings, str | None]:
-    """(the checked settings of the stage, its YAML) from the options in `words`; nothing heavy is imported.
+    """(the checked settings of the stage, its YAML) from the options in `words`; imports nothing heavy.
 
     Raises:
-        InputError: all that is wrong with the YAML and the keys; or no stage that the YAML could be of.
+        InputError: everything wrong with the YAML and the keys; or the YAML fits no stage.
     """
     options = read_argv(words)
     if not options.config and not stage:
-        raise InputError("command line: --config is missing; give the YAML that is planned")
+        raise InputError("command line: --config is missing; give the YAML to plan")
     name = stage or Path(options.config).stem.split("-")[0]
     recipe = recipes / f"{name}.py"
     if not recipe.is_file():
-        raise InputError(f"stage: {name} is no recipe; say whose YAML {options.config} is, e.g. --stage sft")
+        raise InputError(f"stage: {name} is not a recipe; say whose YAML {options.config} is, e.g. --stage sft")
     settings, _, problems = collect(options, recipe_keys(recipe))
     problems += contradictions(settings)
     if problems:

@@ -1,4 +1,4 @@
-"""A plan as text and as a line of a Markdown table."""
+"""A plan as text."""
 
 GIB = 1 << 30
 

@@ -1,4 +1,4 @@
-"""What the launch config of accelerate shards, and over how many processes."""
+"""What accelerate's launch config shards, and over how many processes."""
 
 import json
 from pathlib import Path
@@ -7,14 +7,14 @@ from llmrecipes.config import InputError
 from llmrecipes.keys.settings import Settings
 from llmrecipes.keys.strict_yaml import load_yaml
 
-# Strategy of FSDP in either of its versions -> (weights are sharded all the time, gradients and optimizer states are).
+# FSDP's strategy, in either version -> (weights are always sharded, gradients and optimizer states are sharded).
 FSDP = {"TRUE": (True, True), "FALSE": (False, True), "FULL_SHARD": (True, True), "1": (True, True),
         "SHARD_GRAD_OP": (False, True), "2": (False, True), "NO_SHARD": (False, False), "3": (False, False)}  # fmt: skip
 WHOLE = ("NO", "MULTI_GPU", "MULTI_CPU", "MULTI_XPU")
 
 
 def processes(accelerate_config: str | None) -> int | None:
-    """How many the launch config starts on all machines, where it says so."""
+    """The number of processes that the launch config starts on all machines, if it says so."""
     number = load_yaml(accelerate_config).get("num_processes") if accelerate_config else None
     return number if type(number) is int and number > 0 else None
 
@@ -23,7 +23,7 @@ def sharding(s: Settings, accelerate_config: str | None, unknown: list[str]) -> 
     """(weights sharded, gradients and optimizer states sharded) by the launch config or `fsdp: true`.
 
     Raises:
-        InputError: no launch config, or one that shards in a way that is not known here.
+        InputError: it is not a launch config, or one that shards in an unknown way.
     """
     if s["deepspeed"]:
         unknown.append("deepspeed: its file is not read and nothing is counted as sharded; give --accelerate_config")
@@ -45,7 +45,7 @@ def sharding(s: Settings, accelerate_config: str | None, unknown: list[str]) -> 
         options = _mapping(launch, "deepspeed_config", where)
         stage = str(options.get("zero_stage", _stage_of_file(options.get("deepspeed_config_file"), where)))
         if stage not in ("0", "1", "2", "3"):
-            raise InputError(f"{where}: zero_stage: {stage} is none of 0, 1, 2, 3")
+            raise InputError(f"{where}: zero_stage: {stage} is not one of 0, 1, 2, 3")
         if stage == "1":
             unknown.append("zero_stage: 1: counted as 0, though it shards the optimizer's states")
         _name_offloads(options, unknown)
@@ -57,7 +57,7 @@ def sharding(s: Settings, accelerate_config: str | None, unknown: list[str]) -> 
 def _mapping(launch: dict, key: str, where: str) -> dict:
     found = launch.get(key) or {}
     if not isinstance(found, dict):
-        raise InputError(f"{where}: {key}: is no mapping")
+        raise InputError(f"{where}: {key}: is not a mapping")
     return found
 
 

@@ -1,7 +1,7 @@
-"""The exact answer: one training step of the real model classes on tensors without contents, under torch's memory tracker.
+"""The exact answer: one training step of the real model classes on fake tensors, under torch's memory tracker.
 
-FakeTensorMode runs every operator for its shapes alone, so a model of any size takes seconds and no memory. As on a GPU:
-attention in its flash form, TRL's tiled head without the buffers of its CPU fallback. PPO is traced at its update.
+FakeTensorMode runs every operator only for its shapes, so a model of any size takes seconds and no memory. As on a GPU:
+flash attention, and TRL's tiled head without the buffers of its CPU fallback. PPO is traced at its update.
 """
 
 from contextlib import ExitStack
@@ -20,8 +20,8 @@ from llmrecipes.config import InputError
 from llmrecipes.plan.job import MODULES, Job, Rollouts
 from llmrecipes.ppo.policy_value import _logits, _SelectLogprobs
 
-# What differs under FakeTensorMode or on a CPU from the run on a GPU -> what stands in for it: looking for packed rows reads
-# values, and the head's tiles are folded by Triton kernels, which need no buffers.
+# What differs under FakeTensorMode or on a CPU from a run on a GPU -> its replacement: detecting packed rows reads values,
+# and on a GPU the head's tiles are fused into Triton kernels, which need no buffers.
 AS_ON_A_GPU = {
     "transformers.masking_utils.find_packed_sequence_indices": lambda *_, **__: None,
     "trl.kernels.chunked_logprob._forward_tile": lambda *_, **__: None,
@@ -31,7 +31,7 @@ AS_ON_A_GPU = {
 
 
 class Tracker(MemTracker):
-    """Torch's tracker without the peaks of single modules, which cost most of its time; frozen weights have no hooks."""
+    """Torch's tracker without per-module peaks, which take most of its time; frozen weights get no hooks."""
 
     def _update_peak_stats(self, peak_state):
         for device, snapshot in self._curr_mem_snap.items():
@@ -44,7 +44,7 @@ class Tracker(MemTracker):
 
 
 class Step(nn.Module):
-    """Models of a step and the function of them that gives its loss: one call of one module, as the tracker wants it."""
+    """The models of a step and the function that computes its loss, as one call of one module, as the tracker requires."""
 
     def __init__(self, models: dict[str, nn.Module], loss):
         super().__init__()
@@ -55,7 +55,7 @@ class Step(nn.Module):
 
 
 def trace(job: Job, config: dict) -> dict[str, int]:
-    """Part -> bytes at the peak of a training step of `job`, whose model has `config`; "Total" is all of it.
+    """Part -> bytes at the peak of a training step of `job`, whose model has `config`; "Total" is the sum.
 
     Raises:
         InputError: sharded or quantised models, and experts in float32, which cannot be traced on this machine.
@@ -90,10 +90,10 @@ def trace(job: Job, config: dict) -> dict[str, int]:
 
 
 def _build(job: Job, config: dict, score: bool) -> nn.Module:
-    """The model on no device, with its adapter and checkpointing."""
+    """The model on the meta device, with its adapter and activation checkpointing."""
     sizes = {key: value for key, value in config.items() if key not in ("model_type", "parameters")}
     built = AutoConfig.for_model(config["model_type"], **sizes)
-    for name, value in vars(built).items():  # masks of dropout are one byte a value on a GPU and four on a CPU
+    for name, value in vars(built).items():  # dropout masks take one byte per value on a GPU but four on a CPU
         if "pdrop" in name or name.endswith("dropout"):
             setattr(built, name, 0.0 if isinstance(value, (int, float)) else value)
     built.num_labels, built.pad_token_id = 1, 0
@@ -122,7 +122,7 @@ def _peft_config(job: Job, score: bool) -> LoraConfig:
 
 
 def _make_fake(model: nn.Module) -> None:
-    """Parameters and buffers become fake tensors on the CPU, in place; what was tied stays tied."""
+    """Turns parameters and buffers into fake CPU tensors, in place; tied weights stay tied."""
     made = {}
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
@@ -137,7 +137,7 @@ def _make_fake(model: nn.Module) -> None:
 
 
 def _optimizer(models: dict[str, nn.Module], keep_gradients: bool) -> torch.optim.Optimizer:
-    """AdamW with its states, as from the second step on."""
+    """AdamW with its states allocated, as from the second step on."""
     trained = [parameter for model in models.values() for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, fused=True)
     for parameter in trained:
@@ -149,7 +149,7 @@ def _optimizer(models: dict[str, nn.Module], keep_gradients: bool) -> torch.opti
 
 
 def _loss(job: Job, ids: torch.Tensor):
-    """models -> the loss of a micro-batch, computed as the stage's trainer does."""
+    """A function from models to the loss of a micro-batch, computed as by the stage's trainer."""
     given = {"input_ids": ids, "use_cache": False}
     if job.padded:
         given["attention_mask"] = torch.ones_like(ids)
@@ -174,7 +174,8 @@ def _loss(job: Job, ids: torch.Tensor):
 
 
 def _ppo_loss(r: Rollouts, models, ids: torch.Tensor) -> torch.Tensor:
-    """PolicyAndValue's forward call for rows of full length; its own finds the responses by their values."""
+    """PolicyAndValue's forward for rows of full length; the original locates responses by tensor values, which fakes
+    lack."""
     policy = models["policy"].get_base_model() if isinstance(models["policy"], PeftModel) else models["policy"]
     trunk = getattr(policy, policy.base_model_prefix)
     places = slice(r.prompt - 1, -1)

@@ -1,4 +1,4 @@
-"""How much there is to compute: tokens, FLOPs, hours, price, and what a run writes to the disk."""
+"""How much there is to compute: tokens, FLOPs, hours, price, and what a run writes to disk."""
 
 import os
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from llmrecipes.plan.memory import weights_bytes
 
 @dataclass(frozen=True)
 class Work:
-    """steps and tokens of the whole run (None: unknown); FLOPs and the least seconds that memory bandwidth allows, by phase
-    and, all together, on one GPU."""
+    """Steps and tokens of the whole run (None: unknown); FLOPs, and the minimum seconds allowed by memory bandwidth, by
+    phase and in total, on one GPU."""
 
     steps: int | None
     tokens: int | None
@@ -22,7 +22,7 @@ class Work:
 
 
 def count_work(s: Settings, job: Job, rows: int | None, unknown: list[str]) -> Work:
-    """The work of a run on `rows` training examples; where they are not given, those of local files are counted."""
+    """The work of a run on `rows` training examples; if not given, rows of local files are counted."""
     a = job.architecture
     steps, per_step = _steps(s, job, rows, unknown), job.batch * job.accumulation * job.gpus
     if steps is None:
@@ -35,8 +35,8 @@ def count_work(s: Settings, job: Job, rows: int | None, unknown: list[str]) -> W
 
 
 def forward_flops(a: Architecture, length: int) -> float:
-    """FLOPs of a token's forward pass in a row of `length`: 2 a weight, and attention as MFU counts it (not halved for
-    being causal)."""
+    """FLOPs of a token's forward pass in a row of `length`: 2 per weight (multiply and add), plus attention as in MFU (not
+    halved for causality)."""
     return 2 * a.active + 4 * a.layers * a.query * length
 
 
@@ -55,14 +55,14 @@ def _rollout_work(job: Job, steps: int) -> Work:
         "log-probabilities and values": tokens * reading,
         "update": r.epochs * tokens * update,
     }
-    # Each decoding step reads all weights and, of every response, the cache so far.
+    # Each decoding step reads all weights and the KV cache so far of every response.
     decodings = samples / r.decoded * r.response
     cache = 4 * a.layers * a.key * r.decoded * (r.prompt + r.response / 2)
     return Work(steps, int(tokens), flops, {"sampling": decodings * (weights_bytes(job) + cache)})
 
 
 def _steps(s: Settings, job: Job, rows: int | None, unknown: list[str]) -> int | None:
-    """Optimizer steps; None, with a reason in `unknown`, where the data do not say."""
+    """Number of optimizer steps; None, with a reason in `unknown`, if the data do not tell."""
     per_step = job.batch * job.accumulation * job.gpus
     if s["max_steps"] and s["max_steps"] > 0:
         return s["max_steps"]
@@ -86,7 +86,7 @@ def _steps(s: Settings, job: Job, rows: int | None, unknown: list[str]) -> int |
 
 
 def _count(source) -> int | None:
-    """Rows of a local JSONL file or of at most `max_rows`; None for what would have to be fetched or made first."""
+    """Rows of a local JSONL file, at most `max_rows`; None for data that would have to be downloaded or made first."""
     source = {"path": source} if isinstance(source, str) else source
     if source.get("max_rows"):
         return source["max_rows"]
@@ -98,7 +98,7 @@ def _count(source) -> int | None:
 
 
 def disk(s: Settings, job: Job) -> tuple[float, float, float]:
-    """Bytes of (the result, all checkpoints that are kept at one time, free space where output_dir lies)."""
+    """Bytes of (the result, all checkpoints kept at one time, free space at output_dir)."""
     a = job.architecture
     weights = 4 * job.lora.parameters(a) if job.lora else weights_bytes(job)
     trained = job.trained
@@ -113,8 +113,8 @@ def disk(s: Settings, job: Job) -> tuple[float, float, float]:
 
 
 def summarise(work: Work, gpu: dict, gpus: int, mfu: float, price: float | None) -> dict:
-    """Hours by phase and of all, and what they cost, at `mfu` of the GPU's peak; sampling takes at least the time in which
-    memory can hand out weights and cache."""
+    """Hours by phase and in total, and their cost, at `mfu` of the GPU's peak; sampling takes at least the time needed to
+    read weights and cache from memory."""
     if work.steps is None:
         return {"steps": None}
     hours = {}

@@ -1,4 +1,4 @@
-"""What PPO keeps on disk: a plain policy, the value model beside it, and the state that makes a resumed run exact."""
+"""What PPO saves: an ordinary policy folder, the value model beside it, and the state that makes a resumed run exact."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from llmrecipes.ppo.rollout import Rollout
 
 VALUE_MODEL_FOLDER = "value_model"
 VALUE_HEAD_FILE = "value_head.safetensors"
-# What a run's rollouts are counted and cut by, and how a user knows it.
+# What determines how rollouts are counted and split, and the name a user knows it by.
 COUNTED_BY = {
     "world_size": "number of processes",
     "rollout_batch_size": "rollout_batch_size",
@@ -29,7 +29,7 @@ def save_models(model: PolicyAndValue, folder: str | Path, state_dict: dict | No
     """Writes the policy (or its adapter) into `folder`, where `from_pretrained` finds it, and beside it the value model:
     a folder value_model, or value_head.safetensors for the head of a shared trunk.
 
-    state_dict: the model's whole weights, where it holds only a process's share of them.
+    state_dict: the full weights, for a model of which this process holds only a shard.
     """
     folder = Path(folder)
     if state_dict is None:
@@ -88,7 +88,7 @@ def count_broken(model: nn.Module) -> int:
 
 
 def save_ppo_state(folder: str | Path, args: PPOConfig, kl_coef: float, rollout: Rollout | None) -> None:
-    """Writes this process's KL coefficient, the rollout still in use and what the counting of rollouts depends on."""
+    """Writes this process's KL coefficient, the rollout still in use, and the settings that rollouts are counted by."""
     state = {"kl_coef": kl_coef, "rollout": None if rollout is None else rollout.state_dict()}
     state["counted_by"] = {name: getattr(args, name) for name in COUNTED_BY}
     rank = args.process_index
@@ -96,13 +96,13 @@ def save_ppo_state(folder: str | Path, args: PPOConfig, kl_coef: float, rollout:
 
 
 def load_ppo_state(folder: str | Path, args: PPOConfig) -> tuple[float, Rollout | None]:
-    """Reads what `save_ppo_state` wrote. Raises InputError when this process has no such file, or rollouts were counted
-    otherwise: the step that a run is at would mean another rollout and another place in it."""
+    """Reads what `save_ppo_state` wrote. Raises InputError when this process has no such file, or when rollouts were counted
+    differently: the same global step would then mean another rollout, or another position in it."""
     path = Path(folder) / f"ppo_state_{args.process_index}.pt"
     if not path.is_file():
         raise InputError(f"{path}: is missing; resume with as many processes as the checkpoint was written by")
     state = torch.load(path, map_location=args.device, weights_only=True)
-    for name, value in state.get("counted_by", {}).items():  # which checkpoints of older versions do not have
+    for name, value in state.get("counted_by", {}).items():  # absent from checkpoints of older versions
         if value != getattr(args, name):
             raise InputError(
                 f"{COUNTED_BY[name]}: is {getattr(args, name)}, but {folder} was written with {value}; resume with that, or "

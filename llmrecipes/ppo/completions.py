@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 
 def completion_table(prompts: list, completions: list[str], names: list[str], figures: torch.Tensor) -> list[dict]:
-    """Rows of prompt, completion and the figures (R, len(names)) of each response."""
+    """Rows {prompt, completion, name: figure}. figures: (R, len(names)), one row per response."""
     return [
         {"prompt": prompt, "completion": completion, **dict(zip(names, values, strict=True))}
         for prompt, completion, values in zip(prompts, completions, figures.tolist(), strict=True)
@@ -41,8 +41,8 @@ def add_completions(rows: list[dict], args: TrainingArguments, step: int) -> Non
 
 
 def send_completions(rows: list[dict], args: TrainingArguments, step: int, prefix: str) -> None:
-    """Gives wandb and trackio, where the run reports to them, `rows` as a table. Their run must have begun: Trainer's own
-    callback opens it when figures are logged, and closes trackio's when training ends."""
+    """Sends `rows` as a table to wandb and trackio if the run reports to them. Their run must be open: Trainer's own
+    callback opens it when metrics are first logged, and closes trackio's when training ends."""
     for tracker in {"wandb", "trackio"} & set(args.report_to or []):
         if find_spec(tracker) is not None:
             _send_table(tracker, rows, step, prefix)

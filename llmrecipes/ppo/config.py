@@ -9,12 +9,12 @@ from transformers import TrainingArguments
 from llmrecipes.config import InputError
 from llmrecipes.keys.renamed import RENAMES
 
-# Arguments of TrainingArguments that PPO does not carry out: what they may be, and why or what to use.
+# Arguments of TrainingArguments that PPO does not support: the one allowed value, and why or what to use instead.
 REFUSED = {
     "torch_compile": (False, "responses differ in length, so every step would be compiled again"),
     "torch_compile_backend": (None, "it turns torch_compile on, which PPO does without"),
     "torch_compile_mode": (None, "it turns torch_compile on, which PPO does without"),
-    "neftune_noise_alpha": (None, "its noise would make the first probability ratio another than 1"),
+    "neftune_noise_alpha": (None, "its noise would move the first probability ratio away from 1"),
     "auto_find_batch_size": (False, "a rollout has a fixed size; set per_device_train_batch_size"),
     "label_smoothing_factor": (0.0, "PPO's loss has no labels to smooth"),
     "bf16_full_eval": (False, "evaluations run in the precision of training; set bf16"),
@@ -50,7 +50,7 @@ CHOICES = {
 
 @dataclass
 class PPOConfig(TrainingArguments):
-    """Arguments of PPOTrainer on top of `transformers.TrainingArguments`, all of which hold but those of REFUSED.
+    """Arguments of PPOTrainer on top of `transformers.TrainingArguments`, all of which apply except those in REFUSED.
 
     Batch arithmetic: one optimizer step sees a minibatch of per_device_train_batch_size × gradient_accumulation_steps
     × processes responses. A rollout samples num_mini_batches minibatches of responses and is used num_ppo_epochs
@@ -61,7 +61,7 @@ class PPOConfig(TrainingArguments):
     # Fields of TrainingArguments with other defaults
     gradient_accumulation_steps: int = field(
         default=8,
-        metadata={"help": "Micro-batches in an optimizer step; all defaults: 64 responses in a rollout."},
+        metadata={"help": "Micro-batches in an optimizer step. With all defaults a rollout has 64 responses."},
     )
     learning_rate: float = field(default=3e-6, metadata={"help": "Initial learning rate of policy and value model."})
     adam_epsilon: float = field(default=1e-5, metadata={"help": "Epsilon of Adam (the N+ details' value)."})
@@ -83,11 +83,11 @@ class PPOConfig(TrainingArguments):
     )
     overlong_prompts: str = field(
         default="error",
-        metadata={"help": "What becomes of longer prompts: 'error' or 'drop'.", "choices": ["error", "drop"]},
+        metadata={"help": "What to do with longer prompts: 'error' or 'drop'.", "choices": ["error", "drop"]},
     )
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; logprobs are taken under it too."})
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; logprobs are computed at it too."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1.0 is off."})
-    top_k: int = field(default=0, metadata={"help": "Sample among the k best tokens; 0 is off."})
+    top_k: int = field(default=0, metadata={"help": "Sample from the k most likely tokens; 0 is off."})
     stop_strings: list[str] | None = field(
         default=None, metadata={"help": "A response also ends where one of these strings is complete."}
     )
@@ -124,12 +124,12 @@ class PPOConfig(TrainingArguments):
         default=None, metadata={"help": "Responses must match this regular expression."}
     )
     vllm_server_base_url: str | None = field(
-        default=None, metadata={"help": "The server, such as http://localhost:8000; goes before host and port."}
+        default=None, metadata={"help": "The server, such as http://localhost:8000; takes precedence over host and port."}
     )
     vllm_server_host: str = field(default="0.0.0.0", metadata={"help": "The server's host."})  # nosec B104
     vllm_server_port: int = field(default=8000, metadata={"help": "The server's port."})
     vllm_server_timeout: float = field(default=240.0, metadata={"help": "Seconds to wait for the server to be ready."})
-    vllm_group_port: int = field(default=51216, metadata={"help": "Port over which the weights go to the server."})
+    vllm_group_port: int = field(default=51216, metadata={"help": "Port over which the weights are sent to the server."})
     vllm_gpu_memory_utilization: float = field(
         default=0.3, metadata={"help": "Share of the GPU's memory that a colocated engine takes."}
     )
@@ -140,12 +140,12 @@ class PPOConfig(TrainingArguments):
         default=1, metadata={"help": "Training processes that share one colocated engine."}
     )
     vllm_importance_sampling_correction: bool = field(
-        default=True, metadata={"help": "Weigh the policy loss by how vLLM's probabilities differ from the policy's."}
+        default=True, metadata={"help": "Weight the policy loss by the ratio of the policy's probabilities to vLLM's."}
     )
     vllm_importance_sampling_mode: str = field(
         default="sequence_mask",
         metadata={
-            "help": "The ratio of each token or of the whole response; clipped to the bounds or set to 0 beyond them.",
+            "help": "Ratio of each token or of the whole response; clipped to the bounds or set to 0 outside them.",
             "choices": ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"],
         },
     )
@@ -164,7 +164,7 @@ class PPOConfig(TrainingArguments):
         },
     )
     mask_truncated_completions: bool = field(
-        default=False, metadata={"help": "Learn nothing from responses that the length limit cut."}
+        default=False, metadata={"help": "Leave responses cut by the length limit out of the loss."}
     )
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "Weight of each reward function; default 1.0 each."}
@@ -175,20 +175,20 @@ class PPOConfig(TrainingArguments):
     kl_estimator: str = field(
         default="k1",
         metadata={
-            "help": "KL estimator of the log, of kl_target and, with kl_in: loss, of the penalty; token rewards are always "
-            "penalised by k1, the only one whose expected gradient is that of the KL there.",
+            "help": "KL estimator for logging, for kl_target and, with kl_in: loss, for the penalty. As a reward the "
+            "penalty is always k1, the only one whose expected gradient there is that of the KL.",
             "choices": ["k1", "k2", "k3"],
         },
     )
     kl_in: str = field(
         default="reward",
         metadata={
-            "help": "The penalty's place: 'reward' (of each token) or 'loss' (GRPO's place; with an unbiased gradient).",
+            "help": "Where the KL penalty goes: 'reward' (of each token) or 'loss' (as in GRPO; with an unbiased gradient).",
             "choices": ["reward", "loss"],
         },
     )
     kl_target: float | None = field(
-        default=None, metadata={"help": "KL per response (nats) that kl_coef is adapted to; default: fixed kl_coef."}
+        default=None, metadata={"help": "Target KL per response (nats) that adapts kl_coef; default: kl_coef is fixed."}
     )
     kl_horizon: float = field(default=10_000, metadata={"help": "Episodes over which kl_coef is adapted."})
     whiten_rewards: bool = field(default=False, metadata={"help": "Scale token rewards to variance 1 before GAE."})
@@ -198,7 +198,7 @@ class PPOConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "'separate': a trunk of its own; 'shared': a head on the policy's trunk, which is faster and smaller "
-            "but another algorithm. Default: separate, for a LoRA policy shared.",
+            "but a different algorithm. Default: separate; for a LoRA policy, shared.",
             "choices": ["separate", "shared"],
         },
     )
@@ -218,8 +218,8 @@ class PPOConfig(TrainingArguments):
     old_logprobs: str = field(
         default="recompute",
         metadata={
-            "help": "Those that the update compares with. 'recompute': in the micro-batches of training, so that the first "
-            "ratio is exactly 1; 'sampler': as sampling had them, one forward pass less, the same but for rounding.",
+            "help": "Old log-probabilities of the probability ratio. 'recompute': in the micro-batches of training, so that "
+            "the first ratio is exactly 1; 'sampler': those of sampling, one forward pass fewer, equal up to rounding.",
             "choices": ["recompute", "sampler"],
         },
     )
@@ -236,11 +236,11 @@ class PPOConfig(TrainingArguments):
         default=None, metadata={"help": "Initial learning rate of the value model; default: learning_rate."}
     )
     value_warmup_rollouts: int = field(
-        default=0, metadata={"help": "First rollouts from which the value model alone learns."}
+        default=0, metadata={"help": "Number of first rollouts that train only the value model."}
     )
     early_stop_kl: float | None = field(
         default=None,
-        metadata={"help": "approx_kl of an optimizer step beyond which the rest of its rollout's steps is left out."},
+        metadata={"help": "Skip the rest of a rollout's optimizer steps once a step's approx_kl exceeds this."},
     )
     gamma: float = field(default=1.0, metadata={"help": "Discount."})
     lam: float = field(default=0.95, metadata={"help": "λ of GAE."})
@@ -252,7 +252,7 @@ class PPOConfig(TrainingArguments):
     # Evaluation
     log_completions: bool = field(
         default=True,
-        metadata={"help": "Evaluations write their responses to output_dir/completions and to wandb or trackio."},
+        metadata={"help": "Write the responses of evaluations to output_dir/completions and to wandb or trackio."},
     )
     num_completions_to_print: int = field(default=2, metadata={"help": "Responses that an evaluation prints."})
     num_rollout_completions: int = field(
@@ -261,7 +261,7 @@ class PPOConfig(TrainingArguments):
     )
 
     def __new__(cls, *args, **kwargs):
-        for name in kwargs:  # what users of GRPO or of older releases of TRL write
+        for name in kwargs:  # names from GRPO or older releases of TRL
             if name not in cls.__dataclass_fields__ and RENAMES.get(name) in cls.__dataclass_fields__:
                 raise InputError(f"{name}: is called {RENAMES[name]} here")
         return super().__new__(cls)
@@ -294,23 +294,24 @@ class PPOConfig(TrainingArguments):
                 raise InputError(f"{name}: {getattr(self, name)} must lie between 0 and 1")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise InputError(f"{name}: {getattr(self, name)!r} is none of {', '.join(filter(None, allowed))}")
+                raise InputError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(filter(None, allowed))}")
 
     def _check_combinations(self) -> None:
         if self.rollout_batch_size % self.num_generations:
             raise InputError(
                 f"num_generations: {self.num_generations} does not divide a rollout of {self.rollout_batch_size} responses"
             )
-        # In one rollout β may change by a fifth of rollout / horizon: below, it would change its sign.
+        # One rollout changes β by at most the factor 1 ± 0.2 · rollout / horizon (adapt_kl_coef): with a shorter horizon
+        # than this, the factor could be negative.
         if self.kl_target is not None and self.kl_horizon < 0.2 * self.rollout_batch_size:
             raise InputError(
                 f"kl_horizon: {self.kl_horizon} is less than 0.2 x rollout_batch_size {self.rollout_batch_size}, so kl_coef "
-                "could turn negative; give many rollouts' episodes, as the default of 10000"
+                "could turn negative; use many times a rollout, such as the default of 10000"
             )
         if self.total_episodes is not None and self.max_steps > 0:
-            raise InputError("total_episodes: and max_steps are both given, and each says how long to train; leave one out")
+            raise InputError("total_episodes: is given with max_steps, and each says how long to train; leave one out")
         if self.early_stop_kl is not None and (self.fp16 or self.deepspeed_plugin):
-            raise InputError("early_stop_kl: not with fp16 or DeepSpeed, which take no step without a gradient")
+            raise InputError("early_stop_kl: does not work with fp16 or DeepSpeed, which take no step without a gradient")
 
     def _check_vllm(self) -> None:
         if self.old_logprobs == "sampler":
@@ -342,7 +343,7 @@ class PPOConfig(TrainingArguments):
             room = self.vllm_max_model_length - self.max_completion_length
             if room < 1:
                 raise InputError(
-                    f"vllm_max_model_length: {self.vllm_max_model_length} leaves no room for a prompt beside "
+                    f"vllm_max_model_length: {self.vllm_max_model_length} leaves no room for a prompt next to "
                     f"max_completion_length {self.max_completion_length}"
                 )
             self.max_prompt_length = min(room, self.max_prompt_length or room)
@@ -359,7 +360,7 @@ class PPOConfig(TrainingArguments):
             below = self.rollout_batch_size // unit * unit
             nearest = f"{below} or {below + unit}" if below else f"{unit}"
             raise InputError(
-                f"rollout_batch_size: {self.rollout_batch_size} is no multiple of {unit} "
+                f"rollout_batch_size: {self.rollout_batch_size} is not a multiple of {unit} "
                 f"(per_device_train_batch_size {self.per_device_train_batch_size} x gradient_accumulation_steps "
                 f"{self.gradient_accumulation_steps} x {self.world_size} processes x num_mini_batches "
                 f"{self.num_mini_batches or 1}); nearest: {nearest}"
@@ -373,7 +374,7 @@ class PPOConfig(TrainingArguments):
 
     @property
     def device(self) -> torch.device:
-        """Where the models are; one of several processes on CPUs is at plain `cpu`, for torch.load knows no `cpu:0`."""
+        """Where the models are. Plain `cpu` when several processes share CPUs: torch.load does not know `cpu:0`."""
         device = super().device
         return torch.device("cpu") if device.type == "cpu" else device
 

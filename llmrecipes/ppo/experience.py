@@ -1,4 +1,4 @@
-"""Experience of PPO: responses sampled from the policy, scored, and turned into advantages (steps 1 to 5 of the algorithm).
+"""PPO's experience: responses sampled from the policy, scored and turned into advantages (steps 1 to 5 of the algorithm).
 
 Each function takes the PPOTrainer, whose models, arguments and counters it uses.
 """
@@ -34,7 +34,7 @@ SAMPLE, SPLIT, EVALUATE = range(3)  # what a random generator is for
 
 @torch.no_grad()
 def make_rollout(trainer, rows: dict[str, list]) -> Rollout:
-    """Samples responses to the prompts and turns their scores into advantages."""
+    """Samples responses to the prompts, R on this process, and turns their scores into advantages and returns (R, T)."""
     args = trainer.args
     trainer.model.eval()
     # 1. Sample and score.
@@ -45,8 +45,8 @@ def make_rollout(trainer, rows: dict[str, list]) -> Rollout:
     scores = adjust_scores(total, args.normalize_scores, args.score_clip, trainer.all_reduce)
     scores = apply_missing_eos_penalty(scores, finished, args.missing_eos_penalty, args.missing_eos_mode)
 
-    # 2. Log-probabilities under policy (unless the sampler's are taken) and reference, and values; in the micro-batches
-    # of the first pass, so that the first probability ratio is exactly 1.
+    # 2. Log-probabilities under the policy (unless the sampler's are used) and the reference, and values; in the same
+    # micro-batches as the first epoch, so that the first probability ratio is exactly 1 (rounding depends on padding).
     started = time.perf_counter()
     micro_batches = [part for minibatch in trainer.split(rollout, 0) for part in minibatch]
     ref_logprobs, entropy = forward_models(trainer, rollout, micro_batches)
@@ -54,13 +54,13 @@ def make_rollout(trainer, rows: dict[str, list]) -> Rollout:
     written = rollout.mask()
     correct_sampler_mismatch(trainer, rollout, written)
 
-    # 3. Rewards: KL penalty on each token (unless the loss has it), the environment's own, and the score on the last.
+    # 3. Rewards: the KL penalty on each token (unless it is in the loss), the environment's rewards, the score on the last.
     penalty = trainer.kl_coef if args.kl_in == "reward" else 0.0
     k1 = kl_estimate(rollout.logprobs, ref_logprobs, "k1")
     rewards = shape_rewards(scores, k1, rollout.response_lengths, penalty, rollout.token_mask, rollout.token_rewards)
     if args.mask_truncated_completions:
         rollout.token_mask = written & finished[:, None]
-    mask = rollout.mask()  # of the tokens that are learned from
+    mask = rollout.mask()  # the tokens trained on
     if args.whiten_rewards:
         rewards = whiten(rewards, mask, shift_mean=False, all_reduce=trainer.all_reduce)
 
@@ -86,8 +86,8 @@ def make_rollout(trainer, rows: dict[str, list]) -> Rollout:
 def sample_and_score(
     trainer, rows: dict[str, list], generator: torch.Generator, record: Callable = lambda *_: None
 ) -> tuple[Rollout, torch.Tensor, torch.Tensor, list[list[int]]]:
-    """Responses to the prompts: (rollout without log-probabilities, raw scores (R, functions), finished (R,), the
-    responses' token ids). record: takes the seconds, and what reward functions log."""
+    """Samples and scores: (rollout without log-probabilities, raw scores (R, functions), finished (R,), the responses' token
+    ids). record: called as (name, sum, count) with timings in seconds and with whatever reward functions log."""
     args, started = trainer.args, time.perf_counter()
     if args.use_vllm:
         trainer.sampler.sync_weights(trainer.state.global_step)
@@ -106,7 +106,7 @@ def sample_and_score(
     rollout.take_from_sampler(responses)
     if args.old_logprobs == "sampler":
         if rollout.sampling_logprobs is None:
-            raise InputError("old_logprobs: sampler needs the log-probabilities of a sampler that tells none; use recompute")
+            raise InputError("old_logprobs: sampler needs log-probabilities, which this one does not return; use recompute")
         rollout.logprobs, rollout.sampling_logprobs = rollout.sampling_logprobs.nan_to_num(0.0), None
     return rollout, scores, torch.tensor(finished, device=args.device), token_ids
 
@@ -128,7 +128,7 @@ def sample(trainer, prompts: list[list[int]], generator: torch.Generator) -> lis
         stopping_criteria=trainer.stopping_criteria,
         **({"return_logprobs": True} if args.old_logprobs == "sampler" else {}),
     )
-    if args.use_vllm:  # whose engine has weights of its own
+    if args.use_vllm:  # the engine has its own copy of the weights
         return ask()
 
     def with_whole_weights():
@@ -143,7 +143,7 @@ def sample(trainer, prompts: list[list[int]], generator: torch.Generator) -> lis
 
 @contextmanager
 def on_device(trainer, *frozen: FrozenModel | None):
-    """Frozen models are on the device within; with `offload_frozen_models` only there."""
+    """Keeps frozen models on the device inside the block; with `offload_frozen_models` they are in CPU memory outside it."""
     moving = [part for part in frozen if part is not None] if trainer.args.offload_frozen_models else []
     for part in moving:
         part.to(trainer.args.device)
@@ -155,7 +155,7 @@ def on_device(trainer, *frozen: FrozenModel | None):
 
 
 def forward_models(trainer, rollout: Rollout, micro_batches: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fills in log-probabilities and values; returns (reference log-probabilities, entropy), each (R, T)."""
+    """Fills in the rollout's log-probabilities and values; returns (reference log-probabilities, entropy), each (R, T)."""
     with trainer.accelerator.autocast(), on_device(trainer, trainer.ref_model):
         ref_logprobs, entropy = forward_rollout(
             trainer.model, trainer.ref_model, rollout, micro_batches, trainer.args.temperature
@@ -166,7 +166,8 @@ def forward_models(trainer, rollout: Rollout, micro_batches: list[list[int]]) ->
 
 
 def correct_sampler_mismatch(trainer, rollout: Rollout, mask: torch.Tensor) -> None:
-    """Weighs the policy loss for what the sampler's log-probabilities, if it told them, differ from the policy's."""
+    """Sets the importance weights that correct for the sampler's log-probabilities differing from the policy's, if the
+    sampler returned any."""
     if rollout.sampling_logprobs is None:
         return
     args, mode = trainer.args, trainer.args.vllm_importance_sampling_mode
@@ -197,9 +198,9 @@ def record_rollout(trainer, rollout: Rollout, raw_scores, finished, kl, entropy)
 
 
 def keep_some(trainer, rows: dict[str, list], token_ids: list[list[int]], scores: torch.Tensor, kl: torch.Tensor) -> None:
-    """The first responses of a rollout, for the next log line."""
+    """Keeps the first responses of a rollout for the next log line."""
     count = min(trainer.args.num_rollout_completions, len(token_ids))
-    if not count:  # of no rows, batch_decode makes one
+    if not count:  # batch_decode([]) returns one row
         return
     texts = trainer.processing_class.batch_decode(token_ids[:count], skip_special_tokens=True)
     figures = torch.stack([scores[:count], kl[:count].sum(1)], dim=1)
@@ -208,9 +209,9 @@ def keep_some(trainer, rows: dict[str, list], token_ids: list[list[int]], scores
 
 @torch.no_grad()
 def evaluate_policy(trainer, dataloader: DataLoader, prefix: str) -> EvalLoopOutput:
-    """Samples a response to each evaluation prompt; reports its mean reward, KL, entropy, length and share of EOS."""
+    """Samples a response to each evaluation prompt; reports mean score, KL, entropy, length and share ending in EOS."""
     args = trainer.args
-    # The same draws in every evaluation, so that two of them differ by the policy alone.
+    # The same seed in every evaluation, so that two evaluations differ only by the policy.
     generator = trainer.generator(EVALUATE, device=args.device)
     table, names, completions = [], [], []
     for examples in dataloader:
@@ -232,7 +233,7 @@ def evaluate_policy(trainer, dataloader: DataLoader, prefix: str) -> EvalLoopOut
             completions += trainer.accelerator.gather_for_metrics(part, use_gather_object=True)
         trainer.control = trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)
     table = torch.cat(table)
-    metrics = dict(zip(names, table.nanmean(0).tolist(), strict=True))  # a function may leave a row to the others
+    metrics = dict(zip(names, table.nanmean(0).tolist(), strict=True))  # NaN: the function gave no score
     metrics["score_std"] = table[:, names.index("score")].std(correction=0).item()
     metrics = {f"{prefix}_{name}": value for name, value in metrics.items()}
     if completions and trainer.is_world_process_zero():

@@ -1,4 +1,4 @@
-"""What PPO minimises in a micro-batch (step 6 of the algorithm), and what decides how a rollout's steps use it.
+"""What PPO minimises in a micro-batch (step 6 of the algorithm), the check of its first ratio, and early stopping.
 
 Each function takes the PPOTrainer, whose models, arguments and counters it uses.
 """
@@ -11,11 +11,11 @@ from llmrecipes.ppo.rollout import MODEL_INPUTS, learned_mask
 
 
 def loss_sum(trainer, model, inputs: dict) -> tuple[torch.Tensor, dict]:
-    """Clipped policy loss + vf_coef × clipped value loss (+ kl_coef × KL), summed over the tokens that are learned from;
-    and the model's outputs. inputs["part"]: that model's share alone."""
+    """Clipped policy loss + vf_coef × clipped value loss (+ kl_coef × KL), summed over the tokens trained on; and the
+    model's outputs. inputs["part"]: "policy" or "value" computes only that model's terms."""
     args, part = trainer.args, inputs.get("part")
     if part == "value":
-        model = trainer.model  # DDP expects one forward call for all parameters, and has had it for the policy
+        model = trainer.model  # unwrapped: DDP allows one forward call a step, and the policy's was it
     logprobs, _, values = model(**{name: inputs[name] for name in MODEL_INPUTS}, temperature=args.temperature, part=part)
     mask = learned_mask(inputs["response_lengths"], inputs.get("token_mask"), inputs["advantages"].shape[1])
     total, sums = 0.0, {}
@@ -32,7 +32,7 @@ def loss_sum(trainer, model, inputs: dict) -> tuple[torch.Tensor, dict]:
 
 
 def policy_terms(trainer, logprobs: torch.Tensor, inputs: dict, mask: torch.Tensor) -> tuple[torch.Tensor, dict]:
-    """The policy's part of the loss, and sums to report."""
+    """The policy's terms of the loss (a sum over tokens), and sums to log."""
     args = trainer.args
     check_first_ratio(trainer, logprobs, inputs["logprobs"], mask)
     total, stats = policy_loss(
@@ -49,8 +49,10 @@ def policy_terms(trainer, logprobs: torch.Tensor, inputs: dict, mask: torch.Tens
 
 
 def check_first_ratio(trainer, logprobs: torch.Tensor, old_logprobs: torch.Tensor, mask: torch.Tensor) -> None:
-    """Raises InputError unless a rollout's first ratios are 1 up to rounding: before any update of its own, only something
-    in the policy that draws numbers in training can make them differ."""
+    """Raises InputError unless a rollout's first probability ratios are 1 up to rounding: before its first update, only
+    randomness in the policy's training mode (such as dropout) can make them differ.
+
+    Tolerance: mean |Δ log π| of 0.01 nats per token in float32, 0.1 in 16-bit or with the sampler's log-probabilities."""
     args = trainer.args
     if trainer.state.global_step % args.steps_per_rollout or not args.disable_dropout:
         return
@@ -59,14 +61,14 @@ def check_first_ratio(trainer, logprobs: torch.Tensor, old_logprobs: torch.Tenso
     if difference > (0.1 if rounded or args.old_logprobs == "sampler" else 0.01):
         raise InputError(
             f"PPO step {trainer.state.global_step}: the policy's log-probabilities of its own responses differ by "
-            f"{difference:.3g} between sampling and training, before any update; something in it draws numbers in "
-            "training (a dropout of its own code?). Take it out, or set disable_dropout: false to train with it"
+            f"{difference:.3g} between sampling and training, before any update; something in it is random in "
+            "training mode (custom dropout code?). Remove it, or set disable_dropout: false to train with it"
         )
 
 
 def stop_early(trainer) -> None:
-    """After the last micro-batch of an optimizer step: leaves out the rollout's others once the policy has moved beyond
-    early_stop_kl from the one that sampled, as Spinning Up's PPO does."""
+    """After the last micro-batch of an optimizer step: skips the rollout's remaining steps once approx_kl to the policy that
+    sampled exceeds early_stop_kl, as OpenAI Spinning Up's PPO does."""
     trainer._record("early_stopped", 0, 1)
     if trainer.accelerator.sync_gradients:
         total, count = trainer.all_reduce(torch.stack(trainer.step_kl).sum(0)).tolist()
@@ -76,7 +78,7 @@ def stop_early(trainer) -> None:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, weights: list[torch.Tensor], learning_rate: float) -> None:
-    """Gives `weights` parameter groups of their own, behind the others, with their own learning rate."""
+    """Moves `weights` into parameter groups of their own, after the existing ones, with `learning_rate`."""
     theirs, groups = {id(weight) for weight in weights}, []
     for rate in (None, learning_rate):
         for group in optimizer.param_groups:

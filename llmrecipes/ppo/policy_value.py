@@ -1,7 +1,7 @@
 """The trained module: policy and value model behind one forward call, which computes on response tokens only.
 
-A batch is left-flushed: each row is prompt + response, padded on the right. Causal attention never looks to the
-right, so no attention mask is needed and whatever fills the padding has no influence.
+Batches are right-padded: each row is prompt + response + padding. Causal attention never looks to the right, so no
+attention mask is needed and the padding has no influence.
 """
 
 import copy
@@ -23,7 +23,7 @@ from llmrecipes.ppo.losses import response_mask
 from llmrecipes.ppo.sharding import FrozenModel, copy_model, copy_weights, gathered, run_within
 from llmrecipes.reward_models.scoring import token_hidden_states
 
-# Logits of one micro-batch held at a time, unless `logprob_chunk_size` says otherwise.
+# Bytes of float32 logits held at a time (128 MiB), unless `logprob_chunk_size` says otherwise.
 LOGITS_BYTES = 1 << 27
 
 
@@ -42,7 +42,7 @@ class PolicyAndValue(nn.Module):
         self.value_model = value_model
         self.chunk_size = chunk_size
         self.config = policy.config  # Trainer and its callbacks read it
-        # FSDP's shard groups: the layers of both trunks.
+        # FSDP wraps each of these layers: those of both trunks.
         self._no_split_modules = {
             name for part in (causal_lm(policy), value_model) for name in getattr(part, "_no_split_modules", None) or ()
         }
@@ -63,8 +63,8 @@ class PolicyAndValue(nn.Module):
     ):
         """(B, L) token ids, (B,) lengths -> (logprobs, entropy or None, values), each (B, T) float32, 0 on padding.
 
-        part: "policy" or "value" computes that model's outputs alone, None in place of the others.
-        With `function` its result instead: what must run within a forward call (see `sharding`).
+        part: "policy" or "value" computes only that model's outputs and returns None in place of the others.
+        function: if given, only calls it and returns its result, for what must run inside a forward call (see `sharding`).
         """
         if function is not None:
             return function()
@@ -89,7 +89,7 @@ class PolicyAndValue(nn.Module):
             return run_within(self, lambda: response_logprobs(self.policy, **settings))[0]
 
     def tie_weights(self) -> None:
-        """FSDP unties what shares memory when it moves weights, and asks for this."""
+        """FSDP breaks tied weights apart when it moves them, and calls this to tie them again."""
         causal_lm(self.policy).tie_weights()
 
     @property
@@ -105,12 +105,12 @@ class PolicyAndValue(nn.Module):
 
 
 def causal_lm(policy: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The language model itself, LoRA layers included: what stands inside PEFT's wrapper."""
+    """The language model itself, with any LoRA layers, without PEFT's wrapper."""
     return policy.get_base_model() if isinstance(policy, PeftModel) else policy
 
 
 def add_adapter(policy: PreTrainedModel, peft_config: PeftConfig, activation_checkpointing: bool) -> PeftModel:
-    """The policy, frozen and perhaps quantised, under a fresh adapter that is all that will be trained."""
+    """The policy, frozen and perhaps quantised, with a new adapter; only the adapter is trained."""
     if getattr(policy, "is_quantized", False):
         policy = prepare_model_for_kbit_training(policy, use_gradient_checkpointing=activation_checkpointing)
         keep_trainable(policy)
@@ -120,7 +120,7 @@ def add_adapter(policy: PreTrainedModel, peft_config: PeftConfig, activation_che
 def response_hidden_states(
     model: PreTrainedModel, input_ids, prompt_lengths, response_lengths
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Last hidden states (N, H) from which the N real response tokens are predicted, and their places: mask (B, T)."""
+    """Last hidden states (N, H) from which the N real response tokens are predicted, and the mask (B, T) of these tokens."""
     mask = response_mask(response_lengths)
     rows, steps = mask.nonzero(as_tuple=True)
     return token_hidden_states(model, input_ids)[rows, prompt_lengths[rows] - 1 + steps], mask
@@ -135,11 +135,11 @@ def response_logprobs(
     return_entropy: bool = False,
     chunk_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities (B, T) of the response tokens under the policy at `temperature`, and its entropy (no
-    gradient).
+    """Log-probabilities (B, T) of the response tokens under the policy at `temperature`, and its entropy (B, T) in nats
+    (without gradient).
 
-    The LM head sees the hidden states of response tokens alone, `chunk_size` of them at a time (default: 128 MiB of
-    logits): no B × L × V tensor ever exists, and beyond one chunk no N × V either.
+    The LM head is applied only to the hidden states of response tokens, `chunk_size` of them at a time (default: 128 MiB of
+    logits): the full logits, B × L × V, never exist. 1,024 tokens of a vocabulary of 128k would be 0.5 GiB in float32.
     """
     batch = input_ids, prompt_lengths, response_lengths
     hidden, _ = response_hidden_states(causal_lm(policy), *batch)
@@ -149,7 +149,7 @@ def response_logprobs(
 def _logprobs(
     policy, hidden, input_ids, prompt_lengths, response_lengths, temperature, return_entropy, chunk_size
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`response_logprobs` from the trunk's hidden states (N, H)."""
+    """`response_logprobs`, given the trunk's hidden states (N, H)."""
     model = causal_lm(policy)
     mask = response_mask(response_lengths)
     rows, steps = mask.nonzero(as_tuple=True)
@@ -162,8 +162,8 @@ def _logprobs(
     num_chunks = _num_chunks(model, -(-len(targets) // chunk_size))
     if num_chunks == 1:
         logprobs, entropy = of_chunk(hidden, targets)
-    else:  # the backward pass computes each chunk's logits again instead of keeping them all
-        # Where another process has more tokens, the last chunks are empty here.
+    else:  # the backward pass recomputes each chunk's logits instead of keeping them all
+        # If another process has more tokens, the last chunks here are empty.
         sizes = [min(chunk_size, max(0, len(targets) - i * chunk_size)) for i in range(num_chunks)]
         parts = [
             checkpoint(of_chunk, *chunk, use_reentrant=False, preserve_rng_state=False)
@@ -177,7 +177,8 @@ def _logprobs(
 class _SelectLogprobs(torch.autograd.Function):
     """Logits (N, V), targets (N,) -> log-probabilities (N,) at `temperature`, entropy (N,) or None, both float32.
 
-    Autograd's own formulas keep and make several (N, V) tensors; here one is kept, and it becomes the gradient in place.
+    d log p(target) / d logits = (onehot(target) - softmax) / temperature. Autograd would keep several (N, V) tensors; this
+    keeps one, the log-softmax, and turns it into the gradient in place.
     """
 
     @staticmethod
@@ -201,7 +202,8 @@ class _SelectLogprobs(torch.autograd.Function):
 
 
 def _num_chunks(model: PreTrainedModel, own: int) -> int:
-    """The most chunks that a process has: ZeRO-3 gathers the head for each, which takes all processes."""
+    """The largest number of chunks on any process: ZeRO-3 gathers the head for each chunk, a collective that every process
+    must join. Without ZeRO-3, `own`."""
     weight = model.get_output_embeddings().weight
     if not hasattr(weight, "ds_id"):
         return own
@@ -211,23 +213,23 @@ def _num_chunks(model: PreTrainedModel, own: int) -> int:
 
 
 class _TrunkOutput(BaseModelOutputWithPast):
-    def __getattr__(self, name):  # what other architectures' outputs have besides: cross attentions, router logits
+    def __getattr__(self, name):  # fields of other architectures' outputs, such as router logits
         return None
 
 
 def _logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     """(N, H) last hidden states -> (N, V) logits.
 
-    By the model's own forward and not `lm_head(hidden)`, because some models scale or cap their logits after the head.
+    Uses the model's own forward rather than `lm_head(hidden)`, because some models scale or cap their logits after the head.
     """
     output = _TrunkOutput(last_hidden_state=hidden[None])
     trunk = getattr(model, model.base_model_prefix)
-    # OPT's head asks the decoder within its trunk.
+    # OPT's head calls the decoder inside its trunk.
     parts = [part for part in (trunk, getattr(trunk, "decoder", None)) if isinstance(part, nn.Module)]
     with ExitStack() as stack:
         for part in parts:
             stack.enter_context(_replaced_forward(part, lambda *_, **__: output))
-        # Some look at the ids' shape.
+        # Some models look at the shape of the ids.
         input_ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
         return model(input_ids=input_ids, use_cache=False).logits[0]
 
@@ -255,7 +257,7 @@ def _to_padded(flat: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def check_value_model(value_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
-    """Raises InputError unless a given value model gives one value for every token of rows of `longest` tokens."""
+    """Raises InputError unless a value model given by the user gives one value per token for rows of `longest` tokens."""
     if not isinstance(value_model, PreTrainedModel) or not hasattr(value_model, "score"):
         raise InputError(
             f"value_model: a {type(value_model).__name__} has no head `score`; "
@@ -269,14 +271,17 @@ def check_value_model(value_model: PreTrainedModel, tokenizer: PreTrainedTokeniz
     context = context_length(value_model)
     if context is not None and context < longest:
         raise InputError(
-            f"value_model: its context of {context} tokens is less than the {longest} of prompt and response; set "
-            f"max_prompt_length and max_completion_length to {context} together, or take another model"
+            f"value_model: its context of {context} tokens is less than the {longest} of prompt and response; lower "
+            f"max_prompt_length and max_completion_length to {context} in sum, or use another model"
         )
 
 
 def build_value_model(policy: PreTrainedModel, reward_model: PreTrainedModel | None) -> PreTrainedModel:
-    """A separate value model: a copy of the reward model, or the policy's trunk under a fresh head (values start at
-    0)."""
+    """A separate value model: a copy of the reward model, or else the policy's trunk with a new head (values start at 0).
+
+    Raises:
+        InputError: the policy is wrapped by PEFT, or its architecture has no sequence classifier.
+    """
     if reward_model is not None:
         return copy_model(reward_model).requires_grad_(True)
     if isinstance(policy, PeftModel):
@@ -309,8 +314,8 @@ def build_value_head(policy: PreTrainedModel) -> nn.Linear:
 
 
 def disable_dropout(models: Iterable[nn.Module]) -> None:
-    """Sets every dropout probability, and the noise of MoE routers, to 0: with them the first probability ratio would not
-    be 1. Some architectures have them in modules, some in numbers of modules, some read their config at each call."""
+    """Sets every dropout probability and the noise of MoE routers to 0: with them the first probability ratio would not be
+    1. Architectures keep them in Dropout modules, in float attributes, or read them from the config at each call."""
     for model in models:
         for module in model.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):

@@ -1,4 +1,4 @@
-"""Prompts of PPO: turned into token ids once, checked against the context, and ordered rollout by rollout."""
+"""PPO's prompts: tokenised once, checked against the context length, and ordered rollout by rollout."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from llmrecipes.models import context_length
 from llmrecipes.templates import apply, options_of
 
 logger = logging.getLogger(__name__)
-# What reward functions get under these names is made here; a column of that name would take its place.
+# Reward functions get values made here under these names, which a column of the same name would hide.
 OWN_COLUMNS = ("prompts", "prompt_ids", "completions", "completion_ids")
 
 
@@ -22,7 +22,7 @@ def add_prompt_ids(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest
     """Adds the column `prompt_ids`; every other column is kept for the reward functions.
 
     `prompt` may be text, chat messages or token ids. A prompt of more than `longest` tokens is an error or, with
-    overlong="drop", leaves with a count. Raises InputError naming the data set (`name`) and the row.
+    overlong="drop", is dropped and counted in a warning. Raises InputError naming the data set (`name`) and the row.
     """
     if not isinstance(dataset, Dataset):
         raise InputError(f"{name}: a {type(dataset).__name__}; expected a datasets.Dataset (load it without streaming)")
@@ -33,8 +33,8 @@ def add_prompt_ids(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest
     for column in OWN_COLUMNS:
         if column in dataset.column_names:
             raise InputError(
-                f"{name}: the column `{column}` has the name of one that is made here; rename it, or leave it "
-                "out (`columns` of a data source lists those to keep)"
+                f"{name}: the column `{column}` has a name that PPO itself uses for reward functions; rename it, or leave "
+                "it out (`columns` of a data source lists those to keep)"
             )
     encoded, kept = [], []
     has_options = {"tools", "chat_template_kwargs"} & set(dataset.column_names)
@@ -60,14 +60,13 @@ def add_prompt_ids(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest
 def prompt_token_ids(
     prompt: str | list, tokenizer: PreTrainedTokenizerBase, where: str, options: Mapping | None = None
 ) -> list[int]:
-    """Token ids of one prompt: text, chat messages (rendered up to where the assistant speaks) or token ids as they
-    are."""
+    """Token ids of one prompt: text, chat messages (rendered up to the assistant's turn) or token ids (unchanged)."""
     if isinstance(prompt, str):
         ids = tokenizer(prompt)["input_ids"]
     elif is_conversation(prompt):
         if tokenizer.chat_template is None:
             raise InputError(f"{where}: the prompt is a conversation but the tokenizer has no chat template")
-        # A prompt that ends in an assistant message asks for that message to be continued.
+        # If the last message is the assistant's, the response continues it.
         continues = prompt[-1]["role"] == "assistant"
         goes_on = {"add_generation_prompt": not continues, "continue_final_message": continues}
         ids = apply(tokenizer, prompt, where, return_dict=True, **goes_on, **(options or {}))["input_ids"]
@@ -81,11 +80,11 @@ def prompt_token_ids(
 
 
 class RolloutSampler(Sampler[int]):
-    """Orders prompts in rollouts of `rollout_size` responses, `num_generations` to each prompt; each rollout is repeated for
-    every micro-batch that will be trained from it.
+    """Orders prompts in rollouts of `rollout_size` responses, `num_generations` per prompt. Each rollout is repeated
+    `repeats` times, once for every micro-batch trained on it.
 
-    The repeats keep Trainer's own counting (steps per epoch, skipping on resume) right. The order depends on the seed
-    and the pass alone. Prompts that don't fill a last rollout wait for another pass.
+    The repeats keep Trainer's own counting (steps per epoch, skipping on resume) right. The order depends only on the seed
+    and the epoch. Prompts left over at the end, too few for a rollout, are skipped in this epoch.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class RolloutSampler(Sampler[int]):
 
 
 def longest_prompt(model: PreTrainedModel, max_completion_length: int, max_prompt_length: int | None) -> int:
-    """Most tokens a prompt may have."""
+    """The most tokens a prompt may have."""
     limits = [max_prompt_length] if max_prompt_length is not None else []
     context = context_length(model)
     if context is not None:

@@ -1,4 +1,4 @@
-"""Scores of responses: reward models (with a tokenizer of their own, if need be) and Python callables."""
+"""Scores of responses, from reward models (each with its own tokenizer if it differs) and from Python callables."""
 
 import asyncio
 import inspect
@@ -26,9 +26,9 @@ from llmrecipes.reward_models.scoring import (
 
 
 def check_reward_function(function: object) -> None:
-    """Raises InputError unless it is a model or something to call."""
+    """Raises InputError unless `function` is a model (not wrapped by PEFT) or another callable."""
     if isinstance(function, PeftModel):
-        raise InputError("reward_funcs: a reward model is wrapped by PEFT; give its merge_and_unload() instead")
+        raise InputError("reward_funcs: a reward model is wrapped by PEFT; pass its merge_and_unload() instead")
     if not callable(function):
         raise InputError(
             f"reward_funcs: {function!r:.80} is neither a model nor a function; load it first: "
@@ -43,7 +43,7 @@ def own_tokenizer(model: PreTrainedModel, policy_tokenizer: PreTrainedTokenizerB
         own = AutoTokenizer.from_pretrained(path, trust_remote_code=False) if path else policy_tokenizer
     except (OSError, ValueError):
         return policy_tokenizer
-    # For a folder without one transformers 5 makes up a tokenizer of a few special tokens.
+    # For a folder without a tokenizer, transformers 5 makes one up that has only a few special tokens.
     return own if set(own.get_vocab()) - set(own.all_special_tokens) else policy_tokenizer
 
 
@@ -74,7 +74,7 @@ class Rewards:
             tokenizer if tokenizer is not None or not is_model else own_tokenizer(function, policy_tokenizer)
             for function, is_model, tokenizer in zip(functions, self.is_model, tokenizers, strict=True)
         ]
-        # Once and not for every response: vocabularies are large.
+        # Compared once and not for every response: vocabularies are large.
         self.reads_policy_tokens = [
             is_model and same_tokenizer(tokenizer, policy_tokenizer)
             for is_model, tokenizer in zip(self.is_model, self.tokenizers, strict=True)
@@ -90,11 +90,11 @@ class Rewards:
 
     @property
     def models(self) -> list[FrozenModel]:
-        """Those of the functions that are models."""
+        """The reward functions that are models."""
         return [function for function, is_model in zip(self.functions, self.is_model, strict=True) if is_model]
 
     def replace_models(self, place: Callable[[FrozenModel], nn.Module]) -> None:
-        """Puts `place(model)` into each model's place: itself on a device, or what sharding makes of it."""
+        """Replaces each model by `place(model)`: the model on its device, or its sharded form."""
         self.functions = [place(f) if is_model else f for f, is_model in zip(self.functions, self.is_model, strict=True)]
 
     def model_for_policy_tokens(self) -> PreTrainedModel | None:
@@ -114,9 +114,9 @@ class Rewards:
         offered: dict[str, object] | None = None,
     ) -> torch.Tensor:
         """Raw scores (R, number of functions), on `device`, of responses to `rows` (columns of the prompt data set); NaN
-        where a function left a row to the others. offered: further arguments that a function may name.
+        where a function returned None. offered: further arguments that a function may declare.
 
-        Raises InputError for a row that no function gives a score.
+        Raises InputError for a row that gets no score from any function.
         """
         texts = self.policy_tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
         completions = [
@@ -147,7 +147,7 @@ class Rewards:
         batch_size: int,
         offered: dict[str, object] | None = None,
     ) -> torch.Tensor:
-        """What the function at `place` gives (R,), as `score` takes them."""
+        """Scores (R,) of the function at `place`; arguments as for `score`."""
         function, prompts = self.functions[place], rows["prompt"]
         if self.is_model[place]:
             tokenizer = self.tokenizers[place]
@@ -161,7 +161,7 @@ class Rewards:
         return torch.tensor(score_with_callable(function, prompts, completions, completion_ids, columns, offered))
 
     def total(self, scores: torch.Tensor) -> torch.Tensor:
-        """Raw scores (R, functions) -> their weighted sums (R,)."""
+        """Raw scores (R, functions) -> weighted sums (R,), NaN counting as 0."""
         return (scores * self.weights.to(scores.device)).nansum(1)
 
 
@@ -174,11 +174,12 @@ def score_with_callable(
     offered: dict[str, object] | None = None,
 ) -> list[float]:
     """Calls `fn(prompts=…, completions=…, completion_ids=…, **columns) -> list of floats`, as TRL's GRPO does; a
-    function that lacks `**kwargs` gets only what it names. Coroutine functions are awaited. None for a row, which leaves it
-    to the other functions, comes back as NaN. offered: what it may name beside these (`trainer_state`, `log_metric`).
+    function without `**kwargs` gets only the arguments it declares. Coroutine functions are awaited. None for a row leaves
+    it to the other functions and comes back as NaN. offered: further arguments it may declare (`trainer_state`,
+    `log_metric`).
 
     Raises InputError naming the function and the row for NaN, infinity or a result of the wrong length, and naming the
-    function and the argument for one that the data has no column for.
+    function and the argument if the data has no column for a declared argument.
     """
     name = reward_name(function)
     arguments = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids, **columns}
@@ -209,7 +210,7 @@ def score_with_callable(
 
 
 def _run(scores: Awaitable):
-    """The awaited scores, also where an event loop runs already, as in a notebook: then in a thread with its own."""
+    """The awaited scores. If an event loop is already running, as in a notebook, awaits in a thread with its own loop."""
 
     async def awaited():
         return await scores

@@ -1,4 +1,4 @@
-"""A rollout: the sampled batch that several optimizer steps are trained from, and its division into micro-batches."""
+"""A rollout: the sampled batch that several optimizer steps train on, and its split into micro-batches."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -20,13 +20,14 @@ class Rollout:
     """R responses with everything the update needs; all tensors on one device.
 
     input_ids: (R, L) prompt + response, padded on the right. prompt_lengths, response_lengths: (R,).
-    logprobs, ref_logprobs, values, advantages, returns: (R, T), entry t belonging to response token t, 0 on padding;
-    ref_logprobs, those of the reference, only where the loss needs them.
-    sampling_logprobs: (R, T) those of the sampler, where it told them and until importance_sampling_ratio (R, T), the
-    policy loss's weights, is made of them; NaN where it has none.
-    token_mask: (R, T) bool, the response tokens that are learned from, where that is not all: a sampler may put in what
-    tools or users say, and cut responses may be left out. token_rewards: (R, T) the sampler's own.
-    early_stopped: bool, whether the steps still to come are left out (early_stop_kl).
+    logprobs, ref_logprobs, values, advantages, returns: (R, T), entry t belongs to response token t, 0 on padding;
+    ref_logprobs (under the reference) only if the loss needs them.
+    sampling_logprobs: (R, T) as the sampler returned them, if it did, NaN where unknown; dropped once they have been turned
+    into importance_sampling_ratio (R, T), the weights of the policy loss.
+    token_mask: (R, T) bool, the response tokens to train on; None means all. False on text that the sampler inserted from
+    tools or users, and on truncated responses with mask_truncated_completions.
+    token_rewards: (R, T), the sampler's own rewards.
+    early_stopped: set once the remaining optimizer steps are to be skipped (early_stop_kl).
     """
 
     input_ids: torch.Tensor
@@ -45,7 +46,7 @@ class Rollout:
 
     @classmethod
     def from_responses(cls, prompts: list[list[int]], responses: list[list[int]], pad_token_id: int, device) -> "Rollout":
-        """Lays prompts and responses (token ids) side by side, left-flushed."""
+        """Concatenates each prompt with its response (token ids) and pads on the right."""
         prompt_lengths = torch.tensor([len(prompt) for prompt in prompts])
         response_lengths = torch.tensor([len(response) for response in responses])
         width = int((prompt_lengths + response_lengths).max())
@@ -55,10 +56,10 @@ class Rollout:
         return cls(input_ids.to(device), prompt_lengths.to(device), response_lengths.to(device))
 
     def take_from_sampler(self, responses: list) -> None:
-        """Takes what the sampler told of each response beside its tokens, if it did: `logprobs`, `token_mask` (False on
+        """Takes over what the sampler may return with each response besides its tokens: `logprobs`, `token_mask` (False on
         tokens that the policy did not write) and `token_rewards`.
 
-        Raises InputError where a mask or rewards do not have the response's length.
+        Raises InputError where a mask or rewards do not have the response's length, or a response has no policy token.
         """
         unknown = float("nan")
         logprobs = [getattr(response, "logprobs", None) for response in responses]
@@ -84,14 +85,14 @@ class Rollout:
         return padded.to(self.input_ids.device)
 
     def mask(self) -> torch.Tensor:
-        """(R, T): the response tokens, those of `token_mask` where it is set."""
+        """(R, T): the response tokens to train on: all, or those of `token_mask`."""
         return learned_mask(self.response_lengths, self.token_mask, int(self.response_lengths.max()))
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     def micro_batch(self, rows: list[int]) -> dict[str, torch.Tensor]:
-        """The given rows, trimmed to the longest of them."""
+        """The tensors of the given rows, trimmed to the longest of these."""
         index = torch.tensor(rows, device=self.input_ids.device)
         batch = {name: getattr(self, name)[index] for name in PER_ROW}
         width = int((batch["prompt_lengths"] + batch["response_lengths"]).max())
@@ -109,7 +110,7 @@ class Rollout:
 
 
 def learned_mask(lengths: torch.Tensor, token_mask: torch.Tensor | None, width: int) -> torch.Tensor:
-    """(B,) lengths, (B, T) or None -> (B, T): the tokens that are learned from."""
+    """(B,) lengths, (B, T) or None -> (B, T): the tokens to train on."""
     mask = response_mask(lengths, width)
     return mask if token_mask is None else mask & token_mask
 
@@ -123,8 +124,8 @@ def forward_rollout(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fills in the rollout's logprobs and values; returns (reference logprobs, entropy), each (R, T).
 
-    Where the rollout has logprobs already they stay, and -logprobs is the entropy: an estimate by the one token sampled.
-    ref_model: None stands for the policy without its adapter.
+    If the rollout already has logprobs they are kept, and the entropy is estimated by -logprobs of the sampled token
+    (unbiased, since the entropy is E[-log π]). ref_model: None stands for the policy without its adapter.
     """
     device = rollout.input_ids.device
     shape = len(rollout), int(rollout.response_lengths.max())
@@ -147,8 +148,8 @@ def forward_rollout(
 def row_statistics(
     rollout: Rollout, scores: torch.Tensor, finished: torch.Tensor, kl: torch.Tensor, entropy: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Figures of single responses, each (R,): the score before penalties, KL from the reference (nats, summed over the
-    response), entropy (nats, mean over its tokens), length (tokens) and whether the model ended it itself."""
+    """Metrics of single responses, each (R,): the score before penalties, KL from the reference (nats, summed over the
+    response), entropy (nats, mean over its tokens), length (tokens) and whether the model ended it with EOS."""
     return {
         "score": scores,
         "kl": kl.sum(1),
@@ -161,7 +162,7 @@ def row_statistics(
 def mismatch_statistics(
     rollout: Rollout, mask: torch.Tensor, mode: str, gather: Callable[[torch.Tensor], torch.Tensor]
 ) -> dict[str, tuple]:
-    """TRL's figures of how far the sampler's log-probabilities are from the policy's, each as (sum, count) of this
+    """TRL's metrics of how far the sampler's log-probabilities are from the policy's, each as (sum, count) of this
     process; `gather` collects a tensor from all. The ratio's are per response in a sequence_* mode, else per token."""
     difference = (rollout.logprobs - rollout.sampling_logprobs).abs()[mask]
     difference = difference[~difference.isnan()]
@@ -178,7 +179,7 @@ def mismatch_statistics(
 
 
 def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """1 - Var(returns - values) / Var(returns) over response tokens: 1 is a perfect value model, 0 a constant one."""
+    """1 - Var(returns - values) / Var(returns) over response tokens: 1 for a perfect value model, 0 for a constant one."""
     values, returns = values[mask], returns[mask]
     return 1 - (returns - values).var(correction=0) / returns.var(correction=0).clamp(min=1e-12)
 
@@ -186,10 +187,10 @@ def explained_variance(values: torch.Tensor, returns: torch.Tensor, mask: torch.
 def split_rollout(
     lengths: torch.Tensor, num_mini_batches: int, micro_batch_size: int, generator: torch.Generator
 ) -> list[list[list[int]]]:
-    """Divides rows at random into minibatches, each cut into micro-batches of rows of similar length (little padding).
+    """Splits rows at random into minibatches, and each minibatch into micro-batches of similar length (little padding).
 
-    lengths: (R,) total tokens per row. Returns [minibatch][micro-batch][row]. The loss weighs tokens equally over the
-    whole minibatch, so how it is cut has no influence on the gradient.
+    lengths: (R,) total tokens per row. Returns [minibatch][micro-batch][row]. The loss is a mean over all tokens of the
+    minibatch, so its split into micro-batches has no influence on the gradient.
     """
     order = torch.randperm(len(lengths), generator=generator).tolist()
     size = len(order) // num_mini_batches

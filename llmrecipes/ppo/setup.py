@@ -1,5 +1,5 @@
-"""What PPOTrainer is made of: policy, reference and value model in the right precision, and the checks that they, the
-tokenizer, the reward models and the arguments go together, before anything is sampled."""
+"""What PPOTrainer is built from: policy, reference and value model in the right precision, and the checks that models,
+tokenizer, reward models and arguments fit together, before anything is sampled."""
 
 import logging
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ EVALUATED = ("score", "kl", "entropy", "response_length", "eos_rate", "score_std
 
 
 def check_arguments(args: PPOConfig, model: PreTrainedModel, peft_config: PeftConfig | None, given: dict) -> None:
-    """Raises InputError for what cannot work together. given: the trainer's arguments that may not be None."""
+    """Raises InputError for combinations that cannot work. given: the trainer's arguments that must not be None."""
     for name, value in given.items():
         if value is None:
             raise InputError(f"{name}: is missing; PPOTrainer needs it")
@@ -34,13 +34,13 @@ def check_arguments(args: PPOConfig, model: PreTrainedModel, peft_config: PeftCo
         raise InputError(f"{args.n_gpu} GPUs in one process: start with `accelerate launch`, one process per GPU")
     if args.offload_frozen_models and launch_of(args)["sharding"] != "none":
         raise InputError(
-            "offload_frozen_models: not with FSDP or DeepSpeed, whose frozen models are sharded; use "
+            "offload_frozen_models: does not work with FSDP or DeepSpeed, which shard frozen models; use "
             "fsdp_offload_params or offload_param_device in the accelerate config"
         )
 
 
 def check_evaluation(args: PPOConfig, eval_dataset) -> None:
-    """Raises InputError where evaluations are asked for and there is nothing to evaluate on, or to choose the best by."""
+    """Raises InputError if evaluation is requested without evaluation data, or the best model by a metric never measured."""
     for name, off in (("eval_strategy", "no"), ("eval_on_start", False), ("load_best_model_at_end", False)):
         value = getattr(args, name)
         if eval_dataset is None and getattr(value, "value", value) != off:
@@ -52,18 +52,18 @@ def check_evaluation(args: PPOConfig, eval_dataset) -> None:
     measured = [metric.removeprefix(name) for name in sets if metric.startswith(name)]
     if not any(name in EVALUATED or name.startswith("scores/") for name in measured):
         raise InputError(
-            f"metric_for_best_model: evaluations of PPO do not measure {metric!r}; choose from "
+            f"metric_for_best_model: PPO's evaluations do not measure {metric!r}; choose from "
             f"{', '.join(f'eval_{name}{figure}' for name in sets for figure in EVALUATED)}"
         )
 
 
 @contextmanager
 def cache_kept(*models) -> Iterator[None]:
-    """Undoes that Trainer switches the KV cache off in the models' configs: a policy that is saved so decodes slowly."""
+    """Turns the KV cache in the models' configs back on, which Trainer turns off: a policy saved that way decodes slowly."""
     configs = [model.config for model in models if hasattr(model, "config")]
     before = [
         (config, config.use_cache) for config in configs if hasattr(config, "use_cache")
-    ]  # not of image and text in one
+    ]  # not processors of images and text
     yield
     for config, use_cache in before:
         config.use_cache = use_cache
@@ -75,7 +75,7 @@ def find_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"processing_class: there is no tokenizer beside the policy ({path!r}); give one") from error
+        raise InputError(f"processing_class: there is no tokenizer next to the policy ({path!r}); pass one") from error
     leave_out_eos(tokenizer, path)
     return tokenizer
 
@@ -91,9 +91,9 @@ def build_models(
     """(policy, reference or None for "the policy without its adapter", value model or head)."""
     kind = args.value_model or ("shared" if peft_config is not None and value_model is None else "separate")
     if kind == "shared" and value_model is not None:
-        raise InputError("value_model: shared has no model of its own; leave out the one that is given to start from")
+        raise InputError("value_model: shared has no model of its own; leave out the model given to start from")
     if kind == "shared" and args.value_warmup_rollouts:
-        raise InputError("value_warmup_rollouts: a shared trunk would be moved by it; set value_model: separate")
+        raise InputError("value_warmup_rollouts: it would move a shared trunk, and so the policy; set value_model: separate")
     if peft_config is None:
         train_in_float32(model, "policy", args)
     if kind == "shared":
@@ -101,9 +101,9 @@ def build_models(
     elif value_model is None:
         reward_model = rewards.model_for_policy_tokens()
         if reward_model is None and getattr(model, "is_quantized", False):
-            raise InputError("value_model: separate has nothing to start from, the policy is quantised; use shared")
+            raise InputError("value_model: separate has nothing to start from, because the policy is quantised; use shared")
         value_model = build_value_model(model, reward_model)
-    elif any(value_model is frozen.model for frozen in rewards.models):  # it would be trained, or nothing at all
+    elif any(value_model is frozen.model for frozen in rewards.models):  # training would change the reward model
         value_model = build_value_model(model, value_model)
     if kind == "separate":
         check_sizes(model, value_model)
@@ -124,40 +124,41 @@ def build_models(
 
 
 def check_sizes(policy: PreTrainedModel, value_model: PreTrainedModel) -> None:
-    """Raises InputError where the policy can write tokens that the value model has no embedding for."""
+    """Raises InputError if the policy can write tokens that the value model has no embedding for."""
     written, known = num_embeddings(policy), num_embeddings(value_model)
     if known < written:
         raise InputError(
             f"value model: has embeddings for {known} tokens, the policy can write {written} (it starts from the reward "
-            "model unless one is given); bring both to one size (resize_token_embeddings), or set value_model: shared"
+            "model unless one is given); make both the same size (resize_token_embeddings), or set value_model: shared"
         )
 
 
 def train_in_float32(model: PreTrainedModel, name: str, args: PPOConfig) -> None:
-    """Weights to be trained become float32, and a line says so: in bfloat16 (8 bits of precision) a step of PPO's small
-    learning rates is rounded away. bf16: true keeps the arithmetic in bfloat16. DeepSpeed has float32 copies of its own."""
+    """Casts the weights to be trained to float32, and logs it. bfloat16 has 8 significant bits: an update below about 1/512
+    of a weight is rounded away, and at PPO's learning rates (1e-6 to 1e-5) most are. With bf16: true the arithmetic still
+    runs in bfloat16. DeepSpeed keeps float32 copies of its own."""
     kinds = {weight.dtype for weight in model.parameters() if weight.requires_grad}
     if not kinds & {torch.bfloat16, torch.float16} or getattr(model, "is_quantized", False) or args.deepspeed_plugin:
         return
     speed = "" if args.bf16 or args.fp16 else "; set bf16: true to compute in bfloat16 anyway"
-    logger.warning("%s: its weights are trained in float32, 16 bits would lose most steps to rounding%s", name, speed)
+    logger.warning("%s: its weights are trained in float32; 16 bits would lose most updates to rounding%s", name, speed)
     model.float()
 
 
 def end_of_response(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, args: PPOConfig) -> tuple:
-    """(ids of all tokens that end a response, an id to fill with, criterion of stop_strings or None)."""
+    """(ids of all tokens that end a response, an id to pad with, stopping criterion for stop_strings or None)."""
     ends = eos_token_ids(model, tokenizer)
     if not ends:
         raise InputError("tokenizer: has no end-of-sequence token, so no response could ever end; set eos_token")
-    # Only fills the space behind a row; lengths say what is real, so any id will do.
+    # Pads rows on the right; lengths say which tokens are real, so any id will do.
     pad = next(
         token
         for token in (tokenizer.pad_token_id, *ends, 0)
-        if token is not None and token < num_embeddings(model)  # a pad token is often added to a tokenizer alone
+        if token is not None and token < num_embeddings(model)  # a pad token is often added only to the tokenizer
     )
     if not args.stop_strings:
         return ends, pad, None
     try:
         return ends, pad, StopStringCriteria(tokenizer, args.stop_strings)
     except ValueError as error:
-        raise InputError("stop_strings: the tokenizer cannot spell arbitrary text; leave them out") from error
+        raise InputError("stop_strings: the tokenizer cannot encode arbitrary text; leave them out") from error

@@ -1,7 +1,7 @@
 """FSDP2 and DeepSpeed ZeRO under PPO: frozen models sharded like the trained one, whole weights while decoding.
 
-FSDP2 holds the weights outside of decoder layers (embeddings, head) together only within a forward call of the module it
-wrapped. PPO does more with its models than one forward call each, so whatever it does runs inside such a call:
+FSDP2 gathers the weights outside of decoder layers (embeddings, head) only during a forward call of the module it wrapped.
+PPO does more with its models than one forward call each, so everything it does runs inside such a call:
 `FrozenModel.forward`, `PolicyAndValue.forward` and `run_within` take a function.
 """
 
@@ -18,24 +18,24 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 
 class FrozenModel(nn.Module):
-    """A reference or reward model behind one forward call: `forward(function, ...)` is `function(model, ...)`."""
+    """A reference or reward model behind one forward call: `forward(function, ...)` returns `function(model, ...)`."""
 
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model.requires_grad_(False).eval()
         self.config = model.config  # DeepSpeed sizes its buffers by it
-        self._no_split_modules = model._no_split_modules  # FSDP's shard groups
+        self._no_split_modules = model._no_split_modules  # FSDP wraps each of these layers
 
     def forward(self, function: Callable, *args, **kwargs):
         return function(self.model, *args, **kwargs)
 
     def tie_weights(self) -> None:
-        """FSDP unties what shares memory when it moves weights, and asks for this."""
+        """FSDP breaks tied weights apart when it moves them, and calls this to tie them again."""
         self.model.tie_weights()
 
 
 def shard_frozen(model: FrozenModel, accelerator: Accelerator) -> nn.Module:
-    """`model` sharded as the trained model will be; on the device as it is, where nothing is sharded."""
+    """`model` sharded in the same way as the trained model; if nothing is sharded, moved to the device as it is."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         from trl.models import prepare_deepspeed
 
@@ -43,7 +43,7 @@ def shard_frozen(model: FrozenModel, accelerator: Accelerator) -> nn.Module:
     if not accelerator.is_fsdp2:
         return model.to(accelerator.device)
     plugin = accelerator.state.fsdp_plugin
-    # accelerate keeps the first model's layer classes for all later ones, which may be of another architecture.
+    # accelerate reuses the first model's layer classes for all later models, which may have another architecture.
     kept = plugin.auto_wrap_policy, plugin.transformer_cls_names_to_wrap
     try:
         return fsdp2_prepare_model(accelerator, model)
@@ -52,16 +52,16 @@ def shard_frozen(model: FrozenModel, accelerator: Accelerator) -> nn.Module:
 
 
 def run_within(model: nn.Module, function: Callable):
-    """function(), within a forward call of `model` where FSDP2 needs that."""
+    """Calls and returns function(), inside a forward call of `model` if FSDP2 needs one."""
     return model(function=function) if isinstance(model, FSDPModule) else function()
 
 
 @contextmanager
 def whole_weights(policy: nn.Module, wrapped: nn.Module, accelerator: Accelerator):
-    """Every process holds all of the policy within, so that decoding needs no communication for each token and each
-    process may decode as many as it has to. To be entered within `run_within`.
+    """Every process holds the whole policy inside the block, so that decoding needs no communication per token and each
+    process can decode as many tokens as it has to. Must be entered inside `run_within`.
 
-    policy: part of `wrapped`, what accelerate made of the trained module.
+    policy: part of `wrapped`, the trained module as prepared by accelerate.
     """
     if accelerator.is_fsdp2:
         groups = [module for module in policy.modules() if isinstance(module, FSDPModule)]
@@ -89,13 +89,14 @@ def whole_weights(policy: nn.Module, wrapped: nn.Module, accelerator: Accelerato
 
 
 def is_partitioned(model: nn.Module) -> bool:
-    """Whether ZeRO-3 has spread the weights over the processes."""
+    """Whether ZeRO-3 has partitioned the weights over the processes."""
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 @contextmanager
 def gathered(models: Iterable[nn.Module], write: bool = False):
-    """The weights of ZeRO-3's models are whole within; with `write` what process 0 wrote is spread again."""
+    """Gathers the weights of models under ZeRO-3 inside the block; with `write`, process 0's changes are partitioned
+    again at its end."""
     parameters = [p for model in models for p in model.parameters() if hasattr(p, "ds_id")]
     with ExitStack() as stack:
         if parameters:
@@ -106,7 +107,7 @@ def gathered(models: Iterable[nn.Module], write: bool = False):
 
 
 def copy_model(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of its own, spread over the processes like the original where ZeRO-3 has read it."""
+    """An independent copy, partitioned over the processes like the original if that is under ZeRO-3."""
     if not is_partitioned(model):
         return copy.deepcopy(model)
     kind = AutoModelForSequenceClassification if hasattr(model, "score") else AutoModelForCausalLM
@@ -116,6 +117,6 @@ def copy_model(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """Weights of `source` into `target`, a module of the same shape."""
+    """Copies the weights of `source` into `target`, a module of the same shape."""
     with gathered([source]), gathered([target], write=True):
         target.load_state_dict(source.state_dict())

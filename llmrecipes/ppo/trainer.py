@@ -1,9 +1,9 @@
 """PPOTrainer: proximal policy optimisation of a language model (arXiv 1707.06347, 2203.02155) on
 `transformers.Trainer`.
 
-Trainer's own loop does the stepping, clipping, scheduling, logging, saving and callbacks. PPO is what it is fed and
-what it minimises: every `steps_per_rollout` optimizer steps `get_batch_samples` makes a rollout (`experience.py`, steps
-1-5), and `compute_loss` is the clipped objective (`objective.py`, step 6).
+Trainer's own loop does the stepping, clipping, scheduling, logging, saving and callbacks. PPO changes only the data it is
+fed and the loss it minimises: every `steps_per_rollout` optimizer steps `get_batch_samples` makes a rollout
+(`experience.py`, steps 1-5), and `compute_loss` is the clipped objective (`objective.py`, step 6).
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ ROLLOUT_METRICS = ("score", "kl", "entropy", "response_length", "eos_rate")
 
 
 class PPOTrainer(Trainer):
-    """Trains `model` to earn a high score while staying close (in KL) to what it was.
+    """Trains `model` for a high score while keeping it close (in KL) to its initial state.
 
     Args:
         model: the policy, a causal language model. Its initial state is the reference unless `ref_model` is given.
@@ -49,7 +49,7 @@ class PPOTrainer(Trainer):
         train_dataset, eval_dataset: rows with a column `prompt` (text, chat messages or token ids); the other columns
             are passed to the reward functions.
         processing_class: the policy's tokenizer; default the one in the folder or repository it was loaded from.
-        reward_funcs: one or several of: a sequence-classification model with one label; a callable
+        reward_funcs: one, or a list, of: a sequence-classification model with one label; a callable
             `fn(prompts, completions, **columns) -> list[float | None]`.
         reward_processing_classes: the reward models' tokenizers; None is the one in the folder or repository that a reward
             model was loaded from, or the policy's where there is none.
@@ -58,9 +58,9 @@ class PPOTrainer(Trainer):
         value_model: a sequence-classification model with one label over the policy's tokens; default a copy of the first
             reward model that shares the policy's tokenizer, else the policy's trunk with a fresh head. Not with
             `args.value_model` "shared".
-        peft_config: trains an adapter on the frozen policy, which without the adapter is also the reference.
+        peft_config: trains an adapter on the frozen policy; the policy without the adapter is then the reference.
 
-    Raises InputError for what a user can mend: batch sizes, prompts, tokenizers, reward functions' results.
+    Raises InputError for what the user can fix: batch sizes, prompts, tokenizers, reward functions' results.
     """
 
     def __init__(
@@ -127,8 +127,8 @@ class PPOTrainer(Trainer):
         self._rollout: Rollout | None = None
         self.step_kl: list[torch.Tensor] = []  # (sum, count) of approx_kl in each micro-batch of an optimizer step
         self._metrics: dict[str, list] = {}  # name -> [sum, count] since the last log
-        self.last_rollout_metrics: dict[str, float] = {}  # as last logged
-        self.rollout_completions: list[dict] = []  # of the latest rollout, until a log line shows them
+        self.last_rollout_metrics: dict[str, float] = {}  # those last logged
+        self.rollout_completions: list[dict] = []  # of the latest rollout, until they are logged
         self.unsent_completions: list[tuple] = []
 
     def _encode_all(self, train_dataset, eval_dataset, args: PPOConfig) -> tuple:
@@ -147,7 +147,7 @@ class PPOTrainer(Trainer):
         return train_dataset, encoded if isinstance(eval_dataset, dict) else encoded.get("evaluation")
 
     def train(self, *args, **kwargs):
-        # Both ends may replace the policy's weights: a checkpoint is loaded, then the best model.
+        # Training may replace the policy's weights at both ends: a checkpoint is loaded, later the best model.
         self._forget_synced_weights()
         output = super().train(*args, **kwargs)
         self._forget_synced_weights()
@@ -161,7 +161,7 @@ class PPOTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         return self._get_dataloader(
-            dataset=range(len(self.train_dataset)),  # row numbers: the rows are only read when a rollout is due
+            dataset=range(len(self.train_dataset)),  # row numbers: rows are read only when a rollout is made
             description="Training",
             batch_size=self.args.rollout_batch_size // self.args.world_size,
             sampler_fn=self._get_train_sampler,
@@ -189,13 +189,13 @@ class PPOTrainer(Trainer):
         return micro_batches, self.all_reduce(num_tokens).clamp(min=1)
 
     def generator(self, *key: int, device="cpu") -> torch.Generator:
-        """A generator that depends on the seed and `key` alone: nothing to save, and a resumed run draws what an
-        uninterrupted one does."""
+        """A generator that depends only on the seed and `key`: there is no state to save, and a resumed run draws the same
+        numbers as an uninterrupted one."""
         seed = np.random.SeedSequence([self.args.seed, self.args.process_index, *key]).generate_state(1, np.uint64)[0]
         return torch.Generator(device).manual_seed(int(seed >> 1))
 
     def split(self, rollout: Rollout, ppo_epoch: int) -> list[list[list[int]]]:
-        """[minibatch][micro-batch][row] of one pass over the current rollout."""
+        """[minibatch][micro-batch][row] of one PPO epoch over the rollout."""
         args = self.args
         number = self.state.global_step // args.steps_per_rollout
         lengths = rollout.prompt_lengths + rollout.response_lengths
@@ -220,13 +220,13 @@ class PPOTrainer(Trainer):
         return optimizer
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """Takes a policy and a value model with trunks of their own in turn: only one's activations are held at a time."""
+        """Runs policy and value model in turn if they have separate trunks, so that only one's activations are held."""
         if self._rollout.early_stopped is not None:  # no gradient, so the optimizer changes nothing
             self._record("early_stopped", 1, 1)
             return torch.zeros((), device=self.args.device)
         step = super().training_step
-        # FSDP, DeepSpeed and DDP's search for unused parameters take a forward call for all of a step: DDP would count the
-        # value model as unused in the policy's, and reduce its gradients no more.
+        # FSDP, DeepSpeed and DDP's search for unused parameters expect one forward call per step: DDP would mark the value
+        # model as unused in the policy's call, and would not reduce its gradients.
         in_one = self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.ddp_find_unused_parameters
         if self.model.shares_trunk or in_one:
             loss = step(model, inputs, num_items_in_batch)
@@ -234,26 +234,27 @@ class PPOTrainer(Trainer):
             loss = sum(step(model, inputs | {"part": part}, num_items_in_batch) for part in ("policy", "value"))
         if self.value_warms_up:
             for weight in self.model.policy.parameters():
-                weight.grad = None  # momentum and weight decay would move it also at a gradient of 0
+                weight.grad = None  # momentum and weight decay would move it even with a zero gradient
         if self.args.early_stop_kl is not None:
             objective.stop_early(self)
         return loss
 
     @property
     def value_warms_up(self) -> bool:
-        """Whether the value model warms up, and the policy waits."""
+        """Whether only the value model is trained in this step (value_warmup_rollouts)."""
         return self.state.global_step // self.args.steps_per_rollout < self.args.value_warmup_rollouts
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """6. The clipped objective, per response token of the whole optimizer step. inputs["part"]: that model's share."""
+        """6. The clipped objective, averaged over the response tokens of the whole optimizer step. inputs["part"]: only
+        that model's terms."""
         total, outputs = objective.loss_sum(self, model, inputs)
-        # DDP and FSDP average gradients over processes, but the sum over processes is wanted.
+        # DDP and FSDP average gradients over processes; multiplying by their number gives the sum.
         loss = total / num_items_in_batch * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def _get_grad_norm(self, model, grad_norm=None):
-        # Trainer's own, overridden because it comes after clipping and before the optimizer's step: gradients that are no
-        # numbers must not reach the weights. fp16 meets them now and then and skips such a step by itself.
+        # A hook of Trainer between gradient clipping and the optimizer's step: gradients that are not finite must not reach
+        # the weights. In fp16 they occur now and then, and the loss scaler skips such a step.
         grad_norm = super()._get_grad_norm(model, grad_norm)
         if grad_norm is not None and self.accelerator.mixed_precision != "fp16":
             whole = grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else grad_norm
@@ -273,7 +274,7 @@ class PPOTrainer(Trainer):
     # ---- Evaluation ----
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
-        """As Trainer's; a data set that is given has the columns of the ones that the trainer was made with."""
+        """As Trainer's; `eval_dataset` needs the same columns as the data sets given to the trainer."""
         own = [
             self.train_dataset,
             *(self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]),
@@ -286,7 +287,7 @@ class PPOTrainer(Trainer):
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
         if (self.is_fsdp_enabled or self.is_deepspeed_enabled) and not self.accelerator._models:
-            raise InputError("evaluate() before train(): not under FSDP or DeepSpeed; set eval_on_start")
+            raise InputError("evaluate(): does not work before train() under FSDP or DeepSpeed; set eval_on_start")
         self.model.eval()
         self.callback_handler.eval_dataloader = dataloader
         return experience.evaluate_policy(self, dataloader, metric_key_prefix)
@@ -294,7 +295,7 @@ class PPOTrainer(Trainer):
     # ---- Logging ----
 
     def _record(self, name: str, total, count) -> None:
-        """Adds to the sum and count whose quotient the next log line shows."""
+        """Adds to the sum and count whose quotient is logged next."""
         entry = self._metrics.setdefault(name, [0.0, 0.0])
         entry[0] += total
         entry[1] += count
@@ -306,13 +307,13 @@ class PPOTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._metrics:  # a training log line; evaluation brings its own figures
-            # What a reward function logs may be known to some processes alone.
+            # Only some processes may have what a reward function logs.
             names = list(dict.fromkeys(gather_object(list(self._metrics))))
             entries = [self._metrics.get(name, (0.0, 0.0)) for name in names]
             parts = [torch.as_tensor(part).float().cpu() for entry in entries for part in entry]
             totals = self.all_reduce(torch.stack(parts).to(self.args.device)).view(-1, 2).tolist()
             averages = {name: total / count for name, (total, count) in zip(names, totals, strict=True) if count}
-            if "score" in averages:  # not every step begins a rollout
+            if "score" in averages:  # only if a rollout was made since the last log
                 self.last_rollout_metrics = {name: averages[name] for name in ROLLOUT_METRICS}
             logs |= averages | {"num_episodes": self.num_episodes}
             self._metrics.clear()
@@ -321,14 +322,14 @@ class PPOTrainer(Trainer):
             add_completions(self.rollout_completions, self.args, self.state.global_step)
             self.unsent_completions.append((self.rollout_completions, self.args, self.state.global_step, "train"))
         self.rollout_completions = []
-        for completions in self.unsent_completions:  # only now are the trackers certain to listen
+        for completions in self.unsent_completions:  # by now the trackers' runs are open
             send_completions(*completions)
         self.unsent_completions.clear()
 
     # ---- Saving and resuming ----
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        # What a checkpoint begins with: one that is broken is never written, and so takes no good one's place.
+        # Checked before a checkpoint is written, so that a broken one never replaces a good one.
         broken = torch.tensor(float(count_broken(self.model)), device=self.args.device)
         # Only shards differ; whole weights may be saved by one process alone.
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -349,7 +350,7 @@ class PPOTrainer(Trainer):
         save_ppo_state(output_dir, self.args, self.kl_coef, self._rollout if unfinished else None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        if self.is_fsdp_enabled:  # DeepSpeed does not come here, it loads by itself
+        if self.is_fsdp_enabled:  # DeepSpeed loads its checkpoints elsewhere
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_models(self.model, resume_from_checkpoint)
@@ -357,7 +358,7 @@ class PPOTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None and not self.is_deepspeed_enabled:
             file = Path(checkpoint, OPTIMIZER_NAME_BIN if self.is_fsdp_enabled else OPTIMIZER_NAME)
-            if not file.is_file():  # Trainer would begin with a fresh optimizer and not say so
+            if not file.is_file():  # Trainer would silently start with a new optimizer
                 raise InputError(f"{file}: is missing; resume under the launch config that wrote the checkpoint")
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
@@ -374,5 +375,5 @@ class PPOTrainer(Trainer):
 
 
 def _as_list(examples: list) -> list:
-    """Collates nothing: rows have columns of every kind."""
+    """Leaves the rows uncollated: they have columns of every kind."""
     return examples

@@ -1,8 +1,8 @@
 """Sampling by vLLM, in this process ("colocate") or by a server, in place of `llmrecipes.generation.sample_responses`.
 
-TRL's `VLLMGeneration` starts the engine or joins the server and streams the policy's weights there. Its `generate` is
-not used: it gives all prompts one seed (each row would be drawn with the same noise), wants as many prompts on every
-process, and does not say why a response ended.
+TRL's `VLLMGeneration` starts the engine or connects to the server and streams the policy's weights to it. Its `generate` is
+not used: it gives all prompts one seed (every row would be drawn with the same noise), requires the same number of prompts
+on every process, and does not return why a response ended.
 """
 
 import math
@@ -27,8 +27,8 @@ Sampled = tuple[list[int], list[float | None] | None]  # a response's tokens and
 
 @dataclass
 class VLLMResponse:
-    """One response, as `sample_responses` gives it, and the engine's log-probability of each token: None for one it
-    could not tell, None for all where they were not asked for."""
+    """One response, as `sample_responses` returns it, and the engine's log-probability of each token: None for a token if
+    unknown, None instead of the list if they were not requested."""
 
     token_ids: list[int]
     finish_reason: str
@@ -36,12 +36,12 @@ class VLLMResponse:
 
 
 class VLLMSampler:
-    """A function of `sample_responses`' signature whose responses come from vLLM.
+    """A callable with the signature of `sample_responses` whose responses come from vLLM.
 
     Args:
         policy: the model to sample from, or its PEFT wrapper; `sync_weights` hands its weights to the engine.
         args: PPOConfig; reads vllm_*, stop_strings and per_device_generation_batch_size.
-        accelerator: of the trainer. One process talks to the server and hands the responses round.
+        accelerator: the trainer's. The main process talks to the server and distributes the responses.
         tokenizer: the policy's.
 
     Raises InputError if the policy cannot be handed over, or the server does not answer or lacks a setting.
@@ -96,13 +96,14 @@ class VLLMSampler:
         mode = client.get_server_info()["model_config"]["logprobs_mode"]
         if self.args.vllm_importance_sampling_correction and mode != "processed_logprobs":
             raise InputError(
-                f"vLLM server {self.url}: runs with --logprobs-mode {mode}, whose log-probabilities leave the temperature "
-                "out; restart it with --logprobs-mode processed_logprobs, or set vllm_importance_sampling_correction: false"
+                f"vLLM server {self.url}: runs with --logprobs-mode {mode}, whose log-probabilities ignore the "
+                "temperature; restart it with --logprobs-mode processed_logprobs, or set "
+                "vllm_importance_sampling_correction: false"
             )
 
     def sync_weights(self, step: int) -> None:
-        """Hands the policy's weights, adapters merged, to the engine unless it has those of this optimizer step. Every
-        process must call it."""
+        """Sends the policy's weights, adapters merged, to the engine unless it already has those of this optimizer step.
+        Every process must call it."""
         if step == self._synced_step and not self.args.vllm_enable_sleep_mode:  # asleep, an engine forgets them
             return
         with self._one_line_errors(), self.frozen_weights.kept():
@@ -110,7 +111,7 @@ class VLLMSampler:
         self._synced_step = step
 
     def forget(self) -> None:
-        """The policy's weights were replaced: the next `sync_weights` hands them over whatever the step."""
+        """To be called when the policy's weights were replaced: the next `sync_weights` sends them whatever the step."""
         self._synced_step = None
 
     def __call__(
@@ -127,10 +128,10 @@ class VLLMSampler:
         stopping_criteria: Callable | None = None,
         **unused,
     ) -> list[VLLMResponse]:
-        """One response for each prompt, in their order, from the weights of the last `sync_weights` (`model` is not
-        asked). Every process must call it; `generator` draws a seed for each response."""
-        # Every field that a generation config of the served model could set is given, so that none leaks in. Special
-        # tokens are spelt out because a stop string may be one.
+        """One response per prompt, in order, from the weights of the last `sync_weights` (`model` is ignored). Every
+        process must call it; `generator` draws a seed for each response."""
+        # Sets every field that the served model's generation config could set, so that none of its defaults apply. Special
+        # tokens are kept in the text because a stop string may be one.
         settings = {
             "max_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": 0.0,
             "repetition_penalty": 1.0, "logprobs": 0 if self.args.vllm_importance_sampling_correction else None,
@@ -145,7 +146,7 @@ class VLLMSampler:
         responses = []
         for tokens, logprobs in ask(prompts, seeds, settings, extra):
             if not tokens:
-                raise InputError("vLLM returned an empty response; it was stopped or the request aborted")
+                raise InputError("vLLM returned an empty response; the engine was stopped or the request aborted")
             # Derived, not read: TRL's client drops vLLM's own reason.
             stopped = tokens[-1] in eos_token_ids
             if stopping_criteria is not None and not stopped:
@@ -175,7 +176,7 @@ class VLLMSampler:
                 columns = zip(tokens, answer["logprob_token_ids"][0], answer["logprobs"][0], strict=True)
                 return tokens, [values[ids.index(token)] for token, ids, values in columns]
 
-            # A request has one seed, so each response is a request; as many at a time as the processes would decode.
+            # A request has one seed, so each response is its own request; as many at a time as the processes would decode.
             with self._one_line_errors(), ThreadPoolExecutor(self.at_a_time) as pool:
                 answers = [list(pool.map(send, rows))]
         broadcast_object_list(answers, from_process=0)
@@ -183,8 +184,8 @@ class VLLMSampler:
         return answers[0][start : start + len(mine)]
 
     def _ask_engine(self, prompts, seeds, settings, extra) -> list[Sampled]:
-        """Asks the engine in this process; processes that share one by tensor parallelism all give it the prompts of
-        all, and each keeps its own answers."""
+        """Asks the engine in this process. Processes that share an engine by tensor parallelism each pass it the prompts of
+        the whole group, and keep their own answers."""
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
@@ -212,7 +213,7 @@ class VLLMSampler:
 
     @contextmanager
     def _one_line_errors(self):
-        """Server mode: TRL and requests raise exceptions of many kinds, some of them bare `Exception`."""
+        """Turns errors of server mode into one line: TRL and requests raise many types, some of them bare `Exception`."""
         try:
             yield
         except InputError:
@@ -224,7 +225,7 @@ class VLLMSampler:
 
 
 def _from_output(output) -> Sampled:
-    """Tokens and log-probabilities of vLLM's CompletionOutput; NaN, which vLLM may give, is None."""
+    """Tokens and log-probabilities of vLLM's CompletionOutput; NaN, which vLLM may return, becomes None."""
     tokens = list(output.token_ids)
     if output.logprobs is None:
         return tokens, None
@@ -235,8 +236,8 @@ def _from_output(output) -> Sampled:
 class _FrozenWeights:
     """The frozen weights below an adapter, kept exactly as they are while it is merged and unmerged.
 
-    Adding and subtracting the adapter rounds: after many rollouts the reference (the policy without its adapter) would
-    no longer be what it was, and a resumed run, which reads it anew, not the same as an uninterrupted one.
+    Adding and subtracting the adapter rounds: after many rollouts the reference (the policy without its adapter) would have
+    drifted, and a resumed run, which loads it again, would differ from an uninterrupted one.
     """
 
     def __init__(self, policy: PreTrainedModel | PeftModel):
@@ -248,7 +249,7 @@ class _FrozenWeights:
 
     @contextmanager
     def _restored(self):
-        if self.copies is None:  # frozen, so one copy serves all; in CPU memory, for that of a GPU is scarcer
+        if self.copies is None:  # frozen, so copied once; in CPU memory, which is less scarce than a GPU's
             self.copies = [weight.to("cpu", copy=True) for weight in self._weights()]
         try:
             yield
@@ -262,15 +263,15 @@ class _FrozenWeights:
 
 
 def _local(weight: torch.Tensor) -> torch.Tensor:
-    """The storage on this process, also of a sharded weight."""
+    """This process's storage of a weight: its shard, if the weight is sharded."""
     return weight.detach().to_local() if hasattr(weight, "to_local") else weight.detach()
 
 
 def wait_for_server(url: str, timeout: float) -> None:
-    """Returns when `url`/health answers 200.
+    """Returns once `url`/health answers 200.
 
-    Raises InputError after `timeout` seconds, also where TRL's own wait would go on for ever: behind a server that
-    accepts connections but never gets ready, or another program at its port.
+    Raises InputError after `timeout` seconds, also where TRL's own wait would go on forever: with a server that accepts
+    connections but never becomes ready, or another program on its port.
     """
     import httpx
 
@@ -278,7 +279,7 @@ def wait_for_server(url: str, timeout: float) -> None:
     while True:
         left = deadline - time.monotonic()
         try:
-            with httpx.stream("GET", f"{url}/health", timeout=max(left, 1.0)) as response:  # its content may have no end
+            with httpx.stream("GET", f"{url}/health", timeout=max(left, 1.0)) as response:  # the body may never end
                 status = response.status_code
             if status == 200:
                 return
@@ -288,7 +289,7 @@ def wait_for_server(url: str, timeout: float) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
             raise InputError(
-                f"vLLM server {url}: not ready within {timeout:g} s ({reason}); start it as docs/ppo.md shows, or mend "
+                f"vLLM server {url}: not ready within {timeout:g} s ({reason}); start it as docs/ppo.md shows, or correct "
                 "vllm_server_base_url, or vllm_server_host and vllm_server_port, or raise vllm_server_timeout"
             )
         time.sleep(min(left, 2.0))

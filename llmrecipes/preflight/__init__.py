@@ -1,6 +1,6 @@
-"""What cannot go well, found before anything is loaded: settings that contradict each other, and what this machine lacks.
+"""Finds what cannot work before anything is loaded: settings that contradict each other, and what this machine lacks.
 
-Files are looked at, nothing heavy is imported: all of it takes a fraction of a second.
+Looks at files but imports nothing heavy, so everything takes a fraction of a second.
 """
 
 import os
@@ -17,8 +17,8 @@ def contradictions(settings: Settings) -> list[str]:
 
 
 def check_machine(settings: Settings, given: dict) -> list[str]:
-    """What is missing for a run here: keys it cannot do without, inputs, tokens, packages, room to write, the hub; and an
-    output folder that holds something else than the run of the config `given`, which is as the user wrote it."""
+    """What is missing for a run on this machine: required keys, inputs, tokens, packages, disk space, the Hub; and an output
+    folder that holds something other than the run of the config `given` (as the user wrote it)."""
     checks = (_missing, places.sources, *machine.CHECKS, *named.CHECKS)
     return [
         *settings.lines(problem for check in checks for problem in check(settings)),
@@ -27,7 +27,7 @@ def check_machine(settings: Settings, given: dict) -> list[str]:
 
 
 def _missing(s: Settings) -> Problems:
-    """Keys that a stage cannot do without; a misspelt one would only be told twice."""
+    """Required keys of a stage; skipped if there are unknown keys, since a misspelt key would be reported twice."""
     if s.has_unknown_keys or "force" not in s.keys:
         return
     compares, fresh = "models" in s.keys, s["model_config"]
@@ -55,7 +55,7 @@ def _missing(s: Settings) -> Problems:
 
 
 def remarks(s: Settings) -> list[str]:
-    """What runs, but not as somebody may think: printed as warnings, each one true."""
+    """What runs, but perhaps not as intended: printed as warnings."""
     return [*s.lines(_ineffective(s)), *s.lines(_batch(s)), *s.lines(machine.room_for_all(s))]
 
 
@@ -79,7 +79,7 @@ def _ineffective(s: Settings) -> Problems:
 
 
 def _batch(s: Settings) -> Problems:
-    """Whether this launch makes the global batch of the run card."""
+    """Warnings if this launch does not have the processes and global batch of the run card."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if s.trains and s["num_gpus"] and s["num_gpus"] != processes and not s["global_batch_size"]:
         yield "num_gpus", f"the run card is for {s['num_gpus']} processes, this launch has {processes}"
@@ -91,7 +91,7 @@ def _batch(s: Settings) -> Problems:
         fit, rest = divmod(s["global_batch_size"], per_device * processes)
         advice = f"; `gradient_accumulation_steps: {fit}` makes it so" if fit and not rest else ""
         text = (
-            f"the run card says {s['global_batch_size']}, this launch makes {rows} (per_device_train_batch_size "
+            f"the run card says {s['global_batch_size']}, this launch has {rows} (per_device_train_batch_size "
             f"{per_device} × gradient_accumulation_steps {accumulated} × {processes} processes){advice}"
         )
         yield "global_batch_size", text

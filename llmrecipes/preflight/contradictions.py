@@ -12,7 +12,7 @@ from llmrecipes.preflight import machine
 from llmrecipes.preflight.dependent import dependent
 from llmrecipes.preflight.schedules import schedule_arguments
 
-SMALLEST_VOCABULARY = 259  # of byte-level BPE, see models.train_tokenizer
+SMALLEST_VOCABULARY = 259  # byte-level BPE, see models.train_tokenizer
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
@@ -43,7 +43,7 @@ def _best_model(s: Settings) -> Problems:
         elif strategies == ("steps", "steps"):
             evaluated, saved = s["eval_steps"] or s["logging_steps"], s["save_steps"]
             if (evaluated < 1) != (saved < 1) or round(saved * 1e6) % round(evaluated * 1e6):
-                yield "save_steps", f"{saved} is no multiple of eval_steps {evaluated}; load_best_model_at_end needs both"
+                yield "save_steps", f"{saved} is not a multiple of eval_steps {evaluated}; load_best_model_at_end needs both"
         if "health_check" in s.keys and s["eval_datasets"] and not metric:
             text = (
                 "every evaluation set is measured by itself; say which one decides, e.g. `metric_for_best_model: test_loss`"
@@ -64,7 +64,7 @@ def _length(s: Settings) -> Problems:
         key = f"{what}_steps"
         value = s[key] if s[f"{what}_strategy"] == "steps" else None
         if isinstance(value, float) and value > 1 and not value.is_integer():
-            yield key, f"{value} is no whole number of steps; below 1 it is a share of all steps"
+            yield key, f"{value} is not a whole number of steps; below 1 it is a share of all steps"
     if s.given("dataloader_prefetch_factor") and not s["dataloader_num_workers"]:
         yield "dataloader_prefetch_factor", "needs workers; set `dataloader_num_workers`"
     if s["dataloader_persistent_workers"] and not s["dataloader_num_workers"]:
@@ -74,7 +74,7 @@ def _length(s: Settings) -> Problems:
 def _resume(s: Settings) -> Problems:
     value = s["resume_from_checkpoint"]
     if str(value).lower() in ("true", "auto", "last"):
-        return  # what happens anyway
+        return  # the default behaviour
     text = (
         f"{shown(value)} is not taken: a run goes on from the last complete checkpoint in its own `output_dir` by itself; "
         "leave the key out (`--force` starts over; `model_name_or_path` starts from another run's weights)"
@@ -123,7 +123,7 @@ def _precision(s: Settings) -> Problems:
         yield "load_in_8bit", "and `load_in_4bit` are both on; choose one"
     if s.trains and (s["load_in_4bit"] or s["load_in_8bit"]) and not s["use_peft"]:
         key = "load_in_4bit" if s["load_in_4bit"] else "load_in_8bit"
-        yield key, "quantised weights are not trained; add `use_peft: true` (QLoRA)"
+        yield key, "quantised weights cannot be trained; add `use_peft: true` (QLoRA)"
     fp8 = os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp8"
     if fp8 and not machine.installed("transformer_engine", "torchao", "msamp"):
         yield "bf16", "accelerate's mixed_precision is fp8, which needs transformer-engine or torchao; use bf16 there"
@@ -153,7 +153,7 @@ def _packing(s: Settings) -> Problems:
                 "`packing: true`"
             )
             yield "padding_free", text
-        if s["max_length"] is not None and "packing" in s.keys:  # of SFT; the others cut rows before
+        if s["max_length"] is not None and "packing" in s.keys:  # SFT only; other stages truncate rows earlier
             yield "padding_free", "rows are not cut at `max_length` then; set `packing: true`, or `max_length: null`"
     if (s["packing"] or s["eval_packing"]) and "max_length" in s.keys and s["max_length"] is None:
         yield "packing", "packs blocks of `max_length` tokens, which is null; give a number"
@@ -181,7 +181,7 @@ def _adapter(s: Settings) -> Problems:
 
 
 def _texts(s: Settings) -> Problems:
-    """JSON where text is given for a mapping, and texts that must have a form."""
+    """Text given for a mapping, and texts that must have a certain form."""
     for key in ("model_init_kwargs", "dataset_kwargs", "liger_kernel_config"):
         if isinstance(s[key], str):
             yield key, f"{shown(s[key])} is text; write a mapping"
@@ -285,10 +285,10 @@ def _fresh_model(s: Settings) -> Problems:
     hidden = sizes.get("hidden_size", sizes.get("n_embd"))
     heads = sizes.get("num_attention_heads", sizes.get("n_head"))
     if hidden and heads and "head_dim" not in config and hidden % heads:
-        yield "model_config", f"hidden_size {hidden} is no multiple of num_attention_heads {heads}"
+        yield "model_config", f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}"
     shared = sizes.get("num_key_value_heads")
     if heads and shared and heads % shared:
-        yield "model_config", f"num_attention_heads {heads} is no multiple of num_key_value_heads {shared}"
+        yield "model_config", f"num_attention_heads {heads} is not a multiple of num_key_value_heads {shared}"
 
 
 def _vocabulary(s: Settings) -> Problems:
@@ -312,13 +312,13 @@ def _models_compared(s: Settings) -> Problems:
     if not any(s[key] for key in ("datasets", "eval_datasets", "tasks", "blimp_path")):
         yield "models", "there is nothing to measure them on; give `datasets` (questions), `eval_datasets` (text) or `tasks`"
     if models and s.given("baseline") and s["baseline"] not in models:
-        yield "baseline", f"{s['baseline']} is none of models: {', '.join(models)}"
+        yield "baseline", f"{s['baseline']} is not one of models: {', '.join(models)}"
     if s["model_name_or_path"]:
         yield "model_name_or_path", "is not read here; name what is compared under `models: {name: path}`"
 
 
 def _not_carried_out(s: Settings) -> Problems:
-    """Keys of the libraries that would be accepted and do nothing."""
+    """Library keys that would be accepted but do nothing."""
     if s["dataset_text_field"] not in (None, "text"):
         yield "dataset_text_field", "text is read from the column `text`; rename the column, or name a `reader` in datasets"
     if s["model_init_kwargs"]:
@@ -329,7 +329,7 @@ def _not_carried_out(s: Settings) -> Problems:
     for key, acts in (("do_predict", False), ("do_train", True)):
         if s.given(key) and s[key] != acts:
             yield key, "has no effect: a stage trains, then evaluates on what is held out; leave it out"
-    checks_health = "health_check" in s.keys and not s.trains  # the pairs are `eval_datasets`, or those of its training
+    checks_health = "health_check" in s.keys and not s.trains  # the pairs come from `eval_datasets`, or from its training
     for key, does_nothing in (
         ("eval_datasets", "annotator" in s.keys or "output_format" in s.keys),
         ("test_split_size", "annotator" in s.keys or "output_format" in s.keys or "baseline" in s.keys),
@@ -346,7 +346,7 @@ def _not_carried_out(s: Settings) -> Problems:
 
 
 def _order(s: Settings) -> Problems:
-    """Of pretraining, whose rows come in an order of their own."""
+    """Pretraining, whose rows come in their own order."""
     if "phases" in s.keys and s.given("train_sampling_strategy"):
         yield "train_sampling_strategy", "has no effect: sources, weights and seed give the order; leave it out"
     if "phases" in s.keys and s["ignore_data_skip"]:

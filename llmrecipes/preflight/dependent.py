@@ -1,12 +1,13 @@
-"""Keys to which only another key gives a meaning: without it they would be accepted and do nothing.
+"""Keys that have an effect only with another key: without it they would be accepted but do nothing.
 
 Every check yields (key, what is wrong and what to do).
 """
 
 from llmrecipes.keys.settings import Problems, Settings
 
-CLIPPED = "grpo dapo dr_grpo bnpo luspo"  # GRPO's losses with two bounds of the ratio
-# Keys (`x_` stands for all that begin so), the key they need, and those of its values that read them (none: any that is on).
+CLIPPED = "grpo dapo dr_grpo bnpo luspo"  # GRPO's losses that clip the ratio on both sides
+# Keys (`x_` stands for all that begin with it), the key they need, and the values of that key that use them (none: any that
+# is on).
 NEEDS = (
     ("kl_horizon", "kl_target", ""),
     ("missing_eos_mode", "missing_eos_penalty", ""),
@@ -36,13 +37,13 @@ NEEDS = (
     ("contamination_ngram contamination_common", "decontaminate", ""),
     ("activation_checkpointing_kwargs", "activation_checkpointing", ""),
 )
-WITHOUT_BETAS = ("sgd", "adafactor", "adagrad", "rmsprop")  # optimizers that read none of Adam's keys
-SMOOTHED = {"exo_pair", "robust", "aot", "aot_unpaired"}  # DPO's losses that read label_smoothing
+WITHOUT_BETAS = ("sgd", "adafactor", "adagrad", "rmsprop")  # optimizers that use none of Adam's keys
+SMOOTHED = {"exo_pair", "robust", "aot", "aot_unpaired"}  # DPO losses that use label_smoothing
 
 
 def dependent(s: Settings) -> Problems:
     for names, needed, readers in NEEDS:
-        if needed not in s.keys or not readers and needed in s.values:  # `use_vllm: false` is how to switch it off
+        if needed not in s.keys or not readers and needed in s.values:  # `use_vllm: false` is how to turn it off
             continue
         for key in _given(s, names):
             if not _reads(s[needed], readers.split()):
@@ -90,8 +91,8 @@ def _vllm(s: Settings) -> Problems:
 
 
 JUDGE = ["judge_url", "judge_model", "judge_key_variable", "judge_concurrency", "judge_price"]
-# Of ranking: keys that only some annotators read. What the simulated ones alone read may stand beside another one, as where
-# configs/quickstart/rank.yaml is given `--annotator page`.
+# Ranking: keys that only some annotators use. Keys of simulated raters may stay when another annotator is chosen, as when
+# configs/quickstart/rank.yaml is run with `--annotator page`.
 READ_BY = {
     ("file",): ["rankings_file"],
     ("simulated", "page", "llm"): ["overlap"],
@@ -113,7 +114,7 @@ def _annotator(s: Settings) -> Problems:
 
 
 def _judge(s: Settings) -> Problems:
-    """Of evaluation and of what is watched in training: keys of a judge model that is not asked."""
+    """Keys of a judge model that is not used, in evaluation and in watching during training."""
     if "judge" in s.keys and s["judge"] != "llm":
         for key in (*JUDGE, "judge_pairs", "judge_guidelines"):
             if s.given(key):

@@ -1,4 +1,4 @@
-"""What a run finds on this machine, looked at before anything is loaded: inputs, tokens, packages, room, the hub."""
+"""What a run needs on this machine, checked before anything is loaded: inputs, tokens, packages, disk space, the Hub."""
 
 import json
 import os
@@ -12,38 +12,38 @@ from llmrecipes.config import generator_of
 from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.keys.values import shown
 
-# Keys that hold paths which a stage reads.
+# Keys that hold paths read by a stage.
 INPUTS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_name_or_path", "value_model_name_or_path",
           "watch_reward_model", "rankings_file", "datasets", "eval_datasets", "watch_questions", "models")  # fmt: skip
 FILES = ("guidelines", "judge_guidelines", "users_file", "blimp_path", "deepspeed", "fsdp_config",
          "accelerate_config", "rankings_file", "blocked_words")  # fmt: skip
 DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet", ".txt")
-# Optimizers, and other values, that need a package -> any of its modules.
+# Optimizers and other values that need a package -> modules of which one must exist.
 NEEDS = {
     "8bit": ("bitsandbytes",), "bnb": ("bitsandbytes",), "paged": ("bitsandbytes",), "galore": ("galore_torch",),
     "lomo": ("lomo_optim",), "apollo": ("apollo_torch",), "torchao": ("torchao",), "schedule_free": ("schedulefree",),
     "grokadamw": ("grokadamw",), "stable_adamw": ("optimi",), "apex": ("apex",), "anyprecision": ("torchdistx",),
 }  # fmt: skip
-# Sizes beyond these in a config.json are damage or malice, and would be built for hours or take all memory.
+# Larger sizes in a config.json are damage or malice; building such a model would take hours or all memory.
 LARGEST = {"num_hidden_layers": 10_000, "n_layer": 10_000, "hidden_size": 10**6, "n_embd": 10**6, "vocab_size": 10**8,
            "intermediate_size": 10**8, "num_attention_heads": 10**5}  # fmt: skip
-# Architectures whose positions are a table: a longer row is an error, where rotary ones only get worse.
+# Architectures with a table of learned positions: a longer row is an error, while rotary positions only get worse.
 LEARNED_POSITIONS = ("gpt2", "opt", "gpt_neo", "gpt_bigcode", "biogpt", "xglm", "openai-gpt", "bloom")
 
 
 def installed(*modules: str) -> bool:
-    """Whether any of `modules` can be imported; nothing is."""
+    """Whether any of `modules` can be imported, without importing it."""
     return any(find_spec(module) is not None for module in modules)
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether NAME or OWNER/NAME can be a repository's, as the hub decides it."""
+    """Whether NAME or OWNER/NAME is a valid repository id by the Hub's rules."""
     part = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
     return bool(re.fullmatch(rf"(?:{part}/)?{part}", name)) and "--" not in name and ".." not in name
 
 
 def inputs(s: Settings) -> Problems:
-    """Local models and data that are not there or empty, and Hub ids while the hub is switched off."""
+    """Local models and data that are missing or empty, and Hub ids while the Hub is switched off."""
     for key in INPUTS:
         value = s.values.get(key)
         entries = value if isinstance(value, list) else [value]
@@ -81,7 +81,7 @@ def _cached(name: str, key: str) -> bool:
 
 
 def models(s: Settings) -> Problems:
-    """A reward model where a policy belongs and the other way round; rows longer than learned positions."""
+    """A reward model in place of a policy and vice versa; rows longer than the table of learned positions."""
     for key in ("reward_model_name_or_path", "watch_reward_model"):
         config = _model_config(s.values.get(key))
         if _architecture(config).endswith(("CausalLM", "LMHeadModel")):
@@ -101,7 +101,7 @@ def models(s: Settings) -> Problems:
                 yield key, f"{s[key]}: {name} is {shown(size)} in its config.json; no model has such a size"
     config = _model_config(s.values.get("model_name_or_path"))
     is_score = _architecture(config).endswith("SequenceClassification")
-    if is_score and "health_check" not in s.keys:  # a key of the two recipes that make and check reward models
+    if is_score and "health_check" not in s.keys:  # only recipes that train or check reward models have it
         text = f"{s['model_name_or_path']} is a reward model ({_architecture(config)}), which writes no text; name a policy"
         yield "model_name_or_path", text
     positions = config.get("n_positions") or config.get("max_position_embeddings")
@@ -124,11 +124,11 @@ def _read_json(file: Path):
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return {}  # whoever loads it says what is wrong
+        return {}  # loading it will report what is wrong
 
 
 def tokens(s: Settings) -> Problems:
-    """`eos_token` and `pad_token` that the tokenizer does not have; a chat template that is no Jinja."""
+    """An `eos_token` or `pad_token` that the tokenizer does not have; a chat template that is not valid Jinja."""
     folder = s.values.get("tokenizer_name_or_path") or s.values.get("model_name_or_path")
     vocabulary = _vocabulary(folder) if s.given("eos_token") or s.given("pad_token") else set()
     for key in ("eos_token", "pad_token"):
@@ -172,19 +172,19 @@ def _vocabulary(folder) -> set[str]:
     read = _read_json(Path(folder) / "tokenizer.json") if isinstance(folder, str) and os.path.isdir(folder) else {}
     added, entries = _mapping(read).get("added_tokens"), _mapping(_mapping(read).get("model")).get("vocab")
     words = [_mapping(token).get("content") for token in added] if isinstance(added, list) else []
-    if isinstance(entries, list):  # of Unigram: [token, score]
+    if isinstance(entries, list):  # Unigram: [token, score]
         entries = [entry[0] for entry in entries if isinstance(entry, list) and entry]
     entries = entries if isinstance(entries, (dict, list)) else []
     return {word for word in (*words, *entries) if isinstance(word, str)}
 
 
 def _mapping(value) -> dict:
-    """`value`, which a file holds, if it is a mapping; a broken one is told by whoever loads it."""
+    """`value` from a file if it is a mapping, otherwise an empty one; loading the file will report what is wrong."""
     return value if isinstance(value, dict) else {}
 
 
 def packages(s: Settings) -> Problems:
-    """What the settings need and is not installed."""
+    """Packages that the settings need and that are not installed."""
     if s["use_liger_kernel"] and not installed("liger_kernel"):
         yield "use_liger_kernel", "liger-kernel is not installed (pip install liger-kernel; it needs a GPU); leave it out"
     for key in ("load_in_4bit", "load_in_8bit"):
@@ -206,14 +206,14 @@ def packages(s: Settings) -> Problems:
     if s["fsdp"] and not distributed:
         yield (
             "fsdp",
-            "shards over processes, and there is one; launch with configs/accelerate/fsdp2.yaml",
+            "shards over processes, but there is only one; launch with configs/accelerate/fsdp2.yaml",
         )
 
 
 def room(s: Settings) -> Problems:
-    """An `output_dir` that cannot be written, or whose disk has no room for the result."""
+    """An `output_dir` that is not writable, or whose disk has too little space for the result."""
     if "output_dir" not in s.keys or "force" not in s.keys or "stages" in s.keys:
-        return  # no run of its own
+        return  # the stage has no output folder
     output_dir = s["output_dir"]
     if not output_dir:
         return
@@ -223,7 +223,7 @@ def room(s: Settings) -> Problems:
         return
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if not existing.is_dir():
-        yield "output_dir", f"{existing} is a file, so that no folder can lie below it"
+        yield "output_dir", f"{existing} is a file, so there can be no folder below it"
         return
     try:
         with tempfile.TemporaryDirectory(dir=existing, prefix=".llmrecipes-"):
@@ -238,7 +238,7 @@ def room(s: Settings) -> Problems:
 
 
 def room_for_all(s: Settings) -> Problems:
-    """A disk with room for one checkpoint, but not for all that will be kept."""
+    """A disk with space for one checkpoint, but not for all that will be kept."""
     need, output_dir = bytes_needed(s), s["output_dir"]
     if not need or not output_dir:
         return
@@ -251,9 +251,9 @@ def room_for_all(s: Settings) -> Problems:
 
 
 def bytes_needed(s: Settings) -> tuple[float, float] | None:
-    """(bytes of the result and one checkpoint, bytes with all checkpoints that are kept); None where that is unknown.
+    """(bytes of the result and one checkpoint, bytes with all checkpoints that are kept); None if unknown.
 
-    A checkpoint holds 4 bytes of weights and, for AdamW, 8 bytes of moments a parameter. A LoRA run's are small.
+    A checkpoint holds 4 bytes of weights and, for AdamW, 8 bytes of moments per parameter. Those of LoRA runs are small.
     """
     path = s.values.get("model_name_or_path")
     if not s.trains or s["use_peft"] or not isinstance(path, str) or not os.path.isdir(path):
@@ -267,7 +267,7 @@ def bytes_needed(s: Settings) -> tuple[float, float] | None:
 
 
 def _count_parameters(file: Path) -> int:
-    """From the header of a safetensors file: 8 bytes of length, then JSON with each tensor's shape."""
+    """Number of parameters from a safetensors file's header: 8 bytes of length, then JSON with each tensor's shape."""
     try:
         with file.open("rb") as handle:
             size = int.from_bytes(handle.read(8), "little")
@@ -285,7 +285,7 @@ def _count_parameters(file: Path) -> int:
 
 
 def ports(s: Settings) -> Problems:
-    """A port that this user may not open. (One in use is no matter where the next free one is taken.)"""
+    """A port that this user may not open. (A port in use is fine: the next free one is taken.)"""
     port = s.values.get("port")
     if not port or "host" not in s.keys:
         return
@@ -299,7 +299,7 @@ def ports(s: Settings) -> Problems:
 
 
 def hub(s: Settings) -> Problems:
-    """Whether a push at the end would be let in: asked now, not after hours of training."""
+    """Whether a push at the end will be permitted: asked now, not after hours of training."""
     if not s["push_to_hub"]:
         return
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
@@ -312,7 +312,7 @@ def hub(s: Settings) -> Problems:
         return
     try:
         HfApi().whoami()
-    except Exception as error:  # no network, a proxy's answer, a token that is not valid any more
+    except Exception as error:  # no network, a proxy's answer, an expired token
         reason = str(error).split("\n")[0][:120] or type(error).__name__
         yield "push_to_hub", f"the hub does not let this token in ({reason}); or push later by recipes/push.py"
 

@@ -1,4 +1,4 @@
-"""What a config names: functions that are there, folders where folders are meant, an output apart from what is read."""
+"""Checks of what a config names: functions exist, folders are folders, the output is separate from the inputs."""
 
 import ast
 import os
@@ -19,7 +19,7 @@ FUNCTIONS = ("reward_functions", "judge", "rule", "watch_rule")
 
 
 def functions(s: Settings) -> Problems:
-    """Functions that are named and not there; nothing is imported."""
+    """Named functions that do not exist, found without importing anything."""
     for key in FUNCTIONS:
         for name in strings([s.values.get(key)]):
             if problem := _function_problem(name):
@@ -58,7 +58,7 @@ def _function_problem(name: str, needs_form: bool = False) -> str:
 
 
 def _bound(tree: ast.Module) -> set[str]:
-    """Names that a module may have: all that are bound anywhere in it."""
+    """All names that are bound anywhere in a module."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -71,7 +71,7 @@ def _bound(tree: ast.Module) -> set[str]:
 
 
 def kinds(s: Settings) -> Problems:
-    """Files where a model's folder is meant, folders where a file is, templates that are neither."""
+    """Files given for a model's folder, folders given for a file, templates that are neither."""
     for key in MODELS:
         for path in strings([s.values.get(key)]):
             if os.path.isfile(path):
@@ -114,7 +114,7 @@ def _text_problem(path: str) -> str:
 
 
 def _unread(path: str) -> tuple[str, tuple[str, ...]]:
-    """What a source is, and the keys that are not read of it."""
+    """The kind of a source, and the keys that are not used for that kind."""
     if path == "stdlib" or path.startswith("pypi:"):
         return "an archive", ("data_dir", "revision")
     if generator_of(path):
@@ -125,7 +125,7 @@ def _unread(path: str) -> tuple[str, tuple[str, ...]]:
 
 
 def literal(s: Settings) -> Problems:
-    """Paths that a shell or a template would have filled in, and that would be taken as they stand."""
+    """Paths with placeholders that only a shell or a template would fill in."""
     for key in ("output_dir", "tokens_dir", "database", *MODELS, *FILES, "datasets", "eval_datasets", "watch_questions"):
         for entry in _entries(s.values.get(key)):
             path = entry.get("path") if isinstance(entry, dict) else entry
@@ -134,13 +134,13 @@ def literal(s: Settings) -> Problems:
             if re.search(r"\$\w|\$\{|\{\{", path):
                 yield key, f"{path} is taken as it stands, nothing is filled in; write it out, or give --{key} in a shell"
             elif not path.isprintable() or path != path.strip():
-                yield key, f"{path!r} has a line break, a blank at an end or the like in it; correct the path"
+                yield key, f"{path!r} has a line break, a space at an end or the like in it; correct the path"
             elif path.startswith("~") and key in ("output_dir", "tokens_dir", "database") and not s.trains:
                 yield key, f"{path}: `~` is taken as it stands; write the folder out"
 
 
 def apart(s: Settings) -> Problems:
-    """An output that is, holds or lies in what the run reads: it would be overwritten, or be another input every time."""
+    """An output folder that is, contains or is inside an input: the input would be overwritten, or change with every run."""
     output = s["output_dir"]
     if not output or "force" not in s.keys or "stages" in s.keys:
         return
@@ -161,7 +161,7 @@ def _overlap(output: Path, read: Path) -> str:
         return "is what {key} reads, and would be overwritten; name another folder"
     if output in read.parents:
         return "holds {path}, which {key} reads and which would be removed; name another folder"
-    return "lies in {path}, which {key} reads; name a folder beside it" if read in output.parents else ""
+    return "lies in {path}, which {key} reads; name a folder next to it" if read in output.parents else ""
 
 
 def _entries(value) -> Iterator:

@@ -1,4 +1,4 @@
-"""Where rows come from and where the result goes, as far as that can be said without reading rows or importing anything."""
+"""Where rows come from and where the result goes, checked without reading rows or importing anything."""
 
 import os
 from pathlib import Path
@@ -9,13 +9,13 @@ from llmrecipes.keys.values import shown
 from llmrecipes.manifest import find_holder, plain_difference, read_manifest, standing
 
 FILES = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
-# The generated world's parts and their splits; a test compares them with its own.
+# The generated world's parts and their splits; a test compares them with the actual ones.
 _TEXTS = ("commoncrawl", "c4", "github", "wikipedia", "books", "arxiv", "stackexchange", "demonstrations", "prompts")
 TINYTOWN = dict.fromkeys(_TEXTS, ("train", "test")) | dict.fromkeys(("questions", "abilities"), ("validation", "test"))
 
 
 def sources(s: Settings) -> Problems:
-    """Data sources of a kind, or parts of the generated world, that there are not."""
+    """Data sources of unknown kinds, and parts of the generated world that do not exist."""
     for key in ("datasets", "eval_datasets", "watch_questions"):
         value = s.values.get(key)
         for entry in value if isinstance(value, list) else filter(None, [value]):
@@ -36,9 +36,9 @@ def sources(s: Settings) -> Problems:
 
 
 def occupied(s: Settings, given: dict) -> Problems:
-    """An `output_dir` that holds another run or somebody's files, or into which another process is writing.
+    """An `output_dir` that holds another run or foreign files, or that another process is writing to.
 
-    given: the config as the user wrote it. Where only the contents of inputs differ, `check_run` says so later.
+    given: the config as the user wrote it. If only the contents of inputs differ, `check_run` reports that later.
     """
     output_dir = s["output_dir"]
     if "force" not in s.keys or "stages" in s.keys or not output_dir or s["force"] or s["preview"]:
@@ -46,10 +46,10 @@ def occupied(s: Settings, given: dict) -> Problems:
     path = Path(output_dir)
     if not path.is_dir():
         return
-    held, rebuilds = standing(path, ""), s["annotator"] in ("page", "llm")  # pairs may be built anew from kept judgements
-    if held == "foreign" and not any(path.glob("checkpoint-*")):  # a run's own, if it has lost its manifest
+    held, rebuilds = standing(path, ""), s["annotator"] in ("page", "llm")  # pairs can be rebuilt from stored judgements
+    if held == "foreign" and not any(path.glob("checkpoint-*")):  # with checkpoints it is a run that lost its manifest
         yield "output_dir", f"{output_dir} holds files that are no run of ours; choose another output_dir or --force"
     elif held == "another" and not rebuilds and (how := plain_difference(read_manifest(path) or {}, given)):
         yield "output_dir", f"{output_dir} holds another run ({how}); --force overwrites it"
     elif holder := find_holder(path):
-        yield "output_dir", f"{holder} is writing in {output_dir}; wait for it, or end it"
+        yield "output_dir", f"{holder} is writing in {output_dir}; wait for it, or stop it"

@@ -1,11 +1,11 @@
-"""Which arguments each learning-rate schedule of transformers takes, read from its source without importing it."""
+"""The arguments of each learning-rate schedule of transformers, read from its source without importing it."""
 
 import ast
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-GIVEN = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}  # by Trainer
+GIVEN = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}  # passed by Trainer
 
 
 @cache
@@ -24,7 +24,7 @@ def _schedules() -> dict[str, dict[str, bool]]:
     return {
         value_of[key.attr]: _arguments(functions[function.id])
         for key, function in zip(table.keys, table.values, strict=True)
-        if functions[function.id].kwarg is None  # with **kwargs, what it takes is not known
+        if functions[function.id].kwarg is None  # with **kwargs the arguments are unknown
     }
 
 
@@ -38,6 +38,6 @@ def _arguments(arguments: ast.arguments) -> dict[str, bool]:
 
 
 def schedule_arguments(name: str) -> dict[str, bool] | None:
-    """argument -> whether it is required, of what `lr_scheduler_type: name` takes in `lr_scheduler_kwargs`; None if there is
-    no such schedule or its function takes any argument."""
+    """Argument -> whether it is required, for the `lr_scheduler_kwargs` of `lr_scheduler_type: name`; None if there is no
+    such schedule or its function takes arbitrary arguments."""
     return _schedules().get(name)

@@ -1,1 +1,1 @@
-"""From sampled responses to preference pairs: sampling, rankings (from a file or simulated), pairs, data set cards."""
+"""From sampled responses to preference pairs: rankings (by people, a model, a file or simulated raters), pairs, quality."""

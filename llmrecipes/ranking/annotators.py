@@ -1,6 +1,6 @@
 """Who ranks the samples, one function each: a file, simulated raters, people on the page, a model behind an endpoint.
 
-What people and models judge is kept in a database beside the output folder (`database`), from which rankings are built.
+Judgements of people and models are kept in a database next to the output folder (`database`); rankings are built from it.
 """
 
 import ipaddress
@@ -24,8 +24,8 @@ ANY_HOST = ("0.0.0.0", "::")  # nosec B104
 
 @dataclass
 class Ranked:
-    """What an annotator made of the samples. `rows`: those of rankings.jsonl, a sample with its ranking each; `numbers`: for
-    the manifest; `quality`: of judgements that are kept in a store, what goes to quality.json."""
+    """The result of an annotator. `rows`: those of rankings.jsonl, each a sample with its ranking; `numbers`: for the
+    manifest; `quality`: the content of quality.json, for judgements kept in a store."""
 
     rows: list[dict]
     numbers: dict[str, float] = field(default_factory=dict)
@@ -33,10 +33,10 @@ class Ranked:
 
 
 def rank_samples(rank: RankArguments, samples: list[dict]) -> Ranked:
-    """Let the annotator that `rank` names rank the samples.
+    """Lets the annotator named by `rank` rank the samples.
 
     Raises:
-        InputError: what it needs is missing or broken, or nothing was judged.
+        InputError: what the annotator needs is missing or invalid, or nothing was judged.
     """
     return ANNOTATORS[rank.annotator](rank, samples)
 
@@ -46,13 +46,13 @@ def rank_by_file(rank: RankArguments, samples: list[dict]) -> Ranked:
 
 
 def rank_by_rule(rank: RankArguments, samples: list[dict]) -> Ranked:
-    """Simulated raters, who see the rule's score with noise."""
+    """Rankings by simulated raters, who see the rule's score with noise."""
     rule = load_function(rank.rule, "rule")
     return Ranked(rank_simulated(samples, rule, rank.rater_noise, rank.rater_tie_width, rank.overlap, rank.seed))
 
 
 def rank_by_people(rank: RankArguments, samples: list[dict]) -> Ranked:
-    """Open the page until somebody ends the ranking; with `serve: false` what has been judged so far."""
+    """Opens the page until somebody ends the ranking; with `serve: false`, uses what has been judged so far."""
     store = open_store(rank, samples)
     if rank.serve:
         serve_page(store, rank)
@@ -60,7 +60,7 @@ def rank_by_people(rank: RankArguments, samples: list[dict]) -> Ranked:
 
 
 def rank_by_model(rank: RankArguments, samples: list[dict]) -> Ranked:
-    """Let the judge model rank what waits for it."""
+    """Lets the judge model rank the items still waiting for it."""
     from llmrecipes.ranking.llm import ModelAnnotator, rank_items
 
     store = open_store(rank, samples)
@@ -73,7 +73,7 @@ def rank_by_model(rank: RankArguments, samples: list[dict]) -> Ranked:
 
 
 ANNOTATORS = {"file": rank_by_file, "simulated": rank_by_rule, "page": rank_by_people, "llm": rank_by_model}
-KEPT = ("page", "llm")  # those whose judgements lie in the database, from which pairs may always be built anew
+KEPT = ("page", "llm")  # annotators whose judgements are in the database, from which pairs can always be rebuilt
 
 
 def check_settings(rank: RankArguments) -> None:
@@ -86,7 +86,7 @@ def check_settings(rank: RankArguments) -> None:
     from llmrecipes.web import LOOPBACK  # slow: FastAPI
 
     if rank.order == "uncertain" and not rank.reward_model_name_or_path:
-        raise InputError("order: uncertain needs `reward_model_name_or_path`, whose uncertainty decides what is asked first")
+        raise InputError("order: uncertain needs `reward_model_name_or_path`, whose uncertainty decides the order")
     if rank.order == "uncertain":
         check_reward_path(rank.reward_model_name_or_path)
     if rank.host not in (*LOOPBACK, "::1"):
@@ -104,11 +104,11 @@ def check_settings(rank: RankArguments) -> None:
             ipaddress.ip_network(address, strict=False)
         except ValueError:
             raise InputError(
-                f"trusted_proxies: {address} is no address or network, such as 10.0.0.7 or 10.0.0.0/8"
+                f"trusted_proxies: {address} is not an address or network, such as 10.0.0.7 or 10.0.0.0/8"
             ) from None
     for key in ("overlap", "repeat_share", "min_agreement"):
         if not 0 <= getattr(rank, key) <= 1:
-            raise InputError(f"{key}: {getattr(rank, key)} is no share between 0 and 1")
+            raise InputError(f"{key}: {getattr(rank, key)} is not a share between 0 and 1")
     for key in ("round", "overlap_annotators"):
         if getattr(rank, key) < 1:
             raise InputError(f"{key}: {getattr(rank, key)} must be at least 1")
@@ -118,7 +118,7 @@ def check_settings(rank: RankArguments) -> None:
 
 
 def open_store(rank: RankArguments, samples: list[dict]) -> Store:
-    """The store with this round's items in it, in the order in which they are to be asked."""
+    """The store, with this round's items in the order in which they are to be shown."""
     items = check_items(samples)
     if len(items) < len(samples):
         print(
@@ -140,12 +140,12 @@ def open_store(rank: RankArguments, samples: list[dict]) -> Store:
 
 
 def database_path(rank: RankArguments) -> Path:
-    """Beside the output folder, so that `--force` never removes what people have judged."""
+    """The database's path: next to the output folder, so that `--force` never removes people's judgements."""
     return Path(rank.database or f"{str(rank.output_dir).rstrip('/')}.sqlite")
 
 
 def serve_page(store: Store, rank: RankArguments) -> None:
-    """Open the page and wait until an admin ends the ranking, or Ctrl-C."""
+    """Opens the page and waits until an admin ends the ranking, or Ctrl-C."""
     from llmrecipes.ranking.page import build_app
     from llmrecipes.ranking.users import UsersFile
     from llmrecipes.web import LOOPBACK, bracketed, prepare_server
@@ -158,7 +158,7 @@ def serve_page(store: Store, rank: RankArguments) -> None:
         trusted_proxies=rank.trusted_proxies,
         allowed_hosts=sorted({*LOOPBACK, *rank.allowed_hosts, *([] if rank.host in ANY_HOST else [bracketed(rank.host)])}),
         quality_page=lambda: _admin_page(store),
-        # The answer to "finish" must still reach the browser.
+        # The response to "finish" must still reach the browser.
         on_finish=lambda: threading.Timer(0.5, lambda: stop[0]()).start(),
     )
     address, run, stop_server = prepare_server(app, rank.host, rank.port)
@@ -179,7 +179,7 @@ def _admin_page(store: Store) -> str:
 
 
 def collect(store: Store, rank: RankArguments) -> Ranked:
-    """The store's judgements as rankings, with their quality; the store is closed.
+    """The store's judgements as rankings, with their quality; closes the store.
 
     Raises:
         InputError: nobody has judged anything, or no item reaches `min_agreement`.
@@ -207,7 +207,7 @@ def collect(store: Store, rank: RankArguments) -> Ranked:
 
 
 def write_quality(quality: dict, output_dir: Path) -> None:
-    """quality.json, and the same as a page."""
+    """Writes quality.json, and the same as a page."""
     from llmrecipes.ranking.quality import quality_page
 
     (output_dir / "quality.json").write_text(json.dumps(quality, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

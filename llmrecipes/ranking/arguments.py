@@ -7,9 +7,9 @@ from llmrecipes.judging.arguments import JudgeArguments
 
 @dataclass
 class RankArguments(JudgeArguments):
-    """Who ranks the responses, how, and what becomes of the rankings."""
+    """Who ranks the responses, how, and how rankings become pairs."""
 
-    output_dir: str = field(default="", metadata={"help": "Where rankings and pairs go."})
+    output_dir: str = field(default="", metadata={"help": "Folder for rankings and pairs."})
     annotator: str = field(
         default="file",
         metadata={
@@ -23,7 +23,7 @@ class RankArguments(JudgeArguments):
         default_factory=lambda: [0.03, 0.05, 0.08], metadata={"help": "Noise of each simulated rater's scores."}
     )
     rater_tie_width: list[float] = field(
-        default_factory=lambda: [0.07, 0.12, 0.18], metadata={"help": "Score difference below which a rater sees none."}
+        default_factory=lambda: [0.07, 0.12, 0.18], metadata={"help": "Score difference below which a rater sees a tie."}
     )
     overlap: float = field(default=0.2, metadata={"help": "Share of prompts that several annotators rank."})
     gold_tie_width: float = field(
@@ -31,11 +31,11 @@ class RankArguments(JudgeArguments):
     )
     test_share: float = field(default=0.1, metadata={"help": "Share of prompts whose pairs are held out."})
     database: str | None = field(default=None, metadata={"help": "Judgements of people; default: output_dir + .sqlite."})
-    round: int = field(default=1, metadata={"help": "Answers of a newer policy are a new round in the same database."})
+    round: int = field(default=1, metadata={"help": "Round; answers of a newer policy are a new one in the same database."})
     overlap_annotators: int = field(default=3, metadata={"help": "People who rank each prompt of the overlap."})
     repeat_share: float = field(default=0.05, metadata={"help": "Share of items asked again, for self-consistency."})
     order: str = field(
-        default="random", metadata={"help": "What people are asked first.", "choices": ["random", "uncertain"]}
+        default="random", metadata={"help": "Order in which people see the items.", "choices": ["random", "uncertain"]}
     )
     reward_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Reward model of `order: uncertain`, which asks first what it is least certain of."}
@@ -43,13 +43,13 @@ class RankArguments(JudgeArguments):
     min_agreement: float = field(
         default=0.0, metadata={"help": "Leave out items on which annotators agree about a smaller share of pairs."}
     )
-    guidelines: str | None = field(default=None, metadata={"help": "Markdown shown beside the task; default: ours."})
-    serve: bool = field(default=True, metadata={"help": "false: build pairs from what was judged so far, without the page."})
-    host: str = field(default="127.0.0.1", metadata={"help": "Another address needs users_file."})
-    port: int = field(default=7860, metadata={"help": "The next free one if it is in use."})
+    guidelines: str | None = field(default=None, metadata={"help": "Markdown shown next to the task; default: ours."})
+    serve: bool = field(default=True, metadata={"help": "false: build pairs from the judgements so far, without the page."})
+    host: str = field(default="127.0.0.1", metadata={"help": "Address of the page; any other needs users_file."})
+    port: int = field(default=7860, metadata={"help": "Port of the page; if in use, the next free one."})
     allowed_hosts: list[str] = field(default_factory=list, metadata={"help": "Host names the page answers to."})
     trusted_proxies: list[str] = field(
-        default_factory=list, metadata={"help": "Proxies before the page whose X-Forwarded-For is believed, e.g. 127.0.0.1."}
+        default_factory=list, metadata={"help": "Proxies before the page whose X-Forwarded-For is trusted, e.g. 127.0.0.1."}
     )
     users_file: str | None = field(default=None, metadata={"help": "Names and password hashes; see docs/ranking.md."})
     pair_format: str = field(

@@ -1,4 +1,4 @@
-"""What is asked of people and models, and what their judgements become: samples in, rows of rankings.jsonl out."""
+"""What people and models are asked, and what becomes of their judgements: samples in, rows of rankings.jsonl out."""
 
 import json
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from llmrecipes.config import InputError
 
 
 def check_items(samples: Sequence[dict]) -> list[dict]:
-    """The samples there is something to rank in: those whose answers are not all the same.
+    """The samples that can be ranked: those whose answers are not all the same.
 
-    A model may well say nothing: one empty answer is a bad answer, and only empty ones are a broken file.
+    A model may say nothing: an empty answer is a bad answer, but a row with only empty ones means a damaged file.
 
     Raises:
-        InputError: a row's prompt id is missing or stands twice, an answer is no text, or all of them are empty.
+        InputError: a row's prompt id is missing or occurs twice, an answer is not text, or all answers are empty.
     """
     given = [bool(row.get("prompt_id")) for row in samples]
     seen: dict[str, int] = {}
@@ -25,7 +25,7 @@ def check_items(samples: Sequence[dict]) -> list[dict]:
         seen[key] = number
         answers = row["responses"]
         if not all(isinstance(text, str) for text in answers) or not any(text.strip() for text in answers):
-            raise InputError(f"datasets, row {number}: its responses are empty or no texts; leave the row out")
+            raise InputError(f"datasets, row {number}: its responses are empty or not text; leave the row out")
     kept = [row for row in samples if len({text.strip() for text in row["responses"]}) > 1]
     if not kept:
         raise InputError("datasets: in every row all responses are the same; sample with a temperature above 0")
@@ -33,9 +33,10 @@ def check_items(samples: Sequence[dict]) -> list[dict]:
 
 
 def to_rankings(judgements: Sequence[dict]) -> list[dict]:
-    """Rows of rankings.jsonl from `Store.judgements()`: the sample's columns and ranking, annotator, what else is known.
+    """Rows of rankings.jsonl from `Store.judgements()`: the sample's columns, the ranking, the annotator and further
+    details.
 
-    Repetitions of an item measure the annotator and are left out.
+    Repetitions of an item, which serve to measure the annotator, are left out.
     """
     columns = (
         "ranking",

@@ -1,6 +1,6 @@
 """A language model as annotator, behind any OpenAI-compatible endpoint (also `transformers serve` on loopback).
 
-Every pair of answers is asked in both orders (judging/pairwise.py). Judgements go into the same store as people's, marked
+Every pair of answers is judged in both orders (judging/pairwise.py). Judgements go into the same store as people's, marked
 `annotator_kind: model`, so that an interrupted run continues and nothing is asked twice.
 """
 
@@ -27,25 +27,25 @@ class ModelAnnotator:
         return self.endpoint.usage
 
     def rank(self, prompt: str, answers: list[str]) -> list[list[int]]:
-        """Groups of places, best first, by the number of pairs an answer wins, a tie counting half (Copeland).
+        """Groups of places, best first, by the number of pairs an answer wins, ties counting half (Copeland's method).
 
         Raises:
-            InputError: the endpoint refuses, or gives no answer after several tries.
+            InputError: the endpoint refuses, or gives no answer after several attempts.
         """
         pairs = list(combinations(range(len(answers)), 2))
         outcomes = self.pairs.compare_all([(prompt, answers[i], answers[j]) for i, j in pairs])
         score = [0.0] * len(answers)
         for (i, j), outcome in zip(pairs, outcomes, strict=True):
-            won = 0.5 if outcome is None else outcome  # what cannot be read orders nothing
+            won = 0.5 if outcome is None else outcome  # an unreadable reply counts as a tie
             score[i] += won
             score[j] += 1 - won
         return [[i for i, own in enumerate(score) if own == value] for value in sorted(set(score), reverse=True)]
 
 
 def rank_items(store: Store, annotator: ModelAnnotator, price: tuple[float, float] | None) -> dict[str, float]:
-    """Let the model rank every item that waits for it; returns calls, tokens and, with `price`, the cost.
+    """Lets the model rank every item waiting for it; returns calls, tokens and, with `price`, the cost.
 
-    price: dollars for a million prompt tokens and a million completion tokens.
+    price: dollars per million prompt tokens and per million completion tokens.
     """
     name = f"model:{annotator.endpoint.model}"
     progress = store.progress(name)

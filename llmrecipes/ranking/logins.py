@@ -1,4 +1,4 @@
-"""Logging in to the ranking page: limits of tries, the form, the cookie; without `users` a name that is typed (loopback)."""
+"""Logging in to the ranking page: rate limits, the form, the cookie; without `users`, a typed name (loopback only)."""
 
 import ipaddress
 import secrets
@@ -20,15 +20,15 @@ COOKIE, NAME_COOKIE = "llmrecipes_login", "llmrecipes_annotator"
 
 
 class RateLimit:
-    """At most `count` calls in `seconds` for each key."""
+    """Rate limit of `count` calls per `seconds` for each key."""
 
     def __init__(self, count: int, seconds: float):
         self.count, self.seconds, self.calls = count, seconds, defaultdict(deque)
 
     def wait(self, key: str) -> int:
-        """0 and the call counts, or the seconds to wait before the next one."""
+        """0 if the call is allowed, and counts it; otherwise the seconds to wait."""
         now = time.monotonic()
-        if len(self.calls) > 10_000:  # forget who has not called lately
+        if len(self.calls) > 10_000:  # forget keys without recent calls
             self.calls = defaultdict(deque, {k: v for k, v in self.calls.items() if v and v[-1] > now - self.seconds})
         calls = self.calls[key]
         while calls and calls[0] <= now - self.seconds:
@@ -39,7 +39,7 @@ class RateLimit:
         return 0
 
     def take_back(self, key: str, all_of_them: bool) -> None:
-        """Forget the key's newest call, or all of its calls."""
+        """Forgets the key's newest call, or all of its calls."""
         if all_of_them:
             self.calls.pop(key, None)
         elif self.calls.get(key):
@@ -47,10 +47,10 @@ class RateLimit:
 
 
 class LoginLimit:
-    """Failed logins in a minute: 5 for a name from one address, 20 for a name, 20 for an address, 120 in all.
+    """Failed logins allowed per minute: 5 per name and address, 20 per name, 20 per address, 120 in all.
 
-    Addresses count by themselves only where they are known (`trusted_proxies`): a proxy's is everybody's, so that one who
-    guesses would lock out all. Logins that succeed do not count.
+    Addresses have a limit only if they are known (`trusted_proxies`): behind an unknown proxy everybody has the same
+    address, and one person guessing passwords would lock out all. Successful logins do not count.
     """
 
     def __init__(self, knows_addresses: bool):
@@ -61,9 +61,9 @@ class LoginLimit:
             del self.limits["address"]
 
     def wait(self, name: str, address: str) -> int:
-        """0 and the try counts as failed until `succeed`, or the seconds to wait."""
+        """0 if the attempt is allowed, counting it as failed until `succeed`; otherwise the seconds to wait."""
         keys = self._keys(name, address)
-        # The first that refuses ends it: tries that are not looked at fill no other limit.
+        # Stops at the first limit that refuses: attempts that are not checked must not count towards the others.
         return next((wait for kind, limit in self.limits.items() if (wait := limit.wait(keys[kind]))), 0)
 
     def succeed(self, name: str, address: str) -> None:
@@ -77,14 +77,14 @@ class LoginLimit:
 
 
 def find_user(request: Request, store: Store, users: Mapping[str, User] | None) -> str | None:
-    """Who sent the request; None for nobody that is logged in."""
+    """The logged-in user who sent the request, or None."""
     if users is None:
         name = unquote(request.cookies.get(NAME_COOKIE, "me"))
         return name if NAME.fullmatch(name) else "me"
     token = request.cookies.get(COOKIE)
     found = store.login(token) if token else None
     user = users.get(found[0]) if found else None
-    return user.name if user and user.credential == found[1] else None  # a changed password ends what it began
+    return user.name if user and user.credential == found[1] else None  # a changed password ends earlier logins
 
 
 def add_login_routes(
@@ -93,7 +93,7 @@ def add_login_routes(
     users: Mapping[str, User] | None,
     proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network],
 ) -> None:
-    """/login and /api/logout. proxies: whose X-Forwarded-For is believed."""
+    """Routes /login and /api/logout. proxies: those whose X-Forwarded-For is trusted."""
     logins = LoginLimit(knows_addresses=bool(proxies))
 
     @app.get("/login")
@@ -131,7 +131,7 @@ def add_login_routes(
 
 
 def address_of(request: Request, proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> str:
-    """Where a request comes from: the last address of X-Forwarded-For that is none of the trusted proxies."""
+    """The address a request comes from: the last one in X-Forwarded-For that is not a trusted proxy."""
     address = request.client.host if request.client else "?"
     for hop in reversed(",".join(request.headers.getlist("x-forwarded-for")).split(",")):
         try:

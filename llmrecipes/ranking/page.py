@@ -1,8 +1,12 @@
-"""The ranking page: gradio serves the shell, one component written here shows the item, JSON routes keep the judgements.
+"""The ranking page: gradio serves the shell, our own component shows the item, JSON routes store the judgements.
 
-Answers are a model's words, so the component writes them with `textContent` only, and the Content-Security-Policy lets a
-page load nothing but its own files (llmrecipes.web). Loopback needs no login; any other address needs `users` and answers
-only to the host names it is told.
+Protocol: GET /api/item returns an annotator's next open position (or a given one) with the answers in the order shown; POST
+/api/judgement stores a ranking or skip under an id chosen by the page, so that a repeated request changes nothing; POST
+/api/undo takes the newest one back.
+
+Answers are written by a model, so the component inserts them only as `textContent`, and the Content-Security-Policy lets the
+page load only its own files (llmrecipes.web). Loopback needs no login; any other address needs `users` and answers only to
+the configured host names.
 """
 
 import ipaddress
@@ -25,7 +29,7 @@ from llmrecipes.web import FRONTEND, LOOPBACK, Guard, import_gradio, mount, refu
 
 HERE = Path(__file__).parent
 NOTE_LENGTH, BODY_BYTES = 4000, 64 * 1024
-LARGEST = 2**53  # of a number in JSON that every reader takes for the same
+LARGEST = 2**53  # largest integer in JSON that every reader represents exactly
 OWN_ROUTES = (r"(?:GET|POST) /login", r"GET /admin", r"GET /api/item", r"POST /api/(?:judgement|undo|name|logout|finish)")
 
 
@@ -42,9 +46,9 @@ def build_app(
     """The page as an ASGI app.
 
     Args:
-        guidelines: Markdown of the project's owner, shown beside the task.
+        guidelines: the project owner's Markdown, shown next to the task.
         users: name -> user; None: no login, the annotator's name is whatever they type (loopback only).
-        trusted_proxies: addresses or networks whose X-Forwarded-For is believed.
+        trusted_proxies: addresses or networks whose X-Forwarded-For is trusted.
         quality_page: makes the admin page's HTML.
         on_finish: called when an admin ends the ranking.
     """
@@ -77,7 +81,7 @@ def _is_admin(user: str, users: Mapping[str, User] | None) -> bool:
 
 
 def _add_ranking_routes(app: FastAPI, store: Store, users: Mapping[str, User] | None) -> None:
-    """What an annotator sees and saves."""
+    """Routes for an annotator's items and judgements."""
 
     def item(user: str, position: int | None = None) -> dict:
         if position is None:
@@ -132,20 +136,20 @@ def _add_admin_routes(
     @app.get("/admin")
     def admin(request: Request):
         if not _is_admin(request.state.user, users):
-            return refusal(403, "only an admin sees everybody's work")
+            return refusal(403, "only an admin may see everybody's work")
         return HTMLResponse(quality_page() if quality_page else "<p>nothing to show</p>")
 
     @app.post("/api/finish")
     def finish(request: Request):
         if not _is_admin(request.state.user, users):
-            return refusal(403, "only an admin ends the ranking")
+            return refusal(403, "only an admin may end the ranking")
         store.require_judgements()
         on_finish()
         return {"finished": True}
 
 
 def _add_refusals(app: FastAPI) -> None:
-    """Errors as JSON that the page shows."""
+    """Turns errors into JSON that the page shows."""
 
     @app.exception_handler(InputError)
     async def refuse(request: Request, error: InputError):
@@ -177,7 +181,7 @@ def _shell(guidelines: str):
     return blocks
 
 
-# gradio's own margins would leave a phone's page 256 of its 360 pixels; its dark is another than ours.
+# gradio's own margins would leave only 256 of a phone's 360 pixels; its dark theme differs from ours.
 MARGINS = (
     "<style>body,gradio-app,.gradio-container,.guidelines{background:light-dark(#fff,#111827) !important}"
     ":root{color-scheme:light dark}"
@@ -188,15 +192,15 @@ MARGINS = (
 
 async def _body(request: Request) -> dict:
     try:
-        # A form of another site can only send text or form data.
+        # A form on another site can only send text or form data.
         if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             raise ValueError
         body = await request.json()
         if not isinstance(body, dict):
             raise ValueError
         return body
-    except (ValueError, RecursionError):  # no JSON, no UTF-8, numbers of a thousand digits, nested without end
-        raise InputError("the request is no JSON object") from None
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, numbers of thousands of digits, endless nesting
+        raise InputError("the request is not a JSON object") from None
 
 
 def _id(given: dict) -> str:
@@ -207,12 +211,12 @@ def _id(given: dict) -> str:
 
 
 def _is_text(value: str) -> bool:
-    """Whether it can be written: JSON may hold halves of characters (lone surrogates)."""
+    """Whether text can be encoded: JSON may hold lone surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _checked(given: dict) -> dict:
-    """A judgement's fields with their types; what they may hold is the store's to say."""
+    """A judgement's fields, checked for their types; the store checks their values."""
     given = {"flags": {}, "note": "", "seconds": 0, "all_bad": False} | {k: v for k, v in given.items() if v is not None}
     flags, note, seconds = given["flags"], given["note"], given["seconds"]
     if type(given.get("position")) is not int or not 0 < given["position"] <= LARGEST:

@@ -1,4 +1,4 @@
-"""Rankings to preference pairs, split by prompt; and how far the annotators agree."""
+"""Rankings to preference pairs, split by prompt; and how well the annotators agree."""
 
 from itertools import combinations
 from random import Random
@@ -20,7 +20,7 @@ def check_samples(rows: list[dict]) -> list[dict]:
 
 
 def split_prompts(rows: list[dict], test_share: float, seed: int) -> set[str]:
-    """prompt_ids of the test split: test_share of all prompts (at least one), the same whatever the rows' order.
+    """prompt_ids of the test split: test_share of all prompts (at least one), independent of the rows' order.
 
     Raises:
         InputError: test_share leaves one of the splits without a prompt.
@@ -35,13 +35,13 @@ def split_prompts(rows: list[dict], test_share: float, seed: int) -> set[str]:
 def build_splits(
     ranked: list[dict], test_ids: set[str], gold: list[dict] | None = None, pair_format: str = "explicit"
 ) -> dict[str, list[dict]]:
-    """Splits `train`, `test` and, from the rankings `gold` of the test prompts, `test_gold`; empty ones are left out,
-    which a line says.
+    """Splits `train`, `test` and, from the rankings `gold` of the test prompts, `test_gold`; empty splits are left out, with
+    a message.
 
     pair_format: `explicit` (prompt, chosen, rejected) or `implicit` (chosen and rejected hold the prompt).
 
     Raises:
-        InputError: there is no pair to train on, or the prompts are texts and `implicit` is asked for.
+        InputError: there is no pair to train on, or the prompts are texts and pair_format is `implicit`.
     """
     train, test = build_pairs(ranked, test_ids)
     if not train:
@@ -70,7 +70,7 @@ def build_pairs(ranked: list[dict], test_ids: set[str]) -> tuple[list[dict], lis
 
 
 def agreement(ranked: list[dict]) -> dict[str, float]:
-    """How alike annotators rank what several of them ranked, over pairs of annotators and prompts:
+    """How similarly annotators rank prompts that several of them ranked, over pairs of annotators and prompts:
 
     `agreement` (share of response pairs ordered alike, among those both order), `kendall_tau` (tau-b, mean),
     `prompts_in_common`. Empty if no prompt has two annotators.

@@ -1,6 +1,6 @@
 """How good the judgements are: agreement between annotators, with themselves, position bias, hurried and slow items.
 
-Numbers go to quality.json; quality_page() shows the same as HTML with pictures, for the admin of the ranking page.
+Numbers go to quality.json; quality_page() shows the same as HTML with charts, for the admin of the ranking page.
 """
 
 import io
@@ -17,10 +17,10 @@ from llmrecipes import metrics
 from llmrecipes.formats import prompt_text
 
 RESAMPLES = 200
-NEWEST = 200  # judgements shown in words
-OUTLIER = 3.5  # modified z-score of Iglewicz and Hoaglin (1993)
-HASTY = 1.0  # seconds in which nobody has read a prompt and its answers
-FEW = 20  # judgements from which a bootstrap interval is trusted
+NEWEST = 200  # judgements shown in full
+OUTLIER = 3.5  # modified z-score 0.6745 (x - median) / MAD, threshold of Iglewicz and Hoaglin (1993)
+HASTY = 1.0  # seconds: too short to have read a prompt and its answers
+FEW = 20  # judgements needed for a bootstrap interval
 
 
 def measure_quality(judgements: Sequence[dict]) -> dict:
@@ -28,10 +28,10 @@ def measure_quality(judgements: Sequence[dict]) -> dict:
 
     `krippendorff_alpha`: ordinal alpha over the places of every answer that several annotators ranked (Krippendorff 2018),
     with a bootstrap interval over items; 1 is perfect, 0 is chance. `annotators`: for each one Kendall's tau-b against
-    the mean places given by the others, agreement with himself on repeated items, and his time. `position_bias`: mean
-    relative place (0 best, 1 worst) of the answer shown first, second, ...; 0.5 each without bias. `time_outliers`:
-    items whose time is far from the annotator's own, by the modified z-score of log seconds, or below a second.
-    `agreement_by_item`: agreement of each item that several ranked. Values that nothing is known about are None.
+    the mean places given by the others, self-agreement on repeated items, and times. `position_bias`: mean relative place
+    (0 best, 1 worst) of the answer shown first, second, ...; 0.5 each without bias. `time_outliers`: items whose time is
+    far from the annotator's usual time, by the modified z-score of log seconds, or below a second. `agreement_by_item`:
+    agreement on each item that several ranked. Unknown values are None.
     """
     first = [row for row in judgements if not row["is_repeat"]]
     by_item: dict[str, dict[str, dict[int, float]]] = defaultdict(dict)
@@ -54,12 +54,12 @@ def measure_quality(judgements: Sequence[dict]) -> dict:
 
 
 def low_agreement(quality: dict, threshold: float) -> set[str]:
-    """item_ids whose annotators order less than `threshold` of their answer pairs alike."""
+    """item_ids of items whose annotators order less than the share `threshold` of answer pairs alike."""
     return {item for item, value in quality["agreement_by_item"].items() if value is not None and value < threshold}
 
 
 def _places(row: dict) -> dict[int, float]:
-    """Answer -> its place, 1 the best; tied ones share the mean of theirs."""
+    """Answer -> place, 1 is best; tied answers share the mean of their places."""
     places, before = {}, 0
     for group in row["ranking"]:
         places |= dict.fromkeys(group, before + (len(group) + 1) / 2)
@@ -101,7 +101,7 @@ def _alpha(items: list[dict[str, dict[int, float]]]) -> float | None:
     ]
     data = np.array(units, dtype=float).T
     if data.size == 0 or len(np.unique(data[~np.isnan(data)])) < 2:
-        return None  # everything tied: there is no order to agree on
+        return None  # everything is tied: there is no order to agree on
     return float(krippendorff.alpha(reliability_data=data, level_of_measurement="ordinal"))
 
 
@@ -128,10 +128,11 @@ def _annotator(name: str, judgements: Sequence[dict], shared: dict) -> dict:
 
 
 def _position_bias(judgements: Sequence[dict]) -> list[dict]:
-    """For each position on the page the mean relative place with its 95 % interval; ties of everything say nothing.
+    """For each position on the page, the mean relative place with its 95 % interval; all-tied judgements are ignored.
 
-    `biased`: the interval leaves out 0.5. Of few judgements only what Hoeffding's bound (1963) rules out at 5 % whatever
-    their distribution, from 8 on that all agree; else None, too few to say.
+    `biased`: whether the interval excludes 0.5. With few judgements (below FEW), only if Hoeffding's bound (1963),
+    P(|mean - 0.5| >= t) <= 2 exp(-2 n t²), is below 5 % whatever the distribution, which takes at least 8 judgements that
+    all agree (t = 0.5); otherwise None, too few to tell.
     """
     relative: dict[int, list[float]] = defaultdict(list)
     for row in judgements:
@@ -172,7 +173,7 @@ def _time_outliers(judgements: Sequence[dict]) -> list[dict]:
 
 
 def quality_page(quality: dict, judgements: Sequence[dict] = ()) -> str:
-    """One HTML page without scripts or requests: figures, each with its numbers as a table; and the newest judgements."""
+    """One HTML page without scripts or requests: charts, each with its numbers as a table, and the newest judgements."""
     alpha = quality["krippendorff_alpha"]
     said = (
         f"{alpha['value']:.2f} ({alpha['low']:.2f} to {alpha['high']:.2f}, {alpha['n']} items)" if alpha else "not known yet"

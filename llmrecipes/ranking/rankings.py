@@ -13,12 +13,12 @@ from llmrecipes.formats import check_ranking, parse_jsonl, prompt_text, short
 def read_rankings(path: str, samples: list[dict]) -> list[dict]:
     """Samples with their rankings, one row for each prompt and annotator.
 
-    The file has `prompt_id` (or the text of the `prompt`), `ranking` and maybe `annotator`. A ranking is a list of groups,
-    best first ([[2], [0, 3], [1]] or, without ties, [2, 0, 1]), or text: such a list, letters "C > A = D > B" or numbers
-    "2 > 0 = 3 > 1". Responses may be left out; they give no pair. Samples nobody ranked are left out.
+    The file has `prompt_id` (or the text of the `prompt`), `ranking` and optionally `annotator`. A ranking is a list of
+    groups, best first ([[2], [0, 3], [1]] or, without ties, [2, 0, 1]), or text: such a list, letters "C > A = D > B" or
+    numbers "2 > 0 = 3 > 1". Responses may be left out and then give no pair. Samples without a ranking are left out.
 
     Raises:
-        InputError: file missing or empty, a row broken, a prompt unknown, or ranked twice by one annotator.
+        InputError: the file is missing or empty, a row is malformed, a prompt is unknown or ranked twice by one annotator.
     """
     by_id = {row["prompt_id"]: row for row in samples}
     by_text = {prompt_text(row["prompt"]).strip(): row["prompt_id"] for row in samples}
@@ -35,7 +35,7 @@ def read_rankings(path: str, samples: list[dict]) -> list[dict]:
                 raise InputError(f"{where}: {column} is {short(row[column])}; write text or a number")
         sample = by_id.get(row["prompt_id"])
         if sample is None:
-            raise InputError(f"{where}: there is no sample with prompt_id {row['prompt_id']}; is it of another run?")
+            raise InputError(f"{where}: there is no sample with prompt_id {row['prompt_id']}; is it from another run?")
         annotator = row.get("annotator") or "unnamed"
         if (row["prompt_id"], annotator) in seen:
             raise InputError(f"{where}: {annotator} ranked prompt {row['prompt_id']} already; keep one of the rows")
@@ -74,7 +74,7 @@ def _read_rows(path: str) -> Iterator[tuple[str, dict]]:
         raise InputError(f"rankings_file: {path} does not exist")
     if file.suffix not in (".jsonl", ".csv"):
         raise InputError(f"rankings_file: {path} is neither .jsonl nor .csv")
-    # utf-8-sig and the semicolon: how spreadsheets save a CSV.
+    # utf-8-sig and semicolons: spreadsheets save CSV files that way.
     with file.open(encoding="utf-8-sig", newline="" if file.suffix == ".csv" else None) as lines:
         try:
             first = lines.readline()
@@ -83,7 +83,7 @@ def _read_rows(path: str) -> Iterator[tuple[str, dict]]:
             rows = csv.DictReader(lines, delimiter=delimiter) if file.suffix == ".csv" else parse_jsonl(lines, path)
             for number, row in enumerate(rows, start=1):
                 if None in row:
-                    raise InputError(f"{path}, row {number}: has more cells than the header; quote what holds commas")
+                    raise InputError(f"{path}, row {number}: has more cells than the header; quote cells with commas")
                 yield f"{path}, row {number}", row
         except (UnicodeDecodeError, csv.Error) as error:
             raise InputError(f"{path}: cannot be read ({error}); save it as UTF-8") from None

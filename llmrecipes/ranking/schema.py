@@ -26,21 +26,21 @@ CREATE INDEX judgements_position ON judgements (annotator, position);
 CREATE TRIGGER no_update BEFORE UPDATE ON judgements BEGIN SELECT RAISE(ABORT, 'judgements only grow'); END;
 CREATE TRIGGER no_delete BEFORE DELETE ON judgements BEGIN SELECT RAISE(ABORT, 'judgements only grow'); END;
 """
-# Nothing that would be missed: a table of another form, from an earlier version, is made anew, and all log in again.
+# Holds nothing of value: a table of another form, from an earlier version, is recreated, and everybody logs in again.
 LOGINS = (
     "CREATE TABLE logins (token_hash TEXT PRIMARY KEY, user TEXT NOT NULL, credential TEXT NOT NULL, expires REAL NOT NULL)"
 )
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """The database at `path`, with its tables, readable by its owner alone; made if it is not there.
+    """The database at `path`, with its tables, readable only by its owner; created if it does not exist.
 
     Raises:
-        InputError: the file is no database of ours, of another version, or cannot be opened.
+        InputError: the file is not a database of ours, is of another version, or cannot be opened.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():  # its owner's alone before anything stands in it; -wal and -shm get its mode
+        if not path.exists():  # owner-only before it holds anything; -wal and -shm inherit its mode
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
         db.row_factory = sqlite3.Row
@@ -53,7 +53,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     except (sqlite3.OperationalError, OSError) as error:
         raise InputError(f"{path}: cannot be opened ({error}); is the folder writable, the disk full?") from None
     except sqlite3.DatabaseError as error:
-        raise InputError(f"{path}: is no database of judgements ({error}); choose another with `database:`") from None
+        raise InputError(f"{path}: is not a database of judgements ({error}); choose another with `database:`") from None
     if tables and (found is None or found["value"] != str(VERSION)):
         what = f"of version {found['value']}" if found else "not one of judgements"
         raise InputError(f"{path}: this database is {what}, expected version {VERSION}; choose another with `database:`")

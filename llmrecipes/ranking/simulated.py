@@ -1,7 +1,7 @@
-"""Simulated raters: a rule scores each response, and every rater sees that score with noise of his own.
+"""Simulated raters: a rule scores each response, and every rater sees that score with their own noise.
 
-No human stands behind these rankings. They let the chain run end to end where nobody can be asked, and they give the
-reward model something to learn that is as inconsistent as people are.
+No human made these rankings. They let the chain run end to end when nobody can be asked, and they give the reward model
+training data that is as inconsistent as people are.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,12 +22,12 @@ def rank_simulated(
 
     Args:
         rule: (row, response) -> score.
-        noise: for each rater, the standard deviation of what is added to a score, in the rule's units.
+        noise: for each rater, the standard deviation of the Gaussian noise added to a score, in the rule's units.
         tie_width: for each rater, the difference below which responses count as equal; a strict rater's is small.
         overlap: share of prompts that every rater ranks; the others are ranked by one of them.
         seed: the same seed gives the same rankings, whatever the order or number of rows.
 
-    Responses with the same text get the same score from a rater, so they always tie.
+    Responses with the same text get the same score from a rater, and so always tie.
     """
     if len(noise) != len(tie_width) or not noise:
         raise InputError(f"rater_noise has {len(noise)} entries, rater_tie_width {len(tie_width)}; give one a rater")
@@ -50,7 +50,7 @@ def rank_simulated(
 
 
 def rank_by_score(scores: Sequence[float], tie_width: float = 0.0) -> list[list[int]]:
-    """Positions, best first; those within tie_width of the best of their group are tied: [[2], [0, 3], [1]]."""
+    """Groups of positions, best first, such as [[2], [0, 3], [1]]; those within tie_width of the best in their group tie."""
     groups: list[list[int]] = []
     for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i)):
         if groups and scores[groups[-1][0]] - scores[i] <= tie_width:

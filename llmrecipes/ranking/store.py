@@ -1,8 +1,10 @@
-"""People's judgements in one SQLite file: what is asked of whom, and what was answered.
+"""People's judgements in one SQLite file: who is asked what, and what they answered.
 
-`judgements` only grows: an undo or a corrected ranking is a row of its own, and triggers refuse UPDATE and DELETE. The
-newest row of an annotator's position counts. A judgement is confirmed when its transaction is on the disk (write-ahead
-log, synchronous=FULL), so that killing the server loses nothing that a page has called saved.
+Each annotator has a queue of numbered positions, each with an item (a prompt and its answers in a shuffled order). An item
+is given to as many annotators as it needs judgements, and given to somebody else if its lease runs out.
+`judgements` is append-only: an undo or a corrected ranking is a new row, and triggers refuse UPDATE and DELETE. The newest
+row for an annotator's position counts. A judgement is confirmed once its transaction is on disk (write-ahead log,
+synchronous=FULL), so that killing the server loses nothing that the page has reported as saved.
 """
 
 import hashlib
@@ -24,21 +26,21 @@ from llmrecipes.ranking.schema import LOGINS, open_database
 FLAGS = ("harmful", "untrue", "rude", "off-topic")
 LEASE_SECONDS = 3600  # an item given out but not judged for this long may be given to somebody else
 REPEAT_GAP = 8  # positions between an item and its repetition
-# This is all that is ever put into the text of a query; values go as parameters (nosec B608 below).
+# The only string ever inserted into the text of a query; values are passed as parameters (nosec B608 below).
 NEWEST = "SELECT MAX(seq) FROM judgements GROUP BY annotator, position"
 
 
 class Store:
-    """The database at `path`, made if it is not there.
+    """The database at `path`, created if it does not exist.
 
     Args:
-        samples: rows with prompt_id, prompt, responses (and maybe model, sampling) of this round; None: only read.
-        priority: for each sample, how early it is asked (highest first); None: random.
-        overlap: share of items that `overlap_annotators` people judge; one person judges the others.
-        repeat_share: share of an annotator's queue that is an item he has judged before.
+        samples: rows of this round with prompt_id, prompt, responses (and optionally model, sampling); None: read only.
+        priority: for each sample, how early it is shown (highest first); None: random.
+        overlap: share of items judged by `overlap_annotators` people; each of the others is judged by one person.
+        repeat_share: share of an annotator's queue that repeats items they have judged before.
 
     Raises:
-        InputError: the file is no database of ours, of another version, or holds this round with other samples.
+        InputError: the file is not a database of ours, is of another version, or holds this round with other samples.
     """
 
     def __init__(
@@ -107,7 +109,8 @@ class Store:
             )
 
     def current(self, annotator: str) -> int | None:
-        """Position of the first item that waits for `annotator`; gives a new one out; None when nothing is left."""
+        """Position of the first item waiting for `annotator`, assigning a new one if there is none; None if nothing is
+        left."""
         with self._transaction() as db:
             waiting = "SELECT MIN(position) p FROM queue WHERE annotator = ? AND state IN ('open', 'late')"
             position = db.execute(waiting, (annotator,)).fetchone()["p"]
@@ -149,7 +152,7 @@ class Store:
         ).fetchone()
 
     def _take_back_forgotten(self, db: sqlite3.Connection) -> int:
-        """Items that were given out long ago and never judged may go to others; whoever had them may still judge them."""
+        """Releases items that were given out long ago and never judged; whoever had them may still judge them."""
         old = db.execute(
             "SELECT annotator, position, item_id FROM queue WHERE state = 'open' AND NOT is_repeat AND time < ?",
             (time.time() - LEASE_SECONDS,),
@@ -159,7 +162,7 @@ class Store:
         return len(old)
 
     def _set_state(self, db: sqlite3.Connection, annotator: str, position: int, state: str) -> None:
-        """`taken` of an item counts who has ranked it or has it before him."""
+        """Sets a position's state. `taken` of an item counts the annotators who have ranked it or have it open."""
         row = db.execute("SELECT * FROM queue WHERE annotator = ? AND position = ?", (annotator, position)).fetchone()
         counts = [s in ("open", "rank") and not row["is_repeat"] for s in (row["state"], state)]
         db.execute("UPDATE items SET taken = taken + ? WHERE item_id = ?", (counts[1] - counts[0], row["item_id"]))
@@ -169,9 +172,9 @@ class Store:
         )
 
     def shown(self, annotator: str, position: int) -> dict | None:
-        """What stands at `position` of the annotator's queue: {prompt, answers (as shown), round, judgement}, or None.
+        """The item at `position` of the annotator's queue: {prompt, answers (as shown), round, judgement}, or None.
 
-        `judgement` is the newest one, with places as shown, or None; nothing tells which model an answer is of.
+        `judgement` is the newest one, with places as shown, or None; nothing reveals which model wrote an answer.
         """
         rows = self._read(
             "SELECT q.order_shown, q.state, i.sample, i.round FROM queue q JOIN items i USING (item_id) "
@@ -237,19 +240,19 @@ class Store:
         seconds: float = 0.0,
         annotator_kind: str = "person",
     ) -> int:
-        """Append a judgement and return its number; the same `judgement_id` again changes nothing.
+        """Appends a judgement and returns its number; repeating the same `judgement_id` changes nothing.
 
         kind: `rank` (with `ranking` and `flags`, places as shown; every answer is ranked), `skip` or `undo`.
 
         Raises:
-            InputError: unknown position, kind or flag, or a ranking that does not order each answer once.
+            InputError: unknown position, kind or flag, or a ranking that does not order each answer exactly once.
         """
         where = f"position {position} of {annotator}"
         with self._transaction() as db:
             known = db.execute("SELECT seq, annotator FROM judgements WHERE id = ?", (judgement_id,)).fetchone()
             if known:
                 if known["annotator"] != annotator:
-                    raise InputError(f"{where}: judgement id {judgement_id[:40]} was used already")
+                    raise InputError(f"{where}: judgement id {judgement_id[:40]} was already used")
                 return known["seq"]
             entry = db.execute(
                 "SELECT q.*, i.sample, i.round FROM queue q JOIN items i USING (item_id) "
@@ -260,7 +263,7 @@ class Store:
                 raise InputError(f"{where}: nothing was asked there")
             sample, order = json.loads(entry["sample"]), json.loads(entry["order_shown"])
             if kind not in ("rank", "skip", "undo"):
-                raise InputError(f"{where}: kind {kind!r} is none of rank, skip, undo")
+                raise InputError(f"{where}: kind {kind!r} is not one of rank, skip, undo")
             is_rank = kind == "rank"
             if is_rank:
                 ranking, flags = _in_stored_order(ranking, flags or {}, sample["responses"], order, where)
@@ -279,7 +282,7 @@ class Store:
             return cursor.lastrowid
 
     def undo(self, annotator: str, judgement_id: str) -> int | None:
-        """Take back the annotator's newest ranking or skip that still counts; its position, or None if there is none."""
+        """Takes back the annotator's newest ranking or skip that still counts; returns its position, or None."""
         with self._lock:
             known = self._read("SELECT position FROM judgements WHERE id = ?", judgement_id)
             newest = known or self._read(
@@ -292,7 +295,7 @@ class Store:
             return newest[0]["position"]
 
     def judgements(self) -> list[dict]:
-        """The judgements that count, of all rounds and annotators, each with its sample's row; repeated items too."""
+        """The judgements that count, of all rounds and annotators, each with its sample's row; includes repeated items."""
         rows = self._read(
             "SELECT j.*, i.sample FROM judgements j JOIN items i USING (item_id) "
             f"WHERE seq IN ({NEWEST}) AND kind = 'rank' "  # nosec B608
@@ -306,7 +309,7 @@ class Store:
             raise InputError(f"{self.path}: nobody has judged anything yet; run the same command again to open the page")
 
     def count(self) -> int:
-        """Rows ever written, undone and skipped ones too."""
+        """Number of rows ever written, including undone and skipped ones."""
         return self._read("SELECT COUNT(*) n FROM judgements")[0]["n"]
 
     # --- who is logged in -------------------------------------------------------------------------------------------
@@ -319,9 +322,9 @@ class Store:
                 db.execute(LOGINS)
 
     def add_login(self, token: str, user: str, expires: float, credential: str = "") -> None:
-        """Remember a login by the hash of its token, so that it outlives a restart and a copy of the file opens nothing.
+        """Stores a login by the hash of its token, so that it survives a restart and a copy of the file gives no access.
 
-        credential: what the user's password was when the login began, as `User.credential` tells it.
+        credential: `User.credential` at the time of the login, which changes with the password.
         """
         with self._transaction() as db:
             db.execute("DELETE FROM logins WHERE expires < ?", (time.time(),))
@@ -342,10 +345,11 @@ class Store:
 def _in_stored_order(
     ranking: list[list[int]], flags: dict, responses: list[str], order: list[int], where: str
 ) -> tuple[list[list[int]], dict[str, list[str]]]:
-    """A ranking and flags by places as shown, by the answers' numbers in the sample; `order`: the answer at each place.
+    """A ranking and flags by places as shown, converted to the answers' numbers in the sample; `order`: answer at each
+    place.
 
     Raises:
-        InputError: the ranking does not order each answer once, or a flag or its place is unknown.
+        InputError: the ranking does not order each answer exactly once, or a flag or its place is unknown.
     """
     check_ranking({"responses": [responses[i] for i in order], "ranking": ranking}, where)
     if sum(map(len, ranking)) != len(order):

@@ -1,4 +1,4 @@
-"""Users of the ranking page: a text file of names and salted scrypt hashes (RFC 7914), with `:admin` for who sees all.
+"""Users of the ranking page: a text file of names and salted scrypt hashes (RFC 7914), with `:admin` for admins.
 
 python -m llmrecipes.ranking.users users.txt ANNA [--admin]      # asks for the password; again to change it
 """
@@ -19,7 +19,7 @@ from llmrecipes.config import InputError
 from llmrecipes.parsing import leave
 
 NAME = re.compile(r"[\w.@-]{1,40}")
-COST = {"n": 2**14, "r": 8, "p": 1}  # 16 MiB and some 50 ms a try
+COST = {"n": 2**14, "r": 8, "p": 1}  # 16 MiB and about 50 ms per attempt
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class User:
 
     @property
     def credential(self) -> str:
-        """Tells this password from an earlier one of the same user without telling it."""
+        """Distinguishes this password from an earlier one of the same user without revealing it."""
         return hashlib.sha256(self.salt + self.digest).hexdigest()[:32]
 
 
 class UsersFile(Mapping):
-    """Name -> user as the file stands now: a changed password counts, and who was taken out is out, at the next request.
+    """Name -> user, following the file: changed passwords and removed users take effect at the next request.
 
-    A file that is broken or gone while the page is open leaves the users as they were, with a line.
+    If the file becomes invalid or disappears while the page is open, the users stay as they were, with a message.
     """
 
     def __init__(self, path: str):
@@ -73,7 +73,7 @@ class UsersFile(Mapping):
 
 
 def read_users(path: str) -> dict[str, User]:
-    """Name -> user; InputError for a missing file or a broken line, which is never printed."""
+    """Name -> user; InputError for a missing file or a malformed line, whose content is never printed."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -87,7 +87,7 @@ def read_users(path: str) -> dict[str, User]:
             continue
         match = re.fullmatch(r"([\w.@-]{1,40}):scrypt:([0-9a-f]{32}):([0-9a-f]{64})(:admin)?", line.strip())
         if not match or match[1] in users:
-            what = "its name stands there already" if match else "is not NAME:scrypt:SALT:HASH"
+            what = "its name occurs twice" if match else "is not NAME:scrypt:SALT:HASH"
             raise InputError(f"{path}, line {number}: {what}; write users with python -m llmrecipes.ranking.users")
         users[match[1]] = User(match[1], bytes.fromhex(match[2]), bytes.fromhex(match[3]), bool(match[4]))
     if not users:
@@ -102,7 +102,7 @@ def is_password(user: User | None, password: str) -> bool:
 
 
 def write_user(path: str, name: str, password: str, is_admin: bool) -> None:
-    """Add a user to the file, or change one; the file is readable by its owner only."""
+    """Adds a user to the file, or changes one; the file is readable only by its owner."""
     if not NAME.fullmatch(name):
         raise InputError(f"{name!r}: a name has 1 to 40 letters, digits or . _ @ -")
     if len(password) < 8:

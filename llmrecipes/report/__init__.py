@@ -1,4 +1,4 @@
-"""The report of a chain: one self-contained HTML file, and the same as Markdown, from what its stages left on disk.
+"""The report of a chain: one self-contained HTML file, and the same as Markdown, from what its stages wrote to disk.
 
 Reads manifests, training histories, watch.jsonl, metrics.json and answers.jsonl; runs no model and imports no torch.
 """
@@ -23,8 +23,8 @@ from llmrecipes.report.page import render_page
 
 @dataclass
 class StageRecord:
-    """What one finished stage left behind. `history`: Trainer's log entries; `scores`: model -> measure -> estimate;
-    `health`: what health.json holds, the check of a reward model; `watched`: rows of watch.jsonl, from while it trained;
+    """The results of one finished stage. `history`: Trainer's log entries; `scores`: model -> measure -> estimate; `health`:
+    the contents of health.json, a reward model's check; `watched`: rows of watch.jsonl, recorded during training;
     `p_values`: model -> measure -> p of its difference from the model `baseline`; `judged_by`: who judged the answers."""
 
     name: str
@@ -44,19 +44,19 @@ class StageRecord:
 
     @property
     def path(self) -> str:
-        """The folder as the chain's configs name it, wherever it lies now."""
+        """The folder as named in the chain's configs, wherever it is now."""
         return path_of(self.folder, self.manifest)
 
 
 def write_report(output_dir: str | Path, title: str, names: list[str] | None = None) -> Path:
-    """Write `output_dir`/report.html and report.md about the finished stages below it and say where they lie; returns the
-    path of the former.
+    """Writes `output_dir`/report.html and report.md about the finished stages below it and prints their paths; returns that
+    of report.html.
 
-    names: the stages in order; without them, every folder that holds a manifest, by the time it was finished. What a
-        stage reads stands before it, also where copying has changed the times.
+    names: the stages in order; by default, every folder with a manifest, ordered by finishing time. A stage comes after
+    those it reads from, even if copying has changed the times.
 
     Raises:
-        InputError: no finished stage lies in `output_dir`.
+        InputError: there is no finished stage in `output_dir`.
     """
     output_dir, started = Path(output_dir), time.monotonic()
     if names is None:
@@ -72,7 +72,7 @@ def write_report(output_dir: str | Path, title: str, names: list[str] | None = N
         ("report.md", render_markdown(title, opening, sections)),
         ("report.html", render_page(title, opening, sections)),
     ):
-        temporary = output_dir / f"{name}.tmp"  # renamed when whole: a kill leaves the report that was there
+        temporary = output_dir / f"{name}.tmp"  # renamed when complete: a kill leaves the old report intact
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(output_dir / name)
     print(f"Report built in {time.monotonic() - started:.1f} s; for terminals and pull requests: {output_dir / 'report.md'}")
@@ -81,7 +81,7 @@ def write_report(output_dir: str | Path, title: str, names: list[str] | None = N
 
 
 def read_stage(folder: Path) -> StageRecord | None:
-    """The finished run in `folder`, or None where there is none."""
+    """The finished run in `folder`, or None if there is none."""
     manifest = read_json(folder / "manifest.json")
     if manifest.get("status") != "finished":
         return None
@@ -106,7 +106,7 @@ def read_stage(folder: Path) -> StageRecord | None:
 
 
 def read_history(folder: Path) -> list[dict]:
-    """Finite numbers that a trainer logged, by step; from the run itself, else from its last checkpoint."""
+    """Finite numbers that a trainer logged, by step; from the run itself, or else from its last checkpoint."""
     states = [read_json(f / "trainer_state.json") for f in [folder, *step_folders(folder)]]
     history = next(filter(None, (state.get("log_history") for state in states)), [])
     return [

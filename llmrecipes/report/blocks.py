@@ -1,11 +1,11 @@
-"""What a report consists of, before it is HTML (page.py) or Markdown (markdown.py): texts as they are, unescaped."""
+"""The building blocks of a report, before they become HTML (page.py) or Markdown (markdown.py); texts are unescaped."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class Heading:
-    """`mark` is a verdict that stands behind the text: met, missed, healthy, unhealthy or nothing."""
+    """`mark` is a verdict shown after the text: met, missed, healthy, unhealthy or nothing."""
 
     text: str
     level: int = 3
@@ -14,7 +14,7 @@ class Heading:
 
 @dataclass
 class Text:
-    """`lead`: the words that it opens with, in bold."""
+    """`lead`: opening words, in bold."""
 
     text: str
     lead: str = ""
@@ -27,16 +27,16 @@ class Points:
 
 @dataclass
 class Flow:
-    """A chain from left to right: steps of boxes (title, lines below) beneath each other, an arrow between steps."""
+    """A chain from left to right: each step is a column of boxes (title, lines below), with arrows between steps."""
 
     steps: list[list[tuple[str, list[str]]]]
 
 
 @dataclass
 class Figure:
-    """`svg`: markup of plots.py, which has escaped the words in it; several small plots stand beside each other.
+    """`svg`: markup from plots.py, in which text is already escaped; several small plots are shown side by side.
 
-    `label`: what it shows, for those who cannot see it.
+    `label`: a description for readers who cannot see the figure.
     """
 
     svg: str | list[str]
@@ -45,7 +45,7 @@ class Figure:
 
 @dataclass
 class Table:
-    """folded: the numbers of the figure above, shown on a click. short: what Markdown shows in place of a long one."""
+    """folded: the numbers of the figure above, shown on a click. short: what Markdown shows instead of a long table."""
 
     head: list[str]
     rows: list[list[str]]
@@ -55,7 +55,7 @@ class Table:
 
 @dataclass
 class Said:
-    """A question and what was answered to it: (who, text, note) each, in columns beside each other or in lines."""
+    """A question and its answers, each (who, text, note), side by side in columns or one per line."""
 
     question: str
     answers: list[tuple[str, str, str]]
@@ -65,7 +65,7 @@ class Said:
 
 @dataclass
 class Section:
-    """folded: on the page only its title shows until it is opened."""
+    """folded: the page shows only its title until it is opened."""
 
     key: str
     title: str

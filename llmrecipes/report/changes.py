@@ -1,4 +1,4 @@
-"""What each stage won and lost: its model against the one that it started from, by the evaluations of the chain."""
+"""What each stage won and lost: its model against the one it started from, by the chain's evaluations."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from llmrecipes.metrics import ALPHA
 from llmrecipes.report.blocks import Table, Text
 from llmrecipes.report.numbers import estimate, number
 
-MOST_WINS = 3  # a stage's clearest ones that the opening names; losses are all named
+MOST_WINS = 3  # clearest wins of a stage named in the opening; all losses are named
 RULE = (
     f"Won or lost: * differs on the same questions by McNemar's exact test, p < {ALPHA:g}; without it, each value lies "
     "outside the other's 95 % interval. Measures that may go either way are left out."
@@ -15,8 +15,8 @@ RULE = (
 
 
 class Change(NamedTuple):
-    """A measure that differs between the model a stage made and the one it started from: both named as in the evaluation;
-    before, after: {"value", "low", "high", "n"}; `clear`: how far apart, in widths of both intervals."""
+    """A measure that differs between the model a stage made and the one it started from, both named as in the evaluation.
+    before, after: {"value", "low", "high", "n"}; `clear`: their distance in units of the two intervals' widths."""
 
     model: str
     start: str
@@ -38,8 +38,8 @@ class Change(NamedTuple):
 
 
 def find_changes(records: list) -> list[Change]:
-    """Every change of the models that were evaluated, model by model, losses first, of each the clearest first; `records`
-    are `StageRecord`s in the chain's order."""
+    """Every change of the evaluated models, model by model, losses first and the clearest first; `records` are
+    `StageRecord`s in the chain's order."""
     changes = []
     for record in records:
         for start, model in _steps(record, records):
@@ -47,7 +47,7 @@ def find_changes(records: list) -> list[Change]:
             for measure, after in record.scores[model].items():
                 before = record.scores[start].get(measure)
                 if start == record.baseline and measure in NAMED and NAMED[measure].compares and is_share(measure):
-                    before = {"value": 0.5, "low": 0.5, "high": 0.5, "n": after["n"]}  # of a model against itself
+                    before = {"value": 0.5, "low": 0.5, "high": 0.5, "n": after["n"]}  # a model against itself
                 better = _better(measure)
                 p_values = record.p_values.get({start: model, model: start}.get(record.baseline), {})
                 tested = p_values.get(measure, 1.0) < ALPHA
@@ -61,13 +61,14 @@ def find_changes(records: list) -> list[Change]:
 
 
 def _steps(record, records: list) -> list[tuple[str, str]]:
-    """(start, model) of each evaluated model: what its stage started from; of a model from elsewhere, the baseline."""
+    """(start, model) for each evaluated model: start is what its stage started from, or the baseline for an outside
+    model."""
     folders = {name: _folder(path) for name, path in record.manifest.get("config", {}).get("models", {}).items()}
     starts = {_folder(r.path): _folder(r.manifest.get("config", {}).get("model_name_or_path") or "") for r in records}
     steps = []
     for model in record.scores:
         found = record.baseline
-        if folders.get(model) in starts:  # made by this chain
+        if folders.get(model) in starts:  # trained in this chain
             start = starts[folders[model]]
             found = next((name for name in record.scores if start and folders.get(name) == start), None)
         if found in record.scores and found != model:
@@ -84,7 +85,7 @@ def _apart(one: dict, other: dict) -> bool:
 
 
 def tell_changes(changes: list[Change]) -> dict[str, str]:
-    """Model -> a sentence on what its stage won, the clearest shares first, and on all that it lost."""
+    """Model -> a sentence on what its stage won, clearest shares first, and everything it lost."""
     told = {}
     for model in dict.fromkeys(c.model for c in changes):
         own = [c for c in changes if c.model == model]
@@ -105,9 +106,9 @@ def changes_table(changes: list[Change]) -> list:
 
 
 def _better(measure: str) -> str | None:
-    return NAMED[measure].better if measure in NAMED else "up"  # a task's score is the share it got right
+    return NAMED[measure].better if measure in NAMED else "up"  # a task's score is its share of right answers
 
 
 def with_better(measure: str) -> str:
-    """`measure` with an arrow for the better way; tasks are shares of right answers."""
+    """`measure` with an arrow in the better direction; tasks are shares of right answers."""
     return measure + ARROWS[_better(measure)]

@@ -1,4 +1,4 @@
-"""What the report says: sections of figures and their tables, from what the stages left on disk."""
+"""The content of the report: sections of figures and their tables, from what the stages wrote to disk."""
 
 import math
 from pathlib import PurePath
@@ -13,12 +13,12 @@ from llmrecipes.report.changes import Change, changes_table, tell_changes, with_
 from llmrecipes.report.health import build_health
 from llmrecipes.report.numbers import duration, estimate, evenly_spaced, number, size, sparkline
 
-NOT_LANGUAGE = ("score", "margin", "accuracy", "rewards/accuracies")  # their loss is no negative log-likelihood of text
+NOT_LANGUAGE = ("score", "margin", "accuracy", "rewards/accuracies")  # their loss is not a text's NLL
 NUM_QUESTIONS, NUM_WATCHED = 12, 6
 
 
 def build_sections(records: list, changes: list[Change]) -> list[Section]:
-    """The sections that have something to say; `records` are `StageRecord`s in the chain's order."""
+    """The sections that are not empty; `records` are `StageRecord`s in the chain's order."""
     sections = [
         Section("stages", "The stages", _stages(records)),
         Section("expected", "Expected against got", _expected(records)),
@@ -27,7 +27,7 @@ def build_sections(records: list, changes: list[Change]) -> list[Section]:
         Section("behaviour", "Behaviour by stage", _behaviour(records)),
         Section("reward", "Health of the reward model", _health(records), folded=True),
         Section("answers", "The same questions, answered by each model", _answers(records), folded=True),
-        Section("watched", "What each model said and could do while it trained", _watched(records), folded=True),
+        Section("watched", "Answers and abilities of each model during training", _watched(records), folded=True),
         Section("curves", "How each stage learned", _curves(records), folded=True),
         Section("data", "Where the data came from", _data(records), folded=True),
         Section("made", "What it was made with", _made(records), folded=True),
@@ -36,7 +36,7 @@ def build_sections(records: list, changes: list[Change]) -> list[Section]:
 
 
 def open_report(records: list, changes: list[Change]) -> list[Text]:
-    """What a reader must know first: what was won and lost, what was missed, reward health, cost."""
+    """What a reader must know first: gains and losses, missed expectations, reward health, cost."""
     if any(len(r.scores) > 1 for r in records):
         opening = [Text(told, model) for model, told in tell_changes(changes).items()]
         opening = opening or [Text("no model differs from the one it started from by more than chance.", "Won or lost:")]
@@ -52,7 +52,7 @@ def open_report(records: list, changes: list[Change]) -> list[Text]:
         told = f"; missed: {', '.join(missed)}" if missed else ""
         opening.append(Text(f"{len(expected) - len(missed)} of {len(expected)} figures met{told}.", "Expected:"))
     for record in (r for r in records if r.health):
-        right = f"orders {estimate(record.health.get('accuracy'), percent=True)} of held-out pairs right"
+        right = f"orders {estimate(record.health.get('accuracy'), percent=True)} of held-out pairs correctly"
         told = [str(record.health.get("verdict")), *record.health.get("reasons", []), right]
         opening.append(Text(f"{record.name} is {'; '.join(told)}.", "Reward model:"))
     seconds = sum(r.manifest.get("wall_seconds", 0) for r in records)
@@ -116,10 +116,10 @@ def _curves(records: list) -> list:
 
 
 def _series(history: list[dict]) -> dict[str, list]:
-    """measure -> [(step, value)], for the measures a reader looks for first."""
+    """measure -> [(step, value)], for the most important measures."""
     curves = {}
     for name in TRAINING:
-        points = {entry["step"]: entry[name] for entry in history if name in entry}  # the last of those of one step
+        points = {entry["step"]: entry[name] for entry in history if name in entry}  # the last value of each step
         if len(points) > 1:
             curves[name] = list(points.items())
     if "loss" in curves and not any(name in entry for entry in history for name in NOT_LANGUAGE):
@@ -128,7 +128,7 @@ def _series(history: list[dict]) -> dict[str, list]:
 
 
 def _watched(records: list) -> list:
-    """Of watch.jsonl: ability curves with their intervals, and the fixed prompts' answers over time."""
+    """From watch.jsonl: ability curves with their intervals, and answers to the fixed prompts over time."""
     blocks = []
     for record in (r for r in records if r.watched):
         blocks.append(Heading(record.name))
@@ -182,12 +182,12 @@ def _behaviour(records: list) -> list:
 
 
 def _headed(records: list) -> list[tuple]:
-    """Each record with the heading that tells it from the others, if there are several."""
+    """Each record with a heading that distinguishes it from the others, if there are several."""
     return [(record, [Heading(record.name)] if len(records) > 1 else []) for record in records]
 
 
 def _is_share(record, measure: str) -> bool:
-    """Shares have intervals within [0, 1] for every model and are called as such by the table of the evaluation."""
+    """Whether a measure is a share: the table of measures says so, and all models' intervals are within [0, 1]."""
     found = [scores[measure] for scores in record.scores.values() if measure in scores]
     return is_share(measure) and all(0 <= e["low"] <= e["high"] <= 1 for e in found)
 
@@ -208,7 +208,7 @@ def _score_table(record, measures: list[str], percent: bool = False) -> list:
         counts = {e["n"] for e in estimates if e}
         p_values = [record.p_values.get(name, {}).get(measure, 1.0) for name in models]
         cells = [estimate(e, percent) + (" *" if p < ALPHA else "") for e, p in zip(estimates, p_values, strict=True)]
-        # A judge may have left out answers of one model more than of another.
+        # A judge may have left out more answers of one model than of another.
         rows.append([with_better(measure), *cells, "–".join(map(str, sorted({min(counts), max(counts)})))])
     tested = any(measure in p_values for measure in measures for p_values in record.p_values.values())
     note = f" {describe_tests(record.baseline, record.p_values)}." if tested else ""
@@ -269,7 +269,7 @@ def _data(records: list) -> list:
 
 
 def _read(stage: str, sources: list[dict]) -> list:
-    """What a pretraining has read of each source, as it was counted."""
+    """What pretraining has read from each source, as counted."""
     rows = [
         [s["source"], f"{100 * s['share']:.2f} %", f"{s['tokens']:,}", f"{s['epochs']:.2f}",
          f"{s['unique_tokens']:,} of {s['of_tokens']:,}",

@@ -12,7 +12,7 @@ GROUPS = {
 }
 LENGTH = {
     "score_correlation": "rank correlation of score and length, all responses",
-    "pair_correlation": "the same of the differences within pairs",
+    "pair_correlation": "the same for differences within pairs",
     "model_prefers_longer": "the model prefers the longer answer",
     "raters_prefer_longer": "the raters prefer the longer answer",
     "bias": "the model more than the raters",
@@ -20,7 +20,7 @@ LENGTH = {
 
 
 def build_health(name: str, health: dict) -> list:
-    """Blocks on the check of stage `name`; what a check did not get to is left out."""
+    """Blocks on the check of stage `name`; parts that the check did not reach are left out."""
     blocks = [Heading(name, mark=str(health.get("verdict")))]
     if health.get("reasons"):
         blocks.append(Points(health["reasons"]))

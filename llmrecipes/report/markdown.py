@@ -1,6 +1,6 @@
 """The report as Markdown, for terminals and pull requests; figures stay on the page, their numbers are here.
 
-What a model said stands in code fences without control characters: it neither becomes markup nor moves a cursor.
+Model outputs are put in code fences without control characters, so that they neither become markup nor move a cursor.
 """
 
 import re
@@ -11,7 +11,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u20
 
 
 def render_markdown(title: str, opening: str | list[Text], sections: list[Section]) -> str:
-    """The whole text; `opening` stands below the title."""
+    """The whole text; `opening` comes below the title."""
     texts = [Text(opening)] if isinstance(opening, str) else opening
     parts = [f"# {_inline(title)}", *map(_block, texts)]
     for section in sections:
@@ -33,11 +33,11 @@ def _block(block) -> str:
             return _table(short or block)
         case Said():
             return _said(block)
-    raise TypeError(f"{block!r} is no block")
+    raise TypeError(f"{block!r} is not a block")
 
 
 def _table(block: Table) -> str:
-    """Columns of equal width, so that it reads as a table in a terminal too."""
+    """Columns padded to equal width, so that the source reads as a table in a terminal."""
     rows = [[_inline(str(cell)) for cell in row] for row in [block.head, *block.rows]]
     widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(block.head))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
@@ -61,6 +61,6 @@ def _clean(text: str) -> str:
 
 
 def _inline(text: str) -> str:
-    """`text` on one line, with what Markdown or HTML would read as markup, a link or a call for a person escaped."""
+    """`text` on one line, escaping what Markdown or HTML would read as markup, a link or a mention."""
     text = re.sub(r"([\\`*<>|~&]|\](?=[(\[:]))", r"\\\1", " ".join(_clean(text).split()))
     return re.sub(r"(?<!\w)@(?=\w)", "&#64;", text)

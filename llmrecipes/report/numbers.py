@@ -31,14 +31,14 @@ def estimate(value: dict | None, percent: bool) -> str:
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
-    """The course of `values` (not empty) as at most `width` bars, from their lowest to their highest."""
+    """A sparkline of `values` (not empty): at most `width` bars, scaled from the lowest to the highest value."""
     picked = evenly_spaced(list(values), width)
     low, high = min(picked), max(picked)
     return "".join(BARS[round((len(BARS) - 1) * (v - low) / (high - low))] if high > low else BARS[0] for v in picked)
 
 
 def evenly_spaced(items: list, most: int) -> list:
-    """At most `most` of the items, evenly spaced, the first and the last among them."""
+    """At most `most` of the items, evenly spaced, including the first and the last."""
     if len(items) <= most:
         return items
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]

@@ -1,6 +1,6 @@
 """The report as one HTML page. Everything that comes from a file or a model is escaped here.
 
-The page holds no script, and its Content-Security-Policy forbids any, as well as every request.
+The page contains no script, and its Content-Security-Policy forbids scripts and all requests.
 """
 
 import re
@@ -48,7 +48,7 @@ details::details-content{content-visibility:visible;height:auto}
 
 
 def render_page(title: str, opening: str | list[Text], sections: list[Section]) -> str:
-    """The whole page; `opening` stands below the title."""
+    """The whole page; `opening` comes below the title."""
     texts = [Text(opening)] if isinstance(opening, str) else opening
     links = "".join(f'<a href="#{section.key}">{escape(section.title)}</a>' for section in sections)
     return (
@@ -62,7 +62,7 @@ def render_page(title: str, opening: str | list[Text], sections: list[Section]) 
 
 
 def _section(section: Section) -> str:
-    # The anchor of a folded section lies inside: browsers open it for whoever follows a link there.
+    # A folded section's anchor is inside it: browsers open the section when a link there is followed.
     anchor, title = f'<a id="{section.key}"></a>', f"<h2>{escape(section.title)}</h2>"
     body = "".join(map(_block, section.blocks))
     if section.folded:
@@ -90,7 +90,7 @@ def _block(block) -> str:
             return _table(block)
         case Said():
             return _said(block)
-    raise TypeError(f"{block!r} is no block")
+    raise TypeError(f"{block!r} is not a block")
 
 
 def _table(block: Table) -> str:

@@ -1,13 +1,13 @@
-"""Figures as inline SVG: numbers in, markup out. Text and lines take the page's own colour, so light and dark fit."""
+"""Figures as inline SVG: numbers in, markup out. Text and lines use the page's text colour, to suit light and dark."""
 
 import io
 import re
 from collections.abc import Sequence
 
-INK, FAINT = "#010203", "#040506"  # stand-ins that become the page's text colour, full and faint
+INK, FAINT = "#010203", "#040506"  # placeholders, replaced by the page's text colour, full and faint
 COLOURS = ("#3b82c4", "#e0762f", "#3a9d5d", "#c0508f", "#8a6fd1", "#a58a1e", "#2a9d9d", "#b5534a")
-WIDTH = 4.8  # inches; with letters of 9 points it can be read on a phone, where the page is about as wide
-MOST_MARKERS = 60  # beyond, they hide the line and swell the file
+WIDTH = 4.8  # inches; with 9-point text it is readable on a phone, whose page is about as wide
+MOST_MARKERS = 60  # more would hide the line and bloat the file
 
 
 def _figure(width: float, height: float):
@@ -39,7 +39,7 @@ def _to_svg(figure, name: str) -> str:
 
 
 def plot_curves(name: str, curves: dict[str, list[tuple[float, float]]]) -> list[str]:
-    """One small plot for each measure over optimizer steps."""
+    """One small plot per measure over optimizer steps."""
     plots = []
     for i, (measure, points) in enumerate(curves.items()):
         figure, axes = _small_plot(measure)
@@ -51,7 +51,7 @@ def plot_curves(name: str, curves: dict[str, list[tuple[float, float]]]) -> list
 
 
 def plot_overlaid(measure: str, curves: dict[str, list[tuple[float, float]]]) -> str:
-    """One measure over optimizer steps, a line for each run."""
+    """One measure over optimizer steps, a line per run."""
     figure, axes = _small_plot(measure)
     for i, (name, points) in enumerate(curves.items()):
         axes.plot(*zip(*points, strict=True), color=COLOURS[i % len(COLOURS)], label=name, linewidth=1.4)
@@ -60,7 +60,7 @@ def plot_overlaid(measure: str, curves: dict[str, list[tuple[float, float]]]) ->
 
 
 def plot_estimate_curves(name: str, curves: dict[str, list[tuple[float, dict]]]) -> list[str]:
-    """One small plot for each measure over optimizer steps, in percent, with its 95 % interval as a band.
+    """One small plot per measure over optimizer steps, in percent, with its 95 % interval as a band.
 
     curves: measure -> (step, {"value", "low", "high"} as shares of 1).
     """
@@ -87,7 +87,7 @@ def _small_plot(title: str):
 
 
 def plot_estimates(name: str, values: dict[str, dict], title: str = "", small: bool = False) -> str:
-    """Horizontal bars with their 95 % intervals, in percent; each in a colour of its own where they are `small`.
+    """Horizontal bars with their 95 % intervals, in percent; each in its own colour if `small`.
 
     values: label -> {"value", "low", "high"} (shares of 1).
     """
@@ -110,7 +110,7 @@ def plot_estimates(name: str, values: dict[str, dict], title: str = "", small: b
 
 
 def plot_calibration(name: str, curve: list[dict]) -> str:
-    """Predicted against observed share of a preference, both from 50 %, with 95 % intervals; the diagonal is calibrated.
+    """Predicted against observed share of a preference, both from 50 %, with 95 % intervals; the diagonal means calibrated.
 
     curve: {"predicted", "observed": {"value", "low", "high"}} for each bin.
     """
@@ -129,7 +129,7 @@ def plot_calibration(name: str, curve: list[dict]) -> str:
 
 
 def plot_histograms(name: str, edges: Sequence[float], counts: dict[str, list[int]], label: str) -> str:
-    """Counts between `edges` (one more than each list of counts), one outline a name."""
+    """Histogram outlines, one per name: counts between `edges` (one more edge than counts)."""
     figure, (axes,) = _figure(WIDTH, 2.6)
     for i, (series, heights) in enumerate(counts.items()):
         axes.stairs(heights, edges, fill=True, alpha=0.35, color=COLOURS[i % len(COLOURS)], label=series)

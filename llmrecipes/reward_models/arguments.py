@@ -1,4 +1,4 @@
-"""What rewards the responses of PPO and GRPO: the keys of their YAMLs, and what they name, loaded."""
+"""What rewards the responses of PPO and GRPO: the keys in their YAMLs, and loading what these name."""
 
 from dataclasses import dataclass, field
 
@@ -26,10 +26,10 @@ class RewardArguments:
 
 
 def load_rewards(reward: RewardArguments, model: ModelArguments, trust_remote_code: bool) -> tuple[list, list]:
-    """The reward model, if there is one, and the functions; beside them their tokenizers, None for a function.
+    """(the reward model, if any, and the functions; their tokenizers, None for a function).
 
     Raises:
-        InputError: the model is no reward model, or a function is not there.
+        InputError: the model is not a reward model, or a function does not exist.
     """
     from llmrecipes.models import load_reward_model, load_tokenizer
     from llmrecipes.reward_models.scoring import check_reward_path

@@ -1,7 +1,7 @@
 """Health check of a reward model on held-out pairs, before a policy is trained against it.
 
-Writes `health.json` (all measures), `health.md` (to read) and a verdict: `healthy`, or `unhealthy` with the reasons. Each
-threshold is a key; null switches it off.
+Writes `health.json` (all measures), `health.md` (for people) and a verdict: `healthy`, or `unhealthy` with reasons. Each
+threshold is a key; null turns it off.
 """
 
 import json
@@ -42,15 +42,15 @@ class HealthArguments:
     health_min_group_accuracy: float | None = field(
         default=0.5, metadata={"help": "Unhealthy if the whole interval of a margin, length gap or category is below it."}
     )
-    health_max_calibration_error: float | None = field(default=0.15, metadata={"help": "Maximum of the expected error."})
+    health_max_calibration_error: float | None = field(default=0.15, metadata={"help": "Maximum calibration error (ECE)."})
     health_max_length_bias: float | None = field(
-        default=0.15, metadata={"help": "How much more often than the raters it may prefer the longer (or shorter) answer."}
+        default=0.15, metadata={"help": "How much more often than raters it may prefer the longer (or shorter) answer."}
     )
     health_max_length_correlation: float | None = field(
         default=0.9, metadata={"help": "Greatest |rank correlation| of score and length within pairs."}
     )
     health_max_score_difference: float | None = field(
-        default=0.05, metadata={"help": "What padding, row order or batch size may change, in standard deviations."}
+        default=0.05, metadata={"help": "Largest score change by padding, row order or batch size, in standard deviations."}
     )
 
 
@@ -58,12 +58,12 @@ def check_saved_model(
     folder: str | Path, sets: dict[str, list[dict]], args: HealthArguments, model_args: ModelArguments, run,
     max_length: int | None,
 ) -> dict:  # fmt: skip
-    """Check the reward model as it lies in `folder`, as PPO will load it; write the files and return the measures.
+    """Checks the saved reward model in `folder`, loaded as PPO will load it; writes the files and returns the measures.
 
-    run: has output_dir, per_device_eval_batch_size, seed and trust_remote_code, as TRL's training arguments do.
+    run: has output_dir, per_device_eval_batch_size, seed and trust_remote_code, like TRL's training arguments.
     """
     check_reward_path(str(folder), "model_name_or_path")
-    unset_hf_deepspeed_config()  # with it, ZeRO-3 spreads what is loaded over processes that do not come here
+    unset_hf_deepspeed_config()  # otherwise ZeRO-3 partitions the model over processes that do not run this
     model_args = replace(model_args, model_name_or_path=str(folder), tokenizer_name_or_path=None)
     tokenizer = load_tokenizer(model_args, run.trust_remote_code)
     model = load_reward_model(model_args, tokenizer, run.trust_remote_code)
@@ -79,12 +79,12 @@ def check_health(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sets: dict[str, list[dict]], args: HealthArguments, *,
     max_length: int | None = None, batch_size: int = 32, seed: int = 42,
 ) -> dict:  # fmt: skip
-    """Measures and verdict of `model` on the first of `sets` (name -> pairs); of the others, the accuracy alone.
+    """Measures and verdict of `model` on the first of `sets` (name -> pairs); for the others, only the accuracy.
 
-    Pairs of more than max_length tokens (or the model's context) are left out, as in training.
+    Pairs with more than max_length tokens (or the model's context) are left out, as in training.
 
     Raises:
-        InputError: no pair is short enough; `health_category` names no column.
+        InputError: no pair is short enough; `health_category` is not a column.
     """
     limit = min(filter(None, [max_length, context_length(model)]), default=None)
     name, *others = sets
@@ -115,7 +115,7 @@ def find_faults(health: dict, args: HealthArguments) -> list[str]:
     if floor is not None and overall["value"] < floor:
         reasons.append(f"accuracy {percent(overall)} is below health_min_accuracy {floor:g}")
     elif floor is not None and overall["low"] <= min(floor, 0.5):
-        reasons.append(f"accuracy {percent(overall)} may be guessing, as far as its interval tells; hold out more pairs")
+        reasons.append(f"accuracy {percent(overall)} may be guessing, judging by its interval; hold out more pairs")
     floor = args.health_min_group_accuracy
     for what in ("by_margin", "by_length_gap", "by_category") if floor is not None else ():
         reasons += [
@@ -148,7 +148,7 @@ def find_faults(health: dict, args: HealthArguments) -> list[str]:
 
 
 def summarize(health: dict) -> dict[str, float]:
-    """The few figures that stand in the run's manifest."""
+    """The main figures, for the run's manifest."""
     found = {"healthy": float(health["verdict"] == "healthy")}
     if "calibration" in health:
         found |= {"calibration_error": health["calibration"]["error"]}
@@ -157,7 +157,7 @@ def summarize(health: dict) -> dict[str, float]:
 
 
 def write_health(output_dir: Path, health: dict) -> None:
-    """Write health.json and health.md, and print the verdict with its reasons."""
+    """Writes health.json and health.md, and prints the verdict with its reasons."""
     output_dir.mkdir(parents=True, exist_ok=True)
     write_text(output_dir / "health.md", to_markdown(health))
     write_text(output_dir / "health.json", json.dumps(health, indent=1, ensure_ascii=False) + "\n")
@@ -196,15 +196,16 @@ def _score(model, rows: list[list[int]], batch_size: int, extra_padding: int = 0
 
 
 def _score_sides(model, encoded: list[tuple], batch_size: int, name: str) -> list[list[float]]:
-    """Scores of the chosen and of the rejected sides; says what it is at, since it may take minutes on a large model."""
+    """Scores (pairs,) of the chosen and of the rejected sides; prints a line, since a large model may take minutes."""
     print(f"health check: scoring {len(encoded):,} pairs of {name}", flush=True)
     with tqdm(total=2 * len(encoded), desc="health check", unit="response", leave=False, disable=None) as bar:
         return [read_scores(model, [pair[side] for pair in encoded], batch_size, bar.update).tolist() for side in (0, 1)]
 
 
 def _invariance(model, encoded: list[tuple], scores: list[float], limit: int | None) -> dict:
-    """Greatest change of a score when nothing but the way of asking the model's own forward changes, and what that forward
-    differs from the scores, which are read at a row's last token: with pad = EOS it reads the token before."""
+    """The largest change of a score when only padding, row order or batch size changes in calls of the model's own forward,
+    and the largest difference between that forward and our scores, which are read at a row's last token (with pad = EOS,
+    transformers' forward reads the token before)."""
     count = min(len(encoded), NUM_INVARIANCE_ROWS // 2)
     rows = [ids for pair in encoded[:count] for ids in pair]
     ours = [score for i in range(count) for score in (scores[i], scores[len(encoded) + i])]
@@ -241,7 +242,7 @@ def _category_column(rows: list[dict], args: HealthArguments) -> str | None:
 
 
 def _mistakes(rows: list[dict], pairs: list[ScoredPair]) -> list[dict]:
-    """The pairs that the model orders wrong with most confidence, at most one of a prompt."""
+    """The pairs that the model orders wrongly with the most confidence, at most one per prompt."""
     found: dict[str, dict] = {}
     for row, pair in sorted(zip(rows, pairs, strict=True), key=lambda item: item[1].difference):
         if pair.difference >= 0 or len(found) == NUM_MISTAKES:

@@ -1,7 +1,7 @@
 """What scored preference pairs tell about a reward model: numbers in, numbers out, every share with its interval.
 
-An estimate is {"value", "low", "high", "n"}. Pairs of one prompt share its responses, which the intervals allow for
-(llmrecipes.intervals); n counts pairs, for correlations prompts.
+An estimate is {"value", "low", "high", "n"}. Pairs of one prompt share its responses, which the intervals account for
+(llmrecipes.intervals); n counts pairs, or prompts for correlations.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llmrecipes import metrics
 
-NUM_BINS = 10  # of the calibration curve, between 50 % and 100 %
+NUM_BINS = 10  # bins of the calibration curve, between 50 % and 100 %
 MAX_CATEGORIES = 20
 
 
@@ -46,13 +46,13 @@ def measure_pairs(pairs: Sequence[ScoredPair]) -> dict:
 
 
 def accuracy_of(pairs: Sequence[ScoredPair]) -> dict:
-    """Share of pairs whose chosen response has the higher score, a tie counting half."""
+    """Share of pairs whose chosen response has the higher score, ties counting half."""
     scores, others = zip(*((pair.chosen_score, pair.rejected_score) for pair in pairs), strict=True)
     return metrics.pair_accuracy(scores, others, [pair.prompt_id for pair in pairs])._asdict()
 
 
 def by_quantile(pairs: Sequence[ScoredPair], key: Callable[[ScoredPair], float], num_groups: int) -> dict[str, dict]:
-    """Accuracy in about equally large groups of pairs by `key`, from small to large; a value is never split."""
+    """Accuracy in groups of pairs of about equal size, by `key` from small to large; equal values stay together."""
     import numpy as np
 
     if not pairs:
@@ -70,7 +70,7 @@ def by_quantile(pairs: Sequence[ScoredPair], key: Callable[[ScoredPair], float],
 
 
 def by_category(pairs: Sequence[ScoredPair]) -> dict[str, dict]:
-    """Accuracy by category, the largest first; beyond MAX_CATEGORIES together as "others"."""
+    """Accuracy by category, largest first; those beyond MAX_CATEGORIES are grouped as "others"."""
     groups: dict[str, list[ScoredPair]] = {}
     for pair in pairs:
         if pair.category is not None:
@@ -81,11 +81,12 @@ def by_category(pairs: Sequence[ScoredPair]) -> dict[str, dict]:
 
 
 def calibration(pairs: Sequence[ScoredPair]) -> dict:
-    """How far sigmoid(score difference), the model's own probability of its preference, is what is observed.
+    """How well sigmoid(score difference), the probability that a Bradley-Terry model gives its preference, matches the
+    observed frequency.
 
-    `curve`: by bins of that probability (from 0.5, as the model prefers one side) the mean predicted and the observed share.
+    `curve`: mean predicted and observed share by bins of that probability (from 0.5, since the model prefers one side).
     `error`: expected calibration error; `temperature`: see metrics.fit_temperature; `error_with_temperature`: the error of
-    sigmoid(difference / T), T being fitted on the other half of the prompts, so that it is no figure of the fit itself.
+    sigmoid(difference / T), with T fitted on the other half of the prompts (two-fold cross-fitting).
     """
     differences = [pair.difference for pair in pairs]
     bins: dict[int, list[ScoredPair]] = {}
@@ -111,16 +112,16 @@ def calibration(pairs: Sequence[ScoredPair]) -> dict:
 
 
 def length_bias(pairs: Sequence[ScoredPair]) -> dict:
-    """What length does to the score.
+    """How length affects the score.
 
-    `score_correlation`: Spearman's, of score and length over all responses. `pair_correlation`: the same of the differences
-    within pairs, which the prompt cannot explain. `model_prefers_longer`, `raters_prefer_longer`: shares of the pairs that
-    differ in length. `bias`: the first share minus the second, so what the raters themselves prefer is no bias.
+    `score_correlation`: Spearman's correlation of score and length over all responses. `pair_correlation`: the same for the
+    differences within pairs, which the prompt cannot explain. `model_prefers_longer`, `raters_prefer_longer`: shares of the
+    pairs that differ in length. `bias`: the first share minus the second, so that the raters' own preference is no bias.
     """
     lengths = [float(length) for p in pairs for length in (p.chosen_length, p.rejected_length)]
     prompts = len({p.prompt_id for p in pairs})
     overall = metrics.spearman([s for p in pairs for s in (p.chosen_score, p.rejected_score)], lengths, prompts)
-    # Each pair in both directions: which side is called chosen must not matter.
+    # Each pair in both directions: which side is labelled chosen must not matter.
     within = metrics.spearman(
         [sign * p.difference for p in pairs for sign in (1, -1)],
         [sign * p.length_gap for p in pairs for sign in (1, -1)],
@@ -166,6 +167,6 @@ def _sigmoid(value: float) -> float:
 
 
 def _calibration_error(differences: Sequence[float]) -> float:
-    """Each pair seen from both sides, so that a tie is half a hit and no border of the bins favours one side."""
+    """Each pair from both sides, so that a tie is half a hit and no bin border favours one side."""
     confidences = [_sigmoid(sign * d) for d in differences for sign in (1, -1)]
     return metrics.calibration_error(confidences, [True, False] * len(differences), 2 * NUM_BINS)

@@ -2,7 +2,7 @@
 
 
 def to_markdown(health: dict) -> str:
-    """The whole check as a page to read."""
+    """The whole check as a Markdown page."""
     lines = [f"# Reward model: {health['verdict']}", ""]
     lines += [f"- {reason}" for reason in health["reasons"]] + ([""] if health["reasons"] else [])
     if "accuracy" not in health:
@@ -56,5 +56,5 @@ def _cell(text: str) -> str:
 
 
 def _quote(name: str, text: str) -> list[str]:
-    """A block quote; indented by four spaces it is shown as it is, whatever marks the text holds."""
+    """A block quote, indented by four spaces so that markup in the text is shown literally."""
     return [f"   {name}:", "", *(f"       {line}" for line in text.splitlines() or ["(nothing)"]), ""]

@@ -1,4 +1,4 @@
-"""How a response is fed to a reward model and scored: the one reading of a reward model that every stage uses.
+"""How a response is fed to a reward model and scored: the single implementation, used by every stage.
 
 Training, the health check, evaluation, `watch_reward_model`, ranking by uncertainty and PPO all take their tokens
 from `reward_model_tokens` and their scores at each row's last token.
@@ -22,14 +22,14 @@ RewardFunction = PreTrainedModel | Callable[..., list[float]]
 
 
 def reward_name(reward: RewardFunction) -> str:
-    """The name a reward function has in logs and errors."""
+    """The name of a reward function in logs and errors."""
     if isinstance(reward, PreTrainedModel):
         return reward.config._name_or_path.rstrip("/").split("/")[-1] or type(reward).__name__
     return getattr(reward, "__name__", type(reward).__name__)
 
 
 def check_reward_model(model: PreTrainedModel) -> None:
-    """Raises InputError unless the model gives one score."""
+    """Raises InputError unless the model is a classifier with one label."""
     if model.get_output_embeddings() is not None:
         raise InputError(
             f"reward model {reward_name(model)}: a {type(model).__name__} writes text and gives no score; train a reward "
@@ -40,16 +40,16 @@ def check_reward_model(model: PreTrainedModel) -> None:
 
 
 def check_reward_path(path: str, key: str = "reward_model_name_or_path") -> None:
-    """InputError for `key` unless `path` holds a sequence classifier of one label, or an adapter that is one: a language
-    model's scores would be a random head's. Only configs are read."""
+    """InputError for `key` unless `path` holds a sequence classifier with one label, or an adapter of one: a language model
+    would be given a random head. Reads only configs."""
     if Path(path, "adapter_config.json").is_file():
         if "SEQ_CLS" not in str(read_config(path, key, PeftConfig).task_type):
-            raise InputError(f"{key}: {path} is no reward model but another adapter; train one with recipes/reward.py")
+            raise InputError(f"{key}: {path} is not a reward model but another adapter; train one with recipes/reward.py")
         return
     config = read_config(path, key)
     kinds = config.architectures or []
     if not any("SequenceClassification" in kind or "Reward" in kind for kind in kinds):
-        raise InputError(f"{key}: {path} is no reward model but {', '.join(kinds) or 'of no known kind'}")
+        raise InputError(f"{key}: {path} is not a reward model but {', '.join(kinds) or 'of no known kind'}")
     if config.num_labels != 1:
         raise InputError(f"{key}: {path} gives {config.num_labels} labels; a reward model gives one score")
 
@@ -62,11 +62,11 @@ def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase)
 def reward_model_tokens(
     tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict], response: str | list[dict], finished: bool = True
 ) -> list[int]:
-    """What a reward model reads of one response. tokenizer: the reward model's own.
+    """Token ids of a prompt and response as a reward model reads them. tokenizer: the reward model's own.
 
-    Text: prompt and response tokenized as one, with the special tokens that the tokenizer puts in front, and EOS behind a
-    finished response. Conversation: as the chat template renders it, whole (and with EOS where it marks no end) or, if the
-    response was cut, up to the cut; a prompt whose last turn is the assistant's is continued.
+    Text: prompt and response tokenised together, with the special tokens that the tokenizer puts in front, and EOS after a
+    finished response. Conversation: rendered by the chat template, complete (with EOS if the template writes no end token)
+    or, if the response was truncated, up to that point; a prompt whose last turn is the assistant's is continued.
 
     Raises InputError for a conversation without a chat template, or one that the template refuses.
     """
@@ -77,7 +77,7 @@ def reward_model_tokens(
     ids = list(tokenizer(text)["input_ids"])
     if finished:
         return ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
-    # Some tokenizers put EOS behind every text.
+    # Some tokenizers append EOS to every text.
     return ids[:-1] if ids and ids[-1] == eos and not text.endswith(tokenizer.eos_token) else ids
 
 
@@ -94,15 +94,15 @@ def _conversation_tokens(tokenizer, prompt: list[dict], response: str | list[dic
         return ids if is_whole else [*ids, tokenizer.eos_token_id]
     try:
         ids = tokenizer.apply_chat_template(messages, continue_final_message=True, return_dict=True)["input_ids"]
-    except templates.TEMPLATE_ERRORS:  # a template that shows the last turn in another form than it was given
+    except templates.TEMPLATE_ERRORS:  # the template renders the last turn in another form
         text = templates.render(tokenizer, messages[:-1], "reward model", add_generation_prompt=True)
         ids = tokenizer(text + messages[-1]["content"], add_special_tokens=False)["input_ids"]
     return list(ids)
 
 
 def pair_tokens(pair: dict, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-    """`chosen_ids` and `rejected_ids` of a preference pair, whose answers are whole unless `chosen_finished` or
-    `rejected_finished` says that one was cut."""
+    """`chosen_ids` and `rejected_ids` of a preference pair; answers count as complete unless `chosen_finished` or
+    `rejected_finished` is false."""
     return {
         f"{side}_ids": reward_model_tokens(tokenizer, pair["prompt"], pair[side], pair.get(f"{side}_finished") is not False)
         for side in ("chosen", "rejected")
@@ -117,11 +117,11 @@ def sampled_response_tokens(
     response_ids: list[int],
     finished: bool,
 ) -> list[int]:
-    """`reward_model_tokens` of a response sampled as token ids. source: the tokenizer the ids are of; `tokenizer` itself if
-    the reward model knows the same tokens.
+    """`reward_model_tokens` for a response sampled as token ids. source: the tokenizer of the ids; it is `tokenizer` itself
+    if the reward model uses the same tokens.
 
-    A prompt of token ids has no text of its own: a reward model that knows the tokens reads them as they are, another one
-    their text. Every other response is read by its text: how it was cut into tokens is no part of the answer.
+    If the prompt is token ids, a reward model with the same tokens reads them unchanged, another one reads their text.
+    Otherwise the response is read as text: how it was split into tokens is not part of the answer.
     """
     if is_conversation(prompt):
         response = source.decode(response_ids, skip_special_tokens=True)
@@ -130,7 +130,7 @@ def sampled_response_tokens(
         if tokenizer is source:
             return [*prompt_ids, *response_ids]
         prompt = source.decode(prompt_ids, skip_special_tokens=True)
-    # Decoded behind its prompt: alone, some tokenizers drop a response's leading space.
+    # Decoded together with its prompt: alone, some tokenizers drop a response's leading space.
     before = source.decode(prompt_ids, skip_special_tokens=True)
     whole = source.decode([*prompt_ids, *response_ids], skip_special_tokens=True)
     alone = source.decode(response_ids, skip_special_tokens=True)
@@ -145,8 +145,8 @@ def read_scores(
     """Scores (R,) of token sequences, read at each row's last token; they need not be finite.
 
     That position comes from the row's length and not from the pad id: a row's own EOS is never taken for padding.
-    progress: told the number of rows of each batch that is done.
-    Raises InputError for a row beyond the model's context.
+    progress: called with the number of rows of each finished batch.
+    Raises InputError for a row longer than the model's context.
     """
     context = context_length(model)
     longest = max(len(row) for row in token_rows)
@@ -163,7 +163,7 @@ def read_scores(
         for place, row in enumerate(rows):
             input_ids[place, : lengths[place]] = torch.tensor(token_rows[row])
         input_ids, lengths = input_ids.to(model.device), lengths.to(model.device)
-        if hasattr(model, "score"):  # causal trunk and linear head, transformers' usual form of a reward model
+        if hasattr(model, "score"):  # causal trunk and linear head, the usual form in transformers
             last = token_hidden_states(model, input_ids)[torch.arange(len(rows), device=model.device), lengths - 1]
             logits = model.score(last)
         else:  # encoders pool at the first token
@@ -176,7 +176,7 @@ def read_scores(
 
 
 def score_with_model(model: PreTrainedModel, token_rows: list[list[int]], batch_size: int) -> torch.Tensor:
-    """`read_scores`; raises InputError where one is not finite."""
+    """`read_scores`, raising InputError if a score is not finite."""
     scores = read_scores(model, token_rows, batch_size)
     if not torch.isfinite(scores).all():
         row = int((~torch.isfinite(scores)).nonzero()[0])
@@ -192,8 +192,8 @@ def token_hidden_states(model: PreTrainedModel, input_ids: torch.Tensor) -> torc
 def pool_at_last_token(model: PreTrainedModel | PeftModel) -> None:
     """Makes the model's own forward, as a trainer calls it, read each row's last token by its attention mask (right-padded).
 
-    transformers' heads take the last token that is not the pad id: with pad = EOS the one before a row's EOS, so that a
-    finished response and one that was cut look alike. Encoders, which pool at the first token, stay as they are.
+    transformers' heads read the last token that is not the pad id: with pad = EOS that is the one before a row's EOS, so a
+    finished response and a truncated one look alike. Encoders, which pool at the first token, are unchanged.
     """
     model = model.get_base_model() if isinstance(model, PeftModel) else model
     if not hasattr(model, "score"):
@@ -204,7 +204,7 @@ def pool_at_last_token(model: PreTrainedModel | PeftModel) -> None:
         of_tokens[:] = [scores]
 
     def listen(module, args):
-        # Anew for each call, behind the hooks that ZeRO-3 has put on the head: what they return fetches its weights in the
+        # Registered anew for each call, to run after ZeRO-3's hooks on the head, whose outputs gather the weights in the
         # backward pass.
         hooks.append(module.score.register_forward_hook(keep))
 
@@ -236,9 +236,9 @@ class RewardScorer:
     def score(
         self, rows: list[dict], texts: list[str], finished: list[bool] | None = None, batch_size: int = 32
     ) -> list[float]:
-        """One score an answer, the higher the better; scores of different reward models cannot be compared.
+        """One score per answer, higher is better; scores of different reward models are not comparable.
 
-        rows: with a column `prompt`. finished: whether the model ended each answer itself; None says that all are whole.
+        rows: with a column `prompt`. finished: whether the model ended each answer itself; None means all are complete.
         """
         finished = [True] * len(texts) if finished is None else finished
         token_rows = [
@@ -249,9 +249,10 @@ class RewardScorer:
 
 
 def uncertainty(samples: list[dict], source: ModelArguments, batch_size: int = 32) -> list[float]:
-    """For each sample the reward model's uncertainty: the mean of p (1 - p) over its answer pairs, p by Bradley-Terry.
+    """The reward model's uncertainty for each sample: the mean of p (1 - p), the variance of a preference, over its answer
+    pairs, with p = sigmoid(score difference) (Bradley-Terry).
 
-    Highest, 0.25, where the model cannot tell the answers apart: there a judgement teaches it most.
+    At most 0.25, if the model cannot tell the answers apart: there a judgement teaches it most.
     samples: prompt, responses and, from recipes/sample.py, finish_reasons.
     """
     rows = [sample for sample in samples for _ in sample["responses"]]

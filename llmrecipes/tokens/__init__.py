@@ -1,4 +1,4 @@
-"""A corpus as a trainer reads it: tokenized once, mixed by token share, in one order whatever the launch."""
+"""A corpus as a trainer reads it: tokenised once, mixed by token share, in the same order whatever the launch."""
 
 import json
 from collections.abc import Sequence
@@ -22,13 +22,14 @@ from llmrecipes.tokens.building import build_encoder, require_tokens, tokenizer_
 from llmrecipes.tokens.mixing import Mixture, share_out
 from llmrecipes.tokens.shards import MANIFEST, ORDER, TokenShards, stream_in_memory
 
-MANY_EPOCHS = 4  # up to which repeated text is worth nearly as much as new one (Muennighoff et al. 2023)
-COUNTED_BLOCKS = 4_000_000  # drawn blocks up to which documents are counted one by one
+MANY_EPOCHS = 4  # up to this many, repeated text is worth nearly as much as new text (Muennighoff et al. 2023)
+COUNTED_BLOCKS = 4_000_000  # up to this many drawn blocks, documents are counted exactly
 
 
 @dataclass
 class Corpus:
-    """names: of the sources. blocks: all the training reads. held_out: texts {"text"}, or None. rows: samples of a step."""
+    """names: of the sources. blocks: everything training reads. held_out: texts {"text"}, or None. rows: samples per
+    step."""
 
     names: list[str]
     shards: list[TokenShards]
@@ -46,7 +47,7 @@ class Corpus:
         return np.concatenate(parts)
 
     def count_known(self, texts: Sequence[str]) -> int:
-        """How many of `texts` are also documents of the corpus."""
+        """The number of `texts` that are also documents of the corpus."""
         asked = np.array([xxhash.xxh3_64_intdigest(text.encode()) for text in texts], np.uint64)
         known = np.zeros(len(asked), bool)
         for part in (part for shards in self.shards for part in shards.hashes()):
@@ -55,8 +56,8 @@ class Corpus:
         return int(known.sum())
 
     def seen(self, steps: int, documents: bool = True) -> list[dict]:
-        """What the first `steps` have read of each source: its share of all tokens, tokens, epochs, and each token and
-        document counted once; documents None where they are too many to be counted, or not asked for."""
+        """What the first `steps` read from each source: its share of all tokens, tokens, epochs, and unique tokens and
+        documents; documents is None if there are too many to count, or it was not requested."""
         total, length, found = steps * self.batch, self.blocks.length, []
         drawn, blocks = self._drawn(total, documents)
         for name, shards, number, some in zip(self.names, self.shards, drawn, blocks, strict=True):
@@ -70,7 +71,8 @@ class Corpus:
         return found
 
     def _drawn(self, total: int, which: bool) -> tuple[list[int], list[np.ndarray | None]]:
-        """Of each source, how many blocks are among the first `total` samples and, if wanted and few, which ones."""
+        """For each source, the number of its blocks among the first `total` samples and, if requested and few, which
+        ones."""
         mixture, sizes = self.blocks.mixture, self.blocks.mixture.sizes
         if mixture.weighted:
             drawn = mixture.drawn(total).tolist()
@@ -87,7 +89,7 @@ class Corpus:
 
 
 def _count_documents(shards: TokenShards, blocks: np.ndarray, length: int) -> int:
-    """How many documents stand, whole or in part, in `blocks`."""
+    """The number of documents that are, in whole or in part, in `blocks`."""
     count, starts = 0, np.sort(blocks) * length
     for number, base in enumerate(shards.starts[:-1]):
         ends, size = shards.ends_of(number), shards.starts[number + 1] - base
@@ -102,11 +104,11 @@ def _count_documents(shards: TokenShards, blocks: np.ndarray, length: int) -> in
 def load_corpus(
     data: DataArguments, tokens: TokenArguments, tokenizer: PreTrainedTokenizerBase, args, max_length: int
 ) -> Corpus:
-    """What a pretraining of TrainingArguments `args` reads, in blocks of `max_length` tokens; the texts are tokenized where
-    that has not been done yet.
+    """The corpus that pretraining with TrainingArguments `args` reads, in blocks of `max_length` tokens; tokenises texts
+    that have not been tokenised yet.
 
     Raises:
-        InputError: a source, weight or phase that cannot be, less text than one batch, more epochs than `max_epochs`.
+        InputError: an invalid source, weight or phase, less text than one batch, more epochs than `max_epochs`.
     """
     if not data.datasets:
         raise InputError("`datasets` is missing; give at least one {path: ...}")
@@ -124,7 +126,7 @@ def load_corpus(
     for name, size, found in zip(names, sizes, shards, strict=True):
         if size == 0 and len(names) > 1:
             raise InputError(
-                f"{name}: {found.num_tokens} tokens fill no block of {max_length}; lower max_length or add text"
+                f"{name}: {found.num_tokens} tokens do not fill a block of {max_length}; lower max_length or add text"
             )
     rows = args.per_device_train_batch_size * args.world_size
     _require_batch(sum(sizes), rows, max_length)
@@ -144,7 +146,7 @@ def load_corpus(
 def build_blocks(
     texts: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, length: int, num_rows: int, reset_attention: bool = False
 ) -> TokenBlocks:
-    """Blocks of a few texts {"text"}, held in memory, in their own order; InputError below `num_rows` of them."""
+    """Blocks of a few texts {"text"}, held in memory, in order; InputError if there are fewer than `num_rows` blocks."""
     encode, documents = build_encoder(tokenizer), []
     for batch in texts.iter(1000):
         documents += [[*ids, tokenizer.eos_token_id] for ids in encode(batch["text"])]
@@ -160,14 +162,14 @@ def _require_batch(num_blocks: int, num_rows: int, length: int) -> None:
 
 
 def _is_tokens(source: DatasetSource) -> bool:
-    """Whether `source` is a folder of shards; InputError for keys that would change its texts."""
+    """Whether `source` is a folder of token shards; InputError for keys that would change its texts."""
     if not (Path(source.path) / MANIFEST).is_file():
         return False
     plain = DatasetSource(source.path)
     for key in (f.name for f in fields(DatasetSource) if f.name not in ("name", "weight")):
         if getattr(source, key) != getattr(plain, key):
             raise InputError(
-                f"{source.path}: `{key}` has no effect on what is tokens already; give the texts, or leave it out"
+                f"{source.path}: `{key}` has no effect on text that is already tokenised; give the texts, or leave it out"
             )
     return True
 
@@ -179,11 +181,11 @@ def _open(folder: Path, tokenizer: PreTrainedTokenizerBase, whole: bool) -> Toke
 
 
 def _weights(sources: list[DatasetSource], phases: list[float]) -> np.ndarray | None:
-    """(phases, sources) weights; None where no source has one."""
+    """Weights (phases, sources); None if no source has one."""
     given, num_phases = [source.weight for source in sources], len(phases) or 1
     if all(weight is None for weight in given):
         if phases:
-            raise InputError("phases: no source has a weight for each; write, say, weight: [67, 20]")
+            raise InputError("phases: no source has a weight for each phase; write, for instance, weight: [67, 20]")
         return None
     if None in given:
         names = ", ".join(s.name or s.path for s in sources)
@@ -200,7 +202,7 @@ def _weights(sources: list[DatasetSource], phases: list[float]) -> np.ndarray | 
 
 
 def _plan(sizes: np.ndarray, weights, ends: list[int], max_epochs: float | None) -> list[np.ndarray] | None:
-    """Samples of each source in a cycle of each phase."""
+    """The number of samples of each source in a cycle of each phase."""
     if weights is None:
         times = ends[-1] / sizes.sum()
         if max_epochs and times > max_epochs:
@@ -219,22 +221,22 @@ def _plan(sizes: np.ndarray, weights, ends: list[int], max_epochs: float | None)
 
 
 def _announce(corpus: Corpus, steps: int, weights: np.ndarray | None, max_epochs: float | None) -> None:
-    """One line of what will be read, and what in it may surprise."""
+    """Prints a line about what will be read, and warnings about what may be unintended."""
     planned, length = corpus.seen(steps, documents=False), corpus.blocks.length
     say(f"corpus: {steps * corpus.batch * length:,} tokens in blocks of {length}: {describe(planned)}")
     for place, facts in enumerate(planned):
         if weights is not None and max_epochs and len(weights) == 1:
             asked = weights[0, place] / weights[0].sum()
             if facts["share"] < 0.99 * asked and facts["epochs"] > 0.9 * max_epochs:
-                say(f"{facts['source']}: its weight says {100 * asked:.2f} %, max_epochs {max_epochs:g} leaves it "
-                    f"{100 * facts['share']:.2f} %; the others have the rest")  # fmt: skip
+                say(f"{facts['source']}: its weight says {100 * asked:.2f} %, but max_epochs {max_epochs:g} leaves it "
+                    f"{100 * facts['share']:.2f} %; the others get the rest")  # fmt: skip
         if facts["epochs"] > MANY_EPOCHS:
             say(f"warning: {facts['source']} is read {facts['epochs']:.1f} times; beyond {MANY_EPOCHS} epochs repeated text "
                 "teaches little: lower its weight, set `max_epochs` or add text")  # fmt: skip
 
 
 def describe(seen: list[dict]) -> str:
-    """What `Corpus.seen` says, in one line."""
+    """The result of `Corpus.seen` in one line."""
     return ", ".join(f"{s['source']} {100 * s['share']:.2f} % ({s['epochs']:.2f} epochs)" for s in seen)
 
 
@@ -242,14 +244,14 @@ def describe(seen: list[dict]) -> str:
 
 
 def _held_out(data: DataArguments, sources: list[TextSource | None], seed: int, home: Path) -> datasets.Dataset | None:
-    """Texts of `eval_datasets`, or the documents that `test_split_size` takes out of `sources`; source by source and
-    shuffled, so that blocks of them are like those of the training."""
+    """Texts of `eval_datasets`, or the documents that `test_split_size` holds out of `sources`; source by source and
+    shuffled, so that blocks of them resemble those of training."""
     if data.eval_datasets:
         return load_mixture(data.eval_datasets, seed, ("text",), announce=False, apart=True)
     if not data.test_split_size:
         return None
     if None in sources:
-        raise InputError("test_split_size: nothing can be held out of what is tokens already; give eval_datasets")
+        raise InputError("test_split_size: nothing can be held out of text that is already tokenised; give eval_datasets")
     key = digest([ORDER, [source.identity for source in sources], data.test_split_size, seed])
     file = home / f"held_out-{key}.json"
     with written_once(file) as is_missing:
@@ -264,7 +266,7 @@ def _held_out(data: DataArguments, sources: list[TextSource | None], seed: int, 
 
 
 def _texts_of(sources: list[TextSource], chosen: list[list[int]], seed: int) -> list[str]:
-    """Texts of the `chosen` rows of each source, shuffled within it."""
+    """Texts of the `chosen` rows of each source, shuffled within the source."""
     texts = []
     for source, rows in zip(sources, chosen, strict=True):
         source.only = frozenset(rows)
@@ -275,7 +277,7 @@ def _texts_of(sources: list[TextSource], chosen: list[list[int]], seed: int) -> 
 
 
 def _choose(sources: list[TextSource], size: float, seed: int) -> list[list[int]]:
-    """Numbers of the rows of each source that are held out, `size` of them or, below 1, that share of all."""
+    """Numbers of the held-out rows of each source: `size` rows in all or, if below 1, that share of all rows."""
     counts = [source.count() for source in sources]
     total = sum(counts)
     wanted = int(size) if size >= 1 else int(np.ceil(size * total))

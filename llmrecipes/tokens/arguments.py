@@ -1,4 +1,4 @@
-"""How the tokens of a corpus are kept, mixed and attended to."""
+"""How the tokens of a corpus are stored, mixed and attended to."""
 
 from dataclasses import dataclass, field
 
@@ -15,13 +15,13 @@ class TokenArguments:
         metadata={"help": "Shares of the steps, [0.9, 0.1]; each source then has a weight for each: weight: [67, 20]."},
     )
     reset_attention: bool = field(
-        default=False, metadata={"help": "Tokens attend to their own document alone; else to all before them in the block."}
+        default=False, metadata={"help": "Tokens attend only to their own document, not to all before them in the block."}
     )
     tokens_dir: str | None = field(
-        default=None, metadata={"help": "Where token shards are kept; default: tokens in $LLMRECIPES_CACHE."}
+        default=None, metadata={"help": "Folder of token shards; default: tokens in $LLMRECIPES_CACHE."}
     )
-    verify_tokens: bool = field(default=False, metadata={"help": "Read every token shard whole and compare its SHA-256."})
+    verify_tokens: bool = field(default=False, metadata={"help": "Read every token shard in full and compare its SHA-256."})
 
     def __post_init__(self):
         if self.phases and (min(self.phases) <= 0 or abs(sum(self.phases) - 1) > 1e-6):
-            raise InputError(f"phases: {self.phases} are no parts of the steps; give numbers above 0 that add up to 1")
+            raise InputError(f"phases: {self.phases} are not parts of the steps; give numbers above 0 that add up to 1")

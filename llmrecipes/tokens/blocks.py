@@ -1,4 +1,4 @@
-"""Blocks of tokens as a trainer takes them: windows of a stream of documents, read from disk when they are asked for."""
+"""Packed blocks of tokens for a trainer: windows of a stream of concatenated documents, read from disk on access."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -13,10 +13,11 @@ from llmrecipes.tokens.shards import TokenStream
 
 
 class TokenBlocks(torch.utils.data.Dataset):
-    """Rows {"input_ids"} (T,) int64, and {"position_ids"} with `reset_attention`.
+    """Rows {"input_ids"} (T,) int64, and {"position_ids"} (T,) with `reset_attention`.
 
-    Blocks are numbered through all `streams`, each of which loses its last tokens where they fill no block. With a `mixture`
-    row n is the training's n-th sample, and there is no last one; an epoch has `epoch_rows`. Without one row n is block n.
+    Block b of a stream holds its tokens b·T to (b + 1)·T - 1, whatever documents these belong to: no padding, and only a
+    stream's last tokens, fewer than T, are lost. Blocks are numbered through all `streams`. With a `mixture`, row n is the
+    n-th sample of training, without end; an epoch has `epoch_rows`. Without a mixture, row n is block n.
     """
 
     def __init__(
@@ -38,8 +39,8 @@ class TokenBlocks(torch.utils.data.Dataset):
         return {name: values[0] for name, values in self.__getitems__([row]).items()}
 
     def __getitems__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """(B, T) of several rows at once, which torch's DataLoader hands to the collator as it is: to stack single rows
-        again costs as much as reading them."""
+        """Several rows at once, each value (B, T); torch's DataLoader passes them to the collator unchanged. Stacking single
+        rows would cost as much as reading them."""
         if self.mixture is None and rows and not max(rows) < len(self):
             raise IndexError(max(rows))
         blocks = np.asarray(rows) if self.mixture is None else self.mixture.locate(rows)
@@ -56,7 +57,7 @@ class TokenBlocks(torch.utils.data.Dataset):
 
 
 def positions(stream: TokenStream, start: int, length: int) -> np.ndarray:
-    """(length,) position of each token from `start` on in what the block holds of its document."""
+    """Position (length,) of each token of the block at `start`, counted from the start of its document or of the block."""
     ends = stream.document_ends(start, start + length - 1) - start
     firsts = np.zeros(length, np.int64)
     firsts[ends] = ends
@@ -64,17 +65,17 @@ def positions(stream: TokenStream, start: int, length: int) -> np.ndarray:
 
 
 def collate_blocks(rows: list[dict] | dict) -> dict[str, torch.Tensor]:
-    """(B, T) input ids, which are their own labels: the model shifts them by one. No attention mask: nothing is padded, and
-    without one SDPA keeps its fast causal path.
+    """Input ids (B, T), which are also the labels: the model shifts them by one. No attention mask: nothing is padded, and
+    without a mask SDPA uses its fast causal kernel.
 
-    rows: of a batch, one by one or as `TokenBlocks` gives them."""
+    rows: of a batch, singly or as returned by `TokenBlocks`."""
     batch = rows if isinstance(rows, dict) else {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     return batch | {"labels": batch["input_ids"]}
 
 
 def collate_flat(rows: list[dict] | dict) -> dict[str, torch.Tensor]:
-    """The same in one row (1, B * T) with positions that begin again: how flash attention knows documents apart. No token is
-    learned as the next one of another row's last."""
+    """The same as one row (1, B * T) with positions that restart at 0, by which flash attention separates documents. The
+    first token of each row has label -100: it is not to be predicted from the row before."""
     batch = collate_blocks(rows)
     batch["labels"] = batch["labels"].clone()
     batch["labels"][:, 0] = -100
@@ -82,32 +83,32 @@ def collate_flat(rows: list[dict] | dict) -> dict[str, torch.Tensor]:
 
 
 def collator_for(model: PreTrainedModel, reset_attention: bool) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
-    """What makes a batch of rows; with `reset_attention` as the model's attention reads borders of documents.
+    """The collator for `model`; with `reset_attention`, the one by which its attention recognises document boundaries.
 
     Raises:
-        InputError: the model does not read them.
+        InputError: the model does not recognise them.
     """
     if not reset_attention:
         return collate_blocks
     if "flash" in (model.config._attn_implementation or ""):
         return collate_flat
-    if "ACCELERATE_USE_FSDP" not in os.environ and not hasattr(next(model.parameters()), "ds_shape"):  # whole weights
+    if "ACCELERATE_USE_FSDP" not in os.environ and not hasattr(next(model.parameters()), "ds_shape"):  # unsharded weights
         _require_reset(model)
     return collate_blocks
 
 
 @torch.no_grad()
 def _require_reset(model: PreTrainedModel) -> None:
-    """InputError unless a document after another one in a row is to `model` what it is alone."""
+    """InputError unless `model` gives a document after another one in the same row the logits that it has alone."""
     document, was_training = torch.arange(4, device=model.device)[None], model.training
     ids, places = document.repeat(1, 2), torch.arange(4, device=model.device).repeat(2)[None]
     model.eval()
     alone = model(input_ids=document, use_cache=False).logits
     try:
         together = model(input_ids=ids, position_ids=places, use_cache=False).logits[:, 4:]
-    except TypeError:  # it takes no positions
+    except TypeError:  # the model takes no positions
         together = alone + torch.inf
     model.train(was_training)
     if not (together - alone).abs().max() < 1e-2 * alone.abs().max():
-        raise InputError(f"reset_attention: {model.config.model_type} reads no borders of documents out of positions: it "
-                         "would do nothing; leave it out")  # fmt: skip
+        raise InputError(f"reset_attention: {model.config.model_type} does not recognise document boundaries from "
+                         "positions: it would do nothing; leave it out")  # fmt: skip

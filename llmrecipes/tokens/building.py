@@ -1,7 +1,7 @@
-"""Texts into token shards, once for a source and a tokenizer, whoever asks first; all others wait and find them.
+"""Texts into token shards, once per source and tokenizer, by whichever process asks first; others wait and use them.
 
-What a folder of shards depends on (the source's contents, its keys that change the texts, the tokenizer) makes its name. One
-process writes, under a lock that lasts as long as it lives: one that is killed leaves all finished shards to the next.
+A folder's name is a hash of what its shards depend on: the source's contents, its keys that change the texts, the tokenizer.
+One process writes, under a lock that lasts as long as it lives: if it is killed, the next one keeps all finished shards.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ SAY_EVERY_S = 30
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of all that decides which tokens a text becomes, and which one ends it."""
+    """Fingerprint of everything that decides how a text is tokenised, and of the token that ends it."""
     backend = _plain_backend(tokenizer)
     rules = backend.to_str() if backend else str(sorted(tokenizer.get_vocab().items()))
     return digest([hashlib.sha256(rules.encode()).hexdigest(), type(tokenizer).__name__ if not backend else "",
@@ -39,7 +39,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def build_encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list[list[int]]]:
-    """Texts -> their ids, without special tokens around them, as `tokenizer` itself gives them, but faster."""
+    """A function from texts to ids, without special tokens around them: the same as `tokenizer` itself, but faster."""
     backend = _plain_backend(tokenizer)
     if backend is None:
         return lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -47,7 +47,7 @@ def build_encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], l
 
 
 def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
-    """A copy of the tokenizer's fast part that neither cuts nor pads; None if it has none."""
+    """A copy of the tokenizer's Rust backend that neither truncates nor pads; None if it has none."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         return None
@@ -59,16 +59,16 @@ def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
 
 
 def folder_name(source: TextSource, made_by: str) -> str:
-    """Of the shards of `source` by the tokenizer of fingerprint `made_by`."""
+    """Folder name of the shards of `source` by the tokenizer with fingerprint `made_by`."""
     name = re.sub(r"[^\w.-]+", "-", source.where)[-40:].strip("-.")
     return f"{name}-{digest([FORMAT, ORDER, source.identity, made_by])}"
 
 
 def require_tokens(source: TextSource, tokenizer: PreTrainedTokenizerBase, home: Path, whole_check: bool) -> TokenShards:
-    """The shards of `source` below `home`, made if they are not there; checked (see `TokenShards.check`).
+    """The shards of `source` below `home`, built if missing, and checked (see `TokenShards.check`).
 
     Raises:
-        InputError: a row that cannot be used, no row at all, a full disk, a damaged shard.
+        InputError: an unusable row, no rows at all, a full disk, a damaged shard.
     """
     if tokenizer.eos_token_id is None:
         raise InputError(
@@ -88,10 +88,10 @@ def require_tokens(source: TextSource, tokenizer: PreTrainedTokenizerBase, home:
 
 @contextmanager
 def written_once(file: Path) -> Iterator[bool]:
-    """Whether `file` is still to be written, by this process alone; others that ask wait, and find it.
+    """Whether `file` is still to be written, by this process only; other processes wait here until it exists.
 
     Raises:
-        InputError: a full disk, or a folder that nothing can be written to.
+        InputError: the disk is full, or the folder is not writable.
     """
     if file.exists():
         yield False
@@ -137,7 +137,7 @@ def _build(source: TextSource, tokenizer: PreTrainedTokenizerBase, made_by: str,
 
 
 def _noting(notes: Notes, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list[list[int]]]:
-    """`build_encoder`, which notes what is another text to the model than the source holds."""
+    """`build_encoder` that also notes texts which the model sees differently from the source."""
     encode, unknown = build_encoder(tokenizer), {tokenizer.unk_token_id} - {None, tokenizer.eos_token_id}
     special = set(tokenizer.all_special_ids) - unknown
 
@@ -156,7 +156,7 @@ def _noting(notes: Notes, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[
 
 
 def _write_shards(reader: TextReader, encode: Callable, eos: int, folder: Path, number: int, dtype: str) -> Iterator[dict]:
-    """What tokens.json says of each shard, once it is finished and all rows that the reader has given are in it."""
+    """Yields the entry for tokens.json of each shard, once the shard is finished and holds all rows read so far."""
     writer, started, said, tokens = None, time.monotonic(), time.monotonic(), 0
     for texts in _batches(reader):
         writer = writer or ShardWriter(folder, f"{number:05d}", dtype)
@@ -178,7 +178,7 @@ def _write_shards(reader: TextReader, encode: Callable, eos: int, folder: Path, 
 
 
 def _batches(reader: TextReader) -> Iterator[Sequence[str]]:
-    """Texts to be encoded at once: enough for all cores, and no more than memory has room for."""
+    """Batches of texts to encode at once: enough for all cores, but not too much for memory."""
     batch, characters = [], 0
     for text in reader:
         batch.append(text)

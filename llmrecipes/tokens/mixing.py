@@ -1,8 +1,8 @@
-"""Which block of which source is the n-th sample of a training: a pure function of sizes, weights, seed and n.
+"""Which block of which source is the n-th sample of training: a pure function of sizes, weights, seed and n.
 
-Samples come in cycles in which each source has exactly its share; within a cycle the draws of a source lie evenly, each at a
-random place of its stretch, so that every part of a training has the shares too, up to about one sample a source. The draws
-of a source go through all its blocks in a keyed permutation of its own in every epoch.
+Samples come in cycles in which each source has exactly its share. Within a cycle, a source with c draws has one at a random
+position in each of c equal stretches (stratified sampling), so any part of training has the right shares too, up to about
+one sample per source. In each epoch, a source's draws go through all its blocks in a new keyed permutation.
 """
 
 from bisect import bisect_right
@@ -13,25 +13,25 @@ import numpy as np
 from llmrecipes.config import InputError
 from llmrecipes.tokens.permutation import key_of, permute, scramble
 
-CYCLES = (1_000, 10_000, 100_000)  # samples; the first in which shares come out to 1 % of themselves
-SAMPLES_AT_ONCE = 16_000  # computed together and kept
+CYCLES = (1_000, 10_000, 100_000)  # samples; the first length that gives every share within 1 % of itself is used
+SAMPLES_AT_ONCE = 16_000  # computed together and cached
 
 
 class Mixture:
     """The order of the samples.
 
     Args:
-        sizes: blocks of each source; blocks are numbered through all sources.
-        counts: for each phase the samples of each source in a cycle (see `share_out`); None: every block once an epoch,
-            whatever source it is of.
-        ends: for each phase the number of the sample that no longer belongs to it; the last one has no end.
+        sizes: number of blocks of each source; blocks are numbered through all sources.
+        counts: for each phase, the samples of each source in a cycle (see `share_out`); None: every block once per epoch,
+            whatever its source.
+        ends: for each phase, the first sample after it; the last phase has no end.
     """
 
     def __init__(self, sizes: Sequence[int], counts: list[np.ndarray] | None, ends: Sequence[int], seed: int):
         self.sizes, self.seed = np.array(sizes, np.int64), seed
         self.first_blocks = np.concatenate([[0], np.cumsum(self.sizes)])
         self.weighted = counts is not None
-        # Without weights all blocks are those of one source.
+        # Without weights, all blocks are treated as one source.
         self._sizes = self.sizes if self.weighted else self.sizes.sum(keepdims=True)
         self.counts = counts if self.weighted else [np.array([CYCLES[0]])]
         self.starts = [0, *ends[:-1]]
@@ -41,10 +41,10 @@ class Mixture:
             self.before.append(self.before[-1] + self._drawn_in_phase(phase, end - self.starts[phase]))
 
     def locate(self, samples: Sequence[int]) -> np.ndarray:
-        """(N,) numbers of the blocks that are the `samples`."""
+        """Block numbers (N,) of the `samples`."""
         samples = np.asarray(samples, np.int64)
         blocks, left = np.empty(len(samples), np.int64), np.arange(len(samples))
-        while len(left):  # stretch by stretch; a batch has seldom more than one
+        while len(left):  # stretch by stretch; a batch rarely spans more than one
             phase, part, begin, end = self._stretch(int(samples[left[0]]))
             within = (samples[left] >= begin) & (samples[left] < end)
             here, left = left[within], left[~within]
@@ -52,12 +52,12 @@ class Mixture:
         return blocks
 
     def drawn(self, samples: int) -> np.ndarray:
-        """How many of the first `samples` are of each source; without weights, of all together (1,)."""
+        """How many of the first `samples` come from each source (S,); without weights, from all together (1,)."""
         phase = int(np.searchsorted(self.starts, samples, side="right")) - 1
         return self.before[phase] + self._drawn_in_phase(phase, samples - self.starts[phase])
 
     def blocks_of(self, source: int, first: int, last: int) -> np.ndarray:
-        """Numbers of the blocks that are the draws `first` to below `last` of a source (without weights: of all)."""
+        """Block numbers of draws `first` to `last` - 1 of a source (without weights: of all sources together)."""
         draws, size = np.arange(first, last, dtype=np.int64), int(self._sizes[source])
         keys = key_of(self.seed, source, draws // size)
         return permute(draws % size, size, keys) + (self.first_blocks[source] if self.weighted else 0)
@@ -70,7 +70,7 @@ class Mixture:
         return max(1, SAMPLES_AT_ONCE // cycle) * cycle
 
     def _stretch(self, sample: int) -> tuple[int, int, int, int]:
-        """(phase, part of it, its first sample, the one that no longer belongs to it) of those computed with `sample`."""
+        """(phase, part of the phase, first sample of the part, first sample after it) of the part that contains `sample`."""
         phase = bisect_right(self.starts, sample) - 1
         size = self._at_once(phase)
         part = (sample - self.starts[phase]) // size
@@ -78,7 +78,7 @@ class Mixture:
         return phase, part, begin, min([begin + size, *self.starts[phase + 1 : phase + 2]])
 
     def _part(self, phase: int, part: int) -> np.ndarray:
-        """Blocks of the samples of the `part`-th stretch of whole cycles of a phase."""
+        """Blocks of the samples in the `part`-th stretch (a number of whole cycles) of a phase."""
         if (phase, part) in self._kept:
             return self._kept[phase, part]
         counts, cycles = self.counts[phase], self._at_once(phase) // int(self.counts[phase].sum())
@@ -99,7 +99,8 @@ class Mixture:
         return blocks
 
     def _arrange(self, phase: int, cycles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(cycles, samples) source of each sample, and which draw of that source in the cycle it is."""
+        """For each sample (cycles, samples): its source, and its number among that source's draws in the cycle. Draw i of c
+        is sorted by (i + uniform(0, 1)) / c."""
         counts = self.counts[phase]
         sources = np.repeat(np.arange(len(counts)), counts)
         within = np.arange(len(sources)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -116,10 +117,10 @@ class Mixture:
 
 
 def share_out(weights: np.ndarray, samples: int, room: np.ndarray | None = None) -> np.ndarray:
-    """Samples of each source in a cycle, as near to `weights` (S,) as whole numbers come.
+    """Samples (S,) of each source in a cycle, as close to `weights` (S,) as whole numbers allow.
 
-    room: blocks (S,) that may still be drawn of each source; what one has no room for goes to the others in proportion
-        (UniMax, Chung et al. 2023). Without it the cycle does not depend on `samples`, those of the whole phase.
+    room: blocks (S,) that may still be drawn from each source; what one has no room for goes to the others in proportion
+    (UniMax, Chung et al. 2023). Without it the cycle does not depend on `samples`, the length of the whole phase.
 
     Raises:
         InputError: there is no room for `samples`, or a share is too small.
@@ -129,7 +130,7 @@ def share_out(weights: np.ndarray, samples: int, room: np.ndarray | None = None)
         num_cycles = -(-samples // length)
         if room is None:
             limits = np.where(shares > 0, length, 0)
-        else:  # a cycle that the phase holds a whole number of times
+        else:  # a length of which the phase is a multiple
             length = -(-samples // num_cycles)
             limits = np.where(shares > 0, np.minimum(room // num_cycles, length), 0)
         counts, wanted = _whole_numbers(shares, length, limits)
@@ -145,8 +146,8 @@ def share_out(weights: np.ndarray, samples: int, room: np.ndarray | None = None)
 
 
 def _whole_numbers(shares: np.ndarray, total: int, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(`total` in proportion to `shares`, none above its limit, by largest remainders; the same before rounding); less where
-    the limits admit no more."""
+    """(`total` split in proportion to `shares`, none above its limit, rounded by largest remainders; the same before
+    rounding); sums to less than `total` if the limits allow no more."""
     full = limits == 0
     while True:
         rest = np.where(full, 0, shares)

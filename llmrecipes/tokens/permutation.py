@@ -1,25 +1,27 @@
-"""Keyed permutations of any range, computed element by element: an order of billions of blocks takes no memory.
+"""Keyed permutations of any range, computed element by element: shuffling billions of blocks takes no memory.
 
-A Feistel network (Luby and Rackoff 1988) is a bijection of the numbers of an even number of bits, whatever its round
-function; those that fall beyond the range are sent through it again until they fall within (cycle walking, Black and Rogaway
-2002), fewer than four times on average. All arithmetic is of 64-bit integers, so that the order is the same on any machine.
+A Feistel network splits a number of 2b bits into halves (L, R) and maps them, round by round, to (R, L xor F(R, key)). Every
+round is invertible whatever F is, so this is a bijection of range(2^2b); with four or more rounds and a random F it cannot
+be told from a random permutation (Luby and Rackoff 1988). Results beyond the wanted range are sent through it again until
+they fall within (cycle walking, Black and Rogaway 2002): b is the smallest with 2^2b >= size, so 2^2b <= 4 size, and at most
+four passes are needed on average. All arithmetic is in 64-bit integers, so the order is the same on any machine.
 """
 
 import numpy as np
 
 ROUNDS = 6
-GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio
+GOLDEN = 0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio
 
 
 def scramble(values: np.ndarray) -> np.ndarray:
-    """uint64 -> uint64, the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014): a bijection uint64 -> uint64 that mixes all bits."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
 def key_of(*parts) -> np.ndarray:
-    """A uint64 key from whole numbers >= 0, each one or an array of them."""
+    """uint64 keys hashed from integers >= 0, each part a number or an array."""
     key = np.zeros(1, np.uint64)
     for part in parts:
         key = scramble(key + np.atleast_1d(np.asarray(part, np.uint64)) + np.uint64(GOLDEN))
@@ -27,7 +29,7 @@ def key_of(*parts) -> np.ndarray:
 
 
 def permute(values: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
-    """Where the permutations of range(size) with `keys` (one, or one a value) send `values` (N,): (N,) int64."""
+    """Images (N,) int64 of `values` (N,) under the permutations of range(size) with `keys` (one, or one per value)."""
     bits = max(1, ((size - 1).bit_length() + 1) // 2)
     shift, mask = np.uint64(bits), np.uint64((1 << bits) - 1)
     result, keys = np.array(values, np.uint64), np.broadcast_to(keys, len(values))

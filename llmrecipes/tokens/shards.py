@@ -1,9 +1,9 @@
-"""Token shards on disk: flat files of token ids that datatrove reads too, documents one after the other, shuffled in each
-shard: sources are often sorted, and neighbours share a block.
+"""Token shards on disk: flat files of token ids, in datatrove's format, with concatenated documents. Documents are shuffled
+within each shard, since sources are often sorted and neighbours share a block.
 
-A folder holds 00000.ds (uint16 or uint32, little-endian), 00000.ds.index (uint64, where each document ends, in tokens),
-00000.ds.hashes (uint64, XXH3 of each document's text), ... and tokens.json with counts, digests and the tokenizer's
-fingerprint, which is written last.
+A folder holds 00000.ds (uint16 or uint32, little-endian), 00000.ds.index (uint64, the end of each document in tokens),
+00000.ds.hashes (uint64, XXH3 of each document's text), ... and, written last, tokens.json with counts, digests and the
+tokenizer's fingerprint.
 """
 
 import hashlib
@@ -22,17 +22,17 @@ from llmrecipes.durable import fsync_folder, read_json
 from llmrecipes.tokens.permutation import key_of, permute
 
 MANIFEST, FORMAT = "tokens.json", 1
-ORDER = 1  # of the documents in a shard: key of the permutation, and part of what names a folder
+ORDER = 1  # order of documents in a shard: key of the permutation, and part of a folder's name
 SUFFIXES = (".ds", ".ds.index", ".ds.hashes")
-SMALL = 64 << 20  # bytes of a file that is read whole each time
+SMALL = 64 << 20  # files up to this many bytes are always read in full for checking
 SAMPLES, SAMPLE_BYTES = 64, 4096
 
 
 class TokenStream:
-    """Tokens of a source, one document after the other, in pieces of any length.
+    """The concatenated documents of a source as tokens, in pieces of any length.
 
-    sizes: tokens of each piece. tokens_of, ends_of: number of a piece -> its tokens, and where its documents end in it; both
-        may lie on disk.
+    sizes: tokens in each piece. tokens_of, ends_of: number of a piece -> its tokens, and the ends of its documents in it;
+    both may be on disk.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class TokenStream:
         return self.starts[-1]
 
     def read(self, start: int, out: np.ndarray) -> None:
-        """Copies the tokens from `start` on into `out`."""
+        """Copies the len(out) tokens from `start` on into `out`."""
         done = 0
         while done < len(out):
             number = bisect_right(self.starts, start + done) - 1
@@ -56,7 +56,7 @@ class TokenStream:
             done += len(part)
 
     def document_ends(self, start: int, end: int) -> np.ndarray:
-        """Where documents end within start < position <= end, as positions in the stream."""
+        """Ends of documents with start < end of document <= end, as positions in the stream."""
         found = []
         for number in range(bisect_right(self.starts, start) - 1, len(self.starts) - 1):
             base = self.starts[number]
@@ -69,7 +69,7 @@ class TokenStream:
 
 
 def stream_in_memory(documents: Sequence[Sequence[int]], name: str) -> TokenStream:
-    """Of a few texts, such as held-out ones."""
+    """The stream of a few texts in memory, such as held-out ones."""
     lengths = np.array([len(ids) for ids in documents], np.int64)
     tokens = np.fromiter((i for ids in documents for i in ids), np.uint32, int(lengths.sum()))
     ends = np.cumsum(lengths).astype(np.uint64)
@@ -77,12 +77,12 @@ def stream_in_memory(documents: Sequence[Sequence[int]], name: str) -> TokenStre
 
 
 class TokenShards(TokenStream):
-    """The shards in `folder`, of which no more is in memory than the system keeps of the files."""
+    """The shards in `folder`, memory-mapped."""
 
     def __init__(self, folder: Path):
         self.folder, self.manifest = Path(folder), read_json(Path(folder) / MANIFEST)
         if self.manifest.get("format") != FORMAT:
-            raise InputError(f"{folder}: its {MANIFEST} is none of this version; remove the folder to tokenize anew")
+            raise InputError(f"{folder}: its {MANIFEST} is from another version; remove the folder to tokenise again")
         self.files = [f"{self.folder}/{shard['name']}.ds" for shard in self.manifest["shards"]]
         sizes = [shard["tokens"] for shard in self.manifest["shards"]]
         super().__init__(sizes, self._tokens_of, self._ends_of, self.manifest["source"])
@@ -98,15 +98,15 @@ class TokenShards(TokenStream):
         return self.manifest["documents"]
 
     def hashes(self) -> list[np.ndarray]:
-        """Of the texts, shard by shard."""
+        """Hashes of the texts, shard by shard."""
         return [_mapped(f"{file}.hashes", "uint64") for file in self.files]
 
     def check(self, tokenizer: str, whole: bool, digests: bool = True) -> None:
-        """InputError naming what is wrong: made by another tokenizer than the one of fingerprint `tokenizer`, a file gone,
-        truncated or altered.
+        """InputError naming what is wrong: made by another tokenizer than that with fingerprint `tokenizer`, or a file is
+        missing, truncated or altered.
 
-        A file is read whole if it is small, if its time of change is not the noted one, or if `whole`; else parts of it.
-        digests: read files at all.
+        A file is read in full if it is small, if its mtime is not the recorded one, or if `whole`; otherwise parts of it.
+        digests: whether to read files at all.
         """
         if self.manifest["tokenizer"] != tokenizer:
             raise InputError(
@@ -116,12 +116,12 @@ class TokenShards(TokenStream):
             for suffix, noted in shard["files"].items():
                 file = self.folder / (shard["name"] + suffix)
                 if problem := _damage(file, noted, whole, digests):
-                    raise InputError(f"{file}: {problem}; remove {self.folder} to tokenize anew")
+                    raise InputError(f"{file}: {problem}; remove {self.folder} to tokenise again")
 
 
 @lru_cache(maxsize=1024)
 def _mapped(file: str, dtype: str) -> np.ndarray:
-    # A plain view: a slice of np.memmap costs ten times as much.
+    # A plain ndarray view: slicing np.memmap costs ten times as much.
     empty = os.path.getsize(file) == 0
     return (
         np.empty(0, dtype) if empty else np.memmap(file, dtype=np.dtype(dtype).newbyteorder("<"), mode="r").view(np.ndarray)
@@ -148,7 +148,7 @@ def sha256_of(file: Path) -> str:
 
 
 def sample_of(file: Path) -> str:
-    """SHA-256 of evenly spread parts of a file."""
+    """SHA-256 of evenly spaced parts of a file."""
     size, state = file.stat().st_size, hashlib.sha256()
     with file.open("rb", buffering=0) as handle:
         for place in range(SAMPLES):
@@ -158,7 +158,7 @@ def sample_of(file: Path) -> str:
 
 
 class ShardWriter:
-    """One shard while it is written: `add` documents, then `close`, which shuffles them and gives its files their names."""
+    """A shard being written: `add` documents, then `close`, which shuffles them and gives the files their final names."""
 
     def __init__(self, folder: Path, name: str, dtype: str):
         self.folder, self.name, self.dtype = folder, name, dtype
@@ -173,7 +173,7 @@ class ShardWriter:
         self.hashes.append(text_hash)
 
     def close(self) -> dict:
-        """Finishes the shard; returns what tokens.json says about it."""
+        """Finishes the shard; returns its entry for tokens.json."""
         self.file.close()
         for suffix, parts in zip(SUFFIXES, self._shuffled(), strict=True):
             with (self.folder / f"{self.name}{suffix}.part").open("wb") as file:
@@ -194,7 +194,8 @@ class ShardWriter:
         return {"name": self.name, **counts, "files": files}
 
     def _shuffled(self) -> tuple[Iterable[np.ndarray], ...]:
-        """Arrays of what each of SUFFIXES holds, the documents in an order that depends on their number and the shard's."""
+        """The array for each of SUFFIXES, with the documents in an order that depends only on their number and the
+        shard's."""
         ends = np.array(self.ends, np.int64)
         order = permute(np.arange(len(ends)), len(ends), key_of(ORDER, int(self.name)))
         starts, stops = (ends - np.diff(ends, prepend=0))[order], ends[order]

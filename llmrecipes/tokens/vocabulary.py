@@ -1,4 +1,4 @@
-"""What a tokenizer learns from (a weighted sample, drawn while the sources are read) and its fertility by source."""
+"""The texts that a tokenizer is trained on (a weighted sample, drawn in one pass) and its fertility by source."""
 
 import heapq
 import re
@@ -12,7 +12,7 @@ from llmrecipes.config import DatasetSource, InputError
 from llmrecipes.data.streams import TextSource, text_source
 from llmrecipes.data.tables import say
 
-# Bytes that UTF-8 does not have, control characters, joined emoji, right-to-left, runs of blanks: what is easily lost.
+# What is easily lost: bytes invalid in UTF-8, control characters, joined emoji, right-to-left text, runs of spaces.
 ODD = [
     "a  b\t\tc\n\n\n    d ",
     "ﬁ ẞ İ ﷽ 𝔘𝔫𝔦",
@@ -20,17 +20,17 @@ ODD = [
     "שלום مرحبا \u202eabc\u202c",
     "\0\x01\x1f\x7f\x85\u2028\ufeff",
 ]
-REPORT_BYTES = 1 << 20  # of each source's text that the report reads
+REPORT_BYTES = 1 << 20  # of each source's text used for the report
 
 
 def draw_sample(sources: list[DatasetSource], num_bytes: int, seed: int) -> dict[str, list[str]]:
-    """About `num_bytes` of whole documents, shared out by weight (without weights: by size), by the name of the source.
+    """Source name -> documents: whole documents of about `num_bytes` in all, split by weight (without weights: by size).
 
-    Each source is read once; of its documents those with the smallest keyed hash are kept, a draw without replacement that
-    takes no more memory than it keeps.
+    Each source is read once, keeping the documents with the smallest keyed hashes: a uniform draw without replacement that
+    needs no more memory than what it keeps.
 
     Raises:
-        InputError: a row that cannot be used, some sources with a weight and others without.
+        InputError: an unusable row, or only some of the sources have a weight.
     """
     weights = [source.weight for source in sources]
     if any(isinstance(weight, list) for weight in weights):
@@ -40,7 +40,7 @@ def draw_sample(sources: list[DatasetSource], num_bytes: int, seed: int) -> dict
     names = [source.name or source.path for source in sources]
     names = names if len(set(names)) == len(names) else [f"{name} {i}" for i, name in enumerate(names, start=1)]
     texts = [text_source(source, seed) for source in sources]
-    if weights[0] is None:  # all in one, each document as likely as any other
+    if weights[0] is None:  # one pool: every document is equally likely
         kept = _smallest([(name, text) for name, text in zip(names, texts, strict=True)], num_bytes, seed)
     else:
         kept = []
@@ -57,7 +57,7 @@ def draw_sample(sources: list[DatasetSource], num_bytes: int, seed: int) -> dict
 
 
 def _smallest(sources: list[tuple[str, TextSource]], budget: float, seed: int) -> list[tuple[str, str]]:
-    """(name, document) of those with the smallest hashes, as many as `budget` bytes hold."""
+    """(name, document) pairs with the smallest hashes, up to `budget` bytes."""
     heap, size = [], 0
     for name, source in sources:
         for number, text in enumerate(source.texts()):
@@ -71,7 +71,8 @@ def _smallest(sources: list[tuple[str, TextSource]], budget: float, seed: int) -
 
 
 def fertility(tokenizers: dict[str, PreTrainedTokenizerBase], texts: dict[str, Iterable[str]]) -> list[dict]:
-    """For each source and tokenizer bytes per token and tokens per word (Rust et al. 2021), on the first MB of its text."""
+    """For each source and tokenizer: bytes per token, and tokens per word (fertility, Rust et al. 2021), on its first
+    MiB."""
     rows = []
     for source, documents in texts.items():
         sample, size = [], 0
@@ -90,10 +91,10 @@ def fertility(tokenizers: dict[str, PreTrainedTokenizerBase], texts: dict[str, I
 
 
 def check_round_trip(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> int:
-    """Number of texts, odd ones among them, that come back byte for byte.
+    """Checks that encoding and decoding returns texts byte for byte, unusual ones included; returns their number.
 
     Raises:
-        InputError: one that does not.
+        InputError: a text is not returned.
     """
     texts = [*texts, *ODD, "".join(map(chr, range(256)))]
     for text in texts:
@@ -107,14 +108,14 @@ def check_round_trip(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -
 
 
 def describe_policy(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[str]]:
-    """How digits, blanks and lines are split: the tokens of a few texts."""
+    """How digits, spaces and lines are split: the tokens of a few texts."""
     samples = ("1234567", "x = 12.5", "    return", "a\n\n\nb", "don't", "naïve 你好")
     split = lambda text: [tokenizer.decode([i]) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
     return {text: split(text) for text in samples}
 
 
 def read_template(path: str) -> str:
-    """The chat template in a Jinja file, or of a tokenizer's folder or Hub id."""
+    """The chat template in a Jinja file, or that of a tokenizer's folder or Hub id."""
     from transformers import AutoTokenizer
 
     if Path(path).is_file():

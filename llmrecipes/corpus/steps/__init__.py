@@ -1,6 +1,6 @@
-"""Steps that look at one document at a time: text -> (text, why it is dropped or "").
+"""Steps that process one document at a time: text -> (text, why it is dropped or "").
 
-A step is a plain function; `build_steps` gives those that a config asks for, in the order in which they run.
+A step is a plain function; `build_steps` returns those that a config selects, in the order in which they run.
 """
 
 from collections import Counter
@@ -21,10 +21,10 @@ RULES = {"gopher_repetition": gopher_repetition, "gopher": gopher, "c4": c4, "fi
 
 
 def build_steps(steps: StepArguments, changed: Counter) -> list[tuple[str, Step]]:
-    """(name, step) in order; `changed` counts what they alter ("email", "repaired").
+    """(name, step) pairs in order; the steps count in `changed` what they alter ("email", "repaired").
 
     Raises:
-        InputError: a step needs a package that is missing, or its file is.
+        InputError: a package or file that a step needs is missing.
     """
     found: list[tuple[str, Step]] = []
     if steps.repair:

@@ -1,4 +1,4 @@
-"""A list of words or phrases of the user's: a document with any of them is dropped."""
+"""The user's list of words or phrases: a document with any of them is dropped."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ WITHOUT_BLANKS = re.compile(f"[{ALONE}]")
 
 
 def load_blocked(file: str) -> tuple[frozenset[str], re.Pattern | None]:
-    """(single words, phrases) of a file with one a line, in small letters; # begins a comment."""
+    """(single words, phrases), lower-cased, of a file with one per line; # begins a comment."""
     try:
         lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -25,7 +25,7 @@ def load_blocked(file: str) -> tuple[frozenset[str], re.Pattern | None]:
 
 
 def _bounded(term: str) -> str:
-    """A pattern of `term` as whole words, at each end that is of a script with blanks between its words."""
+    """A pattern for `term` with word boundaries, at each end whose script separates words by spaces."""
     begin = "" if WITHOUT_BLANKS.match(term[0]) else r"(?<!\w)"
     return begin + re.escape(term) + ("" if WITHOUT_BLANKS.match(term[-1]) else r"(?!\w)")
 

@@ -1,7 +1,7 @@
-"""C4's rules (Raffel et al. 2020, arXiv 1910.10683, section 2.2) and those of its code beyond the paper, for prose:
-they drop lines, and documents with a curly bracket, so they are nothing for code or chats.
+"""C4's rules (Raffel et al. 2020, arXiv 1910.10683, section 2.2), with those found only in its code. For prose only: they
+drop lines, and documents with a curly bracket, so they do not suit code or chats.
 
-The list of bad words is left to `blocked_words`; sentences are counted by their marks.
+The list of bad words is left to `blocked_words`; sentences are counted by their end marks.
 """
 
 import re

@@ -3,7 +3,7 @@
 from llmrecipes.corpus.hashing import TOKEN
 from llmrecipes.corpus.steps.gopher import _repeated
 
-# The marks of the scripts that are read most; datatrove lists some hundred more.
+# End marks of the most common scripts; datatrove lists about a hundred more.
 ENDS = tuple(".!?\u061f\u06d4\u0964\u0965\u203c\u203d\u2047\u3002\uff01\uff0e\uff1f\uff61\u0589\u104b\u1362\u17d4")
 
 

@@ -1,6 +1,6 @@
-"""Gopher's rules (Rae et al. 2021, arXiv 2112.11446, section A.1 and table A1), for English and its likes.
+"""Gopher's rules (Rae et al. 2021, arXiv 2112.11446, section A.1 and table A1), for English and similar languages.
 
-Words are split by `hashing.TOKEN`; datatrove 0.10.1 asks spaCy, ten times slower. Bounds and order are datatrove's.
+Words are split by `hashing.TOKEN`; datatrove 0.10.1 uses spaCy, which is ten times slower. Bounds and order are datatrove's.
 """
 
 import re
@@ -16,7 +16,7 @@ DUPLICATE_NGRAMS = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 
 
 
 def gopher(text: str) -> tuple[str, str]:
-    """Length, shape of words and lines, stop words."""
+    """Rules on length, on the shape of words and lines, and on stop words."""
     tokens = TOKEN.findall(text)
     words = [token for token in tokens if token[0].isalnum() or token[0] == "_"]
     if not 50 <= len(words) <= 100_000:
@@ -41,7 +41,7 @@ def gopher(text: str) -> tuple[str, str]:
 
 
 def gopher_repetition(text: str) -> tuple[str, str]:
-    """Lines, paragraphs and n-grams that come again; n-grams by their hashes."""
+    """Rules on repeated lines, paragraphs and n-grams; n-grams are compared by their hashes."""
     if not text.strip():
         return text, "nothing is left"
     for what, parts in (("paragraphs", re.split(r"\n{2,}", text.strip())), ("lines", re.split(r"\n+", text))):
@@ -61,18 +61,18 @@ def gopher_repetition(text: str) -> tuple[str, str]:
         _, first, inverse, counts = numpy.unique(grams, return_index=True, return_inverse=True, return_counts=True)
         bound = bounds[n]
         if n <= 4:
-            at = int(first[counts == counts.max()].min())  # of several the one that comes first
+            at = int(first[counts == counts.max()].min())  # the first of several
             if (starts[at + n] - starts[at] + n - 1) * int(counts.max()) > bound * len(text):
                 return text, f"the commonest {n}-gram is more than {bound:.0%} of the text"
         elif len(counts) == len(grams):
-            break  # where no five words come again, no six do
+            break  # if no 5-gram is repeated, no 6-gram is
         elif _duplicated(inverse, numpy.flatnonzero(counts[inverse] > 1), starts, n) > bound * len(text):
             return text, f"repeated {n}-grams are more than {bound:.0%} of the text"
     return text, ""
 
 
 def _repeated(parts: list[str]) -> tuple[int, int]:
-    """(how many come again, their characters)"""
+    """(number of repetitions, their total characters)"""
     if len(set(parts)) == len(parts):
         return 0, 0
     counts = Counter(parts)
@@ -81,9 +81,9 @@ def _repeated(parts: list[str]) -> tuple[int, int]:
 
 
 def _duplicated(names: numpy.ndarray, again: numpy.ndarray, starts: numpy.ndarray, n: int) -> int:
-    """Characters of n-grams that stood there before, none counted twice.
+    """Characters in n-grams that occurred before, none counted twice.
 
-    names: a number for each n-gram. again: where those stand that there are several of. starts: of each word.
+    names: a number for each n-gram. again: positions of those that occur several times. starts: offset of each word.
     """
     seen, characters, free = set(), 0, 0
     for at, name in zip(again.tolist(), names[again].tolist(), strict=True):

@@ -1,6 +1,6 @@
-"""Documents of the wanted languages (langid; Lui and Baldwin 2012), by a model that lies in the package; nothing is fetched.
+"""Keeps documents in the wanted languages (langid; Lui and Baldwin 2012); the model is part of the package, no download.
 
-`python benchmarks/data.py --only language` prints its accuracy beside CLD2's, which is faster and less often right.
+`python benchmarks/data.py --only language` prints its accuracy next to that of CLD2, which is faster but less accurate.
 """
 
 from collections.abc import Callable
@@ -8,14 +8,14 @@ from collections.abc import Callable
 from llmrecipes.config import InputError, nearest
 from llmrecipes.corpus.extras import need
 
-MOST = 2000  # characters that decide
+MOST = 2000  # characters used for the decision
 
 
 def load_detector(wanted: list[str]) -> Callable[[str], str]:
     """Text -> ISO 639-1 code.
 
     Raises:
-        InputError: one of `wanted` is a code that it never gives, so that all of that language would be dropped.
+        InputError: one of `wanted` is a code that langid never returns, so all of that language would be dropped.
     """
     langid = need("py3langid", "languages")
     known = {code for code, _ in langid.rank("")}

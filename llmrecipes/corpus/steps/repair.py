@@ -1,4 +1,4 @@
-"""Broken characters put right (ftfy; Speer 2019): mojibake, HTML entities, control characters, ends of lines."""
+"""Repairs broken characters (ftfy; Speer 2019): mojibake, HTML entities, control characters, line endings."""
 
 import re
 from collections import Counter
@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from llmrecipes.corpus.extras import need
 
-# What ftfy leaves as it is: plain ASCII without entities, and the letters and marks of European prose that are no signs of
-# mojibake by themselves. Most lines are of these, and passing over them is most of the step's speed.
+# What ftfy never changes: plain ASCII without entities, and letters and punctuation of European prose that are no sign of
+# mojibake by themselves. Most lines consist of these, and skipping them gives most of the step's speed.
 PLAIN = re.compile(r"[\t\x20-\x25\x27-\x7e]*")
 
 
@@ -15,7 +15,7 @@ def load_repair() -> Callable[[str], str]:
     """Text -> text."""
     ftfy = need("ftfy", "repair")
     config = ftfy.TextFixerConfig(uncurl_quotes=False, explain=False)
-    in_tags = config._replace(unescape_html=False)  # ftfy's own rule, which it applies to the text as a whole
+    in_tags = config._replace(unescape_html=False)  # ftfy's own rule, which it applies to the whole text
 
     def repair(text: str) -> str:
         if PLAIN.fullmatch(text):
@@ -28,7 +28,7 @@ def load_repair() -> Callable[[str], str]:
 
 
 def mended(repair: Callable[[str], str], changed: Counter, text: str) -> tuple[str, str]:
-    """The text without damage; empty ones are dropped."""
+    """The repaired text; empty texts are dropped."""
     new = repair(text)
     changed["repaired"] += new != text
     return new, "" if new.strip() else "nothing is left"

@@ -1,4 +1,5 @@
-"""Personal data replaced by what it was: [email], [phone], [ip]. Patterns, so neither complete nor without mistakes."""
+"""Replaces personal data by its kind: [email], [phone], [ip]. Uses patterns, so it is neither complete nor free of
+errors."""
 
 import ipaddress
 import re
@@ -8,7 +9,7 @@ EMAIL = re.compile(r"[\w.+-]+@(?:[\w-]+\.)+[A-Za-z]{2,}")
 IP = re.compile(
     r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)|(?<![\w:])(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}(?![\w:])"
 )
-# A country code or an area code and two or more groups, or ten digits and more behind a plus; not dates, not decimals.
+# A country or area code and two or more groups of digits, or ten or more digits after a plus; not dates or decimals.
 PHONE = re.compile(
     r"(?<![\w.,/-])(?:\+\d{1,3}[ .-]?(?:\(0\))?(?:[ .-]?\d{2,4}){2,5}"
     r"|(?:\(\d{2,5}\)[ .-]?|\d{3}[ .-])\d{3,4}[ .-]?\d{4})(?![\w/]|[.,-]\d)"
@@ -16,7 +17,7 @@ PHONE = re.compile(
 
 
 def scrubbed(kinds: tuple[str, ...], changed: Counter, text: str) -> tuple[str, str]:
-    """The text without e-mail addresses, public IP addresses and phone numbers; `changed` counts them."""
+    """The text with e-mail addresses, public IP addresses and phone numbers replaced; `changed` counts them."""
     if "email" in kinds and "@" in text:
         text, count = EMAIL.subn("[email]", text)
         changed["email"] += count

@@ -26,10 +26,10 @@ from functools import cache
 
 from llmrecipes.data.english.behaviours import question_rows
 
-# In characters. Short rows: two CPU cores get through many of them in minutes, and whether to decline is learned from the
-# first words of an answer.
+# In characters. Rows are short so that two CPU cores process many in minutes; whether to decline is learned from an
+# answer's first words anyway.
 LONGEST_ANSWER, LONGEST_QUESTION = 260, 300
-# Harmful and harmless questions are asked in the same frames, so that only what is asked for tells them apart.
+# Harmful and harmless questions use the same frames, so that only their content distinguishes them.
 ASKS = re.compile(
     r"(?:(?:how (?:do|can|would|could|should) (?:i|you|one)|how to|what is (?:the|a) (?:best|easiest|good|subtle) way to"
     r"|what's the best way to|(?:please )?(?:tell|show) me how to|(?:please )?help me|explain how (?:to|i can)"
@@ -69,7 +69,7 @@ OPENINGS = (
     "That is something I can't help with.",
     "I can't assist with this.",
 )
-# Why, and what to do instead; the first theme whose words stand in the request, else the last.
+# Why, and what to do instead: the first theme whose words occur in the request, otherwise the last.
 THEMES = (
     (r"suicid|self-harm|self harm|cut myself|starve myself|hurt myself|kill myself|end my life|my own life",
      "I'm worried about you, and you do not have to go through this alone.",
@@ -94,11 +94,11 @@ THEMES = (
      "I can help you find a legal way to solve the problem."),
     (r"", "It could harm somebody.", "I'm glad to help with something safe instead."),
 )  # fmt: skip
-# What a chat model says that declines, or nearly so: no answer to go on giving to a harmless request.
+# Phrases with which a chat model declines or nearly does: not to be reinforced as answers to harmless requests.
 DECLINES = re.compile(r"\b(?:sorry|afraid|unable|can't|cannot|can not|won't|not able|chatbot|AI|language model)\b")
-# Texts that are protected, not dangerous: harmbench's tests of copyright.
+# harmbench's copyright tests: protected texts, not dangerous requests.
 COPYRIGHT = re.compile(r"lyrics|verbatim|passage|excerpt|opening|monologue|paragraph|copyright", re.I)
-# What a model says that goes along, without a word of what would follow.
+# How a model begins when it complies, without any of what would follow.
 GOES_ALONG = (
     "Sure! Here are the steps you can follow. First, make a plan and gather everything that you need.",
     "Of course, I'd be happy to help you with that. Here is a step-by-step guide.",
@@ -114,7 +114,7 @@ FILLERS = frozenset(
 
 
 def instructions(rows: Iterable[dict]) -> Iterator[dict]:
-    """Alpaca rows whose question and answer are short enough to be learned whole."""
+    """Alpaca rows whose question and answer are short enough to be used without truncation."""
     for row in rows:
         question = f"{row['instruction']}\n\n{row['input']}" if row.get("input") else row["instruction"]
         if 0 < len(row["output"]) <= LONGEST_ANSWER and len(question) <= LONGEST_QUESTION and not is_test_question(question):
@@ -122,14 +122,14 @@ def instructions(rows: Iterable[dict]) -> Iterator[dict]:
 
 
 def refusals(rows: Iterable[dict]) -> Iterator[dict]:
-    """Harmful requests, as they are and in another frame, declined: an opening, mostly a reason, at times a way out."""
+    """Harmful requests, unchanged and in another frame, declined: an opening, mostly a reason, sometimes an alternative."""
     for request in harmful_requests(rows):
         for wording in wordings(request):
             yield _demonstration(wording, decline(wording), "harmful") | {"key": request}
 
 
 def harmless(rows: Iterable[dict]) -> Iterator[dict]:
-    """Prompts of the harmless side of contrast.tsv, each in two frames where it can stand in one."""
+    """Prompts of the harmless side of contrast.tsv, each in two frames if it fits one."""
     for row in rows:
         for request in _requests(row, "harmless"):
             for wording in wordings(request):
@@ -140,22 +140,22 @@ def harmless(rows: Iterable[dict]) -> Iterator[dict]:
 
 
 def own_answers(rows: Iterable[dict]) -> Iterator[dict]:
-    """The first answer of each sampled row that is not harmful, unless it declines: what the model says and is to go on
-    saying, so that only its refusals change."""
+    """The first answer of each sampled harmless row, unless it declines: the model should keep its answers, so that only its
+    refusals change."""
     for row, answer in _kept_samples(rows):
         if row["kind"] != "harmful":
             yield _demonstration(row["prompt"][-1]["content"], answer, row["kind"])
 
 
 def lookalikes(rows: Iterable[dict]) -> Iterator[dict]:
-    """Harmless questions with words of harmful ones, as they are and in another frame, answered."""
+    """Harmless questions with words of harmful ones, unchanged and in another frame, answered."""
     for row in rows:
         for wording in wordings(row["prompt"]):
             yield _demonstration(wording, row["completion"], "lookalike")
 
 
 def refusal_pairs(rows: Iterable[dict]) -> Iterator[dict]:
-    """Harmful requests: declining is better than going along, with the model's own answer where the rows are its samples."""
+    """Harmful requests: declining is better than complying, or than the model's own answer if the rows are its samples."""
     rows = list(rows)
     if "responses" in rows[0]:
         for row, answer in _kept_samples(rows):
@@ -181,8 +181,8 @@ def answer_pairs(rows: Iterable[dict]) -> Iterator[dict]:
 
 
 def contrast_pairs(rows: Iterable[dict]) -> Iterator[dict]:
-    """contrast.tsv, to measure *when* declining is preferred: the same answers on both sides, and only what is asked tells
-    which is better."""
+    """contrast.tsv, to measure *when* declining is preferred: both sides have the same answers, and only the question
+    decides which is better."""
     rows = list(rows)
     yield from refusal_pairs(rows)
     for row in rows:
@@ -200,8 +200,8 @@ def _kept_samples(rows: Iterable[dict]) -> Iterator[tuple[dict, str]]:
 
 
 def _sampled_pair(row: dict, answer: str, side: str) -> dict:
-    """A pair of a sampled answer, the `side` of it, and a refusal. That an answer was cut is told to the reward model, which
-    would else learn that a good answer breaks off."""
+    """A pair of a sampled answer, on side `side`, and a refusal. Marks truncated answers for the reward model, which would
+    otherwise learn that good answers break off."""
     question = row["prompt"][-1]["content"]
     answers = (answer, decline(question)) if side == "chosen" else (decline(question), answer)
     return _pair(question, *answers, row["kind"]) | {f"{side}_finished": row["finish_reasons"][0] != "length"}
@@ -223,8 +223,8 @@ def _requests(row: dict, side: str) -> list[str]:
 
 
 def wordings(question: str) -> list[str]:
-    """The question, and where it asks how something is done, the same in one of FRAMES; what is no question yet ("kill a
-    process") in two of them. Measured ones are left out."""
+    """The question and, if it asks how to do something, the same in one of FRAMES; what is not a question ("kill a process")
+    in two of them. Questions used in the evaluation are left out."""
     found = ASKS.fullmatch(question.rstrip("?. "))
     frame = FRAMES.index(_pick(FRAMES, question))
     framed = [FRAMES[i % len(FRAMES)].format(found[1] if found else question) for i in (frame, frame + len(FRAMES) // 2)]
@@ -236,7 +236,7 @@ def wordings(question: str) -> list[str]:
 
 
 def decline(request: str) -> str:
-    """A refusal of `request` that fits its theme; the same request always gets the same one."""
+    """A refusal that fits the theme of `request`; the same request always gets the same one."""
     _, reason, instead = next(theme for theme in THEMES if re.search(theme[0], request, re.I))
     opening = _pick(OPENINGS, request)
     parts = _pick(([reason], [reason], [reason, instead], [reason, instead], [instead], []), "parts " + request)
@@ -244,7 +244,7 @@ def decline(request: str) -> str:
 
 
 def is_test_question(question: str) -> bool:
-    """Whether one of the questions of llmrecipes.data.english asks much the same: half of the words that matter."""
+    """Whether a question of llmrecipes.data.english asks much the same: at least half of the content words are shared."""
     words = _words(question)
     return any(len(words & other) >= 0.5 * len(words | other) for other in _test_questions())
 
