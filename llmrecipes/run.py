@@ -104,7 +104,8 @@ def check_run(
 
     Raises:
         InputError: the folder holds another run and `force` is off; another process is writing there; all checkpoints are
-            damaged; the launch config would save no loadable model; an input is the folder of an unfinished run.
+            damaged; the launch config would save no loadable model; one process sees several GPUs; an input is the folder of
+            an unfinished run.
         SystemExit(0): this very run is already finished there.
     """
     quiet_logs()
@@ -112,6 +113,9 @@ def check_run(
     if not args.output_dir:
         raise InputError("`output_dir` is missing; say where the stage's result goes, e.g. outputs/<experiment>/" + stage)
     prepare_sharding(args)
+    if getattr(args, "n_gpu", 1) > 1:
+        raise InputError(f"{stage}: {args.n_gpu} GPUs in one process, over which Trainer would spread larger batches; start "
+                         "it with `accelerate launch`, one process per GPU, or set CUDA_VISIBLE_DEVICES=0")  # fmt: skip
     output_dir, is_main = Path(args.output_dir), int(os.environ.get("RANK", 0)) == 0
     apply_tracking(args, stage, output_dir)
     transformers.set_seed(args.seed)

@@ -31,6 +31,15 @@ def start(folder, run=None, keep=(), **values):
     return state
 
 
+def test_one_process_on_several_gpus_is_refused(tmp_path):
+    """Trainer would wrap the model in DataParallel and take twice the rows a step."""
+    args = Arguments(str(tmp_path / "o"))
+    args.n_gpu = 2
+    with pytest.raises(InputError, match="2 GPUs in one process.*accelerate launch"):
+        check_run("sft", RunArguments(), args, (args,))
+    assert not (tmp_path / "o").exists()
+
+
 def checkpoint(state, step):
     """A sealed checkpoint of the run, as a training would leave it."""
     folder = state.output_dir / f"checkpoint-{step}"
