@@ -36,9 +36,9 @@ class Piece:
 NOTES = {
     "split": "{} rows hold one answer of a longer conversation, whose turns the chat template renders otherwise once others "
     "follow",
-    "ended": "{} rows hold an answer after which the chat template puts no token that ends it; {eos} was put there",
-    "inside": "{} rows hold a token at which generation stops within an answer: what stands behind it will never be said",
-    "opened": "{} rows are learned without the end of the generation prompt, which the chat template leaves out once the "
+    "ended": "{} rows hold an answer after which the chat template writes no token that ends it; {eos} was appended",
+    "inside": "{} rows hold a token inside an answer at which generation stops: what follows it will never be generated",
+    "opened": "{} rows are trained without the end of the generation prompt, which the chat template leaves out once the "
     "answer is there",
 }
 

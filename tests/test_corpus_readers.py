@@ -174,7 +174,7 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path, capsys):
         (tmp_path / name).write_bytes(jsonl(["one text"]))
     assert len(texts_of(tmp_path / "texts")) == 2 and not capsys.readouterr().out
     assert len(texts_of(tmp_path)) == 2
-    assert "3 of 5 files are not read (README.md, b.csv, texts/README.md); name" in capsys.readouterr().out
+    assert "3 of 5 files are not read (README.md, b.csv, texts/README.md); choose" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
