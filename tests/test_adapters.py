@@ -481,7 +481,7 @@ def test_lora_on_a_mixture_of_experts_works_or_is_one_line(config, tmp_path):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     everywhere = ModelArguments(use_peft=True, lora_target_modules=["all-linear"], lora_dropout=0.05)
-    with pytest.raises(InputError, match="lora_dropout: 0.05 is not possible on a mixture's experts"):
+    with pytest.raises(InputError, match="lora_dropout: 0.05 is not possible on the experts of a mixture"):
         lora_config(everywhere, model)
     with pytest.raises(InputError, match=f"no default for a {config.model_type}; name some of .* or all-linear"):
         lora_config(ModelArguments(use_peft=True), model)

@@ -56,7 +56,7 @@ def test_local_workers_keep_the_same_documents_also_when_one_is_killed(tmp_path,
     readers(1)
     found = run_build(tmp_path / "local", deadly, **KEYS, **LOCAL)
     assert found == whole and kept(tmp_path / "local") == kept(tmp_path / "here")
-    assert re.search(r"task clean-\d was killed; try 2 of 4", capsys.readouterr().out)
+    assert re.search(r"task clean-\d was killed; attempt 2 of 4", capsys.readouterr().out)
 
 
 @pytest.mark.long
@@ -73,7 +73,7 @@ def test_a_task_killed_in_every_try_is_named_and_finished_shards_are_kept(tmp_pa
 
 def test_a_workers_mistake_is_the_same_line_as_in_process(tmp_path, sources):
     (tmp_path / "2.jsonl").write_text('{"text": "fine"}\n{"body": "x"}\n')
-    with pytest.raises(InputError, match=r"2\.jsonl, row 2: has no `text`; its columns are body; mend it"):
+    with pytest.raises(InputError, match=r"2\.jsonl, row 2: has no `text`; its columns are body; fix it"):
         run_build(tmp_path / "out", sources, **KEYS, **LOCAL)
 
 

@@ -62,7 +62,7 @@ def test_answers_end_where_generation_stops_also_where_the_template_marks_no_end
     ready = build(tmp_path, Dataset.from_list(rows), own).train_dataset
     for column in ("completion_ids", "KL_completion_ids"):
         assert {ids[-1] for ids in ready[column]} == {toys.EOS} and {len(ids) for ids in ready[column]} == {2}
-    assert "train: behind 8 of 8 answers" in capsys.readouterr().out
+    assert "train: after 8 of 8 answers" in capsys.readouterr().out
 
 
 def test_nobody_learns_to_end_where_an_answer_was_cut(tmp_path):

@@ -380,7 +380,7 @@ def test_a_mistake_is_one_line(sft, words, says, capfd):
 def test_an_architecture_that_is_not_known_is_named():
     with pytest.raises(InputError, match="'mamba' is none"):
         read_architecture({"model_type": "mamba"}, "m")
-    with pytest.raises(InputError, match="none of h100"):
+    with pytest.raises(InputError, match="not one of h100"):
         read_gpu("k80")
 
 

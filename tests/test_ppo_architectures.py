@@ -150,7 +150,7 @@ def check_values(value_model, batch: dict) -> None:
         (
             "recurrent_gemma",
             SIZES | {"head_dim": 8, "lru_width": 32, "attention_window_size": 16, "block_types": ["recurrent", "attention"]},
-            "a RecurrentGemmaForCausalLM reads padding, .*batch size of generation to 1",
+            "a RecurrentGemmaForCausalLM lets padding into its state, .*batch size of generation to 1",
         ),
     ],
 )

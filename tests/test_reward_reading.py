@@ -172,7 +172,7 @@ def test_max_length_beyond_the_models_positions_becomes_their_number(tmp_path, c
     args = RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=100)
     trainer = RewardTrainer(model=model, args=args, train_dataset=rows, processing_class=toys.tokenizer())
     assert trainer.args.max_length == 64 and args.max_length == 100 and len(trainer.train_dataset) == 2
-    assert "max_length: 100 is beyond the model's context; 64 is taken" in capsys.readouterr().out
+    assert "max_length: 100 is beyond the model's context; using 64" in capsys.readouterr().out
 
 
 def test_a_template_that_refuses_the_conversation_is_one_line():

@@ -95,7 +95,7 @@ def test_what_is_learned_is_the_same_bit_for_bit(tmp_path, judge, reward_model, 
 
 def test_rows_beyond_the_share_of_time_are_left_out(tmp_path, capsys):
     _, rows = train(tmp_path, "capped", watching(watch_share=0.0))
-    assert [row["step"] for row in rows] == [0] and "left out 3 times" in capsys.readouterr().out
+    assert [row["step"] for row in rows] == [0] and "skipped 3 times" in capsys.readouterr().out
 
 
 def test_a_resumed_run_has_each_step_once(tmp_path):
