@@ -118,10 +118,12 @@ def _measures(folder: Path, manifest: dict) -> dict[str, Estimate | float]:
 def _estimates(scores: dict, file: Path) -> dict[str, Estimate]:
     try:
         found = {name: Estimate(**estimate) for name, estimate in scores.items()}
-        _ = [math.isnan(number) for estimate in found.values() for number in estimate]
-        return found
+        is_whole = all(isinstance(number, (int, float)) for estimate in found.values() for number in estimate)
     except (AttributeError, TypeError):
-        raise InputError(f"runs: {file} is damaged: a measure is not a value with its interval; evaluate again") from None
+        is_whole = False
+    if not is_whole:
+        raise InputError(f"runs: {file} is damaged: a measure is not a value with its interval; evaluate again")
+    return found
 
 
 def _cost(manifest: dict) -> dict[str, float]:
@@ -132,13 +134,14 @@ def _cost(manifest: dict) -> dict[str, float]:
 def _curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
     curves: dict = {}
     for logs in _sure(read_json(folder / "trainer_state.json").get("log_history"), list):
-        step = _sure(logs, dict).get("step")
-        for name, value in _sure(logs, dict).items():
-            shown = name in TRAINING or name.removeprefix("eval_") in TRAINING
-            if shown and not (isinstance(step, (int, float)) and isinstance(value, (int, float))):
+        entry = _sure(logs, dict)
+        step = entry.get("step")
+        for name, value in entry.items():
+            if name not in TRAINING and name.removeprefix("eval_") not in TRAINING:
+                continue
+            if not (isinstance(step, (int, float)) and isinstance(value, (int, float))):
                 raise InputError(f"runs: {folder}/trainer_state.json is damaged: `{name}` in it has no number or no step")
-            if shown:
-                curves.setdefault(name, []).append((step, value))
+            curves.setdefault(name, []).append((step, value))
     return curves
 
 

@@ -20,7 +20,7 @@ from llmrecipes.cards.names import hide_paths, is_local, loading_name, repo_name
 from llmrecipes.config import InputError
 from llmrecipes.durable import read_json
 from llmrecipes.leaks import refuse_secrets
-from llmrecipes.manifest import in_order
+from llmrecipes.manifest import runs_below
 from llmrecipes.preflight.machine import is_hub_id
 from llmrecipes.secrets import known_secrets, scrub_secrets
 
@@ -52,8 +52,7 @@ def plan_push(path: str, namespace: str, not_secrets: Sequence[str] = ()) -> lis
         raise InputError(f"namespace: {namespace!r} is not the name of a user or organisation")
     root = Path(path)
     # In the order they were finished: inputs before what was made from them, the evaluation last.
-    found = sorted(root.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
-    runs = [root] if (root / "manifest.json").exists() else in_order(path.parent for path in found)
+    runs = [root] if (root / "manifest.json").exists() else runs_below(root)
     if not runs:
         raise InputError(f"{path}: holds no run (no manifest.json); give a stage's folder or a chain's")
     pushes = []

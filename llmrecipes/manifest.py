@@ -67,6 +67,12 @@ def in_order(folders: Iterable[Path]) -> list[Path]:
     return ordered
 
 
+def runs_below(root: Path) -> list[Path]:
+    """Folders of the runs in `root`, a chain's folder, by when they were finished, but inputs before what reads them."""
+    found = sorted(root.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    return in_order(path.parent for path in found)
+
+
 def path_of(folder: Path, manifest: dict) -> str:
     """`folder` as named in its run's config, wherever it is now."""
     return manifest.get("config", {}).get("output_dir", str(folder))

@@ -1,7 +1,6 @@
 """Model cards: a run's manifest in the Hub's form (YAML metadata and text)."""
 
 import ast
-import json
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
@@ -9,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from llmrecipes.cards.loading import has_template, load_model
 from llmrecipes.cards.names import ROOT, hide_paths, is_local, loading_name, repo_name
-from llmrecipes.durable import write_json, write_text
+from llmrecipes.durable import read_json, write_json, write_text
 from llmrecipes.formats import prompt_text, read_growing
 from llmrecipes.measures import BOOKKEEPING, NAMED, meaning, read_scores, with_arrow
 
@@ -41,7 +40,7 @@ def write_model_card(
     Returns the card's path; None for a folder that is not a finished run of ours (such as a Hub id) or holds no model.
     """
     folder = Path(folder)
-    manifest = manifest or _read(folder / "manifest.json")
+    manifest = manifest or read_json(folder / "manifest.json")
     kinds = [n for n in ("adapter_config.json", "config.json", "tokenizer.json") if (folder / n).exists()]
     if manifest.get("status") != "finished" or not kinds:
         return None
@@ -171,7 +170,7 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
     if not found:
         lines += ["| measure | value |", "|---|---|", *(f"| {m} | {v:.4g} |" for m, v in _measured(manifest).items())]
         lines += ["", "Measured at the end of training, without intervals; `recipes/evaluate.py` adds them."]
-    if verdict := _read(folder / "health.json").get("verdict"):
+    if verdict := read_json(folder / "health.json").get("verdict"):
         lines += [
             "",
             f"Health check: **{verdict}**; `health.md` has the calibration, the length bias and the worst mistakes.",
@@ -252,7 +251,7 @@ def _measured(manifest: dict) -> dict[str, float]:
 
 def _stored(folder: Path, manifest: dict) -> dict[str, dict]:
     """Evaluation -> its `scores`, `baseline`, `judged_by` and `tasks`, for the model that is there now."""
-    stored = _read(folder / RESULTS_FILE)
+    stored = read_json(folder / RESULTS_FILE)
     if stored.get("fingerprint") != manifest.get("output_fingerprint"):
         return {}
     found = stored.get("evaluations") or ({EARLIER: {"scores": stored["scores"]}} if stored.get("scores") else {})
@@ -260,7 +259,7 @@ def _stored(folder: Path, manifest: dict) -> dict[str, dict]:
 
 
 def _about(evaluation: Path) -> dict:
-    metrics, manifest = _read(evaluation / "metrics.json"), _read(evaluation / "manifest.json")
+    metrics, manifest = read_json(evaluation / "metrics.json"), read_json(evaluation / "manifest.json")
     # No path of this machine: the file is published unchanged.
     judged_by = {who: hide_paths(str(name)) for who, name in (metrics.get("judged_by") or {}).items()}
     return {"baseline": baseline_of(metrics, manifest), "judged_by": judged_by, "tasks": metrics.get("tasks") or []}
@@ -268,12 +267,13 @@ def _about(evaluation: Path) -> dict:
 
 def _checked(folder: Path) -> dict[str, dict]:
     """Accuracy on each held-out set of pairs, with its interval, from the reward model's health check."""
-    sets = _read(folder / "health.json").get("by_set", {})
+    sets = read_json(folder / "health.json").get("by_set", {})
     return {f"pair_accuracy_{name}".replace(" ", "_"): estimate for name, estimate in sets.items()}
 
 
 def _is_classifier(folder: Path) -> bool:
-    names = _read(folder / "config.json").get("architectures") or [_read(folder / "adapter_config.json").get("task_type")]
+    config, adapter = (read_json(folder / name) for name in ("config.json", "adapter_config.json"))
+    names = config.get("architectures") or [adapter.get("task_type")]
     return any("SequenceClassification" in str(name) or name == "SEQ_CLS" for name in names)
 
 
@@ -283,10 +283,3 @@ def _is_file(path: str) -> bool:
 
 def _has_weights(folder: Path) -> bool:
     return any(folder.glob("*.safetensors"))
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return {}

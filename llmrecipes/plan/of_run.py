@@ -8,11 +8,11 @@ from llmrecipes.keys.settings import Settings
 from llmrecipes.keys.values import check_value
 from llmrecipes.plan.job import read_job
 from llmrecipes.plan.memory import phases
+from llmrecipes.plan.table import GIB
 from llmrecipes.plan.work import count_work
 
 GPU_BYTES = 80e9  # memory of the GPU of which vLLM takes its share
 SHARDED = {"FSDP": (True, True), "ZeRO-3": (True, True), "ZeRO-2": (False, True)}  # (weights, gradients and states)
-GIB = 1 << 30
 
 
 def plan_of_run(manifest: dict, recipe: Path) -> dict | None:

@@ -13,7 +13,7 @@ from llmrecipes.checkpoints import step_folders
 from llmrecipes.config import InputError
 from llmrecipes.durable import read_json
 from llmrecipes.formats import read_growing
-from llmrecipes.manifest import in_order, path_of
+from llmrecipes.manifest import in_order, path_of, runs_below
 from llmrecipes.measures import read_scores, todays_name
 from llmrecipes.report.changes import find_changes
 from llmrecipes.report.content import build_sections, open_report
@@ -59,10 +59,7 @@ def write_report(output_dir: str | Path, title: str, names: list[str] | None = N
         InputError: there is no finished stage in `output_dir`.
     """
     output_dir, started = Path(output_dir), time.monotonic()
-    if names is None:
-        manifests = sorted(output_dir.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
-        names = [path.parent.name for path in manifests]
-    folders = in_order(output_dir / name for name in names)
+    folders = runs_below(output_dir) if names is None else in_order(output_dir / name for name in names)
     records = [record for folder in folders if (record := read_stage(folder))]
     if not records:
         raise InputError(f"{output_dir}: holds no finished stage to report on; run the chain first")
