@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent.parent / "configs" / "tasks" / "english"
 
 
 def rows_of(ability, kind=None):
-    rows = map(json.loads, (FOLDER / f"{ability}.jsonl").read_text(encoding="utf-8").splitlines())
+    rows = map(json.loads, (FOLDER / f"{ability}.jsonl").read_bytes().splitlines())
     return [row for row in rows if kind in (None, row["kind"])]
 
 

@@ -452,7 +452,7 @@ def test_every_model_is_scored_on_every_part_and_the_files_hold_it(model, tokeni
     assert {"sampled_rude", "sampled_rule_score", "sampled_rule_win_rate"} <= set(scores["base"])
     written = json.loads((tmp_path / "metrics.json").read_text())["models"]["base"]["rule_win_rate"]
     assert set(written) == {"value", "low", "high", "n"} and written["value"] == flat["base/rule_win_rate"]
-    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_bytes().splitlines()]
     assert len(lines) == 9 and set(lines[0]["answers"]) == set(lines[0]["judged"]) == {"base", "sft"}
     whole = json.loads((tmp_path / "metrics.json").read_text())
     polite = [[line["judged"][name]["polite"] for line in lines] for name in ("base", "sft")]

@@ -305,7 +305,7 @@ def test_an_evaluation_that_breaks_off_goes_on_with_its_verdicts_and_force_forge
     broken = serve(judge_both, [200] * 3 + [401] * 9)
     with pytest.raises(InputError):
         evaluate(broken, judge_pairs=False)()
-    assert len((tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()) == 5 + 2, "a corrected command goes on too"
+    assert len((tmp_path / "out" / "verdicts.jsonl").read_bytes().splitlines()) == 5 + 2, "a corrected command goes on too"
     last = serve(judge_both)
     evaluate(last)()
     with pytest.raises(InputError, match="401"):

@@ -45,7 +45,7 @@ def test_every_stage_leaves_a_finished_manifest(chain):
 
 def test_what_the_models_said_while_they_learned_is_kept(chain):
     for stage in ("pretrain", "sft", "dpo", "ppo"):
-        rows = [json.loads(line) for line in (chain[0] / stage / "watch.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (chain[0] / stage / "watch.jsonl").read_bytes().splitlines()]
         assert rows and all(list(row["answers"]) == ["The cat"] for row in rows), stage
     for report in ("report.html", "report.md"):
         text = (chain[0] / report).read_text()

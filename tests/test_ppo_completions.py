@@ -35,7 +35,7 @@ def test_trackio_holds_every_evaluations_samples_also_the_one_after_training(tmp
     assert done.returncode == 0, done.stderr[-3000:]
 
     files = sorted((tmp_path / "ppo" / "completions").glob("eval-*.jsonl"))
-    written = {int(file.stem.split("-")[1]): [json.loads(line) for line in file.read_text().splitlines()] for file in files}
+    written = {int(file.stem.split("-")[1]): [json.loads(line) for line in file.read_bytes().splitlines()] for file in files}
     with closing(sqlite3.connect(tmp_path / "trackio" / "toy.db")) as database:
         names = {name for (name,) in database.execute("SELECT run_name FROM metrics")}
         logs = [json.loads(text) for (text,) in database.execute("SELECT metrics FROM metrics ORDER BY step")]

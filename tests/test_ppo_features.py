@@ -243,7 +243,7 @@ def test_scores_of_functions_are_raw_and_the_score_weighs_them(tmp_path):
 def test_log_lines_show_a_response_of_the_latest_rollout(tmp_path, capsys):
     trainer = toys.trainer(tmp_path, num_rollout_completions=2, max_steps=4)
     trainer.train()
-    rows = [json.loads(line) for line in (tmp_path / "completions" / "train.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "completions" / "train.jsonl").read_bytes().splitlines()]
     assert [row["step"] for row in rows] == [1, 1, 3, 3] and {"prompt", "completion", "score", "kl"} <= set(rows[0])
     assert capsys.readouterr().out.count(" -> ") == 4
 

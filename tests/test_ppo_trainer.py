@@ -273,7 +273,7 @@ def test_evaluations_write_and_print_their_samples(tmp_path, capsys):
         tmp_path, per_device_eval_batch_size=4, trainer_arguments={"eval_dataset": toys.prompts(10, seed=5)}
     )
     metrics = trainer.evaluate()
-    rows = [json.loads(line) for line in (tmp_path / "completions" / "eval-000000.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "completions" / "eval-000000.jsonl").read_bytes().splitlines()]
     assert [row["prompt"] for row in rows] == toys.prompts(10, seed=5)["prompt"]
     assert sum(row["score"] for row in rows) / 10 == pytest.approx(metrics["eval_score"])
     assert all(len(row["completion"].split()) <= row["response_length"] for row in rows)

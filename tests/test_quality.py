@@ -131,7 +131,7 @@ def test_recipe_builds_pairs_of_what_was_judged_so_far(tmp_path):
     assert done.returncode == 0, done.stderr
     quality = json.loads((tmp_path / "rank" / "quality.json").read_text())
     assert quality["judgements"] == 12 and (tmp_path / "rank" / "quality.html").exists()
-    pairs = [json.loads(line) for line in (tmp_path / "rank" / "train.jsonl").read_text().splitlines()]
+    pairs = [json.loads(line) for line in (tmp_path / "rank" / "train.jsonl").read_bytes().splitlines()]
     assert {"prompt", "chosen", "rejected", "weight", "annotator"} <= set(pairs[0]) and not {"note", "seconds"} & set(
         pairs[0]
     )

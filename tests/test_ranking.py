@@ -53,7 +53,7 @@ def test_samples_row_holds_what_the_contract_says(model, tokenizer, tmp_path):
         assert len(row["responses"]) == len(row["finish_reasons"]) == len(row["num_tokens"]) == 3
         assert set(row["finish_reasons"]) <= {"stop", "length"} and max(row["num_tokens"]) <= 5
         assert row["model"] == "m" and row["kind"] in ("k0", "k1") and row["sampling"]["seed"] == 1
-    assert [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()] == rows
+    assert [json.loads(line) for line in (tmp_path / "samples.jsonl").read_bytes().splitlines()] == rows
     assert not (tmp_path / PARTIAL).exists()
 
 
@@ -71,7 +71,7 @@ def test_resume_equals_uninterrupted(model, tokenizer, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         sample(model, tokenizer, tmp_path / "cut")
     partial = tmp_path / "cut" / PARTIAL
-    assert len(partial.read_text().splitlines()) == 8
+    assert len(partial.read_bytes().splitlines()) == 8
     # A kill in the middle of a write leaves part of a chunk, and part of a line.
     with partial.open("a") as file:
         file.write(json.dumps({"prompt_id": "x"}) + '\n{"prompt_id": "y", "resp')

@@ -117,6 +117,11 @@ def test_command_prints_them_and_names_a_bad_judge():
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: judge: cannot load")
 
 
+def test_only_a_newline_ends_a_labelled_answer(tmp_path):
+    (tmp_path / "x.tsv").write_text("r\tI can't\u2028help\x85.\n")
+    assert read_labelled(tmp_path / "x.tsv") == [({"refused"}, "I can't\u2028help\x85.")]
+
+
 def test_a_broken_line_is_named(tmp_path):
     for line in ("z\tnot", "h\tno letter", "r no tab"):
         (tmp_path / "x.tsv").write_text(f"r\tfine\n{line}\n")

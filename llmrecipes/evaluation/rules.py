@@ -210,7 +210,8 @@ def read_labelled(path: Path = LABELLED, held_out: bool = False) -> list[tuple[s
     held_out: return the lines with an "h" in front, on which the rules were never tuned, instead of the others.
     """
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # splitlines() would cut answers at U+2028
+    for number, line in enumerate(lines, start=1):
         letters, tab, answer = line.partition("\t")
         marked, letters = letters.startswith("h"), letters.removeprefix("h")
         if not tab or not letters or not set(letters) <= {*LETTERS, "-"}:
