@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 from llmrecipes.durable import file_digest, fsync_file, fsync_folder, write_json
+from llmrecipes.formats import read_growing
 
 SEAL = "checksums.json"
+GROWING = ("watch.jsonl", "completions/train.jsonl")  # rows {step, ...} that training appends to, in the run's folder
 
 
 def step_folders(output_dir: Path) -> list[Path]:
@@ -89,3 +91,26 @@ def remove_checkpoint(folder: Path) -> None:
     """Removes the seal first: after a kill in between, what is left does not count as a checkpoint."""
     (folder / SEAL).unlink(missing_ok=True)
     shutil.rmtree(folder)
+
+
+def rows_so_far(output_dir: Path, step: int) -> dict[str, list]:
+    """Name -> [number, digest] of the rows up to `step` of each file that training appends to."""
+    found = {}
+    for name in GROWING:
+        rows = [row for row in read_growing(output_dir / name) if isinstance(row.get("step"), int) and row["step"] <= step]
+        found[name] = [len(rows), _digest({"rows": rows})]
+    return found
+
+
+def changed_rows(checkpoint: Path) -> list[str]:
+    """A line per file whose rows up to the checkpoint are no longer those that it was sealed with: training goes on from
+    later steps, and does not make them again."""
+    before, lines = read_seal(checkpoint).get("rows", {}), []
+    for name, now in rows_so_far(checkpoint.parent, step_of(checkpoint)).items():
+        count, _ = then = before.get(name, now)
+        if now != then:
+            how = f"has {now[0]} of the {count} rows" if now[0] < count else f"does not have the {count} rows as"
+            lines.append(
+                f"{checkpoint.parent / name}: {how} written up to step {step_of(checkpoint)}; they are not made again"
+            )
+    return lines

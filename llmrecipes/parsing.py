@@ -20,16 +20,15 @@ from llmrecipes.config import InputError, RunArguments, nearest, one_line
 from llmrecipes.durable import disk_is_full
 from llmrecipes.keys import Key, keys_of, recipe_keys
 from llmrecipes.keys.renamed import TRANSLATES, hint
-from llmrecipes.keys.settings import Settings
+from llmrecipes.keys.settings import COMMAND_LINE, Settings
 from llmrecipes.keys.strict_yaml import load_yaml, parse_yaml, read_yaml  # noqa: F401 (load_yaml: for those who read configs)
 from llmrecipes.keys.usage import describe, list_values
 from llmrecipes.keys.values import accepted, check_value, shown
 from llmrecipes.memory import out_of_memory
 from llmrecipes.preflight import check_machine, contradictions, remarks
+from llmrecipes.preflight.precedence import let_command_line_win
 from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.signals import follow_launcher
-
-COMMAND_LINE = "command line"
 
 
 def launch(main, *config_types, argv: list[str] | None = None) -> None:
@@ -112,14 +111,16 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
     if options.help is not None:
         show(describe(keys, options.help))
     settings, environment, problems = collect(options, keys)
+    overridden = let_command_line_win(settings)
     problems += contradictions(settings)
     inputs_exist = inputs_exist and not options.print_config
+    as_written = {key: value for key, value in read_given(options).items() if key not in settings.dropped}
     if inputs_exist:
-        problems += check_machine(settings, scrub_secrets(read_given(options), known_secrets(os.environ)))
+        problems += check_machine(settings, scrub_secrets(as_written, known_secrets(os.environ)))
     if problems:
         raise InputError(*problems)
     if inputs_exist and int(os.environ.get("RANK", 0)) == 0:
-        for remark in remarks(settings):
+        for remark in [*overridden, *remarks(settings)]:
             print(f"warning: {one_line(remark)}", file=sys.stderr)
     # Before transformers is imported: it reads HF_* once, at import.
     os.environ.update(environment)
@@ -130,7 +131,7 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
     configs = build(config_types, settings)
     for config in configs:
         if isinstance(config, RunArguments):
-            config.given = read_given(options)
+            config.given = as_written
     if options.print_config:
         show(list_values(configs, given, settings.where))
     return configs
@@ -217,6 +218,8 @@ def collect(options: Options, keys: dict[str, Key]) -> tuple[Settings, dict[str,
         try:
             _require_known(key, keys, where)
             settings.values[key], settings.where[key] = check_value(key, value, keys[key], where), where
+            if where != COMMAND_LINE:
+                settings.in_yaml[key] = settings.values[key]
         except InputError as error:
             _remember(key, settings)
             renamed += key not in keys and hint(key, keys) is not None

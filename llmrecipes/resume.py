@@ -7,6 +7,7 @@ public way; all such accesses are in this file.
 
 import json
 import signal
+import sys
 import time
 from collections import defaultdict, deque
 from pathlib import Path
@@ -20,7 +21,15 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from llmrecipes.batch_size import train_where_it_fits
-from llmrecipes.checkpoints import find_damage, is_sealed_by, read_seal, remove_checkpoint, seal_checkpoint, step_folders
+from llmrecipes.checkpoints import (
+    find_damage,
+    is_sealed_by,
+    read_seal,
+    remove_checkpoint,
+    rows_so_far,
+    seal_checkpoint,
+    step_folders,
+)
 from llmrecipes.config import InputError
 from llmrecipes.models import warn_of_rounding
 from llmrecipes.random_states import random_states, set_random_states
@@ -99,6 +108,8 @@ class CheckpointKeeper(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         trainer, checkpoint = self.trainer, self.run.resume_from_checkpoint
         self.is_first_epoch = True
+        if args.max_steps <= 0 and (warmup := args.get_warmup_steps(state.max_steps)) >= state.max_steps > 0:
+            self._warn(f"warmup_steps: {warmup}, but the run has {state.max_steps} steps: `learning_rate` is never reached")
         if checkpoint:
             # train_loss is the mean over all steps, not over those since the checkpoint.
             trainer._initial_global_step = 0
@@ -118,6 +129,10 @@ class CheckpointKeeper(TrainerCallback):
                 set_random_states(now)
         else:
             self.rng = random_states()
+
+    def _warn(self, text: str) -> None:
+        if self.trainer.is_world_process_zero():
+            print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         if self.is_first_epoch and self.run.resume_from_checkpoint:
@@ -197,6 +212,7 @@ class CheckpointKeeper(TrainerCallback):
             if self.reference is not None:
                 save_model(self.reference, str(folder / REFERENCE))
             facts = {"step": state.global_step, "launch": manifest["launch"], "cut_up": _cut_up(args)}
+            facts["rows"] = rows_so_far(folder.parent, state.global_step)
             facts["seconds"] = round(self.run.seconds(), 1)
             facts["train_seconds"] = round(self.seconds_before + time.monotonic() - self.started, 1)
             seal_checkpoint(folder, manifest["fingerprint"], **facts)

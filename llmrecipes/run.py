@@ -27,7 +27,14 @@ import transformers
 from torch import distributed as dist
 
 from llmrecipes.cards.model import write_model_card
-from llmrecipes.checkpoints import last_complete_checkpoint, read_seal, remove_checkpoint, step_folders, step_of
+from llmrecipes.checkpoints import (
+    changed_rows,
+    last_complete_checkpoint,
+    read_seal,
+    remove_checkpoint,
+    step_folders,
+    step_of,
+)
 from llmrecipes.config import InputError, RunArguments
 from llmrecipes.durable import write_json
 from llmrecipes.logs import quiet_logs
@@ -216,6 +223,7 @@ def _find_checkpoint(state: Run, args) -> None:
     seal, launch = read_seal(Path(checkpoint)), state.manifest["launch"]
     _require_fitting_launch(state, checkpoint, seal, launch)
     state.resume_from_checkpoint = checkpoint
+    state.notes += changed_rows(Path(checkpoint))
     state.manifest["previous_seconds"] = seal["seconds"]  # seconds of the interrupted run up to the checkpoint
     if "run_name" in state.manifest["config"]:  # trackers continue the same run
         args.run_name = ((state.found or {}).get("config") or {}).get("run_name") or args.run_name

@@ -21,8 +21,9 @@ def main(run, pipeline, config_path):
 
     stages = plan_stages(pipeline, config_path, force=run.force)
     if pipeline.dry_run:
+        width = max(len(stage.title) for stage in stages)
         for stage in stages:
-            print(f"{stage.title:<14}{' ' * bool(stage.variant)}{stage.reason}")
+            print(f"{stage.title:<{width}}  {stage.reason}")
     elif pipeline.sweep:
         run_stages(stages, pipeline, config_path, run.force)
         varied = [stage for stage in stages if stage.variant and stage.selected]

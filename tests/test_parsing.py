@@ -364,6 +364,13 @@ def test_a_launch_with_another_global_batch_is_a_warning_that_is_true(tmp_path, 
     assert remarks(settings) == []
 
 
+@pytest.mark.parametrize(("warmup", "is_told"), [("10", True), ("40", True), ("9", False), ("0.5", False)])
+def test_a_warmup_that_takes_all_steps_is_a_warning(warmup, is_told):
+    settings, _, problems = collect(read_argv(["--max_steps", "10", "--warmup_steps", warmup]), all_keys_of(SFT))
+    told = f"command line: warmup_steps: is {warmup}, but max_steps is 10: `learning_rate` is never reached"
+    assert problems == [] and (told in "".join(remarks(settings))) == is_told
+
+
 def all_keys_of(types):
     return {name: key for config_type in types for name, key in keys_of(config_type).items()}
 

@@ -37,6 +37,12 @@ def reasons(output_dir, *argv):
     return {line.split()[0]: line.split(maxsplit=1)[1] for line in lines}
 
 
+def test_a_dry_run_stands_in_columns_however_long_a_stages_name_is(tmp_path):
+    lines = pipeline(tmp_path, "--dry_run", config="configs/quickstart/pipeline-methods.yaml").stdout.splitlines()
+    assert max(len(line.split()[0]) for line in lines) == 16
+    assert {line.index("run: not run yet") for line in lines} == {18}
+
+
 def test_every_stage_leaves_a_finished_manifest(chain):
     for stage in STAGES:
         manifest = json.loads((chain[0] / stage / "manifest.json").read_text())

@@ -140,6 +140,46 @@ def test_damaged_checkpoint_gives_way_to_the_one_before_or_a_line(tmp_path, whol
         prepare(tmp_path / "o")
 
 
+class Writing(TrainerCallback):
+    """Appends a row of each step to the run's watch.jsonl."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        with open(os.path.join(args.output_dir, "watch.jsonl"), "a") as file:
+            file.write(f'{{"step": {state.global_step}, "text": "é"}}\n')
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda lines: lines, None),
+        (lambda lines: [*lines, b'{"step": 5'], None),  # a kill in the middle of a later row
+        (lambda lines: None, "has 0 of the 4 rows"),
+        (lambda lines: [], "has 0 of the 4 rows"),
+        (lambda lines: lines[1:], "has 3 of the 4 rows"),
+        (lambda lines: [*lines[:2], lines[2].replace(b"\xc3", b"\xff"), *lines[3:]], "has 3 of the 4 rows"),
+        (lambda lines: [lines[0].replace(b"\xc3\xa9", b"e"), *lines[1:]], "does not have the 4 rows as"),
+        (lambda lines: [lines[0], *lines], "does not have the 4 rows as"),
+    ],
+)
+def test_rows_that_are_lost_beside_a_good_checkpoint_are_told(tmp_path, whole, damage, told, capsys):
+    file = tmp_path / "o" / "watch.jsonl"
+    with pytest.raises(Killed):
+        train(tmp_path / "o", Writing(), At("on_step_end", 5, kill))
+    lines = damage(file.read_bytes().splitlines(keepends=True))
+    file.unlink() if lines is None else file.write_bytes(b"".join(lines))
+    assert_same(train(tmp_path / "o", Writing()), whole)
+    line = f"{file}: {told} written up to step 4; they are not made again\n"
+    assert line in capsys.readouterr().out if told else "watch.jsonl" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("warmup", "is_told"), [(7, True), (6, False), (0.5, False)])
+def test_a_warmup_as_long_as_the_epochs_is_told(tmp_path, warmup, is_told, capsys):
+    changes = {"max_steps": -1, "num_train_epochs": 1.4, "lr_scheduler_type": "constant_with_warmup"}
+    train(tmp_path / "o", warmup_steps=warmup, **changes)
+    told = "warning: warmup_steps: 7, but the run has 7 steps: `learning_rate` is never reached\n"
+    assert (told in capsys.readouterr().err) == is_told
+
+
 def test_run_without_optimizer_states_cannot_continue(tmp_path):
     with pytest.raises(Killed):
         train(tmp_path / "o", At("on_step_end", 3, kill), save_only_model=True)

@@ -131,6 +131,17 @@ def test_win_rate_is_over_the_step_0_also_after_a_resume(tmp_path, monkeypatch):
     assert rows[1]["golds"] == [0.0] * 3 + [1.0] * 3 and rows[1]["scores"]["win_rate"]["n"] == 6
 
 
+def test_win_rate_without_the_answers_of_step_0_says_over_what_it_is(tmp_path, monkeypatch, capsys):
+    said = iter([["bad"] * 6] * 2 + [["good"] * 6])
+    monkeypatch.setattr(watch_module, "answer", lambda model, tokenizer, prompts, **options: (None, None, next(said)))
+    asked = watching(watch_steps=3, watch_prompts=[], watch_questions=QUESTIONS, watch_rule=f"{__name__}:is_good")
+    train(tmp_path, "run", asked, max_steps=4)
+    (tmp_path / "run" / "watch.jsonl").unlink()
+    _, rows = train(tmp_path, "run", asked, resume=str(tmp_path / "run" / "checkpoint-3"))
+    assert [(row["step"], row["scores"]["win_rate"]["value"]) for row in rows] == [(6, 0.5)]
+    assert "watch: no answers of step 0 are left; win rates are over those of the next step" in capsys.readouterr().out
+
+
 def test_win_rate_by_a_judge_is_over_the_answers_of_step_0_also_after_a_resume(tmp_path, monkeypatch, serve, capsys):
     said = iter([["bad"] * 6, ["bad"] * 3 + ["good"] * 3, ["good"] * 6])
     monkeypatch.setattr(watch_module, "answer", lambda model, tokenizer, prompts, **options: (None, None, next(said)))

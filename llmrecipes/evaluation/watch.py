@@ -151,6 +151,8 @@ class Watch(TrainerCallback):
             if self.comparison:
                 known = [row.get(self.comparison.name, []) for row in kept]
                 self.first = next((first for first in known if len(first) == len(self.watched.questions)), [])
+                if state.global_step and not self.first:
+                    print("watch: no answers of step 0 are left; win rates are over those of the next step", flush=True)
         if state.global_step == 0:
             self._take(args, state, control, model)
 

@@ -7,6 +7,7 @@ from typing import Any
 from llmrecipes.keys import UNKNOWN, Key
 
 Problems = Iterator[tuple[str, str]]
+COMMAND_LINE = "command line"  # the place of settings given there
 
 
 @dataclass
@@ -18,6 +19,8 @@ class Settings:
     keys: dict[str, Key]
     has_unknown_keys: bool = False  # one may be a misspelling of a key that seems missing
     refused: set[str] = field(default_factory=set)  # keys with invalid values; what depends on them is unknown
+    in_yaml: dict[str, Any] = field(default_factory=dict)  # the YAML's values, those that the command line overrides too
+    dropped: set[str] = field(default_factory=set)  # keys of the YAML that the command line makes void
 
     def __getitem__(self, key: str) -> Any:
         """The value of `key`, given or default; None for a key that this stage does not have."""

@@ -56,7 +56,8 @@ def _missing(s: Settings) -> Problems:
 
 def remarks(s: Settings) -> list[str]:
     """What runs, but perhaps not as intended: printed as warnings."""
-    return [*s.lines(_ineffective(s)), *s.lines(_batch(s)), *s.lines(machine.room_for_all(s))]
+    checks = (_ineffective, _warmup, _batch, machine.room_for_all)
+    return s.lines(problem for check in checks for problem in check(s))
 
 
 def _ineffective(s: Settings) -> Problems:
@@ -76,6 +77,13 @@ def _ineffective(s: Settings) -> Problems:
         which = f"{model} in revision {revision}" if revision and not os.path.isdir(model) else model
         advice = "" if pinned else "; pin a commit (`model_revision`), or tomorrow it may be other code"
         yield "trust_remote_code", f"code of {which} will run on this machine with your rights{advice}"
+
+
+def _warmup(s: Settings) -> Problems:
+    """A warmup that takes the whole run. Where epochs give its length, `resume` says so when the length is known."""
+    if s["warmup_steps"] and 0 < s["max_steps"] <= s["warmup_steps"]:
+        text = f"is {s['warmup_steps']:g}, but max_steps is {s['max_steps']}: `learning_rate` is never reached; set it lower"
+        yield "warmup_steps", f"{text}, or as a share of all steps, e.g. 0.1"
 
 
 def _batch(s: Settings) -> Problems:

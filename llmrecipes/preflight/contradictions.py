@@ -88,6 +88,9 @@ def _schedule(s: Settings) -> Problems:
         yield "lr_scheduler_kwargs", f"{shown(given)} is text; write a mapping, e.g. {{min_lr_rate: 0.1}}"
     if name in ("reduce_lr_on_plateau", "greedy") and s["eval_strategy"] == "no":
         yield "lr_scheduler_type", f"{name} looks at evaluations; set `eval_strategy`"
+    if name in ("constant", "reduce_lr_on_plateau", "greedy") and s["warmup_steps"]:
+        advice = "use constant_with_warmup" if name == "constant" else "leave it out"
+        yield "warmup_steps", f"has no effect with lr_scheduler_type {name}; {advice}"
     if not s.trains or isinstance(given, str) or (arguments := schedule_arguments(name)) is None:
         return
     for key in given:
@@ -100,8 +103,6 @@ def _schedule(s: Settings) -> Problems:
         missing = ["min_lr_rate"]
     if missing:
         yield "lr_scheduler_type", f"{name} needs `lr_scheduler_kwargs: {{{missing[0]}: ...}}`"
-    if name == "constant" and s["warmup_steps"]:
-        yield "warmup_steps", "has no effect with lr_scheduler_type constant; use constant_with_warmup"
 
 
 def _schedule_values(s: Settings, given: dict) -> Problems:
