@@ -66,7 +66,7 @@ SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 DROPPED = {"total_episodes", "num_train_epochs", "rollout_batch_size", "num_mini_batches", "use_vllm", "vllm_mode",
            "vllm_gpu_memory_utilization", "vllm_max_model_length", "chat_template_path", "eval_strategy", "eval_steps",
            "hardware", "num_gpus", "torch_compile", "accelerator_config", "dataloader_num_workers",
-           "global_batch_size", "revision", "packing"}  # fmt: skip
+           "global_batch_size", "model_revision", "packing"}  # fmt: skip
 FEW = {"max_steps": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "per_device_eval_batch_size": 2,
        "use_cpu": True, "report_to": "none", "save_strategy": "no", "logging_steps": 1}  # fmt: skip
 LIMITS = {"max_length": 128, "max_completion_length": 8, "max_prompt_length": 120, "per_device_generation_batch_size": 2,
@@ -109,6 +109,19 @@ def test_a_chain_says_what_was_not_run_and_where_its_data_come_from(name):
             entries = values.get(key) or []
             for entry in [entries] if isinstance(entries, str) else [e["path"] for e in entries]:
                 assert entry.startswith("outputs/") or entry in page, f"README does not name {entry}"
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_what_is_taken_from_the_hub_is_pinned_to_a_commit_or_the_page_says_it_is_not(name):
+    page = (CHAINS[name] / "README.md").read_text().split("## Where the settings come from")[1]
+    for file in CHAINS[name].glob("*.yaml"):
+        values = yaml.safe_load(file.read_text())
+        taken = [(e["path"], e.get("revision")) for key in ("datasets", "eval_datasets") for e in values.get(key) or []]
+        taken += [(values[key], values.get("model_revision")) for key in ("model_name_or_path",) if key in values]
+        loose = {path for path, commit in taken if not path.startswith("outputs/") and len(commit or "") != 40}
+        assert not loose or "**Not pinned**: the comparisons" in page and loose <= {path for path in ROWS if "oai" in path}
+        if "chat_template_path" in values:
+            assert "**Not pinned**: the chat template" in page
 
 
 def test_published_says_where_a_figure_stands():
