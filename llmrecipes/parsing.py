@@ -109,7 +109,7 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
     for config_type in config_types:
         keys.update(keys_of(config_type))
     if options.help is not None:
-        show(describe(keys, options.help))
+        show(describe(keys, options.help, sys.modules["__main__"].__doc__ or ""))
     settings, environment, problems = collect(options, keys)
     overridden = let_command_line_win(settings)
     problems += contradictions(settings)

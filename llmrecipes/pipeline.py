@@ -107,7 +107,8 @@ def plan_stages(pipeline, config_path: str, force: bool) -> list[Stage]:
         InputError: a recipe or YAML does not exist, or `--from`/`--to`/`--only` name no stage.
     """
     if not pipeline.stages:
-        raise InputError(f"{config_path}: `stages` is missing; list the stages to run, e.g. [sft, reward, ppo]")
+        where = config_path or "command line"
+        raise InputError(f"{where}: `stages` is missing; give --config FILE.yaml that lists those to run, e.g. [sft, dpo]")
     pipeline.stages = add_rounds(pipeline.stages, pipeline.rounds, pipeline.loop, config_path)
     if not pipeline.output_dir:
         raise InputError(f"{config_path}: `output_dir` is missing; give the chain's folder, e.g. outputs/quickstart")

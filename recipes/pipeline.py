@@ -32,7 +32,7 @@ def main(run, pipeline, config_path):
             print("\n" + write_comparison(folders, str(Path(pipeline.output_dir) / f"compare-{name}")), end="")
     else:
         run_stages(stages, pipeline, config_path, run.force)
-        write_report(pipeline.output_dir, config_path, pipeline.stages)
+        write_report(pipeline.output_dir, names=pipeline.stages)
 
 
 if __name__ == "__main__":

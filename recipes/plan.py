@@ -1,8 +1,9 @@
 """Plan: what a YAML will need, before renting a GPU: memory by part, whether it fits, hours, price, disk. Reads no weights.
 
 Launch: python recipes/plan.py --config configs/llama-3.1-8b/sft.yaml --gpu h100 [--num_gpus 8] [--price 2.5] [--exact]
-        [--accelerate_config configs/accelerate/fsdp2.yaml] [--json plan.json] [any key of the stage, such as --max_length
-        1024] Writes: nothing, or with --json that file.
+        [--accelerate_config configs/accelerate/fsdp2.yaml] [--json plan.json]
+        [any key of the stage, such as --max_length 1024]
+Writes: nothing, or with --json that file.
 """
 
 import json

@@ -323,11 +323,12 @@ def test_plain_ways_of_writing_a_value(tmp_path, line, key, value):
     assert (found.value if hasattr(found, "value") else found) == value
 
 
-def test_help_shows_our_own_keys_first_in_groups_and_all_about_one(capsys):
+def test_help_shows_what_a_recipe_does_our_own_keys_first_in_groups_and_all_about_one(capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__doc__", "SFT: answers.\n\nLaunch: so\n")
     with pytest.raises(SystemExit) as left:
         parse(*SFT, argv=["--help"])
     text = capsys.readouterr().out
-    assert left.value.code == 0
+    assert left.value.code == 0 and text.startswith("SFT: answers.\n\nLaunch: so\n\nOptions: --config")
     titles = ["Run card", "Data", "Model", "LoRA and quantisation", "Method", "Training", "Other training keys"]
     places = [text.index(f"\n{title}\n") for title in titles]
     assert places == sorted(places) and "    max_rows:" in text and max(map(len, text.splitlines())) <= 130

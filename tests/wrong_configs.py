@@ -514,7 +514,7 @@ datasets: [{path: tinytown, name: mars}] | tinytown: there is no part 'mars'; ch
 datasets: tinytown | tinytown: `name` is missing; choose one of
 datasets: [{path: tinytown, name: c4, split: dev}] | tinytown: c4 has no split 'dev'; choose one of train, test
 datasets: tinytwon | 'tinytwon' is no world, did you mean `tinytown`?
-datasets: {file} | unknown kind of file; give .jsonl
+datasets: {file} | unknown kind of file; give one of .jsonl
 datasets: null | `datasets` is null, which is not a list
 output_dir: {foreign} | holds files that are no run of ours; choose another output_dir or --force
 output_dir: {another} | holds another run (`seed` was 1, is not given); --force overwrites it

@@ -21,10 +21,10 @@ import numpy
 from llmrecipes.config import DatasetSource, InputError, as_rows, generator_of, load_function
 from llmrecipes.data.archive import load_archive
 from llmrecipes.formats import has_lone_surrogate, parse_line
+from llmrecipes.preflight.places import FILES
 from llmrecipes.rows import ANSWERS, COLUMNS, QUESTIONS
 
 LINES = (".jsonl", ".jsonl.gz", ".ndjson")
-FILES = (*LINES, ".json", ".csv", ".tsv", ".parquet", ".txt")
 # Columns that are always read as text: an answer "42", "NA" or "null" is text.
 TEXTS = {*QUESTIONS, *ANSWERS, *(name for names in COLUMNS.values() for name in names), "context", "system"} - {"label"}
 
@@ -135,7 +135,7 @@ def _name_columns(raw: RawRows, source: DatasetSource) -> RawRows:
 
 def _read_file(path: Path, source: DatasetSource) -> RawRows:
     if not path.name.lower().endswith(FILES):
-        raise InputError(f"{path}: unknown kind of file; give .jsonl, .jsonl.gz, .json, .csv, .tsv, .parquet or .txt")
+        raise InputError(f"{path}: unknown kind of file; give one of {', '.join(FILES)}")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: is empty")
     kind = path.suffix.lower()

@@ -48,21 +48,21 @@ PAGE = {  # of docs/keys.md
     "Corpus: a source in `sources`": "llmrecipes.corpus.arguments:CorpusSource",
 }
 USAGE = """\
-usage: --config FILE.yaml [--key value ...] [--print_config] [--help KEY]
-
+Options: --config FILE.yaml [--key value ...] [--print_config] [--help KEY]
 A YAML file holds `key: value` lines; the command line overrides them. --help KEY says all about a key, --print_config
 shows every value and where it was given."""
 
 
-def describe(keys: dict[str, Key], names: list[str]) -> str:
-    """All `keys` in groups, each with its default and one line of help; or everything about the keys `names`.
+def describe(keys: dict[str, Key], names: list[str], about: str = "") -> str:
+    """All `keys` in groups, each with its default and one line of help, below what the recipe is `about`; or everything
+    about the keys `names`.
 
     Raises:
         InputError: one of `names` is not a key.
     """
     if names:
         return "\n\n".join(_whole(name.lstrip("-").replace("-", "_"), keys) for name in names)
-    lines = [USAGE]
+    lines = [f"{about.strip()}\n\n{USAGE}".strip()]
     for title, found in _grouped(keys).items():
         lines.append(f"\n{title}")
         for name, key in found.items():

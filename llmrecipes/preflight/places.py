@@ -8,6 +8,7 @@ from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.keys.values import shown
 from llmrecipes.manifest import find_holder, plain_difference, read_manifest, standing
 
+# Kinds of files that a source may be; read by llmrecipes.data.sources.
 FILES = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 # The generated world's parts and their splits; a test compares them with the actual ones.
 _TEXTS = ("commoncrawl", "c4", "github", "wikipedia", "books", "arxiv", "stackexchange", "demonstrations", "prompts")
@@ -23,8 +24,8 @@ def sources(s: Settings) -> Problems:
             path, name, split = source.get("path"), source.get("name"), source.get("split", "train")
             if not isinstance(path, str):
                 continue
-            if os.path.isfile(path) and not path.endswith(FILES):
-                yield key, f"{path}: unknown kind of file; give {', '.join(FILES[:-1])} or .txt"
+            if os.path.isfile(path) and not path.lower().endswith(FILES):
+                yield key, f"{path}: unknown kind of file; give one of {', '.join(FILES)}"
             elif path == "tinytown" and name not in TINYTOWN:
                 which = f"there is no part {shown(name)}" if name else "`name` is missing"
                 yield key, f"tinytown: {which}; choose one of {', '.join(TINYTOWN)}"

@@ -27,11 +27,14 @@ class RankArguments(JudgeArguments):
     )
     overlap: float = field(default=0.2, metadata={"help": "Share of prompts that several annotators rank."})
     gold_tie_width: float = field(
-        default=0.04, metadata={"help": "Score difference below which the rule without noise sees none."}
+        default=0.04, metadata={"help": "Score difference below which the rule without noise sees a tie."}
     )
     test_share: float = field(default=0.1, metadata={"help": "Share of prompts whose pairs are held out."})
     database: str | None = field(default=None, metadata={"help": "Judgements of people; default: output_dir + .sqlite."})
-    round: int = field(default=1, metadata={"help": "Round; answers of a newer policy are a new one in the same database."})
+    round: int = field(
+        default=1,
+        metadata={"help": "Number of this round: answers of a newer policy are another round in the same database."},
+    )
     overlap_annotators: int = field(default=3, metadata={"help": "People who rank each prompt of the overlap."})
     repeat_share: float = field(default=0.05, metadata={"help": "Share of items asked again, for self-consistency."})
     order: str = field(
@@ -49,7 +52,8 @@ class RankArguments(JudgeArguments):
     port: int = field(default=7860, metadata={"help": "Port of the page; if in use, the next free one."})
     allowed_hosts: list[str] = field(default_factory=list, metadata={"help": "Host names the page answers to."})
     trusted_proxies: list[str] = field(
-        default_factory=list, metadata={"help": "Proxies before the page whose X-Forwarded-For is trusted, e.g. 127.0.0.1."}
+        default_factory=list,
+        metadata={"help": "Proxies before the page whose X-Forwarded-For is trusted, such as 127.0.0.1."},
     )
     users_file: str | None = field(default=None, metadata={"help": "Names and password hashes; see docs/ranking.md."})
     pair_format: str = field(

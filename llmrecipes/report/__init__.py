@@ -48,12 +48,12 @@ class StageRecord:
         return path_of(self.folder, self.manifest)
 
 
-def write_report(output_dir: str | Path, title: str, names: list[str] | None = None) -> Path:
+def write_report(output_dir: str | Path, title: str = "", names: list[str] | None = None) -> Path:
     """Writes `output_dir`/report.html and report.md about the finished stages below it and prints their paths; returns that
     of report.html.
 
-    names: the stages in order; by default, every folder with a manifest, ordered by finishing time. A stage comes after
-    those it reads from, even if copying has changed the times.
+    title: by default, "Report: " and the folder's name. names: the stages in order; by default, every folder with a
+    manifest, ordered by finishing time. A stage comes after those it reads from, even if copying has changed the times.
 
     Raises:
         InputError: there is no finished stage in `output_dir`.
@@ -63,7 +63,7 @@ def write_report(output_dir: str | Path, title: str, names: list[str] | None = N
     records = [record for folder in folders if (record := read_stage(folder))]
     if not records:
         raise InputError(f"{output_dir}: holds no finished stage to report on; run the chain first")
-    changes = find_changes(records)
+    changes, title = find_changes(records), title or f"Report: {output_dir.resolve().name}"
     opening, sections = open_report(records, changes), build_sections(records, changes)
     for name, text in (
         ("report.md", render_markdown(title, opening, sections)),

@@ -10,13 +10,13 @@ from llmrecipes.report import write_report
 @dataclass
 class ReportArguments:
     path: str = field(default="", metadata={"help": "Folder that holds the stages' folders; report.html goes there."})
-    title: str = field(default="", metadata={"help": "Heading of the report; default: the folder."})
+    title: str = field(default="", metadata={"help": "Heading of the report; default: the folder's name."})
 
 
 def main(report):
     if not report.path:
         raise InputError("`path` is missing; give --path FOLDER")
-    write_report(report.path, report.title or report.path)
+    write_report(report.path, report.title)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """What each stage won and lost: its model against the one it started from, by the chain's evaluations."""
 
+from itertools import groupby
 from typing import NamedTuple
 
 from llmrecipes.measures import ARROWS, NAMED, is_share
 from llmrecipes.metrics import ALPHA
-from llmrecipes.report.blocks import Table, Text
+from llmrecipes.report.blocks import Heading, Table, Text
 from llmrecipes.report.numbers import estimate, number
 
 MOST_WINS = 3  # clearest wins of a stage named in the opening; all losses are named
@@ -33,8 +34,9 @@ class Change(NamedTuple):
         return bounded and (is_share(self.measure) or self.measure not in NAMED)
 
     def __str__(self) -> str:
-        before = f"{100 * self.before['value']:.1f}" if self.percent else number(self.before["value"])
-        return f"{self.measure} {before} → {estimate(self.after, self.percent)}{' *' * self.tested}"
+        values = [e["value"] for e in (self.before, self.after)]
+        before, after = (f"{100 * value:.1f}" if self.percent else number(value) for value in values)
+        return f"{self.measure} {before} → {after}{' %' * self.percent}{' *' * self.tested}"
 
 
 def find_changes(records: list) -> list[Change]:
@@ -97,12 +99,16 @@ def tell_changes(changes: list[Change]) -> dict[str, str]:
 
 
 def changes_table(changes: list[Change]) -> list:
-    """All changes as a table."""
-    rows = []
-    for c in changes:
-        cells = [estimate(c.before, c.percent), estimate(c.after, c.percent) + " *" * c.tested]
-        rows.append([c.model, c.start, with_better(c.measure), *cells, "won" if c.won else "lost"])
-    return [Table(["model", "from", "measure", "before", "after", "verdict"], rows), Text(RULE)] if rows else []
+    """All changes, a table for each model."""
+    blocks: list = []
+    for (model, start), own in groupby(changes, key=lambda c: (c.model, c.start)):
+        rows = [
+            ["won" if c.won else "lost", with_better(c.measure), estimate(c.before, c.percent),
+             estimate(c.after, c.percent) + " *" * c.tested]
+            for c in own
+        ]  # fmt: skip
+        blocks += [Heading(f"{model} (from {start})", level=4), Table(["verdict", "measure", "before", "after"], rows)]
+    return [*blocks, Text(RULE)] if blocks else []
 
 
 def _better(measure: str) -> str | None:

@@ -56,10 +56,11 @@ def open_report(records: list, changes: list[Change]) -> list[Text]:
         told = [str(record.health.get("verdict")), *record.health.get("reasons", []), right]
         opening.append(Text(f"{record.name} is {'; '.join(told)}.", "Reward model:"))
     seconds = sum(r.manifest.get("wall_seconds", 0) for r in records)
-    last = records[-1].manifest
+    last, tested = records[-1].manifest, any(change.tested for change in changes)
     cost = (
         f"{len(records)} stages took {duration(seconds)} on {_hardware(last)} and left {size(sum(r.size for r in records))};"
-        f" commit {last.get('commit') or 'unknown'}. Brackets hold 95 % intervals, arrows show which way is better."
+        f" commit {last.get('commit') or 'unknown'}. Below, brackets hold 95 % intervals, arrows show which way is better"
+        + (f"; * differs on the same questions (McNemar's exact test, p < {ALPHA:g})." if tested else ".")
     )
     return [*opening, Text(cost, "Cost:")]
 

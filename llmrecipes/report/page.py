@@ -38,7 +38,8 @@ summary{cursor:pointer;opacity:.75;font-size:.9rem}.met{color:var(--good)}.misse
 .said dl.columns{grid-template-columns:repeat(auto-fit,minmax(10rem,1fr))}.said dl.lines>div{display:grid;gap:0 .8rem;
 grid-template-columns:6rem 1fr}.said dt{font-weight:600}.said dd{margin:0;overflow-wrap:anywhere;white-space:pre-wrap}
 .kind{opacity:.7;font-size:.8rem}
-@media(max-width:480px){body{padding:.6rem;font-size:15px}.said dl.columns{grid-template-columns:1fr}}
+@media(max-width:480px){body{padding:.6rem;font-size:15px}.said dl.columns{grid-template-columns:1fr}
+table{font-size:.76rem}th,td{padding:.25rem .2rem}th,td.n{white-space:normal}}
 @media print{:root{color-scheme:light}nav,details:not(.section)>summary{display:none}
 body{max-width:none;padding:0;font-size:11pt}
 figure:not(.small),svg,.said,.flow,tr{break-inside:avoid}svg{max-height:23cm}figure.small{grid-template-columns:repeat(3,1fr)}
@@ -107,7 +108,12 @@ def _step(boxes: list[tuple[str, list[str]]]) -> str:
 def _cell(text: str) -> str:
     text = str(text)
     mark = "n" if NUMBER.match(text) else MARKS.get(text, "")
-    return f'<td class="{mark}">{escape(text)}</td>' if mark else f"<td>{escape(text)}</td>"
+    if mark == "n":  # breaks before an interval, never inside it or before a unit
+        text = re.sub(r"(?<=[,±]) | (?=[%s*±]|min|h$|[kMG]B)", "\xa0", text)
+    html = escape(text)
+    if re.fullmatch(r"[\w/]+( [↑↓])?", text):  # a name may break at its joints where the screen is narrow
+        html = re.sub(r"(?<=\w)([_/])(?=\w)", r"\1<wbr>", html.replace(" ", "\xa0"))
+    return f'<td class="{mark}">{html}</td>' if mark else f"<td>{html}</td>"
 
 
 def _said(block: Said) -> str:
