@@ -11,13 +11,18 @@ a row of its own, after the input that the model gets at that point: it is train
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
 from llmrecipes.config import InputError
+from llmrecipes.manifest import digest, fingerprint
 from llmrecipes.templates import TEMPLATE_ERRORS, apply, end_of_turn, options_of, render
+from llmrecipes.tokens.building import tokenizer_fingerprint
+
+CODE = [Path(__file__).parent / name for name in ("answer_masks.py", "templates.py", "reward_models/scoring.py")]
 
 
 @dataclass
@@ -61,12 +66,20 @@ def tokenize_answers(
         raise InputError("tokenizer: has no end-of-sequence token, so no answer could ever end; set eos_token")
     ends = {*stops, end_of_turn(tokenizer)} - {None}
     options = {"tokenizer": tokenizer, "ends": sorted(ends), "template": marked_template(tokenizer), "name": name}
+    key = name_tokens(rows, tokenizer, options["template"], options["ends"])
     made = rows.map(
         _encode_batch, with_indices=True, batched=True, batch_size=200, remove_columns=rows.column_names,
-        fn_kwargs=options, num_proc=num_proc,
+        fn_kwargs=options, num_proc=num_proc, new_fingerprint=key,
     )  # fmt: skip
     notes = {note: sum(made[note]) for note in NOTES}
     return made.select_columns(["input_ids", "labels", "row"]), notes, set(made["end"]) - stops
+
+
+def name_tokens(rows: Dataset, tokenizer: PreTrainedTokenizerBase, *made_with) -> str:
+    """The fingerprint under which `datasets` keeps the tokens of rows on disk, so that a later start finds them. Its own
+    would change with the tokenizer's state."""
+    own = [tokenizer_fingerprint(tokenizer), tokenizer.special_tokens_map, tokenizer.chat_template]
+    return digest([rows._fingerprint, own, made_with, list(map(fingerprint, CODE))])
 
 
 def end_answers(
@@ -82,7 +95,9 @@ def end_answers(
     if not len(rows):
         return rows, 0, set()
     ends = sorted({*stops, end_of_turn(tokenizer)} - {None})
-    made = rows.map(_end_row, fn_kwargs={"columns": columns, "tokenizer": tokenizer, "ends": ends}, num_proc=num_proc)
+    options = {"columns": columns, "tokenizer": tokenizer, "ends": ends}
+    key = name_tokens(rows, tokenizer, "ends", columns, ends)
+    made = rows.map(_end_row, fn_kwargs=options, num_proc=num_proc, new_fingerprint=key)
     lasts = {end for found in made["ends"] for end in found}
     return made.remove_columns(["ended", "ends"]), sum(made["ended"]), lasts - stops
 

@@ -1,5 +1,7 @@
 """What TRL's KTOTrainer lacks here: pairs turned into labelled answers in shuffled order, and row counts."""
 
+from types import SimpleNamespace
+
 import trl
 from datasets import Dataset
 
@@ -44,8 +46,10 @@ class KTOTrainer(trl.KTOTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name: str) -> Dataset:
         # Overrides a private method of TRL, the one place where the rows are tokens.
-        ready = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         num_proc = args.dataset_num_proc
+        # TRL's filter holds all arguments, whose hash is another in every start: what it made would not be found again.
+        used = {key: getattr(args, key) for key in ("dataset_num_proc", "max_length", "per_device_train_batch_size")}
+        ready = super()._prepare_dataset(dataset, processing_class, SimpleNamespace(**used), dataset_name)
         ready = end_where_generation_stops(ready, ["completion_ids"], self._start, processing_class, dataset_name, num_proc)
         if "KL_completion_ids" in ready.column_names:  # the same answers after other prompts, rotated by one as in TRL
             if "completion_finished" in ready.column_names:

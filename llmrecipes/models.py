@@ -1,5 +1,6 @@
 """Tokenizers, policies and reward models: built from a config or loaded from any Hugging Face folder or id."""
 
+import dataclasses
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,7 @@ from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.gguf import local_model
 from llmrecipes.data.tables import say
 from llmrecipes.templates import complete_template, end_of_turn, set_defaults
+from llmrecipes.tokens.extension import grow_embeddings, is_extension, read_extension
 
 PAD, TURN_START, TURN_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 # ChatML. The {% generation %} marks tell TRL which tokens are the assistant's and carry loss.
@@ -169,11 +171,17 @@ def build_policy(model_config: dict, tokenizer: PreTrainedTokenizerBase, **kwarg
 
 
 def load_policy(
-    model: ModelArguments, tokenizer: PreTrainedTokenizerBase | None = None, trust_remote_code: bool = False
+    model: ModelArguments,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    trust_remote_code: bool = False,
+    may_grow: bool = False,
 ) -> PreTrainedModel:
     """The causal language model of `model_name_or_path` with the dtype, attention and quantisation of `model`; an adapter is
-    merged into its base. Generation stops at the token that ends an answer in the tokenizer's chat template."""
-    policy = _load(AutoModelForCausalLM, model, tokenizer, trust_remote_code)
+    merged into its base. Generation stops at the token that ends an answer in the tokenizer's chat template.
+
+    may_grow: whether a tokenizer that extends the model's own may give it new tokens, which then have to be learned.
+    """
+    policy = _load(AutoModelForCausalLM, model, tokenizer, trust_remote_code, may_grow=may_grow)
     if tokenizer is not None:
         end_at_turns(policy, tokenizer, model.model_name_or_path)
     return policy
@@ -292,7 +300,13 @@ def count_parameters(model: PreTrainedModel) -> int:
 
 
 def _load(
-    auto_class, model: ModelArguments, tokenizer, trust_remote_code: bool, dequantise: bool = False, **kwargs
+    auto_class,
+    model: ModelArguments,
+    tokenizer,
+    trust_remote_code: bool,
+    dequantise: bool = False,
+    may_grow: bool = False,
+    **kwargs,
 ) -> PreTrainedModel:
     path = _require_path(model)
     quantization = get_quantization_config(model)
@@ -325,8 +339,21 @@ def _load(
     if quantization is not None:
         keep_trainable(loaded)
     if tokenizer is not None:
+        if new := new_tokens(model, tokenizer):
+            if not may_grow:
+                raise InputError(f"{tokenizer.name_or_path}: has {len(new)} tokens more than {path} has learned; "
+                                 "recipes/pretrain.py trains them, from the mean of their parts")  # fmt: skip
+            grow_embeddings(loaded, new, path)
         check_vocabulary(loaded, tokenizer, path)
     return loaded
+
+
+def new_tokens(model: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> dict[int, list[int]]:
+    """The tokens, with their parts, by which `tokenizer` extends that of the model's own folder."""
+    if not is_extension(tokenizer):
+        return {}
+    own = load_tokenizer(dataclasses.replace(model, tokenizer_name_or_path=None))
+    return read_extension(tokenizer, own, model.model_name_or_path)
 
 
 def _require_weights(loaded: PreTrainedModel, missing: set[str], path: str, whole: str) -> None:

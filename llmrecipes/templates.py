@@ -126,6 +126,7 @@ def row_check(
         for turns in [[*first, *answer] for answer in answers] or [first]:
             _check_conversation(tokenizer, turns, where, options)
 
+    check.key = [tokenizer.chat_template, tokenizer.special_tokens_map, shows_tools]  # what its answers depend on
     return check
 
 

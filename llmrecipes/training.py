@@ -16,7 +16,7 @@ from trl.chat_template_utils import clone_chat_template
 from trl.data_utils import is_conversational
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
-from llmrecipes.answer_masks import NOTES, end_answers, tokenize_answers
+from llmrecipes.answer_masks import NOTES, end_answers, name_tokens, tokenize_answers
 from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_answers, count_pairs, count_scored, require_rows
 from llmrecipes.data.tables import say
@@ -313,7 +313,9 @@ class RewardTrainer(trl.RewardTrainer):
         # tokenised.
         if "chosen_ids" not in dataset.column_names:
             complete_template(processing_class, args.chat_template_path or dataset_name)
-            dataset = dataset.map(pair_tokens, fn_kwargs={"tokenizer": processing_class}, num_proc=args.dataset_num_proc)
+            options = {"fn_kwargs": {"tokenizer": processing_class}, "num_proc": args.dataset_num_proc}
+            options["new_fingerprint"] = name_tokens(dataset, processing_class, "pairs")
+            dataset = dataset.map(pair_tokens, **options)
             counts = count_scored(dataset, args.max_length)
             require_rows(counts, dataset_name)
             self.row_counts[dataset_name] = counts

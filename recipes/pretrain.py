@@ -26,13 +26,16 @@ class PretrainArguments:
 
 def load_or_build(model, pretrain, tokenizer, preview):
     """The model to continue training, or a new one; for a preview, without weights."""
+    from functools import partial
+
     import torch
 
     from llmrecipes.config import InputError
     from llmrecipes.models import build_policy, context_length, load_policy, stand_in
 
     if model.model_name_or_path:
-        policy = (stand_in if preview else load_policy)(model, tokenizer, pretrain.trust_remote_code)
+        load = stand_in if preview else partial(load_policy, may_grow=True)
+        policy = load(model, tokenizer, pretrain.trust_remote_code)
     elif pretrain.model_config:
         with torch.device("meta" if preview else "cpu"):
             policy = build_policy(pretrain.model_config, tokenizer, attn_implementation=model.attn_implementation)

@@ -30,6 +30,10 @@ class TokenizerArguments:
         default=None, metadata={"help": "Jinja file, tokenizer folder or Hub id; default: ChatML."}
     )
     template_tokens: list[str] = field(default_factory=list, metadata={"help": "Special tokens of your own template."})
+    base_tokenizer_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Tokenizer to extend up to vocab_size, whose ids stay; default: a new one."},
+    )
     compare_tokenizers: list[str] = field(
         default_factory=list, metadata={"help": "Folders or Hub ids of other tokenizers, for comparison in the report."}
     )
@@ -41,11 +45,15 @@ def main(run, data, args):
     from llmrecipes.durable import write_json
     from llmrecipes.models import CHAT_TEMPLATE, load_tokenizer, train_tokenizer
     from llmrecipes.run import check_run, finish_run, start_run
+    from llmrecipes.tokens.extension import extend_tokenizer, save_extension
     from llmrecipes.tokens.vocabulary import check_round_trip, describe_policy, draw_sample, fertility, read_template
 
-    state = check_run("tokenizer", run, args, (run, data, args), [s.path for s in data.datasets])
-    template = read_template(args.chat_template_path) if args.chat_template_path else CHAT_TEMPLATE
-    others = {path: load_tokenizer(ModelArguments(tokenizer_name_or_path=path)) for path in args.compare_tokenizers}
+    base_path = args.base_tokenizer_name_or_path
+    inputs = [*filter(None, [base_path]), *(s.path for s in data.datasets)]
+    state = check_run("tokenizer", run, args, (run, data, args), inputs)
+    template = read_template(args.chat_template_path) if args.chat_template_path else None
+    paths = [*filter(None, [base_path]), *args.compare_tokenizers]
+    others = {path: load_tokenizer(ModelArguments(tokenizer_name_or_path=path)) for path in paths}
     if args.sample_bytes:
         parts = draw_sample(data.datasets, args.sample_bytes, args.seed)
         texts, held_out = [text for part in parts.values() for text in part], None
@@ -53,15 +61,23 @@ def main(run, data, args):
         texts, held_out = load_train_eval(data, args.seed, ("text",))
         texts, held_out = texts["text"], held_out and list(held_out["text"])
         parts = {"all": texts}
-    tokenizer = train_tokenizer(texts, args.vocab_size, args.max_length, args.digits, args.template_tokens, template)
+    if base_path:
+        tokenizer, new = extend_tokenizer(others[base_path], texts, args.vocab_size)
+        tokenizer.chat_template = template or tokenizer.chat_template
+    else:
+        special, template = args.template_tokens, template or CHAT_TEMPLATE
+        tokenizer = train_tokenizer(texts, args.vocab_size, args.max_length, args.digits, special, template)
     sample = held_out or [text for part in parts.values() for text in part[: 1000 // len(parts)]]
     if data.eval_datasets:
         parts = {name: part["text"] for name, part in load_by_split(data.eval_datasets, args.seed, ("text",)).items()}
     rows = fertility({"this one": tokenizer, **others}, parts)
     report = {"sources": rows, "measured_on": "held-out text" if data.eval_datasets else "text it has learned from"}
-    report |= {"round_trips": check_round_trip(tokenizer, sample), "splits": describe_policy(tokenizer)}
+    base = others[base_path] if base_path else None
+    report |= {"round_trips": check_round_trip(tokenizer, sample, base), "splits": describe_policy(tokenizer)}
     start_run(state)
     tokenizer.save_pretrained(args.output_dir)
+    if base_path:
+        save_extension(state.output_dir, base_path, base, new)
     write_json(state.output_dir / "tokenizer_report.json", report)
     for row in rows:
         print("  {source:<24}{tokenizer:<24}{bytes_per_token:6.2f} bytes/token{tokens_per_word:6.2f} a word".format(**row))
@@ -71,7 +87,8 @@ def main(run, data, args):
     finish_run(
         state,
         {"vocab_size": len(tokenizer), "bytes_per_token": num_bytes / num_tokens},
-        made=f"byte-level BPE of {len(tokenizer):,} tokens from {len(texts):,} documents",
+        made=f"byte-level BPE of {len(tokenizer):,} tokens from {len(texts):,} documents"
+        + (f", {len(new):,} of them new" if base_path else ""),
         next_steps="python recipes/pretrain.py --config <your experiment>/pretrain.yaml",
     )
 

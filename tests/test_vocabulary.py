@@ -1,15 +1,24 @@
 """A tokenizer learns from a weighted sample that fits in memory, gives back every byte, and says how it splits what."""
 
 import json
+import runpy
+from pathlib import Path
 
 import pytest
+import torch
 from recipe_types import recipe_types
 from test_tokens import jsonl, texts
 
-from llmrecipes.config import DatasetSource, InputError
-from llmrecipes.models import load_tokenizer, train_tokenizer
+from llmrecipes.config import DatasetSource, InputError, ModelArguments
+from llmrecipes.models import build_policy, load_policy, load_tokenizer, num_embeddings, train_tokenizer
 from llmrecipes.parsing import parse
+from llmrecipes.tokens.extension import extend_tokenizer, save_extension
 from llmrecipes.tokens.vocabulary import check_round_trip, draw_sample, fertility, read_template
+
+
+def run_recipe(stage, argv):
+    main = runpy.run_path(str(Path(__file__).parent.parent / "recipes" / f"{stage}.py"))["main"]
+    main(*parse(*recipe_types(stage), argv=argv))
 
 
 def sizes(parts):
@@ -85,13 +94,7 @@ def test_recipe_draws_compares_and_takes_a_template_of_ones_own(tmp_path):
         "output_dir": str(tmp_path / "out"),
     }
     (tmp_path / "c.yaml").write_text(json.dumps(config))
-    import runpy
-    from pathlib import Path
-
-    main = runpy.run_path(str(Path(__file__).parent.parent / "recipes" / "tokenizer.py"))["main"]
-    main(*parse(*recipe_types("tokenizer"), argv=["--config", str(tmp_path / "c.yaml")]))
-    from llmrecipes.config import ModelArguments
-
+    run_recipe("tokenizer", ["--config", str(tmp_path / "c.yaml")])
     made = load_tokenizer(ModelArguments(tokenizer_name_or_path=str(tmp_path / "out")))
     assert made.chat_template.startswith(template) and len(made("<|say|>")["input_ids"]) == 1
     report = json.loads((tmp_path / "out" / "tokenizer_report.json").read_text())
@@ -99,3 +102,107 @@ def test_recipe_draws_compares_and_takes_a_template_of_ones_own(tmp_path):
     assert read_template(str(tmp_path / "out")) == template
     with pytest.raises(InputError, match="chat_template_path: .*none cannot be read"):
         read_template(str(tmp_path / "none"))
+
+
+# --- extending a tokenizer ---------------------------------------------------------------------------------------------
+
+PLAIN = texts("Ann", 60)
+CODE = [f"def get_hat_{name}(self):\n    return self.hats_of[{name!r}]\n" for name in ("ann", "bob", "eve", "dan")] * 9
+LLAMA = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory):
+    """(folder of a model, folder of the tokenizer that extends its own, the base, the extended one, parts)."""
+    folder = tmp_path_factory.mktemp("extended")
+    base = train_tokenizer(PLAIN, 300, 64)
+    build_policy(LLAMA, base).save_pretrained(folder / "model")
+    base.save_pretrained(folder / "model")
+    base = load_tokenizer(ModelArguments(tokenizer_name_or_path=str(folder / "model")))
+    made, parts = extend_tokenizer(base, CODE, len(base) + 20)
+    made.save_pretrained(folder / "tokenizer")
+    save_extension(folder / "tokenizer", "model", base, parts)
+    again = load_tokenizer(ModelArguments(tokenizer_name_or_path=str(folder / "tokenizer")))
+    return folder / "model", folder / "tokenizer", base, again, parts
+
+
+def test_an_extended_tokenizer_keeps_its_ids_and_joins_old_tokens(extended):
+    _, _, base, made, parts = extended
+    old = base.get_vocab()
+    assert {token: i for token, i in made.get_vocab().items() if i not in parts} == old
+    assert sorted(parts) == list(range(len(base), len(base) + 20)) and all(
+        made.decode([i]) == base.decode(ids) for i, ids in parts.items()
+    )
+    split = lambda tokenizer, text: tokenizer(text, add_special_tokens=False)["input_ids"]
+    for text in [*CODE[:4], *PLAIN[:4], "Ann<|im_end|>\n", "ä\t3"]:
+        whole = [part for i in split(made, text) for part in parts.get(i, [i])]
+        assert whole == split(base, text), "new tokens stand exactly where their parts did"
+    before, after = (sum(len(split(tokenizer, text)) for text in CODE) for tokenizer in (base, made))
+    assert after < 0.6 * before and check_round_trip(made, CODE, base) > 36
+    assert made.eos_token_id == base.eos_token_id and made.chat_template == base.chat_template
+
+
+def test_what_cannot_be_extended_is_one_line(extended):
+    base = extended[2]
+    for texts_, size, message in (
+        (CODE, len(base), "vocab_size: .* is not above the .* tokens"),
+        (["a b c"], 320, "nothing to extend the tokenizer by"),
+    ):
+        with pytest.raises(InputError, match=message):
+            extend_tokenizer(base, texts_, size)
+    whole = load_tokenizer(ModelArguments(tokenizer_name_or_path=str(extended[0])))
+    from tokenizers import pre_tokenizers
+
+    whole.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(use_regex=False)
+    with pytest.raises(InputError, match="only byte-level BPE that splits text into words first"):
+        extend_tokenizer(whole, CODE, 320)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_new_embeddings_are_the_means_of_their_parts_and_old_ones_stay(extended, tied, tmp_path, capsys):
+    _, tokenizer_folder, base, made, parts = extended
+    torch.manual_seed(0)
+    model = build_policy(LLAMA | {"tie_word_embeddings": tied}, base)
+    model.save_pretrained(tmp_path)
+    base.save_pretrained(tmp_path)
+    args = ModelArguments(model_name_or_path=str(tmp_path), tokenizer_name_or_path=str(tokenizer_folder))
+    with pytest.raises(InputError, match="has 20 tokens more than .* has learned; recipes/pretrain.py trains them"):
+        load_policy(args, made)
+    grown = load_policy(args, made, may_grow=True)
+    size = len(base)
+    assert f"20 new tokens, of {size} embeddings before and {size + 20} now" in capsys.readouterr().out
+    for layer in ("get_input_embeddings", "get_output_embeddings"):
+        old, new = getattr(model, layer)().weight, getattr(grown, layer)().weight
+        assert torch.equal(new[:size], old)
+        for number, ids in parts.items():
+            torch.testing.assert_close(new[number], old[ids].mean(0))
+    assert (grown.get_input_embeddings().weight is grown.get_output_embeddings().weight) == tied
+    ids = base(PLAIN[0], return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        assert torch.equal(grown(ids).logits[..., :size], model(ids).logits)
+    grown.save_pretrained(tmp_path / "grown")
+    made.save_pretrained(tmp_path / "grown")
+    args.model_name_or_path = str(tmp_path / "grown")
+    assert num_embeddings(load_policy(args, made)) == size + 20, "a model that has them is taken as it is"
+
+
+def test_a_tokenizer_that_extends_another_models_is_refused(extended, tmp_path):
+    other = train_tokenizer(CODE, 300, 64)
+    build_policy(LLAMA, other).save_pretrained(tmp_path)
+    other.save_pretrained(tmp_path)
+    args = ModelArguments(model_name_or_path=str(tmp_path), tokenizer_name_or_path=str(extended[1]))
+    with pytest.raises(InputError, match="extends the tokenizer of model, not that of"):
+        load_policy(args, extended[3], may_grow=True)
+
+
+def test_the_recipe_reports_fertility_before_and_after(extended, tmp_path):
+    argv = ["--datasets", jsonl(tmp_path / "a.jsonl", CODE), "--vocab_size", "290", "--output_dir", str(tmp_path / "out")]
+    argv += ["--base_tokenizer_name_or_path", str(extended[0])]
+    with pytest.raises(InputError, match="digits: has no effect with `base_tokenizer_name_or_path`"):
+        parse(*recipe_types("tokenizer"), argv=[*argv, "--digits", "none"])
+    run_recipe("tokenizer", argv)
+    rows = json.loads((tmp_path / "out" / "tokenizer_report.json").read_text())["sources"]
+    assert [row["vocab_size"] for row in rows] == [290, len(extended[2])] and rows[0]["bytes_per_token"] > rows[1][
+        "bytes_per_token"
+    ]
+    assert len(json.loads((tmp_path / "out" / "extension.json").read_text())["parts"]) == 290 - len(extended[2])

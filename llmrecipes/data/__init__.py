@@ -12,6 +12,7 @@ import pyarrow.compute
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError
 from llmrecipes.data.sources import read_source
+from llmrecipes.data.stored import load_stored
 from llmrecipes.data.tables import join, kinds_of, load_table, say, to_table
 from llmrecipes.formats import prompt_id
 from llmrecipes.rows import COLUMNS, to_standard
@@ -62,7 +63,7 @@ def load_by_split(
 ) -> dict[str, datasets.Dataset]:
     """Held-out sources, kept separate so that each is measured by itself: named after their splits or, if several have the
     same split, with the name of the file or folder in front."""
-    return {name: load_table(s, seed, shapes, check)[0] for name, s in zip(_set_names(sources), sources, strict=True)}
+    return {name: load_stored(s, seed, shapes, check)[0] for name, s in zip(_set_names(sources), sources, strict=True)}
 
 
 def load_mixture(
@@ -122,7 +123,7 @@ def load_source(source: DatasetSource, seed: int) -> datasets.Dataset:
 
 def _mix(sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], announce: bool = True, check=None, apart=False):
     """(rows of all sources, their kind)."""
-    loaded, notes = zip(*(load_table(source, seed, shapes, check) for source in sources), strict=True)
+    loaded, notes = zip(*(load_stored(source, seed, shapes, check) for source in sources), strict=True)
     kinds = kinds_of(notes)
     if set(kinds) == {"messages", "prompt-completion as messages"}:
         loaded, kinds = [_to_messages(part, note.where) for part, note in zip(loaded, notes, strict=True)], {"messages": ""}
@@ -178,12 +179,13 @@ def _set_names(sources: list[DatasetSource]) -> list[str]:
 def _split_by_prompt(pairs: datasets.Dataset, size: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
     """(train, held out): `size` pairs (below 1: that share), split by prompt, so that no prompt is in both."""
     ids = [prompt_id(prompt) for prompt in pairs["prompt"]]
-    wanted, held_out = size if size >= 1 else size * len(ids), set()
+    wanted, held_out, have = size if size >= 1 else size * len(ids), set(), 0
     counts = Counter(ids)
     for name in Random(seed).sample(sorted(counts), len(counts)):
-        if sum(counts[other] for other in held_out) >= wanted or len(held_out) == len(counts) - 1:
+        if have >= wanted or len(held_out) == len(counts) - 1:
             break
         held_out.add(name)
+        have += counts[name]
     if not held_out:
         raise InputError("test_split_size: the pairs are all of one prompt, which cannot stand in both splits")
     rows = range(len(ids))

@@ -72,8 +72,9 @@ def count_answers(
     limit = max_length or sys.maxsize
     lengths, used, lost, cut = (numpy.zeros(of.max(initial=-1) + 1, kind) for kind in (int, bool, bool, bool))
     lost[of] = True
+    arrays = rows.with_format("numpy", ["labels"])
     for start in range(0, len(rows), BATCH):
-        labels = [numpy.asarray(row) != -100 for row in rows[start : start + BATCH]["labels"]]
+        labels = [row != -100 for row in arrays[start : start + BATCH]["labels"]]
         for i, row in zip(of[start : start + BATCH], labels, strict=True):
             kept = row[-limit:] if keep_end else row[:limit]
             is_used = kept.any() or packing or max_length is None

@@ -108,7 +108,7 @@ def text_source(source: DatasetSource, seed: int) -> TextSource:
     Raises:
         InputError: nothing is there, it cannot be read or has no such split or column.
     """
-    files = _files(source)
+    files = files_in_place(source)
     if files is not None:
         return _of_files(files, source, seed)
     keys = [source.path, source.name, source.split, source.max_rows and [source.max_rows, seed]]
@@ -149,7 +149,7 @@ def _of_table(raw: RawRows, rows: datasets.Dataset) -> Iterator[tuple[tuple, dic
 # ---- Files that are read in place ----
 
 
-def _files(source: DatasetSource) -> list[Path] | None:
+def files_in_place(source: DatasetSource) -> list[Path] | None:
     """The files of `source` if they are line-based or Parquet, and the source needs nothing but their rows."""
     path = Path(source.path)
     if source.reader or source.data_dir or source.data_files or not path.exists():
@@ -175,7 +175,7 @@ def _of_files(files: list[Path], source: DatasetSource, seed: int) -> TextSource
     where, is_file = source.path, Path(source.path).is_file()
     names = source.columns if isinstance(source.columns, dict) else {name: name for name in source.columns or ()}
     identity = [[fingerprint(file) for file in files], source.split, names, source.drop_bad_rows]
-    made = TextSource(where, identity, lambda: _rows(files, names), source.drop_bad_rows, names)
+    made = TextSource(where, identity, lambda: rows_of(files, names), source.drop_bad_rows, names)
     if source.max_rows or "[" in source.split or is_file and source.split != "train":
         total = made.count()
         own = "train" if is_file else re.sub(r"\[.*", "", source.split)
@@ -190,7 +190,7 @@ def _of_files(files: list[Path], source: DatasetSource, seed: int) -> TextSource
     return made
 
 
-def _rows(files: list[Path], names: dict) -> Iterator[tuple[tuple, dict | bytes]]:
+def rows_of(files: list[Path], names: dict) -> Iterator[tuple[tuple, dict | bytes]]:
     for file in files:
         yield from _parquet(file, names) if file.suffix == ".parquet" else _lines(file)
 

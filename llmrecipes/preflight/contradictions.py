@@ -297,6 +297,9 @@ def _vocabulary(s: Settings) -> Problems:
         yield "vocab_size", f"{s['vocab_size']} is below {SMALLEST_VOCABULARY} (256 bytes and the special tokens)"
     if s["sample_bytes"] and s["test_split_size"]:
         yield "test_split_size", "holds nothing out of a sample; give `eval_datasets`, or leave `sample_bytes` out"
+    if base := s["base_tokenizer_name_or_path"]:
+        for key in filter(s.given, ("digits", "template_tokens", "max_length")):
+            yield key, f"has no effect with `base_tokenizer_name_or_path`, which stays as it is at {base}; leave it out"
     if "template_tokens" in s.keys and not all(len(token) > 1 for token in s["template_tokens"]):
         yield "template_tokens", "a single character, or none, would be a special token wherever it stands in a text"
 

@@ -14,7 +14,8 @@ from llmrecipes.keys.values import shown
 
 # Keys that hold paths read by a stage.
 INPUTS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_name_or_path", "value_model_name_or_path",
-          "watch_reward_model", "rankings_file", "datasets", "eval_datasets", "watch_questions", "models")  # fmt: skip
+          "watch_reward_model", "rankings_file", "datasets", "eval_datasets", "watch_questions", "models",
+          "base_tokenizer_name_or_path")  # fmt: skip
 FILES = ("guidelines", "judge_guidelines", "users_file", "blimp_path", "deepspeed", "fsdp_config",
          "accelerate_config", "rankings_file", "blocked_words")  # fmt: skip
 DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet", ".txt")

@@ -12,7 +12,7 @@ from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.manifest import module_file, strings
 
 MODELS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_name_or_path", "value_model_name_or_path",
-          "watch_reward_model", "models")  # fmt: skip
+          "watch_reward_model", "models", "base_tokenizer_name_or_path")  # fmt: skip
 TEXTS = ("guidelines", "judge_guidelines", "users_file", "blocked_words")
 FILES = (*TEXTS, "rankings_file")
 FUNCTIONS = ("reward_functions", "judge", "rule", "watch_rule")

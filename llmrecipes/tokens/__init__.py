@@ -12,13 +12,14 @@ from transformers import PreTrainedTokenizerBase
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError
 from llmrecipes.data import load_mixture
+from llmrecipes.data.once import written_once
 from llmrecipes.data.streams import TextSource, text_source
 from llmrecipes.data.tables import say
 from llmrecipes.durable import cache_folder, write_text
 from llmrecipes.manifest import digest
 from llmrecipes.tokens.arguments import TokenArguments
 from llmrecipes.tokens.blocks import TokenBlocks
-from llmrecipes.tokens.building import build_encoder, require_tokens, tokenizer_fingerprint, written_once
+from llmrecipes.tokens.building import build_encoder, require_tokens, tokenizer_fingerprint
 from llmrecipes.tokens.mixing import Mixture, share_out
 from llmrecipes.tokens.shards import MANIFEST, ORDER, TokenShards, stream_in_memory
 
@@ -254,7 +255,7 @@ def _held_out(data: DataArguments, sources: list[TextSource | None], seed: int, 
         raise InputError("test_split_size: nothing can be held out of text that is already tokenised; give eval_datasets")
     key = digest([ORDER, [source.identity for source in sources], data.test_split_size, seed])
     file = home / f"held_out-{key}.json"
-    with written_once(file) as is_missing:
+    with written_once(file, file, "`tokens_dir`") as is_missing:
         if is_missing:
             chosen = _choose(sources, data.test_split_size, seed)
             write_text(file, json.dumps({"rows": chosen, "texts": _texts_of(sources, chosen, seed)}))

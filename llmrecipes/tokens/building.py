@@ -9,18 +9,17 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import xxhash
-from filelock import FileLock
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
+from llmrecipes.data.once import written_once
 from llmrecipes.data.streams import TextReader, TextSource
 from llmrecipes.data.tables import Notes, say, tell
-from llmrecipes.durable import disk_is_full, read_json, write_json
+from llmrecipes.durable import read_json, write_json
 from llmrecipes.manifest import digest
 from llmrecipes.tokens.shards import FORMAT, MANIFEST, ORDER, ShardWriter, TokenShards
 
@@ -76,7 +75,7 @@ def require_tokens(source: TextSource, tokenizer: PreTrainedTokenizerBase, home:
         )
     made_by = tokenizer_fingerprint(tokenizer)
     folder = home / folder_name(source, made_by)
-    with written_once(folder / MANIFEST) as is_missing:
+    with written_once(folder / MANIFEST, folder, "`tokens_dir`") as is_missing:
         if is_missing:
             _build(source, tokenizer, made_by, folder)
     shards = TokenShards(folder)
@@ -84,28 +83,6 @@ def require_tokens(source: TextSource, tokenizer: PreTrainedTokenizerBase, home:
     for line in shards.manifest["notes"]:
         say(line)
     return shards
-
-
-@contextmanager
-def written_once(file: Path) -> Iterator[bool]:
-    """Whether `file` is still to be written, by this process only; other processes wait here until it exists.
-
-    Raises:
-        InputError: the disk is full, or the folder is not writable.
-    """
-    if file.exists():
-        yield False
-        return
-    folder = file.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder if file.name == MANIFEST else file}.lock"):
-            yield not file.exists()
-    except OSError as error:
-        if disk_is_full(error, folder):
-            raise InputError(f"{folder}: the disk is full; the finished shards are kept: free some space, or move the "
-                             "folder and set `tokens_dir`, and give the same command again") from None  # fmt: skip
-        raise InputError(f"{folder}: cannot be written ({error.strerror or error}); set `tokens_dir`") from None
 
 
 def _build(source: TextSource, tokenizer: PreTrainedTokenizerBase, made_by: str, folder: Path) -> None:
