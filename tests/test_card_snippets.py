@@ -11,7 +11,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers import LlamaForSequenceClassification as LlamaClassifier
 
 from llmrecipes.cards.dataset import write_card
+from llmrecipes.cards.loading import QUESTION
 from llmrecipes.cards.model import write_model_card
+from llmrecipes.config import ModelArguments
+from llmrecipes.models import load_policy
+from llmrecipes.reward_models.scoring import RewardScorer
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
 
@@ -71,6 +75,40 @@ def test_lines_of_a_models_card_run(models, capsys, stage, evaluated):
         assert ("Classification" in type(getattr(found["model"], "base_model", found["model"])).__name__
                 or "SequenceClassification" in lines) == stage.startswith("reward")  # fmt: skip
         assert ("apply_chat_template" in lines) == (stage != "pretrain")
+
+
+@pytest.mark.parametrize("ends_in", ["{{ eos_token }}", "", None], ids=["EOS", "no end", "text"])
+def test_lines_of_a_reward_models_card_read_it_as_every_stage_does(models, capsys, ends_in):
+    """pad = eos: transformers' own head would take the final EOS for padding."""
+    folder = models / "reward"
+    tokenizer = toy_tokenizer(pad_is_eos=True)
+    tokenizer.chat_template = None if ends_in is None else TEMPLATE + ends_in
+    tokenizer.save_pretrained(folder)
+    if ends_in is None:
+        (folder / "chat_template.jinja").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": tokenizer.eos_token_id}))
+    finish(folder, "reward", model_name_or_path="outputs/toy/pretrain")
+    run_lines(write_model_card(folder).read_text())
+    prompt = f"{QUESTION} " if ends_in is None else [{"role": "user", "content": QUESTION}]
+    expected = RewardScorer(ModelArguments(), str(folder)).score([{"prompt": prompt}], ["Blue."])
+    assert float(capsys.readouterr().out) == pytest.approx(expected[0], abs=1e-5)
+
+
+def test_lines_of_a_second_adapters_card_load_it_after_the_first_one_added_tokens(models):
+    base = LlamaForCausalLM.from_pretrained("outputs/toy/sft")
+    base.resize_token_embeddings(size := base.config.vocab_size + 3, mean_resizing=False)
+    first = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(base, first).save_pretrained(models / "lora", save_embedding_layers=True)
+    merged = load_policy(ModelArguments(model_name_or_path="outputs/toy/lora"))
+    second = LoraConfig(r=2, target_modules=["v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(merged, second).save_pretrained(models / "dpo")
+    toy_tokenizer().save_pretrained(models / "dpo")
+    finish(models / "dpo", "dpo", model_name_or_path="outputs/toy/lora")
+    _, found = run_lines(write_model_card(models / "dpo").read_text())
+    ids = torch.tensor([[5, 6, size - 1]])
+    loaded = load_policy(ModelArguments(model_name_or_path="outputs/toy/dpo")).eval()
+    assert torch.allclose(found["model"].eval()(ids).logits, loaded(ids).logits, atol=1e-5)
 
 
 def test_lines_of_a_data_sets_card_run(models, capsys):

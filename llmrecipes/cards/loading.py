@@ -1,12 +1,18 @@
 """The lines of a card that load a folder's model or data and use it once; `tests/test_card_snippets.py` runs them."""
 
 import json
+import re
+from contextlib import suppress
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from llmrecipes.cards.names import loading_name
 from llmrecipes.durable import read_json
 
 QUESTION = "Which colour does the sky have?"
+# Keys of the input or output embeddings in an adapter's file, whole.
+EMBEDDINGS = re.compile(r"\b(embed_tokens|wte|word_embeddings|embed_in|lm_head|embed_out)\.((?!lora)[\w.]+\.)?weight$")
 
 
 def load_model(folder: Path, name: str, is_classifier: bool, answers_chats: bool) -> list[str]:
@@ -20,7 +26,7 @@ def load_model(folder: Path, name: str, is_classifier: bool, answers_chats: bool
     labels = ", num_labels=1" if is_classifier else ""
     use = _score(folder) if is_classifier else _generate(answers_chats)
     if is_adapter and len(chain := adapter_chain(folder)) > 2:
-        return _load_chain(kind, quoted, labels, chain[:-1]) + use
+        return _load_chain(kind, quoted, labels, chain[:-1], folder) + use
     tokenizer = f"tokenizer = AutoTokenizer.from_pretrained({quoted})"
     if is_adapter:
         lines = [f"from peft import AutoPeftModelFor{kind}", "from transformers import AutoTokenizer", "", tokenizer,
@@ -48,21 +54,31 @@ def adapter_chain(folder: Path) -> list[str]:
     return chain
 
 
-def _load_chain(kind: str, quoted: str, labels: str, bases: list[str]) -> list[str]:
+def _load_chain(kind: str, quoted: str, labels: str, bases: list[str], folder: Path) -> list[str]:
     """Lines that load an adapter on top of others; PEFT by itself would load only the last one."""
     whole, *adapters = [json.dumps(loading_name(base)) for base in bases]
+    size = next(filter(None, map(_vocabulary, [*bases[1:], folder])), None)
     return [
         "from peft import PeftConfig, PeftModel",
         f"from transformers import AutoModelFor{kind}, AutoTokenizer",
         "",
         f"tokenizer = AutoTokenizer.from_pretrained({quoted})",
         f"model = AutoModelFor{kind}.from_pretrained({whole}{labels})",
+        *([f"model.resize_token_embeddings({size}, mean_resizing=False)"] if size else []),
         "# An adapter on top of adapters: each is merged before the next is loaded.",
         f"for adapter in [{', '.join([*adapters, quoted])}]:",
         "    config = PeftConfig.from_pretrained(adapter)",
         "    config.task_type = None",
         "    model = PeftModel.from_pretrained(model, adapter, config=config).merge_and_unload()",
     ]
+
+
+def _vocabulary(adapter: str | Path) -> int | None:
+    """The number of tokens of an adapter's own embeddings, saved with it where tokens were added; None if it has none."""
+    with suppress(OSError, SafetensorError), safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as weights:
+        for key in filter(EMBEDDINGS.search, weights.keys()):
+            return weights.get_slice(key).get_shape()[0]
+    return None  # also for one on the Hub
 
 
 def _generate(answers_chats: bool) -> list[str]:
@@ -77,14 +93,33 @@ def _generate(answers_chats: bool) -> list[str]:
 
 
 def _score(folder: Path) -> list[str]:
-    """Scores a response in the form used in training: a conversation through the template, a text with EOS at its end."""
+    """Scores a response as every stage reads it: a conversation through the template, EOS after it where the template writes
+    no end, and the score at the very last token."""
     if has_template(folder):
         lines = [f'chat = [{{"role": "user", "content": {json.dumps(QUESTION)}}},',
                  '        {"role": "assistant", "content": "Blue."}]',
-                 'inputs = tokenizer.apply_chat_template(chat, return_dict=True, return_tensors="pt")']  # fmt: skip
+                 f"text = tokenizer.apply_chat_template(chat, tokenize=False){_end(folder)}",
+                 'inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")']  # fmt: skip
     else:
         lines = [f'inputs = tokenizer({json.dumps(QUESTION + " Blue.")} + tokenizer.eos_token, return_tensors="pt")']
-    return [*lines, "print(model(**inputs).logits[0, 0].item())"]
+    # With a pad token, transformers' head takes a final token equal to it for padding and reads the one before.
+    return [*lines, "model.config.get_text_config().pad_token_id = None  # the score is read at the last token",
+            "print(model(**inputs).logits[0, 0].item())"]  # fmt: skip
+
+
+def _end(folder: Path) -> str:
+    """What is to be added to a rendered conversation."""
+    from transformers import AutoTokenizer
+
+    from llmrecipes.templates import TEMPLATE_ERRORS, ends_turn
+
+    chat = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "Blue."}]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        ids = tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"]
+    except (*TEMPLATE_ERRORS, OSError):  # refused by the template, or no whole tokenizer
+        return ""
+    return "" if tokenizer.eos_token_id is None or ends_turn(tokenizer, ids) else " + tokenizer.eos_token"
 
 
 def has_template(folder: Path) -> bool:
