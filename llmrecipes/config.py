@@ -98,6 +98,9 @@ class DatasetSource:
         metadata={"help": "Share of the mixture, in proportion to the others'; a list: one for each phase."},
     )
     revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the hub."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Texts of a Hub data set are read over the network once; no copy is kept."}
+    )
     sha256: str | None = field(default=None, metadata={"help": "Checksum of an archive."})
     reader: str | None = field(
         default=None, metadata={"help": "module:function that turns raw rows into one of our row shapes."}
@@ -152,7 +155,7 @@ def _to_source(value, where: str) -> DatasetSource:
         raise InputError(f"{where}: weight {source.weight!r} is neither a positive number nor a list of them for `phases`")
     if source.max_rows is not None and (type(source.max_rows) is not int or source.max_rows < 1):
         raise InputError(f"{where}: max_rows {source.max_rows!r} is not a whole number of 1 or more")
-    for key, kind in {"split": str, "drop_bad_rows": bool}.items():
+    for key, kind in {"split": str, "drop_bad_rows": bool, "streaming": bool}.items():
         if not isinstance(getattr(source, key), kind):
             raise InputError(f"{where}: {key} {getattr(source, key)!r} is not a {kind.__name__}")
     return source

@@ -15,8 +15,9 @@ from corpora import PLAIN, kept, run_build, write_lines
 from llmrecipes.config import InputError
 from llmrecipes.corpus.arguments import CorpusArguments, to_source
 from llmrecipes.corpus.documents import read_documents
-from llmrecipes.corpus.parts import Part, plan_parts, within_reach
+from llmrecipes.corpus.parts import Part, plan_parts
 from llmrecipes.corpus.readers import read_file
+from llmrecipes.data.hub_streams import within_reach
 
 TEXTS = ["The first text, with ünïcode.", "The second text.", "Third \u2028 text."]
 
@@ -270,7 +271,7 @@ class Hub:
 def test_hub_sets_streamed_or_not_are_read_in_shards_at_one_commit(tmp_path, monkeypatch, streaming):
     hub = Hub(streaming, fail=1)
     monkeypatch.setattr("llmrecipes.corpus.hub.datasets.load_dataset", hub.load_dataset)
-    monkeypatch.setattr("llmrecipes.corpus.hub.commit_of", lambda source: "c0ffee")
+    monkeypatch.setattr("llmrecipes.data.hub_streams.commit_of", lambda source: "c0ffee")
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     found = run_build(tmp_path / "out", [{"path": "org/set", "streaming": streaming}], shard_bytes=60, **PLAIN)
     assert found["total"]["kept"][0] == 9 and set(hub.revisions) == {"c0ffee"}

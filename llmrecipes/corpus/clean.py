@@ -12,9 +12,10 @@ from llmrecipes.corpus.contamination import Items, load_about, load_items
 from llmrecipes.corpus.counts import Counts
 from llmrecipes.corpus.documents import read_documents
 from llmrecipes.corpus.hashing import WORD, hashes_of, minhash, shingles, text_digest, word_hashes
-from llmrecipes.corpus.parts import Part, within_reach
+from llmrecipes.corpus.parts import Part
 from llmrecipes.corpus.steps import build_steps
 from llmrecipes.corpus.work import EVALUATION, Work, whole_folder
+from llmrecipes.data.hub_streams import within_reach
 from llmrecipes.durable import write_json
 
 SCHEMA = pyarrow.schema([("text", pyarrow.large_string()), ("source", pyarrow.string()), ("id", pyarrow.string())])

@@ -3,18 +3,9 @@
 from collections.abc import Iterator
 
 import datasets
-import huggingface_hub
 
 from llmrecipes.config import InputError
 from llmrecipes.corpus.arguments import CorpusSource
-
-
-def commit_of(source: CorpusSource) -> str | None:
-    """The commit that `revision` (or the main branch) points to now; a full commit hash, or any name offline, is
-    unchanged."""
-    if source.revision and len(source.revision) == 40 or huggingface_hub.constants.HF_HUB_OFFLINE:
-        return source.revision
-    return huggingface_hub.HfApi().dataset_info(source.path, revision=source.revision).sha
 
 
 def open_hub(source: CorpusSource, revision: str | None):

@@ -1,11 +1,9 @@
 """Parts: units of input that become one shard each. They depend only on the sources and `shard_bytes`, so that any number of
 tasks keeps the same documents in the same order."""
 
-import errno
 import glob
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from llmrecipes.corpus.arguments import CorpusArguments, CorpusSource, is_local
 PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
 LINES, TEXT, PAGES = (".jsonl", ".ndjson", ".json"), (".txt", ".md"), (".html", ".htm")
 KINDS = (*LINES, *TEXT, *PAGES, ".parquet", ".arrow", ".warc")
-NETWORK = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "aiohttp", "http", "ssl"}  # not all OSErrors
 NOT_DATA = {"dataset_info.json", "dataset_dict.json", "state.json", "manifest.json", "statistics.json", "report.json"}
 
 
@@ -112,7 +109,8 @@ def _group(files: list[Path], shard_bytes: int) -> Iterator[tuple[str, ...]]:
 def _hub_parts(source: CorpusSource, args: CorpusArguments) -> list[dict]:
     """Row ranges of a downloaded set, or shards of a stream; the revision is resolved to a commit, so that all tasks read
     the same data."""
-    from llmrecipes.corpus.hub import commit_of, open_hub
+    from llmrecipes.corpus.hub import open_hub
+    from llmrecipes.data.hub_streams import commit_of, within_reach
 
     revision = within_reach(source.path, args.retries, lambda: commit_of(source))
     data = within_reach(source.path, args.retries, lambda: open_hub(source, revision))
@@ -122,26 +120,3 @@ def _hub_parts(source: CorpusSource, args: CorpusArguments) -> list[dict]:
     count = max(1, math.ceil((data.data.nbytes or 1) / args.shard_bytes))
     ends = [len(data) * i // count for i in range(count + 1)]
     return [{"first": a, "last": b, "revision": revision} for a, b in zip(ends, ends[1:], strict=False)]
-
-
-def within_reach(path: str, retries: int, read: Callable):
-    """The result of `read()`, retried up to `retries` times with growing waits.
-
-    Raises:
-        InputError: the network or a disk is still out of reach; the message names the source.
-    """
-    for attempt in range(retries + 1):
-        try:
-            return read()
-        except FileNotFoundError as error:  # `datasets` raises it too if there is no such data set
-            raise InputError(f"{path}: cannot be read: {' '.join(str(error).split())[:300]}") from None
-        except Exception as error:
-            if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in NETWORK:
-                raise
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            last = error
-        if attempt < retries:
-            time.sleep(min(60, 2**attempt))
-    raise InputError(f"{path}: out of reach after {retries + 1} tries ({' '.join(str(last).split())[:200]}); shards that "
-                     "are finished are kept, the same command continues with the rest")  # fmt: skip

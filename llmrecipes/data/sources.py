@@ -78,6 +78,10 @@ def read_source(source: DatasetSource, seed: int) -> RawRows:
     Raises:
         InputError: there is nothing, it cannot be read or has no such split; the message names the path.
     """
+    if source.streaming:
+        raise InputError(
+            f"{source.path}: `streaming` is for texts that pretraining and the tokenizer learn from; leave it out"
+        )
     if generator := generator_of(source.path):
         rows = load_function(generator, "path")(source.name, source.split)
         raw = _numbered(source.path, rows if isinstance(rows, datasets.Dataset) else list(as_rows(rows, source.path)))

@@ -19,6 +19,7 @@ import pyarrow.parquet
 import xxhash
 
 from llmrecipes.config import DatasetSource, InputError, generator_of
+from llmrecipes.data.hub_streams import HubStream
 from llmrecipes.data.sources import LINES, RawRows, only_lines, read_source, split_indices
 from llmrecipes.data.tables import Notes, load_table, standard_rows
 from llmrecipes.formats import parse_line
@@ -46,29 +47,44 @@ class TextSource:
 
     def count(self) -> int:
         """Number of rows that are kept."""
+        if isinstance(self.open, HubStream):
+            raise InputError(f"{self.where}: the number of its rows is not known while it is streamed; give `eval_datasets` "
+                             "in place of `test_split_size`, or leave `streaming` out")  # fmt: skip
         return sum(1 for _ in self.open()) if self.kept is None else int(self.kept.sum())
 
-    def texts(self, start: int = 0) -> "TextReader":
-        return TextReader(self, start)
+    def texts(self, start: int = 0, state: dict | None = None) -> "TextReader":
+        return TextReader(self, start, state)
 
 
 class TextReader:
-    """Iterates over texts from raw row `start` on; `consumed` counts raw rows read, `notes` what was left out."""
+    """Iterates over texts from raw row `start` on; `consumed` counts raw rows read, `notes` what was left out.
 
-    def __init__(self, source: TextSource, start: int):
+    state: of a stream, where row `start` begins.
+    """
+
+    def __init__(self, source: TextSource, start: int, state: dict | None = None):
         self.source, self.consumed, self.notes = source, start, Notes(source.where)
+        self._from = state
         self.where, self._place = source.where, ("", 0, None)
 
     def __iter__(self) -> Iterator[str]:
         for row in standard_rows(self, self.source.drop_bad_rows, ("text",), self.notes):
             yield row["text"]
 
+    @property
+    def state(self) -> dict | None:
+        """Of a stream, where the next row begins."""
+        return getattr(self.source.open, "state", None)
+
     # What standard_rows asks of rows:
 
     @property
     def rows(self) -> Iterator[dict | bytes]:
         start, source, number = self.consumed, self.source, -1
-        for raw, (place, row) in enumerate(source.open()):
+        rows = source.open()
+        if self._from:
+            number, rows = start - 1, source.open.resume(self._from, start)
+        for raw, (place, row) in enumerate(rows):
             if source.kept is not None and not source.kept[raw]:
                 continue
             number += 1
@@ -108,6 +124,8 @@ def text_source(source: DatasetSource, seed: int) -> TextSource:
     Raises:
         InputError: nothing is there, it cannot be read or has no such split or column.
     """
+    if source.streaming:
+        return _of_stream(source)
     files = files_in_place(source)
     if files is not None:
         return _of_files(files, source, seed)
@@ -127,6 +145,19 @@ def text_source(source: DatasetSource, seed: int) -> TextSource:
         state.update(text.encode())
         state.update(b"\0")
     return TextSource(notes.where, [state.hexdigest()], lambda: _numbered(notes.where, table))
+
+
+def _of_stream(source: DatasetSource) -> TextSource:
+    if generator_of(source.path) or source.path.startswith(("pypi:", "stdlib")) or Path(source.path).exists():
+        raise InputError(f"{source.path}: `streaming` is for data sets of the Hub; leave it out")
+    for key, is_wrong in {"split": "[" in source.split, "reader": source.reader}.items():
+        if is_wrong:
+            raise InputError(
+                f"{source.path}: `{key}` {getattr(source, key)!r} needs all rows at hand; leave `streaming` out"
+            )
+    stream = HubStream(source)
+    keys = [source.path, source.name, source.data_dir, source.data_files, source.split, source.columns, source.max_rows]
+    return TextSource(stream.where, ["stream", *keys, stream.commit, source.drop_bad_rows], stream, source.drop_bad_rows)
 
 
 def _named(source: DatasetSource) -> str:

@@ -89,7 +89,7 @@ def _build(source: TextSource, tokenizer: PreTrainedTokenizerBase, made_by: str,
     done = read_json(folder / PROGRESS) or {"rows": 0, "shards": [], "notes": {}}
     for left in folder.glob("*.part"):
         left.unlink()
-    reader = source.texts(done["rows"])
+    reader = source.texts(done["rows"], done.get("state"))
     reader.notes.counts.update({what: count for what, (count, _) in done["notes"].items()})
     reader.notes.examples.update({what: example for what, (_, example) in done["notes"].items()})
     dtype = "uint16" if max(tokenizer.get_vocab().values()) < 1 << 16 else "uint32"  # ids may have gaps
@@ -97,7 +97,7 @@ def _build(source: TextSource, tokenizer: PreTrainedTokenizerBase, made_by: str,
     encode = _noting(reader.notes, tokenizer)
     for shard in _write_shards(reader, encode, tokenizer.eos_token_id, folder, len(done["shards"]), dtype):
         notes = {what: [count, reader.notes.examples[what]] for what, count in reader.notes.counts.items()}
-        done = {"rows": reader.consumed, "shards": [*done["shards"], shard], "notes": notes}
+        done = {"rows": reader.consumed, "state": reader.state, "shards": [*done["shards"], shard], "notes": notes}
         write_json(folder / PROGRESS, done)
     totals = {key: sum(shard[key] for shard in done["shards"]) for key in ("documents", "tokens", "bytes")}
     if not totals["documents"]:
