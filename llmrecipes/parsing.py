@@ -246,7 +246,7 @@ def _environment_problems(environment: Any, where: str) -> list[str]:
     if not isinstance(environment, dict):
         return [f"{where}: `env` must be a mapping of variable: value"]
     return [
-        f"{where}: `env`: {shown(key)}: {shown(value)} is not a variable whose value is text or a number"
+        f"{where}: `env`: {shown(key)} is not a variable whose value is text or a number"
         for key, value in environment.items()
         if not re.fullmatch(r"\w+", key) or not isinstance(value, (str, int, float)) or not _is_clean(str(value))
     ]
@@ -277,7 +277,7 @@ def _typed(key: str, words: list[str], keys: dict[str, Key]) -> tuple[str, Any]:
             raise InputError(f"{where} needs a value; it must be {keys[key].annotation}")
         return key, True
     if len(words) > 1 and "list" not in kinds:
-        got = " ".join(map(shown, words))
+        got = " ".join(shown(word, key) for word in words)
         raise InputError(f"{where} takes one value, got {got}; write --key value, and put a value with spaces in quotes")
     if words == [""] and "str" not in kinds:
         raise InputError(f"{where} needs a value; it must be {keys[key].annotation}")

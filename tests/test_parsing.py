@@ -388,7 +388,7 @@ def test_disk_without_room_for_result_and_checkpoint_is_an_error(tmp_path, monke
     assert not list(machine.room(settings))
     free = os.statvfs(tmp_path)
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=15e6 // free.f_frsize, f_frsize=free.f_frsize))
-    assert ["the result and one checkpoint take about 0.0 GB" in text for _, text in machine.room(settings)] == [True]
+    assert ["the result and one checkpoint take about 16.0 MB" in text for _, text in machine.room(settings)] == [True]
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=20e6 // free.f_frsize, f_frsize=free.f_frsize))
     assert not list(machine.room(settings)) and len(list(machine.room_for_all(settings))) == 1
 

@@ -3,8 +3,10 @@
 import time
 
 import pytest
+from recipe_types import recipe_types
 
-from llmrecipes.config import one_line
+from llmrecipes.config import InputError, one_line
+from llmrecipes.parsing import parse
 from llmrecipes.secrets import REMOVED, TOKENS, is_secret_name, known_secrets, scrub_secrets
 
 S = "S3cr3t-of-mine"  # no issuer's form: only its name or its place tells
@@ -111,3 +113,46 @@ def test_a_line_for_people_holds_no_token_and_stays_readable(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", S)
     said = one_line(f"judge_url: https://me:{S}x@host/v1 refuses {FORMS[0]} and {S}; hub_token: is missing")
     assert said == f"judge_url: https://{REMOVED}@host/v1 refuses {REMOVED} and {REMOVED}; hub_token: is missing"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"hub_token: [{S}]",
+        f"hub_token: {{a: {S}}}",
+        f"hub_token: {'x' * 60}{S}",
+        f"hub_token: ['{'x' * 60}{S}']",
+        f"model_init_kwargs: token={S}",
+        f"model_init_kwargs: {{token: [{S}]}}",
+        f"lr_scheduler_kwargs: {{token: {S}}}",
+        f"judge_url: me:{S}@host/v1",
+        f"env: {{WANDB_API_KEY: [{S}]}}",
+        f'env: {{"MY KEY": {S}}}',
+        f'env: {{SERVICE: "{S}\\0"}}',
+        f"seed: hub_token={S}",
+    ],
+)
+def test_an_error_on_a_secret_does_not_show_it(line, tmp_path):
+    (tmp_path / "sft.yaml").write_text(line + "\n")
+    with pytest.raises(InputError) as caught:
+        parse(*recipe_types("sft"), argv=["--config", str(tmp_path / "sft.yaml")])
+    assert S[:8] not in str(caught.value) and "x" * 9 not in str(caught.value)
+
+
+@pytest.mark.parametrize("argv", [["--hub_token", S, "b"], [f"WANDB_API_KEY={S}"], ["--seed", f"https://me:{S}@host"]])
+def test_an_error_of_the_command_line_shows_no_secret(argv):
+    with pytest.raises(InputError) as caught:
+        parse(*recipe_types("sft"), argv=argv)
+    assert S not in str(caught.value)
+
+
+def test_a_printed_config_shows_no_secret_and_the_rest_as_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", S)
+    text = f"judge_url: http://me:{S}x@host/v1\ndatasets: [{{path: 'https://me:{S}y@host/x.jsonl', weight: 2}}]\n"
+    text += f"run_name: a-{S}\n"
+    (tmp_path / "sft.yaml").write_text(text)
+    with pytest.raises(SystemExit):
+        parse(*recipe_types("sft"), argv=["--config", str(tmp_path / "sft.yaml"), "--print_config"])
+    shown = capsys.readouterr().out
+    assert S not in shown and f"judge_url: http://{REMOVED}@host/v1  #" in shown
+    assert "weight: 2" in shown and "eos_token: null" in shown

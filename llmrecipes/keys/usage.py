@@ -1,5 +1,6 @@
 """--help and --print_config, read from the dataclasses' sources so that they answer at once."""
 
+import os
 import re
 import shutil
 import textwrap
@@ -12,6 +13,7 @@ from llmrecipes.config import InputError, nearest
 from llmrecipes.keys import UNKNOWN, Key, keys_of, recipe_keys
 from llmrecipes.keys.renamed import hint
 from llmrecipes.keys.values import RANGE_OF, SOURCES, shown
+from llmrecipes.secrets import known_secrets, scrub_secrets
 
 # Group -> the dataclasses whose keys it shows; our own first, those of libraries last.
 GROUPS = {
@@ -126,15 +128,16 @@ def list_values(configs, given: dict, where: dict[str, str]) -> str:
     for title, is_given in (("given", True), ("by default", False)):
         lines.append(f"# {title}")
         for name in (name for name in values if (name in given) == is_given):
-            text = "(hidden)" if name == "hub_token" and values[name] else _as_yaml(values[name])
-            lines.append(f"{name}: {text}" + (f"  # {where[name]}" if name in where else ""))
+            lines.append(f"{name}: {_as_yaml(name, values[name])}" + (f"  # {where[name]}" if name in where else ""))
     return "\n".join(lines)
 
 
-def _as_yaml(value) -> str:
+def _as_yaml(name: str, value) -> str:
+    """`value` of the key `name`, without secrets."""
     given = lambda v: {f.name: getattr(v, f.name) for f in fields(v) if getattr(v, f.name) is not None}
     plain = lambda v: given(v) if is_dataclass(v) else getattr(v, "value", v)  # .value: for enums
     value = [plain(entry) for entry in value] if isinstance(value, list) else plain(value)
+    value = scrub_secrets({name: value}, known_secrets(os.environ))[name]
     try:
         return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).removesuffix("...\n").strip()
     except yaml.YAMLError:

@@ -9,6 +9,7 @@ from typing import Any
 from llmrecipes.config import InputError, nearest
 from llmrecipes.keys import Key, keys_of
 from llmrecipes.keys.renamed import measure_hint
+from llmrecipes.secrets import scrub_secrets
 
 SEEDS = "0 to 4294967295"  # the range of NumPy's generator
 # Bounds of numbers, whichever class declares the key: "at least X", "above X", "X to Y", "above X to Y", "X to below Y".
@@ -106,7 +107,7 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
         return [check_source(f"{key}[{i}]", entry, where, SOURCES[element[1]]) for i, entry in enumerate(value)]
     problem = _not_plain(value) or _wrong_choice(value, choices) or _wrong_type(key, value, declared, kinds, choices)
     if problem:
-        raise InputError(f"{where}: `{key}` is {shown(value)}{problem}")
+        raise InputError(f"{where}: `{key}` is {shown(value, key)}{problem}")
     _check_range(key, value, where)
     for name in value if key == "expected" and isinstance(value, dict) else ():
         if advice := measure_hint(str(name)):
@@ -116,10 +117,10 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
     return value
 
 
-def shown(value: Any) -> str:
-    """`value` for a message, shortened if it is long."""
+def shown(value: Any, key: str = "") -> str:
+    """`value`, given for `key`, for a message: without secrets, shortened if it is long."""
     try:
-        text = repr(value)
+        text = repr(scrub_secrets({key: value})[key])
     except (RecursionError, ValueError):  # an integer of thousands of digits cannot be printed
         return f"a {_kind(value)}"
     text = text.encode("utf-8", "backslashreplace").decode()

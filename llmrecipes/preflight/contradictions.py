@@ -110,7 +110,7 @@ def _schedule_values(s: Settings, given: dict) -> Problems:
         if key.endswith("type"):
             continue
         if type(value) not in (int, float) or value < 0:
-            yield "lr_scheduler_kwargs", f"`{key}` is {shown(value)}; it must be a number of 0 or more"
+            yield "lr_scheduler_kwargs", f"`{key}` is {shown(value, key)}; it must be a number of 0 or more"
         elif key == "num_decay_steps" and 0 < s["max_steps"] < value + (s["warmup_steps"] or 0):
             yield "lr_scheduler_kwargs", f"`{key}` and warmup_steps are more than the {s['max_steps']} of max_steps"
         elif key in ("lr_end", "min_lr") and value >= s["learning_rate"]:
@@ -205,7 +205,7 @@ def _texts(s: Settings) -> Problems:
             if value and not (key == "judge" and value == "llm") and value.count(":") != 1:
                 yield key, f"{shown(value)} names no function; write package.module:function"
     if s["judge_url"] and not re.match(r"https?://[^/]", s["judge_url"]):
-        yield "judge_url", f"{shown(s['judge_url'])} is no address; write http://HOST:PORT/v1"
+        yield "judge_url", f"{shown(s['judge_url'].rpartition('@')[2])} is no address; write http://HOST:PORT/v1"
     for host in s["allowed_hosts"] or ():
         if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", host):
             yield "allowed_hosts", f"{shown(host)} is no host's name; write each as rank.example.org, no scheme, port or *"

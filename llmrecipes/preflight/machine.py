@@ -234,7 +234,7 @@ def room(s: Settings) -> Problems:
         return
     need, free = bytes_needed(s), os.statvfs(existing).f_bavail * os.statvfs(existing).f_frsize
     if need and free < need[0]:
-        text = f"{output_dir}: {free / 1e9:.1f} GB are free; the result and one checkpoint take about {need[0] / 1e9:.1f} GB"
+        text = f"{output_dir}: {_size(free)} are free; the result and one checkpoint take about {_size(need[0])}"
         yield "output_dir", text
 
 
@@ -247,8 +247,12 @@ def room_for_all(s: Settings) -> Problems:
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     free = os.statvfs(existing).f_bavail * os.statvfs(existing).f_frsize
     if need[0] <= free < need[1]:
-        text = f"{free / 1e9:.1f} GB are free; all checkpoints together may take about {need[1] / 1e9:.1f} GB; set it lower"
+        text = f"{_size(free)} are free; all checkpoints together may take about {_size(need[1])}; set it lower"
         yield "save_total_limit", text
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def bytes_needed(s: Settings) -> tuple[float, float] | None:
