@@ -4,12 +4,20 @@ import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from llmrecipes.secrets import REMOVED, known_secrets, scrub_secrets
+
 
 def apply_tracking(args, stage: str, output_dir: Path) -> None:
     """Drops trackers that are not installed with a message, never an error: an offline laptop must be able to train.
 
     Names the run, unless the user has, after its stage, and its folder if that has another name.
     """
+    for name in ("run_name", "project"):  # trackers write them down, and take them for names of files
+        given = getattr(args, name, None) or ""
+        clean = scrub_secrets(given, known_secrets(os.environ)).replace(REMOVED, REMOVED.strip("[]"))
+        if clean != given:
+            print(f"tracking: `{name}` holds a secret, which is removed from it")
+            setattr(args, name, clean)
     wanted = getattr(args, "report_to", None) or []
     installed = [tracker for tracker in wanted if _is_installed(tracker)]
     for tracker in sorted(set(wanted) - set(installed)):

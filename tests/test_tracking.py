@@ -50,3 +50,15 @@ def test_command_that_shows_a_run_is_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trackio.Api, "runs", lambda self, project: [])
     finish_run(start(tmp_path / "sft")[0], {}, made="thing")
     assert f"curves: TRACKIO_DIR={tmp_path / 'trackio'} trackio show --project toy\n" in capsys.readouterr().out
+
+
+def test_secrets_reach_no_tracker(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", "S3cr3t-of-mine")
+    monkeypatch.setattr(trackio.Api, "runs", lambda self, project: [])
+    args = Arguments(str(tmp_path / "sft"), run_name="mine-S3cr3t-of-mine", project="https://me:pass-word@host")
+    check_run("sft", RunArguments(), args, (args,))
+    assert (args.run_name, args.project) == ("mine-removed", "https://removed@host")
+    said = capsys.readouterr().out
+    assert "tracking: `run_name` holds a secret" in said and "tracking: `project` holds a secret" in said
+    assert start(tmp_path / "other", run_name="token-count", project="token_study")[1] == "token-count"
+    assert "secret" not in capsys.readouterr().out
