@@ -157,7 +157,7 @@ def encode(
 
     ends: tokens that may end an answer. template: one with {% generation %} marks, or None.
     """
-    if template is not None and not first and _is_as_given(tokenizer, turns, where, template, options):
+    if template is not None and not first:
         piece = _by_marks(tokenizer, turns, ends, where, template, options)
         if piece is not None:
             return [piece]
@@ -222,24 +222,31 @@ def _goes_on(tokenizer, labels: list[int], ends: Sequence[int]) -> bool:
     return False
 
 
-def _is_as_given(tokenizer, turns: Sequence[dict], where: str, template: str, options: dict) -> bool:
-    """Whether the text before each answer is exactly the model's input when it is to answer. It is not for TRL's training
-    templates, which keep the reasoning of earlier turns, nor for DeepSeek's, which later drops the opening of the
-    reasoning."""
+def _as_given(tokenizer, turns: Sequence[dict], where: str, template: str, options: dict) -> list[list[int]] | None:
+    """The model's input tokens before each answer; None if the text before one is something else in the whole conversation.
+    It is with TRL's training templates, which keep the reasoning of earlier turns, and with DeepSeek's, which later drops
+    the opening of the reasoning."""
     whole = render(tokenizer, turns, where, chat_template=template, **options)
-    return all(
-        whole.startswith(render(tokenizer, turns[:i], where, add_generation_prompt=True, **options))
-        for i, turn in enumerate(turns)
-        if i and turn["role"] == "assistant"
-    )
+    answers = [i for i, turn in enumerate(turns) if i and turn["role"] == "assistant"]
+    given = [render(tokenizer, turns[:i], where, add_generation_prompt=True, **options) for i in answers]
+    if not all(map(whole.startswith, given)):
+        return None
+    return tokenizer(given, add_special_tokens=False)["input_ids"] if given else []
 
 
 def _by_marks(tokenizer, turns, ends: set[int], where: str, template: str, options: dict) -> Piece | None:
-    """The conversation with loss where the template marks it; None if a marked answer is not followed by an end token."""
+    """The conversation with loss where the template marks it; None if a marked answer is not followed by an end token, or
+    what the model is given before it is not, token by token and without loss, what stands before it."""
+    given = _as_given(tokenizer, turns, where, template, options)
+    if given is None:
+        return None
     made = apply(
         tokenizer, turns, where, chat_template=template, return_dict=True, return_assistant_tokens_mask=True, **options
     )
     ids, mask = list(made["input_ids"]), [*made["assistant_masks"], 0]
+    # Some of TRL's training templates also mark the end of the generation prompt.
+    if any(mask[len(before) - 1] or ids[: len(before)] != before for before in given):
+        return None
     last_ones = [i for i in range(len(ids)) if mask[i] and not mask[i + 1]]
     for last in last_ones:
         end = last

@@ -1,6 +1,9 @@
 """Loss on the assistant's answers alone, each up to where generation stops, with whatever chat template there is."""
 
+import copy
+
 import pytest
+import trl.chat_template_utils
 from datasets import Dataset
 from trl import DPOConfig, SFTConfig
 
@@ -124,6 +127,28 @@ def test_a_template_of_trls_is_masked_by_its_marks_where_it_shows_what_is_genera
     # DeepSeek's generation prompt begins a thought, which a conversation without one does not show.
     (piece,) = pieces(tokenizer, deepseekv3_chat_template, CHAT[:2], stops={tokenizer.convert_tokens_to_ids(SPECIAL[-1])})
     assert learned(tokenizer, piece) == [f"The Rhine.{SPECIAL[-1]}"] and piece.notes == {"opened"}
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3_5_think", "qwen3_8"])
+def test_what_the_model_is_given_carries_no_loss_where_trls_marks_include_its_end(tokenizer, name):
+    """Loss begins where the generation prompt ends, whatever it ends in: a newline or <think>."""
+    template = getattr(trl.chat_template_utils, f"{name}_chat_template")
+    for turns in (CHAT[:2], CHAT):
+        found = [piece.ids[:i] for piece in pieces(tokenizer, template, turns)
+                 for i in range(1, len(piece.ids)) if piece.labels[i - 1] == -100 != piece.labels[i]]  # fmt: skip
+        asked = [tokenizer.apply_chat_template(turns[:i], add_generation_prompt=True, return_dict=False)
+                 for i, turn in enumerate(turns) if turn["role"] == "assistant"]  # fmt: skip
+        assert found == asked
+
+
+def test_a_token_across_the_border_is_not_learned_behind_marks(tokenizer):
+    """An answer that begins with a newline: where the newlines before and in it are one token, generation has two."""
+    double = copy.deepcopy(tokenizer)
+    double.add_tokens(["\n\n"])
+    double.chat_template = CHAT_TEMPLATE
+    (piece,) = pieces(double, CHAT_TEMPLATE, [CHAT[0], {"role": "assistant", "content": "\nYes."}])
+    asked = double.apply_chat_template(CHAT[:1], add_generation_prompt=True, return_dict=False)
+    assert piece.ids[: len(asked)] == asked and learned(double, piece) == ["\nYes.<|im_end|>"]
 
 
 def test_marks_say_what_is_learned_and_are_carried_on_to_the_end_of_the_turn(tokenizer):
