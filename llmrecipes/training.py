@@ -162,7 +162,9 @@ class SFTTrainer(trl.SFTTrainer):
                 dataset, of = self._tokenize_answers(dataset, processing_class, args, dataset_name)
             else:
                 dataset = super()._prepare_dataset(dataset, processing_class, whole, False, formatting_func, dataset_name)
-            counts = count_answers(dataset, args.max_length, args.truncation_mode == "keep_end", packing, of)
+            # These two ways of packing split a longer row instead of cutting it.
+            limit = None if packing and args.packing_strategy in ("bfd_split", "wrapped") else args.max_length
+            counts = count_answers(dataset, limit, args.truncation_mode == "keep_end", packing, of)
             require_rows(counts, dataset_name)
             self.row_counts[dataset_name] = counts
         return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)

@@ -73,6 +73,24 @@ def sft_trainer(model, tokenizer, rows, tmp_path, **keys):
 ROWS = [(SHORT, "Nine metres."), (LONG, "Nine metres."), (SHORT, "Nine metres. " * 30), (SHORT, "Go away!")]
 
 
+@pytest.mark.parametrize("strategy", ["bfd_split", "wrapped"])
+def test_packing_that_splits_long_rows_loses_none_of_their_answers(model, tokenizer, tmp_path, strategy):
+    rows = chats((LONG, "Nine metres."), (LONG, "Nine."))
+    trainer = sft_trainer(model, tokenizer, rows, tmp_path, max_length=64, packing=True, packing_strategy=strategy)
+    counts, blocks = trainer.row_counts["train"], list(trainer.train_dataset["labels"])
+    assert (counts.used, counts.cut, counts.lost) == (2, 0, 0)
+    assert counts.loss_tokens == sum(label != -100 for block in blocks for label in block) > 0
+
+
+def test_pairs_that_differ_only_behind_the_limit_are_counted():
+    pair = {"prompt_ids": [1, 2], "chosen_ids": [3, 4, 5, 6], "rejected_ids": [3, 4, 7]}
+    rows = Dataset.from_list([pair, pair | {"rejected_ids": [3, 8]}])
+    for limit, alike in ((4, 1), (5, 0), (6, 0)):
+        assert count_pairs(rows, limit).alike == alike
+    assert "1 whose two answers are alike up to there" in str(count_pairs(rows, 4))
+    assert count_pairs(rows, 4, keep_end=True).alike == 0
+
+
 @pytest.mark.parametrize("mode", ["keep_start", "keep_end"])
 def test_counts_of_demonstrations_are_what_the_trainer_uses(model, tokenizer, tmp_path, mode):
     trainer = sft_trainer(model, tokenizer, chats(*ROWS), tmp_path, max_length=64, truncation_mode=mode)

@@ -271,7 +271,10 @@ loss_type: nnl | choose from nll
 neftune_noise_alpha: -5 | must be above 0
 dataset_num_proc: 0 | must be at least 1
 dataset_text_field: body | text is read from the column
-dataset_kwargs: {add_special_tokens: false} | is not read by TRL
+dataset_kwargs: {add_special_tokens: false} | is not read
+dataset_kwargs: {skip_prepare_dataset: true} | is not read
+assistant_only_loss: false | always on the answers alone
+packing: true; truncation_mode: keep_end | has no effect with `packing: true`
 model_init_kwargs: {torch_dtype: bfloat16} | is not read
 chat_template_path: nix.jinja | nix.jinja does not exist
 chat_template_path: {tmp}/broken.jinja | line 2

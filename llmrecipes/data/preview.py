@@ -23,8 +23,8 @@ class RowCounts:
 
     lengths: tokens of each row before truncation, as far as known. cut: longer than `max_length` and used without their end
     (or beginning). dropped: not used at all. lost: rows, used or not, of whose answer no token is left. tokens, loss_tokens:
-    of the rows that are used, after truncation; no loss_tokens if no token carries loss, or all do. key: the config key of
-    the limit.
+    of the rows that are used, after truncation; no loss_tokens if no token carries loss, or all do. alike: used pairs whose
+    answers differ only behind the limit. key: the config key of the limit.
     """
 
     what: str
@@ -37,6 +37,7 @@ class RowCounts:
     lost: int = 0
     tokens: int = 0
     loss_tokens: int | None = None
+    alike: int = 0
 
     @property
     def used(self) -> int:
@@ -47,6 +48,8 @@ class RowCounts:
         parts = [f"{self.used:,} of {self.rows:,} {self.what} used", f"{self.cut:,} cut{limit}", f"{self.dropped:,} dropped"]
         if self.loss_tokens is not None:
             parts.append(f"{self.lost:,} whose answer is lost whole")
+        if self.alike:
+            parts.append(f"{self.alike:,} whose two answers are alike up to there, which teach nothing")
         if len(self.lengths):
             quantiles = [int(numpy.quantile(self.lengths, q, method="nearest")) for q in (0.1, 0.5, 0.9, 1)]
             parts.append("tokens {} / {} / {} / {} (10 %, half, 90 %, all)".format(*quantiles))
@@ -100,7 +103,12 @@ def count_pairs(rows: datasets.Dataset, max_length: int | None, keep_end: bool =
     counts = RowCounts(
         "pairs", len(rows), lengths, max_length, dropped=int(dropped.sum()), lost=int(dropped.sum()), loss_tokens=0
     )
-    counts.cut = int(((lengths > limit) & ~dropped).sum())
+    cut = (lengths > limit) & ~dropped
+    counts.cut = int(cut.sum())
+    for i in map(int, cut.nonzero()[0]):
+        row, room = rows[i], limit - prompt[i]
+        kept = [row[side][-limit:] if keep_end else row[side][:room] for side in ("chosen_ids", "rejected_ids")]
+        counts.alike += kept[0] == kept[1]
     for answer in (chosen, rejected):
         whole = numpy.minimum(prompt + answer, limit)
         loss = numpy.minimum(answer, whole) if keep_end else whole - prompt

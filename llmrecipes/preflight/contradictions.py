@@ -160,6 +160,8 @@ def _packing(s: Settings) -> Problems:
         yield "packing", "packs blocks of `max_length` tokens, which is null; give a number"
     if s["packing"] and attention == "eager" and s["packing_strategy"] != "wrapped":
         yield "packing", "rows in a block would see each other under attention eager; leave attn_implementation out"
+    if s["packing"] and s["truncation_mode"] == "keep_end":
+        yield "truncation_mode", "has no effect with `packing: true`, which keeps the beginning of rows; leave it out"
     if s["assistant_only_loss"] and s["completion_only_loss"]:
         yield "completion_only_loss", "and `assistant_only_loss` are both on; the first is for prompt/completion rows"
 
@@ -328,8 +330,10 @@ def _not_carried_out(s: Settings) -> Problems:
     if s["model_init_kwargs"]:
         yield "model_init_kwargs", "is not read; use `dtype`, `attn_implementation`, `model_revision`"
     for key in s["dataset_kwargs"] if isinstance(s["dataset_kwargs"], dict) else ():
-        if key != "skip_prepare_dataset":
-            yield "dataset_kwargs", f"`{key}` is not read by TRL; leave it out"
+        yield "dataset_kwargs", f"`{key}` is not read; leave it out"
+    if s.given("assistant_only_loss") and s["assistant_only_loss"] is False:
+        text = "the loss of `messages` is always on the answers alone; leave it out, or give `prompt` and `completion` with "
+        yield "assistant_only_loss", text + "`completion_only_loss: false`, which puts it on both"
     for key, acts in (("do_predict", False), ("do_train", True)):
         if s.given(key) and s[key] != acts:
             yield key, "has no effect: a stage trains, then evaluates on what is held out; leave it out"
