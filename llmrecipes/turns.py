@@ -21,6 +21,8 @@ ROLES = {
 }  # fmt: skip
 # Keys by which rows of OpenAI, ms-swift and axolotl say whether a turn is trained on.
 LEARNED = ("weight", "loss", "train", "training")
+# Types of a part that is text, as OpenAI's two interfaces name them.
+TEXT_PARTS = ("text", "input_text", "output_text")
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]?")
 
 
@@ -82,7 +84,7 @@ def _content(content: object, where: str) -> str | None:
     parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
     for part, text in zip(content, parts, strict=True):
         kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
-        if kind != "text" or not isinstance(text, str):
+        if kind not in TEXT_PARTS or not isinstance(text, str):
             raise InputError(f"{where}: content holds a part that is not text, {short(part)}; only text is supported")
     return "".join(parts)
 

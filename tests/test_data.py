@@ -3,11 +3,15 @@
 import gzip
 import json
 import re
+from datetime import date, datetime
+from decimal import Decimal
 
 import datasets
+import pandas
 import pytest
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError
+from llmrecipes.data import _set_names as set_names
 from llmrecipes.data import load_by_split, load_mixture, load_rows, load_source, load_train_eval, tables, true_rows
 
 
@@ -346,6 +350,8 @@ def test_evaluation_sets_of_one_split_name_are_all_measured(tmp_path):
     assert names(sources[:2]) == {"test_train": "a/test", "other_train": "a/other"}
     assert names(sources[:1]) == {"train": "a/test"}
     assert len(names([sources[0], sources[0]])) == 2
+    slices = [DatasetSource(sources[0].path, split=split) for split in ("train[90%:]", "train[:-1]+train[2:5]", "train[:]")]
+    assert set_names(slices) == ["train_from_90_percent", "train_to_minus_1_and_train_from_2_to_5", "train"]
     (tmp_path / "a" / "test.jsonl").rename(tmp_path / "a" / "held_out.jsonl")
     folders = [DatasetSource(str(tmp_path / folder), split="test") for folder in ("a", "b")]
     jsonl(tmp_path / "a" / "test.jsonl", [pair("a/test")])
@@ -384,6 +390,23 @@ def test_a_column_may_change_its_type_after_thousands_of_rows():
     table = tables.to_table(rows)
     assert len(table) == 2 * tables.CHUNK and table[0]["kind"] == "a" and table[-1]["kind"] == len(table) - 1
     assert table[-1]["messages"] == chat(str(len(table) - 1))["messages"]
+
+
+def test_what_json_cannot_hold_becomes_text_or_is_left_out_with_a_line(tmp_path, capsys):
+    """Columns that are only copied: `sample` and `evaluate` write them as JSON."""
+    values = {"prompt": b"Why?", "when": datetime(2026, 1, 2), "price": Decimal("1.50"), "raw": b"\xff", "id": 2**63 + 1}
+    values |= {"log": [{"day": date(2026, 1, 2), "n": 1}]}
+    pandas.DataFrame([values]).to_parquet(tmp_path / "a.parquet")
+    (row,) = load_rows(DatasetSource(str(tmp_path / "a.parquet")), 0, ("prompt",))
+    assert json.loads(json.dumps(row)) == {
+        "prompt": "Why?", "when": "2026-01-02 00:00:00.000000", "price": "1.50", "id": str(2**63 + 1),
+        "log": [{"day": "2026-01-02", "n": 1}],
+    }  # fmt: skip
+    assert "a.parquet: left out the columns raw, which hold neither text nor numbers" in capsys.readouterr().out
+    path = jsonl(tmp_path / "b.jsonl", [{"prompt": "Why?", "id": 2**70, "of": {"n": [-(2**70), 1]}}])
+    (row,) = load_rows(DatasetSource(path), 0, ("prompt",))
+    assert (row["id"], row["of"]) == (str(2**70), {"n": [str(-(2**70)), 1]})
+    assert "numbers of more than 64 bits are kept as text" in capsys.readouterr().out
 
 
 def test_an_error_after_shuffling_names_the_true_row(tmp_path):

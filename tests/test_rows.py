@@ -34,6 +34,8 @@ CALL = {"type": "function", "function": {"name": "depth", "arguments": {"of": "l
         # content in parts, which are joined as they are
         ({"messages": [turn("user", [{"type": "text", "text": "How deep "}, {"type": "text", "text": "is the lake?"}]),
                        turn("assistant", ["Nine ", "metres."])]}, [ASK, REPLY]),
+        ({"messages": [turn("user", [{"type": "input_text", "text": "How deep is the lake?"}]),
+                       turn("assistant", [{"type": "output_text", "text": "Nine metres."}])]}, [ASK, REPLY]),
         # keys that Arrow fills with null are not there
         ({"messages": [turn("user", "Hi", tool_calls=None), turn("assistant", "Yes?", reasoning_content="Hm.")]},
          [turn("user", "Hi"), turn("assistant", "Yes?", reasoning_content="Hm.")]),

@@ -163,17 +163,24 @@ def _to_messages(rows: datasets.Dataset, where: str) -> datasets.Dataset:
 def _set_names(sources: list[DatasetSource]) -> list[str]:
     """A unique name for each evaluation set, the shortest that distinguishes them."""
     path = lambda s: Path(s.path.rstrip("/"))
+    split = lambda s: re.sub(r"\[([^:\]]*):([^:\]]*)\]", _slice_in_words, s.split).replace("+", "_and_")
     ways = [
-        lambda s: s.split,
-        lambda s: f"{s.name or path(s).stem}_{s.split}",
-        lambda s: f"{path(s).parent.name}_{path(s).stem}_{s.split}",
-        lambda s: f"{s.path}_{s.name or ''}_{s.split}".strip("_"),
+        split,
+        lambda s: f"{s.name or path(s).stem}_{split(s)}",
+        lambda s: f"{path(s).parent.name}_{path(s).stem}_{split(s)}",
+        lambda s: f"{s.path}_{s.name or ''}_{split(s)}".strip("_"),
     ]
     for way in ways:
         names = [way(source) for source in sources]
         if len(set(names)) == len(names):
             return names
     return [f"{name}_{number}" for number, name in enumerate(names, start=1)]
+
+
+def _slice_in_words(found: re.Match) -> str:
+    """`[90%:]` as `_from_90_percent`: the name is part of a measure's."""
+    words = [bound.strip().replace("%", "_percent").replace("-", "minus_") for bound in found.groups()]
+    return "".join(f"_{side}_{bound}" for side, bound in zip(("from", "to"), words, strict=True) if bound)
 
 
 def _split_by_prompt(pairs: datasets.Dataset, size: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:

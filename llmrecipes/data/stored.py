@@ -18,7 +18,7 @@ from llmrecipes.config import DatasetSource, InputError, generator_of
 from llmrecipes.data.once import written_once
 from llmrecipes.data.sources import LINES, read_source
 from llmrecipes.data.streams import TextSource, files_in_place, rows_of
-from llmrecipes.data.tables import Notes, join, load_table, say, standard_rows, tell, to_table
+from llmrecipes.data.tables import Notes, as_json, join, load_table, say, standard_rows, tell, to_table
 from llmrecipes.durable import cache_folder, file_digest, read_json, write_json
 from llmrecipes.manifest import digest, fingerprint
 
@@ -73,7 +73,7 @@ def _identity(source: DatasetSource, seed: int, shapes, check) -> list | None:
 
 
 def _write(source: DatasetSource, seed: int, shapes, check, folder: Path) -> None:
-    raw = _lines(source) or read_source(source, seed)
+    raw = _lines(source) or as_json(read_source(source, seed))
     notes = Notes(raw.where)
     try:
         parts = _write_parts(standard_rows(raw, source.drop_bad_rows, shapes, notes, check), folder)

@@ -4,7 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import datasets
 import pyarrow
@@ -17,6 +17,8 @@ from llmrecipes.rows import COLUMNS, TAKEN, standard_shape, to_standard
 # Columns of sets with one row per pair of answers, or per judged answer.
 SEVERAL_A_PROMPT = (("chosen", "rejected"), ("prompt", "completion", "label"))
 CHUNK = 5000  # rows held as Python objects at once
+_TYPES = pyarrow.types
+AS_TEXT = (_TYPES.is_temporal, _TYPES.is_decimal, _TYPES.is_binary, _TYPES.is_large_binary, _TYPES.is_fixed_size_binary)
 
 
 @dataclass
@@ -48,7 +50,7 @@ def load_table(
     Raises:
         InputError: naming file and row of the first row that cannot be used, or if nothing is left.
     """
-    raw = read_source(source, seed)
+    raw = as_json(read_source(source, seed))
     notes = Notes(raw.where)
     if shapes == ("text",) and isinstance(raw.rows, datasets.Dataset) and "text" in raw.rows.column_names:
         table = _check_texts(raw, source.drop_bad_rows, notes)
@@ -60,6 +62,40 @@ def load_table(
         what, count = notes.counts.most_common(1)[0]
         raise InputError(f"{notes.examples[what]}: {count} of {len(raw)} rows are {what}; nothing is left to learn from")
     return table, notes
+
+
+def as_json(raw: RawRows) -> RawRows:
+    """The rows without what JSON cannot hold, which the stages that copy a row's other columns would fail to write: times,
+    decimal numbers and bytes that are UTF-8 become text, columns of other bytes, images and sound are left out with a line.
+    """
+    left_out, rows = [], raw.rows
+    if not isinstance(rows, datasets.Dataset):
+        return raw
+    for name, feature in rows.features.items():
+        if (wanted := _as_text(feature)) == feature:
+            continue
+        try:
+            rows = rows.cast_column(name, wanted) if wanted is not None else rows.remove_columns(name)
+        except (pyarrow.ArrowException, UnicodeDecodeError, TypeError):
+            rows, wanted = rows.remove_columns(name), None
+        if wanted is None:
+            left_out.append(name)
+    if left_out:
+        say(f"{raw.where}: left out the columns {', '.join(left_out)}, which hold neither text nor numbers")
+    return replace(raw, rows=rows)
+
+
+def _as_text(feature):
+    """The feature with text for what JSON cannot hold; None if that cannot be text."""
+    if isinstance(feature, datasets.Value):
+        return datasets.Value("string") if any(is_kind(feature.pa_type) for is_kind in AS_TEXT) else feature
+    if isinstance(feature, dict):
+        parts = {name: _as_text(part) for name, part in feature.items()}
+        return None if None in parts.values() else parts
+    if isinstance(feature, (datasets.List, datasets.LargeList)):
+        part = _as_text(feature.feature)
+        return None if part is None else type(feature)(part)
+    return None if isinstance(feature, (datasets.Image, datasets.Audio, datasets.Video)) else feature
 
 
 def standard_rows(raw: RawRows, drop_bad: bool, shapes: tuple[str, ...], notes: Notes, check=None) -> Iterator[dict]:
@@ -131,7 +167,22 @@ def _to_part(rows: list[dict]) -> datasets.Dataset:
     # TRL reads the keys of this column whether or not a row has any.
     missing = {"chat_template_kwargs": {}}
     values = {c: [missing.get(c) if row.get(c) is None else row[c] for row in rows] for c in columns}
-    return datasets.Dataset.from_dict(values, on_mixed_types="use_json")
+    try:
+        return datasets.Dataset.from_dict(values, on_mixed_types="use_json")
+    except OverflowError:
+        say("numbers of more than 64 bits are kept as text")
+        return datasets.Dataset.from_dict(
+            {c: _wide_as_text(column) for c, column in values.items()}, on_mixed_types="use_json"
+        )
+
+
+def _wide_as_text(value):
+    """`value` with text for whole numbers that do not fit in 64 bits."""
+    if isinstance(value, dict):
+        return {key: _wide_as_text(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_wide_as_text(part) for part in value]
+    return str(value) if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63 else value
 
 
 def join(parts: list[datasets.Dataset]) -> datasets.Dataset:
