@@ -87,6 +87,9 @@ def test_documents_that_hold_an_evaluation_item_go(tmp_path):
     reasons = found["total"]["dropped"]["decontaminate"]
     assert sum(n for n, _ in reasons.values()) == 40 and all("task: t" in reason for reason in reasons)
     assert found["evaluation"]["sets"] == {"task: t": 40}
+    samples = [sample["text"] for own in found["total"]["samples"]["decontaminate"].values() for sample in own]
+    shown = [" ".join(text.lower().split()) for text in samples]
+    assert shown and all(any(item.lower()[:100] in text for item in items) for text in shown), "what was found"
 
 
 def test_a_phrase_of_many_documents_is_no_contamination(tmp_path):

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError
-from llmrecipes.corpus.hashing import ngrams, word_hashes
+from llmrecipes.corpus.hashing import WORD, ngrams, word_hashes
 from llmrecipes.durable import read_json, write_json
 
 SHORTEST = 8  # words (Brown et al.)
+BEFORE = 8  # words of a sample before what it shares with an item
 
 
 @dataclass
@@ -90,6 +91,18 @@ def load_about(folder: Path) -> dict:
     """{"sets": name -> number of items, "short": number of short items, "names": set of each item, "texts": text of each};
     empty without evaluation sets."""
     return read_json(folder / "items.json")
+
+
+def shared_passage(text: str, item: str, ngram: int) -> str:
+    """`text` from shortly before the first run of `ngram` words (or all, of a shorter item) that is also in `item`; all of
+    it if there is none."""
+    words, lowered = WORD.findall(item.lower()), text.lower()
+    size, places = min(ngram, len(words)), [found.span() for found in WORD.finditer(lowered)]
+    runs = {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
+    own = [lowered[begin:end] for begin, end in places]
+    first = next((i for i in range(len(own) - size + 1) if tuple(own[i : i + size]) in runs), 0)
+    begin = places[max(first - BEFORE, 0)][0] if places else 0
+    return ("... " if begin else "") + text[begin:]
 
 
 def named_sets(files: list[str]) -> list[dict]:

@@ -7,9 +7,9 @@ import pyarrow
 import pyarrow.parquet
 
 from llmrecipes.corpus.clean import SCHEMA
-from llmrecipes.corpus.contamination import load_about
+from llmrecipes.corpus.contamination import load_about, shared_passage
 from llmrecipes.corpus.counts import Counts
-from llmrecipes.corpus.duplicates import KEPT, reason_of
+from llmrecipes.corpus.duplicates import CONTAMINATED, CONTAMINATED_NEAR, KEPT, reason_of
 from llmrecipes.corpus.parts import Part
 from llmrecipes.corpus.work import Work, whole_file
 from llmrecipes.durable import read_json, write_json
@@ -39,7 +39,10 @@ def write_shard(work: Work, part: Part) -> None:
                         counts.show("kept", work.source(part).label, row["id"], row["text"])
                     else:
                         step, reason = reason_of(work, int(own[i]), int(because[at + i]), about)
-                        counts.drop(step, reason, int(words[at + i]), row["id"], row["text"])
+                        text = row["text"]
+                        if own[i] in (CONTAMINATED, CONTAMINATED_NEAR):
+                            text = shared_passage(text, about["texts"][because[at + i]], work.args.contamination_ngram)
+                        counts.drop(step, reason, int(words[at + i]), row["id"], text)
                 at += len(table)
                 if (own == KEPT).any():
                     writer.write_table(table.filter(pyarrow.array(own == KEPT)))

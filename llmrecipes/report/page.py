@@ -36,7 +36,8 @@ summary{cursor:pointer;opacity:.75;font-size:.9rem}.met{color:var(--good)}.misse
 .said{border:1px solid var(--line);border-radius:.5rem;padding:.5rem .8rem;margin:.8rem 0;background:var(--soft)}
 .said p{margin:.2rem 0;overflow-wrap:anywhere;white-space:pre-wrap}.said dl{display:grid;margin:0;gap:.4rem .8rem}
 .said dl.columns{grid-template-columns:repeat(auto-fit,minmax(10rem,1fr))}.said dl.lines>div{display:grid;gap:0 .8rem;
-grid-template-columns:6rem 1fr}.said dt{font-weight:600}.said dd{margin:0;overflow-wrap:anywhere;white-space:pre-wrap}
+grid-template-columns:fit-content(12rem) 1fr}.said dt{font-weight:600;min-width:6rem;
+overflow-wrap:anywhere}.said dd{margin:0;overflow-wrap:anywhere;white-space:pre-wrap}
 .kind{opacity:.7;font-size:.8rem}
 @media(max-width:480px){body{padding:.6rem;font-size:15px}.said dl.columns{grid-template-columns:1fr}
 table{font-size:.76rem}th,td{padding:.25rem .2rem}th,td.n{white-space:normal}}
