@@ -25,7 +25,7 @@ SIZES = {"model_type": "llama", "hidden_size": 512, "intermediate_size": 1376, "
 TINY = {**SIZES, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 300}
 COMMON = {"max_steps": 3, "per_device_train_batch_size": 4, "bf16": False, "use_cpu": True, "report_to": "none",
           "save_strategy": "no", "activation_checkpointing": False}  # fmt: skip
-CASES = {"pretrain": {"max_length": 256}}
+CASES = dict.fromkeys(("pretrain", "sft", "reward"), {"max_length": 256})
 
 
 def write_inputs(folder: Path) -> None:
@@ -38,7 +38,7 @@ def write_inputs(folder: Path) -> None:
         build_policy(sizes, tokenizer).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     words = text.split()
-    count = max(n for n in range(10, len(words), 5) if len(tokenizer(" ".join(words[:n]))["input_ids"]) <= 235)
+    count = max(n for n in range(10, len(words), 5) if len(tokenizer(" ".join(words[:n]))["input_ids"]) <= 231)
     ask = [{"role": "user", "content": "Count"}]
     answers = [[{"role": "assistant", "content": " ".join(words[: count - less])}] for less in (0, 2)]
     rows = {"pretrain": {"text": text}, "sft": {"messages": [*ask, *answers[0]]},

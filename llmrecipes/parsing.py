@@ -230,10 +230,10 @@ def collect(options: Options, keys: dict[str, Key]) -> tuple[Settings, dict[str,
     return settings, environment, problems
 
 
-def config_problems(path: str | os.PathLike, recipe: Path) -> list[str]:
-    """What is wrong with a recipe's YAML on any machine, found without importing anything. For chains: mistakes in the last
-    stage are reported before the first one runs."""
-    settings, _, problems = collect(Options({}, config=str(path)), recipe_keys(recipe))
+def config_problems(path: str | os.PathLike, recipe: Path, given: dict[str, list[str]] | None = None) -> list[str]:
+    """What is wrong with a recipe's YAML, and the words `given` for some keys on the command line, on any machine, found
+    without importing anything. For chains: mistakes in the last stage are reported before the first one runs."""
+    settings, _, problems = collect(Options(given or {}, config=str(path)), recipe_keys(recipe))
     return problems + contradictions(settings)
 
 

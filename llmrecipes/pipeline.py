@@ -75,6 +75,7 @@ class Stage:
     name: str
     recipe: Path
     config: Path  # written when the stage runs, unless it is the user's own file
+    source: Path  # the user's own file
     output_dir: Path
     values: dict  # of its YAML
     seed: int | None = None
@@ -245,7 +246,7 @@ def _stage(name: str, pipeline, config_path: Path) -> Stage:
         raise InputError(f"{config_path}: stage {name} has no recipe {recipe.relative_to(ROOT)}")
     if not config.exists():
         raise InputError(f"{config_path}: stage {name} has no {config}; write it or take {name} off `stages`")
-    own = load_yaml(config)
+    source, own = config, load_yaml(config)
     home = load_yaml(config_path).get("output_dir") or pipeline.output_dir
     values = move_paths(own, {PurePath(home): PurePath(pipeline.output_dir)})
     if pipeline.rounds > 1:
@@ -255,7 +256,7 @@ def _stage(name: str, pipeline, config_path: Path) -> Stage:
     if values != own:
         config = Path(pipeline.output_dir) / "configs" / f"{name}.yaml"
     launcher = pipeline.accelerate_config if trains(recipe) else None
-    return Stage(name, recipe, config, Path(values["output_dir"]), values, pipeline.seed, launcher)
+    return Stage(name, recipe, config, source, Path(values["output_dir"]), values, pipeline.seed, launcher)
 
 
 @cache

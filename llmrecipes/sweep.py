@@ -1,6 +1,7 @@
 """A chain with one key at several values: a folder per value; stages that do not depend on the key run once."""
 
 import copy
+import re
 from itertools import combinations
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from llmrecipes.keys import recipe_keys
 from llmrecipes.keys.strict_yaml import parse_yaml
 from llmrecipes.keys.values import check_value
 from llmrecipes.manifest import move_paths
+from llmrecipes.parsing import config_problems
 
 WHERE = "command line"
 
@@ -16,13 +18,15 @@ WHERE = "command line"
 def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
     """`stages`, with those that depend on the key repeated for each value, in OUTPUT_DIR/KEY=VALUE/STAGE, after the others.
 
-    given: STAGE.KEY=VALUE,VALUE, or KEY=VALUE,VALUE if exactly one of the stages (of `only`, if given) has the key.
+    given: STAGE.KEY=VALUE,VALUE, or KEY=VALUE,VALUE if exactly one of the stages (of `only`, if given) has the key. Commas
+    inside [...] or {...} belong to a value.
 
     Raises:
-        InputError: no stage or key of that name, several stages with the key, or an invalid value for it.
+        InputError: no stage or key of that name, several stages with the key, or an invalid value for it, also one that
+            the stage's other settings forbid.
     """
     name, _, values = given.partition("=")
-    words = values.split(",")
+    words = re.findall(r"(?:^|,)((?:\[[^]]*\]|\{[^}]*\}|[^,])*)", values)
     if not name or not all(words) or len(set(words)) < 2 or len(set(words)) < len(words):
         raise InputError(f"{WHERE}: sweep: {given[:60]!r} is not KEY=VALUE,VALUE with two values or more, each once")
     stage, key = _find(stages, name, only)
@@ -37,6 +41,8 @@ def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
             raise InputError(f"{WHERE}: sweep: {first} and {second} are the same value; give each once")
         if labels[first] == labels[second]:
             raise InputError(f"{WHERE}: sweep: {first} and {second} would share the folder {labels[first]}; rename one")
+    if problems := [p for word in words for p in config_problems(stage.source, stage.recipe, {key: [word]})]:
+        raise InputError(*dict.fromkeys(problems))
     changed = [stage]
     for later in stages[stages.index(stage) + 1 :]:
         if any(later.reads(before.output_dir) for before in changed):

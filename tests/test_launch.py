@@ -50,9 +50,13 @@ def options(stage, inputs, output_dir, num_processes):
         }
     else:
         values |= {"model_name_or_path": f"{inputs}/model", "activation_checkpointing": False}
-    if stage == "dpo":
+    if stage in ("dpo", "kto"):
         # Where both answers begin alike their gradients cancel; of the rounding that is left Adam would make whole steps.
-        values |= {"precompute_ref_log_probs": True, "adam_epsilon": 1e-3}
+        values |= {"precompute_ref_log_probs": stage == "dpo", "adam_epsilon": 1e-3}
+    if stage == "grpo":
+        del values["max_length"]
+        values |= {"max_completion_length": 8, "num_generations": 2, "beta": 0.1}
+        values |= {"reward_functions": ["ppo_toys:even_share"]}
     return values
 
 
@@ -109,7 +113,8 @@ def inputs(tmp_path_factory):
             for q, a, b in zip(asked, answered, answered[1:] + answered[:1], strict=True)
         ],
     }
-    rows["dpo"] = rows["reward"]
+    rows["dpo"] = rows["kto"] = rows["reward"]
+    rows["grpo"] = [{"prompt": question} for question in asked]
     for stage, lines in rows.items():
         (folder / f"{stage}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     tokenizer = train_tokenizer([row["text"] for row in rows["pretrain"]], 300, 64)

@@ -301,6 +301,10 @@ def test_sweep_makes_what_does_not_depend_on_the_key_once(tmp_path):
         ("dpo.beta=1", "two values or more"),
         ("dpo.beta=0.1,high", "beta"),
         ("dpo.beta=0.1,,0.2", "two values or more"),
+        ("ppo.kl_coef=-1,0.1", "`kl_coef` is -1; it must be at least 0"),
+        ("dpo.lora_r=8,16", "lora_r: has no effect without `use_peft: true`"),
+        ("ppo.total_episodes=8,16", "total_episodes: and `max_steps: 2` both say how long"),
+        ("dpo.lora_target_modules=[q_proj,v_proj]", "two values or more"),
         ("dpo.learning_rate=1e-4,0.0001", "1e-4 and 0.0001 are the same value"),
         ("dpo.model_name_or_path=a/b,a-b", "a/b and a-b would share the folder model_name_or_path=a-b"),
         ("dpo.output_dir=a,b", "`output_dir` cannot be swept, each value has a folder"),
@@ -310,6 +314,12 @@ def test_sweep_makes_what_does_not_depend_on_the_key_once(tmp_path):
 def test_sweep_that_cannot_be_is_one_line(tmp_path, sweep, message):
     with pytest.raises(InputError, match=message):
         swept(tmp_path, sweep)
+
+
+def test_a_swept_value_may_be_a_list(tmp_path):
+    words = ["[a,b]", "[a]"]
+    stages = swept(tmp_path, f"evaluate.tasks={','.join(words)}")
+    assert [stage.values["tasks"] for stage in stages[-2:]] == [["a", "b"], ["a"]]
 
 
 def test_seeds_are_not_swept_where_one_is_given_for_all(tmp_path):

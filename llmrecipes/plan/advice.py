@@ -41,10 +41,10 @@ def _changes(job: Job) -> Iterator[tuple[str, Job]]:
     if r and not grouped and r.decoded > 1:
         fewer = max(1, r.decoded // 4)
         yield f"per_device_generation_batch_size: {fewer}", job.changed(rollouts=replace(r, decoded=fewer))
-    if r and not grouped and not r.offload and not job.stage3:
+    if r and not grouped and not r.offload and job.sharded < 3:
         yield "offload_frozen_models: true", job.changed(rollouts=replace(r, offload=True))
-    if job.gpus > 1 and not job.stage3:
-        yield "--accelerate_config configs/accelerate/fsdp2.yaml", job.changed(stage2=True, stage3=True)
+    if job.gpus > 1 and job.sharded < 3:
+        yield "--accelerate_config configs/accelerate/fsdp2.yaml", job.changed(sharded=3)
     if not job.lora:
         lora = Lora(16, frozenset(job.architecture.linear_sizes), 0.05)
         rollouts = r and replace(r, reference_bytes=0, separate_value=False)

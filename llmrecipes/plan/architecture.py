@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from llmrecipes.config import InputError
 from llmrecipes.keys import keys_of
 
-# model_type -> its config class and what the config does not say: RMSNorm or LayerNorm, gated MLPs, where biases are,
-# RMSNorm on queries and keys, and the bytes that attention and MLP keep per byte of their inputs' width (see
-# `Architecture.attention_kept`, `mlp_kept`).
+# model_type -> its config class and what the config does not say: RMSNorm or LayerNorm and how many, gated MLPs, where
+# biases are, RMSNorm on queries and keys, and the bytes that attention and MLP keep per byte of their inputs' width (see
+# `Architecture.mlp_kept`).
 FAMILIES = {
     "llama": {"config": "LlamaConfig"},
     "mistral": {"config": "MistralConfig"},
     "smollm3": {"config": "SmolLM3Config"},
     "qwen2": {"config": "Qwen2Config", "qkv_bias": True},
     "qwen3": {"config": "Qwen3Config", "qk_norm": True},
+    "gemma3_text": {"config": "Gemma3TextConfig", "module": "gemma3", "qk_norm": True, "norms": 4, "float32_norms": True},
     "mixtral": {"config": "MixtralConfig", "mixture": True},
     "qwen3_moe": {"config": "Qwen3MoeConfig", "qk_norm": True, "mixture": True},
     "gpt2": {"config": "GPT2Config", "layer_norm": True, "biases": True, "fused_qkv": True, "mlp_kept": 5,
@@ -52,6 +53,9 @@ class Architecture:
     mlp_bias: bool = False
     qk_norm: bool = False
     layer_norm: bool = False
+    norms: int = 2  # of the residual stream in a layer: before attention and MLP, and in Gemma 3 after them too
+    float32_norms: bool = False  # multiplied with their weights in float32
+    window: int | None = None  # of sliding attention: longer rows need a mask
     gated: bool = True
     fused_qkv: bool = False
     parallel: bool = False  # attention and MLP read the same residual stream
@@ -84,7 +88,7 @@ class Architecture:
         biases = self.qkv_bias * (self.query + 2 * self.key) + self.out_bias * self.hidden
         if self.mlp_bias:
             biases += (self.width * (1 + self.gated)) + self.hidden
-        norms = 2 * self.hidden * (1 + self.layer_norm) + 2 * self.head_dim * self.qk_norm
+        norms = self.norms * self.hidden * (1 + self.layer_norm) + 2 * self.head_dim * self.qk_norm
         return self.layer_matrices + biases + norms
 
     @property
@@ -128,7 +132,8 @@ def read_architecture(config: dict, where: str) -> Architecture:
             "name its sizes in a config of one of these"
         )
     facts = dict(FAMILIES[family])
-    defaults = keys_of(f"transformers.models.{family}.configuration_{family}:{facts.pop('config')}")
+    module = facts.pop("module", family)
+    defaults = keys_of(f"transformers.models.{module}.configuration_{module}:{facts.pop('config')}")
 
     def value(key, otherwise=None):
         for name in (key, OTHER_NAMES.get(key)):
@@ -167,5 +172,5 @@ def read_architecture(config: dict, where: str) -> Architecture:
         active_experts=value("num_experts_per_tok", 0) if experts else 0,
         qkv_bias=facts.pop("qkv_bias", False) or bool(value("attention_bias", biases)),
         out_bias=bool(value("attention_bias", biases)), mlp_bias=bool(value("mlp_bias", biases)),
-        gated=not facts.get("layer_norm"), **facts,
+        gated=not facts.get("layer_norm"), window=value("sliding_window") if facts.get("float32_norms") else None, **facts,
     )  # fmt: skip

@@ -88,8 +88,7 @@ class Job:
     padded: bool
     lora: Lora | None = None
     quantised: float | None = None
-    stage3: bool = False  # weights are sharded too (FSDP2, ZeRO-3)
-    stage2: bool = False  # gradients and optimizer states are
+    sharded: int = 0  # ZeRO's stage: 1 optimizer states, 2 gradients too, 3 weights too (FSDP2)
     rollouts: Rollouts | None = None
     more_passes: int = 0  # forward passes per row without gradients: the reference's, KTO's for its KL
     unknown: list[str] = field(default_factory=list)
@@ -150,7 +149,7 @@ def read_job(
         f"{key}: {s[key]}: {text}" for key, (value, text) in NOT_COUNTED.items() if s[key] and value in (None, s[key])
     ]
     unknown += [f"{found}: {key}: {text}" for key, text in PARTS_NOT_COUNTED.items() if config.get(key)]
-    stage3, stage2 = sharding(s, accelerate_config, unknown)
+    sharded = sharding(s, accelerate_config, unknown)
     head, rows, reference, more_passes = _method(s)
     rollouts = None
     if ppo or "num_iterations" in s.keys:
@@ -159,7 +158,7 @@ def read_job(
     job = Job(
         architecture=a, head=head, rows=rows, has_reference=reference and not lora, batch=s["per_device_train_batch_size"],
         accumulation=s["gradient_accumulation_steps"], length=length, gpus=gpus, weight_bytes=weight_bytes,
-        autocast=_autocast(s), optimizer=optimizer, lora=lora, stage3=stage3, stage2=stage2,
+        autocast=_autocast(s), optimizer=optimizer, lora=lora, sharded=sharded,
         checkpointing=bool(s["activation_checkpointing"] if s["activation_checkpointing"] is not None
                            else s["gradient_checkpointing"]),
         padded=not (head == "logits" or ppo or s["packing"] or s["padding_free"]),

@@ -35,15 +35,18 @@ def kept_by_layer(job: Job, a: Architecture) -> float:
             own = 0
         else:
             kept += 4 * a.hidden
-            own = wide * a.hidden  # the normalised input that the weight is multiplied with
+            own = (4 if a.float32_norms else wide) * a.hidden  # the normalised input that the weight is multiplied with
         if not frozen:
             kept += own + (n * 2 if mixed else narrow) * a.hidden
+    kept += (a.norms - 2) * (4 if frozen else 8) * a.hidden  # norms after attention and MLP
     kept += narrow * 2 * (a.query + a.key) + 4 * a.heads  # q, k, v, output and log-sum-exp of the attention
     kept += narrow * a.rotated_copies * a.query
-    if job.padded:  # a mask: keys and values are repeated for all heads, and every layer has the mask in its own dtype
+    if job.padded or (
+        a.window and job.length > a.window
+    ):  # a mask: keys and values are repeated for all heads, and every layer has the mask in its own dtype
         kept += narrow * (2 * (a.query - a.key) * (not a.fused_qkv) + job.length)
     if a.qk_norm:
-        kept += (4 + (0 if frozen else narrow)) * (a.query + a.key)
+        kept += (4 + (0 if frozen else 4 if a.float32_norms else narrow)) * (a.query + a.key)
     copies = max(1, a.active_experts)
     kept += copies * a.mlp_kept * narrow * a.width + a.active_experts * (2 * narrow * a.hidden + 20) + 4 * a.experts
     return kept + (_kept_by_lora(job, a) if frozen else 0)
@@ -76,7 +79,7 @@ def _residual_bytes(job: Job) -> int:
 def _kept_at_the_ends(job: Job, a: Architecture) -> float:
     """Bytes per token of the last norm and its output."""
     wide, narrow = _residual_bytes(job), job.compute_bytes
-    norm = wide * a.hidden if a.layer_norm else (4 + (0 if job.lora else wide)) * a.hidden
+    norm = wide * a.hidden if a.layer_norm else (4 + (0 if job.lora else 4 if a.float32_norms else wide)) * a.hidden
     return norm + wide * a.hidden + (narrow * a.hidden if wide != narrow else 0)
 
 
@@ -104,34 +107,35 @@ def _static(job: Job) -> Parts:
     a, shards = job.architecture, job.gpus
     trained_bytes = (4 if job.weight_bytes == 4 or job.lora else 2) if not job.quantised or job.rollouts else 2
     whole = weights_bytes(job)
-    weights = whole / shards if job.stage3 else whole
-    if job.stage3 and shards > 1:  # embeddings and head stay gathered, and two layers at a time
+    weights = whole / shards if job.sharded == 3 else whole
+    if job.sharded == 3 and shards > 1:  # embeddings and head stay gathered, and two layers at a time
         weights += job.weight_bytes * (a.embedding + a.head + 2 * a.layer_parameters)
-    split = shards if job.stage2 else 1
+    states = shards if job.sharded >= 1 else 1
     parts = {
         "weights": weights,
-        "gradients": trained_bytes * job.trained / split,
-        "optimizer": (job.optimizer or 0) * (job.trained if trained_bytes == 4 else job.trained / 2) / split,
+        "gradients": trained_bytes * job.trained / (shards if job.sharded >= 2 else 1),
+        "optimizer": (job.optimizer or 0) * (job.trained if trained_bytes == 4 else job.trained / 2) / states,
     }
-    if shards > 1 and not job.stage2:
+    if shards > 1 and not job.sharded:
         parts["DDP buckets"] = trained_bytes * job.trained
     if job.has_reference:
         each = job.rollouts.reference_bytes if job.rollouts else job.weight_bytes
-        parts["reference"] = each * a.parameters / (shards if job.stage3 else 1)
+        parts["reference"] = each * a.parameters / (shards if job.sharded == 3 else 1)
     if job.rollouts:
-        _add_ppo_models(job, parts, shards if job.stage3 else 1, split)
+        _add_ppo_models(job, parts)
     return {name: size for name, size in parts.items() if size}
 
 
-def _add_ppo_models(job: Job, parts: Parts, shards: int, split: int) -> None:
+def _add_ppo_models(job: Job, parts: Parts) -> None:
     r = job.rollouts
+    states, split, shards = (job.gpus if job.sharded >= stage else 1 for stage in (1, 2, 3))
     if r.reward:
         parts["reward model"] = r.reward_bytes * (r.reward.trunk + r.reward.hidden) / shards
     if r.separate_value:
         size = r.value.trunk + r.value.hidden
         parts["value model"] = 4 * size / shards
         parts["gradients"] += 4 * size / split
-        parts["optimizer"] += (job.optimizer or 0) * size / split
+        parts["optimizer"] += (job.optimizer or 0) * size / states
         if "DDP buckets" in parts:
             parts["DDP buckets"] += 4 * size
 

@@ -12,7 +12,7 @@ from llmrecipes.plan.table import GIB
 from llmrecipes.plan.work import count_work
 
 GPU_BYTES = 80e9  # memory of the GPU of which vLLM takes its share
-SHARDED = {"FSDP": (True, True), "ZeRO-3": (True, True), "ZeRO-2": (False, True)}  # (weights, gradients and states)
+SHARDED = {"FSDP": 3, "ZeRO-3": 3, "ZeRO-2": 2, "ZeRO-1": 1}  # `Job.sharded`
 
 
 def plan_of_run(manifest: dict, recipe: Path) -> dict | None:
@@ -23,8 +23,7 @@ def plan_of_run(manifest: dict, recipe: Path) -> dict | None:
         given = {key: check_value(key, value, keys[key], key) for key, value in manifest["given"].items() if key in keys}
         settings = Settings(given, {}, keys)
         job = read_job(settings, None, launch["processes"], None)
-        stage3, stage2 = SHARDED.get(launch["sharding"], (False, False))
-        job = job.changed(stage3=stage3, stage2=stage2)
+        job = job.changed(sharded=SHARDED.get(launch["sharding"], 0))
         unknown = list(job.unknown)
         work = count_work(settings, job, None, unknown)
     except InputError:

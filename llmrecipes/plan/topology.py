@@ -7,9 +7,8 @@ from llmrecipes.config import InputError
 from llmrecipes.keys.settings import Settings
 from llmrecipes.keys.strict_yaml import load_yaml
 
-# FSDP's strategy, in either version -> (weights are always sharded, gradients and optimizer states are sharded).
-FSDP = {"TRUE": (True, True), "FALSE": (False, True), "FULL_SHARD": (True, True), "1": (True, True),
-        "SHARD_GRAD_OP": (False, True), "2": (False, True), "NO_SHARD": (False, False), "3": (False, False)}  # fmt: skip
+# FSDP's strategy, in either version -> the stage of ZeRO that shards the same.
+FSDP = {"TRUE": 3, "FALSE": 2, "FULL_SHARD": 3, "1": 3, "SHARD_GRAD_OP": 2, "2": 2, "NO_SHARD": 0, "3": 0}
 WHOLE = ("NO", "MULTI_GPU", "MULTI_CPU", "MULTI_XPU")
 
 
@@ -19,8 +18,8 @@ def processes(accelerate_config: str | None) -> int | None:
     return number if type(number) is int and number > 0 else None
 
 
-def sharding(s: Settings, accelerate_config: str | None, unknown: list[str]) -> tuple[bool, bool]:
-    """(weights sharded, gradients and optimizer states sharded) by the launch config or `fsdp: true`.
+def sharding(s: Settings, accelerate_config: str | None, unknown: list[str]) -> int:
+    """ZeRO's stage by the launch config or `fsdp: true`: 1 shards optimizer states, 2 gradients too, 3 weights too, 0 none.
 
     Raises:
         InputError: it is not a launch config, or one that shards in an unknown way.
@@ -28,12 +27,12 @@ def sharding(s: Settings, accelerate_config: str | None, unknown: list[str]) -> 
     if s["deepspeed"]:
         unknown.append("deepspeed: its file is not read and nothing is counted as sharded; give --accelerate_config")
     if not accelerate_config:
-        return bool(s["fsdp"]), bool(s["fsdp"])
+        return 3 if s["fsdp"] else 0
     launch, where = load_yaml(accelerate_config), f"accelerate_config: {accelerate_config}"
     kind = launch.get("distributed_type")
     kind = "NO" if kind is False else kind  # as YAML reads a plain NO
     if kind in WHOLE:
-        return False, False
+        return 0
     if kind == "FSDP":
         options = _mapping(launch, "fsdp_config", where)
         strategy = options.get("fsdp_reshard_after_forward", options.get("fsdp_sharding_strategy", True))
@@ -46,10 +45,8 @@ def sharding(s: Settings, accelerate_config: str | None, unknown: list[str]) -> 
         stage = str(options.get("zero_stage", _stage_of_file(options.get("deepspeed_config_file"), where)))
         if stage not in ("0", "1", "2", "3"):
             raise InputError(f"{where}: zero_stage: {stage} is not one of 0, 1, 2, 3")
-        if stage == "1":
-            unknown.append("zero_stage: 1: counted as 0, though it shards the optimizer's states")
         _name_offloads(options, unknown)
-        return stage == "3", stage in ("2", "3")
+        return int(stage)
     known = ", ".join((*WHOLE, "FSDP", "DEEPSPEED"))
     raise InputError(f"{where}: distributed_type: {kind} is none that is known here ({known})")
 

@@ -60,7 +60,7 @@ def trace(job: Job, config: dict) -> dict[str, int]:
     Raises:
         InputError: sharded or quantised models, and experts in float32, which cannot be traced on this machine.
     """
-    if job.quantised or (job.stage2 and job.gpus > 1):
+    if job.quantised or (job.sharded and job.gpus > 1):
         raise InputError("--exact: sharded and quantised models are not traced; leave it out")
     if job.architecture is not None and job.architecture.experts and job.weight_bytes == 4:
         raise InputError("--exact: torch traces experts in bfloat16 alone; set `dtype: bfloat16`, or leave it out")
@@ -91,6 +91,7 @@ def trace(job: Job, config: dict) -> dict[str, int]:
 
 def _build(job: Job, config: dict, score: bool) -> nn.Module:
     """The model on the meta device, with its adapter and activation checkpointing."""
+    config = config.get("text_config") or config
     sizes = {key: value for key, value in config.items() if key not in ("model_type", "parameters")}
     built = AutoConfig.for_model(config["model_type"], **sizes)
     for name, value in vars(built).items():  # dropout masks take one byte per value on a GPU but four on a CPU

@@ -58,6 +58,8 @@ def _best_model(s: Settings) -> Problems:
 def _length(s: Settings) -> Problems:
     if s.given("max_steps") and s["max_steps"] > 0 and s.given("num_train_epochs"):
         yield "num_train_epochs", f"has no effect beside `max_steps: {s['max_steps']}`; give one of the two"
+    if s["total_episodes"] and s["max_steps"] > 0:
+        yield "total_episodes", f"and `max_steps: {s['max_steps']}` both say how long to train; give one of the two"
     if s.given("resume_from_checkpoint"):
         yield from _resume(s)
     for what in ("save", "logging", "eval"):

@@ -11,6 +11,7 @@ from llmrecipes.preflight.contradictions import CONTRADICTIONS
 # Only one of each group can take effect.
 ALTERNATIVES = (
     ("max_steps", "num_train_epochs"),
+    ("max_steps", "total_episodes"),
     ("eval_datasets", "test_split_size"),
     ("model_config", "model_name_or_path"),
     ("load_in_4bit", "load_in_8bit"),
