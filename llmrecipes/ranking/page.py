@@ -184,7 +184,7 @@ def _shell(guidelines: str):
 # gradio's own margins would leave only 256 of a phone's 360 pixels; its dark theme differs from ours.
 MARGINS = (
     "<style>body,gradio-app,.gradio-container,.guidelines{background:light-dark(#fff,#111827) !important}"
-    ":root{color-scheme:light dark}"
+    ":root{color-scheme:light dark}.gradio-container .guidelines{max-width:60rem;margin:0 auto}"
     ".gradio-container main,.gradio-container .main,.gradio-container .html-container{padding:0 !important}"
     "footer{display:none !important}</style>"
 )

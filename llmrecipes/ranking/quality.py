@@ -194,6 +194,7 @@ def quality_page(quality: dict, judgements: Sequence[dict] = ()) -> str:
         "self_consistency",
         "repeated_items",
     )
+    told = {True: "yes", False: "no", None: "too few to tell"}
     people = [[name, *(values[c] for c in columns)] for name, values in quality["annotators"].items()]
     bias = quality["position_bias"]
     parts = [
@@ -201,11 +202,12 @@ def quality_page(quality: dict, judgements: Sequence[dict] = ()) -> str:
         "<h2>Annotators</h2><p>Kendall's tau-b: against the mean of the others. Self-consistency: share of answer pairs "
         "ordered alike when an item came again.</p>",
         _bars({row[0]: row[4] for row in people if row[4] is not None}, "Kendall's tau-b against the others"),
-        _table(("annotator", *columns), people),
+        _table(("annotator", *(column.replace("_", " ") for column in columns)), people),
         "<h2>Position bias</h2><p>Mean relative place (0 best, 1 worst) by where an answer was shown; without bias 0.5.</p>",
         _bars({f"shown {b['shown']}": b["mean_place"] for b in bias}, "mean relative place",
               [(b["low"], b["high"]) for b in bias]),
-        _table(("shown", "mean place", "low", "high", "n", "biased"), [list(b.values()) for b in bias]),
+        _table(("shown", "mean place", "low", "high", "n", "biased"),
+               [[*list(b.values())[:-1], told[b["biased"]]] for b in bias]),
         "<h2>Time outliers</h2>",
         _table(("annotator", "position", "seconds", ""), [list(o.values()) for o in quality["time_outliers"]]),
         "<h2>Items with the least agreement</h2>",
@@ -214,14 +216,15 @@ def quality_page(quality: dict, judgements: Sequence[dict] = ()) -> str:
     ]  # fmt: skip
     if judgements:
         columns = ("annotator", "position", "time", "prompt", "ranking", "flags", "note")
-        parts += [f"<h2>Judgements, the newest {NEWEST} of {len(judgements)}</h2>",
+        newest = f"the newest {NEWEST} of {len(judgements)}" if len(judgements) > NEWEST else "the newest first"
+        parts += [f"<h2>Judgements, {newest}</h2>",
                   _table(columns, [_in_words(row) for row in judgements[: -NEWEST - 1 : -1]])]  # fmt: skip
     style = (
         "body{font:1rem/1.5 system-ui;max-width:60rem;margin:1rem auto;padding:0 1rem;color-scheme:light dark;"
         "background:light-dark(#fff,#111827);color:light-dark(#111827,#f3f4f6)}"
         "svg{max-width:100%;height:auto}svg text{fill:currentColor}"
         "table{border-collapse:collapse;display:block;overflow-x:auto}"
-        "td,th{padding:.2rem .7rem;text-align:left;border-bottom:1px solid #8886}"
+        "td,th{padding:.2rem .7rem;text-align:left;vertical-align:top;white-space:pre-line;border-bottom:1px solid #8886}"
     )
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
@@ -232,7 +235,7 @@ def quality_page(quality: dict, judgements: Sequence[dict] = ()) -> str:
 def _in_words(row: dict) -> list:
     short = lambda text: text if len(text) <= 60 else text[:57] + "..."
     answers = [short(text) for text in row["sample"]["responses"]]
-    ranking = "  >  ".join(" = ".join(answers[i] for i in group) for group in row["ranking"])
+    ranking = "\n".join(f"{n}. {' = '.join(answers[i] for i in group)}" for n, group in enumerate(row["ranking"], 1))
     flags = "; ".join(f"{answers[int(i)]}: {', '.join(names)}" for i, names in row["flags"].items())
     flags = "; ".join(filter(None, ["all bad" if row["all_bad"] else "", flags]))
     prompt = short(prompt_text(row["sample"]["prompt"]))

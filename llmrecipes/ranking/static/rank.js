@@ -240,10 +240,11 @@ function startRanking(root, flagNames) {
   function duration(s) { return s < 90 ? `${Math.round(s)} s` : s < 5400 ? `${Math.round(s / 60)} min` : `${(s / 3600).toFixed(1)} h`; }
   function head() {
     const { done, total, median_seconds: pace } = view.progress;
-    const left = pace ? ` · ${duration(pace)} an item · about ${duration(pace * (total - done))} left` : "";
+    const facts = [view.round > 1 && `round ${view.round}`];
+    if (pace && done < total) facts.push(`${duration(pace)} an item`, `about ${duration(pace * (total - done))} left`);
     return h("div", { class: "top" },
       h("strong", {}, `${done} of ${total}`), h("progress", { max: Math.max(total, 1), value: done, "aria-label": `${done} of ${total} ranked` }),
-      h("span", {}, `${left}${view.round > 1 ? ` · round ${view.round}` : ""}`), h("span", { class: "grow" }),
+      h("span", {}, facts.filter(Boolean).join(" · ")), h("span", { class: "grow" }),
       view.login ? h("span", {}, view.annotator) : h("input", { value: view.annotator, "aria-label": "Your name", size: 10, maxlength: 40, "data-key": "name", onchange: rename }),
       view.login ? button("logout", "Log out", {}, () => call("/api/logout", {}).then(() => { location.href = "/login"; })) : null,
       view.admin ? h("a", { href: "/admin", target: "_blank" }, "Quality") : null,
@@ -263,7 +264,7 @@ function startRanking(root, flagNames) {
       button("undo", "Undo", { title: "Take back the last saved ranking (Ctrl+Z)" }, undo),
       button("back", "←", { "aria-label": "Back", "aria-disabled": String(!(at ? at > 1 : last)) }, () => (at ? at > 1 : last) && open(at ? at - 1 : last)),
       at && at < last ? button("forward", "→", { "aria-label": "Forward" }, () => open(at + 1)) : null,
-      h("input", { type: "number", min: 1, max: last, size: 4, placeholder: "#", "aria-label": `Jump to number, 1 to ${last}`, "data-key": "jump", onchange: (event) => open(Number(event.target.value)) }),
+      h("input", { type: "number", min: 1, max: last, size: 4, placeholder: "go to", "aria-label": `Jump to number, 1 to ${last}`, "data-key": "jump", onchange: (event) => open(Number(event.target.value)) }),
       skipped.length ? button("skipped", `Skipped (${skipped.length})`, {}, () => open(skipped.find((p) => p > (at || 0)) || skipped[0])) : null,
       at && view.judgement ? button("current", "To the open one", {}, openNext) : null];
   }
