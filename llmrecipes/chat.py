@@ -129,7 +129,7 @@ def example_prompts(path: str) -> list[str]:
 
 
 def build_page(
-    models: dict[str, str], answer=stream_answer, title: str = "Talk with your models", examples: Sequence[str] = ()
+    models: dict[str, str], answer=stream_answer, title: str = "Talk to your models", examples: Sequence[str] = ()
 ):
     """The gradio page: a conversation with one stage, and one prompt answered by several side by side.
 
@@ -154,7 +154,7 @@ def build_page(
             yield [gr.Textbox(texts[chosen.index(n)] if n in chosen else "", visible=n in chosen) for n in names]
 
     with gr.Blocks(title="llmrecipes chat", analytics_enabled=False) as page:
-        gr.HTML(f"<h1>{escape(title)}</h1>")
+        gr.HTML(f'<h1 style="overflow-wrap:anywhere">{escape(title)}</h1>')
         with gr.Tab("Talk"):
             system, temperature, top_p, length = _settings(gr, render=False)
             with gr.Row():
@@ -166,12 +166,12 @@ def build_page(
                 render_markdown=False, sanitize_html=True, height="45vh", label="chat", buttons=["copy", "copy_all"]
             )  # without `share`, which would send the conversation to a third party
             asked = [stage, system, temperature, top_p, length]
-            talk = gr.ChatInterface(reply, chatbot=chatbot, additional_inputs=asked)
+            talk = gr.ChatInterface(reply, chatbot=chatbot, additional_inputs=asked, additional_inputs_accordion="Settings")
             if examples:
                 gr.Examples([[text] for text in examples], talk.textbox, label="Examples", api_visibility="private")
         with gr.Tab("Side by side"):
             chosen = gr.CheckboxGroup(names, value=names[-4:], label="stages")
-            prompt = gr.Textbox(label="prompt", lines=2)
+            prompt = gr.Textbox(label="prompt", lines=2, placeholder="Shift+Enter asks")
             send = gr.Button("Ask all", variant="primary")
             with gr.Row():  # a text area shows text as it is
                 boxes = [gr.Textbox(label=n, lines=8, interactive=False, visible=n in names[-4:]) for n in names]
@@ -247,8 +247,12 @@ def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_a
         ]
 
     with gr.Blocks(title="llmrecipes compare", analytics_enabled=False) as page:
+        gr.HTML(
+            f"<h1>Which answer is best?</h1><p>{escape(', '.join(names))} answer under numbers, in random order; "
+            "their names are shown once you have voted.</p>"
+        )
         asked = gr.State()
-        prompt = gr.Textbox(label="prompt", lines=2)
+        prompt = gr.Textbox(label="prompt", lines=2, placeholder="Shift+Enter asks")
         with gr.Accordion("Settings", open=False):
             settings = _settings(gr, temperature=1)
         send = gr.Button("Ask", variant="primary")

@@ -49,7 +49,9 @@ def main(chat):
         page = build_compare_page({name: models[name] for name in chat.compare}, Path(chat.path) / "votes.jsonl")
         print(f"Votes go to {chat.path}/votes.jsonl", flush=True)
     else:
-        page = build_page(models, title=f"Talk with the models of {chat.path}", examples=example_prompts(chat.path))
+        page = build_page(
+            models, title=f"Talk to the models of {Path(chat.path).resolve().name}", examples=example_prompts(chat.path)
+        )
     address, run, _ = prepare_server(serve_blocks(page), "127.0.0.1", chat.port)
     print(f"Running on {address}", flush=True)
     run()

@@ -138,7 +138,10 @@ def test_bradley_terry_finds_known_strengths():
     for name, value in true.items():
         assert abs(fitted[name].value - value) < 25 and fitted[name].low < value < fitted[name].high
     assert sum(e.n for e in fitted.values()) == 6000
+    few = bradley_terry([("a", "b", 1.0)] * 2)
+    assert few["a"].low < 1000 < few["a"].high, "two votes decide nothing"
     unbeaten = bradley_terry([("a", "b", 1.0)] * 20)
+    assert unbeaten["a"].low > 1000
     assert 1100 < unbeaten["a"].value < 2000 and unbeaten["b"].value < 900
     tied = bradley_terry([("a", "b", 0.5)] * 20)
     assert abs(tied["a"].value - 1000) < 1e-6 and bradley_terry([]) == {}
