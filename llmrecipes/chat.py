@@ -248,8 +248,8 @@ def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_a
 
     with gr.Blocks(title="llmrecipes compare", analytics_enabled=False) as page:
         gr.HTML(
-            f"<h1>Which answer is best?</h1><p>{escape(', '.join(names))} answer under numbers, in random order; "
-            "their names are shown once you have voted.</p>"
+            f"<h1>Which answer is best?</h1><p>{len(names)} models answer under numbers, in random order; which is which "
+            "is shown once you have voted.</p>"
         )
         asked = gr.State()
         prompt = gr.Textbox(label="prompt", lines=2, placeholder="Shift+Enter asks")
