@@ -210,7 +210,7 @@ def language(count: int) -> dict:
     each (about 100 characters) and twelve (about 1,100). Some messages are English in every folder."""
     from llmrecipes.corpus.steps.language import load_detector
 
-    detectors = {"langid": load_detector()}
+    detectors = {"langid": load_detector(["en"])}
     with contextlib.suppress(ImportError):
         import pycld2
 

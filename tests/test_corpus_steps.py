@@ -1,5 +1,6 @@
 """The steps that look at one document: what each mends, drops and leaves alone."""
 
+import random
 from collections import Counter
 
 import pytest
@@ -151,6 +152,37 @@ def test_languages_are_told_apart():
     assert step(PROSE)[1] == step(german)[1] == step("x\x07 " + PROSE)[1] == "" and step(french)[1] == "language fr"
     with pytest.raises(InputError, match="languages: there is no 'german'; langid knows ace, af, "):
         build_steps(StepArguments(languages=["en", "german"]), Counter())
+
+
+def test_langid_read_at_all_bytes_at_once_says_what_langid_says():
+    langid = pytest.importorskip("py3langid")
+    import numpy
+
+    from llmrecipes.corpus.steps.language import LONGEST, load_detector
+
+    detect, rng, alphabets = load_detector(["en"]), random.Random(0), (range(32, 127), range(160, 600), range(1024, 40000))
+    texts = ["", "a", "the", "\0the", PROSE, PROSE.upper(), *(PROSE[i : i + 30] for i in range(0, 400, 10))]
+    texts += ["".join(chr(rng.choice(rng.choice(alphabets))) for _ in range(rng.randrange(80))) for _ in range(300)]
+    assert [detect(text) for text in texts] == [langid.classify(text)[0] for text in texts]
+    model = langid.langid._get_identifier()
+    moves = numpy.frombuffer(model.tk_nextmove, numpy.uint32).reshape(-1, 256)
+    reached, longest = numpy.array([0]), 0
+    seen = numpy.zeros(len(model.tk_row), bool)
+    seen[0] = True
+    while len(reached := numpy.unique(moves[numpy.array(model.tk_row)[reached]])) and not seen[reached].all():
+        reached = reached[~seen[reached]]
+        seen[reached], longest = True, longest + 1
+    assert longest == LONGEST, "bytes that the automaton remembers"
+    assert not moves[:, 0].any(), "a zero leaves it where it begins"
+
+
+def test_words_are_those_of_the_pattern_also_where_bytes_find_them():
+    from llmrecipes.corpus.hashing import TOKEN, WORD, tokens_of, words_of
+
+    rng, characters = random.Random(1), "aZ_9 .,'\n\t\x1c\x1f\x7f-\u00e9\u0130\u4e2d\u00df\u2026"
+    for size in range(200):
+        text = "".join(rng.choice(characters[: 13 + 6 * (size % 2)]) for _ in range(size))
+        assert words_of(text) == WORD.findall(text.lower()) and tokens_of(text) == TOKEN.findall(text)
 
 
 def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch):

@@ -11,7 +11,7 @@ import pyarrow.parquet
 from llmrecipes.corpus.contamination import Items, load_about, load_items
 from llmrecipes.corpus.counts import Counts
 from llmrecipes.corpus.documents import read_documents
-from llmrecipes.corpus.hashing import WORD, hashes_of, minhash, shingles, text_digest, word_hashes
+from llmrecipes.corpus.hashing import different, minhash, shingles, text_digest, word_hashes, words_of
 from llmrecipes.corpus.parts import Part
 from llmrecipes.corpus.steps import build_steps
 from llmrecipes.corpus.work import EVALUATION, Work, whole_folder
@@ -31,9 +31,8 @@ class Sketches:
         self.digests, self.minhashes, self.words, self.sizes, self.hits, self.sets = [], [], [], [], [], []
         self.file = (folder / "shingles.u32").open("wb")
 
-    def add(self, text: str, words: list[str] | None = None) -> None:
-        """words: the words of the lower-cased text, if already known."""
-        words = word_hashes(text) if words is None else hashes_of(words)
+    def add(self, text: str) -> None:
+        words = word_hashes(text)
         if self.items is not None:
             self.hits += [(len(self.words), number) for number in self.items.hits(words).tolist()]
         self.digests.append(text_digest(text))
@@ -46,8 +45,7 @@ class Sketches:
         if self.near:
             self.minhashes.append(minhash(self.sets))
         for own in self.sets:
-            small = (own >> numpy.uint64(32)).astype(numpy.uint32)  # still sorted
-            small = small[numpy.r_[True, small[1:] != small[:-1]]] if len(small) else small
+            small = different((own >> numpy.uint64(32)).astype(numpy.uint32))
             self.sizes.append(len(small))
             self.file.write(small.tobytes())
         self.sets = []
@@ -103,7 +101,7 @@ def _clean(work: Work, part: Part, items: Items | None, folder: Path) -> None:
                 counts.drop("read", document.problem, 0, document.id, document.problem)
                 continue
             text = document.text
-            words = WORD.findall(text.lower())
+            words = words_of(text)
             for i, value in enumerate((1, len(words), len(text.encode()))):
                 counts.read[i] += value
             for name, step in steps:
@@ -116,7 +114,7 @@ def _clean(work: Work, part: Part, items: Items | None, folder: Path) -> None:
                 if not text.strip():
                     counts.drop("read", "is empty", 0, document.id, "is empty")
                     continue
-                sketches.add(text, words if text == document.text else None)
+                sketches.add(text)
                 batch.append({"text": text, "source": source.label, "id": document.id})
                 size += len(text)
             if len(batch) == BATCH or size > BATCH_BYTES:

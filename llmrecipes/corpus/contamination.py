@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError
-from llmrecipes.corpus.hashing import WORD, ngrams, word_hashes
+from llmrecipes.corpus.hashing import WORD, different, ngrams, word_hashes
 from llmrecipes.durable import read_json, write_json
 
 SHORTEST = 8  # words (Brown et al.)
@@ -35,7 +35,7 @@ class Items:
             grams = ngrams(words, n)
             if len(grams) and len(table):
                 at = numpy.minimum(numpy.searchsorted(table, grams), len(table) - 1)
-                found.append(numpy.unique(at[table[at] == grams]) + self.first[n])
+                found.append(different(at[table[at] == grams]) + self.first[n])
         return numpy.concatenate(found) if found else numpy.zeros(0, numpy.int64)
 
     def owner(self, number: int) -> int:

@@ -15,9 +15,9 @@ def c4(text: str) -> tuple[str, str]:
     kept, sentences = [], 0
     for line in text.splitlines():
         line = line.strip()
-        words = line.split()
-        if len(line) > 1000 and max(map(len, words)) > 1000:
+        if len(line) > 1000 and max(map(len, line.split())) > 1000:
             continue
+        words = line.split(None, 2)
         if "[" in line:
             line = CITATION.sub("", line)
         if not line.endswith((".", "?", "!", '"', "'")) or line.endswith("...") or len(words) < 3:

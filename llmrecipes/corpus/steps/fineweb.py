@@ -1,6 +1,6 @@
 """FineWeb's rules (Penedo et al. 2024, arXiv 2406.17557, section 3.6), for web pages."""
 
-from llmrecipes.corpus.hashing import TOKEN
+from llmrecipes.corpus.hashing import tokens_of
 from llmrecipes.corpus.steps.gopher import _repeated
 
 # End marks of the most common scripts; datatrove lists about a hundred more.
@@ -17,6 +17,6 @@ def fineweb(text: str) -> tuple[str, str]:
         return text, "more than 67 % of lines are of 30 characters or fewer"
     if _repeated(lines)[1] / len(text.replace("\n", "")) > 0.01:
         return text, "repeated lines are more than 1 % of the text"
-    if text.count("\n") > 0.3 * max(1, len(TOKEN.findall(text))):
+    if "\n" in text and text.count("\n") > 0.3 * max(1, len(tokens_of(text))):
         return text, "more than 0.3 ends of lines a word"
     return text, ""
