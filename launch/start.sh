@@ -15,7 +15,8 @@ gpus=$((gpus > 0 ? gpus : 1))
 processes=$((machines * gpus))
 launch=${LAUNCH_CONFIG:-ddp}
 [[ -f configs/accelerate/$launch.yaml ]] || { echo "error: LAUNCH_CONFIG=$launch is not one of: $(cd configs/accelerate && echo *.yaml)" >&2; exit 2; }
-((processes > 1)) || launch=single_gpu
+# Without a launcher, which would end at SIGTERM and not wait until the recipe has saved.
+((processes > 1)) || exec python "recipes/$recipe.py" --config "$config" "$@"
 options=(--config_file "configs/accelerate/$launch.yaml" --num_machines "$machines" --num_processes "$processes")
 if ((machines > 1)); then
     options+=(--machine_rank "${MACHINE_RANK:-0}" --main_process_ip "${MAIN_IP:?the address of the first machine}")
