@@ -7,6 +7,7 @@ from unittest import mock
 import trl
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import TrackioCallback
 
 from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_prompts
@@ -85,6 +86,13 @@ class GRPOTrainer(trl.GRPOTrainer):
         if self.log_completions:  # TRL makes the folder with the trainer; starting the run clears it
             Path(self.args.output_dir, "completions").mkdir(exist_ok=True)
         super().log(logs, start_time)
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        # TRL's profiler logs to trackio, whose run the callback closes when training ends and opens again at the first log.
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, TrackioCallback):
+                callback.on_train_begin(self.args, self.state, self.control, model=self.model)
+        return super().evaluate(*args, **kwargs)
 
     def last_metrics(self) -> dict[str, float]:
         """The reward and related metrics, as last logged."""

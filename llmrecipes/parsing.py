@@ -29,6 +29,7 @@ from llmrecipes.preflight import check_machine, contradictions, remarks
 from llmrecipes.preflight.precedence import let_command_line_win
 from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.signals import follow_launcher
+from llmrecipes.tracking import place_trackers
 
 
 def launch(main, *config_types, argv: list[str] | None = None) -> None:
@@ -65,6 +66,9 @@ def _launch(main, config_types, argv: list[str] | None) -> None:
     follow_launcher()
     try:
         configs = parse(*config_types, argv=argv, inputs_exist=True)
+        for config in configs:
+            if getattr(config, "report_to", None) and config.output_dir:
+                place_trackers(Path(config.output_dir))
         main(*configs)
     except InputError as error:
         leave(*error.args)

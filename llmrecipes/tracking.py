@@ -26,8 +26,14 @@ def apply_tracking(args, stage: str, output_dir: Path) -> None:
         args.report_to = installed
         folder = output_dir.name
         args.run_name = args.run_name or (folder if folder.startswith(stage) else f"{stage}-{folder}")
-        os.environ.setdefault("TRACKIO_DIR", str(output_dir.parent / "trackio"))
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "logs"))
+        place_trackers(output_dir)
+
+
+def place_trackers(output_dir: Path) -> None:
+    """Names the folders that trackers write to, unless the user has. To be called before trackio is imported, as TRL's
+    GRPOTrainer does: it reads its folder's name once."""
+    os.environ.setdefault("TRACKIO_DIR", str(output_dir.parent / "trackio"))
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "logs"))
 
 
 def number_run(args) -> None:

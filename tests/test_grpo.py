@@ -1,7 +1,11 @@
 """GRPO reads rewards and prompts as PPO does, and continues exactly, also from the middle of a rollout."""
 
+import json
 import os
 import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pandas as pd
 import ppo_toys as toys
@@ -9,6 +13,7 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
+from forked import run_python
 from test_resume import At, Killed, assert_same, kill
 
 from llmrecipes.config import InputError, RunArguments
@@ -19,6 +24,7 @@ from llmrecipes.reward_models.scoring import read_scores, reward_model_tokens
 from llmrecipes.run import check_run, start_run
 from llmrecipes.signals import Interrupted, received
 
+ROOT = Path(__file__).parent.parent
 PROMPTS = [{"prompt": f"w{i} w{i + 1}", "number": i} for i in range(10)]
 
 
@@ -136,3 +142,25 @@ def test_reward_function_that_returns_too_few_is_one_line(tmp_path):
     trainer = build(tmp_path, reward=lambda completion_ids, **_: [0.0])
     with pytest.raises(InputError, match="returned 1 scores for 8 responses"):
         trainer.train()
+
+
+def test_the_evaluation_after_training_stands_in_trackios_run(tmp_path):
+    toys.policy().save_pretrained(tmp_path / "base")
+    toys.tokenizer().save_pretrained(tmp_path / "base")
+    rows = "".join(json.dumps(row) + "\n" for row in PROMPTS)
+    (tmp_path / "prompts.jsonl").write_text(rows)
+    options = {
+        "model_name_or_path": tmp_path / "base", "datasets": tmp_path / "prompts.jsonl", "test_split_size": 2,
+        "output_dir": tmp_path / "grpo", "reward_functions": "ppo_toys:even_share", "max_completion_length": 4,
+        "num_generations": 2, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "max_steps": 2,
+        "gradient_accumulation_steps": 1, "logging_steps": 1, "use_cpu": "true", "bf16": "false", "report_to": "trackio",
+        "project": "toy",
+    }  # fmt: skip
+    argv = [word for key, value in options.items() for word in (f"--{key}", value)]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    done = run_python("recipes/grpo.py", *argv, env={"PYTHONPATH": paths, "TRACKIO_DIR": None})
+    assert done.returncode == 0, done.stderr[-3000:]
+    with closing(sqlite3.connect(tmp_path / "trackio" / "toy.db")) as database:
+        names = {name for (name,) in database.execute("SELECT run_name FROM metrics")}
+        logs = [json.loads(text) for (text,) in database.execute("SELECT metrics FROM metrics")]
+    assert names == {"grpo"} and any("eval/reward" in log for log in logs)
