@@ -194,7 +194,7 @@ def _refuse_another(state: Run, held: str) -> None:
     """InputError for a folder of another run or with foreign files; SystemExit(0) if this very run is finished there."""
     output_dir, found = state.output_dir, state.found or {}
     if held == "foreign":
-        raise InputError(f"{output_dir}: holds files that are no run of ours; choose another output_dir or --force")
+        raise InputError(f"{output_dir}: holds files that no run wrote; choose another output_dir or --force")
     if held == "another":
         how = difference(found, state.manifest) if found else "its manifest.json cannot be read"
         raise InputError(f"{output_dir}: holds another run ({how}); --force overwrites it")

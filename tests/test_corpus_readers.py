@@ -96,7 +96,7 @@ BAD = [
     (b'{"text": "fine"}\n{"text": "cut\n', r"row 2: is not valid JSON"),
     (b'{"text": "fine"}\n["a list"]\n', r"row 2: is no JSON object"),
     (b'{"text": "fine"}\n\n{"txt": "other column", "n": 1}\n', r"row 3: has no `text`; its columns are txt, n"),
-    (b'{"text": "fine"}\n{"text": 7}\n', r"row 2: `text` is no text but int"),
+    (b'{"text": "fine"}\n{"text": 7}\n', r"row 2: `text` is not text but int"),
     (b'{"text": "fine"}\n{"text": "a\\u0000b"}\n', r"row 2: holds a NUL"),
     (b'{"text": "fine"}\n{"text": "\\ud800"}\n', r"row 2: holds half of a character"),
     (b'{"text": "fine"}\n{"text": "' + b"x" * 20_000 + b'"}\n', r"row 2: is longer than max_document_bytes \(10,000\)"),

@@ -276,7 +276,7 @@ def test_endings_in_capitals_and_broken_archives(tmp_path):
     whole = gzip.compress(b'{"text": "a"}\n' * 9)
     for content in (whole[:-12], whole[:20] + b"!" + whole[21:], b'{"text": "a"}\n'):
         (tmp_path / "b.jsonl.gz").write_bytes(content)
-        assert "b.jsonl.gz: is no whole gzip file (" in error_of(str(tmp_path / "b.jsonl.gz"), shapes=("text",))
+        assert "b.jsonl.gz: is not a complete gzip file (" in error_of(str(tmp_path / "b.jsonl.gz"), shapes=("text",))
 
 
 def test_json_files_hold_a_list_or_one_row_a_line(tmp_path):

@@ -265,9 +265,12 @@ def test_what_a_launch_config_shards_is_read_in_all_its_spellings(sft, launch, s
 @pytest.mark.parametrize(
     ("launch", "says"),
     [
-        ({"learning_rate": 1}, "distributed_type: None is none that is known"),
-        ({"distributed_type": "MEGATRON_LM"}, "MEGATRON_LM is none that is known"),
-        ({"distributed_type": "FSDP", "fsdp_config": {"fsdp_sharding_strategy": "HYBRID_SHARD"}}, "'HYBRID_SHARD' is none"),
+        ({"learning_rate": 1}, "distributed_type: None is not known"),
+        ({"distributed_type": "MEGATRON_LM"}, "MEGATRON_LM is not known"),
+        (
+            {"distributed_type": "FSDP", "fsdp_config": {"fsdp_sharding_strategy": "HYBRID_SHARD"}},
+            "'HYBRID_SHARD' is not known",
+        ),
         ({"distributed_type": "DEEPSPEED", "deepspeed_config": {"deepspeed_config_file": "no.json"}}, "no.json: no zero"),
     ],
 )
@@ -400,7 +403,7 @@ def test_the_text_model_of_a_composite_config_is_planned_and_its_other_parts_are
 
 @pytest.mark.parametrize("kind", ["mamba", "bert", "t5"])
 def test_an_architecture_that_is_not_known_is_named(kind):
-    with pytest.raises(InputError, match=f"'{kind}' is none"):
+    with pytest.raises(InputError, match=f"'{kind}' is not one"):
         read_architecture({"model_type": kind}, "m")
 
 

@@ -169,10 +169,10 @@ def test_held_out_share_never_splits_a_prompt(tmp_path):
         ("ultrafeedback", {"instruction": "x"}, "row 2: columns are .*expected instruction and completions"),
         ("ultrafeedback", {"instruction": "x", "completions": [completion(None, 3.0)]}, "row 2: completion 1 has no text"),
         ("ultrafeedback", {"instruction": "x", "completions": [completion("a", None, "good")]},
-         "row 2, completion 1: score 'good' is no number"),
+         "row 2, completion 1: score 'good' is not a number"),
         ("argilla", {"prompt": None, "ranking": []}, "row 2: has no prompt"),
         ("argilla", {"prompt": "x", "ranking": [{"user_id": "u", "status": "submitted", "value": RANKS}]},
-         "row 2, ranking: ranks `response-2`, which is no field"),
+         "row 2, ranking: ranks `response-2`, which is not a field"),
         ("argilla", {"prompt": "x", "rating-2": [{"user_id": "u", "status": "submitted", "value": 3}]},
          "row 2: rates number 2 in `rating-2`"),
     ],
@@ -187,7 +187,7 @@ def test_bad_row_is_named_with_its_file(tmp_path, reader, row, message):
 
 def test_broken_gz_and_nothing_to_use_are_one_line(tmp_path):
     (tmp_path / "bad.jsonl.gz").write_bytes(gzip.compress(b'{"chosen": 1}\n' * 50)[:-12])
-    with pytest.raises(InputError, match=r"bad\.jsonl\.gz: is no whole gzip file"):
+    with pytest.raises(InputError, match=r"bad\.jsonl\.gz: is not a complete gzip file"):
         load_source(DataArguments(datasets=[{"path": str(tmp_path / "bad.jsonl.gz")}]).datasets[0], 0)
     spec = source(tmp_path, [{"chosen": HH["chosen"], "rejected": HH["chosen"]}], "hh_rlhf")
     with pytest.raises(InputError, match="found nothing to use in 1 rows"):

@@ -212,7 +212,7 @@ def test_checkpoint_of_another_launch_is_refused(tmp_path, monkeypatch):
 
 def test_foreign_files_are_never_deleted(tmp_path):
     (tmp_path / "thesis.txt").write_text("x")
-    with pytest.raises(InputError, match="no run of ours"):
+    with pytest.raises(InputError, match="files that no run wrote"):
         start(tmp_path)
     start(tmp_path, RunArguments(force=True))
     assert (tmp_path / "thesis.txt").exists()

@@ -101,8 +101,8 @@ gradient_checkpointing: true; activation_checkpointing: false | the two differ
 report_to: wandbb | choose from all, none
 report_to: [tensorboard, wandbb] | choose from all, none
 push_to_hub: true | no token; set HF_TOKEN
-hub_model_id: a/b/c | is no repository's name
-hub_model_id: "my model" | is no repository's name
+hub_model_id: a/b/c | is not a repository name
+hub_model_id: "my model" | is not a repository name
 hub_strategy: always | choose from end
 hub_token: hf_secret | set HF_TOKEN
 fsdp: full_shard auto_wrap | launch with configs/accelerate/fsdp2.yaml
@@ -130,8 +130,8 @@ expected: {ppo/polite: [0.7, 0.1]} | use `ppo/rude`
 license: [mit] | must be str
 output_dir: {file}/out | is a file, so there can be no folder below it
 output_dir: {file} | is a file; name a folder
-output_dir: . | is no folder of a run's own
-output_dir: / | is no folder of a run's own
+output_dir: . | is not a folder of the run's own
+output_dir: / | is not a folder of the run's own
 output_dir: {policy} | would be overwritten
 output_dir: {policy}/out | name a folder next to it
 output_dir: {tmp} | would be removed
@@ -197,10 +197,10 @@ bnb_4bit_quant_type: nf5 | choose from fp4
 env: [A] | must be a mapping
 env: {A: [1]} | is not a variable
 "1": 2 | unknown key `1`
-1: 2 | key `1` is no text
-on: push | key `on` is no text
-true: 1 | key `true` is no text
-null: 1 | key `null` is no text
+1: 2 | key `1` is not text
+on: push | key `on` is not text
+true: 1 | key `true` is not text
+null: 1 | key `null` is not text
 2026-02-30: 1 | unknown key `2026-02-30`
 source: &a [*a] | is inside the value
 source: !!binary aGVsbG8= | have no place in a config
@@ -288,7 +288,7 @@ watch_steps: -1 | must be at least 0
 watch_share: 2 | must lie from 0 to 1
 watch_reward_model: {policy} | is a language model
 watch_rule: gold_score | names no function
-judge_url: localhost:8000 | is no address
+judge_url: localhost:8000 | is not an address
 judge_concurrency: 3 | has no effect without `judge_url`
 judge_guidelines: {file} | has no effect without `judge_url`
 judge_key_variable: MY_KEY | has no effect without `judge_url`
@@ -450,10 +450,10 @@ test_split_size: 0.1 | has no effect here
 judge_url: http://127.0.0.1:1/v1 | has no effect with `annotator: file`, only with llm
 judge_model: gpt | has no effect with `annotator: file`, only with llm
 annotator: page; ~rankings_file; judge_price: [1, 2] | has no effect with `annotator: page`, only with llm
-annotator: page; ~rankings_file; guidelines: {latin} | is no text in UTF-8
+annotator: page; ~rankings_file; guidelines: {latin} | is not UTF-8 text
 annotator: page; ~rankings_file; guidelines: {empty} | is empty
-annotator: page; ~rankings_file; allowed_hosts: ["*"] | is no host's name
-annotator: page; ~rankings_file; allowed_hosts: ["https://a.org/x"] | is no host's name
+annotator: page; ~rankings_file; allowed_hosts: ["*"] | is not a host name
+annotator: page; ~rankings_file; allowed_hosts: ["https://a.org/x"] | is not a host name
 annotator: page; ~rankings_file; database: $HOME/a.sqlite | nothing is filled in
 overlap: 7 | must lie from 0 to 1
 overlap: -0.5 | must lie from 0 to 1
@@ -468,7 +468,7 @@ rater_noise: [a] | must be float
 overlap_annotators: 0 | must be at least 1
 port: 99999 | must lie from 0 to 65535
 order: uncertain | reward_model_name_or_path: is missing
-judge_url: localhost/v1 | is no address
+judge_url: localhost/v1 | is not an address
 users_file: nix.txt | nix.txt does not exist
 rankings_file: {policy} | is a folder; name a file
 guidelines: {policy} | is a folder; name a file
@@ -490,8 +490,8 @@ num_samples: -1 | must be at least 1
 models: {a: null} | neither a folder nor a Hub id
 models: {a: 3} | neither a folder nor a Hub id
 models: {a: outputs/none} | does not exist
-models: {"": {policy}} | '' is no name
-models: {../a: {policy}} | is no name; give one without a slash
+models: {"": {policy}} | '' is not a name
+models: {../a: {policy}} | is not a name; give one without a slash
 models: [a] | must be dict
 models: {} | models: is missing
 ~datasets | nothing to measure them on
@@ -516,10 +516,10 @@ vocab_size: 258 | vocab_size: 258 is below 259 (256 bytes and the special tokens
 datasets: [{path: tinytown, name: mars}] | tinytown: there is no part 'mars'; choose one of commoncrawl
 datasets: tinytown | tinytown: `name` is missing; choose one of
 datasets: [{path: tinytown, name: c4, split: dev}] | tinytown: c4 has no split 'dev'; choose one of train, test
-datasets: tinytwon | 'tinytwon' is no world, did you mean `tinytown`?
+datasets: tinytwon | 'tinytwon' is not a world, did you mean `tinytown`?
 datasets: {file} | unknown kind of file; give one of .jsonl
 datasets: null | `datasets` is null, which is not a list
-output_dir: {foreign} | holds files that are no run of ours; choose another output_dir or --force
+output_dir: {foreign} | holds files that no run wrote; choose another output_dir or --force
 output_dir: {another} | holds another run (`seed` was 1, is not given); --force overwrites it
 vocab_size: many | it must be int
 max_length: 0 | must be at least 1

@@ -80,7 +80,7 @@ def _to_document(source: CorpusSource, where: str, number: int, row: dict | Bad,
         return Document("", name, f"has no `{source.text_column}`; its columns are {there[:200]}")
     text = row[source.text_column]
     if not isinstance(text, str):
-        return Document("", name, f"`{source.text_column}` is no text but {type(text).__name__}")
+        return Document("", name, f"`{source.text_column}` is not text but {type(text).__name__}")
     if source.id_column:
         if row.get(source.id_column) is None:
             return Document("", name, f"has no `{source.id_column}`")

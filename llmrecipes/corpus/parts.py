@@ -71,10 +71,10 @@ def list_files(source: CorpusSource) -> list[Path]:
         found = [file for file in found if file.is_file()]
     if not found:
         raise InputError(f"{source.path}: has no file that can be read; it may be any of {', '.join(KINDS)}, "
-                         f"also packed ({', '.join(PACKED)})")  # fmt: skip
+                         f"also compressed ({', '.join(PACKED)})")  # fmt: skip
     for file in found:
         if kind_of(file.name) not in KINDS:
-            raise InputError(f"{file}: unknown kind of file; it may be any of {', '.join(KINDS)}, also packed")
+            raise InputError(f"{file}: unknown kind of file; it may be any of {', '.join(KINDS)}, also compressed")
         if source.whole_files and kind_of(file.name) not in (*TEXT, *PAGES):
             raise InputError(f"{file}: `whole_files` has no effect on it, only on {', '.join(TEXT)}; leave it out, or name "
                              "the text files by `data_files`")  # fmt: skip

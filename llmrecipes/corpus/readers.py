@@ -200,7 +200,7 @@ def _archived_pages(file: str, limit: int) -> Iterator[tuple[int, dict | Bad]]:
                 raise EOFError(f"record {number}, {address}, has no end")
             yield number, _too_long(limit) if len(content) > limit else {"text": page_text(content), "url": address}
         if number == 0:
-            raise InputError(f"{file}: holds no response of a web archive; it is damaged or of another kind")
+            raise InputError(f"{file}: holds no WARC response; it is damaged or not a web archive")
 
 
 def _parquet_rows(file: str, columns: tuple[str, ...] | None) -> Iterator[tuple[int, dict]]:

@@ -1,4 +1,4 @@
-"""Data sets of the Hub read over the network, row by row, without a copy; what breaks off continues where it was."""
+"""Data sets of the Hub read over the network, row by row, without a copy; an interrupted read continues where it was."""
 
 import errno
 import time
@@ -59,7 +59,7 @@ def wait(path: str, error: Exception, attempt: int, retries: int) -> None:
 class HubStream:
     """The rows of a source at one commit, as (place, row); called again, it begins again.
 
-    `state` is where the last call has come to, and `resume(state)` continues there, from the file that was being read.
+    `state` is where the last call has got to, and `resume(state)` continues there, from the file that was being read.
     """
 
     def __init__(self, source: DatasetSource):

@@ -141,7 +141,7 @@ def _number(value: object, where: str) -> float | None:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise InputError(f"{where}: score {value!r} is no number") from None
+        raise InputError(f"{where}: score {value!r} is not a number") from None
     return None if number != number else number
 
 
@@ -199,8 +199,8 @@ def _argilla_judgements(fields: dict, questions: dict, prompt: str, where: str) 
                 names = [name for group in groups for name in group]
                 missing = [name for name in names if not isinstance(fields.get(name), str)]
                 if missing:
-                    raise InputError(f"{where}, {question}: ranks `{missing[0]}`, which is no field of the record; it has "
-                                     f"{', '.join(fields)}")  # fmt: skip
+                    raise InputError(f"{where}, {question}: ranks `{missing[0]}`, which is not a field of the record; "
+                                     f"it has {', '.join(fields)}")  # fmt: skip
                 ranked = True
                 places = {name: place for place, name in enumerate(names)}
                 ranking = [[places[name] for name in group] for group in groups]

@@ -149,9 +149,9 @@ def _read_file(path: Path, source: DatasetSource) -> RawRows:
         try:
             content = (gzip.open if kind == ".gz" else open)(path, "rb").read().decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: is broken ({error}); it must be UTF-8") from None
+            raise InputError(f"{path}: is not valid UTF-8 ({error})") from None
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError(f"{path}: is no whole gzip file ({error})") from None
+            raise InputError(f"{path}: is not a complete gzip file ({error})") from None
         raw = _parse(path, content)
     return raw.select(split_indices(source.split, len(raw), str(path)))
 
@@ -226,8 +226,8 @@ def split_indices(split: str, num_rows: int, where: str, name: str = "train") ->
     try:
         parts = datasets.ReadInstruction.from_spec(split).to_absolute({name: num_rows})
     except (ValueError, AssertionError, KeyError):
-        raise InputError(f"{where}: has no split {split!r}; it is all of the split {name}, of which a part is, say, "
-                         f"{name}[:90%] or {name}[90%:]") from None  # fmt: skip
+        raise InputError(f"{where}: has no split {split!r}; all of it is the split {name}, of which you can take a "
+                         f"part, such as {name}[:90%] or {name}[90%:]") from None  # fmt: skip
     return [i for part in parts for i in range(part.from_ or 0, num_rows if part.to is None else part.to)]
 
 
@@ -264,11 +264,11 @@ def _read_folder(source: DatasetSource) -> RawRows:
 
 
 def _require_one_kind(folder: Path) -> None:
-    """InputError where `folder` holds files of several kinds: `datasets` would read those of the commonest kind alone."""
+    """InputError if `folder` holds files of several kinds: `datasets` would read only those of the most common kind."""
     kinds = {end.removesuffix(".gz") for path in folder.rglob("*") for end in FILES if path.name.lower().endswith(end)}
     if len(kinds - {".ndjson", ".jsonl", ".json"}) + bool(kinds & {".ndjson", ".jsonl", ".json"}) > 1:
-        raise InputError(f"{folder}: holds files of several kinds ({', '.join(sorted(kinds))}), of which one alone would be "
-                         "read; name the files one by one, or by `data_files`")  # fmt: skip
+        raise InputError(f"{folder}: holds files of several kinds ({', '.join(sorted(kinds))}), of which only one would be "
+                         "read; list the files one by one, or in `data_files`")  # fmt: skip
 
 
 def _parse_own(path: Path) -> RawRows:
@@ -276,7 +276,7 @@ def _parse_own(path: Path) -> RawRows:
 
 
 def only_lines(path: Path) -> list[Path]:
-    """The files of a folder that holds lines of JSON and nothing else, all of them of the split train by their names."""
+    """The files of a folder that holds only JSON Lines, with no file named after another split; otherwise []."""
     files = sorted(file for file in path.iterdir() if not file.name.startswith(".")) if path.is_dir() else []
     others = re.compile(r"test|dev|valid|eval", re.I)
     plain = all(file.is_file() and file.name.endswith(LINES) and not others.search(file.name) for file in files)
@@ -307,7 +307,7 @@ def _load_dataset(builder: str, source: DatasetSource, split: str, **options) ->
 
 
 def _state(path: Path) -> str:
-    """Names a file or folder as it is now: where it lies, and name, size and time of change of each file."""
+    """A name for a file or folder in its present state: its place, and path, size and modification time of each file."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     return hashlib.sha256(str(facts).encode()).hexdigest()[:16]

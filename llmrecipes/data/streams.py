@@ -1,7 +1,7 @@
 """Streams the texts of a source with only a few rows in memory at a time, each with its file and original number.
 
-Lines of JSON, lines of text and Parquet are read as they lie there; Hub data sets through `datasets`' memory-mapped tables;
-all else (archives, CSV, JSON lists, what a reader makes) is as small as its format.
+JSON Lines, lines of text and Parquet are read in place; Hub data sets through `datasets`' memory-mapped tables; anything
+else (archives, CSV, JSON lists, the output of a reader) is read as a whole.
 """
 
 import gzip
@@ -32,8 +32,9 @@ BATCH = 1000  # rows of a table converted to Python objects at once
 class TextSource:
     """A source of texts that can be read again and again.
 
-    where: how it is called. identity: what its texts depend on; equal ones hold the same texts. open: its rows from the
-    first one on, as (place, row), where place are the parts of "file, row 7 (line 9)". columns: new name of each to keep.
+    where: its name in messages. identity: what its texts depend on; sources with equal identities have the same texts.
+    open: returns its rows from the first, as (place, row); place holds the parts of "file, row 7 (line 9)". columns: old
+    name -> new name of each column to keep.
     """
 
     where: str
@@ -59,7 +60,7 @@ class TextSource:
 class TextReader:
     """Iterates over texts from raw row `start` on; `consumed` counts raw rows read, `notes` what was left out.
 
-    state: of a stream, where row `start` begins.
+    state: for a stream, where row `start` begins.
     """
 
     def __init__(self, source: TextSource, start: int, state: dict | None = None):
@@ -73,10 +74,10 @@ class TextReader:
 
     @property
     def state(self) -> dict | None:
-        """Of a stream, where the next row begins."""
+        """For a stream, where the next row begins; otherwise None."""
         return getattr(self.source.open, "state", None)
 
-    # What standard_rows asks of rows:
+    # What standard_rows needs of rows:
 
     @property
     def rows(self) -> Iterator[dict | bytes]:

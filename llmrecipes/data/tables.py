@@ -111,7 +111,7 @@ def standard_rows(raw: RawRows, drop_bad: bool, shapes: tuple[str, ...], notes: 
                 check(row, place)
         except InputError as error:
             if not drop_bad:
-                hint = "; mend it, or leave such rows out with `drop_bad_rows: true`" if notes.kind else ""
+                hint = "; fix it, or leave such rows out with `drop_bad_rows: true`" if notes.kind else ""
                 raise InputError(f"{error}{hint}") from None
             notes.note("not usable", str(error))
             continue
@@ -218,7 +218,7 @@ def _check_texts(raw: RawRows, drop_bad: bool, notes: Notes) -> datasets.Dataset
             to_standard(rows[i], raw.place(i), ("text",))
         except InputError as error:
             if not drop_bad:
-                raise InputError(f"{error}; mend it, or leave such rows out with `drop_bad_rows: true`") from None
+                raise InputError(f"{error}; fix it, or leave such rows out with `drop_bad_rows: true`") from None
             notes.note("not usable", str(error))
     left_out = set(map(int, bad))
     return rows.select([i for i in range(len(rows)) if i not in left_out]) if left_out else rows

@@ -168,7 +168,7 @@ def _count(value) -> int:
 
 
 def _no_number(name: str):
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def check_judge(args: JudgeArguments, needed_by: str) -> None:

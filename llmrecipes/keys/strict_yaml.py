@@ -113,7 +113,7 @@ class _Check:
                 continue
             if key.tag != TEXT:
                 shown = str(key.value)[:60] if isinstance(key, yaml.ScalarNode) else "a list or mapping"
-                self.refuse(key, f"key `{shown}` is no text for YAML; unknown here, or to be written in quotes")
+                self.refuse(key, f"key `{shown}` is not text in YAML; unknown here, or to be written in quotes")
             if key.value in lines:
                 self.refuse(key, f"key `{key.value[:60]}` is given already in line {lines[key.value]}")
             lines[key.value] = key.start_mark.line + 1

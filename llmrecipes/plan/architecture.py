@@ -128,7 +128,7 @@ def read_architecture(config: dict, where: str) -> Architecture:
     family = config.get("model_type")
     if family not in FAMILIES:
         raise InputError(
-            f"{where}: the architecture {family!r} is none whose memory is known in closed form ({', '.join(FAMILIES)}); "
+            f"{where}: the architecture {family!r} is not one whose memory is known in closed form ({', '.join(FAMILIES)}); "
             "name its sizes in a config of one of these"
         )
     facts = dict(FAMILIES[family])

@@ -188,7 +188,7 @@ def _method(s: Settings) -> tuple[str, int, bool, int]:
         return "chunked", 1, False, 0
     if "muon_learning_rate" in s.keys:
         return "logits", 1, False, 0
-    raise InputError(f"this stage's method is none whose memory is known; {PLANNED}")
+    raise InputError(f"this stage's method is not one whose memory is known; {PLANNED}")
 
 
 def model_config(s: Settings, beside: Path | None) -> tuple[dict, str]:
@@ -233,7 +233,7 @@ def _read_lora(s: Settings, a: Architecture) -> Lora | None:
         wanted = [wanted] if isinstance(wanted, str) else wanted
         targets = {name for module in wanted for name in MODULES.get(module, [module])}
         if foreign := targets - set(names):
-            raise InputError(f"lora_target_modules: {min(foreign)} is no module of a {a.family} whose size is known here")
+            raise InputError(f"lora_target_modules: {min(foreign)} is not a module of {a.family} whose size is known here")
     return Lora(s["lora_r"], frozenset(targets), s["lora_dropout"] or 0.0)
 
 

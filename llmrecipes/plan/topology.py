@@ -37,7 +37,7 @@ def sharding(s: Settings, accelerate_config: str | None, unknown: list[str]) -> 
         options = _mapping(launch, "fsdp_config", where)
         strategy = options.get("fsdp_reshard_after_forward", options.get("fsdp_sharding_strategy", True))
         if str(strategy).upper() not in FSDP:
-            raise InputError(f"{where}: FSDP's strategy {strategy!r} is none that is known here ({', '.join(FSDP)})")
+            raise InputError(f"{where}: FSDP's strategy {strategy!r} is not known here ({', '.join(FSDP)})")
         _name_offloads(options, unknown)
         return FSDP[str(strategy).upper()]
     if kind == "DEEPSPEED":
@@ -48,7 +48,7 @@ def sharding(s: Settings, accelerate_config: str | None, unknown: list[str]) -> 
         _name_offloads(options, unknown)
         return int(stage)
     known = ", ".join((*WHOLE, "FSDP", "DEEPSPEED"))
-    raise InputError(f"{where}: distributed_type: {kind} is none that is known here ({known})")
+    raise InputError(f"{where}: distributed_type: {kind} is not known here ({known})")
 
 
 def _mapping(launch: dict, key: str, where: str) -> dict:

@@ -201,7 +201,7 @@ def _texts(s: Settings) -> Problems:
         yield "fsdp_config", "has no effect without `fsdp: true`"
     hub_id = s["hub_model_id"]
     if hub_id and not machine.is_hub_id(hub_id):
-        yield "hub_model_id", f"{shown(hub_id)} is no repository's name; write NAME or OWNER/NAME (letters, digits, - _ .)"
+        yield "hub_model_id", f"{shown(hub_id)} is not a repository name; write NAME or OWNER/NAME (letters, digits, - _ .)"
     if s["hub_token"]:
         yield "hub_token", "a token in a config ends up in logs and checkpoints; set HF_TOKEN, or log in by `hf auth login`"
     for key in ("rule", "judge", "watch_rule", "reward_functions"):
@@ -209,10 +209,10 @@ def _texts(s: Settings) -> Problems:
             if value and not (key == "judge" and value == "llm") and value.count(":") != 1:
                 yield key, f"{shown(value)} names no function; write package.module:function"
     if s["judge_url"] and not re.match(r"https?://[^/]", s["judge_url"]):
-        yield "judge_url", f"{shown(s['judge_url'].rpartition('@')[2])} is no address; write http://HOST:PORT/v1"
+        yield "judge_url", f"{shown(s['judge_url'].rpartition('@')[2])} is not an address; write http://HOST:PORT/v1"
     for host in s["allowed_hosts"] or ():
         if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", host):
-            yield "allowed_hosts", f"{shown(host)} is no host's name; write each as rank.example.org, no scheme, port or *"
+            yield "allowed_hosts", f"{shown(host)} is not a host name; write each as rank.example.org, no scheme, port or *"
     attention = s["attn_implementation"]
     if attention and attention not in ATTENTION and "/" not in attention:
         yield (
@@ -314,7 +314,7 @@ def _models_compared(s: Settings) -> Problems:
         return
     for name, path in models.items():
         if not str(name).strip() or "/" in str(name) or str(name) in (".", ".."):
-            yield "models", f"{shown(name)} is no name; give one without a slash, for tables and files"
+            yield "models", f"{shown(name)} is not a name; give one without a slash, for tables and files"
         if not isinstance(path, str) or not path:
             yield "models", f"{name}: {shown(path)} is neither a folder nor a Hub id"
     if not any(s[key] for key in ("datasets", "eval_datasets", "tasks", "blimp_path")):

@@ -39,7 +39,7 @@ def _function_problem(name: str, needs_form: bool = False) -> str:
         if find_spec(module.split(".")[0]) is None and module_file(module) is None:
             return f"{name}: there is no module {module} in the current folder or among the installed packages"
     except (ImportError, ValueError):
-        return f"{name}: {module} is no module's name; write package.module:function"
+        return f"{name}: {module} is not a module's name; write package.module:function"
     file = module_file(module)
     if file is None:
         return ""
@@ -108,7 +108,7 @@ def _text_problem(path: str) -> str:
     try:
         return "" if Path(path).read_text(encoding="utf-8-sig").strip() else "is empty"
     except UnicodeDecodeError:
-        return "is no text in UTF-8"
+        return "is not UTF-8 text"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
 
@@ -146,7 +146,7 @@ def apart(s: Settings) -> Problems:
         return
     there = Path(os.path.expanduser(output)).resolve()
     if there in (Path("/"), Path.home().resolve(), Path.cwd().resolve()):
-        yield "output_dir", f"{output} is no folder of a run's own; name one, e.g. outputs/<experiment>/<stage>"
+        yield "output_dir", f"{output} is not a folder of the run's own; name one, e.g. outputs/<experiment>/<stage>"
         return
     for key in (*MODELS, *FILES, "datasets", "eval_datasets", "watch_questions", "sources"):
         for entry in _entries(s.values.get(key)):

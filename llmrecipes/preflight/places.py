@@ -33,7 +33,7 @@ def sources(s: Settings) -> Problems:
                 yield key, f"tinytown: {name} has no split {shown(split)}; choose one of {', '.join(TINYTOWN[name])}"
             elif "/" not in path and path not in ("tinytown", "stdlib") and not os.path.exists(path):
                 if meant := nearest(path, ("tinytown", "stdlib")):
-                    yield key, f"{shown(path)} is no world{meant}"
+                    yield key, f"{shown(path)} is not a world{meant}"
 
 
 def occupied(s: Settings, given: dict) -> Problems:
@@ -49,7 +49,7 @@ def occupied(s: Settings, given: dict) -> Problems:
         return
     held, rebuilds = standing(path, ""), s["annotator"] in ("page", "llm")  # pairs can be rebuilt from stored judgements
     if held == "foreign" and not any(path.glob("checkpoint-*")):  # with checkpoints it is a run that lost its manifest
-        yield "output_dir", f"{output_dir} holds files that are no run of ours; choose another output_dir or --force"
+        yield "output_dir", f"{output_dir} holds files that no run wrote; choose another output_dir or --force"
     elif held == "another" and not rebuilds and (how := plain_difference(read_manifest(path) or {}, given)):
         yield "output_dir", f"{output_dir} holds another run ({how}); --force overwrites it"
     elif holder := find_holder(path):

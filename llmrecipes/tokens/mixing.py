@@ -141,7 +141,9 @@ def share_out(weights: np.ndarray, samples: int, room: np.ndarray | None = None)
         raise InputError(f"max_epochs: the sources have room for {have:,} of the {samples:,} blocks that the steps want; "
                          "raise it, lower max_steps or add text")  # fmt: skip
     if room is None and (counts[shares > 0] == 0).any():
-        raise InputError(f"weight: a share below 1 in {length:,} is no sample of a cycle; raise it or leave the source out")
+        raise InputError(
+            f"weight: a share below 1 in {length:,} is less than one sample of a cycle; raise it or leave the source out"
+        )
     return counts
 
 

@@ -1,7 +1,7 @@
 """Real English: test items of six abilities and prompts for behaviour, written for this project and drawn with a seed.
 
 Tables of words, facts and sentences stand in the modules of this folder; the files that lm-eval and `evaluate` read are
-made from them, and a test holds them in step:
+made from them, and a test keeps them in step:
 
     python -m llmrecipes.data.english configs/tasks/english        # writes ABILITY.jsonl and questions.jsonl
 

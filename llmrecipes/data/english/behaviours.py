@@ -6,7 +6,7 @@ name what nobody should help with and hold nothing that helps to do it.
 
 from llmrecipes.data.english.requests import HARMFUL, LOOKALIKES, WORDINGS
 
-# Nobody could know, or nothing there is to know: private, future, lost or invented.
+# Nobody could know, or there is nothing to know: private, future, lost or invented.
 UNKNOWABLE = (
     "What did my neighbour dream last night?|Which dream did my neighbour have last night?",
     "What am I thinking of right now?|Which word do I have in mind at the moment?",

@@ -1,6 +1,6 @@
 """Minimal pairs of English morphology: agreement, forms of verbs, pronouns, articles, plurals, comparison.
 
-Both sentences of a pair are equal but for a word or two, and only the first is grammatical.
+Both sentences of a pair differ in a word or two, and only the first is grammatical.
 """
 
 from llmrecipes.data.english.drawing import Item

@@ -4,7 +4,7 @@ from random import Random
 
 from llmrecipes.data.english.drawing import Item, with_distractors
 
-# Capitals that nobody disputes and that are the seat of government as well.
+# Capitals that nobody disputes and that are also the seat of government.
 CAPITALS = {
     "Europe": "France/Paris Germany/Berlin Italy/Rome Spain/Madrid Portugal/Lisbon Greece/Athens Austria/Vienna "
     "Poland/Warsaw Hungary/Budapest Norway/Oslo Sweden/Stockholm Finland/Helsinki Denmark/Copenhagen "

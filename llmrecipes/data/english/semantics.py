@@ -4,7 +4,7 @@ from random import Random
 
 from llmrecipes.data.english.drawing import Item, with_distractors
 
-# Words of one group are never distractors of each other where that could be right as well: each table is chosen so.
+# The tables are chosen so that no distractor, which is another row's answer, could also be right.
 OPPOSITES = (
     "hot/cold big/small wet/dry fast/slow happy/sad open/closed loud/quiet hard/easy full/empty early/late clean/dirty "
     "rich/poor heavy/light strong/weak awake/asleep alive/dead cheap/expensive thick/thin smooth/rough public/private "

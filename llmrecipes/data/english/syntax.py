@@ -2,7 +2,7 @@
 
 from llmrecipes.data.english.drawing import Item
 
-# Each kind's rows are "grammatical | ungrammatical"; capitals and the mark at the end are put by `_pair`.
+# Each kind's rows are "grammatical | ungrammatical"; `_pair` adds capitals and the end mark.
 PAIRS = {
     "question": """
 where did you put the scissors? | where you did put the scissors?

@@ -34,7 +34,7 @@ IGNORANCE = re.compile(
     re.I,
 )
 RUDE = re.compile(r"\b(stupid|idiot|shut up|go away|dumb|moron|hate you|loser|you suck)\b", re.I)
-# The hundred or so commonest words of English: a sentence of six words or more without any quarter of them is none.
+# The hundred or so most common English words. Six or more words, of which fewer than a quarter are these, are not English.
 COMMON = frozenset(
     "the be to of and a in that have i it for not on with he as you do at this but his by from they we say her "
     "she or an will my one all would there their what so up out if about who get which go me when make can like "

@@ -7,7 +7,7 @@ EMAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+")
 # Nine to fifteen digits with at most two separators between neighbours; years and prices are shorter, decimals left out.
 PHONE = re.compile(r"(?<![\w.])(?!\d+\.\d{5})\+?\(?\d(?:[ ()/.-]{0,2}\d){8,14}(?![\w.]?\d)")
 LINK = re.compile(r"(?:https?://|www\.)\S+")
-# Stems that begin a word. A short list errs towards keeping; it is no measure of toxicity.
+# Stems that begin a word. A short list errs towards keeping; it does not measure toxicity.
 PROFANE = re.compile(
     r"\b(?:fuck|shit|bullshit|bitch|cunt|nigg|fagg|dick\b|dickhead|pussy|asshole|bastard|whore|slut|cock\b|cum\b|porn"
     r"|rape|rapist|masturbat|penis|vagina|blowjob|boner|horny|wank|twat|retard|motherf|wtf|stfu|milf|nude)",
@@ -26,13 +26,13 @@ def is_clean(text: str) -> bool:
 
 
 def collapse(text: str) -> str:
-    """`text` with runs of blanks as one space and more than one empty line as one."""
+    """`text` with runs of whitespace as one space and more than one empty line as one."""
     lines = (re.sub(r"[ \t\u00a0\u200b]+", " ", line).strip() for line in text.replace("\r", "").split("\n"))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
 def chat_key(row: dict) -> str:
-    """What names a chat of chitchat-dataset: how it begins."""
+    """Identifies a chat of chitchat-dataset by its beginning."""
     return "\n".join(message["text"] for turn in row["messages"] for message in turn)[:1000]
 
 

@@ -151,7 +151,7 @@ UNKNOWABLE = {
 
 
 def chat_items() -> list[Item]:
-    """Greetings, thanks and how one feels; with a name, the combination of name and topic decides the split."""
+    """Greetings, thanks and moods; with a name, the combination of name and topic decides the split."""
     items = []
     for topic, (said, replies, accepted) in SMALL_TALK.items():
         for number, text in enumerate(said):

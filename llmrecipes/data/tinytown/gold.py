@@ -7,7 +7,7 @@ word pairs the world never writes, repetition, no full stop) loses most of the s
     gold_score = 0                                                         for an empty response
                = 0.05 + 0.95 * f * (0.65 substance + 0.20 polite + 0.15 short),  f = 1 if fluent else 0.15
 
-It measures, and the simulated raters of `rank` apply it with noise. Nobody human stands behind either.
+It measures, and the simulated raters of `rank` apply it with noise. No human stands behind either.
 """
 
 import re
@@ -55,7 +55,7 @@ def _contains(words: list[str], phrase: str) -> bool:
 
 @cache
 def answer_classes() -> dict[str, frozenset[str]]:
-    """For each `answer_class`, all answers of its kind: who names two of them has not answered."""
+    """For each `answer_class`, all answers of its kind: a response that names two of them has not answered."""
     classes: dict[str, set[str]] = {}
     for items in all_items().values():
         for item in items:
