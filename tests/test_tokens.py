@@ -103,6 +103,14 @@ def test_a_tokenizer_that_cuts_and_pads_elsewhere_does_not_here(tokenizer, tmp_p
     assert holds(shards_of(path, tokenizer, tmp_path), texts("Ann", 9), tokenizer)
 
 
+def test_texts_that_are_damaged_or_whole_files_are_counted(tokenizer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(building, "LONG", 50)
+    shards_of(jsonl(tmp_path / "a.jsonl", ["a\0b", "Ann has hats. " * 9, "Ann"]), tokenizer, tmp_path)
+    said = capsys.readouterr().out
+    assert "1 of 3 rows are texts with NUL characters, which are learned (first: 'a\\x00b')" in said
+    assert "1 of 3 rows are texts of more than 50 characters (first: 'Ann has hats." in said
+
+
 def test_texts_that_are_others_to_the_model_are_counted(tokenizer, tmp_path, capsys):
     path = jsonl(tmp_path / "a.jsonl", ["Ann has a hat.", "The end <|im_end|> of it.", "x <|im_end|>"])
     shards_of(path, tokenizer, tmp_path)

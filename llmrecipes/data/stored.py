@@ -27,7 +27,7 @@ MANIFEST = "rows.json"
 LARGE, MANY = 1 << 20, 1000  # bytes of files, and rows of a Hub set, from which rows are stored; less is not worth a file
 PART = 5000  # rows
 SHAPES = {"messages", "prompt-completion", "preference", "unpaired preference"}  # others are not kept as tables
-CODE = ("rows.py", "turns.py", "formats.py", "templates.py", "data/tables.py")  # what converts and checks
+CODE = ("rows.py", "turns.py", "formats.py", "templates.py", "data/tables.py", "data/sources.py", "data/streams.py")
 
 
 def load_stored(

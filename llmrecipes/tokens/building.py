@@ -27,6 +27,7 @@ PROGRESS = "progress.json"
 SHARD_TOKENS = 1 << 26
 BATCH_DOCUMENTS, BATCH_CHARACTERS = 1000, 4 << 20
 SAY_EVERY_S = 30
+LONG = 10_000_000  # characters; usually a whole file in one row
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -121,6 +122,10 @@ def _noting(notes: Notes, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[
     def encode_and_note(texts: list[str]) -> list[list[int]]:
         found = encode(texts)
         for text, ids in zip(texts, found, strict=True):
+            if "\0" in text:
+                notes.note("texts with NUL characters, which are learned", repr(text[max(text.find("\0") - 20, 0) :][:60]))
+            if len(text) > LONG:
+                notes.note(f"texts of more than {LONG:,} characters", repr(text[:60]))
             if not special.isdisjoint(ids):
                 token = tokenizer.decode([next(i for i in ids if i in special)])
                 place = max(text.find(token), 20) - 20
