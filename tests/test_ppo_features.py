@@ -248,6 +248,36 @@ def test_log_lines_show_a_response_of_the_latest_rollout(tmp_path, capsys):
     assert capsys.readouterr().out.count(" -> ") == 4
 
 
+def test_reward_functions_log_metrics_and_columns_in_rollouts_and_evaluations(tmp_path):
+    def told(completion_ids, log_metric, log_extra, **_):
+        log_metric("mean_length", len(completion_ids[0]))
+        log_extra("golden", [{"ids": ids} for ids in completion_ids])
+        return [1.0] * len(completion_ids)
+
+    keys = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 1, "num_rollout_completions": 2}
+    evaluated = {"eval_dataset": toys.prompts(4)}
+    trainer = toys.trainer(tmp_path, reward=told, trainer_arguments=evaluated, max_completion_length=5, **keys)
+    trainer.train()
+    for name, prefix in (("train", ""), ("eval-000001", "eval_")):
+        rows = [json.loads(line) for line in (tmp_path / "completions" / f"{name}.jsonl").read_text().splitlines()]
+        lengths = [len(row["golden"]["ids"]) for row in rows]
+        assert len(rows) > 1 and all(1 <= length <= 5 for length in lengths)
+        assert logged(trainer, f"{prefix}mean_length")[0] >= 1
+    assert logged(trainer, "eval_mean_length") == [lengths[0]], "of the one batch, its first response"
+
+
+@pytest.mark.parametrize(
+    "column, count, message", [("a", 1, "column a has 1 values for"), ("score", 0, "take another name")]
+)
+def test_a_column_that_cannot_be_logged_is_one_line(tmp_path, column, count, message):
+    def told(completions, log_extra, **_):
+        log_extra(column, [0] * (count or len(completions)))
+        return [1.0] * len(completions)
+
+    with pytest.raises(InputError, match=f"log_extra: .*{message}"):
+        toys.trainer(tmp_path, reward=told, max_steps=1).train()
+
+
 def test_no_responses_are_shown_where_none_are_wanted(tmp_path):
     toys.trainer(tmp_path, num_rollout_completions=0, max_steps=2).train()
     assert not (tmp_path / "completions").exists()

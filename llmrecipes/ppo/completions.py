@@ -7,12 +7,20 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
+from llmrecipes.config import InputError
 
-def completion_table(prompts: list, completions: list[str], names: list[str], figures: torch.Tensor) -> list[dict]:
-    """Rows {prompt, completion, name: figure}. figures: (R, len(names)), one row per response."""
+
+def completion_table(
+    prompts: list, completions: list[str], names: list[str], figures: torch.Tensor, columns: dict[str, list]
+) -> list[dict]:
+    """Rows {prompt, completion, name: figure, column: value}. figures: (R, len(names)), one row per response; columns: what
+    reward functions have logged, by name, with at least R values."""
+    if clash := {"prompt", "completion", "step", *names}.intersection(columns):
+        raise InputError(f"log_extra: the table of responses has a column `{clash.pop()}` already; take another name")
     return [
         {"prompt": prompt, "completion": completion, **dict(zip(names, values, strict=True))}
-        for prompt, completion, values in zip(prompts, completions, figures.tolist(), strict=True)
+        | {name: column[i] for name, column in columns.items()}
+        for i, (prompt, completion, values) in enumerate(zip(prompts, completions, figures.tolist(), strict=True))
     ]
 
 
@@ -20,7 +28,7 @@ def write_completions(rows: list[dict], args: TrainingArguments, step: int, pref
     """Writes `rows` to output_dir/completions/<prefix>-<step>.jsonl and prints the first `args.num_completions_to_print`."""
     file = Path(args.output_dir) / "completions" / f"{prefix.replace('/', '-')}-{step:06d}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    file.write_text("".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows), encoding="utf-8")
     for row in rows[: args.num_completions_to_print]:
         print(f"  {_last_words(row['prompt'])!r} -> {row['completion']!r}  score {row['score']:.4g}", flush=True)
     return file
@@ -35,7 +43,7 @@ def add_completions(rows: list[dict], args: TrainingArguments, step: int) -> Non
     file = training_completions(args)
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as lines:
-        lines.writelines(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n" for row in rows)
+        lines.writelines(json.dumps({"step": step, **row}, ensure_ascii=False, default=str) + "\n" for row in rows)
     for row in rows:
         print(f"  {_last_words(row['prompt'])!r} -> {row['completion']!r}  score {row['score']:.4g}", flush=True)
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -40,7 +41,8 @@ def make_rollout(trainer, rows: dict[str, list]) -> Rollout:
     # 1. Sample and score.
     number = trainer.state.global_step // args.steps_per_rollout
     generator = trainer.generator(SAMPLE, number, device=args.device)
-    rollout, raw_scores, finished, token_ids = sample_and_score(trainer, rows, generator, record=trainer._record)
+    columns: dict[str, list] = {}
+    rollout, raw_scores, finished, token_ids = sample_and_score(trainer, rows, generator, trainer._record, columns)
     total = trainer.rewards.total(raw_scores)
     scores = adjust_scores(total, args.normalize_scores, args.score_clip, trainer.all_reduce)
     scores = apply_missing_eos_penalty(scores, finished, args.missing_eos_penalty, args.missing_eos_mode)
@@ -75,7 +77,7 @@ def make_rollout(trainer, rows: dict[str, list]) -> Rollout:
     # 5. Report; adapt the KL coefficient.
     kl = kl_estimate(rollout.logprobs, ref_logprobs, args.kl_estimator) * written
     record_rollout(trainer, rollout, raw_scores, finished, kl, entropy * written)
-    keep_some(trainer, rows, token_ids, total, kl)
+    keep_some(trainer, rows, token_ids, total, kl, columns)
     if args.kl_target is not None:
         mean_kl = (trainer.all_reduce(kl.sum()) / args.rollout_batch_size).item()
         size, horizon = args.rollout_batch_size, args.kl_horizon
@@ -84,10 +86,11 @@ def make_rollout(trainer, rows: dict[str, list]) -> Rollout:
 
 
 def sample_and_score(
-    trainer, rows: dict[str, list], generator: torch.Generator, record: Callable = lambda *_: None
+    trainer, rows: dict[str, list], generator: torch.Generator, record: Callable, columns: dict[str, list]
 ) -> tuple[Rollout, torch.Tensor, torch.Tensor, list[list[int]]]:
     """Samples and scores: (rollout without log-probabilities, raw scores (R, functions), finished (R,), the responses' token
-    ids). record: called as (name, sum, count) with timings in seconds and with whatever reward functions log."""
+    ids). record: called as (name, sum, count) with timings in seconds and with what reward functions log. columns: is given
+    what they log about each response, name -> R values."""
     args, started = trainer.args, time.perf_counter()
     if args.use_vllm:
         trainer.sampler.sync_weights(trainer.state.global_step)
@@ -97,9 +100,16 @@ def sample_and_score(
         token_ids = [response.token_ids for response in responses]
         finished = [response.finish_reason == "stop" for response in responses]
         with on_device(trainer, *trainer.rewards.models):
-            offered = {"trainer_state": trainer.state, "log_metric": lambda name, value: record(name, float(value), 1)}
+            offered = {
+                "trainer_state": trainer.state,
+                "log_metric": lambda name, value: record(name, float(value), 1),
+                "log_extra": lambda column, values: columns.setdefault(column, []).extend(values),
+            }
             size = args.per_device_train_batch_size
             scores = trainer.rewards.score(rows, token_ids, finished, size, args.device, offered)
+    for column, values in columns.items():
+        if len(values) != len(token_ids):
+            raise InputError(f"log_extra: column {column} has {len(values)} values for {len(token_ids)} responses")
     record("time/sample", sampled - started, 1)
     record("time/score", time.perf_counter() - sampled, 1)
     rollout = Rollout.from_responses(rows["prompt_ids"], token_ids, trainer.pad_token_id, args.device)
@@ -197,14 +207,14 @@ def record_rollout(trainer, rollout: Rollout, raw_scores, finished, kl, entropy)
     trainer._record("kl_coef", trainer.kl_coef, 1)
 
 
-def keep_some(trainer, rows: dict[str, list], token_ids: list[list[int]], scores: torch.Tensor, kl: torch.Tensor) -> None:
+def keep_some(trainer, rows: dict[str, list], token_ids, scores: torch.Tensor, kl: torch.Tensor, columns: dict) -> None:
     """Keeps the first responses of a rollout for the next log line."""
     count = min(trainer.args.num_rollout_completions, len(token_ids))
     if not count:  # batch_decode([]) returns one row
         return
     texts = trainer.processing_class.batch_decode(token_ids[:count], skip_special_tokens=True)
     figures = torch.stack([scores[:count], kl[:count].sum(1)], dim=1)
-    trainer.rollout_completions = completion_table(rows["prompt"][:count], texts, ["score", "kl"], figures)
+    trainer.rollout_completions = completion_table(rows["prompt"][:count], texts, ["score", "kl"], figures, columns)
 
 
 @torch.no_grad()
@@ -213,10 +223,12 @@ def evaluate_policy(trainer, dataloader: DataLoader, prefix: str) -> EvalLoopOut
     args = trainer.args
     # The same seed in every evaluation, so that two evaluations differ only by the policy.
     generator = trainer.generator(EVALUATE, device=args.device)
-    table, names, completions = [], [], []
+    table, names, completions, logged = [], [], [], {}
     for examples in dataloader:
         rows = {name: [example[name] for example in examples] for name in examples[0]}
-        rollout, raw_scores, finished, token_ids = sample_and_score(trainer, rows, generator)
+        told: dict[str, list] = {}
+        record = lambda name, value, count: logged.setdefault(name, []).append(value)
+        rollout, raw_scores, finished, token_ids = sample_and_score(trainer, rows, generator, record, told)
         order = (rollout.prompt_lengths + rollout.response_lengths).argsort().tolist()
         size = args.per_device_eval_batch_size
         ref_logprobs, entropy = forward_models(trainer, rollout, [order[i : i + size] for i in range(0, len(order), size)])
@@ -229,14 +241,26 @@ def evaluate_policy(trainer, dataloader: DataLoader, prefix: str) -> EvalLoopOut
         table.append(trainer.accelerator.gather_for_metrics(figures).cpu())
         if args.log_completions:
             texts = trainer.processing_class.batch_decode(token_ids, skip_special_tokens=True)
-            part = completion_table(rows["prompt"], texts, names, figures)
+            part = completion_table(rows["prompt"], texts, names, figures, told)
             completions += trainer.accelerator.gather_for_metrics(part, use_gather_object=True)
         trainer.control = trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)
     table = torch.cat(table)
     metrics = dict(zip(names, table.nanmean(0).tolist(), strict=True))  # NaN: the function gave no score
     metrics["score_std"] = table[:, names.index("score")].std(correction=0).item()
+    metrics |= mean_of_logged(trainer, logged)
     metrics = {f"{prefix}_{name}": value for name, value in metrics.items()}
     if completions and trainer.is_world_process_zero():
         write_completions(completions, args, trainer.state.global_step, prefix)
         trainer.unsent_completions.append((completions, args, trainer.state.global_step, prefix))
     return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(table))
+
+
+def mean_of_logged(trainer, logged: dict[str, list[float]]) -> dict[str, float]:
+    """The mean of each figure that reward functions have logged, over all batches and processes."""
+    logged = {name: values for name, values in logged.items() if not name.startswith("time/")}
+    means = {}
+    for name in dict.fromkeys(gather_object(list(logged))):  # a name may be known to some processes alone
+        values = logged.get(name, [])
+        total, count = trainer.all_reduce(torch.tensor([sum(values), len(values)], device=trainer.args.device)).tolist()
+        means[name] = total / count
+    return means

@@ -176,7 +176,7 @@ def score_with_callable(
     """Calls `fn(prompts=…, completions=…, completion_ids=…, **columns) -> list of floats`, as TRL's GRPO does; a
     function without `**kwargs` gets only the arguments it declares. Coroutine functions are awaited. None for a row leaves
     it to the other functions and comes back as NaN. offered: further arguments it may declare (`trainer_state`,
-    `log_metric`).
+    `log_metric`, `log_extra`).
 
     Raises InputError naming the function and the row for NaN, infinity or a result of the wrong length, and naming the
     function and the argument if the data has no column for a declared argument.
