@@ -288,6 +288,8 @@ def check_fit(config: PeftConfig, model: PreTrainedModel) -> None:
 
 def check_policy(model: torch.nn.Module, peft_config: PeftConfig | None) -> None:
     """InputError unless `model` has trainable weights, and a new adapter would not replace an existing one."""
+    if peft_config is not None and not isinstance(peft_config, PeftConfig):
+        raise InputError(f"peft_config: is a {type(peft_config).__name__}; pass a PeftConfig, such as peft.LoraConfig(r=16)")
     for adapter in [peft_config, *getattr(model, "peft_config", {}).values()]:
         if adapter is not None and adapter.is_prompt_learning:
             raise InputError("model: learned prompts (prompt tuning, prefix tuning) cannot be trained here; use LoRA")

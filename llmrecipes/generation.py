@@ -201,9 +201,10 @@ def _check_padding(model: PreTrainedModel, input_ids: torch.Tensor, mask: torch.
 def _cache_argument(model: PreTrainedModel, accepted) -> str:
     """The name of the cache argument of the model's forward. Raises InputError if there is none: each token would be drawn
     without seeing those before it."""
-    for name in ("past_key_values", "cache_params"):  # the latter: Mamba
-        if name in accepted:
-            return name
+    if model._supports_default_dynamic_cache():
+        for name in ("past_key_values", "cache_params"):  # the latter: Mamba
+            if name in accepted:
+                return name
     raise InputError(
         f"model: a {type(model).__name__} has no cache that transformers supports, so it cannot be sampled from"
     )

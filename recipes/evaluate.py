@@ -13,6 +13,7 @@ from llmrecipes.parsing import launch
 def main(run, data, evaluate, model):
     from llmrecipes.cards.dataset import write_card
     from llmrecipes.cards.model import write_model_card
+    from llmrecipes.data import true_rows
     from llmrecipes.evaluation import evaluate_models, load_parts, write_results
     from llmrecipes.judging.judges import VERDICTS_FILE
     from llmrecipes.processes import processes
@@ -24,7 +25,8 @@ def main(run, data, evaluate, model):
 
     parts = load_parts(data, evaluate)
     start_run(state)
-    scores, rows, answers = evaluate_models(model, evaluate, parts)
+    with true_rows(data, evaluate.seed, ("prompt",), questions=parts.questions):
+        scores, rows, answers = evaluate_models(model, evaluate, parts)
     flat = {}
     if state.is_main:
         flat = write_results(state.output_dir, scores, rows, answers, parts, evaluate.show_answers, evaluate.judge_price)

@@ -1,6 +1,7 @@
 """Scores equal direct computations: task accuracy, held-out likelihood, KL; behaviour is counted on the right questions."""
 
 import copy
+import importlib
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ import datasets
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from recipe_types import recipe_types
 
 from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, load_function
 from llmrecipes.evaluation import evaluate_models, load_parts, write_results
@@ -19,6 +21,7 @@ from llmrecipes.evaluation.likelihood import kl_divergences, score_texts, summar
 from llmrecipes.evaluation.table import format_answers, format_changes, format_table
 from llmrecipes.metrics import mcnemar, mcnemar_by_measure, proportion
 from llmrecipes.models import build_policy, load_reward_model, train_tokenizer
+from llmrecipes.parsing import parse
 
 SHAPE = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
          "intermediate_size": 64, "max_position_embeddings": 64, "initializer_range": 0.3}  # fmt: skip
@@ -410,6 +413,25 @@ def test_greedy_answers_are_the_same_each_time_and_for_any_batch(model, tokenize
     prompts = [[{"role": "user", "content": text}] for text in ("cat", "dog ran", "A red ball")]
     one, other = (answer(model, tokenizer, prompts, max_new_tokens=6, batch_size=size) for size in (1, 3))
     assert one == other
+
+
+def test_a_questions_tools_are_shown_to_the_model_and_a_refused_one_is_named_by_its_own_row(tokenizer, tmp_path):
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = "{{ tools | tojson if tools else '' }}{% if messages[0].role == 'system' %}" + (
+        "{{ raise_exception('no system') }}{% endif %}{{ messages[0].content }}{% if add_generation_prompt %}>{% endif %}"
+    )
+    settings = {"max_new_tokens": 2, "batch_size": 2, "template_options": [{"tools": [{"name": "f"}]}, {}]}
+    asked, _, _ = answer(build(own), own, [[{"role": "user", "content": "cat"}]] * 2, **settings)
+    assert list(map(own.decode, asked)) == ['[{"name": "f"}]cat>', "cat>"]
+
+    save_model(build(own), own, tmp_path / "b")
+    roles = ["user"] * 7 + ["system"] + ["user"] * 4
+    rows = [{"prompt": [{"role": role, "content": f"cat {i}"}]} for i, role in enumerate(roles)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["--models", json.dumps({"sft": str(tmp_path / "b")}), "--datasets", str(tmp_path / "q.jsonl"), "--output_dir",
+            str(tmp_path / "evaluated")]  # fmt: skip
+    with pytest.raises(InputError, match="q.jsonl, row 8: the chat template refuses the conversation"):
+        importlib.import_module("recipes.evaluate").main(*parse(*recipe_types("evaluate"), argv=argv))
 
 
 def arguments(tmp_path, **changes):

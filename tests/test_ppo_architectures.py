@@ -32,6 +32,14 @@ FAMILIES = {
                "eoi_token_index": 61, "image_token_index": 62},
     "gemma4_text": SIZES | SLIDING | {"global_head_dim": 8, "num_global_key_value_heads": 2, "num_kv_shared_layers": 0,
                                       "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64},
+    "llama4_text": SIZES | {"head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 64, "attention_chunk_size": 8},
+    "phi": SIZES | {"resid_pdrop": 0.1},
+    "phi3": SIZES | {"resid_pdrop": 0.1, "sliding_window": 8},
+    "cohere2": SIZES | SLIDING,
+    "deepseek_v3": SIZES | {"num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8,
+                            "qk_nope_head_dim": 8, "v_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2,
+                            "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "moe_intermediate_size": 16},
+    "granite": SIZES,
     "gpt2": GPT2,
     "gpt_bigcode": GPT2,
     "gpt_neox": SIZES | {"hidden_dropout": 0.1},
@@ -61,6 +69,7 @@ FAMILIES = {
                                        "num_experts_per_tok": 0, "shared_intermediate_size": 32},
 }  # fmt: skip
 NO_CLASSIFIER = {"gemma4_text", "xglm", "olmoe", "lfm2", "mamba", "mamba2", "falcon_h1", "granitemoehybrid"}
+NO_CLASSIFIER |= {"llama4_text", "cohere2", "granite"}
 # Three of them end early, and lengths differ, so that rows leave the batch and padding would be seen.
 PROMPTS = [[5, 9, 30], [40, 41, 42, 43, 44, 45, 46], [7, 8], [20, 21, 22, 23]]
 
@@ -139,6 +148,18 @@ def check_values(value_model, batch: dict) -> None:
             torch.testing.assert_close(values[row, :length], response_values(value_model, **alone)[0], atol=1e-4, rtol=1e-4)
 
 
+def test_trunks_and_heads_under_other_names():
+    """Llama 4's trunk is not called as its base_model_prefix says; CTRL's classifier has another head."""
+    model = build("llama4_text", FAMILIES["llama4_text"]).eval()
+    batch = {"input_ids": torch.tensor([PROMPTS[1]]), "prompt_lengths": torch.tensor([3])}
+    batch["response_lengths"] = torch.tensor([4])
+    expected = naive_logprobs(model, PROMPTS[1][:3], PROMPTS[1][3:])
+    torch.testing.assert_close(response_logprobs(model, **batch)[0][0], expected, atol=1e-5, rtol=1e-5)
+    sizes = {"vocab_size": 64, "n_embd": 32, "dff": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    with pytest.raises(InputError, match="CTRLLMHeadModel has no sequence-classification form; set value_model: shared"):
+        build_value_model(build("ctrl", sizes), None)
+
+
 @pytest.mark.parametrize(
     ("model_type", "settings", "message"),
     [
@@ -146,6 +167,11 @@ def check_values(value_model, batch: dict) -> None:
             "rwkv",
             {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2},
             "a RwkvForCausalLM has no cache that transformers supports",
+        ),
+        (
+            "minimax",
+            SIZES | {"head_dim": 8, "num_local_experts": 2},
+            "a MiniMaxForCausalLM has no cache that transformers supports",
         ),
         (
             "recurrent_gemma",

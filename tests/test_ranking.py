@@ -333,6 +333,8 @@ def test_rankings_of_a_spreadsheet_and_by_prompt_text_are_read(tmp_path):
     lines = write(tmp_path / "r.jsonl", json.dumps({"prompt": "What 1?", "ranking": [2, 0, 1]}) + "\n")
     (row,) = read_rankings(lines, rows)
     assert row["prompt_id"] == two and row["ranking"] == [[2], [0], [1]]
+    lines = write(tmp_path / "m.jsonl", json.dumps({"prompt": rows[1]["prompt"], "ranking": [2, 0, 1]}) + "\n")
+    assert isinstance(rows[1]["prompt"], list) and read_rankings(lines, rows) == [row]
 
 
 @pytest.mark.parametrize(

@@ -394,6 +394,7 @@ num_ppo_epochs: 0 | must be at least 1
 max_completion_length: 0 | must be at least 1
 init_kl_coef: 0.2 | use `kl_coef`
 response_length: 53 | use `max_completion_length`
+stop_token: eos | name others in `stop_strings`
 ppo_epochs: 4 | use `num_ppo_epochs`
 vllm_server_port: 70000 | must lie from 0 to 65535
 overlong_prompts: cut | choose from error

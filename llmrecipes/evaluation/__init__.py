@@ -36,6 +36,7 @@ from llmrecipes.models import load_policy, load_tokenizer, read_config, require_
 from llmrecipes.processes import device, once, share
 from llmrecipes.reward_models.scoring import RewardScorer, check_reward_path
 from llmrecipes.signals import IN_A_CHAIN
+from llmrecipes.templates import options_of
 
 
 @dataclass
@@ -179,7 +180,8 @@ def _behave(name, model, tokenizer, args, parts: Parts, greedy: dict, sampled: d
         whole, size = finished_answers(model, tokenizer, ids), args.per_device_eval_batch_size
         return judge_answers(rows, texts, parts.judge, parts.rule, parts.reward, size, whole)
 
-    _, ids, texts = answer(model, tokenizer, prompts, shared=True, **_settings(args))
+    given = {"shared": True, "template_options": [options_of(row) for row in rows]} | _settings(args)
+    _, ids, texts = answer(model, tokenizer, prompts, **given)
     greedy[name] = (texts, judge(texts, ids))
     if parts.pairs and name != args.baseline and args.baseline in greedy:
         if not compare_pairs(rows, greedy[name], greedy[args.baseline], parts.pairs):
@@ -188,8 +190,7 @@ def _behave(name, model, tokenizer, args, parts: Parts, greedy: dict, sampled: d
     own |= compare(name, rows, greedy, args.baseline)
     runs = [greedy[name]]
     for i in range(args.num_samples if args.sample_temperature else 0):
-        options = {"temperature": args.sample_temperature, "seed": args.seed + i, "shared": True} | _settings(args)
-        _, drawn, texts = answer(model, tokenizer, prompts, **options)
+        _, drawn, texts = answer(model, tokenizer, prompts, temperature=args.sample_temperature, seed=args.seed + i, **given)
         runs.append((texts, judge(texts, drawn)))
     if len(runs) > 1:
         sampled[name] = runs[1]

@@ -1,6 +1,6 @@
 """How a model behaves: its answers to held-out questions, judged (judges.py) and compared with a baseline model's."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy
 import torch
@@ -43,16 +43,19 @@ def answer(
     temperature: float = 0.0,
     seed: int = 0,
     shared: bool = False,
+    template_options: Sequence[Mapping] = (),
 ) -> tuple[list[list[int]], list[list[int]], list[str]]:
     """One answer per prompt: (prompt ids, response ids, response texts). Greedy at temperature 0.
 
     A model without chat template gets a conversation as plain text. shared: all processes of a launch call this and divide
     the batches; each batch has its own generator, so that they sample what a single process would.
+    template_options: each prompt's own inputs to the chat template (`templates.options_of`).
     """
     if not tokenizer.chat_template:
         prompts = [prompt if isinstance(prompt, str) else prompt_text(prompt) + "\n" for prompt in prompts]
     context = context_length(model)
-    encoded = encode_prompts(tokenizer, prompts, context - max_new_tokens if context else None, "questions")
+    room = context - max_new_tokens if context else None
+    encoded = encode_prompts(tokenizer, prompts, room, "questions", template_options)
     # Longest first, as sample_responses does within a batch: rows of a batch then need little padding.
     order = sorted(range(len(encoded)), key=lambda row: -len(encoded[row]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

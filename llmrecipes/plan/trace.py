@@ -19,6 +19,7 @@ from trl.trainer.utils import add_fused_lm_head
 from llmrecipes.config import InputError
 from llmrecipes.plan.job import MODULES, Job, Rollouts
 from llmrecipes.ppo.policy_value import _logits, _SelectLogprobs
+from llmrecipes.reward_models.scoring import token_hidden_states
 
 # What differs under FakeTensorMode or on a CPU from a run on a GPU -> its replacement: detecting packed rows reads values,
 # and on a GPU the head's tiles are fused into Triton kernels, which need no buffers.
@@ -178,9 +179,8 @@ def _ppo_loss(r: Rollouts, models, ids: torch.Tensor) -> torch.Tensor:
     """PolicyAndValue's forward for rows of full length; the original locates responses by tensor values, which fakes
     lack."""
     policy = models["policy"].get_base_model() if isinstance(models["policy"], PeftModel) else models["policy"]
-    trunk = getattr(policy, policy.base_model_prefix)
     places = slice(r.prompt - 1, -1)
-    hidden = trunk(input_ids=ids, use_cache=False)[0][:, places].flatten(0, 1)
+    hidden = token_hidden_states(policy, ids)[:, places].flatten(0, 1)
     targets = ids[:, r.prompt :].flatten()
     size = r.chunk or max(1, (1 << 27) // 4 // policy.config.get_text_config().vocab_size)
 
@@ -195,6 +195,6 @@ def _ppo_loss(r: Rollouts, models, ids: torch.Tensor) -> torch.Tensor:
     loss = -logprobs.sum()
     if "value" in models:
         value = models["value"]
-        kept = getattr(value, value.base_model_prefix)(input_ids=ids, use_cache=False)[0][:, places].flatten(0, 1)
+        kept = token_hidden_states(value, ids)[:, places].flatten(0, 1)
         loss = loss + value.score(kept).float().square().sum()
     return loss

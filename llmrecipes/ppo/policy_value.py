@@ -21,7 +21,7 @@ from llmrecipes.config import InputError
 from llmrecipes.models import check_vocabulary, context_length, keep_trainable
 from llmrecipes.ppo.losses import response_mask
 from llmrecipes.ppo.sharding import FrozenModel, copy_model, copy_weights, gathered, run_within
-from llmrecipes.reward_models.scoring import token_hidden_states
+from llmrecipes.reward_models.scoring import token_hidden_states, trunk
 
 # Bytes of float32 logits held at a time (128 MiB), unless `logprob_chunk_size` says otherwise.
 LOGITS_BYTES = 1 << 27
@@ -223,9 +223,9 @@ def _logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     Uses the model's own forward rather than `lm_head(hidden)`, because some models scale or cap their logits after the head.
     """
     output = _TrunkOutput(last_hidden_state=hidden[None])
-    trunk = getattr(model, model.base_model_prefix)
+    inner = trunk(model)
     # OPT's head calls the decoder inside its trunk.
-    parts = [part for part in (trunk, getattr(trunk, "decoder", None)) if isinstance(part, nn.Module)]
+    parts = [part for part in (inner, getattr(inner, "decoder", None)) if isinstance(part, nn.Module)]
     with ExitStack() as stack:
         for part in parts:
             stack.enter_context(_replaced_forward(part, lambda *_, **__: output))
@@ -294,13 +294,15 @@ def build_value_model(policy: PreTrainedModel, reward_model: PreTrainedModel | N
     config.tie_word_embeddings = False
     try:
         value_model = AutoModelForSequenceClassification.from_config(config)
+        if not hasattr(value_model, "score"):  # CTRL's head has another name
+            raise ValueError("no head `score`")
     except ValueError as error:
         raise InputError(
             f"value model: {type(policy).__name__} has no sequence-classification form; set value_model: shared, or pass a "
             "value_model of another architecture that reads the same tokens"
         ) from error
     value_model.to(dtype=policy.dtype, device=policy.device)
-    copy_weights(*(getattr(model, model.base_model_prefix) for model in (policy, value_model)))
+    copy_weights(trunk(policy), trunk(value_model))
     with gathered([value_model.score], write=True):
         nn.init.zeros_(value_model.score.weight)
     return value_model

@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmrecipes.config import InputError
-from llmrecipes.formats import check_ranking, parse_jsonl, prompt_text, short
+from llmrecipes.formats import check_ranking, is_conversation, parse_jsonl, prompt_id, prompt_text, short
+from llmrecipes.turns import to_turns
 
 
 def read_rankings(path: str, samples: list[dict]) -> list[dict]:
     """Samples with their rankings, one row for each prompt and annotator.
 
-    The file has `prompt_id` (or the text of the `prompt`), `ranking` and optionally `annotator`. A ranking is a list of
-    groups, best first ([[2], [0, 3], [1]] or, without ties, [2, 0, 1]), or text: such a list, letters "C > A = D > B" or
-    numbers "2 > 0 = 3 > 1". Responses may be left out and then give no pair. Samples without a ranking are left out.
+    The file has `prompt_id` (or the `prompt`, as text or messages), `ranking` and optionally `annotator`. A ranking is a
+    list of groups, best first ([[2], [0, 3], [1]] or, without ties, [2, 0, 1]), or text: such a list, letters
+    "C > A = D > B" or numbers "2 > 0 = 3 > 1". Responses may be left out and then give no pair. Samples without a ranking
+    are left out.
 
     Raises:
         InputError: the file is missing or empty, a row is malformed, a prompt is unknown or ranked twice by one annotator.
@@ -26,6 +28,8 @@ def read_rankings(path: str, samples: list[dict]) -> list[dict]:
     for where, row in _read_rows(path):
         if not row.get("prompt_id") and isinstance(row.get("prompt"), str):
             row["prompt_id"] = by_text.get(row["prompt"].strip(), "(no such prompt)")
+        elif not row.get("prompt_id") and is_conversation(row.get("prompt")):
+            row["prompt_id"] = prompt_id(to_turns(row["prompt"], f"{where}, column prompt"))
         if not row.get("prompt_id") or not row.get("ranking"):
             empty = [column for column in ("prompt_id", "ranking") if column in row and not row[column]]
             note = f" ({', '.join(empty)} empty)" if empty else ""

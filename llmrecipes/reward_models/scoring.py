@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes import templates
@@ -186,7 +187,13 @@ def score_with_model(model: PreTrainedModel, token_rows: list[list[int]], batch_
 
 def token_hidden_states(model: PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
     """Last hidden states (B, L, H) of a model's causal trunk."""
-    return getattr(model, model.base_model_prefix)(input_ids=input_ids, use_cache=False)[0]
+    return trunk(model)(input_ids=input_ids, use_cache=False)[0]
+
+
+def trunk(model: PreTrainedModel) -> nn.Module:
+    """A model without its head."""
+    found = getattr(model, model.base_model_prefix, None)
+    return model.model if found is None else found  # Llama 4's text model is not called as its prefix says
 
 
 def pool_at_last_token(model: PreTrainedModel | PeftModel) -> None:
