@@ -114,12 +114,12 @@ def disk_is_full(error: BaseException, folder: str | Path) -> bool:
             return True
         if re.search(r"No space left|[Dd]isk quota exceeded|disk is full|os error (28|122)\b", str(error)):
             return True
-        if re.search(r"unexpected pos|file write failed|write", str(error)) and _free_bytes(folder) < 1 << 20:
+        if re.search(r"unexpected pos|file write failed|write", str(error)) and free_bytes(folder) < 1 << 20:
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
-def _free_bytes(folder: str | Path) -> int:
+def free_bytes(folder: str | Path) -> int:
     path = Path(folder).absolute()
     return shutil.disk_usage(next(p for p in [path, *path.parents] if p.exists())).free

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrecipes.config import InputError, RunArguments, nearest, one_line
-from llmrecipes.durable import disk_is_full
+from llmrecipes.durable import cache_folder, disk_is_full, free_bytes
 from llmrecipes.keys import Key, keys_of, recipe_keys
 from llmrecipes.keys.renamed import TRANSLATES, hint
 from llmrecipes.keys.settings import COMMAND_LINE, Settings
@@ -81,6 +81,9 @@ def _launch(main, config_types, argv: list[str] | None) -> None:
             leave(advice)
         if not disk_is_full(error, output_dir):
             raise
+        if free_bytes(output_dir) >= 1 << 20 > free_bytes(cache_folder()):
+            leave(f"{cache_folder()}: the disk is full; free some space, or set the environment variable LLMRECIPES_CACHE "
+                  "to a folder with room, and give the same command again")  # fmt: skip
         leave(
             f"{output_dir}: the disk is full; free some space and give the same command again, it continues from "
             "the last complete checkpoint"

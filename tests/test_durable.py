@@ -43,9 +43,21 @@ def test_full_disk_is_one_line_and_exit_code_2(error, tmp_path, capsys):
     assert said.count("\n") == 1 and said.startswith(f"error: {tmp_path / 'o'}: the disk is full; free some space")
 
 
+def test_a_full_disk_of_the_cache_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LLMRECIPES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("llmrecipes.parsing.free_bytes", lambda folder: 0 if folder == tmp_path / "cache" else 1 << 30)
+
+    def main(run, args):
+        raise FULL[0]
+
+    with pytest.raises(SystemExit):
+        launch(main, RunArguments, Arguments, argv=["--output_dir", str(tmp_path / "o")])
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'cache'}: the disk is full; free some space, or set")
+
+
 def test_torchs_writer_does_not_say_why_so_the_disk_is_asked(tmp_path, monkeypatch):
     assert not disk_is_full(TORCH, tmp_path)
-    monkeypatch.setattr(durable, "_free_bytes", lambda folder: 4096)
+    monkeypatch.setattr(durable, "free_bytes", lambda folder: 4096)
     assert disk_is_full(TORCH, tmp_path / "not" / "there")
     assert not disk_is_full(ValueError("of another kind"), tmp_path)
 

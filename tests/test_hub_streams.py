@@ -1,16 +1,21 @@
 """Data sets of a Hub, streamed or not, at one commit: the documents, tokens and order of files, whatever breaks off."""
 
 import json
+from itertools import islice
 
+import numpy as np
 import pytest
 from corpora import PLAIN, run_build
 from data_hub import data_hub  # noqa: F401 (a fixture)
 from test_tokens import cache, corpus_of, ids_of, jsonl, rows_of_steps, shards_of, texts, tokenizer  # noqa: F401 (fixtures)
+from torch.utils.data import DataLoader
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError
 from llmrecipes.data import load_train_eval
 from llmrecipes.data.streams import text_source
 from llmrecipes.tokens import building
+from llmrecipes.tokens.blocks import collate_blocks
+from llmrecipes.training import InOrder
 
 ROWS = texts("Ann", 90)
 STREAM = {"path": "org/set", "streaming": True}
@@ -116,6 +121,13 @@ def test_a_streamed_mixture_has_the_order_of_one_of_files_on_any_number_of_proce
     for processes, batch, workers in ((1, 8, 0), (2, 4, 0), (4, 2, 0), (2, 1, 2)):
         assert rows_of_steps(of(STREAM), processes, batch, workers) == files
     assert len(files) > 10
+    blocks, order, found = of(STREAM).blocks, InOrder(len(files) * 8), []
+    kills = sorted(np.random.default_rng(0).choice(len(files), 10, replace=False).tolist())
+    for start, end in zip([0, *kills], [*kills, len(files)]):  # ten kills, each between two steps
+        order.skipped = 8 * start
+        batches = islice(DataLoader(blocks, 8, sampler=order, collate_fn=collate_blocks), end - start)
+        found += [sorted(batch["input_ids"].tolist()) for batch in batches]
+    assert found == files
 
 
 def test_what_a_stream_cannot_do_is_refused(hub, tokenizer, tmp_path):  # noqa: F811
