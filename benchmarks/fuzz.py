@@ -52,6 +52,7 @@ def _check_only(stage: str, argv: list[str]) -> None:
         describe(keys, options.help)
         return
     found, _, problems = parsing.collect(options, keys)
+    parsing.let_command_line_win(found)
     problems += parsing.contradictions(found)
     problems += parsing.check_machine(found, parsing.read_given(options))
     if problems:
