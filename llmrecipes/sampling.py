@@ -72,26 +72,25 @@ def write_samples(
         "batch_size": batch_size,
         **sampling,
     }
-    bar = tqdm(total=len(rows) * num_samples, initial=len(done) * num_samples, desc="responses", mininterval=5)
-    for start in range(len(done), len(rows), batch_size):
-        # A separate seed per chunk: what was sampled before it, in this process or another, does not matter.
-        generator = torch.Generator(device=model.device).manual_seed(seed * 1_000_003 + start // batch_size)
-        prompts = [ids for ids in encoded[start : start + batch_size] for _ in range(num_samples)]
-        responses = sample_responses(model, prompts, generator=generator, progress=bar.update, **settings)
-        texts = tokenizer.batch_decode([response.token_ids for response in responses], skip_special_tokens=True)
-        chunk = []
-        for i, row in enumerate(rows[start : start + batch_size]):
-            own = slice(i * num_samples, (i + 1) * num_samples)
-            chunk.append(
-                {"prompt_id": prompt_id(row["prompt"]), "prompt": row["prompt"], "responses": texts[own]}
-                | {"finish_reasons": [response.finish_reason for response in responses[own]]}
-                | {"num_tokens": [len(response.token_ids) for response in responses[own]]}
-                | {"model": model_name, "sampling": sampling | {"seed": seed}}
-                | {key: value for key, value in row.items() if key not in ("prompt", "prompt_id")}
-            )
-        _append(partial, chunk)
-        done += chunk
-    bar.close()
+    with tqdm(total=len(rows) * num_samples, initial=len(done) * num_samples, desc="responses", mininterval=5) as bar:
+        for start in range(len(done), len(rows), batch_size):
+            # A separate seed per chunk: what was sampled before it, in this process or another, does not matter.
+            generator = torch.Generator(device=model.device).manual_seed(seed * 1_000_003 + start // batch_size)
+            prompts = [ids for ids in encoded[start : start + batch_size] for _ in range(num_samples)]
+            responses = sample_responses(model, prompts, generator=generator, progress=bar.update, **settings)
+            texts = tokenizer.batch_decode([response.token_ids for response in responses], skip_special_tokens=True)
+            chunk = []
+            for i, row in enumerate(rows[start : start + batch_size]):
+                own = slice(i * num_samples, (i + 1) * num_samples)
+                chunk.append(
+                    {"prompt_id": prompt_id(row["prompt"]), "prompt": row["prompt"], "responses": texts[own]}
+                    | {"finish_reasons": [response.finish_reason for response in responses[own]]}
+                    | {"num_tokens": [len(response.token_ids) for response in responses[own]]}
+                    | {"model": model_name, "sampling": sampling | {"seed": seed}}
+                    | {key: value for key, value in row.items() if key not in ("prompt", "prompt_id")}
+                )
+            _append(partial, chunk)
+            done += chunk
     partial.replace(output_dir / RESULT)
     return done
 

@@ -82,3 +82,17 @@ def test_interrupted_work_continues_and_is_marked_as_a_models(endpoint, tmp_path
     assert [row["ranking"] for row in rankings] == [[[1], [2], [0]]] * 4
     assert {row["annotator_kind"] for row in rankings} == {"model"} and {row["annotator"] for row in rankings} == {"model:m"}
     assert KEY.encode() not in (tmp_path / "s.sqlite").read_bytes()
+
+
+def test_an_error_begins_a_line_of_its_own(endpoint, tmp_path, capsys):
+    judge = judge_of(endpoint(longer).url)
+    store = Store(tmp_path / "s.sqlite", samples(), repeat_share=0)
+
+    def rank(prompt, answers):
+        raise InputError("the judge is away")
+
+    judge.rank = rank
+    try:
+        rank_items(store, judge, None)
+    except InputError:  # the error is still known, as where `leave` prints it
+        assert capsys.readouterr().err.endswith("\n")

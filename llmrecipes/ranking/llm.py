@@ -49,24 +49,26 @@ def rank_items(store: Store, annotator: ModelAnnotator, price: tuple[float, floa
     """
     name = f"model:{annotator.endpoint.model}"
     progress = store.progress(name)
-    bar = tqdm(total=progress["total"], initial=progress["done"], desc=f"ranked by {annotator.endpoint.model}", unit="item")
-    while (position := store.current(name)) is not None:
-        started, item = time.monotonic(), store.shown(name, position)
-        ranking = annotator.rank(prompt_text(item["prompt"]), item["answers"])
-        store.add_judgement(
-            name,
-            position,
-            uuid.uuid4().hex,
-            "rank",
-            ranking=ranking,
-            annotator_kind="model",
-            seconds=round(time.monotonic() - started, 2),
-        )
-        bar.update()
-        bar.set_postfix(
-            calls=annotator.usage["calls"], tokens=annotator.usage["prompt_tokens"] + annotator.usage["completion_tokens"]
-        )
-    bar.close()
+    with tqdm(
+        total=progress["total"], initial=progress["done"], desc=f"ranked by {annotator.endpoint.model}", unit="item"
+    ) as bar:
+        while (position := store.current(name)) is not None:
+            started, item = time.monotonic(), store.shown(name, position)
+            ranking = annotator.rank(prompt_text(item["prompt"]), item["answers"])
+            store.add_judgement(
+                name,
+                position,
+                uuid.uuid4().hex,
+                "rank",
+                ranking=ranking,
+                annotator_kind="model",
+                seconds=round(time.monotonic() - started, 2),
+            )
+            bar.update()
+            bar.set_postfix(
+                calls=annotator.usage["calls"],
+                tokens=annotator.usage["prompt_tokens"] + annotator.usage["completion_tokens"],
+            )
     numbers = annotator.endpoint.numbers(price)
     print("rank: " + ", ".join(f"{key[6:]} {value:,}" for key, value in numbers.items()), flush=True)
     return numbers
