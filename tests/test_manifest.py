@@ -158,15 +158,17 @@ def test_torn_manifest_beside_checkpoints_of_the_run_is_that_run(tmp_path):
     assert standing(tmp_path, "s") == "another"
 
 
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "checksums.json"]
-)
+PARTS = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state_1.pth", "progress.pt")
+PARTS += ("adapter_model.safetensors", "ppo_state_1.pt", "value_model/model.safetensors")
+
+
+@pytest.mark.parametrize("name", [*PARTS, "checksums.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "missing", "list"])
 def test_damaged_checkpoint_is_never_the_last_complete_one(tmp_path, name, damage):
     for step in (5, 10):
         folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        for part in ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"):
+        (folder / "value_model").mkdir(parents=True)
+        for part in PARTS:
             (folder / part).write_text(f"{part} of {step}")
         seal_checkpoint(folder, "r")
     path = tmp_path / "checkpoint-10" / name
