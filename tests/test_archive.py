@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from llmrecipes.config import DatasetSource, InputError
-from llmrecipes.data.archive import load_archive, position, read_member
+from llmrecipes.data.archive import load_archive, open_archive, position, read_member
 from llmrecipes.data.fetch import file_sha256
 
 ROWS = [{"text": f"text {i}"} for i in range(200)]
@@ -418,6 +418,43 @@ def test_what_unpacks_to_too_much_is_refused_before_it_does(index, monkeypatch, 
     monkeypatch.setattr("llmrecipes.data.archive.MEMBERS", 0)
     with pytest.raises(InputError, match="more than 0 members"):
         load_archive(add(index, name, make(TEXT)))
+
+
+def tiny(kind: str) -> bytes:
+    buffer, content = io.BytesIO(), lines(ROWS[:1])
+    if kind == "zip":
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as archive:
+            archive.writestr("a.jsonl", content)
+    else:
+        with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+            info = tarfile.TarInfo("a.jsonl")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_every_damaged_byte_ends_in_rows_or_in_a_line(kind, tmp_path):
+    whole, path, outcomes = tiny(kind), tmp_path / "a", set()
+    for place in range(len(whole)):
+        for damaged in (whole[:place], whole[:place] + b"\0" + whole[place + 1 :]):
+            path.write_bytes(damaged)
+            try:
+                file, members, read = open_archive(path)
+                with file:
+                    [list(read_member(name, read(member), name)) for name, member in members.items()]
+                outcomes.add("rows")
+            except InputError as error:
+                assert "\n" not in str(error)
+                outcomes.add("a line")
+    assert outcomes == {"rows", "a line"}
+
+
+def test_a_parquet_file_whose_names_are_not_utf8_is_one_line():
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), buffer, store_schema=False)
+    with pytest.raises(InputError, match="a.parquet: not a parquet file"):
+        list(read_member("a.parquet", buffer.getvalue().replace(b"text", b"\xe5ext"), "a.parquet"))
 
 
 def test_many_members_together_are_no_more_than_the_limit(index, monkeypatch):

@@ -30,6 +30,7 @@ import io
 import json
 import lzma
 import re
+import struct
 import sysconfig
 import tarfile
 import zipfile
@@ -46,6 +47,7 @@ from llmrecipes.data.fetch import fetch_archive
 from llmrecipes.formats import parse_jsonl
 
 MEMBERS, MEMBER_BYTES, UNPACKED_BYTES = 200_000, 4 << 30, 8 << 30  # of an archive, of one member, of all that are read
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, LookupError, OverflowError)
 CELLS = 100_000_000  # rows times columns of a parquet file
 SLICE = re.compile(r"train(?:\[(?:(\d+(?:\.\d+)?)%)?:(?:(\d+(?:\.\d+)?)%)?\])?")
 
@@ -142,7 +144,7 @@ def read_member(name: str, content: bytes, where: str, as_text: bool = False) ->
             if about.num_rows * about.num_columns > CELLS or _size_of(about) > MEMBER_BYTES:
                 raise InputError(f"{where}: {about.num_rows:,} rows of {about.num_columns} columns are too much")
             yield from file.read().to_pylist()
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: column names that are not UTF-8
             raise InputError(f"{where}: not a parquet file ({' '.join(str(error).split())})") from None
     elif ending in (".jsonl", ".ndjson", ".json", ".csv", ".tsv"):
         try:
@@ -263,7 +265,7 @@ def _said_in_a_line(where: str) -> Iterator[None]:
     except (RuntimeError, NotImplementedError) as error:  # encrypted, or a compression that zipfile lacks
         what = "is encrypted" if "encrypted" in str(error) else f"cannot be unpacked ({error})"
         raise InputError(f"{where}: {what}; choose another member or archive") from None
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, OSError, ValueError) as error:
+    except (*DAMAGE, OSError, ValueError) as error:
         raise InputError(f"{where}: {' '.join(str(error).split())}; the archive is broken, or made to harm") from None
 
 
