@@ -118,6 +118,13 @@ def test_signal_saves_a_checkpoint_from_which_the_run_ends_equal(tmp_path, whole
     assert_same(train(tmp_path / "o"), whole)
 
 
+def test_the_libraries_own_way_with_sigterm_does_not_end_a_run_as_finished(tmp_path, whole):
+    with pytest.raises(Interrupted):
+        train(tmp_path / "o", At("on_step_end", 3, lambda: os.kill(os.getpid(), signal.SIGTERM)), enable_jit_checkpoint=True)
+    assert step_folders(tmp_path / "o")[0].name == "checkpoint-3"
+    assert_same(train(tmp_path / "o", enable_jit_checkpoint=True), whole)
+
+
 def test_checkpoints_are_limited_whole_and_hold_no_pickled_arguments(tmp_path, whole):
     folders = step_folders(tmp_path.parent / whole[0].args.output_dir)
     assert [folder.name for folder in folders] == ["checkpoint-7", "checkpoint-6"]
