@@ -7,6 +7,7 @@
 | prompt-completion | prompt, completion (both text or both messages) | demonstrations |
 | preference | prompt, chosen, rejected (text or messages) | pairs; a prompt repeated in the answers goes |
 | unpaired preference | prompt, completion, label (true or false) | KTO |
+| labelled conversation | messages or conversations; label or kto_tag, of the last answer | -> unpaired preference |
 | implicit preference | chosen, rejected (messages that begin alike) | pairs |
 | prompt | prompt (text or messages) | prompts to sample from |
 | alpaca | instruction, output, maybe input, system, history | -> messages |
@@ -46,6 +47,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "hh-rlhf": ("chosen", "rejected"),  # recognised by its text; otherwise an implicit preference
     "implicit preference": ("chosen", "rejected"),
     "unpaired preference": ("prompt", "completion", "label"),  # if the label is true or false
+    "labelled conversation": ("messages|conversations", "label|kto_tag"),  # the same
     "prompt-completion": ("prompt", "completion"),
     "messages": ("messages",),
     "alpaca": ("instruction", "output"),
@@ -57,6 +59,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
 # What each foreign shape becomes.
 STANDARD = {"alpaca": "messages", "sharegpt": "messages", "question-answer": "messages"}
 STANDARD |= dict.fromkeys(("question preference", "hh-rlhf", "implicit preference"), "preference")
+STANDARD["labelled conversation"] = "unpaired preference"
 # Columns of each standard shape; others are kept unchanged.
 COLUMNS = {
     "text": ("text",),
@@ -91,7 +94,7 @@ def recognise(row: Mapping, where: str = "data set", wanted: Sequence[str] = tup
                 continue
             if shape == "hh-rlhf" and not (isinstance(row["chosen"], str) and TURN.match(row["chosen"])):
                 continue
-            if shape == "unpaired preference" and row["label"] not in (0, 1):  # false and true
+            if STANDARD.get(shape, shape) == "unpaired preference" and _label(row) not in (0, 1):  # false and true
                 continue
             return shape
     raise InputError(_wrong_columns(row, wanted, where))
@@ -120,12 +123,15 @@ def to_standard(row: Mapping, where: str = "row", wanted: Sequence[str] = tuple(
     elif standard == "preference":
         new = _to_preference(new, shape, where)
     elif standard in ("prompt-completion", "unpaired preference"):
+        if shape == "labelled conversation":
+            new = _cut_answer(new, where)
         new = _to_completion(new, where)
         if standard == "unpaired preference":
-            new["label"] = bool(new["label"])
+            new["label"] = bool(_label(new))
+            new.pop("kto_tag", None)
     elif standard == "text":
         require_text(new["text"], "text", where)
-    label = row.get("label")
+    label = _label(row)
     if standard == "preference" and "unpaired preference" in wanted and isinstance(label, bool):
         raise InputError(
             f"{where}: has a label for one answer, and also chosen and rejected answers; leave one out with `columns:`"
@@ -232,6 +238,22 @@ def _to_preference(row: dict, shape: str, where: str) -> dict:
                     f"{where}: {side} ends with a turn of the {turns[-1]['role']}'s, not with an answer; cut it off"
                 )
     return row | {"prompt": prompt} | sides
+
+
+def _label(row: Mapping) -> object:
+    return row["kto_tag"] if row.get("label") is None and "kto_tag" in row else row.get("label")
+
+
+def _cut_answer(row: dict, where: str) -> dict:
+    """A conversation as a prompt and its last answer, the completion."""
+    column = "messages" if row.get("messages") is not None else "conversations"
+    turns = to_turns(row.pop(column), f"{where}, column {column}")
+    prompt = without_answer(turns, where)
+    if len(prompt) == len(turns):
+        raise InputError(
+            f"{where}: ends with a turn of the {turns[-1]['role']}'s, not with an answer to which the label belongs"
+        )
+    return row | {"prompt": prompt, "completion": turns[len(prompt) :]}
 
 
 def _to_completion(row: dict, where: str) -> dict:
@@ -342,8 +364,12 @@ def _wrong_columns(row: Mapping, wanted: Sequence[str], where: str) -> str:
     empty = [column for column, value in row.items() if value is None]
     note = f" (empty: {', '.join(empty)})" if empty else ""
     message = f"{where}: columns are {', '.join(row) or 'none'}{note}; expected {expected}"
-    if "unpaired preference" in wanted and {"prompt", "completion", "label"} <= row.keys():
-        return f"{where}: label must be true or false, found {short(row['label'])}"
+    if (
+        "unpaired preference" in wanted
+        and {"label", "kto_tag"} & row.keys()
+        and ({"prompt", "completion"} <= row.keys() or {"messages", "conversations"} & row.keys())
+    ):
+        return f"{where}: label must be true or false, found {short(_label(row))}"
     if "ranking" in row and "preference" in wanted:
         return f"{message}. Rankings become pairs with `reader: llmrecipes.data.preferences:rankings`"
     plain = {name.strip().lower(): name for name in reversed(row)}

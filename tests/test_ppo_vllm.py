@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from test_ppo_resume import assert_same
 
@@ -480,3 +480,15 @@ def test_sharded_policy_reaches_the_engine_whole(tmp_path, topology):
                 torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=1e-5, msg=f"{kind}: {name}")
             name = "model.layers.0.self_attn.q_proj.weight"
             assert not torch.allclose(engine[name], start[name], atol=1e-4), f"{kind} was not trained"
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e-4])
+def test_an_adapter_is_merged_into_bfloat16_weights_with_a_single_rounding(scale):
+    """As `sync_weights` merges it: rounding first the adapter's change and then the sum would lose more of it."""
+    policy = get_peft_model(toys.policy().bfloat16(), LoraConfig(r=4, target_modules=["q_proj"]))
+    layer = policy.base_model.model.model.layers[0].self_attn.q_proj
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    torch.nn.init.normal_(up, std=scale)
+    exact = layer.base_layer.weight.detach().float() + layer.scaling["default"] * up @ down
+    policy.merge_adapter()
+    assert down.dtype == torch.float32 and torch.equal(layer.base_layer.weight, exact.bfloat16())

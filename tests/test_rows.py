@@ -235,3 +235,28 @@ def test_what_a_prompt_says_to_the_template_is_checked_and_its_json_text_read():
     assert row["chat_template_kwargs"] == {"enable_thinking": False}
     same = to_standard({"messages": [ASK, REPLY], "system": "A", "system_prompt": "A"}, "x", DEMONSTRATION)
     assert same["messages"][0] == {"role": "system", "content": "A"}
+
+
+LABELLED = ("unpaired preference", "preference")
+
+
+@pytest.mark.parametrize("row", [
+    {"messages": [ASK, REPLY], "label": 0},
+    {"conversations": [{"from": "human", "value": ASK["content"]}, {"from": "gpt", "value": REPLY["content"]}],
+     "kto_tag": False},
+])  # fmt: skip
+def test_a_conversations_label_is_that_of_its_last_answer(row):
+    made = to_standard(row | {"system": "Be brief."}, "x.jsonl, row 3", LABELLED)
+    assert made == {"prompt": [turn("system", "Be brief."), ASK], "completion": [REPLY], "label": False}
+    with pytest.raises(InputError, match="x.jsonl, row 3: a label of true or false, 1 or 0, says whether an answer is good"):
+        to_standard(row | {"label": False}, "x.jsonl, row 3", ("messages", "prompt-completion"))
+    with pytest.raises(InputError, match="x.jsonl, row 3: label must be true or false, found 'good'"):
+        to_standard(row | {"label": "good"}, "x.jsonl, row 3", LABELLED)
+    with pytest.raises(InputError, match="x.jsonl, row 3: ends with a turn of the user's, not with an answer"):
+        to_standard({"messages": [ASK, REPLY, ASK], "label": True}, "x.jsonl, row 3", LABELLED)
+
+
+def test_a_kto_tag_is_no_demonstration():
+    row = {"messages": [ASK, REPLY], "kto_tag": False}
+    with pytest.raises(InputError, match="says whether an answer is good"):
+        to_standard(row, "x.jsonl, row 3", ("messages", "prompt-completion"))
