@@ -285,6 +285,11 @@ def test_a_plan_says_what_a_size_takes_and_writes_nothing(tmp_path, capsys):
     print_plan(args, tmp_path / "scratch")
     said = capsys.readouterr().out
     assert "measured on 1,000 documents" in said and "15.0 TB" in said and "234,375 shards" in said and "core-hours" in said
+    rates = {"bytes": 1000.0, "kept": 0.5, "seconds": 0.01, "sketch_bytes": 500.0, "documents": 1000}
+    by_hand = {"to read": "15.0 TB, about 15,000,000,000 documents", "to write": "3.0 TB (zstd) of 7.5 TB",
+               "on the disk": "18.0 TB besides", "work": "41,667 core-hours", "memory": "1.1 TB where"}  # fmt: skip
+    lines = list(plan_lines(args, rates))
+    assert all(any(line.startswith(key) and value in line for line in lines) for key, value in by_hand.items())
     assert "--executor slurm" in said and "--executor ray" in said and "more than a machine has" in said
     assert "more than" not in "".join(
         plan_lines(CorpusArguments(sources=["a/b"], plan="1GB"), measure(args, tmp_path / "scratch"))

@@ -95,6 +95,7 @@ def _candidates(matrix: numpy.ndarray, alive: numpy.ndarray, band: int):
         mixed = (mixed ^ (mixed >> numpy.uint64(29))) * numpy.uint64(0x9E3779B97F4A7C15) + keys[:, column]
     order = numpy.argsort(mixed, kind="stable")
     values = mixed[order]
+    del keys, mixed  # the most that a build holds in memory: below 100 bytes a document
     begins = numpy.flatnonzero(numpy.r_[True, values[1:] != values[:-1]])
     sizes = numpy.diff(numpy.r_[begins, len(values)])
     place = numpy.arange(len(values)) - numpy.repeat(begins, sizes)  # position within its bucket, in document order

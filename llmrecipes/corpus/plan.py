@@ -16,7 +16,8 @@ from llmrecipes.corpus.steps import build_steps
 
 DOCUMENTS = 1000
 BYTES_PER_TOKEN = 4.3  # of a vocabulary of 50,000 on English web text; used only for the number of tokens
-INDEX_BYTES = 70  # memory per document while searching for duplicates: keys, order, flags
+INDEX_BYTES = 72  # memory per document while searching for duplicates, as measured: keys, order, flags
+ZSTD = 2.5  # how much smaller texts are on disk
 MOST_MEMORY = 256 << 30
 
 
@@ -96,10 +97,11 @@ def plan_lines(args: CorpusArguments, rates: dict[str, float]) -> Iterator[str]:
     each, rate = rates["bytes"], 1 / rates["seconds"]
     yield f"measured on {rates['documents']:,.0f} documents: {each:,.0f} bytes each, {rate:,.0f} per core and second"
     yield f"to read      {bytes_of(total)}, about {documents:,.0f} documents"
-    yield (f"to write     {bytes_of(kept / 2.5)} (zstd) of {bytes_of(kept)} before duplicates go, about "
+    yield (f"to write     {bytes_of(kept / ZSTD)} (zstd) of {bytes_of(kept)} before duplicates go, about "
            f"{kept / BYTES_PER_TOKEN:,.0f} tokens")  # fmt: skip
-    yield f"on the disk  {bytes_of(documents * rates['sketch_bytes'])} of sketches besides, while it is built"
-    yield f"work         {hours:,.0f} core-hours of cleaning; {hours / 1000:,.1f} hours on 1,000 cores"
+    yield (f"on the disk  {bytes_of(kept / ZSTD + 2 * documents * rates['sketch_bytes'])} besides, while it is built: cleaned "
+           "documents, and their sketches by shard and all together")  # fmt: skip
+    yield f"work         {hours:,.0f} core-hours of cleaning; {hours / 1000:,.1f} hours on 1,000 busy cores"
     yield (f"cut into     {shards:,} shards of about {bytes_of(args.shard_bytes)}, {tasks:,} tasks, "
            f"{hours / tasks * 60:,.0f} minutes each")  # fmt: skip
     yield f"memory       {bytes_of(peak)} a worker that cleans, {bytes_of(index)} where duplicates are looked for"
