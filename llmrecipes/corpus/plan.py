@@ -99,8 +99,8 @@ def plan_lines(args: CorpusArguments, rates: dict[str, float]) -> Iterator[str]:
     yield f"to read      {bytes_of(total)}, about {documents:,.0f} documents"
     yield (f"to write     {bytes_of(kept / ZSTD)} (zstd) of {bytes_of(kept)} before duplicates go, about "
            f"{kept / BYTES_PER_TOKEN:,.0f} tokens")  # fmt: skip
-    yield (f"on the disk  {bytes_of(kept / ZSTD + 2 * documents * rates['sketch_bytes'])} besides, while it is built: cleaned "
-           "documents, and their sketches by shard and all together")  # fmt: skip
+    meanwhile = bytes_of(kept / ZSTD + 2 * documents * rates["sketch_bytes"])
+    yield f"on the disk  {meanwhile} besides, while it is built: cleaned documents, and their sketches by shard and joined"
     yield f"work         {hours:,.0f} core-hours of cleaning; {hours / 1000:,.1f} hours on 1,000 busy cores"
     yield (f"cut into     {shards:,} shards of about {bytes_of(args.shard_bytes)}, {tasks:,} tasks, "
            f"{hours / tasks * 60:,.0f} minutes each")  # fmt: skip
