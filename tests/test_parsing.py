@@ -274,6 +274,28 @@ def test_progress_bars_write_seldom_into_a_log(monkeypatch):
     assert seen == [None, "10"]
 
 
+@pytest.mark.parametrize(
+    ("shell", "in_yaml", "count"),
+    [
+        ({}, "", "10000"),
+        ({"GOMP_SPINCOUNT": "0"}, "", "0"),
+        ({"OMP_WAIT_POLICY": "passive"}, "", None),
+        ({}, "env: {GOMP_SPINCOUNT: 5}", "5"),
+        ({}, "env: {OMP_WAIT_POLICY: passive}", None),
+    ],
+)
+def test_threads_sleep_soon_unless_told_otherwise(tmp_path, monkeypatch, shell, in_yaml, count):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "restored afterwards")
+        monkeypatch.delenv(name)
+    for name, value in shell.items():
+        monkeypatch.setenv(name, value)
+    seen = []
+    config = write(tmp_path, f"license: mit\n{in_yaml}")
+    launch(lambda run: seen.append(os.environ.get("GOMP_SPINCOUNT")), RunArguments, argv=["--config", str(config)])
+    assert seen == [count]
+
+
 def test_code_of_a_models_repository_is_never_run_without_a_word(capsys, monkeypatch):
     from recipes.health import CheckArguments
 
