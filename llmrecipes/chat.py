@@ -231,13 +231,7 @@ def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_a
     def vote(asked, ranking, all_bad):
         if not asked:
             raise gr.Error("Ask first.")
-        row = {"prompt_id": prompt_id(asked["prompt"]), **asked, "ranking": ranking, "all_bad": all_bad, "annotator": "me"}
-        row |= {"annotator_kind": "person", "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-        votes_file.parent.mkdir(parents=True, exist_ok=True)
-        with votes_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _add_vote(votes_file, asked, ranking, all_bad)
         who = ", ".join(f"{number + 1}: {name}" for number, name in enumerate(asked["models"]))
         return [
             None,
@@ -273,6 +267,16 @@ def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_a
             cast = lambda row, ranking=ranking, is_bad=is_bad: vote(row, ranking, is_bad)
             button.click(cast, asked, [asked, *buttons, said, table], api_visibility="private")
     return page
+
+
+def _add_vote(votes_file: Path, asked: dict, ranking: list[list[int]], all_bad: bool) -> None:
+    row = {"prompt_id": prompt_id(asked["prompt"]), **asked, "ranking": ranking, "all_bad": all_bad, "annotator": "me"}
+    row |= {"annotator_kind": "person", "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    votes_file.parent.mkdir(parents=True, exist_ok=True)
+    with votes_file.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 COLUMNS = ["model", "Elo", "low", "high", "comparisons", "won, ties half"]

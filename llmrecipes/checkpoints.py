@@ -20,6 +20,7 @@ def step_folders(output_dir: Path) -> list[Path]:
 
 
 def step_of(folder: Path) -> int:
+    """The optimizer step of a checkpoint's folder, `checkpoint-STEP`."""
     return int(folder.name.removeprefix("checkpoint-"))
 
 

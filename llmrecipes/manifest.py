@@ -79,6 +79,7 @@ def path_of(folder: Path, manifest: dict) -> str:
 
 
 def digest(value) -> str:
+    """16 hex digits over a nested value of plain types."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -147,6 +148,7 @@ def global_batch(given: dict, processes: int) -> int | None:
 
 
 def is_part_of_a_run(key: str) -> bool:
+    """Whether a changed value of `key` makes another run."""
     return key not in NOT_PART_OF_A_RUN and not key.startswith(HOW_IT_IS_DONE)
 
 
@@ -314,6 +316,7 @@ def _release_at_exit(folder: Path, process: int) -> None:
 
 
 def release_folder(output_dir: Path) -> None:
+    """Undoes `hold_folder`; nothing if this process does not hold the folder."""
     folder = output_dir.resolve()
     if folder in _held:
         (folder / LOCK).unlink(missing_ok=True)

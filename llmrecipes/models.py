@@ -296,6 +296,7 @@ def warn_of_rounding(model: torch.nn.Module) -> None:
 
 
 def count_parameters(model: PreTrainedModel) -> int:
+    """Number of parameters, all shards of ZeRO-3 together."""
     return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
 
 

@@ -120,9 +120,7 @@ def check_run(
     if not args.output_dir:
         raise InputError("`output_dir` is missing; say where the stage's result goes, e.g. outputs/<experiment>/" + stage)
     prepare_sharding(args)
-    if getattr(args, "n_gpu", 1) > 1:
-        raise InputError(f"{stage}: {args.n_gpu} GPUs in one process, over which Trainer would spread larger batches; start "
-                         "it with `accelerate launch`, one process per GPU, or set CUDA_VISIBLE_DEVICES=0")  # fmt: skip
+    _refuse_several_gpus(stage, args)
     output_dir, is_main = Path(args.output_dir), int(os.environ.get("RANK", 0)) == 0
     apply_tracking(args, stage, output_dir)
     transformers.set_seed(args.seed)
@@ -151,6 +149,12 @@ def check_run(
     if "run_name" in manifest["config"]:
         manifest["config"]["run_name"] = scrub_secrets(args.run_name, known_secrets(os.environ))
     return state
+
+
+def _refuse_several_gpus(stage: str, args) -> None:
+    if getattr(args, "n_gpu", 1) > 1:
+        raise InputError(f"{stage}: {args.n_gpu} GPUs in one process, over which Trainer would spread larger batches; start "
+                         "it with `accelerate launch`, one process per GPU, or set CUDA_VISIBLE_DEVICES=0")  # fmt: skip
 
 
 def _scratch_folder() -> str:

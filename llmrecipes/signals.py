@@ -58,6 +58,7 @@ def _leave_terminal() -> None:
 
 
 def raise_interrupted(signum: int) -> None:
+    """Raises Interrupted for `signum`, as if this process had received it."""
     if not received:  # another process of this launch received it
         received.append(signum)
     raise Interrupted(signum)

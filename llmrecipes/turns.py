@@ -173,6 +173,7 @@ def require_text(value: object, column: str, where: str, may_be_empty: bool = Fa
 
 
 def short(value: object) -> str:
+    """`value` as in code, cut at 80 characters: for messages."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -88,6 +88,7 @@ def baseline_of(metrics: dict, manifest: dict) -> str:
 
 
 def is_comparison(measure: str) -> bool:
+    """Whether `measure` compares a model with the baseline."""
     return measure in NAMED and NAMED[measure].compares
 
 

@@ -80,6 +80,7 @@ def save_items(folder: Path, sets: dict[str, list[str]], ngram: int) -> None:
 
 
 def load_items(folder: Path) -> Items:
+    """The items that `save_items` wrote."""
     with numpy.load(folder / "items.npz") as arrays:
         sizes = sorted(int(name[5:]) for name in arrays if name.startswith("table"))
         tables, owners = ({n: arrays[f"{what}{n}"] for n in sizes} for what in ("table", "owner"))

@@ -11,6 +11,8 @@ from llmrecipes.corpus.readers import Bad, read_file
 
 @dataclass
 class Document:
+    """A document of a source, or a row that is none, with its `problem`."""
+
     text: str
     id: str
     problem: str = ""  # why the row cannot be used

@@ -45,6 +45,7 @@ def is_done(work: Work, phase: str) -> bool:
 
 
 def num_tasks(work: Work, phase: str) -> int:
+    """The number of tasks that share a phase's jobs; never more than there are jobs."""
     return max(1, min(work.args.num_tasks or 1 << 30, len(jobs_of(work, phase))))
 
 

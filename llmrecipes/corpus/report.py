@@ -100,6 +100,7 @@ def write_report(work: Work, title: str) -> dict:
 
 
 def summarise(content: dict) -> str:
+    """The report's first lines: what was kept, and the fingerprint."""
     documents, words, size = content["total"]["kept"]
     read = content["total"]["read"]
     return (
@@ -109,6 +110,7 @@ def summarise(content: dict) -> str:
 
 
 def build_sections(content: dict) -> list[Section]:
+    """The report's sections, from the content of report.json."""
     total, sources = content["total"], content["sources"]
     found = (
         [Section("evaluation", "Evaluation sets", _contamination(content["evaluation"]))] if "evaluation" in content else []

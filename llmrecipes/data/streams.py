@@ -223,6 +223,7 @@ def _of_files(files: list[Path], source: DatasetSource, seed: int) -> TextSource
 
 
 def rows_of(files: list[Path], names: dict) -> Iterator[tuple[tuple, dict | bytes]]:
+    """The rows of local files, one after the other, as (place, row); names: old -> new name of the columns to keep."""
     for file in files:
         yield from _parquet(file, names) if file.suffix == ".parquet" else _lines(file)
 

@@ -243,6 +243,7 @@ def measure(judged: Callable[[dict, str], dict], rows: list[tuple[set[str], str]
 
 
 def main() -> None:
+    """Prints the precision and recall of the rules, or of the judge named on the command line."""
     judged = load_function(sys.argv[1], "judge") if len(sys.argv) > 1 else judge
     for held_out, about in ((False, "the rules were tuned on"), (True, "which the rules were not tuned on, held out")):
         rows = read_labelled(held_out=held_out)

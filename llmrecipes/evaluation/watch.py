@@ -29,6 +29,8 @@ FILE = "watch.jsonl"
 
 @dataclass
 class WatchArguments(JudgeArguments):
+    """What is sampled and scored while a model trains, and how often."""
+
     watch_steps: int = field(
         default=0, metadata={"help": "Sample and score every N optimizer steps, and before the first; 0: never."}
     )

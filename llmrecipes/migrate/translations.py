@@ -53,14 +53,17 @@ def translate(draft: Draft, key: str, value: Any) -> None:
 
 
 def needless(key: str) -> Callable:
+    """A translation that leaves out `key`, which has no effect here."""
     return lambda draft, value: draft.needless.append(key)
 
 
 def lost(key: str, why: str) -> Callable:
+    """A translation that leaves out `key` and says why."""
     return lambda draft, value: draft.lost.__setitem__(key, why)
 
 
 def to(key: str, change: Callable = lambda value: value) -> Callable:
+    """A translation that writes the value, passed through `change`, under `key`."""
     return lambda draft, value: draft.set(key, change(value))
 
 

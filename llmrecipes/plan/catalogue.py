@@ -55,6 +55,7 @@ def plan_of(file: Path) -> dict:
 
 
 def table() -> str:
+    """The text of configs/README.md."""
     lines = []
     for folder in chains():
         files = {file.stem: file for file in folder.glob("*.yaml")}

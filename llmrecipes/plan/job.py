@@ -41,6 +41,8 @@ PLANNED = "plans are for pretrain, sft, reward, dpo, kto, grpo and ppo"
 
 @dataclass(frozen=True)
 class Lora:
+    """Adapters on the linear modules `targets`, of rank `rank`."""
+
     rank: int
     targets: frozenset[str]
     dropout: float
@@ -73,6 +75,8 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Job:
+    """A training stage in numbers: everything that memory and work depend on."""
+
     architecture: Architecture
     head: str  # logits, chunked, score, rollouts
     rows: int  # sequences per example: pairs have two
@@ -192,6 +196,7 @@ def _method(s: Settings) -> tuple[str, int, bool, int]:
 
 
 def model_config(s: Settings, beside: Path | None) -> tuple[dict, str]:
+    """(config of the model to train, where it was found)."""
     if path := s["model_name_or_path"]:
         return find_config(path, "model_name_or_path", s["model_revision"], beside)
     if not s["model_config"]:

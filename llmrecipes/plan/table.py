@@ -63,6 +63,7 @@ def _time(plan: dict) -> list[str]:
 
 
 def hours(value: float) -> str:
+    """A number of hours as text, in hours, minutes or seconds."""
     return f"{value:.1f} h" if value >= 1 else f"{value * 60:.1f} min" if value >= 1 / 60 else f"{value * 3600:.0f} s"
 
 

@@ -35,6 +35,7 @@ def write_completions(rows: list[dict], args: TrainingArguments, step: int, pref
 
 
 def training_completions(args: TrainingArguments) -> Path:
+    """The file of the responses that training logs show."""
     return Path(args.output_dir) / "completions" / "train.jsonl"
 
 

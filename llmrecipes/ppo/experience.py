@@ -122,6 +122,7 @@ def sample_and_score(
 
 
 def sample(trainer, prompts: list[list[int]], generator: torch.Generator) -> list:
+    """The sampler's responses to `prompts` (token ids)."""
     args, policy = trainer.args, trainer.model.policy
     ask = partial(
         trainer.sampler,
@@ -195,6 +196,7 @@ def correct_sampler_mismatch(trainer, rollout: Rollout, mask: torch.Tensor) -> N
 
 
 def record_rollout(trainer, rollout: Rollout, raw_scores, finished, kl, entropy) -> None:
+    """Records the rollout's figures for the next log line."""
     scores = trainer.rewards.total(raw_scores)
     for name, column in row_statistics(rollout, scores, finished, kl, entropy).items():
         trainer._record(name, column.sum(), len(column))

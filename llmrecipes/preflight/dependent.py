@@ -42,6 +42,7 @@ SMOOTHED = {"exo_pair", "robust", "aot", "aot_unpaired"}  # DPO losses that use 
 
 
 def dependent(s: Settings) -> Problems:
+    """Keys that have no effect without another one, or with these losses and optimizers."""
     for names, needed, readers in NEEDS:
         if needed not in s.keys or not readers and needed in s.values:  # `use_vllm: false` is how to turn it off
             continue

@@ -42,6 +42,7 @@ def rank_samples(rank: RankArguments, samples: list[dict]) -> Ranked:
 
 
 def rank_by_file(rank: RankArguments, samples: list[dict]) -> Ranked:
+    """The rankings of `rankings_file`."""
     return Ranked(read_rankings(rank.rankings_file, samples))
 
 

@@ -24,6 +24,8 @@ COST = {"n": 2**14, "r": 8, "p": 1}  # 16 MiB and about 50 ms per attempt
 
 @dataclass(frozen=True)
 class User:
+    """An annotator who can log in; `digest` is of the salted password."""
+
     name: str
     salt: bytes
     digest: bytes
@@ -122,6 +124,7 @@ def _digest(password: str, salt: bytes) -> bytes:
 
 
 def main() -> None:
+    """Adds a user to a file, or changes a password: `python -m llmrecipes.ranking.users FILE NAME [--admin]`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file")
     parser.add_argument("name")

@@ -9,11 +9,14 @@ from llmrecipes.report import write_report
 
 @dataclass
 class ReportArguments:
+    """Keys of `python -m llmrecipes.report`."""
+
     path: str = field(default="", metadata={"help": "Folder that holds the stages' folders; report.html goes there."})
     title: str = field(default="", metadata={"help": "Heading of the report; default: the folder's name."})
 
 
 def main(report):
+    """Writes the report."""
     if not report.path:
         raise InputError("`path` is missing; give --path FOLDER")
     write_report(report.path, report.title)

@@ -22,6 +22,8 @@ class Text:
 
 @dataclass
 class Points:
+    """A list with bullets."""
+
     items: list[str]
 
 

@@ -8,20 +8,24 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def number(value: float | None) -> str:
+    """Four significant digits, or a whole number from 10,000 on; empty if unknown."""
     return "" if value is None else f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:
+    """Seconds as text, in seconds, minutes or hours."""
     return (
         f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
     )
 
 
 def size(size: int) -> str:
+    """Bytes as text, in kB, MB or GB."""
     return f"{size / 1e3:.0f} kB" if size < 1e6 else f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB"
 
 
 def estimate(value: dict | None, percent: bool) -> str:
+    """ "value [low, high]" of {"value", "low", "high", "n"}, in percent if `percent`."""
     if not value:
         return "–"
     e = Estimate(**value)

@@ -31,6 +31,8 @@ EXTRA_PADDING = 16  # tokens
 
 @dataclass
 class HealthArguments:
+    """What is checked of a reward model, and where it stops being healthy."""
+
     health_check: bool = field(default=True, metadata={"help": "Check the reward model on the held-out pairs."})
     health_max_pairs: int | None = field(default=2000, metadata={"help": "Pairs to check, seeded; null: all."})
     health_category: str | None = field(

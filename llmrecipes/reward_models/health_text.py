@@ -48,6 +48,7 @@ def to_markdown(health: dict) -> str:
 
 
 def percent(e: dict) -> str:
+    """ "value % [low, high]" of {"value", "low", "high"}."""
     return f"{100 * e['value']:.1f} % [{100 * e['low']:.1f}, {100 * e['high']:.1f}]"
 
 

@@ -7,6 +7,8 @@ from llmrecipes.config import InputError
 
 @dataclass
 class TokenArguments:
+    """How a corpus becomes tokens, and in which order these are read."""
+
     max_epochs: float | None = field(
         default=None, metadata={"help": "How many times a source may be read; its share beyond that goes to the others."}
     )

@@ -143,6 +143,7 @@ def _damage(file: Path, noted: dict, whole: bool, digests: bool) -> str:
 
 
 def sha256_of(file: Path) -> str:
+    """The file's SHA-256 as hex digits."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

@@ -44,6 +44,7 @@ def _bounded(term: str) -> str:
 
 
 def without_blocked(blocked: Blocked, text: str) -> tuple[str, str]:
+    """The step: (text, why it is dropped or "")."""
     words, firsts, phrases = blocked
     found = words_of(text) if text.isascii() else WORD.findall(text.lower())
     if not words.isdisjoint(found):

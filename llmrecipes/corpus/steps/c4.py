@@ -12,6 +12,7 @@ POLICY = re.compile("terms of use|privacy policy|cookie policy|uses cookies|use 
 
 
 def c4(text: str) -> tuple[str, str]:
+    """The step: (the lines that are kept, why the document is dropped or "")."""
     kept, sentences = [], 0
     for line in text.splitlines():
         line = line.strip()

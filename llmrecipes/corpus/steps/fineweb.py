@@ -8,6 +8,7 @@ ENDS = tuple(".!?\u061f\u06d4\u0964\u0965\u203c\u203d\u2047\u3002\uff01\uff0e\uf
 
 
 def fineweb(text: str) -> tuple[str, str]:
+    """The step: (text, why it is dropped or "")."""
     lines = [line for line in text.split("\n") if line.strip()]
     if not lines:
         return text, "nothing is left"

@@ -60,5 +60,6 @@ def _detector(model) -> Callable[[str], str]:
 
 
 def of_languages(detect: Callable[[str], str], wanted: frozenset[str], text: str) -> tuple[str, str]:
+    """The step: (text, why it is dropped or "")."""
     language = detect(text)
     return text, "" if language in wanted else f"language {language}"

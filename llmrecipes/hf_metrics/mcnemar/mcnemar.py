@@ -10,6 +10,8 @@ from llmrecipes import metrics
 
 
 class McNemar(evaluate.Metric):
+    """`evaluate.load` module; see the module's docstring."""
+
     def _info(self):
         features = datasets.Features({"predictions": datasets.Value("bool"), "references": datasets.Value("bool")})
         return evaluate.MetricInfo(description=__doc__, citation="", inputs_description="", features=features)
