@@ -30,23 +30,10 @@ from llmrecipes.adapters import merge_all, read_chain
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.gguf import local_model
 from llmrecipes.data.tables import say
-from llmrecipes.templates import complete_template, end_of_turn, set_defaults
+from llmrecipes.templates import CHAT_TEMPLATE, complete_template, end_of_turn, set_defaults
 from llmrecipes.tokens.extension import grow_embeddings, is_extension, read_extension
 
 PAD, TURN_START, TURN_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
-# ChatML. The {% generation %} marks tell TRL which tokens are the assistant's and carry loss.
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{{- '<|im_start|>' + message['role'] + '\\n' -}}
-{%- if message['role'] == 'assistant' -%}
-{%- generation -%}{{- message['content'] + '<|im_end|>' -}}{%- endgeneration -%}
-{%- else -%}
-{{- message['content'] + '<|im_end|>' -}}
-{%- endif -%}
-{{- '\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
-"""
 
 
 # How runs of digits are split before BPE.
@@ -128,15 +115,6 @@ def leave_out_eos(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
         raise InputError(f"{where}: its tokenizer puts EOS after every text, after a prompt too; set add_eos_token: "
                          "false in its tokenizer_config.json")  # fmt: skip
     say(f"{where}: its tokenizer put {tokenizer.eos_token} after every text, after a prompt too; it no longer does")
-
-
-def require_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | None) -> None:
-    """InputError unless the tokenizer can format conversations."""
-    if not tokenizer.chat_template:
-        raise InputError(
-            f"{path}: its tokenizer has no chat template, which messages need; set chat_template_path (sft), "
-            "start from a chat model, or give prompts as plain text"
-        )
 
 
 def build_policy(model_config: dict, tokenizer: PreTrainedTokenizerBase, **kwargs) -> PreTrainedModel:

@@ -16,12 +16,12 @@ from pathlib import Path, PurePath
 
 import yaml
 
+from llmrecipes.code_files import code_digest
 from llmrecipes.config import InputError
 from llmrecipes.durable import read_json, write_text
 from llmrecipes.keys import recipe_keys
 from llmrecipes.manifest import (
     ROOT,
-    code_digest,
     difference,
     global_batch,
     inputs_of,

@@ -35,13 +35,13 @@ from llmrecipes.checkpoints import (
     step_folders,
     step_of,
 )
+from llmrecipes.code_files import code_digest
 from llmrecipes.config import InputError, RunArguments
 from llmrecipes.durable import write_json
 from llmrecipes.logs import quiet_logs
 from llmrecipes.manifest import (
     LOCK,
     ROOT,
-    code_digest,
     corpora_of,
     difference,
     digest,
@@ -59,7 +59,7 @@ from llmrecipes.measures import BOOKKEEPING
 from llmrecipes.memory import peak_memory_gib
 from llmrecipes.plan.of_run import plan_of_run
 from llmrecipes.secrets import known_secrets, scrub_secrets
-from llmrecipes.sharding import launch_of, prepare_sharding
+from llmrecipes.sharding import launch_of, prepare_sharding, refuse_several_gpus
 from llmrecipes.signals import IN_A_CHAIN, handle_signals, received
 from llmrecipes.tracking import apply_tracking, describe_tracking, number_run
 
@@ -120,7 +120,7 @@ def check_run(
     if not args.output_dir:
         raise InputError("`output_dir` is missing; say where the stage's result goes, e.g. outputs/<experiment>/" + stage)
     prepare_sharding(args)
-    _refuse_several_gpus(stage, args)
+    refuse_several_gpus(stage, args)
     output_dir, is_main = Path(args.output_dir), int(os.environ.get("RANK", 0)) == 0
     apply_tracking(args, stage, output_dir)
     transformers.set_seed(args.seed)
@@ -149,12 +149,6 @@ def check_run(
     if "run_name" in manifest["config"]:
         manifest["config"]["run_name"] = scrub_secrets(args.run_name, known_secrets(os.environ))
     return state
-
-
-def _refuse_several_gpus(stage: str, args) -> None:
-    if getattr(args, "n_gpu", 1) > 1:
-        raise InputError(f"{stage}: {args.n_gpu} GPUs in one process, over which Trainer would spread larger batches; start "
-                         "it with `accelerate launch`, one process per GPU, or set CUDA_VISIBLE_DEVICES=0")  # fmt: skip
 
 
 def _scratch_folder() -> str:

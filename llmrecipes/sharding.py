@@ -65,3 +65,10 @@ def _keep_float32_outputs(args) -> None:
         kind = torch.bfloat16 if args.bf16 else torch.float16
         policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=kind)
         args.fsdp_plugin_args = (args.fsdp_plugin_args or {}) | {"mixed_precision_policy": policy}
+
+
+def refuse_several_gpus(stage: str, args) -> None:
+    """InputError if this one process sees several GPUs: Trainer would use DataParallel."""
+    if getattr(args, "n_gpu", 1) > 1:
+        raise InputError(f"{stage}: {args.n_gpu} GPUs in one process, over which Trainer would spread larger batches; start "
+                         "it with `accelerate launch`, one process per GPU, or set CUDA_VISIBLE_DEVICES=0")  # fmt: skip

@@ -23,6 +23,28 @@ SAID = ("tool_calls", "reasoning_content", "reasoning", "thinking")
 # What a template raises, deliberately or because a row has an unexpected form.
 TEMPLATE_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 QUESTION, ANSWER = "Question?", "Answer!"
+# ChatML. The {% generation %} marks tell TRL which tokens are the assistant's and carry loss.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\\n' -}}
+{%- if message['role'] == 'assistant' -%}
+{%- generation -%}{{- message['content'] + '<|im_end|>' -}}{%- endgeneration -%}
+{%- else -%}
+{{- message['content'] + '<|im_end|>' -}}
+{%- endif -%}
+{{- '\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+
+
+def require_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | None) -> None:
+    """InputError unless the tokenizer can format conversations."""
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"{path}: its tokenizer has no chat template, which messages need; set chat_template_path (sft), "
+            "start from a chat model, or give prompts as plain text"
+        )
 
 
 def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping], where: str, **options) -> str:

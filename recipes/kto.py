@@ -16,10 +16,10 @@ def main(run, data, preview, training, model, watch):
     from llmrecipes.evaluation.watch import add_watch, load_watch
     from llmrecipes.kto import KTOTrainer, to_labelled
     from llmrecipes.logs import use_readable_log
-    from llmrecipes.models import load_policy, load_tokenizer, require_chat_template, stand_in
+    from llmrecipes.models import load_policy, load_tokenizer, stand_in
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
-    from llmrecipes.templates import row_check
+    from llmrecipes.templates import require_chat_template, row_check
     from llmrecipes.training import precompute_in_one_process
 
     watched = load_watch(watch)

@@ -26,11 +26,11 @@ def main(run, data, preview, reward, health, training, model):
     from llmrecipes.data import load_by_split, load_train_eval
     from llmrecipes.data.preview import report_rows
     from llmrecipes.logs import use_readable_log
-    from llmrecipes.models import load_reward_model, load_tokenizer, require_chat_template, stand_in
+    from llmrecipes.models import load_reward_model, load_tokenizer, stand_in
     from llmrecipes.resume import run_training
     from llmrecipes.reward_models.health import check_saved_model, summarize
     from llmrecipes.run import check_run, finish_run, start_run
-    from llmrecipes.templates import row_check
+    from llmrecipes.templates import require_chat_template, row_check
     from llmrecipes.training import RewardTrainer, evaluate_by_set, pair_columns
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]

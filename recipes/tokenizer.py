@@ -43,8 +43,9 @@ class TokenizerArguments:
 def main(run, data, args):
     from llmrecipes.data import load_by_split, load_train_eval
     from llmrecipes.durable import write_json
-    from llmrecipes.models import CHAT_TEMPLATE, load_tokenizer, train_tokenizer
+    from llmrecipes.models import load_tokenizer, train_tokenizer
     from llmrecipes.run import check_run, finish_run, start_run
+    from llmrecipes.templates import CHAT_TEMPLATE
     from llmrecipes.tokens.extension import extend_tokenizer, save_extension
     from llmrecipes.tokens.vocabulary import check_round_trip, describe_policy, draw_sample, fertility, read_template
 

@@ -9,9 +9,9 @@ from trl import DPOConfig, SFTConfig
 
 from llmrecipes.answer_masks import encode, marked_template, tokenize_answers
 from llmrecipes.config import InputError
-from llmrecipes.models import CHAT_TEMPLATE, build_policy, eos_token_ids, train_tokenizer
+from llmrecipes.models import build_policy, eos_token_ids, train_tokenizer
 from llmrecipes.reward_models.scoring import reward_model_tokens
-from llmrecipes.templates import complete_template, encode_prompts, end_of_turn, options_of
+from llmrecipes.templates import CHAT_TEMPLATE, complete_template, encode_prompts, end_of_turn, options_of
 from llmrecipes.training import DPOTrainer, SFTTrainer
 
 SPECIAL = ["<s>", "</s>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<bos>", "<|user|>",

@@ -17,6 +17,7 @@ LAYERS = {
         "memory",
         "manifest",
         "checkpoints",
+        "code_files",
         "durable",
         "signals",
         "formats",
@@ -145,6 +146,20 @@ def test_reading_data_loads_no_world():
     for file in (ROOT / "llmrecipes" / "data").glob("*.py"):
         found = {name.split(".")[2] for name in imports(file) if name.startswith("llmrecipes.data.")}
         assert not found & worlds, f"{file.name} imports {found & worlds}"
+
+
+def test_no_function_and_no_file_is_long_and_every_public_one_has_a_docstring():
+    for file in [*(ROOT / "llmrecipes").rglob("*.py"), *(ROOT / "recipes").glob("*.py")]:
+        text = file.read_text()
+        tree, name = ast.parse(text), file.relative_to(ROOT)
+        assert text.count("\n") <= 400, f"{name}: {text.count(chr(10))} lines; split it"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = node.end_lineno - node.lineno + 1
+                assert length <= 60, f"{name}: {node.name} has {length} lines; split it"
+        for node in tree.body if name.parts[0] == "llmrecipes" else ():
+            is_public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            assert not is_public or ast.get_docstring(node), f"{name}: {node.name} has no docstring"
 
 
 def test_no_file_is_called_utils():

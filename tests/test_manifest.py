@@ -10,17 +10,16 @@ import pytest
 
 from llmrecipes import manifest as manifest_module
 from llmrecipes.checkpoints import find_damage, last_complete_checkpoint, seal_checkpoint
+from llmrecipes.code_files import code_digest, code_files, own_imports
 from llmrecipes.config import InputError
 from llmrecipes.durable import write_json
 from llmrecipes.manifest import (
-    code_digest,
     find_holder,
     fingerprint,
     global_batch,
     hold_folder,
     in_order,
     output_files,
-    own_imports,
     release_folder,
     run_fingerprint,
     standing,
@@ -229,9 +228,9 @@ def f():
 def test_code_note_covers_the_recipes_imports_and_functions_that_the_config_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = manifest_module.ROOT / "recipes" / "tokenizer.py"
-    names = {file.name for file in manifest_module.code_files(recipe)}
+    names = {file.name for file in code_files(recipe)}
     assert {"tokenizer.py", "config.py", "models.py", "run.py"} <= names
-    assert "ppo" not in {file.parent.name for file in manifest_module.code_files(recipe)}
+    assert "ppo" not in {file.parent.name for file in code_files(recipe)}
     (tmp_path / "mine.py").write_text("def reward(prompts, completions): return [0.0]\n")
     given = {"reward_functions": ["mine:reward"]}
     before = code_digest(recipe, given)

@@ -18,9 +18,9 @@ from llmrecipes.models import (
     load_policy,
     load_reward_model,
     load_tokenizer,
-    require_chat_template,
     train_tokenizer,
 )
+from llmrecipes.templates import require_chat_template
 
 TEXTS = ["Ann has a red hat.", "Bob has 12 blue hats.", "Who has a hat? Ann.", "def f(x):\n    return x + 1\n"] * 5
 CONFIG = {

@@ -11,9 +11,10 @@ import pytest
 from forked import run_python, start_python
 
 import llmrecipes.pipeline as pipeline_module
+from llmrecipes.code_files import code_digest
 from llmrecipes.config import InputError
 from llmrecipes.durable import write_json
-from llmrecipes.manifest import code_digest, global_batch, inputs_of, move_paths, output_files, run_fingerprint
+from llmrecipes.manifest import global_batch, inputs_of, move_paths, output_files, run_fingerprint
 from llmrecipes.pipeline import PipelineArguments, add_rounds, plan_stages, trains
 
 ROOT = Path(__file__).parent.parent

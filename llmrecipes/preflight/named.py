@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from llmrecipes.code_files import module_file
 from llmrecipes.config import generator_of
 from llmrecipes.keys.settings import Problems, Settings
-from llmrecipes.manifest import module_file, strings
+from llmrecipes.manifest import strings
 
 MODELS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_name_or_path", "value_model_name_or_path",
           "watch_reward_model", "models", "base_tokenizer_name_or_path")  # fmt: skip

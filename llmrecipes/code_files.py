@@ -1,0 +1,74 @@
+"""The project's files that a recipe runs: noted in its manifest, but not part of a run's identity. Imports nothing heavy."""
+
+import ast
+import hashlib
+import importlib.util
+import re
+from pathlib import Path
+
+from llmrecipes.config import generator_of
+from llmrecipes.manifest import ROOT, digest, strings
+
+IMPORTS = re.compile(
+    r"^[ \t]*(from[ \t]+llmrecipes[\w.]*[ \t]+import[ \t]*\([^)]*\)|(?:from|import)[ \t].*\bllmrecipes\b.*)", re.MULTILINE
+)
+
+
+def code_digest(recipe: Path, given: dict) -> str:
+    """16 hex digits over the recipe, all project files that it imports, and the functions named in the config."""
+    named = [module_file(name.partition(":")[0]) for text in strings(given) if (name := generator_of(text))]
+    files = set().union(*(code_files(script) for script in [recipe, *filter(None, named)] if script.exists()))
+    return digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)])
+
+
+def code_files(script: Path) -> set[Path]:
+    """`script` and every project file that it imports, directly or indirectly."""
+    found, todo, seen = set(), [script], set()
+    while todo:
+        file = todo.pop()
+        if file in found:
+            continue
+        found.add(file)
+        try:
+            modules = own_imports(file.read_text(encoding="utf-8")) - seen
+        except (SyntaxError, ValueError):
+            continue
+        seen |= modules
+        todo += filter(None, map(module_file, modules))
+    return found
+
+
+def own_imports(source: str) -> set[str]:
+    """The project modules that `source` imports, and imported names that may be modules. Only import statements are parsed:
+    parsing whole files would add half a second to every start."""
+    try:
+        tree = ast.parse("\n".join(IMPORTS.findall(source)))
+    except SyntaxError:  # an unmatched bracket in a comment, or a line of a docstring
+        tree = ast.parse(source)
+    modules = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules.add(node.module)
+            if not ROOT.joinpath(*node.module.split(".")).with_suffix(".py").exists():  # a package: the names may be modules
+                modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {module for module in modules if module.split(".")[0] == "llmrecipes"}
+
+
+def module_file(module: str) -> Path | None:
+    """The source file of `module` if it is in this project or the current folder, otherwise None."""
+    for root in (ROOT, Path.cwd()):
+        path = root.joinpath(*module.split("."))
+        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+            if candidate.exists():
+                return candidate
+    try:
+        spec = importlib.util.find_spec(module.split(".")[0])  # only the top: finding a submodule would import it
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return None
+    path = Path(spec.origin)
+    inner = path.parent.joinpath(*module.split(".")[1:])
+    return next((p for p in (inner.with_suffix(".py"), inner / "__init__.py", path) if p.exists()), None)
