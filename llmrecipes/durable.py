@@ -121,5 +121,6 @@ def disk_is_full(error: BaseException, folder: str | Path) -> bool:
 
 
 def free_bytes(folder: str | Path) -> int:
+    """Free bytes on the disk of `folder`, or of its closest parent that exists."""
     path = Path(folder).absolute()
     return shutil.disk_usage(next(p for p in [path, *path.parents] if p.exists())).free
