@@ -29,7 +29,8 @@ def stand_ins(tmp_path):
         "srun": 'shift; for n in $(seq 0 $((SLURM_NNODES - 1))); do SLURM_NODEID=$n "$@" & done\n'
         'jobs -p > "$RECORDED.tasks"; trap "kill -KILL 0" TERM; wait -n; exit $?\n',
         "scancel": 'kill -TERM $(cat "$RECORDED.tasks")\n',
-        "scontrol": 'if [[ $1 = show ]]; then printf "node1\\nnode2\\n"; else echo "$@" >> "$RECORDED.scontrol"; fi\n',
+        "scontrol": 'if [[ $1 = show ]]; then printf "node1\\nnode2\\nJobState=RUNNING\\n"\n'
+        'else echo "$@" >> "$RECORDED.scontrol"; fi\n',
         "hf": 'MACHINE_RANK=hf\n' + RECORD,
         "nvidia-smi": "printf 'GPU 0\\nGPU 1\\n'\n",
     }  # fmt: skip
