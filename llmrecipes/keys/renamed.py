@@ -161,11 +161,6 @@ GONE = {
     "stop_token": "a response ends at the tokenizer's and the model's EOS; name others in `stop_strings`",
     "stop_token_id": "a response ends at the tokenizer's and the model's EOS; name others in `stop_strings`",
     "exp_name": "use `run_name`",
-    "ds3_gather_for_generation": "weights are gathered where ZeRO-3 needs it; leave it out",
-    "steps_per_generation": "use `num_mini_batches` and `num_ppo_epochs` (ppo)",
-    "generation_batch_size": "use `rollout_batch_size` (ppo)",
-    "epsilon_high": "the ratio is clipped alike on both sides; use `cliprange` (ppo)",
-    "scale_rewards": "use `normalize_scores` or `whiten_advantages` (ppo)",
     "streaming": "data sets are read whole; leave it out",
 }
 # The evaluation's measures by their older names, as found in `expected` and in files of older versions.
