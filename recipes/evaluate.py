@@ -23,7 +23,7 @@ def main(run, data, evaluate, model):
     inputs = [*evaluate.models.values(), *(s.path for s in data.datasets + data.eval_datasets)]
     state = check_run("evaluate", run, evaluate, (run, data, evaluate, model), inputs, keep=(VERDICTS_FILE,))
 
-    parts = load_parts(data, evaluate)
+    parts = load_parts(data, evaluate, model)
     start_run(state)
     with true_rows(data, evaluate.seed, ("prompt",), questions=parts.questions):
         scores, rows, answers = evaluate_models(model, evaluate, parts)

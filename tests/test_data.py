@@ -7,6 +7,7 @@ from datetime import date, datetime
 from decimal import Decimal
 
 import datasets
+import numpy
 import pandas
 import pytest
 
@@ -392,7 +393,7 @@ def test_a_column_may_change_its_type_after_thousands_of_rows():
     assert table[-1]["messages"] == chat(str(len(table) - 1))["messages"]
 
 
-def test_what_json_cannot_hold_becomes_text_or_is_left_out_with_a_line(tmp_path, capsys):
+def test_what_json_cannot_hold_becomes_text_or_is_left_out_with_a_line(tmp_path, capsys, monkeypatch):
     """Columns that are only copied: `sample` and `evaluate` write them as JSON."""
     values = {"prompt": b"Why?", "when": datetime(2026, 1, 2), "price": Decimal("1.50"), "raw": b"\xff", "id": 2**63 + 1}
     values |= {"log": [{"day": date(2026, 1, 2), "n": 1}]}
@@ -403,6 +404,10 @@ def test_what_json_cannot_hold_becomes_text_or_is_left_out_with_a_line(tmp_path,
         "log": [{"day": "2026-01-02", "n": 1}],
     }  # fmt: skip
     assert "a.parquet: left out the columns raw, which hold neither text nor numbers" in capsys.readouterr().out
+    monkeypatch.setattr("corpora.odd_rows", lambda name, split: [values | {"tags": ("a", numpy.int64(3))}], raising=False)
+    (given,) = load_rows(DatasetSource("corpora:odd_rows"), 0, ("prompt",))
+    assert json.loads(json.dumps(given)) == row | {"tags": ["a", 3]}
+    assert "corpora:odd_rows: left out the columns raw" in capsys.readouterr().out
     path = jsonl(tmp_path / "b.jsonl", [{"prompt": "Why?", "id": 2**70, "of": {"n": [-(2**70), 1]}}])
     (row,) = load_rows(DatasetSource(path), 0, ("prompt",))
     assert (row["id"], row["of"]) == (str(2**70), {"n": [str(-(2**70)), 1]})

@@ -19,7 +19,7 @@ from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_i
 from llmrecipes.evaluation.behaviours import answer, behaviour_hits, judge_answers, kl_from, summarise_behaviour
 from llmrecipes.evaluation.likelihood import kl_divergences, score_texts, summarise_texts
 from llmrecipes.evaluation.table import format_answers, format_changes, format_table
-from llmrecipes.metrics import mcnemar, mcnemar_by_measure, proportion
+from llmrecipes.metrics import Estimate, mcnemar, mcnemar_by_measure, proportion
 from llmrecipes.models import build_policy, load_reward_model, train_tokenizer
 from llmrecipes.parsing import parse
 
@@ -407,6 +407,8 @@ def test_the_table_shows_the_larger_side_of_an_interval_and_every_n():
     _, toxic, rude = format_table(scores).splitlines()
     assert toxic.split()[2:5] == ["0.0", "±", "2.3"] and toxic.split()[-1] == "160"
     assert rude.split()[-1] == "7–100"
+    kl = format_table({"a": {"kl_from_baseline": Estimate(-0.0001, -0.001, 0.001, 9)}}).splitlines()[1]
+    assert kl.split()[1:3] == ["0.000", "±"]
 
 
 def test_greedy_answers_are_the_same_each_time_and_for_any_batch(model, tokenizer):
@@ -540,6 +542,25 @@ def test_a_model_that_is_not_there_or_answers_nothing_is_one_line_before_any_is_
         models = {"sft": str(tmp_path / "a"), "other": str(tmp_path / name)}
         with pytest.raises(InputError, match=f"^models: other: .*{line}"):
             load_parts(DataArguments(), arguments(tmp_path, models=models))
+
+
+def test_a_question_that_a_chat_template_does_not_show_is_one_line_before_a_model_is_loaded(model, tokenizer, tmp_path):
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = "{{ raise_exception('no system') if messages[0].role == 'system' }}" + tokenizer.chat_template
+    save_model(model, tokenizer, tmp_path / "a")
+    save_model(model, other, tmp_path / "b")
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"prompt": turns}) + "\n")
+    data, args = DataArguments(datasets=[str(tmp_path / "asked.jsonl")]), arguments(tmp_path)
+    args.models = {"sft": str(tmp_path / "a")}
+    assert len(load_parts(data, args).questions) == 1
+    args.models["other"] = str(tmp_path / "b")
+    with pytest.raises(InputError, match=r"asked.jsonl, row 1: the chat template refuses .* no system \(models: other\)"):
+        load_parts(data, args)
+    other.chat_template = None
+    args.models["other"] = save_model(model, other, tmp_path / "c")
+    with pytest.raises(InputError, match="models: other: .* has no chat template"):
+        load_parts(data, args)
 
 
 def test_kl_between_vocabularies_padded_to_different_sizes(model, tokenizer):

@@ -14,7 +14,7 @@ from llmrecipes.config import DataArguments, DatasetSource, ModelArguments, Prev
 from llmrecipes.keys import UNKNOWN, _class_keys, _keys_of_class, keys_of
 from llmrecipes.keys.renamed import GONE, RENAMES
 from llmrecipes.keys.usage import keys_as_markdown
-from llmrecipes.keys.values import CHOICES, DPO_LOSSES, GRPO_LOSSES, RANGE_OF, accepted
+from llmrecipes.keys.values import CHOICES, DPO_LOSSES, GRPO_LOSSES, RANGE_OF, _outside, accepted, range_of
 
 ROOT = Path(__file__).parent.parent
 OURS = (
@@ -106,6 +106,15 @@ def all_keys():
         for name in re.findall(r"^class (\w+):", recipe.read_text(), re.M):
             keys |= set(_class_keys(f"recipes.{recipe.stem}", name, str(recipe)))
     return keys
+
+
+def test_a_range_takes_0_where_ppo_does():
+    from llmrecipes.ppo.config import ABOVE_0, ABOVE_0_IF_GIVEN, AT_LEAST_0
+
+    keys = keys_of("llmrecipes.ppo.config:PPOConfig")
+    ranges = {name: range_of(name, keys[name].owner) for name in (*ABOVE_0, *ABOVE_0_IF_GIVEN, *AT_LEAST_0)}
+    takes_0 = {name for name, bounds in ranges.items() if bounds and not _outside(0, bounds)}
+    assert takes_0 == set(AT_LEAST_0) & {name for name in ranges if ranges[name]}
 
 
 def test_ranges_choices_and_replacements_name_keys_that_exist():

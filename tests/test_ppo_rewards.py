@@ -5,6 +5,7 @@ import asyncio
 import ppo_toys as toys
 import pytest
 import torch
+from datasets import Dataset
 from forked import run_python
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
@@ -98,6 +99,14 @@ def test_a_reward_model_is_read_with_the_tokenizer_beside_it(tmp_path):
     model = saved_reward_model(tmp_path, own)
     expected = score_with_model(model, [[59, 58, 56, 55], [57, 54]], 4)
     torch.testing.assert_close(score(model, rows)[:, 0], expected)
+
+
+def test_a_line_says_that_the_reward_model_reads_prompts_without_their_tools(tmp_path, capsys):
+    rows = [{"prompt": [{"role": "user", "content": f"w{i}"}], "tools": [{"name": "w9"}] if i else []} for i in range(16)]
+    said = "reward model: it reads the prompts without their `tools`"
+    for reward, there in ((toys.even_share, False), (toys.reward_model(), True)):
+        toys.trainer(tmp_path, reward=reward, data=Dataset.from_list(rows))
+        assert (said in capsys.readouterr().out) == there
 
 
 def test_a_reward_model_without_a_tokenizer_reads_the_policys_tokens(tmp_path):

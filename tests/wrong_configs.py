@@ -344,7 +344,7 @@ min_p: 2 | must lie from 0 to 1
 repetition_penalty: 0 | must be above 0
 top_entropy_quantile: 2 | must lie from 0 to 1
 top_p: 0 | must lie from above 0 to 1
-temperature: 0 | all answers to a prompt are alike
+temperature: 0 | must be above 0
 loss_type: ppo | choose from grpo, dapo
 importance_sampling_level: word | choose from token, sequence
 scale_rewards: always | choose from group, batch, none

@@ -67,14 +67,15 @@ def load_by_split(
 
 
 def load_mixture(
-    sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], announce: bool = True, apart: bool = False
+    sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], announce: bool = True, apart: bool = False, check=None
 ) -> datasets.Dataset:
     """Sources in one of the standard `shapes`, each shuffled, then mixed by `weight` (share of rows or, for `text`, of
     characters); `apart`: one after the other.
 
     Draws as much as the scarcest source allows without repetition; sources without weights are concatenated.
+    check: as for `load_train_eval`.
     """
-    return _mix(sources, seed, shapes, announce, apart=apart)[0]
+    return _mix(sources, seed, shapes, announce, check, apart)[0]
 
 
 def load_rows(source: DatasetSource, seed: int, shapes: tuple[str, ...]) -> datasets.Dataset:

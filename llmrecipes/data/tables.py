@@ -1,12 +1,15 @@
 """Rows of one source in a standard shape, as a table, checked one by one before anything shuffles them."""
 
+import datetime
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 
 import datasets
+import numpy
 import pyarrow
 import pyarrow.compute
 
@@ -70,7 +73,7 @@ def as_json(raw: RawRows) -> RawRows:
     """
     left_out, rows = [], raw.rows
     if not isinstance(rows, datasets.Dataset):
-        return raw
+        return _rows_as_json(raw)
     for name, feature in rows.features.items():
         if (wanted := _as_text(feature)) == feature:
             continue
@@ -80,9 +83,54 @@ def as_json(raw: RawRows) -> RawRows:
             rows, wanted = rows.remove_columns(name), None
         if wanted is None:
             left_out.append(name)
-    if left_out:
-        say(f"{raw.where}: left out the columns {', '.join(left_out)}, which hold neither text nor numbers")
+    _tell_left_out(raw, left_out)
     return replace(raw, rows=rows)
+
+
+def _tell_left_out(raw: RawRows, columns: Iterable[str]) -> None:
+    if columns:
+        say(f"{raw.where}: left out the columns {', '.join(columns)}, which hold neither text nor numbers")
+
+
+def _rows_as_json(raw: RawRows) -> RawRows:
+    """`as_json` of dictionaries, such as a function returns."""
+    if raw.lines is not None:  # of JSON or text
+        return raw
+    left_out, rows = {}, []
+    for row in raw.rows:
+        new = row
+        if isinstance(row, dict):
+            new = {}
+            for name, value in row.items():
+                try:
+                    new[name] = _plain(value)
+                except (TypeError, UnicodeDecodeError):
+                    left_out[name] = True
+        rows.append(new)
+    for row in rows if left_out else ():
+        for name in left_out:
+            row.pop(name, None)
+    _tell_left_out(raw, left_out)
+    return replace(raw, rows=rows)
+
+
+def _plain(value):
+    """`value` as JSON holds it. TypeError or UnicodeDecodeError if it is neither text nor numbers."""
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, datetime.datetime):
+        return value.isoformat(" ", "microseconds")  # as Arrow writes it
+    if isinstance(value, (datetime.date, datetime.time, datetime.timedelta, Decimal)):
+        return str(value)
+    if isinstance(value, (numpy.ndarray, numpy.generic)):
+        return _plain(value.tolist())
+    raise TypeError(type(value))
 
 
 def _as_text(feature):

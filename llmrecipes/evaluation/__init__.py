@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,9 +35,9 @@ from llmrecipes.judging.pairwise import PairJudge, read_guidelines
 from llmrecipes.measures import EVALUATION
 from llmrecipes.models import load_policy, load_tokenizer, read_config, require_folder
 from llmrecipes.processes import device, once, share
-from llmrecipes.reward_models.scoring import RewardScorer, check_reward_path
+from llmrecipes.reward_models.scoring import RewardScorer, check_reward_path, tell_unread
 from llmrecipes.signals import IN_A_CHAIN
-from llmrecipes.templates import options_of
+from llmrecipes.templates import options_of, require_chat_template, row_check
 
 
 @dataclass
@@ -60,11 +61,12 @@ class Parts:
     p_values: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def load_parts(data: DataArguments, args) -> Parts:
+def load_parts(data: DataArguments, args, model_args: ModelArguments | None = None) -> Parts:
     """Loads texts of `eval_datasets`, questions of `datasets`, lm-eval tasks and the judging rules.
 
     Raises:
-        InputError: there is no model, one is missing or of another kind, or a source or task cannot be read.
+        InputError: there is no model, one is missing or of another kind, or a source or task cannot be read, or a
+            model's chat template does not show all of a question.
     """
     if not args.models:
         raise InputError("`models` is missing; give {name: folder or Hub id, ...}")
@@ -76,7 +78,8 @@ def load_parts(data: DataArguments, args) -> Parts:
     else:
         parts.skipped["perplexity"] = "no eval_datasets with held-out text"
     if data.datasets:
-        parts.questions = list(load_mixture(data.datasets, args.seed, ("prompt",), announce=False))
+        check = _question_check(model_args or ModelArguments(), args.models)
+        parts.questions = list(load_mixture(data.datasets, args.seed, ("prompt",), announce=False, check=check))
     else:
         parts.skipped["behaviour"] = "no datasets with questions"
     if args.tasks or args.blimp_path:
@@ -111,6 +114,27 @@ def check_language_model(name: str, path: str) -> None:
         raise InputError(f"models: {name}: {path} scores answers but cannot write any; give it as reward_model_name_or_path")
 
 
+def _question_check(model_args: ModelArguments, models: dict[str, str]) -> Callable[[dict, str], None]:
+    """`row_check` with the chat template of every model."""
+    checks = {}
+    for name, path in models.items():
+        tokenizer = load_tokenizer(_source(model_args, path))
+        of_template = row_check(tokenizer)
+        checks.setdefault(json.dumps(of_template.key, default=str), (name, path, tokenizer, of_template))
+
+    def check(row: dict, where: str) -> None:
+        for name, path, tokenizer, of_template in checks.values():
+            if not isinstance(row["prompt"], str):
+                require_chat_template(tokenizer, f"models: {name}: {path}")
+            try:
+                of_template(row, where)
+            except InputError as error:
+                raise InputError(f"{error} (models: {name})") from None
+
+    check.key = sorted(checks)
+    return check
+
+
 def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dict, list[dict], dict]:
     """Scores every model of `args.models`.
 
@@ -119,6 +143,7 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
         (model -> list).
     """
     if parts.questions and args.reward_model_name_or_path:
+        tell_unread(parts.questions)
         parts.reward = RewardScorer(model_args, args.reward_model_name_or_path)
     scores, greedy, sampled, hits = {}, {}, {}, {}
     # The baseline first, since the others are compared with it.
@@ -244,9 +269,14 @@ def _sampled(summary: dict[str, metrics.Estimate]) -> dict[str, metrics.Estimate
     return {f"sampled_{m}": summary[m] for m, about in EVALUATION.items() if about.sampled and m in summary}
 
 
-def _load(model_args: ModelArguments, path: str):
+def _source(model_args: ModelArguments, path: str) -> ModelArguments:
     own = copy.copy(model_args)
-    own.model_name_or_path, own.tokenizer_name_or_path = path, model_args.tokenizer_name_or_path
+    own.model_name_or_path = path
+    return own
+
+
+def _load(model_args: ModelArguments, path: str):
+    own = _source(model_args, path)
     tokenizer = load_tokenizer(own)
     model = load_policy(own, tokenizer).eval()
     if not hasattr(model, "hf_device_map"):

@@ -49,7 +49,7 @@ def _cell(estimate: Estimate, is_share: bool) -> str:
     if is_share:
         return f"{100 * estimate.value:.1f} ± {100 * side:.1f} %"
     digits = 3 if abs(estimate.value) < 10 else 1
-    return f"{estimate.value:.{digits}f} ± {side:.{digits}f}" if estimate.value < 1e6 else f"{estimate.value:.2e}"
+    return f"{estimate.value:z.{digits}f} ± {side:.{digits}f}" if estimate.value < 1e6 else f"{estimate.value:.2e}"
 
 
 def format_answers(rows: list[dict], answers: dict[str, list[str]], count: int) -> str:

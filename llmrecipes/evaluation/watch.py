@@ -22,7 +22,7 @@ from llmrecipes.evaluation.watch_win_rate import JudgeComparison, RewardComparis
 from llmrecipes.judging.arguments import JudgeArguments
 from llmrecipes.judging.endpoint import Endpoint, check_judge, open_endpoint
 from llmrecipes.judging.pairwise import check_guidelines
-from llmrecipes.reward_models.scoring import check_reward_path
+from llmrecipes.reward_models.scoring import check_reward_path, tell_unread
 
 FILE = "watch.jsonl"
 
@@ -118,6 +118,8 @@ def load_watch(args: WatchArguments) -> Watched | None:
     if args.watch_questions:
         source = DataArguments(datasets=[args.watch_questions]).datasets[0]
         watched.questions = list(load_rows(source, seed=0, shapes=("prompt",)))
+        if args.watch_reward_model:
+            tell_unread(watched.questions)
     if args.judge_url:
         check_judge(args, "`watch_questions`")
         check_guidelines(args.judge_guidelines, "judge_guidelines")

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from llmrecipes.keys import UNKNOWN, Key, keys_of, recipe_keys
-from llmrecipes.keys.values import CHOICES, RANGE_OF, SOURCES, accepted
+from llmrecipes.keys.values import CHOICES, SOURCES, accepted, range_of
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = ROOT / "configs" / "schemas"
@@ -51,8 +51,8 @@ def _property(name: str, key: Key) -> dict:
         found["type"] = sorted(types)
     if key.default not in (UNKNOWN, None, "") and isinstance(key.default, (int, float, str, bool, list, dict)):
         found["default"] = key.default
-    if name in RANGE_OF:
-        found["description"] = f"{found.get('description', '')} ({RANGE_OF[name]})".strip()
+    if bounds := range_of(name, key.owner):
+        found["description"] = f"{found.get('description', '')} ({bounds})".strip()
     return found
 
 

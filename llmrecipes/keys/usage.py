@@ -12,7 +12,7 @@ import yaml
 from llmrecipes.config import InputError, nearest
 from llmrecipes.keys import UNKNOWN, Key, keys_of, recipe_keys
 from llmrecipes.keys.renamed import hint
-from llmrecipes.keys.values import RANGE_OF, SOURCES, shown
+from llmrecipes.keys.values import SOURCES, range_of, shown
 from llmrecipes.secrets import known_secrets, scrub_secrets
 
 # Group -> the dataclasses whose keys it shows; our own first, those of libraries last.
@@ -115,8 +115,8 @@ def _whole(name: str, keys: dict[str, Key]) -> str:
         lines.append(f"  default  {shown(key.default)}")
     if key.choices:
         lines.append(f"  choices  {', '.join(map(str, key.choices))}")
-    if name in RANGE_OF:
-        lines.append(f"  range    {RANGE_OF[name]}")
+    if bounds := range_of(name, key.owner):
+        lines.append(f"  range    {bounds}")
     lines.append(f"  of       {key.owner}")
     return "\n".join([*lines, "", textwrap.indent(textwrap.fill(key.help or "(no description)", 100), "  ")])
 
@@ -165,7 +165,8 @@ def keys_as_markdown() -> str:
 
 def _limits(name: str, key: Key) -> str:
     choices = f" One of {', '.join(f'`{choice}`' for choice in key.choices)}." if key.choices else ""
-    return choices + (f" Range: {RANGE_OF[name]}." if name in RANGE_OF else "")
+    bounds = range_of(name, key.owner)
+    return choices + (f" Range: {bounds}." if bounds else "")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ RANGES = {
     "-1 to 1e15": "max_steps",
 }
 RANGE_OF = {key: bounds for bounds, keys in RANGES.items() for key in keys.split()}
+# At temperature 0 all answers to a prompt are alike, of which sampling may make use and these two learn nothing.
+OWN_RANGES = {("temperature", "PPOConfig"): "above 0", ("temperature", "GRPOConfig"): "above 0"}
 # Choices that a library checks late or never; a test compares them with the library's own list.
 CHOICES = {
     "report_to": (
@@ -76,6 +78,11 @@ GRPO_LOSSES = "grpo dapo dr_grpo bnpo luspo cispo sapo vespo".split()
 # Dataclasses that occur in lists of sources.
 SOURCES = {"DatasetSource": "llmrecipes.config:DatasetSource", "CorpusSource": "llmrecipes.corpus.arguments:CorpusSource"}
 BUILTINS = ("int", "float", "bool", "str", "dict", "list")
+
+
+def range_of(key: str, owner: str) -> str | None:
+    """The bounds of `key` of the dataclass `owner`, as in RANGES; None if it has none."""
+    return OWN_RANGES.get((key, owner)) or RANGE_OF.get(key)
 
 
 def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
@@ -109,7 +116,7 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
     problem = _not_plain(value) or _wrong_choice(value, choices) or _wrong_type(key, value, declared, kinds, choices)
     if problem:
         raise InputError(f"{where}: `{key}` is {shown(value, key)}{problem}")
-    _check_range(key, value, where)
+    _check_range(key, declared.owner, value, where)
     for name in value if key == "expected" and isinstance(value, dict) else ():
         if advice := measure_hint(str(name)):
             raise InputError(f"{where}: `expected`: there is no measure `{name}`; {advice}")
@@ -204,8 +211,8 @@ def _wrong_type(key: str, value: Any, declared: Key, kinds: frozenset[str], choi
     return f" ({_kind(value)}); it must be {declared.annotation}{quote}"
 
 
-def _check_range(key: str, value: Any, where: str) -> None:
-    bounds = RANGE_OF.get(key)
+def _check_range(key: str, owner: str, value: Any, where: str) -> None:
+    bounds = range_of(key, owner)
     if key == "weight" and isinstance(value, list):
         bounds = "at least 0"  # 0 in a phase leaves the source out
     for number in value if isinstance(value, list) else [value]:

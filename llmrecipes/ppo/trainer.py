@@ -33,7 +33,7 @@ from llmrecipes.ppo.rewards import Rewards
 from llmrecipes.ppo.rollout import Rollout, split_rollout
 from llmrecipes.ppo.sharding import shard_frozen
 from llmrecipes.ppo.vllm_sampler import VLLMSampler
-from llmrecipes.reward_models.scoring import RewardFunction
+from llmrecipes.reward_models.scoring import RewardFunction, tell_unread
 from llmrecipes.sharding import prepare_sharding
 from llmrecipes.templates import complete_template
 
@@ -133,6 +133,8 @@ class PPOTrainer(Trainer):
 
     def _encode_all(self, train_dataset, eval_dataset, args: PPOConfig) -> tuple:
         train_dataset = self._encode(train_dataset, name="training prompts")
+        if self.rewards.models and {"tools", "chat_template_kwargs"} & set(train_dataset.column_names):
+            tell_unread(train_dataset)
         needed = args.rollout_batch_size // args.num_generations
         if len(train_dataset) < needed:
             raise InputError(

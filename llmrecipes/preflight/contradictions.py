@@ -251,8 +251,6 @@ def _preferences(s: Settings) -> Problems:
 
 
 def _rollouts(s: Settings) -> Problems:
-    if s.given("temperature") and s["temperature"] == 0 and "steps_per_generation" in s.keys:
-        yield "temperature", "is 0, at which all answers to a prompt are alike; give a number above 0"
     if s["delta"] and s["delta"] <= 1 + (s["epsilon_high"] or s["epsilon"]):
         yield "delta", f"is {s['delta']}, an upper bound of the ratio that must lie above 1 + epsilon"
     if s["remove_unused_columns"] and s.given("remove_unused_columns") and "reward_functions" in s.keys:

@@ -9,7 +9,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 def number(value: float | None) -> str:
     """Four significant digits, or a whole number from 10,000 on; empty if unknown."""
-    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:z.4g}"
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,7 @@ from `reward_model_tokens` and their scores at each row's last token.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes import templates
 from llmrecipes.config import InputError, ModelArguments
+from llmrecipes.data.tables import say
 from llmrecipes.formats import is_conversation
 from llmrecipes.models import context_length, load_reward_model, load_tokenizer, read_config
 from llmrecipes.processes import device
@@ -99,6 +100,12 @@ def _conversation_tokens(tokenizer, prompt: list[dict], response: str | list[dic
         text = templates.render(tokenizer, messages[:-1], "reward model", add_generation_prompt=True)
         ids = tokenizer(text + messages[-1]["content"], add_special_tokens=False)["input_ids"]
     return list(ids)
+
+
+def tell_unread(rows: Iterable[Mapping]) -> None:
+    """Says it if the prompts of `rows` have `tools` or `chat_template_kwargs`: reward models are trained without them."""
+    if any(map(templates.options_of, rows)):
+        say("reward model: it reads the prompts without their `tools` and `chat_template_kwargs`, as it is trained")
 
 
 def pair_tokens(pair: dict, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
@@ -269,6 +276,7 @@ def uncertainty(samples: list[dict], source: ModelArguments, batch_size: int = 3
         for sample in samples
         for reason in sample.get("finish_reasons") or [None] * len(sample["responses"])
     ]
+    tell_unread(samples)
     scores = iter(RewardScorer(source, source.model_name_or_path).score(rows, texts, finished, batch_size))
     result = []
     for sample in samples:
