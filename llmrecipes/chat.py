@@ -20,7 +20,7 @@ from llmrecipes.adapters import ADAPTER_FILE
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.durable import read_json
 from llmrecipes.formats import prompt_id, prompt_text, read_growing
-from llmrecipes.manifest import in_order
+from llmrecipes.manifest import MANIFEST_FILE, in_order
 from llmrecipes.metrics import bradley_terry
 from llmrecipes.models import context_length, load_policy, load_tokenizer
 from llmrecipes.web import import_gradio
@@ -37,7 +37,7 @@ def find_models(path: str) -> dict[str, str]:
     configs = [file for name in ("config.json", ADAPTER_FILE) for file in (root / name, *root.glob(f"*/{name}"))]
     configs = sorted(filter(Path.exists, configs), key=lambda file: file.stat().st_mtime)
     for folder in in_order(dict.fromkeys(config.parent for config in configs)):
-        manifest = folder / "manifest.json"
+        manifest = folder / MANIFEST_FILE
         if not manifest.exists() or read_json(manifest).get("status") == "finished":
             about = {k: v for c in configs if c.parent == folder for k, v in read_json(c).items()}
             named = str(about.get("architectures"))
@@ -115,7 +115,7 @@ def _encode(tokenizer, messages: list[dict]):
 
 def describe_model(name: str, folder: str) -> str:
     """`name`, a description from its run, and its context length."""
-    manifest, config = (read_json(Path(folder) / file) for file in ("manifest.json", "config.json"))
+    manifest, config = (read_json(Path(folder) / file) for file in (MANIFEST_FILE, "config.json"))
     context = config.get("max_position_embeddings")
     known = f"context of {context:,} tokens" if isinstance(context, int) else ""
     return " · ".join(filter(None, [name, str(manifest.get("made") or ""), known]))

@@ -20,13 +20,13 @@ from llmrecipes.cards.names import hide_paths, is_local, loading_name, repo_name
 from llmrecipes.config import InputError
 from llmrecipes.durable import read_json
 from llmrecipes.leaks import refuse_secrets
-from llmrecipes.manifest import runs_below
+from llmrecipes.manifest import MANIFEST_FILE, runs_below
 from llmrecipes.preflight.machine import is_hub_id
 from llmrecipes.secrets import known_secrets, scrub_secrets
 
 LEFT_OUT = ("checkpoint-", "logs", ".cache", "__pycache__")
 THE_HUBS_OWN = ".gitattributes"  # written by the Hub, which uses it to store large files
-SCRUBBED = ("manifest.json", "README.md")  # these contain paths of the machine they were made on
+SCRUBBED = (MANIFEST_FILE, "README.md")  # these contain paths of the machine they were made on
 ATTEMPTS = 5
 LONGEST_WAIT = 600.0  # seconds; the Hub's own windows for 429 are five minutes
 
@@ -52,13 +52,13 @@ def plan_push(path: str, namespace: str, not_secrets: Sequence[str] = ()) -> lis
         raise InputError(f"namespace: {namespace!r} is not the name of a user or organisation")
     root = Path(path)
     # In the order they were finished: inputs before what was made from them, the evaluation last.
-    runs = [root] if (root / "manifest.json").exists() else runs_below(root)
+    runs = [root] if (root / MANIFEST_FILE).exists() else runs_below(root)
     if not runs:
         raise InputError(f"{path}: holds no run (no manifest.json); give a stage's folder or a chain's")
     pushes = []
     for run in runs:
-        if not (manifest := read_json(run / "manifest.json")):
-            raise InputError(f"{run / 'manifest.json'}: is damaged; run the stage again")
+        if not (manifest := read_json(run / MANIFEST_FILE)):
+            raise InputError(f"{run / MANIFEST_FILE}: is damaged; run the stage again")
         if manifest.get("status") != "finished":
             raise InputError(f"{run}: is not finished; run its stage to the end before pushing")
         files = {
@@ -104,7 +104,7 @@ def push_run(push: Push, private: bool, api: HfApi, sleep: Callable[[float], Non
         # If left there, an old model.safetensors would be loaded instead of this run's shards.
         there = _list_files(push, api, "main")
         stale = [name for name in there if name not in content]
-        if stale and "manifest.json" not in there:
+        if stale and MANIFEST_FILE not in there:
             raise InputError(
                 f"{push.repo_id}: holds {stale[0]} and is not a run of ours; choose another namespace, or empty it"
             )
@@ -218,7 +218,7 @@ def _content(file: Path, push: Push) -> str | bytes:
     if file.name == "README.md" and push.repo_type == "model":
         text = _with_namespace(text, push)
     elif file.name == "README.md":
-        manifest = json.loads(push.files["manifest.json"].read_text(encoding="utf-8"))
+        manifest = json.loads(push.files[MANIFEST_FILE].read_text(encoding="utf-8"))
         path = manifest.get("config", {}).get("output_dir") or file.parent
         text = _renamed(text, {form(path): push.repo_id for form in (repo_name, loading_name)})
     return hide_paths(scrub_secrets(text, _own_tokens())).encode()
@@ -231,7 +231,7 @@ def _own_tokens() -> set[str]:
 def _with_namespace(text: str, push: Push) -> str:
     """The card with this model, its base and its data under their names on the Hub."""
     card, (namespace, name) = ModelCard(text, ignore_metadata_errors=True), push.repo_id.split("/")
-    manifest = json.loads(push.files["manifest.json"].read_text(encoding="utf-8"))
+    manifest = json.loads(push.files[MANIFEST_FILE].read_text(encoding="utf-8"))
     # What our stages made; what the run read from the Hub is there already under the name in the card.
     own = {repo_name(path) for path, found in manifest.get("inputs", {}).items() if not found.startswith("hub:")}
     full = lambda title: f"{namespace}/{title}" if title in own else title
@@ -239,7 +239,7 @@ def _with_namespace(text: str, push: Push) -> str:
         card.data.base_model = full(card.data.base_model)
     if card.data.datasets:
         card.data.datasets = [full(title) for title in card.data.datasets]
-    folder = push.files["manifest.json"].parent
+    folder = push.files[MANIFEST_FILE].parent
     here = {manifest.get("config", {}).get("output_dir") or folder, *filter(is_local, adapter_chain(folder)[:-1])}
     titles = {name: push.repo_id} | {
         form(path): f"{namespace}/{repo_name(path)}" for path in here for form in (repo_name, loading_name)

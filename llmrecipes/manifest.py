@@ -38,15 +38,16 @@ NOT_PART_OF_A_RUN |= {
 NOT_PART_OF_A_RUN |= {"tokens_dir", "verify_tokens"}
 NOT_PART_OF_A_RUN |= {"per_device_train_batch_size", "gradient_accumulation_steps"}  # their product is
 HOW_IT_IS_DONE = ("watch_", "hub_", "dataloader_num", "dataloader_pin", "dataloader_prefetch", "dataloader_persistent")
+MANIFEST_FILE = "manifest.json"
 # Files that differ between equal runs or are written about a run afterwards: no later stage reads them.
-NOT_OUTPUT = {"manifest.json", "trainer_state.json", "watch.jsonl", "evaluation.json", "health.json", "health.md"}
+NOT_OUTPUT = {MANIFEST_FILE, "trainer_state.json", "watch.jsonl", "evaluation.json", "health.json", "health.md"}
 NOT_OUTPUT |= {"quality.json", "quality.html", "training_args.bin", "report.json", "report.html"}
 NOT_OUTPUT_FOLDERS = ("checkpoint-", "logs", "trackio", "completions", "runs")
 
 
 def read_manifest(output_dir: str | Path) -> dict | None:
     """The folder's manifest, or None if there is none or its writing was interrupted."""
-    return read_json(Path(output_dir) / "manifest.json") or None
+    return read_json(Path(output_dir) / MANIFEST_FILE) or None
 
 
 def in_order(folders: Iterable[Path]) -> list[Path]:
@@ -102,7 +103,7 @@ def output_files(root: Path, flush: bool = False) -> dict[str, list]:
     manifest = (read_manifest(root) or {}) if root.is_dir() else {}
     known = manifest.get("files")
     known = known if isinstance(known, dict) else {}
-    of_training = any((root / name).exists() for name in ("manifest.json", "config.json", "adapter_config.json"))
+    of_training = any((root / name).exists() for name in (MANIFEST_FILE, "config.json", "adapter_config.json"))
     found = {}
     for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
         name = "" if file == root else file.relative_to(root).as_posix()
@@ -244,8 +245,8 @@ def standing(output_dir: Path, run: str) -> str:
             return "unfinished"  # only the manifest is damaged
         entries = output_dir.iterdir() if output_dir.is_dir() else ()
         left = {p.name for p in entries if not p.is_dir() or any(p.iterdir())}  # trainers create empty folders
-        left -= {"manifest.json", "manifest.tmp", LOCK, *(folder.name for folder in steps if not is_sealed_by(folder))}
-        if (output_dir / "manifest.json").exists():
+        left -= {MANIFEST_FILE, "manifest.tmp", LOCK, *(folder.name for folder in steps if not is_sealed_by(folder))}
+        if (output_dir / MANIFEST_FILE).exists():
             return "another" if left - NOT_OUTPUT - {"logs"} else "nothing"
         return "foreign" if left else "nothing"
     if manifest.get("fingerprint") == run:

@@ -21,6 +21,7 @@ from llmrecipes.config import InputError
 from llmrecipes.durable import read_json, write_text
 from llmrecipes.keys import recipe_keys
 from llmrecipes.manifest import (
+    MANIFEST_FILE,
     ROOT,
     difference,
     global_batch,
@@ -175,7 +176,7 @@ def _clock(seconds: float) -> str:
 def _hint(stage: Stage, code: int, force: bool) -> str:
     if standing(stage.output_dir, _fingerprint(stage)) == "another" and not force:
         return f"not run, see the reason above; --force --from {stage.name} runs it and everything after it again"
-    interrupted = read_json(stage.output_dir / "manifest.json").get("status") == "interrupted" or code in (129, 130, 143)
+    interrupted = read_json(stage.output_dir / MANIFEST_FILE).get("status") == "interrupted" or code in (129, 130, 143)
     how = "interrupted" if interrupted or code < 0 else f"failed with exit code {code}, see the reason above"
     return f"{how}; the same command{' without --force' if force else ''} continues from here"
 
@@ -196,7 +197,7 @@ def summarise_chain(stages: list[Stage], config_path: str, seconds: float) -> st
     lines = [f"# {config_path}", "", "| stage | made | seconds | expected against got | folder |", "|---|---|---|---|---|"]
     total = 0.0
     for stage in stages:
-        manifest = read_json(stage.output_dir / "manifest.json")
+        manifest = read_json(stage.output_dir / MANIFEST_FILE)
         if manifest.get("status") != "finished":
             lines.append(f"| {stage.title} | not run | | | |")
             continue
@@ -305,7 +306,7 @@ def _reason(stage: Stage, force: bool, will_change: list[Stage]) -> str:
         return "skip: not selected"
     if force:
         return "run: --force"
-    found = read_json(stage.output_dir / "manifest.json")
+    found = read_json(stage.output_dir / MANIFEST_FILE)
     held = standing(stage.output_dir, _fingerprint(stage))
     before = next((s for s in will_change if stage.reads(s.output_dir)), None)
     if before and held != "nothing":

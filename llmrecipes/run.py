@@ -41,6 +41,7 @@ from llmrecipes.durable import write_json
 from llmrecipes.logs import quiet_logs
 from llmrecipes.manifest import (
     LOCK,
+    MANIFEST_FILE,
     ROOT,
     corpora_of,
     difference,
@@ -264,9 +265,9 @@ def start_run(state: Run) -> None:
                     remove_checkpoint(folder)
         elif not state.goes_on:
             # If killed while clearing the folder, the same command continues clearing: the old contents are given up.
-            write_json(state.output_dir / "manifest.json", state.manifest | {"clearing": True})
+            write_json(state.output_dir / MANIFEST_FILE, state.manifest | {"clearing": True})
             _clear(state)
-        write_json(state.output_dir / "manifest.json", state.manifest)
+        write_json(state.output_dir / MANIFEST_FILE, state.manifest)
         atexit.register(_note_interruption, state, os.getpid())
     handle_signals()
     _barrier()
@@ -275,7 +276,7 @@ def start_run(state: Run) -> None:
 def _note_interruption(state: Run, process: int) -> None:
     if received and state.manifest["status"] == "running" and os.getpid() == process:
         with contextlib.suppress(OSError):
-            write_json(state.output_dir / "manifest.json", state.manifest | {"status": "interrupted"})
+            write_json(state.output_dir / MANIFEST_FILE, state.manifest | {"status": "interrupted"})
 
 
 def finish_run(state: Run, metrics: dict, made: str, next_steps: str = "", shown: Collection[str] | None = None) -> None:
@@ -300,7 +301,7 @@ def _finish(state: Run, metrics: dict, made: str, next_steps: str, shown: Collec
     manifest["files"] = output_files(state.output_dir, flush=True)
     manifest["output_fingerprint"] = digest({name: entry[2] for name, entry in manifest["files"].items()})
     write_model_card(state.output_dir, manifest=manifest)
-    write_json(state.output_dir / "manifest.json", manifest)  # written last: a "finished" run is complete
+    write_json(state.output_dir / MANIFEST_FILE, manifest)  # written last: a "finished" run is complete
     release_folder(state.output_dir)
     print(f"\n=== {state.stage}: {made} ({seconds:.0f} s)")
     numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and not BOOKKEEPING.search(k)}
@@ -350,7 +351,7 @@ def _barrier() -> None:
 def _clear(state: Run) -> None:
     """Removes an unfinished or overridden run, except for the files `keep`; from a folder that is not a run's, only its
     checkpoints, which would mix with this run's. Called only after the checks above."""
-    kept = {*state.keep, "manifest.json", LOCK}
+    kept = {*state.keep, MANIFEST_FILE, LOCK}
     for path in state.output_dir.iterdir():
         if state.is_foreign and not path.name.startswith("checkpoint-") or path.name in kept:
             continue

@@ -10,6 +10,7 @@ from llmrecipes.cards.loading import has_template, load_model
 from llmrecipes.cards.names import ROOT, hide_paths, is_local, loading_name, repo_name
 from llmrecipes.durable import read_json, write_json, write_text
 from llmrecipes.formats import prompt_text, read_growing
+from llmrecipes.manifest import MANIFEST_FILE
 from llmrecipes.measures import BOOKKEEPING, NAMED, meaning, read_scores, with_arrow
 
 RESULTS_FILE = "evaluation.json"  # results of evaluations of the model in this folder, by evaluation
@@ -40,7 +41,7 @@ def write_model_card(
     Returns the card's path; None for a folder that is not a finished run of ours (such as a Hub id) or holds no model.
     """
     folder = Path(folder)
-    manifest = manifest or read_json(folder / "manifest.json")
+    manifest = manifest or read_json(folder / MANIFEST_FILE)
     kinds = [n for n in ("adapter_config.json", "config.json", "tokenizer.json") if (folder / n).exists()]
     if manifest.get("status") != "finished" or not kinds:
         return None
@@ -260,7 +261,7 @@ def _stored(folder: Path, manifest: dict) -> dict[str, dict]:
 
 
 def _about(evaluation: Path) -> dict:
-    metrics, manifest = read_json(evaluation / "metrics.json"), read_json(evaluation / "manifest.json")
+    metrics, manifest = read_json(evaluation / "metrics.json"), read_json(evaluation / MANIFEST_FILE)
     # No path of this machine: the file is published unchanged.
     judged_by = {who: hide_paths(str(name)) for who, name in (metrics.get("judged_by") or {}).items()}
     return {"baseline": baseline_of(metrics, manifest), "judged_by": judged_by, "tasks": metrics.get("tasks") or []}

@@ -13,7 +13,7 @@ from llmrecipes.checkpoints import step_folders
 from llmrecipes.config import InputError
 from llmrecipes.durable import read_json
 from llmrecipes.formats import read_growing
-from llmrecipes.manifest import in_order, path_of, runs_below
+from llmrecipes.manifest import MANIFEST_FILE, in_order, path_of, runs_below
 from llmrecipes.measures import read_scores, todays_name
 from llmrecipes.report.changes import find_changes
 from llmrecipes.report.content import build_sections, open_report
@@ -79,7 +79,7 @@ def write_report(output_dir: str | Path, title: str = "", names: list[str] | Non
 
 def read_stage(folder: Path) -> StageRecord | None:
     """The finished run in `folder`, or None if there is none."""
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_json(folder / MANIFEST_FILE)
     if manifest.get("status") != "finished":
         return None
     metrics = read_json(folder / "metrics.json")
