@@ -1,4 +1,4 @@
-"""datatrove's executors run the same tasks: the same documents are kept, also when workers are killed."""
+"""datatrove's executors and Ray run the same tasks: the same documents are kept, also when workers are killed."""
 
 import os
 import re
@@ -151,14 +151,16 @@ def test_jobs_that_are_queued_are_not_handed_over_again(tmp_path, sources, monke
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_ray_keeps_the_same_documents_also_when_a_worker_is_killed(tmp_path, sources, readers, monkeypatch):
-    """Slow: Ray takes ten seconds to start."""
+def test_ray_keeps_the_same_documents_also_when_a_worker_is_killed(tmp_path, sources, readers, monkeypatch, capsys):
+    """Slow: Ray takes ten seconds to start, twice."""
     pytest.importorskip("ray")
     monkeypatch.syspath_prepend(tmp_path / "modules")
     deadly = [sources[0] | {"reader": "deadly_reader:deadly"}]
     whole = run_build(tmp_path / "here", deadly, **KEYS)
     readers(1)
-    assert run_build(tmp_path / "ray", deadly, **KEYS, **LOCAL | {"executor": "ray"}) == whole
+    found = run_build(tmp_path / "ray", deadly, **KEYS, **LOCAL | {"executor": "ray"})
+    assert found == whole and kept(tmp_path / "ray") == kept(tmp_path / "here")
+    assert re.search(r"task clean-\d was killed; attempt 2 of 4", capsys.readouterr().out)
 
 
 def test_without_the_package_a_line_names_the_extra(tmp_path, sources, monkeypatch):

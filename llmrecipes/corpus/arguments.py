@@ -80,7 +80,7 @@ class CorpusArguments(StepArguments):
     executor: str | None = field(
         default=None,
         metadata={
-            "help": "datatrove executor (extra `data`; ray: extra `ray`); null: this process.",
+            "help": "datatrove's (extra `data`), or ray (extra `ray`); null: this process.",
             "choices": ["local", "slurm", "ray"],
         },
     )

@@ -1,17 +1,21 @@
-"""datatrove's executors (Penedo et al., github.com/huggingface/datatrove) run the tasks of a build: local, Ray, Slurm.
+"""datatrove's executors (Penedo et al., github.com/huggingface/datatrove; local, Slurm) or Ray run the tasks of a build.
 
 `local` and `ray` run in a child process that is watched here: if one of its workers is killed (by the kernel, for its
 memory), datatrove's pool waits for it forever. Each task leaves a note of its process while it runs; a note whose process
 is gone means a killed task, and the child is restarted, up to `retries` times. Finished work is not repeated.
+Ray runs the tasks itself: datatrove's executor for it starts an actor and a pool for each task, which takes longer than a
+task of a small corpus, and waits forever for an actor that dies before its first answer.
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +30,7 @@ from llmrecipes.signals import die_with_parent
 SILENT_S = 120  # a task on another machine without a sign of life for this long counts as killed
 PATIENCE_S = 10  # for a child to end when asked
 QUIET_S = 3  # without any live task, after one was killed
+OBJECT_STORE = 80 << 20  # bytes; Ray's smallest is 75 MiB
 
 
 def run_with(work: Work) -> bool:
@@ -34,9 +39,10 @@ def run_with(work: Work) -> bool:
     Raises:
         InputError: a source cannot be read, a task was killed repeatedly, a package is missing.
     """
-    need("datatrove.executor", f"executor: {work.args.executor}")
     if work.args.executor == "ray":
         need("ray", "executor: ray", extra="ray")
+    else:
+        need("datatrove.executor", f"executor: {work.args.executor}")
     if all(is_done(work, phase) for phase in PHASES):
         return True
     if work.args.executor == "slurm":
@@ -71,7 +77,7 @@ def _watch(work: Work) -> str:
             heard = time.monotonic()
             while child.poll() is None:
                 lost, living = _tasks(work.root)
-                if living or not lost:
+                if living or not lost or work.args.executor == "ray":  # Ray notices by itself, and the child ends
                     heard = time.monotonic()
                 elif time.monotonic() - heard > QUIET_S:  # the remaining tasks, which the pool still runs, have ended
                     return lost
@@ -134,28 +140,61 @@ def run_child(root: str) -> None:
     """The child's work: all phases, one after the other."""
     die_with_parent(os.getppid())
     work = load_work(Path(root))
-    if work.args.executor == "ray":
-        import ray
-        from datatrove.executor.ray import RayPipelineExecutor
-
-        at = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": work.args.workers, "include_dashboard": False}
-        ray.init(**at)
-        make = partial(RayPipelineExecutor, mem_per_cpu_gb=1)
-    else:
-        from datatrove.executor import LocalPipelineExecutor
-
-        # This process has no threads and little memory, so workers can be forked and need not import everything again.
-        make = partial(LocalPipelineExecutor, start_method="fork" if sys.platform == "linux" else "spawn")
+    run = _start_ray(work) if work.args.executor == "ray" else _run_locally
     for phase in PHASES:
-        tasks = num_tasks(work, phase)
         if is_done(work, phase):
             continue
-        if tasks == 1:  # needs no worker process
+        if num_tasks(work, phase) == 1:  # needs no worker process
             datatrove_task(root, phase, None)
-            continue
-        make(
-            _pipeline(work, phase), tasks=tasks, workers=min(work.args.workers, tasks), logging_dir=_logs(work, phase)
-        ).run()
+        else:
+            run(work, phase)
+
+
+def _run_locally(work: Work, phase: str) -> None:
+    from datatrove.executor import LocalPipelineExecutor
+
+    tasks = num_tasks(work, phase)
+    # This process has no threads and little memory, so workers can be forked and need not import everything again.
+    LocalPipelineExecutor(
+        _pipeline(work, phase), tasks=tasks, workers=min(work.args.workers, tasks), logging_dir=_logs(work, phase),
+        start_method="fork" if sys.platform == "linux" else "spawn",
+    ).run()  # fmt: skip
+
+
+def _start_ray(work: Work) -> Callable[[Work, str], None]:
+    """Connects to the cluster at RAY_ADDRESS, or starts one on this machine; returns what runs a phase on it."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends them to its makers unless told otherwise
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 lets workers wait for all else on a busy machine
+    import ray
+
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init()
+    else:  # tasks exchange files, not objects
+        ray.init("local", num_cpus=work.args.workers, include_dashboard=False, object_store_memory=OBJECT_STORE)
+    return _run_on_ray
+
+
+def _run_on_ray(work: Work, phase: str) -> None:
+    """Runs all tasks of a phase, `workers` at a time, also if one of them is killed; then raises that one's error."""
+    import ray
+
+    task = ray.remote(max_retries=0)(datatrove_task)  # the parent counts the tries
+    tasks = num_tasks(work, phase)
+    ranks, running, lost = iter(range(tasks)), [], None
+    while True:
+        for rank in itertools.islice(ranks, work.args.workers - len(running)):
+            running.append(task.remote(str(work.root.absolute()), phase, None, rank, tasks))
+        if not running:
+            break
+        (done,), running = ray.wait(running)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayTaskError:  # the task's own
+            raise
+        except ray.exceptions.RayError as error:
+            lost = error
+    if lost:
+        raise lost
 
 
 def _submit(work: Work) -> bool:
