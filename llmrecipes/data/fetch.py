@@ -12,6 +12,7 @@ import base64
 import hashlib
 import html.parser
 import http.client
+import io
 import json
 import os
 import re
@@ -114,6 +115,7 @@ def _resume(url: str, part: Path) -> None:
     with response, open(part, "ab" if response.status == 206 else "wb") as file:
         expected = response.headers.get("Content-Length")
         received, mark, since = 0, 0, time.monotonic()
+        response.timed.expires = since + STALL_SECONDS + TIMEOUT_S
         while block := response.read1(1 << 20):
             file.write(block)
             received += len(block)
@@ -121,6 +123,7 @@ def _resume(url: str, part: Path) -> None:
                 raise ValueError(f"it has more than {ARCHIVE_BYTES >> 30} GiB")
             if received - mark >= STALL_BYTES:
                 mark, since = received, time.monotonic()
+                response.timed.expires = since + STALL_SECONDS + TIMEOUT_S
             elif time.monotonic() - since > STALL_SECONDS:
                 raise TimeoutError(f"fewer than {STALL_BYTES >> 10} KiB in {STALL_SECONDS} s")
     if expected is not None and received < int(expected):
@@ -216,8 +219,53 @@ def open_url(url: str, headers: dict[str, str]):
         user, _, password = (urllib.parse.unquote(part) for part in login.partition(":"))
         headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
     context = ssl.create_default_context(cafile=os.environ.get("PIP_CERT") or None)
-    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _Redirects)
+    opener = urllib.request.build_opener(_HTTP, _HTTPS(context=context), _Redirects)
     return opener.open(urllib.request.Request(_without_login(url), headers=headers), timeout=TIMEOUT_S)
+
+
+class _Timed(io.RawIOBase):
+    """A response's bytes until `expires`. urllib bounds only each single read: it would read a head that drips, or one
+    `100 Continue` after another, without end."""
+
+    def __init__(self, raw: io.RawIOBase):
+        self.raw, self.expires = raw, time.monotonic() + TIMEOUT_S
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        if time.monotonic() > self.expires:
+            raise TimeoutError("its answer has no end")
+        return self.raw.readinto(buffer)
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.timed = _Timed(self.fp.detach())
+        self.fp = io.BufferedReader(self.timed)
+
+
+class _Connection(http.client.HTTPConnection):
+    response_class = _Response
+
+
+class _SafeConnection(http.client.HTTPSConnection):
+    response_class = _Response
+
+
+class _HTTP(urllib.request.HTTPHandler):
+    def http_open(self, request):
+        return self.do_open(_Connection, request)
+
+
+class _HTTPS(urllib.request.HTTPSHandler):
+    def https_open(self, request):
+        return self.do_open(_SafeConnection, request, context=self._context)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -264,6 +312,7 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 
 def _read_page(response) -> bytes:
     content, deadline = bytearray(), time.monotonic() + PAGE_SECONDS
+    response.timed.expires = deadline
     while block := response.read1(1 << 20):
         content += block
         if len(content) > PAGE_BYTES or time.monotonic() > deadline:
