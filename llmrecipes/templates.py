@@ -117,10 +117,15 @@ def complete_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
 
 
 def read_template(path: str) -> str:
-    """The chat template of `chat_template_path`: a Jinja file, or a tokenizer's folder or Hub id."""
+    """The chat template of `chat_template_path`: a Jinja file, or a tokenizer's folder or Hub id. InputError if there is
+    none."""
     if path.endswith((".jinja", ".j2")) and Path(path).is_file():
         return Path(path).read_text(encoding="utf-8")
-    return AutoTokenizer.from_pretrained(path).get_chat_template()
+    try:
+        return AutoTokenizer.from_pretrained(path).get_chat_template()
+    except (OSError, ValueError) as error:
+        advice = "it takes no revision; download that one and name the folder" if "@" in path else str(error)[:200]
+        raise InputError(f"chat_template_path: {path} cannot be read: {advice}") from None
 
 
 def row_check(

@@ -9,7 +9,7 @@ from llmrecipes.config import DataArguments, InputError, ModelArguments
 from llmrecipes.data import load_train_eval
 from llmrecipes.models import build_policy, eos_token_ids, load_policy, load_tokenizer, train_tokenizer
 from llmrecipes.ppo.prompts import prompt_token_ids
-from llmrecipes.templates import encode_prompts, end_of_turn, options_of, row_check
+from llmrecipes.templates import encode_prompts, end_of_turn, options_of, read_template, row_check
 
 TOOLS = [{"type": "function", "function": {"name": "look_up", "description": "", "parameters": {}}}]
 CALL = {"role": "assistant", "content": "", "tool_calls": [
@@ -164,3 +164,10 @@ def test_prompts_that_cannot_be_encoded_are_named_by_row():
         encode_prompts(Letters(), ["ab", ""])
     with pytest.raises(InputError, match="row 1: .* no chat template"):
         encode_prompts(Letters(), [CHAT[:1]])
+
+
+def test_a_template_that_cannot_be_read_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="chat_template_path: a/b@main cannot be read: it takes no revision; download"):
+        read_template("a/b@main")
+    with pytest.raises(InputError, match=f"chat_template_path: {tmp_path} cannot be read: ."):
+        read_template(str(tmp_path))
