@@ -201,22 +201,27 @@ def summarise_chain(stages: list[Stage], config_path: str, seconds: float) -> st
         if manifest.get("status") != "finished":
             lines.append(f"| {stage.title} | not run | | | |")
             continue
-        total += manifest["wall_seconds"]
-        verdicts = [
-            f"{name} {v['expected']:g} ± {v['tolerance']:g}: {'' if v['got'] is None else format(v['got'], '.4g') + ', '}"
-            + v["verdict"]
-            for name, v in manifest["expected"].items()
-        ]
-        lines.append(
-            f"| {stage.title} | {manifest['made']} | {manifest['wall_seconds']:.0f} | {'; '.join(verdicts) or '-'} "
-            f"| {stage.output_dir} |"
-        )
+        try:
+            lines.append(_outcome(stage, manifest))
+            total += manifest["wall_seconds"]
+        except (KeyError, TypeError, ValueError, AttributeError):
+            lines.append(f"| {stage.title} | cannot be told: {MANIFEST_FILE} is damaged | | | {stage.output_dir} |")
     lines += ["", f"All stages together: {total:.0f} s of work, {seconds:.0f} s in this call.", ""]
     for stage in stages:
         table = stage.output_dir / "table.txt"
         if table.exists():
             lines += [f"## {stage.title}", "", "```", table.read_text(encoding="utf-8").rstrip(), "```", ""]
     return "\n".join(lines)
+
+
+def _outcome(stage: Stage, manifest: dict) -> str:
+    verdicts = [
+        f"{name} {v['expected']:g} ± {v['tolerance']:g}: {'' if v['got'] is None else format(v['got'], '.4g') + ', '}"
+        + v["verdict"]
+        for name, v in manifest["expected"].items()
+    ]
+    made, seconds = manifest["made"], manifest["wall_seconds"]
+    return f"| {stage.title} | {made} | {seconds:.0f} | {'; '.join(verdicts) or '-'} | {stage.output_dir} |"
 
 
 def _check_configs(names: list[str], config_path: Path) -> None:

@@ -101,6 +101,14 @@ CORPUS = [
     ),
     ("pipeline", ('{"stages": ["sft"], "output_dir": "home"}', STAGES | {"sft": '{"output_dir": [null]}'}, {})),
     ("pipeline", ('{"stages": ["/etc/x", "../x"], "output_dir": "home"}', STAGES, {})),
+    (
+        "pipeline",
+        (
+            '{"stages": ["sft"], "output_dir": "home"}',
+            STAGES,
+            {"home/sft/manifest.json": b'{"status": "finished", "wall_seconds": "", "made": 1, "expected": {}}'},
+        ),
+    ),
     # configs of other tools
     ("migrate", "scheduler: []\n"),
     ("migrate", "reward_model_path: 1\ninit_kl_coef: 0.1\nrpo_alpha: 1\n"),
