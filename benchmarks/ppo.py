@@ -7,6 +7,8 @@ one process each, on the same models, prompts (in the same order) and response l
 weights, fp32, num_mini_batches 1, pad != eos, no sample generations, old log-probabilities from sampling; the first update
 warms up, TRL's last update of a pass is not run. Measures CPU time of one thread, which other load disturbs least.
 "separate" compares like with like; "shared" (one trunk for policy and value) is a different algorithm, shown separately.
+Beside the seconds of "separate" stands their floor: the update's matrix products at this machine's own rate (ppo_floor.py).
+--workloads smoke: a tiny model, to check that everything runs; its figures mean nothing.
 """
 
 import argparse
@@ -32,6 +34,7 @@ TARGETS = {
     ("variable", "shared"): (2.6, None),
     ("vocabulary", "shared"): (3.3, None),
 }
+FLOOR_TARGET = 1.25  # times the floor, separate value model
 TOY_TARGETS = {"bandit": 0.8, "stop": 0.95, "stop_pad_is_eos": 0.95}
 
 
@@ -97,8 +100,22 @@ def report(workload: str, runs: dict[str, list[dict]]) -> dict:
         print(
             "            s/update: " + "  ".join(f"{name} {value:.2f}" for name, value in phases.items()) + own, flush=True
         )
+        if each[0]["floor"]:
+            middle["floor"] = report_floor(phases, [run["floor"] for run in each], workload)
         figures[side] = {**middle, "speed": speed, "speeds": speeds, "peak": peak, "peaks": peaks, "seconds": phases}
     return figures
+
+
+def report_floor(phases: dict[str, float], floors: list[dict], workload: str) -> dict:
+    """Prints and returns the floor's seconds (medians over the rounds) and the measured ones as multiples of them."""
+    floor = {name: statistics.median(each[name] for each in floors) for name in sorted(floors[0])}
+    times = {name: phases[name] / seconds for name, seconds in floor.items()}
+    print(f"            floor:    {'  '.join(f'{name} {seconds:.2f}' for name, seconds in floor.items())}")
+    print(f"            x floor:  {'  '.join(f'{name} {ratio:.2f}' for name, ratio in times.items())}")
+    total, least = sum(phases.values()), sum(floor.values())
+    goal = verdict(total / least, FLOOR_TARGET if (workload, "separate") in TARGETS else None, at_most=True)
+    print(f"            in total {total:.2f} s, floor {least:.2f} s: {total / least:.2f}x{goal}", flush=True)
+    return {"seconds": floor, "times": times, "total": total / least}
 
 
 def learning(updates: int) -> dict:

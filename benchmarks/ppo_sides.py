@@ -1,6 +1,9 @@
-"""One side of benchmarks/ppo.py and gpu.py in its own process: python benchmarks/ppo_sides.py SIDE WORKLOAD UPDATES
+"""One side of benchmarks/ppo.py and gpu.py in its own process:
 
-SIDE: trl (trl 1.12.0, by the interpreter that has it), separate or shared (ours). Prints its figures as one line of JSON.
+    python benchmarks/ppo_sides.py SIDE WORKLOAD UPDATES [SEED POLICY]
+
+SIDE: trl (trl 1.12.0, by the interpreter that has it), separate or shared (ours) or, for digits, grpo. POLICY: the model
+that digits start from. Prints its figures as one line of JSON.
 On a GPU this measures wall time, synchronising with the device, and both sides train under bf16 autocast; on a CPU, the CPU
 time of one thread.
 """
@@ -15,8 +18,10 @@ import sys
 import tempfile
 import time
 
-PAD, EOS = 0, 2
+from ppo_digits import DIGITS, EOS, PAD, build_digits, build_digits_model, complete, run_grpo
+
 ROWS, MICRO_BATCH, RESPONSE = 64, 16, 64
+SIZES = (256, 704, 4, 4)  # width, intermediate width, layers, heads
 # low, high: tokens of a prompt. eos: probability per token that a response ends; lengths are drawn before the run.
 WORKLOADS = {
     "fixed": {"vocab": 4096, "low": 32, "high": 32, "eos": 0.0, "epochs": 4},
@@ -55,9 +60,6 @@ class Finished(Exception):
     """Enough updates were measured."""
 
 
-# ---- Shared by all sides ----
-
-
 def build_tokenizer(vocab: int, pad_is_eos: bool):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -77,8 +79,8 @@ def build_models(work: dict) -> tuple:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-    toy = work is TOY
-    sizes = (32, 64, 2, 4) if toy else work.get("sizes", (256, 704, 4, 4))
+    toy = work is TOY or "warm_up" in work
+    sizes = (32, 64, 2, 4) if work is TOY else work.get("sizes", SIZES)
     config = dict(
         vocab_size=work["vocab"], hidden_size=sizes[0], intermediate_size=sizes[1], num_hidden_layers=sizes[2],
         num_attention_heads=sizes[3], max_position_embeddings=1024, pad_token_id=PAD, bos_token_id=1, eos_token_id=EOS,
@@ -175,26 +177,42 @@ class Stopwatch:
 class Run:
     """What a side needs (workload, prompts, the toys' reward) and what it records."""
 
-    def __init__(self, workload: str, updates: int):
-        self.workload, self.updates = workload, updates
-        self.toy = workload in TOYS
-        self.work = TOY if self.toy else WORKLOADS[workload]
-        self.prompts = build_prompts(self.work, updates + 1)  # one more: see `finished_update`
-        self.response = TOY_RESPONSE if self.toy else self.work.get("response", RESPONSE)
+    def __init__(self, workload: str, updates: int, seed: int = 1, policy: str | None = None):
+        self.workload, self.updates, self.seed, self.policy = workload, updates, seed, policy
+        self.digits = workload in DIGITS
+        self.toy = workload in TOYS or self.digits
+        self.work = DIGITS[workload] if self.digits else TOY if self.toy else WORKLOADS[workload]
+        # One update more: see `finished_update`.
+        self.prompts = build_digits(self.work, updates + 1, seed) if self.digits else build_prompts(self.work, updates + 1)
+        self.response = self.work.get("response", TOY_RESPONSE if self.toy else RESPONSE)
         self.rows, self.micro_batch = self.work.get("rows", ROWS), self.work.get("micro", MICRO_BATCH)
+        if self.toy:
+            self.micro_batch = self.rows // 2
         self.schedule = None if self.toy else Schedule(self.prompts, self.work["eos"], self.response)
         self.watch, self.marks, self.tokens, self.scores = Stopwatch(), [], 0, []
 
-    def reward(self, rows: list[list[int]]) -> list[float]:
-        """The toys' reward of responses (token ids): share of one token, or brevity. Records its mean, or for brevity the
-        share of responses ending in EOS."""
-        if self.workload == "bandit":
+    def models(self) -> tuple:
+        """`build_models`; digits start from `policy`."""
+        policy, reference, reward, value = build_models(self.work)
+        if self.digits:
+            policy, reference = (build_digits_model(self.work, self.policy).to(policy.device) for _ in range(2))
+        return policy, reference, reward, value
+
+    def reward(self, prompts: list[list[int]], rows: list[list[int]]) -> list[float]:
+        """The toys' reward of responses (token ids): share of one token, brevity, or 1 for the right digits. Records it, or
+        for brevity whether the response ends in EOS."""
+        if self.digits:
+            rewards = [float(row == complete(prompt) + [EOS]) for prompt, row in zip(prompts, rows, strict=True)]
+        elif self.workload == "bandit":
             rewards = [row.count(TOY_TOKEN) / TOY_RESPONSE for row in rows]
-            self.scores.append(sum(rewards) / len(rows))
         else:
             rewards = [1 - len(row) / TOY_RESPONSE for row in rows]
-            self.scores.append(sum(row[-1] == EOS for row in rows) / len(rows))
+        self.scores += [row[-1] == EOS for row in rows] if self.workload.startswith("stop") else rewards
         return rewards
+
+    def curve(self) -> list[float]:
+        """The mean of what `reward` recorded, by update."""
+        return [sum(self.scores[i : i + self.rows]) / self.rows for i in range(0, len(self.scores), self.rows)]
 
     def finished_update(self) -> None:
         """Called after each update. The run ends before its last one, in which TRL steps after every micro-batch."""
@@ -203,15 +221,28 @@ class Run:
         if len(self.marks) == self.updates:
             raise Finished
 
+    def floor(self) -> dict:
+        """Least seconds of an update by phase: `ppo_floor.floor` of the updates after the first."""
+        import ppo_floor
+
+        measured = self.prompts[self.rows : self.rows * self.updates]
+        lengths = [(len(prompt), self.schedule.lengths[tuple(prompt)]) for prompt in measured]
+        found = ppo_floor.floor(
+            self.work.get("sizes", SIZES), self.work["vocab"], lengths, self.micro_batch, self.work["epochs"],
+            batch=ROWS, clock=lambda: self.watch.now()[0],
+        )  # fmt: skip
+        return {name: seconds / (self.updates - 1) for name, seconds in found.items()}
+
     def common_arguments(self) -> dict:
         import torch
 
         cuda = torch.cuda.is_available()
         return dict(
             output_dir=tempfile.mkdtemp(), use_cpu=not cuda, bf16=cuda, report_to="none", disable_tqdm=True,
-            save_strategy="no", per_device_train_batch_size=ROWS // 2 if self.toy else self.micro_batch, num_mini_batches=1,
-            gradient_accumulation_steps=2 if self.toy else self.rows // self.micro_batch, num_ppo_epochs=self.work["epochs"],
-            total_episodes=len(self.prompts), learning_rate=1e-3 if self.toy else 1e-5, temperature=1.0, seed=1,
+            save_strategy="no", per_device_train_batch_size=self.micro_batch, num_mini_batches=1,
+            gradient_accumulation_steps=self.rows // self.micro_batch, num_ppo_epochs=self.work["epochs"],
+            total_episodes=len(self.prompts), temperature=1.0, seed=self.seed,
+            learning_rate=1e-4 if self.digits else 1e-3 if self.toy else 1e-5,
             missing_eos_penalty=1.0 if self.workload.startswith("stop") else None, kl_coef=0.01 if self.toy else 0.05,
             lr_scheduler_type="constant", adam_epsilon=1e-5,
         )  # fmt: skip
@@ -230,7 +261,7 @@ def run_trl(run: Run) -> None:
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     watch, tokenizer = run.watch, build_tokenizer(run.work["vocab"], run.workload == "stop_pad_is_eos")
-    policy, reference, reward, value = build_models(run.work)
+    policy, reference, reward, value = run.models()
     RandomSampler.__iter__ = lambda self: iter(range(len(self.data_source)))  # both sides take the prompts in order
     if run.schedule:
         generate = policy.generate
@@ -259,7 +290,9 @@ def run_trl(run: Run) -> None:
             run.tokens += sum(map(len, rows))
             if not run.toy:
                 return get_reward(model, responses, pad, context)
-            return torch.zeros(len(responses), responses.shape[1]), torch.tensor(run.reward(rows)), None
+            prompts = [row[row != pad].tolist() for row in responses[:, :context]]
+            rewards = torch.zeros(responses.shape, device=responses.device)
+            return rewards, torch.tensor(run.reward(prompts, rows), device=rewards.device), None
 
     module.forward, module.get_reward = forward, reward_or_value
     trainer = PPOTrainer(
@@ -288,7 +321,7 @@ def run_ours(run: Run, value_model: str) -> None:
 
     keep_freed_memory()  # as recipes/ppo.py does
     watch, tokenizer = run.watch, build_tokenizer(run.work["vocab"], run.workload == "stop_pad_is_eos")
-    policy, reference, reward, value = build_models(run.work)
+    policy, reference, reward, value = run.models()
 
     def sampler(model, prompts, **kwargs):
         if run.schedule:
@@ -298,8 +331,8 @@ def run_ours(run: Run, value_model: str) -> None:
         run.tokens += sum(len(response.token_ids) for response in responses)
         return responses
 
-    def toy_reward(completion_ids):
-        return run.reward(completion_ids)
+    def toy_reward(prompts, completion_ids):
+        return run.reward(prompts, completion_ids)
 
     class Updates(TrainerCallback):
         def on_step_end(self, args, state, control, **_):
@@ -326,33 +359,39 @@ def run_ours(run: Run, value_model: str) -> None:
     trainer.train()
 
 
-def measure(side: str, workload: str, updates: int) -> dict:
+def measure(side: str, workload: str, updates: int, *given) -> dict:
     """Samples/s, seconds per update by phase (CPU; "other" is the trainer's own overhead), that overhead's share of wall
     time, response tokens of each update, peak memory (MiB); for toys, the score of each update."""
     import torch
 
     torch.set_num_threads(1)
     cuda = torch.cuda.is_available()
-    run = Run(workload, updates)
+    run = Run(workload, updates, *given)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Finished):
-        run_trl(run) if side == "trl" else run_ours(run, side)
+        if side == "grpo":
+            run_grpo(run, build_tokenizer(run.work["vocab"], False))
+        else:
+            run_trl(run) if side == "trl" else run_ours(run, side)
+    if run.digits:  # for what it learns, not for its phases
+        return {"rows": run.rows, "scores": run.curve()}
     (first, _, before), (last, _, after) = run.marks[0], run.marks[-1]  # the first update warms up
     counted = updates - 1
     cpu, wall = ((end - start) / counted for end, start in zip(last, first, strict=True))
     phases = {name: [(after[name][i] - before[name][i]) / counted for i in range(2)] for name in after}
     tokens = [mark[1] for mark in run.marks]
+    peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "samples_per_s": run.rows / cpu,
         "tokens": [end - start for start, end in zip([0, *tokens], tokens, strict=False)],
         "seconds": {name: times[0] for name, times in phases.items()}
         | {"other": cpu - sum(times[0] for times in phases.values())},
         "overhead": 1 - sum(times[1] for times in phases.values()) / wall,
-        "peak_mb": torch.cuda.max_memory_allocated() / 2**20
-        if cuda
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "scores": run.scores,
+        "peak_mb": peak,
+        "floor": run.floor() if side == "separate" and not run.toy else None,  # after the peak was read
+        "scores": run.curve(),
     }
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    side, workload, updates, *given = sys.argv[1:]
+    print(json.dumps(measure(side, workload, int(updates), *([int(given[0]), given[1]] if given else []))))

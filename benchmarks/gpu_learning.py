@@ -1,0 +1,151 @@
+"""Parts of benchmarks/gpu.py that learn something: characters of Shakespeare, and digits by PPO and GRPO."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = "configs/shakespeare-char"
+SEEDS = (1, 2, 3)
+TINY = ["--model_config", "{model_type: gpt2, n_embd: 32, n_layer: 2, n_head: 2, n_positions: 64}", "--max_length", "64",
+        "--max_steps", "60", "--eval_steps", "15", "--save_steps", "20", "--per_device_train_batch_size", "4",
+        "--torch_compile", "false", "--dataloader_num_workers", "0", "--warmup_steps", "2"]  # fmt: skip
+
+
+# ---- Characters ----
+
+
+def shakespeare(smoke: bool, text: str | None) -> dict:
+    """configs/shakespeare-char as it stands, by its recipes, for each seed: the least validation loss, its step, seconds of
+    training (with compilation) and of the command; then the first seed again, killed by SIGKILL after half of its steps and
+    started again: the largest difference between the two curves. Three seeds (one with smoke)."""
+    found = {"text": "generated, a tiny model: its figures mean nothing" if smoke else text or f"that of {CONFIGS}"}
+    seeds = SEEDS[: 1 if smoke else None]
+    with tempfile.TemporaryDirectory() as folder:
+        options = text_options(Path(folder), smoke, text)
+        run("tokenizer", Path(folder, "tokenizer"), [*options["train"]])
+        common = [*options["train"], *options["eval"], "--tokenizer_name_or_path", f"{folder}/tokenizer",
+                  "--report_to", "none", "--logging_steps", "5" if smoke else "10", *TINY * smoke]  # fmt: skip
+        for seed in seeds:
+            started = time.time()
+            run("pretrain", Path(folder, str(seed)), [*common, "--seed", str(seed)])
+            found[f"seed_{seed}_command_s"] = time.time() - started
+            curve = read_curve(Path(folder, str(seed)), "eval_loss")
+            step = min(curve, key=curve.get)
+            found[f"seed_{seed}_eval_loss"], found[f"seed_{seed}_step"] = curve[step], step
+            found[f"seed_{seed}_train_s"] = next(iter(read_curve(Path(folder, str(seed)), "train_runtime").values()))
+        if not smoke:
+            met = [found[f"seed_{s}_eval_loss"] <= 1.47 and found[f"seed_{s}_train_s"] <= 180 for s in seeds]
+            found["goal_met"] = f"{sum(met)} of {len(met)} seeds"
+        killed = Path(folder, "killed")
+        found["killed_beside"] = kill(killed, [*common, "--seed", str(seeds[0])], half_of(Path(folder, str(seeds[0]))))
+        run("pretrain", killed, [*common, "--seed", str(seeds[0])])
+        for name in ("loss", "eval_loss"):
+            one, two = (read_curve(Path(folder, run_name), name) for run_name in (str(seeds[0]), "killed"))
+            if one.keys() != two.keys():
+                raise RuntimeError(f"{name} was logged at other steps by the resumed run: {sorted(one.keys() ^ two.keys())}")
+            found[f"resumed_{name}_points"] = len(one)
+            found[f"resumed_{name}_largest_difference"] = max(abs(one[step] - two[step]) for step in one)
+    return found
+
+
+def text_options(folder: Path, smoke: bool, text: str | None) -> dict[str, list[str]]:
+    """The options that replace the config's texts by generated ones or by the file `text`, split as the Hub's set is: nine
+    tenths to train on, the first half of the last tenth to evaluate on. Without either, none."""
+    if not smoke and not text:
+        return {"train": [], "eval": []}
+    if smoke:
+        choose = random.Random(0)
+        words = ["thou", "art", "more", "lovely", "and", "temperate", "rough", "winds", "do", "shake", "the", "buds"]
+        whole = " ".join(choose.choice(words) for _ in range(6000))
+    else:
+        whole = Path(text).read_text(encoding="utf-8")
+    nine, half = int(0.9 * len(whole)), int(0.95 * len(whole))
+    options = {}
+    for name, part in {"train": whole[:nine], "eval": whole[nine:half]}.items():
+        (folder / f"{name}.jsonl").write_text(json.dumps({"text": part}) + "\n", encoding="utf-8")
+        key = "--datasets" if name == "train" else "--eval_datasets"
+        options[name] = [key, json.dumps([{"path": f"{folder}/{name}.jsonl"}])]
+    return options
+
+
+def command(stage: str, output: Path, options: list[str]) -> list[str]:
+    config = ["--config", f"{CONFIGS}/{stage}.yaml", "--output_dir", str(output)]
+    return [sys.executable, f"recipes/{stage}.py", *config, *options]
+
+
+def run(stage: str, output: Path, options: list[str]) -> None:
+    done = subprocess.run(command(stage, output, options), cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{stage} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-1500:]}")
+
+
+def read_curve(output: Path, name: str) -> dict[int, float]:
+    """What was logged as `name`, by step; of several at one step, the first."""
+    logged = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    return {entry["step"]: entry[name] for entry in reversed(logged) if name in entry}
+
+
+def half_of(output: Path) -> int:
+    return json.loads((output / "trainer_state.json").read_text())["max_steps"] // 2
+
+
+def kill(output: Path, options: list[str], step: int) -> str:
+    """Starts the run and kills it once a checkpoint of `step` or later is there; returns the checkpoint's name."""
+    process = subprocess.Popen(
+        command("pretrain", output, options), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None:
+        for checkpoint in output.glob("checkpoint-*"):
+            last = checkpoint.name.rpartition("-")[2]
+            if last.isdigit() and int(last) >= step:
+                process.send_signal(signal.SIGKILL)
+                if process.wait() == -signal.SIGKILL:
+                    return checkpoint.name
+        time.sleep(0.02)
+    raise RuntimeError(f"the run that was to be killed ended with {process.returncode} first")
+
+
+# ---- Digits ----
+
+
+def digits(smoke: bool, trl: str | None) -> dict:
+    """From a model that completes digits rightly 40 times in 100, for each seed: the share right of the first and of the
+    last five rollouts and the samples needed for 95 %, by our PPO, GRPO and, with `trl`, TRL 1.12.0's PPO, on equally many
+    samples. Three seeds (one with smoke)."""
+    from ppo_digits import warm_up
+
+    workload = "digits-smoke" if smoke else "digits"
+    updates = 2 if smoke else 60
+    found = {} if trl else {"trl": "not run: --trl names no folder with it"}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in SEEDS[: 1 if smoke else None]:
+            policy = f"{folder}/{seed}"
+            warm_up(policy, workload, seed)
+            for side in (*(["trl"] if trl else []), "separate", "grpo"):
+                path = os.pathsep.join(([trl] if side == "trl" else []) + [str(ROOT), os.environ.get("PYTHONPATH", "")])
+                script = [sys.executable, str(ROOT / "benchmarks/ppo_sides.py"), side, workload, str(updates), str(seed)]
+                environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+                started = time.time()
+                done = subprocess.run([*script, policy], env=environment, capture_output=True, text=True)
+                name = f"{'ppo' if side == 'separate' else side}_seed_{seed}"
+                if done.returncode:
+                    found[f"{name}_failed"] = done.stderr[-1500:]
+                    continue
+                result = json.loads(done.stdout.splitlines()[-1])
+                curve, rows = result["scores"], result["rows"]
+                reached = next((i for i, share in enumerate(curve) if share >= 0.95), None)
+                last = curve[-5:]
+                found |= {
+                    f"{name}_right": f"{curve[0]:.3f} -> {sum(last) / len(last):.3f} after {rows * len(curve)} samples",
+                    f"{name}_samples_to_95": "never" if reached is None else rows * reached,
+                    f"{name}_s": time.time() - started,
+                    f"{name}_curve": curve,
+                }
+    return found
