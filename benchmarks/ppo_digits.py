@@ -1,10 +1,9 @@
 """The completion of digits, on which benchmarks/gpu.py compares PPO and GRPO: prompts, the model, its start, GRPO's side."""
 
-import itertools
 import random
 
 PAD, EOS = 0, 2
-# Sequences of digits (tokens 4 to 13) with a constant step modulo 10; a completion is right if it goes on so and then ends.
+# Prompts count up modulo 10 (tokens 4 to 13); a completion is right if it counts on for four digits and then ends.
 DIGITS = {
     "digits": {"low": 3, "high": 6, "sizes": (384, 1024, 6, 6), "rows": 128, "warm_up": 600},  # 10.6M parameters
     "digits-smoke": {"low": 3, "high": 4, "sizes": (32, 64, 2, 2), "rows": 16, "warm_up": 10},
@@ -29,20 +28,19 @@ def build_digits(work: dict, updates: int, seed: int) -> list[list[int]]:
     choose = random.Random(seed)
     prompts = []
     for _ in range(work["rows"] * updates):
-        start, step, length = choose.randrange(10), choose.randrange(1, 10), choose.randint(work["low"], work["high"])
-        prompts.append([4 + (start + step * i) % 10 for i in range(length)])
+        start, length = choose.randrange(10), choose.randint(work["low"], work["high"])
+        prompts.append([4 + (start + i) % 10 for i in range(length)])
     return prompts
 
 
-def complete(prompt: list[int], step: int | None = None) -> list[int]:
-    """The four digits after `prompt`, by its own step or another one."""
-    step = prompt[1] - prompt[0] if step is None else step
-    return [4 + (prompt[-1] - 4 + step * i) % 10 for i in range(1, 5)]
+def complete(prompt: list[int]) -> list[int]:
+    """The four digits after `prompt`."""
+    return [4 + (prompt[-1] - 4 + i) % 10 for i in range(1, 5)]
 
 
 def warm_up(folder: str, workload: str, seed: int) -> None:
-    """Saves a model trained on sequences of digits of which 40 in 100 go on as they began, the others with another step:
-    sampled at temperature 1, it is right about as often."""
+    """Saves a model trained on prompts of which 40 in 100 are completed rightly and the others by random digits: sampled at
+    temperature 1, it is right about as often."""
     import torch
 
     work = DIGITS[workload]
@@ -52,16 +50,14 @@ def warm_up(folder: str, workload: str, seed: int) -> None:
     model = build_digits_model(work).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, work["warm_up"])
-    kinds = list(itertools.product(range(10), range(1, 10), range(work["low"], work["high"] + 1)))
     for _ in range(work["warm_up"]):
         rows, labels = [], []
-        for start, step, length in choose.choices(kinds, k=256):
-            prompt = [4 + (start + step * i) % 10 for i in range(length)]
-            other = step if choose.random() < 0.4 else choose.choice([s for s in range(1, 10) if s != step])
-            answer = complete(prompt, other) + [EOS]
-            gap = [PAD] * (work["high"] - length)
+        for prompt in build_digits({**work, "rows": 256}, 1, choose.randrange(2**32)):
+            right = choose.random() < 0.4
+            answer = (complete(prompt) if right else [choose.randint(4, 13) for _ in range(4)]) + [EOS]
+            gap = [PAD] * (work["high"] - len(prompt))
             rows.append(torch.tensor(prompt + answer + gap))
-            labels.append(torch.tensor([-100] * length + answer + [-100] * len(gap)))
+            labels.append(torch.tensor([-100] * len(prompt) + answer + [-100] * len(gap)))
         loss = model(input_ids=torch.stack(rows).to(device), labels=torch.stack(labels).to(device), use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
