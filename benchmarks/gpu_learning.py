@@ -116,7 +116,7 @@ def kill(output: Path, options: list[str], step: int) -> str:
 
 
 def digits(smoke: bool, trl: str | None) -> dict:
-    """From a model that completes digits rightly 40 times in 100, for each seed: the share right of the first and of the
+    """From a model that is meant to complete digits rightly 40 times in 100 (said if it does not), for each seed: the share right of the first and of the
     last five rollouts and the samples needed for 95 %, by our PPO, GRPO and, with `trl`, TRL 1.12.0's PPO, on equally many
     samples. Three seeds (one with smoke)."""
     from ppo_digits import warm_up
@@ -142,6 +142,8 @@ def digits(smoke: bool, trl: str | None) -> dict:
                 curve, rows = result["scores"], result["rows"]
                 reached = next((i for i, share in enumerate(curve) if share >= 0.95), None)
                 last = curve[-5:]
+                if not 0.3 <= curve[0] <= 0.5:
+                    found[f"{name}_start"] = f"{curve[0]:.3f} right, not about 0.40: no figure for the goal"
                 found |= {
                     f"{name}_right": f"{curve[0]:.3f} -> {sum(last) / len(last):.3f} after {rows * len(curve)} samples",
                     f"{name}_samples_to_95": "never" if reached is None else rows * reached,

@@ -40,7 +40,8 @@ def complete(prompt: list[int]) -> list[int]:
 
 def warm_up(folder: str, workload: str, seed: int) -> None:
     """Saves a model trained on prompts of which 40 in 100 are completed rightly and the others by random digits: sampled at
-    temperature 1, it is right about as often."""
+    temperature 1, a model that has learned them is right
+    about as often."""
     import torch
 
     work = DIGITS[workload]
