@@ -116,9 +116,9 @@ def kill(output: Path, options: list[str], step: int) -> str:
 
 
 def digits(smoke: bool, trl: str | None) -> dict:
-    """From a model that is meant to complete digits rightly 40 times in 100 (said if it does not), for each seed: the share right of the first and of the
-    last five rollouts and the samples needed for 95 %, by our PPO, GRPO and, with `trl`, TRL 1.12.0's PPO, on equally many
-    samples. Three seeds (one with smoke)."""
+    """From a model that is meant to complete digits rightly 40 times in 100 (said if it does not), for each seed: the share
+    right of the first and of the last five rollouts and the samples needed for 95 %, by our PPO, GRPO and, with `trl`, TRL
+    1.12.0's PPO, on equally many samples. Three seeds (one with smoke)."""
     from ppo_digits import warm_up
 
     workload = "digits-smoke" if smoke else "digits"
