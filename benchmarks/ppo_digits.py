@@ -1,4 +1,7 @@
-"""The completion of digits, on which benchmarks/gpu.py compares PPO and GRPO: prompts, the model, its start, GRPO's side."""
+"""The completion of digits, on which benchmarks/gpu.py compares PPO and GRPO: prompts, the model, its start, GRPO's side.
+
+Not shown yet: that the model of 10.6M parameters starts from about 0.40; models 64 and 128 wide began at 0.05 to 0.10.
+"""
 
 import random
 
