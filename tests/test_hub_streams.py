@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 from corpora import PLAIN, run_build
 from data_hub import data_hub  # noqa: F401 (a fixture)
-from test_tokens import cache, corpus_of, ids_of, jsonl, rows_of_steps, shards_of, texts, tokenizer  # noqa: F401 (fixtures)
+from test_tokens import (  # noqa: F401 (fixtures)
+    cache,
+    corpus_of,
+    ids_of,
+    jsonl,
+    killed_after,
+    rows_of_steps,
+    shards_of,
+    texts,
+    tokenizer,
+)
 from torch.utils.data import DataLoader
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError
@@ -77,23 +87,8 @@ def test_a_stream_gives_the_tokens_of_its_rows_and_is_read_once_per_commit(hub, 
 @pytest.mark.parametrize("kills", [1, 10])
 def test_a_stream_killed_goes_on_where_it_was_and_ends_equal(hub, tokenizer, tmp_path, monkeypatch, kills):  # noqa: F811
     whole, real = shards_of("org/set", tokenizer, tmp_path / "whole", streaming=True), building.build_encoder
-
-    def killed_after(batches):
-        def build(tokenizer):
-            encode, left = real(tokenizer), [batches]
-
-            def some(given):
-                left[0] -= 1
-                if left[0] < 0:
-                    raise KeyboardInterrupt
-                return encode(given)
-
-            return some
-
-        return build
-
     for number in range(kills):
-        monkeypatch.setattr(building, "build_encoder", killed_after(1 + 8 * (kills == 1) + number % 3))
+        monkeypatch.setattr(building, "build_encoder", killed_after(real, 1 + 8 * (kills == 1) + number % 3))
         with pytest.raises(KeyboardInterrupt):
             shards_of("org/set", tokenizer, tmp_path, streaming=True)
     monkeypatch.setattr(building, "build_encoder", real)

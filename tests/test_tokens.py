@@ -158,6 +158,23 @@ def test_of_those_who_ask_at_once_one_tokenizes_and_the_others_wait(tokenizer, t
     assert len(built) == 1 and found == [ids_of(shards_of(path, tokenizer, tmp_path))] * 4
 
 
+def killed_after(real, batches):
+    """A `build_encoder` as `real`, whose encoder is interrupted after some batches."""
+
+    def build(tokenizer):
+        encode, left = real(tokenizer), [batches]
+
+        def some(texts):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return encode(texts)
+
+        return some
+
+    return build
+
+
 @pytest.mark.parametrize("kills", [1, 3])
 def test_killed_while_tokenizing_goes_on_and_ends_equal(tokenizer, tmp_path, monkeypatch, kills):
     monkeypatch.setattr(building, "SHARD_TOKENS", 300)
@@ -167,22 +184,8 @@ def test_killed_while_tokenizing_goes_on_and_ends_equal(tokenizer, tmp_path, mon
     whole = shards_of(str(tmp_path / "a.jsonl"), tokenizer, tmp_path / "whole", drop_bad_rows=True)
     real = building.build_encoder
 
-    def killed_after(batches):
-        def build(tokenizer):
-            encode, left = real(tokenizer), [batches]
-
-            def some(texts):
-                left[0] -= 1
-                if left[0] < 0:
-                    raise KeyboardInterrupt
-                return encode(texts)
-
-            return some
-
-        return build
-
     for _ in range(kills):
-        monkeypatch.setattr(building, "build_encoder", killed_after(5))
+        monkeypatch.setattr(building, "build_encoder", killed_after(real, 5))
         with pytest.raises(KeyboardInterrupt):
             shards_of(str(tmp_path / "a.jsonl"), tokenizer, tmp_path, drop_bad_rows=True)
     monkeypatch.setattr(building, "build_encoder", real)
