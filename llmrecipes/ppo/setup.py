@@ -16,7 +16,7 @@ from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.policy_value import add_adapter, build_value_head, build_value_model, disable_dropout
 from llmrecipes.ppo.rewards import Rewards
 from llmrecipes.ppo.sharding import FrozenModel, copy_model
-from llmrecipes.sharding import launch_of
+from llmrecipes.sharding import launch_of, refuse_several_gpus
 
 logger = logging.getLogger(__name__)
 EVALUATED = ("score", "kl", "entropy", "response_length", "eos_rate", "score_std")  # and scores/<function>
@@ -30,8 +30,7 @@ def check_arguments(args: PPOConfig, model: PreTrainedModel, peft_config: PeftCo
     if isinstance(model, str):
         raise InputError(f"model: {model!r} is a name; load it first: AutoModelForCausalLM.from_pretrained({model!r})")
     check_policy(model, peft_config)
-    if args.n_gpu > 1:
-        raise InputError(f"{args.n_gpu} GPUs in one process: start with `accelerate launch`, one process per GPU")
+    refuse_several_gpus("ppo", args)
     if args.offload_frozen_models and launch_of(args)["sharding"] != "none":
         raise InputError(
             "offload_frozen_models: does not work with FSDP or DeepSpeed, which shard frozen models; use "
