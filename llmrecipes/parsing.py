@@ -132,7 +132,7 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
     # Before transformers is imported: it reads HF_* once, at import.
     os.environ.update(environment)
     if inputs_exist and "OMP_WAIT_POLICY" not in os.environ:  # read by libgomp, whose own count is 300,000, with torch
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     given = dict(settings.values)
     # Light classes first: their errors come before torch is imported.
     build([config_type for config_type in config_types if not isinstance(config_type, str)], settings)

@@ -277,7 +277,7 @@ def test_progress_bars_write_seldom_into_a_log(monkeypatch):
 @pytest.mark.parametrize(
     ("shell", "in_yaml", "count"),
     [
-        ({}, "", "10000"),
+        ({}, "", "1000"),
         ({"GOMP_SPINCOUNT": "0"}, "", "0"),
         ({"OMP_WAIT_POLICY": "passive"}, "", None),
         ({}, "env: {GOMP_SPINCOUNT: 5}", "5"),
