@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 
 from llmrecipes.config import InputError
 from llmrecipes.durable import read_json, write_text
-from llmrecipes.manifest import is_part_of_a_run, move_paths, read_manifest
+from llmrecipes.manifest import MANIFEST_FILE, is_part_of_a_run, move_paths, read_manifest
 from llmrecipes.measures import ARROWS, TRAINING, with_arrow
 from llmrecipes.metrics import Estimate
 from llmrecipes.report.blocks import Figure, Points, Section, Table, Text
@@ -80,14 +80,14 @@ def read_columns(folders: list[str]) -> list[Column]:
 def _manifest(folder: Path) -> dict:
     manifest = read_manifest(folder)
     if manifest is None:
-        inside = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
+        inside = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST_FILE}"))
         more = f"; it is a chain, name one of its stages: {', '.join(inside)}" if inside else ""
-        raise InputError(f"runs: {folder} holds no run (no manifest.json that can be read){more}")
+        raise InputError(f"runs: {folder} holds no run (no {MANIFEST_FILE} that can be read){more}")
     if manifest.get("status") != "finished":
         raise InputError(f"runs: {folder} is {manifest.get('status')}; finish it first, the same command continues")
     for key, kind in (("stage", str), ("config", dict), ("metrics", dict)):
         if not isinstance(manifest.get(key), kind):
-            raise InputError(f"runs: {folder}/manifest.json is damaged: no {key} in it")
+            raise InputError(f"runs: {folder}/{MANIFEST_FILE} is damaged: no {key} in it")
     return manifest
 
 

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from typing import Protocol
 
 from trl import ModelConfig  # imports without torch
 
@@ -59,6 +60,10 @@ class RunArguments:
     )
     force: bool = field(default=False, metadata={"help": "Overwrite an output folder that holds another run."})
 
+    # Not keys; set by `parse`.
+    given = None  # the user's settings from YAML and command line, without defaults
+    config_path = ""  # of the YAML
+
     def __post_init__(self):
         for metric, bounds in (self.expected or {}).items():
             is_pair = isinstance(bounds, list) and len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
@@ -68,6 +73,13 @@ class RunArguments:
             is_pair = isinstance(entry, list) and len(entry) == 2 and type(entry[0]) in (int, float)
             if not is_pair or not isinstance(entry[1], str) or not entry[1].strip():
                 raise InputError(f"published.{metric}: {entry!r} is not [value, source]; name the figure's source")
+
+
+class StageArguments(Protocol):
+    """What a run reads of TrainingArguments, or of the own dataclass of a stage that trains nothing."""
+
+    output_dir: str
+    seed: int
 
 
 WORLDS = {"tinytown": "llmrecipes.data.tinytown:load_tinytown"}  # generators with a short name

@@ -152,8 +152,3 @@ def read_growing(path: Path) -> list[dict]:
         if isinstance(row, dict):
             rows.append(row)
     return rows
-
-
-def is_conversation(prompt: object) -> bool:
-    """Whether a prompt is a list of chat messages."""
-    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], dict) and "role" in prompt[0]

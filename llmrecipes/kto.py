@@ -36,7 +36,7 @@ class KTOTrainer(trl.KTOTrainer):
     Raises InputError if no row is left or all labels are the same.
     """
 
-    def __init__(self, *, model, args, train_dataset: Dataset, **kwargs):
+    def __init__(self, *, model, args: trl.KTOConfig, train_dataset: Dataset, **kwargs):
         self.row_counts: dict[str, RowCounts] = {}
         labels = set(train_dataset["label"])
         if len(labels) < 2:

@@ -65,7 +65,7 @@ def in_order(folders: Iterable[Path]) -> list[Path]:
 
 def runs_below(root: Path) -> list[Path]:
     """Folders of the runs in `root`, a chain's folder, by when they were finished, but inputs before what reads them."""
-    found = sorted(root.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    found = sorted(root.glob(f"*/{MANIFEST_FILE}"), key=lambda path: path.stat().st_mtime)
     return in_order(path.parent for path in found)
 
 

@@ -140,7 +140,7 @@ def todays_name(name: str) -> str:
     return name.removesuffix(bare) + RENAMED.get(bare, bare)
 
 
-def read_scores(scores: dict[str, dict], tasks: list[str] = ()) -> dict[str, dict]:
+def under_todays_names(scores: dict[str, dict], tasks: list[str] = ()) -> dict[str, dict]:
     """`scores` (measure -> value, low, high, n), as written by any version, under current names; `tasks` keep theirs."""
     read = {}
     for name, e in scores.items():

@@ -4,6 +4,7 @@ from collections import defaultdict
 
 import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import TrainingArguments
 
 
 class Muon(torch.optim.Muon):
@@ -95,7 +96,7 @@ class MuonAdamW(torch.optim.Optimizer):
         self._share()
 
 
-def build_muon(model: torch.nn.Module, args, muon_learning_rate: float) -> MuonAdamW:
+def build_muon(model: torch.nn.Module, args: TrainingArguments, muon_learning_rate: float) -> MuonAdamW:
     """MuonAdamW for `model`: Muon at `muon_learning_rate`, AdamW at `args.learning_rate` with the betas of `args`."""
     ends = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
     matrices, decayed, others = [], [], []

@@ -140,7 +140,7 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
     configs = build(config_types, settings)
     for config in configs:
         if isinstance(config, RunArguments):
-            config.given = as_written
+            config.given, config.config_path = as_written, options.config or ""
     if options.print_config:
         show(list_values(configs, given, settings.where))
     return configs

@@ -102,7 +102,7 @@ class Stage:
         return any(PurePath(text).is_relative_to(folder) for text in strings(self.values) if text != str(self.output_dir))
 
 
-def plan_stages(pipeline, config_path: str, force: bool) -> list[Stage]:
+def plan_stages(pipeline: PipelineArguments, config_path: str, force: bool) -> list[Stage]:
     """Every stage, in order, with the reason why it will run or be skipped; writes nothing.
 
     Raises:
@@ -143,7 +143,7 @@ def add_rounds(stages: list[str], rounds: int, loop: list[str], config_path: str
     return [*stages[:after], *(f"{name}-round{r}" for r in range(2, rounds + 1) for name in loop), *stages[after:]]
 
 
-def run_stages(stages: list[Stage], pipeline, config_path: str, force: bool = False) -> None:
+def run_stages(stages: list[Stage], pipeline: PipelineArguments, config_path: str, force: bool = False) -> None:
     """Runs the stages that are not up to date, then prints the results. A failing stage ends the chain with its exit code;
     an unhealthy reward model ends it before a stage that would train against it (exit code 3), unless `force`."""
     started = time.monotonic()
@@ -243,7 +243,7 @@ def recipe_of(stage: str) -> Path:
     return ROOT / "recipes" / f"{stage.split('-')[0]}.py"
 
 
-def _stage(name: str, pipeline, config_path: Path) -> Stage:
+def _stage(name: str, pipeline: PipelineArguments, config_path: Path) -> Stage:
     base, _, round_ = name.partition("-round")
     base, round_ = (base, int(round_)) if round_.isdigit() and base in pipeline.loop else (name, 1)
     recipe = recipe_of(base)
@@ -271,7 +271,7 @@ def trains(recipe: Path) -> bool:
     return PER_STEP in recipe_keys(recipe)
 
 
-def _for_round(values: dict, base: str, round_: int, pipeline, configs: Path) -> dict:
+def _for_round(values: dict, base: str, round_: int, pipeline: PipelineArguments, configs: Path) -> dict:
     """The stage's config for a further round: it reads and writes that round's folders and starts from the newest policy."""
     loop = pipeline.loop
     folder = lambda stage, r: str(Path(pipeline.output_dir) / (stage if r == 1 else f"{stage}-round{r}"))

@@ -17,7 +17,7 @@ import torch
 from accelerate.utils import gather_object
 from safetensors.torch import load_model, save_model
 from torch import distributed as dist
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from llmrecipes.batch_size import train_where_it_fits
@@ -277,7 +277,7 @@ def _pickle_no_arguments(trainer: Trainer) -> None:
     trainer.save_model = save
 
 
-def _cut_up(args) -> list[int]:
+def _cut_up(args: TrainingArguments) -> list[int]:
     """How the rows of an optimizer step are split: rows per micro-batch, micro-batches, processes."""
     return [args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size]
 
@@ -305,7 +305,7 @@ def _require_equal_steps(trainer: Trainer, checkpoint: Path) -> None:
         print(f"{checkpoint}: the rows of a step were split into {then}; what follows is equal up to rounding", flush=True)
 
 
-def _load_progress(checkpoint: Path, args) -> dict:
+def _load_progress(checkpoint: Path, args: TrainingArguments) -> dict:
     """This process's sums; if the number of processes has changed, the sums over all of them."""
     device = "cpu" if args.device.type == "cpu" else args.device  # torch.load does not accept cpu:0
     parts = torch.load(checkpoint / PROGRESS, map_location=device, weights_only=True)

@@ -36,7 +36,7 @@ from llmrecipes.checkpoints import (
     step_of,
 )
 from llmrecipes.code_files import code_digest
-from llmrecipes.config import InputError, RunArguments
+from llmrecipes.config import InputError, RunArguments, StageArguments
 from llmrecipes.durable import write_json
 from llmrecipes.logs import quiet_logs
 from llmrecipes.manifest import (
@@ -93,7 +93,7 @@ class Run:
 def check_run(
     stage: str,
     run: RunArguments,
-    args,
+    args: StageArguments,
     configs: tuple,
     inputs: list[str | None] = (),
     keep: tuple[str, ...] = (),
@@ -103,7 +103,7 @@ def check_run(
     """Checks that this run may write to `args.output_dir`; changes nothing there.
 
     Args:
-        args: the dataclass that holds `output_dir` (and `seed`): TrainingArguments or the stage's own.
+        args: TrainingArguments or the stage's own dataclass.
         configs: every parsed dataclass; together they are the resolved config.
         inputs: what the stage reads besides what its config names; local files and folders are fingerprinted.
         keep: files of an unfinished run that the next one reuses, whatever has changed; `force` removes them too.
@@ -158,12 +158,12 @@ def _scratch_folder() -> str:
     return folder.name
 
 
-def _describe(stage: str, run: RunArguments, args, configs: tuple, inputs: list[str | None]) -> dict:
+def _describe(stage: str, run: RunArguments, args: StageArguments, configs: tuple, inputs: list[str | None]) -> dict:
     """The manifest of a run that starts now."""
     known = known_secrets(os.environ)
     config = scrub_secrets({k: v for c in configs for k, v in _to_json(c).items()}, known)
     # As the user wrote it; without a command line, only the resolved config exists.
-    given = scrub_secrets(getattr(run, "given", None), known) or config | {"inputs_path": [p for p in inputs if p]}
+    given = scrub_secrets(run.given, known) or config | {"inputs_path": [p for p in inputs if p]}
     launch = launch_of(args)
     batch = global_batch(given, launch["processes"]) if hasattr(args, "gradient_accumulation_steps") else None
     found = inputs_of(given)
@@ -206,7 +206,7 @@ def _refuse_another(state: Run, held: str) -> None:
         sys.exit(0)
 
 
-def _find_checkpoint(state: Run, args) -> None:
+def _find_checkpoint(state: Run, args: StageArguments) -> None:
     """The checkpoint from which the unfinished run continues; InputError if it has checkpoints but none is usable."""
     checkpoint, damaged = last_complete_checkpoint(state.output_dir, state.manifest["fingerprint"])
     if damaged and checkpoint is None:

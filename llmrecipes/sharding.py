@@ -7,20 +7,17 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
-from llmrecipes.config import InputError
+from llmrecipes.config import InputError, StageArguments
 
 
-def launch_of(args) -> dict:
-    """What a checkpoint's optimizer state depends on besides the config.
-
-    args: TrainingArguments, or the arguments of a stage that trains nothing.
-    """
+def launch_of(args: StageArguments) -> dict:
+    """What a checkpoint's optimizer state depends on besides the config."""
     deepspeed = getattr(args, "deepspeed_plugin", None)
     sharding = f"ZeRO-{deepspeed.zero_stage}" if deepspeed else "FSDP" if _fsdp(args) else "none"
     return {"processes": int(os.environ.get("WORLD_SIZE", 1)), "sharding": sharding}
 
 
-def prepare_sharding(args) -> None:
+def prepare_sharding(args: StageArguments) -> None:
     """To be called before a Trainer is built with `args`: makes it shard on CPUs too, and keeps outputs in full precision.
 
     Raises:
@@ -39,7 +36,7 @@ def prepare_sharding(args) -> None:
         _keep_float32_outputs(args)
 
 
-def _fsdp(args) -> dict | None:
+def _fsdp(args: StageArguments) -> dict | None:
     """fsdp_version and state_dict_type, None without FSDP."""
     own = getattr(args, "fsdp_plugin_args", None) or {}  # made by TrainingArguments from its key `fsdp`
     if not own and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
@@ -56,7 +53,7 @@ def _shard_on_cpus() -> None:
         state["distributed_type"] = DistributedType.MULTI_GPU
 
 
-def _keep_float32_outputs(args) -> None:
+def _keep_float32_outputs(args: StageArguments) -> None:
     """In mixed precision accelerate makes FSDP2 cast a model's outputs to 16 bits: DPO would subtract log-probabilities of
     three digits. Trainer builds accelerate's FSDP plugin from these arguments and takes the rest from the launch config."""
     from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -67,7 +64,7 @@ def _keep_float32_outputs(args) -> None:
         args.fsdp_plugin_args = (args.fsdp_plugin_args or {}) | {"mixed_precision_policy": policy}
 
 
-def refuse_several_gpus(stage: str, args) -> None:
+def refuse_several_gpus(stage: str, args: StageArguments) -> None:
     """InputError if this one process sees several GPUs: Trainer would use DataParallel."""
     if getattr(args, "n_gpu", 1) > 1:
         raise InputError(f"{stage}: {args.n_gpu} GPUs in one process, over which Trainer would spread larger batches; start "

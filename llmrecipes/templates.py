@@ -116,11 +116,11 @@ def complete_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
             "as before every answer, from now on by the template itself")  # fmt: skip
 
 
-def read_template(path: str) -> str:
-    """The chat template of `chat_template_path`: a Jinja file, or a tokenizer's folder or Hub id. InputError if there is
-    none."""
-    if path.endswith((".jinja", ".j2")) and Path(path).is_file():
-        return Path(path).read_text(encoding="utf-8")
+def read_template(path: str, endings: tuple[str, ...] = (".jinja", ".j2")) -> str:
+    """The chat template of `chat_template_path`: a file with one of `endings` (TRL's), or a tokenizer's folder or Hub id.
+    InputError if there is none."""
+    if path.endswith(endings) and Path(path).is_file():
+        return Path(path).read_text(encoding="utf-8-sig")
     try:
         return AutoTokenizer.from_pretrained(path).get_chat_template()
     except (OSError, ValueError) as error:

@@ -4,10 +4,11 @@ import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from llmrecipes.config import StageArguments
 from llmrecipes.secrets import REMOVED, known_secrets, scrub_secrets
 
 
-def apply_tracking(args, stage: str, output_dir: Path) -> None:
+def apply_tracking(args: StageArguments, stage: str, output_dir: Path) -> None:
     """Drops trackers that are not installed with a message, never an error: an offline laptop must be able to train.
 
     Names the run, unless the user has, after its stage, and its folder if that has another name.
@@ -36,7 +37,7 @@ def place_trackers(output_dir: Path) -> None:
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "logs"))
 
 
-def number_run(args) -> None:
+def number_run(args: StageArguments) -> None:
     """Gives a run that starts over, e.g. by `--force`, a name not yet in trackio (sft, sft-2, ...), which would otherwise
     continue the run of that name."""
     if "trackio" not in (getattr(args, "report_to", None) or []):

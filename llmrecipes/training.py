@@ -11,7 +11,7 @@ import torch
 import trl
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from trl.chat_template_utils import clone_chat_template
 from trl.data_utils import is_conversational
 from trl.trainer.reward_trainer import DataCollatorForPreference
@@ -38,7 +38,7 @@ class PretrainTrainer(Trainer):
     next row without reading those before.
     """
 
-    def __init__(self, *, args, muon_learning_rate: float | None = None, **kwargs):
+    def __init__(self, *, args: TrainingArguments, muon_learning_rate: float | None = None, **kwargs):
         self.muon_learning_rate = muon_learning_rate
         args.remove_unused_columns = False  # there are none, and TokenBlocks returns whole batches
         super().__init__(args=args, **kwargs)
@@ -90,7 +90,7 @@ class InOrder(torch.utils.data.Sampler):
         return iter(range(start + self.skipped, start + self.epoch_rows))
 
 
-def within_context(args, model):
+def within_context(args: TrainingArguments, model):
     """`args`, or a copy with `max_length` lowered to the model's context, with a message: beyond it, learned positions do
     not exist and other kinds were never trained."""
     context = context_length(model)
@@ -102,7 +102,7 @@ def within_context(args, model):
     return args
 
 
-def take_template(args, model, tokenizer: PreTrainedTokenizerBase, peft_config):
+def take_template(args: trl.SFTConfig, model, tokenizer: PreTrainedTokenizerBase, peft_config):
     """`args` without `chat_template_path` once a model with tied embeddings has adopted that template and its new tokens:
     TRL would make LoRA train the new rows and, in full, the head tied to them, which PEFT cannot do."""
     path = args.chat_template_path
@@ -145,7 +145,7 @@ class SFTTrainer(trl.SFTTrainer):
     works, and each answer ends where generation stops (see answer_masks.py).
     """
 
-    def __init__(self, *, model, args, **kwargs):
+    def __init__(self, *, model, args: trl.SFTConfig, **kwargs):
         self.row_counts: dict[str, RowCounts] = {}
         self._start = model
         # TRL needs {% generation %} marks in the template, or a template that it knows.
@@ -169,12 +169,14 @@ class SFTTrainer(trl.SFTTrainer):
             self.row_counts[dataset_name] = counts
         return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
 
-    def _learns_answers(self, dataset: Dataset, args) -> bool:
+    def _learns_answers(self, dataset: Dataset, args: trl.SFTConfig) -> bool:
         if not isinstance(dataset, Dataset) or "input_ids" in dataset.column_names or not is_conversational(dataset[0]):
             return False
         return self._answers_only if "messages" in dataset.column_names else args.completion_only_loss is not False
 
-    def _tokenize_answers(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args, name: str) -> tuple:
+    def _tokenize_answers(
+        self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: trl.SFTConfig, name: str
+    ) -> tuple:
         """(tokenised rows, the row of `dataset` that each comes from)."""
         complete_template(tokenizer, args.chat_template_path or name)
         stops = set(eos_token_ids(self._start, tokenizer))
@@ -199,7 +201,7 @@ class SFTTrainer(trl.SFTTrainer):
         return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
 
-def precompute_in_one_process(training, num_preview: int) -> None:
+def precompute_in_one_process(training: trl.DPOConfig | trl.KTOConfig, num_preview: int) -> None:
     """Turns `precompute_ref_log_probs` off for a preview and, with a message, for several processes: TRL writes them to a
     file in a temporary folder of process 0, but the others look in their own."""
     if training.precompute_ref_log_probs and (num_preview or training.world_size > 1):
@@ -214,7 +216,7 @@ class DPOTrainer(trl.DPOTrainer):
     Each answer ends where generation stops, not after the whitespace that a template writes between turns.
     """
 
-    def __init__(self, *, model, args, **kwargs):
+    def __init__(self, *, model, args: trl.DPOConfig, **kwargs):
         self.row_counts: dict[str, RowCounts] = {}
         self._start = model
         super().__init__(model=model, args=within_context(args, model), **kwargs)
@@ -300,7 +302,9 @@ class RewardTrainer(trl.RewardTrainer):
     Raises InputError if no pair fits in `max_length`.
     """
 
-    def __init__(self, *, model, args, train_dataset: Dataset, processing_class: PreTrainedTokenizerBase, **kwargs):
+    def __init__(
+        self, *, model, args: trl.RewardConfig, train_dataset: Dataset, processing_class: PreTrainedTokenizerBase, **kwargs
+    ):
         if "weight" in train_dataset.column_names:
             args.remove_unused_columns = False  # Trainer would drop the weights; the collator takes what it needs
             collator = WeightedPairs(processing_class.pad_token_id, args.pad_to_multiple_of)

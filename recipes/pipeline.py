@@ -14,29 +14,28 @@ from llmrecipes.parsing import launch
 from llmrecipes.pipeline import PipelineArguments
 
 
-def main(run, pipeline, config_path):
+def main(run, pipeline):
     from llmrecipes.comparison import write_comparison
     from llmrecipes.pipeline import plan_stages, run_stages
     from llmrecipes.report import write_report
 
-    stages = plan_stages(pipeline, config_path, force=run.force)
+    stages = plan_stages(pipeline, run.config_path, force=run.force)
     if pipeline.dry_run:
         width = max(len(stage.title) for stage in stages)
         for stage in stages:
             print(f"{stage.title:<{width}}  {stage.reason}")
     elif pipeline.sweep:
-        run_stages(stages, pipeline, config_path, run.force)
+        run_stages(stages, pipeline, run.config_path, run.force)
         varied = [stage for stage in stages if stage.variant and stage.selected]
         for name in dict.fromkeys(stage.name for stage in varied):
             folders = [str(stage.output_dir) for stage in varied if stage.name == name]
             print("\n" + write_comparison(folders, str(Path(pipeline.output_dir) / f"compare-{name}")), end="")
     else:
-        run_stages(stages, pipeline, config_path, run.force)
+        run_stages(stages, pipeline, run.config_path, run.force)
         write_report(pipeline.output_dir, names=pipeline.stages)
 
 
 if __name__ == "__main__":
     # `from` is a Python keyword, so the fields have longer names than the options.
     argv = [re.sub(r"^--(from|to)(?==|$)", r"--\1_stage", word) for word in sys.argv[1:]]
-    path = next((b if a == "--config" else a[9:] for a, b in zip(argv, argv[1:] + [""]) if a.startswith("--config")), "")
-    launch(lambda run, pipeline: main(run, pipeline, path), RunArguments, PipelineArguments, argv=argv)
+    launch(main, RunArguments, PipelineArguments, argv=argv)

@@ -16,10 +16,10 @@ from llmrecipes.ranking.arguments import RankArguments
 def main(run, data, rank):
     from dataclasses import replace
 
-    from llmrecipes.cards.dataset import describe_pairs, write_card, write_jsonl
+    from llmrecipes.cards.dataset import write_card, write_jsonl
     from llmrecipes.data import load_train_eval
     from llmrecipes.ranking.annotators import KEPT, check_settings, rank_samples, write_quality
-    from llmrecipes.ranking.pairs import agreement, build_splits, check_samples, split_prompts
+    from llmrecipes.ranking.pairs import agreement, build_splits, check_samples, describe_pairs, split_prompts
     from llmrecipes.ranking.simulated import rank_simulated
     from llmrecipes.run import check_run, finish_run, start_run
 

@@ -12,14 +12,14 @@ from llmrecipes.parsing import launch
 
 
 @dataclass
-class RewardArguments:
+class PairArguments:
     weight_pairs: bool | None = field(
         default=None,
         metadata={"help": "Weight pairs by their column `weight`: each prompt counts once. Default: if it exists."},
     )
 
 
-def main(run, data, preview, reward, health, training, model):
+def main(run, data, preview, pairs, health, training, model):
     from transformers import AutoModelForSequenceClassification
 
     from llmrecipes.adapters import lora_config
@@ -34,7 +34,7 @@ def main(run, data, preview, reward, health, training, model):
     from llmrecipes.training import RewardTrainer, evaluate_by_set, pair_columns
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
-    state = check_run("reward", run, training, (run, data, preview, reward, health, training, model), inputs)
+    state = check_run("reward", run, training, (run, data, preview, pairs, health, training, model), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
     check = row_check(tokenizer, training.chat_template_path, shows_tools=False)
@@ -43,8 +43,7 @@ def main(run, data, preview, reward, health, training, model):
         held_out = load_by_split(data.eval_datasets, training.seed, ("preference",), check)
     if not isinstance(train[0]["chosen"], str):
         require_chat_template(tokenizer, model.model_name_or_path)
-    weighted = "weight" in train.column_names if reward.weight_pairs is None else reward.weight_pairs
-    pairs = pair_columns(train, weighted)
+    weighted = "weight" in train.column_names if pairs.weight_pairs is None else pairs.weight_pairs
     given = (model, tokenizer, training.trust_remote_code)
     reward_model = stand_in(*given, AutoModelForSequenceClassification) if preview.preview else load_reward_model(*given)
 
@@ -53,7 +52,7 @@ def main(run, data, preview, reward, health, training, model):
         RewardTrainer(
             model=reward_model,
             args=training,
-            train_dataset=pairs,
+            train_dataset=pair_columns(train, weighted),
             eval_dataset=pair_columns(held_out),
             processing_class=tokenizer,
             peft_config=None if preview.preview else lora_config(model, reward_model),
@@ -86,7 +85,7 @@ if __name__ == "__main__":
         RunArguments,
         DataArguments,
         PreviewArguments,
-        RewardArguments,
+        PairArguments,
         "llmrecipes.reward_models.health:HealthArguments",
         "trl.trainer.reward_config:RewardConfig",
         ModelArguments,

@@ -45,14 +45,14 @@ def main(run, data, args):
     from llmrecipes.durable import write_json
     from llmrecipes.models import load_tokenizer, train_tokenizer
     from llmrecipes.run import check_run, finish_run, start_run
-    from llmrecipes.templates import CHAT_TEMPLATE
+    from llmrecipes.templates import CHAT_TEMPLATE, read_template
     from llmrecipes.tokens.extension import extend_tokenizer, save_extension
-    from llmrecipes.tokens.vocabulary import check_round_trip, describe_policy, draw_sample, fertility, read_template
+    from llmrecipes.tokens.vocabulary import check_round_trip, describe_policy, draw_sample, fertility
 
     base_path = args.base_tokenizer_name_or_path
     inputs = [*filter(None, [base_path]), *(s.path for s in data.datasets)]
     state = check_run("tokenizer", run, args, (run, data, args), inputs)
-    template = read_template(args.chat_template_path) if args.chat_template_path else None
+    template = read_template(args.chat_template_path, endings=("",)) if args.chat_template_path else None
     paths = [*filter(None, [base_path]), *args.compare_tokenizers]
     others = {path: load_tokenizer(ModelArguments(tokenizer_name_or_path=path)) for path in paths}
     if args.sample_bytes:

@@ -57,7 +57,7 @@ def judge_at(server, file=None):
     return LLMJudge(endpoints.Verdicts(endpoints.Endpoint(server.url, "m", concurrency=1), file))
 
 
-def arguments(**keys):
+def load(**keys):
     defaults = {"judge": "llm", "judge_url": "http://127.0.0.1:9/v1", "judge_model": "m", "judge_concurrency": 2}
     defaults |= {
         "judge_key_variable": "OPENAI_API_KEY",
@@ -65,7 +65,8 @@ def arguments(**keys):
         "judge_guidelines": None,
         "output_dir": "nowhere",
     }
-    return SimpleNamespace(**defaults | keys)
+    args = SimpleNamespace(**defaults | keys)
+    return load_judge(args.judge, args, args.judge_guidelines, args.output_dir)
 
 
 ROWS = [ask("harmful"), ask("unknowable"), ask("trivia", answer="Paris|the city of Paris"), ask("chat")]
@@ -135,17 +136,17 @@ def test_what_an_answer_says_to_the_judge_stays_within_its_marks(serve):
 def test_too_many_requests_are_waited_for_and_a_refusal_is_one_line_before_any_model_loads(serve, monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server = serve(verdict, [200, 429, 503])
-    judge = load_judge(arguments(judge_url=server.url, output_dir=str(tmp_path)))
+    judge = load(judge_url=server.url, output_dir=str(tmp_path))
     assert judge.judge_all(ROWS[:1], TEXTS[:1]) and len(server.requests) == 4
     assert server.requests[0][1]["Authorization"] == f"Bearer {KEY}"
     for status, said in ((401, "is OPENAI_API_KEY set"), (403, "may OPENAI_API_KEY use"), (404, "ends in /v1")):
         server = serve(verdict, [status] * 9)
         with pytest.raises(InputError, match=said) as error:
-            load_judge(arguments(judge_url=server.url))
+            load(judge_url=server.url)
         assert KEY not in str(error.value) and len(server.requests) == 1
     server = serve(verdict, [429] * 50)
     with pytest.raises(InputError, match="answers 429 after 6 tries$"):
-        load_judge(arguments(judge_url=server.url))
+        load(judge_url=server.url)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_too_many_requests_are_waited_for_and_a_refusal_is_one_line_before_any_m
 def test_wrong_keys_are_one_line(keys, said, monkeypatch):
     monkeypatch.setattr(endpoints.time, "sleep", lambda seconds: None)
     with pytest.raises(InputError, match=said):
-        load_judge(arguments(**keys))
+        load(**keys)
 
 
 def test_a_reward_model_scores_answers_as_it_does_by_itself_and_win_rates_go_by_kind(tmp_path):

@@ -12,12 +12,12 @@ def test_old_names_lead_to_measures_and_are_none_themselves():
 
 def test_scores_of_an_older_version_are_read_under_todays_names():
     polite = {"value": 0.75, "low": 0.5, "high": 0.875, "n": 8}
-    read = measures.read_scores(
+    read = measures.under_todays_names(
         {"sampled_polite": polite, "win_rate": polite, "kl": polite, "correct": polite}, tasks=["kl"]
     )
     assert set(read) == {"sampled_rude", "rule_win_rate", "kl", "correct"}
     assert read["sampled_rude"] == {"value": 0.25, "low": 0.125, "high": 0.5, "n": 8} and read["kl"] is polite
-    assert measures.read_scores(read, tasks=["kl"]) == read
+    assert measures.under_todays_names(read, tasks=["kl"]) == read
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ def run_recipe(stage, config, folder, output_dir, rows, *options, weight_pairs=F
     if stage == "reward":
         health = "llmrecipes.reward_models.health:HealthArguments"
         run, data, preview, *rest = parse(*shared, health, config, ModelArguments, argv=argv)
-        recipe["main"](run, data, preview, recipe["RewardArguments"](weight_pairs), *rest)
+        recipe["main"](run, data, preview, recipe["PairArguments"](weight_pairs), *rest)
     else:
         watch = "llmrecipes.evaluation.watch:WatchArguments"
         recipe["main"](*parse(*shared, config, ModelArguments, watch, argv=argv))

@@ -12,8 +12,9 @@ from test_tokens import jsonl, texts
 from llmrecipes.config import DatasetSource, InputError, ModelArguments
 from llmrecipes.models import build_policy, load_policy, load_tokenizer, num_embeddings, train_tokenizer
 from llmrecipes.parsing import parse
+from llmrecipes.templates import read_template
 from llmrecipes.tokens.extension import extend_tokenizer, save_extension
-from llmrecipes.tokens.vocabulary import check_round_trip, draw_sample, fertility, read_template
+from llmrecipes.tokens.vocabulary import check_round_trip, draw_sample, fertility
 
 
 def run_recipe(stage, argv):

@@ -11,7 +11,7 @@ from llmrecipes.cards.names import ROOT, hide_paths, is_local, loading_name, rep
 from llmrecipes.durable import read_json, write_json, write_text
 from llmrecipes.formats import prompt_text, read_growing
 from llmrecipes.manifest import MANIFEST_FILE
-from llmrecipes.measures import BOOKKEEPING, NAMED, meaning, read_scores, with_arrow
+from llmrecipes.measures import BOOKKEEPING, NAMED, meaning, under_todays_names, with_arrow
 
 RESULTS_FILE = "evaluation.json"  # results of evaluations of the model in this folder, by evaluation
 EARLIER = "an earlier evaluation"  # in files from before evaluations were stored by name
@@ -257,7 +257,10 @@ def _stored(folder: Path, manifest: dict) -> dict[str, dict]:
     if stored.get("fingerprint") != manifest.get("output_fingerprint"):
         return {}
     found = stored.get("evaluations") or ({EARLIER: {"scores": stored["scores"]}} if stored.get("scores") else {})
-    return {name: about | {"scores": read_scores(about["scores"], about.get("tasks", []))} for name, about in found.items()}
+    return {
+        name: about | {"scores": under_todays_names(about["scores"], about.get("tasks", []))}
+        for name, about in found.items()
+    }
 
 
 def _about(evaluation: Path) -> dict:

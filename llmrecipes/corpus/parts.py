@@ -9,11 +9,12 @@ from pathlib import Path
 
 from llmrecipes.config import InputError
 from llmrecipes.corpus.arguments import CorpusArguments, CorpusSource, is_local
+from llmrecipes.manifest import MANIFEST_FILE
 
 PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
 LINES, TEXT, PAGES = (".jsonl", ".ndjson", ".json"), (".txt", ".md"), (".html", ".htm")
 KINDS = (*LINES, *TEXT, *PAGES, ".parquet", ".arrow", ".warc")
-NOT_DATA = {"dataset_info.json", "dataset_dict.json", "state.json", "manifest.json", "statistics.json", "report.json"}
+NOT_DATA = {"dataset_info.json", "dataset_dict.json", "state.json", MANIFEST_FILE, "statistics.json", "report.json"}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from llmrecipes import metrics
 from llmrecipes.config import DataArguments, InputError, ModelArguments, load_function
 from llmrecipes.data import load_mixture
 from llmrecipes.evaluation.abilities import PUBLISHED, load_tasks, score_items, summarise_items
+from llmrecipes.evaluation.arguments import EvaluateArguments
 from llmrecipes.evaluation.behaviours import (
     JUDGED,
     answer,
@@ -61,7 +62,7 @@ class Parts:
     p_values: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def load_parts(data: DataArguments, args, model_args: ModelArguments | None = None) -> Parts:
+def load_parts(data: DataArguments, args: EvaluateArguments, model_args: ModelArguments | None = None) -> Parts:
     """Loads texts of `eval_datasets`, questions of `datasets`, lm-eval tasks and the judging rules.
 
     Raises:
@@ -89,7 +90,7 @@ def load_parts(data: DataArguments, args, model_args: ModelArguments | None = No
     parts.rule = load_function(args.rule, "rule") if args.rule else None
     if args.reward_model_name_or_path:
         check_reward_path(args.reward_model_name_or_path)
-    parts.judge = load_judge(args)
+    parts.judge = load_judge(args.judge, args, args.judge_guidelines, args.output_dir)
     if isinstance(parts.judge, LLMJudge) and args.judge_pairs:
         parts.pairs = PairJudge(parts.judge.verdicts, read_guidelines(args.judge_guidelines))
     if parts.questions and not parts.judge:
@@ -135,7 +136,7 @@ def _question_check(model_args: ModelArguments, models: dict[str, str]) -> Calla
     return check
 
 
-def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dict, list[dict], dict]:
+def evaluate_models(model_args: ModelArguments, args: EvaluateArguments, parts: Parts) -> tuple[dict, list[dict], dict]:
     """Scores every model of `args.models`.
 
     Returns:
@@ -190,11 +191,13 @@ def evaluate_models(model_args: ModelArguments, args, parts: Parts) -> tuple[dic
     return scores, rows, answers
 
 
-def _settings(args) -> dict:
+def _settings(args: EvaluateArguments) -> dict:
     return {"max_new_tokens": args.max_new_tokens, "batch_size": args.per_device_eval_batch_size}
 
 
-def _behave(name, model, tokenizer, args, parts: Parts, greedy: dict, sampled: dict) -> dict[str, metrics.Estimate]:
+def _behave(
+    name, model, tokenizer, args: EvaluateArguments, parts: Parts, greedy: dict, sampled: dict
+) -> dict[str, metrics.Estimate]:
     """Answers of one model, judged: once greedy, `num_samples` times sampled.
 
     greedy, sampled: model -> (answers, judgements), with those of the baseline for comparison; this model's are added.

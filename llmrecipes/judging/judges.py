@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llmrecipes.config import InputError, load_function
 from llmrecipes.formats import prompt_text
+from llmrecipes.judging.arguments import JudgeArguments
 from llmrecipes.judging.endpoint import Verdicts, check_judge, open_endpoint
 from llmrecipes.judging.pairwise import check_guidelines
 
@@ -92,17 +93,19 @@ def read_judgement(text: str, parts: tuple) -> dict:
     return {}
 
 
-def load_judge(args):
-    """The judge named by `args.judge`: a function (row, answer) -> parts, an LLMJudge that has answered once, or None.
+def load_judge(judge: str | None, model: JudgeArguments, guidelines: str | None, output_dir: str | Path):
+    """The judge named by the key `judge`: a function (row, answer) -> parts, an LLMJudge that has answered once, or None.
+
+    model: which model `llm` asks; its verdicts are kept in `output_dir`. guidelines: the file of `judge_guidelines`.
 
     Raises:
         InputError: a key is missing or wrong, the function does not exist, the endpoint does not answer.
     """
-    if args.judge != "llm":
-        return load_function(args.judge, "judge") if args.judge else None
-    check_judge(args, "`judge: llm`")
-    check_guidelines(args.judge_guidelines, "judge_guidelines")
-    endpoint = open_endpoint(args)
+    if judge != "llm":
+        return load_function(judge, "judge") if judge else None
+    check_judge(model, "`judge: llm`")
+    check_guidelines(guidelines, "judge_guidelines")
+    endpoint = open_endpoint(model)
     endpoint.check()
     endpoint.keep_hint = "; what was judged is kept, the same command continues"
-    return LLMJudge(Verdicts(endpoint, Path(args.output_dir) / VERDICTS_FILE))
+    return LLMJudge(Verdicts(endpoint, Path(output_dir) / VERDICTS_FILE))

@@ -13,7 +13,7 @@ from llmrecipes.keys.settings import Settings
 from llmrecipes.plan.advice import keys_that_help
 from llmrecipes.plan.job import Job, model_config, read_job
 from llmrecipes.plan.memory import phases
-from llmrecipes.plan.topology import processes
+from llmrecipes.plan.topology import num_processes
 from llmrecipes.plan.work import count_work, disk, summarise
 
 GPUS = Path(__file__).parent / "gpus.yaml"
@@ -46,7 +46,7 @@ def make_plan(
     unknown, a = list(job.unknown), job.architecture
     if s["trust_remote_code"]:
         unknown.append("trust_remote_code: what the repository's own code adds")
-    started = processes(accelerate_config) or gpus
+    started = num_processes(accelerate_config) or gpus
     if started != gpus:
         unknown.append(
             f"accelerate_config: starts {started} processes, planned are {gpus}; launch with --num_processes {gpus}"
@@ -79,7 +79,7 @@ def make_plan(
 
 
 def _gpus(s: Settings, given: int | None, accelerate_config: str | None) -> int:
-    return given or s["num_gpus"] or processes(accelerate_config) or 1
+    return given or s["num_gpus"] or num_processes(accelerate_config) or 1
 
 
 def traced(

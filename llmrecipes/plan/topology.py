@@ -12,7 +12,7 @@ FSDP = {"TRUE": 3, "FALSE": 2, "FULL_SHARD": 3, "1": 3, "SHARD_GRAD_OP": 2, "2":
 WHOLE = ("NO", "MULTI_GPU", "MULTI_CPU", "MULTI_XPU")
 
 
-def processes(accelerate_config: str | None) -> int | None:
+def num_processes(accelerate_config: str | None) -> int | None:
     """The number of processes that the launch config starts on all machines, if it says so."""
     number = load_yaml(accelerate_config).get("num_processes") if accelerate_config else None
     return number if type(number) is int and number > 0 else None

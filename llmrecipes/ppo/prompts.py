@@ -9,9 +9,9 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
-from llmrecipes.formats import is_conversation
 from llmrecipes.models import context_length
 from llmrecipes.templates import apply, options_of
+from llmrecipes.turns import is_conversation
 
 logger = logging.getLogger(__name__)
 # Reward functions get values made here under these names, which a column of the same name would hide.

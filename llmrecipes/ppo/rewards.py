@@ -12,7 +12,6 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError, as_score
-from llmrecipes.formats import is_conversation
 from llmrecipes.models import check_vocabulary
 from llmrecipes.ppo.sharding import FrozenModel
 from llmrecipes.reward_models.scoring import (
@@ -23,6 +22,7 @@ from llmrecipes.reward_models.scoring import (
     sampled_response_tokens,
     score_with_model,
 )
+from llmrecipes.turns import is_conversation
 
 
 def check_reward_function(function: object) -> None:

@@ -7,6 +7,7 @@ from llmrecipes import metrics
 from llmrecipes.config import InputError
 from llmrecipes.data.tables import say
 from llmrecipes.formats import prompt_id, rankings_to_pairs, to_implicit, weigh_pairs
+from llmrecipes.ranking.arguments import RankArguments
 
 
 def check_samples(rows: list[dict]) -> list[dict]:
@@ -99,3 +100,48 @@ def agreement(ranked: list[dict]) -> dict[str, float]:
 
 def _ranks(ranking: list[list[int]]) -> dict[int, int]:
     return {place: rank for rank, group in enumerate(ranking) for place in group}
+
+
+def describe_pairs(rank: RankArguments, samples: list[dict], metrics: dict) -> str:
+    """Text of the pairs' card: who ranked, how well they agree, what each split is."""
+    if rank.annotator == "simulated":
+        who = (
+            f"**Simulated raters, no people.** {len(rank.rater_noise)} seeded raters ranked the responses: each sees the "
+            f"score of the rule `{rank.rule}` with its own noise (standard deviations {rank.rater_noise}) and "
+            f"calls responses equal if their scores differ by less than its tie width ({rank.rater_tie_width}: the "
+            "smaller, the stricter). What a model learns from these pairs is that rule, not anybody's preference."
+        )
+    elif rank.annotator in ("page", "llm"):
+        by_model, total = metrics["judgements_by_a_model"], metrics["judgements"]
+        kind = "**A language model, no people.**" if by_model == total else "**People ranked the responses.**"
+        if 0 < by_model < total:
+            kind = f"**People and a language model ranked the responses**; {by_model:,} judgements are the model's."
+        who = (
+            f"{kind} {metrics['annotators']} annotators, {total:,} judgements; `annotator_kind` marks each of them. "
+            "Agreement, time and position bias are in `quality.json`, every ranking with its flags and notes in "
+            "`rankings.jsonl`."
+        )
+    else:
+        who = f"Rankings read from `{rank.rankings_file}`."
+    lines = [who, "", f"{len(samples):,} prompts with {len(samples[0]['responses'])} responses each."]
+    lines += ["", "| split | pairs | what |", "|---|---|---|"]
+    if metrics.get("items_left_out"):
+        lines[2] += (
+            f" {metrics['items_left_out']} were left out: less than {rank.min_agreement:.0%} of pairs are ordered alike."
+        )
+    what = {
+        "train": "to learn from",
+        "test": "prompts that are not in train",
+        "test_gold": f"the same prompts, ordered by `{rank.rule}` itself, without noise",
+    }
+    lines += [f"| {name} | {metrics[f'{name}_pairs']:,} | {text} |" for name, text in what.items()
+              if f"{name}_pairs" in metrics]  # fmt: skip
+    if "agreement" in metrics:
+        lines += ["", f"On {metrics['prompts_in_common']:.0f} prompts that several annotators ranked, two of them order "
+                  f"{100 * metrics['agreement']:.1f} % of response pairs alike (of those both order); Kendall's tau-b "
+                  f"{metrics['kendall_tau']:.2f}."]  # fmt: skip
+    lines += ["", "`margin`: by how much the chosen response is better (difference of scores, or of places in the ranking). "
+              "`weight`: 1 / number of the prompt's pairs in its split, so that each prompt counts once."]  # fmt: skip
+    if rank.pair_format == "implicit":
+        lines += ["", "There is no `prompt` column: `chosen` and `rejected` are whole conversations that begin alike."]
+    return "\n".join(lines)

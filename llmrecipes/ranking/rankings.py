@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmrecipes.config import InputError
-from llmrecipes.formats import check_ranking, is_conversation, parse_jsonl, prompt_id, prompt_text, short
-from llmrecipes.turns import to_turns
+from llmrecipes.formats import check_ranking, parse_jsonl, prompt_id, prompt_text
+from llmrecipes.turns import is_conversation, short, to_turns
 
 
 def read_rankings(path: str, samples: list[dict]) -> list[dict]:

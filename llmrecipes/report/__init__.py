@@ -14,7 +14,7 @@ from llmrecipes.config import InputError
 from llmrecipes.durable import read_json
 from llmrecipes.formats import read_growing
 from llmrecipes.manifest import MANIFEST_FILE, in_order, path_of, runs_below
-from llmrecipes.measures import read_scores, todays_name
+from llmrecipes.measures import todays_name, under_todays_names
 from llmrecipes.report.changes import find_changes
 from llmrecipes.report.content import build_sections, open_report
 from llmrecipes.report.markdown import render_markdown
@@ -90,7 +90,7 @@ def read_stage(folder: Path) -> StageRecord | None:
         manifest,
         sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not _of_checkpoint(p, folder)),
         read_history(folder),
-        {name: read_scores(scores, tasks) for name, scores in metrics.get("models", {}).items()},
+        {name: under_todays_names(scores, tasks) for name, scores in metrics.get("models", {}).items()},
         tasks,
         metrics.get("skipped", {}),
         read_growing(folder / "answers.jsonl"),

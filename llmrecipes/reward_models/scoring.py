@@ -16,9 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmrecipes import templates
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.tables import say
-from llmrecipes.formats import is_conversation
 from llmrecipes.models import context_length, load_reward_model, load_tokenizer, read_config
 from llmrecipes.processes import device
+from llmrecipes.turns import is_conversation
 
 RewardFunction = PreTrainedModel | Callable[..., list[float]]
 

@@ -3,7 +3,6 @@
 import heapq
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 import xxhash
 from transformers import PreTrainedTokenizerBase
@@ -124,18 +123,3 @@ def describe_policy(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[str]]:
     samples = ("1234567", "x = 12.5", "    return", "a\n\n\nb", "don't", "naïve 你好")
     split = lambda text: [tokenizer.decode([i]) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
     return {text: split(text) for text in samples}
-
-
-def read_template(path: str) -> str:
-    """The chat template in a Jinja file, or that of a tokenizer's folder or Hub id."""
-    from transformers import AutoTokenizer
-
-    if Path(path).is_file():
-        return Path(path).read_text(encoding="utf-8-sig")
-    try:
-        found = AutoTokenizer.from_pretrained(path).chat_template
-    except (OSError, ValueError) as error:
-        raise InputError(f"chat_template_path: {path} cannot be read: {str(error)[:200]}") from None
-    if not isinstance(found, str):
-        raise InputError(f"chat_template_path: {path} has no chat template")
-    return found
