@@ -42,7 +42,7 @@ lint: $(VENV)/dev
 docs: $(VENV)/run
 	$(PIP) -r docs/requirements.txt
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
-	@echo "open outputs/docs/index.html"
+	@echo "open outputs/docs/index.html; its search needs a server: $(PY) -m http.server --directory outputs/docs"
 
 bench: $(VENV)/run
 	$(PY) benchmarks/training.py
