@@ -286,6 +286,16 @@ def check_fit(config: PeftConfig, model: PreTrainedModel) -> None:
         raise InputError(f"lora_target_modules: {str(error)[:300]}") from None
 
 
+def restore_saved_modules(model: torch.nn.Module) -> None:
+    """Gives modules that an adapter trains whole, such as a classifier's head, their values and dtype back: on quantised
+    weights TRL rounds them to bfloat16, as it does the adapter, but without autocast what they read is float32."""
+    for module in model.modules() if getattr(model, "is_quantized", False) else ():
+        if isinstance(module, ModulesToSaveWrapper):
+            for trained in module.modules_to_save.values():
+                for new, old in zip(trained.parameters(), module.original_module.parameters(), strict=True):
+                    new.data = old.data.clone()
+
+
 def check_policy(model: torch.nn.Module, peft_config: PeftConfig | None) -> None:
     """InputError unless `model` has trainable weights, and a new adapter would not replace an existing one."""
     if peft_config is not None and not isinstance(peft_config, PeftConfig):

@@ -10,10 +10,13 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from html import escape, unescape
 from pathlib import Path
 from threading import Thread
+
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from llmrecipes import templates
 from llmrecipes.adapters import ADAPTER_FILE
@@ -24,6 +27,8 @@ from llmrecipes.manifest import MANIFEST_FILE, in_order
 from llmrecipes.metrics import bradley_terry
 from llmrecipes.models import context_length, load_policy, load_tokenizer
 from llmrecipes.web import import_gradio
+
+LANGUAGE_MODELS = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 
 def find_models(path: str) -> dict[str, str]:
@@ -40,12 +45,22 @@ def find_models(path: str) -> dict[str, str]:
         manifest = folder / MANIFEST_FILE
         if not manifest.exists() or read_json(manifest).get("status") == "finished":
             about = {k: v for c in configs if c.parent == folder for k, v in read_json(c).items()}
-            named = str(about.get("architectures"))
-            if about.get("task_type") == "CAUSAL_LM" or "CausalLM" in named or "LMHeadModel" in named:  # the latter: GPT-2's
-                found[folder.name] = str(folder)
+            if _writes_text(about):
+                found[folder.resolve().name] = str(folder)
     if not found:
-        raise InputError(f"{path}: holds no finished language model; run the chain first (make quickstart)")
+        raise InputError(
+            f"{path}: holds no finished language model (reward models write no text); run the chain first (make quickstart)"
+        )
     return found
+
+
+def _writes_text(about: dict) -> bool:
+    """Whether a folder's config.json or adapter_config.json is a causal language model's; one of images, too (Gemma 3)."""
+    if "peft_type" in about:
+        return about.get("task_type") in ("CAUSAL_LM", None)
+    named = about.get("architectures")
+    known = isinstance(named, list) and any(name in LANGUAGE_MODELS for name in named)
+    return known or "CausalLM" in str(named) or "LMHeadModel" in str(named)  # the latter: GPT-2's
 
 
 def terminal_lines(folder: str, command: str) -> str:
@@ -65,34 +80,54 @@ def terminal_lines(folder: str, command: str) -> str:
 def _load(folder: str):
     source = ModelArguments(model_name_or_path=folder)
     tokenizer = load_tokenizer(source)
+    templates.require_chat_template(tokenizer, folder)
     return load_policy(source, tokenizer).eval(), tokenizer
 
 
+@contextmanager
+def _shown() -> Iterator[None]:
+    """Shows a user's mistake on the page, which says no more than "Error" of anything else."""
+    try:
+        yield
+    except InputError as error:
+        raise _error(str(error)) from None
+
+
+def _error(text: str) -> Exception:
+    """What the page shows as an error: gradio would take the text for HTML."""
+    return import_gradio().Error(escape(text))
+
+
 def stream_answer(folder: str, messages: list[dict], temperature: float, top_p: float, max_new_tokens: int) -> Iterator[str]:
-    """Streams the answer of the model in `folder`; greedy at temperature 0. Drops old turns when the context is full."""
+    """Streams the answer of the model in `folder`; greedy at temperature 0. Where the context is full, the first turns are
+    left out, with a notice."""
     from transformers import TextIteratorStreamer
 
-    model, tokenizer = _load(folder)
+    with _shown():
+        model, tokenizer = _load(folder)
     context = context_length(model) or 1 << 20
     room = context - max_new_tokens
     if room < 1:
         yield f"(max_new_tokens is {max_new_tokens}, but this model reads and writes {context} tokens in all; lower it.)"
         return
-    messages = list(messages)
-    ids = _encode(tokenizer, messages)
-    while ids.shape[1] > room and len(messages) > 1:
-        messages.pop(1 if messages[0]["role"] == "system" and len(messages) > 2 else 0)
-        ids = _encode(tokenizer, messages)
+    with _shown():
+        ids, left_out = _last_turns(tokenizer, messages, room)
     if ids.shape[1] > room:
         yield f"(The message is too long: {ids.shape[1]} tokens; there is room for {room}.)"
         return
+    if left_out:
+        import_gradio().Warning(f"The model no longer reads the first {left_out} turns: its context holds {context} tokens.")
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
     inputs = {"input_ids": ids.to(model.device), "attention_mask": ids.new_ones(ids.shape).to(model.device)}
 
+    failed = []
+
     def generate():
         try:
             model.generate(**inputs, **sampling, max_new_tokens=max_new_tokens, streamer=streamer)
+        except Exception as error:  # in a thread nobody would see it
+            failed.append(error)
         finally:
             streamer.end()  # otherwise a failure would leave the page waiting forever
 
@@ -103,14 +138,21 @@ def stream_answer(folder: str, messages: list[dict], temperature: float, top_p: 
         text += piece
         yield text
     thread.join()
+    if failed:
+        raise _error(f"{folder} failed to answer: {type(failed[0]).__name__}: {failed[0]}")
 
 
-def _encode(tokenizer, messages: list[dict]):
+def _last_turns(tokenizer, messages: list[dict], room: int):
+    """(token ids (1, T) of as many of the last turns as have room, and at least the last one; how many are left out). A
+    system prompt stays, and what is left begins with a question: many templates refuse anything else."""
     options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
-    try:
-        return templates.apply(tokenizer, messages, "chat", **options)["input_ids"]
-    except InputError as error:  # such as a system prompt, which some templates refuse
-        raise import_gradio().Error(str(error)) from None
+    system = messages[:1] if messages[0]["role"] == "system" else []
+    questions = [i for i, turn in enumerate(messages) if turn["role"] == "user"]
+    for start in (len(system), *questions[1:]):
+        ids = templates.apply(tokenizer, [*system, *messages[start:]], "chat", **options)["input_ids"]
+        if ids.shape[1] <= room:
+            break
+    return ids, start - len(system)
 
 
 def describe_model(name: str, folder: str) -> str:
@@ -140,9 +182,8 @@ def build_page(
     names = list(models)
 
     def reply(message, history, model, system, temperature, top_p, length):
-        messages = [{"role": "system", "content": system}] if system.strip() else []
-        messages += [{"role": turn["role"], "content": unescape(_plain(turn["content"]))} for turn in history]
-        messages.append({"role": "user", "content": message})
+        *asked, question = _messages(message, system)
+        messages = [*asked, *map(_said, history), question]
         for text in answer(models[model], messages, temperature, top_p, int(length)):
             yield escape(text, quote=False)  # the Chatbot treats even plain text as HTML, and would load its images
 
@@ -205,8 +246,11 @@ def _messages(prompt: str, system: str) -> list[dict]:
     return [*messages, {"role": "user", "content": prompt}]
 
 
-def _plain(content) -> str:
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+def _said(turn: dict) -> dict:
+    """A turn of gradio's history as a message. Only answers were escaped for the page."""
+    text = turn["content"]
+    text = text if isinstance(text, str) else "".join(part.get("text", "") for part in text)
+    return {"role": turn["role"], "content": unescape(text) if turn["role"] == "assistant" else text}
 
 
 def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_answer):

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import TrackioCallback
 
+from llmrecipes.adapters import restore_saved_modules
 from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_prompts
 from llmrecipes.models import eos_token_ids
@@ -65,6 +66,7 @@ class GRPOTrainer(trl.GRPOTrainer):
                 reward_funcs=[self._reward(rewards, place) for place in range(len(rewards.functions))],
                 **kwargs,
             )
+        restore_saved_modules(self.model)
         rewards.replace_models(lambda frozen: frozen.to(self.accelerator.device))
 
     def _reward(self, rewards: Rewards, place: int):

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -99,7 +99,8 @@ def push_run(push: Push, private: bool, api: HfApi, sleep: Callable[[float], Non
 
     def send() -> str:
         url = api.create_repo(**where, private=private, exist_ok=True)
-        if private and api.repo_info(**where).private is False:
+        is_private = api.repo_info(**where).private
+        if private and is_private is False:
             raise InputError(f"{push.repo_id}: exists and is public; make it private on the hub, or pass --private false")
         # If left there, an old model.safetensors would be loaded instead of this run's shards.
         there = _list_files(push, api, "main")
@@ -117,6 +118,8 @@ def push_run(push: Push, private: bool, api: HfApi, sleep: Callable[[float], Non
             print(f"  deleted from the repository, as this run does not hold them: {', '.join(deleted)}", flush=True)
             deleted.clear()
         _tag(push, api, commit.oid)
+        for line in _told(content, private, is_private, api):
+            print(f"  warning: {line}", flush=True)
         return str(url)
 
     for attempt in range(1, ATTEMPTS + 1):
@@ -126,6 +129,17 @@ def push_run(push: Push, private: bool, api: HfApi, sleep: Callable[[float], Non
             again = _refuse_or_wait(push, error, attempt)
         sleep(again)
     raise AssertionError("unreachable")
+
+
+def _told(content: dict[str, str | bytes], private: bool, is_private: bool | None, api: HfApi) -> Iterator[str]:
+    """What the user may not expect of a run that has arrived: it is not public, or nobody can load it."""
+    if is_private and not private:
+        yield "the repository was private before and still is; make it public on the hub"
+    base = json.loads(content.get("adapter_config.json", "{}")).get("base_model_name_or_path") or ""
+    if base.startswith("pypi:"):
+        yield f"this is an adapter of {base}, which is on no hub; recipes/merge.py makes a model that any library loads"
+    elif base and not (is_hub_id(base) and api.repo_exists(base)):
+        yield f"this is an adapter of {base}, which is not on the hub; push it too, or push what recipes/merge.py makes"
 
 
 def _refuse_or_wait(push: Push, error: Exception, attempt: int) -> float:

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import trl
 from datasets import Dataset
 
+from llmrecipes.adapters import restore_saved_modules
 from llmrecipes.answer_masks import end_answers
 from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_labelled, require_rows
 from llmrecipes.models import eos_token_ids
-from llmrecipes.training import end_where_generation_stops, within_context
+from llmrecipes.training import end_where_generation_stops, warn_of_turns, within_context
 
 
 def to_labelled(rows: Dataset | None, seed: int) -> Dataset | None:
@@ -43,9 +44,11 @@ class KTOTrainer(trl.KTOTrainer):
             raise InputError(f"datasets: every label is {str(labels.pop()).lower()}; KTO learns from good and bad answers")
         self._start = model
         super().__init__(model=model, args=within_context(args, model), train_dataset=train_dataset, **kwargs)
+        restore_saved_modules(self.model)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name: str) -> Dataset:
         # Overrides a private method of TRL, the one place where the rows are tokens.
+        warn_of_turns(dataset, ["completion"], dataset_name)
         num_proc = args.dataset_num_proc
         # TRL's filter holds all arguments, whose hash is another in every start: what it made would not be found again.
         used = {key: getattr(args, key) for key in ("dataset_num_proc", "max_length", "per_device_train_batch_size")}

@@ -127,6 +127,7 @@ def to_standard(row: Mapping, where: str = "row", wanted: Sequence[str] = tuple(
             new = _cut_answer(new, where)
         new = _to_completion(new, where)
         if standard == "unpaired preference":
+            _require_last_answer(new["completion"], "completion", where)
             new["label"] = bool(_label(new))
             new.pop("kto_tag", None)
     elif standard == "text":
@@ -233,11 +234,14 @@ def _to_preference(row: dict, shape: str, where: str) -> dict:
         for side, turns in sides.items():
             if not any(turn["role"] == "assistant" for turn in turns):
                 raise InputError(f"{where}: {side} has no assistant turn")
-            if turns[-1]["role"] != "assistant":
-                raise InputError(
-                    f"{where}: {side} ends with a turn of the {turns[-1]['role']}'s, not with an answer; cut it off"
-                )
+            _require_last_answer(turns, side, where)
     return row | {"prompt": prompt} | sides
+
+
+def _require_last_answer(answer: str | list[dict], column: str, where: str) -> None:
+    """InputError if `answer`, all of which would be judged, ends with another's turn."""
+    if not isinstance(answer, str) and (role := answer[-1]["role"]) != "assistant":
+        raise InputError(f"{where}: {column} ends with a turn of the {role}'s, not with an answer; cut it off")
 
 
 def _label(row: Mapping) -> object:
@@ -314,17 +318,17 @@ def _to_prompt(row: Mapping, where: str) -> dict:
 
 def _prompt(prompt: object, where: str, may_be_empty: bool = False) -> str | list[dict]:
     if isinstance(prompt, str):
-        if prompt.lstrip().startswith("[{") and _is_json(prompt):
+        if prompt.lstrip().startswith("[{") and _is_json(prompt, list):
             raise InputError(f"{where}: prompt is the JSON text of a list, not a list; parse it (json.loads) before you "
                              "write the row")  # fmt: skip
         return require_text(prompt, "prompt", where, may_be_empty)
     return to_turns(prompt, f"{where}, column prompt")
 
 
-def _is_json(text: str) -> bool:
+def _is_json(text: str, kind: type) -> bool:
     try:
-        return isinstance(json.loads(text), list)
-    except ValueError:
+        return isinstance(json.loads(text), kind)
+    except (ValueError, RecursionError):
         return False
 
 
@@ -337,10 +341,13 @@ def _pop_system(row: dict, where: str) -> object:
 
 
 def _with_options(row: Mapping, where: str) -> Mapping:
-    """The row with its inputs to the chat template other than turns checked, and `chat_template_kwargs` as a mapping."""
-    if not {"tools", "chat_template_kwargs"} & row.keys():
+    """The row with its inputs to the chat template other than turns checked: `tools` that are mappings, OpenAI's older
+    `functions` among them, and `chat_template_kwargs` as a mapping."""
+    if not {"tools", "functions", "chat_template_kwargs"} & row.keys():
         return row
     new = dict(row)
+    if not row.get("tools") and _are_functions(row.get("functions")):
+        new["tools"] = [{"type": "function", "function": function} for function in new.pop("functions")]
     for name, kind, what in (("tools", list, "a list"), ("chat_template_kwargs", Mapping, "a mapping")):
         value = new.get(name)
         if isinstance(value, str):
@@ -352,7 +359,21 @@ def _with_options(row: Mapping, where: str) -> Mapping:
             raise InputError(f"{where}: {name} must be {what} or its JSON text, found {short(new[name])}")
         if name == "chat_template_kwargs" and name in new:  # TRL passes it to the template unchanged
             new[name] = value
+        elif name == "tools" and value:
+            new[name] = [_tool(tool, where) for tool in value]
     return new
+
+
+def _are_functions(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(f, Mapping) and "name" in f for f in value)
+
+
+def _tool(tool: object, where: str) -> Mapping:
+    """One tool; its JSON text would be shown to the model as a quoted string."""
+    found = json.loads(tool) if isinstance(tool, str) and _is_json(tool, dict) else tool
+    if not isinstance(found, Mapping):
+        raise InputError(f"{where}: each of `tools` must be a mapping or its JSON text, found {short(tool)}")
+    return found
 
 
 def _kind(value: object) -> str:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -23,6 +24,7 @@ SAID = ("tool_calls", "reasoning_content", "reasoning", "thinking")
 # What a template raises, deliberately or because a row has an unexpected form.
 TEMPLATE_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 QUESTION, ANSWER = "Question?", "Answer!"
+TOKENIZER_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
 # ChatML. The {% generation %} marks tell TRL which tokens are the assistant's and carry loss.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -122,10 +124,25 @@ def read_template(path: str, endings: tuple[str, ...] = (".jinja", ".j2")) -> st
     if path.endswith(endings) and Path(path).is_file():
         return Path(path).read_text(encoding="utf-8-sig")
     try:
-        return AutoTokenizer.from_pretrained(path).get_chat_template()
+        return AutoTokenizer.from_pretrained(local_template(path)).get_chat_template()
     except (OSError, ValueError) as error:
-        advice = "it takes no revision; download that one and name the folder" if "@" in path else str(error)[:200]
-        raise InputError(f"chat_template_path: {path} cannot be read: {advice}") from None
+        raise InputError(f"chat_template_path: {path} cannot be read: {str(error)[:200]}") from None
+
+
+def local_template(path: str | None) -> str | None:
+    """`path` itself, or for `OWNER/NAME@REVISION` the folder of that tokenizer in the Hub library's cache: neither TRL nor
+    transformers reads a revision there.
+
+    Raises:
+        InputError: there is no such revision.
+    """
+    if path is None or "@" not in path or Path(path).exists():
+        return path
+    name, _, revision = path.rpartition("@")
+    try:
+        return snapshot_download(name, revision=revision, allow_patterns=TOKENIZER_FILES)
+    except (OSError, ValueError) as error:  # huggingface_hub's own errors are of these kinds
+        raise InputError(f"chat_template_path: {path} cannot be read: {str(error)[:200]}") from None
 
 
 def row_check(

@@ -16,6 +16,7 @@ from trl.chat_template_utils import clone_chat_template
 from trl.data_utils import is_conversational
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
+from llmrecipes.adapters import restore_saved_modules
 from llmrecipes.answer_masks import NOTES, end_answers, name_tokens, tokenize_answers
 from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_answers, count_pairs, count_scored, require_rows
@@ -152,6 +153,7 @@ class SFTTrainer(trl.SFTTrainer):
         self._answers_only, args.assistant_only_loss = args.assistant_only_loss, False
         args = take_template(within_context(args, model), model, kwargs.get("processing_class"), kwargs.get("peft_config"))
         super().__init__(model=model, args=args, **kwargs)
+        restore_saved_modules(self.model)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name: str) -> Dataset:
         # Splits a private method of TRL in two: in between, the rows are tokenised but not yet truncated.
@@ -220,9 +222,11 @@ class DPOTrainer(trl.DPOTrainer):
         self.row_counts: dict[str, RowCounts] = {}
         self._start = model
         super().__init__(model=model, args=within_context(args, model), **kwargs)
+        restore_saved_modules(self.model)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name: str) -> Dataset:
         # Overrides a private method of TRL, the one place where the pairs are tokens and none has been dropped yet.
+        warn_of_turns(dataset, ["chosen", "rejected"], dataset_name)
         whole, keep_end = copy.copy(args), args.truncation_mode == "keep_end"
         whole.max_length = None
         dataset = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
@@ -237,6 +241,18 @@ class DPOTrainer(trl.DPOTrainer):
             fits = [i for i, ids in enumerate(dataset["prompt_ids"]) if len(ids) < args.max_length]
             dataset = dataset.select(fits)
         return dataset
+
+
+def warn_of_turns(rows: Dataset, columns: list[str], name: str) -> None:
+    """Warns of answers, in `columns`, that hold turns of others than the assistant: TRL's losses of pairs and of labelled
+    answers take all of an answer's tokens."""
+    if isinstance(rows[0][columns[0]], str):
+        return
+    answers = rows.select_columns(columns)
+    count = sum(any(turn["role"] != "assistant" for turns in row.values() for turn in turns) for row in answers)
+    if count:
+        say(f"warning: {name}: {count:,} of {len(rows):,} rows have turns of the user's or a tool's inside an answer, which "
+            "carry loss like the assistant's; end `prompt` with the last turn before the final answer")  # fmt: skip
 
 
 def end_where_generation_stops(
@@ -312,6 +328,7 @@ class RewardTrainer(trl.RewardTrainer):
         self.row_counts: dict[str, RowCounts] = {}
         args = within_context(args, model)
         super().__init__(model=model, args=args, train_dataset=train_dataset, processing_class=processing_class, **kwargs)
+        restore_saved_modules(self.model)
         pool_at_last_token(self.model)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name: str) -> Dataset:

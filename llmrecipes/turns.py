@@ -45,7 +45,8 @@ def to_turns(value: object, where: str, may_be_empty: bool = False) -> list[dict
 def _turn(turn: object, where: str, may_be_empty: bool) -> dict:
     if not isinstance(turn, Mapping):
         raise InputError(f'{where}: expected a message {{"role": ..., "content": ...}}, found {short(turn)}')
-    said, speaks = ("content", "role") if "role" in turn else ("value", "from")
+    # A table that holds both ways of writing has the keys of both in every turn, those of the other one null.
+    said, speaks = ("value", "from") if turn.get("role") is None and "from" in turn else ("content", "role")
     if speaks not in turn or said not in turn and not (turn.get("tool_calls") or turn.get("function_call")):
         raise InputError(f'{where}: expected a message {{"role": ..., "content": ...}} or {{"from": ..., "value": ...}}, '
                          f"found {short(turn)}")  # fmt: skip

@@ -30,13 +30,14 @@ def main(run, data, preview, pairs, health, training, model):
     from llmrecipes.resume import run_training
     from llmrecipes.reward_models.health import check_saved_model, summarize
     from llmrecipes.run import check_run, finish_run, start_run
-    from llmrecipes.templates import require_chat_template, row_check
+    from llmrecipes.templates import local_template, require_chat_template, row_check
     from llmrecipes.training import RewardTrainer, evaluate_by_set, pair_columns
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("reward", run, training, (run, data, preview, pairs, health, training, model), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
+    training.chat_template_path = local_template(training.chat_template_path)
     check = row_check(tokenizer, training.chat_template_path, shows_tools=False)
     train, held_out = load_train_eval(data, training.seed, ("preference",), training.per_device_train_batch_size, check)
     if data.eval_datasets:

@@ -20,7 +20,7 @@ def main(run, data, preview, training, model, watch):
     from llmrecipes.models import load_policy, load_tokenizer, stand_in
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
-    from llmrecipes.templates import require_chat_template, row_check
+    from llmrecipes.templates import local_template, require_chat_template, row_check
     from llmrecipes.training import SFTTrainer
 
     watched = load_watch(watch)
@@ -28,6 +28,7 @@ def main(run, data, preview, training, model, watch):
     state = check_run("sft", run, training, (run, data, preview, training, model, watch), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
+    training.chat_template_path = local_template(training.chat_template_path)
     check = row_check(tokenizer, training.chat_template_path)
     train, held_out = load_train_eval(
         data, training.seed, ("messages", "prompt-completion"), training.per_device_train_batch_size, check

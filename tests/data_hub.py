@@ -1,4 +1,4 @@
-"""A Hub on 127.0.0.1 that holds data sets, for the real `datasets` and `huggingface_hub`."""
+"""A Hub on 127.0.0.1 that holds data sets and files of models, for the real `datasets` and `huggingface_hub`."""
 
 import hashlib
 import json
@@ -53,7 +53,9 @@ class Handler(BaseHTTPRequestHandler):
     def do(self):
         hub, path = self.server, unquote(self.path.split("?")[0])
         asked = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        found = re.fullmatch(r"(?:/api)?/datasets/([^/]+/[^/]+)(?:/(revision|tree|paths-info|resolve)/([^/]+)/?(.*))?", path)
+        found = re.fullmatch(
+            r"(?:/api)?(?:/datasets|/models)?/([^/]+/[^/]+)(?:/(revision|tree|paths-info|resolve)/([^/]+)/?(.*))?", path
+        )
         name, what, revision, rest = found.groups() if found else ("", "", "", "")
         commit = hub.heads.get(name) if revision in (None, "main") else revision
         files = hub.commits.get((name, commit))

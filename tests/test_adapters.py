@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from recipe_types import recipe_types
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -414,6 +415,17 @@ def test_adapter_of_a_quantised_base_stays_exact_under_the_next_one(qlora, token
     add_adapter(load(sft.with_name("base"), load_in_4bit=True), tmp_path / "dora", use_dora=True, target_modules=["q_proj"])
     with pytest.raises(InputError, match="only plain LoRA stays on quantised weights"):
         load(tmp_path / "dora", load_in_4bit=True)
+
+
+def test_a_reward_model_in_four_bits_trains_its_head_in_the_dtype_of_what_it_reads(qlora, tokenizer, tmp_path):
+    """TRL rounds all that is trained there to bfloat16, and without autocast the first step was an error."""
+    base = qlora[0].with_name("base")
+    tokenizer.save_pretrained(base)
+    options = ["--health_check", "false", "--learning_rate", "1e-2", "--load_in_4bit", "true"]
+    manifest = run_recipe("reward", base, tmp_path / "out", *options)
+    assert math.isfinite(manifest["metrics"]["train_loss"])
+    weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert {part.dtype for name, part in weights.items() if "score" in name} == {torch.float32}
 
 
 # --- merge ------------------------------------------------------------------------------------------------------------

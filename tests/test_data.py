@@ -205,6 +205,24 @@ def test_tool_calls_and_tools_keep_their_own_keys(tmp_path):
     assert [row["messages"] for row in found] == turns and [row["tools"] for row in found] == tools
 
 
+def test_arrows_nulls_are_no_arguments_of_a_call_and_no_parameters_of_a_tool(tmp_path):
+    """A Parquet table has one set of keys for all rows: the model would learn to call with arguments that are not there."""
+    call = lambda **arguments: {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    tool = lambda name: {"name": "f", "parameters": {"properties": {name: {"type": "integer"}}}}
+    ask = {"role": "user", "content": "Go"}
+    said = lambda name: {"role": "assistant", "content": None, "tool_calls": [call(**{name: 1})]}
+    rows = [{"messages": [ask, said(name)], "tools": [tool(name)]} for name in "ab"]
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "rows.parquet"))
+    found = list(load_rows(DatasetSource(str(tmp_path / "rows.parquet")), 0, DEMONSTRATION))
+    assert [row["messages"][1]["tool_calls"] for row in found] == [[call(a=1)], [call(b=1)]]
+    assert [row["tools"] for row in found] == [[tool("a")], [tool("b")]]
+
+
+def test_a_table_without_rows_is_said_to_be_empty(tmp_path):
+    pandas.DataFrame({"prompt": [], "completion": []}).to_parquet(tmp_path / "none.parquet")
+    assert error_of({"path": str(tmp_path / "none.parquet")}).endswith("none.parquet: is empty; it has no rows")
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

@@ -12,6 +12,7 @@ from llmrecipes.config import DataArguments, DatasetSource, InputError
 from llmrecipes.data import load_train_eval
 from llmrecipes.kto import KTOTrainer, to_labelled
 from llmrecipes.resume import _require_equal_steps
+from llmrecipes.training import DPOTrainer
 
 PAIRS = [{"prompt": f"w{i} ", "chosen": "w10 w11", "rejected": f"w20 w{21 + i}"} for i in range(24)]
 
@@ -63,6 +64,22 @@ def test_answers_end_where_generation_stops_also_where_the_template_marks_no_end
     for column in ("completion_ids", "KL_completion_ids"):
         assert {ids[-1] for ids in ready[column]} == {toys.EOS} and {len(ids) for ids in ready[column]} == {2}
     assert "train: after 8 of 8 answers" in capsys.readouterr().out
+
+
+def test_turns_of_others_inside_an_answer_are_counted_in_a_warning(tmp_path, capsys):
+    turn = lambda role, text: {"role": role, "content": text}
+    short, long = [turn("assistant", "w6")], [turn("assistant", "w7"), turn("user", "w8"), turn("assistant", "w9")]
+    rows = [{"prompt": [turn("user", "w5")], "completion": long if i % 4 == 1 else short, "label": i % 2 == 0}
+            for i in range(16)]  # fmt: skip
+    said = "warning: train: 4 of 16 rows have turns of the user's or a tool's inside an answer, which carry loss like the"
+    build(tmp_path, Dataset.from_list(rows))
+    assert said in capsys.readouterr().out
+    pairs = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": short} for row in rows]
+    args = trl.DPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none")
+    for rows, warned in ((pairs, True), (PAIRS, False)):
+        options = {"train_dataset": Dataset.from_list(rows), "processing_class": toys.tokenizer()}
+        DPOTrainer(model=toys.policy(), ref_model=toys.policy(), args=args, **options)
+        assert (said in capsys.readouterr().out) == warned
 
 
 def test_nobody_learns_to_end_where_an_answer_was_cut(tmp_path):

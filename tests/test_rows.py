@@ -39,6 +39,10 @@ CALL = {"type": "function", "function": {"name": "depth", "arguments": {"of": "l
         # keys that Arrow fills with null are not there
         ({"messages": [turn("user", "Hi", tool_calls=None), turn("assistant", "Yes?", reasoning_content="Hm.")]},
          [turn("user", "Hi"), turn("assistant", "Yes?", reasoning_content="Hm.")]),
+        # both ways of writing in one table, whose other keys Arrow fills with null
+        ({"messages": [turn("user", "Hi", **{"from": None, "value": None}),
+                       turn(None, None, **{"from": "gpt", "value": "Yes?"})]},
+         [turn("user", "Hi"), turn("assistant", "Yes?")]),
         # ShareGPT and its relatives
         ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}], "system": "Be kind."},
          [turn("system", "Be kind."), turn("user", "Hi"), turn("assistant", "Yes?")]),
@@ -144,6 +148,11 @@ def test_answers_stay_beside_a_prompt_for_reward_functions():
         ({"messages": [ASK, turn("assistant", None, tool_calls=[{"x": 1}])]}, "turn 2: expected a tool call"),
         ({"messages": [ASK, REPLY], "tools": "depth(of)"}, "tools must be a list"),
         ({"messages": [ASK, REPLY], "tools": {"name": "depth"}}, "tools must be a list"),
+        (
+            {"messages": [ASK, REPLY], "tools": ["depth"]},
+            "each of `tools` must be a mapping or its JSON text, found 'depth'",
+        ),
+        ({"messages": [ASK, REPLY], "tools": [None]}, "each of `tools` must be a mapping or its JSON text, found None"),
         ({"messages": [ASK, REPLY], "chat_template_kwargs": "thinking"}, "chat_template_kwargs must be a mapping"),
         ({"messages": [ASK, REPLY], "chat_template_kwargs": [1]}, "chat_template_kwargs must be a mapping"),
         ({"messages": [ASK, REPLY], "system": "A", "system_prompt": "B"}, "system and system_prompt differ"),
@@ -237,7 +246,32 @@ def test_what_a_prompt_says_to_the_template_is_checked_and_its_json_text_read():
     assert same["messages"][0] == {"role": "system", "content": "A"}
 
 
+FUNCTIONS = {"functions": [CALL["function"]]}
+
+
+@pytest.mark.parametrize(
+    "column",
+    [{"tools": [json.dumps(CALL)]}, {"tools": json.dumps([json.dumps(CALL)])}, FUNCTIONS, FUNCTIONS | {"tools": []}],
+)
+def test_tools_are_read_however_a_set_writes_them(column):
+    """As JSON text they would be shown as a quoted string; OpenAI's older `functions` would not be shown at all."""
+    row = to_standard({"messages": [ASK, REPLY]} | column, "x", DEMONSTRATION)
+    assert row["tools"] == [CALL] and "functions" not in row
+
+
+def test_functions_of_another_kind_stay_a_column():
+    row = {"messages": [ASK, REPLY], "functions": ["depth"]}
+    assert to_standard(row, "x", DEMONSTRATION) == row
+
+
 LABELLED = ("unpaired preference", "preference")
+
+
+def test_a_labelled_answer_ends_with_the_assistants_turn():
+    row = {"prompt": [ASK], "completion": [REPLY, ASK], "label": True}
+    with pytest.raises(InputError, match="x.jsonl, row 3: completion ends with a turn of the user's, not with an answer"):
+        to_standard(row, "x.jsonl, row 3", LABELLED)
+    assert to_standard({"prompt": [ASK], "completion": [REPLY, ASK]}, "x", DEMONSTRATION)  # there only answers carry loss
 
 
 @pytest.mark.parametrize("row", [

@@ -3,13 +3,14 @@
 import json
 
 import pytest
+from data_hub import data_hub  # noqa: F401 (a fixture)
 from test_answer_masks import ASK, CHAT, LOOP, QWEN3, TEMPLATES
 
 from llmrecipes.config import DataArguments, InputError, ModelArguments
 from llmrecipes.data import load_train_eval
 from llmrecipes.models import build_policy, eos_token_ids, load_policy, load_tokenizer, train_tokenizer
 from llmrecipes.ppo.prompts import prompt_token_ids
-from llmrecipes.templates import encode_prompts, end_of_turn, options_of, read_template, row_check
+from llmrecipes.templates import encode_prompts, end_of_turn, local_template, options_of, read_template, row_check
 
 TOOLS = [{"type": "function", "function": {"name": "look_up", "description": "", "parameters": {}}}]
 CALL = {"role": "assistant", "content": "", "tool_calls": [
@@ -167,7 +168,19 @@ def test_prompts_that_cannot_be_encoded_are_named_by_row():
 
 
 def test_a_template_that_cannot_be_read_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="chat_template_path: a/b@main cannot be read: it takes no revision; download"):
-        read_template("a/b@main")
+    with pytest.raises(InputError, match="chat_template_path: a/b@none cannot be read: ."):
+        read_template("a/b@none")
     with pytest.raises(InputError, match=f"chat_template_path: {tmp_path} cannot be read: ."):
         read_template(str(tmp_path))
+
+
+def test_a_template_of_the_hub_is_that_of_the_revision_that_is_named(data_hub, tmp_path):  # noqa: F811
+    tokenizer, commits = train_tokenizer(["a b c"] * 5, 300, 64), []
+    for number in (1, 2):
+        tokenizer.chat_template = f"{number} {{{{ messages }}}}"
+        tokenizer.save_pretrained(tmp_path / "made")
+        commits.append(data_hub.commit("a/b", {file.name: file.read_bytes() for file in (tmp_path / "made").iterdir()}))
+    assert [read_template(f"a/b@{commit}") for commit in commits] == ["1 {{ messages }}", "2 {{ messages }}"]
+    assert local_template("a/b") == "a/b" and local_template(None) is None
+    with pytest.raises(InputError, match="chat_template_path: a/b@none cannot be read: ."):
+        local_template("a/b@none")

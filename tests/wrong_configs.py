@@ -278,6 +278,7 @@ packing: true; truncation_mode: keep_end | has no effect with `packing: true`
 model_init_kwargs: {torch_dtype: bfloat16} | is not read
 chat_template_path: nix.jinja | nix.jinja does not exist
 chat_template_path: {tmp}/broken.jinja | line 2
+chat_template_path: {tmp}/marked.jinja | begins with a byte order mark
 chat_template_path: {tmp}/fixed.jinja | the same text for every chat
 chat_template_path: "" | is empty
 chat_template_path: {tmp} | holds no tokenizer
@@ -560,6 +561,7 @@ def make_inputs(tmp: Path) -> dict[str, Path]:
     (tmp / "latin.md").write_bytes(b"\xff\xfe\x00")
     (tmp / "broken.jinja").write_text("{% for message in messages %}\n{{ message.content }\n{% endfor %}")
     (tmp / "fixed.jinja").write_text("Hello {{ name }}")
+    (tmp / "marked.jinja").write_text("\ufeff{{ messages }}")
     for name in ("foreign", "another"):
         (tmp / name).mkdir()
     (tmp / "foreign" / "letter.txt").write_text("Dear Ann")

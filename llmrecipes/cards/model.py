@@ -96,6 +96,7 @@ def is_comparison(measure: str) -> bool:
 def _metadata(folder: Path, manifest: dict, found: dict) -> ModelCardData:
     config, is_classifier = manifest["config"], _is_classifier(folder)
     base, is_adapter = config.get("model_name_or_path"), (folder / "adapter_config.json").exists()
+    on_hub = base and not base.startswith("pypi:")  # the Hub refuses a card that names anything else
     # Generators and archives are not data sets on the Hub; the text names all sources.
     data = [s["path"] for s in config.get("datasets") or [] if ":" not in s["path"]]
     data = {
@@ -112,8 +113,8 @@ def _metadata(folder: Path, manifest: dict, found: dict) -> ModelCardData:
     ]
     return ModelCardData(
         model_name=repo_name(config.get("output_dir") or folder),
-        base_model=repo_name(base) if base else None,
-        base_model_relation=("adapter" if is_adapter else "finetune") if base else None,
+        base_model=repo_name(base) if on_hub else None,
+        base_model_relation=("adapter" if is_adapter else "finetune") if on_hub else None,
         datasets=sorted(data) or None,
         eval_results=results or None,
         library_name="peft" if is_adapter else "transformers",
@@ -213,8 +214,9 @@ def _answers_chats(folder: Path, config: dict) -> bool:
 
 
 def _lineage(config: dict) -> list[str]:
-    """The reward model, value model and reward functions of the run, one line each."""
+    """The reward model, value model and reward functions of the run, and a base that is no model of a hub, one line each."""
     named = {"reward_model_name_or_path": "Reward model", "value_model_name_or_path": "Value model started from"}
+    named = {"model_name_or_path": "Base model"} | named if "pypi:" in str(config.get("model_name_or_path")) else named
     lines = [f"{title}: `{repo_name(config[key])}`." for key, title in named.items() if config.get(key)]
     functions = config.get("reward_functions") or []
     return lines + ([f"Reward functions: {', '.join(f'`{name}`' for name in functions)}."] if functions else [])

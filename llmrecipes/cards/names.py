@@ -23,9 +23,11 @@ def is_local(path: str | Path) -> bool:
 
 def repo_name(path: str | Path) -> str:
     """The repository name of a run's folder: experiment-stage; a Hub id is unchanged."""
-    parts = PurePath(path).parts
     if not is_local(path):
         return str(path)
+    parts = PurePath(path).parts
+    if len(parts) < 2 or ".." in parts:  # as push names it
+        parts = Path(path).resolve().parts
     return re.sub(r"[^\w.-]+|-{2,}|\.{2,}", "-", "-".join(parts[-2:])).strip("-./")
 
 

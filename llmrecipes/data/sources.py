@@ -12,11 +12,13 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import numpy
+import pyarrow.parquet
 
 from llmrecipes.config import DatasetSource, InputError, as_rows, generator_of, load_function
 from llmrecipes.data.archive import load_archive
@@ -25,6 +27,8 @@ from llmrecipes.preflight.places import FILES
 from llmrecipes.rows import ANSWERS, COLUMNS, QUESTIONS
 
 LINES = (".jsonl", ".jsonl.gz", ".ndjson")
+# Where keys differ from row to row.
+CALLS = ("tools", "functions", "tool_calls", "function_call")
 # Columns that are always read as text: an answer "42", "NA" or "null" is text.
 TEXTS = {*QUESTIONS, *ANSWERS, *(name for names in COLUMNS.values() for name in names), "context", "system"} - {"label"}
 
@@ -65,11 +69,21 @@ class RawRows:
             return parse_line(row, f"{file}, line {self.lines[i]}", self.place(i))
         if not isinstance(row, dict):
             raise InputError(f"{self.place(i)}: expected an object {{...}}, found {str(row)[:60]}")
-        return row
+        return _unfilled(row) if isinstance(self.rows, datasets.Dataset) else row
 
     def __iter__(self) -> Iterator[dict]:
         for i, row in enumerate(self.rows):
             yield self.read(i, row)
+
+
+def _unfilled(value: object, in_call: bool = False) -> object:
+    """`value` without the nulls that Arrow fills in inside tools and their calls, for the keys of all other rows: the model
+    would learn to call with arguments that the function does not have."""
+    if isinstance(value, dict):
+        return {
+            key: _unfilled(part, in_call or key in CALLS) for key, part in value.items() if not (in_call and part is None)
+        }
+    return [_unfilled(part, in_call) for part in value] if isinstance(value, list) else value
 
 
 def read_source(source: DatasetSource, seed: int) -> RawRows:
@@ -144,6 +158,9 @@ def _read_file(path: Path, source: DatasetSource) -> RawRows:
         raise InputError(f"{path}: is empty")
     kind = path.suffix.lower()
     if kind == ".parquet":
+        with suppress(pyarrow.ArrowException):  # damaged: told below
+            if not pyarrow.parquet.read_metadata(path).num_rows:
+                raise InputError(f"{path}: is empty; it has no rows")
         raw = _numbered(str(path), _load_dataset("parquet", source, "train", data_files=str(path)))
     else:
         try:

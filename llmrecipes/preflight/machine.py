@@ -158,13 +158,15 @@ def _template(path: str) -> Problems:
             return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
 
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = Path(path).read_text(encoding="utf-8")
         ImmutableSandboxedEnvironment(extensions=[Generation, "jinja2.ext.loopcontrols"]).parse(text)
     except TemplateSyntaxError as error:
         yield "chat_template_path", f"{path}, line {error.lineno}: {error.message}"
     except (OSError, ValueError) as error:
         yield "chat_template_path", f"{path} cannot be read ({type(error).__name__})"
     else:
+        if text.startswith("\ufeff"):
+            yield "chat_template_path", f"{path}: begins with a byte order mark, and so would every chat; save it without"
         if "messages" not in text:
             yield "chat_template_path", f"{path}: does not use `messages`, so it would render the same text for every chat"
 
