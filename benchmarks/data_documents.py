@@ -1,4 +1,4 @@
-"""Parts of benchmarks/data.py about documents: duplicates, cleaning, contamination, languages."""
+"""Parts of benchmarks/data.py about documents: cleaning, contamination, languages."""
 
 import contextlib
 import json
@@ -10,14 +10,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy
 import pyarrow.parquet
 
-from llmrecipes.corpus import duplicates
 from llmrecipes.corpus.arguments import CorpusArguments
 from llmrecipes.corpus.contamination import build_items
 from llmrecipes.corpus.engine import build
-from llmrecipes.corpus.hashing import WORD, word_hashes
+from llmrecipes.corpus.hashing import word_hashes
 from llmrecipes.corpus.parts import plan_parts
 from llmrecipes.corpus.report import write_report
 from llmrecipes.corpus.steps import build_steps
@@ -25,7 +23,6 @@ from llmrecipes.corpus.work import Work
 from llmrecipes.keys.strict_yaml import load_yaml
 
 ROOT = Path(__file__).parent.parent
-CHANGED = (0.002, 0.005, 0.01, 0.02, 0.05)  # shares of words changed in planted near-duplicates
 CHARACTERS = 1500
 
 
@@ -51,31 +48,6 @@ def made_documents(count: int, seed: int = 1) -> list[str]:
     return found
 
 
-def planted(documents: list[str], seed: int = 2) -> list[tuple[int, str]]:
-    """(index of the original, text with some words changed) for every hundredth document."""
-    rng, found = random.Random(seed), []
-    for index in range(0, len(documents), 100):
-        share = CHANGED[index // 100 % len(CHANGED)]
-        words = documents[index].split(" ")
-        words = [f"{word}x" if rng.random() < share else word for word in words]
-        words[rng.randrange(len(words))] += "y"
-        found.append((index, " ".join(words)))
-    return found
-
-
-def jaccard(a: str, b: str) -> float:
-    """Jaccard similarity of the sets of runs of five words, as text: independent of the code being measured."""
-    sets = []
-    for text in (a, b):
-        words = WORD.findall(text.lower())
-        sets.append({tuple(words[i : i + 5]) for i in range(len(words) - 4)})
-    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
-
-
-def peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-
-
 def cpu() -> float:
     return sum(resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime
                for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))  # fmt: skip
@@ -86,64 +58,11 @@ def write_documents(file: Path, documents: list[str]) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=1000)
 
 
-def near_duplicates(count: int) -> dict:
-    """Ours, from Parquet to the kept Parquet shards; recall and precision by an independent Jaccard similarity."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "a.parquet"
-        pid = _in_child(lambda: write_documents(file, _all_documents(count)))
-        assert pid == 0
-        source = {"path": str(file), "id_column": "id"}
-        args = CorpusArguments(sources=[source], repair=False, scrub=[])
-        work = Work(Path(folder) / "out" / "work", args, plan_parts(args))
-        work.save()
-        before = cpu()
-        build(work)
-        seconds, peak = cpu() - before, peak_gb()
-        codes = numpy.load(work.root / "selected" / "codes.npy")
-        because = numpy.load(work.root / "selected" / "because.npy")
-        return {"documents": len(codes), "CPU s": seconds, "peak GB": peak} | _quality(count, codes, because)
-
-
-def _all_documents(count: int) -> list[str]:
-    documents = made_documents(count)
-    return documents + [text for _, text in planted(documents)]
-
-
-def _quality(count: int, codes, because) -> dict:
-    documents = made_documents(count)
-    copies = planted(documents)
-    texts = documents + [text for _, text in copies]
-    similar = [jaccard(documents[index], text) for index, text in copies]
-    dropped = [bool(codes[count + i]) for i in range(len(copies))]
-    high = [drop for value, drop in zip(similar, dropped, strict=True) if value >= 0.8]
-    wanted = [drop for value, drop in zip(similar, dropped, strict=True) if value >= 0.7]
-    gone = numpy.flatnonzero(codes == duplicates.NEAR)
-    right = sum(jaccard(texts[i], texts[because[i]]) >= 0.7 for i in gone)
-    return {
-        "planted with Jaccard >= 0.8": len(high), "recall of them": sum(high) / len(high),
-        "recall at Jaccard >= 0.7": sum(wanted) / len(wanted), "dropped": len(gone),
-        "precision": right / max(1, len(gone)),
-    }  # fmt: skip
-
-
-def _in_child(function) -> int:
-    """Runs `function` in a forked process with its own memory; returns its exit status."""
-    import os
-
-    pid = os.fork()
-    if not pid:
-        try:
-            function()
-        finally:
-            os._exit(0)
-    return os.waitpid(pid, 0)[1]
-
-
-def cleaning(count: int) -> dict:
+def cleaning(count: int = 5000) -> dict:
     """Documents per CPU second on one core, for each step and for all of them with sketches and files."""
     texts = real_texts()
     random.Random(3).shuffle(texts)
-    texts = [text for text in texts if len(text) > 300][: min(count, 5000)]
+    texts = [text for text in texts if len(text) > 300][:count]
     keys = {"languages": ["en"], "quality": ["gopher_repetition", "gopher", "c4", "fineweb"]}
     with tempfile.TemporaryDirectory() as folder:
         words = Path(folder) / "words.txt"
@@ -178,12 +97,12 @@ def _items(count: int) -> list[str]:
     return [f"Question {i}: {shuffled(rng.choice(sentences))} {shuffled(rng.choice(sentences))}" for i in range(count)]
 
 
-def contamination(count: int) -> dict:
+def contamination(count: int = 20_000) -> dict:
     """Recall on items planted unchanged, with other case and whitespace, and inside longer documents; and false
     positives."""
     items = _items(3000)
     table, short = build_items(items, 13)
-    clean = made_documents(min(count, 20_000), seed=5)
+    clean = made_documents(count, seed=5)
     rng, found = random.Random(11), {"items": len(items), "too short": short}
     ways = {
         "exact": lambda item, i: item,
@@ -205,7 +124,7 @@ def contamination(count: int) -> dict:
 DJANGO = {"path": "pypi:Django==5.2.8", "files": "django/c*/locale/*/LC_MESSAGES/django*.po"}
 
 
-def language(count: int) -> dict:
+def language() -> dict:
     """langid and CLD2 (`pip install pycld2==0.42`) on Django's translations, whose folders say their language: two messages
     each (about 100 characters) and twelve (about 1,100). Some messages are English in every folder."""
     from llmrecipes.corpus.steps.language import load_detector

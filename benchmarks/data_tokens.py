@@ -6,7 +6,6 @@ Shards of a given size hold random ids: nothing here depends on their values. Te
 import itertools
 import json
 import os
-import resource
 import statistics
 import tempfile
 import time
@@ -15,9 +14,9 @@ from pathlib import Path
 os.environ.setdefault("RAYON_NUM_THREADS", "1")  # rates are for one core
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import datasets
 import numpy as np
 import torch
+from data_tokenization import library_texts
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainingArguments
 
@@ -25,10 +24,11 @@ from llmrecipes.config import DataArguments, DatasetSource, ModelArguments, RunA
 from llmrecipes.data.streams import text_source
 from llmrecipes.models import build_policy, load_tokenizer, train_tokenizer
 from llmrecipes.run import check_run
-from llmrecipes.tokens import Mixture, load_corpus, share_out
 from llmrecipes.tokens.arguments import TokenArguments
 from llmrecipes.tokens.blocks import TokenBlocks, collate_blocks
-from llmrecipes.tokens.building import folder_name, require_tokens, tokenizer_fingerprint
+from llmrecipes.tokens.building import folder_name, tokenizer_fingerprint
+from llmrecipes.tokens.corpus import load_corpus
+from llmrecipes.tokens.mixing import Mixture, share_out
 from llmrecipes.tokens.shards import FORMAT, MANIFEST, SUFFIXES, TokenShards, sample_of, sha256_of
 from llmrecipes.training import PretrainTrainer
 
@@ -68,16 +68,10 @@ def private_bytes() -> int:
     return 1024 * int(status.split("RssAnon:")[1].split()[0])
 
 
-def library_texts() -> list[str]:
-    files = sorted(Path(os.__file__).parent.glob("**/*.py"))
-    files = [f for f in files if "site-packages" not in f.parts and not {"test", "tests"} & set(f.parts)]
-    return [text for text in (f.read_text(encoding="utf-8", errors="ignore") for f in files) if text.strip()]
-
-
 # ---- The parts ----
 
 
-def first_step(documents: int) -> dict:
+def first_step() -> dict:
     """CPU seconds from the config to the end of the first step: 1 GB of JSONL, already tokenised, libraries imported."""
     with tempfile.TemporaryDirectory() as work:
         home = Path(work)
@@ -116,7 +110,7 @@ def _one_step(data: DataArguments, home: Path) -> tuple[float, int]:
     return ended[0] - started, ended[1]
 
 
-def memory(documents: int) -> dict:
+def memory() -> dict:
     """Private memory added by 2,000 batches of 16 x 1,024 tokens, by size of the shards."""
     found = {}
     for size in (100_000_000, 1_000_000_000, 5_000_000_000):
@@ -130,62 +124,7 @@ def memory(documents: int) -> dict:
     return found
 
 
-def tokenization(documents: int) -> dict:
-    """Tokens per CPU second and peak memory of one core, with and without `datasets.map`."""
-    texts = library_texts()
-    tokenizer = train_tokenizer(texts[::4], 16_000, LENGTH)
-    found = {}
-    with tempfile.TemporaryDirectory() as work:
-        datasets.disable_progress_bars()
-        file = Path(work) / "text.jsonl"
-        with file.open("w") as lines:
-            lines.writelines(json.dumps({"text": text}) + "\n" for text in texts)
-        for name in ("ours", "datasets.map"):
-            child = os.fork()
-            if child == 0:
-                started = time.process_time()
-                if name == "ours":
-                    source = text_source(DatasetSource(str(file)), 0)
-                    count = require_tokens(source, tokenizer, Path(work) / "ours", False).num_tokens
-                else:
-                    count = _with_map(file, tokenizer, work)
-                usage = resource.getrusage(resource.RUSAGE_SELF)
-                facts = {"seconds": time.process_time() - started, "tokens": count, "peak": usage.ru_maxrss * 1024}
-                (Path(work) / f"{name}.json").write_text(json.dumps(facts))
-                os._exit(0)
-            os.waitpid(child, 0)
-            facts = json.loads((Path(work) / f"{name}.json").read_text())
-            found[f"{name}: thousand tokens per CPU s"] = facts["tokens"] / facts["seconds"] / 1e3
-            found[f"{name}: peak of the process, imports included, GB"] = facts["peak"] / 1e9
-            found[f"{name}: million tokens"] = facts["tokens"] / 1e6
-    found["ours / datasets.map"] = (
-        found["ours: thousand tokens per CPU s"] / found["datasets.map: thousand tokens per CPU s"]
-    )
-    return found
-
-
-def _with_map(file: Path, tokenizer, work: str) -> int:
-    """The usual way: tokenize, then concatenate and split into blocks (transformers' run_clm.py)."""
-    rows = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=f"{work}/cache")
-
-    def ids(batch):
-        return {
-            "ids": [
-                [*row, tokenizer.eos_token_id] for row in tokenizer(batch["text"], add_special_tokens=False)["input_ids"]
-            ]
-        }
-
-    def group(batch):
-        chain = [i for row in batch["ids"] for i in row]
-        return {"ids": [chain[i : i + LENGTH] for i in range(0, len(chain) // LENGTH * LENGTH, LENGTH)]}
-
-    tokens = rows.map(ids, batched=True, remove_columns="text")
-    count = sum(map(len, tokens["ids"]))
-    tokens.map(group, batched=True)
-    return count
-
-
-def loader(documents: int) -> dict:
+def loader() -> dict:
     """Million tokens per CPU second in batches of 16 x 1,024 from 1 GB: our blocks in their order, and a reader that gathers
     16 random positions of one mapped file by a single index; alone and in torch's DataLoader, alternating, medians of
     five."""
@@ -225,7 +164,7 @@ def loader(documents: int) -> dict:
     return found
 
 
-def shares(documents: int) -> dict:
+def shares() -> dict:
     """Largest difference between weight and share of tokens, in percentage points: after 10 million tokens, and at any step
     of 16 x 1,024 after the first million."""
     found = {}
@@ -244,7 +183,7 @@ def shares(documents: int) -> dict:
     return found | {"samples per CPU s": 200_000 / (time.process_time() - started)}
 
 
-def resume(documents: int) -> dict:
+def resume() -> dict:
     """The batch at sample 3e9 from a new object with five sources, and again from another object."""
     with tempfile.TemporaryDirectory() as work:
         shards = write_shards(Path(work) / "tokens", 50_000_000)
@@ -264,7 +203,7 @@ def resume(documents: int) -> dict:
     return {"CPU ms, median of 5": 1e3 * statistics.median(times), "equal, also in two halves": str(equal)}
 
 
-def attention(documents: int) -> dict:
+def attention() -> dict:
     """Seconds of a training step of 8 x 512 tokens, a 3M Llama on one CPU thread, with and without reset_attention."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work:

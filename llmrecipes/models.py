@@ -1,36 +1,32 @@
-"""Tokenizers, policies and reward models: built from a config or loaded from any Hugging Face folder or id."""
+"""Policies and reward models, built from a config or loaded from any Hugging Face folder or id; new tokenizers."""
 
 import dataclasses
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from trl import get_quantization_config
 
 from llmrecipes.adapters import merge_all, read_chain
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.gguf import local_model
 from llmrecipes.data.tables import say
-from llmrecipes.templates import CHAT_TEMPLATE, complete_template, end_of_turn, set_defaults
+from llmrecipes.templates import CHAT_TEMPLATE, end_of_turn
+from llmrecipes.tokenizers import load_tokenizer, loading, require_path
 from llmrecipes.tokens.extension import grow_embeddings, is_extension, read_extension
 
 PAD, TURN_START, TURN_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
@@ -78,43 +74,6 @@ def train_tokenizer(
     tokenizer.add_special_tokens({"additional_special_tokens": [TURN_START, *special_tokens]})
     tokenizer.chat_template = chat_template
     return tokenizer
-
-
-def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Tokenizer of `tokenizer_name_or_path`, otherwise that in the model's folder or, for an adapter without one, in its
-    base's. A missing pad token is set to EOS, and `chat_template_kwargs` become the chat template's defaults."""
-    path, revision = model.tokenizer_name_or_path, None
-    if not path:
-        chain = read_chain(_require_path(model), model.model_revision)
-        source = next(s for s in reversed(chain) if s.adapter is None or get_tokenizer_config(s.path, revision=s.revision))
-        path, revision = source.path, source.revision
-    with _loading(path, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(local_model(path), revision=revision, trust_remote_code=trust_remote_code)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    leave_out_eos(tokenizer, path)
-    set_defaults(tokenizer, model.chat_template_kwargs or {})
-    complete_template(tokenizer, path)
-    return tokenizer
-
-
-def leave_out_eos(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    """Stops `tokenizer` from appending EOS to every text: a prompt would end before its answer, and training rows, which get
-    their EOS anyway, would end twice. A BOS is kept.
-
-    Raises:
-        InputError: it cannot be stopped, as may happen with a tokenizer without the Rust backend.
-    """
-    ends = lambda: tokenizer.eos_token is not None and tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]
-    if not ends():
-        return
-    begins = tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
-    tokenizer.add_bos_token, tokenizer.add_eos_token = begins, False
-    tokenizer.init_kwargs |= {"add_bos_token": begins, "add_eos_token": False}
-    if ends():
-        raise InputError(f"{where}: its tokenizer puts EOS after every text, after a prompt too; set add_eos_token: "
-                         "false in its tokenizer_config.json")  # fmt: skip
-    say(f"{where}: its tokenizer put {tokenizer.eos_token} after every text, after a prompt too; it no longer does")
 
 
 def build_policy(model_config: dict, tokenizer: PreTrainedTokenizerBase, **kwargs) -> PreTrainedModel:
@@ -191,7 +150,7 @@ def load_merged(model: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> tu
     Raises:
         InputError: `model_name_or_path` is a full model, which has nothing to merge.
     """
-    whole, *adapters = read_chain(_require_path(model), model.model_revision)
+    whole, *adapters = read_chain(require_path(model), model.model_revision)
     if not adapters:
         raise InputError(f"model_name_or_path: {model.model_name_or_path} is a full model, so there is nothing to merge")
     is_classifier = "SEQ_CLS" in str(adapters[-1].adapter.task_type)
@@ -209,9 +168,9 @@ def stand_in(
     auto_class=AutoModelForCausalLM,
 ) -> PreTrainedModel:
     """A stand-in for `model` in a preview: its context length and stop tokens, without loading weights."""
-    whole, *adapters = read_chain(_require_path(model), model.model_revision)
+    whole, *adapters = read_chain(require_path(model), model.model_revision)
     path = local_model(whole.path)
-    with _loading(path, "config"):
+    with loading(path, "config"):
         config = AutoConfig.from_pretrained(path, revision=whole.revision, trust_remote_code=trust_remote_code)
     small = AutoConfig.for_model("llama", vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8,
                                  num_hidden_layers=1, num_attention_heads=1, num_labels=1)  # fmt: skip
@@ -287,14 +246,14 @@ def _load(
     may_grow: bool = False,
     **kwargs,
 ) -> PreTrainedModel:
-    path = _require_path(model)
+    path = require_path(model)
     quantization = get_quantization_config(model)
     if quantization is not None:
         device = PartialState().device
         # With several processes on CPUs the device is `cpu:0`, which device_map does not accept.
         place = "cpu" if device.type == "cpu" else device
         kwargs |= {"quantization_config": quantization, "device_map": {"": place}}
-    with _loading(path, "model"):
+    with loading(path, "model"):
         whole, *adapters = read_chain(path, model.model_revision)
         load = partial(
             auto_class.from_pretrained,
@@ -353,45 +312,9 @@ def keep_trainable(quantised: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _require_path(model: ModelArguments) -> str:
-    path = model.model_name_or_path
-    if not path:
-        raise InputError("`model_name_or_path` is missing; give a Hugging Face id or a stage's folder")
-    require_folder(path, "model_name_or_path")
-    return path
-
-
-def require_folder(path: str, key: str) -> None:
-    """InputError for `key` if `path` cannot be a Hub id and does not exist."""
-    looks_local = path.startswith((".", "/", "~", "outputs/")) or path.count("/") > 1
-    if looks_local and not Path(path).exists():
-        raise InputError(f"{key}: {path} does not exist; run the stage that writes it first")
-
-
 def read_config(path: str, key: str, kind=AutoConfig):
     """The AutoConfig or PeftConfig in `path`; InputError for `key` if there is none."""
     try:
         return kind.from_pretrained(local_model(path))
     except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(f"{key}: {path} cannot be read: {str(error)[:200]}") from None
-
-
-class _loading:
-    """Turns from_pretrained's many kinds of error into one line."""
-
-    def __init__(self, path: str, what: str):
-        self.path, self.what = path, what
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if found := re.search(r"configuration class <class '.*\.(\w+)'> for this kind of AutoModel: (\w+)", str(error)):
-            raise InputError(
-                f"{self.path}: transformers has no {found[2]} for a {found[1]}; use a model of another family, such as Llama"
-            ) from error
-        if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" in str(error):
-            raise InputError(f"{self.path}: its weights have different sizes than its config.json says") from error
-        # ImportError: a package that the model needs is not installed, such as bitsandbytes
-        if isinstance(error, (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError)):
-            raise InputError(f"{self.path}: its {self.what} cannot be loaded: {str(error)[:300]}") from error

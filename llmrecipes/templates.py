@@ -13,7 +13,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from jinja2 import TemplateError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
 from llmrecipes.data.tables import say
@@ -124,6 +124,8 @@ def read_template(path: str, endings: tuple[str, ...] = (".jinja", ".j2")) -> st
     if path.endswith(endings) and Path(path).is_file():
         return Path(path).read_text(encoding="utf-8-sig")
     try:
+        from transformers import AutoTokenizer  # imports torch
+
         return AutoTokenizer.from_pretrained(local_template(path)).get_chat_template()
     except (OSError, ValueError) as error:
         raise InputError(f"chat_template_path: {path} cannot be read: {str(error)[:200]}") from None

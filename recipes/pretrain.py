@@ -56,8 +56,8 @@ def main(run, data, preview, training, model, pretrain, tokens, watch):
     from llmrecipes.models import count_parameters, load_tokenizer
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
-    from llmrecipes.tokens import build_blocks, describe, load_corpus
     from llmrecipes.tokens.blocks import collator_for
+    from llmrecipes.tokens.corpus import build_blocks, describe, load_corpus
     from llmrecipes.training import PretrainTrainer, language_metrics
 
     if pretrain.optimizer == "muon" and training.deepspeed_plugin is not None:

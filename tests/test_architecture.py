@@ -36,6 +36,7 @@ LAYERS = {
         "adapters",
         "answer_masks",
         "templates",
+        "tokenizers",
         "data",
         "models",
         "training",
@@ -121,6 +122,13 @@ def test_layer_0_and_recipes_import_nothing_heavy_at_the_top():
     ]
     for file in [*(ROOT / "recipes").glob("*.py"), *layer_0]:
         assert not heavy & {name.split(".")[0] for name in imported_at_the_top(file)}, file
+
+
+def test_tokens_are_made_without_torch():
+    """`python -m llmrecipes.tokens` in little memory: what it imports, and what that imports."""
+    for name in ("tokens/__main__.py", "tokens/sources.py", "tokenizers.py"):
+        found = {module.split(".")[0] for module in imported_at_the_top(ROOT / "llmrecipes" / name)}
+        assert not found & {"torch", "accelerate", "peft"}, name
 
 
 def imported_at_the_top(file: Path) -> set[str]:

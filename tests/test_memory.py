@@ -11,8 +11,8 @@ from llmrecipes.config import InputError, RunArguments
 from llmrecipes.memory import is_out_of_memory, out_of_memory
 from llmrecipes.models import build_policy, train_tokenizer
 from llmrecipes.parsing import launch
-from llmrecipes.tokens import build_blocks
 from llmrecipes.tokens.blocks import collate_blocks
+from llmrecipes.tokens.corpus import build_blocks
 
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),

@@ -21,6 +21,7 @@ from llmrecipes.models import (
     train_tokenizer,
 )
 from llmrecipes.templates import require_chat_template
+from llmrecipes.tokenizers import class_for
 
 TEXTS = ["Ann has a red hat.", "Bob has 12 blue hats.", "Who has a hat? Ann.", "def f(x):\n    return x + 1\n"] * 5
 CONFIG = {
@@ -252,3 +253,16 @@ def test_lora_of_a_module_that_is_not_there_is_an_input_error(tokenizer):
     wrong = ModelArguments(use_peft=True, lora_target_modules=["q_proj", "kv_proj"])
     with pytest.raises(InputError, match="lora_target_modules: no `kv_proj` here; name some of down_proj, .* or all-linear"):
         lora_config(wrong, build_policy(CONFIG, tokenizer))
+
+
+def test_a_tokenizer_alone_is_loaded_as_auto_tokenizer_would(tmp_path):
+    """Without AutoTokenizer, which imports torch."""
+    own = tmp_path / "own"
+    train_tokenizer(["a red hat"] * 3, 300, 64).save_pretrained(own)
+    assert class_for(str(own)) is type(AutoTokenizer.from_pretrained(own))
+    for number, kind in enumerate((class_for(str(own)), AutoTokenizer)):
+        kind.from_pretrained(own, trust_remote_code=False).save_pretrained(tmp_path / str(number))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
+    (own / "config.json").write_text('{"model_type": "gpt2"}')
+    assert class_for(str(own)) is AutoTokenizer  # the model may have a class of its own

@@ -19,13 +19,16 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedTokenizerFast
 
-from llmrecipes import tokens
-from llmrecipes.config import DataArguments, DatasetSource, InputError
+from llmrecipes.config import DataArguments, DatasetSource, InputError, ModelArguments
 from llmrecipes.data.streams import text_source
 from llmrecipes.models import build_policy, train_tokenizer
-from llmrecipes.tokens import Corpus, build_blocks, building, load_corpus
+from llmrecipes.tokenizers import load_tokenizer
+from llmrecipes.tokens import __main__ as ahead
+from llmrecipes.tokens import building
+from llmrecipes.tokens import sources as sources_of_tokens
 from llmrecipes.tokens.arguments import TokenArguments
 from llmrecipes.tokens.blocks import TokenBlocks, collate_blocks, collate_flat, collator_for
+from llmrecipes.tokens.corpus import Corpus, build_blocks, load_corpus
 from llmrecipes.tokens.mixing import Mixture, share_out
 from llmrecipes.tokens.permutation import key_of, permute
 from llmrecipes.tokens.shards import TokenShards
@@ -239,10 +242,39 @@ def test_of_a_large_shard_parts_are_read_and_all_of_it_where_it_was_touched_or_b
         shards_of(path, tokenizer, tmp_path, whole=True)
 
 
+def test_tokens_made_ahead_are_those_that_pretraining_reads(tokenizer, tmp_path, monkeypatch, capsys):
+    data = DataArguments(datasets=[jsonl(tmp_path / "a.jsonl", texts("Ann", 200))], test_split_size=9)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "pretrain.yaml").write_text(
+        f"datasets: [{{path: {tmp_path / 'a.jsonl'}}}]\ntest_split_size: 9\nseed: 3\nmax_length: 16\n"
+        f"tokenizer_name_or_path: {tmp_path / 'tokenizer'}\n"
+    )
+    words = ["x", "--config", str(tmp_path / "pretrain.yaml"), "--tokens_dir", str(tmp_path / "tokens")]
+    monkeypatch.setattr("sys.argv", words)
+    ahead.main()
+    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "tokens").rglob("*.ds*")}
+    loaded = load_tokenizer(ModelArguments(tokenizer_name_or_path=str(tmp_path / "tokenizer")))
+    found = corpus_of(data, loaded, tmp_path, TokenArguments(tokens_dir=str(tmp_path / "tokens")), seed=3)
+    assert made == {file: file.stat().st_mtime_ns for file in (tmp_path / "tokens").rglob("*.ds*")} and len(made) == 3
+    assert str(found.shards[0].folder) in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", [*words, "--max_lenght", "3"])
+    with pytest.raises(InputError, match="max_lenght"):
+        ahead.main()
+
+
+def test_encoding_in_parts_changes_no_shard(tokenizer, tmp_path, monkeypatch):
+    file = jsonl(tmp_path / "a.jsonl", texts("Ann", 200))
+    whole = shards_of(file, tokenizer, tmp_path / "whole")
+    monkeypatch.setattr(building, "ENCODED_CHARACTERS", 100)
+    parts = shards_of(file, tokenizer, tmp_path / "parts")
+    contents = [{made.name: made.read_bytes() for made in shards.folder.glob("*.ds*")} for shards in (whole, parts)]
+    assert contents[0] == contents[1] and len(contents[0]) == 3
+
+
 def test_held_out_texts_are_chosen_once_by_those_who_ask_at_once(tokenizer, tmp_path, monkeypatch):
     data = DataArguments(datasets=[jsonl(tmp_path / "a.jsonl", texts("Ann", 200))], test_split_size=9)
-    real, chosen, found = tokens._choose, [], []
-    monkeypatch.setattr(tokens, "_choose", lambda *args: time.sleep(0.1) or chosen.append(args) or real(*args))
+    real, chosen, found = sources_of_tokens._choose, [], []
+    monkeypatch.setattr(sources_of_tokens, "_choose", lambda *args: time.sleep(0.1) or chosen.append(args) or real(*args))
     ask = lambda: found.append(corpus_of(data, tokenizer, tmp_path).held_out["text"][:])
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:

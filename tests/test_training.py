@@ -14,8 +14,8 @@ from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.models import build_policy, load_policy, train_tokenizer
 from llmrecipes.muon import MuonAdamW, build_muon
 from llmrecipes.parsing import parse
-from llmrecipes.tokens import build_blocks
 from llmrecipes.tokens.blocks import collate_blocks
+from llmrecipes.tokens.corpus import build_blocks
 from llmrecipes.training import PretrainTrainer, SFTTrainer, language_metrics, without_prompts
 
 ROOT = Path(__file__).parent.parent

@@ -34,11 +34,12 @@ from llmrecipes.formats import prompt_id
 from llmrecipes.judging.judges import LLMJudge, load_judge
 from llmrecipes.judging.pairwise import PairJudge, read_guidelines
 from llmrecipes.measures import EVALUATION
-from llmrecipes.models import load_policy, load_tokenizer, read_config, require_folder
+from llmrecipes.models import load_policy, load_tokenizer, read_config
 from llmrecipes.processes import device, once, share
 from llmrecipes.reward_models.scoring import RewardScorer, check_reward_path, tell_unread
 from llmrecipes.signals import IN_A_CHAIN
 from llmrecipes.templates import options_of, require_chat_template, row_check
+from llmrecipes.tokenizers import require_folder
 
 
 @dataclass

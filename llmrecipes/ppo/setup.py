@@ -11,12 +11,13 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.adapters import check_policy, keeps_base
 from llmrecipes.config import InputError
-from llmrecipes.models import eos_token_ids, leave_out_eos, num_embeddings
+from llmrecipes.models import eos_token_ids, num_embeddings
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.policy_value import add_adapter, build_value_head, build_value_model, disable_dropout
 from llmrecipes.ppo.rewards import Rewards
 from llmrecipes.ppo.sharding import FrozenModel, copy_model
 from llmrecipes.sharding import launch_of, refuse_several_gpus
+from llmrecipes.tokenizers import leave_out_eos
 
 logger = logging.getLogger(__name__)
 EVALUATED = ("score", "kl", "entropy", "response_length", "eos_rate", "score_std")  # and scores/<function>

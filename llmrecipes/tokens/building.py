@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import xxhash
@@ -25,7 +25,8 @@ from llmrecipes.tokens.shards import FORMAT, MANIFEST, ORDER, ShardWriter, Token
 
 PROGRESS = "progress.json"
 SHARD_TOKENS = 1 << 26
-BATCH_DOCUMENTS, BATCH_CHARACTERS = 1000, 4 << 20
+BATCH_DOCUMENTS, BATCH_CHARACTERS = 1000, 4 << 20  # a shard ends with a batch: other numbers make other shards
+ENCODED_CHARACTERS = 1 << 20  # encoded at once: the encodings take about 20 times as many bytes
 SAY_EVERY_S = 30
 LONG = 10_000_000  # characters; usually a whole file in one row
 
@@ -140,12 +141,13 @@ def _noting(notes: Notes, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[
 def _write_shards(reader: TextReader, encode: Callable, eos: int, folder: Path, number: int, dtype: str) -> Iterator[dict]:
     """Yields the entry for tokens.json of each shard, once the shard is finished and holds all rows read so far."""
     writer, started, said, tokens = None, time.monotonic(), time.monotonic(), 0
-    for texts in _batches(reader):
+    for batch in _batches(reader, BATCH_CHARACTERS):
         writer = writer or ShardWriter(folder, f"{number:05d}", dtype)
-        for text, ids in zip(texts, encode(texts), strict=True):
-            raw = text.encode()
-            writer.add([*ids, eos], xxhash.xxh3_64_intdigest(raw), len(raw))
-            tokens += len(ids) + 1
+        for texts in _batches(batch, ENCODED_CHARACTERS):
+            for text, ids in zip(texts, encode(texts), strict=True):
+                raw = text.encode()
+                writer.add([*ids, eos], xxhash.xxh3_64_intdigest(raw), len(raw))
+                tokens += len(ids) + 1
         if time.monotonic() - said > SAY_EVERY_S:
             said = time.monotonic()
             print(
@@ -159,13 +161,13 @@ def _write_shards(reader: TextReader, encode: Callable, eos: int, folder: Path, 
         yield writer.close()
 
 
-def _batches(reader: TextReader) -> Iterator[Sequence[str]]:
-    """Batches of texts to encode at once: enough for all cores, but not too much for memory."""
+def _batches(texts: Iterable[str], most: int) -> Iterator[list[str]]:
+    """`texts` in batches of BATCH_DOCUMENTS, or fewer that have `most` characters."""
     batch, characters = [], 0
-    for text in reader:
+    for text in texts:
         batch.append(text)
         characters += len(text)
-        if len(batch) >= BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
+        if len(batch) >= BATCH_DOCUMENTS or characters >= most:
             yield batch
             batch, characters = [], 0
     if batch:

@@ -176,12 +176,13 @@ class ShardWriter:
     def close(self) -> dict:
         """Finishes the shard; returns its entry for tokens.json."""
         self.file.close()
-        for suffix, parts in zip(SUFFIXES, self._shuffled(), strict=True):
-            with (self.folder / f"{self.name}{suffix}.part").open("wb") as file:
-                for part in parts:
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
+        with open(self.file.name, "rb", buffering=0) as unshuffled:
+            for suffix, parts in zip(SUFFIXES, self._shuffled(unshuffled.fileno()), strict=True):
+                with (self.folder / f"{self.name}{suffix}.part").open("wb") as file:
+                    for part in parts:
+                        file.write(part)
+                    file.flush()
+                    os.fsync(file.fileno())
         Path(self.file.name).unlink()
         files = {}
         for suffix in SUFFIXES:
@@ -194,12 +195,13 @@ class ShardWriter:
         counts = {"documents": len(self.ends), "tokens": self.tokens, "bytes": self.bytes}
         return {"name": self.name, **counts, "files": files}
 
-    def _shuffled(self) -> tuple[Iterable[np.ndarray], ...]:
-        """The array for each of SUFFIXES, with the documents in an order that depends only on their number and the
-        shard's."""
+    def _shuffled(self, unshuffled: int) -> tuple[Iterable[bytes | np.ndarray], ...]:
+        """What goes into the file of each of SUFFIXES, with the documents in an order that depends only on their number and
+        the shard's. unshuffled: descriptor of the file that `add` wrote."""
         ends = np.array(self.ends, np.int64)
         order = permute(np.arange(len(ends)), len(ends), key_of(ORDER, int(self.name)))
         starts, stops = (ends - np.diff(ends, prepend=0))[order], ends[order]
-        tokens = np.memmap(self.file.name, self.dtype, mode="r").view(np.ndarray)  # read from disk, not held
-        documents = (tokens[start:stop] for start, stop in zip(starts, stops, strict=True))
+        size = np.dtype(self.dtype).itemsize
+        places = zip((starts * size).tolist(), ((stops - starts) * size).tolist(), strict=True)
+        documents = (os.pread(unshuffled, num_bytes, start) for start, num_bytes in places)  # mapped, all would be resident
         return documents, [np.cumsum(stops - starts).astype(np.uint64)], [np.array(self.hashes, np.uint64)[order]]

@@ -1,0 +1,107 @@
+"""Tokenizers, loaded from any Hugging Face folder or id. Does not import torch, unless a model's folder is to be read."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase
+
+from llmrecipes.config import InputError, ModelArguments
+from llmrecipes.data.gguf import local_model
+from llmrecipes.data.tables import say
+from llmrecipes.durable import read_json
+from llmrecipes.templates import complete_template, set_defaults
+
+
+def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Tokenizer of `tokenizer_name_or_path`, otherwise that in the model's folder or, for an adapter without one, in its
+    base's. A missing pad token is set to EOS, and `chat_template_kwargs` become the chat template's defaults."""
+    path, revision = model.tokenizer_name_or_path, None
+    if not path:
+        from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+        from llmrecipes.adapters import read_chain
+
+        chain = read_chain(require_path(model), model.model_revision)
+        source = next(s for s in reversed(chain) if s.adapter is None or get_tokenizer_config(s.path, revision=s.revision))
+        path, revision = source.path, source.revision
+    with loading(path, "tokenizer"):
+        found = local_model(path)
+        tokenizer = class_for(found).from_pretrained(found, revision=revision, trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    leave_out_eos(tokenizer, path)
+    set_defaults(tokenizer, model.chat_template_kwargs or {})
+    complete_template(tokenizer, path)
+    return tokenizer
+
+
+def class_for(path: str):
+    """AutoTokenizer; or the class that it would choose for `path`, if that is a folder with a tokenizer alone: AutoTokenizer
+    imports torch, to read a model's config."""
+    about = read_json(Path(path) / "tokenizer_config.json")
+    is_plain = about.get("tokenizer_class") == "TokenizersBackend" and "auto_map" not in about
+    if is_plain and not (Path(path) / "config.json").exists():
+        from transformers.tokenization_utils_tokenizers import TokenizersBackend
+
+        return TokenizersBackend
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
+
+
+def leave_out_eos(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Stops `tokenizer` from appending EOS to every text: a prompt would end before its answer, and training rows, which get
+    their EOS anyway, would end twice. A BOS is kept.
+
+    Raises:
+        InputError: it cannot be stopped, as may happen with a tokenizer without the Rust backend.
+    """
+    ends = lambda: tokenizer.eos_token is not None and tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]
+    if not ends():
+        return
+    begins = tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    tokenizer.add_bos_token, tokenizer.add_eos_token = begins, False
+    tokenizer.init_kwargs |= {"add_bos_token": begins, "add_eos_token": False}
+    if ends():
+        raise InputError(f"{where}: its tokenizer puts EOS after every text, after a prompt too; set add_eos_token: "
+                         "false in its tokenizer_config.json")  # fmt: skip
+    say(f"{where}: its tokenizer put {tokenizer.eos_token} after every text, after a prompt too; it no longer does")
+
+
+def require_path(model: ModelArguments) -> str:
+    """`model_name_or_path`; InputError if it is missing or does not exist."""
+    path = model.model_name_or_path
+    if not path:
+        raise InputError("`model_name_or_path` is missing; give a Hugging Face id or a stage's folder")
+    require_folder(path, "model_name_or_path")
+    return path
+
+
+def require_folder(path: str, key: str) -> None:
+    """InputError for `key` if `path` cannot be a Hub id and does not exist."""
+    looks_local = path.startswith((".", "/", "~", "outputs/")) or path.count("/") > 1
+    if looks_local and not Path(path).exists():
+        raise InputError(f"{key}: {path} does not exist; run the stage that writes it first")
+
+
+class loading:
+    """Turns from_pretrained's many kinds of error into one line."""
+
+    def __init__(self, path: str, what: str):
+        self.path, self.what = path, what
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if found := re.search(r"configuration class <class '.*\.(\w+)'> for this kind of AutoModel: (\w+)", str(error)):
+            raise InputError(
+                f"{self.path}: transformers has no {found[2]} for a {found[1]}; use a model of another family, such as Llama"
+            ) from error
+        if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" in str(error):
+            raise InputError(f"{self.path}: its weights have different sizes than its config.json says") from error
+        # ImportError: a package that the model needs is not installed, such as bitsandbytes
+        if isinstance(error, (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError)):
+            raise InputError(f"{self.path}: its {self.what} cannot be loaded: {str(error)[:300]}") from error
