@@ -16,8 +16,9 @@ import pyarrow.parquet
 import pytest
 
 from llmrecipes.config import DatasetSource, InputError
-from llmrecipes.data.archive import load_archive, open_archive, position, read_member
+from llmrecipes.data.archive import load_archive, open_archive, position
 from llmrecipes.data.fetch import file_sha256
+from llmrecipes.data.members import read_member
 
 ROWS = [{"text": f"text {i}"} for i in range(200)]
 
@@ -455,9 +456,9 @@ def test_every_damaged_byte_ends_in_rows_or_in_a_line(kind, tmp_path):
         for damaged in (whole[:place], whole[:place] + b"\0" + whole[place + 1 :]):
             path.write_bytes(damaged)
             try:
-                file, members, read = open_archive(path)
+                file, members, open_member = open_archive(path)
                 with file:
-                    [list(read_member(name, read(member), name)) for name, member in members.items()]
+                    [list(read_member(name, open_member(member), name)) for name, member in members.items()]
                 outcomes.add("rows")
             except InputError as error:
                 assert "\n" not in str(error)
@@ -469,7 +470,7 @@ def test_a_parquet_file_whose_names_are_not_utf8_is_one_line():
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), buffer, store_schema=False)
     with pytest.raises(InputError, match="a.parquet: not a parquet file"):
-        list(read_member("a.parquet", buffer.getvalue().replace(b"text", b"\xe5ext"), "a.parquet"))
+        list(read_member("a.parquet", io.BytesIO(buffer.getvalue().replace(b"text", b"\xe5ext")), "a.parquet"))
 
 
 def test_many_members_together_are_no_more_than_the_limit(index, monkeypatch):
@@ -481,17 +482,18 @@ def test_many_members_together_are_no_more_than_the_limit(index, monkeypatch):
 
 
 def test_a_parquet_file_of_more_rows_than_it_has_bytes_is_refused(monkeypatch):
-    monkeypatch.setattr("llmrecipes.data.archive.CELLS", 10_000)
+    monkeypatch.setattr("llmrecipes.data.members.CELLS", 10_000)
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table({"x": [0] * 100_000}), buffer)
+    buffer.seek(0)
     with pytest.raises(InputError, match="100,000 rows of 1 columns are too much"):
-        list(read_member("a.parquet", buffer.getvalue(), "a.parquet"))
+        list(read_member("a.parquet", buffer, "a.parquet"))
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b"[" + b"9" * 5000 + b"]"])
 def test_json_without_end_is_one_line(content):
     with pytest.raises(InputError, match="a.json: not JSON to be read"):
-        list(read_member("a.json", content, "a.json"))
+        list(read_member("a.json", io.BytesIO(content), "a.json"))
 
 
 def test_a_file_that_is_no_archive_is_refused(index):
@@ -512,7 +514,7 @@ def test_a_file_that_is_no_archive_is_refused(index):
     ],
 )
 def test_members_are_read_by_their_ending(name, content, rows):
-    assert list(read_member(name, content, name)) == rows
+    assert list(read_member(name, io.BytesIO(content), name)) == rows
 
 
 @pytest.mark.parametrize(
@@ -527,7 +529,7 @@ def test_members_are_read_by_their_ending(name, content, rows):
 )
 def test_broken_members_say_where(name, content, message):
     with pytest.raises(InputError, match=message):
-        list(read_member(name, content, name))
+        list(read_member(name, io.BytesIO(content), name))
 
 
 def test_slices_are_disjoint_complete_and_keep_one_prompt_together(index):

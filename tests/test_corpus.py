@@ -19,7 +19,7 @@ from llmrecipes.corpus.arguments import CorpusArguments
 from llmrecipes.corpus.contamination import build_items, evaluation_texts
 from llmrecipes.corpus.duplicates import WINDOW
 from llmrecipes.corpus.engine import require_documents, tidy
-from llmrecipes.corpus.hashing import word_hashes
+from llmrecipes.corpus.hashing import minhash, shingles, text_digest, word_hashes
 from llmrecipes.corpus.plan import measure, plan_lines, print_plan
 from llmrecipes.manifest import corpora_of, read_manifest
 from llmrecipes.parsing import parse
@@ -209,6 +209,20 @@ def test_memory_does_not_grow_with_the_source(tmp_path):
     assert max(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)) <= clean.BATCH
 
 
+@pytest.mark.parametrize("count", [0, 3, 2 * clean.BATCH + 5])
+def test_sketches_are_on_disk_before_the_part_ends(tmp_path, count):
+    texts = [document(i, 12) for i in range(count)]
+    sketches = clean.Sketches(tmp_path, True, None)
+    for text in texts:
+        sketches.add(text)
+    assert (tmp_path / "minhash.npy").stat().st_size >= count // clean.BATCH * clean.BATCH * 512
+    sketches.save()
+    found = {name: numpy.load(tmp_path / f"{name}.npy") for name in ("digests", "minhash", "ends", "words")}
+    assert numpy.array_equal(found["minhash"], minhash([shingles(word_hashes(text), text) for text in texts]))
+    assert found["digests"].tobytes() == b"".join(map(text_digest, texts)) and found["words"].tolist() == [12] * count
+    assert list(found["ends"]) == [8 * (i + 1) for i in range(count)]
+
+
 def test_a_source_with_nothing_left_is_named(tmp_path):
     path = str(write_lines(tmp_path / "a.jsonl", ["too short", "this too"]))
     found = run_build(tmp_path / "out", [path], quality=["gopher"], **PLAIN)
@@ -226,6 +240,7 @@ def test_a_source_with_nothing_left_is_named(tmp_path):
         ({"sources": [{"path": "x", "steps": {"quality": ["goper"]}}]}, "goper"),
         ({"sources": ["a/x", "b/x"]}, "two are called 'x'"),
         ({"sources": [{"path": "./x.jsonl", "revision": "main"}]}, "`revision` is for data sets of the Hub"),
+        ({"sources": [{"path": "my:rows", "revision": "main"}]}, "`revision` has no effect on my:rows, a function"),
         ({"sources": ["a/x"], "workers": 2}, "workers: needs `executor"),
         ({"sources": ["a/x"], "dry_run": True}, "dry_run: belongs to `executor: slurm`"),
         ({"sources": ["a/x"], "executor": "slurm", "slurm": {"partion": "x"}}, "`partion`, did you mean `partition`"),

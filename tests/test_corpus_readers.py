@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import tracemalloc
+import zipfile
 
 import datasets
 import pyarrow
@@ -249,6 +250,73 @@ def test_a_reader_of_the_users_and_columns_of_another_name(tmp_path, monkeypatch
     assert texts_of(file, reader="shouts:shout") == ["QUIET"]
     run_build(tmp_path / "out", [{"path": str(file), "text_column": "body", "id_column": "key"}], **PLAIN)
     assert kept(tmp_path / "out") == ["k1"]
+
+
+COUNTING = """
+drawn = 0
+
+def rows(name, split):
+    global drawn
+    for i in range(1000):
+        drawn += 1
+        yield {"text": f"{name} text number {i}", "key": f"k{i}"} if (name, i) != ("broken", 900) else {"key": "none"}
+
+def pages(given):
+    for row in given:
+        yield {"text": row["text"].upper(), "key": row["key"]}
+"""
+
+
+def test_a_function_gives_its_documents_one_by_one(tmp_path, monkeypatch):
+    (tmp_path / "counting_rows.py").write_text(COUNTING)
+    monkeypatch.syspath_prepend(tmp_path)
+    import counting_rows
+
+    for name, reader, text in (("one", None, "one text number 0"), ("two", "counting_rows:pages", "TWO TEXT NUMBER 0")):
+        source = to_source({"path": "counting_rows:rows", "name": name, "reader": reader}, "sources[0]")
+        (part,) = plan_parts(CorpusArguments(sources=[source]))
+        counting_rows.drawn = 0
+        for number, document in enumerate(read_documents(source, part, 10_000), start=1):
+            assert counting_rows.drawn <= number + 1
+            assert number > 1 or document.text == text
+        assert number == 1000
+    with pytest.raises(InputError, match=r"counting_rows:rows/broken, row 901: has no `text`; its columns are key"):
+        texts_of("counting_rows:rows", name="broken")
+
+
+def test_a_function_gives_the_shards_of_a_file_with_its_rows(tmp_path, monkeypatch):
+    (tmp_path / "counting_rows.py").write_text(COUNTING)
+    monkeypatch.syspath_prepend(tmp_path)
+    import counting_rows
+
+    file = write_lines(tmp_path / "a.jsonl", list(counting_rows.rows("x", "train")))
+    for path, name in ((str(file), None), ("counting_rows:rows", "x")):
+        source = {"path": path, "name": name, "label": "a", "id_column": "key"}
+        run_build(tmp_path / path[-4:], [source], **PLAIN)
+    shards = [(tmp_path / name / "data" / "a" / "000000.parquet").read_bytes() for name in ("sonl", "rows")]
+    assert shards[0] == shards[1] and len(kept(tmp_path / "rows")) == 1000
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_a_member_of_an_archive_is_not_in_memory_as_a_whole(tmp_path, monkeypatch, ending):
+    rows = [{"text": f"{i} " + "word " * 1000} for i in range(4000)]  # 20 MB
+    file = tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=500, compression="zstd")
+    else:
+        head, line = ("", json.dumps) if ending == "jsonl" else ("text\n", lambda row: row["text"])
+        file.write_text(head + "".join(line(row) + "\n" for row in rows))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(file, file.name)
+    monkeypatch.setattr("llmrecipes.data.archive.fetch_archive", lambda path, sha256: tmp_path / "a.zip")
+    source = to_source({"path": "pypi:a==1", "sha256": "0" * 64, "data_files": file.name}, "sources[0]")
+    part, found = Part(0, 0), []
+    tracemalloc.start()
+    for document in read_documents(source, part, 10_000):
+        found.append(hash(document.text))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == [hash(row["text"]) for row in rows] and peak < 8 << 20
 
 
 class Hub:

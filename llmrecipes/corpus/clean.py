@@ -1,5 +1,6 @@
 """First phase, one part at a time: rows to cleaned documents, with the sketches needed to compare them with all others."""
 
+from array import array
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow.parquet
 from llmrecipes.corpus.contamination import Items, load_about, load_items
 from llmrecipes.corpus.counts import Counts
 from llmrecipes.corpus.documents import read_documents
-from llmrecipes.corpus.hashing import different, minhash, shingles, text_digest, word_hashes, words_of
+from llmrecipes.corpus.hashing import PERMUTATIONS, different, minhash, shingles, text_digest, word_hashes, words_of
 from llmrecipes.corpus.parts import Part
 from llmrecipes.corpus.steps import build_steps
 from llmrecipes.corpus.work import EVALUATION, Work, whole_folder
@@ -24,18 +25,21 @@ BATCH, BATCH_BYTES = 512, 8 << 20  # most documents, and bytes of them, in memor
 
 class Sketches:
     """What a part's documents are compared by: `digests` (16 bytes each), `minhash` [n, 128], `shingles` (uint32, sorted
-    within a document) with their `ends`, `words` (counts), `hits` (pairs of document and n-gram of an evaluation set)."""
+    within a document) with their `ends`, `words` (counts), `hits` (pairs of document and n-gram of an evaluation set).
+
+    A source without files is a single part, however large: the long ones, MinHash and shingles, go to disk as they come."""
 
     def __init__(self, folder: Path, near: bool, items: Items | None):
         self.folder, self.near, self.items = folder, near, items
-        self.digests, self.minhashes, self.words, self.sizes, self.hits, self.sets = [], [], [], [], [], []
-        self.file = (folder / "shingles.u32").open("wb")
+        self.digests, self.words, self.sizes, self.hits, self.sets = bytearray(), array("q"), array("q"), [], []
+        self.shingles, self.minhash = (folder / "shingles.u32").open("wb"), (folder / "minhash.npy").open("wb")
+        self._write_header(0)
 
     def add(self, text: str) -> None:
         words = word_hashes(text)
         if self.items is not None:
             self.hits += [(len(self.words), number) for number in self.items.hits(words).tolist()]
-        self.digests.append(text_digest(text))
+        self.digests += text_digest(text)
         self.words.append(len(words))
         self.sets.append(shingles(words, text) if self.near else words[:0])
         if len(self.sets) == BATCH:
@@ -43,20 +47,26 @@ class Sketches:
 
     def _flush(self) -> None:
         if self.near:
-            self.minhashes.append(minhash(self.sets))
+            self.minhash.write(minhash(self.sets).tobytes())
         for own in self.sets:
             small = different((own >> numpy.uint64(32)).astype(numpy.uint32))
             self.sizes.append(len(small))
-            self.file.write(small.tobytes())
+            self.shingles.write(small.tobytes())
         self.sets = []
+
+    def _write_header(self, count: int) -> None:
+        """The header of minhash.npy, which is as long for any `count` (numpy leaves room for the digits)."""
+        self.minhash.seek(0)
+        about = {"descr": "<u4", "fortran_order": False, "shape": (count, PERMUTATIONS)}
+        numpy.lib.format.write_array_header_1_0(self.minhash, about)
 
     def save(self) -> None:
         self._flush()
-        self.file.close()
-        shape = numpy.zeros((0, 128), numpy.uint32)
+        self._write_header(len(self.words) if self.near else 0)
+        self.shingles.close()
+        self.minhash.close()
         save = lambda name, values: numpy.save(self.folder / f"{name}.npy", values)
-        save("digests", numpy.frombuffer(b"".join(self.digests), numpy.uint64).reshape(-1, 2))
-        save("minhash", numpy.concatenate([shape, *self.minhashes]))
+        save("digests", numpy.frombuffer(self.digests, numpy.uint64).reshape(-1, 2))
         save("ends", numpy.cumsum(self.sizes, dtype=numpy.int64))
         save("words", numpy.array(self.words, numpy.int64))
         save("hits", numpy.array(self.hits, numpy.int64).reshape(-1, 2))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmrecipes.config import InputError, as_rows, load_function
+from llmrecipes.config import InputError, as_rows, generator_of, load_function
 from llmrecipes.corpus.arguments import CorpusSource
 from llmrecipes.corpus.parts import Part
 from llmrecipes.corpus.readers import Bad, read_file
@@ -39,6 +39,10 @@ def _rows(source: CorpusSource, part: Part, limit: int) -> Iterator[tuple[str, i
         from llmrecipes.data.archive import read_rows
 
         yield from ((source.path, number, row) for number, row in enumerate(read_rows(source), start=1))
+    elif generator := generator_of(source.path):
+        rows = as_rows(load_function(generator, "path")(source.name, source.split), source.path)
+        where = f"{source.path}/{source.name}" if source.name else source.path
+        yield from _through_reader(source, ((where, number, row) for number, row in enumerate(rows, start=1)))
     elif not part.files:
         from llmrecipes.corpus.hub import hub_rows
 

@@ -57,7 +57,7 @@ def _join(work: Work, folder: Path, count: int) -> None:
     shingle_ends, at, offset = [numpy.zeros(1, numpy.int64)], 0, 0
     with (folder / "shingles.u32").open("wb") as joined:
         for number in work.numbers:
-            own = _load(work, number, "minhash")
+            own = numpy.load(work.cleaned(number) / "minhash.npy", mmap_mode="r")
             matrix[at : at + len(own)] = own
             at += len(own)
             ends = _load(work, number, "ends")

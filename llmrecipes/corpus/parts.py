@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmrecipes.config import InputError
+from llmrecipes.config import InputError, generator_of
 from llmrecipes.corpus.arguments import CorpusArguments, CorpusSource, is_local
 from llmrecipes.manifest import MANIFEST_FILE
 
@@ -41,7 +41,7 @@ def plan_parts(args: CorpusArguments) -> list[Part]:
     """
     parts = []
     for index, source in enumerate(args.sources):
-        if source.path == "stdlib" or source.path.startswith("pypi:"):
+        if source.path == "stdlib" or source.path.startswith("pypi:") or generator_of(source.path):
             found = [{}]
         elif is_local(source.path):
             found = [{"files": files} for files in _group(list_files(source), args.shard_bytes)]

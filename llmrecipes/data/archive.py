@@ -6,16 +6,9 @@
 | `stdlib` | the standard library's files, without tests | `data_files` (globs below it; default `**/*.py`) |
 
 `data_files` is one glob or a list of globs of paths inside the archive (fnmatch: `*` crosses folders). Members are
-read in place: nothing is unpacked, installed, imported or run, so a hostile member name or setup.py is harmless. An archive
-that unpacks to more than UNPACKED_BYTES or MEMBERS, is truncated, encrypted or has a wrong checksum is a one-line error.
-
-| member | rows |
-|---|---|
-| .jsonl .ndjson | one per line |
-| .json | one per element of a list, or per value of an object of objects |
-| .csv .tsv | one per line, columns from the header |
-| .parquet | one per row |
-| any other | one per file: {"text": ..., "file": path} |
+read in place, one after the other (their rows: `llmrecipes.data.members`): nothing is unpacked under its own name,
+installed, imported or run, so a hostile member name or setup.py is harmless. An archive that unpacks to more than
+UNPACKED_BYTES or MEMBERS, is truncated, encrypted or has a wrong checksum is a one-line error.
 
 `reader: package.module:function` turns these rows, `function(rows) -> rows`, into a shape of llmrecipes.formats.
 `split` is `train` (everything) or a slice of it such as `train[:95%]`. Slices are by the SHA-256 of what a row is
@@ -23,7 +16,6 @@ about (its `key`, else its prompt, first message or text), so a prompt is never 
 occurs and in whichever file.
 """
 
-import csv
 import fnmatch
 import hashlib
 import io
@@ -35,20 +27,20 @@ import sysconfig
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from typing import BinaryIO
 
 from datasets import Dataset
 
 from llmrecipes.config import InputError, as_rows, load_function
 from llmrecipes.data.fetch import fetch_archive
-from llmrecipes.formats import parse_jsonl
+from llmrecipes.data.members import read_member
 
 MEMBERS, MEMBER_BYTES, UNPACKED_BYTES = 200_000, 4 << 30, 8 << 30  # of an archive, of one member, of all that are read
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, LookupError, OverflowError)
-CELLS = 100_000_000  # rows times columns of a parquet file
 SLICE = re.compile(r"train(?:\[(?:(\d+(?:\.\d+)?)%)?:(?:(\d+(?:\.\d+)?)%)?\])?")
 
 
@@ -103,7 +95,7 @@ def read_archive(source) -> Iterator[dict]:
     if not patterns:
         raise InputError(f"{source.path}: data_files is missing; name the members to read, e.g. package/data/*.jsonl")
     path = fetch_archive(source.path, source.sha256)
-    file, members, read = open_archive(path)
+    file, members, open_member = open_archive(path)
     with file:
         for pattern in patterns:
             names = [name for name in members if fnmatch.fnmatchcase(name, pattern)]
@@ -111,7 +103,8 @@ def read_archive(source) -> Iterator[dict]:
                 near = get_close_matches(pattern, members, n=3, cutoff=0.5) or list(members)[:3]
                 raise InputError(f"{source.path}: no member {pattern!r} in {path.name}; it has {', '.join(near)} ...")
             for name in names:
-                yield from read_member(name, read(members[name]), f"{path.name}, {name}")
+                with open_member(members[name]) as stream:
+                    yield from read_member(name, stream, f"{path.name}, {name}")
 
 
 def read_stdlib(source) -> Iterator[dict]:
@@ -128,71 +121,12 @@ def read_stdlib(source) -> Iterator[dict]:
         for path in paths:
             name = path.relative_to(root)
             if not left_out.intersection(name.parts):
-                yield from read_member(name.as_posix(), path.read_bytes(), name.as_posix(), as_text=True)
+                with path.open("rb") as stream:
+                    yield from read_member(name.as_posix(), stream, name.as_posix(), as_text=True)
 
 
-def read_member(name: str, content: bytes, where: str, as_text: bool = False) -> Iterator[dict]:
-    """Rows of one file (see the table above); InputError "where, line 3: ..." if it is not what its ending says."""
-    ending = "" if as_text else Path(name).suffix.lower()
-    if ending == ".parquet":
-        import pyarrow.parquet
-
-        try:
-            file = pyarrow.parquet.ParquetFile(io.BytesIO(content))
-            about = file.metadata
-            # A column that repeats one value takes a few bytes, whatever the number of rows.
-            if about.num_rows * about.num_columns > CELLS or _size_of(about) > MEMBER_BYTES:
-                raise InputError(f"{where}: {about.num_rows:,} rows of {about.num_columns} columns are too much")
-            yield from file.read().to_pylist()
-        except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: column names that are not UTF-8
-            raise InputError(f"{where}: not a parquet file ({' '.join(str(error).split())})") from None
-    elif ending in (".jsonl", ".ndjson", ".json", ".csv", ".tsv"):
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{where}: not UTF-8 at byte {error.start}") from None
-        if ending in (".jsonl", ".ndjson"):
-            yield from parse_jsonl(text.split("\n"), where)
-        elif ending == ".json":
-            yield from _json_rows(text, where)
-        else:
-            yield from _csv_rows(text, "\t" if ending == ".tsv" else ",", where)
-    else:
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = content.decode("latin-1")  # old plain text; every byte is a Latin-1 character
-        yield {"text": text.replace("\r\n", "\n"), "file": name}
-
-
-def _json_rows(text: str, where: str) -> Iterable[dict]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}, line {error.lineno}: not valid JSON ({error.msg})") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{where}: not JSON to be read; it is nested without end, or has a number without end") from None
-    if isinstance(value, dict):
-        value = list(value.values()) if all(isinstance(item, dict) for item in value.values()) else [value]
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise InputError(f"{where}: expected a list of objects or an object of objects")
-    return value
-
-
-def _csv_rows(text: str, delimiter: str, where: str) -> Iterator[dict]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise InputError(f"{where}, line {reader.line_num}: {len(reader.fieldnames)} columns in the header, "
-                                 "another number here")  # fmt: skip
-            yield row
-    except csv.Error as error:
-        raise InputError(f"{where}, line {reader.line_num}: {error}") from None
-
-
-def open_archive(path: Path) -> tuple[zipfile.ZipFile | tarfile.TarFile, dict, Callable[[object], bytes]]:
-    """(open file, {name: its regular file members}, function that reads a member) of a zip or tar archive.
+def open_archive(path: Path) -> tuple[zipfile.ZipFile | tarfile.TarFile, dict, Callable[[object], BinaryIO]]:
+    """(open file, {name: its regular file members}, function that opens a member) of a zip or tar archive.
 
     Raises:
         InputError: here or while reading: it is not an archive, damaged, encrypted or larger than the limits above.
@@ -220,12 +154,10 @@ def _open_zip(path: Path):
     if len(file.infolist()) > MEMBERS:
         raise ValueError(f"has more than {MEMBERS:,} members")
 
-    def read(info: zipfile.ZipInfo) -> bytes:
-        with _said_in_a_line(f"{path.name}, {info.filename}"):
-            take(info.file_size)  # zipfile returns no more than that
-            return file.read(info)
+    def open_member(info: zipfile.ZipInfo) -> BinaryIO:
+        return _opened(f"{path.name}, {info.filename}", lambda: file.open(info), take, info.file_size)
 
-    return file, {info.filename: info for info in file.infolist() if not info.is_dir()}, read
+    return file, {info.filename: info for info in file.infolist() if not info.is_dir()}, open_member
 
 
 def _open_tar(path: Path):
@@ -245,14 +177,45 @@ def _open_tar(path: Path):
         if unpacked > 4 * UNPACKED_BYTES:
             raise ValueError(f"unpacks to more than {UNPACKED_BYTES >> 18:,} MiB")
 
-    def read(member: tarfile.TarInfo) -> bytes:
-        with _said_in_a_line(f"{path.name}, {member.name}"):
-            content = file.extractfile(member).read(take(member.size))
-            if len(content) < member.size:
-                raise EOFError
-            return content
+    def open_member(member: tarfile.TarInfo) -> BinaryIO:
+        return _opened(f"{path.name}, {member.name}", lambda: file.extractfile(member), take, member.size)
 
-    return file, members, read
+    return file, members, open_member
+
+
+def _opened(where: str, open_raw: Callable[[], BinaryIO], take: Callable[[int], int], size: int) -> BinaryIO:
+    with _said_in_a_line(where):
+        take(size)
+        return io.BufferedReader(_Member(where, open_raw(), size), 1 << 18)
+
+
+class _Member(io.RawIOBase):
+    """A member's `size` bytes, of which zipfile and tarfile return no more; errors in reading them are InputErrors."""
+
+    def __init__(self, where: str, stream: BinaryIO, size: int):
+        self.where, self.stream, self.left = where, stream, size
+        self.broken: InputError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        if self.broken:
+            raise self.broken
+        try:
+            with _said_in_a_line(self.where):
+                count = self.stream.readinto(buffer)
+                self.left -= count
+                if not count and self.left > 0:
+                    raise EOFError
+                return count
+        except InputError as error:
+            self.broken = error
+            raise
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
 
 
 @contextmanager
@@ -267,10 +230,6 @@ def _said_in_a_line(where: str) -> Iterator[None]:
         raise InputError(f"{where}: {what}; choose another member or archive") from None
     except (*DAMAGE, OSError, ValueError) as error:
         raise InputError(f"{where}: {' '.join(str(error).split())}; the archive is broken, or made to harm") from None
-
-
-def _size_of(about) -> int:
-    return sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
 
 
 def _patterns(data_files: str | list[str] | None) -> list[str]:

@@ -8,6 +8,7 @@ in $LLMRECIPES_CACHE/models, which is then loaded. Needs the package `gguf` (`pi
 
 import os
 import re
+import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,12 +58,13 @@ def local_model(path: str) -> str:
 def _convert(archive: Path, folder: Path, where: str) -> None:
     """Writes the model and tokenizer of the archive's GGUF file to `folder`, atomically."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-        file, members, read = open_archive(archive)
+        file, members, open_member = open_archive(archive)
         with file:
             names = [name for name in members if name.endswith(".gguf")]
             if len(names) != 1:
                 raise InputError(f"{where}: {archive.name} holds {len(names)} .gguf files; expected one")
-            (Path(work) / "model.gguf").write_bytes(read(members[names[0]]))
+            with open_member(members[names[0]]) as member, (Path(work) / "model.gguf").open("wb") as copy:
+                shutil.copyfileobj(member, copy, 1 << 20)
         print(f"converting {names[0]} of {where}, once", flush=True)
         convert_gguf(Path(work) / "model.gguf", Path(work) / "model", where)
         os.replace(Path(work) / "model", folder)

