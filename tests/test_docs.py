@@ -3,12 +3,17 @@
 import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from llmrecipes import measures
 from llmrecipes.evaluation.behaviours import JUDGED
+from llmrecipes.keys import recipe_keys
+from llmrecipes.parsing import collect, read_argv
+from llmrecipes.preflight import contradictions
+from llmrecipes.preflight.precedence import let_command_line_win
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "LOG.md", *sorted((ROOT / "docs").glob("*.md")), *ROOT.glob("CONTRIBUTING.md")]
@@ -42,6 +47,39 @@ def test_commands_name_what_is_there(page):
             assert importlib.util.find_spec(module), f"{page.name}: {module} is not there"
         for target in re.findall(r"^make (\w+)", block, flags=re.M):
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M), f"{page.name}: make {target}"
+
+
+def recipe_commands(page):
+    """(recipe, words after it) of every command in the page's blocks that starts a recipe and holds no placeholder."""
+    for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), flags=re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith(("python ", "accelerate ", "$ python ")) and "recipes/" in line and "…" not in line:
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                at = next(i for i, word in enumerate(words) if word.startswith("recipes/"))
+                yield Path(words[at]).stem, words[at + 1 :]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "LOG.md"], ids=lambda page: page.name)
+def test_commands_have_keys_and_values_that_their_recipes_take(page):
+    """Each would pass all checks that need neither the machine nor a run before it."""
+    for recipe, words in recipe_commands(page):
+        keys, words = (
+            recipe_keys(ROOT / "recipes" / f"{recipe}.py"),
+            [re.sub("^--(from|to)$", r"--\1_stage", w) for w in words],
+        )
+        options = read_argv(["--runs", *words] if recipe == "compare" else words)
+        config = options.config and ROOT / options.config
+        if config and not config.exists():
+            continue  # the reader's own, or another placeholder
+        if recipe == "plan":
+            keys |= recipe_keys(ROOT / "recipes" / f"{config.stem.partition('-')[0]}.py")
+        options.config = config and str(config)
+        settings, _, problems = collect(options, keys)
+        let_command_line_win(settings)
+        wrong = problems + contradictions(settings)
+        if line := next((line for line in page.read_text().splitlines() if line.startswith("error: command line")), None):
+            wrong = [problem for problem in wrong if f"error: {problem}" != line]  # shown for its error
+        assert not wrong, f"{page.name}: recipes/{recipe}.py {' '.join(words)}: {wrong}"
 
 
 def test_the_documented_measures_are_the_table():
