@@ -82,40 +82,47 @@ def arguments(cls, folder: str, shape: tuple, steps: int, **more):
     )  # fmt: skip
 
 
-def against_bare_loop(part: str, shape: tuple, steps: int) -> dict:
-    """The recipe's trainer and a hand-written loop, alternating on the same rows: medians of three turns each, without the
-    first step of a turn."""
+def build_trainer(part: str, shape: tuple, steps: int, folder: str):
+    """The recipe's trainer of `pretrain`, `sft` or `lora` on random rows."""
     import torch
     from datasets import Dataset
-    from training import Clock, pace
     from transformers import TrainingArguments
 
-    from llmrecipes.logs import use_readable_log
     from llmrecipes.tokens.blocks import collate_blocks
     from llmrecipes.training import PretrainTrainer, SFTTrainer
 
-    layers, width, _, length, rows, vocabulary = shape
+    *_, length, rows, vocabulary = shape
     ids = torch.randint(3, vocabulary, (rows * steps, length))
-    with tempfile.TemporaryDirectory() as folder:
-        if part == "pretrain":
-            data = Dataset.from_dict({"input_ids": ids.tolist()}).with_format("torch")
-            trainer = PretrainTrainer(
-                model=build_model(shape), args=arguments(TrainingArguments, folder, shape, steps), train_dataset=data,
-                data_collator=collate_blocks,
-            )  # fmt: skip
-        else:
-            import peft
-            import trl
-            from ppo_sides import build_tokenizer
+    if part == "pretrain":
+        data = Dataset.from_dict({"input_ids": ids.tolist()}).with_format("torch")
+        return PretrainTrainer(
+            model=build_model(shape), args=arguments(TrainingArguments, folder, shape, steps), train_dataset=data,
+            data_collator=collate_blocks,
+        )  # fmt: skip
+    import peft
+    import trl
+    from ppo_sides import build_tokenizer
 
-            labels = ids.clone()
-            labels[:, : length // 2] = -100  # the prompt
-            data = Dataset.from_dict({"input_ids": ids.tolist(), "labels": labels.tolist()})
-            lora = peft.LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM") if part == "lora" else None
-            trainer = SFTTrainer(
-                model=build_model(shape), args=arguments(trl.SFTConfig, folder, shape, steps, max_length=length),
-                train_dataset=data, processing_class=build_tokenizer(vocabulary, False), peft_config=lora,
-            )  # fmt: skip
+    labels = ids.clone()
+    labels[:, : length // 2] = -100  # the prompt
+    data = Dataset.from_dict({"input_ids": ids.tolist(), "labels": labels.tolist()})
+    lora = peft.LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM") if part == "lora" else None
+    return SFTTrainer(
+        model=build_model(shape), args=arguments(trl.SFTConfig, folder, shape, steps, max_length=length),
+        train_dataset=data, processing_class=build_tokenizer(vocabulary, False), peft_config=lora,
+    )  # fmt: skip
+
+
+def against_bare_loop(part: str, shape: tuple, steps: int) -> dict:
+    """The recipe's trainer and a hand-written loop, alternating on the same rows: medians of three turns each, without the
+    first step of a turn."""
+    from training import Clock, pace
+
+    from llmrecipes.logs import use_readable_log
+
+    layers, width, _, length, rows, _ = shape
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build_trainer(part, shape, steps, folder)
         use_readable_log(trainer)
         clock = Clock()
         trainer.add_callback(clock)

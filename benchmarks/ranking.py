@@ -90,6 +90,48 @@ def start(database: str, port: int, items: int) -> subprocess.Popen:
     raise SystemExit("the server does not start")
 
 
+def put_under_load(options: argparse.Namespace, database: str) -> tuple[list, Counter, int, float]:
+    """(what each annotator reports, how often each judgement is in the database, kills, seconds)."""
+    from llmrecipes.ranking.store import Store
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    wanted = options.annotators * options.judgements
+    server, items = start(database, port, wanted), wanted
+    results, began, kills = multiprocessing.Queue(), time.perf_counter(), 0
+    people = [
+        multiprocessing.Process(
+            target=annotate,
+            args=(f"annotator{n}", f"http://127.0.0.1:{port}", options.judgements, options.pace, results),
+        )
+        for n in range(options.annotators)
+    ]
+    for person in people:
+        person.start()
+    done, rng, written = [], random.Random(0), 0
+    reader = Store(database)
+    # Each kill comes at a random moment in its own section of the work.
+    moments = [(k + rng.random()) / (options.kills + 1) * wanted for k in range(options.kills)]
+    while len(done) < len(people):
+        while not results.empty():
+            done.append(results.get())
+        if kills < len(moments) and (written := reader.count()) >= moments[kills]:
+            server.send_signal(signal.SIGKILL)
+            server.wait()
+            kills += 1
+            print(f"killed the server at {written} judgements ({kills} of {options.kills})", flush=True)
+            server = start(database, port, items)
+        if not any(person.is_alive() for person in people) and results.empty() and len(done) < len(people):
+            raise SystemExit("an annotator gave up; the reason is above")
+        time.sleep(0.05)
+    seconds = time.perf_counter() - began
+    stored = Counter(row["id"] for row in reader.judgements())
+    server.terminate()
+    server.wait()
+    return done, stored, kills, seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--annotators", type=int, default=20)
@@ -101,45 +143,8 @@ def main() -> None:
     if options.serve:
         return serve(options.serve[0], int(options.serve[1]), int(options.serve[2]))
 
-    from llmrecipes.ranking.store import Store
-
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        database, wanted = f"{folder}/judgements.sqlite", options.annotators * options.judgements
-        server, items = start(database, port, wanted), wanted
-        results, began, kills = multiprocessing.Queue(), time.perf_counter(), 0
-        people = [
-            multiprocessing.Process(
-                target=annotate,
-                args=(f"annotator{n}", f"http://127.0.0.1:{port}", options.judgements, options.pace, results),
-            )
-            for n in range(options.annotators)
-        ]
-        for person in people:
-            person.start()
-        done, rng, written = [], random.Random(0), 0
-        reader = Store(database)
-        # Each kill comes at a random moment in its own section of the work.
-        moments = [(k + rng.random()) / (options.kills + 1) * wanted for k in range(options.kills)]
-        while len(done) < len(people):
-            while not results.empty():
-                done.append(results.get())
-            if kills < len(moments) and (written := reader.count()) >= moments[kills]:
-                server.send_signal(signal.SIGKILL)
-                server.wait()
-                kills += 1
-                print(f"killed the server at {written} judgements ({kills} of {options.kills})", flush=True)
-                server = start(database, port, items)
-            if not any(person.is_alive() for person in people) and results.empty() and len(done) < len(people):
-                raise SystemExit("an annotator gave up; the reason is above")
-            time.sleep(0.05)
-        seconds = time.perf_counter() - began
-        stored = Counter(row["id"] for row in reader.judgements())
-        server.terminate()
-        server.wait()
-
+    with tempfile.TemporaryDirectory() as folder:
+        done, stored, kills, seconds = put_under_load(options, f"{folder}/judgements.sqlite")
     confirmed = Counter(judgement for _, ids, _, _ in done for judgement in ids)
     latencies = sorted(value for _, _, values, _ in done for value in values)
     report = {

@@ -113,13 +113,7 @@ def _decode_batch(
     progress, return_logprobs,
 ) -> list[Response]:  # fmt: skip
     device = model.device
-    width = max(len(prompt) for prompt in prompts)
-    input_ids = torch.full((len(prompts), width), pad_token_id)
-    mask = torch.zeros((len(prompts), width), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    input_ids, mask = input_ids.to(device), mask.to(device)
+    input_ids, mask = (rows.to(device) for rows in _pad_left(prompts, pad_token_id))
     position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
     eos = torch.tensor(eos_token_ids, device=device)
     cache = DynamicCache(config=model.config)
@@ -162,6 +156,17 @@ def _decode_batch(
         Response(row[:length], "stop" if stop else "length", values and values[:length])
         for row, length, stop, values in zip(tokens.tolist(), lengths.tolist(), stopped.tolist(), told, strict=True)
     ]
+
+
+def _pad_left(prompts: list[list[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (B, T) of the prompts, which all end at the last column, and their mask (B, T)."""
+    width = max(len(prompt) for prompt in prompts)
+    input_ids = torch.full((len(prompts), width), pad_token_id)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return input_ids, mask
 
 
 def _step_of(model: PreTrainedModel, cache: DynamicCache) -> Callable:

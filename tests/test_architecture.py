@@ -157,10 +157,11 @@ def test_reading_data_loads_no_world():
 
 
 def test_no_function_and_no_file_is_long_and_every_public_one_has_a_docstring():
-    for file in [*(ROOT / "llmrecipes").rglob("*.py"), *(ROOT / "recipes").glob("*.py")]:
+    for file in [file for file in files() if file.suffix == ".py"]:
         text = file.read_text()
         tree, name = ast.parse(text), file.relative_to(ROOT)
-        assert text.count("\n") <= 400, f"{name}: {text.count(chr(10))} lines; split it"
+        long = name.parts[0] not in ("tests", "benchmarks") and text.count("\n") > 400
+        assert not long, f"{name}: {text.count(chr(10))} lines; split it"
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = node.end_lineno - node.lineno + 1

@@ -43,13 +43,37 @@ def trained():
     return bpe, LlamaForCausalLM(config).eval()
 
 
+NAMES = {"embed_tokens": "token_embd", "norm": "output_norm", "q_proj": "attn_q",
+    "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output", "gate_proj": "ffn_gate", "up_proj": "ffn_up",
+    "down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}  # fmt: skip
+
+
+def add_tensors(writer, model):
+    """The weights; those of `model` become what comes back from Q8_0."""
+    heads = {"q_proj": model.config.num_attention_heads, "k_proj": model.config.num_key_value_heads}
+    for name, weight in model.named_parameters():
+        parts = name.split(".")
+        own, array = parts[-2], weight.detach().numpy()
+        target = (f"blk.{parts[2]}." if "layers" in parts else "") + NAMES[own] + ".weight"
+        n = heads.get(own)
+        if n:
+            array = array.reshape(n, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+        if array.ndim == 1:
+            writer.add_tensor(target, array.copy())
+            continue
+        packed = gguf.quantize(np.ascontiguousarray(array), gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor(target, packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        back = gguf.dequantize(packed, gguf.GGMLQuantizationType.Q8_0)
+        if n:
+            back = back.reshape(n, -1, 2, back.shape[1]).swapaxes(1, 2).reshape(back.shape)
+        weight.data = torch.tensor(back)
+
+
 def write_gguf(path, bpe, model, splitting="smollm"):
     """The model as llama.cpp writes it: rows of query and key interleaved, matrices of 32 columns and more in Q8_0.
 
     Puts the weights as they come back from Q8_0 into `model`, so that it is what the file holds."""
-    config, names = model.config, {"embed_tokens": "token_embd", "norm": "output_norm", "q_proj": "attn_q",
-        "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output", "gate_proj": "ffn_gate", "up_proj": "ffn_up",
-        "down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}  # fmt: skip
+    config = model.config
     writer = gguf.GGUFWriter(path, "llama")
     for key, value in {
         "block_count": config.num_hidden_layers, "context_length": config.max_position_embeddings,
@@ -65,23 +89,7 @@ def write_gguf(path, bpe, model, splitting="smollm"):
     writer.add_token_list(tokens)
     writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
     writer.add_token_merges([" ".join(merge) for merge in json.loads(bpe.to_str())["model"]["merges"]])
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    for name, weight in model.named_parameters():
-        parts = name.split(".")
-        own, array = parts[-2], weight.detach().numpy()
-        target = (f"blk.{parts[2]}." if "layers" in parts else "") + names[own] + ".weight"
-        n = heads.get(own)
-        if n:
-            array = array.reshape(n, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
-        if array.ndim == 1:
-            writer.add_tensor(target, array.copy())
-            continue
-        packed = gguf.quantize(np.ascontiguousarray(array), gguf.GGMLQuantizationType.Q8_0)
-        writer.add_tensor(target, packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-        back = gguf.dequantize(packed, gguf.GGMLQuantizationType.Q8_0)
-        if n:
-            back = back.reshape(n, -1, 2, back.shape[1]).swapaxes(1, 2).reshape(back.shape)
-        weight.data = torch.tensor(back)
+    add_tensors(writer, model)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -60,6 +60,55 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def read_body(self, length):
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(length)
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def create(self, hub, name):
+        key = f"{name['organization']}/{name['name']}" if name.get("organization") else name["name"]
+        known = key in hub.repos
+        hub.private.setdefault(key, name.get("visibility") == "private")
+        if not known:
+            hub.commit(key, {".gitattributes": (b"*.safetensors filter=lfs", False)})
+        return self.answer({"url": f"{hub.url}/{key}"}, 409 if known else 200)
+
+    def preupload(self, known, files):
+        modes = [{"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular",
+                  "shouldIgnore": False, "oid": file_id(known.get(f["path"]))}
+                 for f in files]  # fmt: skip
+        return self.answer({"files": modes})
+
+    def commit(self, hub, key, body, fault):
+        files = dict(hub.repos[key])
+        for line in map(json.loads, body.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                data = base64.b64decode(value["content"])
+                files[value["path"]] = (data[:-1] if fault and fault[2] == "corrupt" else data, False)
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = (hub.objects[value["oid"]], True)
+            elif line["key"] == "deletedFile" and not (fault and fault[2] == "keep"):
+                del files[value["path"]]
+        oid = hub.commit(key, files)
+        if fault and fault[2] == "cut after":  # the commit is there, its answer is not
+            self.close_connection = True
+            return self.connection.close()
+        return self.answer({"success": True, "commitOid": oid, "commitUrl": f"{hub.url}/{key}/commit/{oid}"})
+
+    def tree(self, files):
+        rows = []
+        for name, (data, is_lfs) in files.items():
+            row = {"type": "file", "path": name, "size": len(data), "oid": file_id((data, False))}
+            lfs = {"oid": file_id((data, True)), "size": len(data), "pointerSize": 134}
+            rows.append(row | ({"lfs": lfs} if is_lfs else {}))
+        return self.answer(rows)
+
     def handle_one(self):
         hub, length = self.server, int(self.headers.get("Content-Length", 0))
         fault = next((f for f in hub.faults if f[0] == self.command and f[1] in self.path), None)
@@ -69,14 +118,7 @@ class Handler(BaseHTTPRequestHandler):
             self.rfile.read(min(length, 100))
             self.close_connection = True
             return self.connection.close()
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            body = b""
-            while size := int(self.rfile.readline(), 16):
-                body += self.rfile.read(size)
-                self.rfile.readline()
-            self.rfile.readline()
-        else:
-            body = self.rfile.read(length)
+        body = self.read_body(length)
         if fault and isinstance(fault[2], int):
             said = {"error": "no", "errors": [{"message": '"license" must be one of apache-2.0, mit'}]}
             return self.answer(said, fault[2], [("Retry-After", "3")] if fault[2] == 429 else [])
@@ -87,13 +129,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.wfile.write(b"<h1>")
         path = self.path.split("?")[0]
         if path == "/api/repos/create":
-            name = json.loads(body)
-            key = f"{name['organization']}/{name['name']}" if name.get("organization") else name["name"]
-            known = key in hub.repos
-            hub.private.setdefault(key, name.get("visibility") == "private")
-            if not known:
-                hub.commit(key, {".gitattributes": (b"*.safetensors filter=lfs", False)})
-            return self.answer({"url": f"{hub.url}/{key}"}, 409 if known else 200)
+            return self.create(hub, json.loads(body))
         if path == "/api/validate-yaml":
             return self.answer({"errors": [], "warnings": []})
         if path.startswith("/upload/"):
@@ -110,34 +146,11 @@ class Handler(BaseHTTPRequestHandler):
         )
         key, what, revision = match.groups()
         if what == "preupload":
-            modes = [{"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular",
-                      "shouldIgnore": False, "oid": file_id(hub.repos[key].get(f["path"]))}
-                     for f in json.loads(body)["files"]]  # fmt: skip
-            return self.answer({"files": modes})
+            return self.preupload(hub.repos[key], json.loads(body)["files"])
         if what == "commit":
-            files = dict(hub.repos[key])
-            for line in map(json.loads, body.splitlines()):
-                value = line["value"]
-                if line["key"] == "file":
-                    data = base64.b64decode(value["content"])
-                    files[value["path"]] = (data[:-1] if fault and fault[2] == "corrupt" else data, False)
-                elif line["key"] == "lfsFile":
-                    files[value["path"]] = (hub.objects[value["oid"]], True)
-                elif line["key"] == "deletedFile" and not (fault and fault[2] == "keep"):
-                    del files[value["path"]]
-            oid = hub.commit(key, files)
-            if fault and fault[2] == "cut after":  # the commit is there, its answer is not
-                self.close_connection = True
-                return self.connection.close()
-            return self.answer({"success": True, "commitOid": oid, "commitUrl": f"{hub.url}/{key}/commit/{oid}"})
+            return self.commit(hub, key, body, fault)
         if what == "tree":
-            rows = []
-            files = hub.commits[revision] if revision in hub.commits else hub.repos[key]
-            for name, (data, is_lfs) in files.items():
-                row = {"type": "file", "path": name, "size": len(data), "oid": file_id((data, False))}
-                lfs = {"oid": file_id((data, True)), "size": len(data), "pointerSize": 134}
-                rows.append(row | ({"lfs": lfs} if is_lfs else {}))
-            return self.answer(rows)
+            return self.tree(hub.commits.get(revision, hub.repos[key]))
         if what == "tag" and self.command == "DELETE":
             return self.answer({}, 200 if hub.tags.pop((key, revision), None) else 404)
         if what == "tag":

@@ -4,10 +4,12 @@ Knows only architectures whose layers have been checked against torch's memory t
 others.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from llmrecipes.config import InputError
-from llmrecipes.keys import keys_of
+from llmrecipes.keys import Key, keys_of
 
 # model_type -> its config class and what the config does not say: RMSNorm or LayerNorm and how many, gated MLPs, where
 # biases are, RMSNorm on queries and keys, and the bytes that attention and MLP keep per byte of their inputs' width (see
@@ -134,14 +136,7 @@ def read_architecture(config: dict, where: str) -> Architecture:
     facts = dict(FAMILIES[family])
     module = facts.pop("module", family)
     defaults = keys_of(f"transformers.models.{module}.configuration_{module}:{facts.pop('config')}")
-
-    def value(key, otherwise=None):
-        for name in (key, OTHER_NAMES.get(key)):
-            if config.get(name) is not None:
-                return config[name]
-        found = [defaults[n].default for n in (key, OTHER_NAMES.get(key)) if n in defaults]
-        return otherwise if not found or found[0] is None else found[0]
-
+    value = partial(_value, config, defaults)
     hidden, heads = value("hidden_size"), value("num_attention_heads")
     sizes = {"hidden_size": hidden, "num_attention_heads": heads, "num_hidden_layers": value("num_hidden_layers"),
              "vocab_size": value("vocab_size"), "num_key_value_heads": value("num_key_value_heads", heads)}  # fmt: skip
@@ -149,18 +144,7 @@ def read_architecture(config: dict, where: str) -> Architecture:
     if experts:
         sizes["num_experts_per_tok"] = value("num_experts_per_tok")
         sizes["moe_intermediate_size"] = value("moe_intermediate_size") or value("intermediate_size")
-    for key in ("head_dim", "intermediate_size", "max_position_embeddings", "num_experts"):
-        if config.get(key) is not None:
-            sizes[key] = config[key]
-    for key, size in sizes.items():
-        if type(size) is not int or size < 1:
-            raise InputError(f"{where}: {key}: {size!r} is not a whole number above 0")
-    if hidden % heads and not value("head_dim"):
-        raise InputError(f"{where}: num_attention_heads: {heads} does not divide {hidden} evenly")
-    if heads % (given := config.get("num_key_value_heads") or heads):
-        raise InputError(f"{where}: num_key_value_heads: {given} does not divide {heads} evenly")
-    if experts and (value("mlp_only_layers") or value("decoder_sparse_step", 1) != 1):
-        raise InputError(f"{where}: layers with and without experts in turn are not known in closed form")
+    _check_sizes(sizes, config, value, where)
     head_dim = value("head_dim") or hidden // heads
     biases = facts.pop("biases", False)
     width = sizes.get("moe_intermediate_size")
@@ -174,3 +158,27 @@ def read_architecture(config: dict, where: str) -> Architecture:
         out_bias=bool(value("attention_bias", biases)), mlp_bias=bool(value("mlp_bias", biases)),
         gated=not facts.get("layer_norm"), window=value("sliding_window") if facts.get("float32_norms") else None, **facts,
     )  # fmt: skip
+
+
+def _value(config: dict, defaults: dict[str, Key], key: str, otherwise=None):
+    """`key` in `config`, also under its other name; else transformers' default, or `otherwise` if that is None."""
+    for name in (key, OTHER_NAMES.get(key)):
+        if config.get(name) is not None:
+            return config[name]
+    found = [defaults[name].default for name in (key, OTHER_NAMES.get(key)) if name in defaults]
+    return otherwise if not found or found[0] is None else found[0]
+
+
+def _check_sizes(sizes: dict, config: dict, value: Callable, where: str) -> None:
+    """InputError unless all sizes are whole numbers that fit together."""
+    keys = ("head_dim", "intermediate_size", "max_position_embeddings", "num_experts")
+    for key, size in (sizes | {key: config[key] for key in keys if config.get(key) is not None}).items():
+        if type(size) is not int or size < 1:
+            raise InputError(f"{where}: {key}: {size!r} is not a whole number above 0")
+    hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
+    if hidden % heads and not value("head_dim"):
+        raise InputError(f"{where}: num_attention_heads: {heads} does not divide {hidden} evenly")
+    if heads % (given := config.get("num_key_value_heads") or heads):
+        raise InputError(f"{where}: num_key_value_heads: {given} does not divide {heads} evenly")
+    if "moe_intermediate_size" in sizes and (value("mlp_only_layers") or value("decoder_sparse_step", 1) != 1):
+        raise InputError(f"{where}: layers with and without experts in turn are not known in closed form")

@@ -131,24 +131,11 @@ def read_job(
     config, found = model_config(s, beside)
     a = read_architecture(config, found)
     lora = _read_lora(s, a)
-    dtype = s["dtype"] if s["dtype"] not in (None, "auto") else config.get("dtype") or config.get("torch_dtype") or "float32"
-    dtype = str(dtype).removeprefix("torch.")
-    if dtype not in BYTES:
-        raise InputError(f"{found}: dtype: {dtype} is not one of {', '.join(BYTES)}; set `dtype`")
-    if s["dtype"] == "auto" and "dtype" not in config and "torch_dtype" not in config:
-        unknown.append("dtype: auto: the config does not say which; float32 is counted")
+    dtype = _read_dtype(s, config, found, unknown)
     fresh = bool(s["model_config"])
     ppo = "num_ppo_epochs" in s.keys
     weight_bytes = 4 if fresh or (ppo and not lora) else BYTES[dtype]
-    optim = s.values.get("optim", "adamw_torch_fused")
-    optimizer = OPTIMIZERS.get(str(optim))
-    if s["optimizer"] == "muon":
-        hidden = a.layers * a.layer_matrices / a.parameters
-        optimizer = 4 * hidden + 8 * (1 - hidden)
-    if optimizer is None:
-        unknown.append(f"optim: {optim}: the size of its states is not known here and not counted")
-    if "paged" in str(optim):
-        unknown.append(f"optim: {optim}: its states move to the CPU where memory ends; they are counted as if they stayed")
+    optimizer = _optimizer_bytes(s, a, unknown)
     unknown += [
         f"{key}: {s[key]}: {text}" for key, (value, text) in NOT_COUNTED.items() if s[key] and value in (None, s[key])
     ]
@@ -173,6 +160,30 @@ def read_job(
         cheap = job.tokens * a.vocabulary * 12 <= CHEAP_LOGITS_BYTES
         job = job.changed(head="logits" if cheap else "chunked")
     return job
+
+
+def _read_dtype(s: Settings, config: dict, where: str, unknown: list[str]) -> str:
+    dtype = s["dtype"] if s["dtype"] not in (None, "auto") else config.get("dtype") or config.get("torch_dtype") or "float32"
+    dtype = str(dtype).removeprefix("torch.")
+    if dtype not in BYTES:
+        raise InputError(f"{where}: dtype: {dtype} is not one of {', '.join(BYTES)}; set `dtype`")
+    if s["dtype"] == "auto" and "dtype" not in config and "torch_dtype" not in config:
+        unknown.append("dtype: auto: the config does not say which; float32 is counted")
+    return dtype
+
+
+def _optimizer_bytes(s: Settings, a: Architecture, unknown: list[str]) -> float | None:
+    """Bytes of the optimizer's states per trained parameter; None if they are not known."""
+    optim = s.values.get("optim", "adamw_torch_fused")
+    size = OPTIMIZERS.get(str(optim))
+    if s["optimizer"] == "muon":
+        hidden = a.layers * a.layer_matrices / a.parameters
+        size = 4 * hidden + 8 * (1 - hidden)
+    if size is None:
+        unknown.append(f"optim: {optim}: the size of its states is not known here and not counted")
+    if "paged" in str(optim):
+        unknown.append(f"optim: {optim}: its states move to the CPU where memory ends; they are counted as if they stayed")
+    return size
 
 
 def _method(s: Settings) -> tuple[str, int, bool, int]:

@@ -172,19 +172,17 @@ def _time_outliers(judgements: Sequence[dict]) -> list[dict]:
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
+STYLE = (
+    "body{font:1rem/1.5 system-ui;max-width:60rem;margin:1rem auto;padding:0 1rem;color-scheme:light dark;"
+    "background:light-dark(#fff,#111827);color:light-dark(#111827,#f3f4f6)}"
+    "svg{max-width:100%;height:auto}svg text{fill:currentColor}"
+    "table{border-collapse:collapse;display:block;overflow-x:auto}"
+    "td,th{padding:.2rem .7rem;text-align:left;vertical-align:top;white-space:pre-line;border-bottom:1px solid #8886}"
+)
+
+
 def quality_page(quality: dict, judgements: Sequence[dict] = ()) -> str:
     """One HTML page without scripts or requests: charts, each with its numbers as a table, and the newest judgements."""
-    alpha = quality["krippendorff_alpha"]
-    said = (
-        f"{alpha['value']:.2f} ({alpha['low']:.2f} to {alpha['high']:.2f}, {alpha['n']} items)" if alpha else "not known yet"
-    )
-    facts = [
-        ("judgements", quality["judgements"]), ("items", quality["items"]),
-        ("judged by several", quality["items_in_common"]),
-        ("Krippendorff's alpha (ordinal)", said), ("all bad", quality["all_bad"]),
-        ("flags", ", ".join(f"{name} {n}" for name, n in sorted(quality["flags"].items())) or "none"),
-        ("who", ", ".join(f"{n} by a {kind}" for kind, n in quality["annotator_kinds"].items()) or "nobody"),
-    ]  # fmt: skip
     columns = (
         "kind",
         "judgements",
@@ -198,7 +196,7 @@ def quality_page(quality: dict, judgements: Sequence[dict] = ()) -> str:
     people = [[name, *(values[c] for c in columns)] for name, values in quality["annotators"].items()]
     bias = quality["position_bias"]
     parts = [
-        "<h1>Quality of the judgements</h1>", _table(("", ""), facts),
+        "<h1>Quality of the judgements</h1>", _table(("", ""), _facts(quality)),
         "<h2>Annotators</h2><p>Kendall's tau-b: against the mean of the others. Self-consistency: share of answer pairs "
         "ordered alike when an item came again.</p>",
         _bars({row[0]: row[4] for row in people if row[4] is not None}, "Kendall's tau-b against the others"),
@@ -219,17 +217,24 @@ def quality_page(quality: dict, judgements: Sequence[dict] = ()) -> str:
         newest = f"the newest {NEWEST} of {len(judgements)}" if len(judgements) > NEWEST else "the newest first"
         parts += [f"<h2>Judgements, {newest}</h2>",
                   _table(columns, [_in_words(row) for row in judgements[: -NEWEST - 1 : -1]])]  # fmt: skip
-    style = (
-        "body{font:1rem/1.5 system-ui;max-width:60rem;margin:1rem auto;padding:0 1rem;color-scheme:light dark;"
-        "background:light-dark(#fff,#111827);color:light-dark(#111827,#f3f4f6)}"
-        "svg{max-width:100%;height:auto}svg text{fill:currentColor}"
-        "table{border-collapse:collapse;display:block;overflow-x:auto}"
-        "td,th{padding:.2rem .7rem;text-align:left;vertical-align:top;white-space:pre-line;border-bottom:1px solid #8886}"
-    )
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>Quality of the judgements</title><style>{style}</style>{''.join(parts)}</html>"
+        f"<title>Quality of the judgements</title><style>{STYLE}</style>{''.join(parts)}</html>"
     )
+
+
+def _facts(quality: dict) -> list[tuple]:
+    alpha = quality["krippendorff_alpha"]
+    said = (
+        f"{alpha['value']:.2f} ({alpha['low']:.2f} to {alpha['high']:.2f}, {alpha['n']} items)" if alpha else "not known yet"
+    )
+    return [
+        ("judgements", quality["judgements"]), ("items", quality["items"]),
+        ("judged by several", quality["items_in_common"]),
+        ("Krippendorff's alpha (ordinal)", said), ("all bad", quality["all_bad"]),
+        ("flags", ", ".join(f"{name} {n}" for name, n in sorted(quality["flags"].items())) or "none"),
+        ("who", ", ".join(f"{n} by a {kind}" for kind, n in quality["annotator_kinds"].items()) or "nobody"),
+    ]  # fmt: skip
 
 
 def _in_words(row: dict) -> list:

@@ -254,30 +254,34 @@ class Store:
                 if known["annotator"] != annotator:
                     raise InputError(f"{where}: judgement id {judgement_id[:40]} was already used")
                 return known["seq"]
-            entry = db.execute(
-                "SELECT q.*, i.sample, i.round FROM queue q JOIN items i USING (item_id) "
-                "WHERE annotator = ? AND position = ?",
-                (annotator, position),
-            ).fetchone()
-            if entry is None:
-                raise InputError(f"{where}: nothing was asked there")
+            entry = _asked(db, annotator, position, where)
             sample, order = json.loads(entry["sample"]), json.loads(entry["order_shown"])
             if kind not in ("rank", "skip", "undo"):
                 raise InputError(f"{where}: kind {kind!r} is not one of rank, skip, undo")
             is_rank = kind == "rank"
             if is_rank:
                 ranking, flags = _in_stored_order(ranking, flags or {}, sample["responses"], order, where)
-            cursor = db.execute(
-                "INSERT INTO judgements (id, annotator, annotator_kind, position, item_id, kind, ranking, all_bad, flags, "
-                "note, seconds, order_shown, is_repeat, round, model, sampling, time) "
-                f"VALUES ({', '.join('?' * 17)})",  # nosec B608
-                (
-                    judgement_id, annotator, annotator_kind, position, entry["item_id"], kind,
-                    json.dumps(ranking) if is_rank else None, int(all_bad), json.dumps(flags) if is_rank else None, note,
-                    seconds, entry["order_shown"], entry["is_repeat"], entry["round"], sample.get("model"),
-                    json.dumps(sample.get("sampling")), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                ),
-            )  # fmt: skip
+            row = {
+                "id": judgement_id,
+                "annotator": annotator,
+                "annotator_kind": annotator_kind,
+                "position": position,
+                "item_id": entry["item_id"],
+                "kind": kind,
+                "ranking": json.dumps(ranking) if is_rank else None,
+                "all_bad": int(all_bad),
+                "flags": json.dumps(flags) if is_rank else None,
+                "note": note,
+                "seconds": seconds,
+                "order_shown": entry["order_shown"],
+                "is_repeat": entry["is_repeat"],
+                "round": entry["round"],
+                "model": sample.get("model"),
+                "sampling": json.dumps(sample.get("sampling")),
+                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            }
+            columns, marks = ", ".join(row), ", ".join("?" * len(row))
+            cursor = db.execute(f"INSERT INTO judgements ({columns}) VALUES ({marks})", (*row.values(),))  # nosec B608
             self._set_state(db, annotator, position, "open" if kind == "undo" else kind)
             return cursor.lastrowid
 
@@ -374,3 +378,14 @@ def _item_id(sample: dict) -> str:
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _asked(db: sqlite3.Connection, annotator: str, position: int, where: str) -> sqlite3.Row:
+    """What the annotator was asked at that position of their queue; InputError if nothing was."""
+    entry = db.execute(
+        "SELECT q.*, i.sample, i.round FROM queue q JOIN items i USING (item_id) WHERE annotator = ? AND position = ?",
+        (annotator, position),
+    ).fetchone()
+    if entry is None:
+        raise InputError(f"{where}: nothing was asked there")
+    return entry

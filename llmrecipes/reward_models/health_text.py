@@ -15,15 +15,7 @@ def to_markdown(health: dict) -> str:
         if health[key]:
             lines += ["", f"## Accuracy by {title}", "", f"| {title} | accuracy | pairs |", "|---|---|---|"]
             lines += [f"| {_cell(group)} | {percent(e)} | {e['n']:,} |" for group, e in health[key].items()]
-    curve = health["calibration"]
-    lines += ["", "## Calibration", "", "| it says | mean | observed | pairs |", "|---|---|---|---|"]
-    lines += [f"| {100 * b['from']:.0f} to {100 * b['to']:.0f} % | {100 * b['predicted']:.1f} % | "
-              f"{percent(b['observed'])} | {b['observed']['n']:,} |" for b in curve["curve"]]  # fmt: skip
-    lines += ["", f"Expected calibration error {curve['error']:.3f}"
-              + (f"; temperature {curve['temperature']:.2f} (1: calibrated, above: overconfident)" if curve["temperature"]
-                 else "; no temperature fits (no mistakes, or no better than guessing)")
-              + (f"; error with it {curve['error_with_temperature']:.3f} (fitted on the other half)"
-                 if curve["error_with_temperature"] is not None else "") + "."]  # fmt: skip
+    lines += _calibration(health["calibration"])
     lines += ["", "## Length, invariance and scores", "", "| what | figure |", "|---|---|"]
     lines += [f"| {name.replace('_', ' ')} | {e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}], n = {e['n']:,} |"
               for name, e in health["length"].items() if e]  # fmt: skip
@@ -45,6 +37,21 @@ def to_markdown(health: dict) -> str:
                   *_quote(f"raters preferred, score {m['chosen_score']:.3f}", m["chosen"]),
                   *_quote(f"model preferred, score {m['rejected_score']:.3f}", m["rejected"])]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _calibration(curve: dict) -> list[str]:
+    lines = ["", "## Calibration", "", "| it says | mean | observed | pairs |", "|---|---|---|---|"]
+    lines += [
+        f"| {100 * b['from']:.0f} to {100 * b['to']:.0f} % | {100 * b['predicted']:.1f} % | "
+        f"{percent(b['observed'])} | {b['observed']['n']:,} |"
+        for b in curve["curve"]
+    ]
+    more = "; no temperature fits (no mistakes, or no better than guessing)"
+    if curve["temperature"]:
+        more = f"; temperature {curve['temperature']:.2f} (1: calibrated, above: overconfident)"
+    if curve["error_with_temperature"] is not None:
+        more += f"; error with it {curve['error_with_temperature']:.3f} (fitted on the other half)"
+    return [*lines, "", f"Expected calibration error {curve['error']:.3f}{more}."]
 
 
 def percent(e: dict) -> str:
