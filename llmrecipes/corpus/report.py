@@ -175,11 +175,12 @@ def _changes(sources: dict) -> Table | Text:
 
 def _contamination(evaluation: dict) -> list:
     rows = [[name, f"{count:,}"] for name, count in evaluation["sets"].items()]
-    blocks = [Table(["set", "items"], rows), Text(
+    text = (
         f"{evaluation['items_too_short']:,} items are too short to be looked for inside of documents; they are found where "
         f"they are a document. {evaluation['common_ngrams']:,} runs of words stand in so many documents that they are "
         "common phrases and drop none."
-    )]  # fmt: skip
+    )
+    blocks = [Table(["set", "items"], rows), Text(text)]
     if evaluation["common_samples"]:
         blocks.append(Said("Common phrases", [("", text, "") for text in evaluation["common_samples"]], columns=False))
     return blocks
