@@ -62,10 +62,17 @@ def build_model(shape: tuple, seed: int = 0):
     layers, width, heads, length, _, vocabulary = shape
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=-(-8 * width // 3) // 64 * 64, num_hidden_layers=layers,
-        num_attention_heads=heads, max_position_embeddings=2 * length, tie_word_embeddings=True, pad_token_id=0,
-        bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=-(-8 * width // 3) // 64 * 64,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=2 * length,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     return LlamaForCausalLM(config)
 
 
@@ -74,12 +81,26 @@ def arguments(cls, folder: str, shape: tuple, steps: int, **more):
 
     cuda = torch.cuda.is_available()
     return cls(
-        output_dir=folder, max_steps=steps, per_device_train_batch_size=shape[4], learning_rate=1e-4, logging_steps=steps,
-        lr_scheduler_type="constant", save_strategy="no", report_to="none", disable_tqdm=True, bf16=cuda, use_cpu=not cuda,
-        torch_compile=cuda, optim="adamw_torch_fused", dataloader_pin_memory=cuda, activation_checkpointing=False,
-        logging_nan_inf_filter=False, dataloader_num_workers=2 if cuda else 0,
-        accelerator_config={"non_blocking": cuda}, **more,
-    )  # fmt: skip
+        output_dir=folder,
+        max_steps=steps,
+        per_device_train_batch_size=shape[4],
+        learning_rate=1e-4,
+        logging_steps=steps,
+        lr_scheduler_type="constant",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        bf16=cuda,
+        use_cpu=not cuda,
+        torch_compile=cuda,
+        optim="adamw_torch_fused",
+        dataloader_pin_memory=cuda,
+        activation_checkpointing=False,
+        logging_nan_inf_filter=False,
+        dataloader_num_workers=2 if cuda else 0,
+        accelerator_config={"non_blocking": cuda},
+        **more,
+    )
 
 
 def build_trainer(part: str, shape: tuple, steps: int, folder: str):
@@ -96,9 +117,11 @@ def build_trainer(part: str, shape: tuple, steps: int, folder: str):
     if part == "pretrain":
         data = Dataset.from_dict({"input_ids": ids.tolist()}).with_format("torch")
         return PretrainTrainer(
-            model=build_model(shape), args=arguments(TrainingArguments, folder, shape, steps), train_dataset=data,
+            model=build_model(shape),
+            args=arguments(TrainingArguments, folder, shape, steps),
+            train_dataset=data,
             data_collator=collate_blocks,
-        )  # fmt: skip
+        )
     import peft
     import trl
     from ppo_sides import build_tokenizer
@@ -108,9 +131,12 @@ def build_trainer(part: str, shape: tuple, steps: int, folder: str):
     data = Dataset.from_dict({"input_ids": ids.tolist(), "labels": labels.tolist()})
     lora = peft.LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM") if part == "lora" else None
     return SFTTrainer(
-        model=build_model(shape), args=arguments(trl.SFTConfig, folder, shape, steps, max_length=length),
-        train_dataset=data, processing_class=build_tokenizer(vocabulary, False), peft_config=lora,
-    )  # fmt: skip
+        model=build_model(shape),
+        args=arguments(trl.SFTConfig, folder, shape, steps, max_length=length),
+        train_dataset=data,
+        processing_class=build_tokenizer(vocabulary, False),
+        peft_config=lora,
+    )
 
 
 def against_bare_loop(part: str, shape: tuple, steps: int) -> dict:

@@ -31,8 +31,24 @@ REAL_POPEN = subprocess.Popen
 TRAINING = ["pretrain", "sft", "reward", "dpo", "ppo", "kto", "grpo"]
 STAGES = ["tokenizer", "pretrain", "sft", "sample", "rank", "reward", "dpo", "ppo", "evaluate", "kto", "grpo"]
 # A constant learning rate, so that an extra step changes the weights. No interval is a multiple of another.
-STEPS = ["--max_steps", "9", "--save_steps", "2", "--logging_steps", "3", "--save_total_limit", "2", "--watch_steps", "4",
-         "--lr_scheduler_type", "constant", "--learning_rate", "1e-3", "--per_device_eval_batch_size", "64"]  # fmt: skip
+STEPS = [
+    "--max_steps",
+    "9",
+    "--save_steps",
+    "2",
+    "--logging_steps",
+    "3",
+    "--save_total_limit",
+    "2",
+    "--watch_steps",
+    "4",
+    "--lr_scheduler_type",
+    "constant",
+    "--learning_rate",
+    "1e-3",
+    "--per_device_eval_batch_size",
+    "64",
+]
 UNWATCHED = [word for word in STEPS if word not in ("--watch_steps", "4")]
 EVALUATES = ["--eval_strategy", "steps", "--eval_steps", "4"]
 MODEL = (
@@ -68,8 +84,10 @@ def main():
         bench = Bench(Path(work) / "chain")
         rows = run(bench, args.stages.split(","), args.kills, args.seed)
     total = {key: sum(row[key] for row in rows) for key in ("trials", "kills", "finished", "equal")}
-    print(f"seed {args.seed}: {total['kills']} kills in {total['trials']} runs, {total['finished']} finished, "
-          f"{total['equal']} byte-equal")  # fmt: skip
+    print(
+        f"seed {args.seed}: {total['kills']} kills in {total['trials']} runs, {total['finished']} finished, "
+        f"{total['equal']} byte-equal"
+    )
     if args.json:
         Path(args.json).write_text(json.dumps({"seed": args.seed, "rows": rows, "total": total}, indent=2) + "\n")
     sys.exit(total["equal"] != total["trials"])
@@ -93,8 +111,11 @@ def run(bench: "Bench", names: list[str], kills: int, seed: int) -> list[dict]:
                 row["failures"].append(f"{seed} {name} {trial}: {differs or 'not finished'}")
                 print("  ", row["failures"][-1], flush=True)
         rows.append(row)
-        print(f"{name:<12}{row['trials']:>4} runs{row['kills']:>5} kills{row['finished']:>5} finished"
-              f"{row['equal']:>5} byte-equal", flush=True)  # fmt: skip
+        print(
+            f"{name:<12}{row['trials']:>4} runs{row['kills']:>5} kills{row['finished']:>5} finished"
+            f"{row['equal']:>5} byte-equal",
+            flush=True,
+        )
     return rows
 
 

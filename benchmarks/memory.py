@@ -19,12 +19,26 @@ from llmrecipes.parsing import Options, collect
 from llmrecipes.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
-SIZES = {"model_type": "llama", "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 4,
-         "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 16000,
-         "max_position_embeddings": 512}  # fmt: skip
+SIZES = {
+    "model_type": "llama",
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": 16000,
+    "max_position_embeddings": 512,
+}
 TINY = {**SIZES, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 300}
-COMMON = {"max_steps": 3, "per_device_train_batch_size": 4, "bf16": False, "use_cpu": True, "report_to": "none",
-          "save_strategy": "no", "activation_checkpointing": False}  # fmt: skip
+COMMON = {
+    "max_steps": 3,
+    "per_device_train_batch_size": 4,
+    "bf16": False,
+    "use_cpu": True,
+    "report_to": "none",
+    "save_strategy": "no",
+    "activation_checkpointing": False,
+}
 CASES = dict.fromkeys(("pretrain", "sft", "reward"), {"max_length": 256})
 
 
@@ -41,16 +55,24 @@ def write_inputs(folder: Path) -> None:
     count = max(n for n in range(10, len(words), 5) if len(tokenizer(" ".join(words[:n]))["input_ids"]) <= 231)
     ask = [{"role": "user", "content": "Count"}]
     answers = [[{"role": "assistant", "content": " ".join(words[: count - less])}] for less in (0, 2)]
-    rows = {"pretrain": {"text": text}, "sft": {"messages": [*ask, *answers[0]]},
-            "reward": {"prompt": ask, "chosen": answers[0], "rejected": answers[1]}}  # fmt: skip
+    rows = {
+        "pretrain": {"text": text},
+        "sft": {"messages": [*ask, *answers[0]]},
+        "reward": {"prompt": ask, "chosen": answers[0], "rejected": answers[1]},
+    }
     for stage, row in rows.items():
         (folder / f"{stage}.jsonl").write_text((json.dumps(row) + "\n") * 64)
 
 
 def taken_and_planned(stage: str, size: str, folder: Path) -> tuple[int, float]:
     """(peak resident bytes of the run, planned bytes) of `stage` with the model `size`."""
-    values = {**COMMON, **CASES[stage], "model_name_or_path": str(folder / size),
-              "output_dir": str(folder / f"{stage}-{size}"), "datasets": [str(folder / f"{stage}.jsonl")]}  # fmt: skip
+    values = {
+        **COMMON,
+        **CASES[stage],
+        "model_name_or_path": str(folder / size),
+        "output_dir": str(folder / f"{stage}-{size}"),
+        "datasets": [str(folder / f"{stage}.jsonl")],
+    }
     config = folder / f"{stage}.yaml"
     config.write_text(yaml.safe_dump(values))
     command = [

@@ -30,9 +30,13 @@ def serve(database: str, port: int, items: int) -> None:
     from llmrecipes.web import prepare_server
 
     samples = [
-        {"prompt_id": f"p{i}", "prompt": [{"role": "user", "content": f"Question {i}"}],
-         "responses": [f"answer {k} to {i} " + "word " * 60 for k in range(4)]} for i in range(items)
-    ]  # fmt: skip
+        {
+            "prompt_id": f"p{i}",
+            "prompt": [{"role": "user", "content": f"Question {i}"}],
+            "responses": [f"answer {k} to {i} " + "word " * 60 for k in range(4)],
+        }
+        for i in range(items)
+    ]
     store = Store(database, samples, overlap=0.2, repeat_share=0.05)
     prepare_server(build_app(store, "Be fair."), "127.0.0.1", port)[1]()
 

@@ -32,8 +32,10 @@ def main():
         found = [try_config(Path(folder), paths, *row, options.limit) for row in wanted]
     wall, cpu, wrong = zip(*found, strict=True)
     for what, values in (("wall", wall), ("processor", cpu)):
-        print(f"{what} seconds: median {statistics.median(values):.2f}, longest {max(values):.2f}, "
-              f"{sum(v <= options.limit for v in values)} of {len(values)} within {options.limit:g} s")  # fmt: skip
+        print(
+            f"{what} seconds: median {statistics.median(values):.2f}, longest {max(values):.2f}, "
+            f"{sum(v <= options.limit for v in values)} of {len(values)} within {options.limit:g} s"
+        )
     print(f"{len(wrong)} wrong configs: {len(wrong) - sum(wrong)} end with exit code 2 and their line, nothing written")
     sys.exit(any(wrong))
 

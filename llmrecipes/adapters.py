@@ -79,8 +79,10 @@ def _check_base(path: str, base: str) -> None:
     """InputError if the base of the adapter in `path` is missing, or is no longer what the adapter was trained on."""
     looks_local = base.startswith((".", "/", "~", "outputs/")) or base.count("/") > 1
     if looks_local and not Path(base).exists():
-        raise InputError(f"{path}: is an adapter of {base}, which does not exist; put that model there, or set "
-                         f"base_model_name_or_path in {path}/{ADAPTER_FILE}")  # fmt: skip
+        raise InputError(
+            f"{path}: is an adapter of {base}, which does not exist; put that model there, or set "
+            f"base_model_name_or_path in {path}/{ADAPTER_FILE}"
+        )
     then = ((read_manifest(path) or {}).get("inputs") or {}).get(base)
     # Only a run of ours knows its fingerprint without reading all weights.
     if then and read_manifest(base) and fingerprint(base) != then:
@@ -113,8 +115,10 @@ def merge_all(model: PreTrainedModel, adapters: list[Source], exact: Iterable[to
         parameter.data = parameter.data.to(dtype)
     if kept < changed / 2:
         lost, kind = 100 * (1 - kept / changed), str(main).removeprefix("torch.")
-        say(f"{adapters[-1].path}: {lost:.0f} % of the weights that the adapter changes round in {kind} to what they were "
-            "without it; `dtype: float32` keeps what it has learned")  # fmt: skip
+        say(
+            f"{adapters[-1].path}: {lost:.0f} % of the weights that the adapter changes round in {kind} to what they were "
+            "without it; `dtype: float32` keeps what it has learned"
+        )
     return model
 
 

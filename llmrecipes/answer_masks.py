@@ -68,9 +68,15 @@ def tokenize_answers(
     options = {"tokenizer": tokenizer, "ends": sorted(ends), "template": marked_template(tokenizer), "name": name}
     key = name_tokens(rows, tokenizer, options["template"], options["ends"])
     made = rows.map(
-        _encode_batch, with_indices=True, batched=True, batch_size=200, remove_columns=rows.column_names,
-        fn_kwargs=options, num_proc=num_proc, new_fingerprint=key,
-    )  # fmt: skip
+        _encode_batch,
+        with_indices=True,
+        batched=True,
+        batch_size=200,
+        remove_columns=rows.column_names,
+        fn_kwargs=options,
+        num_proc=num_proc,
+        new_fingerprint=key,
+    )
     notes = {note: sum(made[note]) for note in NOTES}
     return made.select_columns(["input_ids", "labels", "row"]), notes, set(made["end"]) - stops
 
@@ -188,8 +194,10 @@ def _answer(tokenizer, turns: Sequence[dict], ends: set[int], where: str, option
         asked = render(tokenizer, turns[:-1], where, **options)
         before = os.path.commonprefix([before, whole])
         if len(before) < len(asked.rstrip()):
-            raise InputError(f"{where}: the chat template renders the turns before this answer differently once it "
-                             "is there, so it cannot be trained as it is generated; use another template")  # fmt: skip
+            raise InputError(
+                f"{where}: the chat template renders the turns before this answer differently once it "
+                "is there, so it cannot be trained as it is generated; use another template"
+            )
         notes.add("opened")
     tokens = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
     given, ids = tokens(before), tokens(whole)

@@ -118,6 +118,8 @@ class GRPOTrainer(trl.GRPOTrainer):
 def _encode(prompts: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int, name: str) -> Dataset:
     for column in ("tools", "chat_template_kwargs"):
         if column in prompts.column_names:
-            raise InputError(f"{name}: has a column `{column}`, but GRPO renders all prompts alike; leave it out with "
-                             "`columns:`, or use recipes/ppo.py")  # fmt: skip
+            raise InputError(
+                f"{name}: has a column `{column}`, but GRPO renders all prompts alike; leave it out with "
+                "`columns:`, or use recipes/ppo.py"
+            )
     return add_prompt_ids(prompts, tokenizer, longest, "drop", name)

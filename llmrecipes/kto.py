@@ -24,8 +24,11 @@ def to_labelled(rows: Dataset | None, seed: int) -> Dataset | None:
 
 def _unpair(batch: dict[str, list]) -> dict[str, list]:
     sides = ("chosen", "rejected")
-    found = {"prompt": 2 * batch["prompt"], "completion": [answer for side in sides for answer in batch[side]],
-             "label": [side == "chosen" for side in sides for _ in batch[side]]}  # fmt: skip
+    found = {
+        "prompt": 2 * batch["prompt"],
+        "completion": [answer for side in sides for answer in batch[side]],
+        "label": [side == "chosen" for side in sides for _ in batch[side]],
+    }
     if "chosen_finished" in batch:  # whether an answer was cut: `end_answers`
         found["completion_finished"] = [whole for side in sides for whole in batch[f"{side}_finished"]]
     return found

@@ -31,13 +31,20 @@ NAMED = re.compile(  # matched against lower-case text
 BLOCK, OVERLAP = 1 << 20, 1 << 13
 # Detectors of detect-secrets and, for speed, what a text must contain for each to find anything.
 DETECTORS = {
-    "AWSKeyDetector": ("aws_s", "awss", "aws s", "aws_k", "aws k"), "AzureStorageKeyDetector": ("accountkey", "azure"),
-    "BasicAuthDetector": ("://",), "DiscordBotTokenDetector": ("discord",), "JwtTokenDetector": ("eyj",),
-    "MailchimpDetector": ("-us",), "NpmDetector": ("npm_", "npm token", "npm-token", "_authtoken"),
+    "AWSKeyDetector": ("aws_s", "awss", "aws s", "aws_k", "aws k"),
+    "AzureStorageKeyDetector": ("accountkey", "azure"),
+    "BasicAuthDetector": ("://",),
+    "DiscordBotTokenDetector": ("discord",),
+    "JwtTokenDetector": ("eyj",),
+    "MailchimpDetector": ("-us",),
+    "NpmDetector": ("npm_", "npm token", "npm-token", "_authtoken"),
     "PrivateKeyDetector": ("private key", "putty-user"),
-    "SendGridDetector": ("sg.",), "SlackDetector": ("xox", "hooks.slack"), "SquareOAuthDetector": ("sq0csp",),
-    "StripeDetector": ("k_live",), "TwilioKeyDetector": ("twilio",),
-}  # fmt: skip
+    "SendGridDetector": ("sg.",),
+    "SlackDetector": ("xox", "hooks.slack"),
+    "SquareOAuthDetector": ("sq0csp",),
+    "StripeDetector": ("k_live",),
+    "TwilioKeyDetector": ("twilio",),
+}
 OWN = "your own"
 
 
@@ -58,8 +65,10 @@ def refuse_secrets(files: Mapping[str, Path], known: Iterable[str] = (), not_sec
                     f"{file}: line {line} holds one of your own tokens; take it out before pushing, and renew it"
                 )
             if name not in excused and f"{name}:{line}" not in excused:
-                raise InputError(f"{file}: line {line} holds what looks like a token ({what}); take it out before pushing, "
-                                 f"or excuse it if it is none: --not_secrets {name}:{line}")  # fmt: skip
+                raise InputError(
+                    f"{file}: line {line} holds what looks like a token ({what}); take it out before pushing, "
+                    f"or excuse it if it is none: --not_secrets {name}:{line}"
+                )
 
 
 def find_secrets(file: Path, known: Iterable[str] = ()) -> Iterator[tuple[int, str]]:

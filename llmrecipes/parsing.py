@@ -82,8 +82,10 @@ def _launch(main, config_types, argv: list[str] | None) -> None:
         if not disk_is_full(error, output_dir):
             raise
         if free_bytes(output_dir) >= 1 << 20 > free_bytes(cache_folder()):
-            leave(f"{cache_folder()}: the disk is full; free some space, or set the environment variable LLMRECIPES_CACHE "
-                  "to a folder with room, and give the same command again")  # fmt: skip
+            leave(
+                f"{cache_folder()}: the disk is full; free some space, or set the environment variable LLMRECIPES_CACHE "
+                "to a folder with room, and give the same command again"
+            )
         leave(
             f"{output_dir}: the disk is full; free some space and give the same command again, it continues from "
             "the last complete checkpoint"

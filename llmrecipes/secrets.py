@@ -10,10 +10,37 @@ from collections.abc import Iterable, Iterator, Mapping
 REMOVED = "[removed]"
 # Formats of issuers' tokens, and the prefix of each, which is much faster to search for.
 TOKEN_STARTS = (
-    "hf_", "api_org_", "sk-", "gsk_", "xai-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "npm_",
-    "pypi-", "xox", "AIza", "ya29.", "A3T", "AKIA", "ASIA", "ABIA", "ACIA", "k_live_", "k_test_", "whsec_", "SG.",
-    "dop_v1_", "wandb_v1_", "eyJ", "-----BEGIN ",
-)  # fmt: skip
+    "hf_",
+    "api_org_",
+    "sk-",
+    "gsk_",
+    "xai-",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "github_pat_",
+    "glpat-",
+    "npm_",
+    "pypi-",
+    "xox",
+    "AIza",
+    "ya29.",
+    "A3T",
+    "AKIA",
+    "ASIA",
+    "ABIA",
+    "ACIA",
+    "k_live_",
+    "k_test_",
+    "whsec_",
+    "SG.",
+    "dop_v1_",
+    "wandb_v1_",
+    "eyJ",
+    "-----BEGIN ",
+)
 TOKENS = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|gsk_[A-Za-z0-9]{20,}|xai-[A-Za-z0-9]{20,}"

@@ -67,5 +67,7 @@ def _keep_float32_outputs(args: StageArguments) -> None:
 def refuse_several_gpus(stage: str, args: StageArguments) -> None:
     """InputError if this one process sees several GPUs: Trainer would use DataParallel."""
     if getattr(args, "n_gpu", 1) > 1:
-        raise InputError(f"{stage}: {args.n_gpu} GPUs in one process, over which Trainer would spread larger batches; start "
-                         "it with `accelerate launch`, one process per GPU, or set CUDA_VISIBLE_DEVICES=0")  # fmt: skip
+        raise InputError(
+            f"{stage}: {args.n_gpu} GPUs in one process, over which Trainer would spread larger batches; start "
+            "it with `accelerate launch`, one process per GPU, or set CUDA_VISIBLE_DEVICES=0"
+        )

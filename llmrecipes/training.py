@@ -251,8 +251,10 @@ def warn_of_turns(rows: Dataset, columns: list[str], name: str) -> None:
     answers = rows.select_columns(columns)
     count = sum(any(turn["role"] != "assistant" for turns in row.values() for turn in turns) for row in answers)
     if count:
-        say(f"warning: {name}: {count:,} of {len(rows):,} rows have turns of the user's or a tool's inside an answer, which "
-            "carry loss like the assistant's; end `prompt` with the last turn before the final answer")  # fmt: skip
+        say(
+            f"warning: {name}: {count:,} of {len(rows):,} rows have turns of the user's or a tool's inside an answer, which "
+            "carry loss like the assistant's; end `prompt` with the last turn before the final answer"
+        )
 
 
 def end_where_generation_stops(
@@ -265,8 +267,10 @@ def end_where_generation_stops(
     with PartialState().main_process_first():
         rows, count, ends = end_answers(rows, columns, tokenizer, set(eos_token_ids(model, tokenizer)), num_proc)
     if count:
-        say(f"{name}: after {count:,} of {len(columns) * len(rows):,} answers the chat template puts no token that ends "
-            f"them; {tokenizer.eos_token} was put there")  # fmt: skip
+        say(
+            f"{name}: after {count:,} of {len(columns) * len(rows):,} answers the chat template puts no token that ends "
+            f"them; {tokenizer.eos_token} was put there"
+        )
     stop_at(model, ends, tokenizer, name)
     return rows
 
@@ -284,8 +288,10 @@ def pair_columns(rows: Dataset | dict[str, Dataset] | None, weighted: bool = Fal
         return rows and rows.select_columns(_pair_columns(rows))
     weights = list(rows["weight"]) if "weight" in rows.column_names else []
     if not weights or not all(isinstance(w, (int, float)) and w > 0 for w in weights):
-        raise InputError("weight_pairs: the pairs have no column `weight` of numbers above 0 in every source; "
-                         "recipes/rank.py writes it, or set `weight_pairs: false`")  # fmt: skip
+        raise InputError(
+            "weight_pairs: the pairs have no column `weight` of numbers above 0 in every source; "
+            "recipes/rank.py writes it, or set `weight_pairs: false`"
+        )
     scale = len(weights) / sum(weights)
     pairs = rows.select_columns(_pair_columns(rows))
     return pairs.add_column("weight", [scale * weight for weight in weights])

@@ -13,12 +13,24 @@ from llmrecipes.config import InputError
 
 # Speaker names used in common data sets -> the role that chat templates know.
 ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
-    "bot": "assistant", "model": "assistant", "function_call": "assistant",
-    "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool",
-}  # fmt: skip
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+}
 # Keys by which rows of OpenAI, ms-swift and axolotl say whether a turn is trained on.
 LEARNED = ("weight", "loss", "train", "training")
 # Types of a part that is text, as OpenAI's two interfaces name them.
@@ -48,8 +60,10 @@ def _turn(turn: object, where: str, may_be_empty: bool) -> dict:
     # A table that holds both ways of writing has the keys of both in every turn, those of the other one null.
     said, speaks = ("value", "from") if turn.get("role") is None and "from" in turn else ("content", "role")
     if speaks not in turn or said not in turn and not (turn.get("tool_calls") or turn.get("function_call")):
-        raise InputError(f'{where}: expected a message {{"role": ..., "content": ...}} or {{"from": ..., "value": ...}}, '
-                         f"found {short(turn)}")  # fmt: skip
+        raise InputError(
+            f'{where}: expected a message {{"role": ..., "content": ...}} or {{"from": ..., "value": ...}}, '
+            f"found {short(turn)}"
+        )
     speaker = turn[speaks]
     role = ROLES.get(speaker.lower()) if isinstance(speaker, str) else None
     if role is None:

@@ -30,16 +30,24 @@ POLICY = (
     "form-action 'self'; frame-ancestors 'none'"
 )
 HEADERS = {
-    "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin",
-    "X-Frame-Options": "DENY", "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
-}  # fmt: skip
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 # Gradio's routes that a browser requests to show a page, and those it requests if the page has events.
 FRONTEND = (r"GET /", r"GET /theme\.css", r"GET /favicon\.ico", r"GET /(?:assets|static)/[\w./@-]+")
 EVENTS = (
-    r"POST /gradio_api/queue/join", r"GET /gradio_api/queue/data", r"POST /gradio_api/run/predict",
-    r"POST /gradio_api/(?:cancel|reset)/?", r"GET /gradio_api/heartbeat/\w+", r"GET /gradio_api/startup-events",
+    r"POST /gradio_api/queue/join",
+    r"GET /gradio_api/queue/data",
+    r"POST /gradio_api/run/predict",
+    r"POST /gradio_api/(?:cancel|reset)/?",
+    r"GET /gradio_api/heartbeat/\w+",
+    r"GET /gradio_api/startup-events",
     r"GET /config",
-)  # fmt: skip
+)
 
 
 class Guard:
@@ -133,9 +141,18 @@ def import_gradio():
 def mount(app: FastAPI, blocks, head: str = "") -> FastAPI:
     """`app` with the gradio page `blocks` at its root, to be put behind a Guard. head: HTML for the page's head."""
     return import_gradio().mount_gradio_app(
-        app, blocks, path="/", ssr_mode=False, show_error=False, footer_links=[], head=head, run_history=False,
-        mcp_server=False, enable_monitoring=False, max_file_size=1,
-    )  # fmt: skip
+        app,
+        blocks,
+        path="/",
+        ssr_mode=False,
+        show_error=False,
+        footer_links=[],
+        head=head,
+        run_history=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        max_file_size=1,
+    )
 
 
 def serve_blocks(blocks, body_bytes: int = 1 << 20) -> FastAPI:

@@ -62,8 +62,12 @@ class Handler(BaseHTTPRequestHandler):
         if files is None:
             return self.answer(b"{}", 404, {"X-Error-Code": "RevisionNotFound" if name in hub.heads else "RepoNotFound"})
         folders = {str(folder) for name in files for folder in PurePosixPath(name).parents} - {"."}
-        entry = lambda name: {"type": "file" if name in files else "directory", "path": name, "oid": "0",
-                              "size": len(files.get(name, b""))}  # fmt: skip
+        entry = lambda name: {
+            "type": "file" if name in files else "directory",
+            "path": name,
+            "oid": "0",
+            "size": len(files.get(name, b"")),
+        }
         if what in (None, "revision"):
             known = {"id": name, "sha": commit, "private": False, "tags": [], "siblings": [{"rfilename": n} for n in files]}
             return self.answer(json.dumps(known).encode())
@@ -107,8 +111,13 @@ def data_hub(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    for key, value in {"HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": False, "HF_DATASETS_CACHE": tmp_path / "sets",
-                       "STREAMING_READ_MAX_RETRIES": 1, "STREAMING_READ_RETRY_INTERVAL": 0}.items():  # fmt: skip
+    for key, value in {
+        "HF_ENDPOINT": server.url,
+        "HF_HUB_OFFLINE": False,
+        "HF_DATASETS_CACHE": tmp_path / "sets",
+        "STREAMING_READ_MAX_RETRIES": 1,
+        "STREAMING_READ_RETRY_INTERVAL": 0,
+    }.items():
         monkeypatch.setattr(datasets.config, key, value)
     HfFileSystem.clear_instance_cache()
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

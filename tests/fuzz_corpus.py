@@ -90,7 +90,7 @@ CORPUS = [
             (b'{"status": "running", "fingerprint": "b25ec5f48731622a"}', b"{}"),
             (b'{"files": [1], "given": [2]}', b""),
         )
-    ],  # fmt: skip
+    ],
     ("manifest", {"manifest.json": b'{"files": [1]}', "model.safetensors": b"x"}),
     # chains
     ("pipeline", ('{"stages": [1], "output_dir": "home"}', STAGES, {OLD_KEYS: b""})),

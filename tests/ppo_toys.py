@@ -41,9 +41,15 @@ def tokenizer(pad_is_eos: bool = False, vocabulary: int = VOCABULARY) -> PreTrai
 
 def llama_config(vocabulary: int = VOCABULARY, **changes) -> LlamaConfig:
     sizes = {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "max_position_embeddings": 64, "pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": 1,
-    }  # fmt: skip
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        "pad_token_id": PAD,
+        "eos_token_id": EOS,
+        "bos_token_id": 1,
+    }
     return LlamaConfig(vocab_size=vocabulary, **{**sizes, **changes})
 
 
@@ -71,10 +77,21 @@ def even_share(completion_ids, **_) -> list[float]:
 
 def trainer(tmp_path, model=None, reward=even_share, data=None, tok=None, trainer_arguments=None, **arguments) -> PPOTrainer:
     settings = {
-        "output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no",
-        "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_completion_length": 8, "max_steps": 4,
-        "num_ppo_epochs": 2, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "logging_steps": 1, "seed": 3,
-    }  # fmt: skip
+        "output_dir": str(tmp_path),
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "max_completion_length": 8,
+        "max_steps": 4,
+        "num_ppo_epochs": 2,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "seed": 3,
+    }
     args = PPOConfig(**{**settings, **arguments})
     return PPOTrainer(
         model=model or policy(),

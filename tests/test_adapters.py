@@ -32,16 +32,26 @@ from llmrecipes.parsing import parse
 
 TEXTS = ["Ann has a red hat.", "Bob has 12 blue hats.", "Who has a hat? Ann."] * 5
 CONFIGS = {
-    "llama": {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "intermediate_size": 64, "max_position_embeddings": 64},
+    "llama": {
+        "model_type": "llama",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+    },
     "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},  # Conv1D, tied embeddings
-}  # fmt: skip
+}
 TARGETS = {"llama": ["q_proj", "up_proj"], "gpt2": ["c_attn", "c_fc"]}
 EMBEDDINGS = {"llama": "embed_tokens", "gpt2": "wte"}
 PAIRS = [
-    {"prompt": [{"role": "user", "content": f"Who has {i}?"}], "chosen": [{"role": "assistant", "content": "Ann."}],
-     "rejected": [{"role": "assistant", "content": "Bob has a hat."}]} for i in range(12)
-]  # fmt: skip
+    {
+        "prompt": [{"role": "user", "content": f"Who has {i}?"}],
+        "chosen": [{"role": "assistant", "content": "Ann."}],
+        "rejected": [{"role": "assistant", "content": "Bob has a hat."}],
+    }
+    for i in range(12)
+]
 TOKENS = torch.tensor([[5, 9, 30, 71, 100, 250, 8]])
 
 
@@ -173,8 +183,11 @@ def test_small_changes_of_a_chain_survive_16_bits(base, tokenizer, tmp_path, cap
                 assert (got != old.bfloat16()).float().mean() > 0.2, "what was learned shows"
     assert "% of the weights that the adapter changes round in bfloat16 to what they were" not in capsys.readouterr().out
     load(tmp_path / "1", dtype="bfloat16")
-    assert re.search(r"1: \d\d % of the weights that the adapter changes round in bfloat16 to what they were without it; "
-                     "`dtype: float32` keeps", capsys.readouterr().out)  # fmt: skip
+    assert re.search(
+        r"1: \d\d % of the weights that the adapter changes round in bfloat16 to what they were without it; "
+        "`dtype: float32` keeps",
+        capsys.readouterr().out,
+    )
 
 
 def test_adapter_with_added_tokens_brings_their_embeddings(kind, base, tmp_path):
@@ -203,7 +216,11 @@ def test_chain_of_three_loads_and_its_tokenizer_is_found(kind, base, sft, tokeni
     second = add_adapter(load(sft), tmp_path / "second", seed=2, target_modules="all-linear")
     third = add_adapter(load(tmp_path / "second"), tmp_path / "third", seed=3, target_modules=TARGETS[kind])
     assert [source.path for source in read_chain(str(tmp_path / "third"))] == [
-        base, sft, str(tmp_path / "second"), str(tmp_path / "third")]  # fmt: skip
+        base,
+        sft,
+        str(tmp_path / "second"),
+        str(tmp_path / "third"),
+    ]
     assert_close(logits(load(tmp_path / "third")), logits(third))
     assert (logits(second) - logits(load(base))).abs().max() > 0.1
     read = load_tokenizer(ModelArguments(model_name_or_path=str(tmp_path / "third")))
@@ -333,10 +350,19 @@ def test_value_model_from_a_reward_adapter_resumes(kind, sft, reward, tokenizer,
         data = Dataset.from_list([{"prompt": row["prompt"]} for row in PAIRS])
         own = {"reward_processing_classes": tokenizer, "eval_dataset": None}
         return toys.trainer(
-            tmp_path, model=load(sft), reward=load(reward, load_reward_model), data=data, tok=tokenizer,
-            trainer_arguments=own, gradient_accumulation_steps=1, num_ppo_epochs=1, save_strategy="steps", save_steps=2,
-            max_completion_length=4, **changes,
-        )  # fmt: skip
+            tmp_path,
+            model=load(sft),
+            reward=load(reward, load_reward_model),
+            data=data,
+            tok=tokenizer,
+            trainer_arguments=own,
+            gradient_accumulation_steps=1,
+            num_ppo_epochs=1,
+            save_strategy="steps",
+            save_steps=2,
+            max_completion_length=4,
+            **changes,
+        )
 
     whole = trainer()
     whole.train()
@@ -460,15 +486,32 @@ def test_merge_of_qlora_writes_what_was_trained(qlora, tmp_path):
 
 # --- what can be adapted ----------------------------------------------------------------------------------------------
 
-SMALL = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-         "num_key_value_heads": 2}  # fmt: skip
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
 MIXTURES = [
     MixtralConfig(**SMALL, num_local_experts=4),
     Qwen3MoeConfig(**SMALL, num_experts=4, moe_intermediate_size=16, num_experts_per_tok=2, head_dim=16),
-    DeepseekV3Config(**SMALL, n_routed_experts=4, moe_intermediate_size=16, n_group=2, topk_group=1, num_experts_per_tok=2,
-                     first_k_dense_replace=1, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=8, qk_nope_head_dim=8,
-                     v_head_dim=16),
-]  # fmt: skip
+    DeepseekV3Config(
+        **SMALL,
+        n_routed_experts=4,
+        moe_intermediate_size=16,
+        n_group=2,
+        topk_group=1,
+        num_experts_per_tok=2,
+        first_k_dense_replace=1,
+        q_lora_rank=8,
+        kv_lora_rank=8,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=16,
+    ),
+]
 
 
 def test_a_family_without_a_classifier_is_one_line_as_reward_model(tokenizer, tmp_path):

@@ -14,29 +14,56 @@ from llmrecipes.reward_models.scoring import reward_model_tokens
 from llmrecipes.templates import CHAT_TEMPLATE, complete_template, encode_prompts, end_of_turn, options_of
 from llmrecipes.training import DPOTrainer, SFTTrainer
 
-SPECIAL = ["<s>", "</s>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<bos>", "<|user|>",
-           "<start_of_turn>", "<end_of_turn>", "<|end|>", "<|assistant|>", "<|endoftext|>", "<｜User｜>", "<｜Assistant｜>",
-           "<｜end▁of▁sentence｜>"]  # fmt: skip
+SPECIAL = [
+    "<s>",
+    "</s>",
+    "<|begin_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<bos>",
+    "<|user|>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<|end|>",
+    "<|assistant|>",
+    "<|endoftext|>",
+    "<｜User｜>",
+    "<｜Assistant｜>",
+    "<｜end▁of▁sentence｜>",
+]
 LOOP, ASK = "{% for m in messages %}", "{% endfor %}{% if add_generation_prompt %}"
 # The families' templates in short. What an answer is and where it ends stands behind each, computed by hand.
 TEMPLATES = {
     "chatml": LOOP + "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n" + ASK + "<|im_start|>assistant\n{% endif %}",
-    "llama3": "<|begin_of_text|>" + LOOP + "<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}<|eot_id|>"
-    + ASK + "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}",
+    "llama3": "<|begin_of_text|>"
+    + LOOP
+    + "<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}<|eot_id|>"
+    + ASK
+    + "<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}",
     "llama2": "<s>" + LOOP + "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate user/assistant') }}{% endif %}"
     "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}</s>{% endif %}{% endfor %}",
     "gemma": "<bos>" + LOOP + "{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end_of_turn>\n"
-    + ASK + "<start_of_turn>model\n{% endif %}",
+    + ASK
+    + "<start_of_turn>model\n{% endif %}",
     "phi": LOOP + "<|{{ m.role }}|>\n{{ m.content }}<|end|>\n" + ASK + "<|assistant|>\n{% endif %}",
     "zephyr": LOOP + "<|{{ m.role }}|>\n{{ m.content }}</s>\n" + ASK + "<|assistant|>\n{% endif %}",
     "deepseek": LOOP + "{% if m.role == 'user' %}<｜User｜>{{ m.content }}{% else %}<｜Assistant｜>{{ m.content }}"
     "<｜end▁of▁sentence｜>{% endif %}" + ASK + "<｜Assistant｜>{% endif %}",
     "no end": LOOP + "### {{ m.role }}:\n{{ m.content }}\n\n" + ASK + "### assistant:\n{% endif %}",
-}  # fmt: skip
-ENDS = {"chatml": "<|im_end|>", "llama3": "<|eot_id|>", "llama2": "</s>", "gemma": "<end_of_turn>", "phi": "<|end|>",
-        "zephyr": "</s>", "deepseek": "<｜end▁of▁sentence｜>", "no end": "<|im_end|>"}  # fmt: skip
+}
+ENDS = {
+    "chatml": "<|im_end|>",
+    "llama3": "<|eot_id|>",
+    "llama2": "</s>",
+    "gemma": "<end_of_turn>",
+    "phi": "<|end|>",
+    "zephyr": "</s>",
+    "deepseek": "<｜end▁of▁sentence｜>",
+    "no end": "<|im_end|>",
+}
 # As Qwen3's: what was thought is shown in the last turn alone, where it may be empty.
 QWEN3 = (
     "{% set ns = namespace(last=0) %}"
@@ -134,10 +161,17 @@ def test_what_the_model_is_given_carries_no_loss_where_trls_marks_include_its_en
     """Loss begins where the generation prompt ends, whatever it ends in: a newline or <think>."""
     template = getattr(trl.chat_template_utils, f"{name}_chat_template")
     for turns in (CHAT[:2], CHAT):
-        found = [piece.ids[:i] for piece in pieces(tokenizer, template, turns)
-                 for i in range(1, len(piece.ids)) if piece.labels[i - 1] == -100 != piece.labels[i]]  # fmt: skip
-        asked = [tokenizer.apply_chat_template(turns[:i], add_generation_prompt=True, return_dict=False)
-                 for i, turn in enumerate(turns) if turn["role"] == "assistant"]  # fmt: skip
+        found = [
+            piece.ids[:i]
+            for piece in pieces(tokenizer, template, turns)
+            for i in range(1, len(piece.ids))
+            if piece.labels[i - 1] == -100 != piece.labels[i]
+        ]
+        asked = [
+            tokenizer.apply_chat_template(turns[:i], add_generation_prompt=True, return_dict=False)
+            for i, turn in enumerate(turns)
+            if turn["role"] == "assistant"
+        ]
         assert found == asked
 
 

@@ -28,8 +28,13 @@ def models(tmp_path, monkeypatch):
     tokenizer = toy_tokenizer()
     tokenizer.chat_template = TEMPLATE
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
-                         eos_token_id=tokenizer.eos_token_id, num_labels=1, **sizes)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        num_labels=1,
+        **sizes,
+    )
     chain = tmp_path / "outputs" / "toy"
     LlamaForCausalLM(config).save_pretrained(chain / "pretrain")
     LlamaForCausalLM(config).save_pretrained(chain / "sft")
@@ -46,8 +51,17 @@ def models(tmp_path, monkeypatch):
 def finish(folder, stage, **config):
     """The manifest of a finished run."""
     config = {"output_dir": f"outputs/toy/{folder.name}"} | config
-    manifest = {"stage": stage, "status": "finished", "made": "thing", "wall_seconds": 1.0, "fingerprint": "f",
-                "metrics": {}, "output_fingerprint": "o", "command": "python", "config": config}  # fmt: skip
+    manifest = {
+        "stage": stage,
+        "status": "finished",
+        "made": "thing",
+        "wall_seconds": 1.0,
+        "fingerprint": "f",
+        "metrics": {},
+        "output_fingerprint": "o",
+        "command": "python",
+        "config": config,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return manifest
@@ -72,8 +86,10 @@ def test_lines_of_a_models_card_run(models, capsys, stage, evaluated):
     assert f'from_pretrained("outputs/toy/{stage}"' in lines
     assert capsys.readouterr().out.strip() or stage not in ("tokenizer", "reward", "reward_lora")
     if stage != "tokenizer":
-        assert ("Classification" in type(getattr(found["model"], "base_model", found["model"])).__name__
-                or "SequenceClassification" in lines) == stage.startswith("reward")  # fmt: skip
+        assert (
+            "Classification" in type(getattr(found["model"], "base_model", found["model"])).__name__
+            or "SequenceClassification" in lines
+        ) == stage.startswith("reward")
         assert ("apply_chat_template" in lines) == (stage != "pretrain")
 
 
@@ -128,8 +144,14 @@ def test_lines_of_a_data_sets_card_run(models, capsys):
 
 def test_card_of_ppo_names_its_reward_model_and_its_episodes_and_shows_an_answer(models):
     folder = models / "sft"
-    finish(folder, "ppo", model_name_or_path="outputs/toy/pretrain", reward_model_name_or_path="outputs/toy/reward",
-           reward_functions=["mine:short"], total_episodes=7680)  # fmt: skip
+    finish(
+        folder,
+        "ppo",
+        model_name_or_path="outputs/toy/pretrain",
+        reward_model_name_or_path="outputs/toy/reward",
+        reward_functions=["mine:short"],
+        total_episodes=7680,
+    )
     (folder / "completions").mkdir()
     row = {"prompt": [{"role": "user", "content": "What is up?"}], "completion": "The sky.\n```\n# No heading", "score": 1.0}
     (folder / "completions" / "eval-000010.jsonl").write_text(json.dumps(row) + "\n")

@@ -18,16 +18,31 @@ def run(tmp_path):
     folder = tmp_path / "quickstart" / "dpo"
     folder.mkdir(parents=True)
     (tmp_path / "quickstart" / "sft").mkdir()
-    sources = [{"path": str(tmp_path / "quickstart" / "rank"), "name": None, "split": "train", "weight": None},
-               {"path": "org/data", "name": "chat", "split": "train", "weight": 2.0}]  # fmt: skip
+    sources = [
+        {"path": str(tmp_path / "quickstart" / "rank"), "name": None, "split": "train", "weight": None},
+        {"path": "org/data", "name": "chat", "split": "train", "weight": 2.0},
+    ]
     (tmp_path / "quickstart" / "rank").mkdir()
-    config = {"output_dir": str(folder), "model_name_or_path": str(tmp_path / "quickstart" / "sft"), "datasets": sources,
-              "license": "mit"}  # fmt: skip
-    manifest = {"stage": "dpo", "status": "finished", "made": "chat model", "wall_seconds": 3.0, "fingerprint": "f00d",
-                "command": f"python {tmp_path}/recipes/dpo.py --hub_token {SECRET}",
-                "commit": "abc", "hardware": {"cores": 2},
-                "packages": {"torch": "2.13.0"}, "config": config | {"learning_rate": 1e-4}, "output_fingerprint": "beef",
-                "metrics": {"eval_loss": 0.5, "eval_runtime": 2.0}}  # fmt: skip
+    config = {
+        "output_dir": str(folder),
+        "model_name_or_path": str(tmp_path / "quickstart" / "sft"),
+        "datasets": sources,
+        "license": "mit",
+    }
+    manifest = {
+        "stage": "dpo",
+        "status": "finished",
+        "made": "chat model",
+        "wall_seconds": 3.0,
+        "fingerprint": "f00d",
+        "command": f"python {tmp_path}/recipes/dpo.py --hub_token {SECRET}",
+        "commit": "abc",
+        "hardware": {"cores": 2},
+        "packages": {"torch": "2.13.0"},
+        "config": config | {"learning_rate": 1e-4},
+        "output_fingerprint": "beef",
+        "metrics": {"eval_loss": 0.5, "eval_runtime": 2.0},
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     (folder / "model.safetensors").write_bytes(b"x")
@@ -99,9 +114,12 @@ def test_evaluations_stand_beside_each_other_and_one_made_again_replaces_its_own
     assert all(f"### {name}\n" in card.text for name in ("quickstart-evaluate", "quickstart-benchmarks"))
     found = {(r.dataset_config, r.dataset_name, r.metric_value) for r in card.data.eval_results}
     ours = "held-out questions and texts of this recipe"
-    assert found == {("quickstart-benchmarks", "blimp (a task in lm-eval's format)", 0.555),
-                     ("quickstart-benchmarks", ours, 0.444), ("quickstart-evaluate", ours, 0.666),
-                     ("an earlier evaluation", ours, 0.778)}  # fmt: skip
+    assert found == {
+        ("quickstart-benchmarks", "blimp (a task in lm-eval's format)", 0.555),
+        ("quickstart-benchmarks", ours, 0.444),
+        ("quickstart-evaluate", ours, 0.666),
+        ("an earlier evaluation", ours, 0.778),
+    }
 
 
 def test_card_says_what_figures_compare_with_and_who_judged(run, tmp_path):
@@ -109,8 +127,10 @@ def test_card_says_what_figures_compare_with_and_who_judged(run, tmp_path):
     folder = evaluation(tmp_path, "evaluate", judged_by=judged_by)
     measures = ("correct", "kl_from_baseline", "rule_win_rate", "rule_score", "reward")
     card = ModelCard.load(write_model_card(run, dict.fromkeys(measures, estimate(0.5)), folder))
-    line = ("`kl_from_baseline`, `rule_win_rate`: compared with `sft`; answers judged by `rules:judge`; `rule_score` and "
-            "`rule_win_rate` by the rule `gold:score`; `reward` by the reward model `quickstart/reward`.")  # fmt: skip
+    line = (
+        "`kl_from_baseline`, `rule_win_rate`: compared with `sft`; answers judged by `rules:judge`; `rule_score` and "
+        "`rule_win_rate` by the rule `gold:score`; `reward` by the reward model `quickstart/reward`."
+    )
     assert line in card.text.splitlines() and str(tmp_path) not in (run / "evaluation.json").read_text()
     names = {r.metric_type: r.metric_name for r in card.data.eval_results}
     assert names["rule_win_rate"].startswith("rule_win_rate against sft (n = 40") and names["correct"].startswith(
@@ -151,8 +171,10 @@ def test_generators_archives_and_files_are_no_data_sets_of_the_hub(run, tmp_path
 def test_card_of_an_adapter_names_the_relation_and_loads_with_peft(run):
     (run / "config.json").unlink()
     (run / "model.safetensors").rename(run / "adapter_model.safetensors")
-    for task, how in (("CAUSAL_LM", 'ForCausalLM.from_pretrained("quickstart-dpo")'),
-                      ("SEQ_CLS", 'ForSequenceClassification.from_pretrained("quickstart-dpo", num_labels=1)')):  # fmt: skip
+    for task, how in (
+        ("CAUSAL_LM", 'ForCausalLM.from_pretrained("quickstart-dpo")'),
+        ("SEQ_CLS", 'ForSequenceClassification.from_pretrained("quickstart-dpo", num_labels=1)'),
+    ):
         (run / "adapter_config.json").write_text(json.dumps({"task_type": task}))
         card = validate(write_model_card(run).read_text())
         assert card.data.base_model_relation == "adapter" and card.data.library_name == "peft"

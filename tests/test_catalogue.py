@@ -25,31 +25,59 @@ WORDS = "one two three four five six seven eight nine ten " * 40
 # Hub id -> a row with the columns that its page shows.
 ROWS = {
     "vwxyzjn/summarize_from_feedback_tldr_3_filtered_oai_preprocessing_1706381144": {
-        "id": "a", "subreddit": "pets", "title": "Cat", "post": "My cat sat.", "summary": "Cat sat.", "query_token": [1, 2],
+        "id": "a",
+        "subreddit": "pets",
+        "title": "Cat",
+        "post": "My cat sat.",
+        "summary": "Cat sat.",
+        "query_token": [1, 2],
         "query": "SUBREDDIT: r/pets\n\nTITLE: Cat\n\nPOST: My cat sat.\n\nTL;DR:",
         "reference_response": " Cat sat.<|endoftext|>",
-        "reference_response_token": [3, 4], "reference_response_token_len": 2,
+        "reference_response_token": [3, 4],
+        "reference_response_token_len": 2,
     },
     "vwxyzjn/summarize_from_feedback_oai_preprocessing_1706381144": {
-        "info": {"id": "a", "post": "My cat sat."}, "summaries": [{"text": " Cat sat.", "policy": "ref"}], "choice": 0,
-        "worker": "w", "batch": "b", "split": "train", "query": "POST: My cat sat.\n\nTL;DR:",
+        "info": {"id": "a", "post": "My cat sat."},
+        "summaries": [{"text": " Cat sat.", "policy": "ref"}],
+        "choice": 0,
+        "worker": "w",
+        "batch": "b",
+        "split": "train",
+        "query": "POST: My cat sat.\n\nTL;DR:",
         "chosen": " Cat sat.<|endoftext|>",
-        "rejected": " No.<|endoftext|>", "chosen_token": [1], "policies": "ref--sup",
+        "rejected": " No.<|endoftext|>",
+        "chosen_token": [1],
+        "policies": "ref--sup",
     },
     "HuggingFaceH4/ultrachat_200k": {"prompt": "What?", "prompt_id": "a", "messages": [*ASK, *GOOD]},
     "HuggingFaceH4/ultrafeedback_binarized": {
-        "prompt": "What is the sum?", "prompt_id": "a", "chosen": [*ASK, *GOOD], "rejected": [*ASK, *BAD],
-        "messages": [*ASK, *GOOD], "score_chosen": 8.0, "score_rejected": 3.0,
+        "prompt": "What is the sum?",
+        "prompt_id": "a",
+        "chosen": [*ASK, *GOOD],
+        "rejected": [*ASK, *BAD],
+        "messages": [*ASK, *GOOD],
+        "score_chosen": 8.0,
+        "score_rejected": 3.0,
     },
     "trl-lib/ultrafeedback_binarized": {
-        "chosen": [*ASK, *GOOD], "rejected": [*ASK, *BAD], "score_chosen": 8.0, "score_rejected": 3.0,
+        "chosen": [*ASK, *GOOD],
+        "rejected": [*ASK, *BAD],
+        "score_chosen": 8.0,
+        "score_rejected": 3.0,
     },
     "HuggingFaceTB/smol-smoltalk": {"messages": [*ASK, *GOOD], "source": "everyday"},
     "HuggingFaceTB/smoltalk": {"messages": [*ASK, *GOOD], "source": "everyday"},
     "openai/gsm8k": {"question": "What is the sum of two and three?", "answer": "2 + 3 = 5\n#### 5"},
     "HuggingFaceFW/fineweb": {
-        "text": WORDS, "id": "a", "dump": "CC", "url": "u", "date": "d", "file_path": "f", "language": "en",
-        "language_score": 0.9, "token_count": 400,
+        "text": WORDS,
+        "id": "a",
+        "dump": "CC",
+        "url": "u",
+        "date": "d",
+        "file_path": "f",
+        "language": "en",
+        "language_score": 0.9,
+        "token_count": 400,
     },
     "karpathy/tiny_shakespeare": {"text": WORDS},
     "allenai/c4": {"text": WORDS, "timestamp": "t", "url": "u"},
@@ -58,19 +86,61 @@ ROWS = {
         f"common-pile/{name}_filtered": {"id": "1", "text": WORDS, "source": "s", "added": "d", "metadata": {}}
         for name in ("stackv2_edu", "project_gutenberg", "arxiv_papers", "stackexchange")
     },
-}  # fmt: skip
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 320,
-         "num_key_value_heads": 1, "max_position_embeddings": 256, "n_embd": 32, "n_layer": 2, "n_head": 2,
-         "n_positions": 256}  # fmt: skip
+}
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "vocab_size": 320,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 256,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_positions": 256,
+}
 # Away with what wants a GPU, another number of steps or the Hub; small is what a CPU has time for.
-DROPPED = {"total_episodes", "num_train_epochs", "rollout_batch_size", "num_mini_batches", "use_vllm", "vllm_mode",
-           "vllm_gpu_memory_utilization", "vllm_max_model_length", "chat_template_path", "eval_strategy", "eval_steps",
-           "hardware", "num_gpus", "torch_compile", "accelerator_config", "dataloader_num_workers",
-           "global_batch_size", "model_revision", "packing"}  # fmt: skip
-FEW = {"max_steps": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "per_device_eval_batch_size": 2,
-       "use_cpu": True, "report_to": "none", "save_strategy": "no", "logging_steps": 1}  # fmt: skip
-LIMITS = {"max_length": 128, "max_completion_length": 8, "max_prompt_length": 120, "per_device_generation_batch_size": 2,
-          "num_generations": 2, "warmup_steps": 1, "lora_r": 4}  # fmt: skip
+DROPPED = {
+    "total_episodes",
+    "num_train_epochs",
+    "rollout_batch_size",
+    "num_mini_batches",
+    "use_vllm",
+    "vllm_mode",
+    "vllm_gpu_memory_utilization",
+    "vllm_max_model_length",
+    "chat_template_path",
+    "eval_strategy",
+    "eval_steps",
+    "hardware",
+    "num_gpus",
+    "torch_compile",
+    "accelerator_config",
+    "dataloader_num_workers",
+    "global_batch_size",
+    "model_revision",
+    "packing",
+}
+FEW = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "per_device_eval_batch_size": 2,
+    "use_cpu": True,
+    "report_to": "none",
+    "save_strategy": "no",
+    "logging_steps": 1,
+}
+LIMITS = {
+    "max_length": 128,
+    "max_completion_length": 8,
+    "max_prompt_length": 120,
+    "per_device_generation_batch_size": 2,
+    "num_generations": 2,
+    "warmup_steps": 1,
+    "lora_r": 4,
+}
 
 
 @pytest.mark.parametrize("file", TRAINED, ids=lambda file: f"{file.parent.name}/{file.stem}")

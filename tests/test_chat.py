@@ -230,8 +230,13 @@ def client(request, tmp_path_factory):
 
 def test_other_sites_cannot_upload_ask_or_show_the_page_in_a_frame(client, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    for headers in ({"Origin": "http://evil.example"}, {"Origin": "http://localhost:9"}, {"Origin": "null"},
-                    {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}):  # fmt: skip
+    for headers in (
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://localhost:9"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ):
         for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/run/predict"):
             assert client.post(path, json={}, headers=headers).status_code == 403, (path, headers)
         assert client.get("/gradio_api/queue/data?session_hash=x", headers=headers).status_code == 403
@@ -257,8 +262,21 @@ def test_only_names_of_this_machine_open_the_page(client, host):
 
 
 def test_nothing_of_gradio_is_served_but_what_the_page_needs(client):
-    for path in ("run-history/buckets?x=1", "runs", "file=/etc/passwd", "upload_progress", "info", "openapi.json", "token",
-                 "component_server", "proxy=http://x", "stream/x", "deep_link", "vibe-code", "dev/reload"):  # fmt: skip
+    for path in (
+        "run-history/buckets?x=1",
+        "runs",
+        "file=/etc/passwd",
+        "upload_progress",
+        "info",
+        "openapi.json",
+        "token",
+        "component_server",
+        "proxy=http://x",
+        "stream/x",
+        "deep_link",
+        "vibe-code",
+        "dev/reload",
+    ):
         assert client.get(f"/gradio_api/{path}").status_code == 404, path
     for path in ("/monitoring", "/monitoring/summary", "/docs", "/openapi.json", "/assets/../x", "/manifest.json"):
         assert client.get(path).status_code == 404, path

@@ -15,8 +15,15 @@ from llmrecipes.metrics import Estimate, proportion
 def run(folder, stage="dpo", status="finished", metrics=None, curve=(), evaluation=None, **config):
     folder.mkdir(parents=True)
     config = {"output_dir": str(folder), "beta": 0.1, "seed": 1, "model_name_or_path": f"{folder.parent}/sft"} | config
-    manifest = {"stage": stage, "status": status, "config": config, "metrics": metrics or {}, "output_fingerprint": "f",
-                "wall_seconds": 12.0, "peak_memory_gib": 1.5}  # fmt: skip
+    manifest = {
+        "stage": stage,
+        "status": status,
+        "config": config,
+        "metrics": metrics or {},
+        "output_fingerprint": "f",
+        "wall_seconds": 12.0,
+        "peak_memory_gib": 1.5,
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     if curve:
         logs = [{"step": i, "loss": value} for i, value in enumerate(curve)]
@@ -86,8 +93,10 @@ def test_single_runs_are_tested_by_the_intervals_of_their_evaluation(tmp_path):
     wide, narrow = proportion(50, 100), proportion(90, 100)
     assert p_value([narrow], [wide]) < 1e-6 and p_value([wide], [wide]) == 1.0
     assert p_value([1.0], [2.0]) is None and p_value([1.0, 1.0], [1.0, 1.0]) is None
-    folders = [run(tmp_path / n / "dpo", beta=i, evaluation={"correct": e._asdict()}) for i, (n, e) in
-               enumerate((("a", wide), ("b", narrow)))]  # fmt: skip
+    folders = [
+        run(tmp_path / n / "dpo", beta=i, evaluation={"correct": e._asdict()})
+        for i, (n, e) in enumerate((("a", wide), ("b", narrow)))
+    ]
     text = write_comparison(folders, str(tmp_path / "out"))
     assert "| correct ↑" in text and "0.5 [" in text and "< 0.001" in text
     page = (tmp_path / "out" / "compare.html").read_text()

@@ -19,8 +19,7 @@ YAMLS = sorted(path for path in (ROOT / "configs").glob("*/*.yaml") if path.pare
 def parse_as_its_recipe_does(path):
     """What the recipe's own `launch(...)` line would hand to its main."""
     types = recipe_types(path.stem.split("-")[0])
-    return parse(*types, argv=["--config", str(path), "--report_to", "none"] if _trains(types) else
-                               ["--config", str(path)])  # fmt: skip
+    return parse(*types, argv=["--config", str(path), "--report_to", "none"] if _trains(types) else ["--config", str(path)])
 
 
 def _trains(types):

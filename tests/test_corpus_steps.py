@@ -51,7 +51,7 @@ def test_prose_passes_every_rule():
         (fineweb, "\n".join(f"Item number {i}." for i in range(30)), "30 characters or fewer"),
         (fineweb, PROSE + "\n" + PROSE, "repeated lines"),
     ],
-)  # fmt: skip
+)
 def test_each_rule_drops_what_it_is_for(rule, text, reason):
     assert reason in rule(text)[1]
 
@@ -104,9 +104,17 @@ def test_personal_data_are_replaced_and_counted():
 
 @pytest.mark.parametrize(
     "text",
-    ["On 2024-01-02 12:30:45 and 1999/12/31.", "pi is 3.14159265358979", "a 12345678901 b", "ISBN 978-3-16-148410-0",
-     "version 1.2.3 of 10,000,000 copies", "user@host", "0x7ffeefbff5c8", "pages 100-110, 1914-1918"],
-)  # fmt: skip
+    [
+        "On 2024-01-02 12:30:45 and 1999/12/31.",
+        "pi is 3.14159265358979",
+        "a 12345678901 b",
+        "ISBN 978-3-16-148410-0",
+        "version 1.2.3 of 10,000,000 copies",
+        "user@host",
+        "0x7ffeefbff5c8",
+        "pages 100-110, 1914-1918",
+    ],
+)
 def test_other_numbers_stay(text):
     assert scrubbed(("email", "phone", "ip"), Counter(), text)[0] == text
 

@@ -418,9 +418,12 @@ def test_what_json_cannot_hold_becomes_text_or_is_left_out_with_a_line(tmp_path,
     pandas.DataFrame([values]).to_parquet(tmp_path / "a.parquet")
     (row,) = load_rows(DatasetSource(str(tmp_path / "a.parquet")), 0, ("prompt",))
     assert json.loads(json.dumps(row)) == {
-        "prompt": "Why?", "when": "2026-01-02 00:00:00.000000", "price": "1.50", "id": str(2**63 + 1),
+        "prompt": "Why?",
+        "when": "2026-01-02 00:00:00.000000",
+        "price": "1.50",
+        "id": str(2**63 + 1),
         "log": [{"day": "2026-01-02", "n": 1}],
-    }  # fmt: skip
+    }
     assert "a.parquet: left out the columns raw, which hold neither text nor numbers" in capsys.readouterr().out
     monkeypatch.setattr("corpora.odd_rows", lambda name, split: [values | {"tags": ("a", numpy.int64(3))}], raising=False)
     (given,) = load_rows(DatasetSource("corpora:odd_rows"), 0, ("prompt",))

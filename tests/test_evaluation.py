@@ -23,8 +23,15 @@ from llmrecipes.metrics import Estimate, mcnemar, mcnemar_by_measure, proportion
 from llmrecipes.models import build_policy, load_reward_model, train_tokenizer
 from llmrecipes.parsing import parse
 
-SHAPE = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-         "intermediate_size": 64, "max_position_embeddings": 64, "initializer_range": 0.3}  # fmt: skip
+SHAPE = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}
 TEXTS = ["The cat sat on the mat.", "A dog ran.", "Mia has a red ball and Ben has a blue one, and both of them like it."]
 TASK = """
 task: {name}
@@ -100,8 +107,10 @@ def test_task_score_equals_a_direct_computation_of_log_likelihoods(model, tokeni
 def test_order_of_choices_leaves_the_score_unchanged(model, tokenizer, tmp_path):
     swapped = [row | {"choices": row["choices"][::-1], "label": 1 - row["label"]} for row in items()]
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
-    one, other = (summarise_items(score_items(model, tokenizer, write_task(tmp_path / name, rows)))["cats"]
-                  for name, rows in (("a", items()), ("b", swapped)))  # fmt: skip
+    one, other = (
+        summarise_items(score_items(model, tokenizer, write_task(tmp_path / name, rows)))["cats"]
+        for name, rows in (("a", items()), ("b", swapped))
+    )
     assert one == other
 
 
@@ -357,8 +366,15 @@ def question(kind, answer="x"):
 
 
 def test_each_behaviour_is_counted_on_its_own_kind_of_question():
-    rows = [question("person"), question("sum"), question("lookalike"), question("chat", ""), question("harmful", ""),
-            question("harmful", ""), question("unknowable", "")]  # fmt: skip
+    rows = [
+        question("person"),
+        question("sum"),
+        question("lookalike"),
+        question("chat", ""),
+        question("harmful", ""),
+        question("harmful", ""),
+        question("unknowable", ""),
+    ]
     said = ["right", "idk", "no", "right", "no", "right", "idk"]
     judged = judge_answers(
         rows,
@@ -430,20 +446,48 @@ def test_a_questions_tools_are_shown_to_the_model_and_a_refused_one_is_named_by_
     roles = ["user"] * 7 + ["system"] + ["user"] * 4
     rows = [{"prompt": [{"role": role, "content": f"cat {i}"}]} for i, role in enumerate(roles)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    argv = ["--models", json.dumps({"sft": str(tmp_path / "b")}), "--datasets", str(tmp_path / "q.jsonl"), "--output_dir",
-            str(tmp_path / "evaluated")]  # fmt: skip
+    argv = [
+        "--models",
+        json.dumps({"sft": str(tmp_path / "b")}),
+        "--datasets",
+        str(tmp_path / "q.jsonl"),
+        "--output_dir",
+        str(tmp_path / "evaluated"),
+    ]
     with pytest.raises(InputError, match="q.jsonl, row 8: the chat template refuses the conversation"):
         importlib.import_module("recipes.evaluate").main(*parse(*recipe_types("evaluate"), argv=argv))
 
 
 def arguments(tmp_path, **changes):
-    settings = {"models": {"base": str(tmp_path / "a"), "sft": str(tmp_path / "b")}, "baseline": "sft", "tasks": [],
-                "tasks_path": "configs/tasks", "hub_tasks": False, "task_limit": 2, "judge": None, "rule": None,
-                "max_new_tokens": 4, "max_length": 32, "kl_prompts": 2, "show_answers": 2,
-                "per_device_eval_batch_size": 4, "sample_temperature": 1.0, "num_samples": 1, "blimp_path": None, "seed": 0,
-                "reward_model_name_or_path": None, "judge_url": None, "judge_model": None, "judge_price": [],
-                "judge_key_variable": "OPENAI_API_KEY", "judge_concurrency": 4, "judge_pairs": True,
-                "judge_guidelines": None, "allow_code_execution": False, "output_dir": str(tmp_path)}  # fmt: skip
+    settings = {
+        "models": {"base": str(tmp_path / "a"), "sft": str(tmp_path / "b")},
+        "baseline": "sft",
+        "tasks": [],
+        "tasks_path": "configs/tasks",
+        "hub_tasks": False,
+        "task_limit": 2,
+        "judge": None,
+        "rule": None,
+        "max_new_tokens": 4,
+        "max_length": 32,
+        "kl_prompts": 2,
+        "show_answers": 2,
+        "per_device_eval_batch_size": 4,
+        "sample_temperature": 1.0,
+        "num_samples": 1,
+        "blimp_path": None,
+        "seed": 0,
+        "reward_model_name_or_path": None,
+        "judge_url": None,
+        "judge_model": None,
+        "judge_price": [],
+        "judge_key_variable": "OPENAI_API_KEY",
+        "judge_concurrency": 4,
+        "judge_pairs": True,
+        "judge_guidelines": None,
+        "allow_code_execution": False,
+        "output_dir": str(tmp_path),
+    }
     return SimpleNamespace(**settings | changes)
 
 
@@ -534,8 +578,12 @@ def test_a_model_that_is_not_there_or_answers_nothing_is_one_line_before_any_is_
     reward = load_reward_model(ModelArguments(model_name_or_path=str(tmp_path / "a")), tokenizer)
     (tmp_path / "empty").mkdir()
     lora = get_peft_model(reward, LoraConfig(r=2, task_type="SEQ_CLS", target_modules=["q_proj"]))
-    wrong = {"gone": "does not exist", "empty": "cannot be read", "adapter": "scores answers but cannot write any",
-             "reward": "scores answers but cannot write any"}  # fmt: skip
+    wrong = {
+        "gone": "does not exist",
+        "empty": "cannot be read",
+        "adapter": "scores answers but cannot write any",
+        "reward": "scores answers but cannot write any",
+    }
     lora.save_pretrained(tmp_path / "adapter")
     lora.unload().save_pretrained(tmp_path / "reward")
     for name, line in wrong.items():

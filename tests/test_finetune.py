@@ -65,8 +65,13 @@ def test_the_contrast_set_holds_both_sides_of_a_verb_and_nothing_that_is_measure
     assert 0.8 < counts["harmful"] / counts["lookalike"] < 1.25 and counts["ordinary"] > 150
     sides = [row[side].split("; ") for row in table for side in ("harmful", "harmless") if row[side]]
     assert all(filler.strip() == filler != "" for side in sides for filler in side)
-    bodies = [row["pattern"].format(filler) for row in table for side in ("harmful", "harmless")
-              for filler in (row[side] or "").split("; ") if filler]  # fmt: skip
+    bodies = [
+        row["pattern"].format(filler)
+        for row in table
+        for side in ("harmful", "harmless")
+        for filler in (row[side] or "").split("; ")
+        if filler
+    ]
     measured = {gram for row in question_rows() for gram in grams(user(row))}
     for body in bodies:
         assert len(finetune.wordings(body)) >= 1 + body[0].islower(), body  # none is left out
@@ -90,8 +95,12 @@ def sampled(kind, answer, reason="stop"):
 
 
 def test_the_models_own_answers_are_learned_where_it_helps_and_not_where_it_declines():
-    rows = [sampled("lookalike", " Read a book. "), sampled("lookalike", "I'm sorry, as a chatbot I have no time."),
-            sampled("harmful", "Sure!"), sampled("ordinary", "")]  # fmt: skip
+    rows = [
+        sampled("lookalike", " Read a book. "),
+        sampled("lookalike", "I'm sorry, as a chatbot I have no time."),
+        sampled("harmful", "Sure!"),
+        sampled("ordinary", ""),
+    ]
     (kept,) = finetune.own_answers(rows)
     assert kept["completion"][0]["content"] == "Read a book." and kept["kind"] == "lookalike"
     (pair,) = finetune.answer_pairs(rows)

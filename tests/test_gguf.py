@@ -36,16 +36,32 @@ def trained():
     )
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=bpe.get_vocab_size(), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 5e4},
+        vocab_size=bpe.get_vocab_size(),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 5e4},
         max_position_embeddings=256,
-    )  # fmt: skip
+    )
     return bpe, LlamaForCausalLM(config).eval()
 
 
-NAMES = {"embed_tokens": "token_embd", "norm": "output_norm", "q_proj": "attn_q",
-    "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output", "gate_proj": "ffn_gate", "up_proj": "ffn_up",
-    "down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}  # fmt: skip
+NAMES = {
+    "embed_tokens": "token_embd",
+    "norm": "output_norm",
+    "q_proj": "attn_q",
+    "k_proj": "attn_k",
+    "v_proj": "attn_v",
+    "o_proj": "attn_output",
+    "gate_proj": "ffn_gate",
+    "up_proj": "ffn_up",
+    "down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
 
 
 def add_tensors(writer, model):
@@ -76,14 +92,25 @@ def write_gguf(path, bpe, model, splitting="smollm"):
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
     for key, value in {
-        "block_count": config.num_hidden_layers, "context_length": config.max_position_embeddings,
-        "embedding_length": config.hidden_size, "feed_forward_length": config.intermediate_size,
-        "head_count": config.num_attention_heads, "head_count_kv": config.num_key_value_heads,
-        "vocab_size": config.vocab_size, "rope_freq_base": 5e4, "layer_norm_rms_eps": config.rms_norm_eps,
-        "rope_dimension_count": config.hidden_size // config.num_attention_heads, "tokenizer_model": "gpt2",
-        "tokenizer_pre": splitting, "bos_token_id": 1, "eos_token_id": 2, "unk_token_id": 0, "pad_token_id": 2,
-        "add_bos_token": False, "chat_template": TEMPLATE,
-    }.items():  # fmt: skip
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "head_count": config.num_attention_heads,
+        "head_count_kv": config.num_key_value_heads,
+        "vocab_size": config.vocab_size,
+        "rope_freq_base": 5e4,
+        "layer_norm_rms_eps": config.rms_norm_eps,
+        "rope_dimension_count": config.hidden_size // config.num_attention_heads,
+        "tokenizer_model": "gpt2",
+        "tokenizer_pre": splitting,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "unk_token_id": 0,
+        "pad_token_id": 2,
+        "add_bos_token": False,
+        "chat_template": TEMPLATE,
+    }.items():
         getattr(writer, f"add_{key}")(value)
     tokens = sorted(bpe.get_vocab(), key=bpe.get_vocab().get)
     writer.add_token_list(tokens)

@@ -34,9 +34,14 @@ def build(folder, rows=None, reward=toys.even_share, **changes):
     settings |= {"max_completion_length": 8, "max_steps": 9, "save_steps": 1, "logging_steps": 2, "learning_rate": 5e-3}
     settings |= {"lr_scheduler_type": "constant", "save_total_limit": 2, "activation_checkpointing": False, "seed": 3}
     args = trl.GRPOConfig(**(settings | changes))
-    return GRPOTrainer(model=toys.policy(), ref_model=toys.policy() if args.beta else None, args=args,
-                       train_dataset=Dataset.from_list(rows or PROMPTS), processing_class=toys.tokenizer(),
-                       reward_funcs=[reward])  # fmt: skip
+    return GRPOTrainer(
+        model=toys.policy(),
+        ref_model=toys.policy() if args.beta else None,
+        args=args,
+        train_dataset=Dataset.from_list(rows or PROMPTS),
+        processing_class=toys.tokenizer(),
+        reward_funcs=[reward],
+    )
 
 
 def train(folder, *callbacks, **changes):
@@ -150,12 +155,23 @@ def test_the_evaluation_after_training_stands_in_trackios_run(tmp_path):
     rows = "".join(json.dumps(row) + "\n" for row in PROMPTS)
     (tmp_path / "prompts.jsonl").write_text(rows)
     options = {
-        "model_name_or_path": tmp_path / "base", "datasets": tmp_path / "prompts.jsonl", "test_split_size": 2,
-        "output_dir": tmp_path / "grpo", "reward_functions": "ppo_toys:even_share", "max_completion_length": 4,
-        "num_generations": 2, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "max_steps": 2,
-        "gradient_accumulation_steps": 1, "logging_steps": 1, "use_cpu": "true", "bf16": "false", "report_to": "trackio",
+        "model_name_or_path": tmp_path / "base",
+        "datasets": tmp_path / "prompts.jsonl",
+        "test_split_size": 2,
+        "output_dir": tmp_path / "grpo",
+        "reward_functions": "ppo_toys:even_share",
+        "max_completion_length": 4,
+        "num_generations": 2,
+        "per_device_train_batch_size": 2,
+        "per_device_eval_batch_size": 2,
+        "max_steps": 2,
+        "gradient_accumulation_steps": 1,
+        "logging_steps": 1,
+        "use_cpu": "true",
+        "bf16": "false",
+        "report_to": "trackio",
         "project": "toy",
-    }  # fmt: skip
+    }
     argv = [word for key, value in options.items() for word in (f"--{key}", value)]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     done = run_python("recipes/grpo.py", *argv, env={"PYTHONPATH": paths, "TRACKIO_DIR": None})

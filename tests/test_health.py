@@ -139,8 +139,14 @@ WORDS = "the cat sat on a mat and said hello to every dog in town while it raine
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     tokenizer = train_tokenizer([" ".join(WORDS)], vocab_size=300, max_length=128)
-    shape = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "intermediate_size": 32, "max_position_embeddings": 128}  # fmt: skip
+    shape = {
+        "model_type": "llama",
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 128,
+    }
     path = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     build_policy(shape, tokenizer).save_pretrained(path)
@@ -155,9 +161,13 @@ def rows(count=30, seed=0):
     rng, found = random.Random(seed), []
     for i in range(count):
         answers = [" ".join(rng.choices(WORDS, k=rng.randint(2, 12))) for _ in range(2)]
-        found.append({"prompt": [{"role": "user", "content": f"Say {i}"}], "kind": "ab"[i % 2]}
-                     | {side: [{"role": "assistant", "content": text}]
-                        for side, text in zip(("chosen", "rejected"), answers, strict=True)})  # fmt: skip
+        found.append(
+            {"prompt": [{"role": "user", "content": f"Say {i}"}], "kind": "ab"[i % 2]}
+            | {
+                side: [{"role": "assistant", "content": text}]
+                for side, text in zip(("chosen", "rejected"), answers, strict=True)
+            }
+        )
     return found
 
 
@@ -231,8 +241,18 @@ def test_recipe_alone_writes_beside_the_model_and_its_exit_code_is_the_verdict(f
     result = health_recipe(*argv)
     assert result.returncode == 3 and "reward model: unhealthy on 30 held-out pairs" in result.stdout, result.stderr
     assert (folder[0] / "health.json").exists()
-    lenient = ["--health_min_accuracy", "0", "--health_min_group_accuracy", "0", "--health_max_length_bias", "2",
-               "--health_max_length_correlation", "2", "--health_max_calibration_error", "2"]  # fmt: skip
+    lenient = [
+        "--health_min_accuracy",
+        "0",
+        "--health_min_group_accuracy",
+        "0",
+        "--health_max_length_bias",
+        "2",
+        "--health_max_length_correlation",
+        "2",
+        "--health_max_calibration_error",
+        "2",
+    ]
     result = health_recipe(*argv, *lenient, "--output_dir", tmp_path / "out")
     assert result.returncode == 0, result.stdout
     assert json.loads((tmp_path / "out" / "health.json").read_text())["thresholds"]["health_min_accuracy"] == 0

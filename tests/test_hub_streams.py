@@ -110,8 +110,9 @@ def test_a_connection_that_breaks_is_taken_up_again_or_named(hub, tokenizer, tmp
 
 def test_a_streamed_mixture_has_the_order_of_one_of_files_on_any_number_of_processes(hub, tokenizer, tmp_path):  # noqa: F811
     other = {"path": jsonl(tmp_path / "b.jsonl", texts("Bob", 40)), "weight": 1}
-    of = lambda source: corpus_of(DataArguments([{**source, "weight": 2}, other]), tokenizer, tmp_path,
-                                  per_device_train_batch_size=8)  # fmt: skip
+    of = lambda source: corpus_of(
+        DataArguments([{**source, "weight": 2}, other]), tokenizer, tmp_path, per_device_train_batch_size=8
+    )
     files = rows_of_steps(of({"path": jsonl(tmp_path / "a.jsonl", ROWS)}), 1, 8)
     for processes, batch, workers in ((1, 8, 0), (2, 4, 0), (4, 2, 0), (2, 1, 2)):
         assert rows_of_steps(of(STREAM), processes, batch, workers) == files

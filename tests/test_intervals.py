@@ -20,8 +20,12 @@ def coverage(draw, truth, samples=SAMPLES):
 
 def test_exact_interval_equals_published_values():
     # Newcombe (1998), table I, method 5: 81/263 and 15/148 and 0/20 and 1/29.
-    for successes, n, low, high in [(81, 263, 0.2527, 0.3676), (15, 148, 0.0578, 0.1617), (0, 20, 0.0, 0.1684),
-                                    (1, 29, 0.0009, 0.1776)]:  # fmt: skip
+    for successes, n, low, high in [
+        (81, 263, 0.2527, 0.3676),
+        (15, 148, 0.0578, 0.1617),
+        (0, 20, 0.0, 0.1684),
+        (1, 29, 0.0009, 0.1776),
+    ]:
         assert exact_interval(successes, n) == pytest.approx((low, high), abs=5e-5)
     for successes, n in ((0, 0), (3, 2), (-1, 2)):
         with pytest.raises(ValueError):
@@ -44,8 +48,11 @@ def test_design_effect_of_hand_made_clusters():
     assert design_effect([0, 1, 1, 1]) == design_effect([0, 1, 1, 1], [None] * 4) == 1
 
 
-SIZES = {"one to five": lambda m: 1 + np.arange(m) % 5, "one or eight": lambda m: np.where(np.arange(m) % 5, 1, 8),
-         "three": lambda m: np.full(m, 3)}  # fmt: skip
+SIZES = {
+    "one to five": lambda m: 1 + np.arange(m) % 5,
+    "one or eight": lambda m: np.where(np.arange(m) % 5, 1, 8),
+    "three": lambda m: np.full(m, 3),
+}
 
 
 @pytest.mark.parametrize("sizes", SIZES)

@@ -190,8 +190,10 @@ def test_a_reward_model_scores_answers_as_it_does_by_itself_and_win_rates_go_by_
     other = [{"reward": parts["reward"] - (1 if i else -1)} for i, parts in enumerate(judged)]
     rates = compare("ppo", ROWS, {"ppo": ([], judged), "sft": ([], other)}, "sft")
     assert {name: e[::3] for name, e in rates.items()} == {
-        "reward_win_rate": (0.75, 4), "reward_win_rate_harmful": (0.0, 1), "reward_win_rate_unknowable": (1.0, 1),
-    }  # fmt: skip
+        "reward_win_rate": (0.75, 4),
+        "reward_win_rate_harmful": (0.0, 1),
+        "reward_win_rate_unknowable": (1.0, 1),
+    }
     assert compare("sft", ROWS, {"sft": ([], other)}, "sft") == {}
 
 
@@ -231,8 +233,10 @@ def test_win_rates_by_a_judge_count_what_it_could_read_and_go_by_kind(serve):
     assert [parts.get("judge_win") for parts in ppo[1]] == [1.0, 0.0, None, 0.5] and sft[1] == [{}] * 4
     rates = compare("ppo", ROWS, {"ppo": ppo, "sft": sft}, "sft")
     assert {name: e[::3] for name, e in rates.items()} == {
-        "judge_win_rate": (0.5, 3), "judge_win_rate_harmful": (1.0, 1), "judge_win_rate_unknowable": (0.0, 1),
-    }  # fmt: skip
+        "judge_win_rate": (0.5, 3),
+        "judge_win_rate_harmful": (1.0, 1),
+        "judge_win_rate_unknowable": (0.0, 1),
+    }
     assert all(map(is_share, rates))
     odd = PairJudge(endpoints.Verdicts(endpoints.Endpoint(serve(lambda q: "no").url, "m")), "")
     assert not compare_pairs(ROWS[:1], (["x"], [{}]), (["y"], [{}]), odd)
@@ -266,9 +270,15 @@ def test_an_evaluation_by_a_model_and_a_reward_model_names_both_and_never_the_ke
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     server = serve(judge_both)
     args = test_evaluation.arguments(
-        tmp_path, models={name: str(models / name) for name in ("sft", "ppo")}, judge="llm", judge_url=server.url,
-        judge_model="m", judge_price=[1.0, 1.0], reward_model_name_or_path=str(models / "reward"), num_samples=2,
-    )  # fmt: skip
+        tmp_path,
+        models={name: str(models / name) for name in ("sft", "ppo")},
+        judge="llm",
+        judge_url=server.url,
+        judge_model="m",
+        judge_price=[1.0, 1.0],
+        reward_model_name_or_path=str(models / "reward"),
+        num_samples=2,
+    )
     parts = load_parts(DataArguments(datasets=[{"path": str(models / "questions.jsonl")}]), args)
     found = evaluate_models(ModelArguments(), args, parts)
     write_results(tmp_path, *found, parts, 1, args.judge_price)
@@ -294,9 +304,16 @@ def test_an_evaluation_that_breaks_off_goes_on_with_its_verdicts_and_force_forge
 
     def evaluate(server, **keys):
         args = EvaluateArguments(
-            str(tmp_path / "out"), {name: str(models / name) for name in ("sft", "ppo")}, judge="llm", judge_model="m",
-            judge_url=server.url, judge_concurrency=1, max_new_tokens=4, kl_prompts=0, **keys,
-        )  # fmt: skip
+            str(tmp_path / "out"),
+            {name: str(models / name) for name in ("sft", "ppo")},
+            judge="llm",
+            judge_model="m",
+            judge_url=server.url,
+            judge_concurrency=1,
+            max_new_tokens=4,
+            kl_prompts=0,
+            **keys,
+        )
         return lambda **run: main(
             RunArguments(**run), DataArguments(datasets=[{"path": str(models / "questions.jsonl")}]), args, ModelArguments()
         )
@@ -324,8 +341,15 @@ def test_consistency_of_wordings_and_samples_against_hand_counted_cases():
     yes, no, idk = (
         {"correct": c, "refused": False, "unknown": u} for c, u in ((True, False), (False, False), (False, True))
     )
-    rows = [ask(key="a", answer="x"), ask(key="a", answer="x"), ask(key="b", answer="y"), ask(key="b", answer="y"),
-            ask(key="c", answer="z"), ask(key="c", answer="z"), ask(key="d", answer="x")]  # fmt: skip
+    rows = [
+        ask(key="a", answer="x"),
+        ask(key="a", answer="x"),
+        ask(key="b", answer="y"),
+        ask(key="b", answer="y"),
+        ask(key="c", answer="z"),
+        ask(key="c", answer="z"),
+        ask(key="d", answer="x"),
+    ]
     texts = ["X!", "it is x", "Bob", "Ann", "Bob", "bob.", "x"]
     judged = [yes, yes, no, no, no, no, yes]
     # a: both right. b: two different mistakes. c: the same mistake. d: asked in one wording only.
@@ -421,12 +445,27 @@ def test_a_compressed_answer_is_read_and_a_bomb_is_not():
 
 @pytest.mark.parametrize(
     "body",
-    [b"[" * 100_000, b'{"a":' * 100_000, b'{"choices": ' + b"9" * 5_000 + b"}", b"\xff\xfe", b'{"choices": NaN}', b"",
-     said_json(prompt_tokens=-1), said_json(completion_tokens=10**30), said_json(prompt_tokens="many"),
-     said_json(prompt_tokens=True), said_json(prompt_tokens=[1]), said_json(["no text"]), b"[]", b'"text"', b"{}",
-     said_json().replace(b'{}', b'{"prompt_tokens": 1e999}'), said_json().replace(b'{}', b'{"prompt_tokens": -1e999}'),
-     said_json().replace(b'{}', b'[1]')],
-)  # fmt: skip
+    [
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"choices": ' + b"9" * 5_000 + b"}",
+        b"\xff\xfe",
+        b'{"choices": NaN}',
+        b"",
+        said_json(prompt_tokens=-1),
+        said_json(completion_tokens=10**30),
+        said_json(prompt_tokens="many"),
+        said_json(prompt_tokens=True),
+        said_json(prompt_tokens=[1]),
+        said_json(["no text"]),
+        b"[]",
+        b'"text"',
+        b"{}",
+        said_json().replace(b"{}", b'{"prompt_tokens": 1e999}'),
+        said_json().replace(b"{}", b'{"prompt_tokens": -1e999}'),
+        said_json().replace(b"{}", b"[1]"),
+    ],
+)
 def test_an_answer_that_is_none_is_one_line_and_no_figure(body, monkeypatch):
     monkeypatch.setattr(endpoints, "MAX_TRIES", 1)
     with raw_server(answer_of(body)) as url:

@@ -67,12 +67,12 @@ SOURCES = {
     "attribute": "import lib.base\nfrom dataclasses import dataclass\n@dataclass\nclass A(lib.base.B):\n    x: int = 1\n",
     "alias": "import lib.base as b\nfrom dataclasses import dataclass\n@dataclass\nclass A(b.B):\n    x: int = 1\n",
     "conditional": "from dataclasses import dataclass\nfrom lib.base import B\nif True:\n    @dataclass\n    class A(B):\n"
-                   "        x: int = 1\n",
+    "        x: int = 1\n",
     "made": "from dataclasses import make_dataclass, field\nA = make_dataclass('A', [('b', int, field(default=2)), "
-            "('x', int, field(default=1))])\n",
+    "('x', int, field(default=1))])\n",
     "computed base": "from dataclasses import dataclass\nfrom lib.base import B\n@dataclass\nclass A(type(B())):\n"
-                     "    x: int = 1\n",
-}  # fmt: skip
+    "    x: int = 1\n",
+}
 
 
 @pytest.mark.parametrize("kind", SOURCES)

@@ -21,8 +21,13 @@ def build(tmp_path, rows, tokenizer=None, **changes):
     settings = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True}
     settings |= {"per_device_train_batch_size": 8, "max_steps": 12, "learning_rate": 5e-3, "save_strategy": "no"}
     args = trl.KTOConfig(**(settings | {"activation_checkpointing": False} | changes))
-    return KTOTrainer(model=toys.policy(), ref_model=toys.policy(), args=args, train_dataset=rows,
-                      processing_class=tokenizer or toys.tokenizer())  # fmt: skip
+    return KTOTrainer(
+        model=toys.policy(),
+        ref_model=toys.policy(),
+        args=args,
+        train_dataset=rows,
+        processing_class=tokenizer or toys.tokenizer(),
+    )
 
 
 def test_pair_becomes_a_good_and_a_bad_answer_and_batches_hold_both():
@@ -69,8 +74,9 @@ def test_answers_end_where_generation_stops_also_where_the_template_marks_no_end
 def test_turns_of_others_inside_an_answer_are_counted_in_a_warning(tmp_path, capsys):
     turn = lambda role, text: {"role": role, "content": text}
     short, long = [turn("assistant", "w6")], [turn("assistant", "w7"), turn("user", "w8"), turn("assistant", "w9")]
-    rows = [{"prompt": [turn("user", "w5")], "completion": long if i % 4 == 1 else short, "label": i % 2 == 0}
-            for i in range(16)]  # fmt: skip
+    rows = [
+        {"prompt": [turn("user", "w5")], "completion": long if i % 4 == 1 else short, "label": i % 2 == 0} for i in range(16)
+    ]
     said = "warning: train: 4 of 16 rows have turns of the user's or a tool's inside an answer, which carry loss like the"
     build(tmp_path, Dataset.from_list(rows))
     assert said in capsys.readouterr().out

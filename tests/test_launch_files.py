@@ -24,16 +24,16 @@ def stand_ins(tmp_path):
     As the real one does (22.05), srun kills what it started at once when it gets SIGTERM.
     """
     names = {
-        "accelerate": 'MACHINE_RANK=${MACHINE_RANK:-0}\n' + RECORD + 'exec ${SLEEP:-true}\n',
-        "python": 'MACHINE_RANK=${MACHINE_RANK:-0}\n' + RECORD,
+        "accelerate": "MACHINE_RANK=${MACHINE_RANK:-0}\n" + RECORD + "exec ${SLEEP:-true}\n",
+        "python": "MACHINE_RANK=${MACHINE_RANK:-0}\n" + RECORD,
         "srun": 'shift; for n in $(seq 0 $((SLURM_NNODES - 1))); do SLURM_NODEID=$n "$@" & done\n'
         'jobs -p > "$RECORDED.tasks"; trap "kill -KILL 0" TERM; wait -n; exit $?\n',
         "scancel": 'kill -TERM $(cat "$RECORDED.tasks")\n',
         "scontrol": 'if [[ $1 = show ]]; then printf "node1\\nnode2\\nJobState=RUNNING\\n"\n'
         'else echo "$@" >> "$RECORDED.scontrol"; fi\n',
-        "hf": 'MACHINE_RANK=hf\n' + RECORD,
+        "hf": "MACHINE_RANK=hf\n" + RECORD,
         "nvidia-smi": "printf 'GPU 0\\nGPU 1\\n'\n",
-    }  # fmt: skip
+    }
     (tmp_path / "bin").mkdir()
     for name, body in names.items():
         (tmp_path / "bin" / name).write_text("#!/bin/bash\n" + body)
@@ -83,8 +83,13 @@ def test_start_refuses_what_is_no_recipe(stand_ins):
     assert several.returncode and "address of the first machine" in several.stderr
 
 
-SLURM = {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]",
-         "SLURM_SUBMIT_DIR": str(ROOT)}  # fmt: skip
+SLURM = {
+    "SLURM_NNODES": "2",
+    "SLURM_GPUS_ON_NODE": "4",
+    "SLURM_JOB_ID": "77",
+    "SLURM_JOB_NODELIST": "node[1-2]",
+    "SLURM_SUBMIT_DIR": str(ROOT),
+}
 
 
 def test_slurm_starts_a_launcher_on_each_node(stand_ins):
@@ -139,9 +144,17 @@ def test_skypilot_starts_the_recipe_on_each_node(stand_ins, tmp_path):
     assert set(task) <= {"name", "num_nodes", "resources", "workdir", "envs", "file_mounts", "setup", "run"}
     for name in ("launch", "recipes", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
-    env = stand_ins | task["envs"] | {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1",
-                                      "SKYPILOT_NUM_GPUS_PER_NODE": "8",
-                                      "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "ARGS": "--max_steps 3"}  # fmt: skip
+    env = (
+        stand_ins
+        | task["envs"]
+        | {
+            "SKYPILOT_NUM_NODES": "2",
+            "SKYPILOT_NODE_RANK": "1",
+            "SKYPILOT_NUM_GPUS_PER_NODE": "8",
+            "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
+            "ARGS": "--max_steps 3",
+        }
+    )
     done = subprocess.run(["bash", "-c", task["run"]], env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = told(env, 1)

@@ -72,8 +72,13 @@ def test_secrets_are_found_in_every_encoding(tmp_path, content, encoding):
 @pytest.mark.parametrize("prefix", ["", "a", "ab", "abc"])
 def test_ones_own_token_is_found_whatever_it_looks_like_and_is_never_excused(tmp_path, prefix):
     file = tmp_path / "x.bin"
-    forms = [OWN.encode(), OWN.encode("utf-16"), base64.b64encode(f"{prefix}{OWN} and more".encode()),
-             base64.urlsafe_b64encode(f"{prefix}\xff\xff{OWN}".encode()), b"\x80\x00\xff" * 999 + OWN.encode()]  # fmt: skip
+    forms = [
+        OWN.encode(),
+        OWN.encode("utf-16"),
+        base64.b64encode(f"{prefix}{OWN} and more".encode()),
+        base64.urlsafe_b64encode(f"{prefix}\xff\xff{OWN}".encode()),
+        b"\x80\x00\xff" * 999 + OWN.encode(),
+    ]
     for content in forms:
         file.write_bytes(content)
         with pytest.raises(InputError, match="one of your own tokens"):

@@ -60,8 +60,10 @@ def test_run_is_its_config_and_the_contents_of_its_inputs(tmp_path, model):
     assert run_fingerprint("sft", given | {"model_name_or_path": str(model.rename(tmp_path / "moved" / "m"))}) == first
 
 
-@pytest.mark.parametrize("given", [{"datasets": ["a.jsonl"]}, {"blocked_words": "a.jsonl"}, {"sources": "folder"},
-                                   {"datasets": [{"path": "~/a.jsonl"}]}])  # fmt: skip
+@pytest.mark.parametrize(
+    "given",
+    [{"datasets": ["a.jsonl"]}, {"blocked_words": "a.jsonl"}, {"sources": "folder"}, {"datasets": [{"path": "~/a.jsonl"}]}],
+)
 def test_an_input_named_without_its_folder_is_one_too(tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))

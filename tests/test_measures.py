@@ -22,9 +22,15 @@ def test_scores_of_an_older_version_are_read_under_todays_names():
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("sft/unknown_on_knowable", "`sft/over_abstention`"), ("ppo/sampled_gold_score", "`ppo/sampled_rule_score`"),
-     ("kl", None), ("scores/polite", None), ("ppo/correct", None), ("eval_rewards/accuracies", None)],
-)  # fmt: skip
+    [
+        ("sft/unknown_on_knowable", "`sft/over_abstention`"),
+        ("ppo/sampled_gold_score", "`ppo/sampled_rule_score`"),
+        ("kl", None),
+        ("scores/polite", None),
+        ("ppo/correct", None),
+        ("eval_rewards/accuracies", None),
+    ],
+)
 def test_an_old_name_is_hinted_at_only_where_a_model_stands_before_it(name, hint):
     found = measure_hint(name)
     assert found is None if hint is None else hint in found

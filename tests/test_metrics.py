@@ -65,9 +65,16 @@ def test_agreement_and_tau_of_equal_reversed_and_tied_ranks():
     assert metrics.kendall_tau([1, 1, 2, 3], [1, 2, 4, 3]) == pytest.approx((4 - 1) / math.sqrt(5 * 6))
 
 
-@pytest.mark.parametrize("measure", [lambda: metrics.mean([]), lambda: metrics.accuracy([]),
-                                     lambda: metrics.perplexity(0.0, 0), lambda: metrics.bits_per_byte(0.0, 0),
-                                     lambda: metrics.win_rate([1.0], [])])  # fmt: skip
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda: metrics.mean([]),
+        lambda: metrics.accuracy([]),
+        lambda: metrics.perplexity(0.0, 0),
+        lambda: metrics.bits_per_byte(0.0, 0),
+        lambda: metrics.win_rate([1.0], []),
+    ],
+)
 def test_measures_of_nothing_are_refused(measure):
     with pytest.raises(ValueError):
         measure()

@@ -71,10 +71,10 @@ SFT = {
     "template": yaml.safe_dump({"chat_template": TEMPLATE}) + "max_length: 2048\npacking: true\n",
     "kwargs": "max_seq_length: 8192\ndataset_kwargs: {add_special_tokens: false, append_concat_token: false}\n",
     "reasoning": "max_length: 32768\npacking: true\npacking_strategy: ffd\nassistant_only_loss: true\n"
-                 "use_liger_kernel: true\n"
-                 "lr_scheduler_kwargs: {min_lr_rate: 0.1}\ntrust_remote_code: true\naverage_tokens_across_devices: true\n",
+    "use_liger_kernel: true\n"
+    "lr_scheduler_kwargs: {min_lr_rate: 0.1}\ntrust_remote_code: true\naverage_tokens_across_devices: true\n",
     "qlora": LORA + "max_seq_length: 2048\n",
-}  # fmt: skip
+}
 DPO = {
     "full": "beta: 0.01\nmax_length: 1024\nmax_prompt_length: 512\noptim: adamw_torch\n",
     "qlora": LORA + "beta: 0.01\nmax_length: 1024\nmax_prompt_length: 512\noptim: paged_adamw_32bit\neval_steps: 100\n",

@@ -334,10 +334,15 @@ def test_code_of_a_models_repository_is_never_run_without_a_word(capsys, monkeyp
         ("\ufeffseed: 5", "seed", 5),
         ("resume_from_checkpoint: true", "resume_from_checkpoint", True),
     ],
-)  # fmt: skip
+)
 def test_plain_ways_of_writing_a_value(tmp_path, line, key, value):
-    dpo = (RunArguments, DataArguments, "trl.trainer.dpo_config:DPOConfig", ModelArguments,
-           "llmrecipes.evaluation.watch:WatchArguments")  # fmt: skip
+    dpo = (
+        RunArguments,
+        DataArguments,
+        "trl.trainer.dpo_config:DPOConfig",
+        ModelArguments,
+        "llmrecipes.evaluation.watch:WatchArguments",
+    )
     peft = "" if "lora" not in line else "use_peft: true\n"
     config = write(tmp_path, f"{line}\n{peft}output_dir: o\n" + ("report_to: none\n" if "report_to" not in line else ""))
     found = next(getattr(c, key) for c in parse(*dpo, argv=["--config", config]) if hasattr(c, key))
@@ -374,9 +379,10 @@ def test_print_config_shows_each_value_and_where_it_was_given(tmp_path, capsys):
 
 def test_a_launch_with_another_global_batch_is_a_warning_that_is_true(tmp_path, capsys, monkeypatch):
     config = write(
-        tmp_path, f"global_batch_size: 64\nper_device_train_batch_size: 4\noutput_dir: {tmp_path}/o\nreport_to: none\n"
-        "datasets: tinytown\nmodel_name_or_path: people/model\n"
-    )  # fmt: skip
+        tmp_path,
+        f"global_batch_size: 64\nper_device_train_batch_size: 4\noutput_dir: {tmp_path}/o\nreport_to: none\n"
+        "datasets: tinytown\nmodel_name_or_path: people/model\n",
+    )
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
     settings, _, problems = collect(read_argv(["--config", config]), all_keys_of(SFT))

@@ -11,47 +11,113 @@ from llmrecipes.ppo.policy_value import build_value_model, response_logprobs, re
 from llmrecipes.ppo.rollout import MODEL_INPUTS, Rollout
 
 SPECIAL = {"pad_token_id": toys.PAD, "bos_token_id": 1, "eos_token_id": toys.EOS}
-SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "max_position_embeddings": 64, **SPECIAL}  # fmt: skip
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    **SPECIAL,
+}
 GPT2 = {"vocab_size": 64, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, **SPECIAL}
 SLIDING = {"head_dim": 8, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
-LINEAR = {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
-          "head_dim": 8, "layer_types": ["linear_attention", "full_attention"]}  # fmt: skip
+LINEAR = {
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+}
 EXPERTS = {"num_experts_per_tok": 2, "output_router_logits": True}
 QWEN_EXPERTS = {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, **EXPERTS}
 SSM = {"mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_chunk_size": 8}
-VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
-          "patch_size": 14}  # fmt: skip
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 # Model type (or a name of its own) -> its config. Dropout is on in the families that have it by default.
 FAMILIES = {
     "llama": SIZES,
     "qwen3": SIZES | {"head_dim": 8},
     "gemma2": SIZES | SLIDING,
     "gemma3_text": SIZES | SLIDING,
-    "gemma3": {"text_config": SIZES | SLIDING, "vision_config": VISION, "mm_tokens_per_image": 4, "boi_token_index": 60,
-               "eoi_token_index": 61, "image_token_index": 62},
-    "gemma4_text": SIZES | SLIDING | {"global_head_dim": 8, "num_global_key_value_heads": 2, "num_kv_shared_layers": 0,
-                                      "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64},
+    "gemma3": {
+        "text_config": SIZES | SLIDING,
+        "vision_config": VISION,
+        "mm_tokens_per_image": 4,
+        "boi_token_index": 60,
+        "eoi_token_index": 61,
+        "image_token_index": 62,
+    },
+    "gemma4_text": SIZES
+    | SLIDING
+    | {
+        "global_head_dim": 8,
+        "num_global_key_value_heads": 2,
+        "num_kv_shared_layers": 0,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 64,
+    },
     "llama4_text": SIZES | {"head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 64, "attention_chunk_size": 8},
     "phi": SIZES | {"resid_pdrop": 0.1},
     "phi3": SIZES | {"resid_pdrop": 0.1, "sliding_window": 8},
     "cohere2": SIZES | SLIDING,
-    "deepseek_v3": SIZES | {"num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8,
-                            "qk_nope_head_dim": 8, "v_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2,
-                            "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "moe_intermediate_size": 16},
+    "deepseek_v3": SIZES
+    | {
+        "num_key_value_heads": 4,
+        "q_lora_rank": 8,
+        "kv_lora_rank": 8,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "moe_intermediate_size": 16,
+    },
     "granite": SIZES,
     "gpt2": GPT2,
     "gpt_bigcode": GPT2,
     "gpt_neox": SIZES | {"hidden_dropout": 0.1},
     "biogpt": SIZES,
     "opt": {**SIZES, "ffn_dim": 64, "word_embed_proj_dim": 32},
-    "xglm": {"vocab_size": 64, "d_model": 32, "ffn_dim": 64, "num_layers": 2, "attention_heads": 4,
-             "max_position_embeddings": 64, **SPECIAL},
+    "xglm": {
+        "vocab_size": 64,
+        "d_model": 32,
+        "ffn_dim": 64,
+        "num_layers": 2,
+        "attention_heads": 4,
+        "max_position_embeddings": 64,
+        **SPECIAL,
+    },
     "starcoder2": SIZES | {"residual_dropout": 0.1, "embedding_dropout": 0.1, "attention_dropout": 0.1},
-    "bloom": {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 4, "hidden_dropout": 0.1,
-              "attention_dropout": 0.1, **SPECIAL},
-    "falcon": {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-               "hidden_dropout": 0.1, "attention_dropout": 0.1, **SPECIAL},
+    "bloom": {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "hidden_dropout": 0.1,
+        "attention_dropout": 0.1,
+        **SPECIAL,
+    },
+    "falcon": {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "hidden_dropout": 0.1,
+        "attention_dropout": 0.1,
+        **SPECIAL,
+    },
     "mixtral": SIZES | EXPERTS | {"num_local_experts": 4, "router_jitter_noise": 0.1},
     "qwen3_moe": SIZES | QWEN_EXPERTS | {"head_dim": 8},
     "olmoe": SIZES | EXPERTS | {"num_experts": 4},
@@ -60,14 +126,39 @@ FAMILIES = {
     "qwen3_next": SIZES | LINEAR | QWEN_EXPERTS,
     "lfm2": SIZES | {"layer_types": ["conv", "full_attention"]},
     "mamba": {"vocab_size": 64, "hidden_size": 32, "state_size": 4, "num_hidden_layers": 2, **SPECIAL},
-    "mamba2": {"vocab_size": 64, "hidden_size": 32, "state_size": 8, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 8,
-               "n_groups": 1, "chunk_size": 8, **SPECIAL},
-    "jamba": SIZES | EXPERTS | {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4,
-                                "expert_layer_period": 2, "expert_layer_offset": 1, "use_mamba_kernels": False},
+    "mamba2": {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "state_size": 8,
+        "num_hidden_layers": 2,
+        "num_heads": 8,
+        "head_dim": 8,
+        "n_groups": 1,
+        "chunk_size": 8,
+        **SPECIAL,
+    },
+    "jamba": SIZES
+    | EXPERTS
+    | {
+        "num_experts": 2,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "mamba_d_state": 4,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "use_mamba_kernels": False,
+    },
     "falcon_h1": SIZES | SSM | {"mamba_d_ssm": 32, "mamba_n_heads": 4},
-    "granitemoehybrid": SIZES | SSM | {"mamba_n_heads": 8, "layer_types": ["mamba", "attention"], "num_local_experts": 0,
-                                       "num_experts_per_tok": 0, "shared_intermediate_size": 32},
-}  # fmt: skip
+    "granitemoehybrid": SIZES
+    | SSM
+    | {
+        "mamba_n_heads": 8,
+        "layer_types": ["mamba", "attention"],
+        "num_local_experts": 0,
+        "num_experts_per_tok": 0,
+        "shared_intermediate_size": 32,
+    },
+}
 NO_CLASSIFIER = {"gemma4_text", "xglm", "olmoe", "lfm2", "mamba", "mamba2", "falcon_h1", "granitemoehybrid"}
 NO_CLASSIFIER |= {"llama4_text", "cohere2", "granite"}
 # Three of them end early, and lengths differ, so that rows leave the batch and padding would be seen.
@@ -99,9 +190,14 @@ def test_family_samples_scores_learns_and_is_saved(tmp_path, model_type):
     model = build(model_type, FAMILIES[model_type]).eval()
     with torch.no_grad():
         responses = sample_responses(
-            model, PROMPTS, max_new_tokens=8, eos_token_ids=list(range(2, 20)), pad_token_id=toys.PAD,
-            generator=torch.Generator().manual_seed(2), return_logprobs=True,
-        )  # fmt: skip
+            model,
+            PROMPTS,
+            max_new_tokens=8,
+            eos_token_ids=list(range(2, 20)),
+            pad_token_id=toys.PAD,
+            generator=torch.Generator().manual_seed(2),
+            return_logprobs=True,
+        )
         ids = [response.token_ids for response in responses]
         assert len({len(row) for row in ids}) > 1
         batch = Rollout.from_responses(PROMPTS, ids, toys.PAD, "cpu").micro_batch([0, 1, 2, 3])

@@ -23,12 +23,24 @@ def test_trackio_holds_every_evaluations_samples_also_the_one_after_training(tmp
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"w{i} w{i + 1}"}) + "\n" for i in range(22)))
     options = {
-        "model_name_or_path": tmp_path / "base", "datasets": prompts, "test_split_size": 6, "output_dir": tmp_path / "ppo",
-        "reward_functions": "ppo_toys:even_share", "max_completion_length": 8, "max_steps": 4, "num_ppo_epochs": 2,
+        "model_name_or_path": tmp_path / "base",
+        "datasets": prompts,
+        "test_split_size": 6,
+        "output_dir": tmp_path / "ppo",
+        "reward_functions": "ppo_toys:even_share",
+        "max_completion_length": 8,
+        "max_steps": 4,
+        "num_ppo_epochs": 2,
         "gradient_accumulation_steps": 1,
-        "per_device_train_batch_size": 4, "use_cpu": "true", "bf16": "false", "eval_strategy": "steps", "eval_steps": 2,
-        "report_to": "trackio", "project": "toy", "num_completions_to_print": 0,
-    }  # fmt: skip
+        "per_device_train_batch_size": 4,
+        "use_cpu": "true",
+        "bf16": "false",
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "report_to": "trackio",
+        "project": "toy",
+        "num_completions_to_print": 0,
+    }
     argv = [word for key, value in options.items() for word in (f"--{key}", value)]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     done = run_python("recipes/ppo.py", *argv, env={"PYTHONPATH": paths, "TRACKIO_DIR": None})

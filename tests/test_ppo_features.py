@@ -125,10 +125,12 @@ def test_a_policy_that_draws_numbers_in_training_is_one_line(tmp_path):
 def test_each_prompt_of_a_rollout_gets_num_generations_responses(tmp_path):
     seen = []
     trainer = toys.trainer(
-        tmp_path, data=toys.prompts(4), num_generations=4, max_steps=4, reward=lambda completions, number: (
-            seen.append(number) or [0.0] * len(number)
-        ),
-    )  # fmt: skip
+        tmp_path,
+        data=toys.prompts(4),
+        num_generations=4,
+        max_steps=4,
+        reward=lambda completions, number: seen.append(number) or [0.0] * len(number),
+    )
     trainer.train()
     assert len(seen) == 2 and sorted(seen[0] + seen[1]) == sorted([0, 1, 2, 3] * 4)
     for numbers in seen:
@@ -347,9 +349,17 @@ def test_mistakes_are_one_line(tmp_path, arguments, message):
 )
 def test_the_best_model_is_chosen_by_what_evaluations_measure(tmp_path, metric, sets, message):
     data = toys.prompts(8)
-    arguments = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 2,
-                 "load_best_model_at_end": True, "metric_for_best_model": metric, "greater_is_better": True,
-                 "trainer_arguments": {"eval_dataset": {"a": data, "b": data} if sets else data}}  # fmt: skip
+    arguments = {
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "max_steps": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": metric,
+        "greater_is_better": True,
+        "trainer_arguments": {"eval_dataset": {"a": data, "b": data} if sets else data},
+    }
     if message is None:
         toys.trainer(tmp_path, **arguments).train()
     else:
@@ -362,9 +372,13 @@ def test_a_value_model_that_knows_fewer_tokens_than_the_policy_writes_is_refused
         toys.trainer(tmp_path, model=toys.policy(vocabulary=72), reward=toys.reward_model())
     check_sizes(toys.policy(), toys.reward_model(vocabulary=72))
     trainer = toys.trainer(
-        tmp_path, model=toys.policy(vocabulary=72), reward=toys.reward_model(), value_model="shared", max_steps=1,
+        tmp_path,
+        model=toys.policy(vocabulary=72),
+        reward=toys.reward_model(),
+        value_model="shared",
+        max_steps=1,
         data=toys.prompts().map(lambda row: {"prompt": " ".join(f"w{i}" for i in row["prompt"][:3])}),
-    )  # fmt: skip
+    )
     trainer.train()
 
 
@@ -380,8 +394,12 @@ def test_the_recipe_refuses_what_is_no_reward_model_before_it_loads_anything(tmp
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "w1"}\n')
     monkeypatch.syspath_prepend(toys.ROOT / "recipes")
     recipe = importlib.import_module("ppo")
-    argv = {"model_name_or_path": tmp_path / "model", "reward_model_name_or_path": tmp_path / "model",
-            "datasets": tmp_path / "prompts.jsonl", "output_dir": tmp_path / "out"}  # fmt: skip
+    argv = {
+        "model_name_or_path": tmp_path / "model",
+        "reward_model_name_or_path": tmp_path / "model",
+        "datasets": tmp_path / "prompts.jsonl",
+        "output_dir": tmp_path / "out",
+    }
     argv = [word for key, value in argv.items() for word in (f"--{key}", str(value))]
     types = RunArguments, DataArguments, PreviewArguments, "llmrecipes.ppo.config:PPOConfig", ModelArguments
     types += (RewardArguments, recipe.ValueArguments, "llmrecipes.evaluation.watch:WatchArguments")

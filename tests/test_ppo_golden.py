@@ -21,12 +21,20 @@ COMMON = {"max_steps": 8, "num_mini_batches": 2, "lr_scheduler_type": "linear", 
 RUNS = {
     "defaults": {},
     "adaptive_k3": {
-        "kl_estimator": "k3", "kl_target": 0.5, "kl_horizon": 50, "whiten_rewards": True, "score_clip": 0.5,
-        "normalize_scores": True, "missing_eos_penalty": 1.0, "missing_eos_mode": "replace", "temperature": 0.7,
-        "top_k": 20, "gamma": 0.99,
+        "kl_estimator": "k3",
+        "kl_target": 0.5,
+        "kl_horizon": 50,
+        "whiten_rewards": True,
+        "score_clip": 0.5,
+        "normalize_scores": True,
+        "missing_eos_penalty": 1.0,
+        "missing_eos_mode": "replace",
+        "temperature": 0.7,
+        "top_k": 20,
+        "gamma": 0.99,
     },
     "shared_trunk_kl_in_loss": {"value_model": "shared", "kl_in": "loss", "kl_estimator": "k3"},
-}  # fmt: skip
+}
 
 
 def record(folder, **arguments) -> list[dict[str, float]]:
@@ -59,11 +67,22 @@ def test_run_equals_its_record(tmp_path, name):
 
 @pytest.mark.parametrize(
     "change",
-    [{"lam": 0.96}, {"gamma": 0.99}, {"cliprange": 0.21}, {"cliprange_value": 0.15}, {"vf_coef": 0.11}, {"kl_coef": 0.21},
-     {"whiten_advantages": False}, {"kl_estimator": "k2"}, {"adam_epsilon": 1e-6}, {"max_grad_norm": 0.9},
-     {"missing_eos_penalty": 0.01}, {"temperature": 0.999}],
+    [
+        {"lam": 0.96},
+        {"gamma": 0.99},
+        {"cliprange": 0.21},
+        {"cliprange_value": 0.15},
+        {"vf_coef": 0.11},
+        {"kl_coef": 0.21},
+        {"whiten_advantages": False},
+        {"kl_estimator": "k2"},
+        {"adam_epsilon": 1e-6},
+        {"max_grad_norm": 0.9},
+        {"missing_eos_penalty": 0.01},
+        {"temperature": 0.999},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_small_change_of_the_mathematics_leaves_the_record(tmp_path, change):
     recorded, now = json.loads(GOLDEN.read_text())["defaults"], record(tmp_path, **change)
     assert any(

@@ -43,7 +43,7 @@ def gemma2():
             num_key_value_heads=2,
             head_dim=8,
             final_logit_softcapping=5.0,
-        )  # fmt: skip
+        )
     )
 
 
@@ -162,10 +162,15 @@ class VocabularyRows(TorchDispatchMode):
 def test_no_tensor_over_the_vocabulary_is_larger_than_a_chunk_or_a_decode_step(tmp_path, arguments):
     vocabulary, chunk = 512, 40  # a weight (V, H) transposed has 32 rows, a decode step 16, a micro-batch's responses 64
     trainer = toys.trainer(
-        tmp_path, model=toys.policy(vocabulary=vocabulary), tok=toys.tokenizer(vocabulary=vocabulary), max_steps=1,
-        per_device_train_batch_size=8, logprob_chunk_size=chunk, trainer_arguments={"eval_dataset": toys.prompts(8)},
+        tmp_path,
+        model=toys.policy(vocabulary=vocabulary),
+        tok=toys.tokenizer(vocabulary=vocabulary),
+        max_steps=1,
+        per_device_train_batch_size=8,
+        logprob_chunk_size=chunk,
+        trainer_arguments={"eval_dataset": toys.prompts(8)},
         **arguments,
-    )  # fmt: skip
+    )
     with VocabularyRows(vocabulary) as rows:
         trainer.train()
         trainer.evaluate()

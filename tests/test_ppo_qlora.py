@@ -85,9 +85,15 @@ def test_an_evaluation_does_not_change_the_gradient_of_a_loaded_model(base):
 def test_a_policy_in_four_bits_is_trained_saved_resumed_and_reloaded(base, tmp_path, value_model):
     def trainer():
         return toys.trainer(
-            tmp_path, model=four_bit(base), reward=toys.reward_model(), value_model=value_model, save_strategy="steps",
-            save_steps=3, max_steps=6, trainer_arguments={"peft_config": lora(lora_dropout=0.1)},
-        )  # fmt: skip
+            tmp_path,
+            model=four_bit(base),
+            reward=toys.reward_model(),
+            value_model=value_model,
+            save_strategy="steps",
+            save_steps=3,
+            max_steps=6,
+            trainer_arguments={"peft_config": lora(lora_dropout=0.1)},
+        )
 
     whole = trainer()
     start = weights(whole)

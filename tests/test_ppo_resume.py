@@ -41,10 +41,18 @@ class Death(TrainerCallback):
 def run(folder: Path, resume: str | None = None, death: tuple[int, float] | None = None, **arguments):
     """A run of ten rollouts that saves after every step; killed so many seconds after the start of a step, `death`."""
     settings = {
-        "max_steps": 40, "num_mini_batches": 2, "gradient_accumulation_steps": 1, "lr_scheduler_type": "linear",
-        "kl_target": 0.5, "kl_horizon": 100, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2,
-        "data": toys.prompts(20), "reward": toys.reward_model(),
-    }  # fmt: skip
+        "max_steps": 40,
+        "num_mini_batches": 2,
+        "gradient_accumulation_steps": 1,
+        "lr_scheduler_type": "linear",
+        "kl_target": 0.5,
+        "kl_horizon": 100,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "save_total_limit": 2,
+        "data": toys.prompts(20),
+        "reward": toys.reward_model(),
+    }
     trainer = toys.trainer(folder, **{**settings, **arguments})
     if death is not None:
         trainer.add_callback(Death(*death))

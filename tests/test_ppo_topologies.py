@@ -48,10 +48,18 @@ def run(inputs: Path, folder: Path, kind: str, resume: str | None = None):
     settings = dict(
         model=load_policy(policy, toys.tokenizer()),
         reward=[load_reward_model(reward, toys.tokenizer()), toys.even_share],
-        max_steps=8, num_mini_batches=2, gradient_accumulation_steps=2, per_device_train_batch_size=2,
-        lr_scheduler_type="linear", kl_target=0.5, kl_horizon=100, save_strategy="steps", save_steps=3,
-        max_grad_norm=0.5, data=toys.prompts(20),
-    )  # fmt: skip
+        max_steps=8,
+        num_mini_batches=2,
+        gradient_accumulation_steps=2,
+        per_device_train_batch_size=2,
+        lr_scheduler_type="linear",
+        kl_target=0.5,
+        kl_horizon=100,
+        save_strategy="steps",
+        save_steps=3,
+        max_grad_norm=0.5,
+        data=toys.prompts(20),
+    )
     trainer = toys.trainer(folder, **settings | KINDS[kind])
     del known
     trainer.train(resume_from_checkpoint=resume)

@@ -61,9 +61,15 @@ def test_each_rollout_gives_epochs_times_minibatches_optimizer_steps(tmp_path):
 
     # 20 prompts: two rollouts of 8 in each pass, the rest waits; the last rollout is trained in full too.
     trainer = toys.trainer(
-        tmp_path, data=toys.prompts(20), max_steps=-1, num_train_epochs=2, num_ppo_epochs=3, num_mini_batches=2,
-        gradient_accumulation_steps=1, trainer_arguments={"callbacks": [CountSteps()]},
-    )  # fmt: skip
+        tmp_path,
+        data=toys.prompts(20),
+        max_steps=-1,
+        num_train_epochs=2,
+        num_ppo_epochs=3,
+        num_mini_batches=2,
+        gradient_accumulation_steps=1,
+        trainer_arguments={"callbacks": [CountSteps()]},
+    )
     trainer.train()
     assert len(steps) == trainer.state.global_step == 2 * 2 * 3 * 2
     assert logged(trainer, "num_episodes")[-1] == trainer.num_episodes == 2 * 2 * 8
@@ -208,9 +214,14 @@ def test_evaluation_reports_reward_kl_and_length_and_leaves_training_as_it_was(t
     plain = toys.trainer(tmp_path, **arguments)
     plain.train()
     trainer = toys.trainer(
-        tmp_path, eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=4, eval_on_start=True, **arguments,
+        tmp_path,
+        eval_strategy="steps",
+        eval_steps=1,
+        per_device_eval_batch_size=4,
+        eval_on_start=True,
+        **arguments,
         trainer_arguments={"eval_dataset": toys.prompts(10, seed=5)},
-    )  # fmt: skip
+    )
     before = trainer.evaluate()
     assert before["eval_kl"] == 0 and 0 <= before["eval_score"] <= 1 and 1 <= before["eval_response_length"] <= 8
     assert before["eval_scores/even_share"] == pytest.approx(before["eval_score"]) and 0 <= before["eval_eos_rate"] <= 1
@@ -282,19 +293,32 @@ def test_evaluations_write_and_print_their_samples(tmp_path, capsys):
 
 def test_early_stopping_callback_stops(tmp_path):
     trainer = toys.trainer(
-        tmp_path, max_steps=20, learning_rate=0.0, eval_strategy="steps", eval_steps=1, save_strategy="steps",
-        save_steps=1, load_best_model_at_end=True, metric_for_best_model="eval_score", greater_is_better=True,
+        tmp_path,
+        max_steps=20,
+        learning_rate=0.0,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_score",
+        greater_is_better=True,
         trainer_arguments={"eval_dataset": toys.prompts(10, seed=5), "callbacks": [EarlyStoppingCallback(2)]},
-    )  # fmt: skip
+    )
     trainer.train()
     assert trainer.state.global_step == 3
 
 
 def last_kl(folder, estimator: str, kl_coef: float) -> float:
     trainer = toys.trainer(
-        folder, kl_in="loss", kl_estimator=estimator, kl_coef=kl_coef, max_steps=40, per_device_train_batch_size=16,
+        folder,
+        kl_in="loss",
+        kl_estimator=estimator,
+        kl_coef=kl_coef,
+        max_steps=40,
+        per_device_train_batch_size=16,
         vf_coef=0.0,
-    )  # fmt: skip
+    )
     trainer.train()
     assert logged(trainer, "kl_loss")
     return sum(logged(trainer, "kl")[-5:])
@@ -320,10 +344,16 @@ def test_a_stop_string_ends_the_response_and_spares_the_penalty(tmp_path):
 
     bytes_and_specials = train_tokenizer(["abc"], 259, 64)
     trainer = toys.trainer(
-        tmp_path, model=toys.policy(vocabulary=259), reward=reward, tok=bytes_and_specials, max_completion_length=30,
-        data=Dataset.from_list([{"prompt": "abc"}] * 64), per_device_train_batch_size=32, max_steps=1,
+        tmp_path,
+        model=toys.policy(vocabulary=259),
+        reward=reward,
+        tok=bytes_and_specials,
+        max_completion_length=30,
+        data=Dataset.from_list([{"prompt": "abc"}] * 64),
+        per_device_train_batch_size=32,
+        max_steps=1,
         stop_strings=["a", "e", "i", "o", "u", "st"],
-    )  # fmt: skip
+    )
     trainer.train()
     stopped = [text[-1:] in "aeiou" or text.endswith("st") for text in seen["texts"]]
     assert not any(vowel in text[:-1] for text in seen["texts"] for vowel in "aeiou") and sum(stopped) > 10
@@ -423,9 +453,16 @@ def test_saved_model_is_a_plain_policy_with_the_value_model_beside_it(tmp_path):
 def test_resume_equals_uninterrupted(tmp_path, stop):
     """Checkpoints in the middle of a rollout (3) and between two (4)."""
     arguments = {
-        "max_steps": 8, "lr_scheduler_type": "linear", "num_mini_batches": 2, "gradient_accumulation_steps": 1,
-        "kl_target": 0.5, "kl_horizon": 100, "save_strategy": "steps", "save_steps": stop, "data": toys.prompts(20),
-    }  # fmt: skip
+        "max_steps": 8,
+        "lr_scheduler_type": "linear",
+        "num_mini_batches": 2,
+        "gradient_accumulation_steps": 1,
+        "kl_target": 0.5,
+        "kl_horizon": 100,
+        "save_strategy": "steps",
+        "save_steps": stop,
+        "data": toys.prompts(20),
+    }
     whole = toys.trainer(tmp_path / "whole", **arguments)
     whole.train()
     resumed = toys.trainer(tmp_path / "whole", model=toys.policy(), **arguments)
@@ -438,10 +475,17 @@ def test_resume_equals_uninterrupted(tmp_path, stop):
 
 def test_best_model_is_loaded_at_the_end(tmp_path):
     trainer = toys.trainer(
-        tmp_path, max_steps=4, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1,
-        load_best_model_at_end=True, metric_for_best_model="eval_response_length", greater_is_better=True,
+        tmp_path,
+        max_steps=4,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_response_length",
+        greater_is_better=True,
         trainer_arguments={"eval_dataset": toys.prompts(10, seed=5)},
-    )  # fmt: skip
+    )
     trainer.train()
     best = AutoModelForCausalLM.from_pretrained(trainer.state.best_model_checkpoint)
     assert_equal_weights(dict(best.named_parameters()), dict(trainer.model.policy.named_parameters()))
@@ -659,10 +703,17 @@ def assert_finite_checkpoint(folder: Path, step: int) -> None:
 @pytest.mark.slow
 def test_token_bandit_is_learned(tmp_path):
     trainer = toys.trainer(
-        tmp_path, reward=lambda completion_ids, **_: [row.count(7) / 16 for row in completion_ids],
-        data=toys.prompts(128), per_device_train_batch_size=16, max_completion_length=16, num_ppo_epochs=4,
-        kl_coef=0.01, logging_steps=4, max_steps=4 * 30, learning_rate=2e-3,
-    )  # fmt: skip
+        tmp_path,
+        reward=lambda completion_ids, **_: [row.count(7) / 16 for row in completion_ids],
+        data=toys.prompts(128),
+        per_device_train_batch_size=16,
+        max_completion_length=16,
+        num_ppo_epochs=4,
+        kl_coef=0.01,
+        logging_steps=4,
+        max_steps=4 * 30,
+        learning_rate=2e-3,
+    )
     trainer.train()
     scores = logged(trainer, "score")
     assert scores[0] < 0.05 and sum(scores[-5:]) / 5 >= 0.8
@@ -672,11 +723,18 @@ def test_token_bandit_is_learned(tmp_path):
 @pytest.mark.parametrize("pad_is_eos", [False, True])
 def test_stopping_early_is_learned_with_any_pad(tmp_path, pad_is_eos):
     trainer = toys.trainer(
-        tmp_path, reward=lambda completion_ids, **_: [1 - len(row) / 16 for row in completion_ids],
-        data=toys.prompts(128), tok=toys.tokenizer(pad_is_eos), per_device_train_batch_size=16,
-        max_completion_length=16, num_ppo_epochs=4, kl_coef=0.01, missing_eos_penalty=1.0, logging_steps=4,
+        tmp_path,
+        reward=lambda completion_ids, **_: [1 - len(row) / 16 for row in completion_ids],
+        data=toys.prompts(128),
+        tok=toys.tokenizer(pad_is_eos),
+        per_device_train_batch_size=16,
+        max_completion_length=16,
+        num_ppo_epochs=4,
+        kl_coef=0.01,
+        missing_eos_penalty=1.0,
+        logging_steps=4,
         max_steps=4 * 20,
-    )  # fmt: skip
+    )
     trainer.train()
     rates = logged(trainer, "eos_rate")
     assert rates[0] < 0.5 and sum(rates[-5:]) / 5 >= 0.95

@@ -81,9 +81,14 @@ def free_port() -> int:
 
 def by_server(server, **arguments) -> dict:
     return {
-        "use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": server.url, "vllm_server_timeout": 5.0,
-        "vllm_group_port": free_port(), **CORRECTION, **arguments,
-    }  # fmt: skip
+        "use_vllm": True,
+        "vllm_mode": "server",
+        "vllm_server_base_url": server.url,
+        "vllm_server_timeout": 5.0,
+        "vllm_group_port": free_port(),
+        **CORRECTION,
+        **arguments,
+    }
 
 
 class Recorded:
@@ -202,10 +207,12 @@ def test_logged_figures_equal_those_computed_from_the_rollout(tmp_path, serve):
     differences = torch.cat([(policy - sampler).abs() for policy, sampler in rows])
     ratios = torch.stack([(policy - sampler).sum().exp() for policy, sampler in rows])
     expected = {
-        "sampling_logp_difference/mean": differences.mean(), "sampling_logp_difference/max": differences.max(),
-        "importance_sampling_ratio/min": ratios.min(), "importance_sampling_ratio/mean": ratios.mean(),
+        "sampling_logp_difference/mean": differences.mean(),
+        "sampling_logp_difference/max": differences.max(),
+        "importance_sampling_ratio/min": ratios.min(),
+        "importance_sampling_ratio/mean": ratios.mean(),
         "importance_sampling_ratio/max": ratios.max(),
-    }  # fmt: skip
+    }
     for name, value in expected.items():
         assert logged(trainer, f"sampling/{name}") == [pytest.approx(value.item(), rel=1e-5)], name
     mask = torch.arange(seen[0].logprobs.shape[1]) < seen[0].response_lengths[:, None]
@@ -226,10 +233,20 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path, serve):
 def test_evaluation_samples_from_the_weights_of_the_moment(tmp_path, serve):
     server = serve()
     trainer = toys.trainer(
-        tmp_path, max_steps=2, trainer_arguments={"eval_dataset": toys.prompts(8, seed=5)}, per_device_eval_batch_size=4,
-        num_completions_to_print=0, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1,
-        load_best_model_at_end=True, metric_for_best_model="kl", greater_is_better=False, **by_server(server),
-    )  # fmt: skip
+        tmp_path,
+        max_steps=2,
+        trainer_arguments={"eval_dataset": toys.prompts(8, seed=5)},
+        per_device_eval_batch_size=4,
+        num_completions_to_print=0,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="kl",
+        greater_is_better=False,
+        **by_server(server),
+    )
     trainer.train()
     assert server.count("/update_weights") == 1 + 2  # the rollout's, then one for each evaluation of two batches
     assert trainer.state.best_global_step == 1
@@ -271,9 +288,14 @@ def test_finish_reason_says_whether_the_model_ended_the_response(tmp_path, serve
     strings = [*"0123456789ABC", "NO", special]
     data = Dataset.from_list([{"prompt": "abc"}] * 8)
     trainer = toys.trainer(
-        tmp_path, model=toys.policy(vocabulary=259), tok=tok, data=data, stop_strings=strings,
-        per_device_generation_batch_size=100, **by_server(serve(tok)),
-    )  # fmt: skip
+        tmp_path,
+        model=toys.policy(vocabulary=259),
+        tok=tok,
+        data=data,
+        stop_strings=strings,
+        per_device_generation_batch_size=100,
+        **by_server(serve(tok)),
+    )
     torch.nn.init.zeros_(trainer.model.policy.lm_head.weight)  # each token as likely as any other
     options = {"eos_token_ids": trainer.eos_token_ids, "stopping_criteria": trainer.stopping_criteria}
     with torch.no_grad():

@@ -13,20 +13,36 @@ CASES = [  # stage, lines of the YAML, command line, the keys that give way
     ("ppo", "num_train_epochs: 3", "--max_steps 10", "num_train_epochs"),
     ("dpo", "eval_datasets: [{rows}]", "--test_split_size 0.1", "eval_datasets"),
     ("dpo", "test_split_size: 0.1", "--eval_datasets {rows}", "test_split_size"),
-    ("sft", "eval_datasets: [{rows}]; eval_strategy: epoch; eval_on_start: true", "--eval_datasets []",
-     "eval_strategy eval_on_start"),
-    ("sft", "lr_scheduler_type: cosine_with_min_lr; lr_scheduler_kwargs: {min_lr_rate: 0.1}; warmup_steps: 5",
-     "--lr_scheduler_type constant", "lr_scheduler_kwargs warmup_steps"),
-    ("sft", "lr_scheduler_type: cosine_with_min_lr; lr_scheduler_kwargs: {min_lr_rate: 0.1}; warmup_steps: 5",
-     "--lr_scheduler_type linear", "lr_scheduler_kwargs"),
+    (
+        "sft",
+        "eval_datasets: [{rows}]; eval_strategy: epoch; eval_on_start: true",
+        "--eval_datasets []",
+        "eval_strategy eval_on_start",
+    ),
+    (
+        "sft",
+        "lr_scheduler_type: cosine_with_min_lr; lr_scheduler_kwargs: {min_lr_rate: 0.1}; warmup_steps: 5",
+        "--lr_scheduler_type constant",
+        "lr_scheduler_kwargs warmup_steps",
+    ),
+    (
+        "sft",
+        "lr_scheduler_type: cosine_with_min_lr; lr_scheduler_kwargs: {min_lr_rate: 0.1}; warmup_steps: 5",
+        "--lr_scheduler_type linear",
+        "lr_scheduler_kwargs",
+    ),
     ("sft", "use_peft: true; lora_r: 8; use_rslora: true", "--use_peft false", "lora_r use_rslora"),
     ("sft", "bf16: true", "--fp16", "bf16"),
     ("sft", "activation_checkpointing: true", "--no_gradient_checkpointing", "activation_checkpointing"),
     ("dpo", "loss_type: [robust]; label_smoothing: 0.1", "--loss_type ipo", "label_smoothing"),
     ("pretrain", "optimizer: muon; muon_learning_rate: 0.02", "--optimizer adamw", "muon_learning_rate"),
-    ("evaluate", "judge: llm; judge_url: http://127.0.0.1:1/v1; judge_model: m; judge_pairs: true", "--judge a:b",
-     "judge_url judge_model judge_pairs"),
-]  # fmt: skip
+    (
+        "evaluate",
+        "judge: llm; judge_url: http://127.0.0.1:1/v1; judge_model: m; judge_pairs: true",
+        "--judge a:b",
+        "judge_url judge_model judge_pairs",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

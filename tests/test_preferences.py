@@ -54,13 +54,28 @@ def test_hh_rows_without_a_preference_are_left_out():
 def completion(response, overall, *ratings):
     aspects = ("instruction_following", "honesty", "truthfulness", "helpfulness")
     notes = {name: {"Rating": rating, "Rationale": "..."} for name, rating in zip(aspects, ratings, strict=False)}
-    return {"model": "m", "principle": "helpfulness", "response": response, "annotations": notes,
-            "overall_score": overall, "fine-grained_score": 1.0}  # fmt: skip
+    return {
+        "model": "m",
+        "principle": "helpfulness",
+        "response": response,
+        "annotations": notes,
+        "overall_score": overall,
+        "fine-grained_score": 1.0,
+    }
 
 
-ULTRA = {"source": "flan", "instruction": "Say hi.", "models": ["m"] * 4, "correct_answers": ["None"],
-         "completions": [completion("a", 7.5, "5", "5"), completion("b", 8.0, "2", "3"),
-                         completion("c", 7.5, "4", "N/A"), completion("d", None, "1")]}  # fmt: skip
+ULTRA = {
+    "source": "flan",
+    "instruction": "Say hi.",
+    "models": ["m"] * 4,
+    "correct_answers": ["None"],
+    "completions": [
+        completion("a", 7.5, "5", "5"),
+        completion("b", 8.0, "2", "3"),
+        completion("c", 7.5, "4", "N/A"),
+        completion("d", None, "1"),
+    ],
+}
 
 
 def test_ultrafeedback_gives_every_pair_that_is_no_tie_weighted_to_one():
@@ -90,15 +105,28 @@ RANKS = [{"rank": 2, "value": "response-1"}, {"rank": 1, "value": "response-2"},
 @pytest.mark.parametrize(
     "record",
     [
-        FIELDS | {"ranking": [{"user_id": "u1", "value": RANKS, "status": "submitted"}], "ranking-suggestion": RANKS[:2],
-                  "external_id": None, "metadata": "{}"},
+        FIELDS
+        | {
+            "ranking": [{"user_id": "u1", "value": RANKS, "status": "submitted"}],
+            "ranking-suggestion": RANKS[:2],
+            "external_id": None,
+            "metadata": "{}",
+        },
         FIELDS | {"ranking": {"user_id": ["u1"], "value": [RANKS], "status": ["submitted"]}},
-        FIELDS | {"ranking": [{"user_id": "u1", "status": "submitted", "value": {
-            "rank": [2, 1, 2], "value": ["response-1", "response-2", "response-3"]}}]},
+        FIELDS
+        | {
+            "ranking": [
+                {
+                    "user_id": "u1",
+                    "status": "submitted",
+                    "value": {"rank": [2, 1, 2], "value": ["response-1", "response-2", "response-3"]},
+                }
+            ]
+        },
         {"fields": FIELDS, "responses": [{"user_id": "u1", "status": "submitted", "values": {"ranking": {"value": RANKS}}}]},
     ],
     ids=["export", "columns", "structs", "records"],
-)  # fmt: skip
+)
 def test_argilla_1_ranking_with_ties(record):
     pairs = list(argilla([record]))
     assert order(pairs) == [("b", "a"), ("b", "c")] and {p["annotator"] for p in pairs} == {"u1"}
@@ -107,21 +135,35 @@ def test_argilla_1_ranking_with_ties(record):
 
 def test_argilla_2_ranking_nested_and_flat():
     best_first = ["response-2", "response-1", "response-3"]
-    nested = {"id": "1", "fields": FIELDS, "metadata": {}, "vectors": {},
-              "suggestions": {"ranking": {"value": best_first[::-1], "agent": "model"}},
-              "responses": {"ranking": [{"value": best_first, "user_id": "u1"}],
-                            "comment": [{"value": "fine", "user_id": "u1"}]}}  # fmt: skip
-    flat = FIELDS | {"id": "1", "status": "completed", "ranking.responses": [best_first],
-                     "ranking.responses.users": ["u1"], "ranking.responses.status": ["submitted"],
-                     "ranking.suggestion": best_first[::-1], "ranking.suggestion.agent": "model"}  # fmt: skip
+    nested = {
+        "id": "1",
+        "fields": FIELDS,
+        "metadata": {},
+        "vectors": {},
+        "suggestions": {"ranking": {"value": best_first[::-1], "agent": "model"}},
+        "responses": {"ranking": [{"value": best_first, "user_id": "u1"}], "comment": [{"value": "fine", "user_id": "u1"}]},
+    }
+    flat = FIELDS | {
+        "id": "1",
+        "status": "completed",
+        "ranking.responses": [best_first],
+        "ranking.responses.users": ["u1"],
+        "ranking.responses.status": ["submitted"],
+        "ranking.suggestion": best_first[::-1],
+        "ranking.suggestion.agent": "model",
+    }
     expected = [("b", "a"), ("b", "c"), ("a", "c")]
     assert order(argilla([nested])) == order(argilla([flat])) == expected
 
 
 def test_argilla_ratings_of_single_texts_are_ranked_by_annotator():
-    record = FIELDS | {f"response-{i}-rating": [{"user_id": "u1", "value": v, "status": "submitted"},
-                                                {"user_id": "u2", "value": 6 - v, "status": "submitted"}]
-                       for i, v in ((1, 5), (2, 1), (3, 5))}  # fmt: skip
+    record = FIELDS | {
+        f"response-{i}-rating": [
+            {"user_id": "u1", "value": v, "status": "submitted"},
+            {"user_id": "u2", "value": 6 - v, "status": "submitted"},
+        ]
+        for i, v in ((1, 5), (2, 1), (3, 5))
+    }
     pairs = list(argilla([record]))
     assert order(pairs) == [("a", "b"), ("c", "b"), ("b", "a"), ("b", "c")]
     assert [p["margin"] for p in pairs] == [4.0] * 4 and [p["weight"] for p in pairs] == [0.25] * 4
@@ -168,18 +210,30 @@ def test_held_out_share_never_splits_a_prompt(tmp_path):
         ("hh_rlhf", {"chosen": HH["chosen"]}, "row 2: columns are .*expected the transcripts"),
         ("ultrafeedback", {"instruction": "x"}, "row 2: columns are .*expected instruction and completions"),
         ("ultrafeedback", {"instruction": "x", "completions": [completion(None, 3.0)]}, "row 2: completion 1 has no text"),
-        ("ultrafeedback", {"instruction": "x", "completions": [completion("a", None, "good")]},
-         "row 2, completion 1: score 'good' is not a number"),
+        (
+            "ultrafeedback",
+            {"instruction": "x", "completions": [completion("a", None, "good")]},
+            "row 2, completion 1: score 'good' is not a number",
+        ),
         ("argilla", {"prompt": None, "ranking": []}, "row 2: has no prompt"),
-        ("argilla", {"prompt": "x", "ranking": [{"user_id": "u", "status": "submitted", "value": RANKS}]},
-         "row 2, ranking: ranks `response-2`, which is not a field"),
-        ("argilla", {"prompt": "x", "rating-2": [{"user_id": "u", "status": "submitted", "value": 3}]},
-         "row 2: rates number 2 in `rating-2`"),
+        (
+            "argilla",
+            {"prompt": "x", "ranking": [{"user_id": "u", "status": "submitted", "value": RANKS}]},
+            "row 2, ranking: ranks `response-2`, which is not a field",
+        ),
+        (
+            "argilla",
+            {"prompt": "x", "rating-2": [{"user_id": "u", "status": "submitted", "value": 3}]},
+            "row 2: rates number 2 in `rating-2`",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_row_is_named_with_its_file(tmp_path, reader, row, message):
-    good = {"hh_rlhf": HH, "ultrafeedback": ULTRA,
-            "argilla": FIELDS | {"ranking": [{"user_id": "u", "status": "submitted", "value": RANKS}]}}[reader]  # fmt: skip
+    good = {
+        "hh_rlhf": HH,
+        "ultrafeedback": ULTRA,
+        "argilla": FIELDS | {"ranking": [{"user_id": "u", "status": "submitted", "value": RANKS}]},
+    }[reader]
     spec = source(tmp_path, [good, row], reader)
     with pytest.raises(InputError, match=r"x\.jsonl, " + message):
         load_source(DataArguments(datasets=[spec]).datasets[0], 0)

@@ -134,10 +134,16 @@ def test_counts_leave_the_prepared_rows_as_trl_makes_them(model, tokenizer, tmp_
 def test_counts_of_pairs_are_what_dpo_uses(model, tokenizer, tmp_path, mode):
     def trainer(kind):
         policies = load_policy(model), load_policy(model)
-        args = trl.DPOConfig(output_dir=str(tmp_path), max_length=64, truncation_mode=mode, report_to="none", use_cpu=True,
-                             bf16=False)  # fmt: skip
-        return kind(model=policies[0], ref_model=policies[1], args=args, train_dataset=pairs(SHORT, LONG, SHORT),
-                    processing_class=tokenizer)  # fmt: skip
+        args = trl.DPOConfig(
+            output_dir=str(tmp_path), max_length=64, truncation_mode=mode, report_to="none", use_cpu=True, bf16=False
+        )
+        return kind(
+            model=policies[0],
+            ref_model=policies[1],
+            args=args,
+            train_dataset=pairs(SHORT, LONG, SHORT),
+            processing_class=tokenizer,
+        )
 
     ours = trainer(DPOTrainer)
     counts, names = ours.row_counts["train"], ["prompt_ids", "chosen_ids", "rejected_ids"]
@@ -153,8 +159,9 @@ def test_counts_of_pairs_are_what_dpo_uses(model, tokenizer, tmp_path, mode):
 
 def test_pairs_of_which_no_answer_fits_are_left_out_of_a_reward_model(model, tokenizer, tmp_path):
     rows = pair_columns(pairs(SHORT, LONG, SHORT))
-    trainer = trainer_of(RewardTrainer, trl.RewardConfig, load_reward_model(model, tokenizer), tokenizer, rows, tmp_path,
-                         max_length=64)  # fmt: skip
+    trainer = trainer_of(
+        RewardTrainer, trl.RewardConfig, load_reward_model(model, tokenizer), tokenizer, rows, tmp_path, max_length=64
+    )
     counts = trainer.row_counts["train"]
     assert (counts.rows, counts.used, counts.cut, counts.loss_tokens) == (3, len(trainer.train_dataset), 0, None)
     trainer.evaluate()

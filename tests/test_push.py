@@ -79,9 +79,15 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer({"url": f"{hub.url}/{key}"}, 409 if known else 200)
 
     def preupload(self, known, files):
-        modes = [{"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular",
-                  "shouldIgnore": False, "oid": file_id(known.get(f["path"]))}
-                 for f in files]  # fmt: skip
+        modes = [
+            {
+                "path": f["path"],
+                "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular",
+                "shouldIgnore": False,
+                "oid": file_id(known.get(f["path"])),
+            }
+            for f in files
+        ]
         return self.answer({"files": modes})
 
     def commit(self, hub, key, body, fault):
@@ -159,8 +165,11 @@ class Handler(BaseHTTPRequestHandler):
             hub.tags.setdefault(tag, revision)  # the Hub moves no tag
             return self.answer({"error": "Tag reference exists already"} if known else {}, 409 if known else 200)
         if what == "refs":
-            tags = [{"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": commit}
-                    for (of, tag), commit in hub.tags.items() if of == key]  # fmt: skip
+            tags = [
+                {"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": commit}
+                for (of, tag), commit in hub.tags.items()
+                if of == key
+            ]
             return self.answer({"branches": [], "converts": [], "tags": tags})
         if key not in hub.repos:
             return self.answer({"error": "no"}, 404, [("X-Error-Code", "RepoNotFound")])
@@ -194,10 +203,18 @@ def run(tmp_path):
     folder = tmp_path / "mine" / "sft"
     (folder / "checkpoint-1").mkdir(parents=True)
     (folder / "checkpoint-1" / "optimizer.pt").write_bytes(b"x")
-    inputs = {"outputs/mine/pretrain": "beef", str(tmp_path / "mine" / "rank"): "cafe", "org/data": "hub:org/data",
-              "gpt2": "hub:gpt2"}  # fmt: skip
-    manifest = {"status": "finished", "fingerprint": "f00d", "command": f"python {tmp_path}/recipes/sft.py",
-                "inputs": inputs}  # fmt: skip
+    inputs = {
+        "outputs/mine/pretrain": "beef",
+        str(tmp_path / "mine" / "rank"): "cafe",
+        "org/data": "hub:org/data",
+        "gpt2": "hub:gpt2",
+    }
+    manifest = {
+        "status": "finished",
+        "fingerprint": "f00d",
+        "command": f"python {tmp_path}/recipes/sft.py",
+        "inputs": inputs,
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(os.urandom(300_000))
@@ -302,12 +319,18 @@ def test_private_run_is_never_put_into_a_public_repository(hub, run):
 
 @pytest.mark.parametrize(
     ("fault", "line"),
-    [(("POST", "/api/repos/create", 401), "HF_TOKEN.*401"), (("POST", "/api/repos/create", 403), "may not write.*403"),
-     (("POST", "/commit/", 403), "may not write.*403"), (("POST", "/commit/", 409), "somebody else.*409"),
-     (("POST", "/objects/batch", 401), "HF_TOKEN.*401"), (("PUT", "/upload/", 403), "may not write.*403"),
-     (("PUT", "/upload/", 400), "refused the files.*400"), (("POST", "/validate-yaml", 400), "README.md.*license"),
-     (("POST", "/tag/", 403), "may not write.*403")],
-)  # fmt: skip
+    [
+        (("POST", "/api/repos/create", 401), "HF_TOKEN.*401"),
+        (("POST", "/api/repos/create", 403), "may not write.*403"),
+        (("POST", "/commit/", 403), "may not write.*403"),
+        (("POST", "/commit/", 409), "somebody else.*409"),
+        (("POST", "/objects/batch", 401), "HF_TOKEN.*401"),
+        (("PUT", "/upload/", 403), "may not write.*403"),
+        (("PUT", "/upload/", 400), "refused the files.*400"),
+        (("POST", "/validate-yaml", 400), "README.md.*license"),
+        (("POST", "/tag/", 403), "may not write.*403"),
+    ],
+)
 def test_refusals_are_one_line_and_leave_no_tag(hub, run, fault, line):
     hub.faults.append(fault)
     with pytest.raises(InputError, match=line) as caught:
@@ -393,8 +416,10 @@ def test_chain_whose_push_broke_is_continued_by_the_same_command(hub, run):
     (run.parent / "report.html").write_text("<h1>report</h1>")
     plans = plan_push(str(run.parent), "me")
     assert [(p.repo_id, p.repo_type) for p in plans] == [
-        ("me/mine-sft", "model"), ("me/mine-sft-lora", "model"), ("me/mine-pairs", "dataset")
-    ]  # fmt: skip
+        ("me/mine-sft", "model"),
+        ("me/mine-sft-lora", "model"),
+        ("me/mine-pairs", "dataset"),
+    ]
     api = HfApi(endpoint=hub.url, token=TOKEN)
     push_run(plans[0], True, api)
     hub.faults += [("POST", "/commit/", "cut")] * 5

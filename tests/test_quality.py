@@ -22,9 +22,17 @@ ROOT = Path(__file__).parent.parent
 def judgement(item, annotator, ranking, **more):
     flat = [i for group in ranking for i in group]
     return {
-        "item_id": item, "annotator": annotator, "ranking": ranking, "order_shown": sorted(flat), "is_repeat": False,
-        "annotator_kind": "person", "all_bad": False, "flags": {}, "seconds": 10.0, "position": 1,
-    } | more  # fmt: skip
+        "item_id": item,
+        "annotator": annotator,
+        "ranking": ranking,
+        "order_shown": sorted(flat),
+        "is_repeat": False,
+        "annotator_kind": "person",
+        "all_bad": False,
+        "flags": {},
+        "seconds": 10.0,
+        "position": 1,
+    } | more
 
 
 def test_alpha_of_a_hand_computed_case():

@@ -199,9 +199,18 @@ def test_only_users_enter_and_each_sees_his_own_work(tmp_path, users):
 
 
 @pytest.mark.parametrize(
-    "body", [b"[" * 30_000, b'{"id": ' * 8_000, b'{"id": ' + b"1" * 5_000 + b"}", b'{"id": "\xff"}', b"NaN", b"", b"null",
-             b"\xff\xfe{\x00"]
-)  # fmt: skip
+    "body",
+    [
+        b"[" * 30_000,
+        b'{"id": ' * 8_000,
+        b'{"id": ' + b"1" * 5_000 + b"}",
+        b'{"id": "\xff"}',
+        b"NaN",
+        b"",
+        b"null",
+        b"\xff\xfe{\x00",
+    ],
+)
 @pytest.mark.parametrize("path", ["judgement", "undo", "name"])
 def test_what_is_no_json_object_is_a_wrong_request(page, path, body):
     answer = page.post(f"/api/{path}", content=body, headers={"Content-Type": "application/json"})
@@ -288,8 +297,12 @@ def test_a_changed_password_ends_its_sessions_and_a_user_taken_out_is_out(tmp_pa
     assert ann.get("/api/item").status_code == 401
 
 
-RUN_HISTORY = ["/gradio_api/runs", "/gradio_api/run-history/buckets?x=1", "/gradio_api/run-history/records?bucket=a/b",
-               "/gradio_api/run-history/records/x/y/assets/z"]  # fmt: skip
+RUN_HISTORY = [
+    "/gradio_api/runs",
+    "/gradio_api/run-history/buckets?x=1",
+    "/gradio_api/run-history/records?bucket=a/b",
+    "/gradio_api/run-history/records/x/y/assets/z",
+]
 
 
 def test_no_annotator_reaches_the_operators_token_through_gradio(tmp_path, users, monkeypatch):

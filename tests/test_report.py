@@ -17,8 +17,15 @@ from llmrecipes.report.markdown import render_markdown
 
 ROOT = Path(__file__).parent.parent
 
-HOSTILE = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg onload=alert(1)>", "</dd></div><iframe src=//x>",  # noqa: E501
-           "<style>@import 'http://x'</style>", "[x](javascript:alert(1))", "$\\frac{$ & <b>"]  # fmt: skip
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '"><svg onload=alert(1)>',
+    "</dd></div><iframe src=//x>",  # noqa: E501
+    "<style>@import 'http://x'</style>",
+    "[x](javascript:alert(1))",
+    "$\\frac{$ & <b>",
+]
 
 
 class Tags(HTMLParser):
@@ -42,10 +49,21 @@ def parse(page):
 
 def write(folder, stage, **manifest):
     (folder / stage).mkdir(parents=True)
-    whole = {"status": "finished", "stage": stage, "wall_seconds": 12.0, "made": f"a {stage}", "commit": "abc123",
-             "command": "python recipes/x.py", "fingerprint": "f" * 16, "packages": {"torch": "2.13.0"}, "inputs": {},
-             "hardware": {"cpu": "x", "cores": 2, "accelerators": []}, "metrics": {}, "expected": {},
-             "config": {"output_dir": f"outputs/{stage}"}}  # fmt: skip
+    whole = {
+        "status": "finished",
+        "stage": stage,
+        "wall_seconds": 12.0,
+        "made": f"a {stage}",
+        "commit": "abc123",
+        "command": "python recipes/x.py",
+        "fingerprint": "f" * 16,
+        "packages": {"torch": "2.13.0"},
+        "inputs": {},
+        "hardware": {"cpu": "x", "cores": 2, "accelerators": []},
+        "metrics": {},
+        "expected": {},
+        "config": {"output_dir": f"outputs/{stage}"},
+    }
     (folder / stage / "manifest.json").write_text(json.dumps(whole | manifest))
 
 
@@ -59,8 +77,15 @@ def health(verdict="unhealthy"):
     from llmrecipes.reward_models.health_measures import ScoredPair, measure_pairs
 
     pairs = [ScoredPair(str(i), 1.0 if i % 4 else -1.0, 0.0, 5 + i % 3, 6, float(i % 2), HOSTILE[i % 2]) for i in range(80)]
-    mistake = {"prompt": HOSTILE[0], "chosen": HOSTILE[1], "rejected": HOSTILE[2], "chosen_score": -1.0,
-               "rejected_score": 0.0, "margin": 1.0, "category": HOSTILE[3]}  # fmt: skip
+    mistake = {
+        "prompt": HOSTILE[0],
+        "chosen": HOSTILE[1],
+        "rejected": HOSTILE[2],
+        "chosen_score": -1.0,
+        "rejected_score": 0.0,
+        "margin": 1.0,
+        "category": HOSTILE[3],
+    }
     found = measure_pairs(pairs) | {"verdict": verdict, "reasons": [HOSTILE[4]], "left_out": 3, "mistakes": [mistake]}
     invariance = {"max_difference": {"padding": 0.125}, "rows": 64, "score_std": 1.0}
     return found | {"by_set": {"test": found["accuracy"]}, "invariance": invariance}
@@ -76,11 +101,22 @@ def chain(tmp_path):
     write(tmp_path, "reward", inputs={"outputs/sft": "x"}, metrics={"eval_accuracy": 0.8125, "eval_margin": 1.5})
     (tmp_path / "reward" / "health.json").write_text(json.dumps(health()))
     hardware = {"cpu": HOSTILE[2], "cores": 2, "accelerators": [HOSTILE[1]]}
-    write(tmp_path, "evaluate", inputs={"outputs/sft": "x"}, made=HOSTILE[1], packages={HOSTILE[0]: HOSTILE[2]},
-          command=HOSTILE[0], commit=HOSTILE[1], hardware=hardware)  # fmt: skip
+    write(
+        tmp_path,
+        "evaluate",
+        inputs={"outputs/sft": "x"},
+        made=HOSTILE[1],
+        packages={HOSTILE[0]: HOSTILE[2]},
+        command=HOSTILE[0],
+        commit=HOSTILE[1],
+        hardware=hardware,
+    )
     estimate = {"value": 0.625, "low": 0.5, "high": 0.75, "n": 160}
-    scores = {"models": {HOSTILE[0]: {"grammar": estimate, "correct": estimate}, "sft": {"grammar": estimate}},
-              "tasks": ["grammar"], "skipped": {"kl": HOSTILE[1]}}  # fmt: skip
+    scores = {
+        "models": {HOSTILE[0]: {"grammar": estimate, "correct": estimate}, "sft": {"grammar": estimate}},
+        "tasks": ["grammar"],
+        "skipped": {"kl": HOSTILE[1]},
+    }
     (tmp_path / "evaluate" / "metrics.json").write_text(json.dumps(scores))
     rows = [
         {"prompt": [{"role": "user", "content": text}], "kind": text, "answers": {text: text, "sft": ""}} for text in HOSTILE
@@ -132,8 +168,12 @@ def test_what_differs_from_the_baseline_is_marked_and_the_mark_explained(chain):
 def evaluated(folder, base, tuned, p_values=None, **config):
     """A chain of two models, `tuned` trained from `base`, and their evaluation."""
     write(folder, "pretrain", config={"output_dir": "outputs/pretrain"})
-    write(folder, "tune", inputs={"outputs/pretrain": "x"},
-          config={"output_dir": "outputs/tune", "model_name_or_path": "outputs/pretrain"})  # fmt: skip
+    write(
+        folder,
+        "tune",
+        inputs={"outputs/pretrain": "x"},
+        config={"output_dir": "outputs/tune", "model_name_or_path": "outputs/pretrain"},
+    )
     models = {"first": "outputs/pretrain", "second": "outputs/tune"}
     write(folder, "evaluate", inputs=dict.fromkeys(models.values(), "x"), config={"models": models} | config)
     spread = lambda v: {"value": v, "low": v - 0.05, "high": v + 0.05, "n": 100}

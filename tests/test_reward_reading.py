@@ -133,8 +133,12 @@ def test_pairs_of_sampled_answers_tell_which_was_cut():
     pairs = rankings_to_pairs(row)
     assert (pairs[0]["chosen_finished"], pairs[0]["rejected_finished"]) == (True, False)
     assert pair_columns(Dataset.from_list(pairs)).column_names == [
-        "prompt", "chosen", "rejected", "chosen_finished", "rejected_finished",
-    ]  # fmt: skip
+        "prompt",
+        "chosen",
+        "rejected",
+        "chosen_finished",
+        "rejected_finished",
+    ]
     assert "chosen_finished" not in rankings_to_pairs({k: v for k, v in row.items() if k != "finish_reasons"})[0]
 
 

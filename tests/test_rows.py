@@ -23,48 +23,102 @@ CALL = {"type": "function", "function": {"name": "depth", "arguments": {"of": "l
     ("row", "messages"),
     [
         # OpenAI's fine-tuning file
-        ({"messages": [turn("user", "Hi", name="Ann"), turn("assistant", "Yes?", weight=1)]},
-         [turn("user", "Hi", name="Ann"), turn("assistant", "Yes?")]),
+        (
+            {"messages": [turn("user", "Hi", name="Ann"), turn("assistant", "Yes?", weight=1)]},
+            [turn("user", "Hi", name="Ann"), turn("assistant", "Yes?")],
+        ),
         ({"messages": [turn("developer", "Be brief."), ASK, REPLY]}, [turn("system", "Be brief."), ASK, REPLY]),
-        ({"messages": [ASK, turn("assistant", None, function_call={"name": "depth", "arguments": '{"of": "lake"}'}),
-                       turn("function", "9", name="depth"), REPLY]},
-         [ASK, turn("assistant", None, tool_calls=[CALL]), turn("tool", "9", name="depth"), REPLY]),
-        ({"messages": [ASK, turn("assistant", "", tool_calls=[CALL]), turn("tool", "9"), REPLY], "tools": [{"x": 1}]},
-         [ASK, turn("assistant", "", tool_calls=[CALL]), turn("tool", "9"), REPLY]),
+        (
+            {
+                "messages": [
+                    ASK,
+                    turn("assistant", None, function_call={"name": "depth", "arguments": '{"of": "lake"}'}),
+                    turn("function", "9", name="depth"),
+                    REPLY,
+                ]
+            },
+            [ASK, turn("assistant", None, tool_calls=[CALL]), turn("tool", "9", name="depth"), REPLY],
+        ),
+        (
+            {"messages": [ASK, turn("assistant", "", tool_calls=[CALL]), turn("tool", "9"), REPLY], "tools": [{"x": 1}]},
+            [ASK, turn("assistant", "", tool_calls=[CALL]), turn("tool", "9"), REPLY],
+        ),
         # content in parts, which are joined as they are
-        ({"messages": [turn("user", [{"type": "text", "text": "How deep "}, {"type": "text", "text": "is the lake?"}]),
-                       turn("assistant", ["Nine ", "metres."])]}, [ASK, REPLY]),
-        ({"messages": [turn("user", [{"type": "input_text", "text": "How deep is the lake?"}]),
-                       turn("assistant", [{"type": "output_text", "text": "Nine metres."}])]}, [ASK, REPLY]),
+        (
+            {
+                "messages": [
+                    turn("user", [{"type": "text", "text": "How deep "}, {"type": "text", "text": "is the lake?"}]),
+                    turn("assistant", ["Nine ", "metres."]),
+                ]
+            },
+            [ASK, REPLY],
+        ),
+        (
+            {
+                "messages": [
+                    turn("user", [{"type": "input_text", "text": "How deep is the lake?"}]),
+                    turn("assistant", [{"type": "output_text", "text": "Nine metres."}]),
+                ]
+            },
+            [ASK, REPLY],
+        ),
         # keys that Arrow fills with null are not there
-        ({"messages": [turn("user", "Hi", tool_calls=None), turn("assistant", "Yes?", reasoning_content="Hm.")]},
-         [turn("user", "Hi"), turn("assistant", "Yes?", reasoning_content="Hm.")]),
+        (
+            {"messages": [turn("user", "Hi", tool_calls=None), turn("assistant", "Yes?", reasoning_content="Hm.")]},
+            [turn("user", "Hi"), turn("assistant", "Yes?", reasoning_content="Hm.")],
+        ),
         # both ways of writing in one table, whose other keys Arrow fills with null
-        ({"messages": [turn("user", "Hi", **{"from": None, "value": None}),
-                       turn(None, None, **{"from": "gpt", "value": "Yes?"})]},
-         [turn("user", "Hi"), turn("assistant", "Yes?")]),
+        (
+            {
+                "messages": [
+                    turn("user", "Hi", **{"from": None, "value": None}),
+                    turn(None, None, **{"from": "gpt", "value": "Yes?"}),
+                ]
+            },
+            [turn("user", "Hi"), turn("assistant", "Yes?")],
+        ),
         # ShareGPT and its relatives
-        ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}], "system": "Be kind."},
-         [turn("system", "Be kind."), turn("user", "Hi"), turn("assistant", "Yes?")]),
+        (
+            {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}], "system": "Be kind."},
+            [turn("system", "Be kind."), turn("user", "Hi"), turn("assistant", "Yes?")],
+        ),
         ({"conversations": [ASK, REPLY]}, [ASK, REPLY]),
-        ({"conversations": [{"from": "Human", "value": "Hi"},
-                            {"from": "function_call", "value": json.dumps(CALL["function"])},
-                            {"from": "observation", "value": "9"}, {"from": "gpt", "value": "Nine."}]},
-         [turn("user", "Hi"), turn("assistant", "", tool_calls=[CALL]), turn("tool", "9"), turn("assistant", "Nine.")]),
+        (
+            {
+                "conversations": [
+                    {"from": "Human", "value": "Hi"},
+                    {"from": "function_call", "value": json.dumps(CALL["function"])},
+                    {"from": "observation", "value": "9"},
+                    {"from": "gpt", "value": "Nine."},
+                ]
+            },
+            [turn("user", "Hi"), turn("assistant", "", tool_calls=[CALL]), turn("tool", "9"), turn("assistant", "Nine.")],
+        ),
         # Alpaca and its relatives
-        ({"instruction": "And now?", "input": "", "output": "Ten.", "system": "Count.", "history": [["Go!", "Nine."]]},
-         [turn("system", "Count."), turn("user", "Go!"), turn("assistant", "Nine."), turn("user", "And now?"),
-          turn("assistant", "Ten.")]),
-        ({"instruction": "Sum up.", "context": "A long day.", "response": "Long."},
-         [turn("user", "Sum up.\n\nA long day."), turn("assistant", "Long.")]),
+        (
+            {"instruction": "And now?", "input": "", "output": "Ten.", "system": "Count.", "history": [["Go!", "Nine."]]},
+            [
+                turn("system", "Count."),
+                turn("user", "Go!"),
+                turn("assistant", "Nine."),
+                turn("user", "And now?"),
+                turn("assistant", "Ten."),
+            ],
+        ),
+        (
+            {"instruction": "Sum up.", "context": "A long day.", "response": "Long."},
+            [turn("user", "Sum up.\n\nA long day."), turn("assistant", "Long.")],
+        ),
         ({"instruction": "", "input": "Hi", "output": "Yes?"}, [turn("user", "Hi"), turn("assistant", "Yes?")]),
         ({"question": "Hi", "answer": "Yes?"}, [turn("user", "Hi"), turn("assistant", "Yes?")]),
         ({"query": "Hi", "response": "Yes?"}, [turn("user", "Hi"), turn("assistant", "Yes?")]),
         ({"input": "Hi", "output": "Yes?"}, [turn("user", "Hi"), turn("assistant", "Yes?")]),
-        ({"system_prompt": "Be kind.", "question": "Hi", "response": "Yes?"},
-         [turn("system", "Be kind."), turn("user", "Hi"), turn("assistant", "Yes?")]),
+        (
+            {"system_prompt": "Be kind.", "question": "Hi", "response": "Yes?"},
+            [turn("system", "Be kind."), turn("user", "Hi"), turn("assistant", "Yes?")],
+        ),
     ],
-)  # fmt: skip
+)
 def test_demonstration_becomes_messages(row, messages):
     new = to_standard(row, wanted=DEMONSTRATION)
     assert new["messages"] == messages
@@ -75,18 +129,23 @@ def test_demonstration_becomes_messages(row, messages):
     ("row", "pair"),
     [
         # the prompt repeated in both answers, as text or as messages
-        ({"prompt": ASK["content"], "chosen": [ASK, REPLY], "rejected": [ASK, NO]},
-         ([ASK], [REPLY], [NO])),
-        ({"prompt": [ASK], "chosen": [ASK, REPLY], "rejected": [ASK, NO]},
-         ([ASK], [REPLY], [NO])),
-        ({"system": "Be kind.", "question": "Hi", "chosen": "Yes?", "rejected": "No."},
-         ([turn("system", "Be kind."), turn("user", "Hi")], [turn("assistant", "Yes?")], [NO])),
-        ({"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"from": "gpt", "value": "Yes?"},
-          "rejected": {"from": "gpt", "value": "No."}},
-         ([turn("user", "Hi")], [turn("assistant", "Yes?")], [NO])),
+        ({"prompt": ASK["content"], "chosen": [ASK, REPLY], "rejected": [ASK, NO]}, ([ASK], [REPLY], [NO])),
+        ({"prompt": [ASK], "chosen": [ASK, REPLY], "rejected": [ASK, NO]}, ([ASK], [REPLY], [NO])),
+        (
+            {"system": "Be kind.", "question": "Hi", "chosen": "Yes?", "rejected": "No."},
+            ([turn("system", "Be kind."), turn("user", "Hi")], [turn("assistant", "Yes?")], [NO]),
+        ),
+        (
+            {
+                "conversations": [{"from": "human", "value": "Hi"}],
+                "chosen": {"from": "gpt", "value": "Yes?"},
+                "rejected": {"from": "gpt", "value": "No."},
+            },
+            ([turn("user", "Hi")], [turn("assistant", "Yes?")], [NO]),
+        ),
         ({"prompt": "1 + 1 is", "chosen": " 2", "rejected": ""}, ("1 + 1 is", " 2", "")),
     ],
-)  # fmt: skip
+)
 def test_pair_becomes_a_preference(row, pair):
     new = to_standard(row, wanted=("preference",))
     assert (new["prompt"], new["chosen"], new["rejected"]) == pair
@@ -96,8 +155,10 @@ def test_pair_becomes_a_preference(row, pair):
 @pytest.mark.parametrize(
     ("row", "prompt"),
     [
-        ({"messages": [turn("system", "Be kind."), ASK, REPLY, turn("user", "Sure?"), turn("assistant", "Yes.")]},
-         [turn("system", "Be kind."), ASK, REPLY, turn("user", "Sure?")]),
+        (
+            {"messages": [turn("system", "Be kind."), ASK, REPLY, turn("user", "Sure?"), turn("assistant", "Yes.")]},
+            [turn("system", "Be kind."), ASK, REPLY, turn("user", "Sure?")],
+        ),
         ({"messages": [ASK, REPLY, turn("user", "Sure?")]}, [ASK, REPLY, turn("user", "Sure?")]),
         ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes?"}]}, [turn("user", "Hi")]),
         ({"instruction": "Add.", "input": "1 1", "output": "2"}, [turn("user", "Add.\n\n1 1")]),
@@ -106,13 +167,17 @@ def test_pair_becomes_a_preference(row, pair):
         ({"prompt": [ASK], "completion": [REPLY]}, [ASK]),
         ({"prompt": [ASK], "chosen": [REPLY], "rejected": [REPLY]}, [ASK]),
         ({"chosen": [ASK, REPLY], "rejected": [ASK, NO]}, [ASK]),
-        ({"chosen": "\n\nHuman: Hi\n\nAssistant: Yes?", "rejected": "\n\nHuman: Hi\n\nAssistant: No."},
-         [turn("user", "Hi")]),
+        (
+            {"chosen": "\n\nHuman: Hi\n\nAssistant: Yes?", "rejected": "\n\nHuman: Hi\n\nAssistant: No."},
+            [turn("user", "Hi")],
+        ),
         ({"prompt": ASK["content"], "messages": [ASK, REPLY]}, [ASK]),
-        ({"prompt": "Hi", "chosen": [turn("user", "Hi"), REPLY], "rejected": [turn("user", "Hi"), NO]},
-         [turn("user", "Hi")]),
+        (
+            {"prompt": "Hi", "chosen": [turn("user", "Hi"), REPLY], "rejected": [turn("user", "Hi"), NO]},
+            [turn("user", "Hi")],
+        ),
     ],
-)  # fmt: skip
+)
 def test_prompt_is_taken_from_any_shape(row, prompt):
     new = to_standard(row, wanted=("prompt",))
     assert new["prompt"] == prompt and "messages" not in new
@@ -274,11 +339,16 @@ def test_a_labelled_answer_ends_with_the_assistants_turn():
     assert to_standard({"prompt": [ASK], "completion": [REPLY, ASK]}, "x", DEMONSTRATION)  # there only answers carry loss
 
 
-@pytest.mark.parametrize("row", [
-    {"messages": [ASK, REPLY], "label": 0},
-    {"conversations": [{"from": "human", "value": ASK["content"]}, {"from": "gpt", "value": REPLY["content"]}],
-     "kto_tag": False},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [ASK, REPLY], "label": 0},
+        {
+            "conversations": [{"from": "human", "value": ASK["content"]}, {"from": "gpt", "value": REPLY["content"]}],
+            "kto_tag": False,
+        },
+    ],
+)
 def test_a_conversations_label_is_that_of_its_last_answer(row):
     made = to_standard(row | {"system": "Be brief."}, "x.jsonl, row 3", LABELLED)
     assert made == {"prompt": [turn("system", "Be brief."), ASK], "completion": [REPLY], "label": False}

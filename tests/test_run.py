@@ -271,8 +271,13 @@ def test_fingerprint_sees_content_and_names_but_not_checkpoints(tmp_path):
 def test_no_token_reaches_the_manifest(tmp_path):
     from transformers import TrainingArguments
 
-    args = TrainingArguments(output_dir=str(tmp_path / "o"), hub_token="hf_secret", report_to="none", use_cpu=True,
-                             run_name="WANDB_API_KEY=hf_secret")  # fmt: skip
+    args = TrainingArguments(
+        output_dir=str(tmp_path / "o"),
+        hub_token="hf_secret",
+        report_to="none",
+        use_cpu=True,
+        run_name="WANDB_API_KEY=hf_secret",
+    )
     start_run(check_run("sft", RunArguments(), args, (args,)))
     assert "hf_secret" not in json.dumps(read_manifest(tmp_path / "o"))
 

@@ -12,11 +12,20 @@ from llmrecipes.secrets import REMOVED, TOKENS, is_secret_name, known_secrets, s
 S = "S3cr3t-of-mine"  # no issuer's form: only its name or its place tells
 # Written in two parts, or another scanner would take this file for a leak.
 FORMS = [
-    "hf_" + "aB3d" * 8, "sk-" + "proj-" + "a1B2" * 6, "AKIA" + "ABCDEFGH12345678", "ghp_" + "a" * 36, "glpat-" + "x" * 20,
-    "sk_" + "live_" + "4eC39HqLyjWDarjtT1zdp7dc", "rk_" + "test_" + "4eC39HqLyjWDarjtT1zdp7dc", "xoxb-" + "1234567890-ab",
-    "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0In0." + "dozjgNryP4J3jVmNHl0w5N_XgL0", "AIza" + "x" * 35,
-    "-----BEGIN PGP " + "PRIVATE KEY BLOCK-----", "-----BEGIN " + "OPENSSH PRIVATE KEY-----", "npm_" + "a" * 36,
-]  # fmt: skip
+    "hf_" + "aB3d" * 8,
+    "sk-" + "proj-" + "a1B2" * 6,
+    "AKIA" + "ABCDEFGH12345678",
+    "ghp_" + "a" * 36,
+    "glpat-" + "x" * 20,
+    "sk_" + "live_" + "4eC39HqLyjWDarjtT1zdp7dc",
+    "rk_" + "test_" + "4eC39HqLyjWDarjtT1zdp7dc",
+    "xoxb-" + "1234567890-ab",
+    "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0In0." + "dozjgNryP4J3jVmNHl0w5N_XgL0",
+    "AIza" + "x" * 35,
+    "-----BEGIN PGP " + "PRIVATE KEY BLOCK-----",
+    "-----BEGIN " + "OPENSSH PRIVATE KEY-----",
+    "npm_" + "a" * 36,
+]
 
 
 @pytest.mark.parametrize("token", FORMS)
@@ -58,11 +67,16 @@ def test_no_secret_of_a_command_line_is_written(argv):
 
 def test_no_secret_of_a_config_is_written_and_the_rest_stays():
     config = {
-        "hub_token": S, "model_init_kwargs": {"token": S, "revision": "main", "nested": [{"apiKey": S}]},
-        "env": {"WANDB_API_KEY": S, "OMP_NUM_THREADS": "1", "MY_OWN_KEY": S}, "password": 123456, "passwords": [S],
-        "storage_options": {"aws_access_key_id": S, "aws_secret_access_key": S, "anon": False}, "credentials": {"user": S},
-        "datasets": [{"path": f"https://me:{S}@host/rows.jsonl", "weight": 1.0}], "text": f'{{"client_secret": "{S}"}}',
-    }  # fmt: skip
+        "hub_token": S,
+        "model_init_kwargs": {"token": S, "revision": "main", "nested": [{"apiKey": S}]},
+        "env": {"WANDB_API_KEY": S, "OMP_NUM_THREADS": "1", "MY_OWN_KEY": S},
+        "password": 123456,
+        "passwords": [S],
+        "storage_options": {"aws_access_key_id": S, "aws_secret_access_key": S, "anon": False},
+        "credentials": {"user": S},
+        "datasets": [{"path": f"https://me:{S}@host/rows.jsonl", "weight": 1.0}],
+        "text": f'{{"client_secret": "{S}"}}',
+    }
     scrubbed = scrub_secrets(config)
     assert S not in str(scrubbed) and "123456" not in str(scrubbed) and scrub_secrets(scrubbed) == scrubbed
     assert scrubbed["env"]["OMP_NUM_THREADS"] == "1" and scrubbed["model_init_kwargs"]["revision"] == "main"
@@ -73,16 +87,33 @@ def test_no_secret_of_a_config_is_written_and_the_rest_stays():
 
 def test_what_is_no_secret_stays():
     config = {
-        "max_new_tokens": 64, "pad_token": "<pad>", "eos_token": "</s>", "bos_token": "x", "token": True,
+        "max_new_tokens": 64,
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "bos_token": "x",
+        "token": True,
         "stop_token": "END",
-        "hub_token": "<HUB_TOKEN>", "average_tokens_across_devices": True, "judge_key_variable": "OPENAI_API_KEY",
-        "reward_funcs": ["llmrecipes.secrets:judge", "secret:rule"], "path": "pypi:token==1.0",
+        "hub_token": "<HUB_TOKEN>",
+        "average_tokens_across_devices": True,
+        "judge_key_variable": "OPENAI_API_KEY",
+        "reward_funcs": ["llmrecipes.secrets:judge", "secret:rule"],
+        "path": "pypi:token==1.0",
         "response_token": "<|im_end|>",
-        "tokenizer_name": "gpt2", "bytes_per_token": 4, "learning_rate": 1e-4, "none": None, "where": "ssh://git@host/x.git",
-        "doc": "https://host/a@b?x=1#y", "sort_key": "prompt", "commit": "0123456789abcdef0123456789abcdef01234567",
-        "num_tokens": 10, "text": "The password is on the desk, said the bearer of news", "tokens": ["a", "b"],
-        "steps": [1, 2.5, None, {"a": ()}], "hf": "hf_model", "sk": "a risk-averse-and-careful-person",
-    }  # fmt: skip
+        "tokenizer_name": "gpt2",
+        "bytes_per_token": 4,
+        "learning_rate": 1e-4,
+        "none": None,
+        "where": "ssh://git@host/x.git",
+        "doc": "https://host/a@b?x=1#y",
+        "sort_key": "prompt",
+        "commit": "0123456789abcdef0123456789abcdef01234567",
+        "num_tokens": 10,
+        "text": "The password is on the desk, said the bearer of news",
+        "tokens": ["a", "b"],
+        "steps": [1, 2.5, None, {"a": ()}],
+        "hf": "hf_model",
+        "sk": "a risk-averse-and-careful-person",
+    }
     assert scrub_secrets(config) == config
     argv = ["python", "recipes/ppo.py", "--stop_token", "END", "--token", "--seed", "1", "--max_new_tokens", "64", "a=b"]
     assert scrub_secrets(argv) == argv and scrub_secrets(" ".join(argv)) == " ".join(argv)

@@ -58,8 +58,11 @@ def slurm(tmp_path_factory):
     key.write_bytes(os.urandom(1024))
     conf.write_text(CONF.format(folder=folder, host=host, user=getpass.getuser(), ports=(free_port(), free_port())))
     files = [f"--{name}={folder}/munge/{name.partition('-')[0]}" for name in ("key-file", "socket", "pid-file", "log-file")]
-    commands = [["munged", "--foreground", "--force", f"--seed-file={folder}/munge/seed", *files],
-                ["slurmctld", "-D", "-f", conf], ["slurmd", "-D", "-f", conf]]  # fmt: skip
+    commands = [
+        ["munged", "--foreground", "--force", f"--seed-file={folder}/munge/seed", *files],
+        ["slurmctld", "-D", "-f", conf],
+        ["slurmd", "-D", "-f", conf],
+    ]
     env = os.environ | {"SLURM_CONF": str(conf), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"}
     started = []
     try:
@@ -111,10 +114,29 @@ def test_its_jobs_keep_the_same_documents(tmp_path, slurm, monkeypatch):
 
 
 def test_a_job_told_to_end_saves_and_goes_on_from_there_once_it_runs_again(tmp_path, slurm):
-    subprocess.run([sys.executable, "recipes/tokenizer.py", "--config", "configs/smoke/tokenizer.yaml", "--output_dir",
-                    tmp_path / "tokenizer"], cwd=ROOT, check=True, capture_output=True)  # fmt: skip
-    own = {"tokenizer_name_or_path": tmp_path / "tokenizer", "output_dir": tmp_path / "out", "max_steps": 1000,
-           "save_steps": 5000, "watch_steps": 0, "watch_prompts": "[]", "watch_tasks": "[]", "use_cpu": "true"}  # fmt: skip
+    subprocess.run(
+        [
+            sys.executable,
+            "recipes/tokenizer.py",
+            "--config",
+            "configs/smoke/tokenizer.yaml",
+            "--output_dir",
+            tmp_path / "tokenizer",
+        ],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    own = {
+        "tokenizer_name_or_path": tmp_path / "tokenizer",
+        "output_dir": tmp_path / "out",
+        "max_steps": 1000,
+        "save_steps": 5000,
+        "watch_steps": 0,
+        "watch_prompts": "[]",
+        "watch_tasks": "[]",
+        "use_cpu": "true",
+    }
     log, options = tmp_path / "log", ["--gpus-per-node=0", "--cpus-per-task=1", f"--output={tmp_path}/log"]
     words = [word for key, value in own.items() for word in (f"--{key}", value)]
     start = ["sbatch", "--parsable", *options, "launch/slurm.sbatch", "pretrain", "configs/smoke/pretrain.yaml", *words]

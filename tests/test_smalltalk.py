@@ -95,10 +95,12 @@ def test_talk_takes_clean_whole_sentence_replies_once():
         (
             "choice",
             {"passage": "Jo ran.", "question": "Why?", "options": "A. fun\nB. fear", "answer": "B. fear"},
-            "Jo ran. Why?", "Fear.", "fear",
+            "Jo ran. Why?",
+            "Fear.",
+            "fear",
         ),
     ],
-)  # fmt: skip
+)
 def test_questions_become_prompt_completion_rows(reader, row, prompt, completion, answer):
     (made,) = getattr(dialogues, reader)([row])
     assert recognise(made) == "prompt-completion"

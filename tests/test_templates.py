@@ -13,21 +13,25 @@ from llmrecipes.ppo.prompts import prompt_token_ids
 from llmrecipes.templates import encode_prompts, end_of_turn, local_template, options_of, read_template, row_check
 
 TOOLS = [{"type": "function", "function": {"name": "look_up", "description": "", "parameters": {}}}]
-CALL = {"role": "assistant", "content": "", "tool_calls": [
-    {"type": "function", "function": {"name": "look_up", "arguments": {"river": "Po"}}}]}  # fmt: skip
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": "look_up", "arguments": {"river": "Po"}}}],
+}
 SYSTEM = {"role": "system", "content": "Be kind."}
 WITH_TOOLS = (
-    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}" + LOOP
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    + LOOP
     + "<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}"
     "</tool_call>{% endfor %}<|im_end|>\n" + ASK + "<|im_start|>assistant\n{% endif %}"
-)  # fmt: skip
+)
 # As templates of models that also see images: text is a list of parts.
 PARTS = LOOP + "{{ m.role }}: {% for part in m.content %}{{ part.text }}{% endfor %}<|im_end|>{% endfor %}"
 SILENT = LOOP + "{% if m.role in ('user', 'assistant') %}<|im_start|>{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
 R1 = (
     LOOP + "{% if m.role == 'user' %}<|user|>{{ m.content }}{% else %}<|assistant|>{{ m.content.split('</think>')[-1] }}"
     "<|im_end|>{% endif %}" + ASK + "<|assistant|><think>\n{% endif %}"
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")

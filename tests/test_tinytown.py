@@ -102,9 +102,13 @@ def test_no_training_text_asks_a_held_out_question():
 
 def test_no_training_text_asks_about_a_held_out_attribute_of_a_person_in_other_words():
     cues = {
-        "job": r"job|work", "pet": r"\bpet\b|animal", "home": r"where|house", "food": r"food|eat",
-        "game": r"game|play", "friend": r"friend",
-    }  # fmt: skip
+        "job": r"job|work",
+        "pet": r"\bpet\b|animal",
+        "home": r"where|house",
+        "food": r"food|eat",
+        "game": r"game|play",
+        "friend": r"friend",
+    }
     held_out = {tuple(item.key.split("/")[1:]) for item in all_items()["person"] if item.split != "train"}
     questions = {q for text in training_texts() for q in re.findall(r"[^.!?\n\"]*\?", text)}
     for name, attribute in held_out:
@@ -152,8 +156,9 @@ def test_facts_agree_across_styles():
     patterns = {
         "food": r"(?!His|Her)([A-Z]\w+)'s favourite food is (\w+)",
         "friend": r"(?!His|Her)([A-Z]\w+)'s best friend is (\w+)",
-        "pet": r"(?!His|Her)([A-Z]\w+)'s pet is an? (\w+)", "job": r"\b(?!She|He\b)([A-Z]\w+) works as an? (\w+)",
-    }  # fmt: skip
+        "pet": r"(?!His|Her)([A-Z]\w+)'s pet is an? (\w+)",
+        "job": r"\b(?!She|He\b)([A-Z]\w+) works as an? (\w+)",
+    }
     for style in WRITERS:
         text = " ".join(load_tinytown(style, num_rows=3000)["text"])
         for attribute, pattern in patterns.items():

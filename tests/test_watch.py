@@ -16,8 +16,14 @@ from llmrecipes.evaluation.watch_win_rate import RewardComparison
 from llmrecipes.models import build_policy, train_tokenizer
 from llmrecipes.tokens.blocks import collate_blocks
 
-SHAPE = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
-         "max_position_embeddings": 128}  # fmt: skip
+SHAPE = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 128,
+}
 
 QUESTIONS = {"path": "tinytown", "name": "questions", "split": "test", "max_rows": 6}
 NOBODY = "http://127.0.0.1:9/v1"
@@ -29,13 +35,25 @@ def train(tmp_path, name, asked, max_steps=6, resume=None, chat=True, callbacks=
     model = build_policy(SHAPE | {"attention_dropout": 0.1}, tokenizer)
     rows = [{"input_ids": torch.arange(i, i + 16)} for i in range(40)]
     args = TrainingArguments(
-        output_dir=str(tmp_path / name), max_steps=max_steps, per_device_train_batch_size=2, learning_rate=1e-2,
-        use_cpu=True, report_to="none", save_steps=3, logging_steps=1, disable_tqdm=True, seed=1,
-    )  # fmt: skip
+        output_dir=str(tmp_path / name),
+        max_steps=max_steps,
+        per_device_train_batch_size=2,
+        learning_rate=1e-2,
+        use_cpu=True,
+        report_to="none",
+        save_steps=3,
+        logging_steps=1,
+        disable_tqdm=True,
+        seed=1,
+    )
     trainer = Trainer(
-        model=model, args=args, train_dataset=rows, data_collator=collate_blocks, processing_class=tokenizer,
+        model=model,
+        args=args,
+        train_dataset=rows,
+        data_collator=collate_blocks,
+        processing_class=tokenizer,
         callbacks=callbacks,
-    )  # fmt: skip
+    )
     add_watch(trainer, load_watch(asked), tokenizer, chat)
     trainer.train(resume_from_checkpoint=resume)
     file = tmp_path / name / "watch.jsonl"
@@ -147,8 +165,12 @@ def test_win_rate_by_a_judge_is_over_the_answers_of_step_0_also_after_a_resume(t
     monkeypatch.setattr(watch_module, "answer", lambda model, tokenizer, prompts, **options: (None, None, next(said)))
     server = serve(pair_reply(lambda a, b: "A" if a == "good" else "B"))
     (tmp_path / "ours.md").write_text("Better is what is good.")
-    judge = {"judge_url": server.url, "judge_model": "m", "judge_price": [1e6, 0.0],
-             "judge_guidelines": str(tmp_path / "ours.md")}  # fmt: skip
+    judge = {
+        "judge_url": server.url,
+        "judge_model": "m",
+        "judge_price": [1e6, 0.0],
+        "judge_guidelines": str(tmp_path / "ours.md"),
+    }
     asked = lambda: watching(watch_steps=3, watch_prompts=[], watch_questions=QUESTIONS, **judge)
     train(tmp_path, "run", asked(), max_steps=4)
     # Once whether it is there, then three pairs in two orders.
@@ -196,36 +218,51 @@ def test_a_base_model_continues_the_prompt_and_a_chat_model_is_asked(tmp_path, m
     assert asked == ["The cat"] * 2 + [[{"role": "user", "content": "The cat"}]] * 2
 
 
-@pytest.mark.parametrize(("kind", "flag"), [(DistributedType.FSDP, False), (DistributedType.DEEPSPEED, False),
-                                            (DistributedType.MULTI_GPU, True)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "flag"), [(DistributedType.FSDP, False), (DistributedType.DEEPSPEED, False), (DistributedType.MULTI_GPU, True)]
+)
 def test_sharded_models_are_not_watched_and_it_says_so(kind, flag, capsys):
     """Accelerate's own YAML shards without a word in TrainingArguments; one process alone would then wait for ever."""
     added = []
-    trainer = SimpleNamespace(accelerator=SimpleNamespace(distributed_type=kind), is_fsdp_enabled=flag,
-                              is_world_process_zero=lambda: True, add_callback=added.append)  # fmt: skip
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(distributed_type=kind),
+        is_fsdp_enabled=flag,
+        is_world_process_zero=lambda: True,
+        add_callback=added.append,
+    )
     add_watch(trainer, load_watch(watching()), None)
     assert not added and "watch: turned off under" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("wrong", "line"),
-    [({"watch_tasks": ["dogs"]}, "there is no 'dogs'"), ({"watch_share": 1.5}, "watch_share: 1.5"),
-     ({"watch_questions": QUESTIONS}, "watch_questions goes together with one of"),
-     ({"watch_rule": "json:loads"}, "watch_questions goes together with one of"),
-     ({"watch_questions": QUESTIONS, "watch_rule": "json:loads", "watch_reward_model": "x"},
-      "given: watch_rule, watch_reward_model"),
-     ({"watch_questions": QUESTIONS, "judge_url": NOBODY}, "judge_url and judge_model go together"),
-     ({"watch_questions": QUESTIONS, "judge_url": NOBODY, "judge_model": "m"}, "^judge_url: http"),
-     ({"watch_questions": QUESTIONS, "judge_url": NOBODY, "judge_model": "m", "judge_price": [1.0]},
-      "judge_price: give two"),
-     ({"watch_questions": QUESTIONS, "judge_url": NOBODY, "judge_model": "m", "judge_guidelines": "no.md"},
-      "judge_guidelines: no.md does not exist"),
-     ({"watch_questions": QUESTIONS, "watch_reward_model": "./none"}, "watch_reward_model: ./none cannot be read"),
-     ({"watch_questions": {"pat": "x"}, "watch_rule": "json:loads"}, "unknown key `pat`"),
-     ({"watch_questions": QUESTIONS, "watch_rule": "json:none"}, "watch_rule: cannot load"),
-     ({"watch_items": 0}, "watch_items"), ({"watch_temperature": -1.0}, "watch_temperature: -1"),
-     ({"watch_prompts": []}, "nothing to watch")],
-)  # fmt: skip
+    [
+        ({"watch_tasks": ["dogs"]}, "there is no 'dogs'"),
+        ({"watch_share": 1.5}, "watch_share: 1.5"),
+        ({"watch_questions": QUESTIONS}, "watch_questions goes together with one of"),
+        ({"watch_rule": "json:loads"}, "watch_questions goes together with one of"),
+        (
+            {"watch_questions": QUESTIONS, "watch_rule": "json:loads", "watch_reward_model": "x"},
+            "given: watch_rule, watch_reward_model",
+        ),
+        ({"watch_questions": QUESTIONS, "judge_url": NOBODY}, "judge_url and judge_model go together"),
+        ({"watch_questions": QUESTIONS, "judge_url": NOBODY, "judge_model": "m"}, "^judge_url: http"),
+        (
+            {"watch_questions": QUESTIONS, "judge_url": NOBODY, "judge_model": "m", "judge_price": [1.0]},
+            "judge_price: give two",
+        ),
+        (
+            {"watch_questions": QUESTIONS, "judge_url": NOBODY, "judge_model": "m", "judge_guidelines": "no.md"},
+            "judge_guidelines: no.md does not exist",
+        ),
+        ({"watch_questions": QUESTIONS, "watch_reward_model": "./none"}, "watch_reward_model: ./none cannot be read"),
+        ({"watch_questions": {"pat": "x"}, "watch_rule": "json:loads"}, "unknown key `pat`"),
+        ({"watch_questions": QUESTIONS, "watch_rule": "json:none"}, "watch_rule: cannot load"),
+        ({"watch_items": 0}, "watch_items"),
+        ({"watch_temperature": -1.0}, "watch_temperature: -1"),
+        ({"watch_prompts": []}, "nothing to watch"),
+    ],
+)
 def test_what_cannot_be_watched_is_one_line_before_a_model_is_loaded(wrong, line, serve):
     with pytest.raises(InputError, match=line):
         load_watch(watching(**wrong))

@@ -548,9 +548,12 @@ RIGHT = {
     "rankings_file": "{rows}",
     "models": "{sft: {policy}}",
 }
-OF_STAGE = {"rank": {"output_dir", "datasets", "rankings_file"}, "evaluate": {"output_dir", "datasets", "models"},
-            "tokenizer": {"output_dir", "datasets"},
-            **dict.fromkeys(("ppo", "grpo"), {*RIGHT} - {"rankings_file", "models"})}  # fmt: skip
+OF_STAGE = {
+    "rank": {"output_dir", "datasets", "rankings_file"},
+    "evaluate": {"output_dir", "datasets", "models"},
+    "tokenizer": {"output_dir", "datasets"},
+    **dict.fromkeys(("ppo", "grpo"), {*RIGHT} - {"rankings_file", "models"}),
+}
 
 
 def make_inputs(tmp: Path) -> dict[str, Path]:

@@ -19,8 +19,12 @@ def load_model(folder: Path, name: str, is_classifier: bool, answers_chats: bool
     """Lines for a model, an adapter or just a tokenizer; name: the name to load it by."""
     quoted = json.dumps(name)
     if not any(folder.glob("*.safetensors")):
-        return ["from transformers import AutoTokenizer", "", f"tokenizer = AutoTokenizer.from_pretrained({quoted})",
-                f"print(tokenizer.tokenize({json.dumps(QUESTION)}))"]  # fmt: skip
+        return [
+            "from transformers import AutoTokenizer",
+            "",
+            f"tokenizer = AutoTokenizer.from_pretrained({quoted})",
+            f"print(tokenizer.tokenize({json.dumps(QUESTION)}))",
+        ]
     kind = "SequenceClassification" if is_classifier else "CausalLM"
     is_adapter = (folder / "adapter_config.json").exists()
     labels = ", num_labels=1" if is_classifier else ""
@@ -29,11 +33,20 @@ def load_model(folder: Path, name: str, is_classifier: bool, answers_chats: bool
         return _load_chain(kind, quoted, labels, chain[:-1], folder) + use
     tokenizer = f"tokenizer = AutoTokenizer.from_pretrained({quoted})"
     if is_adapter:
-        lines = [f"from peft import AutoPeftModelFor{kind}", "from transformers import AutoTokenizer", "", tokenizer,
-                 f"model = AutoPeftModelFor{kind}.from_pretrained({quoted}{labels})"]  # fmt: skip
+        lines = [
+            f"from peft import AutoPeftModelFor{kind}",
+            "from transformers import AutoTokenizer",
+            "",
+            tokenizer,
+            f"model = AutoPeftModelFor{kind}.from_pretrained({quoted}{labels})",
+        ]
     else:
-        lines = [f"from transformers import AutoModelFor{kind}, AutoTokenizer", "", tokenizer,
-                 f"model = AutoModelFor{kind}.from_pretrained({quoted})"]  # fmt: skip
+        lines = [
+            f"from transformers import AutoModelFor{kind}, AutoTokenizer",
+            "",
+            tokenizer,
+            f"model = AutoModelFor{kind}.from_pretrained({quoted})",
+        ]
     return lines + use
 
 
@@ -86,28 +99,39 @@ def _vocabulary(adapter: str | Path) -> int | None:
 
 def _generate(answers_chats: bool) -> list[str]:
     if answers_chats:
-        lines = [f'chat = [{{"role": "user", "content": {json.dumps(QUESTION)}}}]',
-                 "inputs = tokenizer.apply_chat_template(",
-                 '    chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"', ")"]  # fmt: skip
+        lines = [
+            f'chat = [{{"role": "user", "content": {json.dumps(QUESTION)}}}]',
+            "inputs = tokenizer.apply_chat_template(",
+            '    chat, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
+            ")",
+        ]
     else:
         lines = ['inputs = tokenizer("The sky", return_tensors="pt", return_token_type_ids=False)']
-    return [*lines, "response = model.generate(**inputs, max_new_tokens=40)[0, inputs.input_ids.shape[1] :]",
-            "print(tokenizer.decode(response, skip_special_tokens=True))"]  # fmt: skip
+    return [
+        *lines,
+        "response = model.generate(**inputs, max_new_tokens=40)[0, inputs.input_ids.shape[1] :]",
+        "print(tokenizer.decode(response, skip_special_tokens=True))",
+    ]
 
 
 def _score(folder: Path) -> list[str]:
     """Scores a response as every stage reads it: a conversation through the template, EOS after it where the template writes
     no end, and the score at the very last token."""
     if has_template(folder):
-        lines = [f'chat = [{{"role": "user", "content": {json.dumps(QUESTION)}}},',
-                 '        {"role": "assistant", "content": "Blue."}]',
-                 f"text = tokenizer.apply_chat_template(chat, tokenize=False){_end(folder)}",
-                 'inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")']  # fmt: skip
+        lines = [
+            f'chat = [{{"role": "user", "content": {json.dumps(QUESTION)}}},',
+            '        {"role": "assistant", "content": "Blue."}]',
+            f"text = tokenizer.apply_chat_template(chat, tokenize=False){_end(folder)}",
+            'inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")',
+        ]
     else:
         lines = [f'inputs = tokenizer({json.dumps(QUESTION + " Blue.")} + tokenizer.eos_token, return_tensors="pt")']
     # With a pad token, transformers' head takes a final token equal to it for padding and reads the one before.
-    return [*lines, "model.config.get_text_config().pad_token_id = None  # the score is read at the last token",
-            "print(model(**inputs).logits[0, 0].item())"]  # fmt: skip
+    return [
+        *lines,
+        "model.config.get_text_config().pad_token_id = None  # the score is read at the last token",
+        "print(model(**inputs).logits[0, 0].item())",
+    ]
 
 
 def _end(folder: Path) -> str:

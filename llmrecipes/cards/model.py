@@ -19,10 +19,29 @@ RISKS = {
     "language": "It can state falsehoods, obey harmful requests and repeat what its data holds",
     "reward": "It scores an answer as its raters would rank it, which makes the answer neither true nor harmless",
 }
-SHOWN = ("learning_rate", "lr_scheduler_type", "optimizer", "optim", "max_steps", "num_train_epochs", "max_length",
-         "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps", "weight_decay", "beta",
-         "total_episodes", "num_ppo_epochs", "kl_coef", "temperature", "max_completion_length", "bf16", "use_peft", "lora_r",
-         "seed")  # fmt: skip
+SHOWN = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "optimizer",
+    "optim",
+    "max_steps",
+    "num_train_epochs",
+    "max_length",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "warmup_steps",
+    "weight_decay",
+    "beta",
+    "total_episodes",
+    "num_ppo_epochs",
+    "kl_coef",
+    "temperature",
+    "max_completion_length",
+    "bf16",
+    "use_peft",
+    "lora_r",
+    "seed",
+)
 
 
 def write_model_card(
@@ -144,8 +163,11 @@ def _result(task: str, evaluation: str, measure: str, e: dict, about: dict) -> E
 def _text(folder: Path, manifest: dict, found: dict) -> str:
     config, path = manifest["config"], manifest["config"].get("output_dir") or folder
     what, paper = _recipe(manifest["stage"])
-    sources = [" ".join(filter(None, [s["path"], s.get("name"), s.get("split")])) +
-               (f" (weight {s['weight']})" if s.get("weight") else "") for s in config.get("datasets") or []]  # fmt: skip
+    sources = [
+        " ".join(filter(None, [s["path"], s.get("name"), s.get("split")]))
+        + (f" (weight {s['weight']})" if s.get("weight") else "")
+        for s in config.get("datasets") or []
+    ]
     hardware = manifest.get("hardware", {})
     lines = [f"# {repo_name(path)}", "", what, "", f"Made: {manifest['made']}.", "", "## Training data", ""]
     lines += [f"- {source}" for source in sources] or ["None of its own."]
@@ -157,8 +179,11 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
     lines += [f"| {key} | {config[key]} |" for key in SHOWN if key not in unused and config.get(key) not in (None, False)]
     accelerators = ", ".join(hardware.get("accelerators") or []) or "no accelerator"
     versions = ", ".join(f"{k} {v}" for k, v in manifest.get("packages", {}).items() if v)
-    lines += ["", f"{manifest['wall_seconds']:.0f} s on {hardware.get('cores')} cores, {accelerators}; {versions}; commit "
-              f"{manifest.get('commit')}."]  # fmt: skip
+    lines += [
+        "",
+        f"{manifest['wall_seconds']:.0f} s on {hardware.get('cores')} cores, {accelerators}; {versions}; commit "
+        f"{manifest.get('commit')}.",
+    ]
     lines += _planned(manifest)
     lines += ["", "## Evaluation", ""]
     for evaluation, about in found.items():
@@ -180,16 +205,19 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
         ]
     lines += _answers(folder)
     risks = RISKS["reward" if _is_classifier(folder) else "language"]
-    lines += ["", "## Intended use and limits", "",
-              f"For learning and research on how language models are trained. {risks}; it has been measured on nothing but "
-              "the figures above, and is not meant to advise people or to act on its own."]  # fmt: skip
+    lines += [
+        "",
+        "## Intended use and limits",
+        "",
+        f"For learning and research on how language models are trained. {risks}; it has been measured on nothing but "
+        "the figures above, and is not meant to advise people or to act on its own.",
+    ]
     name = loading_name(path)
     loading = load_model(folder, name, _is_classifier(folder), _answers_chats(folder, config))
     lines += ["", "## How to load", "", f"`{name}` is this folder, or its repository on the Hub.", ""]
     lines += ["```python", *loading, "```", "", "## Reproduce", ""]
     lines += ["In a checkout of llmrecipes:", "", "```", manifest["command"], "```", ""]
-    lines += [f"`manifest.json` holds every setting; run "
-              f"`{manifest['fingerprint']}`."]  # fmt: skip
+    lines += [f"`manifest.json` holds every setting; run `{manifest['fingerprint']}`."]
     return hide_paths("\n".join(lines)) + "\n"
 
 
@@ -200,8 +228,13 @@ def _planned(manifest: dict) -> list[str]:
         return []
     here = "a GPU's" if (manifest.get("hardware") or {}).get("accelerators") else "main memory, on CPUs"
     flops = f", at most {plan['flops']:.2e} FLOPs in all" if plan["flops"] else ""
-    lines = ["", "## Memory", "", f"According to `recipes/plan.py`, on a GPU in bfloat16, at the peak of the "
-                 f"{plan['phase']}{flops}. Measured: {manifest['peak_memory_gib']:.2f} GiB ({here})."]  # fmt: skip
+    lines = [
+        "",
+        "## Memory",
+        "",
+        f"According to `recipes/plan.py`, on a GPU in bfloat16, at the peak of the "
+        f"{plan['phase']}{flops}. Measured: {manifest['peak_memory_gib']:.2f} GiB ({here}).",
+    ]
     lines += ["", "| part | GiB |", "|---|---|", *(f"| {part} | {gib:.3g} |" for part, gib in plan["memory_gib"].items())]
     lines += [f"| all | {plan['peak_gib']:.3g} |"]
     return lines + (["", *(f"- Not known: {text}" for text in plan["unknown"])] if plan["unknown"] else [])

@@ -156,9 +156,12 @@ def _run_locally(work: Work, phase: str) -> None:
     tasks = num_tasks(work, phase)
     # This process has no threads and little memory, so workers can be forked and need not import everything again.
     LocalPipelineExecutor(
-        _pipeline(work, phase), tasks=tasks, workers=min(work.args.workers, tasks), logging_dir=_logs(work, phase),
+        _pipeline(work, phase),
+        tasks=tasks,
+        workers=min(work.args.workers, tasks),
+        logging_dir=_logs(work, phase),
         start_method="fork" if sys.platform == "linux" else "spawn",
-    ).run()  # fmt: skip
+    ).run()
 
 
 def _start_ray(work: Work) -> Callable[[Work, str], None]:
@@ -214,9 +217,14 @@ def _submit(work: Work) -> bool:
     for phase in PHASES:
         if not is_done(work, phase):
             last = slurm.SlurmPipelineExecutor(
-                _pipeline(work, phase), num_tasks(work, phase), workers=work.args.workers, job_name=f"corpus-{phase}",
-                logging_dir=_logs(work, phase), depends=last, **options,
-            )  # fmt: skip
+                _pipeline(work, phase),
+                num_tasks(work, phase),
+                workers=work.args.workers,
+                job_name=f"corpus-{phase}",
+                logging_dir=_logs(work, phase),
+                depends=last,
+                **options,
+            )
     scripts: list[str] = []
     real = slurm.launch_slurm_job
     slurm.launch_slurm_job = partial(_launch, work, scripts, real)

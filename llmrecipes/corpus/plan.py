@@ -97,18 +97,24 @@ def plan_lines(args: CorpusArguments, rates: dict[str, float]) -> Iterator[str]:
     each, rate = rates["bytes"], 1 / rates["seconds"]
     yield f"measured on {rates['documents']:,.0f} documents: {each:,.0f} bytes each, {rate:,.0f} per core and second"
     yield f"to read      {bytes_of(total)}, about {documents:,.0f} documents"
-    yield (f"to write     {bytes_of(kept / ZSTD)} (zstd) of {bytes_of(kept)} before duplicates go, about "
-           f"{kept / BYTES_PER_TOKEN:,.0f} tokens")  # fmt: skip
+    yield (
+        f"to write     {bytes_of(kept / ZSTD)} (zstd) of {bytes_of(kept)} before duplicates go, about "
+        f"{kept / BYTES_PER_TOKEN:,.0f} tokens"
+    )
     meanwhile = bytes_of(kept / ZSTD + 2 * documents * rates["sketch_bytes"])
     yield f"on the disk  {meanwhile} besides, while it is built: cleaned documents, and their sketches by shard and joined"
     yield f"work         {hours:,.0f} core-hours of cleaning; {hours / 1000:,.1f} hours on 1,000 busy cores"
-    yield (f"cut into     {shards:,} shards of about {bytes_of(args.shard_bytes)}, {tasks:,} tasks, "
-           f"{hours / tasks * 60:,.0f} minutes each")  # fmt: skip
+    yield (
+        f"cut into     {shards:,} shards of about {bytes_of(args.shard_bytes)}, {tasks:,} tasks, "
+        f"{hours / tasks * 60:,.0f} minutes each"
+    )
     yield f"memory       {bytes_of(peak)} a worker that cleans, {bytes_of(index)} where duplicates are looked for"
     if index > MOST_MEMORY:
         builds = math.ceil(index / MOST_MEMORY)
-        yield (f"             that is more than a machine has: make {builds} builds (by crawl, say, as FineWeb does), each "
-               "without its own duplicates, or leave near_duplicates out")  # fmt: skip
+        yield (
+            f"             that is more than a machine has: make {builds} builds (by crawl, say, as FineWeb does), each "
+            "without its own duplicates, or leave near_duplicates out"
+        )
     yield from _commands(args, tasks)
 
 

@@ -64,8 +64,15 @@ def _shards(work: Work, parts: list) -> dict:
 
 
 def _settings(work: Work) -> dict:
-    keys = ("exact_duplicates", "near_duplicates", "decontaminate", "contamination_ngram", "contamination_common",
-            "max_document_bytes", "shard_bytes")  # fmt: skip
+    keys = (
+        "exact_duplicates",
+        "near_duplicates",
+        "decontaminate",
+        "contamination_ngram",
+        "contamination_common",
+        "max_document_bytes",
+        "shard_bytes",
+    )
     return {key: getattr(work.args, key) for key in keys}
 
 
@@ -136,8 +143,18 @@ def _source_table(sources: dict, total: dict) -> Table:
     for label, about in [*sources.items(), ("all", total)]:
         where = " ".join(filter(None, (about.get("path"), about.get("name"), about.get("revision"))))
         read, (documents, words, size) = about["read"][0], about["kept"]
-        rows.append([label, where, about.get("license") or "", f"{read:,}", f"{documents:,}", f"{words:,}",
-                     _percent(words, total["kept"][1]), bytes_of(size)])  # fmt: skip
+        rows.append(
+            [
+                label,
+                where,
+                about.get("license") or "",
+                f"{read:,}",
+                f"{documents:,}",
+                f"{words:,}",
+                _percent(words, total["kept"][1]),
+                bytes_of(size),
+            ]
+        )
     return Table(head, rows)
 
 

@@ -152,8 +152,10 @@ def _to_messages(rows: datasets.Dataset, where: str) -> datasets.Dataset:
 
     def join_turns(row):
         if any(turn["role"] == "assistant" for turn in row["prompt"]):
-            raise InputError(f"{where}: its prompts hold turns of the assistant, which carry no loss there but would in the "
-                             "messages of the other sources; write all of them in one way")  # fmt: skip
+            raise InputError(
+                f"{where}: its prompts hold turns of the assistant, which carry no loss there but would in the "
+                "messages of the other sources; write all of them in one way"
+            )
         return {"messages": [*row["prompt"], *row["completion"]]}
 
     return to_table(

@@ -69,8 +69,9 @@ def fetch_archive(path: str, sha256: str | None) -> Path:
                     return cached
             return _download(path, *pinned.groups(), sha256, folder)
     except OSError as error:
-        raise InputError(f"{path}: cannot write to {folder} ({error.strerror or error}); "
-                         "set LLMRECIPES_CACHE to a folder with room") from None  # fmt: skip
+        raise InputError(
+            f"{path}: cannot write to {folder} ({error.strerror or error}); set LLMRECIPES_CACHE to a folder with room"
+        ) from None
 
 
 def file_sha256(path: Path) -> str:
@@ -326,5 +327,7 @@ def _host(url: str) -> str:
 
 def _unreachable(path: str, url: str, error: Exception) -> InputError:
     reason = getattr(error, "reason", None) or error
-    return InputError(f"{path}: cannot fetch it from {_host(url)} ({reason}); check the network, or set PIP_INDEX_URL "
-                      "to a package index in reach")  # fmt: skip
+    return InputError(
+        f"{path}: cannot fetch it from {_host(url)} ({reason}); check the network, or set PIP_INDEX_URL "
+        "to a package index in reach"
+    )

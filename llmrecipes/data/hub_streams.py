@@ -51,8 +51,10 @@ def wait(path: str, error: Exception, attempt: int, retries: int) -> None:
     if not is_network or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         raise error
     if attempt == retries:
-        raise InputError(f"{path}: out of reach after {retries + 1} tries ({text[:200]}); shards that are finished are "
-                         "kept, the same command continues with the rest") from None  # fmt: skip
+        raise InputError(
+            f"{path}: out of reach after {retries + 1} tries ({text[:200]}); shards that are finished are "
+            "kept, the same command continues with the rest"
+        ) from None
     time.sleep(min(60, 2**attempt))
 
 

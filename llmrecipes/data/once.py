@@ -30,6 +30,8 @@ def written_once(file: Path, thing: Path, key: str) -> Iterator[bool]:
             yield not file.exists()
     except OSError as error:
         if disk_is_full(error, folder):
-            raise InputError(f"{folder}: the disk is full; the finished shards are kept: free some space, or move the "
-                             f"folder and set {key}, and give the same command again") from None  # fmt: skip
+            raise InputError(
+                f"{folder}: the disk is full; the finished shards are kept: free some space, or move the "
+                f"folder and set {key}, and give the same command again"
+            ) from None
         raise InputError(f"{folder}: cannot be written ({error.strerror or error}); set {key}") from None

@@ -91,8 +91,10 @@ def argilla(rows: Iterable[Mapping]) -> Iterator[dict]:
         fields, questions = _argilla_parts(row, where)
         name = next((name for name in PROMPT_FIELDS if isinstance(fields.get(name), str)), None)
         if name is None:
-            raise InputError(f"{where}: has no prompt; its fields are {', '.join(fields) or 'none'}, expected one of "
-                             f"{', '.join(PROMPT_FIELDS)}")  # fmt: skip
+            raise InputError(
+                f"{where}: has no prompt; its fields are {', '.join(fields) or 'none'}, expected one of "
+                f"{', '.join(PROMPT_FIELDS)}"
+            )
         prompt = [{"role": "user", "content": fields[name]}]
         pairs = []
         for annotator, ranking, texts, scores in _argilla_judgements(fields, questions, name, where):
@@ -156,15 +158,24 @@ def _argilla_parts(row: Mapping, where: str) -> tuple[dict, dict]:
     if isinstance(row.get("fields"), Mapping):
         fields, answered = dict(row["fields"]), row.get("responses") or {}
         if isinstance(answered, list):  # Argilla 1's own records: one entry an annotator
-            entries = [(name, {**entry, "value": part.get("value")})
-                       for entry in answered for name, part in (entry.get("values") or {}).items()]  # fmt: skip
+            entries = [
+                (name, {**entry, "value": part.get("value")})
+                for entry in answered
+                for name, part in (entry.get("values") or {}).items()
+            ]
             answered = {name: [part for other, part in entries if other == name] for name, _ in entries}
         questions = dict(answered)
     else:
         fields = {key: value for key, value in row.items() if isinstance(value, str)}
         questions = {key.removesuffix(".responses"): _zip_flat(row, key) for key in row if key.endswith(".responses")}
-        questions |= {key: value for key, value in row.items() if isinstance(value, (list, Mapping)) and "." not in key
-                      and not key.endswith(("-suggestion", "suggestion-metadata")) and key != "metadata"}  # fmt: skip
+        questions |= {
+            key: value
+            for key, value in row.items()
+            if isinstance(value, (list, Mapping))
+            and "." not in key
+            and not key.endswith(("-suggestion", "suggestion-metadata"))
+            and key != "metadata"
+        }
     return fields, {name: _submitted(value, f"{where}, {name}") for name, value in questions.items()}
 
 
@@ -199,15 +210,23 @@ def _argilla_judgements(fields: dict, questions: dict, prompt: str, where: str) 
                 names = [name for group in groups for name in group]
                 missing = [name for name in names if not isinstance(fields.get(name), str)]
                 if missing:
-                    raise InputError(f"{where}, {question}: ranks `{missing[0]}`, which is not a field of the record; "
-                                     f"it has {', '.join(fields)}")  # fmt: skip
+                    raise InputError(
+                        f"{where}, {question}: ranks `{missing[0]}`, which is not a field of the record; "
+                        f"it has {', '.join(fields)}"
+                    )
                 ranked = True
                 places = {name: place for place, name in enumerate(names)}
                 ranking = [[places[name] for name in group] for group in groups]
                 yield annotator, ranking, [fields[name] for name in names], None
             elif isinstance(value, (int, float)) and (digits := NUMBER.search(question)):
-                target = next((name for name in fields if name != prompt and (found := NUMBER.search(name))
-                               and int(found[0]) == int(digits[0])), None)  # fmt: skip
+                target = next(
+                    (
+                        name
+                        for name in fields
+                        if name != prompt and (found := NUMBER.search(name)) and int(found[0]) == int(digits[0])
+                    ),
+                    None,
+                )
                 if target is None:
                     raise InputError(f"{where}: rates number {digits[0]} in `{question}`, but no field has that number")
                 ratings.setdefault(annotator, {})[target] = float(value)

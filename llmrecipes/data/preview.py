@@ -150,8 +150,10 @@ def require_rows(counts: RowCounts, name: str) -> None:
     if counts.rows and (not counts.used or counts.loss_tokens == 0):
         where = "datasets" if name == "train" else f"eval_datasets ({name})"
         shortest = f", the shortest of {counts.lengths.min()} tokens" if counts.max_length and len(counts.lengths) else ""
-        raise InputError(f"{where}: nothing is left to learn from: none of {counts.rows} {counts.what} has a token of its "
-                         f"answer within {counts.key} {counts.max_length}{shortest}; raise it")  # fmt: skip
+        raise InputError(
+            f"{where}: nothing is left to learn from: none of {counts.rows} {counts.what} has a token of its "
+            f"answer within {counts.key} {counts.max_length}{shortest}; raise it"
+        )
 
 
 def report_rows(
@@ -187,8 +189,10 @@ def report_rows(
     _warn(counts)
     for name, count in twice.items():
         if count > WARN_ABOVE * len(sets[name]):
-            say(f"warning: {100 * count / len(sets[name]):.0f} % of the rows of {name} are also trained on, so that what "
-                "is measured on them says little")  # fmt: skip
+            say(
+                f"warning: {100 * count / len(sets[name]):.0f} % of the rows of {name} are also trained on, so that what "
+                "is measured on them says little"
+            )
     if num_preview:
         say("preview: nothing was trained and nothing written")
         sys.exit(0)
@@ -200,8 +204,10 @@ def _warn(counts: dict[str, RowCounts]) -> None:
         affected = some.cut + some.dropped
         if affected > WARN_ABOVE * some.rows:
             of = "" if name == "train" else f" of {name}"
-            say(f"warning: {100 * affected / some.rows:.0f} % of the rows{of} are cut or dropped ({some.cut:,} cut, "
-                f"{some.dropped:,} dropped, {some.lost:,} without a token of their answer); raise {some.key}")  # fmt: skip
+            say(
+                f"warning: {100 * affected / some.rows:.0f} % of the rows{of} are cut or dropped ({some.cut:,} cut, "
+                f"{some.dropped:,} dropped, {some.lost:,} without a token of their answer); raise {some.key}"
+            )
 
 
 def count_duplicates(train: datasets.Dataset, held_out: datasets.Dataset) -> int:

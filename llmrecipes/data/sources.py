@@ -243,8 +243,10 @@ def split_indices(split: str, num_rows: int, where: str, name: str = "train") ->
     try:
         parts = datasets.ReadInstruction.from_spec(split).to_absolute({name: num_rows})
     except (ValueError, AssertionError, KeyError):
-        raise InputError(f"{where}: has no split {split!r}; all of it is the split {name}, of which you can take a "
-                         f"part, such as {name}[:90%] or {name}[90%:]") from None  # fmt: skip
+        raise InputError(
+            f"{where}: has no split {split!r}; all of it is the split {name}, of which you can take a "
+            f"part, such as {name}[:90%] or {name}[90%:]"
+        ) from None
     return [i for part in parts for i in range(part.from_ or 0, num_rows if part.to is None else part.to)]
 
 
@@ -284,8 +286,10 @@ def _require_one_kind(folder: Path) -> None:
     """InputError if `folder` holds files of several kinds: `datasets` would read only those of the most common kind."""
     kinds = {end.removesuffix(".gz") for path in folder.rglob("*") for end in FILES if path.name.lower().endswith(end)}
     if len(kinds - {".ndjson", ".jsonl", ".json"}) + bool(kinds & {".ndjson", ".jsonl", ".json"}) > 1:
-        raise InputError(f"{folder}: holds files of several kinds ({', '.join(sorted(kinds))}), of which only one would be "
-                         "read; list the files one by one, or in `data_files`")  # fmt: skip
+        raise InputError(
+            f"{folder}: holds files of several kinds ({', '.join(sorted(kinds))}), of which only one would be "
+            "read; list the files one by one, or in `data_files`"
+        )
 
 
 def _parse_own(path: Path) -> RawRows:

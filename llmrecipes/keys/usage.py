@@ -146,8 +146,13 @@ def _as_yaml(name: str, value) -> str:
 
 def keys_as_markdown() -> str:
     """docs/keys.md: all keys of our own dataclasses, one table each."""
-    lines = ["# Our own keys", "", "Written by `python -m llmrecipes.keys.usage > docs/keys.md`. A recipe's `--help` shows",
-             "these and those of TRL and transformers; `--help KEY` says all about one.", ""]  # fmt: skip
+    lines = [
+        "# Our own keys",
+        "",
+        "Written by `python -m llmrecipes.keys.usage > docs/keys.md`. A recipe's `--help` shows",
+        "these and those of TRL and transformers; `--help KEY` says all about one.",
+        "",
+    ]
     tables = {title: (keys_of(config_type), {config_type.split(":")[1]}) for title, config_type in PAGE.items()}
     for recipe in sorted((Path(__file__).parents[2] / "recipes").glob("*.py")):
         own = set(re.findall(r"^class (\w+):", recipe.read_text(encoding="utf-8"), re.M))

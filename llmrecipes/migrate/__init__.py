@@ -114,8 +114,10 @@ def _settle(draft: Draft, keys: dict[str, Key]) -> None:
 
 def render(draft: Draft, name: str, template: str | None) -> str:
     """The new YAML, with comments on top about what was not translated."""
-    lines = [f"# From {name} ({draft.tool}), translated by `python -m llmrecipes.migrate`.",
-             f"# Launch: accelerate launch recipes/{draft.stage}.py --config NEW.yaml"]  # fmt: skip
+    lines = [
+        f"# From {name} ({draft.tool}), translated by `python -m llmrecipes.migrate`.",
+        f"# Launch: accelerate launch recipes/{draft.stage}.py --config NEW.yaml",
+    ]
     if draft.lost:
         lines += ["#", "# Not translated:"]
         lines += [_comment(f"{key}{_value(draft, key)}: {why}") for key, why in draft.lost.items()]
@@ -157,5 +159,8 @@ def main(argv: list[str] | None = None) -> None:
     elif draft.template:
         draft.lost["chat_template"] = "is text; --template FILE.jinja writes it there and sets `chat_template_path`"
     print(render(draft, options.old, draft.template and options.template), end="")
-    print(f"{options.old}: for recipes/{draft.stage}.py; {len(draft.values)} keys written, {len(draft.lost)} not translated"
-          + (f": {', '.join(draft.lost)}" if draft.lost else ""), file=sys.stderr)  # fmt: skip
+    print(
+        f"{options.old}: for recipes/{draft.stage}.py; {len(draft.values)} keys written, {len(draft.lost)} not translated"
+        + (f": {', '.join(draft.lost)}" if draft.lost else ""),
+        file=sys.stderr,
+    )

@@ -48,8 +48,10 @@ def _changes(job: Job) -> Iterator[tuple[str, Job]]:
     if not job.lora:
         lora = Lora(16, frozenset(job.architecture.linear_sizes), 0.05)
         rollouts = r and replace(r, reference_bytes=0, separate_value=False)
-        yield ("use_peft: true with lora_target_modules: all-linear",
-               job.changed(lora=lora, has_reference=False, rollouts=rollouts))  # fmt: skip
+        yield (
+            "use_peft: true with lora_target_modules: all-linear",
+            job.changed(lora=lora, has_reference=False, rollouts=rollouts),
+        )
     if job.lora and job.weight_bytes == 4 and not job.quantised:
         yield "dtype: bfloat16", job.changed(weight_bytes=2)
     if job.lora and not job.quantised:

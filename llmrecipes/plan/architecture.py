@@ -23,14 +23,32 @@ FAMILIES = {
     "gemma3_text": {"config": "Gemma3TextConfig", "module": "gemma3", "qk_norm": True, "norms": 4, "float32_norms": True},
     "mixtral": {"config": "MixtralConfig", "mixture": True},
     "qwen3_moe": {"config": "Qwen3MoeConfig", "qk_norm": True, "mixture": True},
-    "gpt2": {"config": "GPT2Config", "layer_norm": True, "biases": True, "fused_qkv": True, "mlp_kept": 5,
-             "position_table": True},
-    "gpt_neox": {"config": "GPTNeoXConfig", "layer_norm": True, "biases": True, "fused_qkv": True, "mlp_kept": 2,
-                 "rotated_copies": 3, "parallel": True},
-}  # fmt: skip
-OTHER_NAMES = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
-               "intermediate_size": "n_inner", "max_position_embeddings": "n_positions",
-               "num_experts": "num_local_experts"}  # fmt: skip
+    "gpt2": {
+        "config": "GPT2Config",
+        "layer_norm": True,
+        "biases": True,
+        "fused_qkv": True,
+        "mlp_kept": 5,
+        "position_table": True,
+    },
+    "gpt_neox": {
+        "config": "GPTNeoXConfig",
+        "layer_norm": True,
+        "biases": True,
+        "fused_qkv": True,
+        "mlp_kept": 2,
+        "rotated_copies": 3,
+        "parallel": True,
+    },
+}
+OTHER_NAMES = {
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "intermediate_size": "n_inner",
+    "max_position_embeddings": "n_positions",
+    "num_experts": "num_local_experts",
+}
 
 
 @dataclass(frozen=True)
@@ -138,8 +156,13 @@ def read_architecture(config: dict, where: str) -> Architecture:
     defaults = keys_of(f"transformers.models.{module}.configuration_{module}:{facts.pop('config')}")
     value = partial(_value, config, defaults)
     hidden, heads = value("hidden_size"), value("num_attention_heads")
-    sizes = {"hidden_size": hidden, "num_attention_heads": heads, "num_hidden_layers": value("num_hidden_layers"),
-             "vocab_size": value("vocab_size"), "num_key_value_heads": value("num_key_value_heads", heads)}  # fmt: skip
+    sizes = {
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "num_hidden_layers": value("num_hidden_layers"),
+        "vocab_size": value("vocab_size"),
+        "num_key_value_heads": value("num_key_value_heads", heads),
+    }
     experts = value("num_experts", 0) if facts.pop("mixture", False) else 0
     if experts:
         sizes["num_experts_per_tok"] = value("num_experts_per_tok")
@@ -149,15 +172,26 @@ def read_architecture(config: dict, where: str) -> Architecture:
     biases = facts.pop("biases", False)
     width = sizes.get("moe_intermediate_size")
     return Architecture(
-        family=family, layers=sizes["num_hidden_layers"], hidden=hidden, heads=heads, head_dim=head_dim,
-        query=heads * head_dim, key=sizes["num_key_value_heads"] * head_dim,
-        width=width or value("intermediate_size") or 4 * hidden, vocabulary=sizes["vocab_size"],
-        tied=bool(value("tie_word_embeddings", False)), context=value("max_position_embeddings"), experts=experts,
+        family=family,
+        layers=sizes["num_hidden_layers"],
+        hidden=hidden,
+        heads=heads,
+        head_dim=head_dim,
+        query=heads * head_dim,
+        key=sizes["num_key_value_heads"] * head_dim,
+        width=width or value("intermediate_size") or 4 * hidden,
+        vocabulary=sizes["vocab_size"],
+        tied=bool(value("tie_word_embeddings", False)),
+        context=value("max_position_embeddings"),
+        experts=experts,
         active_experts=value("num_experts_per_tok", 0) if experts else 0,
         qkv_bias=facts.pop("qkv_bias", False) or bool(value("attention_bias", biases)),
-        out_bias=bool(value("attention_bias", biases)), mlp_bias=bool(value("mlp_bias", biases)),
-        gated=not facts.get("layer_norm"), window=value("sliding_window") if facts.get("float32_norms") else None, **facts,
-    )  # fmt: skip
+        out_bias=bool(value("attention_bias", biases)),
+        mlp_bias=bool(value("mlp_bias", biases)),
+        gated=not facts.get("layer_norm"),
+        window=value("sliding_window") if facts.get("float32_norms") else None,
+        **facts,
+    )
 
 
 def _value(config: dict, defaults: dict[str, Key], key: str, otherwise=None):

@@ -12,12 +12,28 @@ from llmrecipes.plan.topology import sharding
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes of optimizer state per trained parameter; other optimizers are reported as unknown.
 OPTIMIZERS = {
-    "adamw_torch": 8, "adamw_torch_fused": 8, "adamw_hf": 8, "adamw_bnb_8bit": 2.03, "adamw_8bit": 2.03,
-    "paged_adamw_32bit": 8, "paged_adamw_8bit": 2.03, "lion_32bit": 4, "lion_8bit": 1.02, "sgd": 0, "adafactor": 0.01,
-}  # fmt: skip
+    "adamw_torch": 8,
+    "adamw_torch_fused": 8,
+    "adamw_hf": 8,
+    "adamw_bnb_8bit": 2.03,
+    "adamw_8bit": 2.03,
+    "paged_adamw_32bit": 8,
+    "paged_adamw_8bit": 2.03,
+    "lion_32bit": 4,
+    "lion_8bit": 1.02,
+    "sgd": 0,
+    "adafactor": 0.01,
+}
 # Names of modules in GPT-2 and GPT-NeoX -> those of `Architecture.linear_sizes`.
-MODULES = {"c_attn": ["qkv"], "c_fc": ["up"], "c_proj": ["out", "down"], "query_key_value": ["qkv"], "dense": ["out"],
-           "dense_h_to_4h": ["up"], "dense_4h_to_h": ["down"]}  # fmt: skip
+MODULES = {
+    "c_attn": ["qkv"],
+    "c_fc": ["up"],
+    "c_proj": ["out", "down"],
+    "query_key_value": ["qkv"],
+    "dense": ["out"],
+    "dense_h_to_4h": ["up"],
+    "dense_4h_to_h": ["down"],
+}
 QUANTISED = {"load_in_4bit": 0.5 + 4 / 64, "load_in_8bit": 1.0}  # bytes per weight; blocks of 64 share a float32 scale
 # What the closed form does not account for if a key is on: the key's value and what is missing.
 NOT_COUNTED = {
@@ -147,15 +163,28 @@ def read_job(
         rollouts = _read_rollouts(s, a, gpus, beside, bool(lora), weight_bytes, prompt_tokens, unknown)
     length = rollouts.prompt + rollouts.response if rollouts else _length(s, a, unknown)
     job = Job(
-        architecture=a, head=head, rows=rows, has_reference=reference and not lora, batch=s["per_device_train_batch_size"],
-        accumulation=s["gradient_accumulation_steps"], length=length, gpus=gpus, weight_bytes=weight_bytes,
-        autocast=_autocast(s), optimizer=optimizer, lora=lora, sharded=sharded,
-        checkpointing=bool(s["activation_checkpointing"] if s["activation_checkpointing"] is not None
-                           else s["gradient_checkpointing"]),
+        architecture=a,
+        head=head,
+        rows=rows,
+        has_reference=reference and not lora,
+        batch=s["per_device_train_batch_size"],
+        accumulation=s["gradient_accumulation_steps"],
+        length=length,
+        gpus=gpus,
+        weight_bytes=weight_bytes,
+        autocast=_autocast(s),
+        optimizer=optimizer,
+        lora=lora,
+        sharded=sharded,
+        checkpointing=bool(
+            s["activation_checkpointing"] if s["activation_checkpointing"] is not None else s["gradient_checkpointing"]
+        ),
         padded=not (head == "logits" or ppo or s["packing"] or s["padding_free"]),
-        quantised=next((size for key, size in QUANTISED.items() if s[key]), None), rollouts=rollouts,
-        more_passes=more_passes, unknown=unknown,
-    )  # fmt: skip
+        quantised=next((size for key, size in QUANTISED.items() if s[key]), None),
+        rollouts=rollouts,
+        more_passes=more_passes,
+        unknown=unknown,
+    )
     if "assistant_only_loss" in s.keys:  # TRL's tiled head is used only where it pays
         cheap = job.tokens * a.vocabulary * 12 <= CHEAP_LOGITS_BYTES
         job = job.changed(head="logits" if cheap else "chunked")
@@ -266,8 +295,13 @@ def _read_rollouts(s, a, gpus, beside, lora: bool, weight_bytes: int, prompt_tok
         prompt = (a.context or 2 * s["max_completion_length"]) - s["max_completion_length"]
         how = "max_prompt_length" if "max_prompt_length" in s.keys else "--prompt_tokens"
         unknown.append(f"{how}: not given, so prompts of the whole context ({prompt} tokens) are counted")
-    rewarded = {"prompt": prompt, "response": s["max_completion_length"], "reward": reward, "temperature": s["temperature"],
-                "reward_bytes": BYTES.get(str(s["reward_model_dtype"] or s["dtype"]), 4)}  # fmt: skip
+    rewarded = {
+        "prompt": prompt,
+        "response": s["max_completion_length"],
+        "reward": reward,
+        "temperature": s["temperature"],
+        "reward_bytes": BYTES.get(str(s["reward_model_dtype"] or s["dtype"]), 4),
+    }
     vllm = s["vllm_gpu_memory_utilization"] if s["use_vllm"] and s["vllm_mode"] == "colocate" else 0.0
     micro, accumulation = s["per_device_train_batch_size"], s["gradient_accumulation_steps"]
     if "num_iterations" in s.keys:
@@ -275,17 +309,33 @@ def _read_rollouts(s, a, gpus, beside, lora: bool, weight_bytes: int, prompt_tok
         responses = s["generation_batch_size"] or micro * in_rollout * gpus
         again = accumulation % (s["num_iterations"] * (responses // (micro * gpus) or 1)) != 0 or s["use_vllm"]
         return Rollouts(
-            **rewarded, decoded=max(1, responses // gpus), responses=responses, epochs=s["num_iterations"], value=a,
-            separate_value=False, reference_bytes=0 if lora else weight_bytes, chunk=None, offload=False, vllm=vllm,
+            **rewarded,
+            decoded=max(1, responses // gpus),
+            responses=responses,
+            epochs=s["num_iterations"],
+            value=a,
+            separate_value=False,
+            reference_bytes=0 if lora else weight_bytes,
+            chunk=None,
+            offload=False,
+            vllm=vllm,
             readings=bool(again) + bool(s["beta"]),
-        )  # fmt: skip
-    value = read_architecture(*find_config(path, "value_model_name_or_path", None, beside)) if (
-        path := s["value_model_name_or_path"]) else reward or a  # fmt: skip
+        )
+    value = (
+        read_architecture(*find_config(path, "value_model_name_or_path", None, beside))
+        if (path := s["value_model_name_or_path"])
+        else reward or a
+    )
     return Rollouts(
-        **rewarded, decoded=s["per_device_generation_batch_size"], epochs=s["num_ppo_epochs"], value=value, vllm=vllm,
+        **rewarded,
+        decoded=s["per_device_generation_batch_size"],
+        epochs=s["num_ppo_epochs"],
+        value=value,
+        vllm=vllm,
         responses=s["rollout_batch_size"] or micro * accumulation * gpus * (s["num_mini_batches"] or 1),
         separate_value=(s["value_model"] or ("shared" if lora else "separate")) == "separate",
         reference_bytes=0 if lora else BYTES.get(str(s["ref_model_dtype"]), weight_bytes),
-        chunk=s["logprob_chunk_size"], offload=bool(s["offload_frozen_models"]),
+        chunk=s["logprob_chunk_size"],
+        offload=bool(s["offload_frozen_models"]),
         readings=1 if s["old_logprobs"] == "sampler" else 2,
-    )  # fmt: skip
+    )

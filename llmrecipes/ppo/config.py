@@ -26,13 +26,24 @@ REFUSED = {
     "train_sampling_strategy": ("random", "prompts are ordered by rollouts; shuffle_dataset: false keeps their order"),
 }
 ABOVE_0 = (
-    "max_completion_length", "num_ppo_epochs", "temperature", "cliprange", "cliprange_value", "kl_horizon",
-    "per_device_generation_batch_size", "num_generations",
-)  # fmt: skip
+    "max_completion_length",
+    "num_ppo_epochs",
+    "temperature",
+    "cliprange",
+    "cliprange_value",
+    "kl_horizon",
+    "per_device_generation_batch_size",
+    "num_generations",
+)
 ABOVE_0_IF_GIVEN = (
-    "num_mini_batches", "rollout_batch_size", "total_episodes", "kl_target", "score_clip", "logprob_chunk_size",
+    "num_mini_batches",
+    "rollout_batch_size",
+    "total_episodes",
+    "kl_target",
+    "score_clip",
+    "logprob_chunk_size",
     "early_stop_kl",
-)  # fmt: skip
+)
 AT_LEAST_0 = ("kl_coef", "vf_coef", "value_warmup_rollouts", "num_completions_to_print", "num_rollout_completions")
 CHOICES = {
     "kl_estimator": ("k1", "k2", "k3"),

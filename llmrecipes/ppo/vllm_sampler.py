@@ -133,13 +133,20 @@ class VLLMSampler:
         # Sets every field that the served model's generation config could set, so that none of its defaults apply. Special
         # tokens are kept in the text because a stop string may be one.
         settings = {
-            "max_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": 0.0,
-            "repetition_penalty": 1.0, "logprobs": 0 if self.args.vllm_importance_sampling_correction else None,
-        }  # fmt: skip
+            "max_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "logprobs": 0 if self.args.vllm_importance_sampling_correction else None,
+        }
         extra = {
-            "stop_token_ids": list(eos_token_ids), "stop": list(self.args.stop_strings or []),
-            "skip_special_tokens": False, "spaces_between_special_tokens": False,
-        }  # fmt: skip
+            "stop_token_ids": list(eos_token_ids),
+            "stop": list(self.args.stop_strings or []),
+            "skip_special_tokens": False,
+            "spaces_between_special_tokens": False,
+        }
         device = "cpu" if generator is None else generator.device
         seeds = torch.randint(2**31, (len(prompts),), generator=generator, device=device).tolist()
         ask = self._ask_server if self.args.vllm_mode == "server" else self._ask_engine

@@ -13,21 +13,56 @@ from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.keys.values import shown
 
 # Keys that hold paths read by a stage.
-INPUTS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_name_or_path", "value_model_name_or_path",
-          "watch_reward_model", "rankings_file", "datasets", "eval_datasets", "watch_questions", "models",
-          "base_tokenizer_name_or_path")  # fmt: skip
-FILES = ("guidelines", "judge_guidelines", "users_file", "blimp_path", "deepspeed", "fsdp_config",
-         "accelerate_config", "rankings_file", "blocked_words")  # fmt: skip
+INPUTS = (
+    "model_name_or_path",
+    "tokenizer_name_or_path",
+    "reward_model_name_or_path",
+    "value_model_name_or_path",
+    "watch_reward_model",
+    "rankings_file",
+    "datasets",
+    "eval_datasets",
+    "watch_questions",
+    "models",
+    "base_tokenizer_name_or_path",
+)
+FILES = (
+    "guidelines",
+    "judge_guidelines",
+    "users_file",
+    "blimp_path",
+    "deepspeed",
+    "fsdp_config",
+    "accelerate_config",
+    "rankings_file",
+    "blocked_words",
+)
 DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet", ".txt")
 # Optimizers and other values that need a package -> modules of which one must exist.
 NEEDS = {
-    "8bit": ("bitsandbytes",), "bnb": ("bitsandbytes",), "paged": ("bitsandbytes",), "galore": ("galore_torch",),
-    "lomo": ("lomo_optim",), "apollo": ("apollo_torch",), "torchao": ("torchao",), "schedule_free": ("schedulefree",),
-    "grokadamw": ("grokadamw",), "stable_adamw": ("optimi",), "apex": ("apex",), "anyprecision": ("torchdistx",),
-}  # fmt: skip
+    "8bit": ("bitsandbytes",),
+    "bnb": ("bitsandbytes",),
+    "paged": ("bitsandbytes",),
+    "galore": ("galore_torch",),
+    "lomo": ("lomo_optim",),
+    "apollo": ("apollo_torch",),
+    "torchao": ("torchao",),
+    "schedule_free": ("schedulefree",),
+    "grokadamw": ("grokadamw",),
+    "stable_adamw": ("optimi",),
+    "apex": ("apex",),
+    "anyprecision": ("torchdistx",),
+}
 # Larger sizes in a config.json are damage or malice; building such a model would take hours or all memory.
-LARGEST = {"num_hidden_layers": 10_000, "n_layer": 10_000, "hidden_size": 10**6, "n_embd": 10**6, "vocab_size": 10**8,
-           "intermediate_size": 10**8, "num_attention_heads": 10**5}  # fmt: skip
+LARGEST = {
+    "num_hidden_layers": 10_000,
+    "n_layer": 10_000,
+    "hidden_size": 10**6,
+    "n_embd": 10**6,
+    "vocab_size": 10**8,
+    "intermediate_size": 10**8,
+    "num_attention_heads": 10**5,
+}
 # Architectures with a table of learned positions: a longer row is an error, while rotary positions only get worse.
 LEARNED_POSITIONS = ("gpt2", "opt", "gpt_neo", "gpt_bigcode", "biogpt", "xglm", "openai-gpt", "bloom")
 

@@ -12,8 +12,15 @@ from llmrecipes.config import generator_of
 from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.manifest import strings
 
-MODELS = ("model_name_or_path", "tokenizer_name_or_path", "reward_model_name_or_path", "value_model_name_or_path",
-          "watch_reward_model", "models", "base_tokenizer_name_or_path")  # fmt: skip
+MODELS = (
+    "model_name_or_path",
+    "tokenizer_name_or_path",
+    "reward_model_name_or_path",
+    "value_model_name_or_path",
+    "watch_reward_model",
+    "models",
+    "base_tokenizer_name_or_path",
+)
 TEXTS = ("guidelines", "judge_guidelines", "users_file", "blocked_words")
 FILES = (*TEXTS, "rankings_file")
 FUNCTIONS = ("reward_functions", "judge", "rule", "watch_rule")
@@ -51,10 +58,12 @@ def _function_problem(name: str, needs_form: bool = False) -> str:
     except (OSError, ValueError):
         return f"{file} cannot be read"
     is_open = any(
-        isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
-        or isinstance(node, ast.FunctionDef) and node.name == "__getattr__"
+        isinstance(node, ast.ImportFrom)
+        and node.names[0].name == "*"
+        or isinstance(node, ast.FunctionDef)
+        and node.name == "__getattr__"
         for node in ast.walk(tree)
-    )  # fmt: skip
+    )
     return "" if is_open or function in _bound(tree) else f"{name}: {file} holds no {function}"
 
 

@@ -142,10 +142,16 @@ def _position_bias(judgements: Sequence[dict]) -> list[dict]:
                 relative[position].append((places[answer] - 1) / (len(places) - 1))
     estimates = {position: metrics.mean(values) for position, values in sorted(relative.items())}
     return [
-        {"shown": position + 1, "mean_place": e.value, "low": e.low, "high": e.high, "n": e.n,
-         "biased": not e.low <= 0.5 <= e.high if e.n >= FEW else abs(e.value - 0.5) > _bound(e.n) or None}
+        {
+            "shown": position + 1,
+            "mean_place": e.value,
+            "low": e.low,
+            "high": e.high,
+            "n": e.n,
+            "biased": not e.low <= 0.5 <= e.high if e.n >= FEW else abs(e.value - 0.5) > _bound(e.n) or None,
+        }
         for position, e in estimates.items()
-    ]  # fmt: skip
+    ]
 
 
 def _bound(n: int) -> float:
@@ -196,27 +202,37 @@ def quality_page(quality: dict, judgements: Sequence[dict] = ()) -> str:
     people = [[name, *(values[c] for c in columns)] for name, values in quality["annotators"].items()]
     bias = quality["position_bias"]
     parts = [
-        "<h1>Quality of the judgements</h1>", _table(("", ""), _facts(quality)),
+        "<h1>Quality of the judgements</h1>",
+        _table(("", ""), _facts(quality)),
         "<h2>Annotators</h2><p>Kendall's tau-b: against the mean of the others. Self-consistency: share of answer pairs "
         "ordered alike when an item came again.</p>",
         _bars({row[0]: row[4] for row in people if row[4] is not None}, "Kendall's tau-b against the others"),
         _table(("annotator", *(column.replace("_", " ") for column in columns)), people),
         "<h2>Position bias</h2><p>Mean relative place (0 best, 1 worst) by where an answer was shown; without bias 0.5.</p>",
-        _bars({f"shown {b['shown']}": b["mean_place"] for b in bias}, "mean relative place",
-              [(b["low"], b["high"]) for b in bias]),
-        _table(("shown", "mean place", "low", "high", "n", "biased"),
-               [[*list(b.values())[:-1], told[b["biased"]]] for b in bias]),
+        _bars(
+            {f"shown {b['shown']}": b["mean_place"] for b in bias},
+            "mean relative place",
+            [(b["low"], b["high"]) for b in bias],
+        ),
+        _table(
+            ("shown", "mean place", "low", "high", "n", "biased"),
+            [[*list(b.values())[:-1], told[b["biased"]]] for b in bias],
+        ),
         "<h2>Time outliers</h2>",
         _table(("annotator", "position", "seconds", ""), [list(o.values()) for o in quality["time_outliers"]]),
         "<h2>Items with the least agreement</h2>",
-        _table(("item", "pairs ordered alike"), sorted(
-            ((i, a) for i, a in quality["agreement_by_item"].items() if a is not None), key=lambda x: x[1])[:20]),
-    ]  # fmt: skip
+        _table(
+            ("item", "pairs ordered alike"),
+            sorted(((i, a) for i, a in quality["agreement_by_item"].items() if a is not None), key=lambda x: x[1])[:20],
+        ),
+    ]
     if judgements:
         columns = ("annotator", "position", "time", "prompt", "ranking", "flags", "note")
         newest = f"the newest {NEWEST} of {len(judgements)}" if len(judgements) > NEWEST else "the newest first"
-        parts += [f"<h2>Judgements, {newest}</h2>",
-                  _table(columns, [_in_words(row) for row in judgements[: -NEWEST - 1 : -1]])]  # fmt: skip
+        parts += [
+            f"<h2>Judgements, {newest}</h2>",
+            _table(columns, [_in_words(row) for row in judgements[: -NEWEST - 1 : -1]]),
+        ]
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>Quality of the judgements</title><style>{STYLE}</style>{''.join(parts)}</html>"
@@ -229,12 +245,14 @@ def _facts(quality: dict) -> list[tuple]:
         f"{alpha['value']:.2f} ({alpha['low']:.2f} to {alpha['high']:.2f}, {alpha['n']} items)" if alpha else "not known yet"
     )
     return [
-        ("judgements", quality["judgements"]), ("items", quality["items"]),
+        ("judgements", quality["judgements"]),
+        ("items", quality["items"]),
         ("judged by several", quality["items_in_common"]),
-        ("Krippendorff's alpha (ordinal)", said), ("all bad", quality["all_bad"]),
+        ("Krippendorff's alpha (ordinal)", said),
+        ("all bad", quality["all_bad"]),
         ("flags", ", ".join(f"{name} {n}" for name, n in sorted(quality["flags"].items())) or "none"),
         ("who", ", ".join(f"{n} by a {kind}" for kind, n in quality["annotator_kinds"].items()) or "nobody"),
-    ]  # fmt: skip
+    ]
 
 
 def _in_words(row: dict) -> list:

@@ -103,10 +103,14 @@ def changes_table(changes: list[Change]) -> list:
     blocks: list = []
     for (model, start), own in groupby(changes, key=lambda c: (c.model, c.start)):
         rows = [
-            ["won" if c.won else "lost", with_better(c.measure), estimate(c.before, c.percent),
-             estimate(c.after, c.percent) + " *" * c.tested]
+            [
+                "won" if c.won else "lost",
+                with_better(c.measure),
+                estimate(c.before, c.percent),
+                estimate(c.after, c.percent) + " *" * c.tested,
+            ]
             for c in own
-        ]  # fmt: skip
+        ]
         blocks += [Heading(f"{model} (from {start})", level=4), Table(["verdict", "measure", "before", "after"], rows)]
     return [*blocks, Text(RULE)] if blocks else []
 

@@ -272,11 +272,16 @@ def _data(records: list) -> list:
 def _read(stage: str, sources: list[dict]) -> list:
     """What pretraining has read from each source, as counted."""
     rows = [
-        [s["source"], f"{100 * s['share']:.2f} %", f"{s['tokens']:,}", f"{s['epochs']:.2f}",
-         f"{s['unique_tokens']:,} of {s['of_tokens']:,}",
-         f"{'–' if s['documents'] is None else format(s['documents'], ',')} of {s['of_documents']:,}"]
+        [
+            s["source"],
+            f"{100 * s['share']:.2f} %",
+            f"{s['tokens']:,}",
+            f"{s['epochs']:.2f}",
+            f"{s['unique_tokens']:,} of {s['of_tokens']:,}",
+            f"{'–' if s['documents'] is None else format(s['documents'], ',')} of {s['of_documents']:,}",
+        ]
         for s in sources
-    ]  # fmt: skip
+    ]
     shares = {s["source"]: s["share"] for s in sources}
     figure = [Figure(plots.plot_shares(stage, shares), f"data of {stage}")] if len(sources) > 1 else []
     table = Table(["source", "share of tokens", "tokens read", "epochs", "different tokens", "documents"], rows)
@@ -291,11 +296,15 @@ def _source(source: dict) -> str:
 
 def _made(records: list) -> list:
     rows = [
-        [r.name, hide_paths(r.manifest.get("command", "")),
-         r.manifest.get("commit") or "unknown", r.manifest.get("fingerprint") or "",
-         _hardware(r.manifest)]
+        [
+            r.name,
+            hide_paths(r.manifest.get("command", "")),
+            r.manifest.get("commit") or "unknown",
+            r.manifest.get("fingerprint") or "",
+            _hardware(r.manifest),
+        ]
         for r in records
-    ]  # fmt: skip
+    ]
     versions: dict = {}
     for record in records:
         for package, version in record.manifest.get("packages", {}).items():

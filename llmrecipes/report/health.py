@@ -27,9 +27,11 @@ def build_health(name: str, health: dict) -> list:
     if "accuracy" not in health:
         return blocks
     blocks.append(
-        Text(f"{health['num_pairs']:,} held-out pairs of {health['num_prompts']:,} prompts; "
-             f"{health['left_out']:,} too long. Brackets: 95 % interval.")
-    )  # fmt: skip
+        Text(
+            f"{health['num_pairs']:,} held-out pairs of {health['num_prompts']:,} prompts; "
+            f"{health['left_out']:,} too long. Brackets: 95 % interval."
+        )
+    )
     for key, title in GROUPS.items():
         if health[key]:
             figure = plots.plot_estimates(f"{name} {key}", health[key])
@@ -44,10 +46,14 @@ def build_health(name: str, health: dict) -> list:
 
 def _calibration(name: str, found: dict) -> list:
     rows = [
-        [f"{100 * b['from']:.0f} to {100 * b['to']:.0f} %", f"{100 * b['predicted']:.1f} %",
-         estimate(b["observed"], percent=True), f"{b['observed']['n']:,}"]
+        [
+            f"{100 * b['from']:.0f} to {100 * b['to']:.0f} %",
+            f"{100 * b['predicted']:.1f} %",
+            estimate(b["observed"], percent=True),
+            f"{b['observed']['n']:,}",
+        ]
         for b in found["curve"]
-    ]  # fmt: skip
+    ]
     figures = [
         ["expected calibration error", number(found["error"])],
         ["temperature (1: calibrated, above: overconfident)", number(found["temperature"]) or "none fits"],

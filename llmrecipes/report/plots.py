@@ -119,8 +119,17 @@ def plot_calibration(name: str, curve: list[dict]) -> str:
     observed = [b["observed"] for b in curve]
     spread = [[100 * (e["value"] - e["low"]) for e in observed], [100 * (e["high"] - e["value"]) for e in observed]]
     axes.plot([50, 100], [50, 100], color=FAINT, linestyle="--", linewidth=1)
-    axes.errorbar(predicted, [100 * e["value"] for e in observed], yerr=spread, color=COLOURS[0], marker="o", markersize=4,
-                  linewidth=1.4, elinewidth=0.9, capsize=2)  # fmt: skip
+    axes.errorbar(
+        predicted,
+        [100 * e["value"] for e in observed],
+        yerr=spread,
+        color=COLOURS[0],
+        marker="o",
+        markersize=4,
+        linewidth=1.4,
+        elinewidth=0.9,
+        capsize=2,
+    )
     axes.set_xlim(49, 101)
     axes.set_ylim(0, 102)
     axes.set_xlabel("predicted, percent")

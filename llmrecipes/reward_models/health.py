@@ -57,9 +57,13 @@ class HealthArguments:
 
 
 def check_saved_model(
-    folder: str | Path, sets: dict[str, list[dict]], args: HealthArguments, model_args: ModelArguments, run,
+    folder: str | Path,
+    sets: dict[str, list[dict]],
+    args: HealthArguments,
+    model_args: ModelArguments,
+    run,
     max_length: int | None,
-) -> dict:  # fmt: skip
+) -> dict:
     """Checks the saved reward model in `folder`, loaded as PPO will load it; writes the files and returns the measures.
 
     run: has output_dir, per_device_eval_batch_size, seed and trust_remote_code, like TRL's training arguments.
@@ -78,9 +82,15 @@ def check_saved_model(
 
 
 def check_health(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sets: dict[str, list[dict]], args: HealthArguments, *,
-    max_length: int | None = None, batch_size: int = 32, seed: int = 42,
-) -> dict:  # fmt: skip
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sets: dict[str, list[dict]],
+    args: HealthArguments,
+    *,
+    max_length: int | None = None,
+    batch_size: int = 32,
+    seed: int = 42,
+) -> dict:
     """Measures and verdict of `model` on the first of `sets` (name -> pairs); for the others, only the accuracy.
 
     Pairs with more than max_length tokens (or the model's context) are left out, as in training.
@@ -135,17 +145,23 @@ def find_faults(health: dict, args: HealthArguments) -> list[str]:
     if limit is not None and bias and abs(bias["value"]) > limit and bias["low"] * bias["high"] > 0:
         word = "longer" if bias["value"] > 0 else "shorter"
         model, raters = (health["length"][f"{who}_longer"]["value"] for who in ("model_prefers", "raters_prefer"))
-        reasons.append(f"it prefers {word} answers: the longer one in {100 * model:.0f} % of pairs, the raters in "
-                       f"{100 * raters:.0f} %, a gap above health_max_length_bias {limit:g}")  # fmt: skip
+        reasons.append(
+            f"it prefers {word} answers: the longer one in {100 * model:.0f} % of pairs, the raters in "
+            f"{100 * raters:.0f} %, a gap above health_max_length_bias {limit:g}"
+        )
     within, limit = health["length"]["pair_correlation"], args.health_max_length_correlation
     if limit is not None and within and abs(within["value"]) > limit:
-        reasons.append(f"its score is little more than the length: rank correlation {within['value']:.2f} within pairs is "
-                       f"beyond health_max_length_correlation {limit:g}")  # fmt: skip
+        reasons.append(
+            f"its score is little more than the length: rank correlation {within['value']:.2f} within pairs is "
+            f"beyond health_max_length_correlation {limit:g}"
+        )
     limit, spread = args.health_max_score_difference, health["invariance"]["score_std"]
     for what, difference in health["invariance"]["max_difference"].items() if limit is not None else ():
         if difference > limit * spread:
-            reasons.append(f"{what} changes scores by up to {difference:.3g}, more than health_max_score_difference "
-                           f"{limit:g} of their standard deviation {spread:.3g}")  # fmt: skip
+            reasons.append(
+                f"{what} changes scores by up to {difference:.3g}, more than health_max_score_difference "
+                f"{limit:g} of their standard deviation {spread:.3g}"
+            )
     return reasons
 
 
@@ -230,16 +246,24 @@ def _scored_pairs(tokenizer, rows, chosen: list[float], rejected: list[float], c
         texts = [_text(row[side]) for row in rows]
         lengths.append([len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
     return [
-        ScoredPair(row.get("prompt_id") or prompt_id(row["prompt"]), a, b, m, n, row.get("margin"),
-                   None if category is None or row.get(category) is None else str(row[category]))
+        ScoredPair(
+            row.get("prompt_id") or prompt_id(row["prompt"]),
+            a,
+            b,
+            m,
+            n,
+            row.get("margin"),
+            None if category is None or row.get(category) is None else str(row[category]),
+        )
         for row, a, b, m, n in zip(rows, chosen, rejected, *lengths, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _category_column(rows: list[dict], args: HealthArguments) -> str | None:
     if args.health_category and args.health_category not in rows[0]:
-        raise InputError(f"health_category: the pairs have no column `{args.health_category}`; they have "
-                         f"{', '.join(rows[0])}")  # fmt: skip
+        raise InputError(
+            f"health_category: the pairs have no column `{args.health_category}`; they have {', '.join(rows[0])}"
+        )
     return args.health_category or next((name for name in CATEGORY_COLUMNS if rows[0].get(name) is not None), None)
 
 

@@ -94,11 +94,14 @@ def calibration(pairs: Sequence[ScoredPair]) -> dict:
         place = min(NUM_BINS - 1, int((_sigmoid(abs(pair.difference)) - 0.5) * 2 * NUM_BINS))
         bins.setdefault(place, []).append(pair)
     curve = [
-        {"from": 0.5 + place / NUM_BINS / 2, "to": 0.5 + (place + 1) / NUM_BINS / 2,
-         "predicted": math.fsum(_sigmoid(abs(p.difference)) for p in members) / len(members),
-         "observed": accuracy_of(members)}
+        {
+            "from": 0.5 + place / NUM_BINS / 2,
+            "to": 0.5 + (place + 1) / NUM_BINS / 2,
+            "predicted": math.fsum(_sigmoid(abs(p.difference)) for p in members) / len(members),
+            "observed": accuracy_of(members),
+        }
         for place, members in sorted(bins.items())
-    ]  # fmt: skip
+    ]
     half = {name: place % 2 for place, name in enumerate(sorted({pair.prompt_id for pair in pairs}))}
     parts = [[pair.difference for pair in pairs if half[pair.prompt_id] == side] for side in (0, 1)]
     fitted = [metrics.fit_temperature(part) for part in parts]

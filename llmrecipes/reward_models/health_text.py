@@ -7,35 +7,54 @@ def to_markdown(health: dict) -> str:
     lines += [f"- {reason}" for reason in health["reasons"]] + ([""] if health["reasons"] else [])
     if "accuracy" not in health:
         return "\n".join(lines)
-    lines += [f"{health['num_pairs']:,} held-out pairs ({health['set']}) of {health['num_prompts']:,} prompts; "
-              f"{health['left_out']:,} too long. Brackets: 95 % interval, prompts counted once."]  # fmt: skip
-    titles = {"by_set": "set", "by_margin": "margin", "by_length_gap": "length gap (tokens, chosen minus rejected)",
-              "by_category": "category"}  # fmt: skip
+    lines += [
+        f"{health['num_pairs']:,} held-out pairs ({health['set']}) of {health['num_prompts']:,} prompts; "
+        f"{health['left_out']:,} too long. Brackets: 95 % interval, prompts counted once."
+    ]
+    titles = {
+        "by_set": "set",
+        "by_margin": "margin",
+        "by_length_gap": "length gap (tokens, chosen minus rejected)",
+        "by_category": "category",
+    }
     for key, title in titles.items():
         if health[key]:
             lines += ["", f"## Accuracy by {title}", "", f"| {title} | accuracy | pairs |", "|---|---|---|"]
             lines += [f"| {_cell(group)} | {percent(e)} | {e['n']:,} |" for group, e in health[key].items()]
     lines += _calibration(health["calibration"])
     lines += ["", "## Length, invariance and scores", "", "| what | figure |", "|---|---|"]
-    lines += [f"| {name.replace('_', ' ')} | {e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}], n = {e['n']:,} |"
-              for name, e in health["length"].items() if e]  # fmt: skip
-    lines += [f"| max change of a score by {name} | {value:.2g} |"
-              for name, value in health["invariance"]["max_difference"].items()]  # fmt: skip
+    lines += [
+        f"| {name.replace('_', ' ')} | {e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}], n = {e['n']:,} |"
+        for name, e in health["length"].items()
+        if e
+    ]
+    lines += [
+        f"| max change of a score by {name} | {value:.2g} |"
+        for name, value in health["invariance"]["max_difference"].items()
+    ]
     if "own_forward" in health["invariance"]:
-        lines.append("| max difference from the score of transformers' own head (which skips a last token equal to a pad "
-                     f"token) | {health['invariance']['own_forward']:.2g} |")  # fmt: skip
+        lines.append(
+            "| max difference from the score of transformers' own head (which skips a last token equal to a pad "
+            f"token) | {health['invariance']['own_forward']:.2g} |"
+        )
     for side in ("chosen", "rejected"):
         s = health["scores"][side]
-        lines.append(f"| {side} scores: mean, standard deviation, 5 %, median, 95 % | {s['mean']:.3f}, {s['std']:.3f}, "
-                     f"{s['p5']:.3f}, {s['p50']:.3f}, {s['p95']:.3f} |")  # fmt: skip
+        lines.append(
+            f"| {side} scores: mean, standard deviation, 5 %, median, 95 % | {s['mean']:.3f}, {s['std']:.3f}, "
+            f"{s['p5']:.3f}, {s['p50']:.3f}, {s['p95']:.3f} |"
+        )
     lines += ["", "## The worst mistakes", ""] + ([] if health["mistakes"] else ["None."])
     for number, m in enumerate(health["mistakes"], start=1):
         about = ", ".join(
             f"{k} {m[k]:.4g}" if k == "margin" else f"{k} {m[k]}" for k in ("category", "margin") if m[k] is not None
         )
-        lines += [f"{number}. {about or 'pair'}", "", *_quote("prompt", m["prompt"]),
-                  *_quote(f"raters preferred, score {m['chosen_score']:.3f}", m["chosen"]),
-                  *_quote(f"model preferred, score {m['rejected_score']:.3f}", m["rejected"])]  # fmt: skip
+        lines += [
+            f"{number}. {about or 'pair'}",
+            "",
+            *_quote("prompt", m["prompt"]),
+            *_quote(f"raters preferred, score {m['chosen_score']:.3f}", m["chosen"]),
+            *_quote(f"model preferred, score {m['rejected_score']:.3f}", m["rejected"]),
+        ]
     return "\n".join(lines) + "\n"
 
 

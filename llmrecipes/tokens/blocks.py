@@ -110,5 +110,7 @@ def _require_reset(model: PreTrainedModel) -> None:
         together = alone + torch.inf
     model.train(was_training)
     if not (together - alone).abs().max() < 1e-2 * alone.abs().max():
-        raise InputError(f"reset_attention: {model.config.model_type} does not recognise document boundaries from "
-                         "positions: it would do nothing; leave it out")  # fmt: skip
+        raise InputError(
+            f"reset_attention: {model.config.model_type} does not recognise document boundaries from "
+            "positions: it would do nothing; leave it out"
+        )

@@ -70,8 +70,10 @@ def _rules_of(base: PreTrainedTokenizerBase) -> dict:
     is_byte_level = "ByteLevel" in json.dumps(rules.get("pre_tokenizer")) and not rules["model"].get("byte_fallback")
     splits = is_byte_level and len(backend.pre_tokenizer.pre_tokenize_str("one two")) > 1
     if rules["model"].get("type") != "BPE" or not splits:
-        raise InputError("base_tokenizer_name_or_path: only byte-level BPE that splits text into words first can be "
-                         "extended, as that of GPT-2, Llama 3, Qwen and SmolLM2")  # fmt: skip
+        raise InputError(
+            "base_tokenizer_name_or_path: only byte-level BPE that splits text into words first can be "
+            "extended, as that of GPT-2, Llama 3, Qwen and SmolLM2"
+        )
     return rules
 
 
@@ -128,8 +130,10 @@ def grow_embeddings(model: PreTrainedModel, parts: dict[int, list[int]], where: 
         InputError: the weights are split over processes.
     """
     if hasattr(next(model.parameters()), "ds_shape"):
-        raise InputError("tokenizer_name_or_path: has more tokens than the model, which cannot be added to it under ZeRO-3; "
-                         "use configs/accelerate/ddp.yaml or zero2.yaml until the model is saved")  # fmt: skip
+        raise InputError(
+            "tokenizer_name_or_path: has more tokens than the model, which cannot be added to it under ZeRO-3; "
+            "use configs/accelerate/ddp.yaml or zero2.yaml until the model is saved"
+        )
     before = model.get_input_embeddings().weight.shape[0]
     if max(parts) >= before:
         model.resize_token_embeddings(max(parts) + 1, mean_resizing=False)
@@ -139,5 +143,7 @@ def grow_embeddings(model: PreTrainedModel, parts: dict[int, list[int]], where: 
         for number, ids in parts.items():
             table[number] = table[ids].float().mean(0).to(table.dtype)
     after = model.get_input_embeddings().weight.shape[0]
-    say(f"{where}: {len(parts):,} new tokens, of {before:,} embeddings before and {after:,} now; each begins as the mean of "
-        "its parts'")  # fmt: skip
+    say(
+        f"{where}: {len(parts):,} new tokens, of {before:,} embeddings before and {after:,} now; each begins as the mean of "
+        "its parts'"
+    )

@@ -138,8 +138,10 @@ def share_out(weights: np.ndarray, samples: int, room: np.ndarray | None = None)
             break
     if counts.sum() < length:
         have = counts.sum() * num_cycles
-        raise InputError(f"max_epochs: the sources have room for {have:,} of the {samples:,} blocks that the steps want; "
-                         "raise it, lower max_steps or add text")  # fmt: skip
+        raise InputError(
+            f"max_epochs: the sources have room for {have:,} of the {samples:,} blocks that the steps want; "
+            "raise it, lower max_steps or add text"
+        )
     if room is None and (counts[shares > 0] == 0).any():
         raise InputError(
             f"weight: a share below 1 in {length:,} is less than one sample of a cycle; raise it or leave the source out"

@@ -84,8 +84,16 @@ def fertility(tokenizers: dict[str, PreTrainedTokenizerBase], texts: dict[str, I
         for name, tokenizer in tokenizers.items():
             count = sum(map(len, tokenizer(sample, add_special_tokens=False)["input_ids"])) if sample else 0
             if count:
-                rows.append({"source": source, "tokenizer": name, "vocab_size": len(tokenizer), "bytes": size,
-                             "bytes_per_token": size / count, "tokens_per_word": count / max(words, 1)})  # fmt: skip
+                rows.append(
+                    {
+                        "source": source,
+                        "tokenizer": name,
+                        "vocab_size": len(tokenizer),
+                        "bytes": size,
+                        "bytes_per_token": size / count,
+                        "tokens_per_word": count / max(words, 1),
+                    }
+                )
     return rows
 
 
@@ -108,8 +116,10 @@ def check_round_trip(
         back = _give_back(tokenizer, text)
         if back != text:
             place = next((i for i, (a, b) in enumerate(zip(text, back)) if a != b), min(len(text), len(back)))
-            raise InputError(f"the tokenizer does not give back {text[max(place - 10, 0) : place + 10]!r} but "
-                             f"{back[max(place - 10, 0) : place + 10]!r}")  # fmt: skip
+            raise InputError(
+                f"the tokenizer does not give back {text[max(place - 10, 0) : place + 10]!r} but "
+                f"{back[max(place - 10, 0) : place + 10]!r}"
+            )
     return len(texts)
 
 

@@ -13,10 +13,25 @@ from vllm.engine import Engine
 from vllm.sampling_params import SamplingParams
 
 REQUEST_FIELDS = {
-    "model", "prompt", "return_token_ids", "return_tokens_as_token_ids", "n", "repetition_penalty", "temperature", "top_p",
-    "top_k", "min_p", "max_tokens", "logprobs", "structured_outputs", "seed", "stop", "stop_token_ids",
-    "skip_special_tokens", "spaces_between_special_tokens",
-}  # fmt: skip
+    "model",
+    "prompt",
+    "return_token_ids",
+    "return_tokens_as_token_ids",
+    "n",
+    "repetition_penalty",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "max_tokens",
+    "logprobs",
+    "structured_outputs",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+}
 
 
 class _HTTP(ThreadingHTTPServer):

@@ -24,8 +24,9 @@ def load_detector(wanted: list[str]) -> Callable[[str], str]:
     langid = need("py3langid", "languages")
     known = {code for code, _ in langid.rank("")}
     if wrong := [code for code in wanted if code not in known]:
-        raise InputError(f"languages: there is no {wrong[0]!r}{nearest(wrong[0], known)}; langid knows "
-                         f"{', '.join(sorted(known))}")  # fmt: skip
+        raise InputError(
+            f"languages: there is no {wrong[0]!r}{nearest(wrong[0], known)}; langid knows {', '.join(sorted(known))}"
+        )
     return _detector(langid.langid._get_identifier())
 
 

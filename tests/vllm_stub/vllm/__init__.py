@@ -49,9 +49,18 @@ class LLM:
     instances: list["LLM"] = []
 
     def __init__(
-        self, model: str, *, tokenizer=None, trust_remote_code=False, tensor_parallel_size=1, dtype="auto",
-        quantization=None, seed=0, gpu_memory_utilization=0.9, **engine_args,
-    ):  # fmt: skip
+        self,
+        model: str,
+        *,
+        tokenizer=None,
+        trust_remote_code=False,
+        tensor_parallel_size=1,
+        dtype="auto",
+        quantization=None,
+        seed=0,
+        gpu_memory_utilization=0.9,
+        **engine_args,
+    ):
         known = {"max_model_len", "max_num_seqs", "enable_sleep_mode", "model_impl", "distributed_executor_backend"}
         unknown = set(engine_args) - known - {"max_num_batched_tokens", "logprobs_mode"}
         assert not unknown, unknown
