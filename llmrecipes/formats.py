@@ -90,11 +90,11 @@ def check_ranking(row: Mapping, where: str) -> None:
 
 def prompt_id(prompt: str | list[dict]) -> str:
     """Id of a prompt: the first 16 hexadecimal digits of the SHA-256 of its text or of its messages as JSON."""
-    text = (
-        prompt
-        if isinstance(prompt, str)
-        else json.dumps([{"role": turn["role"], "content": turn["content"]} for turn in prompt], ensure_ascii=False)
-    )
+    text = prompt
+    if not isinstance(prompt, str):
+        asked = [{key: turn[key] for key in ("role", "content", "tool_calls") if key != "tool_calls" or turn.get(key)}
+                 for turn in prompt]  # fmt: skip
+        text = json.dumps(asked, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -103,8 +103,14 @@ def prompt_text(prompt: str | list[dict]) -> str:
     if isinstance(prompt, str):
         return prompt
     if len(prompt) == 1:
-        return prompt[0]["content"]
-    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+        return turn_text(prompt[0])
+    return "\n".join(f"{turn['role']}: {turn_text(turn)}" for turn in prompt)
+
+
+def turn_text(turn: Mapping) -> str:
+    """What a turn says, for people: its content, which is null beside some tool calls, and the calls as JSON."""
+    calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in turn.get("tool_calls") or ()]
+    return "\n".join(filter(None, [turn["content"], *calls]))
 
 
 def parse_jsonl(lines: Iterable[str], where: str) -> Iterator[dict]:

@@ -6,6 +6,7 @@ from llmrecipes.config import InputError
 from llmrecipes.formats import (
     parse_jsonl,
     prompt_id,
+    prompt_text,
     rankings_to_pairs,
     read_growing,
 )
@@ -164,3 +165,10 @@ def test_a_growing_file_is_read_up_to_where_a_kill_cut_it_off(tmp_path):
 def test_an_empty_response_is_never_chosen():
     row = {"prompt": "p", "responses": ["", "yes", " "], "ranking": [[0], [1], [2]]}
     assert [(p["chosen"], p["rejected"]) for p in rankings_to_pairs(row)] == [("yes", " ")]
+
+
+def test_a_prompt_with_tool_calls_shows_them_and_is_another_one_without():
+    call = lambda of: {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": of}}]}
+    prompts = [[USER, call(of), {"role": "tool", "content": "9"}] for of in ("depth", "width")]
+    assert prompt_text(prompts[0]) == 'user: Hi\nassistant: {"name": "depth"}\ntool: 9'
+    assert len({*map(prompt_id, prompts)}) == 2

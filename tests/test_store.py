@@ -55,6 +55,15 @@ def test_a_ranking_comes_back_in_the_samples_own_places(tmp_path):
     assert "model" not in store.shown("ann", position)
 
 
+def test_a_call_of_a_tool_is_shown_as_text(tmp_path):
+    """Its content may be null, which the page could not show."""
+    call = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "depth"}}]}
+    (row,) = samples(1)
+    store = Store(tmp_path / "s.sqlite", [row | {"prompt": [*row["prompt"], call, {"role": "tool", "content": "9"}]}])
+    shown = store.shown("ann", store.current("ann"))["prompt"]
+    assert [turn["content"] for turn in shown] == ["Question 0", '{"name": "depth"}', "9"]
+
+
 def test_answers_are_shuffled_differently_for_each_item(tmp_path):
     store = Store(tmp_path / "s.sqlite", samples(40))
     for _ in range(40):

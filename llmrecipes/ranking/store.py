@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 
 from llmrecipes.config import InputError
-from llmrecipes.formats import check_ranking
+from llmrecipes.formats import check_ranking, turn_text
 from llmrecipes.ranking.schema import LOGINS, open_database
 
 FLAGS = ("harmful", "untrue", "rude", "off-topic")
@@ -185,7 +185,8 @@ class Store:
         sample, order = json.loads(rows[0]["sample"]), json.loads(rows[0]["order_shown"])
         prompt = sample["prompt"]
         view = {"position": position, "round": rows[0]["round"], "state": rows[0]["state"], "judgement": None}
-        view["prompt"] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        view["prompt"] = [{"role": turn["role"], "content": turn_text(turn)} for turn in turns]
         view["answers"] = [sample["responses"][i] for i in order]
         newest = self._read(
             "SELECT * FROM judgements WHERE annotator = ? AND position = ? AND ranking IS NOT NULL "
