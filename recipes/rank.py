@@ -19,7 +19,7 @@ def main(run, data, rank):
     from llmrecipes.cards.dataset import write_card, write_jsonl
     from llmrecipes.data import load_train_eval
     from llmrecipes.ranking.annotators import KEPT, check_settings, rank_samples, write_quality
-    from llmrecipes.ranking.pairs import agreement, build_splits, check_samples, describe_pairs, split_prompts
+    from llmrecipes.ranking.pairs import agreement, build_splits, check_sample, check_samples, describe_pairs, split_prompts
     from llmrecipes.ranking.simulated import rank_simulated
     from llmrecipes.run import check_run, finish_run, start_run
 
@@ -31,7 +31,7 @@ def main(run, data, rank):
     state = check_run("rank", run, rank, (run, data, rank), inputs, rebuilds=rank.annotator in KEPT)
 
     rule = load_function(rank.rule, "rule") if rank.rule else None
-    samples = check_samples(list(load_train_eval(data, rank.seed, ("prompt",))[0]))
+    samples = check_samples(list(load_train_eval(data, rank.seed, ("prompt",), check=check_sample)[0]))
     ranked = rank_samples(rank, samples)
     test_ids = split_prompts(ranked.rows, rank.test_share, rank.seed)
     held_out = [row for row in samples if row["prompt_id"] in test_ids]

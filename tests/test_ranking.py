@@ -1,16 +1,19 @@
 """Samples resume bit for bit; rankings become pairs whose splits share no prompt; simulated raters do as documented."""
 
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 from datasets import load_dataset
 from forked import run_python
+from recipe_types import recipe_types
 
 from llmrecipes import sampling as sampling_module
 from llmrecipes.cards.dataset import write_card, write_jsonl
 from llmrecipes.config import InputError
 from llmrecipes.models import build_policy, train_tokenizer
+from llmrecipes.parsing import parse
 from llmrecipes.ranking.pairs import agreement, build_pairs, build_splits, check_samples, split_prompts
 from llmrecipes.ranking.rankings import parse_ranking, read_rankings
 from llmrecipes.ranking.simulated import rank_by_score, rank_simulated
@@ -249,8 +252,21 @@ def test_one_response_cannot_be_ranked():
         samples(num_responses=1)
     with pytest.raises(InputError, match="row 1: columns are prompt, kind; expected prompt, responses"):
         check_samples(prompts(1))
+    for responses in ("ab", ["a", None]):
+        with pytest.raises(InputError, match="row 1: responses must be a list of texts, found"):
+            check_samples([prompts(1)[0] | {"responses": responses}])
     with pytest.raises(InputError, match="test_share"):
         split_prompts(samples(), 1.0, seed=0)
+
+
+def test_a_row_that_cannot_be_ranked_is_named_by_its_true_number(tmp_path):
+    rows = [{"prompt": f"Question {i}", "responses": ["a", "b"] if i != 6 else ["a"]} for i in range(20)]
+    file = tmp_path / "samples.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["--datasets", str(file), "--annotator", "simulated", "--rule", "test_ranking:longer_is_better"]
+    recipe = importlib.import_module("recipes.rank")
+    with pytest.raises(InputError, match=r"samples\.jsonl, row 7: has 1 response"):
+        recipe.main(*parse(*recipe_types("rank"), argv=[*argv, "--output_dir", str(tmp_path / "rank")]))
 
 
 def test_pairs_load_by_load_dataset(tmp_path):

@@ -170,9 +170,12 @@ def test_rounds_share_a_database_and_other_answers_do_not(tmp_path):
             [{"prompt": "a", "responses": ["x", "y"]}, {"prompt": "b", "prompt_id": "1", "responses": ["x", "y"]}],
             "row 1: prompt_id",
         ),
-        ([{"prompt_id": "1", "prompt": "a", "responses": ["x", "y"]}] * 2, "row 2.*already in row 1"),
-        ([{"prompt_id": "1", "prompt": "a", "responses": ["\n", "  "]}], "row 1: its responses are empty"),
-        ([{"prompt_id": "1", "prompt": "a", "responses": ["x", None]}], "row 1: its responses are empty or not text"),
+        (
+            [{"prompt_id": "1", "prompt": "a", "responses": ["x", "y"]}] * 2,
+            "two rows have the prompt_id or prompt '1'; keep one",
+        ),
+        ([{"prompt_id": "1", "prompt": "a", "responses": ["\n", "  "]}], "the responses of '1' are empty"),
+        ([{"prompt_id": "1", "prompt": "a", "responses": ["x", None]}], "the responses of '1' are empty or not text"),
         ([{"prompt_id": "1", "prompt": "a", "responses": ["x", "x "]}], "all responses are the same"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 from llmrecipes.config import InputError
+from llmrecipes.turns import short
 
 
 def check_items(samples: Sequence[dict]) -> list[dict]:
@@ -15,17 +16,17 @@ def check_items(samples: Sequence[dict]) -> list[dict]:
         InputError: a row's prompt id is missing or occurs twice, an answer is not text, or all answers are empty.
     """
     given = [bool(row.get("prompt_id")) for row in samples]
-    seen: dict[str, int] = {}
+    seen: set[str] = set()
     for number, row in enumerate(samples, start=1):
         if not given[number - 1] and any(given):
             raise InputError(f"datasets, row {number}: prompt_id is missing; other rows have one")
         key = row.get("prompt_id") or json.dumps(row.get("prompt"))
-        if key in seen:
-            raise InputError(f"datasets, row {number}: its prompt_id or prompt is already in row {seen[key]}; keep one")
-        seen[key] = number
+        if key in seen:  # rows are shuffled: their numbers say nothing
+            raise InputError(f"datasets: two rows have the prompt_id or prompt {short(key)}; keep one")
+        seen.add(key)
         answers = row["responses"]
         if not all(isinstance(text, str) for text in answers) or not any(text.strip() for text in answers):
-            raise InputError(f"datasets, row {number}: its responses are empty or not text; leave the row out")
+            raise InputError(f"datasets: the responses of {short(key)} are empty or not text; leave the row out")
     kept = [row for row in samples if len({text.strip() for text in row["responses"]}) > 1]
     if not kept:
         raise InputError("datasets: in every row all responses are the same; sample with a temperature above 0")

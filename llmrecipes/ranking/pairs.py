@@ -8,15 +8,27 @@ from llmrecipes.config import InputError
 from llmrecipes.data.tables import say
 from llmrecipes.formats import prompt_id, rankings_to_pairs, to_implicit, weigh_pairs
 from llmrecipes.ranking.arguments import RankArguments
+from llmrecipes.turns import short
+
+
+def check_sample(row: dict, where: str) -> None:
+    """InputError unless the row has two responses or more; where: its file and number, which begin the message."""
+    responses = row.get("responses")
+    if responses is None:
+        raise InputError(f"{where}: columns are {', '.join(row)}; expected prompt, responses")
+    if not isinstance(responses, list) or not all(isinstance(text, str) for text in responses):
+        raise InputError(f"{where}: responses must be a list of texts, found {short(responses)}")
+    if len(responses) < 2:
+        raise InputError(f"{where}: has {len(responses)} response; ranking needs two or more")
+
+
+check_sample.key = "two responses"  # of rows that were checked, and lie on disk
 
 
 def check_samples(rows: list[dict]) -> list[dict]:
-    """Rows with `prompt_id` filled in; InputError unless each has a prompt and two responses or more."""
+    """Rows with `prompt_id` filled in; InputError for one that `check_sample` refuses."""
     for number, row in enumerate(rows, start=1):
-        if not row.get("prompt") or not isinstance(row.get("responses"), list):
-            raise InputError(f"datasets, row {number}: columns are {', '.join(row)}; expected prompt, responses")
-        if len(row["responses"]) < 2:
-            raise InputError(f"datasets, row {number}: has {len(row['responses'])} response; ranking needs two or more")
+        check_sample(row, f"datasets, row {number}")
     return [row | {"prompt_id": row.get("prompt_id") or prompt_id(row["prompt"])} for row in rows]
 
 
