@@ -93,6 +93,8 @@ def push_run(push: Push, private: bool, api: HfApi, sleep: Callable[[float], Non
     """
     if constants.HF_HUB_OFFLINE:
         raise InputError("HF_HUB_OFFLINE is set, so nothing can be sent; unset it")
+    if not re.fullmatch("[!-~]*", get_token() or ""):
+        raise InputError("HF_TOKEN: holds a character that no token has, such as a space or an accent; copy it again")
     where = {"repo_id": push.repo_id, "repo_type": push.repo_type}
     content = {name: _content(file, push) for name, file in push.files.items()}
     deleted: dict[str, None] = {}  # over all attempts: a commit whose response was lost deleted files too

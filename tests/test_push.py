@@ -443,6 +443,14 @@ def test_broken_manifest_is_one_line(run, torn):
         find_models(str(run))
 
 
+@pytest.mark.parametrize("token", ["hf_é", "hf_a b"])
+def test_a_token_that_cannot_be_one_is_said_at_once(hub, run, monkeypatch, token):
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(InputError, match="HF_TOKEN: holds a character that no token has"):
+        push_run(plan_push(str(run), "me")[0], True, HfApi(endpoint=hub.url))
+    assert not hub.repos
+
+
 def test_offline_is_said_at_once(hub, run, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):

@@ -1,7 +1,7 @@
 """Configs that users write wrongly: stage, the lines that are wrong, a part of the line that tells so.
 
 The rest of each config is right (`write_config` adds it); `~key` leaves a right line out. {policy}, {reward},
-{gpt2}, {huge}, {rows}, {empty}, {file}, {latin}, {foreign}, {another} and {tmp} are paths of the test's own.
+{gpt2}, {huge}, {scores}, {rows}, {empty}, {file}, {latin}, {foreign}, {another} and {tmp} are paths of the test's own.
 """
 
 import json
@@ -266,6 +266,7 @@ padding_free: true | set `attn_implementation: flash_attention_2`
 max_length: 0 | must be at least 1
 max_length: 2000; model_name_or_path: {gpt2} | is beyond the 1024 positions
 model_name_or_path: {reward} | is a reward model
+model_name_or_path: {scores} | is a reward model (an adapter)
 assistant_only_loss: true; completion_only_loss: true | are both on
 loss_type: nnl | choose from nll
 neftune_noise_alpha: -5 | must be above 0
@@ -565,8 +566,9 @@ def make_inputs(tmp: Path) -> dict[str, Path]:
     (tmp / "broken.jinja").write_text("{% for message in messages %}\n{{ message.content }\n{% endfor %}")
     (tmp / "fixed.jinja").write_text("Hello {{ name }}")
     (tmp / "marked.jinja").write_text("\ufeff{{ messages }}")
-    for name in ("foreign", "another"):
+    for name in ("foreign", "another", "scores"):
         (tmp / name).mkdir()
+    (tmp / "scores" / "adapter_config.json").write_text('{"peft_type": "LORA", "task_type": "SEQ_CLS"}')
     (tmp / "foreign" / "letter.txt").write_text("Dear Ann")
     run = {"stage": "tokenizer", "status": "finished", "fingerprint": "1", "given": {"datasets": "rows.jsonl", "seed": 1}}
     (tmp / "another" / "manifest.json").write_text(json.dumps(run))
@@ -587,7 +589,7 @@ def make_inputs(tmp: Path) -> dict[str, Path]:
         "empty": tmp / "empty.jsonl",
         "file": tmp / "a_file",
         "latin": tmp / "latin.md",
-    } | {name: tmp / name for name in (*models, "foreign", "another")}
+    } | {name: tmp / name for name in (*models, "foreign", "another", "scores")}
 
 
 def write_config(tmp_path, stage, lines, paths):

@@ -136,9 +136,12 @@ def models(s: Settings) -> Problems:
             if size is not None and (type(size) is not int or not 1 <= size <= limit):
                 yield key, f"{s[key]}: {name} is {shown(size)} in its config.json; no model has such a size"
     config = _model_config(s.values.get("model_name_or_path"))
-    is_score = _architecture(config).endswith("SequenceClassification")
-    if is_score and "health_check" not in s.keys:  # only recipes that train or check reward models have it
-        text = f"{s['model_name_or_path']} is a reward model ({_architecture(config)}), which writes no text; name a policy"
+    adapter = _model_config(s.values.get("model_name_or_path"), "adapter_config.json")
+    kind = "an adapter" if adapter.get("task_type") == "SEQ_CLS" else _architecture(config)
+    is_score = kind.endswith(("SequenceClassification", "adapter"))
+    # Only recipes that train or check reward models have `health_check`; merging, which takes both kinds, has no `datasets`.
+    if is_score and "health_check" not in s.keys and "datasets" in s.keys:
+        text = f"{s['model_name_or_path']} is a reward model ({kind}), which writes no text; name a policy"
         yield "model_name_or_path", text
     positions = config.get("n_positions") or config.get("max_position_embeddings")
     learned = config.get("model_type") in LEARNED_POSITIONS
@@ -146,8 +149,8 @@ def models(s: Settings) -> Problems:
         yield "max_length", f"{s['max_length']} is beyond the {positions} positions of {s['model_name_or_path']}"
 
 
-def _model_config(path) -> dict:
-    file = Path(path) / "config.json" if isinstance(path, str) and os.path.isdir(path) else None
+def _model_config(path, name: str = "config.json") -> dict:
+    file = Path(path) / name if isinstance(path, str) and os.path.isdir(path) else None
     return _mapping(_read_json(file)) if file else {}
 
 
