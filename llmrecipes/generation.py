@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from llmrecipes.config import InputError
+
+DRAW_BLOCK = 1 << 17  # numbers drawn at a time: 1 MiB, which a core's cache holds
 
 
 class NotFiniteError(InputError):
@@ -117,6 +120,8 @@ def _decode_batch(
     position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
     eos = torch.tensor(eos_token_ids, device=device)
     cache = DynamicCache(config=model.config)
+    # Sliding windows and recurrent states have layers of their own.
+    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     forward = _step_of(model, cache)
 
     tokens = torch.full((len(prompts), max_new_tokens), pad_token_id, device=device)
@@ -169,6 +174,34 @@ def _pad_left(prompts: list[list[int]], pad_token_id: int) -> tuple[torch.Tensor
     return input_ids, mask
 
 
+class _RoomyLayer(DynamicLayer):
+    """Keys and values (B, heads, T, width) of a layer, in front of room for ROOM further tokens, which are written there;
+    transformers' DynamicLayer copies all earlier tokens for each new one."""
+
+    ROOM = 32
+    whole = None  # keys and values with their room
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        start = self.get_seq_length()
+        if start == 0:
+            return super().update(key_states, value_states, *args, **kwargs)
+        end = start + key_states.shape[-2]
+        if self.whole is None or end > self.whole[0].shape[-2]:
+            room = (0, 0, 0, end - start + self.ROOM)
+            self.whole = [torch.nn.functional.pad(states, room) for states in (self.keys, self.values)]
+        for whole, states in zip(self.whole, (key_states, value_states), strict=True):
+            whole[..., start:end, :] = states
+        self.keys, self.values = (whole[..., :end, :] for whole in self.whole)
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        if self.whole is None:
+            return super().reorder_cache(beam_idx)
+        end = self.get_seq_length()
+        self.whole = [whole.index_select(0, beam_idx) for whole in self.whole]
+        self.keys, self.values = (whole[..., :end, :] for whole in self.whole)
+
+
 def _step_of(model: PreTrainedModel, cache: DynamicCache) -> Callable:
     """(new token ids (B, t), mask (B, T) of all tokens, positions of the new ones (B, t)) -> logits (B, V) of the next
     token; also fills the cache. Not every architecture takes all of these (ALiBi models have no positions)."""
@@ -215,9 +248,14 @@ def _cache_argument(model: PreTrainedModel, accepted) -> str:
     )
 
 
+def _at_temperature(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    logits = logits.float()
+    return logits if temperature == 1 else logits / temperature  # dividing by 1 copies a vocabulary for every row
+
+
 def _chosen_logprobs(logits: torch.Tensor, chosen: torch.Tensor, temperature: float) -> torch.Tensor:
     """Logits (B, V), token ids (B,) -> the tokens' log-probabilities (B,)."""
-    logits = logits.float() / temperature
+    logits = _at_temperature(logits, temperature)
     return logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
 
@@ -228,7 +266,7 @@ def sample_tokens(
     then the smallest set of tokens whose total probability reaches top_p (nucleus sampling, arXiv 1904.09751)."""
     if temperature == 0:
         return logits.argmax(-1)
-    logits = logits.float() / temperature
+    logits = _at_temperature(logits, temperature)
     if 0 < top_k < logits.shape[-1]:
         kth_best = logits.topk(top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < kth_best, -torch.inf)
@@ -242,4 +280,19 @@ def sample_tokens(
     # One NaN makes a whole row NaN. multinomial would raise, and on a GPU trip an assertion that kills the CUDA context.
     if probabilities[:, 0].isnan().any():
         raise NotFiniteError("sampling: the model's logits are NaN or infinite; its weights are damaged, use earlier ones")
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+    return _draw(probabilities, generator)
+
+
+def _draw(probabilities: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """(B, V) -> (B,): `torch.multinomial(probabilities, 1)`, the same tokens for the same generator.
+
+    multinomial takes the token with the largest p / q, q ~ Exp(1), and on a CPU computes q = -log(1 - u) from a uniform u
+    in double precision, one number after the other: nine tenths of its time. Here the logarithm is vectorised.
+    """
+    if probabilities.device.type != "cpu":
+        return torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+    tokens = []
+    for part in probabilities.split(max(1, DRAW_BLOCK // probabilities.shape[1])):
+        uniform = torch.rand(part.shape, dtype=torch.float64, generator=generator)
+        tokens.append((part / uniform.neg_().log1p_().float()).argmin(-1))  # argmin: p / -q
+    return torch.cat(tokens)

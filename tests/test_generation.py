@@ -5,7 +5,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers.cache_utils import DynamicLayer
 
+from llmrecipes import generation
 from llmrecipes.config import InputError
 from llmrecipes.generation import sample_responses, sample_tokens
 
@@ -68,6 +70,27 @@ def test_same_generator_state_same_responses():
     model = tiny_model()
     first, second, other = (sample(model, prompts(), generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert first == second != other
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_the_cache_with_room_changes_no_bit(monkeypatch, architecture):
+    model, told = tiny_model(architecture), []
+    for layer in (generation._RoomyLayer, DynamicLayer):
+        monkeypatch.setattr(generation, "_RoomyLayer", layer)
+        settings = {"max_new_tokens": 40, "generator": torch.Generator().manual_seed(1), "return_logprobs": True}
+        told.append(sample(model, prompts(40), batch_size=20, **settings))
+    lengths = [len(response.token_ids) for response in told[0]]
+    assert told[0] == told[1] and min(lengths) < 5 < 35 < max(lengths)  # rows left the batch, and the room was renewed
+
+
+def test_a_draw_is_that_of_torch_multinomial():
+    logits = torch.randn(400, 500, generator=torch.Generator().manual_seed(0))
+    logits[:, ::3] = -torch.inf
+    assert generation.DRAW_BLOCK < logits.numel()  # more than one block
+    own, theirs = (torch.Generator().manual_seed(3) for _ in range(2))
+    drawn = sample_tokens(logits, 1.0, 0, 1.0, own)
+    assert torch.equal(drawn, torch.multinomial(logits.softmax(-1), 1, generator=theirs).squeeze(-1))
+    assert torch.equal(own.get_state(), theirs.get_state())
 
 
 def test_logprobs_are_the_models_at_the_temperature_and_before_the_filters():
