@@ -15,7 +15,7 @@ from llmrecipes.turns import is_conversation
 
 logger = logging.getLogger(__name__)
 # Reward functions get values made here under these names, which a column of the same name would hide.
-OWN_COLUMNS = ("prompts", "prompt_ids", "completions", "completion_ids")
+OWN_COLUMNS = ("prompts", "prompt_ids", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra")
 
 
 def add_prompt_ids(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int, overlong: str, name: str) -> Dataset:
