@@ -242,7 +242,7 @@ class Run:
             save_strategy="no", per_device_train_batch_size=self.micro_batch, num_mini_batches=1,
             gradient_accumulation_steps=self.rows // self.micro_batch, num_ppo_epochs=self.work["epochs"],
             total_episodes=len(self.prompts), temperature=1.0, seed=self.seed,
-            learning_rate=1e-4 if self.digits else 1e-3 if self.toy else 1e-5,
+            learning_rate=self.work["rate"] if self.digits else 1e-3 if self.toy else 1e-5,
             missing_eos_penalty=1.0 if self.workload.startswith("stop") else None, kl_coef=0.01 if self.toy else 0.05,
             lr_scheduler_type="constant", adam_epsilon=1e-5,
         )  # fmt: skip

@@ -25,7 +25,9 @@ class PlanArguments:
     price: float | None = field(default=None, metadata={"help": "Price of one GPU per hour."})
     mfu: float = field(default=0.4, metadata={"help": "Share of the GPU's bf16 peak that the run is assumed to reach."})
     accelerate_config: str | None = field(default=None, metadata={"help": "Launch config, which says what is sharded."})
-    train_rows: int | None = field(default=None, metadata={"help": "Number of training examples, if it cannot be found."})
+    train_rows: int | None = field(
+        default=None, metadata={"help": "Number of training examples, of blocks where rows are packed; default: counted."}
+    )
     prompt_tokens: int | None = field(
         default=None, metadata={"help": "Tokens of the longest prompt, if no key of the stage limits it (GRPO)."}
     )

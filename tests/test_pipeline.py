@@ -8,6 +8,7 @@ import time
 from pathlib import Path, PurePath
 
 import pytest
+import yaml
 from forked import run_python, start_python
 
 import llmrecipes.pipeline as pipeline_module
@@ -332,3 +333,51 @@ def test_seeds_are_not_swept_where_one_is_given_for_all(tmp_path):
 def test_key_of_one_stage_needs_no_name(tmp_path):
     assert swept(tmp_path, "vocab_size=300,400")[0].title == "tokenizer vocab_size=300"
     assert swept(tmp_path, "learning_rate=1e-4,3e-4", only=["dpo"])[-2].title == "dpo learning_rate=3e-4"
+
+
+def interrupted(argv, checkpoint, log, number):
+    """Starts the chain and ends it with the signal `number` once the checkpoint is written; its exit code."""
+    chain = start_python("recipes/pipeline.py", *argv, output=log)
+    deadline = time.time() + 240
+    while not (checkpoint / "checksums.json").exists():
+        assert chain.poll() is None and time.time() < deadline, log.read_text()[-3000:]
+        time.sleep(0.01)
+    os.killpg(chain.pid, number) if number == signal.SIGKILL else os.kill(chain.pid, number)
+    return chain.wait(60)
+
+
+def test_a_sweep_that_is_ended_twice_continues_and_makes_nothing_again(tmp_path):
+    home, configs = tmp_path / "chain", tmp_path / "configs"
+    configs.mkdir()
+    steps, unwatched = 30, [f"watch_{name}" for name in ("steps", "prompts", "max_new_tokens", "tasks", "items", "share")]
+    for name in ("tokenizer", "pretrain"):
+        values = yaml.safe_load((ROOT / f"configs/smoke/{name}.yaml").read_text())
+        values = {key: value for key, value in values.items() if key not in unwatched}
+        values |= {"max_steps": steps, "save_total_limit": 1} if name == "pretrain" else {}
+        (configs / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    (configs / "pipeline.yaml").write_text("stages: [tokenizer, pretrain]\noutput_dir: outputs/smoke\n")
+    argv = ["--config", configs / "pipeline.yaml", "--output_dir", home, "--sweep", "pretrain.learning_rate=1e-3,3e-3"]
+    one, two = (home / f"learning_rate={value}" / "pretrain" for value in ("1e-3", "3e-3"))
+    stages = lambda printed: re.findall(r"^##### ([\w =.-]+?)(?: \(|$)", printed, re.M)
+    manifest = lambda folder: json.loads((folder / "manifest.json").read_text())
+    stand = lambda *folders: {f: f.stat().st_mtime_ns for folder in folders for f in folder.rglob("*") if f.is_file()}
+
+    assert interrupted(argv, one / "checkpoint-2", tmp_path / "first.txt", signal.SIGTERM) == 143
+    assert "the same command continues from here" in (tmp_path / "first.txt").read_text()
+    assert manifest(one)["status"] == "interrupted" and not two.exists()
+    shared = stand(home / "tokenizer")
+
+    interrupted(argv, two / "checkpoint-2", tmp_path / "second.txt", signal.SIGKILL)
+    assert stages((tmp_path / "second.txt").read_text()) == ["pretrain learning_rate=1e-3", "pretrain learning_rate=3e-3"]
+    assert manifest(one)["status"] == "finished" and manifest(two)["status"] != "finished"
+    kept = shared | stand(one)
+
+    again = run_python("recipes/pipeline.py", *argv, children=True)
+    assert again.returncode == 0, again.stderr
+    assert stages(again.stdout) == ["pretrain learning_rate=3e-3"], "all else was finished"
+    assert stand(home / "tokenizer", one) == kept
+    for folder in (one, two):
+        assert manifest(folder)["status"] == "finished"
+        logged = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+        assert [row["step"] for row in logged if "loss" in row] == list(range(1, steps + 1)), "each step once"
+    assert list(home.glob("compare-pretrain/*.html")), "the comparison at its end"

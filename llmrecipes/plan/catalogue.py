@@ -1,5 +1,6 @@
 """configs/README.md: every chain for a real model, and what its stages need (`python -m llmrecipes.plan.catalogue`)."""
 
+import os
 from pathlib import Path
 
 from llmrecipes.keys.strict_yaml import load_yaml
@@ -9,8 +10,6 @@ from llmrecipes.plan.table import GIB, hours
 
 ROOT = Path(__file__).parents[2]
 TRAINING = ("pretrain", "sft", "reward", "dpo", "ppo", "grpo")
-# Training rows of sources, according to their authors; for other sources nobody has counted the rows here.
-ROWS = {"vwxyzjn/summarize_from_feedback_oai_preprocessing_1706381144": 92832, "openai/gsm8k": 7473}
 PROMPT_TOKENS = 512  # tokens of a prompt if no key limits it, as in the chain's ppo.yaml
 HEAD = """\
 # Configs
@@ -21,9 +20,10 @@ the keys for editors, `tasks` lm-eval's tasks. **The chains below were planned, 
 on made-up rows with the data sets' columns; none of them has run here at its size, on a GPU, or on its data.**
 
 Memory per GPU and time are those of `recipes/plan.py` for H100s of 80 GB at 40 % of their peak
-([planning](../docs/planning.md)): upper bounds, for rows of full length (in GRPO prompts of 512 tokens); – where nobody has
-counted the rows. Models of about ten million parameters reach less than 40 %. On 1, 2, 4 or 8 GPUs the global batch stays
-the same if `gradient_accumulation_steps` grows as the number of GPUs shrinks.
+([planning](../docs/planning.md)): upper bounds, for rows of full length, a block for each row where rows are packed, and
+in GRPO prompts of 512 tokens. Rows are those of `llmrecipes/plan/hub_rows.yaml`; – where it does not have the set. Models
+of about ten million parameters reach less than 40 %. On 1, 2, 4 or 8 GPUs the global batch stays the same if
+`gradient_accumulation_steps` grows as the number of GPUs shrinks.
 
 | chain | stage | trained, of all parameters | GPUs | rows a step | GiB a GPU | time | published |
 |---|---|---|---|---|---|---|---|
@@ -47,11 +47,8 @@ def launch_config(file: Path) -> str | None:
 def plan_of(file: Path) -> dict:
     """The plan of one of the catalogue's YAMLs on its own hardware."""
     settings, config = read_settings(["--config", str(file)], None, ROOT / "recipes")
-    counted = [ROWS.get(source["path"]) for source in settings["datasets"] or []]
-    rows = None if None in counted else sum(counted)
     topology = launch_config(file)
-    return make_plan(settings, config, accelerate_config=topology and str(ROOT / topology), train_rows=rows,
-                     prompt_tokens=PROMPT_TOKENS)  # fmt: skip
+    return make_plan(settings, config, accelerate_config=topology and str(ROOT / topology), prompt_tokens=PROMPT_TOKENS)
 
 
 def table() -> str:
@@ -83,4 +80,5 @@ def _sizes(plan: dict) -> list[int]:
 
 
 if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"  # the same text everywhere
     print(table(), end="")

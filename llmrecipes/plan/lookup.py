@@ -90,25 +90,37 @@ def _stage_that_writes(path: str, beside: Path) -> tuple[Path, dict] | None:
 
 
 def _from_hub(path: str, revision: str | None, name: str = "config.json") -> dict | None:
-    """The file from the Hub's cache, otherwise from the Hub, which is asked once; None if neither has it."""
+    """The JSON file of a model from the Hub's cache, otherwise from the Hub; None if neither has it."""
+    content = hub_file(path, revision, name)
+    try:
+        found = json.loads(content) if content else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def hub_file(path: str, revision: str | None, name: str, kind: str = "model", seconds: float = 1.5) -> bytes | None:
+    """A file of a repository, `kind` model or dataset, from the Hub's cache, otherwise from the Hub, which is asked once and
+    given so many `seconds` (0: not asked); None if neither has it."""
     from huggingface_hub import get_token, try_to_load_from_cache
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
-    cached = try_to_load_from_cache(path, name, revision=revision)
+    cached = try_to_load_from_cache(path, name, revision=revision, repo_type=kind)
     if isinstance(cached, str):
-        return _read(Path(cached))
-    if HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return Path(cached).read_bytes()
+    offline = HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    if offline or seconds <= 0:
         return None
     token = get_token()
-    request = Request(f"{ENDPOINT}/{path}/resolve/{quote(revision or 'main', safe='')}/{name}")
+    repository = f"datasets/{path}" if kind == "dataset" else path
+    request = Request(f"{ENDPOINT}/{repository}/resolve/{quote(revision or 'main', safe='')}/{name}")
     if token:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
-        with urlopen(request, timeout=1.5) as answer:  # nosec B310: the user's own endpoint
-            found = json.loads(answer.read())
+        with urlopen(request, timeout=seconds) as answer:  # nosec B310: the user's own endpoint
+            return answer.read()
     except (OSError, ValueError):  # no network, no such repository, a gated one
         return None
-    return found if isinstance(found, dict) else None
 
 
 @cache

@@ -50,10 +50,12 @@ def _verdict(plan: dict) -> list[str]:
 
 
 def _time(plan: dict) -> list[str]:
+    rows = [f"  rows                  {text}" for text in plan["rows"]]
     if plan["steps"] is None:
-        return []
+        return rows
     price = f", {plan['price']:,.2f} at the price given" if plan["price"] is not None else ""
     lines = [
+        *rows,
         f"  work                  {plan['steps']:,} steps, at most {plan['tokens']:,} tokens, {plan['flops']:.2e} FLOPs",
         f"  time                  {hours(plan['hours'])} at {plan['mfu']:.0%} of the peak{price}",
     ]

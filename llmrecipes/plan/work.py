@@ -1,13 +1,16 @@
 """How much there is to compute: tokens, FLOPs, hours, price, and what a run writes to disk."""
 
+import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmrecipes.keys.settings import Settings
 from llmrecipes.plan.architecture import Architecture
 from llmrecipes.plan.job import Job
 from llmrecipes.plan.memory import weights_bytes
+from llmrecipes.plan.packing import tokens_a_row
+from llmrecipes.plan.rows import count_rows
 
 
 @dataclass(frozen=True)
@@ -19,19 +22,20 @@ class Work:
     tokens: int | None
     flops: dict[str, float]
     bandwidth_bytes: dict[str, float]
+    rows: list[str] = field(default_factory=list)  # of each source that was counted, and by what
 
 
 def count_work(s: Settings, job: Job, rows: int | None, unknown: list[str]) -> Work:
     """The work of a run on `rows` training examples; if not given, rows of local files are counted."""
-    a = job.architecture
-    steps, per_step = _steps(s, job, rows, unknown), job.batch * job.accumulation * job.gpus
+    a, counted = job.architecture, []
+    steps, per_step = _steps(s, job, rows, unknown, counted), job.batch * job.accumulation * job.gpus
     if steps is None:
-        return Work(None, None, {}, {})
+        return Work(None, None, {}, {}, counted)
     if job.rollouts is None:
         tokens = steps * per_step * job.rows * job.length
         passes = 1 + (1 if job.lora else 2) + job.checkpointing + job.more_passes
-        return Work(steps, tokens, {"training": tokens * passes * forward_flops(a, job.length)}, {})
-    return _rollout_work(job, steps)
+        return Work(steps, tokens, {"training": tokens * passes * forward_flops(a, job.length)}, {}, counted)
+    return _rollout_work(job, steps, counted)
 
 
 def forward_flops(a: Architecture, length: int) -> float:
@@ -40,7 +44,7 @@ def forward_flops(a: Architecture, length: int) -> float:
     return 2 * a.active + 4 * a.layers * a.query * length
 
 
-def _rollout_work(job: Job, steps: int) -> Work:
+def _rollout_work(job: Job, steps: int, counted: list[str]) -> Work:
     a, r = job.architecture, job.rollouts
     rollouts = steps / (r.epochs * r.responses / (job.batch * job.accumulation * job.gpus))
     samples = rollouts * r.responses
@@ -58,43 +62,50 @@ def _rollout_work(job: Job, steps: int) -> Work:
     # Each decoding step reads all weights and the KV cache so far of every response.
     decodings = samples / r.decoded * r.response
     cache = 4 * a.layers * a.key * r.decoded * (r.prompt + r.response / 2)
-    return Work(steps, int(tokens), flops, {"sampling": decodings * (weights_bytes(job) + cache)})
+    return Work(steps, int(tokens), flops, {"sampling": decodings * (weights_bytes(job) + cache)}, counted)
 
 
-def _steps(s: Settings, job: Job, rows: int | None, unknown: list[str]) -> int | None:
+def _steps(s: Settings, job: Job, rows: int | None, unknown: list[str], counted: list[str]) -> int | None:
     """Number of optimizer steps; None, with a reason in `unknown`, if the data do not tell."""
     per_step = job.batch * job.accumulation * job.gpus
     if s["max_steps"] and s["max_steps"] > 0:
         return s["max_steps"]
-    if job.rollouts and s["total_episodes"]:
-        r = job.rollouts
+    r, epochs = job.rollouts, s["num_train_epochs"]
+    if r and s["total_episodes"]:
         return -(-s["total_episodes"] // r.responses) * r.epochs * (r.responses // per_step)
     if rows is None:
-        counted = [_count(source) for source in s["datasets"] or []]
-        rows = None if None in counted or not counted else sum(counted)
+        rows, told = count_rows(s, unknown)
+        counted += told
+        rows = rows and _packed(s, job, rows, unknown)
     if rows is None:
-        unknown.append("steps, tokens, hours and price: nobody has counted the data's rows; give --train_rows or max_steps")
+        unknown.append("steps, tokens, hours and price: they follow from the rows; give --train_rows or max_steps")
         return None
-    if job.head == "logits" and s["model_config"] or "muon_learning_rate" in s.keys or s["packing"]:
-        unknown.append("steps: rows are packed into blocks, so fewer or more of them are taken than there are rows")
-    steps = s["num_train_epochs"] * rows / per_step
-    if job.rollouts:
-        steps *= job.rollouts.epochs * (s["num_generations"] or 1)
     if "desirable_weight" in s.keys:
         unknown.append("steps: a pair of answers counts as one row here, and is two for KTO")
-    return max(1, round(steps))
+    if r:  # prompts that fill no whole rollout wait for the next epoch
+        rollouts = rows * (s["num_generations"] or 1) // r.responses
+        return math.ceil(epochs * rollouts * r.epochs * r.responses / per_step) or None
+    batches = rows / (job.batch * job.gpus)
+    batches = int(batches) if s["dataloader_drop_last"] else math.ceil(batches)
+    return math.ceil(epochs * max(1, math.ceil(batches / job.accumulation)))
 
 
-def _count(source) -> int | None:
-    """Rows of a local JSONL file, at most `max_rows`; None for data that would have to be downloaded or made first."""
-    source = {"path": source} if isinstance(source, str) else source
-    if source.get("max_rows"):
-        return source["max_rows"]
-    path = Path(source.get("path", ""))
-    if path.suffix != ".jsonl" or not path.is_file() or "[" in source.get("split", ""):
-        return None
-    with path.open("rb") as lines:
-        return sum(1 for line in lines if line.strip())
+def _packed(s: Settings, job: Job, rows: int, unknown: list[str]) -> int | None:
+    """The number of blocks of `job.length` tokens that `rows` fill if the stage packs them; otherwise `rows`."""
+    pretrains = "muon_learning_rate" in s.keys
+    if not (pretrains or s["packing"]):
+        return rows
+    block = f"blocks of {job.length:,} tokens"
+    if tokens := tokens_a_row(s, None if pretrains else job.length):
+        blocks = max(1, int(rows * tokens / job.length))
+        unknown.append(
+            f"steps: the rows fill {blocks:,} {block} if all have {tokens:,.0f} tokens as the first have (without a chat "
+            "template); otherwise give --train_rows, the number of blocks"
+        )
+        return blocks
+    more = "" if pretrains else "; a block for each row is counted"
+    unknown.append(f"steps: how many {block} the rows fill is not known here; give --train_rows, that number{more}")
+    return None if pretrains else rows
 
 
 def disk(s: Settings, job: Job) -> tuple[float, float, float]:
@@ -116,7 +127,7 @@ def summarise(work: Work, gpu: dict, gpus: int, mfu: float, price: float | None)
     """Hours by phase and in total, and their cost, at `mfu` of the GPU's peak; sampling takes at least the time needed to
     read weights and cache from memory."""
     if work.steps is None:
-        return {"steps": None}
+        return {"steps": None, "rows": work.rows}
     hours = {}
     for phase, flops in work.flops.items():
         seconds = flops / (gpus * mfu * gpu["tflops"] * 1e12)
@@ -124,6 +135,6 @@ def summarise(work: Work, gpu: dict, gpus: int, mfu: float, price: float | None)
         hours[phase] = max(seconds, least) / 3600
     total = sum(hours.values())
     return {
-        "steps": work.steps, "tokens": work.tokens, "flops": sum(work.flops.values()), "mfu": mfu, "hours": total,
-        "hours_by_phase": hours, "price": price and total * gpus * price,
+        "rows": work.rows, "steps": work.steps, "tokens": work.tokens, "flops": sum(work.flops.values()), "mfu": mfu,
+        "hours": total, "hours_by_phase": hours, "price": price and total * gpus * price,
     }  # fmt: skip

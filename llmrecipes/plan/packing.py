@@ -1,0 +1,46 @@
+"""Tokens in a row of text, measured on the first rows of a local file."""
+
+import gzip
+import json
+from itertools import islice
+from pathlib import Path
+
+from llmrecipes.keys.settings import Settings
+from llmrecipes.plan.lookup import hub_file
+from llmrecipes.plan.rows import LINES
+from llmrecipes.preflight.machine import is_hub_id
+
+FIRST = 200  # rows
+TEXTS = ("text", "messages", "prompt", "completion")
+
+
+def tokens_a_row(s: Settings, longest: int | None) -> float | None:
+    """Mean number of tokens in the first rows of the only source, each at most `longest`, with one for its end; None unless
+    it is a local file of lines and the tokenizer is here or in the Hub's cache."""
+    if len(s["datasets"] or []) != 1:
+        return None
+    source = s["datasets"][0]
+    path = Path(source if isinstance(source, str) else source["path"])
+    name = s["tokenizer_name_or_path"] or s["model_name_or_path"] or ""
+    file = Path(name) / "tokenizer.json"
+    content = file.read_bytes() if file.is_file() else is_hub_id(name) and hub_file(name, None, file.name, seconds=0)
+    if not content or not path.is_file() or not path.name.lower().endswith(LINES):
+        return None
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_buffer(content)
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as lines:
+            first = list(islice((line for line in lines if line.strip()), FIRST))
+        rows = first if path.suffix == ".txt" else [_text(json.loads(line)) for line in first]
+    except (OSError, EOFError, ValueError):
+        return None
+    lengths = [len(tokenizer.encode(row, add_special_tokens=False)) + 1 for row in rows]
+    return sum(min(n, longest or n) for n in lengths) / len(lengths) if lengths else None
+
+
+def _text(row) -> str:
+    """All text of a row that a model would learn from or read."""
+    if isinstance(row, dict):
+        return "\n".join(_text(row[key]) for key in row if key in (*TEXTS, "content"))
+    return "\n".join(map(_text, row)) if isinstance(row, list) else str(row)
