@@ -2,8 +2,9 @@
 
 import random
 
-PAD, EOS = 0, 2
-# Prompts count up modulo 10 (tokens 4 to 13); a completion is right if it counts on for four digits and then ends.
+PAD, EOS, END = 0, 2, 14
+# Prompts count up modulo 10 (tokens 4 to 13), then END, without which nobody could tell where the answer has to stop; a
+# completion is right if it counts on for four digits and then ends.
 START = 0.4
 DIGITS = {
     "digits": {"low": 3, "high": 6, "sizes": (384, 1024, 6, 6), "rows": 128, "rate": 1e-4},  # 10.6M parameters
@@ -31,13 +32,17 @@ def build_digits(work: dict, updates: int, seed: int) -> list[list[int]]:
     prompts = []
     for _ in range(work["rows"] * updates):
         start, length = choose.randrange(10), choose.randint(work["low"], work["high"])
-        prompts.append([4 + (start + i) % 10 for i in range(length)])
+        prompts.append(build_prompt(start, length))
     return prompts
+
+
+def build_prompt(start: int, length: int) -> list[int]:
+    return [*(4 + (start + i) % 10 for i in range(length)), END]
 
 
 def complete(prompt: list[int]) -> list[int]:
     """The four digits after `prompt`."""
-    return [4 + (prompt[-1] - 4 + i) % 10 for i in range(1, 5)]
+    return [4 + (prompt[-2] - 4 + i) % 10 for i in range(1, 5)]
 
 
 def warm_up(folder: str, workload: str, seed: int) -> tuple[float, int]:
@@ -54,10 +59,10 @@ def warm_up(folder: str, workload: str, seed: int) -> tuple[float, int]:
     torch.manual_seed(seed)
     model = build_digits_model(work).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=work["rate"] / 2, weight_decay=0.0)
-    prompts = [[4 + (start + i) % 10 for i in range(n)] for start in range(10) for n in range(work["low"], work["high"] + 1)]
+    prompts = [build_prompt(start, length) for start in range(10) for length in range(work["low"], work["high"] + 1)]
     rows, targets = [], []
     for prompt in prompts:
-        answer, gap = [*complete(prompt), EOS], work["high"] - len(prompt)
+        answer, gap = [*complete(prompt), EOS], work["high"] + 1 - len(prompt)
         rows.append(prompt + answer + [PAD] * gap)
         targets.append([-100] * len(prompt) + answer + [-100] * gap)
     rows, targets = (torch.tensor(values, device=device) for values in (rows, targets))

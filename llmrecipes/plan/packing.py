@@ -5,6 +5,7 @@ import json
 from itertools import islice
 from pathlib import Path
 
+from llmrecipes.config import DataArguments
 from llmrecipes.keys.settings import Settings
 from llmrecipes.plan.lookup import hub_file
 from llmrecipes.plan.rows import LINES
@@ -19,8 +20,7 @@ def tokens_a_row(s: Settings, longest: int | None) -> float | None:
     it is a local file of lines and the tokenizer is here or in the Hub's cache."""
     if len(s["datasets"] or []) != 1:
         return None
-    source = s["datasets"][0]
-    path = Path(source if isinstance(source, str) else source["path"])
+    path = Path(DataArguments(datasets=s["datasets"]).datasets[0].path)
     name = s["tokenizer_name_or_path"] or s["model_name_or_path"] or ""
     file = Path(name) / "tokenizer.json"
     content = file.read_bytes() if file.is_file() else is_hub_id(name) and hub_file(name, None, file.name, seconds=0)

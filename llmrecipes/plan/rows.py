@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from llmrecipes.config import generator_of
+from llmrecipes.config import DataArguments, DatasetSource, generator_of
 from llmrecipes.keys.settings import Settings
 from llmrecipes.plan.lookup import hub_file
 from llmrecipes.preflight.machine import is_hub_id
@@ -42,24 +42,24 @@ def count_rows(s: Settings, unknown: list[str]) -> tuple[int | None, list[str]]:
     """(training rows after `split`, `max_rows`, the weights of a mixture and `test_split_size`, None if a source cannot be
     counted; a text for each source that was). Reasons and reservations go to `unknown`."""
     until, sizes, told = time.monotonic() + SECONDS, [], []
-    sources = [{"path": source} if isinstance(source, str) else source for source in s["datasets"] or []]
+    sources = DataArguments(datasets=s["datasets"]).datasets
     for source in sources:
-        name = "/".join(filter(None, (source["path"], source.get("name"))))
+        name = f"{source.path}/{source.name}" if source.name else source.path
         try:
             rows, origin = _of_source(source, until)
         except Uncounted as reason:
-            rows, origin = source.get("max_rows"), "max_rows"
+            rows, origin = source.max_rows, "max_rows"
             least = f"; its max_rows, {rows:,}, is counted" if rows else ""
             unknown.append(f"rows of {name}: {reason}{least}")
-        if rows and source.get("reader"):
-            unknown.append(f"rows of {name}: {source['reader']} may make more or fewer than the {rows:,} that it reads")
-        if rows and source.get("drop_bad_rows"):
+        if rows and source.reader:
+            unknown.append(f"rows of {name}: {source.reader} may make more or fewer than the {rows:,} that it reads")
+        if rows and source.drop_bad_rows:
             unknown.append(f"rows of {name}: those that drop_bad_rows leaves out are counted")
         sizes.append(rows)
         told.append(f"{name} {rows:,} ({origin})" if rows is not None else "")
     if not sizes or None in sizes:
         return None, []
-    weights = [source.get("weight") for source in sources]
+    weights = [source.weight for source in sources]
     if len(sizes) > 1 and all(isinstance(weight, (int, float)) and weight > 0 for weight in weights):
         sizes = shares(sizes, weights)
         told = [f"{text}: {size:,} by its weight" for text, size in zip(told, sizes, strict=True)]
@@ -73,11 +73,10 @@ def shares(sizes: list[int], weights: list[float]) -> list[int]:
     return [max(1, round(scale * weight)) for weight in weights]
 
 
-def _of_source(source: dict, until: float) -> tuple[int, str]:
+def _of_source(source: DatasetSource, until: float) -> tuple[int, str]:
     """(rows of the source's split, at most `max_rows`; where the number is from)."""
-    split, most = source.get("split") or "train", source.get("max_rows")
     count_of, origin = _counter(source, until)
-    rows = sum(_of_part(part, count_of) for part in split.split("+"))
+    rows, most = sum(_of_part(part, count_of) for part in source.split.split("+")), source.max_rows
     return (most, f"{origin}, max_rows") if most and most < rows else (rows, origin)
 
 
@@ -98,11 +97,11 @@ def _bound(text: str | None, rows: int, default: int) -> int:
     return min(max(value + rows if value < 0 else value, 0), rows)
 
 
-def _counter(source: dict, until: float) -> tuple[Callable[[str], int], str]:
+def _counter(source: DatasetSource, until: float) -> tuple[Callable[[str], int], str]:
     """(a function that gives the rows of a split, where they are from); Uncounted."""
-    path, place = source["path"], Path(source["path"])
+    path, place = source.path, Path(source.path)
     if path == "tinytown":
-        return lambda split: _known_split(TINYTOWN.get(source.get("name"), {}), split), "as generated"
+        return lambda split: _known_split(TINYTOWN.get(source.name, {}), split), "as generated"
     if generator_of(path) or path == "stdlib" or path.startswith("pypi:"):
         raise Uncounted("they would have to be made first; give --train_rows")
     if place.is_file():
@@ -111,9 +110,9 @@ def _counter(source: dict, until: float) -> tuple[Callable[[str], int], str]:
         return lambda split: _of_folder(place, source, split, until), "counted"
     if not is_hub_id(path) or path.startswith("outputs/"):
         raise Uncounted("it does not exist yet; run the stage that writes it, or give --train_rows")
-    if source.get("data_files") or source.get("data_dir"):
+    if source.data_files or source.data_dir:
         raise Uncounted("which of its files are read changes the number; give --train_rows")
-    splits, origin = _of_hub(path, source.get("name"), source.get("revision"), until)
+    splits, origin = _of_hub(path, source.name, source.revision, until)
     return lambda split: _known_split(splits, split), origin
 
 
@@ -185,7 +184,7 @@ def _of_json(path: Path, until: float) -> int:
     return len(value)
 
 
-def _of_folder(folder: Path, source: dict, split: str, until: float) -> int:
+def _of_folder(folder: Path, source: DatasetSource, split: str, until: float) -> int:
     """Rows of a split in a folder: one saved by `datasets`, SPLIT.jsonl and the like, or nothing but lines of JSON."""
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         has_splits = (folder / "dataset_dict.json").exists()
@@ -193,7 +192,7 @@ def _of_folder(folder: Path, source: dict, split: str, until: float) -> int:
         if not (home / "state.json").is_file() or (not has_splits and split != "train"):
             raise Uncounted(f"it has no split {split}")
         return _of_arrow(home)
-    if source.get("name") or source.get("data_dir") or source.get("data_files") or (folder / "README.md").exists():
+    if source.name or source.data_dir or source.data_files or (folder / "README.md").exists():
         raise Uncounted("which of its files are read is not decided here; give --train_rows")
     own = [file for end in FILES for file in folder.glob(f"{split}{end}")]
     if len(own) == 1:
@@ -231,7 +230,7 @@ def _of_hub(path: str, name: str | None, revision: str | None, until: float) -> 
     infos = [info for info in (infos if isinstance(infos, list) else [infos]) if isinstance(info, dict)]
     for info in infos:
         if info.get("config_name", "default") == (name or "default") or len(infos) == 1 and not name:
-            splits = {split["name"]: split["num_examples"] for split in info.get("splits") or []}
+            splits = {part["name"]: part["num_examples"] for part in info.get("splits") or [] if "num_examples" in part}
             if splits:
                 return splits, "the set's card"
     known = _known().get(path, {}).get("rows", {}).get(name or "default", {})
