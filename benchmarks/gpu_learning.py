@@ -122,7 +122,7 @@ def digits(smoke: bool, trl: str | None) -> dict:
     from ppo_digits import START, warm_up
 
     workload = "digits-smoke" if smoke else "digits"
-    updates, sides = 40 if smoke else 60, (*(["trl"] if trl else []), "separate", "grpo")
+    updates, sides = 80, (*(["trl"] if trl else []), "separate", "grpo")
     found = {} if trl else {"trl": "not run: --trl names no folder with it"}
     reached = dict.fromkeys(sides, 0)
     seeds = SEEDS[: 1 if smoke else None]
