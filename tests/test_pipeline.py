@@ -349,7 +349,7 @@ def interrupted(argv, checkpoint, log, number):
 def test_a_sweep_that_is_ended_twice_continues_and_makes_nothing_again(tmp_path):
     home, configs = tmp_path / "chain", tmp_path / "configs"
     configs.mkdir()
-    steps, unwatched = 30, [f"watch_{name}" for name in ("steps", "prompts", "max_new_tokens", "tasks", "items", "share")]
+    steps, unwatched = 14, [f"watch_{name}" for name in ("steps", "prompts", "max_new_tokens", "tasks", "items", "share")]
     for name in ("tokenizer", "pretrain"):
         values = yaml.safe_load((ROOT / f"configs/smoke/{name}.yaml").read_text())
         values = {key: value for key, value in values.items() if key not in unwatched}
