@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import threading
 import time
 import tracemalloc
@@ -328,13 +329,21 @@ def test_every_kind_of_file_gives_its_texts(tmp_path):
     (tmp_path / "a.txt").write_text("\n\n".join(rows))
     (tmp_path / "a.csv").write_text("text\n" + "\n".join(f'"{row}"' for row in rows))
     Dataset.from_dict({"text": rows, "id": range(12)}).to_parquet(tmp_path / "a.parquet")
-    for name in ("folder", "parquet", "several"):
+    for name in ("folder", "parquet", "several", "splits", "below", "plain", "two"):
         (tmp_path / name).mkdir()
+    (tmp_path / "below" / "more").mkdir()
+    for name in ("splits/train.jsonl", "below/more/a.jsonl"):
+        jsonl(tmp_path / name, rows)
+    jsonl(tmp_path / "splits" / "test.jsonl", texts("Bob", 3))
+    (tmp_path / "plain" / "a.txt").write_text("\n\n".join(rows))
+    (tmp_path / "two" / "a.json").write_text(json.dumps([{"text": row} for row in rows[:5]]))
+    jsonl(tmp_path / "two" / "b.jsonl", rows[5:])
     jsonl(tmp_path / "folder" / "train.jsonl", rows)
     for name, part in (("train-00001-of-00002.parquet", rows[5:]), ("train-00000-of-00002.parquet", rows[:5])):
         Dataset.from_dict({"text": part}).to_parquet(tmp_path / "several" / name)
     Dataset.from_dict({"text": rows}).save_to_disk(tmp_path / "saved")
-    for name in ("a.jsonl", "a.jsonl.gz", "a.txt", "a.csv", "a.parquet", "folder", "several", "saved"):
+    for name in ("a.jsonl", "a.jsonl.gz", "a.txt", "a.csv", "a.parquet", "folder", "several", "saved", "splits", "below",
+                 "plain", "two"):  # fmt: skip
         assert read(tmp_path / name) == rows, name
         assert read(tmp_path / name, split="train[:25%]") == rows[:3], name
         drawn = read(tmp_path / name, max_rows=4)
@@ -491,6 +500,25 @@ def test_epochs_are_capped_and_the_rest_goes_to_the_others():
     assert 380 <= drawn[0] <= 400 and drawn.sum() == 8765 and drawn[1] / drawn[2] == pytest.approx(1.5, rel=0.02)
     with pytest.raises(InputError, match="max_epochs: the sources have room for .* of the 8,765 blocks"):
         share_out(weights, 8765, room=sizes // 4)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "samples"), [((10**6, 500), 10**6), ((10**6, 1500), 10**6), ((4 * 10**9, 6 * 10**6), 36 * 10**8)]
+)
+def test_a_small_source_gives_all_that_its_epochs_allow_however_long_the_phase(sizes, samples):
+    counts = share_out(np.array([0.9, 0.1]), samples, room=np.array(sizes))
+    assert 0.99 * sizes[1] <= counts[1] * samples / counts.sum() <= sizes[1]
+
+
+def test_what_a_cap_takes_from_a_source_is_said_for_each_phase(tokenizer, tmp_path, capsys):
+    a, b = jsonl(tmp_path / "a.jsonl", texts("Ann", 300)), jsonl(tmp_path / "b.jsonl", texts("Bob", 20))
+    data = DataArguments([{"path": a, "weight": [9, 1], "name": "web"}, {"path": b, "weight": [1, 9], "name": "books"}])
+    tokens = TokenArguments(phases=[0.5, 0.5], max_epochs=1)
+    corpus = corpus_of(data, tokenizer, tmp_path, tokens, max_steps=100)
+    said = capsys.readouterr().out
+    left = corpus.seen(100)[1]["tokens"] - corpus.seen(50)[1]["tokens"]
+    told = re.search(r"books: its weight says 90 % in phase 2, but max_epochs 1 leaves it (.*) %; the others", said)
+    assert float(told[1]) == pytest.approx(100 * left / (100 * 16), abs=1) and "in phase 1" not in said
 
 
 def test_a_config_that_asks_for_too_much_is_one_line(tokenizer, tmp_path):

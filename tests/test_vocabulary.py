@@ -67,11 +67,13 @@ def test_fertility_is_bytes_over_tokens_of_each_source_and_tokenizer():
         assert row["bytes_per_token"] == len(text) / count and row["tokens_per_word"] == count / (4 if " " in text else 1)
 
 
-def test_a_sample_of_nothing_and_keys_without_effect_on_it_are_refused(tmp_path):
+def test_a_sample_of_nothing_and_keys_without_effect_on_it_are_refused(tmp_path, capsys):
     (tmp_path / "a.jsonl").write_text('{"text": null}\n')
-    with pytest.raises(InputError, match="nothing is left to learn from"):
-        draw_sample([DatasetSource(str(tmp_path / "a.jsonl"), drop_bad_rows=True)], 1000, 0)
     rows = jsonl(tmp_path / "b.jsonl", texts("Ann", 3))
+    sources = [DatasetSource(str(tmp_path / name), drop_bad_rows=True) for name in ("b.jsonl", "a.jsonl")]
+    with pytest.raises(InputError, match=r"a\.jsonl: nothing is left to learn from: none of 1 rows"):
+        draw_sample(sources, 1000, 0)
+    assert "a.jsonl: 1 of 1 rows are not usable" in capsys.readouterr().out
     for argv, message in (
         (["--sample_bytes", "9", "--test_split_size", "0.1"], "test_split_size: holds nothing out of a sample"),
         (["--sample_bytes", "0"], "`sample_bytes` is 0; it must be at least 1"),

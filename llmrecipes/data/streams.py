@@ -222,7 +222,7 @@ def files_in_place(source: DatasetSource) -> list[Path] | None:
         found = sorted(file for file in path.iterdir() if not file.name.startswith("."))
         if found and all(file.suffix == ".parquet" for file in found):
             return found
-    return only_lines(path) if split == "train" and not readme.exists() else None
+    return only_lines(path) or None if split == "train" and not readme.exists() else None
 
 
 def _of_files(files: list[Path], source: DatasetSource, seed: int) -> TextSource:

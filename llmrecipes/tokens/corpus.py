@@ -125,7 +125,9 @@ def load_corpus(
     mixture = Mixture(sizes, counts, ends, seed)
     blocks = TokenBlocks(shards, max_length, mixture, epoch_steps * batch, tokens.reset_attention)
     corpus = Corpus(names, shards, blocks, held_out, batch)
-    _announce(corpus, steps, weights, tokens.max_epochs)
+    _announce(corpus, steps)
+    if counts is not None and tokens.max_epochs:
+        _announce_capped(names, weights, counts, tokens.max_epochs)
     return corpus
 
 
@@ -187,19 +189,24 @@ def _plan(sizes: np.ndarray, weights, ends: list[int], max_epochs: float | None)
     return counts
 
 
-def _announce(corpus: Corpus, steps: int, weights: np.ndarray | None, max_epochs: float | None) -> None:
+def _announce(corpus: Corpus, steps: int) -> None:
     """Prints a line about what will be read, and warnings about what may be unintended."""
     planned, length = corpus.seen(steps, documents=False), corpus.blocks.length
     say(f"corpus: {steps * corpus.batch * length:,} tokens in blocks of {length}: {describe(planned)}")
-    for place, facts in enumerate(planned):
-        if weights is not None and max_epochs and len(weights) == 1:
-            asked = weights[0, place] / weights[0].sum()
-            if facts["share"] < 0.99 * asked and facts["epochs"] > 0.9 * max_epochs:
-                say(f"{facts['source']}: its weight says {100 * asked:.2f} %, but max_epochs {max_epochs:g} leaves it "
-                    f"{100 * facts['share']:.2f} %; the others get the rest")  # fmt: skip
+    for facts in planned:
         if facts["epochs"] > MANY_EPOCHS:
             say(f"warning: {facts['source']} is read {facts['epochs']:.1f} times; beyond {MANY_EPOCHS} epochs repeated text "
                 "teaches little: lower its weight, set `max_epochs` or add text")  # fmt: skip
+
+
+def _announce_capped(names: list[str], weights: np.ndarray, counts: list[np.ndarray], max_epochs: float) -> None:
+    """Prints a line for each source that gets less than its weight says, and in which phase."""
+    for phase, (asked, given) in enumerate(zip(weights, counts, strict=True), start=1):
+        where = f" in phase {phase}" if len(weights) > 1 else ""
+        for name, wanted, got in zip(names, asked / asked.sum(), given / given.sum(), strict=True):
+            if got < 0.99 * wanted:
+                say(f"{name}: its weight says {100 * wanted:.4g} %{where}, but max_epochs {max_epochs:g} leaves it "
+                    f"{100 * got:.4g} %; the others get the rest")  # fmt: skip
 
 
 def describe(seen: list[dict]) -> str:

@@ -132,9 +132,9 @@ def share_out(weights: np.ndarray, samples: int, room: np.ndarray | None = None)
             limits = np.where(shares > 0, length, 0)
         else:  # a length of which the phase is a multiple
             length = -(-samples // num_cycles)
-            limits = np.where(shares > 0, np.minimum(room // num_cycles, length), 0)
+            limits = np.where(shares > 0, np.minimum(room / num_cycles, length), 0)
         counts, wanted = _whole_numbers(shares, length, limits)
-        if (abs(counts - wanted) <= 0.01 * wanted).all():
+        if counts.sum() == length and (abs(counts - wanted) <= 0.01 * wanted).all():
             break
     if counts.sum() < length:
         have = counts.sum() * num_cycles
@@ -151,7 +151,7 @@ def share_out(weights: np.ndarray, samples: int, room: np.ndarray | None = None)
 
 def _whole_numbers(shares: np.ndarray, total: int, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(`total` split in proportion to `shares`, none above its limit, rounded by largest remainders; the same before
-    rounding); sums to less than `total` if the limits allow no more."""
+    rounding); sums to less than `total` if the limits, which need not be whole, allow no more."""
     full = limits == 0
     while True:
         rest = np.where(full, 0, shares)
@@ -162,7 +162,9 @@ def _whole_numbers(shares: np.ndarray, total: int, limits: np.ndarray) -> tuple[
             break
         full |= over
     counts = np.floor(wanted + 1e-9).astype(np.int64)
-    for source in np.argsort(counts - wanted, kind="stable"):
-        if counts.sum() < total and counts[source] < limits[source]:
-            counts[source] += 1
+    order = np.argsort(counts - wanted, kind="stable")
+    while counts.sum() < total and (counts + 1 <= limits).any():
+        for source in order:
+            if counts.sum() < total and counts[source] + 1 <= limits[source]:
+                counts[source] += 1
     return counts, wanted

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llmrecipes.config import DatasetSource, InputError
 from llmrecipes.data.streams import TextSource, text_source
-from llmrecipes.data.tables import say
+from llmrecipes.data.tables import say, tell
 
 # What is easily lost: bytes invalid in UTF-8, control characters, joined emoji, right-to-left text, runs of spaces.
 ODD = [
@@ -29,7 +29,7 @@ def draw_sample(sources: list[DatasetSource], num_bytes: int, seed: int) -> dict
     needs no more memory than what it keeps.
 
     Raises:
-        InputError: an unusable row, or only some of the sources have a weight.
+        InputError: an unusable row, a source without a text, or only some of the sources have a weight.
     """
     weights = [source.weight for source in sources]
     if any(isinstance(weight, list) for weight in weights):
@@ -50,8 +50,6 @@ def draw_sample(sources: list[DatasetSource], num_bytes: int, seed: int) -> dict
             if size < 0.9 * budget:
                 say(f"{name}: holds {size:,} of the {budget:,.0f} bytes that its weight gives it; all of it is learned from")
             kept += own
-    if not kept:
-        raise InputError(f"{', '.join(names)}: nothing is left to learn from, no row can be used")
     return {name: [document for owner, document in kept if owner == name] for name in names}
 
 
@@ -59,13 +57,18 @@ def _smallest(sources: list[tuple[str, TextSource]], budget: float, seed: int) -
     """(name, document) pairs with the smallest hashes, up to `budget` bytes."""
     heap, size = [], 0
     for name, source in sources:
-        for number, text in enumerate(source.texts()):
+        reader, number = source.texts(), -1
+        for number, text in enumerate(reader):
             rank = xxhash.xxh3_64_intdigest(f"{number} {text}".encode(), seed)
             length = len(text.encode())
             heapq.heappush(heap, (-rank, name, number, length, text))
             size += length
             while len(heap) > 1 and size - heap[0][3] >= budget:
                 size -= heapq.heappop(heap)[3]
+        for line in tell(reader.notes, reader.consumed):
+            say(line)
+        if number < 0:
+            raise InputError(f"{source.where}: nothing is left to learn from: none of {reader.consumed} rows can be used")
     return [(name, text) for _, name, _, _, text in sorted(heap, key=lambda entry: (entry[1], entry[2]))]
 
 
