@@ -1,10 +1,11 @@
 """Speed and memory of pretrain, sft and reward against a bare PyTorch loop on the same model and the same batches.
 
 Both sides alternate in one process, so that other load slows them alike; the first turn also checks that they end with the
-same weights. Peak memory is measured in a separate process for each side. The target is an overhead of at most 5 % for each
+same weights. Peak memory is measured in a separate process for each side. The overhead is between the fastest fifth of each
+side's turns: other load, or a core shared with another machine, only ever slows a turn. The target is at most 2 % for each
 stage.
 
-    python benchmarks/training.py [--steps 20] [--rounds 5] [--stages pretrain,sft,reward] [--json FILE]
+    python benchmarks/training.py [--steps 10] [--rounds 15] [--stages pretrain,sft,reward] [--json FILE]
 """
 
 import argparse
@@ -66,6 +67,11 @@ def now(wait: bool = True) -> tuple[float, float]:
 def pace(times: list[tuple[float, float]]) -> tuple[float, float]:
     """Wall and CPU seconds per step, without the first step."""
     return tuple((last - first) / (len(times) - 1) for first, last in zip(times[0], times[-1], strict=True))
+
+
+def fastest(turns: list[tuple[float, float]], clock: int) -> float:
+    """Mean seconds per step of the fastest fifth of the turns; clock: 0 for wall, 1 for CPU seconds."""
+    return statistics.mean(sorted(turn[clock] for turn in turns)[: max(1, len(turns) // 5)])
 
 
 def build_trainer(stage: str, folder: Path, steps: int) -> Trainer:
@@ -157,14 +163,15 @@ class Contest:
         return pace(self.clock.times)
 
     def difference(self) -> float:
-        """Largest difference between the two sides' weights, relative to the largest change since the start."""
-        theirs = self.trainer.model.state_dict()
-        changed = max((theirs[n].cpu() - v.cpu()).abs().max().item() for n, v in self.trainer_start.items())
-        return max((theirs[n] - v).abs().max().item() for n, v in self.model.state_dict().items()) / changed
+        """Norm of the difference between the two sides' weights over that of the change since the start."""
+        theirs = {name: value.cpu() for name, value in self.trainer.model.state_dict().items()}
+        apart = [(theirs[name] - value.cpu()).norm() for name, value in self.model.state_dict().items()]
+        changed = [(theirs[name] - value.cpu()).norm() for name, value in self.trainer_start.items()]
+        return (torch.stack(apart).norm() / torch.stack(changed).norm()).item()
 
 
 def compare(stage: str, steps: int, rounds: int) -> dict:
-    """Steps per second of both sides and the trainer's overhead, medians over `rounds` turns each."""
+    """Steps per second of both sides and the trainer's overhead, each over the fastest of `rounds` turns."""
     with tempfile.TemporaryDirectory() as folder:
         contest = Contest(stage, Path(folder), steps)
         seconds = {"recipe": [], "bare": []}
@@ -174,20 +181,20 @@ def compare(stage: str, steps: int, rounds: int) -> dict:
             if i == 0:  # a turn to warm up, and to check that both learn the same thing
                 difference = contest.difference()
                 # In bfloat16 a gradient that is next to nothing may have either sign, and Adam makes a whole step of it.
-                assert difference < (1 if contest.trainer.args.bf16 else 0.05), (
+                assert difference < (0.5 if contest.trainer.args.bf16 else 0.05), (
                     f"{stage}: the two sides learn different things ({difference:.3f})"
                 )
                 seconds = {"recipe": [], "bare": []}
         batch = contest.batches[0]["input_ids"].shape
-        ratios = [[r[k] / b[k] for r, b in zip(seconds["recipe"], seconds["bare"], strict=True)] for k in (0, 1)]
+        ratios = [fastest(seconds["recipe"], clock) / fastest(seconds["bare"], clock) for clock in (0, 1)]
         return {
             "stage": stage,
             "parameters": count_parameters(contest.model),
             "batch": list(batch),
-            "steps_per_second": 1 / statistics.median(wall for wall, _ in seconds["recipe"]),
-            "bare_steps_per_second": 1 / statistics.median(wall for wall, _ in seconds["bare"]),
-            "overhead": statistics.median(ratios[0]) - 1,
-            "overhead_cpu_time": statistics.median(ratios[1]) - 1,
+            "steps_per_second": 1 / fastest(seconds["recipe"], 0),
+            "bare_steps_per_second": 1 / fastest(seconds["bare"], 0),
+            "overhead": ratios[0] - 1,
+            "overhead_cpu_time": ratios[1] - 1,
             "weight_difference": difference,
         }
 
@@ -213,8 +220,8 @@ def resident(field: str) -> int:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20, help="steps in a turn")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each side")
+    parser.add_argument("--steps", type=int, default=10, help="steps in a turn")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each side")
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--memory_of", help=argparse.SUPPRESS)  # stage,side: what the child processes measure
