@@ -25,8 +25,8 @@ class Measure(NamedTuple):
     shown: bool = False  # printed in training's log line
 
 
-# Metrics of a training run that say how long it took, not how well it went.
-BOOKKEEPING = re.compile(r"runtime|per_second|flos|epoch|num_tokens|num_input_tokens")
+# Metrics of a run that say how long it took or how large the model is, not how well it went.
+BOOKKEEPING = re.compile(r"runtime|per_second|flos|epoch|num_tokens|num_input_tokens|^parameters$|^vocab_size$")
 KINDS = ("harmful", "lookalike", "unknowable")  # kinds of questions whose answers show behaviour
 
 # One model among several, measured by recipes/evaluate.py.

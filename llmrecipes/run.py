@@ -304,7 +304,8 @@ def _finish(state: Run, metrics: dict, made: str, next_steps: str, shown: Collec
     write_json(state.output_dir / MANIFEST_FILE, manifest)  # written last: a "finished" run is complete
     release_folder(state.output_dir)
     print(f"\n=== {state.stage}: {made} ({seconds:.0f} s)")
-    numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and not BOOKKEEPING.search(k)}
+    told = lambda name: name in manifest["expected"] or not BOOKKEEPING.search(name)
+    numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and told(k)}
     for name, value in ((k, v) for k, v in numbers.items() if shown is None or k in shown):
         verdict = manifest["expected"].get(name)
         note = f"   expected {verdict['expected']} ± {verdict['tolerance']}: {verdict['verdict']}" if verdict else ""

@@ -30,8 +30,8 @@ def main(run, merge, model):
         tokenizer.save_pretrained(state.output_dir)
     finish_run(
         state,
-        {"parameters": count_parameters(merged)},
-        made=f"full model from {' and then '.join(sources)}",
+        {"parameters": (size := count_parameters(merged))},
+        made=f"full model of {size / 1e6:.2f}M parameters from {' and then '.join(sources)}",
         next_steps="any stage or library loads it like any other model",
     )
 

@@ -10,6 +10,7 @@ import ppo_toys as toys
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from recipe_types import recipe_types
 from safetensors.torch import load_file
@@ -468,6 +469,8 @@ def test_merge_writes_the_whole_model(base, dpo, reward, tokenizer, tmp_path):
     assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "whole")), logits(load(dpo)))
     assert load_tokenizer(ModelArguments(model_name_or_path=str(tmp_path / "whole"))).get_vocab() == tokenizer.get_vocab()
     assert not (tmp_path / "whole" / "adapter_config.json").exists()
+    card = ModelCard.load(tmp_path / "whole" / "README.md")
+    assert not card.data.eval_results and "Not measured yet" in card.text, "a model's size is no result"
     run_merge(reward, tmp_path / "reward")
     read = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
     assert_close(logits(read), logits(load(reward, load_reward_model)))

@@ -195,9 +195,11 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
         ]
         line = describe_evaluation(about["scores"], about)
         lines += [*(["", line] if line else []), ""]
-    if not found:
-        lines += ["| measure | value |", "|---|---|", *(f"| {m} | {v:.4g} |" for m, v in _measured(manifest).items())]
+    if measured := {} if found else _measured(manifest):
+        lines += ["| measure | value |", "|---|---|", *(f"| {m} | {v:.4g} |" for m, v in measured.items())]
         lines += ["", "Measured at the end of training, without intervals; `recipes/evaluate.py` adds them."]
+    elif not found:
+        lines += ["Not measured yet; `recipes/evaluate.py` does it."]
     if verdict := read_json(folder / "health.json").get("verdict"):
         lines += [
             "",
