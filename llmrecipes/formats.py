@@ -1,4 +1,4 @@
-"""The contents of rows: rankings to pairs, ids and texts of prompts, lines of JSON. Pure; rows.py has the row shapes.
+"""The contents of rows: rankings to pairs, ids and texts of prompts, lines of JSON. Pure; rows.py has their shapes.
 
 Unreadable input raises an InputError that names the row.
 """

@@ -1,21 +1,4 @@
-"""Shapes of data set rows: recognises them and converts foreign ones to TRL's standard ones. Pure: a row in, a row out.
-
-| shape | columns | from |
-|---|---|---|
-| text | text | pretraining |
-| messages | messages: [{role, content}], maybe system, tools | demonstrations |
-| prompt-completion | prompt, completion (both text or both messages) | demonstrations |
-| preference | prompt, chosen, rejected (text or messages) | pairs; a prompt repeated in the answers goes |
-| unpaired preference | prompt, completion, label (true or false) | KTO |
-| labelled conversation | messages or conversations; label or kto_tag, of the last answer | -> unpaired preference |
-| implicit preference | chosen, rejected (messages that begin alike) | pairs |
-| prompt | prompt (text or messages) | prompts to sample from |
-| alpaca | instruction, output, maybe input, system, history | -> messages |
-| question-answer | question or query or input; answer or response or output | -> messages |
-| sharegpt | conversations: [{from, value}], maybe system, tools | -> messages |
-| question preference | question or instruction or conversations; chosen, rejected | -> preference |
-| hh-rlhf | chosen, rejected ("\\n\\nHuman: ... \\n\\nAssistant: ..." transcripts) | -> preference |
-| rankings | prompt, responses, ranking | one row a pair, by the reader preferences:rankings |
+"""Rows of data sets in TRL's standard shapes, converted from those that llmrecipes.shapes lists. Pure: a row in, a row out.
 
 Where prompts are wanted, any shape but text is reduced to its prompt: the answer is cut off. Columns that a shape does not
 use are kept. Unreadable rows raise an InputError that names the row.
@@ -25,8 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from llmrecipes.config import InputError
+from llmrecipes.shapes import ANSWERS, COLUMNS, QUESTIONS, STANDARD, label_of, recognise, wrong_columns
 from llmrecipes.turns import (
-    TURN,
     add_system,
     require_text,
     short,
@@ -35,74 +18,6 @@ from llmrecipes.turns import (
     to_turns,
     without_answer,
 )
-
-# Column names of a question and of its answer, in order of preference.
-QUESTIONS = ("instruction", "question", "query", "input")
-ANSWERS = ("output", "response", "answer")
-# In order of recognition: a row has the first wanted shape all of whose columns it has; of "a|b", one is enough.
-SHAPES: dict[str, tuple[str, ...]] = {
-    "rankings": ("prompt", "responses", "ranking"),
-    "preference": ("prompt", "chosen", "rejected"),
-    "question preference": ("|".join(("conversations", *QUESTIONS)), "chosen", "rejected"),
-    "hh-rlhf": ("chosen", "rejected"),  # recognised by its text; otherwise an implicit preference
-    "implicit preference": ("chosen", "rejected"),
-    "unpaired preference": ("prompt", "completion", "label"),  # if the label is true or false
-    "labelled conversation": ("messages|conversations", "label|kto_tag"),  # the same
-    "prompt-completion": ("prompt", "completion"),
-    "messages": ("messages",),
-    "alpaca": ("instruction", "output"),
-    "sharegpt": ("conversations",),
-    "question-answer": ("|".join(QUESTIONS), "|".join(ANSWERS)),
-    "text": ("text",),
-    "prompt": ("prompt",),
-}
-# What each foreign shape becomes.
-STANDARD = {"alpaca": "messages", "sharegpt": "messages", "question-answer": "messages"}
-STANDARD |= dict.fromkeys(("question preference", "hh-rlhf", "implicit preference"), "preference")
-STANDARD["labelled conversation"] = "unpaired preference"
-# Columns of each standard shape; others are kept unchanged.
-COLUMNS = {
-    "text": ("text",),
-    "messages": ("messages",),
-    "prompt-completion": ("prompt", "completion"),
-    "preference": ("prompt", "chosen", "rejected"),
-    "unpaired preference": ("prompt", "completion", "label"),
-    "prompt": ("prompt",),
-    "rankings": ("prompt", "responses", "ranking"),
-}
-# Columns that trainers of transformers and TRL would take for their own, such as tokens and masks.
-TAKEN = {"input_ids", "attention_mask", "position_ids", "token_type_ids", "labels", "label", "label_ids", "seq_lengths"}
-TAKEN |= {"completion_mask", "assistant_masks", "prompt_ids", "completion_ids", "chosen_ids", "rejected_ids"}
-TAKEN |= {"prompt_input_ids", "chosen_input_ids", "rejected_input_ids", "ref_chosen_logps", "ref_rejected_logps"}
-TAKEN |= {"image", "images", "videos", "pixel_values", "inputs_embeds", "cu_seq_lens_q", "cu_seq_lens_k"}
-# Names that data sets use for the standard columns, but too ambiguous to be renamed without asking.
-SYNONYMS = {"messages": ("conversation", "dialog", "dialogue", "chat", "turns"),
-            "completion": ("response", "output", "answer", "reply", "target", "target_text"),
-            "prompt": ("question", "query", "instruction", "input", "source_text"),
-            "text": ("content", "document", "body", "raw_content", "code"),
-            "chosen": ("accepted", "preferred", "positive", "winner"),
-            "rejected": ("dispreferred", "negative", "loser")}  # fmt: skip
-
-
-def recognise(row: Mapping, where: str = "data set", wanted: Sequence[str] = tuple(COLUMNS)) -> str:
-    """Name of the shape of `row` that is, or converts to, one of the `wanted` standard shapes; InputError with its columns
-    if there is none."""
-    shapes = [shape for shape in SHAPES if STANDARD.get(shape, shape) in wanted]
-    for there in (lambda name: row.get(name) is not None, row.__contains__):  # shapes with a null column come last
-        for shape in shapes:
-            if not all(any(map(there, column.split("|"))) for column in SHAPES[shape]):
-                continue
-            if shape == "hh-rlhf" and not (isinstance(row["chosen"], str) and TURN.match(row["chosen"])):
-                continue
-            if STANDARD.get(shape, shape) == "unpaired preference" and _label(row) not in (0, 1):  # false and true
-                continue
-            return shape
-    raise InputError(_wrong_columns(row, wanted, where))
-
-
-def standard_shape(row: Mapping, where: str, wanted: Sequence[str]) -> str:
-    """Which of the `wanted` standard shapes `to_standard` converts `row` to."""
-    return "prompt" if tuple(wanted) == ("prompt",) else STANDARD.get(shape := recognise(row, where, wanted), shape)
 
 
 def to_standard(row: Mapping, where: str = "row", wanted: Sequence[str] = tuple(COLUMNS)) -> dict:
@@ -128,11 +43,11 @@ def to_standard(row: Mapping, where: str = "row", wanted: Sequence[str] = tuple(
         new = _to_completion(new, where)
         if standard == "unpaired preference":
             _require_last_answer(new["completion"], "completion", where)
-            new["label"] = bool(_label(new))
+            new["label"] = bool(label_of(new))
             new.pop("kto_tag", None)
     elif standard == "text":
         require_text(new["text"], "text", where)
-    label = _label(row)
+    label = label_of(row)
     if standard == "preference" and "unpaired preference" in wanted and isinstance(label, bool):
         raise InputError(
             f"{where}: has a label for one answer, and also chosen and rejected answers; leave one out with `columns:`"
@@ -151,13 +66,10 @@ def _to_messages(row: dict, shape: str, where: str) -> dict:
         column = "messages" if shape == "messages" else "conversations"
         turns = to_turns(row.pop(column), f"{where}, column {column}")
     else:
-        turns = _question(row, where, STANDARD_ANSWER if shape == "alpaca" else ANSWERS)
+        turns = _question(row, where, ("output",) if shape == "alpaca" else ANSWERS)
         row.pop("text", None)  # Alpaca's own rendering of the same row
     row["messages"] = add_system(turns, _pop_system(row, where), where)
     return row
-
-
-STANDARD_ANSWER = ("output",)
 
 
 def _question(row: dict, where: str, answers: Sequence[str] = ()) -> list[dict]:
@@ -244,10 +156,6 @@ def _require_last_answer(answer: str | list[dict], column: str, where: str) -> N
         raise InputError(f"{where}: {column} ends with a turn of the {role}'s, not with an answer; cut it off")
 
 
-def _label(row: Mapping) -> object:
-    return row["kto_tag"] if row.get("label") is None and "kto_tag" in row else row.get("label")
-
-
 def _cut_answer(row: dict, where: str) -> dict:
     """A conversation as a prompt and its last answer, the completion."""
     column = "messages" if row.get("messages") is not None else "conversations"
@@ -312,7 +220,7 @@ def _to_prompt(row: Mapping, where: str) -> dict:
     elif "prompt" in row:
         require_text(row["prompt"], "prompt", where)
     else:
-        raise InputError(_wrong_columns(row, ("prompt",), where))
+        raise InputError(wrong_columns(row, ("prompt",), where))
     return new
 
 
@@ -378,23 +286,3 @@ def _tool(tool: object, where: str) -> Mapping:
 
 def _kind(value: object) -> str:
     return "text" if isinstance(value, str) else "messages" if isinstance(value, list) else f"a {type(value).__name__}"
-
-
-def _wrong_columns(row: Mapping, wanted: Sequence[str], where: str) -> str:
-    expected = " | ".join(dict.fromkeys(", ".join(COLUMNS[shape]) for shape in wanted))
-    empty = [column for column, value in row.items() if value is None]
-    note = f" (empty: {', '.join(empty)})" if empty else ""
-    message = f"{where}: columns are {', '.join(row) or 'none'}{note}; expected {expected}"
-    if (
-        "unpaired preference" in wanted
-        and {"label", "kto_tag"} & row.keys()
-        and ({"prompt", "completion"} <= row.keys() or {"messages", "conversations"} & row.keys())
-    ):
-        return f"{where}: label must be true or false, found {short(_label(row))}"
-    if "ranking" in row and "preference" in wanted:
-        return f"{message}. Rankings become pairs with `reader: llmrecipes.data.preferences:rankings`"
-    plain = {name.strip().lower(): name for name in reversed(row)}
-    renamed = {plain[name]: column for shape in wanted for column in COLUMNS[shape] if column not in row
-               for name in (column, *SYNONYMS.get(column, ())) if name in plain}  # fmt: skip
-    example = ", ".join(f"{name}: {column}" for name, column in renamed.items()) or f"yours: {COLUMNS[wanted[0]][0]}"
-    return f"{message}. Rename with `columns: {{{example}}}`"

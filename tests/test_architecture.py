@@ -22,6 +22,7 @@ LAYERS = {
         "signals",
         "formats",
         "rows",
+        "shapes",
         "turns",
         "intervals",
         "measures",

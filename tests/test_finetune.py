@@ -11,7 +11,7 @@ from llmrecipes.config import DatasetSource
 from llmrecipes.data import finetune, load_source
 from llmrecipes.data.english.behaviours import question_rows
 from llmrecipes.evaluation.rules import refused, score, toxic
-from llmrecipes.rows import recognise
+from llmrecipes.shapes import recognise
 
 LOOKALIKES = DatasetSource(path=str(ROOT / "llmrecipes/data/finetune/lookalikes.tsv"))
 CONTRAST = DatasetSource(path=str(ROOT / "llmrecipes/data/finetune/contrast.tsv"))

@@ -10,7 +10,8 @@ from llmrecipes.formats import (
     rankings_to_pairs,
     read_growing,
 )
-from llmrecipes.rows import recognise, standard_shape, to_standard
+from llmrecipes.rows import to_standard
+from llmrecipes.shapes import recognise, standard_shape
 
 USER, HELLO = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}
 

@@ -4,7 +4,7 @@ import pytest
 
 from llmrecipes.data.archive import position
 from llmrecipes.data.smalltalk import dialogues, gold, items, scrub, texts
-from llmrecipes.rows import recognise
+from llmrecipes.shapes import recognise
 
 
 def chat(*turns: str) -> dict:

@@ -185,21 +185,7 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
         f"{manifest.get('commit')}.",
     ]
     lines += _planned(manifest)
-    lines += ["", "## Evaluation", ""]
-    for evaluation, about in found.items():
-        lines += [f"### {evaluation}", ""] if len(found) > 1 else []
-        lines += ["| measure | value | 95 % interval | n | what |", "|---|---|---|---|---|"]
-        lines += [
-            f"| {with_arrow(m)} | {e['value']:.4g} | {e['low']:.4g} to {e['high']:.4g} | {e['n']} | {meaning(m)} |"
-            for m, e in about["scores"].items()
-        ]
-        line = describe_evaluation(about["scores"], about)
-        lines += [*(["", line] if line else []), ""]
-    if measured := {} if found else _measured(manifest):
-        lines += ["| measure | value |", "|---|---|", *(f"| {m} | {v:.4g} |" for m, v in measured.items())]
-        lines += ["", "Measured at the end of training, without intervals; `recipes/evaluate.py` adds them."]
-    elif not found:
-        lines += ["Not measured yet; `recipes/evaluate.py` does it."]
+    lines += ["", "## Evaluation", "", *_figures(manifest, found)]
     if verdict := read_json(folder / "health.json").get("verdict"):
         lines += [
             "",
@@ -221,6 +207,26 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
     lines += ["In a checkout of llmrecipes:", "", "```", manifest["command"], "```", ""]
     lines += [f"`manifest.json` holds every setting; run `{manifest['fingerprint']}`."]
     return hide_paths("\n".join(lines)) + "\n"
+
+
+def _figures(manifest: dict, found: dict) -> list[str]:
+    """What evaluations have `found`, with intervals; else what the training measured itself."""
+    lines = []
+    for evaluation, about in found.items():
+        lines += [f"### {evaluation}", ""] if len(found) > 1 else []
+        lines += ["| measure | value | 95 % interval | n | what |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {with_arrow(m)} | {e['value']:.4g} | {e['low']:.4g} to {e['high']:.4g} | {e['n']} | {meaning(m)} |"
+            for m, e in about["scores"].items()
+        ]
+        line = describe_evaluation(about["scores"], about)
+        lines += [*(["", line] if line else []), ""]
+    if measured := {} if found else _measured(manifest):
+        lines += ["| measure | value |", "|---|---|", *(f"| {m} | {v:.4g} |" for m, v in measured.items())]
+        lines += ["", "Measured at the end of training, without intervals; `recipes/evaluate.py` adds them."]
+    elif not found:
+        lines += ["Not measured yet; `recipes/evaluate.py` does it."]
+    return lines
 
 
 def _planned(manifest: dict) -> list[str]:

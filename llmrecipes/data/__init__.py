@@ -15,7 +15,8 @@ from llmrecipes.data.sources import read_source
 from llmrecipes.data.stored import load_stored
 from llmrecipes.data.tables import join, kinds_of, load_table, say, to_table
 from llmrecipes.formats import prompt_id
-from llmrecipes.rows import COLUMNS, to_standard
+from llmrecipes.rows import to_standard
+from llmrecipes.shapes import COLUMNS
 
 
 def load_train_eval(

@@ -24,7 +24,7 @@ from llmrecipes.config import DatasetSource, InputError, as_rows, generator_of, 
 from llmrecipes.data.archive import load_archive
 from llmrecipes.formats import has_lone_surrogate, parse_line
 from llmrecipes.preflight.places import FILES
-from llmrecipes.rows import ANSWERS, COLUMNS, QUESTIONS
+from llmrecipes.shapes import ANSWERS, COLUMNS, QUESTIONS
 
 LINES = (".jsonl", ".jsonl.gz", ".ndjson")
 # Where keys differ from row to row.

@@ -27,7 +27,8 @@ MANIFEST = "rows.json"
 LARGE, MANY = 1 << 20, 1000  # bytes of files, and rows of a Hub set, from which rows are stored; less is not worth a file
 PART = 5000  # rows
 SHAPES = {"messages", "prompt-completion", "preference", "unpaired preference"}  # others are not kept as tables
-CODE = ("rows.py", "turns.py", "formats.py", "templates.py", "data/tables.py", "data/sources.py", "data/streams.py")
+CODE = ("rows.py", "shapes.py", "turns.py", "formats.py", "templates.py")
+CODE += ("data/tables.py", "data/sources.py", "data/streams.py")
 
 
 def load_stored(

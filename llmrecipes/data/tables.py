@@ -15,7 +15,8 @@ import pyarrow.compute
 
 from llmrecipes.config import DatasetSource, InputError
 from llmrecipes.data.sources import RawRows, read_source
-from llmrecipes.rows import COLUMNS, TAKEN, standard_shape, to_standard
+from llmrecipes.rows import to_standard
+from llmrecipes.shapes import COLUMNS, TAKEN, standard_shape
 
 # Columns of sets with one row per pair of answers, or per judged answer.
 SEVERAL_A_PROMPT = (("chosen", "rejected"), ("prompt", "completion", "label"))

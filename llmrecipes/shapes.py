@@ -1,0 +1,118 @@
+"""Which shape a row of a data set has, by its columns. Pure.
+
+| shape | columns | from |
+|---|---|---|
+| text | text | pretraining |
+| messages | messages: [{role, content}], maybe system, tools | demonstrations |
+| prompt-completion | prompt, completion (both text or both messages) | demonstrations |
+| preference | prompt, chosen, rejected (text or messages) | pairs; a prompt repeated in the answers goes |
+| unpaired preference | prompt, completion, label (true or false) | KTO |
+| labelled conversation | messages or conversations; label or kto_tag, of the last answer | -> unpaired preference |
+| implicit preference | chosen, rejected (messages that begin alike) | pairs |
+| prompt | prompt (text or messages) | prompts to sample from |
+| alpaca | instruction, output, maybe input, system, history | -> messages |
+| question-answer | question or query or input; answer or response or output | -> messages |
+| sharegpt | conversations: [{from, value}], maybe system, tools | -> messages |
+| question preference | question or instruction or conversations; chosen, rejected | -> preference |
+| hh-rlhf | chosen, rejected ("\\n\\nHuman: ... \\n\\nAssistant: ..." transcripts) | -> preference |
+| rankings | prompt, responses, ranking | one row a pair, by the reader preferences:rankings |
+"""
+
+from collections.abc import Mapping, Sequence
+
+from llmrecipes.config import InputError
+from llmrecipes.turns import TURN, short
+
+# Column names of a question and of its answer, in order of preference.
+QUESTIONS = ("instruction", "question", "query", "input")
+ANSWERS = ("output", "response", "answer")
+# In order of recognition: a row has the first wanted shape all of whose columns it has; of "a|b", one is enough.
+SHAPES: dict[str, tuple[str, ...]] = {
+    "rankings": ("prompt", "responses", "ranking"),
+    "preference": ("prompt", "chosen", "rejected"),
+    "question preference": ("|".join(("conversations", *QUESTIONS)), "chosen", "rejected"),
+    "hh-rlhf": ("chosen", "rejected"),  # recognised by its text; otherwise an implicit preference
+    "implicit preference": ("chosen", "rejected"),
+    "unpaired preference": ("prompt", "completion", "label"),  # if the label is true or false
+    "labelled conversation": ("messages|conversations", "label|kto_tag"),  # the same
+    "prompt-completion": ("prompt", "completion"),
+    "messages": ("messages",),
+    "alpaca": ("instruction", "output"),
+    "sharegpt": ("conversations",),
+    "question-answer": ("|".join(QUESTIONS), "|".join(ANSWERS)),
+    "text": ("text",),
+    "prompt": ("prompt",),
+}
+# What each foreign shape becomes.
+STANDARD = {"alpaca": "messages", "sharegpt": "messages", "question-answer": "messages"}
+STANDARD |= dict.fromkeys(("question preference", "hh-rlhf", "implicit preference"), "preference")
+STANDARD["labelled conversation"] = "unpaired preference"
+# Columns of each standard shape; others are kept unchanged.
+COLUMNS = {
+    "text": ("text",),
+    "messages": ("messages",),
+    "prompt-completion": ("prompt", "completion"),
+    "preference": ("prompt", "chosen", "rejected"),
+    "unpaired preference": ("prompt", "completion", "label"),
+    "prompt": ("prompt",),
+    "rankings": ("prompt", "responses", "ranking"),
+}
+# Columns that trainers of transformers and TRL would take for their own, such as tokens and masks.
+TAKEN = {"input_ids", "attention_mask", "position_ids", "token_type_ids", "labels", "label", "label_ids", "seq_lengths"}
+TAKEN |= {"completion_mask", "assistant_masks", "prompt_ids", "completion_ids", "chosen_ids", "rejected_ids"}
+TAKEN |= {"prompt_input_ids", "chosen_input_ids", "rejected_input_ids", "ref_chosen_logps", "ref_rejected_logps"}
+TAKEN |= {"image", "images", "videos", "pixel_values", "inputs_embeds", "cu_seq_lens_q", "cu_seq_lens_k"}
+# Names that data sets use for the standard columns, but too ambiguous to be renamed without asking.
+SYNONYMS = {"messages": ("conversation", "dialog", "dialogue", "chat", "turns"),
+            "completion": ("response", "output", "answer", "reply", "target", "target_text"),
+            "prompt": ("question", "query", "instruction", "input", "source_text"),
+            "text": ("content", "document", "body", "raw_content", "code"),
+            "chosen": ("accepted", "preferred", "positive", "winner"),
+            "rejected": ("dispreferred", "negative", "loser")}  # fmt: skip
+
+
+def recognise(row: Mapping, where: str = "data set", wanted: Sequence[str] = tuple(COLUMNS)) -> str:
+    """Name of the shape of `row` that is, or converts to, one of the `wanted` standard shapes; InputError with its columns
+    if there is none."""
+    shapes = [shape for shape in SHAPES if STANDARD.get(shape, shape) in wanted]
+    for there in (lambda name: row.get(name) is not None, row.__contains__):  # shapes with a null column come last
+        for shape in shapes:
+            if not all(any(map(there, column.split("|"))) for column in SHAPES[shape]):
+                continue
+            if shape == "hh-rlhf" and not (isinstance(row["chosen"], str) and TURN.match(row["chosen"])):
+                continue
+            if STANDARD.get(shape, shape) == "unpaired preference" and label_of(row) not in (0, 1):  # false and true
+                continue
+            return shape
+    raise InputError(wrong_columns(row, wanted, where))
+
+
+def standard_shape(row: Mapping, where: str, wanted: Sequence[str]) -> str:
+    """Which of the `wanted` standard shapes `to_standard` converts `row` to."""
+    return "prompt" if tuple(wanted) == ("prompt",) else STANDARD.get(shape := recognise(row, where, wanted), shape)
+
+
+def label_of(row: Mapping) -> object:
+    """Whether the row's answer is good, as it says itself; None if it does not."""
+    return row["kto_tag"] if row.get("label") is None and "kto_tag" in row else row.get("label")
+
+
+def wrong_columns(row: Mapping, wanted: Sequence[str], where: str) -> str:
+    """The message for a row that has none of the `wanted` shapes: its columns, those expected, and how to rename them."""
+    expected = " | ".join(dict.fromkeys(", ".join(COLUMNS[shape]) for shape in wanted))
+    empty = [column for column, value in row.items() if value is None]
+    note = f" (empty: {', '.join(empty)})" if empty else ""
+    message = f"{where}: columns are {', '.join(row) or 'none'}{note}; expected {expected}"
+    if (
+        "unpaired preference" in wanted
+        and {"label", "kto_tag"} & row.keys()
+        and ({"prompt", "completion"} <= row.keys() or {"messages", "conversations"} & row.keys())
+    ):
+        return f"{where}: label must be true or false, found {short(label_of(row))}"
+    if "ranking" in row and "preference" in wanted:
+        return f"{message}. Rankings become pairs with `reader: llmrecipes.data.preferences:rankings`"
+    plain = {name.strip().lower(): name for name in reversed(row)}
+    renamed = {plain[name]: column for shape in wanted for column in COLUMNS[shape] if column not in row
+               for name in (column, *SYNONYMS.get(column, ())) if name in plain}  # fmt: skip
+    example = ", ".join(f"{name}: {column}" for name, column in renamed.items()) or f"yours: {COLUMNS[wanted[0]][0]}"
+    return f"{message}. Rename with `columns: {{{example}}}`"
