@@ -13,9 +13,8 @@ from pathlib import Path
 import pyarrow.parquet
 
 from llmrecipes.corpus.arguments import CorpusArguments
-from llmrecipes.corpus.contamination import build_items
+from llmrecipes.corpus.contamination import build_items, item_words
 from llmrecipes.corpus.engine import build
-from llmrecipes.corpus.hashing import word_hashes
 from llmrecipes.corpus.parts import plan_parts
 from llmrecipes.corpus.report import write_report
 from llmrecipes.corpus.steps import build_steps
@@ -81,7 +80,7 @@ def cleaning(count: int = 5000) -> dict:
         work.save()
         from llmrecipes.corpus.contamination import save_items
 
-        save_items(work.root, {"items": _items(2000)}, 13)
+        save_items(work.root, {"items": _items(2000)}, args)
         before = cpu()
         build(work)
         found["all steps, duplicates, decontamination, files"] = len(texts) / (cpu() - before)
@@ -111,12 +110,12 @@ def contamination(count: int = 20_000) -> dict:
         "other marks": lambda item, i: item.replace(" ", ", ", 3).replace(":", " -"),
     }
     for way, plant in ways.items():
-        hits = sum(len(table.hits(word_hashes(plant(item, rng.randrange(len(clean) - 1))))) > 0 for item in items)
+        hits = sum(len(table.hits(item_words(plant(item, rng.randrange(len(clean) - 1))))) > 0 for item in items)
         found[f"found, {way}"] = f"{100 * hits / len(items):.2f} % of {len(items):,}"
-    wrong = sum(len(table.hits(word_hashes(text))) > 0 for text in clean)
+    wrong = sum(len(table.hits(item_words(text))) > 0 for text in clean)
     found["false positives on clean documents"] = f"{wrong} of {len(clean):,}"
     real = real_texts()
-    wrong = sum(len(table.hits(word_hashes(text))) > 0 for text in real)
+    wrong = sum(len(table.hits(item_words(text))) > 0 for text in real)
     found["false positives on real texts"] = f"{wrong} of {len(real):,}"
     return found
 

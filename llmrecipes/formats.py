@@ -147,6 +147,19 @@ def has_lone_surrogate(value: object) -> bool:
     return False
 
 
+def rows_of_batch(batch) -> Iterator[dict | UnicodeDecodeError]:
+    """Rows of an Arrow RecordBatch or table; in place of one with text that is not UTF-8, its error."""
+    try:
+        rows = batch.to_pylist()
+    except UnicodeDecodeError as error:
+        rows = (
+            [error]
+            if batch.num_rows == 1
+            else (row for i in range(batch.num_rows) for row in rows_of_batch(batch.slice(i, 1)))
+        )
+    yield from rows
+
+
 def read_growing(path: Path) -> list[dict]:
     """Rows of a JSON Lines file that work appends to, skipping a last line cut off by a kill; [] if there is no file."""
     rows = []

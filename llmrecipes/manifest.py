@@ -154,12 +154,33 @@ def inputs_of(given: dict) -> dict[str, str]:
 
 
 def corpora_of(inputs: Iterable[str]) -> dict[str, str]:
-    """Folder of a corpus -> fingerprint of its report, for each corpus that `inputs` are in or were made from."""
+    """Folder of a corpus -> fingerprint of its report, for each corpus that `inputs` are in or were made from.
+
+    Raises:
+        InputError: a file of it that is read is not the one that the report is about.
+    """
     found = {}
-    for path in inputs:
-        for folder in (Path(path), *Path(path).parents[:3]):
-            found |= (read_manifest(folder) or {}).get("corpora") or {}
+    for path in map(Path, inputs):
+        for folder in (path, *path.parents[:3]):
+            manifest = read_manifest(folder) or {}
+            corpora = manifest.get("corpora") or {}
+            if path_of(folder, manifest) in corpora:  # it is one itself
+                _require_as_reported(folder, path, manifest)
+            found |= corpora
     return found
+
+
+def _require_as_reported(folder: Path, path: Path, manifest: dict) -> None:
+    """InputError if a shard below `path`, all or a part of the corpus in `folder`, differs from those in its manifest."""
+    known = {name: entry[2] for name, entry in (manifest.get("files") or {}).items()}
+    there = {name: entry[2] for name, entry in output_files(folder).items()}
+    for name in sorted(name for name in {*known, *there} if name.startswith("data/")):
+        if known.get(name) != there.get(name) and (folder / name).is_relative_to(path):
+            how = "is gone" if name not in there else "was added" if name not in known else "was changed"
+            raise InputError(
+                f"{folder / name}: {how} after the corpus was built, so its report.json is not about these documents; build "
+                "it again, or copy the files that you want to a folder of their own"
+            )
 
 
 def _canonical(key: str, value):

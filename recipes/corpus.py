@@ -42,7 +42,7 @@ def main(run, corpus):
 
     start_run(state)
     if sets:
-        save_items(root, sets, corpus.contamination_ngram)
+        save_items(root, sets, corpus)
     work.save()  # last: a build with this file can be continued
     if not build(work):
         return

@@ -40,7 +40,7 @@ def run_build(folder: Path, sources: list, sets: dict | None = None, **keys) -> 
     work = Work(folder / "work", args, plan_parts(args))
     work.save()
     if sets:
-        save_items(work.root, sets, args.contamination_ngram)
+        save_items(work.root, sets, args)
     assert build(work)
     return write_report(work, "test")
 

@@ -92,6 +92,45 @@ def test_documents_that_hold_an_evaluation_item_go(tmp_path):
     assert shown and all(any(item.lower()[:100] in text for item in items) for text in shown), "what was found"
 
 
+@pytest.mark.parametrize(
+    ("item", "keys"),
+    [
+        (
+            "Send your letter to john.smith@example.org or call +49 30 1234567 before the summer ends",
+            {"scrub": ["email", "phone"]},
+        ),
+        ("The oﬃce of the ﬁrst captain stands cafe\u0301 by cafe\u0301 near the silver bridge &amp; road", {"repair": True}),
+        ("The treaty [1] was signed in 1713 [2] by several states [3] and ended the war [4]", {"quality": ["c4"]}),
+        ("What _is_ the ____ of the silver river that runs below the old bridge", {}),
+    ],
+    ids=["scrubbed", "repaired", "citations", "marked"],
+)
+def test_an_item_is_found_in_documents_as_the_steps_leave_them(tmp_path, item, keys):
+    """Also where the steps change its words."""
+    if keys.get("repair"):
+        pytest.importorskip("ftfy")
+    texts = [f"{document(1)}\n{item.replace('_', '')}.\n{document(2)}", document(3)]
+    source = str(write_lines(tmp_path / "a.jsonl", texts))
+    found = run_build(tmp_path / "out", [source], {"exam": [item]}, **PLAIN | keys)
+    assert kept(tmp_path / "out") == [f"{source}#2"]
+    assert found["evaluation"]["sets"] == {"exam": 1} and found["total"]["dropped"]["decontaminate"]
+
+
+def test_a_document_equal_to_an_item_counts_as_contamination(tmp_path):
+    source = str(write_lines(tmp_path / "a.jsonl", ["Who am I?", document(3), document(4), document(4)]))
+    found = run_build(tmp_path / "out", [source], {"exam": ["Who am I?", document(3)]}, **PLAIN)["total"]["dropped"]
+    assert found["decontaminate"]["nearly the same as an item of exam"][0] == 2
+    assert found["exact_duplicates"]["equal to an earlier document"][0] == 1
+
+
+def test_a_contaminated_document_takes_no_clean_one_with_it(tmp_path):
+    item = document(7, 14)
+    rows = [{"text": text, "id": name} for name, text in (("with", f"{document(1)} {item}"), ("without", document(1)))]
+    source = {"path": str(write_lines(tmp_path / "a.jsonl", rows)), "id_column": "id"}
+    run_build(tmp_path / "out", [source], {"exam": [item]}, **PLAIN | {"near_duplicates": 0.7})
+    assert kept(tmp_path / "out") == ["without"]
+
+
 def test_a_phrase_of_many_documents_is_no_contamination(tmp_path):
     phrase = "permission is hereby granted free of charge to any person obtaining a copy of this software and so on"
     texts = [f"{document(i)} {phrase}" for i in range(12)]
@@ -291,6 +330,15 @@ def test_the_recipe_writes_a_folder_whose_report_is_known_to_what_is_made_of_it(
     assert list(read_manifest(tmp_path / "tokenizer")["corpora"].values()) == [report["fingerprint"]]
     assert corpora_of([str(tmp_path / "tokenizer")]) == {str(out): report["fingerprint"]}, "handed on by what was made of it"
     assert report["fingerprint"] in (tmp_path / "tokenizer" / "README.md").read_text()
+    (shard,) = out.glob("data/a/*")
+    whole, made[-1] = shard.read_bytes(), tmp_path / "other"
+    for change, how in (
+        (lambda: shard.write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]), "was changed"),
+        (lambda: shard.rename(out / "data" / "a" / "7.parquet"), "is gone"),
+    ):
+        change()
+        refused = run_python("recipes/tokenizer.py", *made)
+        assert refused.returncode == 2 and f"{shard}: {how} after the corpus was built" in refused.stderr
 
 
 def test_a_plan_says_what_a_size_takes_and_writes_nothing(tmp_path, capsys):

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import json
+import lzma
 import tracemalloc
 import zipfile
 
@@ -167,6 +168,97 @@ def test_a_page_of_a_web_archive_that_is_cut_off_is_no_document(tmp_path):
     (tmp_path / "a.warc").write_bytes(b"something else")
     with pytest.raises(InputError, match=r"a\.warc: cannot be read \(Invalid WARC header\)"):
         texts_of(tmp_path / "a.warc")
+
+
+def response(body: bytes, kind: str = "text/html", *headers: str) -> bytes:
+    """A WARC record of what a server sent."""
+    page = "\r\n".join(["HTTP/1.1 200 OK", f"Content-Type: {kind}", *headers, "", ""]).encode() + body
+    head = "WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://x.org/1\r\nContent-Type: application/http\r\n"
+    return f"{head}Content-Length: {len(page)}\r\n\r\n".encode() + page + b"\r\n\r\n"
+
+
+def in_chunks(body: bytes, size: int = 100) -> bytes:
+    parts = [body[i : i + size] for i in range(0, len(body), size)]
+    return b"".join(f"{len(part):x}\r\n".encode() + part + b"\r\n" for part in [*parts, b""])
+
+
+CHUNKED, PACKED = "Transfer-Encoding: chunked", "Content-Encoding: gzip"
+
+
+@pytest.mark.parametrize(
+    ("pack", "headers"),
+    [(in_chunks, [CHUNKED]), (gzip.compress, [PACKED]), (lambda body: in_chunks(gzip.compress(body)), [CHUNKED, PACKED]),
+     (bytes, [PACKED]), (bytes, [CHUNKED])],
+    ids=["chunks", "gzip", "gzip in chunks", "unpacked by the crawler", "joined by the crawler"],
+)  # fmt: skip
+def test_a_page_is_read_as_it_was_before_its_server_packed_it(tmp_path, pack, headers):
+    pytest.importorskip("fastwarc")
+    pytest.importorskip("trafilatura")
+    page = PAGE.format(BODY).encode()
+    (tmp_path / "a.warc").write_bytes(response(page) + response(pack(page), "text/html", *headers))
+    plain, other = texts_of(tmp_path / "a.warc")
+    assert "The river number 5 is long" in plain and other == plain
+
+
+def test_a_page_that_cannot_be_unpacked_or_unpacks_to_too_much_is_no_document(tmp_path):
+    pytest.importorskip("fastwarc")
+    for body, headers, message in (
+        (b"\0\1\2", ["Content-Encoding: br"], "row 1: is packed in a way that cannot be undone"),
+        (gzip.compress(b"<p>" + b"a " * 10**6), [PACKED], "row 1: is longer than max_document_bytes"),
+    ):
+        (tmp_path / "a.warc").write_bytes(response(body, "text/html", *headers))
+        with pytest.raises(InputError, match=message):
+            texts_of(tmp_path / "a.warc")
+
+
+def test_web_archives_may_be_compressed_in_any_way(tmp_path):
+    pytest.importorskip("fastwarc")
+    pytest.importorskip("trafilatura")
+    record = response(PAGE.format(BODY).encode())
+    for end, pack in ((".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)):
+        (tmp_path / f"a.warc{end}").write_bytes(pack(record))
+        assert len(texts_of(tmp_path / f"a.warc{end}")) == 1
+
+
+def test_a_page_has_the_characters_that_its_server_or_itself_names(tmp_path):
+    """Few bytes outside ASCII do not tell one code page from another. What is valid UTF-8 is UTF-8."""
+    pytest.importorskip("trafilatura")
+    page = PAGE.format(BODY.replace("boats", "łodzi"))
+    (tmp_path / "a.warc").write_bytes(
+        response(page.encode("cp1250"), "text/html; charset=windows-1250")
+        + response(page.encode(), "text/html; charset=iso-8859-1")
+        + response(page.encode("cp1250"), "text/html; charset=no-such-one")
+    )
+    server, utf8, _ = texts_of(tmp_path / "a.warc")
+    assert "many łodzi go up" in server and utf8 == server
+    (tmp_path / "b.html").write_bytes(page.replace("<html>", '<html><meta charset="windows-1250">').encode("cp1250"))
+    assert texts_of(tmp_path / "b.html") == [server]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_row_of_a_table_that_is_not_utf8_is_named_or_left_out_alone(tmp_path, kind):
+    broken = pyarrow.Array.from_buffers(
+        pyarrow.string(), 1, [None, pyarrow.py_buffer(b"\0\0\0\0\3\0\0\0"), pyarrow.py_buffer(b"a\xff\xfe")]
+    )
+    table = pyarrow.table({"text": pyarrow.concat_arrays([pyarrow.array(["one", "two"]), broken, pyarrow.array(["four"])])})
+    file = tmp_path / f"a.{kind}"
+    if kind == "parquet":
+        pyarrow.parquet.write_table(table, file)
+    else:
+        with pyarrow.OSFile(str(file), "wb") as out, pyarrow.ipc.new_stream(out, table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(InputError, match=rf"a\.{kind}, row 3: is not UTF-8 at byte 2"):
+        texts_of(file)
+    found = run_build(tmp_path / "out", [{"path": str(file), "drop_bad_rows": True}], **PLAIN)
+    assert found["total"]["kept"][0] == 3 and [name[-2:] for name in kept(tmp_path / "out")] == ["#1", "#2", "#4"]
+
+
+def test_a_document_with_an_address_is_known_by_it_from_any_kind_of_file(tmp_path):
+    rows = [{"text": "one", "url": "http://x.org/1"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for number, file in enumerate((write_lines(tmp_path / "a.jsonl", rows), tmp_path / "a.parquet")):
+        run_build(tmp_path / str(number), [str(file)], **PLAIN)
+        assert kept(tmp_path / str(number)) == ["http://x.org/1"]
 
 
 def test_files_of_a_folder_that_are_not_read_are_named(tmp_path, capsys):

@@ -103,8 +103,32 @@ def test_personal_data_are_replaced_and_counted():
 
 
 @pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        *((text, "email") for text in ("o'brien@x.ie", "a%b@x.org", "иван@пример.рф", "user@xn--e1afmkfd.xn--p1ai")),
+        *((text, "ip") for text in ("2001:4860:4860::8888", "2001:4860::", "2a00:1450:4001:81b::200e")),
+        *((text, "phone") for text in ("+33 1 23 45 67 89", "+81 3 1234 5678", "+7 (495) 123-45-67", "+1(555)123-4567")),
+        ("1-800-555-1234", "phone"),
+    ],
+)
+def test_personal_data_of_other_countries_and_shapes_are_replaced_as_a_whole(text, kind):
+    changed = Counter()
+    assert scrubbed(("email", "phone", "ip"), changed, f"({text}), {text}: {text}.")[0] == "([x]), [x]: [x].".replace(
+        "x", kind
+    )
+    assert +changed == {kind: 3}
+
+
+def test_a_long_run_of_characters_takes_no_longer_than_words_do():
+    """A pattern that looks ahead from each character takes an hour."""
+    text = "A" * 1_000_000 + " a@b.org"
+    assert scrubbed(("email", "phone", "ip"), Counter(), text)[0].endswith("A [email]")
+
+
+@pytest.mark.parametrize(
     "text",
     [
+        "a::b, std::vector, 12:30:45, fe80::1 and ::1",
         "On 2024-01-02 12:30:45 and 1999/12/31.",
         "pi is 3.14159265358979",
         "a 12345678901 b",

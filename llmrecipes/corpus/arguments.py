@@ -28,7 +28,7 @@ class CorpusSource:
     sha256: str | None = field(default=None, metadata={"help": "Checksum of an archive."})
     reader: str | None = field(default=None, metadata={"help": "module:function (rows) -> rows, before anything else."})
     text_column: str = field(default="text", metadata={"help": "Column that holds the document."})
-    id_column: str | None = field(default=None, metadata={"help": "Column with its id; default: file and row."})
+    id_column: str | None = field(default=None, metadata={"help": "Column with its id; default: url, or file and row."})
     whole_files: bool = field(default=False, metadata={"help": "A text file is one document, instead of one per line."})
     drop_bad_rows: bool = field(default=False, metadata={"help": "Count and drop bad rows; otherwise stop at the first."})
     license: str | None = field(default=None, metadata={"help": "For the report and the card."})

@@ -9,7 +9,7 @@ import numpy
 import pyarrow
 import pyarrow.parquet
 
-from llmrecipes.corpus.contamination import Items, load_about, load_items
+from llmrecipes.corpus.contamination import Items, item_words, load_about, load_items
 from llmrecipes.corpus.counts import Counts
 from llmrecipes.corpus.documents import read_documents
 from llmrecipes.corpus.hashing import PERMUTATIONS, different, minhash, shingles, text_digest, word_hashes, words_of
@@ -38,7 +38,8 @@ class Sketches:
     def add(self, text: str) -> None:
         words = word_hashes(text)
         if self.items is not None:
-            self.hits += [(len(self.words), number) for number in self.items.hits(words).tolist()]
+            found = self.items.hits(item_words(text) if "_" in text else words)
+            self.hits += [(len(self.words), number) for number in found.tolist()]
         self.digests += text_digest(text)
         self.words.append(len(words))
         self.sets.append(shingles(words, text) if self.near else words[:0])

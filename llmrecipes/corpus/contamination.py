@@ -2,7 +2,8 @@
 
 An item is the text shown to the model together with the right answer. Any n-gram of `contamination_ngram` words shared with
 an item is a hit (Brown et al. 2020, arXiv 2005.14165, appendix C); a shorter item, down to 8 words, must occur in full.
-Items below 8 words would match by chance and are found only if they are a document by themselves.
+Items below 8 words would match by chance and are found only if they are a document by themselves. An item is looked for as
+it stands and as the steps rewrite it (repaired, scrubbed), since that is how it reads in a cleaned document.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from pathlib import Path
 import numpy
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError
-from llmrecipes.corpus.hashing import WORD, different, ngrams, word_hashes
+from llmrecipes.corpus.arguments import CorpusArguments
+from llmrecipes.corpus.hashing import WORD, different, ngrams, word_hashes, words_of
+from llmrecipes.corpus.steps import rewriting
 from llmrecipes.durable import read_json, write_json
 
 SHORTEST = 8  # words (Brown et al.)
@@ -44,12 +47,22 @@ class Items:
         return int(self.owners[n][number - self.first[n]])
 
 
+def item_words(text: str) -> numpy.ndarray:
+    """`word_hashes` to which "_" is a mark too, as in _emphasis_ and ___ to be filled in."""
+    return word_hashes(spaced(text))
+
+
+def spaced(text: str) -> str:
+    """The text, as long as before, without "_"."""
+    return text.replace("_", " ")
+
+
 def build_items(texts: list[str], ngram: int) -> tuple[Items, int]:
     """(n-grams of `texts`, number of texts too short to have any)."""
     grams: dict[int, list] = {}
     short = 0
     for index, text in enumerate(texts):
-        words = word_hashes(text)
+        words = item_words(text)
         n = min(ngram, len(words))
         if n < min(SHORTEST, ngram):
             short += 1
@@ -65,17 +78,21 @@ def build_items(texts: list[str], ngram: int) -> tuple[Items, int]:
     return Items(tables, owners, first), short
 
 
-def save_items(folder: Path, sets: dict[str, list[str]], ngram: int) -> None:
+def save_items(folder: Path, sets: dict[str, list[str]], args: CorpusArguments) -> None:
     """Writes the items of the evaluation sets into `folder`, for all tasks."""
-    names = [name for name, texts in sets.items() for _ in texts]
-    texts = [text for own in sets.values() for text in own]
-    items, short = build_items(texts, ngram)
+    ways = [rewriting(steps) for steps in {str(steps): steps for steps in map(args.steps_of, args.sources)}.values()]
+    given = [(name, text) for name, texts in sets.items() for text in texts]
+    rewritten = dict.fromkeys((name, way(text)) for way in ways for name, text in given)
+    known = set(given)
+    names, texts = zip(*given, *(entry for entry in rewritten if entry not in known and entry[1].strip()), strict=True)
+    items, _ = build_items(texts, args.contamination_ngram)
     arrays = {
         f"{what}{n}": array for what, of in (("table", items.tables), ("owner", items.owners)) for n, array in of.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
     numpy.savez(folder / "items.npz", **arrays)
     counts = {name: len(own) for name, own in sets.items()}
+    short = sum(len(words_of(spaced(text))) < min(SHORTEST, args.contamination_ngram) for _, text in given)
     write_json(folder / "items.json", {"sets": counts, "short": short, "names": names, "texts": texts})
 
 
@@ -97,7 +114,7 @@ def load_about(folder: Path) -> dict:
 def shared_passage(text: str, item: str, ngram: int) -> str:
     """`text` from shortly before the first run of `ngram` words (or all, of a shorter item) that is also in `item`; all of
     it if there is none."""
-    words, lowered = WORD.findall(item.lower()), text.lower()
+    words, lowered = WORD.findall(spaced(item.lower())), spaced(text.lower())
     size, places = min(ngram, len(words)), [found.span() for found in WORD.finditer(lowered)]
     runs = {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
     own = [lowered[begin:end] for begin, end in places]

@@ -48,7 +48,7 @@ def _rows(source: CorpusSource, part: Part, limit: int) -> Iterator[tuple[str, i
 
         yield from _through_reader(source, hub_rows(source, part))
     else:
-        columns = None if source.reader else tuple(c for c in (source.text_column, source.id_column) if c)
+        columns = None if source.reader else (source.text_column, source.id_column or "url")
         for file in part.files:
             rows = ((file, *found) for found in read_file(file, source.whole_files, limit, columns))
             yield from _through_reader(source, rows)

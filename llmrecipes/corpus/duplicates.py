@@ -32,13 +32,17 @@ def index_parts(work: Work) -> None:
     with whole_folder(folder) as temporary:
         ends = numpy.cumsum([0] + [len(_load(work, number, "words")) for number in work.numbers])
         numpy.save(temporary / "starts.npy", ends)
-        exact = numpy.zeros(ends[-1], bool)
+        exact, equal, items = numpy.zeros(ends[-1], bool), numpy.zeros((0, 2), numpy.int64), _num_items(work, ends)
         if work.args.exact_duplicates:
             digests = numpy.concatenate([_load(work, number, "digests") for number in work.numbers] or [exact.reshape(0, 2)])
             order = numpy.lexsort((numpy.arange(len(digests)), digests[:, 1], digests[:, 0]))
-            exact[order[1:]] = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
-            exact[: _num_items(work, ends)] = False
+            same = numpy.r_[False, (digests[order[1:]] == digests[order[:-1]]).all(axis=1)][: len(order)]
+            exact[order[same]] = True
+            exact[:items] = False
+            first = order[numpy.maximum.accumulate(numpy.where(same, 0, numpy.arange(len(order))))]  # of its equals
+            equal = numpy.stack([order, first], axis=1)[(first < items) & (order >= items)]
         numpy.save(temporary / "exact.npy", exact)
+        numpy.save(temporary / "equal_items.npy", equal)
         if work.args.near_duplicates is not None:
             _join(work, temporary, ends[-1])
 
@@ -144,29 +148,44 @@ def select(work: Work) -> None:
     folder = work.root / "selected"
     if folder.exists():
         return
-    starts, codes = (
-        numpy.load(work.root / "index" / "starts.npy"),
-        numpy.load(work.root / "index" / "exact.npy").astype(numpy.int8),
-    )
+    index = work.root / "index"
+    starts, codes = numpy.load(index / "starts.npy"), numpy.load(index / "exact.npy").astype(numpy.int8)
     because, items = numpy.full(len(codes), -1, numpy.int64), _num_items(work, starts)
+    equal, pairs = numpy.load(index / "equal_items.npy"), numpy.zeros((0, 2), numpy.int64)
+    codes[equal[:, 0]], because[equal[:, 0]] = CONTAMINATED_NEAR, equal[:, 1]
     if work.args.near_duplicates is not None:
         pairs = numpy.concatenate([numpy.load(work.pairs(band)) for band in range(BANDS)])
-        for later, earlier in pairs[numpy.lexsort((pairs[:, 1], pairs[:, 0]))].tolist():
-            if later >= items and codes[later] == KEPT and (codes[earlier] == KEPT or earlier < items):
-                codes[later] = CONTAMINATED_NEAR if earlier < items else NEAR
-                because[later] = earlier
-    common = _find_contaminated(work, starts, codes, because) if work.args.decontaminate else []
+        pairs = pairs[numpy.lexsort((pairs[:, 1], pairs[:, 0]))]
+    for later, earlier in pairs[(pairs[:, 1] < items) & (pairs[:, 0] >= items)].tolist():
+        if codes[later] == KEPT:
+            codes[later], because[later] = CONTAMINATED_NEAR, earlier
+    pairs, common = pairs[pairs[:, 1] >= items], []
+    if work.args.decontaminate:
+        alone = codes.copy()
+        _drop_near(alone, because.copy(), pairs)
+        common = _find_contaminated(work, starts, codes, because, alone == KEPT)
+    _drop_near(codes, because, pairs)  # last: a contaminated document takes none with it
     with whole_folder(folder) as temporary:
         for name, values in (("codes", codes), ("because", because), ("common", numpy.array(common, numpy.int64))):
             numpy.save(temporary / f"{name}.npy", values)
 
 
-def _find_contaminated(work: Work, starts, codes: numpy.ndarray, because: numpy.ndarray) -> list[int]:
-    """Marks documents that contain an n-gram of an evaluation set; returns the n-grams ignored as common phrases."""
+def _drop_near(codes: numpy.ndarray, because: numpy.ndarray, pairs: numpy.ndarray) -> None:
+    """Marks documents that are similar to an earlier one that is kept."""
+    for later, earlier in pairs.tolist():
+        if codes[later] == KEPT and codes[earlier] == KEPT:
+            codes[later], because[later] = NEAR, earlier
+
+
+def _find_contaminated(
+    work: Work, starts, codes: numpy.ndarray, because: numpy.ndarray, counted: numpy.ndarray
+) -> list[int]:
+    """Marks documents that contain an n-gram of an evaluation set; returns the n-grams ignored as common phrases: those in
+    many of the documents that are `counted`, which leaves out copies."""
     hits = [_load(work, number, "hits") + [[start, 0]] for number, start in zip(work.numbers, starts, strict=False)]
     hits = numpy.concatenate([numpy.zeros((0, 2), numpy.int64), *hits])
     hits = hits[codes[hits[:, 0]] == KEPT]
-    grams, counts = numpy.unique(hits[:, 1], return_counts=True)
+    grams, counts = numpy.unique(hits[counted[hits[:, 0]], 1], return_counts=True)
     bound = work.args.contamination_common
     common = grams[counts > bound] if bound else grams[:0]
     hits = hits[~numpy.isin(hits[:, 1], common)]

@@ -4,6 +4,8 @@ Each reader yields (number from 1, row); a row is a dictionary, or `Bad` with wh
 """
 
 import bz2
+import codecs
+import contextlib
 import gzip
 import io
 import json
@@ -15,7 +17,7 @@ from pathlib import Path
 from llmrecipes.config import InputError
 from llmrecipes.corpus.extras import need
 from llmrecipes.corpus.parts import LINES, PAGES, TEXT, kind_of
-from llmrecipes.formats import has_lone_surrogate
+from llmrecipes.formats import has_lone_surrogate, rows_of_batch
 
 BATCH = 256  # rows of a table at a time
 MOST_LISTED = 512 << 20  # most bytes of a file that is one JSON list
@@ -173,21 +175,30 @@ def _page(content: bytes, is_html: bool) -> dict | Bad:
         return Bad(f"is not UTF-8 at byte {error.start + 1}")
 
 
-def page_text(content: bytes) -> str:
-    """The main text of an HTML page, without menus and footers; empty if there is none."""
+def page_text(content: bytes, charset: str | None = None) -> str:
+    """The main text of an HTML page, without menus and footers; empty if there is none. charset: as its server named it."""
     trafilatura = need("trafilatura", "HTML pages")
-    return trafilatura.extract(_decode(content), include_comments=False) or ""
+    return trafilatura.extract(_decode(content, charset), include_comments=False) or ""
 
 
-def _decode(content: bytes) -> str:
+def _decode(content: bytes, charset: str | None) -> str:
+    """Valid UTF-8 beyond ASCII is hardly ever anything else; otherwise the server, then the page's <meta>, then its bytes
+    say what it is."""
     encoding = need("resiliparse.parse.encoding", "HTML pages")
-    return encoding.bytes_to_str(content, encoding.detect_encoding(content))
+    if not content.isascii():
+        with contextlib.suppress(UnicodeDecodeError):
+            return content.decode("utf-8-sig")
+    with contextlib.suppress(LookupError):
+        codecs.lookup(charset or "")
+        return encoding.bytes_to_str(content, encoding.map_encoding_to_html5(charset))
+    return encoding.bytes_to_str(content, encoding.detect_encoding(content, from_html_meta=True))
 
 
 def _archived_pages(file: str, limit: int) -> Iterator[tuple[int, dict | Bad]]:
     """HTML responses of a web archive (WARC); the id of a row is its URL."""
     warc = need("fastwarc.warc", "web archives")
-    with open(file, "rb") as stream:
+    packed = file.lower().endswith((".bz2", ".xz"))  # fastwarc unpacks the others, record by record
+    with _open(file) if packed else open(file, "rb") as stream:
         records = warc.ArchiveIterator(stream, record_types=warc.WarcRecordType.response, parse_http=True)
         number = 0
         for record in records:
@@ -198,9 +209,34 @@ def _archived_pages(file: str, limit: int) -> Iterator[tuple[int, dict | Bad]]:
             address = record.headers.get("WARC-Target-URI", "")
             if len(content) < min(record.content_length, limit):  # fastwarc does not notice a truncated file
                 raise EOFError(f"record {number}, {address}, has no end")
-            yield number, _too_long(limit) if len(content) > limit else {"text": page_text(content), "url": address}
+            content = _unpacked(warc, record.http_headers, content, limit) if len(content) <= limit else content
+            if content is None:
+                yield number, Bad("is packed in a way that cannot be undone")
+            elif len(content) > limit:
+                yield number, _too_long(limit)
+            else:
+                yield number, {"text": page_text(content, record.http_charset), "url": address}
         if number == 0:
             raise InputError(f"{file}: holds no WARC response; it is damaged or not a web archive")
+
+
+def _unpacked(warc, headers, content: bytes, limit: int) -> bytes | None:
+    """What a server sent in chunks or compressed, as it was before, up to limit + 1 bytes; None if that is out of reach.
+
+    Some crawlers unpack pages and leave the header that says they are packed: these stay as they are.
+    """
+    said = {name: (headers or {}).get(name) for name in ("Transfer-Encoding", "Content-Encoding")}
+    if set(said.values()) <= {None, "", "identity"}:
+        return content
+    head = "".join(f"{name}: {value}\r\n" for name, value in said.items() if value)
+    record = warc.WarcRecord()
+    record.is_http = True
+    record.set_bytes_content(f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + content)
+    try:
+        record.parse_http(auto_decode="all")
+        return record.reader.read(limit + 1)
+    except OSError:
+        return content if content.lstrip()[:1] == b"<" else None
 
 
 def _parquet_rows(file: str, columns: tuple[str, ...] | None) -> Iterator[tuple[int, dict]]:
@@ -212,11 +248,16 @@ def _parquet_rows(file: str, columns: tuple[str, ...] | None) -> Iterator[tuple[
         table = pyarrow.parquet.ParquetFile(file)
         wanted = columns and [name for name in table.schema_arrow.names if name in columns]
         for batch in table.iter_batches(BATCH, columns=wanted or None):
-            for row in batch.to_pylist():
+            for row in _rows_of(batch):
                 number += 1
                 yield number, row
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read after row {number} ({' '.join(str(error).split())[:200]})") from None
+
+
+def _rows_of(batch) -> Iterator[dict | Bad]:
+    for row in rows_of_batch(batch):
+        yield Bad(f"is not UTF-8 at byte {row.start + 1} of a text") if isinstance(row, UnicodeDecodeError) else row
 
 
 def _arrow_rows(file: str) -> Iterator[tuple[int, dict]]:
@@ -232,7 +273,7 @@ def _arrow_rows(file: str) -> Iterator[tuple[int, dict]]:
                 batches = (opened.get_batch(i) for i in range(opened.num_record_batches))
             for batch in batches:
                 for first in range(0, batch.num_rows, BATCH):
-                    for row in batch.slice(first, BATCH).to_pylist():
+                    for row in _rows_of(batch.slice(first, BATCH)):
                         number += 1
                         yield number, row
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -12,9 +12,9 @@ import numpy
 
 from llmrecipes.config import InputError
 from llmrecipes.corpus.arguments import STEPS
-from llmrecipes.corpus.contamination import load_about, load_items
+from llmrecipes.corpus.contamination import item_words, load_about, load_items, spaced
 from llmrecipes.corpus.counts import Counts
-from llmrecipes.corpus.hashing import ngrams, word_hashes
+from llmrecipes.corpus.hashing import ngrams
 from llmrecipes.corpus.work import Work
 from llmrecipes.durable import file_digest, read_json, write_json, write_text
 from llmrecipes.manifest import digest
@@ -93,8 +93,8 @@ def _phrase(text: str, items, number: int) -> str:
     from llmrecipes.corpus.hashing import WORD
 
     n = max((n for n in items.first if items.first[n] <= number), key=items.first.get)
-    at = numpy.flatnonzero(ngrams(word_hashes(text), n) == items.tables[n][number - items.first[n]])
-    words = WORD.findall(text)
+    at = numpy.flatnonzero(ngrams(item_words(text), n) == items.tables[n][number - items.first[n]])
+    words = WORD.findall(spaced(text))
     return " ".join(words[at[0] : at[0] + n]) if len(at) else ""
 
 

@@ -5,11 +5,12 @@ A step is a plain function; `build_steps` returns those that a config selects, i
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from llmrecipes.corpus.arguments import StepArguments
 from llmrecipes.corpus.steps.blocklist import load_blocked, without_blocked
-from llmrecipes.corpus.steps.c4 import c4
+from llmrecipes.corpus.steps.c4 import CITATION, c4
 from llmrecipes.corpus.steps.fineweb import fineweb
 from llmrecipes.corpus.steps.gopher import gopher, gopher_repetition
 from llmrecipes.corpus.steps.language import load_detector, of_languages
@@ -37,3 +38,17 @@ def build_steps(steps: StepArguments, changed: Counter) -> list[tuple[str, Step]
     if steps.scrub:
         found.append(("scrub", partial(scrubbed, tuple(steps.scrub), changed)))
     return found
+
+
+def rewriting(steps: StepArguments) -> Callable[[str], str]:
+    """What the steps make of a passage, whether or not they would keep a document of it alone."""
+    chain = [step for _, step in build_steps(replace(steps, languages=[], quality=[], blocked_words=None), Counter())]
+    if "c4" in steps.quality:
+        chain.append(lambda text: (CITATION.sub("", text), ""))
+
+    def rewrite(text: str) -> str:
+        for step in chain:
+            text, _ = step(text)
+        return text
+
+    return rewrite
