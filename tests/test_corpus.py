@@ -101,7 +101,7 @@ def test_documents_that_hold_an_evaluation_item_go(tmp_path):
         ),
         ("The oﬃce of the ﬁrst captain stands cafe\u0301 by cafe\u0301 near the silver bridge &amp; road", {"repair": True}),
         ("The treaty [1] was signed in 1713 [2] by several states [3] and ended the war [4]", {"quality": ["c4"]}),
-        ("What _is_ the ____ of the silver river that runs below the old bridge", {}),
+        ("What _is_ the ____ of the silver_river that runs below the old bridge tonight", {}),
     ],
     ids=["scrubbed", "repaired", "citations", "marked"],
 )
@@ -109,7 +109,8 @@ def test_an_item_is_found_in_documents_as_the_steps_leave_them(tmp_path, item, k
     """Also where the steps change its words."""
     if keys.get("repair"):
         pytest.importorskip("ftfy")
-    texts = [f"{document(1)}\n{item.replace('_', '')}.\n{document(2)}", document(3)]
+    plain = item.replace("____ ", "").replace("_is_", "is")
+    texts = [f"{document(1)}\n{plain}.\n{document(2)}", document(3)]
     source = str(write_lines(tmp_path / "a.jsonl", texts))
     found = run_build(tmp_path / "out", [source], {"exam": [item]}, **PLAIN | keys)
     assert kept(tmp_path / "out") == [f"{source}#2"]

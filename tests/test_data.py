@@ -9,6 +9,8 @@ from decimal import Decimal
 import datasets
 import numpy
 import pandas
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError
@@ -247,6 +249,19 @@ def test_the_true_row_of_the_right_file_is_named(tmp_path, bad, message):
         assert "row 7" in error_of(spec, shapes=DEMONSTRATION)
     kept, _ = load_train_eval(DataArguments([{"path": broken, "drop_bad_rows": True}]), 0, DEMONSTRATION)
     assert len(kept) == 8
+
+
+def test_a_row_that_is_not_utf8_is_named_or_left_out(tmp_path, capsys):
+    good = b'{"prompt": "a", "completion": "b"}'
+    (tmp_path / "a.jsonl").write_bytes(good + b'\n\n{"prompt": "\xff", "completion": "b"}\n' + good)
+    values = pyarrow.array([b"a", b"\xff"], pyarrow.binary())
+    prompts = pyarrow.Array.from_buffers(pyarrow.string(), 2, values.buffers())
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": prompts, "completion": ["b", "b"]}), tmp_path / "a.parquet")
+    for name, place in (("a.jsonl", r"row 2 \(line 3\)"), ("a.parquet", "row 2")):
+        load = lambda **keys: load_mixture([DatasetSource(str(tmp_path / name), **keys)], 0, ("prompt-completion",))  # noqa: B023
+        with pytest.raises(InputError, match=f"{name}, {place}: holds text that is not UTF-8.*drop_bad_rows"):
+            load()
+        assert set(load(drop_bad_rows=True)["prompt"]) == {"a"} and "1 of" in capsys.readouterr().out
 
 
 def test_a_folder_of_files_names_the_file_of_a_row(tmp_path):

@@ -11,6 +11,7 @@ import zipfile
 
 import numpy as np
 import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 import xxhash
@@ -25,6 +26,7 @@ from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedTokenizerF
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError, ModelArguments
 from llmrecipes.data.streams import text_source
+from llmrecipes.data.tables import load_table
 from llmrecipes.models import build_policy, train_tokenizer
 from llmrecipes.tokenizers import load_tokenizer
 from llmrecipes.tokens import __main__ as ahead
@@ -400,6 +402,26 @@ def test_a_row_that_cannot_be_used_is_named_or_left_out(tmp_path, capsys, line, 
     with pytest.raises(InputError, match=message):
         read(tmp_path / "a.jsonl")
     assert read(tmp_path / "a.jsonl", drop_bad_rows=True) == texts("Ann", 20)
+
+
+def test_texts_of_a_table_may_be_bytes_and_one_that_is_not_utf8_is_named_or_left_out(tmp_path, capsys):
+    whole = [text.encode() for text in texts("Ann", 3)]
+    for kind, end in ((pyarrow.binary(), b"\xff"), (pyarrow.string(), b"\xff"), (pyarrow.string_view(), b"")):
+        values = pyarrow.array([*whole, b"a" + end], pyarrow.binary())
+        if kind == pyarrow.string_view():
+            values = pyarrow.array([value.decode() for value in values.to_pylist()], kind)
+        elif kind == pyarrow.string():
+            values = pyarrow.Array.from_buffers(kind, 4, values.buffers())
+        pyarrow.parquet.write_table(pyarrow.table({"text": values}), tmp_path / "a.parquet")
+        for load in (read, lambda path, **keys: load_table(DatasetSource(str(path), **keys), 0, ("text",))[0]["text"][:]):
+            if end and kind == pyarrow.binary() and load is not read:  # all of a column becomes text there, or nothing
+                with pytest.raises(InputError, match="has no column of text or numbers"):
+                    load(tmp_path / "a.parquet")
+                continue
+            if end:
+                with pytest.raises(InputError, match=r"a\.parquet, row 4: .*not UTF-8"):
+                    load(tmp_path / "a.parquet")
+            assert load(tmp_path / "a.parquet", drop_bad_rows=True)[:3] == texts("Ann", 3)
 
 
 def test_a_packed_file_that_is_damaged_is_named(tmp_path):

@@ -6,6 +6,7 @@ Items below 8 words would match by chance and are found only if they are a docum
 it stands and as the steps rewrite it (repaired, scrubbed), since that is how it reads in a cleaned document.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from llmrecipes.durable import read_json, write_json
 
 SHORTEST = 8  # words (Brown et al.)
 BEFORE = 8  # words of a sample before what it shares with an item
+AROUND = re.compile(r"(?<![^\W_])_+|_+(?![^\W_])")
 
 
 @dataclass
@@ -48,13 +50,13 @@ class Items:
 
 
 def item_words(text: str) -> numpy.ndarray:
-    """`word_hashes` to which "_" is a mark too, as in _emphasis_ and ___ to be filled in."""
+    """`word_hashes` to which "_" around words is a mark too."""
     return word_hashes(spaced(text))
 
 
 def spaced(text: str) -> str:
-    """The text, as long as before, without "_"."""
-    return text.replace("_", " ")
+    """The text, as long as before, with spaces for "_" around words, as in _emphasis_ and ___ to be filled in."""
+    return AROUND.sub(lambda found: " " * len(found[0]), text) if "_" in text else text
 
 
 def build_items(texts: list[str], ngram: int) -> tuple[Items, int]:

@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,8 @@ class RawRows:
 
     def read(self, i: int, row: dict | str) -> dict:
         """`row`, the i-th of these rows, parsed; InputError if it is not a JSON object of valid characters."""
+        if isinstance(row, UnicodeError):
+            raise InputError(f"{self.place(i)}: holds text that is not UTF-8")
         if isinstance(row, str):
             file = self.files[i] if self.files else self.where
             return parse_line(row, f"{file}, line {self.lines[i]}", self.place(i))
@@ -72,8 +74,23 @@ class RawRows:
         return _unfilled(row) if isinstance(self.rows, datasets.Dataset) else row
 
     def __iter__(self) -> Iterator[dict]:
-        for i, row in enumerate(self.rows):
+        for i, row in enumerate(each(self.rows)):
             yield self.read(i, row)
+
+
+def each(rows: Iterable) -> Iterator:
+    """`rows` one by one; of a table, in place of a row with text that is not UTF-8, its error."""
+    count = 0
+    try:
+        for row in rows:
+            count += 1
+            yield row
+    except UnicodeDecodeError:  # of some row in the batch that is read next
+        for i in range(count, len(rows)):
+            try:
+                yield rows[i]
+            except UnicodeDecodeError as error:
+                yield error
 
 
 def _unfilled(value: object, in_call: bool = False) -> object:
@@ -163,8 +180,10 @@ def _read_file(path: Path, source: DatasetSource) -> RawRows:
                 raise InputError(f"{path}: is empty; it has no rows")
         raw = _numbered(str(path), _load_dataset("parquet", source, "train", data_files=str(path)))
     else:
+        has_lines = path.name.lower().endswith((*LINES, ".txt"))
         try:
-            content = (gzip.open if kind == ".gz" else open)(path, "rb").read().decode("utf-8-sig")
+            content = (gzip.open if kind == ".gz" else open)(path, "rb").read()
+            content = content.decode("utf-8-sig", "surrogateescape" if has_lines else "strict")
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: is not valid UTF-8 ({error})") from None
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -181,8 +200,17 @@ def _parse(path: Path, content: str) -> RawRows:
         return _numbered(str(path), parsed)
     # Not splitlines(): a text may contain the other line endings that it splits at.
     lines = [(number, line) for number, line in enumerate(content.split("\n"), start=1) if line.strip()]
-    rows = [{"text": line.rstrip("\r")} for _, line in lines] if kind == ".txt" else [line for _, line in lines]
+    rows = [_as_read(line, kind == ".txt") for _, line in lines]
     return RawRows(str(path), rows, range(1, len(rows) + 1), [number for number, _ in lines])
+
+
+def _as_read(line: str, is_text: bool) -> dict | str | UnicodeEncodeError:
+    """The row of a line; its error if it was not UTF-8, which has left surrogates."""
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        return error
+    return {"text": line.rstrip("\r")} if is_text else line
 
 
 def _parse_json(path: Path, content: str) -> list | None:

@@ -25,7 +25,7 @@ from llmrecipes.data.hub_streams import HubStream
 from llmrecipes.data.sources import LINES, RawRows, only_lines, read_source, split_indices
 from llmrecipes.data.spooled import spool_texts
 from llmrecipes.data.tables import Notes, load_table, standard_rows
-from llmrecipes.formats import parse_line
+from llmrecipes.formats import parse_line, rows_of_batch
 from llmrecipes.manifest import fingerprint
 
 BATCH = 1000  # rows of a table converted to Python objects at once
@@ -104,10 +104,12 @@ class TextReader:
         return f"{file}, row {number}" + (f" (line {line})" if line not in (None, number) else "")
 
     def read(self, i: int, row: dict | bytes) -> dict:
-        if isinstance(row, dict):
-            return row
         file, number, line = self._place
         try:
+            if isinstance(row, UnicodeDecodeError):
+                raise row
+            if isinstance(row, dict):
+                return row | {"text": row["text"].decode()} if isinstance(row.get("text"), bytes) else row
             text = row.decode("utf-8-sig" if line == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise InputError(f"{self.place(i)}: is not UTF-8 ({error.reason} at byte {error.start})") from None
@@ -271,8 +273,8 @@ def _parquet(file: Path, names: dict) -> Iterator[tuple[tuple, dict]]:
         texts = [old for old in known if names.get(old, old if not names else None) == "text"]
         number = 0
         for batch in table.iter_batches(BATCH, columns=texts or None):
-            for row in batch.to_pylist():
+            for row in rows_of_batch(batch):
                 number += 1
-                yield (str(file), number, None), {"text": row[texts[0]]} if texts else row
+                yield (str(file), number, None), {"text": row[texts[0]]} if texts and isinstance(row, dict) else row
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{file}: cannot be read as Parquet: {str(error)[:200]}") from None

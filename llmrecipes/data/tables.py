@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -14,7 +15,7 @@ import pyarrow
 import pyarrow.compute
 
 from llmrecipes.config import DatasetSource, InputError
-from llmrecipes.data.sources import RawRows, read_source
+from llmrecipes.data.sources import RawRows, each, read_source
 from llmrecipes.rows import to_standard
 from llmrecipes.shapes import COLUMNS, TAKEN, standard_shape
 
@@ -63,6 +64,8 @@ def load_table(
     for line in tell(notes, len(raw)):
         say(line)
     if len(table) == 0:
+        if not notes.counts:
+            raise InputError(f"{raw.where}: has no column of text or numbers; is its text UTF-8?")
         what, count = notes.counts.most_common(1)[0]
         raise InputError(f"{notes.examples[what]}: {count} of {len(raw)} rows are {what}; nothing is left to learn from")
     return table, notes
@@ -153,7 +156,7 @@ def _as_text(feature):
 def standard_rows(raw: RawRows, drop_bad: bool, shapes: tuple[str, ...], notes: Notes, check=None) -> Iterator[dict]:
     """Rows of `raw`, or of anything iterable like it, in standard shape; records in `notes` what is left out."""
     asked = set()  # prompts already seen: each occurs in all of its pairs
-    for i, given in enumerate(raw.rows):
+    for i, given in enumerate(each(raw.rows)):
         place = raw.place(i)
         try:
             given = raw.read(i, given)
@@ -260,19 +263,21 @@ def _check_texts(raw: RawRows, drop_bad: bool, notes: Notes) -> datasets.Dataset
     rows = raw.rows.select_columns(["text"])
     notes.kind = "text"
     texts = rows.with_format("arrow")[:]["text"]
-    if pyarrow.types.is_string(texts.type) or pyarrow.types.is_large_string(texts.type):
-        usable = pyarrow.compute.greater(pyarrow.compute.utf8_length(pyarrow.compute.utf8_trim_whitespace(texts)), 0)
-        bad = pyarrow.compute.invert(pyarrow.compute.fill_null(usable, False)).to_numpy(zero_copy_only=False).nonzero()[0]
-    else:
-        bad = range(len(rows))
-    for i in map(int, bad):
+    bad = range(len(rows))
+    with suppress(pyarrow.ArrowInvalid):  # not UTF-8: which row, is looked for below
+        if pyarrow.types.is_string(texts.type) or pyarrow.types.is_large_string(texts.type):
+            usable = pyarrow.compute.greater(pyarrow.compute.utf8_length(pyarrow.compute.utf8_trim_whitespace(texts)), 0)
+            usable = pyarrow.compute.fill_null(usable, False)
+            bad = pyarrow.compute.invert(usable).to_numpy(zero_copy_only=False).nonzero()[0]
+    left_out = set()
+    for i, row in zip(map(int, bad), each(rows.select(bad)), strict=True):
         try:
-            to_standard(rows[i], raw.place(i), ("text",))
+            to_standard(raw.read(i, row), raw.place(i), ("text",))
         except InputError as error:
             if not drop_bad:
                 raise InputError(f"{error}; fix it, or leave such rows out with `drop_bad_rows: true`") from None
             notes.note("not usable", str(error))
-    left_out = set(map(int, bad))
+            left_out.add(i)
     return rows.select([i for i in range(len(rows)) if i not in left_out]) if left_out else rows
 
 
