@@ -211,6 +211,9 @@ def test_readers_take_the_end_mark_off_and_the_answer_out():
     said = ["#### 1,200", "so #### $1200.0", "#### 12\n#### 1200", "1200", "#### 120"]
     assert exact_answer(completions=said, answer=["1200"] * 5) == [1, 1, 1, 0, 0]
     assert exact_answer(completions=[[{"role": "assistant", "content": "#### 5"}]], answer=["5"]) == [1]
+    large = gsm8k([{"question": "How much?", "answer": "#### 12,345,678"}])  # longer than a float is printed
+    assert exact_answer(completions=["#### 12345679", "#### 12345678.00"], answer=2 * [r["answer"] for r in large]) == [0, 1]
+    assert exact_answer(completions=["no number", "#### -0"], answer=[None, "0"]) == [0, 1]
 
 
 def scaled_down(file: Path, inputs: Path, output: Path) -> Path:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
+from http.client import IncompleteRead
 from pathlib import Path
 from unittest import mock
 
@@ -19,7 +21,7 @@ from llmrecipes.plan import make_plan, read_gpu
 from llmrecipes.plan.advice import peak
 from llmrecipes.plan.architecture import FAMILIES, read_architecture
 from llmrecipes.plan.job import Job, Lora, Rollouts
-from llmrecipes.plan.lookup import KNOWN
+from llmrecipes.plan.lookup import KNOWN, find_vocabulary, hub_file
 from llmrecipes.plan.memory import phases
 from llmrecipes.plan.of_run import plan_of_run
 
@@ -64,6 +66,7 @@ TRACED_SLOWLY = {
     "SFT of Gemma 3, LoRA": (GEMMA3, {"head": "chunked", "padded": True, "lora": ALL}),
     "pretraining GPT-NeoX": (NEOX, {}),
     "SFT of Qwen3, tiled head, checkpointing": (QWEN3, {"head": "chunked", "padded": True, "checkpointing": True}),
+    "pretraining with a small vocabulary, checkpointing": ({**LLAMA, "vocab_size": 320}, {"checkpointing": True}),
     "SFT of Llama, LoRA": (LLAMA, {"head": "chunked", "padded": True, "lora": ALL}),
     "SFT of Llama in bfloat16, LoRA": (LLAMA, {"head": "chunked", "padded": True, "weight_bytes": 2, "lora": ALL}),
     "SFT of GPT-2, LoRA": (GPT2, {"padded": True, "lora": Lora(16, frozenset(["qkv"]), 0.0)}),
@@ -140,6 +143,33 @@ def test_parameters_are_those_of_the_model_cards():
         assert read_architecture(dict(config), name).parameters == config["parameters"], name
 
 
+def test_gpt2_reads_its_own_name_of_a_width_alone():
+    assert read_architecture(GPT2 | {"intermediate_size": 7, "n_inner": 1000}, "m").width == 1000
+    assert read_architecture(GPT2 | {"intermediate_size": 7}, "m").width == 4 * 512
+    assert read_architecture({"model_type": "mixtral"}, "m").context is None, "a default that transformers computes"
+
+
+def test_the_vocabulary_of_a_unigram_tokenizer_is_counted(tmp_path):
+    tokens = {"model": {"type": "Unigram", "vocab": [["<unk>", 0.0], ["a", -1.0]]}, "added_tokens": [{"id": 4}]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokens))
+    assert find_vocabulary(str(tmp_path)) == 5
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert find_vocabulary(str(tmp_path)) is None
+    (tmp_path / "tokenizer.json").write_text('{"model": {}}')
+    with pytest.raises(InputError, match="its tokenizer.json is damaged"):
+        find_vocabulary(str(tmp_path))
+
+
+def test_half_an_answer_of_the_hub_is_none(monkeypatch):
+    def urlopen(*_, **__):
+        raise IncompleteRead(b"{")
+
+    monkeypatch.setattr("llmrecipes.plan.lookup.urlopen", urlopen)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert hub_file("nobody/has-this", None, "config.json") is None
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameters_are_those_of_transformers(family):
     import torch
@@ -176,16 +206,72 @@ def sft(tmp_path):
 def test_keys_that_would_make_it_fit_make_it_fit(sft):
     plan = plan_of(sft, gpu="rtx4090")
     assert not plan["fits"] and plan["fits_with"] and 1 <= len(plan["would_fit_with"]) <= 3
-    keys = dict(text.split(" with ")[0].removeprefix("use_").split(": ") for text in plan["would_fit_with"])
-    keys = {{"peft": "use_peft"}.get(key, key): value for key, value in keys.items()}
-    extra = {"lora_target_modules": "all-linear"} if "use_peft" in keys else {}
-    if "per_device_train_batch_size" in keys:
-        extra["gradient_accumulation_steps"] = 8 // int(keys["per_device_train_batch_size"])
-    if "load_in_4bit" in keys:
-        extra["dtype"] = "bfloat16"
-    again = plan_of(sft, keys | extra, gpu="rtx4090")
+    again = plan_of(sft, keys_in(plan), gpu="rtx4090")
     assert again["fits"] and again["peak"] == pytest.approx(plan["peak_with"], rel=0.02)
     assert again["global_batch_size"] == plan["global_batch_size"]
+
+
+def keys_in(plan) -> dict:
+    """The keys that the plan would have the user set, as it writes them."""
+    texts = [part for text in plan["would_fit_with"] for part in re.split(" with | and ", text.split(" (")[0])]
+    return dict(text.split(": ", 1) for text in texts)
+
+
+def test_quantising_alone_is_offered_with_the_precision_that_was_reckoned(sft):
+    config = sft.parent / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 60}))
+    lora = {"use_peft": True, "lora_target_modules": "all-linear", "per_device_train_batch_size": 1}
+    plan = plan_of(sft, lora, gpu="rtx4090")
+    assert "load_in_4bit: true with dtype: bfloat16" in plan["would_fit_with"]
+    assert plan_of(sft, lora | keys_in(plan), gpu="rtx4090")["peak"] == pytest.approx(plan["peak_with"], rel=0.02)
+
+
+def test_pretraining_is_offered_no_adapters(sft):
+    pretrain = of_stage(sft, "pretrain")
+    assert not any("peft" in text for text in plan_of(pretrain, gpu="l4")["would_fit_with"])
+
+
+def test_frozen_models_are_not_offered_to_be_offloaded_and_sharded_at_once(sft):
+    values = {"reward_functions": ["json:dumps"], "max_completion_length": 64, "max_prompt_length": 64}
+    ppo = of_stage(sft, "ppo", **values, num_gpus=8, max_length=None)
+    ppo.write_text(yaml.safe_dump({k: v for k, v in yaml.safe_load(ppo.read_text()).items() if k != "max_length"}))
+    for words in ({}, {"offload_frozen_models": True}):
+        offered = " ".join(plan_of(ppo, words, gpu="l4")["would_fit_with"])
+        assert not ("fsdp2" in offered and (words or "offload" in offered)), offered
+
+
+def test_a_value_model_of_its_own_is_counted_beside_an_adapter(sft):
+    values = yaml.safe_load(sft.read_text())
+    del values["max_length"]
+    given = {"reward_functions": ["json:dumps"], "max_completion_length": 64, "max_prompt_length": 64, "max_steps": 3,
+             "use_peft": True, "num_train_epochs": None}  # fmt: skip
+    ppo = sft.with_name("ppo.yaml")
+    ppo.write_text(yaml.safe_dump({k: v for k, v in (values | given).items() if v is not None}))
+    assert "value model" not in plan_of(ppo)["memory"]["update"]
+    own = plan_of(ppo, {"value_model_name_or_path": values["model_name_or_path"]}, gpu="l4")
+    assert own["memory"]["update"]["value model"] > 4 * 7e9
+    engine = plan_of(ppo, {"use_vllm": True, "vllm_gpu_memory_utilization": 0.3}, gpu="l4")
+    assert any("vLLM will not start" in text for text in engine["unknown"])
+    assert engine["memory"]["update"]["vLLM"] == 2 * 7241732096
+
+
+def test_another_number_of_gpus_than_the_batch_was_meant_for_is_named(sft):
+    plan = plan_of(sft, {"global_batch_size": 64}, num_gpus=2)
+    assert plan["global_batch_size"] == 16
+    assert any(
+        "means 64 rows a step, planned are 16; keep it by gradient_accumulation_steps: 4" in t for t in plan["unknown"]
+    )
+    assert not plan_of(sft, {"global_batch_size": 64}, num_gpus=8)["unknown"]
+
+
+def test_without_a_limit_every_checkpoint_is_counted(sft):
+    one = plan_of(sft, {"save_total_limit": 1})["disk"]["checkpoints"] / 2  # and the next, before the last is removed
+    every = {"save_steps": 20}  # 160 steps
+    assert plan_of(sft, every)["disk"]["checkpoints"] == pytest.approx(9 * one)
+    assert plan_of(sft, {"save_steps": 0.5})["disk"]["checkpoints"] == pytest.approx(3 * one)
+    assert plan_of(sft, {"save_strategy": "epoch"})["disk"]["checkpoints"] == pytest.approx(3 * one)
+    assert plan_of(sft, {"save_strategy": "no"})["disk"]["checkpoints"] == 0
+    assert any(t.startswith("save_total_limit") for t in plan_of(sft, every | {"datasets": "some/where"})["unknown"])
 
 
 def test_steps_hours_and_price_follow_from_the_rows(sft):
@@ -292,6 +378,9 @@ def test_a_launch_of_other_processes_than_planned_is_named(sft):
         ({"num_attention_heads": 7, "num_key_value_heads": 7}, "num_attention_heads: 7 does not divide 512"),
         ({"intermediate_size": -7}, "intermediate_size: -7 is not a whole number"),
         ({"model_type": "qwen3_moe", "mlp_only_layers": [0]}, "layers with and without experts"),
+        ({"model_type": ["llama"]}, r"\['llama'\] is not one"),
+        ({"model_type": "gpt2", "n_inner": "x"}, "n_inner: 'x' is not a whole number"),
+        ({"model_type": "gemma3_text", "sliding_window": "x"}, "sliding_window: 'x' is not a whole number"),
     ],
 )
 def test_sizes_that_no_model_can_have_are_one_line(changes, says):
@@ -342,6 +431,13 @@ def test_a_run_that_has_finished_has_the_plan_of_its_yaml(sft, launch, sharding)
     manifest["given"]["model_name_or_path"] = "nobody/knows-this"
     assert plan_of_run(manifest, ROOT / "recipes" / "sft.py") is None, "not guessed"
     assert plan_of_run(manifest, ROOT / "recipes" / "rank.py") is None
+
+
+def test_a_plan_that_fails_does_not_end_a_run_that_has_finished(sft, capfd):
+    manifest = {"given": yaml.safe_load(sft.read_text()), "launch": {"processes": 1, "sharding": "none"}}
+    with mock.patch("llmrecipes.plan.of_run.phases", side_effect=TypeError("no")):
+        assert plan_of_run(manifest, ROOT / "recipes" / "sft.py") is None
+    assert "plan: cannot be made for this run (TypeError: no)" in capfd.readouterr().err
 
 
 def test_a_chain_is_planned_before_its_first_stage_ran():

@@ -417,6 +417,10 @@ model_config: {model_type: llama, num_hidden_layers: -1}; ~model_name_or_path | 
 model_config: llama; ~model_name_or_path | must be dict
 model_config: {model_type: llama} | give one of the two
 model_config: {model_type: llama}; ~model_name_or_path; ~tokenizer_name_or_path | tokenizer_name_or_path: is missing
+model_config: {model_type: llama}; ~model_name_or_path; dtype: bfloat16 | has no effect on a fresh model
+model_config: {model_type: llama}; ~model_name_or_path; model_revision: abc | has no effect on a fresh model
+use_peft: true | pretraining trains all weights
+load_in_4bit: true | quantised weights cannot be trained; leave it out
 optimizer: [muon] | give one of adamw, muon
 optimizer: sgd | choose from adamw, muon
 muon_learning_rate: 0 | must be above 0

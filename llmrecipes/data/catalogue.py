@@ -11,6 +11,7 @@ The end marker written out in the texts of TL;DR is removed: tokenisation adds o
 
 import re
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 
 END = "<|endoftext|>"
 ASK = 'Let\'s think step by step and output the final answer after "####".'
@@ -39,8 +40,9 @@ def gsm8k(rows: Iterable[dict]) -> Iterator[dict]:
 
 
 def exact_answer(completions, answer, **_) -> list[float]:
-    """1.0 for a completion whose last "#### number" is `answer`, else 0.0."""
-    return [float(_number(_text(completion)) == right) for completion, right in zip(completions, answer, strict=True)]
+    """1.0 for a completion whose last "#### number" is `answer`, else 0.0; no number is no answer."""
+    given = [_number(_text(completion)) for completion in completions]
+    return [float(found is not None and found == right) for found, right in zip(given, answer, strict=True)]
 
 
 def _text(completion) -> str:
@@ -49,4 +51,8 @@ def _text(completion) -> str:
 
 def _number(text: str) -> str | None:
     found = NUMBER.findall(text)
-    return f"{float(found[-1].replace(',', '')):g}" if found else None
+    if not found:
+        return None
+    number = f"{Decimal(found[-1].replace(',', '')):f}"  # a float would forget the last digits of a long number
+    number = number.rstrip("0").rstrip(".") if "." in number else number
+    return "0" if number == "-0" else number

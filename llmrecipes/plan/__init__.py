@@ -51,19 +51,29 @@ def make_plan(
         unknown.append(
             f"accelerate_config: starts {started} processes, planned are {gpus}; launch with --num_processes {gpus}"
         )
+    rows_a_step, meant = job.batch * job.accumulation * gpus, s["global_batch_size"]
+    if meant and rows_a_step != meant:
+        fitting = meant / (job.batch * gpus)
+        how = f"gradient_accumulation_steps: {fitting:.0f}" if fitting == int(fitting) else "another micro-batch"
+        unknown.append(f"global_batch_size: the YAML means {meant} rows a step, planned are {rows_a_step}; keep it by {how}")
     memory, whole = device["memory"] * 1e9, device["memory"] * 1e9 * USABLE
+    if job.rollouts and job.rollouts.vllm * memory < job.rollouts.vllm_weights:
+        unknown.append(
+            f"vllm_gpu_memory_utilization: {job.rollouts.vllm} of this GPU does not hold the engine's weights "
+            f"({job.rollouts.vllm_weights / 2**30:.1f} GiB), so vLLM will not start; they are counted whole"
+        )
     found = phases(job, memory)
     peak = max(sum(parts.values()) for parts in found.values())
     work = summarise(count_work(s, job, train_rows, unknown), device, gpus, mfu, price)
     keys, with_keys = keys_that_help(job, memory, whole) if peak > whole else ([], peak)
-    result, checkpoints, free = disk(s, job)
+    result, checkpoints, free = disk(s, job, work["steps"], unknown)
     r = job.rollouts
     value = r.value.trunk + r.value.hidden if r and r.separate_value else 0
     return {
         "config": config_file,
         "gpu": device,
         "num_gpus": gpus,
-        "global_batch_size": job.batch * job.accumulation * gpus,
+        "global_batch_size": rows_a_step,
         "parameters": {"all": a.parameters + value, "trained": job.trained + value, "active": a.active},
         "memory": found,
         "peak": peak,

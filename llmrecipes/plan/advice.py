@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from llmrecipes.plan.job import Job, Lora
+from llmrecipes.plan.job import QUANTISED, Job, Lora
 from llmrecipes.plan.memory import phases
 
 
@@ -41,13 +41,13 @@ def _changes(job: Job) -> Iterator[tuple[str, Job]]:
     if r and not grouped and r.decoded > 1:
         fewer = max(1, r.decoded // 4)
         yield f"per_device_generation_batch_size: {fewer}", job.changed(rollouts=replace(r, decoded=fewer))
-    if r and not grouped and not r.offload and job.sharded < 3:
+    if r and not grouped and not r.offload and not job.sharded:
         yield "offload_frozen_models: true", job.changed(rollouts=replace(r, offload=True))
-    if job.gpus > 1 and job.sharded < 3:
+    if job.gpus > 1 and job.sharded < 3 and not (r and r.offload):
         yield "--accelerate_config configs/accelerate/fsdp2.yaml", job.changed(sharded=3)
-    if not job.lora:
+    if not job.lora and not job.whole:
         lora = Lora(16, frozenset(job.architecture.linear_sizes), 0.05)
-        rollouts = r and replace(r, reference_bytes=0, separate_value=False)
+        rollouts = r and replace(r, reference_bytes=0, separate_value=r.separate_value and r.keeps_value)
         yield (
             "use_peft: true with lora_target_modules: all-linear",
             job.changed(lora=lora, has_reference=False, rollouts=rollouts),
@@ -55,6 +55,7 @@ def _changes(job: Job) -> Iterator[tuple[str, Job]]:
     if job.lora and job.weight_bytes == 4 and not job.quantised:
         yield "dtype: bfloat16", job.changed(weight_bytes=2)
     if job.lora and not job.quantised:
-        yield "load_in_4bit: true", job.changed(weight_bytes=2, quantised=0.5 + 4 / 64)
+        text = "load_in_4bit: true" + " with dtype: bfloat16" * (job.weight_bytes == 4)
+        yield text, job.changed(weight_bytes=2, quantised=QUANTISED["load_in_4bit"])
     if not r and job.length > 256:
-        yield f"max_length: {job.length // 2} (longer rows are cut)", job.changed(length=job.length // 2)
+        yield f"max_length: {job.length // 2} (longer rows are cut or left out)", job.changed(length=job.length // 2)

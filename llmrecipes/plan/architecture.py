@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from llmrecipes.config import InputError
-from llmrecipes.keys import Key, keys_of
+from llmrecipes.keys import UNKNOWN, Key, keys_of
 
 # model_type -> its config class and what the config does not say: RMSNorm or LayerNorm and how many, gated MLPs, where
 # biases are, RMSNorm on queries and keys, and the bytes that attention and MLP keep per byte of their inputs' width (see
@@ -138,15 +138,21 @@ class Architecture:
         return self.layers * self.layer_parameters - idle + self.embedding
 
 
+def text_model(config: dict) -> dict:
+    """The part of a composite config, such as Gemma 3's, that describes its text model; any other config as it is."""
+    part = config.get("text_config")
+    return part if isinstance(part, dict) and part else config
+
+
 def read_architecture(config: dict, where: str) -> Architecture:
     """The sizes in `config`, the mapping of a config.json or of `model_config`; defaults are those of transformers.
 
     Raises:
         InputError: the architecture is unknown, or sizes are missing or not numbers.
     """
-    config = config.get("text_config") or config
+    config = text_model(config)
     family = config.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise InputError(
             f"{where}: the architecture {family!r} is not one whose memory is known in closed form ({', '.join(FAMILIES)}); "
             "name its sizes in a config of one of these"
@@ -195,24 +201,26 @@ def read_architecture(config: dict, where: str) -> Architecture:
 
 
 def _value(config: dict, defaults: dict[str, Key], key: str, otherwise=None):
-    """`key` in `config`, also under its other name; else transformers' default, or `otherwise` if that is None."""
-    for name in (key, OTHER_NAMES.get(key)):
+    """`key` in `config`, also under its other name; else transformers' default, or `otherwise` if it has none."""
+    names = [name for name in (key, OTHER_NAMES.get(key)) if name != "intermediate_size" or "n_inner" not in defaults]
+    for name in names:
         if config.get(name) is not None:
             return config[name]
-    found = [defaults[name].default for name in (key, OTHER_NAMES.get(key)) if name in defaults]
-    return otherwise if not found or found[0] is None else found[0]
+    found = [defaults[name].default for name in names if name in defaults]
+    return otherwise if not found or found[0] is None or found[0] is UNKNOWN else found[0]
 
 
 def _check_sizes(sizes: dict, config: dict, value: Callable, where: str) -> None:
     """InputError unless all sizes are whole numbers that fit together."""
-    keys = ("head_dim", "intermediate_size", "max_position_embeddings", "num_experts")
-    for key, size in (sizes | {key: config[key] for key in keys if config.get(key) is not None}).items():
+    keys = ("head_dim", "intermediate_size", "max_position_embeddings", "num_experts", "sliding_window")
+    given = {name: config[name] for key in keys for name in (key, OTHER_NAMES.get(key)) if config.get(name) is not None}
+    for key, size in (sizes | given).items():
         if type(size) is not int or size < 1:
             raise InputError(f"{where}: {key}: {size!r} is not a whole number above 0")
     hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     if hidden % heads and not value("head_dim"):
         raise InputError(f"{where}: num_attention_heads: {heads} does not divide {hidden} evenly")
-    if heads % (given := config.get("num_key_value_heads") or heads):
-        raise InputError(f"{where}: num_key_value_heads: {given} does not divide {heads} evenly")
+    if heads % (shared := config.get("num_key_value_heads") or heads):
+        raise InputError(f"{where}: num_key_value_heads: {shared} does not divide {heads} evenly")
     if "moe_intermediate_size" in sizes and (value("mlp_only_layers") or value("decoder_sparse_step", 1) != 1):
         raise InputError(f"{where}: layers with and without experts in turn are not known in closed form")

@@ -86,6 +86,8 @@ class Rollouts:
     temperature: float
     offload: bool
     vllm: float  # share of the GPU's memory
+    vllm_weights: float = 0.0  # bytes of the engine's own copy of the weights, which that share must hold
+    keeps_value: bool = False  # the value model is the user's choice, which LoRA does not change
     readings: int = 2  # forward passes that score the responses: the policy's own and the reference's
 
 
@@ -110,6 +112,7 @@ class Job:
     quantised: float | None = None
     sharded: int = 0  # ZeRO's stage: 1 optimizer states, 2 gradients too, 3 weights too (FSDP2)
     rollouts: Rollouts | None = None
+    whole: bool = False  # the stage trains no adapters
     more_passes: int = 0  # forward passes per row without gradients: the reference's, KTO's for its KL
     unknown: list[str] = field(default_factory=list)
 
@@ -182,6 +185,7 @@ def read_job(
         padded=not (head == "logits" or ppo or s["packing"] or s["padding_free"]),
         quantised=next((size for key, size in QUANTISED.items() if s[key]), None),
         rollouts=rollouts,
+        whole="muon_learning_rate" in s.keys,
         more_passes=more_passes,
         unknown=unknown,
     )
@@ -295,14 +299,16 @@ def _read_rollouts(s, a, gpus, beside, lora: bool, weight_bytes: int, prompt_tok
         prompt = (a.context or 2 * s["max_completion_length"]) - s["max_completion_length"]
         how = "max_prompt_length" if "max_prompt_length" in s.keys else "--prompt_tokens"
         unknown.append(f"{how}: not given, so prompts of the whole context ({prompt} tokens) are counted")
+    engine = s["use_vllm"] and s["vllm_mode"] == "colocate"
     rewarded = {
+        "vllm": s["vllm_gpu_memory_utilization"] if engine else 0.0,
+        "vllm_weights": 2 * a.parameters / (s["vllm_tensor_parallel_size"] or 1) if engine else 0.0,
         "prompt": prompt,
         "response": s["max_completion_length"],
         "reward": reward,
         "temperature": s["temperature"],
         "reward_bytes": BYTES.get(str(s["reward_model_dtype"] or s["dtype"]), 4),
     }
-    vllm = s["vllm_gpu_memory_utilization"] if s["use_vllm"] and s["vllm_mode"] == "colocate" else 0.0
     micro, accumulation = s["per_device_train_batch_size"], s["gradient_accumulation_steps"]
     if "num_iterations" in s.keys:
         in_rollout = s["steps_per_generation"] or accumulation
@@ -318,22 +324,18 @@ def _read_rollouts(s, a, gpus, beside, lora: bool, weight_bytes: int, prompt_tok
             reference_bytes=0 if lora else weight_bytes,
             chunk=None,
             offload=False,
-            vllm=vllm,
             readings=bool(again) + bool(s["beta"]),
         )
-    value = (
-        read_architecture(*find_config(path, "value_model_name_or_path", None, beside))
-        if (path := s["value_model_name_or_path"])
-        else reward or a
-    )
+    path = s["value_model_name_or_path"]
+    value = read_architecture(*find_config(path, "value_model_name_or_path", None, beside)) if path else reward or a
     return Rollouts(
         **rewarded,
         decoded=s["per_device_generation_batch_size"],
         epochs=s["num_ppo_epochs"],
         value=value,
-        vllm=vllm,
         responses=s["rollout_batch_size"] or micro * accumulation * gpus * (s["num_mini_batches"] or 1),
-        separate_value=(s["value_model"] or ("shared" if lora else "separate")) == "separate",
+        separate_value=(s["value_model"] or ("shared" if lora and not path else "separate")) == "separate",
+        keeps_value=bool(s["value_model"] or path),
         reference_bytes=0 if lora else BYTES.get(str(s["ref_model_dtype"]), weight_bytes),
         chunk=s["logprob_chunk_size"],
         offload=bool(s["offload_frozen_models"]),

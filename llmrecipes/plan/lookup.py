@@ -3,6 +3,7 @@
 import json
 import os
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import quote
 from urllib.request import Request, urlopen
@@ -60,8 +61,12 @@ def find_vocabulary(path: str, beside: Path | None = None) -> int | None:
     if tokens is None and is_hub_id(path) and not path.startswith("outputs/"):
         tokens = _from_hub(path, None, "tokenizer.json")
     if tokens:
-        ids = [*tokens["model"]["vocab"].values(), *(token["id"] for token in tokens.get("added_tokens", []))]
-        return max(ids) + 1
+        try:
+            vocabulary = tokens["model"]["vocab"]  # token -> id; of Unigram a list, whose places are the ids
+            ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+            return max([*ids, *(token["id"] for token in tokens.get("added_tokens", []))]) + 1
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: its tokenizer.json is damaged ({type(error).__name__}: {error})") from None
     return _known_models().get(path, {}).get("vocab_size")
 
 
@@ -119,7 +124,7 @@ def hub_file(path: str, revision: str | None, name: str, kind: str = "model", se
     try:
         with urlopen(request, timeout=seconds) as answer:  # nosec B310: the user's own endpoint
             return answer.read()
-    except (OSError, ValueError):  # no network, no such repository, a gated one
+    except (OSError, ValueError, HTTPException):  # no network, no such repository, a gated one, half an answer
         return None
 
 

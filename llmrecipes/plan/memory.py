@@ -18,7 +18,7 @@ def phases(job: Job, gpu_bytes: float = 0.0) -> dict[str, Parts]:
     if job.rollouts is None:
         return {"training step": _fullest(_moments(job, static))}
     if job.rollouts.vllm:
-        static["vLLM"] = job.rollouts.vllm * gpu_bytes
+        static["vLLM"] = max(job.rollouts.vllm * gpu_bytes, job.rollouts.vllm_weights)
     return _rollout_phases(job, static)
 
 
@@ -142,7 +142,7 @@ def _add_ppo_models(job: Job, parts: Parts) -> None:
 
 def _moments(job: Job, static: Parts) -> list[Parts]:
     """The moments of a training step that can be its peak: the start of the backward pass; the head's gradients are done;
-    the first layer's backward pass; all gradients exist."""
+    with checkpointing, the last and the first layer's backward pass; all gradients exist."""
     a, tokens = job.architecture, job.tokens
     gradients = static.pop("gradients")
     held = gradients if job.accumulation > 1 else 0.0
@@ -159,6 +159,7 @@ def _moments(job: Job, static: Parts) -> list[Parts]:
             static | {"gradients": held, "activations": inputs + ends + casts, "logits": logits},
             static | {"gradients": held + head_gradient, "activations": inputs + ends + casts, "logits": after},
             static | {"gradients": held + head_gradient, "activations": inputs + recomputed},
+            static | {"gradients": gradients * (1 - 1 / a.layers), "activations": inputs / a.layers + recomputed},
             static | {"gradients": gradients + tail, "activations": recomputed / 2},
         ]
     kept = a.layers * layer + ends + _casts(job, a, a.layers, has_head and job.head == "logits")

@@ -1,5 +1,6 @@
 """The plan of a finished run, to compare with what it took: for its manifest, card and report."""
 
+import sys
 from pathlib import Path
 
 from llmrecipes.config import InputError
@@ -26,9 +27,12 @@ def plan_of_run(manifest: dict, recipe: Path) -> dict | None:
         job = job.changed(sharded=SHARDED.get(launch["sharding"], 0))
         unknown = list(job.unknown)
         work = count_work(settings, job, None, unknown)
+        phase, parts = max(phases(job, GPU_BYTES).items(), key=lambda item: sum(item[1].values()))
     except InputError:
         return None
-    phase, parts = max(phases(job, GPU_BYTES).items(), key=lambda item: sum(item[1].values()))
+    except Exception as error:  # a sum for the card must not end a run whose work is done
+        print(f"plan: cannot be made for this run ({type(error).__name__}: {error})", file=sys.stderr)
+        return None
     return {
         "phase": phase,
         "memory_gib": {part: round(size / GIB, 4) for part, size in parts.items() if size},

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from trl.trainer.utils import add_fused_lm_head
 
 from llmrecipes.config import InputError
+from llmrecipes.plan.architecture import text_model
 from llmrecipes.plan.job import MODULES, Job, Rollouts
 from llmrecipes.ppo.policy_value import _logits, _SelectLogprobs
 from llmrecipes.reward_models.scoring import token_hidden_states
@@ -92,7 +93,7 @@ def trace(job: Job, config: dict) -> dict[str, int]:
 
 def _build(job: Job, config: dict, score: bool) -> nn.Module:
     """The model on the meta device, with its adapter and activation checkpointing."""
-    config = config.get("text_config") or config
+    config = text_model(config)
     sizes = {key: value for key, value in config.items() if key not in ("model_type", "parameters")}
     built = AutoConfig.for_model(config["model_type"], **sizes)
     for name, value in vars(built).items():  # dropout masks take one byte per value on a GPU but four on a CPU

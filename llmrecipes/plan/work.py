@@ -11,6 +11,7 @@ from llmrecipes.plan.job import Job
 from llmrecipes.plan.memory import weights_bytes
 from llmrecipes.plan.packing import tokens_a_row
 from llmrecipes.plan.rows import count_rows
+from llmrecipes.preflight.machine import checkpoints_kept
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ def _packed(s: Settings, job: Job, rows: int, unknown: list[str]) -> int | None:
     return None if pretrains else rows
 
 
-def disk(s: Settings, job: Job) -> tuple[float, float, float]:
-    """Bytes of (the result, all checkpoints kept at one time, free space at output_dir)."""
+def disk(s: Settings, job: Job, steps: int | None, unknown: list[str]) -> tuple[float, float, float]:
+    """Bytes of (the result, all checkpoints kept at one time in a run of `steps`, free space at output_dir)."""
     a = job.architecture
     weights = 4 * job.lora.parameters(a) if job.lora else weights_bytes(job)
     trained = job.trained
@@ -117,7 +118,10 @@ def disk(s: Settings, job: Job) -> tuple[float, float, float]:
         value = job.rollouts.value.trunk + job.rollouts.value.hidden
         weights, trained = weights + 4 * value, trained + value
     checkpoint = weights + (0 if s["save_only_model"] else (job.optimizer or 0) * trained)
-    kept = 0 if s["save_strategy"] in ("no", False) else (s["save_total_limit"] or 3)
+    kept = checkpoints_kept(s, steps)
+    if kept is None:
+        kept = 3
+        unknown.append("save_total_limit: not given, so every checkpoint is kept; how many is not known, three are counted")
     path = Path(s["output_dir"] or ".").absolute()
     place = os.statvfs(next(parent for parent in (path, *path.parents) if parent.exists()))
     return weights, (kept + (kept > 0)) * checkpoint, place.f_bavail * place.f_frsize

@@ -126,7 +126,8 @@ def _precision(s: Settings) -> Problems:
         yield "load_in_8bit", "and `load_in_4bit` are both on; choose one"
     if s.trains and (s["load_in_4bit"] or s["load_in_8bit"]) and not s["use_peft"]:
         key = "load_in_4bit" if s["load_in_4bit"] else "load_in_8bit"
-        yield key, "quantised weights cannot be trained; add `use_peft: true` (QLoRA)"
+        what = "leave it out" if "model_config" in s.keys else "add `use_peft: true` (QLoRA)"
+        yield key, f"quantised weights cannot be trained; {what}"
     fp8 = os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp8"
     if fp8 and not machine.installed("transformer_engine", "torchao", "msamp"):
         yield "bf16", "accelerate's mixed_precision is fp8, which needs transformer-engine or torchao; use bf16 there"
@@ -178,6 +179,8 @@ def _adapter(s: Settings) -> Problems:
                 yield key, f"has no effect {why}"
     if not s.trains and s["use_peft"]:
         yield "use_peft", "has no effect here; nothing is trained, and an adapter's folder is read as it is"
+    elif s["use_peft"] and "model_config" in s.keys:
+        yield "use_peft", "has no effect here; pretraining trains all weights, recipes/sft.py trains adapters"
     if s.given("lora_task_type") and s["lora_task_type"] != ("SEQ_CLS" if "health_check" in s.keys else "CAUSAL_LM"):
         yield "lora_task_type", f"{s['lora_task_type']} is not this stage's; leave it out"
     targets = s["lora_target_modules"]
@@ -280,6 +283,12 @@ def _fresh_model(s: Settings) -> Problems:
         return
     if s["model_name_or_path"]:
         yield "model_config", "makes a fresh model, `model_name_or_path` continues one; give one of the two"
+    for key in ("model_revision", "dtype", "load_in_4bit", "load_in_8bit"):
+        if s.given(key) and s[key] not in (None, False, "auto", "float32", "main"):
+            yield (
+                key,
+                "has no effect on a fresh model: its weights are random, in float32 (`bf16: true` computes in 16 bits)",
+            )
     sizes = {key: value for key, value in config.items() if isinstance(value, int) and not isinstance(value, bool)}
     for key, value in sizes.items():
         if key.startswith(("num_", "n_", "hidden_size", "intermediate_size", "vocab_size", "max_position")) and value < 1:

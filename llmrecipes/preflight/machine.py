@@ -1,6 +1,7 @@
 """What a run needs on this machine, checked before anything is loaded: inputs, tokens, packages, disk space, the Hub."""
 
 import json
+import math
 import os
 import re
 import socket
@@ -295,6 +296,21 @@ def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
+def checkpoints_kept(s: Settings, steps: int | None) -> int | None:
+    """Number of checkpoints that are left in the end of a run of `steps` (None: unknown); without `save_total_limit` every
+    one is kept."""
+    if s["save_strategy"] in ("no", False):
+        return 0
+    if limit := s["save_total_limit"]:
+        return limit
+    if s["save_strategy"] == "epoch" and not (s["max_steps"] and s["max_steps"] > 0):
+        return math.ceil(s["num_train_epochs"])
+    if s["save_strategy"] != "steps" or steps is None or not s["save_steps"]:
+        return None
+    every = s["save_steps"] if s["save_steps"] >= 1 else math.ceil(s["save_steps"] * steps)
+    return math.ceil(steps / every)
+
+
 def bytes_needed(s: Settings) -> tuple[float, float] | None:
     """(bytes of the result and one checkpoint, bytes with all checkpoints that are kept); None if unknown.
 
@@ -307,7 +323,8 @@ def bytes_needed(s: Settings) -> tuple[float, float] | None:
     if not parameters:
         return None
     checkpoint = parameters * (4 if s["save_only_model"] else 12)
-    kept = 0 if s["save_strategy"] == "no" else s["save_total_limit"] or 3
+    kept = checkpoints_kept(s, s["max_steps"] if s["max_steps"] and s["max_steps"] > 0 else None)
+    kept = 3 if kept is None else kept
     return parameters * 4 + min(kept, 1) * checkpoint, parameters * 4 + (kept + (kept > 0)) * checkpoint
 
 
