@@ -319,7 +319,7 @@ def test_json_files_hold_a_list_or_one_row_a_line(tmp_path):
         (tmp_path / "a.json").write_text(content)
         assert load_rows(DatasetSource(str(tmp_path / "a.json")), 0, ("text",))["text"] == ["a", "b"]
     (tmp_path / "a.json").write_text('[{"text": "a"}, {"text": ')
-    assert "a.json: is not valid JSON" in error_of(str(tmp_path / "a.json"))
+    assert "a.json, row 2: is not valid JSON" in error_of(str(tmp_path / "a.json"))
     (tmp_path / "a.jsonl").write_text('{"text": ' + "[" * 100_000 + "\n")
     assert "a.jsonl, line 1: not valid JSON" in error_of(str(tmp_path / "a.jsonl"))
 

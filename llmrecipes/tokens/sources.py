@@ -69,7 +69,7 @@ def _held_out(data: DataArguments, sources: list[TextSource | None], seed: int, 
     if None in sources:
         raise InputError("test_split_size: nothing can be held out of text that is already tokenised; give eval_datasets")
     key = digest([ORDER, [source.identity for source in sources], data.test_split_size, seed])
-    file = home / f"held_out-{key}.json"
+    file = home / f"held_out-{key}{'-some' * any(source.drop_bad_rows for source in sources)}.json"
     with written_once(file, file, "`tokens_dir`") as is_missing:
         if is_missing:
             chosen = _choose(sources, data.test_split_size, seed)
