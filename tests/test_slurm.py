@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from corpora import PLAIN, document, run_build, write_lines
 
+from llmrecipes.config import InputError
 from llmrecipes.corpus.arguments import CorpusArguments
 from llmrecipes.corpus.engine import build
 from llmrecipes.corpus.parts import plan_parts
@@ -111,6 +112,26 @@ def test_its_jobs_keep_the_same_documents(tmp_path, slurm, monkeypatch):
     until(lambda: not ask(slurm, "squeue", "-h"), 900)
     assert build(work) is True, "all is done when the jobs have ended"
     assert run_build(tmp_path / "slurm", sources, **keys) == whole
+
+
+def test_what_a_job_failed_at_is_said_and_the_jobs_after_it_do_not_wait_for_ever(tmp_path, slurm, monkeypatch):
+    pytest.importorskip("datatrove")
+    bad = tmp_path / "0.jsonl"
+    bad.write_text('{"text": "one"}\n{"body": "two"}\n')
+    for name in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(name, slurm[name])
+    options = {"partition": "cpu", "time": "02:00:00", "mem_per_cpu_gb": 1}
+    args = CorpusArguments(sources=[str(bad)], executor="slurm", slurm=options, **PLAIN)
+    work = Work(tmp_path / "slurm" / "work", args, plan_parts(args))
+    work.save()
+    assert build(work) is False
+    until(lambda: not ask(slurm, "squeue", "-h"), 900)
+    with pytest.raises(InputError, match=r"0\.jsonl, row 2: has no `text`"):
+        build(work)
+    bad.write_text('{"text": "one"}\n')
+    assert build(work) is False
+    until(lambda: not ask(slurm, "squeue", "-h"), 900)
+    assert build(work) is True
 
 
 def test_a_job_told_to_end_saves_and_goes_on_from_there_once_it_runs_again(tmp_path, slurm):

@@ -202,7 +202,7 @@ def _task_texts(values: dict) -> Iterator[tuple[str, list[str]]]:
     from llmrecipes.evaluation.abilities import load_tasks
 
     options = {key: values[key] for key in ("hub_tasks", "blimp_path", "allow_code_execution") if key in values}
-    loaded = load_tasks(values.get("tasks") or [], values.get("tasks_path", "configs/tasks"), **options)
+    loaded = load_tasks(_listed(values.get("tasks")), values.get("tasks_path", "configs/tasks"), **options)
     for name, task in loaded["tasks"].items():
         yield name, [_item_text(task, item) for item in task.eval_docs]
 

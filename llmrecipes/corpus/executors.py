@@ -212,6 +212,10 @@ def _submit(work: Work) -> bool:
     if jobs and not work.args.dry_run and _are_queued(jobs):
         print(f"jobs {', '.join(jobs)} are still with Slurm; when they have ended, the same command writes the report")
         return False
+    if not work.args.dry_run and (failed := sorted((work.root / "failed").glob("*.txt"))):
+        said = failed[0].read_text(encoding="utf-8")
+        shutil.rmtree(work.root / "failed")  # said once: the next time, the rest is handed over again
+        raise InputError(f"{said} (said by a job; give the same command again to hand over the rest)")
     options.setdefault("env_command", f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT}:$PYTHONPATH")
     last = None
     for phase in PHASES:
@@ -241,7 +245,9 @@ def _submit(work: Work) -> bool:
 
 
 def _launch(work: Work, launched: list[str], real, script: str, retriever, *args) -> str:
-    """Replaces datatrove's own, which has no dry run: writes the script, or submits it, and returns the job's id."""
+    """Replaces datatrove's own, which has no dry run: writes the script, or submits it, and returns the job's id. A job that
+    waits for one that failed is removed, or it would stay with Slurm for ever."""
+    args = (*args, "--kill-on-invalid-dep=yes")
     if not work.args.dry_run:
         launched.append(str(real(script, retriever, *args)))
         return launched[-1]

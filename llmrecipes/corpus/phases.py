@@ -13,7 +13,7 @@ from llmrecipes.corpus.duplicates import find_pairs, index_parts, select
 from llmrecipes.corpus.hashing import BANDS
 from llmrecipes.corpus.shards import write_shard
 from llmrecipes.corpus.work import Work, load_work
-from llmrecipes.durable import write_json, write_text
+from llmrecipes.durable import disk_is_full, write_json, write_text
 
 PHASES = ("clean", "index", "pairs", "select", "write")
 
@@ -75,9 +75,11 @@ def datatrove_task(root: str, phase: str, data, rank: int = 0, world_size: int =
     threading.Thread(target=_beat, args=(note, ended), daemon=True).start()
     try:
         run_task(root, phase, rank, world_size)
-    except InputError as error:
-        (Path(root) / "failed").mkdir(exist_ok=True)
-        write_text(Path(root) / "failed" / f"{name}.txt", str(error))
+    except Exception as error:
+        if isinstance(error, InputError) or disk_is_full(error, root):
+            full = f"{root}: the disk is full; free some space and give the same command again, it continues with the rest"
+            (Path(root) / "failed").mkdir(exist_ok=True)
+            write_text(Path(root) / "failed" / f"{name}.txt", str(error) if isinstance(error, InputError) else full)
         raise
     finally:
         ended.set()
