@@ -1,9 +1,9 @@
 """Runs of one stage side by side: the keys in which they differ, their measures with intervals and p-values, their curves.
 
-Runs that differ only in their seed form one column: the mean over seeds with Student's t interval, and Welch's test against
-the first column. The measures of a single run keep the intervals of its evaluation; two such columns are compared by a z
-test for independent samples, which is conservative if both answered the same questions (`recipes/evaluate.py` with both
-models under `models` makes the paired test).
+Runs that differ only in their seed, and whose inputs were made by runs that do too, form one column: the mean over seeds
+with Student's t interval, and Welch's test against the first column. The measures of a single run keep the intervals of its
+evaluation; two such columns are compared by a z test for independent samples, which is conservative if both answered the
+same questions (`recipes/evaluate.py` with both models under `models` makes the paired test).
 """
 
 import json
@@ -12,6 +12,7 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from llmrecipes.cards.names import repo_name
 from llmrecipes.config import InputError
 from llmrecipes.durable import read_json, write_text
 from llmrecipes.manifest import MANIFEST_FILE, is_part_of_a_run, move_paths, read_manifest
@@ -59,12 +60,13 @@ def read_columns(folders: list[str]) -> list[Column]:
         told = ", ".join(f"{folder} is of {stage}" for stage, folder in stages.items())
         raise InputError(f"runs: only runs of one stage can be compared, but {told}")
     columns: list[Column] = []
+    shared = set.intersection(*({*_evaluations(folder, manifest)} for folder, manifest in found))
     for folder, manifest in found:
-        config = _settings(manifest["config"], folder)
-        without = {key: value for key, value in config.items() if key not in SEEDS}
-        measures = _measures(folder, manifest)
+        config = _settings(manifest, folder)
+        without = _without_seeds(config)
+        measures = _measures(folder, manifest, shared)
         seeds = tuple(config.get(key) for key in SEEDS)
-        alike = [c for c in columns if without == {k: v for k, v in c.config.items() if k not in SEEDS}]
+        alike = [c for c in columns if without == _without_seeds(c.config)]
         same = next((c for c in alike if seeds not in c.seeds), None)
         if same is None:
             single = {name: [value] for name, value in measures.items()}
@@ -91,15 +93,57 @@ def _manifest(folder: Path) -> dict:
     return manifest
 
 
-def _settings(config: dict, folder: Path) -> dict:
-    """The config keys that identify a run; paths inside its own chain become CHAIN/..., wherever the chain is stored."""
-    chain = PurePath(config.get("output_dir") or folder).parent
-    given = {key: value for key, value in config.items() if is_part_of_a_run(key) and key != "project"}
-    return move_paths(given, {chain: PurePath("CHAIN")} if chain.parts else {})
+def _settings(manifest: dict, folder: Path) -> dict:
+    """The config keys that identify a run, those of the runs that made its inputs as INPUT.KEY, and the contents of other
+    inputs; paths of such runs and inside its own chain become CHAIN/..., wherever the chain is stored."""
+    made_by, contents = _inputs(manifest, folder)
+    chain = _chain(manifest, folder)
+    names = {PurePath(path): PurePath("CHAIN") / place.name for path, (place, _) in made_by.items()}
+    names |= {chain: PurePath("CHAIN")} if chain.parts else {}
+    given = {key: value for key, value in manifest["config"].items() if is_part_of_a_run(key) and key != "project"}
+    found = move_paths(given, names) | {f"contents of {move_paths(path, names)}": value for path, value in contents.items()}
+    for place, before in made_by.values():
+        settings = _settings(before, place)
+        told = {key for key in settings if key in before["given"] or key in SEEDS or not key.isidentifier()}
+        found |= {key if key.startswith("contents") or "." in key else f"{place.name}.{key}": settings[key] for key in told}
+    return found
 
 
-def _measures(folder: Path, manifest: dict) -> dict[str, Estimate | float]:
-    """A run's measures: from its manifest, from evaluations of its model, and of the models that it evaluated."""
+def _chain(manifest: dict, folder: Path) -> PurePath:
+    return PurePath(manifest["config"].get("output_dir") or folder).parent
+
+
+def _inputs(manifest: dict, folder: Path) -> tuple[dict[str, tuple[Path, dict]], dict[str, str]]:
+    """(path of an input -> folder and manifest of the run that made it, as it was read; path of any other input that is
+    here -> fingerprint of its contents)."""
+    chain, made_by, others = _chain(manifest, folder), {}, {}
+    for path, contents in _sure(manifest.get("inputs"), dict).items():
+        place = Path(move_paths(path, {chain: PurePath(folder).parent} if chain.parts else {}))
+        before = read_manifest(place) or {}
+        if before.get("output_fingerprint") == contents and {"config", "given", "inputs"} <= {*before}:
+            made_by[path] = place, before
+        elif contents != f"hub:{path}":
+            others[path] = contents
+    return made_by, others
+
+
+def _without_seeds(config: dict) -> dict:
+    return {key: value for key, value in config.items() if key.rpartition(".")[2] not in SEEDS}
+
+
+def _evaluations(folder: Path, manifest: dict) -> dict[str, dict]:
+    """Name of an evaluation -> what it found about the run's model as it is."""
+    stored = read_json(folder / "evaluation.json")
+    is_of_this = stored.get("fingerprint") == manifest.get("output_fingerprint")
+    return _sure(stored.get("evaluations"), dict) if is_of_this else {}
+
+
+def _measures(folder: Path, manifest: dict, shared: set[str]) -> dict[str, Estimate | float]:
+    """A run's measures: from its manifest, from evaluations of its model, and of the models that it evaluated.
+
+    shared: the evaluations that measured all runs. If there is one, its measures go without its name, otherwise those of
+    each chain's `evaluate` do; other evaluations may have asked other questions, so their measures carry their names.
+    """
     found: dict[str, Estimate | float] = {
         name: value
         for name, value in manifest["metrics"].items()
@@ -110,10 +154,11 @@ def _measures(folder: Path, manifest: dict) -> dict[str, Estimate | float]:
         found |= {f"{model}/{name}": e for name, e in _estimates(measures, folder / "metrics.json").items()}
         trained = _sure(_sure(manifest["config"].get("models"), dict).get(model), str)
         found |= {f"{model}/{name}": value for name, value in _cost(read_manifest(trained) or {}).items()}
-    stored = read_json(folder / "evaluation.json")
-    if stored.get("fingerprint") == manifest.get("output_fingerprint"):
-        for evaluation in _sure(stored.get("evaluations"), dict).values():
-            found |= _estimates(_sure(evaluation, dict).get("scores"), folder / "evaluation.json")
+    chains = {repo_name(chain / "evaluate") for chain in (_chain(manifest, folder), folder.resolve().parent)}
+    for name, evaluation in _evaluations(folder, manifest).items():
+        scores = _estimates(_sure(evaluation, dict).get("scores"), folder / "evaluation.json")
+        label = "" if name in (shared if len(shared) == 1 else chains - shared) else f"{name}/"
+        found |= {f"{label}{measure}": estimate for measure, estimate in scores.items()}
     return found | _cost(manifest)
 
 
@@ -154,7 +199,7 @@ def _sure(value, kind: type):
 
 def differences(columns: list[Column]) -> dict[str, list]:
     """Key -> its value in each column, for the keys in which columns differ."""
-    keys = sorted({key for column in columns for key in column.config if key not in SEEDS})
+    keys = sorted({key for column in columns for key in _without_seeds(column.config)})
     values = {key: [column.config.get(key) for column in columns] for key in keys}
     return {key: v for key, v in values.items() if any(value != v[0] for value in v)}
 
@@ -208,17 +253,17 @@ def compare(columns: list[Column]) -> list[Section]:
         base, cells = columns[0].measures.get(name), []
         for column in columns:
             values = column.measures.get(name)
-            cells.append(_cell(summarise(values)) if values else "–")
+            cells.append(_cell(summarise(values), len(values), column) if values else "–")
             if column is not columns[0]:
                 p = p_value(values, base) if values and base else None
                 cells.append("–" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001")
         rows.append([_with_arrow(name), *cells])
-    matrix = _by_model(columns[0]) if len(columns) == 1 else None
+    tables = _by_model(columns[0]) if len(columns) == 1 else []
     head = ["measure", letters[0], *(cell for letter in letters[1:] for cell in (letter, f"p, {letter} = {letters[0]}"))]
     sections = [
         Section("runs", "Runs", [Points(points)]),
         Section("keys", "Keys that differ", [Table(["key", *letters], keys) if keys else Text("None but seeds.")]),
-        Section("measures", "Measures", [matrix or Table(head, rows)]),
+        Section("measures", "Measures", tables or [Table(head, rows)]),
     ]
     curves = [name for name in columns[0].curves if all(len(c.curves.get(name, ())) > 1 for c in columns)]
     if curves:
@@ -232,16 +277,21 @@ def compare(columns: list[Column]) -> list[Section]:
     return sections
 
 
-def _by_model(column: Column) -> Table | None:
-    """A table of one evaluation over seeds: a row per measure, a column per model."""
+def _by_model(column: Column) -> list[Table]:
+    """One evaluation over seeds: a table with a row per measure and a column per model, and one of what is of no model;
+    nothing for a stage that evaluates no models."""
+    models = list(_sure(column.config.get("models"), dict))
     found: dict[str, dict] = {}
+    rest = []
     for name, values in column.measures.items():
         model, _, measure = name.partition("/")
-        if measure:
-            found.setdefault(measure, {})[model] = _cell(summarise(values))
-    models = list(dict.fromkeys(model for cells in found.values() for model in cells))
+        cell = _cell(summarise(values), len(values), column)
+        if model in models and measure:
+            found.setdefault(measure, {})[model] = cell
+        else:
+            rest.append([_with_arrow(name), cell])
     rows = [[with_arrow(measure), *(cells.get(model, "–") for model in models)] for measure, cells in found.items()]
-    return Table(["measure", *models], rows) if len(models) > 1 else None
+    return [Table(["measure", *models], rows), Table(["measure", "all"], rest)] if len(models) > 1 and rows else []
 
 
 def _with_arrow(name: str) -> str:
@@ -251,11 +301,12 @@ def _with_arrow(name: str) -> str:
     return f"{model}/{with_arrow(measure)}" if model else with_arrow(name)
 
 
-def _cell(estimate: Estimate) -> str:
+def _cell(estimate: Estimate, runs: int, column: Column) -> str:
+    """Value and interval; says of how many of the column's runs, unless of all."""
     text = f"{estimate.value:.4g}"
-    if math.isnan(estimate.low):
-        return text
-    return f"{text} [{estimate.low:.3g}, {estimate.high:.3g}]"
+    if not math.isnan(estimate.low):
+        text += f" [{estimate.low:.3g}, {estimate.high:.3g}]"
+    return text if runs == len(column.folders) else f"{text}, {runs} of {len(column.folders)} runs"
 
 
 def write_comparison(folders: list[str], output_dir: str | None) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 from forked import run_python
@@ -38,6 +39,62 @@ def run(folder, stage="dpo", status="finished", metrics=None, curve=(), evaluati
 def test_keys_that_differ_and_paths_of_the_own_chain_do_not(tmp_path):
     one, other = run(tmp_path / "a" / "dpo"), run(tmp_path / "b" / "dpo", beta=0.5, learning_rate=1e-5, report_to="none")
     assert differences(read_columns([one, other])) == {"beta": [0.1, 0.5], "learning_rate": [None, 1e-5]}
+
+
+def chain(folder, seed, lr, rows="r"):
+    """A dpo run and the sft run that its model came from."""
+    sft = run(folder / "sft", stage="sft", seed=seed, learning_rate=lr)
+    dpo = run(folder / "dpo", seed=seed)
+    for place, inputs in ((sft, {"rows.jsonl": rows, "hub/id": "hub:hub/id"}), (dpo, {sft: "f"})):
+        file = Path(place) / "manifest.json"
+        manifest = json.loads(file.read_text())
+        given = {"learning_rate": lr} if place == sft else {"beta": 0.1}
+        file.write_text(json.dumps(manifest | {"given": given, "inputs": inputs}))
+    return dpo
+
+
+def test_what_an_input_was_made_with_is_part_of_the_run(tmp_path):
+    one, seed, rate = chain(tmp_path / "a", 1, 1e-4), chain(tmp_path / "b", 2, 1e-4), chain(tmp_path / "c", 3, 3e-4)
+    columns = read_columns([one, seed, rate])
+    assert [len(column.folders) for column in columns] == [2, 1], "another learning rate of SFT is no third seed"
+    assert differences(columns) == {"sft.learning_rate": [1e-4, 3e-4]}
+    data = chain(tmp_path / "d", 1, 1e-4, rows="others")
+    assert differences(read_columns([one, data])) == {"contents of rows.jsonl": ["r", "others"]}
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "b").rename(tmp_path / "moved" / "b")
+    assert len(read_columns([one, str(tmp_path / "moved" / "b" / "dpo")])) == 1, "a chain may move"
+    file = tmp_path / "a" / "sft" / "manifest.json"  # trained again since, so it is not what was read
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"output_fingerprint": "g"}))
+    assert "contents of CHAIN/sft" in differences(read_columns([one, data]))
+
+
+def test_seeds_alone_keep_all_their_measures(tmp_path):
+    metrics = {"eval_loss": 1.0, "eval_rewards/chosen": 0.1, "eval_logps/chosen": 0.2}
+    text = write_comparison([run(tmp_path / f"s{s}" / "dpo", seed=s, metrics=metrics) for s in (1, 2)], None)
+    assert all(f"| {name}" in text for name in metrics)
+
+
+def test_a_measure_of_some_of_the_seeds_says_so(tmp_path):
+    scores = {"correct": proportion(50, 100)._asdict()}
+    folders = [run(tmp_path / f"s{s}" / "dpo", seed=s, evaluation=scores if s == 1 else None) for s in (1, 2)]
+    rows = write_comparison(folders, None).splitlines()
+    assert [row.endswith("], 1 of 2 runs |") for row in rows if row.startswith(("| correct", "| seconds"))] == [True, False]
+
+
+def test_measures_of_other_evaluations_are_not_mixed(tmp_path):
+    folders = [run(tmp_path / name / "dpo", beta=i) for i, name in enumerate("ab")]
+
+    def evaluate(**values):
+        for folder, evaluations in zip(folders, values.values(), strict=True):
+            found = {name: {"scores": {"correct": proportion(n, 100)._asdict()}} for name, n in evaluations.items()}
+            (Path(folder) / "evaluation.json").write_text(json.dumps({"fingerprint": "f", "evaluations": found}))
+        return [c.measures for c in read_columns(folders)]
+
+    first, second = evaluate(a={"a-evaluate": 10, "english-evaluate": 90}, b={"b-evaluate": 20})
+    assert first["correct"][0].value == 0.1 and second["correct"][0].value == 0.2
+    assert first["english-evaluate/correct"][0].value == 0.9 and "english-evaluate/correct" not in second
+    first, second = evaluate(a={"a-evaluate": 10, "both": 90}, b={"both": 30, "b-evaluate": 20})
+    assert (first["correct"][0].value, second["correct"][0].value) == (0.9, 0.3), "the one that measured both"
 
 
 def test_seeds_are_one_column_with_students_interval(tmp_path):
