@@ -78,7 +78,10 @@ def test_a_measure_of_some_of_the_seeds_says_so(tmp_path):
     scores = {"correct": proportion(50, 100)._asdict()}
     folders = [run(tmp_path / f"s{s}" / "dpo", seed=s, evaluation=scores if s == 1 else None) for s in (1, 2)]
     rows = write_comparison(folders, None).splitlines()
-    assert [row.endswith("], 1 of 2 runs |") for row in rows if row.startswith(("| correct", "| seconds"))] == [True, False]
+    assert [row.endswith("], 1 of 2 runs |") for row in rows if row.startswith(("| e/correct", "| seconds"))] == [
+        True,
+        False,
+    ]
 
 
 def test_measures_of_other_evaluations_are_not_mixed(tmp_path):
