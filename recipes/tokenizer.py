@@ -41,13 +41,13 @@ class TokenizerArguments:
 
 
 def main(run, data, args):
-    from llmrecipes.data import load_by_split, load_train_eval
+    from llmrecipes.data import load_train_eval
     from llmrecipes.durable import write_json
     from llmrecipes.models import load_tokenizer, train_tokenizer
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.templates import CHAT_TEMPLATE, read_template
+    from llmrecipes.tokens import vocabulary
     from llmrecipes.tokens.extension import extend_tokenizer, save_extension
-    from llmrecipes.tokens.vocabulary import check_round_trip, describe_policy, draw_sample, fertility
 
     base_path = args.base_tokenizer_name_or_path
     inputs = [*filter(None, [base_path]), *(s.path for s in data.datasets)]
@@ -56,32 +56,32 @@ def main(run, data, args):
     paths = [*filter(None, [base_path]), *args.compare_tokenizers]
     others = {path: load_tokenizer(ModelArguments(tokenizer_name_or_path=path)) for path in paths}
     if args.sample_bytes:
-        parts = draw_sample(data.datasets, args.sample_bytes, args.seed)
-        texts, held_out = [text for part in parts.values() for text in part], None
+        learned, held_out = vocabulary.draw_sample(data.datasets, args.sample_bytes, args.seed)
+        texts = [text for part in learned.values() for text in part]
+        sample = [text for part in learned.values() for text in part[: 1000 // len(learned)]]
     else:
-        texts, held_out = load_train_eval(data, args.seed, ("text",))
-        texts, held_out = texts["text"], held_out and list(held_out["text"])
-        parts = {"all": texts}
+        rows, held_out_rows = load_train_eval(data, args.seed, ("text",), name_sources=True)
+        texts, sample = rows["text"], list((held_out_rows or rows[:1000])["text"])
+        learned, held_out = vocabulary.by_source(rows), vocabulary.by_source(held_out_rows) if data.test_split_size else {}
+    learned, held_out = vocabulary.with_eval_sets(data, args.seed, learned, held_out)
     if base_path:
         tokenizer, new = extend_tokenizer(others[base_path], texts, args.vocab_size)
         tokenizer.chat_template = template or tokenizer.chat_template
     else:
         special, template = args.template_tokens, template or CHAT_TEMPLATE
         tokenizer = train_tokenizer(texts, args.vocab_size, args.max_length, args.digits, special, template)
-    sample = held_out or [text for part in parts.values() for text in part[: 1000 // len(parts)]]
-    if data.eval_datasets:
-        parts = {name: part["text"] for name, part in load_by_split(data.eval_datasets, args.seed, ("text",)).items()}
-    rows = fertility({"this one": tokenizer, **others}, parts)
-    report = {"sources": rows, "measured_on": "held-out text" if data.eval_datasets else "text it has learned from"}
+    rows = vocabulary.fertility({"this one": tokenizer, **others}, learned, held_out)
     base = others[base_path] if base_path else None
-    report |= {"round_trips": check_round_trip(tokenizer, sample, base), "splits": describe_policy(tokenizer)}
+    round_trips = vocabulary.check_round_trip(tokenizer, sample, base)
+    report = {"sources": rows, "round_trips": round_trips, "splits": vocabulary.describe_policy(tokenizer)}
     start_run(state)
     tokenizer.save_pretrained(args.output_dir)
     if base_path:
         save_extension(state.output_dir, base_path, base, new)
     write_json(state.output_dir / "tokenizer_report.json", report)
     for row in rows:
-        print("  {source:<24}{tokenizer:<24}{bytes_per_token:6.2f} bytes/token{tokens_per_word:6.2f} a word".format(**row))
+        line = "  {source:<24}{tokenizer:<24}{bytes_per_token:6.2f} bytes/token{tokens_per_word:6.2f} a word, {measured_on}"
+        print(line.format(**row))
 
     num_tokens = sum(len(ids) for ids in tokenizer(sample)["input_ids"])
     num_bytes = sum(len(text.encode()) for text in sample)

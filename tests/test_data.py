@@ -35,6 +35,10 @@ def test_mixture_realises_its_weights_and_repeats_nothing(tmp_path):
     mixed = list(load_mixture([DatasetSource(a, weight=3), DatasetSource(b, weight=1)], 1, ("text",))["text"])
     assert sum(t[0] == "a" for t in mixed) == 300 and sum(t[0] == "b" for t in mixed) == 100
     assert len(set(mixed)) == len(mixed)
+    data = DataArguments([{"path": a, "name": "a", "weight": 3}, {"path": b, "name": "b", "weight": 1}], test_split_size=0.1)
+    plain, named = (load_train_eval(data, 1, ("text",), name_sources=named) for named in (False, True))
+    for rows, same in zip(plain, named, strict=True):
+        assert list(rows["text"]) == list(same["text"]) and list(same["source"]) == [text[0] for text in rows["text"]]
 
 
 def numbers(name, split):

@@ -13,6 +13,7 @@ from llmrecipes.config import DatasetSource, InputError, ModelArguments
 from llmrecipes.models import build_policy, load_policy, load_tokenizer, num_embeddings, train_tokenizer
 from llmrecipes.parsing import parse
 from llmrecipes.templates import read_template
+from llmrecipes.tokens import vocabulary
 from llmrecipes.tokens.extension import extend_tokenizer, save_extension
 from llmrecipes.tokens.vocabulary import check_round_trip, draw_sample, fertility
 
@@ -29,17 +30,57 @@ def sizes(parts):
 def test_a_sample_has_the_weights_in_bytes_and_is_drawn_by_seed(tmp_path, capsys):
     a, b = jsonl(tmp_path / "a.jsonl", texts("Ann", 2000)), jsonl(tmp_path / "b.jsonl", [t * 9 for t in texts("Bob", 200)])
     sources = [DatasetSource(a, weight=3), DatasetSource(b, weight=1)]
-    draw = lambda seed=1: draw_sample(sources, 20_000, seed)
+    draw = lambda seed=1: draw_sample(sources, 20_000, seed)[0]
     one, two = sizes(draw())
     assert 15_000 <= one < 15_100 and 5_000 <= two < 5_400
     assert draw() == draw() != draw(2) and list(draw()) == [a, b]
     half = texts("Ann", 1000)
     assert 0.4 < sum(text in half for text in draw()[a]) / len(draw()[a]) < 0.6, "from everywhere"
-    assert sizes(draw_sample([DatasetSource(a)], 10**9, 0)) == [sum(len(t) for t in texts("Ann", 2000))]
+    whole, none = draw_sample([DatasetSource(a)], 10**9, 0)
+    assert sizes(whole) == [sum(len(t) for t in texts("Ann", 2000))] and none == {a: []}
     draw_sample([DatasetSource(a, weight=1), DatasetSource(b, weight=99)], 10**6, 1)
     assert "b.jsonl: holds " in capsys.readouterr().out
     with pytest.raises(InputError, match="give every source a weight, or none"):
         draw_sample([DatasetSource(a, weight=1), DatasetSource(b)], 10, 0)
+
+
+@pytest.mark.parametrize("weight", [None, 1])
+def test_what_a_sample_is_measured_on_was_not_learned_and_changes_nothing_of_it(tmp_path, monkeypatch, weight):
+    sources = [DatasetSource(jsonl(tmp_path / f"{word}.jsonl", texts(word, 900)), weight=weight) for word in ("Ann", "Bob")]
+    monkeypatch.setattr(vocabulary, "REPORT_BYTES", 2_000)
+    learned, held_out = draw_sample(sources, 10_000, 3)
+    monkeypatch.setattr(vocabulary, "REPORT_BYTES", 0)
+    alone, none = draw_sample(sources, 10_000, 3)
+    assert learned == alone and not any(none.values())
+    for source in sources:
+        assert not {*learned[source.path]} & {*held_out[source.path]} and 1_000 < sizes(held_out)[0] < 3_000
+
+
+SPLITS = [{}, {"test_split_size": 0.2}, {"sample_bytes": 3000}, {"eval_datasets": True}]
+
+
+@pytest.mark.parametrize("keys", SPLITS, ids=["all", "split", "sample", "evaluation set"])
+def test_the_report_is_by_source_and_says_whether_its_text_was_learned(tmp_path, monkeypatch, keys, capsys):
+    paths = {word: jsonl(tmp_path / f"{word}.jsonl", texts(word, 200)) for word in ("Ann", "Bob")}
+    datasets = [{"path": path, "name": word, "split": "train[:80%]"} for word, path in paths.items()]
+    config = {"datasets": datasets, "vocab_size": 300, "output_dir": str(tmp_path / "out"), **keys}
+    if "eval_datasets" in keys:
+        config["eval_datasets"] = [datasets[1] | {"split": "train[80%:]"}]
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+    measured, real = {}, vocabulary.fertility
+    noted = lambda tokenizers, learned, held_out: measured.update(held_out) or real(tokenizers, learned, held_out)
+    monkeypatch.setattr(vocabulary, "fertility", noted)
+    run_recipe("tokenizer", ["--config", str(tmp_path / "c.yaml")])
+    rows = json.loads((tmp_path / "out" / "tokenizer_report.json").read_text())["sources"]
+    learned, held_out = "text it has learned from", "held-out text"
+    wanted = {"Ann": held_out, "Bob": held_out} if keys else {"Ann": learned, "Bob": learned}
+    if "eval_datasets" in keys:
+        wanted = {"Ann": learned, "train_from_80_percent": held_out}
+    assert {row["source"]: row["measured_on"] for row in rows} == wanted
+    assert f"a word, {rows[0]['measured_on']}" in capsys.readouterr().out
+    for name, part in measured.items():
+        word = name if name in paths else "Bob"
+        assert part and all(text.startswith(word) for text in part), name
 
 
 @pytest.mark.parametrize(("digits", "count"), [("single", 6), ("three", 2), ("none", 1)])
@@ -60,7 +101,7 @@ def test_a_tokenizer_that_loses_something_is_named():
 
 def test_fertility_is_bytes_over_tokens_of_each_source_and_tokenizer():
     tokenizers = {"small": train_tokenizer(["Ann"], 300, 64), "large": train_tokenizer(texts("Ann", 99), 300, 64)}
-    rows = fertility(tokenizers, {"a": ["Ann has hats."], "b": ["xyz"]})
+    rows = fertility(tokenizers, {"a": ["what is learned"], "b": ["xyz"]}, {"a": ["Ann has hats."], "b": []})
     assert [(row["source"], row["tokenizer"]) for row in rows] == [(s, t) for s in "ab" for t in tokenizers]
     for row, text in zip(rows, ["Ann has hats."] * 2 + ["xyz"] * 2, strict=True):
         count = len(tokenizers[row["tokenizer"]](text)["input_ids"])

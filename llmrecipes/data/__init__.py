@@ -25,18 +25,20 @@ def load_train_eval(
     shapes: tuple[str, ...],
     min_rows: int = 1,
     check: Callable[[dict, str], None] | None = None,
+    name_sources: bool = False,
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
     """Training and held-out rows, each in one of TRL's standard `shapes`; a share of pairs or labelled
     answers is held out by whole prompts.
 
     check: raises InputError with the place (file and row) for a row that the stage cannot use (see `templates.row_check`).
+    name_sources: adds a column `source` with the name of the source of each row; not to rows of `eval_datasets`.
 
     Raises:
         InputError: a source is missing, empty or damaged, a row has another shape, or fewer than `min_rows` rows are left.
     """
     if not data.datasets:
         raise InputError("`datasets` is missing; give at least one {path: ...}")
-    train, kind = _mix(data.datasets, seed, shapes, check=check)
+    train, kind = _mix(data.datasets, seed, shapes, check=check, name_sources=name_sources)
     held_out = None
     if data.eval_datasets:
         held_out, other = _mix(data.eval_datasets, seed, shapes, announce=False, check=check)
@@ -123,7 +125,7 @@ def load_source(source: DatasetSource, seed: int) -> datasets.Dataset:
     return raw.rows if isinstance(raw.rows, datasets.Dataset) else to_table(iter(raw))
 
 
-def _mix(sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], announce: bool = True, check=None, apart=False):
+def _mix(sources: list[DatasetSource], seed: int, shapes, announce=True, check=None, apart=False, name_sources=False):
     """(rows of all sources, their kind)."""
     loaded, notes = zip(*(load_stored(source, seed, shapes, check) for source in sources), strict=True)
     kinds = kinds_of(notes)
@@ -132,6 +134,9 @@ def _mix(sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], annou
     if len(kinds) > 1:
         told = ", ".join(f"{where} is {kind}" for kind, where in kinds.items())
         raise InputError(f"datasets: these cannot be mixed: {told}; write all of them in one way")
+    if name_sources:
+        named = zip(loaded, source_names(sources), strict=True)
+        loaded = [part.add_column("source", [name] * len(part)) for part, name in named]
     loaded = [part.shuffle(seed=seed) for part in loaded]
     weights = [source.weight for source in sources]
     if any(isinstance(w, list) for w in weights):
@@ -225,6 +230,12 @@ def _print_shares(sources: list[DatasetSource], loaded: list[datasets.Dataset]) 
     unit = "characters" if "text" in loaded[0].column_names else "rows"
     shares = ", ".join(f"{s.name or s.path} {100 * n / sum(sizes):.1f} %" for s, n in zip(sources, sizes, strict=True))
     say(f"mixture of {sum(sizes):,} {unit}: {shares}")
+
+
+def source_names(sources: list[DatasetSource]) -> list[str]:
+    """A name for each source, numbered if several have the same."""
+    names = [source.name or source.path for source in sources]
+    return names if len(set(names)) == len(names) else [f"{name} {i}" for i, name in enumerate(names, start=1)]
 
 
 def _names(sources: list[DatasetSource]) -> str:

@@ -1,13 +1,18 @@
 """The texts that a tokenizer is trained on (a weighted sample, drawn in one pass) and its fertility by source."""
 
+import bisect
 import heapq
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable
 
+import datasets
 import xxhash
 from transformers import PreTrainedTokenizerBase
 
-from llmrecipes.config import DatasetSource, InputError
+from llmrecipes.config import DataArguments, DatasetSource, InputError
+from llmrecipes.data import load_by_split, source_names
 from llmrecipes.data.streams import TextSource, text_source
 from llmrecipes.data.tables import say, tell
 
@@ -22,8 +27,9 @@ ODD = [
 REPORT_BYTES = 1 << 20  # of each source's text used for the report
 
 
-def draw_sample(sources: list[DatasetSource], num_bytes: int, seed: int) -> dict[str, list[str]]:
-    """Source name -> documents: whole documents of about `num_bytes` in all, split by weight (without weights: by size).
+def draw_sample(sources: list[DatasetSource], num_bytes: int, seed: int) -> tuple[dict, dict]:
+    """Two times source name -> documents: whole documents of about `num_bytes` in all, split by weight (without weights: by
+    size), and others, of about REPORT_BYTES a source, to measure on; these are fewer, or none, if a source has no more.
 
     Each source is read once, keeping the documents with the smallest keyed hashes: a uniform draw without replacement that
     needs no more memory than what it keeps.
@@ -36,26 +42,25 @@ def draw_sample(sources: list[DatasetSource], num_bytes: int, seed: int) -> dict
         raise InputError("weight: a list of weights is for the phases of pretraining; give one number")
     if None in weights and any(weights):
         raise InputError("datasets: give every source a weight, or none")
-    names = [source.name or source.path for source in sources]
-    names = names if len(set(names)) == len(names) else [f"{name} {i}" for i, name in enumerate(names, start=1)]
-    texts = [text_source(source, seed) for source in sources]
+    names, texts = source_names(sources), [text_source(source, seed) for source in sources]
     if weights[0] is None:  # one pool: every document is equally likely
-        kept = _smallest([(name, text) for name, text in zip(names, texts, strict=True)], num_bytes, seed)
+        kept, others = _smallest(list(zip(names, texts, strict=True)), num_bytes, seed)
     else:
-        kept = []
+        kept, others = [], []
         for name, text, weight in zip(names, texts, weights, strict=True):
             budget = num_bytes * weight / sum(weights)
-            own = _smallest([(name, text)], budget, seed)
+            own, more = _smallest([(name, text)], budget, seed)
             size = sum(len(document.encode()) for _, document in own)
             if size < 0.9 * budget:
                 say(f"{name}: holds {size:,} of the {budget:,.0f} bytes that its weight gives it; all of it is learned from")
-            kept += own
-    return {name: [document for owner, document in kept if owner == name] for name in names}
+            kept, others = kept + own, others + more
+    return tuple({name: [text for owner, text in some if owner == name] for name in names} for some in (kept, others))
 
 
-def _smallest(sources: list[tuple[str, TextSource]], budget: float, seed: int) -> list[tuple[str, str]]:
-    """(name, document) pairs with the smallest hashes, up to `budget` bytes."""
-    heap, size = [], 0
+def _smallest(sources: list[tuple[str, TextSource]], budget: float, seed: int) -> tuple[list, list]:
+    """(name, document) pairs with the smallest hashes, up to `budget` bytes, and those with the next, up to REPORT_BYTES for
+    each source."""
+    heap, size, wanted = [], 0, budget + REPORT_BYTES * len(sources)
     for name, source in sources:
         reader, number = source.texts(), -1
         for number, text in enumerate(reader):
@@ -63,21 +68,49 @@ def _smallest(sources: list[tuple[str, TextSource]], budget: float, seed: int) -
             length = len(text.encode())
             heapq.heappush(heap, (-rank, name, number, length, text))
             size += length
-            while len(heap) > 1 and size - heap[0][3] >= budget:
+            while len(heap) > 1 and size - heap[0][3] >= wanted:
                 size -= heapq.heappop(heap)[3]
         for line in tell(reader.notes, reader.consumed):
             say(line)
         if number < 0:
             raise InputError(f"{source.where}: nothing is left to learn from: none of {reader.consumed} rows can be used")
-    return [(name, text) for _, name, _, _, text in sorted(heap, key=lambda entry: (entry[1], entry[2]))]
+    heap.sort(reverse=True)
+    ends = list(itertools.accumulate(length for _, _, _, length, _ in heap))
+    count = bisect.bisect_left(ends, budget) + 1
+    in_order = lambda some: [(name, text) for _, name, _, _, text in sorted(some, key=lambda entry: entry[1:3])]
+    return in_order(heap[:count]), in_order(heap[count:])
 
 
-def fertility(tokenizers: dict[str, PreTrainedTokenizerBase], texts: dict[str, Iterable[str]]) -> list[dict]:
-    """For each source and tokenizer: bytes per token, and tokens per word (fertility, Rust et al. 2021), on its first
-    MiB."""
+def by_source(rows: datasets.Dataset) -> dict[str, list[str]]:
+    """Source -> its first documents, REPORT_BYTES of them, of rows {"text", "source"}."""
+    found, sizes = {}, Counter()
+    for batch in rows.iter(1000):
+        for text, source in zip(batch["text"], batch["source"], strict=True):
+            if sizes[source] < REPORT_BYTES:
+                found.setdefault(source, []).append(text)
+                sizes[source] += len(text.encode())
+    return found
+
+
+def with_eval_sets(data: DataArguments, seed: int, learned: dict, held_out: dict) -> tuple[dict, dict]:
+    """`learned` and `held_out` (source -> documents), with `eval_datasets` in place of the sources whose splits they are."""
+    own = {(source.path, source.name) for source in data.eval_datasets}
+    others = [name for name, s in zip(source_names(data.datasets), data.datasets) if (s.path, s.name) not in own]
+    sets = load_by_split(data.eval_datasets, seed, ("text",)) if data.eval_datasets else {}
+    kept = [{name: some[name] for name in others if name in some} for some in (learned, held_out)]
+    return kept[0], kept[1] | {name: rows["text"] for name, rows in sets.items()}
+
+
+def fertility(
+    tokenizers: dict[str, PreTrainedTokenizerBase], learned: dict[str, Iterable[str]], held_out: dict[str, Iterable[str]]
+) -> list[dict]:
+    """For each source and tokenizer: bytes per token, and tokens per word (fertility, Rust et al. 2021), on the first MiB of
+    what is held out of it or, if nothing is, of what was learned from.
+
+    learned, held_out: source -> documents."""
     rows = []
-    for source, documents in texts.items():
-        sample, size = [], 0
+    for source in dict.fromkeys([*learned, *held_out]):
+        documents, sample, size = held_out.get(source) or learned.get(source, ()), [], 0
         for document in documents:
             sample.append(document)
             size += len(document.encode())
@@ -90,6 +123,7 @@ def fertility(tokenizers: dict[str, PreTrainedTokenizerBase], texts: dict[str, I
                 rows.append(
                     {
                         "source": source,
+                        "measured_on": "held-out text" if held_out.get(source) else "text it has learned from",
                         "tokenizer": name,
                         "vocab_size": len(tokenizer),
                         "bytes": size,
