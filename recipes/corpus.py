@@ -33,6 +33,8 @@ def main(run, corpus):
         run.given["decontaminate"] = named_sets(corpus.decontaminate)
     remote = [source.path for source in corpus.sources if not is_local(source.path)]
     state = check_run("corpus", run, corpus, (run, corpus), remote, resumes=True)
+    if state.is_foreign and (state.output_dir / "data").exists():  # --force keeps it, and its files would be shards
+        raise InputError(f"{state.output_dir / 'data'}: was not written by a build; choose another output_dir, or remove it")
     for source in corpus.sources:
         build_steps(corpus.steps_of(source), {})  # reports missing packages and files before anything is read
     root = state.output_dir / "work"

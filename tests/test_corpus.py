@@ -284,6 +284,7 @@ def test_a_source_with_nothing_left_is_named(tmp_path):
         ({"sources": ["a/x"], "workers": 2}, "workers: needs `executor"),
         ({"sources": ["a/x"], "dry_run": True}, "dry_run: belongs to `executor: slurm`"),
         ({"sources": ["a/x"], "executor": "slurm", "slurm": {"partion": "x"}}, "`partion`, did you mean `partition`"),
+        ({"sources": [{"path": ".", "data_files": [{"train": "x"}]}]}, "`data_files` holds {'train': 'x'}; give file names"),
         ({"sources": ["a/x"], "plan": "much"}, "plan: 'much' is not a size"),
     ],
 )  # fmt: skip
@@ -298,6 +299,32 @@ def test_words_of_a_document_are_counted_before_and_after(tmp_path):
     assert found["read"][:2] == [3, 7] and found["kept"][:2] == [2, 5]
     assert found["dropped"] == {"exact_duplicates": {"equal to an earlier document": [1, 2]}}
     assert found["lengths"] == {"2": 1, "4": 1}
+
+
+def test_every_row_read_is_kept_or_dropped_for_a_reason(tmp_path):
+    rows = [document(1), document(1), " ", {"body": "x"}, {"text": 5}, document(2)]
+    source = {"path": str(write_lines(tmp_path / "a.jsonl", rows)), "drop_bad_rows": True}
+    found = run_build(tmp_path / "out", [source], **PLAIN)["total"]
+    dropped = [count for reasons in found["dropped"].values() for count, _ in reasons.values()]
+    assert found["read"][0] == 6 == found["kept"][0] + sum(dropped) and sum(dropped) == 4
+
+
+def test_files_of_others_below_data_are_no_shards(tmp_path):
+    rows, stray = write_lines(tmp_path / "a.jsonl", [document(1)]), tmp_path / "out" / "data" / "a" / "000009.parquet"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"somebody's")
+    argv = [
+        "--sources",
+        f"[{{path: {rows}, label: a}}]",
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--repair",
+        "false",
+        "--force",
+    ]
+    with pytest.raises(InputError, match="out/data: was not written by a build"):
+        runpy.run_path(str(ROOT / "recipes" / "corpus.py"))["main"](*parse(*recipe_types("corpus"), argv=argv))
+    assert stray.exists()
 
 
 def test_nothing_in_the_report_is_markup(tmp_path):

@@ -141,6 +141,9 @@ def to_source(value, where: str) -> CorpusSource:
         if key not in own:
             raise InputError(f"{where}: `steps` has no `{key}`{nearest(key, own)}; it has {', '.join(own)}")
         source.steps[key] = check_value(key, source.steps[key], own[key], f"{where}.steps")
+    files = source.data_files if isinstance(source.data_files, list) else [source.data_files or ""]
+    if wrong := [name for name in files if not isinstance(name, str)]:
+        raise InputError(f"{where}: `data_files` holds {wrong[0]!r}; give file names or patterns")
     if source.path.startswith("pypi:") and not source.sha256:
         raise InputError(f"{where}: `sha256` is missing, the checksum of {source.path}")
     for key in ("streaming", "revision", "name"):

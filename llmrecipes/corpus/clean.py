@@ -109,6 +109,7 @@ def _clean(work: Work, part: Part, items: Items | None, folder: Path) -> None:
     with pyarrow.parquet.ParquetWriter(folder / "documents.parquet", SCHEMA, compression="zstd") as writer:
         for document in read_documents(source, part, work.args.max_document_bytes):
             if document.problem:
+                counts.read[0] += 1
                 counts.drop("read", document.problem, 0, document.id, document.problem)
                 continue
             text = document.text
