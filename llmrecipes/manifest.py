@@ -39,6 +39,7 @@ NOT_PART_OF_A_RUN |= {"tokens_dir", "verify_tokens"}
 NOT_PART_OF_A_RUN |= {"per_device_train_batch_size", "gradient_accumulation_steps"}  # their product is
 HOW_IT_IS_DONE = ("watch_", "hub_", "dataloader_num", "dataloader_pin", "dataloader_prefetch", "dataloader_persistent")
 MANIFEST_FILE = "manifest.json"
+TOKENS_FILE = "tokens.json"  # of a folder of token shards
 # Files that differ between equal runs or are written about a run afterwards: no later stage reads them.
 NOT_OUTPUT = {MANIFEST_FILE, "trainer_state.json", "watch.jsonl", "evaluation.json", "health.json", "health.md"}
 NOT_OUTPUT |= {"quality.json", "quality.html", "training_args.bin", "report.json", "report.html"}
@@ -167,6 +168,7 @@ def corpora_of(inputs: Iterable[str]) -> dict[str, str]:
             if path_of(folder, manifest) in corpora:  # it is one itself
                 _require_as_reported(folder, path, manifest)
             found |= corpora
+        found |= read_json(path / TOKENS_FILE).get("corpora") or {}
     return found
 
 

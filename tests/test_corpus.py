@@ -358,6 +358,11 @@ def test_the_recipe_writes_a_folder_whose_report_is_known_to_what_is_made_of_it(
     assert list(read_manifest(tmp_path / "tokenizer")["corpora"].values()) == [report["fingerprint"]]
     assert corpora_of([str(tmp_path / "tokenizer")]) == {str(out): report["fingerprint"]}, "handed on by what was made of it"
     assert report["fingerprint"] in (tmp_path / "tokenizer" / "README.md").read_text()
+    tokens = ["--datasets", f"[{{path: {out / 'data' / 'a'}}}]", "--tokens_dir", tmp_path / "tokens"]
+    third = run_python("-m", "llmrecipes.tokens", *tokens, "--tokenizer_name_or_path", tmp_path / "tokenizer")
+    assert third.returncode == 0, third.stderr
+    (folder,) = (path for path in (tmp_path / "tokens").iterdir() if path.is_dir())
+    assert corpora_of([str(folder)]) == {str(out): report["fingerprint"]}, "and by its tokens"
     (shard,) = out.glob("data/a/*")
     whole, made[-1] = shard.read_bytes(), tmp_path / "other"
     for change, how in (

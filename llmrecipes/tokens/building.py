@@ -20,7 +20,7 @@ from llmrecipes.data.once import written_once
 from llmrecipes.data.streams import TextReader, TextSource
 from llmrecipes.data.tables import HINT, NOT_USABLE, Notes, say, tell
 from llmrecipes.durable import read_json, write_json
-from llmrecipes.manifest import digest
+from llmrecipes.manifest import corpora_of, digest
 from llmrecipes.tokens.shards import FORMAT, MANIFEST, ORDER, ShardWriter, TokenShards
 
 PROGRESS = "progress.json"
@@ -113,6 +113,7 @@ def _build(source: TextSource, tokenizer: PreTrainedTokenizerBase, made_by: str,
         **totals,
         "notes": tell(reader.notes, reader.consumed),
         "left_out": reader.notes.examples.get(NOT_USABLE),
+        "corpora": corpora_of([source.where]),
     }
     write_json(folder / MANIFEST, facts | {"shards": done["shards"]})
     (folder / PROGRESS).unlink(missing_ok=True)

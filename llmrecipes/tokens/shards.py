@@ -19,9 +19,10 @@ import numpy as np
 
 from llmrecipes.config import InputError
 from llmrecipes.durable import fsync_folder, read_json
+from llmrecipes.manifest import TOKENS_FILE
 from llmrecipes.tokens.permutation import key_of, permute
 
-MANIFEST, FORMAT = "tokens.json", 1
+MANIFEST, FORMAT = TOKENS_FILE, 1
 ORDER = 1  # order of documents in a shard: key of the permutation, and part of a folder's name
 SUFFIXES = (".ds", ".ds.index", ".ds.hashes")
 SMALL = 64 << 20  # files up to this many bytes are always read in full for checking
