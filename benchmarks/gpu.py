@@ -242,25 +242,26 @@ def decode(shape: tuple, new_tokens: int) -> dict:
 
 def ppo(smoke: bool, trl: str | None) -> dict:
     """Both sides of benchmarks/ppo.py on Pythia-410M's shape, prompts, responses and epochs of arXiv 2403.17031, rollouts of
-    128 (512 there): samples/s and memory."""
+    128 (512 there), and ours with torch_compile against ours without: samples/s and memory."""
     workload = "smoke" if smoke else "pythia-410m"
     found = {}
-    for side in ("trl", "separate") if trl else ("separate",):
+    for side in ("trl", "separate", "compiled") if trl else ("separate", "compiled"):
         path = os.pathsep.join(([trl] if side == "trl" else []) + [str(ROOT), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
         script = [sys.executable, str(Path(__file__).with_name("ppo_sides.py")), side, workload, "2"]
         done = subprocess.run(script, env=environment, capture_output=True, text=True)
         if done.returncode:
-            return found | {f"{side}_failed": done.stderr[-1500:]}
+            found[f"{side}_failed"] = done.stderr[-1500:]
+            continue
         run = json.loads(done.stdout.splitlines()[-1])
         found[f"{side}_samples_per_s"], found[f"{side}_peak_gib"] = run["samples_per_s"], run["peak_mb"] / 1024
-        found |= {f"{side}_{name}_s": seconds for name, seconds in run["seconds"].items()} | {
-            f"{side}_tokens": run["tokens"]
-        }
-    if trl:
-        assert found["trl_tokens"] == found["separate_tokens"], "the sides sampled other numbers of tokens"
-        found["speed"] = found["separate_samples_per_s"] / found["trl_samples_per_s"]
-        found["memory"] = found["separate_peak_gib"] / found["trl_peak_gib"]
+        found |= {f"{side}_{name}_s": seconds for name, seconds in run["seconds"].items()}
+        found |= {f"{side}_first_update_s": run["first_update_s"], f"{side}_tokens": run["tokens"]}
+    for prefix, side, other in (("", "separate", "trl"), ("compiled_", "compiled", "separate")):
+        if {f"{side}_tokens", f"{other}_tokens"} <= found.keys():
+            assert found[f"{side}_tokens"] == found[f"{other}_tokens"], "the sides sampled other numbers of tokens"
+            found[f"{prefix}speed"] = found[f"{side}_samples_per_s"] / found[f"{other}_samples_per_s"]
+            found[f"{prefix}memory"] = found[f"{side}_peak_gib"] / found[f"{other}_peak_gib"]
     return found
 
 

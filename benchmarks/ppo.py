@@ -1,13 +1,16 @@
 """PPOTrainer against that of trl 1.12.0, the last release with one: samples/s by phase, peak memory, learning.
 
-    python benchmarks/ppo.py [--updates 2] [--rounds 3] [--workloads fixed,variable,vocabulary] [--bandit] [--json FILE]
+    python benchmarks/ppo.py [--updates 2] [--rounds 3] [--workloads fixed,variable,vocabulary] [--sides trl,separate,shared]
+                             [--bandit] [--json FILE]
 
 trl 1.12.0 gets its own environment, created on the first call in benchmarks/.trl (venv and pip). The sides run alternately,
 one process each, on the same models, prompts (in the same order) and response lengths, which follow a schedule: random
 weights, fp32, num_mini_batches 1, pad != eos, no sample generations, old log-probabilities from sampling; the first update
 warms up, TRL's last update of a pass is not run. Measures CPU time of one thread, which other load disturbs least.
-"separate" compares like with like; "shared" (one trunk for policy and value) is a different algorithm, shown separately.
-Beside the seconds of "separate" stands their floor: the update's matrix products at this machine's own rate (ppo_floor.py).
+"separate" compares like with like; "shared" (one trunk for policy and value) is a different algorithm, shown separately;
+"compiled", which runs if named in --sides, is "separate" with torch_compile. Ratios are to the first side. Beside the
+seconds of "separate" and "compiled" stands their floor: the update's matrix products at this machine's own rate
+(ppo_floor.py).
 --workloads smoke: a tiny model, to check that everything runs; its figures mean nothing.
 """
 
@@ -17,13 +20,14 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from ppo_sides import ROWS, TOYS, WORKLOADS
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = Path(__file__).parent / ".trl"
-SIDES = ("trl", "separate", "shared")
+SIDES = ("trl", "separate", "shared", "compiled")
 TOY_UPDATES = 50
 # Target ratios to TRL: samples/s at least, peak memory at most.
 TARGETS = {
@@ -34,6 +38,7 @@ TARGETS = {
     ("variable", "shared"): (2.6, None),
     ("vocabulary", "shared"): (3.3, None),
 }
+MEDIANS = ("samples_per_s", "peak_mb", "overhead", "first_update_s")
 FLOOR_TARGET = 1.25  # times the floor, separate value model
 TOY_TARGETS = {"bandit": 0.8, "stop": 0.95, "stop_pad_is_eos": 0.95}
 
@@ -56,11 +61,11 @@ def trl_python() -> Path:
 
 def in_process(side: str, workload: str, updates: int) -> dict:
     python = trl_python() if side == "trl" else sys.executable
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     script = Path(__file__).with_name("ppo_sides.py")
-    done = subprocess.run(
-        [str(python), str(script), side, workload, str(updates)], env=environment, capture_output=True, text=True
-    )
+    with tempfile.TemporaryDirectory() as cache:  # empty: what compiling takes is measured too
+        own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": cache}
+        command = [str(python), str(script), side, workload, str(updates)]
+        done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{side}, {workload} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -74,18 +79,18 @@ def verdict(value: float, target: float | None, at_most: bool = False) -> str:
 
 
 def report(workload: str, runs: dict[str, list[dict]]) -> dict:
-    """Prints each side's medians over the rounds, its ratio to TRL (median and range over the rounds) and its phases. Exits
-    if the sides did not process the same number of tokens."""
+    """Prints each side's medians over the rounds, its ratio to the first side (median and range over the rounds) and its
+    phases. Exits if the sides did not process the same number of tokens."""
     tokens = {tuple(run["tokens"]) for each in runs.values() for run in each}
     if len(tokens) > 1:
         sys.exit(f"{workload}: the sides sampled different numbers of response tokens: {sorted(tokens)}")
     print(f"\n{workload}: {WORKLOADS[workload]}; response tokens by update, every side: {list(*tokens)}")
-    figures = {}
+    figures, first = {}, next(iter(runs))
     for side, each in runs.items():
-        pairs = list(zip(each, runs["trl"], strict=True))
-        speeds, peaks = (sorted(run[key] / trl[key] for run, trl in pairs) for key in ("samples_per_s", "peak_mb"))
-        at_least, at_most = TARGETS.get((workload, side), (None, None))
-        middle = {key: statistics.median(run[key] for run in each) for key in ("samples_per_s", "peak_mb", "overhead")}
+        pairs = list(zip(each, runs[first], strict=True))
+        speeds, peaks = (sorted(run[key] / other[key] for run, other in pairs) for key in ("samples_per_s", "peak_mb"))
+        at_least, at_most = TARGETS.get((workload, side), (None, None)) if first == "trl" else (None, None)
+        middle = {key: statistics.median(run[key] for run in each) for key in MEDIANS}
         phases = {name: statistics.median(run["seconds"][name] for run in each) for name in sorted(each[0]["seconds"])}
         speed, peak = statistics.median(speeds), statistics.median(peaks)
         print(
@@ -96,7 +101,7 @@ def report(workload: str, runs: dict[str, list[dict]]) -> dict:
             f"            peak {middle['peak_mb']:.0f} MiB  {peak:.2f}x [{peaks[0]:.2f}, {peaks[-1]:.2f}]"
             f"{verdict(peak, at_most, at_most=True)}"
         )
-        own = f"  trainer's own {middle['overhead']:.1%} of wall time"
+        own = f"  trainer's own {middle['overhead']:.1%} of wall time, first update after {middle['first_update_s']:.0f} s"
         print(
             "            s/update: " + "  ".join(f"{name} {value:.2f}" for name, value in phases.items()) + own, flush=True
         )
@@ -139,19 +144,23 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=2, help="rollouts in a run, the first not counted")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workloads", default="fixed,variable,vocabulary")
+    parser.add_argument("--sides", default="trl,separate,shared", help=f"of {', '.join(SIDES)}")
     parser.add_argument("--bandit", action="store_true", help=f"learning curves of {', '.join(TOYS)}: {TOY_UPDATES} updates")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     workloads = [name for name in args.workloads.split(",") if name]
     if unknown := set(workloads) - set(WORKLOADS):
         parser.error(f"--workloads: {', '.join(sorted(unknown))} is not one of {', '.join(WORKLOADS)}")
+    sides = [name for name in args.sides.split(",") if name]
+    if not sides or set(sides) - set(SIDES):
+        parser.error(f"--sides: {args.sides} does not name some of {', '.join(SIDES)}")
     if args.updates < 2 or args.rounds < 1:
         parser.error("--updates must be at least 2, --rounds at least 1")
     results = {}
     for workload in workloads:
-        runs = {side: [] for side in SIDES}
+        runs = {side: [] for side in sides}
         for _ in range(args.rounds):
-            for side in SIDES:
+            for side in sides:
                 runs[side].append(in_process(side, workload, args.updates))
         results[workload] = {"figures": report(workload, runs), "runs": runs}
     if args.bandit:

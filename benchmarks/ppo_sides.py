@@ -2,8 +2,9 @@
 
     python benchmarks/ppo_sides.py SIDE WORKLOAD UPDATES [SEED POLICY]
 
-SIDE: trl (trl 1.12.0, by the interpreter that has it), separate or shared (ours) or, for digits, grpo. POLICY: the model
-that digits start from. Prints its figures as one line of JSON.
+SIDE: trl (trl 1.12.0, by the interpreter that has it), separate, shared or compiled (ours, the last with a separate value
+model and torch_compile) or, for digits, grpo. POLICY: the model that digits start from. Prints its figures as one line of
+JSON.
 On a GPU this measures wall time, synchronising with the device, and both sides train under bf16 autocast; on a CPU, the CPU
 time of one thread.
 """
@@ -309,7 +310,7 @@ def run_trl(run: Run) -> None:
     trainer.train()
 
 
-def run_ours(run: Run, value_model: str) -> None:
+def run_ours(run: Run, side: str) -> None:
     from datasets import Dataset
     from transformers import TrainerCallback
 
@@ -322,6 +323,7 @@ def run_ours(run: Run, value_model: str) -> None:
     keep_freed_memory()  # as recipes/ppo.py does
     watch, tokenizer = run.watch, build_tokenizer(run.work["vocab"], run.workload == "stop_pad_is_eos")
     policy, reference, reward, value = run.models()
+    value_model = "shared" if side == "shared" else "separate"
 
     def sampler(model, prompts, **kwargs):
         if run.schedule:
@@ -343,7 +345,7 @@ def run_ours(run: Run, value_model: str) -> None:
         model=policy,
         args=PPOConfig(
             **run.common_arguments(), max_completion_length=run.response, logging_steps=1, value_model=value_model,
-            shuffle_dataset=False, old_logprobs="sampler", num_rollout_completions=0,
+            shuffle_dataset=False, old_logprobs="sampler", num_rollout_completions=0, torch_compile=side == "compiled",
         ),
         train_dataset=Dataset.from_list([{"prompt": row} for row in run.prompts]), processing_class=tokenizer,
         ref_model=reference, reward_funcs=toy_reward if run.toy else reward, sampler=sampler, callbacks=[Updates()],
@@ -361,12 +363,14 @@ def run_ours(run: Run, value_model: str) -> None:
 
 def measure(side: str, workload: str, updates: int, *given) -> dict:
     """Samples/s, seconds per update by phase (CPU; "other" is the trainer's own overhead), that overhead's share of wall
-    time, response tokens of each update, peak memory (MiB); for toys, the score of each update."""
+    time, wall seconds of the first update (not counted: it warms up and compiles), response tokens of each update, peak
+    memory (MiB); for toys, the score of each update."""
     import torch
 
     torch.set_num_threads(1)
     cuda = torch.cuda.is_available()
     run = Run(workload, updates, *given)
+    started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Finished):
         if side == "grpo":
             run_grpo(run, build_tokenizer(run.work["vocab"], False))
@@ -385,9 +389,10 @@ def measure(side: str, workload: str, updates: int, *given) -> dict:
         "tokens": [end - start for start, end in zip([0, *tokens], tokens, strict=False)],
         "seconds": {name: times[0] for name, times in phases.items()}
         | {"other": cpu - sum(times[0] for times in phases.values())},
+        "first_update_s": run.marks[0][0][1] - started,
         "overhead": 1 - sum(times[1] for times in phases.values()) / wall,
         "peak_mb": peak,
-        "floor": run.floor() if side == "separate" and not run.toy else None,  # after the peak was read
+        "floor": run.floor() if side in ("separate", "compiled") and not run.toy else None,  # after the peak was read
         "scores": run.curve(),
     }
 

@@ -567,8 +567,6 @@ def test_a_stream_of_prompts_is_refused(tmp_path):
         ({"kl_estimator": "k4"}, "kl_estimator: 'k4'"),
         ({"lam": 1.5}, "lam: 1.5"),
         ({"remove_unused_columns": True}, "remove_unused_columns"),
-        ({"torch_compile": True}, "torch_compile: True is not for PPO"),
-        ({"torch_compile_mode": "default"}, "torch_compile_mode: 'default' is not for PPO"),
         ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha: 5.0 is not for PPO"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size: True is not .*; set per_device_train_batch_size"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor: 0.1 is not for PPO"),

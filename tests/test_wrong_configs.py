@@ -58,6 +58,14 @@ def test_an_unknown_annotator_is_not_told_what_the_default_one_needs(paths, tmp_
     assert len(caught.value.args) == 1
 
 
+@pytest.mark.parametrize("stage", ["ppo", "sft"])
+def test_compiling_without_a_compiler_is_told_beforehand(stage, paths, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    config = write_config(tmp_path, stage, ["torch_compile: true"], paths)
+    with pytest.raises(InputError, match="torch_compile: needs a C\\+\\+ compiler"):
+        parse(*recipe_types(stage), argv=["--config", str(config)], inputs_exist=True)
+
+
 def test_null_on_the_command_line_is_no_data_set(tmp_path):
     with pytest.raises(InputError, match="`datasets` is null, which is not a list; name its entries"):
         parse(*recipe_types("tokenizer"), argv=["--datasets", "null", "--output_dir", str(tmp_path / "out")])

@@ -406,6 +406,8 @@ vllm_server_port: 8001 | has no effect without `use_vllm: true`
 use_vllm: true; vllm_server_port: 8001 | has no effect with `vllm_mode: colocate`
 use_vllm: true; vllm_mode: server; vllm_max_model_length: 99 | has no effect with `vllm_mode: server`
 ~reward_model_name_or_path; reward_functions: a:b; reward_model_dtype: bfloat16 | without `reward_model_name_or_path`
+torch_compile_backend: onnxrt | is not one of inductor, aot_eager, eager
+torch_compile_mode: max-autotune | records a CUDA graph for each length
 value_model: shared; value_model_name_or_path: {reward} | has no effect with `value_model: shared`
 """,
     "pretrain": """

@@ -8,12 +8,10 @@ from transformers import TrainingArguments
 
 from llmrecipes.config import InputError
 from llmrecipes.keys.renamed import RENAMES
+from llmrecipes.ppo.compilation import check_compilation
 
 # Arguments of TrainingArguments that PPO does not support: the one allowed value, and why or what to use instead.
 REFUSED = {
-    "torch_compile": (False, "responses differ in length, so every step would be compiled again"),
-    "torch_compile_backend": (None, "it turns torch_compile on, which PPO does without"),
-    "torch_compile_mode": (None, "it turns torch_compile on, which PPO does without"),
     "neftune_noise_alpha": (None, "its noise would move the first probability ratio away from 1"),
     "auto_find_batch_size": (False, "a rollout has a fixed size; set per_device_train_batch_size"),
     "label_smoothing_factor": (0.0, "PPO's loss has no labels to smooth"),
@@ -52,6 +50,7 @@ CHOICES = {
     "kl_in": ("reward", "loss"),
     "value_model": (None, "separate", "shared"),
     "ref_model_dtype": (None, "float32", "bfloat16", "float16"),
+    "torch_compile_backend": (None, "inductor", "aot_eager", "eager"),
     "old_logprobs": ("recompute", "sampler"),
     "vllm_mode": ("colocate", "server"),
     "vllm_model_impl": ("vllm", "transformers", "auto"),
@@ -84,6 +83,9 @@ class PPOConfig(TrainingArguments):
         default=False, metadata={"help": "Off: a loss that is not finite stops the run instead of being hidden."}
     )
 
+    torch_compile: bool = field(
+        default=False, metadata={"help": "Compile the layers of all models, once for rows of any length; not for decoding."}
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code from the models' repositories."})
 
     # Rollout
@@ -278,7 +280,7 @@ class PPOConfig(TrainingArguments):
         return super().__new__(cls)
 
     def __post_init__(self):
-        for name, (allowed, reason) in REFUSED.items():  # first: TrainingArguments passes torch_compile on to accelerate
+        for name, (allowed, reason) in REFUSED.items():
             if getattr(self, name) != allowed:
                 raise InputError(f"{name}: {getattr(self, name)!r} is not for PPO ({reason}); leave it out")
         super().__post_init__()
@@ -323,6 +325,7 @@ class PPOConfig(TrainingArguments):
             raise InputError("total_episodes: is given with max_steps, and each says how long to train; leave one out")
         if self.early_stop_kl is not None and (self.fp16 or self.deepspeed_plugin):
             raise InputError("early_stop_kl: does not work with fp16 or DeepSpeed, which take no step without a gradient")
+        check_compilation(self)
 
     def _check_vllm(self) -> None:
         if self.old_logprobs == "sampler":

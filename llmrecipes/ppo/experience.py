@@ -15,6 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from llmrecipes.config import InputError
 from llmrecipes.generation import NotFiniteError
+from llmrecipes.ppo.compilation import uncompiled
 from llmrecipes.ppo.completions import completion_table, write_completions
 from llmrecipes.ppo.losses import (
     adapt_kl_coef,
@@ -143,7 +144,7 @@ def sample(trainer, prompts: list[list[int]], generator: torch.Generator) -> lis
         return ask()
 
     def with_whole_weights():
-        with whole_weights(policy, trainer.model_wrapped, trainer.accelerator):
+        with whole_weights(policy, trainer.model_wrapped, trainer.accelerator), uncompiled(args):
             return ask()
 
     try:

@@ -231,7 +231,8 @@ def _logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
             stack.enter_context(_replaced_forward(part, lambda *_, **__: output))
         # Some models look at the shape of the ids.
         input_ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
-        return model(input_ids=input_ids, use_cache=False).logits[0]
+        # Not [0], whose backward pass would copy the gradient into zeros.
+        return model(input_ids=input_ids, use_cache=False).logits.squeeze(0)
 
 
 @contextmanager

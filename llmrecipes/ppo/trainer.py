@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import TorchDynamoPlugin, gather_object
 from datasets import Dataset
 from peft import PeftConfig
 from torch.utils.data import DataLoader
@@ -25,6 +25,7 @@ from llmrecipes.durable import cut_back
 from llmrecipes.generation import sample_responses
 from llmrecipes.ppo import experience, objective, setup
 from llmrecipes.ppo.checkpoint import count_broken, load_models, load_ppo_state, save_models, save_ppo_state
+from llmrecipes.ppo.compilation import compile_layers
 from llmrecipes.ppo.completions import add_completions, send_completions, training_completions
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.policy_value import PolicyAndValue, check_value_model
@@ -115,6 +116,7 @@ class PPOTrainer(Trainer):
         # The loss below is a sum over tokens divided by the token count of the whole optimizer step.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True
+        compile_layers(self)
         if not args.offload_frozen_models:
             self.rewards.replace_models(lambda model: shard_frozen(model, self.accelerator))
             self.ref_model = self.ref_model and shard_frozen(self.ref_model, self.accelerator)
@@ -122,6 +124,10 @@ class PPOTrainer(Trainer):
             self.sampler = VLLMSampler(self.model.policy, args, self.accelerator, processing_class)
         self.kl_coef = args.kl_coef
         self._start_counting()
+
+    def _build_accelerator_args(self, **kwargs) -> dict:
+        # `compile_layers` compiles; accelerate would wrap the whole module.
+        return super()._build_accelerator_args(**kwargs) | {"dynamo_plugin": TorchDynamoPlugin(backend="no")}
 
     def _start_counting(self) -> None:
         self._rollout: Rollout | None = None

@@ -4,7 +4,9 @@ import json
 import math
 import os
 import re
+import shutil
 import socket
+import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -236,6 +238,10 @@ def packages(s: Settings) -> Problems:
         yield "use_vllm", "vLLM is not installed (pip install vllm; it needs a GPU); leave it out"
     if s["deepspeed"] and not installed("deepspeed"):
         yield "deepspeed", "deepspeed is not installed (pip install deepspeed)"
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    inductor = s["torch_compile"] and s["torch_compile_backend"] in (None, "inductor")
+    if inductor and not shutil.which(compiler) and not shutil.which("nvidia-smi"):  # on a GPU, Triton compiles
+        yield "torch_compile", f"needs a C++ compiler, and there is no {compiler}; install one, or leave torch_compile out"
     attention = s["attn_implementation"] or ""
     for name, module in (("flash_attention_2", "flash_attn"), ("flash_attention_3", "flash_attn_interface")):
         if attention == name and not installed(module, "kernels"):
