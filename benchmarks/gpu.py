@@ -103,8 +103,8 @@ def arguments(cls, folder: str, shape: tuple, steps: int, **more):
     )
 
 
-def build_trainer(part: str, shape: tuple, steps: int, folder: str):
-    """The recipe's trainer of `pretrain`, `sft` or `lora` on random rows."""
+def build_trainer(part: str, shape: tuple, steps: int, folder: str, **keys):
+    """The recipe's trainer of `pretrain`, with `keys` of its own, `sft` or `lora` on random rows."""
     import torch
     from datasets import Dataset
     from transformers import TrainingArguments
@@ -121,6 +121,7 @@ def build_trainer(part: str, shape: tuple, steps: int, folder: str):
             args=arguments(TrainingArguments, folder, shape, steps),
             train_dataset=data,
             data_collator=collate_blocks,
+            **keys,
         )
     import peft
     import trl
@@ -148,12 +149,16 @@ def against_bare_loop(part: str, shape: tuple, steps: int) -> dict:
 
     layers, width, _, length, rows, _ = shape
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(part, shape, steps, folder)
-        use_readable_log(trainer)
+        trainers = {"recipe": build_trainer(part, shape, steps, folder)}
+        if part == "pretrain":
+            trainers["fused_lm_head"] = build_trainer(part, shape, steps, folder, fused_lm_head=True)
         clock = Clock()
-        trainer.add_callback(clock)
+        for each in trainers.values():
+            use_readable_log(each)
+            each.add_callback(clock)
+        trainer = trainers["recipe"]
         parameters = sum(p.numel() for p in trainer.model.parameters())
-        seconds = {"recipe": [], "bare": []}
+        seconds = {side: [] for side in (*trainers, "bare")}
         bare = BareLoop(build_model(shape), trainer, steps) if part != "lora" else None  # the adapter's loop is TRL's own
         memory = {}
         for _ in range(4):  # the first warms up and compiles
@@ -161,9 +166,9 @@ def against_bare_loop(part: str, shape: tuple, steps: int) -> dict:
                 if side == "bare" and bare is None:
                     continue
                 reset_peak()
-                if side == "recipe":
-                    trainer.train()
-                seconds[side].append(pace(clock.times if side == "recipe" else bare.run())[0])
+                if side in trainers:
+                    trainers[side].train()
+                seconds[side].append(pace(clock.times if side in trainers else bare.run())[0])
                 memory[side] = peak_gib()
         tokens = rows * length
         # Frozen weights need no weight gradients: 4 N instead of 6 N.

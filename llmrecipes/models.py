@@ -18,7 +18,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
+    TrainingArguments,
 )
+from transformers.utils import enable_tf32, is_torch_tf32_available
 from trl import get_quantization_config
 
 from llmrecipes.adapters import merge_all, read_chain
@@ -230,6 +232,14 @@ def warn_of_rounding(model: torch.nn.Module) -> None:
         say(f"warning: weights are trained in {', '.join(sorted(kinds))}, in which most updates at a small learning rate "
             "are rounded away; leave `dtype` out (float32) and compute in 16 bits by `bf16: true`, or train an "
             "adapter")  # fmt: skip
+
+
+def multiply_in_tf32(args: TrainingArguments) -> None:
+    """Where float32 trains on a GPU that has TF32, lets matrix products use it, unless `tf32` is given: their inputs are
+    rounded to 10 bits of mantissa, the sums stay float32."""
+    if args.tf32 is None and not (args.bf16 or args.fp16 or args.use_cpu) and is_torch_tf32_available():
+        enable_tf32(True)
+        say("matrix products are in TF32; `tf32: false` keeps float32")
 
 
 def count_parameters(model: PreTrainedModel) -> int:

@@ -31,7 +31,7 @@ from llmrecipes.checkpoints import (
     step_folders,
 )
 from llmrecipes.config import InputError
-from llmrecipes.models import warn_of_rounding
+from llmrecipes.models import multiply_in_tf32, warn_of_rounding
 from llmrecipes.random_states import random_states, set_random_states
 from llmrecipes.run import Run
 from llmrecipes.signals import Interrupted, handle_signals, raise_interrupted
@@ -58,6 +58,7 @@ def run_training(trainer: Trainer, state: Run) -> dict:
     _pickle_no_arguments(trainer)
     if not trainer.is_deepspeed_enabled:  # DeepSpeed keeps float32 weights of its own
         warn_of_rounding(trainer.model)
+    multiply_in_tf32(trainer.args)
     args, checkpoint = trainer.args, state.resume_from_checkpoint
     # Trainer would remove old checkpoints before the newest is sealed; here they are kept until then.
     limit, args.save_total_limit = args.save_total_limit, None

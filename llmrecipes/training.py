@@ -1,9 +1,11 @@
 """What TRL's trainers lack here: row counts, rows in a given order, a cheap SFT loss for small models, weighted pairs."""
 
 import copy
+import functools
 import inspect
 import math
 import sys
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,9 +14,11 @@ import trl
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.modeling_outputs import CausalLMOutput
 from trl.chat_template_utils import clone_chat_template
 from trl.data_utils import is_conversational
 from trl.trainer.reward_trainer import DataCollatorForPreference
+from trl.trainer.utils import add_fused_lm_head  # internal: TRL's own trainers use it, and nothing public is like it
 
 from llmrecipes.adapters import restore_saved_modules
 from llmrecipes.answer_masks import NOTES, end_answers, name_tokens, tokenize_answers
@@ -31,18 +35,36 @@ from llmrecipes.templates import complete_template
 CHEAP_LOGITS_BYTES = 1 << 30
 
 
+def add_loss_alone(model: torch.nn.Module) -> None:
+    """Has `model(..., labels=labels, loss_alone=True)` return no logits. Under autocast accelerate makes a float32 copy of
+    all that a model returns, and compiled code has to write it out."""
+    forward = model.forward.__func__
+
+    @functools.wraps(forward)
+    def loss_or_all(self, *args, loss_alone: bool = False, **kwargs):
+        outputs = forward(self, *args, **kwargs)
+        return CausalLMOutput(loss=outputs.loss) if loss_alone else outputs
+
+    model.forward = types.MethodType(loss_or_all, model)
+
+
 class PretrainTrainer(Trainer):
     """Trainer with MuonAdamW if `muon_learning_rate` is given: under FSDP, Trainer does not accept an optimizer built
     outside.
 
     Rows with a `mixture` come in its order; each epoch continues where the last one ended, and a resumed run starts at its
-    next row without reading those before.
+    next row without reading those before. With `fused_lm_head` TRL's tiled LM head computes the loss, so that the logits of
+    a micro-batch never exist together; the backward pass computes them again.
     """
 
-    def __init__(self, *, args: TrainingArguments, muon_learning_rate: float | None = None, **kwargs):
+    def __init__(self, *, model, args: TrainingArguments, muon_learning_rate=None, fused_lm_head=False, **kwargs):
         self.muon_learning_rate = muon_learning_rate
+        self._loss_keys = {"fused_lm_head": True} if fused_lm_head else {"loss_alone": True}
+        if fused_lm_head and args.device.type == "cpu":  # measured: LOG.md
+            say("fused_lm_head: on a CPU, TRL's tiles take more time and memory than the logits do; leave it out")
         args.remove_unused_columns = False  # there are none, and TokenBlocks returns whole batches
-        super().__init__(args=args, **kwargs)
+        add_fused_lm_head(model) if fused_lm_head else add_loss_alone(model)
+        super().__init__(model=model, args=args, **kwargs)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None and self.muon_learning_rate is not None:
@@ -52,6 +74,8 @@ class PretrainTrainer(Trainer):
     def compute_loss(self, model, inputs, *args, **kwargs):
         if "position_ids" in inputs:  # with a cache they would silently reset nothing
             inputs["use_cache"] = False
+        if self.label_smoother is None:  # it needs the logits
+            inputs |= self._loss_keys
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset=None):
@@ -152,6 +176,7 @@ class SFTTrainer(trl.SFTTrainer):
         # TRL needs {% generation %} marks in the template, or a template that it knows.
         self._answers_only, args.assistant_only_loss = args.assistant_only_loss, False
         args = take_template(within_context(args, model), model, kwargs.get("processing_class"), kwargs.get("peft_config"))
+        add_loss_alone(model)
         super().__init__(model=model, args=args, **kwargs)
         restore_saved_modules(self.model)
 
@@ -196,7 +221,12 @@ class SFTTrainer(trl.SFTTrainer):
         # Evaluation keeps TRL's loss: it is rare, and its entropy and accuracy are reported.
         if not (cheap and plain and self.model.training):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        inputs = {**inputs, "use_cache": False, **without_prompts(self.accelerator.unwrap_model(model), inputs["labels"])}
+        inputs = {
+            **inputs,
+            "use_cache": False,
+            "loss_alone": True,
+            **without_prompts(self.accelerator.unwrap_model(model), inputs["labels"]),
+        }
         if num_items_in_batch is not None:  # a batch without labels has loss 0, not 0 / 0
             num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
         # Trainer's own loss, bypassing TRL's override.

@@ -21,6 +21,9 @@ class PretrainArguments:
         default="adamw", metadata={"help": "adamw (`optim`) or muon + AdamW.", "choices": ["adamw", "muon"]}
     )
     muon_learning_rate: float = field(default=0.02, metadata={"help": "Learning rate of the hidden matrices."})
+    fused_lm_head: bool = field(
+        default=False, metadata={"help": "On a GPU: the loss in tiles, for less memory and a second pass through the head."}
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code from the model's repository."})
 
 
@@ -85,6 +88,7 @@ def main(run, data, preview, training, model, pretrain, tokens, watch):
             processing_class=tokenizer,
             data_collator=collate,
             muon_learning_rate=pretrain.muon_learning_rate if pretrain.optimizer == "muon" else None,
+            fused_lm_head=pretrain.fused_lm_head,
         )
     )
     add_watch(trainer, watched, tokenizer, chat=False)

@@ -298,6 +298,17 @@ def test_kto_reads_single_answers_and_each_of_them_behind_another_prompt_too(sft
     assert 0.4 < activations[0] / activations[1] < 0.7
 
 
+def test_pretraining_fits_by_the_fused_head_where_its_logits_are_what_is_too_large(sft):
+    model = {"model_type": "llama", "vocab_size": 128_256, "hidden_size": 512, "num_hidden_layers": 4,
+             "num_attention_heads": 8, "intermediate_size": 1024, "max_position_embeddings": 32768}  # fmt: skip
+    given = {"model_name_or_path": None, "model_config": model, "tokenizer_name_or_path": "t", "max_length": 32768,
+             "per_device_train_batch_size": 1}  # fmt: skip
+    plan = plan_of(of_stage(sft, "pretrain", **given), gpu="rtx4090")
+    assert not plan["fits"] and plan["would_fit_with"] == ["fused_lm_head: true"]
+    fused = plan_of(of_stage(sft, "pretrain", fused_lm_head=True, **given), gpu="rtx4090")
+    assert fused["fits"] and not fused.get("would_fit_with")
+
+
 def test_grpo_is_planned_by_phase(sft):
     given = {"max_completion_length": 512, "num_generations": 4, "num_iterations": 2, "max_steps": -1,
              "gradient_accumulation_steps": 2, "reward_functions": ["json:dumps"], "num_train_epochs": 1}  # fmt: skip

@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from llmrecipes.config import InputError, ModelArguments
-from llmrecipes.models import build_policy, load_policy, train_tokenizer
+from llmrecipes.models import build_policy, load_policy, multiply_in_tf32, train_tokenizer
 from llmrecipes.muon import MuonAdamW, build_muon
 from llmrecipes.parsing import parse
 from llmrecipes.tokens.blocks import collate_blocks
@@ -54,8 +54,14 @@ def folder(tokenizer, tmp_path_factory):
 
 
 def arguments(output_dir, config_type=TrainingArguments, **values):
-    values = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "max_steps": 4, "logging_steps": 1} | values
-    return config_type(output_dir=str(output_dir), use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, **values)
+    values = {
+        "bf16": False,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "max_steps": 4,
+        "logging_steps": 1,
+    } | values
+    return config_type(output_dir=str(output_dir), use_cpu=True, report_to="none", disable_tqdm=True, **values)
 
 
 def sft_trainer(folder, tokenizer, output_dir, rows, kind=SFTTrainer, **values):
@@ -129,6 +135,52 @@ def test_resume_equals_uninterrupted(tokenizer, folder, tmp_path, optimizer):
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
     before = load_policy(ModelArguments(model_name_or_path=str(tmp_path / "whole" / "checkpoint-3"))).state_dict()
     assert not all(torch.equal(weights[name], before[name]) for name in weights), "the last steps moved something"
+
+
+@pytest.mark.parametrize("keys", [{}, {"label_smoothing_factor": 0.1}, {"bf16": True}], ids=["plain", "smoothed", "bf16"])
+def test_pretraining_keeps_no_logits_and_its_loss(tokenizer, folder, tmp_path, keys):
+    """The trainer's loss is the model's own; its training steps return no logits, unless label smoothing needs them."""
+    blocks = build_blocks(Dataset.from_dict({"text": TEXTS}), tokenizer, 16, 4)
+    policy = load_policy(ModelArguments(model_name_or_path=folder))
+    args = arguments(tmp_path, **keys)
+    trainer = PretrainTrainer(model=policy, args=args, train_dataset=blocks, data_collator=collate_blocks)
+    batch = collate_blocks([blocks[i] for i in range(4)])
+    with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+        loss, outputs = trainer.compute_loss(trainer.model, dict(batch), return_outputs=True)
+        whole = policy(**batch)
+    expected = trainer.label_smoother(whole, batch["labels"], shift_labels=True) if trainer.label_smoother else whole.loss
+    torch.testing.assert_close(loss, expected)
+    assert ("logits" in outputs) == bool(keys.get("label_smoothing_factor"))
+
+
+def test_the_fused_head_trains_as_the_plain_one(tokenizer, folder, tmp_path):
+    blocks = build_blocks(Dataset.from_dict({"text": TEXTS}), tokenizer, 16, 4)
+
+    def train(fused_lm_head):
+        policy = load_policy(ModelArguments(model_name_or_path=folder))
+        trainer = PretrainTrainer(
+            model=policy, args=arguments(tmp_path, max_steps=3), train_dataset=blocks, eval_dataset=blocks,
+            data_collator=collate_blocks, fused_lm_head=fused_lm_head,
+        )  # fmt: skip
+        trainer.train()
+        return trainer.evaluate()["eval_loss"], policy.state_dict()
+
+    (loss, weights), (fused_loss, fused) = train(False), train(True)
+    assert fused_loss == pytest.approx(loss, rel=1e-5)
+    start = load_policy(ModelArguments(model_name_or_path=folder)).state_dict()
+    for name, value in weights.items():
+        assert (fused[name] - value).norm() <= 1e-3 * (value - start[name]).norm(), name
+
+
+@pytest.mark.parametrize("keys, said", [({}, True), ({"tf32": False}, False), ({"bf16": True}, False)])
+def test_float32_is_multiplied_in_tf32_where_a_gpu_has_it(monkeypatch, capsys, tmp_path, keys, said):
+    turned_on = []
+    monkeypatch.setattr("llmrecipes.models.is_torch_tf32_available", lambda: True)
+    monkeypatch.setattr("llmrecipes.models.enable_tf32", turned_on.append)
+    args = arguments(tmp_path, **keys)
+    args.use_cpu = False
+    multiply_in_tf32(args)
+    assert turned_on == [True] * said and ("TF32" in capsys.readouterr().out) == said
 
 
 # --- pretraining's blocks and measures --------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ def _changes(job: Job) -> Iterator[tuple[str, Job]]:
         text = f"per_device_train_batch_size: {batch} with gradient_accumulation_steps: {accumulation}"
         text += f" and steps_per_generation: {r.decoded // batch}" if grouped else ""
         yield text, job.changed(batch=batch, accumulation=accumulation)
+    if job.whole and job.head == "logits":
+        yield "fused_lm_head: true", job.changed(head="chunked")
     if not job.checkpointing:
         yield "activation_checkpointing: true", job.changed(checkpointing=True)
     if r and not grouped and r.decoded > 1:

@@ -182,7 +182,7 @@ def read_job(
         checkpointing=bool(
             s["activation_checkpointing"] if s["activation_checkpointing"] is not None else s["gradient_checkpointing"]
         ),
-        padded=not (head == "logits" or ppo or s["packing"] or s["padding_free"]),
+        padded=not ("muon_learning_rate" in s.keys or ppo or s["packing"] or s["padding_free"]),
         quantised=next((size for key, size in QUANTISED.items() if s[key]), None),
         rollouts=rollouts,
         whole="muon_learning_rate" in s.keys,
@@ -235,7 +235,7 @@ def _method(s: Settings) -> tuple[str, int, bool, int]:
     if "assistant_only_loss" in s.keys:
         return "chunked", 1, False, 0
     if "muon_learning_rate" in s.keys:
-        return "logits", 1, False, 0
+        return "chunked" if s["fused_lm_head"] else "logits", 1, False, 0
     raise InputError(f"this stage's method is not one whose memory is known; {PLANNED}")
 
 

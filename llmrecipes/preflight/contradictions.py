@@ -169,6 +169,13 @@ def _packing(s: Settings) -> Problems:
         yield "completion_only_loss", "and `assistant_only_loss` are both on; the first is for prompt/completion rows"
 
 
+def _fused_lm_head(s: Settings) -> Problems:
+    if s["fused_lm_head"] and s["use_liger_kernel"]:
+        yield "fused_lm_head", "and `use_liger_kernel` both compute the loss without all logits; give one of the two"
+    if s["fused_lm_head"] and s["label_smoothing_factor"]:
+        yield "fused_lm_head", "has no logits for `label_smoothing_factor`; give one of the two"
+
+
 def _adapter(s: Settings) -> Problems:
     if "use_peft" not in s.keys:
         return
@@ -381,6 +388,7 @@ CONTRADICTIONS = (
     _schedule,
     _precision,
     _packing,
+    _fused_lm_head,
     _adapter,
     _texts,
     _preferences,
