@@ -23,6 +23,7 @@ from transformers import TrainerCallback, TrainingArguments
 from llmrecipes.config import DataArguments, DatasetSource, ModelArguments, RunArguments
 from llmrecipes.data.streams import text_source
 from llmrecipes.models import build_policy, load_tokenizer, train_tokenizer
+from llmrecipes.pretraining import PretrainTrainer
 from llmrecipes.run import check_run
 from llmrecipes.tokens.arguments import TokenArguments
 from llmrecipes.tokens.blocks import TokenBlocks, collate_blocks
@@ -30,7 +31,6 @@ from llmrecipes.tokens.building import folder_name, tokenizer_fingerprint
 from llmrecipes.tokens.corpus import load_corpus
 from llmrecipes.tokens.mixing import Mixture, share_out
 from llmrecipes.tokens.shards import FORMAT, MANIFEST, SUFFIXES, TokenShards, sample_of, sha256_of
-from llmrecipes.training import PretrainTrainer
 
 ROWS, LENGTH, DOCUMENT = 16, 1024, 700  # rows and tokens per row of a batch; tokens of a document
 SHARD = 1 << 26  # tokens per shard as written

@@ -109,8 +109,9 @@ def build_trainer(part: str, shape: tuple, steps: int, folder: str, **keys):
     from datasets import Dataset
     from transformers import TrainingArguments
 
+    from llmrecipes.pretraining import PretrainTrainer
     from llmrecipes.tokens.blocks import collate_blocks
-    from llmrecipes.training import PretrainTrainer, SFTTrainer
+    from llmrecipes.training import SFTTrainer
 
     *_, length, rows, vocabulary = shape
     ids = torch.randint(3, vocabulary, (rows * steps, length))

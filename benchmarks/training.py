@@ -26,9 +26,10 @@ from llmrecipes.config import ModelArguments
 from llmrecipes.data.tinytown import load_tinytown
 from llmrecipes.logs import quiet_logs, use_readable_log
 from llmrecipes.models import build_policy, count_parameters, load_policy, load_reward_model, train_tokenizer
+from llmrecipes.pretraining import PretrainTrainer
 from llmrecipes.tokens.blocks import collate_blocks
 from llmrecipes.tokens.corpus import build_blocks
-from llmrecipes.training import PretrainTrainer, SFTTrainer
+from llmrecipes.training import SFTTrainer
 
 ROWS, LENGTH = 16, 128
 STAGES = ("pretrain", "sft", "reward")

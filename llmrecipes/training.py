@@ -4,9 +4,7 @@ import copy
 import functools
 import inspect
 import math
-import sys
 import types
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +16,6 @@ from transformers.modeling_outputs import CausalLMOutput
 from trl.chat_template_utils import clone_chat_template
 from trl.data_utils import is_conversational
 from trl.trainer.reward_trainer import DataCollatorForPreference
-from trl.trainer.utils import add_fused_lm_head  # internal: TRL's own trainers use it, and nothing public is like it
 
 from llmrecipes.adapters import restore_saved_modules
 from llmrecipes.answer_masks import NOTES, end_answers, name_tokens, tokenize_answers
@@ -26,7 +23,6 @@ from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_answers, count_pairs, count_scored, require_rows
 from llmrecipes.data.tables import say
 from llmrecipes.models import context_length, eos_token_ids, num_embeddings, stop_at
-from llmrecipes.muon import build_muon
 from llmrecipes.reward_models.scoring import pair_tokens, pool_at_last_token
 from llmrecipes.templates import complete_template
 
@@ -46,73 +42,6 @@ def add_loss_alone(model: torch.nn.Module) -> None:
         return CausalLMOutput(loss=outputs.loss) if loss_alone else outputs
 
     model.forward = types.MethodType(loss_or_all, model)
-
-
-class PretrainTrainer(Trainer):
-    """Trainer with MuonAdamW if `muon_learning_rate` is given: under FSDP, Trainer does not accept an optimizer built
-    outside.
-
-    Rows with a `mixture` come in its order; each epoch continues where the last one ended, and a resumed run starts at its
-    next row without reading those before. With `fused_lm_head` TRL's tiled LM head computes the loss, so that the logits of
-    a micro-batch never exist together; the backward pass computes them again.
-    """
-
-    def __init__(self, *, model, args: TrainingArguments, muon_learning_rate=None, fused_lm_head=False, **kwargs):
-        self.muon_learning_rate = muon_learning_rate
-        self._loss_keys = {"fused_lm_head": True} if fused_lm_head else {"loss_alone": True}
-        if fused_lm_head and args.device.type == "cpu":  # measured: LOG.md
-            say("fused_lm_head: on a CPU, TRL's tiles take more time and memory than the logits do; leave it out")
-        args.remove_unused_columns = False  # there are none, and TokenBlocks returns whole batches
-        add_fused_lm_head(model) if fused_lm_head else add_loss_alone(model)
-        super().__init__(model=model, args=args, **kwargs)
-
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        if self.optimizer is None and self.muon_learning_rate is not None:
-            self.optimizer = build_muon(self.model, self.args, self.muon_learning_rate)
-        return super().create_optimizer(model)
-
-    def compute_loss(self, model, inputs, *args, **kwargs):
-        if "position_ids" in inputs:  # with a cache they would silently reset nothing
-            inputs["use_cache"] = False
-        if self.label_smoother is None:  # it needs the logits
-            inputs |= self._loss_keys
-        return super().compute_loss(model, inputs, *args, **kwargs)
-
-    def _get_train_sampler(self, train_dataset=None):
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if getattr(dataset, "mixture", None) is None:
-            return super()._get_train_sampler(train_dataset)
-        self._order = InOrder(len(dataset))
-        return self._order
-
-    def _run_epoch(self, *, epoch: int, steps_trained_in_current_epoch: int, **kwargs) -> None:
-        # Overrides a private method of Trainer, which would read and drop all rows before a checkpoint.
-        order = getattr(self, "_order", None)
-        if order is None:
-            return super()._run_epoch(epoch=epoch, steps_trained_in_current_epoch=steps_trained_in_current_epoch, **kwargs)
-        is_resumed = epoch == kwargs["epochs_trained"] and kwargs["resume_from_checkpoint"] is not None
-        rows = steps_trained_in_current_epoch * self._train_batch_size * self.args.world_size if is_resumed else 0
-        order.epoch, order.skipped = epoch, rows
-        module = sys.modules[Trainer.__module__]
-        skip_first_batches, module.skip_first_batches = module.skip_first_batches, lambda loader, num_batches: loader
-        try:
-            return super()._run_epoch(epoch=epoch, steps_trained_in_current_epoch=steps_trained_in_current_epoch, **kwargs)
-        finally:
-            module.skip_first_batches = skip_first_batches
-
-
-class InOrder(torch.utils.data.Sampler):
-    """Row numbers of an epoch, continuing from one epoch to the next, without the first `skipped`."""
-
-    def __init__(self, epoch_rows: int):
-        self.epoch_rows, self.epoch, self.skipped = epoch_rows, 0, 0
-
-    def __len__(self) -> int:
-        return self.epoch_rows
-
-    def __iter__(self) -> Iterator[int]:
-        start = self.epoch * self.epoch_rows
-        return iter(range(start + self.skipped, start + self.epoch_rows))
 
 
 def within_context(args: TrainingArguments, model):

@@ -57,11 +57,12 @@ def main(run, data, preview, training, model, pretrain, tokens, watch):
     from llmrecipes.evaluation.watch import add_watch, load_watch
     from llmrecipes.logs import use_readable_log
     from llmrecipes.models import count_parameters, load_tokenizer
+    from llmrecipes.pretraining import PretrainTrainer
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.tokens.blocks import collator_for
     from llmrecipes.tokens.corpus import build_blocks, describe, load_corpus
-    from llmrecipes.training import PretrainTrainer, language_metrics
+    from llmrecipes.training import language_metrics
 
     if pretrain.optimizer == "muon" and training.deepspeed_plugin is not None:
         raise InputError(

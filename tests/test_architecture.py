@@ -41,6 +41,7 @@ LAYERS = {
         "data",
         "models",
         "training",
+        "pretraining",
         "muon",
         "logs",
         "reward_models",

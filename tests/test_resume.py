@@ -15,11 +15,11 @@ from llmrecipes.checkpoints import find_damage, step_folders
 from llmrecipes.config import InputError, RunArguments
 from llmrecipes.manifest import release_folder
 from llmrecipes.ppo.prompts import RolloutSampler
+from llmrecipes.pretraining import PretrainTrainer
 from llmrecipes.resume import CheckpointKeeper, run_training
 from llmrecipes.run import check_run, start_run
 from llmrecipes.signals import Interrupted, received
 from llmrecipes.tokens.blocks import collate_blocks
-from llmrecipes.training import PretrainTrainer
 
 TIMES = ("runtime", "per_second", "step_time")
 

@@ -28,6 +28,7 @@ from llmrecipes.config import DataArguments, DatasetSource, InputError, ModelArg
 from llmrecipes.data.streams import text_source
 from llmrecipes.data.tables import load_table
 from llmrecipes.models import build_policy, train_tokenizer
+from llmrecipes.pretraining import InOrder, PretrainTrainer
 from llmrecipes.tokenizers import load_tokenizer
 from llmrecipes.tokens import __main__ as ahead
 from llmrecipes.tokens import building
@@ -38,7 +39,6 @@ from llmrecipes.tokens.corpus import Corpus, build_blocks, load_corpus
 from llmrecipes.tokens.mixing import Mixture, share_out
 from llmrecipes.tokens.permutation import key_of, permute
 from llmrecipes.tokens.shards import TokenShards
-from llmrecipes.training import InOrder, PretrainTrainer
 
 
 @pytest.fixture(scope="module")

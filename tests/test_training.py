@@ -14,9 +14,10 @@ from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.models import build_policy, load_policy, multiply_in_tf32, train_tokenizer
 from llmrecipes.muon import MuonAdamW, build_muon
 from llmrecipes.parsing import parse
+from llmrecipes.pretraining import PretrainTrainer
 from llmrecipes.tokens.blocks import collate_blocks
 from llmrecipes.tokens.corpus import build_blocks
-from llmrecipes.training import PretrainTrainer, SFTTrainer, language_metrics, without_prompts
+from llmrecipes.training import SFTTrainer, language_metrics, without_prompts
 
 ROOT = Path(__file__).parent.parent
 NAMES, COLOURS = ("Ann", "Bob", "Cleo", "Dan"), ("red", "green", "blue", "grey")

@@ -411,8 +411,8 @@ torch_compile_mode: max-autotune | records a CUDA graph for each length
 value_model: shared; value_model_name_or_path: {reward} | has no effect with `value_model: shared`
 """,
     "pretrain": """
-fused_lm_head: true; label_smoothing_factor: 0.1 | has no logits for `label_smoothing_factor`
-fused_lm_head: true; use_liger_kernel: true | both compute the loss without all logits
+fused_lm_head: true; label_smoothing_factor: 0.1 | takes the place of the loss that `label_smoothing_factor` changes
+fused_lm_head: true; use_liger_kernel: true | takes the place of the loss that `use_liger_kernel` changes
 optimizer: muon; optim: sgd | has no effect without `optimizer: adamw`
 model_config: {model_type: llama, hidden_size: 33, num_attention_heads: 2}; ~model_name_or_path | not a multiple of
 model_config: {model_type: llama, hidden_size: 32, num_attention_heads: 0}; ~model_name_or_path | must be at least 1

@@ -152,11 +152,8 @@ def _packing(s: Settings) -> Problems:
     attention = s["attn_implementation"] or "sdpa"
     if s["padding_free"] and not s["packing"]:
         if "flash" not in attention:
-            text = (
-                f"rows would see each other under attention {attention}; set `attn_implementation: flash_attention_2`, or "
-                "`packing: true`"
-            )
-            yield "padding_free", text
+            flash = "set `attn_implementation: flash_attention_2`, or `packing: true`"
+            yield "padding_free", f"rows would see each other under attention {attention}; {flash}"
         if s["max_length"] is not None and "packing" in s.keys:  # SFT only; other stages truncate rows earlier
             yield "padding_free", "rows are not cut at `max_length` then; set `packing: true`, or `max_length: null`"
     if (s["packing"] or s["eval_packing"]) and "max_length" in s.keys and s["max_length"] is None:
@@ -170,10 +167,9 @@ def _packing(s: Settings) -> Problems:
 
 
 def _fused_lm_head(s: Settings) -> Problems:
-    if s["fused_lm_head"] and s["use_liger_kernel"]:
-        yield "fused_lm_head", "and `use_liger_kernel` both compute the loss without all logits; give one of the two"
-    if s["fused_lm_head"] and s["label_smoothing_factor"]:
-        yield "fused_lm_head", "has no logits for `label_smoothing_factor`; give one of the two"
+    for key in ("use_liger_kernel", "label_smoothing_factor"):
+        if s["fused_lm_head"] and s[key]:
+            yield "fused_lm_head", f"takes the place of the loss that `{key}` changes; give one of the two"
 
 
 def _adapter(s: Settings) -> Problems:
