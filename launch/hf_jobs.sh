@@ -8,4 +8,4 @@ set -euo pipefail
 : "${REPO:?the git address that the job clones}"
 start='git clone --depth 1 "$REPO" llmrecipes && cd llmrecipes && pip install -r requirements.txt && bash launch/start.sh "$@"'
 exec hf jobs run --flavor "${FLAVOR:-a100-large}" --timeout "${TIMEOUT:-12h}" --secrets HF_TOKEN --env "REPO=$REPO" \
-    --env "LAUNCH_CONFIG=${LAUNCH_CONFIG:-ddp}" "${IMAGE:-python:3.11}" bash -c "$start" start "$@"
+    --env "LAUNCH_CONFIG=${LAUNCH_CONFIG:-ddp}" -- "${IMAGE:-python:3.11}" bash -c "$start" start "$@"

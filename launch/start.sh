@@ -2,12 +2,17 @@
 # One machine's part of a launch; the other files in this folder call it, and so may you:
 #   launch/start.sh RECIPE CONFIG.yaml [--key value ...]          e.g. launch/start.sh sft configs/smollm2-135m/sft.yaml
 # From the environment (defaults in brackets): NUM_MACHINES (1), MACHINE_RANK (0), MAIN_IP and MAIN_PORT of the first machine,
-# NUM_GPUS of each machine (all that nvidia-smi shows), LAUNCH_CONFIG, a file in configs/accelerate (ddp).
+# NUM_GPUS of each machine (all that nvidia-smi shows), LAUNCH_CONFIG, a file in configs/accelerate (ddp), and MORE_KEYS, further
+# keys in one text, quoted as in a shell: --run_name 'two words' --datasets '[{path: my chats.jsonl}]'.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 recipe=${1:?usage: launch/start.sh RECIPE CONFIG.yaml [--key value ...]}
 config=${2:?usage: launch/start.sh RECIPE CONFIG.yaml [--key value ...]}
 shift 2
+if [[ ${MORE_KEYS:-} ]]; then
+    more=$(xargs printf '%s\n' <<<"$MORE_KEYS") || { echo "error: MORE_KEYS: a quote is not closed: $MORE_KEYS" >&2; exit 2; }
+    while IFS= read -r word; do set -- "$@" "$word"; done <<<"$more"
+fi
 [[ -f recipes/$recipe.py ]] || { echo "error: $recipe is not a recipe: $(cd recipes && echo *.py)" >&2; exit 2; }
 machines=${NUM_MACHINES:-1}
 gpus=${NUM_GPUS:-$(nvidia-smi -L 2>/dev/null | wc -l || true)}

@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from llmrecipes.config import RunArguments
+from llmrecipes.config import InputError, RunArguments
 from llmrecipes.parsing import launch
 from llmrecipes.pipeline import PipelineArguments
 
@@ -19,6 +19,10 @@ def main(run, pipeline):
     from llmrecipes.pipeline import plan_stages, run_stages
     from llmrecipes.report import write_report
 
+    if sum(word.partition("=")[0] == "--sweep" for word in sys.argv) > 1:
+        raise InputError(
+            "command line: --sweep is given twice; sweep one key, and each other one in an output_dir of its own"
+        )
     stages = plan_stages(pipeline, run.config_path, force=run.force)
     if pipeline.dry_run:
         width = max(len(stage.title) for stage in stages)

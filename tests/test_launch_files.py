@@ -76,6 +76,18 @@ def test_start_takes_all_gpus_of_a_machine(stand_ins):
     assert told(stand_ins) == ["recipes/sft.py", "--config", *ASKED[1:]], "one process needs no launcher"
 
 
+def test_more_keys_are_words_as_in_a_shell(stand_ins):
+    env = stand_ins | {
+        "NUM_GPUS": "1",
+        "MORE_KEYS": "--run_name 'two words' --datasets '[{path: a*}, {path: \"b c\"}]' --x {1,2}",
+    }
+    assert run(LAUNCH / "start.sh", "sft", "a config.yaml", env=env).returncode == 0
+    more = ["--run_name", "two words", "--datasets", '[{path: a*}, {path: "b c"}]', "--x", "{1,2}"]
+    assert told(env) == ["recipes/sft.py", "--config", "a config.yaml", *more]
+    done = run(LAUNCH / "start.sh", *ASKED, env=env | {"MORE_KEYS": "--run_name 'two"})
+    assert done.returncode == 2 and "MORE_KEYS: a quote is not closed" in done.stderr
+
+
 def test_start_refuses_what_is_no_recipe(stand_ins):
     done = run(LAUNCH / "start.sh", "sff", "configs/smoke/sft.yaml", env=stand_ins)
     assert done.returncode == 2 and "sff is not a recipe" in done.stderr
@@ -123,6 +135,7 @@ def test_hf_jobs_hands_the_words_on(stand_ins):
     assert run(LAUNCH / "hf_jobs.sh", *ASKED, env=env).returncode == 0
     words = told(env, "hf")
     assert words[:2] == ["jobs", "run"] and words[-len(ASKED) :] == ASKED and "launch/start.sh" in words[-len(ASKED) - 2]
+    assert words.index("--") == words.index("python:3.11") - 1, "or hf takes the recipe's --env as its own"
     assert run(LAUNCH / "hf_jobs.sh", *ASKED, env=stand_ins).returncode != 0, "REPO is missing"
 
 
@@ -135,8 +148,9 @@ def test_kubernetes_starts_as_many_machines_as_it_tells_them(stand_ins):
     assert env["MAIN_IP"] == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
     assert spec["template"]["spec"]["subdomain"] == service["metadata"]["name"]
     assert (ROOT / env["CONFIG"]).exists() and container["command"] == ["/bin/bash", "-c"]
-    done = run("-c", container["args"][0], env=stand_ins | env | {"JOB_COMPLETION_INDEX": "0"})
-    assert done.returncode == 0 and told(stand_ins)[-2:] == ["--config", env["CONFIG"]]
+    more = {"JOB_COMPLETION_INDEX": "0", "ARGS": "--run_name 'two words'"}
+    done = run("-c", container["args"][0], env=stand_ins | env | more)
+    assert done.returncode == 0 and told(stand_ins)[-4:] == ["--config", env["CONFIG"], "--run_name", "two words"]
 
 
 def test_skypilot_starts_the_recipe_on_each_node(stand_ins, tmp_path):
@@ -152,14 +166,14 @@ def test_skypilot_starts_the_recipe_on_each_node(stand_ins, tmp_path):
             "SKYPILOT_NODE_RANK": "1",
             "SKYPILOT_NUM_GPUS_PER_NODE": "8",
             "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
-            "ARGS": "--max_steps 3",
+            "ARGS": "--max_steps 3 --run_name 'two words'",
         }
     )
     done = subprocess.run(["bash", "-c", task["run"]], env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = told(env, 1)
     assert options(found)["main_process_ip"] == "10.0.0.1" and options(found)["machine_rank"] == "1"
-    assert found[-2:] == ["--max_steps", "3"]
+    assert found[-4:] == ["--max_steps", "3", "--run_name", "two words"]
 
 
 def test_the_image_starts_what_the_others_start():

@@ -318,6 +318,12 @@ def test_sweep_that_cannot_be_is_one_line(tmp_path, sweep, message):
         swept(tmp_path, sweep)
 
 
+def test_a_second_sweep_is_refused_and_does_not_replace_the_first():
+    words = ["--config", "configs/smoke/pipeline.yaml", "--dry_run", "--sweep", "dpo.beta=1,2", "--sweep=sft.max_length=8,9"]
+    done = run_python("recipes/pipeline.py", *words)
+    assert done.returncode == 2 and done.stderr.startswith("error: command line: --sweep is given twice")
+
+
 def test_a_swept_value_may_be_a_list(tmp_path):
     words = ["[a,b]", "[a]"]
     stages = swept(tmp_path, f"evaluate.tasks={','.join(words)}")
