@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llmrecipes.config import InputError
+from llmrecipes.data.files import LONGEST_CELL
 from llmrecipes.formats import parse_jsonl
 
 CELLS, TABLE_BYTES = 100_000_000, 4 << 30  # rows times columns, and unpacked bytes, of a parquet file
@@ -96,6 +97,7 @@ def _json_rows(content: bytes, where: str) -> Iterable[dict]:
 
 
 def _csv_rows(stream: BinaryIO, delimiter: str, where: str) -> Iterator[dict]:
+    csv.field_size_limit(LONGEST_CELL)
     text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
     reader = csv.DictReader(text, delimiter=delimiter)
     try:
