@@ -19,6 +19,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from llmrecipes.config import InputError
 from llmrecipes.turns import TURN, short
@@ -71,13 +72,19 @@ SYNONYMS = {"messages": ("conversation", "dialog", "dialogue", "chat", "turns"),
             "rejected": ("dispreferred", "negative", "loser")}  # fmt: skip
 
 
+@cache
+def _columns_of(wanted: tuple[str, ...]) -> list[tuple[str, list[list[str]]]]:
+    """Each shape that becomes one of those wanted, with the names that each of its columns may have."""
+    shapes = [shape for shape in SHAPES if STANDARD.get(shape, shape) in wanted]
+    return [(shape, [column.split("|") for column in SHAPES[shape]]) for shape in shapes]
+
+
 def recognise(row: Mapping, where: str = "data set", wanted: Sequence[str] = tuple(COLUMNS)) -> str:
     """Name of the shape of `row` that is, or converts to, one of the `wanted` standard shapes; InputError with its columns
     if there is none."""
-    shapes = [shape for shape in SHAPES if STANDARD.get(shape, shape) in wanted]
     for there in (lambda name: row.get(name) is not None, row.__contains__):  # shapes with a null column come last
-        for shape in shapes:
-            if not all(any(map(there, column.split("|"))) for column in SHAPES[shape]):
+        for shape, columns in _columns_of(tuple(wanted)):
+            if not all(any(map(there, names)) for names in columns):
                 continue
             if shape == "hh-rlhf" and not (isinstance(row["chosen"], str) and TURN.match(row["chosen"])):
                 continue

@@ -23,6 +23,8 @@ from llmrecipes.shapes import COLUMNS, TAKEN, standard_shape
 SEVERAL_A_PROMPT = (("chosen", "rejected"), ("prompt", "completion", "label"))
 CHUNK = 5000  # rows held as Python objects at once
 NOT_USABLE, HINT = "not usable", "; fix it, or leave such rows out with `drop_bad_rows: true`"
+# What a row may not have beside the columns of its own shape: those of other shapes, and what trainers take for theirs.
+LEFT_OUT = {*TAKEN, "conversations", *(name for names in COLUMNS.values() for name in names)}
 _TYPES = pyarrow.types
 AS_TEXT = (_TYPES.is_temporal, _TYPES.is_decimal, _TYPES.is_binary, _TYPES.is_large_binary, _TYPES.is_fixed_size_binary)
 
@@ -185,9 +187,7 @@ def standard_rows(raw: RawRows, drop_bad: bool, shapes: tuple[str, ...], notes: 
                 continue
             asked.add(key)
         if shape not in ("prompt", "rankings"):
-            own = COLUMNS[shape]
-            others = {name for standard in COLUMNS.values() for name in standard} | {"conversations"}
-            for name in [name for name in row if name in TAKEN | others and name not in own]:
+            for name in [name for name in row if name in LEFT_OUT and name not in COLUMNS[shape]]:
                 row.pop(name)
                 notes.taken.setdefault(name)
         yield row
