@@ -228,8 +228,9 @@ def test_a_page_has_the_characters_that_its_server_or_itself_names(tmp_path):
         response(page.encode("cp1250"), "text/html; charset=windows-1250")
         + response(page.encode(), "text/html; charset=iso-8859-1")
         + response(page.encode("cp1250"), "text/html; charset=no-such-one")
+        + response(page.encode("cp1250"), "text/html; charset=no\0name")
     )
-    server, utf8, _ = texts_of(tmp_path / "a.warc")
+    server, utf8, *_ = texts_of(tmp_path / "a.warc")
     assert "many łodzi go up" in server and utf8 == server
     (tmp_path / "b.html").write_bytes(page.replace("<html>", '<html><meta charset="windows-1250">').encode("cp1250"))
     assert texts_of(tmp_path / "b.html") == [server]

@@ -188,7 +188,7 @@ def _decode(content: bytes, charset: str | None) -> str:
     if not content.isascii():
         with contextlib.suppress(UnicodeDecodeError):
             return content.decode("utf-8-sig")
-    with contextlib.suppress(LookupError):
+    with contextlib.suppress(LookupError, ValueError):  # there is none of that name, or it is no name
         codecs.lookup(charset or "")
         return encoding.bytes_to_str(content, encoding.map_encoding_to_html5(charset))
     return encoding.bytes_to_str(content, encoding.detect_encoding(content, from_html_meta=True))
