@@ -309,7 +309,8 @@ def _finish(state: Run, metrics: dict, made: str, next_steps: str, shown: Collec
     for name, value in ((k, v) for k, v in numbers.items() if shown is None or k in shown):
         verdict = manifest["expected"].get(name)
         note = f"   expected {verdict['expected']} ± {verdict['tolerance']}: {verdict['verdict']}" if verdict else ""
-        print(f"  {name:<28}{value:>12.4g}{note}")
+        text = f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+        print(f"  {name:<28}{text:>12}{note}")
     tracked = describe_tracking(manifest["config"])
     print(
         f"  saved in {state.output_dir}"

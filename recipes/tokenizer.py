@@ -80,8 +80,8 @@ def main(run, data, args):
         save_extension(state.output_dir, base_path, base, new)
     write_json(state.output_dir / "tokenizer_report.json", report)
     for row in rows:
-        line = "  {source:<24}{tokenizer:<24}{bytes_per_token:6.2f} bytes/token{tokens_per_word:6.2f} a word, {measured_on}"
-        print(line.format(**row))
+        rates = "{bytes_per_token:6.2f} bytes/token{tokens_per_word:6.2f} a word, {measured_on}"
+        print(f"  {{source:<24}} {{tokenizer:<24}} {rates}".format(**row))
 
     num_tokens = sum(len(ids) for ids in tokenizer(sample)["input_ids"])
     num_bytes = sum(len(text.encode()) for text in sample)
