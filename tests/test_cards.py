@@ -70,6 +70,19 @@ def test_an_evaluation_puts_its_intervals_on_the_card_and_a_new_run_drops_them(r
     assert "0.6 to 0.9" not in write_model_card(run).read_text()
 
 
+def test_what_was_expected_and_what_others_published_is_on_the_card(run):
+    manifest = json.loads((run / "manifest.json").read_text())
+    bounds = {"expected": 0.48, "tolerance": 0.01}
+    manifest["expected"] = {
+        "eval_loss": bounds | {"got": 0.5, "verdict": "missed"},
+        "kl": bounds | {"got": None, "verdict": "not measured"},
+    }
+    manifest["config"]["published"] = {"eval_loss": [0.486, "a model card"]}
+    text = write_model_card(run, manifest=manifest).read_text()
+    assert "expects eval_loss 0.48 ± 0.01; 0.5: missed" in text and "expects kl 0.48 ± 0.01; not measured" in text
+    assert "Published by others, not measured here: eval_loss 0.486 (a model card)" in text
+
+
 def test_what_was_planned_stands_beside_what_was_taken(run):
     plan = {
         "phase": "update",

@@ -185,7 +185,7 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
         f"{manifest.get('commit')}.",
     ]
     lines += _planned(manifest)
-    lines += ["", "## Evaluation", "", *_figures(manifest, found)]
+    lines += ["", "## Evaluation", "", *_figures(manifest, found), *_compared(manifest)]
     if verdict := read_json(folder / "health.json").get("verdict"):
         lines += [
             "",
@@ -246,6 +246,21 @@ def _planned(manifest: dict) -> list[str]:
     lines += ["", "| part | GiB |", "|---|---|", *(f"| {part} | {gib:.3g} |" for part, gib in plan["memory_gib"].items())]
     lines += [f"| all | {plan['peak_gib']:.3g} |"]
     return lines + (["", *(f"- Not known: {text}" for text in plan["unknown"])] if plan["unknown"] else [])
+
+
+def _compared(manifest: dict) -> list[str]:
+    """What the recipe expected against what it got, and others' figures with their sources."""
+    expected, published = manifest.get("expected") or {}, manifest["config"].get("published") or {}
+    lines = [
+        f"- The recipe expects {name} {v['expected']:g} ± {v['tolerance']:g}; "
+        + (f"{v['got']:.4g}: {v['verdict']}" if v["got"] is not None else v["verdict"])
+        for name, v in expected.items()
+    ]
+    lines += [
+        f"- Published by others, not measured here: {name} {value:g} ({source})"
+        for name, (value, source) in published.items()
+    ]
+    return ["", *lines] if lines else []
 
 
 def _answers_chats(folder: Path, config: dict) -> bool:
