@@ -236,21 +236,26 @@ def end_where_generation_stops(
 
 def pair_columns(rows: Dataset | dict[str, Dataset] | None, weighted: bool = False):
     """Preference pairs without the rankings' `margin`, a column that TRL would subtract in the reward model's loss; with
-    `weight` scaled to mean 1, if requested; and with the columns that say whether an answer was truncated.
+    `weight` scaled to mean 1, if requested; and with the columns that say whether an answer was truncated. A pair without a
+    weight counts 1, as rankings' pairs do if their prompt has no other.
 
     Raises:
-        InputError: weights are requested and a row has none above 0.
+        InputError: weights are requested, and no pair has one, or one has a weight that is no number above 0.
     """
     if isinstance(rows, dict):
         return {name: pair_columns(part) for name, part in rows.items()}
     if not weighted:
         return rows and rows.select_columns(_pair_columns(rows))
-    weights = list(rows["weight"]) if "weight" in rows.column_names else []
-    if not weights or not all(isinstance(w, (int, float)) and w > 0 for w in weights):
+    weights = list(rows["weight"]) if "weight" in rows.column_names else [None]
+    missing = weights.count(None)
+    if missing == len(weights) or not all(w is None or isinstance(w, (int, float)) and w > 0 for w in weights):
         raise InputError(
-            "weight_pairs: the pairs have no column `weight` of numbers above 0 in every source; "
-            "recipes/rank.py writes it, or set `weight_pairs: false`"
+            "weight_pairs: the pairs have no column `weight`, or not numbers above 0 in it; recipes/rank.py writes it, or "
+            "set `weight_pairs: false`"
         )
+    if missing:
+        say(f"weight_pairs: {missing:,} of {len(weights):,} pairs have no `weight`; each counts 1, as a whole prompt")
+    weights = [1.0 if weight is None else weight for weight in weights]
     scale = len(weights) / sum(weights)
     pairs = rows.select_columns(_pair_columns(rows))
     return pairs.add_column("weight", [scale * weight for weight in weights])

@@ -375,8 +375,13 @@ def test_weight_pairs_through_the_recipe_and_without_the_column(folder, tmp_path
     equal = train_loss("equal", pairs_of_chats(weight=[0.5] * len(CHATS)))
     assert equal == pytest.approx(train_loss("none", pairs_of_chats(), weight_pairs=False), rel=1e-6)
     assert equal != train_loss("other", pairs_of_chats(weight=[10.0 ** (i % 2) for i in range(len(CHATS))]))
-    with pytest.raises(InputError, match="weight_pairs: the pairs have no column `weight`"):
-        train_loss("missing", pairs_of_chats())
+    some, others = [2.0, 0.5] * (len(CHATS) // 2), [2.0, None] * (len(CHATS) // 2)
+    assert train_loss("some", pairs_of_chats(weight=others)) != train_loss("all", pairs_of_chats(weight=some))
+    ones = [2.0, 1.0] * (len(CHATS) // 2)
+    assert train_loss("nulls", pairs_of_chats(weight=others)) == train_loss("ones", pairs_of_chats(weight=ones))
+    for name, rows in (("missing", pairs_of_chats()), ("zero", pairs_of_chats(weight=[0.0] * len(CHATS)))):
+        with pytest.raises(InputError, match="weight_pairs: the pairs have no column `weight`"):
+            train_loss(name, rows)
 
 
 def test_reward_loss_does_not_read_the_rankings_margin(folder, tmp_path):
