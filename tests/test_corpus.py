@@ -143,6 +143,15 @@ def test_a_phrase_of_many_documents_is_no_contamination(tmp_path):
     assert kept(tmp_path / "strict") == [] and strict["evaluation"]["common_ngrams"] == 0
 
 
+def test_an_item_that_many_documents_hold_whole_is_contamination(tmp_path):
+    question = "which of the seven hills of rome is named after a god of the sky answer the capitoline hill"
+    other = "which of the rivers of the old world carries more water than any other answer the congo river it is"
+    texts = [f"{document(i)} {question}" for i in range(12)] + [f"{document(20)} {' '.join(question.split()[:-3])}"]
+    path = str(write_lines(tmp_path / "a.jsonl", [*texts, document(21)]))
+    found = run_build(tmp_path / "out", [path], {"set": [question, other]}, **PLAIN)
+    assert len(kept(tmp_path / "out")) == 2 and found["evaluation"]["common_ngrams"] > 0
+
+
 def test_items_too_short_are_counted_and_others_found_whole():
     items, short = build_items(["one two three", "a b c d e f g h i"], 13)
     assert short == 1 and list(items.tables) == [9]

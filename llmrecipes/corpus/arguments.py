@@ -74,7 +74,8 @@ class CorpusArguments(StepArguments):
         default=13, metadata={"help": "Words of a matching n-gram; items of 8 words up to this must match in full."}
     )
     contamination_common: int = field(
-        default=10, metadata={"help": "N-grams in more documents than this are ignored as common phrases (GPT-3); 0: off."}
+        default=10,
+        metadata={"help": "N-grams in more documents than this count only with all of their item's (GPT-3's rule); 0: off."},
     )
     max_document_bytes: int = field(default=10_000_000, metadata={"help": "Longer lines and files are bad rows."})
     shard_bytes: int = field(default=64_000_000, metadata={"help": "About this much is read into one shard."})

@@ -1,7 +1,8 @@
 """Decontamination: which documents of the corpus hold an item of an evaluation set, or nearly equal one.
 
 An item is the text shown to the model together with the right answer. Any n-gram of `contamination_ngram` words shared with
-an item is a hit (Brown et al. 2020, arXiv 2005.14165, appendix C); a shorter item, down to 8 words, must occur in full.
+an item is a hit (Brown et al. 2020, arXiv 2005.14165, appendix C), unless many documents have it and this one not all of its
+item's; a shorter item, down to 8 words, must occur in full.
 Items below 8 words would match by chance and are found only if they are a document by themselves. An item is looked for as
 it stands and as the steps rewrite it (repaired, scrubbed), since that is how it reads in a cleaned document.
 """
@@ -42,6 +43,14 @@ class Items:
                 at = numpy.minimum(numpy.searchsorted(table, grams), len(table) - 1)
                 found.append(different(at[table[at] == grams]) + self.first[n])
         return numpy.concatenate(found) if found else numpy.zeros(0, numpy.int64)
+
+    def whole(self, hits: numpy.ndarray) -> numpy.ndarray:
+        """For each of `hits` (pairs of document and n-gram) whether its item has several n-grams and all are in its
+        document; an n-gram of several items counts for the first."""
+        owner = numpy.concatenate([numpy.zeros(0, numpy.int64), *(self.owners[n] for n in sorted(self.first))])
+        item, size = owner[hits[:, 1]], numpy.bincount(owner, minlength=1)
+        _, where, found = numpy.unique(hits[:, 0] * len(size) + item, return_inverse=True, return_counts=True)
+        return (found[where] == size[item]) & (size[item] > 1)
 
     def owner(self, number: int) -> int:
         """An item that contains n-gram `number`."""

@@ -181,15 +181,16 @@ def _find_contaminated(
     work: Work, starts, codes: numpy.ndarray, because: numpy.ndarray, counted: numpy.ndarray
 ) -> list[int]:
     """Marks documents that contain an n-gram of an evaluation set; returns the n-grams ignored as common phrases: those in
-    many of the documents that are `counted`, which leaves out copies."""
+    many of the documents that are `counted`, which leaves out copies. They are not ignored where all n-grams of their item
+    stand in a document: many pages hold a well-known question, and each is contaminated."""
     hits = [_load(work, number, "hits") + [[start, 0]] for number, start in zip(work.numbers, starts, strict=False)]
     hits = numpy.concatenate([numpy.zeros((0, 2), numpy.int64), *hits])
     hits = hits[codes[hits[:, 0]] == KEPT]
     grams, counts = numpy.unique(hits[counted[hits[:, 0]], 1], return_counts=True)
     bound = work.args.contamination_common
     common = grams[counts > bound] if bound else grams[:0]
-    hits = hits[~numpy.isin(hits[:, 1], common)]
     table = load_items(work.root)
+    hits = hits[~numpy.isin(hits[:, 1], common) | table.whole(hits)]
     documents, first = numpy.unique(hits[:, 0], return_index=True)
     codes[documents] = CONTAMINATED
     because[documents] = [table.owner(int(number)) for number in hits[first, 1]]

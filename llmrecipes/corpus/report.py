@@ -195,7 +195,7 @@ def _contamination(evaluation: dict) -> list:
     text = (
         f"{evaluation['items_too_short']:,} items are too short to be looked for inside of documents; they are found where "
         f"they are a document. {evaluation['common_ngrams']:,} runs of words stand in so many documents that they are "
-        "common phrases and drop none."
+        "common phrases and drop none, unless the rest of their item is there too."
     )
     blocks = [Table(["set", "items"], rows), Text(text)]
     if evaluation["common_samples"]:
