@@ -13,6 +13,7 @@ from torch._dynamo.utils import counters
 from transformers import TrainerCallback
 
 from llmrecipes.config import InputError
+from llmrecipes.ppo.compilation import check_compilation, compile_layers
 
 LORA = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
 KINDS = {
@@ -92,6 +93,16 @@ def test_a_run_continued_within_a_rollout_ends_bit_equal(tmp_path, backend):
 def test_what_cannot_be_compiled_is_refused(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         toys.trainer(tmp_path, **arguments)
+
+
+def test_deepspeed_and_quantised_weights_are_refused(tmp_path):
+    trainer = toys.trainer(tmp_path, torch_compile=True, torch_compile_backend="eager")
+    trainer.model.policy.is_quantized = True
+    with pytest.raises(InputError, match="torch_compile: not with load_in_4bit or load_in_8bit"):
+        compile_layers(trainer)
+    trainer.args.deepspeed_plugin = object()
+    with pytest.raises(InputError, match="torch_compile: does not work with DeepSpeed"):
+        check_compilation(trainer.args)
 
 
 def test_compilation_by_the_launch_config_is_refused(tmp_path, monkeypatch):
