@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader
 from llmrecipes.config import DataArguments, DatasetSource, InputError
 from llmrecipes.data import load_train_eval
 from llmrecipes.data.streams import text_source
+from llmrecipes.pretraining import InOrder
 from llmrecipes.tokens import building
 from llmrecipes.tokens.blocks import collate_blocks
-from llmrecipes.training import InOrder
 
 ROWS = texts("Ann", 90)
 STREAM = {"path": "org/set", "streaming": True}
