@@ -71,10 +71,11 @@ class MuonAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, muon_groups: list[dict], adamw_groups: list[dict]):
+        on_gpu = all(parameter.is_cuda for group in adamw_groups for parameter in group["params"])
         self.parts = [
             # match_rms_adamw (Moonshot 2025) would rescale updates; the original scaling is the one that was measured here.
             Muon(muon_groups),
-            torch.optim.AdamW(adamw_groups),
+            torch.optim.AdamW(adamw_groups, fused=on_gpu or None),
         ]
         super().__init__([*muon_groups, *adamw_groups], defaults={})
         self._share()

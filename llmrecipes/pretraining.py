@@ -1,12 +1,14 @@
-"""Trainer for pretraining: blocks in their mixture's order, Muon, the loss without the logits."""
+"""Trainer for pretraining: blocks in their mixture's order, Muon, the loss without the logits, attention without a mask."""
 
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
 from transformers import Trainer, TrainingArguments
 from trl.trainer.utils import add_fused_lm_head  # internal: TRL's own trainers use it, and nothing public is like it
 
+from llmrecipes.attention import needs_no_mask, without_mask
 from llmrecipes.data.tables import say
 from llmrecipes.muon import build_muon
 from llmrecipes.training import add_loss_alone
@@ -26,6 +28,7 @@ class PretrainTrainer(Trainer):
         self._loss_keys = {"fused_lm_head": True} if fused_lm_head else {"loss_alone": True}
         if fused_lm_head and args.device.type == "cpu":  # measured: LOG.md
             say("fused_lm_head: on a CPU, TRL's tiles take more time and memory than the logits do; leave it out")
+        self._needs_no_mask = needs_no_mask(model)
         args.remove_unused_columns = False  # there are none, and TokenBlocks returns whole batches
         add_fused_lm_head(model) if fused_lm_head else add_loss_alone(model)
         super().__init__(model=model, args=args, **kwargs)
@@ -40,7 +43,9 @@ class PretrainTrainer(Trainer):
             inputs["use_cache"] = False
         if self.label_smoother is None:  # it needs the logits
             inputs |= self._loss_keys
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        no_mask = self._needs_no_mask and "position_ids" not in inputs
+        with without_mask(self.model) if no_mask else nullcontext():
+            return super().compute_loss(model, inputs, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset

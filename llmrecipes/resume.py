@@ -32,6 +32,7 @@ from llmrecipes.checkpoints import (
 )
 from llmrecipes.config import InputError
 from llmrecipes.models import multiply_in_tf32, warn_of_rounding
+from llmrecipes.pacing import keep_gpu_busy, stop_where_not_finite
 from llmrecipes.random_states import random_states, set_random_states
 from llmrecipes.run import Run
 from llmrecipes.signals import Interrupted, handle_signals, raise_interrupted
@@ -54,8 +55,9 @@ def run_training(trainer: Trainer, state: Run) -> dict:
     """
     keeper = CheckpointKeeper(trainer, state)
     trainer.add_callback(keeper)
-    _stop_where_not_finite(trainer)
     _pickle_no_arguments(trainer)
+    not_finite = stop_where_not_finite(trainer)
+    keep_gpu_busy(trainer, state.manifest["given"])
     if not trainer.is_deepspeed_enabled:  # DeepSpeed keeps float32 weights of its own
         warn_of_rounding(trainer.model)
     multiply_in_tf32(trainer.args)
@@ -72,6 +74,7 @@ def run_training(trainer: Trainer, state: Run) -> dict:
     try:
         train = lambda: trainer.train(resume_from_checkpoint=checkpoint)
         metrics = train_where_it_fits(trainer, train, keeper.first_step).metrics
+        not_finite.check()
     except Interrupted:
         keeper.save_now()
         raise
@@ -238,33 +241,6 @@ class CheckpointKeeper(TrainerCallback):
                 metrics[name] = round(metrics[name] * seconds / metrics["train_runtime"], 3)
         self.trainer.state.log_history[-1].update(metrics)
         return metrics
-
-
-def _stop_where_not_finite(trainer: Trainer) -> None:
-    """Ends training when a loss or gradient is NaN or infinite, before it reaches the weights."""
-    training_step, get_grad_norm = trainer.training_step, trainer._get_grad_norm
-
-    def check(value, what: str) -> None:
-        value = value.full_tensor() if hasattr(value, "full_tensor") else value
-        if not torch.isfinite(torch.as_tensor(value)).all():
-            raise InputError(
-                f"step {trainer.state.global_step}: {what} is not finite; the last checkpoint in {trainer.args.output_dir}, "
-                "if there is one, is kept. Lower learning_rate, or look for unusual rows in this step"
-            )
-
-    def checked_step(*args, **kwargs):
-        loss = training_step(*args, **kwargs)
-        if trainer.args.world_size == 1:  # with several it shows in the gradient, in all processes at once
-            check(loss, "the loss")
-        return loss
-
-    def checked_norm(*args, **kwargs):
-        norm = get_grad_norm(*args, **kwargs)
-        if norm is not None and trainer.accelerator.mixed_precision != "fp16":  # fp16 skips such a step by itself
-            check(norm, "the gradient")
-        return norm
-
-    trainer.training_step, trainer._get_grad_norm = checked_step, checked_norm
 
 
 def _pickle_no_arguments(trainer: Trainer) -> None:

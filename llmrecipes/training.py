@@ -33,7 +33,12 @@ CHEAP_LOGITS_BYTES = 1 << 30
 
 def add_loss_alone(model: torch.nn.Module) -> None:
     """Has `model(..., labels=labels, loss_alone=True)` return no logits. Under autocast accelerate makes a float32 copy of
-    all that a model returns, and compiled code has to write it out."""
+    all that a model returns, and compiled code has to write it out.
+
+    Names the loss where transformers finds none by the class's name (GPT-2's), and takes this one: its warning of that would
+    break compiled code in two, with all logits written out in between."""
+    if getattr(model, "loss_type", "") is None:
+        model.loss_type = "ForCausalLM"
     forward = model.forward.__func__
 
     @functools.wraps(forward)

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, Trainin
 from llmrecipes.checkpoints import find_damage, step_folders
 from llmrecipes.config import InputError, RunArguments
 from llmrecipes.manifest import release_folder
+from llmrecipes.pacing import NotFinite, keep_gpu_busy
 from llmrecipes.ppo.prompts import RolloutSampler
 from llmrecipes.pretraining import PretrainTrainer
 from llmrecipes.resume import CheckpointKeeper, run_training
@@ -211,6 +212,42 @@ def test_what_is_not_finite_stops_with_the_last_good_checkpoint_kept(tmp_path, w
     with pytest.raises(InputError, match=f"step 3: the {what} is not finite; the last checkpoint .* is kept"):
         run_training(trainer, state)
     assert [folder.name for folder in step_folders(tmp_path / "o")] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize("save_steps", [1, 2, 10])
+def test_on_a_gpu_what_is_not_finite_is_found_later_but_before_it_is_saved(tmp_path, monkeypatch, save_steps):
+    """There a step goes on before its gradient is known."""
+    monkeypatch.setattr(NotFinite, "is_late", property(lambda self: True, lambda self, value: None), raising=False)
+    trainer, state = prepare(tmp_path / "o", save_steps=save_steps)
+    seen = []
+
+    def break_down():
+        next(trainer.model.parameters()).grad.fill_(float("inf"))
+
+    trainer.add_callback(At("on_substep_end", 3, break_down))
+    trainer.add_callback(At("on_step_end", 4, lambda: seen.append(4)))
+    start_run(state)
+    with pytest.raises(InputError, match="step 3: the gradient is not finite; the last checkpoint .* is kept"):
+        run_training(trainer, state)
+    assert seen == [4], "it did not wait"
+    assert [folder.name for folder in step_folders(tmp_path / "o")] == {1: ["checkpoint-3", "checkpoint-2"],
+                                                                        2: ["checkpoint-2"], 10: []}[save_steps]  # fmt: skip
+
+
+def test_a_gpu_is_kept_busy_unless_the_config_says_how():
+    def paced(given, **changes):
+        args = SimpleNamespace(device=torch.device("cuda"), dataloader_pin_memory=True, fp16=False,
+                               logging_nan_inf_filter=True, **{})  # fmt: skip
+        vars(args).update(changes)
+        loader, callbacks = SimpleNamespace(non_blocking=False), []
+        accelerator = SimpleNamespace(dataloader_config=loader)
+        keep_gpu_busy(SimpleNamespace(args=args, accelerator=accelerator, add_callback=callbacks.append), given)
+        return loader.non_blocking, args.logging_nan_inf_filter, len(callbacks)
+
+    assert paced({}) == (True, False, 1)
+    assert paced({"accelerator_config": {"non_blocking": False}}) == (False, False, 1)
+    assert paced({}, fp16=True) == (True, True, 1), "there Trainer's filter still hides what the loss scaler skips"
+    assert paced({}, device=torch.device("cpu")) == (False, True, 0)
 
 
 @pytest.mark.parametrize(("micro_batch", "steps"), [(4, 1), (1, 4)])

@@ -10,6 +10,7 @@ import trl
 from datasets import Dataset
 from transformers import TrainingArguments
 
+from llmrecipes.attention import needs_no_mask
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.models import build_policy, load_policy, multiply_in_tf32, train_tokenizer
 from llmrecipes.muon import MuonAdamW, build_muon
@@ -171,6 +172,37 @@ def test_the_fused_head_trains_as_the_plain_one(tokenizer, folder, tmp_path):
     start = load_policy(ModelArguments(model_name_or_path=folder)).state_dict()
     for name, value in weights.items():
         assert (fused[name] - value).norm() <= 1e-3 * (value - start[name]).norm(), name
+
+
+def test_compiled_pretraining_makes_no_mask_and_one_graph(tokenizer, tmp_path, monkeypatch):
+    """SDPA has causal kernels only without a mask. Evaluation in batches of another size compiles nothing anew."""
+    masks, compile_ = [], torch.compile
+
+    def backend(graph, inputs):
+        attention = [node for node in graph.graph.nodes if "scaled_dot_product" in str(node.target)]
+        masks.append([(node.kwargs["attn_mask"], node.kwargs["is_causal"]) for node in attention])
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda model, **_: compile_(model, backend=backend))
+    blocks = build_blocks(Dataset.from_dict({"text": TEXTS}), tokenizer, 16, 4)
+    args = arguments(tmp_path, max_steps=3, torch_compile=True, eval_strategy="steps", eval_steps=1)
+    torch._dynamo.reset()
+    trainer = PretrainTrainer(
+        model=build_policy({"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}, tokenizer), args=args,
+        train_dataset=blocks, eval_dataset=[blocks[i] for i in range(3)], data_collator=collate_blocks,
+    )  # fmt: skip
+    trainer.train()
+    assert masks == [[(None, True)]]
+
+
+def test_attention_in_windows_keeps_its_mask(tokenizer):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    for kind, window, expected in (("llama", {}, True), ("mistral", {}, False), ("mistral", {"sliding_window": None}, True)):
+        policy = build_policy({"model_type": kind, "num_key_value_heads": 2, **sizes, **window}, tokenizer)
+        assert needs_no_mask(policy) is expected, kind
+        assert policy.config._attn_implementation == "sdpa" and policy.training
+    eager = build_policy({"model_type": "llama", **sizes}, tokenizer, attn_implementation="eager")
+    assert not needs_no_mask(eager), "it would see the tokens after it"
 
 
 @pytest.mark.parametrize("keys, said", [({}, True), ({"tf32": False}, False), ({"bf16": True}, False)])
