@@ -217,8 +217,8 @@ class BareLoop:
 
 
 def decode(shape: tuple, new_tokens: int) -> dict:
-    """Tokens per second of `llmrecipes.generation`, and of generate with a dynamic and, on a GPU, a compiled static
-    cache."""
+    """Tokens per second of `llmrecipes.generation`, without and with cache_implementation: static, and of generate with a
+    dynamic and, on a GPU, a compiled static cache."""
     import torch
     from training import now
 
@@ -232,6 +232,7 @@ def decode(shape: tuple, new_tokens: int) -> dict:
     given = {"eos_token_ids": [vocabulary], "pad_token_id": 0, "max_new_tokens": new_tokens, "temperature": 1.0}
     ways = {
         "ours": lambda: sample_responses(model, prompts.tolist(), **given),
+        "ours_static": lambda: sample_responses(model, prompts.tolist(), cache_implementation="static", **given),
         "generate": lambda: model.generate(prompts, attention_mask=torch.ones_like(prompts), **options),
     }
     if device == "cuda":
@@ -248,10 +249,11 @@ def decode(shape: tuple, new_tokens: int) -> dict:
 
 def ppo(smoke: bool, trl: str | None) -> dict:
     """Both sides of benchmarks/ppo.py on Pythia-410M's shape, prompts, responses and epochs of arXiv 2403.17031, rollouts of
-    128 (512 there), and ours with torch_compile against ours without: samples/s and memory."""
+    128 (512 there), and ours with torch_compile and with cache_implementation: static against ours without: samples/s and
+    memory."""
     workload = "smoke" if smoke else "pythia-410m"
     found = {}
-    for side in ("trl", "separate", "compiled") if trl else ("separate", "compiled"):
+    for side in (*(["trl"] if trl else []), "separate", "static", "compiled"):
         path = os.pathsep.join(([trl] if side == "trl" else []) + [str(ROOT), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
         script = [sys.executable, str(Path(__file__).with_name("ppo_sides.py")), side, workload, "2"]
@@ -263,7 +265,11 @@ def ppo(smoke: bool, trl: str | None) -> dict:
         found[f"{side}_samples_per_s"], found[f"{side}_peak_gib"] = run["samples_per_s"], run["peak_mb"] / 1024
         found |= {f"{side}_{name}_s": seconds for name, seconds in run["seconds"].items()}
         found |= {f"{side}_first_update_s": run["first_update_s"], f"{side}_tokens": run["tokens"]}
-    for prefix, side, other in (("", "separate", "trl"), ("compiled_", "compiled", "separate")):
+    for prefix, side, other in (
+        ("", "separate", "trl"),
+        ("static_", "static", "separate"),
+        ("compiled_", "compiled", "separate"),
+    ):
         if {f"{side}_tokens", f"{other}_tokens"} <= found.keys():
             assert found[f"{side}_tokens"] == found[f"{other}_tokens"], "the sides sampled other numbers of tokens"
             found[f"{prefix}speed"] = found[f"{side}_samples_per_s"] / found[f"{other}_samples_per_s"]

@@ -2,9 +2,9 @@
 
     python benchmarks/ppo_sides.py SIDE WORKLOAD UPDATES [SEED POLICY]
 
-SIDE: trl (trl 1.12.0, by the interpreter that has it), separate, shared or compiled (ours, the last with a separate value
-model and torch_compile) or, for digits, grpo. POLICY: the model that digits start from. Prints its figures as one line of
-JSON.
+SIDE: trl (trl 1.12.0, by the interpreter that has it), separate, shared, compiled or static (ours, the last two with a
+separate value model and torch_compile or cache_implementation: static) or, for digits, grpo. POLICY: the model that digits
+start from. Prints its figures as one line of JSON.
 On a GPU this measures wall time, synchronising with the device, and both sides train under bf16 autocast; on a CPU, the CPU
 time of one thread.
 """
@@ -346,6 +346,7 @@ def run_ours(run: Run, side: str) -> None:
         args=PPOConfig(
             **run.common_arguments(), max_completion_length=run.response, logging_steps=1, value_model=value_model,
             shuffle_dataset=False, old_logprobs="sampler", num_rollout_completions=0, torch_compile=side == "compiled",
+            cache_implementation="static" if side == "static" else None,
         ),
         train_dataset=Dataset.from_list([{"prompt": row} for row in run.prompts]), processing_class=tokenizer,
         ref_model=reference, reward_funcs=toy_reward if run.toy else reward, sampler=sampler, callbacks=[Updates()],

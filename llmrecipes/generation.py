@@ -5,15 +5,14 @@ every sampling setting is an argument (a model's own generation config, such as 
 the draws come from a generator that the caller owns.
 """
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel
 
 from llmrecipes.config import InputError
+from llmrecipes.decoding import GrowingDecoder, StaticDecoder, check_static
 
 DRAW_BLOCK = 1 << 17  # numbers drawn at a time: 1 MiB, which a core's cache holds
 
@@ -56,6 +55,7 @@ def sample_responses(
     stopping_criteria: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     progress: Callable[[int], object] | None = None,
     return_logprobs: bool = False,
+    cache_implementation: str | None = None,
 ) -> list[Response]:
     """Samples one response for each prompt (repeat a prompt to get several), in the order of the prompts.
 
@@ -64,12 +64,15 @@ def sample_responses(
     be an end-of-sequence id, and prompts may contain it. `stopping_criteria` can end further rows: called with the new
     tokens (B, T) of the rows still decoding and their last logits (B, V), it returns a boolean (B,), as transformers'
     `StopStringCriteria` does; the tokens that complete a stop string stay in the response. `progress` is called with the
-    number of newly finished responses (such as `tqdm.update`).
+    number of newly finished responses (such as `tqdm.update`). cache_implementation: None or "static", which records
+    the steps as CUDA graphs (`decoding.StaticDecoder`).
 
     Raises InputError for an empty prompt, a prompt that leaves no room for the response, or impossible settings, and its
     subclass NotFiniteError if a model's logits are NaN or infinite.
     """
     _check_request(model, prompts, max_new_tokens, temperature, top_k, top_p, batch_size)
+    if cache_implementation is not None:
+        check_static(model)
     responses: list[Response | None] = [None] * len(prompts)
     # Longest first: similar lengths need little padding, and the batch most likely to exhaust memory comes first.
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
@@ -80,7 +83,7 @@ def sample_responses(
             rows = order[start : start + batch_size]
             batch = _decode_batch(
                 model, [prompts[row] for row in rows], max_new_tokens, eos_token_ids, pad_token_id,
-                temperature, top_k, top_p, generator, stopping_criteria, progress, return_logprobs,
+                temperature, top_k, top_p, generator, stopping_criteria, progress, return_logprobs, cache_implementation,
             )  # fmt: skip
             for row, response in zip(rows, batch, strict=True):
                 responses[row] = response
@@ -113,26 +116,23 @@ def _check_request(model, prompts, max_new_tokens, temperature, top_k, top_p, ba
 @torch.no_grad()
 def _decode_batch(
     model, prompts, max_new_tokens, eos_token_ids, pad_token_id, temperature, top_k, top_p, generator, stopping_criteria,
-    progress, return_logprobs,
+    progress, return_logprobs, cache_implementation,
 ) -> list[Response]:  # fmt: skip
     device = model.device
     input_ids, mask = (rows.to(device) for rows in _pad_left(prompts, pad_token_id))
     position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
     eos = torch.tensor(eos_token_ids, device=device)
-    cache = DynamicCache(config=model.config)
-    # Sliding windows and recurrent states have layers of their own.
-    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    forward = _step_of(model, cache)
+    decoder = StaticDecoder(model, max_new_tokens) if cache_implementation else GrowingDecoder(model)
 
     tokens = torch.full((len(prompts), max_new_tokens), pad_token_id, device=device)
     logprobs = torch.zeros(tokens.shape, device=device) if return_logprobs else None
     lengths = torch.full((len(prompts),), max_new_tokens, device=device)
     stopped = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     alive = torch.arange(len(prompts), device=device)  # batch rows still decoding
+    logits = decoder.start(input_ids, mask, position_ids)
+    if any(hasattr(layer, "recurrent_states") for layer in decoder.cache.layers):
+        _check_padding(model, input_ids, mask, logits)
     for step in range(max_new_tokens):
-        logits = forward(input_ids, mask, position_ids)
-        if step == 0 and any(hasattr(layer, "recurrent_states") for layer in cache.layers):
-            _check_padding(model, input_ids, mask, logits)
         chosen = sample_tokens(logits, temperature, top_k, top_p, generator)
         tokens[alive, step] = chosen
         if return_logprobs:
@@ -149,11 +149,10 @@ def _decode_batch(
             alive = alive[keep]
             if len(alive) == 0:
                 break
-            cache.reorder_cache(keep)  # selects rows; unlike batch_select_indices, states of linear attention support it too
-            mask, position_ids, chosen = mask[keep], position_ids[keep], chosen[keep]
-        input_ids = chosen[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-        position_ids = position_ids[:, -1:] + 1
+            decoder.keep(keep)
+            chosen = chosen[keep]
+        if step + 1 < max_new_tokens:
+            logits = decoder.step(chosen)
     if progress is not None and len(alive):
         progress(len(alive))
     told = logprobs.tolist() if return_logprobs else [None] * len(prompts)
@@ -174,53 +173,6 @@ def _pad_left(prompts: list[list[int]], pad_token_id: int) -> tuple[torch.Tensor
     return input_ids, mask
 
 
-class _RoomyLayer(DynamicLayer):
-    """Keys and values (B, heads, T, width) of a layer, in front of room for ROOM further tokens, which are written there;
-    transformers' DynamicLayer copies all earlier tokens for each new one."""
-
-    ROOM = 32
-    whole = None  # keys and values with their room
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        start = self.get_seq_length()
-        if start == 0:
-            return super().update(key_states, value_states, *args, **kwargs)
-        end = start + key_states.shape[-2]
-        if self.whole is None or end > self.whole[0].shape[-2]:
-            room = (0, 0, 0, end - start + self.ROOM)
-            self.whole = [torch.nn.functional.pad(states, room) for states in (self.keys, self.values)]
-        for whole, states in zip(self.whole, (key_states, value_states), strict=True):
-            whole[..., start:end, :] = states
-        self.keys, self.values = (whole[..., :end, :] for whole in self.whole)
-        return self.keys, self.values
-
-    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        if self.whole is None:
-            return super().reorder_cache(beam_idx)
-        end = self.get_seq_length()
-        self.whole = [whole.index_select(0, beam_idx) for whole in self.whole]
-        self.keys, self.values = (whole[..., :end, :] for whole in self.whole)
-
-
-def _step_of(model: PreTrainedModel, cache: DynamicCache) -> Callable:
-    """(new token ids (B, t), mask (B, T) of all tokens, positions of the new ones (B, t)) -> logits (B, V) of the next
-    token; also fills the cache. Not every architecture takes all of these (ALiBi models have no positions)."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PeftModel.forward takes **kwargs
-    accepted = inspect.signature(inner.forward).parameters
-    cache_name = _cache_argument(model, accepted)
-    # The shape of router logits would not match the mask.
-    extra = {"logits_to_keep": 1, "output_router_logits": False, cache_name: cache}
-    extra = {name: value for name, value in extra.items() if name in accepted}
-
-    def forward(input_ids: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        positions = {"position_ids": position_ids} if "position_ids" in accepted else {}
-        # Mamba multiplies only the new tokens' states by the mask.
-        seen = mask if cache_name == "past_key_values" else mask[:, -input_ids.shape[1] :]
-        return model(input_ids=input_ids, attention_mask=seen, use_cache=True, **positions, **extra).logits[:, -1]
-
-    return forward
-
-
 def _check_padding(model: PreTrainedModel, input_ids: torch.Tensor, mask: torch.Tensor, logits: torch.Tensor) -> None:
     """Raises InputError if the logits of the row with the most padding differ from those of the row alone: some recurrent
     architectures let padding into their state (seen in RecurrentGemma)."""
@@ -234,18 +186,6 @@ def _check_padding(model: PreTrainedModel, input_ids: torch.Tensor, mask: torch.
             f"model: a {type(model).__name__} lets padding into its state, so prompts of different length cannot be sampled "
             "together; set the batch size of generation to 1"
         )
-
-
-def _cache_argument(model: PreTrainedModel, accepted) -> str:
-    """The name of the cache argument of the model's forward. Raises InputError if there is none: each token would be drawn
-    without seeing those before it."""
-    if model._supports_default_dynamic_cache():
-        for name in ("past_key_values", "cache_params"):  # the latter: Mamba
-            if name in accepted:
-                return name
-    raise InputError(
-        f"model: a {type(model).__name__} has no cache that transformers supports, so it cannot be sampled from"
-    )
 
 
 def _at_temperature(logits: torch.Tensor, temperature: float) -> torch.Tensor:

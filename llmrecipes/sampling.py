@@ -53,6 +53,7 @@ def write_samples(
     batch_size: int,
     seed: int,
     model_name: str,
+    cache_implementation: str | None = None,
 ) -> list[dict]:
     """Samples and writes `samples.jsonl`; returns its rows (recipes/sample.py lists the columns).
 
@@ -70,6 +71,7 @@ def write_samples(
         "eos_token_ids": eos_token_ids(model, tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
         "batch_size": batch_size,
+        "cache_implementation": cache_implementation,
         **sampling,
     }
     with tqdm(total=len(rows) * num_samples, initial=len(done) * num_samples, desc="responses", mininterval=5) as bar:

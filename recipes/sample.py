@@ -21,6 +21,13 @@ class SampleArguments:
     top_k: int = field(default=0, metadata={"help": "Sample from the k most likely tokens; 0: all."})
     top_p: float = field(default=1.0, metadata={"help": "Sample from the most likely tokens of this total probability."})
     per_device_batch_size: int = field(default=64, metadata={"help": "Responses decoded at once."})
+    cache_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "'static': on a GPU each step is replayed as a CUDA graph. Default: no graph.",
+            "choices": ["static"],
+        },
+    )
     output_format: str = field(default="jsonl", metadata={"help": "File format.", "choices": ["jsonl", "parquet"]})
     seed: int = 42
 
@@ -30,6 +37,7 @@ def main(run, data, sample, model):
 
     from llmrecipes.cards.dataset import write_card
     from llmrecipes.data import load_train_eval, true_rows
+    from llmrecipes.decoding import check_static
     from llmrecipes.manifest import fingerprint
     from llmrecipes.models import load_policy, load_tokenizer
     from llmrecipes.run import check_run, finish_run, start_run
@@ -47,6 +55,8 @@ def main(run, data, sample, model):
         return
     with true_rows(data, sample.seed, ("prompt",), datasets=prompts):
         encoded = encode_rows(policy, tokenizer, prompts, sample.num_samples, sample.max_new_tokens)
+    if sample.cache_implementation == "static":
+        check_static(policy)
     start_run(state)
     rows = write_samples(
         policy,
@@ -57,6 +67,7 @@ def main(run, data, sample, model):
         num_samples=sample.num_samples,
         sampling={key: getattr(sample, key) for key in ("max_new_tokens", "temperature", "top_k", "top_p")},
         batch_size=sample.per_device_batch_size,
+        cache_implementation=sample.cache_implementation,
         seed=sample.seed,
         model_name=fingerprint(model.model_name_or_path),
     )

@@ -53,6 +53,7 @@ LAYERS = {
         "kto",
         "tokens",
         "generation",
+        "decoding",
         "sampling",
         "sharding",
         "processes",

@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.cache_utils import DynamicLayer
 
-from llmrecipes import generation
+from llmrecipes import decoding, generation
 from llmrecipes.config import InputError
 from llmrecipes.generation import sample_responses, sample_tokens
 
@@ -75,8 +75,8 @@ def test_same_generator_state_same_responses():
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_the_cache_with_room_changes_no_bit(monkeypatch, architecture):
     model, told = tiny_model(architecture), []
-    for layer in (generation._RoomyLayer, DynamicLayer):
-        monkeypatch.setattr(generation, "_RoomyLayer", layer)
+    for layer in (decoding.RoomyLayer, DynamicLayer):
+        monkeypatch.setattr(decoding, "RoomyLayer", layer)
         settings = {"max_new_tokens": 40, "generator": torch.Generator().manual_seed(1), "return_logprobs": True}
         told.append(sample(model, prompts(40), batch_size=20, **settings))
     lengths = [len(response.token_ids) for response in told[0]]

@@ -31,7 +31,7 @@ def to_schema(keys: dict[str, Key]) -> dict:
 
 def _property(name: str, key: Key) -> dict:
     kinds, literals = accepted(key.annotation)
-    choices = CHOICES.get(name) or literals or key.choices
+    choices = key.choices or CHOICES.get(name) or literals
     found = {"description": " ".join(key.help.split())} if key.help else {}
     element = re.search(r"list\[(\w+)\]", key.annotation)
     of_sources = SOURCES.get(element[1]) if element else None

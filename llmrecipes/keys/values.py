@@ -64,7 +64,6 @@ CHOICES = {
         "eager aot_eager inductor aot_ts_nvfuser nvprims_nvfuser cudagraphs ofi fx2trt onnxrt tensorrt "
         "aot_torchxla_trace_once torchxla_trace_once ipex tvm hpu_backend"
     ).split(),
-    "ddp_backend": "nccl gloo mpi ccl hccl cncl mccl".split(),
     "importance_sampling_level": "token sequence".split(),
     "multi_objective_aggregation": "sum_then_normalize normalize_then_sum".split(),
     "scale_rewards": ("group", "batch", "none", True, False),
@@ -92,7 +91,7 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
         InputError: the value has another type, is outside choices or range, or is not finite.
     """
     kinds, literals = accepted(declared.annotation)
-    choices = CHOICES.get(key) or literals or declared.choices
+    choices = declared.choices or CHOICES.get(key) or literals
     if key == "loss_type":
         choices = {"DPOConfig": DPO_LOSSES, "GRPOConfig": GRPO_LOSSES}.get(declared.owner, choices)
     if (key in ("bf16", "use_cpu") and value == "auto") or (

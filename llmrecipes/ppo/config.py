@@ -17,10 +17,7 @@ REFUSED = {
     "label_smoothing_factor": (0.0, "PPO's loss has no labels to smooth"),
     "bf16_full_eval": (False, "evaluations run in the precision of training; set bf16"),
     "fp16_full_eval": (False, "evaluations run in the precision of training; set fp16"),
-    "use_liger_kernel": (
-        False,
-        "its fused loss is not PPO's; log-probabilities are computed in chunks anyway",
-    ),
+    "use_liger_kernel": (False, "its fused loss is not PPO's; log-probabilities are computed in chunks anyway"),
     "train_sampling_strategy": ("random", "prompts are ordered by rollouts; shuffle_dataset: false keeps their order"),
 }
 ABOVE_0 = (
@@ -52,6 +49,7 @@ CHOICES = {
     "ref_model_dtype": (None, "float32", "bfloat16", "float16"),
     "torch_compile_backend": (None, "inductor", "aot_eager", "eager"),
     "old_logprobs": ("recompute", "sampler"),
+    "cache_implementation": (None, "static"),
     "vllm_mode": ("colocate", "server"),
     "vllm_model_impl": ("vllm", "transformers", "auto"),
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
@@ -91,8 +89,7 @@ class PPOConfig(TrainingArguments):
     # Rollout
     max_completion_length: int = field(default=64, metadata={"help": "Maximum new tokens in a response."})
     max_prompt_length: int | None = field(
-        default=None,
-        metadata={"help": "Maximum tokens in a prompt; default: the context minus max_completion_length."},
+        default=None, metadata={"help": "Maximum tokens in a prompt; default: the context minus max_completion_length."}
     )
     overlong_prompts: str = field(
         default="error",
@@ -109,6 +106,9 @@ class PPOConfig(TrainingArguments):
         metadata={"help": "Responses per rollout over all processes; default: num_mini_batches minibatches."},
     )
     per_device_generation_batch_size: int = field(default=64, metadata={"help": "Responses decoded at a time."})
+    cache_implementation: str | None = field(
+        default=None, metadata={"help": "'static': on a GPU each step is replayed as a CUDA graph.", "choices": ["static"]}
+    )
     num_generations: int = field(
         default=1, metadata={"help": "Responses to each prompt of a rollout; rollout_batch_size counts responses."}
     )
@@ -333,6 +333,8 @@ class PPOConfig(TrainingArguments):
                 "old_logprobs: sampler is for the built-in decode loop; vLLM's log-probabilities differ by more than "
                 "rounding, which vllm_importance_sampling_correction corrects"
             )
+        if self.cache_implementation is not None:
+            raise InputError("cache_implementation: is for the built-in decode loop; leave it out with use_vllm")
         if find_spec("vllm") is None:
             raise InputError(
                 'use_vllm: vLLM is not installed here (pip install "vllm==0.30.0"; the training process needs it in both '

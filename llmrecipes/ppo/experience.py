@@ -138,7 +138,9 @@ def sample(trainer, prompts: list[list[int]], generator: torch.Generator) -> lis
         batch_size=args.per_device_generation_batch_size,
         generator=generator,
         stopping_criteria=trainer.stopping_criteria,
+        # Only what is needed: custom samplers may not know these.
         **({"return_logprobs": True} if args.old_logprobs == "sampler" else {}),
+        **({"cache_implementation": "static"} if args.cache_implementation else {}),
     )
     if args.use_vllm:  # the engine has its own copy of the weights
         return ask()

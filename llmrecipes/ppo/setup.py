@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.adapters import check_policy, keeps_base
 from llmrecipes.config import InputError
+from llmrecipes.decoding import check_static
 from llmrecipes.models import eos_token_ids, num_embeddings
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.policy_value import add_adapter, build_value_head, build_value_model, disable_dropout
@@ -37,6 +38,14 @@ def check_arguments(args: PPOConfig, model: PreTrainedModel, peft_config: PeftCo
             "offload_frozen_models: does not work with FSDP or DeepSpeed, which shard frozen models; use "
             "fsdp_offload_params or offload_param_device in the accelerate config"
         )
+    if args.cache_implementation == "static":
+        if launch_of(args)["sharding"] != "none":
+            raise InputError(
+                "cache_implementation: static does not work with FSDP or DeepSpeed; leave it out, or use ddp.yaml"
+            )
+        check_static(model)
+        if args.device.type != "cuda":
+            logger.warning("cache_implementation: static saves time on a GPU alone; here it only costs some")
 
 
 def check_evaluation(args: PPOConfig, eval_dataset) -> None:
