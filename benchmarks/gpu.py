@@ -7,9 +7,11 @@ Two more parts learn, and run if named: `shakespeare` (configs/shakespeare-char 
 reward, 10.6M parameters, three seeds). How long these take on a GPU was not measured.
 
 Elsewhere random tokens and weights: speed does not depend on them. Each part runs in a process of its own. MFU is
-(6 N + 12 L H T) tokens/s over the card's dense bf16 peak, with N all parameters (nanoGPT's and PaLM's count). --trl: a
+(6 N + 12 L H T) tokens/s over the card's dense bf16 peak, with N all parameters (nanoGPT's and PaLM's count; 4 N with LoRA,
+whose frozen weights have no gradients). --trl: a
 folder with trl 1.12.0 (`pip install --no-deps --target FOLDER trl==1.12.0`), used with the other packages of this
-environment; without it TRL's PPO is not measured. --smoke: every part on tiny models, also on a CPU, to check that it runs;
+environment; without it TRL's PPO is not measured. --json is written again with each figure that a part finds, so that a
+machine that goes away takes none of them along. --smoke: every part on tiny models, also on a CPU, to check that it runs;
 its figures mean nothing.
 """
 
@@ -17,10 +19,12 @@ import argparse
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import yaml
@@ -46,12 +50,16 @@ SHAPES = {
 
 
 def peak_flops(name: str) -> float | None:
-    """Dense bf16 FLOP/s of the card that torch calls `name`, from recipes/plan.py's list; None if it is not there."""
+    """Dense bf16 FLOP/s of the card that torch calls `name`, from recipes/plan.py's list; None if it is not there, as an L40
+    or A10G, or is another form of one that is."""
     from llmrecipes.plan import GPUS
 
-    called = name.lower().replace(" ", "")
+    words = re.findall("[a-z0-9]+", name.lower())
+    called = {*words, *map("".join, zip(words, words[1:], strict=False))}  # "RTX 4090" is rtx4090
+    if called & {"nvl", "mig", "laptop"}:
+        return None
     known = yaml.safe_load(GPUS.read_text(encoding="utf-8"))
-    cards = [card for card in known if all(part in called for part in card.split("-"))]
+    cards = [card for card in known if called.issuperset(card.split("-"))]
     return known[max(cards, key=len)]["tflops"] * 1e12 if cards else None
 
 
@@ -143,46 +151,67 @@ def build_trainer(part: str, shape: tuple, steps: int, folder: str, **keys):
 
 def against_bare_loop(part: str, shape: tuple, steps: int) -> dict:
     """The recipe's trainer and a hand-written loop, alternating on the same rows: medians of three turns each, without the
-    first step of a turn."""
-    from training import Clock, pace
-
-    from llmrecipes.logs import use_readable_log
-
+    first step of a turn. A side that fails leaves the others their figures."""
     layers, width, _, length, rows, _ = shape
     with tempfile.TemporaryDirectory() as folder:
-        trainers = {"recipe": build_trainer(part, shape, steps, folder)}
+        sides = {"recipe": Recipe(part, shape, steps, folder)}
         if part == "pretrain":
-            trainers["fused_lm_head"] = build_trainer(part, shape, steps, folder, fused_lm_head=True)
-        clock = Clock()
-        for each in trainers.values():
-            use_readable_log(each)
-            each.add_callback(clock)
-        trainer = trainers["recipe"]
+            sides["fused_lm_head"] = Recipe(part, shape, steps, folder, fused_lm_head=True)
+        trainer = sides["recipe"].trainer
         parameters = sum(p.numel() for p in trainer.model.parameters())
-        seconds = {side: [] for side in (*trainers, "bare")}
-        bare = BareLoop(build_model(shape), trainer, steps) if part != "lora" else None  # the adapter's loop is TRL's own
-        memory = {}
-        for _ in range(4):  # the first warms up and compiles
-            for side in seconds:
-                if side == "bare" and bare is None:
-                    continue
-                reset_peak()
-                if side in trainers:
-                    trainers[side].train()
-                seconds[side].append(pace(clock.times if side in trainers else bare.run())[0])
-                memory[side] = peak_gib()
+        if part != "lora":  # the adapter's loop is TRL's own
+            sides["bare"] = BareLoop(build_model(shape), trainer, steps)
         tokens = rows * length
-        # Frozen weights need no weight gradients: 4 N instead of 6 N.
-        flops = (6 if part != "lora" else 4) * parameters + 12 * layers * width * length
-        found = {"parameters": parameters, "tokens_per_step": tokens}
-        for side, times in seconds.items():
-            if times:
-                per_second = tokens / sorted(times[1:])[1]
-                found[f"{side}_tokens_per_s"], found[f"{side}_peak_gib"] = per_second, memory[side]
-                found[f"{side}_mfu"] = (peak := peak_flops(device_name())) and per_second * flops / peak
-        if bare:
-            found["overhead"] = found["bare_tokens_per_s"] / found["recipe_tokens_per_s"] - 1
-        return found
+        found, seconds, memory = {"parameters": parameters, "tokens_per_step": tokens}, {side: [] for side in sides}, {}
+        for _ in range(4):  # the first warms up and compiles
+            for side, runner in sides.items():
+                if f"{side}_failed" not in found:
+                    try:
+                        seconds[side].append(turn(runner))
+                        others = (other for other in sides.values() if other is not runner)
+                        memory[side] = peak_gib() - sum(held_gib(other.model, other.optimizer) for other in others)
+                    except Exception:
+                        found[f"{side}_failed"] = traceback.format_exc()[-1500:]
+    # Frozen weights need no weight gradients: 4 N instead of 6 N.
+    flops = (6 if part != "lora" else 4) * parameters + 12 * layers * width * length
+    for side, times in seconds.items():
+        if f"{side}_failed" not in found:
+            per_second = tokens / sorted(times[1:])[1]
+            found[f"{side}_tokens_per_s"], found[f"{side}_peak_gib"] = per_second, memory[side]
+            found[f"{side}_mfu"] = (peak := peak_flops(device_name())) and per_second * flops / peak
+    if {"bare_tokens_per_s", "recipe_tokens_per_s"} <= found.keys():
+        found["overhead"] = found["bare_tokens_per_s"] / found["recipe_tokens_per_s"] - 1
+    return found
+
+
+def turn(side) -> float:
+    """Seconds per step of one run of `side`, the first step left out; the peak of memory is that of this run."""
+    from training import pace
+
+    reset_peak()
+    return pace(side.run())[0]
+
+
+class Recipe:
+    """The recipe's trainer, to be run several times."""
+
+    def __init__(self, *given, **keys):
+        from training import Clock
+
+        from llmrecipes.logs import use_readable_log
+
+        self.clock, self.trainer = Clock(), use_readable_log(build_trainer(*given, **keys))
+        self.trainer.add_callback(self.clock)
+        self.model = self.trainer.model
+
+    @property
+    def optimizer(self):
+        return self.trainer.optimizer
+
+    def run(self) -> list[tuple[float, float]]:
+        """Runs the steps; returns the times at which they ended."""
+        self.trainer.train()
+        return self.clock.times
 
 
 class BareLoop:
@@ -260,18 +289,22 @@ def ppo(smoke: bool, trl: str | None) -> dict:
         done = subprocess.run(script, env=environment, capture_output=True, text=True)
         if done.returncode:
             found[f"{side}_failed"] = done.stderr[-1500:]
+            report(found)
             continue
         run = json.loads(done.stdout.splitlines()[-1])
         found[f"{side}_samples_per_s"], found[f"{side}_peak_gib"] = run["samples_per_s"], run["peak_mb"] / 1024
         found |= {f"{side}_{name}_s": seconds for name, seconds in run["seconds"].items()}
         found |= {f"{side}_first_update_s": run["first_update_s"], f"{side}_tokens": run["tokens"]}
+        report(found)
     for prefix, side, other in (
         ("", "separate", "trl"),
         ("static_", "static", "separate"),
         ("compiled_", "compiled", "separate"),
     ):
         if {f"{side}_tokens", f"{other}_tokens"} <= found.keys():
-            assert found[f"{side}_tokens"] == found[f"{other}_tokens"], "the sides sampled other numbers of tokens"
+            if found[f"{side}_tokens"] != found[f"{other}_tokens"]:
+                found[f"{prefix}comparison_failed"] = f"{side} and {other} sampled other numbers of tokens"
+                continue
             found[f"{prefix}speed"] = found[f"{side}_samples_per_s"] / found[f"{other}_samples_per_s"]
             found[f"{prefix}memory"] = found[f"{side}_peak_gib"] / found[f"{other}_peak_gib"]
     return found
@@ -300,6 +333,22 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # peak of the process so far
 
 
+def held_gib(model, optimizer) -> float:
+    """What a side that does not run keeps on a GPU: weights and optimizer states. On a CPU 0: see `peak_gib`."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0.0
+    states = [] if optimizer is None else [value for state in optimizer.state.values() for value in state.values()]
+    kept = [value for value in (*model.parameters(), *model.buffers(), *states) if getattr(value, "is_cuda", False)]
+    return sum(value.numel() * value.element_size() for value in kept) / 2**30
+
+
+def report(found: dict) -> None:
+    """Tells the process that writes --json what was found so far."""
+    print(json.dumps({"device": device_name()} | found), flush=True)
+
+
 def measure(part: str, smoke: bool, trl: str | None, text: str | None) -> dict:
     from gpu_learning import digits, shakespeare
 
@@ -307,7 +356,7 @@ def measure(part: str, smoke: bool, trl: str | None, text: str | None) -> dict:
 
     quiet_logs()
     if part in LEARNING:
-        return shakespeare(smoke, text) if part == "shakespeare" else digits(smoke, trl)
+        return shakespeare(smoke, text, report) if part == "shakespeare" else digits(smoke, trl, report)
     if part == "ppo":
         return ppo(smoke, trl)
     shape = SHAPES["smoke" if smoke else part]
@@ -332,32 +381,54 @@ def main() -> None:
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # one part, in a process of its own
     args = parser.parse_args()
     if args.measure:
-        print(json.dumps({"device": device_name()} | measure(args.measure, args.smoke, args.trl, args.text)))
+        report(measure(args.measure, args.smoke, args.trl, args.text))
         return
-    parts = [part for part in args.parts.split(",") if part]
+    parts = list(dict.fromkeys(part.strip() for part in args.parts.split(",") if part.strip()))
     if unknown := set(parts) - {*PARTS, *LEARNING}:
         parser.error(f"--parts: {', '.join(sorted(unknown))} is not one of {', '.join((*PARTS, *LEARNING))}")
+    if not parts:
+        parser.error(f"--parts: names none of {', '.join((*PARTS, *LEARNING))}")
     if args.text and not Path(args.text).is_file():
         parser.error(f"--text: {args.text} is not a file")
+    if args.trl and not list(Path(args.trl).glob("trl-1.12.0.dist-info")):
+        parser.error(f"--trl: {args.trl} does not hold trl 1.12.0; pip install --no-deps --target {args.trl} trl==1.12.0")
+    if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
+        parser.error(f"--json: {args.json} is a folder, or in one that does not exist")
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     print("  ".join(f"{name} {version}" for name, version in versions.items()), flush=True)
     results = {"versions": versions}
     for part in parts:
-        started = time.time()
-        command = [sys.executable, __file__, "--measure", part, *["--smoke"] * args.smoke]
-        command += ["--trl", args.trl] if args.trl else []
-        command += ["--text", str(Path(args.text).resolve())] if args.text else []
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        found = json.loads(done.stdout.splitlines()[-1]) if not done.returncode else {"failed": done.stderr[-1500:]}
-        results[part] = found | {"seconds": round(time.time() - started)}
+        run_part(part, args, results)
+        found = results[part]
         goal = f"   (goal: {GOALS[part]})" if part in GOALS else ""
-        print(f"\n{part}, {results[part]['seconds']} s{goal}", flush=True)
-        print("\n".join(f"  {name:<28} {shown(value)}" for name, value in found.items()), flush=True)
-        if args.json:  # after each part: results survive the loss of the machine
-            args.json.write_text(json.dumps(results, indent=2) + "\n")
+        print(f"\n{part}, {found['seconds']} s{goal}", flush=True)
+        print("\n".join(f"  {name:<28} {shown(value)}" for name, value in found.items() if name != "seconds"), flush=True)
     if any("failed" in key for part in parts for key in results[part]):
         sys.exit(1)
+
+
+def run_part(part: str, args: argparse.Namespace, results: dict) -> None:
+    """Measures `part` in a process of its own; what it reports is in `results`, and in --json, at once."""
+    command = [sys.executable, __file__, "--measure", part, *["--smoke"] * args.smoke]
+    command += ["--trl", str(Path(args.trl).resolve())] if args.trl else []
+    command += ["--text", str(Path(args.text).resolve())] if args.text else []
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    started = time.time()
+
+    def keep(found: dict) -> None:
+        results[part] = found | {"seconds": round(time.time() - started)}
+        if args.json:
+            args.json.write_text(json.dumps(results, indent=2) + "\n")
+
+    with tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process:
+            for line in process.stdout:
+                if line.startswith('{"device": '):
+                    keep(json.loads(line))
+        if process.returncode:
+            errors.seek(0)
+            found = results.get(part) or {}
+            keep({name: value for name, value in found.items() if name != "seconds"} | {"failed": errors.read()[-1500:]})
 
 
 if __name__ == "__main__":

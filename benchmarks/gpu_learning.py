@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -21,10 +22,11 @@ TINY = ["--model_config", "{model_type: gpt2, n_embd: 32, n_layer: 2, n_head: 2,
 # ---- Characters ----
 
 
-def shakespeare(smoke: bool, text: str | None) -> dict:
+def shakespeare(smoke: bool, text: str | None, report: Callable[[dict], None]) -> dict:
     """configs/shakespeare-char as it stands, by its recipes, for each seed: the least validation loss, its step, seconds of
     training (with compilation) and of the command; then the first seed again, killed by SIGKILL after half of its steps and
-    started again: the largest difference between the two curves. Three seeds (one with smoke)."""
+    started again: the largest difference between the two curves. Three seeds (one with smoke). `report` gets what is found
+    after each run."""
     found = {"text": "generated, a tiny model: its figures mean nothing" if smoke else text or f"that of {CONFIGS}"}
     seeds = SEEDS[: 1 if smoke else None]
     with tempfile.TemporaryDirectory() as folder:
@@ -40,9 +42,11 @@ def shakespeare(smoke: bool, text: str | None) -> dict:
             step = min(curve, key=curve.get)
             found[f"seed_{seed}_eval_loss"], found[f"seed_{seed}_step"] = curve[step], step
             found[f"seed_{seed}_train_s"] = next(iter(read_curve(Path(folder, str(seed)), "train_runtime").values()))
+            report(found)
         if not smoke:
             met = [found[f"seed_{s}_eval_loss"] <= 1.47 and found[f"seed_{s}_train_s"] <= 180 for s in seeds]
             found["goal_met"] = f"{sum(met)} of {len(met)} seeds"
+            report(found)
         killed = Path(folder, "killed")
         found["killed_beside"] = kill(killed, [*common, "--seed", str(seeds[0])], half_of(Path(folder, str(seeds[0]))))
         run("pretrain", killed, [*common, "--seed", str(seeds[0])])
@@ -115,10 +119,10 @@ def kill(output: Path, options: list[str], step: int) -> str:
 # ---- Digits ----
 
 
-def digits(smoke: bool, trl: str | None) -> dict:
+def digits(smoke: bool, trl: str | None, report: Callable[[dict], None]) -> dict:
     """From a model that completes digits rightly 40 times in 100, for each seed: the share right of the first and of the
     last five rollouts and the samples needed for 95 %, by our PPO, GRPO and, with `trl`, TRL 1.12.0's PPO, on equally many
-    samples. Three seeds (one with smoke, of a small model that learns too)."""
+    samples. Three seeds (one with smoke, of a small model that learns too). `report` gets what is found after each run."""
     from ppo_digits import START, warm_up
 
     workload = "digits-smoke" if smoke else "digits"
@@ -150,6 +154,7 @@ def digits(smoke: bool, trl: str | None) -> dict:
                     f"{name}_s": time.time() - started,
                     f"{name}_curve": curve,
                 }
+                report(found)
     return found | {f"{side}_goal_met": f"{count} of {len(seeds)} seeds" for side, count in reached.items()}
 
 

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from forked import run_python
 
-from llmrecipes.config import InputError, RunArguments
+from llmrecipes.config import DatasetSource, InputError, RunArguments
+from llmrecipes.data import _set_names
 from llmrecipes.data.catalogue import exact_answer, gsm8k, tldr, tldr_pairs
 from llmrecipes.plan.catalogue import TRAINING, chains, plan_of, table
 
@@ -192,6 +193,13 @@ def test_what_is_taken_from_the_hub_is_pinned_to_a_commit_or_the_page_says_it_is
         assert not loose or "**Not pinned**: the comparisons" in page and loose <= {path for path in ROWS if "oai" in path}
         if "chat_template_path" in values:
             assert "**Not pinned**: the chat template" in page
+
+
+@pytest.mark.parametrize("file", [f for f in TRAINED if f.stem == "reward"], ids=lambda f: f.parent.name)
+def test_a_reward_models_figures_are_named_as_the_recipe_names_them(file):
+    values = yaml.safe_load(file.read_text())
+    [name] = _set_names([DatasetSource(path=s["path"], split=s["split"]) for s in values["eval_datasets"]])
+    assert {*values["expected"], *values.get("published", ())} == {f"eval_{name}_accuracy"}
 
 
 def test_published_says_where_a_figure_stands():

@@ -1,0 +1,105 @@
+"""benchmarks/gpu.py, written for minutes on a GPU: wrong options are refused first, figures outlive a failure."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+import gpu
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA RTX A6000", 155),
+        ("NVIDIA L40S", 362),
+        *((name, None) for name in ("NVIDIA L40", "NVIDIA A10G", "NVIDIA H100 NVL", "NVIDIA RTX A1000", "Tesla T4")),
+    ],
+)
+def test_the_peak_is_that_of_the_very_card_or_unknown(name, tflops):
+    assert gpu.peak_flops(name) == (tflops and tflops * 1e12)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--parts", "decoding"], "decoding is not one of pretrain"),
+        (["--parts", ","], "names none of pretrain"),
+        (["--trl", "."], "does not hold trl 1.12.0"),
+        (["--json", "nowhere/a.json"], "in one that does not exist"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_measured(option, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *option])
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main()
+    assert message in capsys.readouterr().err
+
+
+def test_what_a_part_found_before_it_died_is_in_the_file(monkeypatch, tmp_path):
+    part = tmp_path / "part.py"
+    part.write_text(
+        'import sys\nprint(\'{"device": "d", "ours": 1.5}\', flush=True)\nprint("noise")\nsys.exit("out of memory")'
+    )
+    monkeypatch.setattr(gpu, "__file__", str(part))
+    args, results = argparse.Namespace(smoke=True, trl=None, text=None, json=tmp_path / "a.json"), {}
+    gpu.run_part("ppo", args, results)
+    kept = json.loads(args.json.read_text())["ppo"]
+    assert kept == results["ppo"] == {"device": "d", "ours": 1.5, "failed": "out of memory\n", "seconds": kept["seconds"]}
+
+
+class Side:
+    """Runs at a pace of `seconds` a step, or fails."""
+
+    def __init__(self, seconds: float | None):
+        self.seconds, self.model, self.optimizer = seconds, torch.nn.Linear(2, 2), None
+        self.trainer = self
+
+    def run(self):
+        assert self.seconds, "no kernel"
+        return [(0.0, 0.0), (self.seconds, 0.0)]
+
+
+def test_a_side_that_fails_leaves_the_others_their_figures(monkeypatch):
+    monkeypatch.setattr(gpu, "Recipe", lambda *_, fused_lm_head=False: Side(None if fused_lm_head else 2.0))
+    monkeypatch.setattr(gpu, "BareLoop", lambda *_: Side(1.0))
+    found = gpu.against_bare_loop("pretrain", gpu.SHAPES["smoke"], steps=2)
+    assert "no kernel" in found["fused_lm_head_failed"] and "fused_lm_head_tokens_per_s" not in found
+    assert (found["recipe_tokens_per_s"], found["bare_tokens_per_s"], found["overhead"]) == (128.0, 256.0, 1.0)
+
+
+def test_sides_of_ppo_that_sampled_other_tokens_are_not_compared(monkeypatch):
+    def run(script, **_):
+        side = script[2]
+        told = {
+            "samples_per_s": 2.0,
+            "peak_mb": 1024,
+            "seconds": {},
+            "first_update_s": 1.0,
+            "tokens": [9 if side == "trl" else 8],
+        }
+        return subprocess.CompletedProcess(script, 0, json.dumps(told), "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    found = gpu.ppo(True, "folder")
+    assert "speed" not in found and found["comparison_failed"] and found["compiled_speed"] == 1.0
+
+
+def test_memory_of_a_side_that_waits_is_counted(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model = torch.nn.Linear(1024, 1024, bias=False)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 1024)).sum().backward()
+    optimizer.step()
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    assert gpu.held_gib(model, optimizer) == pytest.approx(12 * 2**20 / 2**30, rel=1e-4)
