@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
+import torch
 import trl
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -55,6 +56,7 @@ class GRPOTrainer(trl.GRPOTrainer):
                 "generation_batch_size (or steps_per_generation and the batch sizes it comes from)"
             )
         held_out = eval_dataset and read(eval_dataset, name="evaluation prompts").remove_columns("prompt_ids")
+        self._scores: list[torch.Tensor] = []  # (R,) of the functions called so far for a rollout
         self._stops = set(eos_token_ids(model, processing_class))
         with mock.patch("trl.trainer.grpo_trainer.create_model_from_path", lambda *_, **__: ref_model):
             super().__init__(
@@ -70,7 +72,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         rewards.replace_models(lambda frozen: frozen.to(self.accelerator.device))
 
     def _reward(self, rewards: Rewards, place: int):
-        """The reward function at `place`, wrapped in the form that TRL calls."""
+        """The reward function at `place`, wrapped in the form that TRL calls: one after the other for each rollout."""
 
         def reward(prompts, completions, completion_ids, trainer_state, log_metric, log_extra, **columns) -> list[float]:
             rows = {"prompt": prompts, **columns}
@@ -79,7 +81,11 @@ class GRPOTrainer(trl.GRPOTrainer):
             finished = [bool(self._stops & set(ids[-1:])) for ids in completion_ids]
             offered = {"trainer_state": trainer_state, "log_metric": log_metric, "log_extra": log_extra}
             size = self.args.per_device_train_batch_size
-            return rewards.score_by(place, rows, completions, completion_ids, finished, size, offered).tolist()
+            scores = rewards.score_by(place, rows, completions, completion_ids, finished, size, offered)
+            self._scores = [*(self._scores if place else []), scores]
+            if place == len(rewards.functions) - 1:  # TRL would train on a response without a score, after a warning
+                rewards.require_scores(torch.stack([s.cpu() for s in self._scores], dim=1), prompts, completions)
+            return scores.tolist()
 
         reward.__name__ = rewards.names[place]
         return reward

@@ -40,7 +40,7 @@ def build(folder, rows=None, reward=toys.even_share, **changes):
         args=args,
         train_dataset=Dataset.from_list(rows or PROMPTS),
         processing_class=toys.tokenizer(),
-        reward_funcs=[reward],
+        reward_funcs=reward if isinstance(reward, list) else [reward],
     )
 
 
@@ -147,6 +147,20 @@ def test_reward_function_that_returns_too_few_is_one_line(tmp_path):
     trainer = build(tmp_path, reward=lambda completion_ids, **_: [0.0])
     with pytest.raises(InputError, match="returned 1 scores for 8 responses"):
         trainer.train()
+
+
+def test_a_response_that_no_reward_function_scores_is_one_line(tmp_path):
+    def even(prompts, completion_ids, number):
+        return [None if n % 2 else 1.0 for n in number]
+
+    def odd(prompts, completion_ids, number):
+        return [float(len(ids)) if n % 2 else None for ids, n in zip(completion_ids, number, strict=True)]
+
+    with pytest.raises(InputError, match=r"reward function even: row \d got None, and no other function .*\(prompt 'w"):
+        build(tmp_path, reward=[even]).train()
+    trainer = build(tmp_path, reward=[even, odd], max_steps=1)
+    trainer.train()
+    assert trainer.state.global_step == 1
 
 
 def test_the_evaluation_after_training_stands_in_trackios_run(tmp_path):

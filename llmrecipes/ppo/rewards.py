@@ -130,12 +130,16 @@ class Rewards:
             ],
             dim=1,
         )
+        self.require_scores(scores, rows["prompt"], completions)
+        return scores
+
+    def require_scores(self, scores: torch.Tensor, prompts: list, completions: list) -> None:
+        """Raises InputError for a row of raw scores (R, number of functions) that no function gave a number."""
         for row in scores.isnan().all(1).nonzero().flatten().tolist():
             raise InputError(
                 f"reward function {', '.join(self.names)}: row {row} got None, and no other function gives it a number "
-                f"(prompt {rows['prompt'][row]!r:.80}, response {completions[row]!r:.80})"
+                f"(prompt {prompts[row]!r:.80}, response {completions[row]!r:.80})"
             )
-        return scores
 
     def score_by(
         self,
