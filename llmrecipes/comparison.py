@@ -17,12 +17,14 @@ from llmrecipes.cards.names import repo_name
 from llmrecipes.config import InputError
 from llmrecipes.durable import read_json, write_text
 from llmrecipes.manifest import MANIFEST_FILE, is_part_of_a_run, move_paths, read_manifest
-from llmrecipes.measures import ARROWS, TRAINING, with_arrow
+from llmrecipes.measures import ARROWS, NAMED, TRAINING, with_arrow
 from llmrecipes.metrics import Estimate
 from llmrecipes.report.blocks import Figure, Points, Section, Table, Text
 
 SEEDS = ("seed", "data_seed")
 TIMES = ("runtime", "_per_second", "total_flos")
+
+Decided = tuple[Estimate | float, str]  # a value and what decided it, see `_decider`
 
 
 @dataclass
@@ -62,10 +64,10 @@ def read_columns(folders: list[str]) -> list[Column]:
         raise InputError(f"runs: only runs of one stage can be compared, but {told}")
     columns: list[Column] = []
     shared = set.intersection(*({*_evaluations(folder, manifest)} for folder, manifest in found))
-    for folder, manifest in found:
+    measured = _kept_apart([_measures(folder, manifest, shared) for folder, manifest in found])
+    for (folder, manifest), measures in zip(found, measured, strict=True):
         config = _settings(manifest, folder)
         without = _without_seeds(config)
-        measures = _measures(folder, manifest, shared)
         seeds = tuple(config.get(key) for key in SEEDS)
         alike = [c for c in columns if without == _without_seeds(c.config)]
         same = next((c for c in alike if seeds not in c.seeds), None)
@@ -139,31 +141,45 @@ def _evaluations(folder: Path, manifest: dict) -> dict[str, dict]:
     return _sure(stored.get("evaluations"), dict) if is_of_this else {}
 
 
-def _measures(folder: Path, manifest: dict, shared: set[str]) -> dict[str, Estimate | float]:
+def _kept_apart(runs: list[dict[str, Decided]]) -> list[dict[str, Estimate | float]]:
+    """Name -> value for each run. What decides a measure becomes part of its name where that is not the same in all runs,
+    so that only figures of one kind stand side by side."""
+    deciders: dict[str, set[str]] = {}
+    for name, (_, by) in (item for run in runs for item in run.items()):
+        deciders.setdefault(name, set()).add(by)
+    return [
+        {name if len(deciders[name]) == 1 else f"{name} ({by or 'by unknown'})": value for name, (value, by) in run.items()}
+        for run in runs
+    ]
+
+
+def _measures(folder: Path, manifest: dict, shared: set[str]) -> dict[str, Decided]:
     """A run's measures: from its manifest, from evaluations of its model, and of the models that it evaluated.
 
     shared: the evaluations that measured all runs. If there is one, its measures go without its name, otherwise those of
     each chain's `evaluate` do; other evaluations may have asked other questions, so their measures carry their names.
     """
-    found: dict[str, Estimate | float] = {
-        name: value
+    found: dict[str, Decided] = {
+        name: (value, "")
         for name, value in manifest["metrics"].items()
         if isinstance(value, (int, float)) and not any(part in name for part in TIMES)
     }
-    evaluated = _sure(read_json(folder / "metrics.json").get("models"), dict)
-    for model, measures in evaluated.items():
-        found |= {f"{model}/{name}": e for name, e in _estimates(measures, folder / "metrics.json").items()}
+    chain = _chain(manifest, folder)
+    about = {"baseline": manifest["config"].get("baseline")} | read_json(folder / "metrics.json")
+    for model, measures in _sure(about.get("models"), dict).items():
+        found |= {f"{model}/{name}": e for name, e in _estimates(measures, about, chain, folder / "metrics.json").items()}
         trained = _sure(_sure(manifest["config"].get("models"), dict).get(model), str)
         found |= {f"{model}/{name}": value for name, value in _cost(read_manifest(trained) or {}).items()}
-    chains = {repo_name(chain / "evaluate") for chain in (_chain(manifest, folder), folder.resolve().parent)}
+    chains = {repo_name(place / "evaluate") for place in (chain, folder.resolve().parent)}
     for name, evaluation in _evaluations(folder, manifest).items():
-        scores = _estimates(_sure(evaluation, dict).get("scores"), folder / "evaluation.json")
+        about = _sure(evaluation, dict)
+        scores = _estimates(about.get("scores"), about, chain, folder / "evaluation.json")
         label = "" if name in (shared if len(shared) == 1 else chains - shared) else f"{name}/"
         found |= {f"{label}{measure}": estimate for measure, estimate in scores.items()}
     return found | _cost(manifest)
 
 
-def _estimates(scores: dict, file: Path) -> dict[str, Estimate]:
+def _estimates(scores: dict, about: dict, chain: PurePath, file: Path) -> dict[str, Decided]:
     try:
         found = {name: Estimate(**estimate) for name, estimate in scores.items()}
         is_whole = all(isinstance(number, (int, float)) for estimate in found.values() for number in estimate)
@@ -171,12 +187,25 @@ def _estimates(scores: dict, file: Path) -> dict[str, Estimate]:
         is_whole = False
     if not is_whole:
         raise InputError(f"runs: {file} is damaged: a measure is not a value with its interval; evaluate again")
-    return found
+    return {name: (estimate, _decider(name, about, chain)) for name, estimate in found.items()}
 
 
-def _cost(manifest: dict) -> dict[str, float]:
+def _decider(measure: str, about: dict, chain: PurePath) -> str:
+    """What an evaluation's measure says beside the model: "over BASELINE, by JUDGE", as far as it has them.
+
+    about: `baseline`, `judged_by` and `tasks` of the evaluation; a reward model of the run's own `chain` is CHAIN/...
+    """
+    if measure not in NAMED or measure in _sure(about.get("tasks"), list):
+        return ""
+    over = about.get("baseline") if NAMED[measure].compares else None
+    by = _sure(about.get("judged_by"), dict).get(NAMED[measure].decided_by)
+    names = {place: PurePath("CHAIN") for place in (chain, PurePath(chain.name)) if place.parts}
+    return ", ".join([f"over {over}"] * bool(over) + [f"by {move_paths(by, names)}"] * bool(by))
+
+
+def _cost(manifest: dict) -> dict[str, Decided]:
     names = {"seconds": "wall_seconds", "peak_memory_gib": "peak_memory_gib"}
-    return {name: manifest[key] for name, key in names.items() if isinstance(manifest.get(key), (int, float))}
+    return {name: (manifest[key], "") for name, key in names.items() if isinstance(manifest.get(key), (int, float))}
 
 
 def _curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
@@ -291,15 +320,15 @@ def _by_model(column: Column) -> list[Table]:
             found.setdefault(measure, {})[model] = cell
         else:
             rest.append([_with_arrow(name), cell])
-    rows = [[with_arrow(measure), *(cells.get(model, "–") for model in models)] for measure, cells in found.items()]
+    rows = [[_with_arrow(measure), *(cells.get(model, "–") for model in models)] for measure, cells in found.items()]
     return [Table(["measure", *models], rows), Table(["measure", "all"], rest)] if len(models) > 1 and rows else []
 
 
 def _with_arrow(name: str) -> str:
-    model, _, measure = name.rpartition("/")
-    if measure in TRAINING and not model:
-        return name + ARROWS[TRAINING[measure].better]
-    return f"{model}/{with_arrow(measure)}" if model else with_arrow(name)
+    bare, mark, decider = name.partition(" (")
+    measure = bare.rpartition("/")[2]
+    arrow = ARROWS[TRAINING[bare].better] if bare in TRAINING else with_arrow(measure).removeprefix(measure)
+    return bare + arrow + mark + decider
 
 
 def _cell(estimate: Estimate, runs: int, column: Column) -> str:

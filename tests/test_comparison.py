@@ -100,6 +100,36 @@ def test_measures_of_other_evaluations_are_not_mixed(tmp_path):
     assert (first["correct"][0].value, second["correct"][0].value) == (0.9, 0.3), "the one that measured both"
 
 
+def test_figures_by_another_judge_or_over_another_baseline_stand_apart(tmp_path):
+    won = {"judge_win_rate": proportion(60, 100)._asdict(), "bits_per_byte": proportion(9, 10)._asdict()}
+    folders = {name: run(tmp_path / name / "dpo", beta=i, evaluation=won) for i, name in enumerate("ab")}
+
+    def measured(**abouts):
+        for name, about in abouts.items():
+            found = {"evaluate": {"scores": won, "tasks": []} | about}
+            (tmp_path / name / "dpo" / "evaluation.json").write_text(json.dumps({"fingerprint": "f", "evaluations": found}))
+        text = write_comparison([*folders.values()], None)
+        return [row for row in text.splitlines() if row.startswith(("| judge_win", "| bits"))]
+
+    one = {"baseline": "sft", "judged_by": {"judge": "gpt"}}
+    assert len(measured(a=one, b=one)) == 2
+    for other in ({"baseline": "base"}, {"judged_by": {"judge": "org/llama"}}, {"judged_by": {}}):
+        rows = measured(a=one, b=one | other)
+        apart = [row.count("0.6 [") for row in rows if row.startswith("| judge_win_rate ↑ (over ")]
+        assert len(rows) == 3 and apart == [1, 1], rows
+
+
+def test_the_chains_own_reward_model_is_one_judge_for_all_seeds(tmp_path):
+    scores = {"reward": Estimate(0.5, 0, 1, 9)._asdict()}
+    folders = []
+    for seed in (1, 2):
+        folders.append(run(tmp_path / f"s{seed}" / "evaluate", stage="evaluate", seed=seed, models={"ppo": "hub/id"}))
+        judged = {"reward_model": str(tmp_path / f"s{seed}" / "reward")}
+        text = json.dumps({"models": {"ppo": scores}, "judged_by": judged})
+        (tmp_path / f"s{seed}" / "evaluate" / "metrics.json").write_text(text)
+    assert read_columns(folders)[0].measures["ppo/reward"] == [Estimate(0.5, 0, 1, 9)] * 2
+
+
 def test_seeds_are_one_column_with_students_interval(tmp_path):
     folders = [run(tmp_path / f"s{s}" / "dpo", seed=s, metrics={"eval_loss": v}) for s, v in ((1, 1.0), (2, 1.2), (3, 1.7))]
     other = [run(tmp_path / f"o{s}" / "dpo", seed=s, beta=9, metrics={"eval_loss": v}) for s, v in ((1, 2.0), (2, 2.1))]
