@@ -9,7 +9,7 @@ from llmrecipes.config import InputError, nearest
 from llmrecipes.keys import recipe_keys
 from llmrecipes.keys.strict_yaml import parse_yaml
 from llmrecipes.keys.values import check_value
-from llmrecipes.manifest import move_paths
+from llmrecipes.manifest import digest, move_paths
 from llmrecipes.parsing import config_problems
 
 WHERE = "command line"
@@ -54,6 +54,15 @@ def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
         moved = {before.output_dir: folder / before.output_dir.name for before in changed}
         variants += [_variant(before, moved, folder, label, {key: value} if before is stage else {}) for before in changed]
     return [*(shared for shared in stages if shared not in changed), *variants]
+
+
+def comparison_folder(stages: list, output_dir: str) -> Path:
+    """OUTPUT_DIR/KEY=VALUE,VALUE for a chain with a sweep: one over another key or other values has another folder."""
+    labels = list(dict.fromkeys(stage.variant for stage in stages if stage.variant))
+    key, values = labels[0].partition("=")[0], [label.partition("=")[2] for label in labels]
+    name = f"{key}={','.join(values)}"
+    # No file system takes names of more than 255 bytes.
+    return Path(output_dir) / (name if len(name.encode()) <= 255 else f"{key}-{digest(labels)}")
 
 
 def _find(stages: list, name: str, only: list[str]) -> tuple:

@@ -2,12 +2,12 @@
 
 Launch: python recipes/pipeline.py --config configs/quickstart/pipeline.yaml [--from sft] [--to reward] [--only ppo]
         [--force] [--dry_run] [--seed 43 --output_dir outputs/quickstart-43] [--sweep dpo.beta=0.1,0.5]
-Writes: output_dir/report.md and report.html (compare-STAGE/ for a sweep); each stage writes its own folder in output_dir.
+Writes: output_dir/report.md and report.html (after a sweep KEY=VALUE,VALUE/compare-STAGE/ instead); each stage writes its own
+        folder in output_dir.
 """
 
 import re
 import sys
-from pathlib import Path
 
 from llmrecipes.config import InputError, RunArguments
 from llmrecipes.parsing import launch
@@ -18,6 +18,7 @@ def main(run, pipeline):
     from llmrecipes.comparison import write_comparison
     from llmrecipes.pipeline import plan_stages, run_stages
     from llmrecipes.report import write_report
+    from llmrecipes.sweep import comparison_folder
 
     if sum(word.partition("=")[0] == "--sweep" for word in sys.argv) > 1:
         raise InputError(
@@ -31,9 +32,10 @@ def main(run, pipeline):
     elif pipeline.sweep:
         run_stages(stages, pipeline, run.config_path, run.force)
         varied = [stage for stage in stages if stage.variant and stage.selected]
+        home = comparison_folder(stages, pipeline.output_dir)
         for name in dict.fromkeys(stage.name for stage in varied):
             folders = [str(stage.output_dir) for stage in varied if stage.name == name]
-            print("\n" + write_comparison(folders, str(Path(pipeline.output_dir) / f"compare-{name}")), end="")
+            print("\n" + write_comparison(folders, str(home / f"compare-{name}")), end="")
     else:
         run_stages(stages, pipeline, run.config_path, run.force)
         write_report(pipeline.output_dir, names=pipeline.stages)

@@ -17,6 +17,7 @@ from llmrecipes.config import InputError
 from llmrecipes.durable import write_json
 from llmrecipes.manifest import global_batch, inputs_of, move_paths, output_files, run_fingerprint
 from llmrecipes.pipeline import PipelineArguments, add_rounds, plan_stages, trains
+from llmrecipes.sweep import comparison_folder
 
 ROOT = Path(__file__).parent.parent
 STAGES = ["tokenizer", "pretrain", "sft", "sample", "rank", "reward", "dpo", "ppo", "evaluate"]
@@ -324,6 +325,14 @@ def test_a_second_sweep_is_refused_and_does_not_replace_the_first():
     assert done.returncode == 2 and done.stderr.startswith("error: command line: --sweep is given twice")
 
 
+def test_each_sweep_has_a_comparison_of_its_own(tmp_path):
+    longer = ",".join("[{" + f"path: {letter * 200}" + "}]" for letter in "ab")
+    given = ["dpo.beta=1,2", "dpo.beta=1,3", "ppo.kl_coef=1,2", "evaluate.tasks=[a,b],[a]", f"dpo.datasets={longer}"]
+    folders = [comparison_folder(swept(tmp_path, sweep), str(tmp_path)) for sweep in given]
+    assert len(set(folders)) == len(given) and all(len(folder.name) < 256 for folder in folders)
+    assert folders[3].name == "tasks=[a,b],[a]"
+
+
 def test_a_swept_value_may_be_a_list(tmp_path):
     words = ["[a,b]", "[a]"]
     stages = swept(tmp_path, f"evaluate.tasks={','.join(words)}")
@@ -386,4 +395,4 @@ def test_a_sweep_that_is_ended_twice_continues_and_makes_nothing_again(tmp_path)
         assert manifest(folder)["status"] == "finished"
         logged = json.loads((folder / "trainer_state.json").read_text())["log_history"]
         assert [row["step"] for row in logged if "loss" in row] == list(range(1, steps + 1)), "each step once"
-    assert list(home.glob("compare-pretrain/*.html")), "the comparison at its end"
+    assert list(home.glob("learning_rate=1e-3,3e-3/compare-pretrain/*.html")), "the comparison at its end"
