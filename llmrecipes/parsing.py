@@ -168,8 +168,9 @@ class Options:
 
 
 def read_argv(argv: list[str]) -> Options:
-    """Splits argv into options: `--key=value`, `--key value ...` and `--key` alone. InputError for anything else."""
-    options, i = Options({}), 0
+    """Splits argv into options: `--key=value`, `--key value ...` and `--key` alone. InputError for anything else, and for an
+    option that is given twice, also as `--key` and `--no_key`."""
+    options, i, seen = Options({}), 0, set()
     while i < len(argv):
         word = "--help" if argv[i] == "-h" else argv[i]
         if not re.match(r"--[a-zA-Z]", word):
@@ -180,6 +181,10 @@ def read_argv(argv: list[str]) -> Options:
         while not has_value and i < len(argv) and not re.match(r"--[a-zA-Z]", argv[i]) and argv[i] != "-h":
             words.append(argv[i])
             i += 1
+        name = key if words else key.removeprefix("no_")
+        if name in seen:
+            raise InputError(f"{COMMAND_LINE}: --{name} is given twice; give it once (a list as --{name} A B)")
+        seen.add(name)
         if key == "config":
             if len(words) != 1 or not words[0]:
                 raise InputError(f"{COMMAND_LINE}: --config needs a file; write --config FILE.yaml")

@@ -2,14 +2,14 @@
 
 Launch: python recipes/pipeline.py --config configs/quickstart/pipeline.yaml [--from sft] [--to reward] [--only ppo]
         [--force] [--dry_run] [--seed 43 --output_dir outputs/quickstart-43] [--sweep dpo.beta=0.1,0.5]
-Writes: output_dir/report.md and report.html (after a sweep KEY=VALUE,VALUE/compare-STAGE/ instead); each stage writes its own
-        folder in output_dir.
+Writes: output_dir/report.md and report.html (after a sweep: KEY=VALUE,VALUE/compare-STAGE/); each stage writes its own folder
+        in output_dir.
 """
 
 import re
 import sys
 
-from llmrecipes.config import InputError, RunArguments
+from llmrecipes.config import RunArguments
 from llmrecipes.parsing import launch
 from llmrecipes.pipeline import PipelineArguments
 
@@ -20,10 +20,6 @@ def main(run, pipeline):
     from llmrecipes.report import write_report
     from llmrecipes.sweep import comparison_folder
 
-    if sum(word.partition("=")[0] == "--sweep" for word in sys.argv) > 1:
-        raise InputError(
-            "command line: --sweep is given twice; sweep one key, and each other one in an output_dir of its own"
-        )
     stages = plan_stages(pipeline, run.config_path, force=run.force)
     if pipeline.dry_run:
         width = max(len(stage.title) for stage in stages)

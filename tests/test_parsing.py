@@ -54,6 +54,22 @@ def test_abbreviations_are_off(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["--learning_rate", "1e-4", "--learning_rate=2e-4"],
+        ["--learning-rate", "1e-4", "--learning_rate", "2e-4"],
+        ["--config", "a.yaml", "--config=b.yaml"],
+        ["--packing", "--no_packing"],
+        ["--packing", "true", "--packing"],
+    ],
+)
+def test_an_option_given_twice_is_refused(words):
+    key = words[0].replace("-", "_").strip("_")
+    with pytest.raises(InputError, match=f"^command line: --{key} is given twice; give it once"):
+        read_argv(["--seed", "1", *words])
+
+
+@pytest.mark.parametrize(
     ("old", "new"),
     [
         ("torch_dtype", "dtype"),

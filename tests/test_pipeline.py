@@ -319,10 +319,29 @@ def test_sweep_that_cannot_be_is_one_line(tmp_path, sweep, message):
         swept(tmp_path, sweep)
 
 
-def test_a_second_sweep_is_refused_and_does_not_replace_the_first():
-    words = ["--config", "configs/smoke/pipeline.yaml", "--dry_run", "--sweep", "dpo.beta=1,2", "--sweep=sft.max_length=8,9"]
-    done = run_python("recipes/pipeline.py", *words)
-    assert done.returncode == 2 and done.stderr.startswith("error: command line: --sweep is given twice")
+@pytest.mark.parametrize(
+    "recipe_and_words",
+    [
+        [
+            "pipeline",
+            "--config",
+            "configs/smoke/pipeline.yaml",
+            "--dry_run",
+            "--sweep",
+            "dpo.beta=1,2",
+            "--sweep=dpo.beta=3,4",
+        ],
+        ["pipeline", "--config", "configs/smoke/pipeline.yaml", "--dry_run", "--from", "sft", "--from=dpo"],
+        ["plan", "--config", "configs/smoke/sft.yaml", "--gpu", "h100", "--gpu", "a100"],
+        ["plan", "--config", "configs/smoke/sft.yaml", "--seed", "1", "--seed", "2"],
+        ["compare", "a", "b", "--runs", "c", "d"],
+    ],
+)
+def test_an_option_given_twice_is_refused_and_the_last_does_not_replace_the_first(recipe_and_words):
+    done = run_python(f"recipes/{recipe_and_words[0]}.py", *recipe_and_words[1:])
+    assert done.returncode == 2 and re.fullmatch(r"error: command line: --\w+ is given twice; .*\n", done.stderr), (
+        done.stderr
+    )
 
 
 def test_each_sweep_has_a_comparison_of_its_own(tmp_path):
