@@ -1,10 +1,12 @@
 """Sources and mixtures: seeded, in proportion, and every broken input is one line that names it."""
 
+import csv
 import gzip
 import json
 import re
 from datetime import date, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import datasets
 import numpy
@@ -12,10 +14,15 @@ import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
+from datasets import Dataset
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError
 from llmrecipes.data import _set_names as set_names
 from llmrecipes.data import load_by_split, load_mixture, load_rows, load_source, load_train_eval, tables, true_rows
+from llmrecipes.data.streams import text_source
+from llmrecipes.keys import keys_of
+from llmrecipes.parsing import Options, collect
+from llmrecipes.preflight import remarks
 
 
 def jsonl(path, rows):
@@ -406,6 +413,65 @@ def test_columns_are_renamed(tmp_path):
     assert list(train) == [{"prompt": "Hi", "completion": "Yes?"}]
     spec["columns"] = {"prompt": "text", "response": "text"}
     assert "`columns` gives the name `text` to two columns" in error_of(spec)
+
+
+def unread(**source) -> str:
+    return "".join(remarks(collect(Options({"datasets": [json.dumps([source])]}), keys_of(DataArguments))[0]))
+
+
+@pytest.mark.parametrize("end", [".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv.gz", ".txt", ".parquet"])
+def test_all_files_that_are_named_after_a_split_are_read_and_others_are_named(tmp_path, end, capsys):
+    for name in ("train", "train2", "train-extra", "test", "dev", "other"):
+        write_rows(tmp_path / f"{name}{end}", [{"text": name}])
+    for split, names in {"train": {"train", "train2", "train-extra"}, "test": {"test"}, "test+train[:1]": None}.items():
+        source = DatasetSource(str(tmp_path), split=split)
+        got = set(load_source(source, 0)["text"])
+        assert got == names or not names and len(got) == 2
+        assert sorted(text_source(source, 0).texts()) == sorted(got)
+        assert f"of no split: other{end};" in unread(path=str(tmp_path), split=split)
+    (tmp_path / f"other{end}").unlink()
+    assert not unread(path=str(tmp_path))
+
+
+def test_no_file_is_called_unread_that_is_read(tmp_path):
+    for name in ("a.jsonl", "b.jsonl", "my-train.jsonl"):
+        jsonl(tmp_path / name, [{"text": name}])
+    assert len(load_source(DatasetSource(str(tmp_path)), 0)) == 3 and not unread(path=str(tmp_path))
+    (tmp_path / "train").mkdir()
+    jsonl(tmp_path / "train" / "c.jsonl", [{"text": "c"}])  # `datasets` then reads by the folders' names
+    assert list(load_source(DatasetSource(str(tmp_path)), 0)["text"]) == ["c"]
+    assert "a.jsonl, b.jsonl, my-train.jsonl" in unread(path=str(tmp_path))
+
+
+@pytest.mark.parametrize("end", [".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt"])
+def test_a_compressed_file_is_read_as_the_file_is_alone_and_in_a_folder(tmp_path, end):
+    rows = [{"prompt": f"ask {i}", "completion": str(i), "text": "NA"} for i in range(3)]
+    plain, packed = tmp_path / f"plain{end}", tmp_path / "folder" / f"a{end}.gz"
+    write_rows(plain, rows)
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    expected = list(load_source(DatasetSource(str(plain)), 0))
+    for path in (packed, packed.parent):
+        assert list(load_source(DatasetSource(str(path)), 0)) == expected
+    packed.write_bytes(packed.read_bytes()[:-9])
+    assert "is not a complete gzip file" in error_of(str(packed), shapes=("text",))
+
+
+def write_rows(path, rows):
+    """Rows as a file of the kind that its name says."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    end = Path(path.name.removesuffix(".gz")).suffix
+    if end == ".parquet":
+        return Dataset.from_list(rows).to_parquet(path)
+    with opener(path, "wt", newline="") as file:
+        if end in (".csv", ".tsv"):
+            table = csv.DictWriter(file, list(rows[0]), delimiter="," if end == ".csv" else "\t")
+            table.writeheader()
+            table.writerows(rows)
+        elif end == ".json":
+            json.dump(rows, file)
+        else:
+            file.writelines((row["text"] if end == ".txt" else json.dumps(row)) + "\n" for row in rows)
 
 
 def test_a_folder_of_several_kinds_of_files_is_refused_instead_of_read_in_part(tmp_path):

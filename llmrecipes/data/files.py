@@ -1,4 +1,4 @@
-"""Rows of local files, one at a time: JSON Lines, JSON lists, CSV and TSV, lines of text, Parquet.
+"""Rows of local files, one at a time: JSON Lines, JSON lists, CSV and TSV, lines of text (all also as .gz), Parquet.
 
 Each reader yields (place, row). place: the parts of "file, row 7 (line 9)". row: a dictionary, the bytes of a line that is
 still to be parsed, or the InputError of a row that cannot be used, for `drop_bad_rows` to count or for others to raise.
@@ -11,6 +11,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -19,9 +20,9 @@ import pyarrow.parquet
 
 from llmrecipes.config import InputError
 from llmrecipes.formats import has_lone_surrogate, rows_of_batch
+from llmrecipes.preflight.folders import TABLES, kind_of
 from llmrecipes.shapes import ANSWERS, COLUMNS, QUESTIONS
 
-LINES, TABLES = (".jsonl", ".jsonl.gz", ".ndjson"), (".csv", ".tsv")
 BATCH = 1000  # rows of a table converted to Python objects at once
 CHARACTERS = 1 << 20  # of a JSON list, read at once
 LONGEST_CELL = 1 << 30  # characters
@@ -63,11 +64,11 @@ def rows_of(files: Sequence[Path], names: dict | None = None, types: dict | None
     names: old -> new name of the columns to keep; lines are renamed by whoever parses them. types: see `column_types`.
     """
     for file in files:
-        if file.suffix.lower() == ".parquet":
+        if kind_of(file) == ".parquet":
             yield from _parquet(file, names or {})
-        elif file.suffix.lower() in TABLES:
+        elif kind_of(file) in TABLES:
             yield from ((place, renamed(row, names, place)) for place, row in table_rows(file, names, types))
-        elif file.suffix.lower() == ".json" and json_kind(file) == "list":
+        elif kind_of(file) == ".json" and json_kind(file) == "list":
             yield from ((place, renamed(row, names, place)) for place, row in listed_rows(file))
         else:
             yield from _lines(file)
@@ -88,16 +89,23 @@ def renamed(row: object, names: dict | None, place: tuple) -> object:
     return {new: row[old] for old, new in names.items()}
 
 
+@contextmanager
+def opened(file: Path, mode: str = "rb", **how):
+    """The file, unpacked if its name ends in .gz; InputError if it is damaged or cut off."""
+    try:
+        with (gzip.open if file.suffix.lower() == ".gz" else open)(file, mode, **how) as handle:
+            yield handle
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{file}: is not a complete gzip file ({error})") from None
+
+
 def _lines(file: Path) -> Iterator[tuple[tuple, bytes]]:
     number, where = 0, str(file)
-    try:
-        with (gzip.open if file.suffix.lower() == ".gz" else open)(file, "rb") as handle:
-            for line, content in enumerate(handle, start=1):
-                if content.strip():
-                    number += 1
-                    yield (where, number, line), content
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{file}: is broken ({error})") from None
+    with opened(file) as handle:
+        for line, content in enumerate(handle, start=1):
+            if content.strip():
+                number += 1
+                yield (where, number, line), content
 
 
 def _parquet(file: Path, names: dict) -> Iterator[tuple[tuple, dict]]:
@@ -128,7 +136,7 @@ def table_rows(file: Path, names: dict | None = None, types: dict | None = None)
     number, where = 0, str(file)
     csv.field_size_limit(LONGEST_CELL)
     # Bytes that are not UTF-8 become lone surrogates, so that the row that holds them can be named.
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+    with opened(file, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
         separator = _separator(file)
         table = csv.DictReader(handle, delimiter=separator, strict=True)
         try:
@@ -145,10 +153,10 @@ def table_rows(file: Path, names: dict | None = None, types: dict | None = None)
 
 
 def _separator(file: Path) -> str:
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+    with opened(file, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
         header = handle.readline()
     # Semicolons: in many countries spreadsheets save tables that way.
-    return "\t" if file.suffix.lower() == ".tsv" else ";" if header.count(";") > header.count(",") else ","
+    return "\t" if kind_of(file) == ".tsv" else ";" if header.count(";") > header.count(",") else ","
 
 
 def _cells(row: dict, types: dict, separator: str, where: str) -> dict | InputError:
@@ -196,7 +204,7 @@ def _reads(read: Callable, cell: str) -> bool:
 
 def json_kind(file: Path) -> str:
     """Whether a file of JSON holds one "list" of rows, an object a line ("lines"), or one "object"."""
-    with file.open("rb") as handle:
+    with opened(file) as handle:
         if handle.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
             return "list"
         handle.seek(0)
@@ -215,7 +223,7 @@ def listed_rows(file: Path) -> Iterator[tuple[tuple, dict | InputError]]:
         InputError: it is not valid JSON, from the named row on.
     """
     number, where, text, at, is_at_end = 0, str(file), "", 0, False
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
+    with opened(file, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
         while handle.read(1) != "[":  # white space, see `json_kind`
             pass
         while not is_at_end:

@@ -3,11 +3,9 @@
 A source is `module:function`, `stdlib`, `pypi:NAME==VERSION`, a local file or folder, or a Hub data set.
 """
 
-import gzip
 import hashlib
 import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,9 +19,9 @@ from datasets.packaged_modules.csv.csv import CsvConfig
 
 from llmrecipes.config import DatasetSource, InputError, as_rows, generator_of, load_function
 from llmrecipes.data.archive import load_archive
-from llmrecipes.data.files import LINES, TABLES, column_types, in_words, json_kind, listed_rows, table_rows
+from llmrecipes.data.files import column_types, in_words, json_kind, listed_rows, opened, table_rows
 from llmrecipes.formats import has_lone_surrogate, parse_line
-from llmrecipes.preflight.places import FILES
+from llmrecipes.preflight.folders import FILES, TABLES, kind_of, only_lines, split_files
 
 # Where keys differ from row to row.
 CALLS = ("tools", "functions", "tool_calls", "function_call")
@@ -183,7 +181,7 @@ def _read_file(path: Path, source: DatasetSource) -> RawRows:
         raise InputError(f"{path}: unknown kind of file; give one of {', '.join(FILES)}")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: is empty")
-    kind = path.suffix.lower()
+    kind = kind_of(path)
     if kind == ".parquet":
         with suppress(pyarrow.ArrowException):  # damaged: told below
             if not pyarrow.parquet.read_metadata(path).num_rows:
@@ -194,20 +192,17 @@ def _read_file(path: Path, source: DatasetSource) -> RawRows:
     elif kind == ".json" and json_kind(path) == "list":
         raw = _numbered(str(path), [row for _, row in listed_rows(path)])
     else:
-        has_lines = path.name.lower().endswith((*LINES, ".txt"))
         try:
-            content = (gzip.open if kind == ".gz" else open)(path, "rb").read()
-            content = content.decode("utf-8-sig", "surrogateescape" if has_lines else "strict")
+            with opened(path) as file:
+                content = file.read().decode("utf-8-sig", "strict" if kind == ".json" else "surrogateescape")
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: is not valid UTF-8 ({error})") from None
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise InputError(f"{path}: is not a complete gzip file ({error})") from None
         raw = _parse(path, content)
     return raw.select(split_indices(source.split, len(raw), str(path)))
 
 
 def _parse(path: Path, content: str) -> RawRows:
-    kind = path.suffix.lower()
+    kind = kind_of(path)
     if kind == ".json" and (parsed := _parse_json(path, content)) is not None:
         return _numbered(str(path), parsed)
     # Not splitlines(): a text may contain the other line endings that it splits at.
@@ -287,7 +282,7 @@ def _read_folder(source: DatasetSource) -> RawRows:
             rows = rows.select(split_indices(split, len(rows), source.path))
         raw = _numbered(source.path, rows)
     elif files := own_files(source, split):
-        are_tables = files[0].suffix.lower() in TABLES
+        are_tables = kind_of(files[0]) in TABLES
         raw = _read_tables(files, source.path) if are_tables else _join([_parse_own(file) for file in files], source.path)
     else:
         options = {"name": source.name, "data_dir": source.data_dir, "data_files": source.data_files}
@@ -308,14 +303,14 @@ def own_files(source: DatasetSource, split: str) -> list[Path]:
     if not path.is_dir() or _is_saved(path):
         return []
     is_plain = not has_options and not (path / "README.md").exists()
-    own = [file for end in FILES for file in path.glob(f"{split}{end}")] if is_plain else []
-    if len(own) == 1 and own[0].suffix not in (".parquet", *TABLES):
+    own = split_files(path, split) if is_plain else []
+    if is_plain:
+        _require_one_kind(path, own or path.rglob("*"))
+    if own and kind_of(own[0]) not in (".parquet", *TABLES):
         return own
     if split == "train" and not has_options and (lines := only_lines(path)):
         return lines
-    if is_plain and len(own) != 1:
-        _require_one_kind(path)
-    return table_files(source, split) or [file for file in own if len(own) == 1 and file.suffix in TABLES]
+    return table_files(source, split) or [file for file in own if kind_of(file) in TABLES]
 
 
 def table_files(source: DatasetSource, split: str) -> list[Path]:
@@ -332,12 +327,12 @@ def table_files(source: DatasetSource, split: str) -> list[Path]:
     plain = CsvConfig()
     is_plain = all(getattr(found, f.name) == getattr(plain, f.name) for f in fields(CsvConfig) if f.name not in own)
     files = [Path(file) for file in found.data_files.get(split, ())]
-    return files if is_plain and found.sep in ",;\t" and all(f.suffix.lower() in TABLES for f in files) else []
+    return files if is_plain and found.sep in ",;\t" and all(kind_of(f) in TABLES for f in files) else []
 
 
-def _require_one_kind(folder: Path) -> None:
-    """InputError if `folder` holds files of several kinds: `datasets` would read only those of the most common kind."""
-    kinds = {end.removesuffix(".gz") for path in folder.rglob("*") for end in FILES if path.name.lower().endswith(end)}
+def _require_one_kind(folder: Path, files: Iterable[Path]) -> None:
+    """InputError if `files` in `folder` are of several kinds: `datasets` would read only those of the most common kind."""
+    kinds = {kind_of(file) for file in files if file.name.lower().endswith(FILES)}
     if len(kinds - {".ndjson", ".jsonl", ".json"}) + bool(kinds & {".ndjson", ".jsonl", ".json"}) > 1:
         raise InputError(
             f"{folder}: holds files of several kinds ({', '.join(sorted(kinds))}), of which only one would be "
@@ -347,14 +342,6 @@ def _require_one_kind(folder: Path) -> None:
 
 def _parse_own(path: Path) -> RawRows:
     return _read_file(path, DatasetSource(str(path)))
-
-
-def only_lines(path: Path) -> list[Path]:
-    """The files of a folder that holds only JSON Lines, with no file named after another split; otherwise []."""
-    files = sorted(file for file in path.iterdir() if not file.name.startswith(".")) if path.is_dir() else []
-    others = re.compile(r"test|dev|valid|eval", re.I)
-    plain = all(file.is_file() and file.name.endswith(LINES) and not others.search(file.name) for file in files)
-    return files if plain else []
 
 
 def _join(parts: list[RawRows], where: str) -> RawRows:

@@ -15,13 +15,14 @@ from datasets.arrow_writer import ArrowWriter
 from datasets.table import MemoryMappedTable
 
 from llmrecipes.config import DatasetSource, InputError, generator_of
-from llmrecipes.data.files import LINES, TABLES, column_types, rows_of
+from llmrecipes.data.files import column_types, rows_of
 from llmrecipes.data.once import written_once
 from llmrecipes.data.sources import read_source
 from llmrecipes.data.streams import TextSource, files_in_place
 from llmrecipes.data.tables import Notes, as_json, join, load_table, say, standard_rows, tell, to_table
 from llmrecipes.durable import cache_folder, file_digest, read_json, write_json
 from llmrecipes.manifest import digest, fingerprint
+from llmrecipes.preflight.folders import LINES, TABLES, kind_of
 
 LIBRARY = Path(__file__).parent.parent
 MANIFEST = "rows.json"
@@ -108,9 +109,9 @@ def _lines(source: DatasetSource):
     files = files_in_place(source)
     if not files or source.max_rows or source.columns or source.split != "train":
         return None
-    if not all(file.name.lower().endswith((*LINES, *TABLES, ".json")) for file in files):
+    if not all(kind_of(file) in (*LINES, *TABLES, ".json") for file in files):
         return None
-    types = column_types(files) if files[0].suffix.lower() in TABLES else None
+    types = column_types(files) if kind_of(files[0]) in TABLES else None
     return TextSource(source.path, [], lambda: rows_of(files, types=types)).texts()
 
 

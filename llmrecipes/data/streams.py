@@ -15,16 +15,17 @@ import datasets
 import numpy
 
 from llmrecipes.config import DatasetSource, InputError, generator_of
-from llmrecipes.data.files import LINES, TABLES, column_types, in_words, json_kind, renamed, rows_of
+from llmrecipes.data.files import column_types, in_words, json_kind, renamed, rows_of
 from llmrecipes.data.hub_streams import HubStream
 from llmrecipes.data.sources import RawRows, column_names, each, own_files, split_indices, table_files
 from llmrecipes.data.spooled import made_rows, named, spool_texts
 from llmrecipes.data.tables import Notes, plain_row, say, standard_rows, tell_left_out
 from llmrecipes.formats import parse_line
 from llmrecipes.manifest import fingerprint
+from llmrecipes.preflight.folders import LINES, TABLES, is_of_split, kind_of
 
 BATCH = 1000  # rows of a table converted to Python objects at once
-IN_ORDER = (*LINES, ".txt", ".parquet")  # of these files, `max_rows` takes rows in their own order
+IN_ORDER = (*LINES, ".txt", ".parquet")  # of files of these kinds, `max_rows` takes rows in their own order
 LARGE = 64 << 20  # bytes of a JSON file that is read as a whole from which that is said
 
 
@@ -113,7 +114,7 @@ class TextReader:
             raise InputError(f"{self.place(i)}: is not UTF-8 ({error.reason} at byte {error.start})") from None
         row = (
             {"text": text.rstrip("\r\n")}
-            if file.lower().endswith(".txt")
+            if file.lower().endswith((".txt", ".txt.gz"))
             else parse_line(text, f"{file}, line {line}", self.place(i))
         )
         return self.read(i, renamed(row, self.source.columns, self.last))
@@ -128,7 +129,7 @@ def text_source(source: DatasetSource, seed: int) -> TextSource:
     if source.streaming:
         return _of_stream(source)
     files = files_in_place(source)
-    if files and not source.reader and (not source.max_rows or _all_end(files, IN_ORDER)):
+    if files and not source.reader and (not source.max_rows or _all_are(files, IN_ORDER)):
         return _of_files(files, source, seed)
     module = (generator_of(source.path) or "").partition(":")[0]
     if module.startswith("llmrecipes.") and not source.reader:  # our own generators are deterministic, and slow to run again
@@ -136,10 +137,10 @@ def text_source(source: DatasetSource, seed: int) -> TextSource:
         code = fingerprint(Path(find_spec(module).origin).parent)
         made = cache(lambda: _made(source, None, seed))
         return TextSource(named(source), [*keys, code], lambda: made().open())
-    if files and source.reader and _all_end(files, (".parquet",)):
+    if files and source.reader and _all_are(files, (".parquet",)):
         files = None  # a table on disk, which the reader is given as it is
     path = Path(source.path)
-    if path.suffix.lower() == ".json" and path.is_file() and (size := path.stat().st_size) > LARGE and not files:
+    if kind_of(path) == ".json" and path.is_file() and (size := path.stat().st_size) > LARGE and not files:
         say(f"{path}: {size >> 20:,} MiB of JSON, which are read as a whole; write one row a line (.jsonl)")
     return _made(source, files, seed)
 
@@ -174,7 +175,7 @@ def _of_stream(source: DatasetSource) -> TextSource:
 
 def _rows_of_files(files: list[Path], source: DatasetSource, seed: int) -> Iterator[tuple[tuple, object]]:
     """The rows of files, of the source's split; for a `reader`, cells of tables that are numbers or truth values as such."""
-    types = column_types(files) if source.reader and _all_end(files, TABLES) else None
+    types = column_types(files) if source.reader and _all_are(files, TABLES) else None
     reader = _of_files(files, replace(source, columns=None, max_rows=None), seed, types).texts()
     for row in reader.rows:
         try:
@@ -216,22 +217,22 @@ def files_in_place(source: DatasetSource) -> list[Path] | None:
         files = [path] if path.stat().st_size else []
     else:
         files = _files_of_folder(path, source, splits.pop()) if path.is_dir() and len(splits) == 1 else []
-    is_in_order = files and not source.reader and _all_end(files, IN_ORDER)
+    is_in_order = files and not source.reader and _all_are(files, IN_ORDER)
     if not files or not is_in_order and "+" in source.split:  # its parts may come in another order
         return None
-    is_json = _all_end(files, (".json",))
-    return files if _all_end(files, IN_ORDER + TABLES) or is_json and json_kind(files[0]) != "object" else None
+    is_json = _all_are(files, (".json",))
+    return files if _all_are(files, IN_ORDER + TABLES) or is_json and json_kind(files[0]) != "object" else None
 
 
-def _all_end(files: list[Path], endings: tuple[str, ...]) -> bool:
-    return all(file.name.lower().endswith(endings) for file in files)
+def _all_are(files: list[Path], kinds: tuple[str, ...]) -> bool:
+    return all(kind_of(file) in kinds for file in files)
 
 
 def _files_of_folder(path: Path, source: DatasetSource, split: str) -> list[Path]:
     readme, has_options = path / "README.md", source.name or source.data_dir or source.data_files
     if has_options or readme.exists() and "configs:" in readme.read_text(encoding="utf-8", errors="replace"):
         return table_files(source, split)
-    if parts := [p for p in sorted(path.glob(f"{split}*.parquet")) if re.fullmatch(rf"{split}(-\d.*)?\.parquet", p.name)]:
+    if parts := [file for file in sorted(path.glob("*.parquet")) if is_of_split(file.name, split)]:
         return parts
     if split == "train" and not readme.exists():
         found = sorted(file for file in path.iterdir() if not file.name.startswith("."))

@@ -1,6 +1,5 @@
 """Tokens in a row of text, measured on the first rows of a local file."""
 
-import gzip
 import json
 from itertools import islice
 from pathlib import Path
@@ -8,7 +7,8 @@ from pathlib import Path
 from llmrecipes.config import DataArguments
 from llmrecipes.keys.settings import Settings
 from llmrecipes.plan.lookup import hub_file
-from llmrecipes.plan.rows import LINES
+from llmrecipes.plan.rows import opened
+from llmrecipes.preflight.folders import LINES, kind_of
 from llmrecipes.preflight.machine import is_hub_id
 
 FIRST = 200  # rows
@@ -24,15 +24,15 @@ def tokens_a_row(s: Settings, longest: int | None) -> float | None:
     name = s["tokenizer_name_or_path"] or s["model_name_or_path"] or ""
     file = Path(name) / "tokenizer.json"
     content = file.read_bytes() if file.is_file() else is_hub_id(name) and hub_file(name, None, file.name, seconds=0)
-    if not content or not path.is_file() or not path.name.lower().endswith(LINES):
+    if not content or not path.is_file() or kind_of(path) not in (*LINES, ".txt"):
         return None
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_buffer(content)
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as lines:
+        with opened(path, "rt", encoding="utf-8-sig") as lines:
             first = list(islice((line for line in lines if line.strip()), FIRST))
-        rows = first if path.suffix == ".txt" else [_text(json.loads(line)) for line in first]
+        rows = first if kind_of(path) == ".txt" else [_text(json.loads(line)) for line in first]
     except (OSError, EOFError, ValueError):
         return None
     lengths = [len(tokenizer.encode(row, add_special_tokens=False)) + 1 for row in rows]

@@ -17,13 +17,12 @@ import yaml
 from llmrecipes.config import DataArguments, DatasetSource, generator_of
 from llmrecipes.keys.settings import Settings
 from llmrecipes.plan.lookup import hub_file
+from llmrecipes.preflight.folders import FILES, LINES, TABLES, kind_of, only_lines, split_files
 from llmrecipes.preflight.machine import is_hub_id
-from llmrecipes.preflight.places import FILES
 
 KNOWN = Path(__file__).parent / "hub_rows.yaml"
 SECONDS = 1.5  # for all sources together, so that a plan takes no longer than a moment
 JSON_BYTES = 1 << 25  # a file of JSON is one value: a larger one takes too long to parse
-LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".txt")
 # Rows of the generated world's parts; a test compares them with the actual ones.
 TINYTOWN = {
     "commoncrawl": {"train": 40000, "test": 2000}, "c4": {"train": 8000, "test": 400},
@@ -133,22 +132,27 @@ def _whole(split: str, count: Callable[[], int]) -> int:
 
 def of_file(path: Path, until: float) -> int:
     """Rows of a file as `data.sources` reads it."""
-    name = path.name.lower()
+    kind = kind_of(path)
     try:
-        if name.endswith(".parquet"):
+        if kind == ".parquet":
             from pyarrow.parquet import read_metadata
 
             return read_metadata(path).num_rows
-        if name.endswith((".csv", ".tsv")):
+        if kind in TABLES:
             return _of_table(path, until)
-        if name.endswith(".json"):
+        if kind == ".json":
             return _of_json(path, until)
-        if not name.endswith(LINES):
+        if kind not in (*LINES, ".txt"):
             raise Uncounted(f"{path} is not one of {', '.join(FILES)}")
-        with (gzip.open if name.endswith(".gz") else open)(path, "rb") as lines:
+        with opened(path, "rb") as lines:
             return sum(1 for line in _in_time(lines, path, until) if line.strip())
     except (OSError, EOFError, ValueError, csv.Error) as error:
         raise Uncounted(f"{path} cannot be read: {str(error)[:200]}") from None
+
+
+def opened(path: Path, mode: str, **how):
+    """The file, unpacked if its name ends in .gz."""
+    return (gzip.open if path.suffix.lower() == ".gz" else open)(path, mode, **how)
 
 
 def _in_time(items: Iterable, path: Path, until: float) -> Iterator:
@@ -159,10 +163,10 @@ def _in_time(items: Iterable, path: Path, until: float) -> Iterator:
 
 
 def _of_table(path: Path, until: float) -> int:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
         header = file.readline()
         file.seek(0)
-        tab = path.suffix.lower() == ".tsv"
+        tab = kind_of(path) == ".tsv"
         separator = "\t" if tab else ";" if header.count(";") > header.count(",") else ","
         csv.field_size_limit(1 << 30)
         return max(0, sum(1 for row in _in_time(csv.reader(file, delimiter=separator), path, until) if row) - 1)
@@ -171,7 +175,8 @@ def _of_table(path: Path, until: float) -> int:
 def _of_json(path: Path, until: float) -> int:
     if path.stat().st_size > JSON_BYTES:
         raise Uncounted(f"{path} is one value of {path.stat().st_size >> 20} MiB; give --train_rows")
-    text = path.read_text(encoding="utf-8-sig")
+    with opened(path, "rt", encoding="utf-8-sig") as file:
+        text = file.read()
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -194,12 +199,7 @@ def _of_folder(folder: Path, source: DatasetSource, split: str, until: float) ->
         return _of_arrow(home)
     if source.name or source.data_dir or source.data_files or (folder / "README.md").exists():
         raise Uncounted("which of its files are read is not decided here; give --train_rows")
-    own = [file for end in FILES for file in folder.glob(f"{split}{end}")]
-    if len(own) == 1:
-        return of_file(own[0], until)
-    files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-    plain = all(file.is_file() and file.name.endswith(LINES[:3]) for file in files)
-    if split == "train" and files and plain and not any(re.search(r"test|dev|valid|eval", f.name, re.I) for f in files):
+    if files := split_files(folder, split) or (only_lines(folder) if split == "train" else []):
         return sum(of_file(file, until) for file in files)
     raise Uncounted(f"which of its files are the split {split} is not decided here; give --train_rows")
 

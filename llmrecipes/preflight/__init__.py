@@ -56,7 +56,7 @@ def _missing(s: Settings) -> Problems:
 
 def remarks(s: Settings) -> list[str]:
     """What runs, but perhaps not as intended: printed as warnings."""
-    checks = (_ineffective, _warmup, _batch, machine.room_for_all)
+    checks = (_ineffective, _warmup, _batch, places.unread, machine.room_for_all)
     return s.lines(problem for check in checks for problem in check(s))
 
 

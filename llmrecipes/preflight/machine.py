@@ -14,6 +14,7 @@ from pathlib import Path
 from llmrecipes.config import generator_of
 from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.keys.values import shown
+from llmrecipes.preflight.folders import FILES as DATA
 
 # Keys that hold paths read by a stage.
 INPUTS = (
@@ -40,7 +41,6 @@ FILES = (
     "rankings_file",
     "blocked_words",
 )
-DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv", ".parquet", ".txt")
 # Optimizers and other values that need a package -> modules of which one must exist.
 NEEDS = {
     "8bit": ("bitsandbytes",),
@@ -101,7 +101,7 @@ def _input_problem(path: str, key: str) -> str:
         return ""
     if os.path.isfile(path):
         return f"{path} is empty" if os.path.getsize(path) == 0 else ""
-    if path.startswith(("/", ".", "~", "outputs/")) or path.count("/") > 1 or path.endswith(DATA_SUFFIXES):
+    if path.startswith(("/", ".", "~", "outputs/")) or path.count("/") > 1 or path.lower().endswith(DATA):
         return f"{path} does not exist; run the stage that writes it first, or correct the path"
     if not is_hub_id(path):
         return f"{shown(path)} is neither a local path nor a name that a hub can have; correct it"

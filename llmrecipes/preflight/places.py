@@ -1,15 +1,16 @@
 """Where rows come from and where the result goes, checked without reading rows or importing anything."""
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from llmrecipes.config import nearest
 from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.keys.values import shown
 from llmrecipes.manifest import find_holder, plain_difference, read_manifest, standing
+from llmrecipes.preflight.folders import FILES, unread_files
 
-# Kinds of files that a source may be; read by llmrecipes.data.sources.
-FILES = (".jsonl", ".jsonl.gz", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 # The generated world's parts and their splits; a test compares them with the actual ones.
 _TEXTS = ("commoncrawl", "c4", "github", "wikipedia", "books", "arxiv", "stackexchange", "demonstrations", "prompts")
 TINYTOWN = dict.fromkeys(_TEXTS, ("train", "test")) | dict.fromkeys(("questions", "abilities"), ("validation", "test"))
@@ -17,23 +18,40 @@ TINYTOWN = dict.fromkeys(_TEXTS, ("train", "test")) | dict.fromkeys(("questions"
 
 def sources(s: Settings) -> Problems:
     """Data sources of unknown kinds, and parts of the generated world that do not exist."""
+    for key, source in _sources(s):
+        path, name, split = source["path"], source.get("name"), source.get("split", "train")
+        if os.path.isfile(path) and not path.lower().endswith(FILES):
+            yield key, f"{path}: unknown kind of file; give one of {', '.join(FILES)}"
+        elif path == "tinytown" and name not in TINYTOWN:
+            which = f"there is no part {shown(name)}" if name else "`name` is missing"
+            yield key, f"tinytown: {which}; choose one of {', '.join(TINYTOWN)}"
+        elif path == "tinytown" and split not in TINYTOWN[name]:
+            yield key, f"tinytown: {name} has no split {shown(split)}; choose one of {', '.join(TINYTOWN[name])}"
+        elif "/" not in path and path not in ("tinytown", "stdlib") and not os.path.exists(path):
+            if meant := nearest(path, ("tinytown", "stdlib")):
+                yield key, f"{shown(path)} is not a world{meant}"
+
+
+def unread(s: Settings) -> Problems:
+    """Files of a source's folder that are read with none of its splits."""
+    for key, source in _sources(s):
+        folder, split = Path(source["path"]), re.split(r"[\[+]", str(source.get("split", "train")))[0].strip()
+        if not folder.is_dir() or any(source.get(option) for option in ("name", "data_dir", "data_files")):
+            continue
+        if left := unread_files(folder, split):
+            more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+            named = ", ".join(map(str, left[:5]))
+            yield key, f"{folder}: not read, by their names they are of no split: {named}{more}; list them one by one"
+
+
+def _sources(s: Settings) -> Iterator[tuple[str, dict]]:
+    """(key, source with a `path`) for each of the data sources."""
     for key in ("datasets", "eval_datasets", "watch_questions"):
         value = s.values.get(key)
         for entry in value if isinstance(value, list) else filter(None, [value]):
             source = {"path": entry} if isinstance(entry, str) else entry
-            path, name, split = source.get("path"), source.get("name"), source.get("split", "train")
-            if not isinstance(path, str):
-                continue
-            if os.path.isfile(path) and not path.lower().endswith(FILES):
-                yield key, f"{path}: unknown kind of file; give one of {', '.join(FILES)}"
-            elif path == "tinytown" and name not in TINYTOWN:
-                which = f"there is no part {shown(name)}" if name else "`name` is missing"
-                yield key, f"tinytown: {which}; choose one of {', '.join(TINYTOWN)}"
-            elif path == "tinytown" and split not in TINYTOWN[name]:
-                yield key, f"tinytown: {name} has no split {shown(split)}; choose one of {', '.join(TINYTOWN[name])}"
-            elif "/" not in path and path not in ("tinytown", "stdlib") and not os.path.exists(path):
-                if meant := nearest(path, ("tinytown", "stdlib")):
-                    yield key, f"{shown(path)} is not a world{meant}"
+            if isinstance(source.get("path"), str):
+                yield key, source
 
 
 def occupied(s: Settings, given: dict) -> Problems:

@@ -1,0 +1,63 @@
+"""Which files of a local folder are which split, by their names alone. Imports nothing heavy."""
+
+import os
+import re
+from pathlib import Path
+
+# Kinds of files that a source may be; read by llmrecipes.data.sources.
+LINES, TABLES = (".jsonl", ".ndjson"), (".csv", ".tsv")
+TEXTS = (*LINES, ".json", *TABLES, ".txt")
+FILES = (*TEXTS, *(f"{kind}.gz" for kind in TEXTS), ".parquet")
+# Words that say in a file's name which split it is of, as `datasets` reads them (SPLIT_KEYWORDS, NON_WORDS_CHARS).
+WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+
+
+def kind_of(file: str | os.PathLike) -> str:
+    """The ending that says what is in a file, in small letters: .csv for rows.csv and rows.csv.gz."""
+    return Path(Path(file).name.lower().removesuffix(".gz")).suffix
+
+
+def is_of_split(name: str, split: str) -> bool:
+    """Whether a file of this name is of `split`: train2.csv and my-train.csv are of train."""
+    words = "|".join(map(re.escape, WORDS.get(split, (split,))))
+    return re.search(rf"(?:^|[-._ 0-9])(?:{words})[-._ 0-9]", name) is not None
+
+
+def split_files(folder: Path, split: str) -> list[Path]:
+    """The files of `split` in a folder that has SPLIT.jsonl, SPLIT.csv or the like; [] if it has no such file."""
+    files = [file for file in sorted(folder.iterdir()) if file.name.lower().endswith(FILES)]
+    is_named = any(file.name.removesuffix(end) == split for file in files for end in FILES)
+    return [file for file in files if is_of_split(file.name, split)] if is_named else []
+
+
+def only_lines(folder: Path) -> list[Path]:
+    """The files of a folder that holds only JSON Lines, with no file named after another split; otherwise []."""
+    files = sorted(file for file in folder.iterdir() if not file.name.startswith(".")) if folder.is_dir() else []
+    others = re.compile(r"test|dev|valid|eval", re.I)
+    plain = all(file.is_file() and kind_of(file) in LINES and not others.search(file.name) for file in files)
+    return files if plain else []
+
+
+def unread_files(folder: Path, split: str) -> list[Path]:
+    """Paths in a folder of the files that are read with no split, where names say what is; [] if a card or `datasets` does.
+
+    Files that are read here must have their split in their own name. For other kinds `datasets` looks at the folders' names,
+    and at those of files only if no folder is named after a split.
+    """
+    if any((folder / name).exists() for name in ("README.md", "dataset_info.json", "dataset_dict.json")):
+        return []
+    found = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.name.lower().endswith(FILES))
+    files = [file for file in found if not any(part.startswith(".") for part in file.parts)]
+    own, is_split = split_files(folder, split), lambda name: any(is_of_split(f"{name}.", word) for word in (*WORDS, split))
+    if not own and split == "train" and only_lines(folder):
+        return []
+    read = [file for file in files if is_split(file.name)]
+    if own and kind_of(own[0]) not in (*TABLES, ".parquet"):
+        read = [file for file in read if len(file.parts) == 1]
+    else:
+        read = [file for file in files if any(map(is_split, file.parts[:-1]))] or read
+    return [file for file in files if file not in read] if read else []
