@@ -2,8 +2,8 @@
 
 Launch: python recipes/pipeline.py --config configs/quickstart/pipeline.yaml [--from sft] [--to reward] [--only ppo]
         [--force] [--dry_run] [--seed 43 --output_dir outputs/quickstart-43] [--sweep dpo.beta=0.1,0.5]
-Writes: output_dir/report.md and report.html (after a sweep: KEY=VALUE,VALUE/compare-STAGE/); each stage writes its own folder
-        in output_dir.
+Writes: output_dir/report.md and report.html, or for a sweep KEY=VALUE,VALUE/compare-STAGE/ in output_dir; each stage writes
+        its own folder there.
 """
 
 import re
