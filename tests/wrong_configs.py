@@ -361,8 +361,12 @@ use_vllm: true | vLLM is not installed
 vllm_gpu_memory_utilization: 0.5 | has no effect without `use_vllm: true`
 remove_unused_columns: true | that reward functions read
 reward_weights: [0.0] | are all 0
+eval_datasets: {rows}; num_generations: 6; per_device_train_batch_size: 6 | 8 × 1 processes is no multiple of 6 responses
+test_split_size: 2; num_generations_eval: 3 | is no multiple of 3 responses to a prompt
+auto_find_batch_size: true | smaller batches compare other answers
 """,
     "kto": """
+auto_find_batch_size: true | smaller batches compare other answers
 desirable_weight: -1 | must be at least 0
 desirable_weight: 0; undesirable_weight: 0 | are both 0
 loss_type: sigmoid | choose from kto

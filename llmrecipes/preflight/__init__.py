@@ -19,7 +19,7 @@ def contradictions(settings: Settings) -> list[str]:
 def check_machine(settings: Settings, given: dict) -> list[str]:
     """What is missing for a run on this machine: required keys, inputs, tokens, packages, disk space, the Hub; and an output
     folder that holds something other than the run of the config `given` (as the user wrote it)."""
-    checks = (_missing, places.sources, *machine.CHECKS, *named.CHECKS)
+    checks = (_missing, _groups, places.sources, *machine.CHECKS, *named.CHECKS)
     return [
         *settings.lines(problem for check in checks for problem in check(settings)),
         *settings.lines(places.occupied(settings, given)),
@@ -52,6 +52,16 @@ def _missing(s: Settings) -> Problems:
         yield needed, f"is missing, which `annotator: {s['annotator']}` needs"
     if s["order"] == "uncertain" and not s["reward_model_name_or_path"]:
         yield "reward_model_name_or_path", "is missing, whose uncertainty `order: uncertain` follows"
+
+
+def _groups(s: Settings) -> Problems:
+    """Batches of GRPO's evaluation that cut a prompt's responses apart: it would stop at them, after the training."""
+    if "num_generations_eval" not in s.keys or not (s["eval_datasets"] or s["test_split_size"]):
+        return
+    group, processes = s["num_generations_eval"] or s["num_generations"], int(os.environ.get("WORLD_SIZE", 1))
+    if s["per_device_eval_batch_size"] * processes % group:
+        text = f"× {processes} processes is no multiple of {group} responses to a prompt"
+        yield "per_device_eval_batch_size", f"{s['per_device_eval_batch_size']} {text}; change it or `num_generations_eval`"
 
 
 def remarks(s: Settings) -> list[str]:

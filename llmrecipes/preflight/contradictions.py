@@ -265,6 +265,8 @@ def _rollouts(s: Settings) -> Problems:
         steps = warmup * s["num_ppo_epochs"] * (s["num_mini_batches"] or 1)
         if 0 < s["max_steps"] <= steps:
             yield "value_warmup_rollouts", f"are at least {steps} steps, all of max_steps, so the policy would learn nothing"
+    if s["auto_find_batch_size"] and {"num_iterations", "desirable_weight"} & s.keys.keys():  # GRPO, KTO
+        yield "auto_find_batch_size", "smaller batches compare other answers; set per_device_train_batch_size"
     if not all(s["stop_strings"] or ()):
         yield "stop_strings", "an empty string ends every response at once; leave it out"
 
