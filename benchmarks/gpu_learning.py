@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = "configs/shakespeare-char"
 SEEDS = (1, 2, 3)
 TINY = ["--model_config", "{model_type: gpt2, n_embd: 32, n_layer: 2, n_head: 2, n_positions: 64}", "--max_length", "64",
-        "--max_steps", "60", "--eval_steps", "15", "--save_steps", "20", "--per_device_train_batch_size", "4",
+        "--max_steps", "60", "--eval_steps", "15", "--save_steps", "15", "--per_device_train_batch_size", "4",
         "--torch_compile", "false", "--dataloader_num_workers", "0", "--warmup_steps", "2"]  # fmt: skip
 
 

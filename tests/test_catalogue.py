@@ -114,6 +114,7 @@ DROPPED = {
     "chat_template_path",
     "eval_strategy",
     "eval_steps",
+    "load_best_model_at_end",
     "hardware",
     "num_gpus",
     "torch_compile",
