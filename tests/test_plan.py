@@ -37,6 +37,7 @@ GEMMA3 = {**LLAMA, "model_type": "gemma3_text", "num_attention_heads": 4, "num_k
 EXPERTS = {**LLAMA, "model_type": "qwen3_moe", "head_dim": 64, "num_experts": 8, "num_experts_per_tok": 2,
            "moe_intermediate_size": 384}  # fmt: skip
 ALL = Lora(16, frozenset(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")), 0.0)
+ALL_NEOX = Lora(16, frozenset(("qkv", "out", "up", "down")), 0.0)
 PAIRS = {"rows": 2, "padded": True}
 
 
@@ -59,6 +60,7 @@ def job(config, **values) -> Job:
 TRACED = {
     "pretraining GPT-2 in bfloat16": (GPT2, {"weight_bytes": 2, "autocast": False}),
     "reward model, Llama": (LLAMA, {"head": "score", **PAIRS}),
+    "reward model, Llama in bfloat16, LoRA": (LLAMA, {"head": "score", "weight_bytes": 2, "lora": ALL, **PAIRS}),
     "SFT of Llama, padded": (LLAMA, {"padded": True, "accumulation": 2}),
     "pretraining Gemma 3 on rows longer than its window": (GEMMA3, {}),
 }
@@ -72,6 +74,10 @@ TRACED_SLOWLY = {
     "SFT of GPT-2, LoRA": (GPT2, {"padded": True, "lora": Lora(16, frozenset(["qkv"]), 0.0)}),
     "SFT of a mixture of experts": (EXPERTS, {"weight_bytes": 2}),
     "reward model, GPT-NeoX, checkpointing": (NEOX, {"head": "score", "checkpointing": True, **PAIRS}),
+    "reward model, GPT-NeoX, LoRA, checkpointing": (
+        NEOX,
+        {"head": "score", "checkpointing": True, "lora": ALL_NEOX, **PAIRS},
+    ),
     "DPO of Qwen3": (QWEN3, {"head": "chunked", "has_reference": True, **PAIRS}),
     "DPO of Llama, LoRA, checkpointing": (LLAMA, {"head": "chunked", "lora": ALL, "checkpointing": True, **PAIRS}),
     "KTO of Llama": (LLAMA, {"head": "chunked", "has_reference": True, "padded": True}),

@@ -72,6 +72,16 @@ def _kept_by_lora(job: Job, a: Architecture) -> float:
     return kept
 
 
+def _backward_of_mlp(job: Job, a: Architecture) -> float:
+    """Bytes per token that the backward pass of a layer's MLP takes beside what is kept, with adapters and autocast: the
+    gradients of its intermediates, those of an adapter's path before the sum, and of the residual stream. The numbers are
+    what the tracker finds; with trained weights other moments are fuller."""
+    if not (job.lora and job.autocast):
+        return 0.0
+    copies = 3 if {"down", "down_proj"} & job.lora.targets else 1 + a.gated
+    return copies * (job.compute_bytes * max(1, a.active_experts) * a.width + 4 * a.hidden)
+
+
 def _residual_bytes(job: Job) -> int:
     return 4 if job.weight_bytes == 4 else 2
 
@@ -142,19 +152,20 @@ def _add_ppo_models(job: Job, parts: Parts) -> None:
 
 def _moments(job: Job, static: Parts) -> list[Parts]:
     """The moments of a training step that can be its peak: the start of the backward pass; the head's gradients are done;
-    with checkpointing, the last and the first layer's backward pass; all gradients exist."""
+    the last and, with checkpointing, the first layer's backward pass; all gradients exist."""
     a, tokens = job.architecture, job.tokens
     gradients = static.pop("gradients")
     held = gradients if job.accumulation > 1 else 0.0
     ends, layer = tokens * _kept_at_the_ends(job, a), tokens * kept_by_layer(job, a)
     logits, after, head_gradient = _head(job, a, tokens)
+    backward = tokens * _backward_of_mlp(job, a)
     has_head = job.head != "score"
     # A tied embedding's two gradients and their sum.
     tail = 2 * a.embedding * job.weight_bytes if a.tied and not job.lora and has_head else 0.0
     if job.checkpointing:
         inputs = tokens * a.layers * _residual_bytes(job) * a.hidden
         casts = _casts(job, a, 0, has_head and job.head == "logits")
-        recomputed = layer + _casts(job, a, 1, False)
+        recomputed = layer + _casts(job, a, 1, False) + backward
         return [
             static | {"gradients": held, "activations": inputs + ends + casts, "logits": logits},
             static | {"gradients": held + head_gradient, "activations": inputs + ends + casts, "logits": after},
@@ -166,6 +177,7 @@ def _moments(job: Job, static: Parts) -> list[Parts]:
     return [
         static | {"gradients": held, "activations": kept, "logits": logits},
         static | {"gradients": held + head_gradient, "activations": kept, "logits": after},
+        static | {"gradients": held, "activations": kept - ends + backward},
         static | {"gradients": gradients + tail, "activations": layer / 2},
     ]
 
