@@ -165,6 +165,13 @@ def test_a_page_of_a_web_archive_that_is_cut_off_is_no_document(tmp_path):
     (tmp_path / "a.warc").write_bytes(whole[: -len(page) // 2])
     with pytest.raises(InputError, match=r"a\.warc: is truncated or damaged \(record 1, http://x.org/1, has no end\)"):
         texts_of(tmp_path / "a.warc")
+    (tmp_path / "a.warc").write_bytes(whole + whole[:60])
+    with pytest.raises(InputError, match=r"a\.warc: is truncated or damaged \(record 2, .*, has no end\)"):
+        texts_of(tmp_path / "a.warc")
+    later = whole.replace(b"response", b"of-tomorrow", 1)
+    (tmp_path / "a.warc").write_bytes(whole + later + whole.replace(b"WARC-Type", b"WARC-T\x00pe") + whole)
+    rows = dict(read_file(str(tmp_path / "a.warc"), False, 1_000_000))
+    assert [*rows] == [1, 2, 3] and rows[2] == "is damaged: it has no WARC-Type" and rows[1] == rows[3]
     (tmp_path / "a.warc").write_bytes(b"something else")
     with pytest.raises(InputError, match=r"a\.warc: cannot be read \(Invalid WARC header\)"):
         texts_of(tmp_path / "a.warc")

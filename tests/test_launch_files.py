@@ -174,6 +174,12 @@ def test_skypilot_starts_the_recipe_on_each_node(stand_ins, tmp_path):
     found = told(env, 1)
     assert options(found)["main_process_ip"] == "10.0.0.1" and options(found)["machine_rank"] == "1"
     assert found[-4:] == ["--max_steps", "3", "--run_name", "two words"]
+    assert (tmp_path / "outputs").is_symlink()
+    (tmp_path / "outputs").unlink()
+    (tmp_path / "outputs").mkdir()
+    done = subprocess.run(["bash", "-c", task["run"]], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: outputs/ came along") and done.stderr.count("\n") == 1
+    assert not list((tmp_path / "outputs").iterdir())
 
 
 def test_the_image_starts_what_the_others_start():

@@ -199,14 +199,21 @@ def _archived_pages(file: str, limit: int) -> Iterator[tuple[int, dict | Bad]]:
     warc = need("fastwarc.warc", "web archives")
     packed = file.lower().endswith((".bz2", ".xz"))  # fastwarc unpacks the others, record by record
     with _open(file) if packed else open(file, "rb") as stream:
-        records = warc.ArchiveIterator(stream, record_types=warc.WarcRecordType.response, parse_http=True)
         number = 0
-        for record in records:
+        for record in warc.ArchiveIterator(stream, record_types=warc.WarcRecordType.any_type, parse_http=False):
+            kind, address = record.record_type, record.headers.get("WARC-Target-URI", "")
+            if kind not in (warc.WarcRecordType.response, warc.WarcRecordType.no_type):
+                continue
             number += 1
+            if kind == warc.WarcRecordType.no_type:
+                yield number, Bad("is damaged: it has no WARC-Type")
+                continue
+            record.parse_http()
+            if record.headers.get("Content-Length") is None:
+                raise EOFError(f"record {number}, {address}, has no end")
             if "html" not in (record.http_content_type or "html"):
                 continue
             content = record.reader.read(limit + 1)
-            address = record.headers.get("WARC-Target-URI", "")
             if len(content) < min(record.content_length, limit):  # fastwarc does not notice a truncated file
                 raise EOFError(f"record {number}, {address}, has no end")
             content = _unpacked(warc, record.http_headers, content, limit) if len(content) <= limit else content
