@@ -61,7 +61,7 @@ def comparison_folder(stages: list, output_dir: str) -> Path:
     labels = list(dict.fromkeys(stage.variant for stage in stages if stage.variant))
     key, values = labels[0].partition("=")[0], [label.partition("=")[2] for label in labels]
     name = f"{key}={','.join(values)}"
-    # No file system takes names of more than 255 bytes.
+    # Names have at most 255 bytes on the usual file systems.
     return Path(output_dir) / (name if len(name.encode()) <= 255 else f"{key}-{digest(labels)}")
 
 

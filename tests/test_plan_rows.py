@@ -34,7 +34,7 @@ def write_lines(path, rows=PAIRS):
 
 
 def write_table(path):
-    with path.open("w", newline="") as file:
+    with (gzip.open if path.suffix == ".gz" else open)(path, "wt", newline="") as file:
         table = csv.DictWriter(file, PAIRS[0], delimiter="\t" if path.suffix == ".tsv" else ";")
         table.writeheader()
         table.writerows(PAIRS)  # completions hold line breaks
@@ -50,6 +50,7 @@ def write_folder(path):
 def write_splits(path):
     path.mkdir()
     write_lines(path / "train.jsonl")
+    write_lines(path / "train2.jsonl.gz", PAIRS[:3])
     write_lines(path / "test.jsonl", PAIRS[:5])
 
 
@@ -64,8 +65,10 @@ WRITERS = {
     "a.ndjson": write_lines,
     "a.csv": write_table,
     "a.tsv": write_table,
+    "a.csv.gz": write_table,
     "a.txt": lambda path: path.write_text("one\n\ntwo\n"),
     "list.json": lambda path: path.write_text(json.dumps(PAIRS)),
+    "list.json.gz": lambda path: path.write_bytes(gzip.compress(json.dumps(PAIRS).encode())),
     "data.json": lambda path: path.write_text(json.dumps({"version": 1, "data": PAIRS})),
     "lines.json": lambda path: path.write_text("\n".join(map(json.dumps, PAIRS))),
     "a.parquet": lambda path: datasets.Dataset.from_list(PAIRS).to_parquet(path),

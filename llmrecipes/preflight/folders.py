@@ -55,9 +55,9 @@ def unread_files(folder: Path, split: str) -> list[Path]:
     own, is_split = split_files(folder, split), lambda name: any(is_of_split(f"{name}.", word) for word in (*WORDS, split))
     if not own and split == "train" and only_lines(folder):
         return []
-    read = [file for file in files if is_split(file.name)]
+    read = {file for file in files if is_split(file.name)}
     if own and kind_of(own[0]) not in (*TABLES, ".parquet"):
-        read = [file for file in read if len(file.parts) == 1]
+        read = {file for file in read if len(file.parts) == 1}
     else:
-        read = [file for file in files if any(map(is_split, file.parts[:-1]))] or read
+        read = {file for file in files if any(map(is_split, file.parts[:-1]))} or read
     return [file for file in files if file not in read] if read else []
