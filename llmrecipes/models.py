@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -240,6 +241,14 @@ def multiply_in_tf32(args: TrainingArguments) -> None:
     if args.tf32 is None and not (args.bf16 or args.fp16 or args.use_cpu) and is_torch_tf32_available():
         enable_tf32(True)
         say("matrix products are in TF32; `tf32: false` keeps float32")
+
+
+def copy_weights(source: str | Path, target: PreTrainedModel) -> None:
+    """Loads the weights in the folder `source` into `target` through from_pretrained, which knows the names they are saved
+    under: those of GPT-NeoX's head and of mixtures' experts are others than the model's own."""
+    kinds = {value.dtype for value in target.state_dict().values() if value.is_floating_point()}
+    dtype = kinds.pop() if len(kinds) == 1 else torch.float32  # which holds all the others exactly
+    target.load_state_dict(type(target).from_pretrained(source, dtype=dtype).state_dict())
 
 
 def count_parameters(model: PreTrainedModel) -> int:

@@ -11,7 +11,7 @@ from trl.trainer.utils import add_fused_lm_head  # internal: TRL's own trainers 
 from llmrecipes.attention import needs_no_mask, without_mask
 from llmrecipes.data.tables import say
 from llmrecipes.muon import build_muon
-from llmrecipes.training import add_loss_alone
+from llmrecipes.training import add_loss_alone, name_loss
 
 
 class PretrainTrainer(Trainer):
@@ -30,6 +30,7 @@ class PretrainTrainer(Trainer):
             say("fused_lm_head: on a CPU, TRL's tiles take more time and memory than the logits do; leave it out")
         self._needs_no_mask = needs_no_mask(model)
         args.remove_unused_columns = False  # there are none, and TokenBlocks returns whole batches
+        name_loss(model)
         add_fused_lm_head(model) if fused_lm_head else add_loss_alone(model)
         super().__init__(model=model, args=args, **kwargs)
 

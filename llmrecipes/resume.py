@@ -17,7 +17,7 @@ import torch
 from accelerate.utils import gather_object
 from safetensors.torch import load_model, save_model
 from torch import distributed as dist
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from llmrecipes.batch_size import train_where_it_fits
@@ -31,7 +31,7 @@ from llmrecipes.checkpoints import (
     step_folders,
 )
 from llmrecipes.config import InputError
-from llmrecipes.models import multiply_in_tf32, warn_of_rounding
+from llmrecipes.models import copy_weights, multiply_in_tf32, warn_of_rounding
 from llmrecipes.pacing import keep_gpu_busy, stop_where_not_finite
 from llmrecipes.random_states import random_states, set_random_states
 from llmrecipes.run import Run
@@ -64,6 +64,7 @@ def run_training(trainer: Trainer, state: Run) -> dict:
     args, checkpoint = trainer.args, state.resume_from_checkpoint
     # Trainer would remove old checkpoints before the newest is sealed; here they are kept until then.
     limit, args.save_total_limit = args.save_total_limit, None
+    _load_what_was_saved(trainer)
     if checkpoint:
         _require_equal_steps(trainer, Path(checkpoint))
         args.eval_on_start = False  # done before the interruption
@@ -290,6 +291,15 @@ def _load_progress(checkpoint: Path, args: TrainingArguments) -> dict:
         return parts[args.process_index]
     # Log lines show means over processes; everything else has been gathered already.
     return parts[0] | {"_tr_loss": torch.stack([part["_tr_loss"] for part in parts]).mean(0)}
+
+
+def _load_what_was_saved(trainer: Trainer) -> None:
+    """Has `trainer` load its checkpoints by `copy_weights`. Trainer itself looks for the model's own names and leaves what
+    is saved under others as it was at the start, with no more than a warning."""
+    model = trainer.model
+    if isinstance(model, PreTrainedModel) and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+        trainer._load_from_checkpoint = lambda checkpoint, _=None: copy_weights(checkpoint, model)
+        trainer._load_best_model = lambda: copy_weights(trainer.state.best_model_checkpoint, model)
 
 
 def _check_best_model(trainer: Trainer, checkpoint: str) -> None:

@@ -31,14 +31,18 @@ from llmrecipes.templates import complete_template
 CHEAP_LOGITS_BYTES = 1 << 30
 
 
-def add_loss_alone(model: torch.nn.Module) -> None:
-    """Has `model(..., labels=labels, loss_alone=True)` return no logits. Under autocast accelerate makes a float32 copy of
-    all that a model returns, and compiled code has to write it out.
-
-    Names the loss where transformers finds none by the class's name (GPT-2's), and takes this one: its warning of that would
-    break compiled code in two, with all logits written out in between."""
+def name_loss(model: torch.nn.Module) -> None:
+    """Names the loss of a causal language model where transformers finds none by the class's name (GPT-2's), and takes this
+    one. Its warning of that would break compiled code in two, with all logits written out in between; and Trainer would
+    divide the loss by all tokens, the first of each row too, which nothing predicts."""
     if getattr(model, "loss_type", "") is None:
         model.loss_type = "ForCausalLM"
+
+
+def add_loss_alone(model: torch.nn.Module) -> None:
+    """Has `model(..., labels=labels, loss_alone=True)` return no logits. Under autocast accelerate makes a float32 copy of
+    all that a model returns, and compiled code has to write it out."""
+    name_loss(model)
     forward = model.forward.__func__
 
     @functools.wraps(forward)

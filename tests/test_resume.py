@@ -9,7 +9,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from datasets import Dataset
 from torch.utils.data import BatchSampler, DataLoader
-from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainingArguments
+from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback, TrainingArguments
 
 from llmrecipes.checkpoints import find_damage, step_folders
 from llmrecipes.config import InputError, RunArguments
@@ -36,7 +36,7 @@ class At(TrainerCallback):
         setattr(self, event, lambda args, state, control, **kwargs: what() if state.global_step == step else None)
 
 
-def prepare(folder, *callbacks, run=None, rows=20, attention_dropout=0.2, **changes):
+def prepare(folder, *callbacks, run=None, rows=20, attention_dropout=0.2, kind="llama", **changes):
     """A trainer of a tiny model with dropout, and its run in `folder`."""
     settings = {"max_steps": 7, "save_steps": 2, "logging_steps": 3, "save_total_limit": 2, "learning_rate": 1e-2}
     settings |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "lr_scheduler_type": "constant"}
@@ -45,7 +45,9 @@ def prepare(folder, *callbacks, run=None, rows=20, attention_dropout=0.2, **chan
     state = check_run("pretrain", run or RunArguments(), args, (args,))
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=32, attention_dropout=attention_dropout, **sizes))
+    sizes |= {"num_key_value_heads": 2}
+    config = AutoConfig.for_model(kind, vocab_size=32, attention_dropout=attention_dropout, **sizes)
+    model = AutoModelForCausalLM.from_config(config)
     rows = Dataset.from_dict({"input_ids": torch.randint(32, (rows, 8)).tolist()}).with_format("torch")
     trainer = PretrainTrainer(
         model=model, args=args, train_dataset=rows, eval_dataset=rows.select(range(2)), data_collator=collate_blocks
@@ -94,6 +96,20 @@ def test_killed_and_started_again_ends_equal(tmp_path, whole, event, step):
     with pytest.raises(Killed):
         train(tmp_path / "o", At(event, step, kill))
     assert_same(train(tmp_path / "o"), whole)
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "mixtral"])
+def test_weights_saved_under_other_names_than_the_models_own_are_continued_too(tmp_path, kind):
+    with pytest.raises(Killed):
+        train(tmp_path / "o", At("on_step_end", 3, kill), kind=kind)
+    assert_same(train(tmp_path / "o", kind=kind), train(tmp_path / "whole", kind=kind))
+
+
+def test_the_best_model_is_loaded_under_its_saved_names(tmp_path):
+    keys = {"load_best_model_at_end": True, "eval_steps": 2, "max_steps": 6, "greater_is_better": True}
+    trainer, _ = train(tmp_path / "o", kind="gpt_neox", **keys)
+    assert trainer.state.best_global_step == 2
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric)
 
 
 def test_nothing_trains_once_all_steps_are_done(tmp_path, whole):

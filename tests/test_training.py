@@ -174,6 +174,22 @@ def test_the_fused_head_trains_as_the_plain_one(tokenizer, folder, tmp_path):
         assert (fused[name] - value).norm() <= 1e-3 * (value - start[name]).norm(), name
 
 
+@pytest.mark.parametrize("fused_lm_head", [False, True])
+def test_the_loss_is_the_mean_over_what_is_predicted_for_gpt2_too(tokenizer, tmp_path, fused_lm_head):
+    """Whose class transformers does not know to shift its labels: all tokens were counted, the first of a row too."""
+    policy = build_policy({"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2}, tokenizer)
+    blocks = build_blocks(Dataset.from_dict({"text": TEXTS}), tokenizer, 16, 4)
+    trainer = PretrainTrainer(
+        model=policy, args=arguments(tmp_path), eval_dataset=blocks, data_collator=collate_blocks,
+        fused_lm_head=fused_lm_head,
+    )  # fmt: skip
+    ids = torch.cat([batch["input_ids"] for batch in trainer.get_eval_dataloader()])
+    with torch.no_grad():
+        logits = policy.eval()(ids).logits[:, :-1]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_compiled_pretraining_makes_no_mask_and_one_graph(tokenizer, tmp_path, monkeypatch):
     """SDPA has causal kernels only without a mask. Evaluation in batches of another size compiles nothing anew."""
     masks, compile_ = [], torch.compile

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from llmrecipes.config import InputError
+from llmrecipes.models import copy_weights
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.policy_value import PolicyAndValue
 from llmrecipes.ppo.rollout import Rollout
@@ -69,7 +70,7 @@ def load_models(model: PolicyAndValue, folder: str | Path) -> None:
 
 def _copy_weights(source: Path, target: PreTrainedModel) -> None:
     _require(source / "config.json")
-    target.load_state_dict(type(target).from_pretrained(source, dtype=target.dtype).state_dict())
+    copy_weights(source, target)
 
 
 def _require(file: Path) -> None:
