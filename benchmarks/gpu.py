@@ -16,6 +16,7 @@ its figures mean nothing.
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -104,9 +105,7 @@ def arguments(cls, folder: str, shape: tuple, steps: int, **more):
         optim="adamw_torch_fused",
         dataloader_pin_memory=cuda,
         activation_checkpointing=False,
-        logging_nan_inf_filter=False,
         dataloader_num_workers=2 if cuda else 0,
-        accelerator_config={"non_blocking": cuda},
         **more,
     )
 
@@ -151,37 +150,45 @@ def build_trainer(part: str, shape: tuple, steps: int, folder: str, **keys):
 
 def against_bare_loop(part: str, shape: tuple, steps: int) -> dict:
     """The recipe's trainer and a hand-written loop, alternating on the same rows: medians of three turns each, without the
-    first step of a turn. A side that fails leaves the others their figures."""
+    first step of a turn; then, in pretraining, the trainer with `fused_lm_head`. A side that fails leaves the others their
+    figures."""
     layers, width, _, length, rows, _ = shape
     with tempfile.TemporaryDirectory() as folder:
         sides = {"recipe": Recipe(part, shape, steps, folder)}
-        if part == "pretrain":
-            sides["fused_lm_head"] = Recipe(part, shape, steps, folder, fused_lm_head=True)
         trainer = sides["recipe"].trainer
         parameters = sum(p.numel() for p in trainer.model.parameters())
         if part != "lora":  # the adapter's loop is TRL's own
             sides["bare"] = BareLoop(build_model(shape), trainer, steps)
-        tokens = rows * length
-        found, seconds, memory = {"parameters": parameters, "tokens_per_step": tokens}, {side: [] for side in sides}, {}
-        for _ in range(4):  # the first warms up and compiles
-            for side, runner in sides.items():
-                if f"{side}_failed" not in found:
-                    try:
-                        seconds[side].append(turn(runner))
-                        others = (other for other in sides.values() if other is not runner)
-                        memory[side] = peak_gib() - sum(held_gib(other.model, other.optimizer) for other in others)
-                    except Exception:
-                        found[f"{side}_failed"] = traceback.format_exc()[-1500:]
-    # Frozen weights need no weight gradients: 4 N instead of 6 N.
-    flops = (6 if part != "lora" else 4) * parameters + 12 * layers * width * length
+        found = {"parameters": parameters, "tokens_per_step": rows * length}
+        # Frozen weights need no weight gradients: 4 N instead of 6 N.
+        flops = (6 if part != "lora" else 4) * parameters + 12 * layers * width * length
+        contest(sides, (), rows * length, flops, found)
+        if {"bare_tokens_per_s", "recipe_tokens_per_s"} <= found.keys():
+            found["overhead"] = found["bare_tokens_per_s"] / found["recipe_tokens_per_s"] - 1
+        report(found)
+        if part == "pretrain":
+            fused = {"fused_lm_head": Recipe(part, shape, steps, folder, fused_lm_head=True)}
+            contest(fused, tuple(sides.values()), rows * length, flops, found)
+    return found
+
+
+def contest(sides: dict, idle: tuple, tokens: int, flops: float, found: dict) -> None:
+    """Adds each side's tokens/s, MFU and peak memory, without what the other sides and `idle` ones hold, to `found`."""
+    seconds, memory = {side: [] for side in sides}, {}
+    for _ in range(4):  # the first warms up and compiles
+        for side, runner in sides.items():
+            if f"{side}_failed" not in found:
+                try:
+                    seconds[side].append(turn(runner))
+                    others = (other for other in (*sides.values(), *idle) if other is not runner)
+                    memory[side] = peak_gib() - sum(held_gib(other.model, other.optimizer) for other in others)
+                except Exception:
+                    found[f"{side}_failed"] = traceback.format_exc()[-1500:]
     for side, times in seconds.items():
         if f"{side}_failed" not in found:
             per_second = tokens / sorted(times[1:])[1]
             found[f"{side}_tokens_per_s"], found[f"{side}_peak_gib"] = per_second, memory[side]
             found[f"{side}_mfu"] = (peak := peak_flops(device_name())) and per_second * flops / peak
-    if {"bare_tokens_per_s", "recipe_tokens_per_s"} <= found.keys():
-        found["overhead"] = found["bare_tokens_per_s"] / found["recipe_tokens_per_s"] - 1
-    return found
 
 
 def turn(side) -> float:
@@ -193,15 +200,18 @@ def turn(side) -> float:
 
 
 class Recipe:
-    """The recipe's trainer, to be run several times."""
+    """The recipe's trainer, with what `llmrecipes.resume.run_training` adds to a step, to be run several times."""
 
     def __init__(self, *given, **keys):
         from training import Clock
 
         from llmrecipes.logs import use_readable_log
+        from llmrecipes.pacing import keep_gpu_busy, stop_where_not_finite
 
         self.clock, self.trainer = Clock(), use_readable_log(build_trainer(*given, **keys))
         self.trainer.add_callback(self.clock)
+        stop_where_not_finite(self.trainer)
+        keep_gpu_busy(self.trainer, given={})
         self.model = self.trainer.model
 
     @property
@@ -215,12 +225,16 @@ class Recipe:
 
 
 class BareLoop:
-    """A hand-written loop with the trainer's rows, precision, compilation and fused AdamW."""
+    """A hand-written loop with the trainer's rows, precision, compilation, fused AdamW and, in pretraining, attention
+    without a mask."""
 
     def __init__(self, model, trainer, steps: int):
         import torch
 
+        from llmrecipes.attention import without_mask
+
         self.args = trainer.args
+        self.attention = without_mask if getattr(trainer, "_needs_no_mask", False) else contextlib.nullcontext
         self.model = model.to(self.args.device).train()
         self.forward = torch.compile(self.model) if self.args.torch_compile else self.model
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
@@ -235,7 +249,8 @@ class BareLoop:
         times = []
         for step, batch in enumerate(self.batches, 1):
             batch = {name: value.to(self.args.device, non_blocking=True) for name, value in batch.items()}
-            with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
+            autocast = torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16)
+            with autocast, self.attention(self.model):
                 loss = self.forward(**batch, use_cache=False).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
