@@ -350,7 +350,10 @@ def write_comparison(folders: list[str], output_dir: str | None) -> str:
     sections = compare(columns)
     text = render_markdown(title, summary, sections)
     if output_dir:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        write_text(Path(output_dir) / "compare.md", text)
-        write_text(Path(output_dir) / "compare.html", render_page(title, summary, sections))
+        try:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            write_text(Path(output_dir) / "compare.md", text)
+            write_text(Path(output_dir) / "compare.html", render_page(title, summary, sections))
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise InputError(f"output_dir: {output_dir} cannot be written: {error.strerror}; name another folder") from None
     return text

@@ -122,7 +122,7 @@ def plan_stages(pipeline: PipelineArguments, config_path: str, force: bool) -> l
     names = pipeline.stages
     first = names.index(pipeline.from_stage) if pipeline.from_stage else 0
     last = names.index(pipeline.to_stage) if pipeline.to_stage else len(names) - 1
-    if pipeline.sweep:
+    if pipeline.sweep is not None:
         stages = sweep(stages, pipeline.sweep, pipeline.output_dir, pipeline.only)
     will_change: list[Stage] = []
     for stage in stages:

@@ -25,7 +25,7 @@ def main(run, pipeline):
         width = max(len(stage.title) for stage in stages)
         for stage in stages:
             print(f"{stage.title:<{width}}  {stage.reason}")
-    elif pipeline.sweep:
+    elif pipeline.sweep is not None:
         run_stages(stages, pipeline, run.config_path, run.force)
         varied = [stage for stage in stages if stage.variant and stage.selected]
         home = comparison_folder(stages, pipeline.output_dir)

@@ -48,7 +48,7 @@ def main(plan, words):
         plan.prompt_tokens,
     )  # fmt: skip
     if plan.exact:
-        found["traced"] = traced(settings, config, plan.num_gpus, plan.accelerate_config, plan.prompt_tokens)
+        found["traced"] = traced(found, settings, plan.accelerate_config, plan.prompt_tokens)
     print(show_plan(found))
     if plan.json:
         try:

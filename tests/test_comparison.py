@@ -233,3 +233,12 @@ def test_command_takes_folders_as_words(tmp_path):
     assert done.returncode == 0 and "| beta" in done.stdout, done.stderr
     alone = run_python("recipes/compare.py", folders[0])
     assert alone.returncode == 2 and "needs two folders" in alone.stderr and alone.stderr.count("\n") == 1
+
+
+def test_an_output_folder_that_is_a_file_is_one_line(tmp_path):
+    runs = [run(tmp_path / name / "dpo", beta=beta) for name, beta in (("a", 0.1), ("b", 0.5))]
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match="output_dir: .* cannot be written"):
+            write_comparison(runs, str(place))
+    assert (tmp_path / "file").read_text() == "mine"

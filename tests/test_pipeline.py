@@ -312,6 +312,7 @@ def test_sweep_makes_what_does_not_depend_on_the_key_once(tmp_path):
         ("dpo.model_name_or_path=a/b,a-b", "a/b and a-b would share the folder model_name_or_path=a-b"),
         ("dpo.output_dir=a,b", "`output_dir` cannot be swept, each value has a folder"),
         ("beta", "is not KEY=VALUE,VALUE"),
+        ("", "is not KEY=VALUE,VALUE"),
     ],
 )
 def test_sweep_that_cannot_be_is_one_line(tmp_path, sweep, message):

@@ -17,13 +17,14 @@ from forked import run_python
 from llmrecipes.config import InputError
 from llmrecipes.keys import recipe_keys
 from llmrecipes.parsing import Options, collect
-from llmrecipes.plan import make_plan, read_gpu
+from llmrecipes.plan import make_plan, read_gpu, traced
 from llmrecipes.plan.advice import peak
 from llmrecipes.plan.architecture import FAMILIES, read_architecture
 from llmrecipes.plan.job import Job, Lora, Rollouts
 from llmrecipes.plan.lookup import KNOWN, find_vocabulary, hub_file
 from llmrecipes.plan.memory import phases
 from llmrecipes.plan.of_run import plan_of_run
+from llmrecipes.plan.reading import read_settings
 
 ROOT = Path(__file__).parent.parent
 LLAMA = {"model_type": "llama", "vocab_size": 32000, "hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 2,
@@ -36,6 +37,7 @@ GEMMA3 = {**LLAMA, "model_type": "gemma3_text", "num_attention_heads": 4, "num_k
           "sliding_window": 256}  # fmt: skip
 EXPERTS = {**LLAMA, "model_type": "qwen3_moe", "head_dim": 64, "num_experts": 8, "num_experts_per_tok": 2,
            "moe_intermediate_size": 384}  # fmt: skip
+WIDE = LLAMA | {"intermediate_size": 8192}
 ALL = Lora(16, frozenset(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")), 0.0)
 ALL_NEOX = Lora(16, frozenset(("qkv", "out", "up", "down")), 0.0)
 PAIRS = {"rows": 2, "padded": True}
@@ -63,6 +65,10 @@ TRACED = {
     "reward model, Llama in bfloat16, LoRA": (LLAMA, {"head": "score", "weight_bytes": 2, "lora": ALL, **PAIRS}),
     "SFT of Llama, padded": (LLAMA, {"padded": True, "accumulation": 2}),
     "pretraining Gemma 3 on rows longer than its window": (GEMMA3, {}),
+    "KTO with a small vocabulary": (
+        {**LLAMA, "vocab_size": 2048},
+        {"head": "chunked", "has_reference": True, "padded": True},
+    ),
 }
 TRACED_SLOWLY = {
     "SFT of Gemma 3, LoRA": (GEMMA3, {"head": "chunked", "padded": True, "lora": ALL}),
@@ -73,6 +79,7 @@ TRACED_SLOWLY = {
     "SFT of Llama in bfloat16, LoRA": (LLAMA, {"head": "chunked", "padded": True, "weight_bytes": 2, "lora": ALL}),
     "SFT of GPT-2, LoRA": (GPT2, {"padded": True, "lora": Lora(16, frozenset(["qkv"]), 0.0)}),
     "SFT of a mixture of experts": (EXPERTS, {"weight_bytes": 2}),
+    "reward model with a wide MLP, checkpointing": (WIDE, {"head": "score", "checkpointing": True, "batch": 8, **PAIRS}),
     "reward model, GPT-NeoX, checkpointing": (NEOX, {"head": "score", "checkpointing": True, **PAIRS}),
     "reward model, GPT-NeoX, LoRA, checkpointing": (
         NEOX,
@@ -187,6 +194,13 @@ def test_parameters_are_those_of_transformers(family):
     assert read_architecture({"model_type": family, **given}, family).parameters == model.num_parameters()
 
 
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "mixtral"])
+def test_biases_that_the_model_class_does_not_have_are_not_counted(family):
+    config = LLAMA | {"model_type": family, "num_local_experts": 2}
+    plain = read_architecture(config, "m").parameters
+    assert read_architecture(config | {"attention_bias": True, "mlp_bias": True}, "m").parameters == plain
+
+
 def plan_of(path, words=None, **options) -> dict:
     path = Path(path)
     given = {key: [str(value)] for key, value in (words or {}).items()}
@@ -215,6 +229,43 @@ def test_keys_that_would_make_it_fit_make_it_fit(sft):
     again = plan_of(sft, keys_in(plan), gpu="rtx4090")
     assert again["fits"] and again["peak"] == pytest.approx(plan["peak_with"], rel=0.02)
     assert again["global_batch_size"] == plan["global_batch_size"]
+
+
+def test_a_head_that_a_smaller_micro_batch_changes_is_reckoned_in_what_is_offered():
+    large = job(LLAMA, batch=8).changed(tiled_where_it_pays=True)
+    assert (large.head, large.changed(batch=4).head) == ("chunked", "logits")
+
+
+def test_the_command_line_overrides_the_yamls_alternatives_as_in_a_run(sft, capfd):
+    code, printed, warned = command(capfd, sft, "--max_steps", "7")  # the YAML has num_train_epochs
+    assert code == 0 and " 7 steps" in printed and "num_train_epochs: left out because of the command line" in warned
+
+
+def test_prompts_that_fill_no_rollout_are_named(sft):
+    given = {"max_prompt_length": 64, "max_completion_length": 64, "rollout_batch_size": 64,
+             "reward_functions": ["json:dumps"], "max_steps": None, "max_length": None}  # fmt: skip
+    values = {key: value for key, value in (yaml.safe_load(sft.read_text()) | given).items() if value is not None}
+    (path := sft.with_name("ppo.yaml")).write_text(yaml.safe_dump(values))
+    plan = plan_of(path, train_rows=3)
+    assert plan["steps"] is None and any("3 prompts fill no rollout of 64" in text for text in plan["unknown"])
+
+
+def test_a_trace_of_ppo_has_the_value_models_own_sizes_and_the_reward_model(tmp_path):
+    for name, width in (("policy", 64), ("reward", 256)):
+        (tmp_path / name).mkdir()
+        sizes = {**LLAMA, "vocab_size": 512, "hidden_size": width, "intermediate_size": 2 * width}
+        (tmp_path / name / "config.json").write_text(json.dumps(sizes))
+    values = {"model_name_or_path": str(tmp_path / "policy"), "reward_model_name_or_path": str(tmp_path / "reward"),
+              "max_prompt_length": 8, "max_completion_length": 8, "datasets": ["d"], "total_episodes": 64,
+              "output_dir": str(tmp_path), "num_gpus": 1}  # fmt: skip
+    (path := tmp_path / "ppo.yaml").write_text(yaml.safe_dump(values))
+    settings, _ = read_settings(["--config", str(path)], None, ROOT / "recipes")
+    plan = make_plan(settings, str(path))
+    found, update = traced(plan, settings, None), plan["memory"]["update"]
+    assert found["reward model as planned"] == update["reward model"]
+    weights = update["weights"] + update["value model"] + update["reference"]
+    assert found["Parameter"] == pytest.approx(weights, rel=0.01)
+    assert found["Total"] == pytest.approx(sum(update.values()), rel=0.1)
 
 
 def keys_in(plan) -> dict:
@@ -496,11 +547,13 @@ def test_command_prints_the_table_and_writes_json(tmp_path, sft, capfd):
         (["--max_seq_length", "5"], "use `max_length`"),
         (["--stage", "tokenizer"], "unknown key"),
         (["--stage", "nothing"], "nothing is not a recipe"),
+        (["--max_steps", "5", "--train_rows", "9"], "train_rows: has no effect beside `max_steps: 5`"),
+        (["--prompt_tokens", "9"], "prompt_tokens: has no effect on a stage that samples nothing"),
     ],
 )
 def test_a_mistake_is_one_line(sft, words, says, capfd):
     code, _, errors = command(capfd, sft, *words)
-    assert code == 2 and all(line.startswith("error: ") for line in errors.splitlines()) and says in errors
+    assert code == 2 and all(line.startswith(("error: ", "warning: ")) for line in errors.splitlines()) and says in errors
 
 
 def test_the_text_model_of_a_composite_config_is_planned_and_its_other_parts_are_named(tmp_path, sft):

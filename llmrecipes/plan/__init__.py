@@ -12,11 +12,13 @@ from llmrecipes.config import InputError, nearest
 from llmrecipes.keys.settings import Settings
 from llmrecipes.plan.advice import keys_that_help
 from llmrecipes.plan.job import Job, model_config, read_job
+from llmrecipes.plan.lookup import find_config
 from llmrecipes.plan.memory import phases
 from llmrecipes.plan.topology import num_processes
 from llmrecipes.plan.work import count_work, disk, summarise
 
 GPUS = Path(__file__).parent / "gpus.yaml"
+BESIDE_THE_STEP = ("reward model", "vLLM", "DDP buckets")  # parts of the memory that no trace of a step can show
 USABLE = 0.92  # share of a GPU's memory; the rest is CUDA's context and fragmentation
 
 
@@ -43,6 +45,7 @@ def make_plan(
     per GPU hour."""
     device, gpus = read_gpu(gpu), _gpus(s, num_gpus, accelerate_config)
     job = read_job(s, config_file, gpus, accelerate_config, prompt_tokens)
+    _refuse_idle_options(s, job, train_rows, prompt_tokens)
     unknown, a = list(job.unknown), job.architecture
     if s["trust_remote_code"]:
         unknown.append("trust_remote_code: what the repository's own code adds")
@@ -88,19 +91,39 @@ def make_plan(
     }
 
 
+def _refuse_idle_options(s: Settings, job: Job, train_rows: int | None, prompt_tokens: int | None) -> None:
+    """InputError if the number of rows or of a prompt's tokens is given and decides nothing, or a prompt is too long."""
+    limit = next((key for key in ("max_steps", "total_episodes") if (s[key] or 0) > 0), None)
+    if train_rows and limit:
+        raise InputError(
+            f"train_rows: has no effect beside `{limit}: {s[limit]}`; give num_train_epochs instead of that, or leave it out"
+        )
+    if not prompt_tokens:
+        return
+    if job.rollouts is None or s["max_prompt_length"]:
+        why = f"beside `max_prompt_length: {s['max_prompt_length']}`" if job.rollouts else "on a stage that samples nothing"
+        raise InputError(f"prompt_tokens: has no effect {why}; leave it out")
+    if job.architecture.context and job.length > job.architecture.context:
+        raise InputError(
+            f"prompt_tokens: {prompt_tokens} and responses of {job.rollouts.response} are more than the model's context of "
+            f"{job.architecture.context} tokens; give fewer"
+        )
+
+
 def _gpus(s: Settings, given: int | None, accelerate_config: str | None) -> int:
     return given or s["num_gpus"] or num_processes(accelerate_config) or 1
 
 
-def traced(
-    s: Settings,
-    config_file: str | None,
-    num_gpus: int | None,
-    accelerate_config: str | None,
-    prompt_tokens: int | None = None,
-) -> dict[str, int]:
-    """Part -> bytes of a training step, measured by torch's memory tracker (slow: imports torch)."""
+def traced(plan: dict, s: Settings, accelerate_config: str | None, prompt_tokens: int | None = None) -> dict[str, float]:
+    """Part -> bytes of a training step, measured by torch's memory tracker (slow: imports torch), and those parts of `plan`
+    that take no part in the step."""
     from llmrecipes.plan.trace import trace
 
-    job: Job = read_job(s, config_file, _gpus(s, num_gpus, accelerate_config), accelerate_config, prompt_tokens)
-    return trace(job, model_config(s, Path(config_file).parent if config_file else None)[0])
+    beside = Path(plan["config"]).parent if plan["config"] else None
+    job: Job = read_job(s, plan["config"], plan["num_gpus"], accelerate_config, prompt_tokens)
+    path = s["value_model_name_or_path"] or s["reward_model_name_or_path"]
+    value = find_config(path, "value_model_name_or_path", None, beside)[0] if path else None
+    found = trace(job, model_config(s, beside)[0], value)
+    closed = plan["memory"].get("update") or plan["memory"]["training step"]
+    others = {f"{part} as planned": closed[part] for part in BESIDE_THE_STEP if part in closed}
+    return found | others | {"Total": found["Total"] + sum(others.values())}

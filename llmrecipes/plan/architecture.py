@@ -177,6 +177,7 @@ def read_architecture(config: dict, where: str) -> Architecture:
     head_dim = value("head_dim") or hidden // heads
     biases = facts.pop("biases", False)
     width = sizes.get("moe_intermediate_size")
+    with_bias = lambda key: bool(value(key, biases)) if key in defaults else biases  # other classes ignore the key
     return Architecture(
         family=family,
         layers=sizes["num_hidden_layers"],
@@ -191,9 +192,9 @@ def read_architecture(config: dict, where: str) -> Architecture:
         context=value("max_position_embeddings"),
         experts=experts,
         active_experts=value("num_experts_per_tok", 0) if experts else 0,
-        qkv_bias=facts.pop("qkv_bias", False) or bool(value("attention_bias", biases)),
-        out_bias=bool(value("attention_bias", biases)),
-        mlp_bias=bool(value("mlp_bias", biases)),
+        qkv_bias=facts.pop("qkv_bias", False) or with_bias("attention_bias"),
+        out_bias=with_bias("attention_bias"),
+        mlp_bias=with_bias("mlp_bias"),
         gated=not facts.get("layer_norm"),
         window=value("sliding_window") if facts.get("float32_norms") else None,
         **facts,
@@ -222,5 +223,7 @@ def _check_sizes(sizes: dict, config: dict, value: Callable, where: str) -> None
         raise InputError(f"{where}: num_attention_heads: {heads} does not divide {hidden} evenly")
     if heads % (shared := config.get("num_key_value_heads") or heads):
         raise InputError(f"{where}: num_key_value_heads: {shared} does not divide {heads} evenly")
+    if value("add_cross_attention"):
+        raise InputError(f"{where}: add_cross_attention: the sizes of cross attention are not known in closed form")
     if "moe_intermediate_size" in sizes and (value("mlp_only_layers") or value("decoder_sparse_step", 1) != 1):
         raise InputError(f"{where}: layers with and without experts in turn are not known in closed form")

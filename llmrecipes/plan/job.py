@@ -113,6 +113,7 @@ class Job:
     sharded: int = 0  # ZeRO's stage: 1 optimizer states, 2 gradients too, 3 weights too (FSDP2)
     rollouts: Rollouts | None = None
     whole: bool = False  # the stage trains no adapters
+    tiled_where_it_pays: bool = False  # SFT: TRL's tiled head unless the logits are small
     more_passes: int = 0  # forward passes per row without gradients: the reference's, KTO's for its KL
     unknown: list[str] = field(default_factory=list)
 
@@ -133,7 +134,11 @@ class Job:
         return 2 if self.autocast or self.weight_bytes == 2 else 4
 
     def changed(self, **values) -> "Job":
-        return replace(self, **values)
+        job = replace(self, **values)
+        if not job.tiled_where_it_pays:
+            return job
+        cheap = job.tokens * job.architecture.vocabulary * 12 <= CHEAP_LOGITS_BYTES
+        return replace(job, head="logits" if cheap else "chunked")
 
 
 def read_job(
@@ -189,10 +194,7 @@ def read_job(
         more_passes=more_passes,
         unknown=unknown,
     )
-    if "assistant_only_loss" in s.keys:  # TRL's tiled head is used only where it pays
-        cheap = job.tokens * a.vocabulary * 12 <= CHEAP_LOGITS_BYTES
-        job = job.changed(head="logits" if cheap else "chunked")
-    return job
+    return job.changed(tiled_where_it_pays="assistant_only_loss" in s.keys)
 
 
 def _read_dtype(s: Settings, config: dict, where: str, unknown: list[str]) -> str:

@@ -73,13 +73,15 @@ def _kept_by_lora(job: Job, a: Architecture) -> float:
 
 
 def _backward_of_mlp(job: Job, a: Architecture) -> float:
-    """Bytes per token that the backward pass of a layer's MLP takes beside what is kept, with adapters and autocast: the
-    gradients of its intermediates, those of an adapter's path before the sum, and of the residual stream. The numbers are
-    what the tracker finds; with trained weights other moments are fuller."""
-    if not (job.lora and job.autocast):
-        return 0.0
-    copies = 3 if {"down", "down_proj"} & job.lora.targets else 1 + a.gated
-    return copies * (job.compute_bytes * max(1, a.active_experts) * a.width + 4 * a.hidden)
+    """Bytes per token that the backward pass of a layer's MLP takes beside what is kept: the gradients of its
+    intermediates, with adapters and autocast also those of an adapter's path before the sum and of the residual stream. The
+    numbers are what the tracker finds; where trained weights keep all layers, other moments are fuller."""
+    width = job.compute_bytes * max(1, a.active_experts) * a.width
+    if job.lora and job.autocast:
+        copies = 3 if {"down", "down_proj"} & job.lora.targets else 1 + a.gated
+        return copies * (width + 4 * a.hidden)
+    # A trained down projection has let go of its input by then.
+    return (1 + a.gated + (job.lora is not None)) * width if job.checkpointing else 0.0
 
 
 def _residual_bytes(job: Job) -> int:
@@ -171,7 +173,7 @@ def _moments(job: Job, static: Parts) -> list[Parts]:
             static | {"gradients": held + head_gradient, "activations": inputs + ends + casts, "logits": after},
             static | {"gradients": held + head_gradient, "activations": inputs + recomputed},
             static | {"gradients": gradients * (1 - 1 / a.layers), "activations": inputs / a.layers + recomputed},
-            static | {"gradients": gradients + tail, "activations": recomputed / 2},
+            static | {"gradients": gradients + tail, "activations": (recomputed - backward) / 2},
         ]
     kept = a.layers * layer + ends + _casts(job, a, a.layers, has_head and job.head == "logits")
     return [
@@ -193,10 +195,9 @@ def _head(job: Job, a: Architecture, tokens: int) -> tuple[float, float, float]:
         return 0.0, 0.0, 0.0
     if job.head == "logits":
         return 12 * tokens * a.vocabulary, narrow * tokens * a.vocabulary, gradient + working
-    columns = min(TILE_VOCABULARY, a.vocabulary)
-    tile = narrow * min(tokens, TILE_TOKENS) * columns
+    tile = narrow * min(tokens, TILE_TOKENS) * TILE_VOCABULARY  # as wide for a smaller vocabulary
     if job.autocast and job.weight_bytes == 4:  # the head's copy in bfloat16
-        tile += 2 * columns * a.hidden
+        tile += 2 * min(TILE_VOCABULARY, a.vocabulary) * a.hidden
     return tile, tile + 4 * tokens * a.hidden, trained * a.embedding * (4 if job.weight_bytes == 4 else 6)
 
 

@@ -1,14 +1,16 @@
 """The plan's command line: its own options, and the YAML and keys of the stage to plan."""
 
 import re
+import sys
 from dataclasses import fields
 from pathlib import Path
 
-from llmrecipes.config import InputError
+from llmrecipes.config import InputError, one_line
 from llmrecipes.keys import recipe_keys
 from llmrecipes.keys.settings import Settings
 from llmrecipes.parsing import collect, read_argv
 from llmrecipes.preflight import contradictions
+from llmrecipes.preflight.precedence import let_command_line_win
 
 
 def split_argv(argv: list[str], own_type) -> tuple[list[str], list[str]]:
@@ -38,6 +40,8 @@ def read_settings(words: list[str], stage: str | None, recipes: Path) -> tuple[S
     if not recipe.is_file():
         raise InputError(f"stage: {name} is not a recipe; say whose YAML {options.config} is, e.g. --stage sft")
     settings, _, problems = collect(options, recipe_keys(recipe))
+    for remark in let_command_line_win(settings):  # as in the run
+        print(f"warning: {one_line(remark)}", file=sys.stderr)
     problems += contradictions(settings)
     if problems:
         raise InputError(*problems)

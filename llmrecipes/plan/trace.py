@@ -56,8 +56,9 @@ class Step(nn.Module):
         return self.loss(self.models)
 
 
-def trace(job: Job, config: dict) -> dict[str, int]:
-    """Part -> bytes at the peak of a training step of `job`, whose model has `config`; "Total" is the sum.
+def trace(job: Job, config: dict, value_config: dict | None = None) -> dict[str, int]:
+    """Part -> bytes at the peak of a training step of `job`, whose model has `config` and whose value model has
+    `value_config`, if it has one and not that of the policy; "Total" is the sum.
 
     Raises:
         InputError: sharded or quantised models, and experts in float32, which cannot be traced on this machine.
@@ -67,11 +68,12 @@ def trace(job: Job, config: dict) -> dict[str, int]:
     if job.architecture is not None and job.architecture.experts and job.weight_bytes == 4:
         raise InputError("--exact: torch traces experts in bfloat16 alone; set `dtype: bfloat16`, or leave it out")
     models = {"policy": _build(job, config, job.head == "score")}
-    if job.has_reference:
-        models["reference"] = _build(job.changed(lora=None), config, False).requires_grad_(False)
     r = job.rollouts
+    if job.has_reference and not (r and r.offload):
+        frozen = job.changed(lora=None, weight_bytes=r.reference_bytes if r else job.weight_bytes)
+        models["reference"] = _build(frozen, config, False).requires_grad_(False)
     if r and r.separate_value:
-        models["value"] = _build(job.changed(lora=None, weight_bytes=4), config, True)
+        models["value"] = _build(job.changed(lora=None, weight_bytes=4), value_config or config, True)
     with FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as stack:
         for name, stand_in in AS_ON_A_GPU.items():
             stack.enter_context(mock.patch(name, stand_in))

@@ -85,7 +85,10 @@ def _steps(s: Settings, job: Job, rows: int | None, unknown: list[str], counted:
         unknown.append("steps: a pair of answers counts as one row here, and is two for KTO")
     if r:  # prompts that fill no whole rollout wait for the next epoch
         rollouts = rows * (s["num_generations"] or 1) // r.responses
-        return math.ceil(epochs * rollouts * r.epochs * r.responses / per_step) or None
+        if not rollouts:
+            unknown.append(f"steps, hours and price: {rows:,} prompts fill no rollout of {r.responses:,} responses")
+            return None
+        return math.ceil(epochs * rollouts * r.epochs * r.responses / per_step)
     batches = rows / (job.batch * job.gpus)
     batches = int(batches) if s["dataloader_drop_last"] else math.ceil(batches)
     return math.ceil(epochs * max(1, math.ceil(batches / job.accumulation)))
