@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, StaticCache
@@ -52,6 +53,7 @@ class StaticDecoder:
     def start(self, input_ids: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """As GrowingDecoder's."""
         self.cache = StaticCache(config=self._model.config, max_cache_len=mask.shape[1] + self._room)
+        self.cache.layers = [RecordableLayer(layer.max_cache_len) for layer in self.cache.layers]
         self._forward = _forward_of(self._model, self.cache)
         future = mask.new_zeros(len(mask), self._room)
         logits = self._forward(input_ids, torch.cat([mask, future], dim=1), position_ids)
@@ -89,7 +91,8 @@ class StaticDecoder:
         return logits
 
     def _record(self) -> None:
-        main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        device = self._input_ids.device
+        main, side = torch.cuda.current_stream(device), _recording_stream(device)
         side.wait_stream(main)
         with torch.cuda.stream(side):  # first without recording: libraries choose their kernels, autocast casts weights
             self._advance()
@@ -100,13 +103,23 @@ class StaticDecoder:
         self._graph = torch.cuda.CUDAGraph()
         try:
             # thread_local: other threads may allocate pinned memory meanwhile.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
                 self._logits = self._advance()
         except RuntimeError as error:
+            cause = error.__context__ or error  # to end a recording that failed raises once more
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
+            why = str(cause).partition("\n")[0]
             raise InputError(
-                f"cache_implementation: static could not record a step of this {type(self._model).__name__} ({error}); "
+                f"cache_implementation: static could not record a step of this {type(self._model).__name__} ({why}); "
                 "leave it out"
             ) from error
+
+
+@cache
+def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """One stream for all recordings: cuBLAS keeps a workspace (32 MiB on Hopper) for each stream it has run on."""
+    return torch.cuda.Stream(device)
 
 
 def _on_gpu(tensor: torch.Tensor) -> bool:
@@ -123,6 +136,14 @@ def check_static(model: PreTrainedModel) -> None:
         raise InputError(f"{what} with attn_implementation {model.config._attn_implementation}; use sdpa, or leave it out")
     if not model._can_compile_fullgraph or getattr(model, "is_quantized", False):
         raise InputError(f"{what}, whose steps depend on values or on kernels that were not tested; leave it out")
+
+
+class RecordableLayer(StaticLayer):
+    """StaticLayer for values of another type than the keys: under bf16 autocast rotary positions make keys float32."""
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self.values = self.values.to(value_states.dtype)
 
 
 class RoomyLayer(DynamicLayer):

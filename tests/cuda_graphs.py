@@ -9,8 +9,8 @@ from torch.utils._pytree import tree_leaves
 
 from llmrecipes import decoding
 
-# Their results depend on values that a GPU has not computed yet.
-READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+# A stream that is recorded cannot wait for values of the GPU, nor for a copy of the CPU's (lift_fresh: torch.tensor).
+WAITS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.lift_fresh.default)
 
 
 class Tape(TorchDispatchMode):
@@ -19,7 +19,7 @@ class Tape(TorchDispatchMode):
         self.calls, self.before = [], {}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function in READS:
+        if function in WAITS:
             raise RuntimeError(f"operation not permitted when stream is capturing: {function}")
         for argument, given in zip(function._schema.arguments, args, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write and id(given) not in self.before:
@@ -32,6 +32,7 @@ class Tape(TorchDispatchMode):
         for tensor, value in self.before.values():
             tensor.copy_(value)
 
+    @torch.autocast("cpu", enabled=False)  # its casts are recorded
     def replay(self) -> None:
         for function, args, kwargs, result in self.calls:
             again = function(*args, **kwargs)
@@ -53,6 +54,9 @@ def use_tapes(monkeypatch) -> list[Tape]:
         tapes.append(tape)
 
     class Stream:
+        def __init__(self, device):
+            pass
+
         def wait_stream(self, other):
             pass
 

@@ -1,5 +1,8 @@
 """A recorded step of fixed size decodes what the growing cache decodes; models that it cannot decode are refused."""
 
+from contextlib import contextmanager
+from unittest.mock import Mock
+
 import ppo_toys as toys
 import pytest
 import torch
@@ -10,6 +13,7 @@ from test_ppo_architectures import FAMILIES
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmrecipes.config import InputError
+from llmrecipes.decoding import StaticDecoder
 from llmrecipes.generation import sample_responses
 from llmrecipes.ppo import PPOConfig
 
@@ -36,7 +40,7 @@ def assert_same(got, expected):
         assert one.logprobs == pytest.approx(other.logprobs, abs=2e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "opt", "bloom", "falcon", "deepseek_v3", "mixtral"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "opt", "bloom", "deepseek_v3", "mixtral"])
 def test_recorded_steps_equal_the_growing_cache(monkeypatch, family):
     model = build(family)
     expected = sample(model)
@@ -55,16 +59,50 @@ def test_recorded_steps_of_a_model_with_an_adapter(monkeypatch):
     assert_same(sample(model, temperature=0.0, cache_implementation="static"), expected)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
+def test_recorded_steps_under_autocast(monkeypatch, family):
+    """Keys are float32 after rotary positions and values bfloat16. Eager attention has the same bits for any length."""
+    model = build(family)
+    model.set_attn_implementation("eager")
+    use_tapes(monkeypatch)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(sample(model, cache_implementation="static"), sample(model))
+
+
 @pytest.mark.parametrize("family", ["gemma3_text", "gpt_oss", "mamba", "lfm2"])
 def test_models_with_other_caches_are_refused(family):
     with pytest.raises(InputError, match="cache_implementation: static is not for a .*sliding windows or recurrent states"):
         sample(build(family), cache_implementation="static")
 
 
-def test_a_step_that_reads_a_value_is_refused(monkeypatch):
+@pytest.mark.parametrize("family", ["xglm", "falcon"])  # which read a value from the GPU, or copy one to it
+def test_a_step_that_waits_for_the_gpu_is_refused(monkeypatch, family):
+    model = build(family)
     use_tapes(monkeypatch)
-    with pytest.raises(InputError, match="could not record a step of this XGLMForCausalLM .*capturing.*; leave it out"):
-        sample(build("xglm"), cache_implementation="static")
+    with pytest.raises(InputError, match="could not record a step of this .*ForCausalLM .*capturing.*; leave it out"):
+        sample(model, cache_implementation="static")
+
+
+def test_the_cause_of_a_failed_recording_is_said(monkeypatch):
+    model = build("llama")
+    use_tapes(monkeypatch)
+
+    @contextmanager
+    def graph(tape, **_):
+        try:
+            yield
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture\nFor debugging …")
+
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    for cause, kind, message in (
+        (RuntimeError("the cause\nmore"), InputError, r"this LlamaForCausalLM \(the cause\); leave it out"),
+        (torch.OutOfMemoryError("full"), torch.OutOfMemoryError, "full"),
+    ):
+        steps = Mock(side_effect=[None, cause])  # the first is not recorded
+        monkeypatch.setattr(StaticDecoder, "_advance", lambda decoder, steps=steps: steps())
+        with pytest.raises(kind, match=message):
+            sample(model, cache_implementation="static")
 
 
 def test_another_attention_is_refused():
