@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 recipe=${1:?usage: launch/start.sh RECIPE CONFIG.yaml [--key value ...]}
 config=${2:?usage: launch/start.sh RECIPE CONFIG.yaml [--key value ...]}
 shift 2
-if [[ ${MORE_KEYS:-} ]]; then
+if [[ ${MORE_KEYS:-} =~ [^[:space:]] ]]; then
     more=$(xargs printf '%s\n' <<<"$MORE_KEYS") || { echo "error: MORE_KEYS: a quote is not closed: $MORE_KEYS" >&2; exit 2; }
     while IFS= read -r word; do set -- "$@" "$word"; done <<<"$more"
 fi

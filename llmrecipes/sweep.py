@@ -13,6 +13,7 @@ from llmrecipes.manifest import digest, move_paths
 from llmrecipes.parsing import config_problems
 
 WHERE = "command line"
+LONGEST_NAME = 255  # bytes, of a folder on the usual file systems
 
 
 def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
@@ -35,7 +36,7 @@ def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
         raise InputError(f"{WHERE}: sweep: `{key}` cannot be swept, {why}; leave it out")
     about = recipe_keys(stage.recipe)[key]
     chosen = {word: check_value(key, parse_yaml(word, WHERE), about, f"{WHERE}: sweep") for word in words}
-    labels = {word: f"{key}={word.replace('/', '-')}" for word in words}
+    labels = {word: _name(key, word.replace("/", "-")) for word in words}
     for first, second in combinations(words, 2):
         if chosen[first] == chosen[second] and type(chosen[first]) is type(chosen[second]):
             raise InputError(f"{WHERE}: sweep: {first} and {second} are the same value; give each once")
@@ -60,9 +61,12 @@ def comparison_folder(stages: list, output_dir: str) -> Path:
     """OUTPUT_DIR/KEY=VALUE,VALUE for a chain with a sweep: one over another key or other values has another folder."""
     labels = list(dict.fromkeys(stage.variant for stage in stages if stage.variant))
     key, values = labels[0].partition("=")[0], [label.partition("=")[2] for label in labels]
-    name = f"{key}={','.join(values)}"
-    # Names have at most 255 bytes on the usual file systems.
-    return Path(output_dir) / (name if len(name.encode()) <= 255 else f"{key}-{digest(labels)}")
+    return Path(output_dir) / _name(key, ",".join(values))
+
+
+def _name(key: str, value: str) -> str:
+    name = f"{key}={value}"
+    return name if len(name.encode()) <= LONGEST_NAME else f"{key}={digest(value)}"
 
 
 def _find(stages: list, name: str, only: list[str]) -> tuple:

@@ -84,6 +84,8 @@ def test_more_keys_are_words_as_in_a_shell(stand_ins):
     assert run(LAUNCH / "start.sh", "sft", "a config.yaml", env=env).returncode == 0
     more = ["--run_name", "two words", "--datasets", '[{path: a*}, {path: "b c"}]', "--x", "{1,2}"]
     assert told(env) == ["recipes/sft.py", "--config", "a config.yaml", *more]
+    assert run(LAUNCH / "start.sh", "sft", "a.yaml", env=env | {"MORE_KEYS": " "}).returncode == 0
+    assert told(env) == ["recipes/sft.py", "--config", "a.yaml"]
     done = run(LAUNCH / "start.sh", *ASKED, env=env | {"MORE_KEYS": "--run_name 'two"})
     assert done.returncode == 2 and "MORE_KEYS: a quote is not closed" in done.stderr
 

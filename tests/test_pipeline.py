@@ -345,6 +345,12 @@ def test_an_option_given_twice_is_refused_and_the_last_does_not_replace_the_firs
     )
 
 
+def test_a_value_too_long_for_a_folders_name_has_a_short_one(tmp_path):
+    long = "[{path: " + "x" * 300 + "}]"
+    folders = {stage.variant for stage in swept(tmp_path, f"dpo.datasets={long},{long.replace('x', 'y')}") if stage.variant}
+    assert len(folders) == 2 and all(len(name) < 100 and name.startswith("datasets=") for name in folders)
+
+
 def test_each_sweep_has_a_comparison_of_its_own(tmp_path):
     longer = ",".join("[{" + f"path: {letter * 200}" + "}]" for letter in "ab")
     given = ["dpo.beta=1,2", "dpo.beta=1,3", "ppo.kl_coef=1,2", "evaluate.tasks=[a,b],[a]", f"dpo.datasets={longer}"]
