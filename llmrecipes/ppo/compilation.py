@@ -6,6 +6,7 @@ weights keep their names, with batch and length as variables; layers of one shap
 
 import os
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 
 import torch
 from transformers import TrainingArguments
@@ -52,10 +53,10 @@ def compile_layers(trainer) -> None:
         layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
         if not layers:
             raise InputError(f"torch_compile: a {type(model).__name__} has no layers that could be compiled; leave it out")
+        # torch before 2.13, as on machines whose own build is used, has one limit for all code.
+        limit = {"recompile_limit": VERSIONS} if "recompile_limit" in signature(torch.compile).parameters else {}
         for layer in layers:
-            layer.compile(
-                backend=args.torch_compile_backend, mode=args.torch_compile_mode, dynamic=True, recompile_limit=VERSIONS
-            )
+            layer.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode, dynamic=True, **limit)
 
 
 def uncompiled(args: TrainingArguments) -> AbstractContextManager:
