@@ -6,7 +6,9 @@ from unittest.mock import Mock
 import ppo_toys as toys
 import pytest
 import torch
+import yaml
 from cuda_graphs import use_tapes
+from forked import run_python
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from test_ppo_architectures import FAMILIES
@@ -136,3 +138,15 @@ def test_ppo_refuses_it_where_it_has_no_effect(tmp_path, monkeypatch):
     monkeypatch.setenv("FSDP_VERSION", "2")
     with pytest.raises(InputError, match="cache_implementation: static does not work with FSDP or DeepSpeed"):
         toys.trainer(tmp_path, cache_implementation="static")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is so without a GPU")
+def test_sample_says_that_it_needs_a_gpu(tmp_path):
+    toys.policy().save_pretrained(tmp_path / "model")
+    toys.tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "w1 w2"}\n{"prompt": "w3"}\n')
+    given = {"model_name_or_path": "model", "datasets": [{"path": "./prompts.jsonl"}], "max_new_tokens": 8}
+    (tmp_path / "sample.yaml").write_text(yaml.safe_dump(given | {"output_dir": "out", "cache_implementation": "static"}))
+    done = run_python(toys.ROOT / "recipes/sample.py", "--config", "sample.yaml", cwd=tmp_path)
+    assert "static saves time on a GPU alone" in done.stdout, done.stderr
+    assert len((tmp_path / "out/samples.jsonl").read_text().splitlines()) == 2
