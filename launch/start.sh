@@ -14,6 +14,9 @@ if [[ ${MORE_KEYS:-} =~ [^[:space:]] ]]; then
     while IFS= read -r word; do set -- "$@" "$word"; done <<<"$more"
 fi
 [[ -f recipes/$recipe.py ]] || { echo "error: $recipe is not a recipe: $(cd recipes && echo *.py)" >&2; exit 2; }
+for name in NUM_MACHINES MACHINE_RANK MAIN_PORT NUM_GPUS; do
+    [[ ${!name:-0} =~ ^[0-9]+$ ]] || { echo "error: $name=${!name} is not a number" >&2; exit 2; }
+done
 machines=${NUM_MACHINES:-1}
 gpus=${NUM_GPUS:-$(nvidia-smi -L 2>/dev/null | wc -l || true)}
 gpus=$((gpus > 0 ? gpus : 1))

@@ -67,6 +67,12 @@ def test_a_launch_config_that_is_not_there_is_one_line_also_on_one_gpu(stand_ins
     assert done.returncode == 2 and done.stderr.startswith("error: LAUNCH_CONFIG=fsdp is not one of: ")
 
 
+@pytest.mark.parametrize("name", ["NUM_GPUS", "MACHINE_RANK"])
+def test_a_number_that_is_none_is_one_line(stand_ins, name):
+    done = run(LAUNCH / "start.sh", *ASKED, env=stand_ins | {name: "two"})
+    assert done.returncode == 2 and done.stderr == f"error: {name}=two is not a number\n"
+
+
 def test_start_takes_all_gpus_of_a_machine(stand_ins):
     assert run(LAUNCH / "start.sh", *ASKED, env=stand_ins).returncode == 0
     words = told(stand_ins)
