@@ -96,10 +96,10 @@ def test_sides_of_ppo_that_sampled_other_tokens_are_not_compared(monkeypatch):
 
 
 def test_memory_of_a_side_that_waits_is_counted(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     model = torch.nn.Linear(1024, 1024, bias=False)
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(1, 1024)).sum().backward()
     optimizer.step()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     assert gpu.held_gib(model, optimizer) == pytest.approx(12 * 2**20 / 2**30, rel=1e-4)
