@@ -243,7 +243,7 @@ def multiply_in_tf32(args: TrainingArguments) -> None:
         say("matrix products are in TF32; `tf32: false` keeps float32")
 
 
-def copy_weights(source: str | Path, target: PreTrainedModel) -> None:
+def load_weights(source: str | Path, target: PreTrainedModel) -> None:
     """Loads the weights in the folder `source` into `target` through from_pretrained, which knows the names they are saved
     under: those of GPT-NeoX's head and of mixtures' experts are others than the model's own."""
     kinds = {value.dtype for value in target.state_dict().values() if value.is_floating_point()}

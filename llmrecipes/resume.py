@@ -31,7 +31,7 @@ from llmrecipes.checkpoints import (
     step_folders,
 )
 from llmrecipes.config import InputError
-from llmrecipes.models import copy_weights, multiply_in_tf32, warn_of_rounding
+from llmrecipes.models import load_weights, multiply_in_tf32, warn_of_rounding
 from llmrecipes.pacing import keep_gpu_busy, stop_where_not_finite
 from llmrecipes.random_states import random_states, set_random_states
 from llmrecipes.run import Run
@@ -294,12 +294,12 @@ def _load_progress(checkpoint: Path, args: TrainingArguments) -> dict:
 
 
 def _load_what_was_saved(trainer: Trainer) -> None:
-    """Has `trainer` load its checkpoints by `copy_weights`. Trainer itself looks for the model's own names and leaves what
+    """Has `trainer` load its checkpoints by `load_weights`. Trainer itself looks for the model's own names and leaves what
     is saved under others as it was at the start, with no more than a warning."""
     model = trainer.model
     if isinstance(model, PreTrainedModel) and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
-        trainer._load_from_checkpoint = lambda checkpoint, _=None: copy_weights(checkpoint, model)
-        trainer._load_best_model = lambda: copy_weights(trainer.state.best_model_checkpoint, model)
+        trainer._load_from_checkpoint = lambda checkpoint, _=None: load_weights(checkpoint, model)
+        trainer._load_best_model = lambda: load_weights(trainer.state.best_model_checkpoint, model)
 
 
 def _check_best_model(trainer: Trainer, checkpoint: str) -> None:

@@ -20,7 +20,7 @@ import pyarrow.parquet
 
 from llmrecipes.config import InputError
 from llmrecipes.formats import has_lone_surrogate, rows_of_batch
-from llmrecipes.preflight.folders import TABLES, kind_of
+from llmrecipes.preflight.folders import TABLES, kind_of, open_file
 from llmrecipes.shapes import ANSWERS, COLUMNS, QUESTIONS
 
 BATCH = 1000  # rows of a table converted to Python objects at once
@@ -93,7 +93,7 @@ def renamed(row: object, names: dict | None, place: tuple) -> object:
 def opened(file: Path, mode: str = "rb", **how):
     """The file, unpacked if its name ends in .gz; InputError if it is damaged or cut off."""
     try:
-        with (gzip.open if file.suffix.lower() == ".gz" else open)(file, mode, **how) as handle:
+        with open_file(file, mode, **how) as handle:
             yield handle
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{file}: is not a complete gzip file ({error})") from None

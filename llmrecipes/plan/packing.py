@@ -7,8 +7,7 @@ from pathlib import Path
 from llmrecipes.config import DataArguments
 from llmrecipes.keys.settings import Settings
 from llmrecipes.plan.lookup import hub_file
-from llmrecipes.plan.rows import opened
-from llmrecipes.preflight.folders import LINES, kind_of
+from llmrecipes.preflight.folders import LINES, kind_of, open_file
 from llmrecipes.preflight.machine import is_hub_id
 
 FIRST = 200  # rows
@@ -30,7 +29,7 @@ def tokens_a_row(s: Settings, longest: int | None) -> float | None:
 
     tokenizer = Tokenizer.from_buffer(content)
     try:
-        with opened(path, "rt", encoding="utf-8-sig") as lines:
+        with open_file(path, "rt", encoding="utf-8-sig") as lines:
             first = list(islice((line for line in lines if line.strip()), FIRST))
         rows = first if kind_of(path) == ".txt" else [_text(json.loads(line)) for line in first]
     except (OSError, EOFError, ValueError):

@@ -3,7 +3,6 @@ hub_rows.yaml, says it. What cannot be known in a moment is named, with what to 
 """
 
 import csv
-import gzip
 import json
 import math
 import re
@@ -17,7 +16,7 @@ import yaml
 from llmrecipes.config import DataArguments, DatasetSource, generator_of
 from llmrecipes.keys.settings import Settings
 from llmrecipes.plan.lookup import hub_file
-from llmrecipes.preflight.folders import FILES, LINES, TABLES, kind_of, only_lines, split_files
+from llmrecipes.preflight.folders import FILES, LINES, TABLES, kind_of, only_lines, open_file, split_files
 from llmrecipes.preflight.machine import is_hub_id
 
 KNOWN = Path(__file__).parent / "hub_rows.yaml"
@@ -144,15 +143,10 @@ def of_file(path: Path, until: float) -> int:
             return _of_json(path, until)
         if kind not in (*LINES, ".txt"):
             raise Uncounted(f"{path} is not one of {', '.join(FILES)}")
-        with opened(path, "rb") as lines:
+        with open_file(path, "rb") as lines:
             return sum(1 for line in _in_time(lines, path, until) if line.strip())
     except (OSError, EOFError, ValueError, csv.Error) as error:
         raise Uncounted(f"{path} cannot be read: {str(error)[:200]}") from None
-
-
-def opened(path: Path, mode: str, **how):
-    """The file, unpacked if its name ends in .gz."""
-    return (gzip.open if path.suffix.lower() == ".gz" else open)(path, mode, **how)
 
 
 def _in_time(items: Iterable, path: Path, until: float) -> Iterator:
@@ -163,7 +157,7 @@ def _in_time(items: Iterable, path: Path, until: float) -> Iterator:
 
 
 def _of_table(path: Path, until: float) -> int:
-    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+    with open_file(path, "rt", encoding="utf-8-sig", newline="") as file:
         header = file.readline()
         file.seek(0)
         tab = kind_of(path) == ".tsv"
@@ -175,7 +169,7 @@ def _of_table(path: Path, until: float) -> int:
 def _of_json(path: Path, until: float) -> int:
     if path.stat().st_size > JSON_BYTES:
         raise Uncounted(f"{path} is one value of {path.stat().st_size >> 20} MiB; give --train_rows")
-    with opened(path, "rt", encoding="utf-8-sig") as file:
+    with open_file(path, "rt", encoding="utf-8-sig") as file:
         text = file.read()
     try:
         value = json.loads(text)

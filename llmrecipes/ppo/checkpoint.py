@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from llmrecipes.config import InputError
-from llmrecipes.models import copy_weights
+from llmrecipes.models import load_weights
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.policy_value import PolicyAndValue
 from llmrecipes.ppo.rollout import Rollout
@@ -60,17 +60,17 @@ def load_models(model: PolicyAndValue, folder: str | Path) -> None:
         _require(folder / "adapter_config.json")
         set_peft_model_state_dict(model.policy, load_peft_weights(str(folder), device="cpu"))
     else:
-        _copy_weights(folder, model.policy)
+        _load_weights(folder, model.policy)
     if model.shares_trunk:
         _require(folder / VALUE_HEAD_FILE)
         model.value_model.load_state_dict(load_file(folder / VALUE_HEAD_FILE))
     else:
-        _copy_weights(folder / VALUE_MODEL_FOLDER, model.value_model)
+        _load_weights(folder / VALUE_MODEL_FOLDER, model.value_model)
 
 
-def _copy_weights(source: Path, target: PreTrainedModel) -> None:
+def _load_weights(source: Path, target: PreTrainedModel) -> None:
     _require(source / "config.json")
-    copy_weights(source, target)
+    load_weights(source, target)
 
 
 def _require(file: Path) -> None:

@@ -1,5 +1,6 @@
 """Which files of a local folder are which split, by their names alone. Imports nothing heavy."""
 
+import gzip
 import os
 import re
 from pathlib import Path
@@ -19,6 +20,11 @@ WORDS = {
 def kind_of(file: str | os.PathLike) -> str:
     """The ending that says what is in a file, in small letters: .csv for rows.csv and rows.csv.gz."""
     return Path(Path(file).name.lower().removesuffix(".gz")).suffix
+
+
+def open_file(file: Path, mode: str, **how):
+    """The file, unpacked if its name ends in .gz."""
+    return (gzip.open if file.suffix.lower() == ".gz" else open)(file, mode, **how)
 
 
 def is_of_split(name: str, split: str) -> bool:
