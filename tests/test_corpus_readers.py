@@ -279,6 +279,15 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path, capsys):
     assert "3 of 5 files are not read (README.md, b.csv, texts/README.md); choose" in capsys.readouterr().out
 
 
+def test_files_of_a_folder_that_seem_held_out_are_named(tmp_path, capsys):
+    for name in ("a.jsonl", "latest.jsonl", "Test.jsonl", "dev/b.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jsonl(["one text"]))
+    assert len(texts_of(tmp_path)) == 4
+    assert "are held out are read too (Test.jsonl, dev/b.jsonl); choose" in capsys.readouterr().out
+    assert len(texts_of(tmp_path, data_files="*test.jsonl")) == 1 and not capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
 def test_one_json_list_is_read_row_by_row(tmp_path, name):
     write = gzip.compress if name.endswith("gz") else bytes

@@ -22,7 +22,7 @@ from llmrecipes.data import load_by_split, load_mixture, load_rows, load_source,
 from llmrecipes.data.streams import text_source
 from llmrecipes.keys import keys_of
 from llmrecipes.parsing import Options, collect
-from llmrecipes.preflight import remarks
+from llmrecipes.preflight import places, remarks
 
 
 def jsonl(path, rows):
@@ -441,6 +441,50 @@ def test_no_file_is_called_unread_that_is_read(tmp_path):
     jsonl(tmp_path / "train" / "c.jsonl", [{"text": "c"}])  # `datasets` then reads by the folders' names
     assert list(load_source(DatasetSource(str(tmp_path)), 0)["text"]) == ["c"]
     assert "a.jsonl, b.jsonl, my-train.jsonl" in unread(path=str(tmp_path))
+
+
+@pytest.mark.parametrize("end", [".jsonl", ".json", ".csv", ".txt.gz", ".parquet"])
+@pytest.mark.parametrize("name", ["test", "val", "dev-1", "my_eval"])
+def test_files_of_another_split_are_no_training_rows(tmp_path, end, name):
+    for file in ("part-0", "part-1", "latest"):
+        write_rows(tmp_path / f"{file}{end}", [{"text": file}])
+    source = DatasetSource(str(tmp_path))
+    for read in (lambda: list(load_source(source, 0)["text"]), lambda: list(text_source(source, 0).texts())):
+        (tmp_path / f"{name}{end}").unlink(missing_ok=True)
+        assert sorted(read()) == ["latest", "part-0", "part-1"]
+        write_rows(tmp_path / f"{name}{end}", [{"text": name}])
+        with pytest.raises(InputError, match="cannot be read as split 'train'"):
+            read()
+
+
+@pytest.mark.parametrize("name", ["Test.parquet", "testset.jsonl", "held-out.csv", "DEV/a.jsonl.gz", "my_evals.txt"])
+def test_files_held_out_by_a_name_that_datasets_does_not_know_are_refused(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    write_rows(tmp_path / name, [{"text": "x"}])
+    end = name.partition(".")[2]
+    for other in ("part", "latest", "contest", "devices", "values"):
+        write_rows(tmp_path / f"{other}.{end}", [{"text": other}])
+
+    def problems(**keys):
+        given = [json.dumps({"path": str(tmp_path), **keys})]
+        return [text for _, text in places.sources(collect(Options({"datasets": given}), keys_of(DataArguments))[0])]
+
+    (problem,) = problems()
+    assert problem.startswith(f"{tmp_path}: {name}: by its name it is held out") and [problem] == problems(split="train[:9]")
+    assert not problems(split="test") and not problems(data_files=f"part.{end}")
+    write_rows(tmp_path / f"train.{end}", [{"text": "train"}])  # names decide: a warning says that the others are not read
+    assert not problems() and name in unread(path=str(tmp_path))
+
+
+def test_a_file_named_after_two_splits_is_named(tmp_path):
+    for name in ("train", "test", "train-test"):
+        jsonl(tmp_path / f"{name}.jsonl", [{"text": name}])
+    assert set(load_source(DatasetSource(str(tmp_path)), 0)["text"]) == {"train", "train-test"}
+    assert "train-test.jsonl: its name is of several splits, each of which reads it: train, test;" in unread(
+        path=str(tmp_path)
+    )
+    (tmp_path / "train-test.jsonl").unlink()
+    assert not unread(path=str(tmp_path))
 
 
 @pytest.mark.parametrize("end", [".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt"])

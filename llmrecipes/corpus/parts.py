@@ -10,6 +10,7 @@ from pathlib import Path
 from llmrecipes.config import InputError, generator_of
 from llmrecipes.corpus.arguments import CorpusArguments, CorpusSource, is_local
 from llmrecipes.manifest import MANIFEST_FILE
+from llmrecipes.preflight.folders import is_held_out
 
 PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
 LINES, TEXT, PAGES = (".jsonl", ".ndjson", ".json"), (".txt", ".md"), (".html", ".htm")
@@ -84,13 +85,16 @@ def list_files(source: CorpusSource) -> list[Path]:
 
 def _of_known_kinds(folder: Path, files: list[Path]) -> list[Path]:
     """The readable ones of `files`, except those that accompany data (NOT_DATA, and README.md, the card). Prints the names
-    of the others."""
+    of the others, and of those that seem held out."""
     found = [file for file in files if kind_of(file.name) in KINDS and file.name not in NOT_DATA]
     if any(kind_of(file.name) not in (*TEXT, *PAGES) for file in found):
         found = [file for file in found if file.name != "README.md"]
     if left := sorted(set(files) - set(found)):
         names = ", ".join(str(file.relative_to(folder)) for file in left[:3]) + (", ..." if len(left) > 3 else "")
         print(f"{folder}: {len(left)} of {len(files)} files are not read ({names}); choose files with `data_files`")
+    if held := sorted(name for file in found if is_held_out(name := file.relative_to(folder))):
+        names = ", ".join(map(str, held[:3])) + (", ..." if len(held) > 3 else "")
+        print(f"{folder}: files whose names say they are held out are read too ({names}); choose files with `data_files`")
     return found
 
 

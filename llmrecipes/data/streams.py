@@ -22,7 +22,7 @@ from llmrecipes.data.spooled import made_rows, named, spool_texts
 from llmrecipes.data.tables import Notes, plain_row, say, standard_rows, tell_left_out
 from llmrecipes.formats import parse_line
 from llmrecipes.manifest import fingerprint
-from llmrecipes.preflight.folders import LINES, TABLES, is_of_split, kind_of
+from llmrecipes.preflight.folders import LINES, TABLES, is_of_split, kind_of, only_of
 
 BATCH = 1000  # rows of a table converted to Python objects at once
 IN_ORDER = (*LINES, ".txt", ".parquet")  # of files of these kinds, `max_rows` takes rows in their own order
@@ -234,10 +234,8 @@ def _files_of_folder(path: Path, source: DatasetSource, split: str) -> list[Path
         return table_files(source, split)
     if parts := [file for file in sorted(path.glob("*.parquet")) if is_of_split(file.name, split)]:
         return parts
-    if split == "train" and not readme.exists():
-        found = sorted(file for file in path.iterdir() if not file.name.startswith("."))
-        if found and all(file.suffix == ".parquet" for file in found):
-            return found
+    if split == "train" and not readme.exists() and (found := only_of(path, (".parquet",))):
+        return found
     return own_files(source, split)
 
 

@@ -15,6 +15,13 @@ WORDS = {
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+SAVED = ("dataset_info.json", "dataset_dict.json")  # in folders that `datasets` saved: it knows the splits
+# Words that say the same to people, in any case: Test, testset, dev_data, held-out.
+HELD_OUT = re.compile(
+    r"(?:^|[-._ 0-9])(?:(?:test(?:ing)?|eval(?:uation)?|valid(?:ation)?|dev|val)(?:[-_ ]?(?:set|data|split))?s?"
+    r"|h[eo]ld[-_ ]?out)(?:$|[-._ 0-9])",
+    re.I,
+)
 
 
 def kind_of(file: str | os.PathLike) -> str:
@@ -33,6 +40,30 @@ def is_of_split(name: str, split: str) -> bool:
     return re.search(rf"(?:^|[-._ 0-9])(?:{words})[-._ 0-9]", name) is not None
 
 
+def splits_of(name: str) -> list[str]:
+    """The splits that the name of a file or folder says, as `datasets` reads it."""
+    return [split for split in WORDS if is_of_split(f"{name}.", split)]
+
+
+def held_out_files(folder: Path) -> list[Path]:
+    """Paths in a folder of the files that seem held out although every file there would be read as split train, because no
+    name is that of a split as `datasets` reads it; [] where a card or `datasets` says what is."""
+    card = folder / "README.md"
+    has_configs = card.is_file() and "configs:" in card.read_text("utf-8", "replace")
+    if has_configs or any((folder / name).exists() for name in SAVED):
+        return []
+    found = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.name.lower().endswith(FILES))
+    files = [file for file in found if not any(part.startswith(".") for part in file.parts)]
+    if any(splits_of(part) for file in files for part in file.parts):
+        return []
+    return [file for file in files if is_held_out(file)]
+
+
+def is_held_out(path: Path) -> bool:
+    """Whether the name of a file, or of a folder on the path to it, says to people that its rows are not for training."""
+    return any(map(HELD_OUT.search, path.parts))
+
+
 def split_files(folder: Path, split: str) -> list[Path]:
     """The files of `split` in a folder that has SPLIT.jsonl, SPLIT.csv or the like; [] if it has no such file."""
     files = [file for file in sorted(folder.iterdir()) if file.name.lower().endswith(FILES)]
@@ -42,9 +73,14 @@ def split_files(folder: Path, split: str) -> list[Path]:
 
 def only_lines(folder: Path) -> list[Path]:
     """The files of a folder that holds only JSON Lines, with no file named after another split; otherwise []."""
+    return only_of(folder, LINES)
+
+
+def only_of(folder: Path, kinds: tuple[str, ...]) -> list[Path]:
+    """The files of a folder that holds only files of these kinds, none of them named after another split than train;
+    otherwise []."""
     files = sorted(file for file in folder.iterdir() if not file.name.startswith(".")) if folder.is_dir() else []
-    others = re.compile(r"test|dev|valid|eval", re.I)
-    plain = all(file.is_file() and kind_of(file) in LINES and not others.search(file.name) for file in files)
+    plain = all(file.is_file() and kind_of(file) in kinds and splits_of(file.name) in ([], ["train"]) for file in files)
     return files if plain else []
 
 
@@ -54,7 +90,7 @@ def unread_files(folder: Path, split: str) -> list[Path]:
     Files that are read here must have their split in their own name. For other kinds `datasets` looks at the folders' names,
     and at those of files only if no folder is named after a split.
     """
-    if any((folder / name).exists() for name in ("README.md", "dataset_info.json", "dataset_dict.json")):
+    if any((folder / name).exists() for name in ("README.md", *SAVED)):
         return []
     found = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.name.lower().endswith(FILES))
     files = [file for file in found if not any(part.startswith(".") for part in file.parts)]

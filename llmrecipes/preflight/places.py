@@ -9,7 +9,7 @@ from llmrecipes.config import nearest
 from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.keys.values import shown
 from llmrecipes.manifest import find_holder, plain_difference, read_manifest, standing
-from llmrecipes.preflight.folders import FILES, unread_files
+from llmrecipes.preflight.folders import FILES, held_out_files, splits_of, unread_files
 
 # The generated world's parts and their splits; a test compares them with the actual ones.
 _TEXTS = ("commoncrawl", "c4", "github", "wikipedia", "books", "arxiv", "stackexchange", "demonstrations", "prompts")
@@ -30,6 +30,10 @@ def sources(s: Settings) -> Problems:
         elif "/" not in path and path not in ("tinytown", "stdlib") and not os.path.exists(path):
             if meant := nearest(path, ("tinytown", "stdlib")):
                 yield key, f"{shown(path)} is not a world{meant}"
+        elif split.startswith("train") and not source.get("data_files") and os.path.isdir(path):
+            if found := held_out_files(Path(path, source.get("data_dir") or "")):
+                text = "by its name it is held out, but like every file there it would be read as split train"
+                yield key, f"{path}: {found[0]}: {text}; list the files to train on one by one, or in `data_files`"
 
 
 def unread(s: Settings) -> Problems:
@@ -38,6 +42,9 @@ def unread(s: Settings) -> Problems:
         folder, split = Path(source["path"]), re.split(r"[\[+]", str(source.get("split", "train")))[0].strip()
         if not folder.is_dir() or any(source.get(option) for option in ("name", "data_dir", "data_files")):
             continue
+        for file in folder.iterdir():
+            if len(names := splits_of(file.name)) > 1 and split in names and file.name.endswith(FILES):
+                yield key, f"{file}: its name is of several splits, each of which reads it: {', '.join(names)}; rename it"
         if left := unread_files(folder, split):
             more = f" and {len(left) - 5} more" if len(left) > 5 else ""
             named = ", ".join(map(str, left[:5]))
