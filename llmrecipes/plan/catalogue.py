@@ -21,7 +21,7 @@ on made-up rows with the data sets' columns; none of them has run here at its si
 
 Memory per GPU and time are those of `recipes/plan.py` for H100s of 80 GB at 40 % of their peak
 ([planning](../docs/planning.md)): upper bounds, for rows of full length, a block for each row where rows are packed, and
-in GRPO prompts of 512 tokens. Rows are those of `llmrecipes/plan/hub_rows.yaml`; – where it does not have the set. Models
+in GRPO prompts of 512 tokens. The numbers of rows and their sources are in `llmrecipes/plan/hub_rows.yaml`. Models
 of about ten million parameters reach less than 40 %. On 1, 2, 4 or 8 GPUs the global batch stays the same if
 `gradient_accumulation_steps` grows as the number of GPUs shrinks.
 
