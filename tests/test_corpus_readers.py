@@ -1,7 +1,9 @@
 """Sources of a corpus: every kind of file gives the same documents; what cannot be read is one line with file and row."""
 
+import base64
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -168,7 +170,7 @@ def test_a_page_of_a_web_archive_that_is_cut_off_is_no_document(tmp_path):
     (tmp_path / "a.warc").write_bytes(whole + whole[:60])
     with pytest.raises(InputError, match=r"a\.warc: is truncated or damaged \(record 2, .*, has no end\)"):
         texts_of(tmp_path / "a.warc")
-    later = whole.replace(b"response", b"of-tomorrow", 1)
+    later = whole.replace(b"response", b"of-tomorrow", 1).replace(b"application/http", b"application/x")
     (tmp_path / "a.warc").write_bytes(whole + later + whole.replace(b"WARC-Type", b"WARC-T\x00pe") + whole)
     rows = dict(read_file(str(tmp_path / "a.warc"), False, 1_000_000))
     assert [*rows] == [1, 2, 3] and rows[2] == "is damaged: it has no WARC-Type" and rows[1] == rows[3]
@@ -182,6 +184,66 @@ def response(body: bytes, kind: str = "text/html", *headers: str) -> bytes:
     page = "\r\n".join(["HTTP/1.1 200 OK", f"Content-Type: {kind}", *headers, "", ""]).encode() + body
     head = "WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://x.org/1\r\nContent-Type: application/http\r\n"
     return f"{head}Content-Length: {len(page)}\r\n\r\n".encode() + page + b"\r\n\r\n"
+
+
+def digests(block: bytes, payload: bytes, form=lambda kind, content: f"{kind}:{hashlib.new(kind, content).hexdigest()}"):
+    """Headers with the digests of a record's block and of its payload."""
+    return f"WARC-Block-Digest: {form('sha1', block)}\r\nWARC-Payload-Digest: {form('sha256', payload)}\r\n"
+
+
+def with_digests(record: bytes, payload: bytes | None = None, **how) -> bytes:
+    head, _, block = record.removesuffix(b"\r\n\r\n").partition(b"\r\n\r\n")
+    own = digests(block, block.partition(b"\r\n\r\n")[2] if payload is None else payload, **how)
+    return head + b"\r\n" + own.encode() + b"\r\n" + block + b"\r\n\r\n"
+
+
+def in_base32(kind: str, content: bytes) -> str:
+    return f"{kind.replace('sha', 'SHA-')}:{base64.b32encode(hashlib.new(kind, content).digest()).decode()}"
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_record_that_is_not_as_its_digests_say_is_a_bad_row_and_counted(tmp_path, pack):
+    pytest.importorskip("fastwarc")
+    pytest.importorskip("trafilatura")
+    page = PAGE.format(BODY).encode()
+    good = [with_digests(response(page)), with_digests(response(page), form=in_base32)]
+    good += [with_digests(response(in_chunks(gzip.compress(page)), "text/html", CHUNKED, PACKED), page)]
+    good += [with_digests(response(page), form=lambda kind, content: "crc7:0")]
+    cut = with_digests(response(page), b"the page as a whole").replace(b"WARC-Type", b"WARC-Truncated: length\r\nWARC-Type")
+    file = tmp_path / f"a.warc{'.gz' if pack is gzip.compress else ''}"
+    file.write_bytes(b"".join(map(pack, [*good, cut])))
+    assert len({*texts_of(file)}) == 1 and len(texts_of(file)) == 5
+    image = with_digests(response(b"PNG", "image/png"))
+    wrong = (
+        (good[0].replace(b"many boats", b"many goats"), "its bytes are not those of its WARC-Block-Digest"),
+        (good[1].replace(b"text/html", b"text/xtml"), "its bytes are not those of its WARC-Block-Digest"),
+        (image.replace(b"PNG", b"PNX"), "its bytes are not those of its WARC-Block-Digest"),
+        (with_digests(response(page), page + b" "), "its page is not that of its WARC-Payload-Digest"),
+        (
+            with_digests(response(in_chunks(page), "text/html", CHUNKED), page[1:]),
+            "its page is not that of its WARC-Payload-Digest",
+        ),
+        (good[0].replace(b"Type: response", b"Type: xesponse"), "'xesponse' is no WARC-Type"),
+    )
+    for number, (altered, message) in enumerate(wrong):
+        file.write_bytes(b"".join(map(pack, [good[0], altered, good[1], image])))
+        with pytest.raises(InputError, match=rf"{file.name}, row 2: is damaged: {message}.*drop_bad_rows"):
+            texts_of(file)
+        source = [{"path": str(file), "drop_bad_rows": True}]
+        found = run_build(tmp_path / str(number), source, exact_duplicates=False, **PLAIN)
+        assert found["total"]["kept"][0] == 2 and [n for n, _ in found["total"]["dropped"]["read"].values()] == [1]
+        assert message in str(found), "the report says why"
+
+
+def test_a_servers_header_is_no_text_of_a_page_when_its_records_header_is_damaged(tmp_path):
+    pytest.importorskip("fastwarc")
+    pytest.importorskip("trafilatura")
+    record = response(PAGE.format(BODY).encode())
+    (tmp_path / "a.warc").write_bytes(
+        record + record.replace(b"Content-Type: application/http", b"Content-Tipe: application", 1)
+    )
+    plain, damaged = texts_of(tmp_path / "a.warc")
+    assert plain == damaged and "HTTP" not in plain
 
 
 def in_chunks(body: bytes, size: int = 100) -> bytes:

@@ -4,8 +4,6 @@ Each reader yields (number from 1, row); a row is a dictionary, or `Bad` with wh
 """
 
 import bz2
-import codecs
-import contextlib
 import gzip
 import io
 import json
@@ -16,16 +14,13 @@ from pathlib import Path
 
 from llmrecipes.config import InputError
 from llmrecipes.corpus.extras import need
+from llmrecipes.corpus.pages import Bad, archived_pages, page_text, too_long
 from llmrecipes.corpus.parts import LINES, PAGES, TEXT, kind_of
 from llmrecipes.formats import has_lone_surrogate, rows_of_batch
 
 BATCH = 256  # rows of a table at a time
 MOST_LISTED = 512 << 20  # most bytes of a file that is one JSON list
 MANY_RETURNS = 10  # more carriage returns in a line are not an accident
-
-
-class Bad(str):
-    """Why a row cannot be read."""
 
 
 def read_file(
@@ -45,11 +40,13 @@ def read_file(
         elif kind == ".arrow":
             yield from _arrow_rows(file)
         elif kind == ".warc":
-            yield from _archived_pages(file, limit)
+            # fastwarc unpacks other archives itself, record by record
+            with _open(file) if file.lower().endswith((".bz2", ".xz")) else open(file, "rb") as stream:
+                yield from archived_pages(stream, file, limit)
         elif kind in PAGES or kind in TEXT and whole_files:
             with _open(file) as stream:
                 content = stream.read(limit + 1)
-            yield 1, _page(content, kind in PAGES) if len(content) <= limit else _too_long(limit)
+            yield 1, _page(content, kind in PAGES) if len(content) <= limit else too_long(limit)
         elif kind == ".json" and _is_list(file):
             yield from _listed_rows(file)
         else:
@@ -111,7 +108,7 @@ def _line_rows(file: str, is_json: bool, limit: int) -> Iterator[tuple[int, dict
             if len(line) > limit and not line.endswith(b"\n"):
                 while (more := stream.readline(1 << 20)) and not more.endswith(b"\n"):
                     pass
-                yield number, _too_long(limit)
+                yield number, too_long(limit)
             elif line.strip():
                 yield number, _parse(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, is_json)
 
@@ -162,10 +159,6 @@ def _listed_rows(file: str) -> Iterator[tuple[int, dict | Bad]]:
         yield number, _checked(row, may)
 
 
-def _too_long(limit: int) -> Bad:
-    return Bad(f"is longer than max_document_bytes ({limit:,})")
-
-
 def _page(content: bytes, is_html: bool) -> dict | Bad:
     if is_html:
         return {"text": page_text(content)}
@@ -173,77 +166,6 @@ def _page(content: bytes, is_html: bool) -> dict | Bad:
         return {"text": content.decode("utf-8-sig")}
     except UnicodeDecodeError as error:
         return Bad(f"is not UTF-8 at byte {error.start + 1}")
-
-
-def page_text(content: bytes, charset: str | None = None) -> str:
-    """The main text of an HTML page, without menus and footers; empty if there is none. charset: as its server named it."""
-    trafilatura = need("trafilatura", "HTML pages")
-    return trafilatura.extract(_decode(content, charset), include_comments=False) or ""
-
-
-def _decode(content: bytes, charset: str | None) -> str:
-    """Valid UTF-8 beyond ASCII is hardly ever anything else; otherwise the server, then the page's <meta>, then its bytes
-    say what it is."""
-    encoding = need("resiliparse.parse.encoding", "HTML pages")
-    if not content.isascii():
-        with contextlib.suppress(UnicodeDecodeError):
-            return content.decode("utf-8-sig")
-    with contextlib.suppress(LookupError, ValueError):  # there is none of that name, or it is no name
-        codecs.lookup(charset or "")
-        return encoding.bytes_to_str(content, encoding.map_encoding_to_html5(charset))
-    return encoding.bytes_to_str(content, encoding.detect_encoding(content, from_html_meta=True))
-
-
-def _archived_pages(file: str, limit: int) -> Iterator[tuple[int, dict | Bad]]:
-    """HTML responses of a web archive (WARC); the id of a row is its URL."""
-    warc = need("fastwarc.warc", "web archives")
-    packed = file.lower().endswith((".bz2", ".xz"))  # fastwarc unpacks the others, record by record
-    with _open(file) if packed else open(file, "rb") as stream:
-        number = 0
-        for record in warc.ArchiveIterator(stream, record_types=warc.WarcRecordType.any_type, parse_http=False):
-            kind, address = record.record_type, record.headers.get("WARC-Target-URI", "")
-            if kind not in (warc.WarcRecordType.response, warc.WarcRecordType.no_type):
-                continue
-            number += 1
-            if kind == warc.WarcRecordType.no_type:
-                yield number, Bad("is damaged: it has no WARC-Type")
-                continue
-            record.parse_http()
-            if record.headers.get("Content-Length") is None:
-                raise EOFError(f"record {number}, {address}, has no end")
-            if "html" not in (record.http_content_type or "html"):
-                continue
-            content = record.reader.read(limit + 1)
-            if len(content) < min(record.content_length, limit):  # fastwarc does not notice a truncated file
-                raise EOFError(f"record {number}, {address}, has no end")
-            content = _unpacked(warc, record.http_headers, content, limit) if len(content) <= limit else content
-            if content is None:
-                yield number, Bad("is packed in a way that cannot be undone")
-            elif len(content) > limit:
-                yield number, _too_long(limit)
-            else:
-                yield number, {"text": page_text(content, record.http_charset), "url": address}
-        if number == 0:
-            raise InputError(f"{file}: holds no WARC response; it is damaged or not a web archive")
-
-
-def _unpacked(warc, headers, content: bytes, limit: int) -> bytes | None:
-    """What a server sent in chunks or compressed, as it was before, up to limit + 1 bytes; None if that is out of reach.
-
-    Some crawlers unpack pages and leave the header that says they are packed: these stay as they are.
-    """
-    said = {name: (headers or {}).get(name) for name in ("Transfer-Encoding", "Content-Encoding")}
-    if set(said.values()) <= {None, "", "identity"}:
-        return content
-    head = "".join(f"{name}: {value}\r\n" for name, value in said.items() if value)
-    record = warc.WarcRecord()
-    record.is_http = True
-    record.set_bytes_content(f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + content)
-    try:
-        record.parse_http(auto_decode="all")
-        return record.reader.read(limit + 1)
-    except OSError:
-        return content if content.lstrip()[:1] == b"<" else None
 
 
 def _parquet_rows(file: str, columns: tuple[str, ...] | None) -> Iterator[tuple[int, dict]]:
