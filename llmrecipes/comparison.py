@@ -13,6 +13,7 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from llmrecipes.cards.asked import SEEDS, asked_by
 from llmrecipes.cards.names import repo_name
 from llmrecipes.config import InputError
 from llmrecipes.durable import read_json, write_text
@@ -21,8 +22,12 @@ from llmrecipes.measures import ARROWS, NAMED, TRAINING, with_arrow
 from llmrecipes.metrics import Estimate
 from llmrecipes.report.blocks import Figure, Points, Section, Table, Text
 
-SEEDS = ("seed", "data_seed")
+TEXTS = ("perplexity", "bits_per_byte")  # measures of held-out text
 TIMES = ("runtime", "_per_second", "total_flos")
+APART = (
+    "Figures that other questions, texts, judges, rules or baselines decided are not comparable: each has a row of its own, "
+    "which says in brackets what decided it."
+)
 
 Decided = tuple[Estimate | float, str]  # a value and what decided it, see `_decider`
 
@@ -165,7 +170,9 @@ def _measures(folder: Path, manifest: dict, shared: set[str]) -> dict[str, Decid
         if isinstance(value, (int, float)) and not any(part in name for part in TIMES)
     }
     chain = _chain(manifest, folder)
-    about = {"baseline": manifest["config"].get("baseline")} | read_json(folder / "metrics.json")
+    asked = asked_by(manifest, folder)
+    found |= {name: (value, held) for name, (value, _) in found.items() if (held := _held_out(name, asked))}
+    about = {"baseline": manifest["config"].get("baseline"), "asked": asked} | read_json(folder / "metrics.json")
     for model, measures in _sure(about.get("models"), dict).items():
         found |= {f"{model}/{name}": e for name, e in _estimates(measures, about, chain, folder / "metrics.json").items()}
         trained = _sure(_sure(manifest["config"].get("models"), dict).get(model), str)
@@ -177,6 +184,11 @@ def _measures(folder: Path, manifest: dict, shared: set[str]) -> dict[str, Decid
         label = "" if name in (shared if len(shared) == 1 else chains - shared) else f"{name}/"
         found |= {f"{label}{measure}": estimate for measure, estimate in scores.items()}
     return found | _cost(manifest)
+
+
+def _held_out(measure: str, asked: dict[str, str]) -> str:
+    is_held_out = measure.startswith("eval_") or measure in TEXTS
+    return f"on {asked['held out']}" if is_held_out and "held out" in asked else ""
 
 
 def _estimates(scores: dict, about: dict, chain: PurePath, file: Path) -> dict[str, Decided]:
@@ -191,16 +203,21 @@ def _estimates(scores: dict, about: dict, chain: PurePath, file: Path) -> dict[s
 
 
 def _decider(measure: str, about: dict, chain: PurePath) -> str:
-    """What an evaluation's measure says beside the model: "over BASELINE, by JUDGE", as far as it has them.
+    """What an evaluation's measure says beside the model: "over BASELINE, by JUDGE, on QUESTIONS", as far as it has them.
 
-    about: `baseline`, `judged_by` and `tasks` of the evaluation; a reward model of the run's own `chain` is CHAIN/...
+    about: `baseline`, `judged_by`, `tasks` and `asked` of the evaluation; a reward model of the run's own `chain` is
+    CHAIN/...
     """
+    asked = _sure(about.get("asked"), dict)
     if measure not in NAMED or measure in _sure(about.get("tasks"), list):
-        return ""
-    over = about.get("baseline") if NAMED[measure].compares else None
-    by = _sure(about.get("judged_by"), dict).get(NAMED[measure].decided_by)
+        return asked.get("tasks", "")
+    over = asked.get("baseline", about.get("baseline")) if NAMED[measure].compares else None
+    who = NAMED[measure].decided_by
     names = {place: PurePath("CHAIN") for place in (chain, PurePath(chain.name)) if place.parts}
-    return ", ".join([f"over {over}"] * bool(over) + [f"by {move_paths(by, names)}"] * bool(by))
+    by = asked.get(who if who == "reward_model" else "") or move_paths(_sure(about.get("judged_by"), dict).get(who), names)
+    judge = f"by {by} {asked.get('judge', '') if who == 'judge' and NAMED[measure].compares else ''}".strip()
+    what = asked.get("texts" if measure in TEXTS else "questions")
+    return ", ".join([f"over {over}"] * bool(over) + [judge] * bool(by) + [f"on {what}"] * bool(what))
 
 
 def _cost(manifest: dict) -> dict[str, Decided]:
@@ -293,7 +310,7 @@ def compare(columns: list[Column]) -> list[Section]:
     sections = [
         Section("runs", "Runs", [Points(points)]),
         Section("keys", "Keys that differ", [Table(["key", *letters], keys) if keys else Text("None but seeds.")]),
-        Section("measures", "Measures", tables or [Table(head, rows)]),
+        Section("measures", "Measures", [*(tables or [Table(head, rows)]), *[Text(APART)] * any(" (" in n for n in names)]),
     ]
     curves = [name for name in columns[0].curves if all(len(c.curves.get(name, ())) > 1 for c in columns)]
     if curves:

@@ -119,6 +119,85 @@ def test_figures_by_another_judge_or_over_another_baseline_stand_apart(tmp_path)
         assert len(rows) == 3 and apart == [1, 1], rows
 
 
+def evaluation(folder, seed=1, rows="q", baseline_lr=1e-4, reward_lr=1e-4, **config):
+    """An evaluation of a chain's two models on one file of questions, by one judge."""
+    models = {name: run(folder / name, stage=name, seed=seed) for name in ("sft", "dpo", "reward")}
+    for name, place in models.items():
+        file = Path(place) / "manifest.json"
+        rate = {"sft": baseline_lr, "reward": reward_lr}.get(name, 1e-4)
+        about = {"given": {"learning_rate": rate, "seed": seed}, "inputs": {}, "output_fingerprint": f"{seed}{name}"}
+        file.write_text(json.dumps(json.loads(file.read_text()) | about))
+    sources = {"datasets": [{"path": "mine/q.jsonl", "split": "train"}], "eval_datasets": [{"path": "hub/texts"}]}
+    keys = {"models": models, "baseline": "sft", "judge": "m:judge"} | sources | config
+    keys["reward_model_name_or_path"] = models["reward"]
+    place = Path(run(folder / "evaluate", stage="evaluate", seed=seed, **keys))
+    manifest = json.loads((place / "manifest.json").read_text())
+    about = {
+        "inputs": {"mine/q.jsonl": rows, "hub/texts": "hub:hub/texts"}
+        | {path: f"{seed}{name}" for name, path in models.items()},
+        "given": keys,
+    }
+    (place / "manifest.json").write_text(json.dumps(manifest | about))
+    measures = ("correct", "judge_win_rate", "bits_per_byte", "some_task", "reward")
+    scores = {name: {m: proportion(60, 100)._asdict() for m in measures} for name in models}
+    (place / "metrics.json").write_text(
+        json.dumps({"models": scores, "judged_by": {"judge": "m:judge", "reward_model": "r"}, "tasks": ["some_task"]})
+    )
+    return str(place)
+
+
+@pytest.mark.parametrize(
+    ("change", "apart"),
+    [
+        ({}, set()),
+        ({"rows": "others"}, {"correct", "judge_win_rate", "reward"}),
+        ({"datasets": [{"path": "mine/q.jsonl", "split": "train[:9]"}]}, {"correct", "judge_win_rate", "reward"}),
+        ({"eval_datasets": [{"path": "hub/others"}]}, {"bits_per_byte"}),
+        ({"task_limit": 9}, {"some_task"}),
+        ({"judge_guidelines": "mine.md"}, {"judge_win_rate"}),
+        ({"baseline_lr": 3e-4}, {"judge_win_rate"}),
+        ({"reward_lr": 3e-4}, {"reward"}),
+        ({"max_new_tokens": 9}, set()),
+    ],
+)
+def test_figures_on_other_questions_stand_apart_and_it_is_said(tmp_path, change, apart):
+    folders = [evaluation(tmp_path / "a"), evaluation(tmp_path / "b", **{"beta": 9} | change)]
+    text = write_comparison(folders, None)
+    rows = [row for row in text.splitlines() if row.startswith("| dpo/") and "0.6 [" in row]
+    assert {row.split()[1].removeprefix("dpo/") for row in rows if row.count("0.6 [") == 1} == apart
+    assert len(rows) == 5 + len(apart) and ("not comparable: each has a row" in text) == bool(apart)
+    seeds = [*folders[:1], evaluation(tmp_path / "c", seed=2)]
+    assert {len(values) for values in read_columns(seeds)[0].measures.values()} == {2}, "seeds stay one column"
+
+
+def test_what_a_model_was_evaluated_on_is_kept_beside_it(tmp_path):
+    from llmrecipes.cards.model import _about
+
+    folders = []
+    for name, rows in (("a", "q"), ("b", "q"), ("c", "others")):
+        place = Path(evaluation(tmp_path / name, rows=rows))
+        dpo = place.parent / "dpo"
+        found = {
+            f"{name}-evaluate": _about(place) | {"scores": json.loads((place / "metrics.json").read_text())["models"]["dpo"]}
+        }
+        (dpo / "evaluation.json").write_text(json.dumps({"fingerprint": "1dpo", "evaluations": found}))
+        folders.append(str(dpo))
+    count = lambda some: {c.partition(" ")[0] for col in read_columns(some) for c in col.measures if " (" in c}
+    assert count(folders[:2]) == set() and count(folders[1:]) == {"correct", "judge_win_rate", "reward"}
+    asked = json.loads((tmp_path / "a" / "dpo" / "evaluation.json").read_text())["evaluations"]["a-evaluate"]["asked"]
+    assert asked["questions"].startswith("q.jsonl ") and "/" not in str(asked)
+
+
+def test_held_out_measures_of_trainings_on_other_rows_stand_apart(tmp_path):
+    metrics, held = {"eval_loss": 1.0, "train_loss": 1.0}, [{"path": "org/set", "split": "test"}]
+    one = run(tmp_path / "a" / "dpo", metrics=metrics, eval_datasets=held)
+    same = run(tmp_path / "b" / "dpo", metrics=metrics, eval_datasets=held, beta=9)
+    other = run(tmp_path / "c" / "dpo", metrics=metrics, eval_datasets=[{"path": "org/set", "split": "test[:9]"}])
+    share = run(tmp_path / "d" / "dpo", metrics=metrics, datasets=held, test_split_size=0.1)
+    names = lambda *folders: sorted({m.split()[0] for c in read_columns(folders) for m in c.measures if " (" in m})
+    assert names(one, same) == [] and names(one, other) == names(one, share) == ["eval_loss"]
+
+
 def test_the_chains_own_reward_model_is_one_judge_for_all_seeds(tmp_path):
     scores = {"reward": Estimate(0.5, 0, 1, 9)._asdict()}
     folders = []

@@ -6,6 +6,7 @@ from pathlib import Path, PurePath
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from llmrecipes.cards.asked import asked_by
 from llmrecipes.cards.loading import has_template, load_model
 from llmrecipes.cards.names import ROOT, hide_paths, is_local, loading_name, repo_name
 from llmrecipes.durable import read_json, write_json, write_text
@@ -310,7 +311,7 @@ def _measured(manifest: dict) -> dict[str, float]:
 
 
 def _stored(folder: Path, manifest: dict) -> dict[str, dict]:
-    """Evaluation -> its `scores`, `baseline`, `judged_by` and `tasks`, for the model that is there now."""
+    """Evaluation -> its `scores`, `baseline`, `judged_by`, `tasks` and `asked`, for the model that is there now."""
     stored = read_json(folder / RESULTS_FILE)
     if stored.get("fingerprint") != manifest.get("output_fingerprint"):
         return {}
@@ -325,7 +326,8 @@ def _about(evaluation: Path) -> dict:
     metrics, manifest = read_json(evaluation / "metrics.json"), read_json(evaluation / MANIFEST_FILE)
     # No path of this machine: the file is published unchanged.
     judged_by = {who: hide_paths(str(name)) for who, name in (metrics.get("judged_by") or {}).items()}
-    return {"baseline": baseline_of(metrics, manifest), "judged_by": judged_by, "tasks": metrics.get("tasks") or []}
+    about = {"baseline": baseline_of(metrics, manifest), "judged_by": judged_by, "tasks": metrics.get("tasks") or []}
+    return about | {"asked": asked_by(manifest, evaluation)}
 
 
 def _checked(folder: Path) -> dict[str, dict]:
