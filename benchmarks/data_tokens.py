@@ -82,8 +82,8 @@ def first_step() -> dict:
             file.writelines(itertools.repeat(line, 10**9 // len(line)))
         tokenizer = load_tokenizer(ModelArguments(tokenizer_name_or_path=str(home / "tokenizer")))
         data, source = DataArguments([str(home / "text.jsonl")]), text_source(DatasetSource(str(home / "text.jsonl")), 42)
-        place = home / "cache" / "tokens" / folder_name(source, tokenizer_fingerprint(tokenizer))
-        write_shards(place, 10**9 // 3, tokenizer_fingerprint(tokenizer), 1000)
+        place = home / "cache" / "tokens" / folder_name(source, tokenizer_fingerprint(tokenizer, True))
+        write_shards(place, 10**9 // 3, tokenizer_fingerprint(tokenizer, True), 1000)
         found = {"JSONL, GB": (home / "text.jsonl").stat().st_size / 1e9, "tokens, million": 10**9 / 3e6}
         for name in ("first start, CPU s", "second start, CPU s"):
             found[name], memory = _one_step(data, home)

@@ -301,6 +301,8 @@ def _load(
                 raise InputError(f"{tokenizer.name_or_path}: has {len(new)} tokens more than {path} has learned; "
                                  "recipes/pretrain.py trains them, from the mean of their parts")  # fmt: skip
             grow_embeddings(loaded, new, path)
+        elif model.tokenizer_name_or_path:
+            _require_own_tokens(model, tokenizer)
         check_vocabulary(loaded, tokenizer, path)
     return loaded
 
@@ -311,6 +313,24 @@ def new_tokens(model: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> dic
         return {}
     own = load_tokenizer(dataclasses.replace(model, tokenizer_name_or_path=None))
     return read_extension(tokenizer, own, model.model_name_or_path)
+
+
+def _require_own_tokens(model: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> None:
+    """InputError if ids stand for other text than in the tokenizer of the model's own folder, if it has one; special tokens
+    may differ, for a chat template takes those that a model has left unused."""
+    try:
+        own = load_tokenizer(dataclasses.replace(model, tokenizer_name_or_path=None, chat_template_kwargs=None))
+    except (InputError, OSError):
+        return
+    known = {number: token for token, number in own.get_vocab().items()}
+    given = {number: token for token, number in tokenizer.get_vocab().items()}
+    plain = (known.keys() & given.keys()) - own.added_tokens_decoder.keys() - tokenizer.added_tokens_decoder.keys()
+    if others := sum(known[number] != given[number] for number in plain):
+        raise InputError(
+            f"{tokenizer.name_or_path}: {others:,} of its {len(tokenizer):,} tokens stand for other text than in the "
+            f"tokenizer that {model.model_name_or_path} was trained with; leave tokenizer_name_or_path out, or extend that "
+            "one (recipes/tokenizer.py --base_tokenizer_name_or_path)"
+        )
 
 
 def _require_weights(loaded: PreTrainedModel, missing: set[str], path: str, whole: str) -> None:

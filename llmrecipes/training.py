@@ -347,11 +347,16 @@ def evaluate_by_set(trainer: Trainer) -> dict[str, float]:
     }
 
 
-def language_metrics(eval_loss: float, texts: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """Perplexity per token, and bits per byte = nats per token · tokens per byte / ln 2 (Gao et al. 2020)."""
+def language_metrics(
+    eval_loss: float, texts: Dataset, tokenizer: PreTrainedTokenizerBase, split_special: bool = True
+) -> dict[str, float]:
+    """Perplexity per token, and bits per byte = nats per token · tokens per byte / ln 2 (Gao et al. 2020).
+
+    split_special: whether the texts were learned with `split_special_tokens`."""
     num_bytes = sum(len(text.encode()) for text in list(texts["text"]))
     # +1: the EOS that ends each document is predicted too.
-    num_tokens = sum(len(ids) + 1 for ids in tokenizer(list(texts["text"]), add_special_tokens=False)["input_ids"])
+    encoded = tokenizer(list(texts["text"]), add_special_tokens=False, split_special_tokens=split_special)
+    num_tokens = sum(len(ids) + 1 for ids in encoded["input_ids"])
     return {
         "perplexity": math.exp(eval_loss),
         "bits_per_byte": eval_loss * num_tokens / num_bytes / math.log(2),

@@ -79,7 +79,8 @@ def main(run, data, preview, training, model, pretrain, tokens, watch):
 
     report_rows({"train": count_documents(corpus)}, tokenizer, corpus, corpus.held_out, corpus.blocks, preview.preview)
     collate = collator_for(policy, tokens.reset_attention)
-    held_out = corpus.held_out and build_blocks(corpus.held_out, tokenizer, pretrain.max_length, 1, tokens.reset_attention)
+    how = (tokens.reset_attention, tokens.split_special_tokens)
+    held_out = corpus.held_out and build_blocks(corpus.held_out, tokenizer, pretrain.max_length, 1, *how)
     trainer = use_readable_log(
         PretrainTrainer(
             model=policy,
@@ -97,7 +98,7 @@ def main(run, data, preview, training, model, pretrain, tokens, watch):
     metrics = run_training(trainer, state)
     if held_out:
         metrics |= trainer.evaluate()
-        metrics |= language_metrics(metrics["eval_loss"], corpus.held_out, tokenizer)
+        metrics |= language_metrics(metrics["eval_loss"], corpus.held_out, tokenizer, tokens.split_special_tokens)
     trainer.save_model()
     trainer.save_state()
 

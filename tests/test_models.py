@@ -135,6 +135,23 @@ def test_a_tokenizer_that_ends_every_text_leaves_its_eos_out_and_keeps_its_bos(t
     assert AutoTokenizer.from_pretrained(tmp_path / "again")("red hat")["input_ids"] == [begin, *plain]
 
 
+def test_a_tokenizer_whose_ids_stand_for_other_text_is_refused(tokenizer, folder, tmp_path):
+    other = train_tokenizer(["every word of this is another one", "and so are its merges"] * 9, len(tokenizer), 64)
+    other.save_pretrained(tmp_path / "other")
+    model = ModelArguments(model_name_or_path=folder, tokenizer_name_or_path=str(tmp_path / "other"))
+    for load in (load_policy, load_reward_model):
+        with pytest.raises(InputError, match=f"other: .* of its {len(other)} tokens stand for other text than in the tok"):
+            load(model, load_tokenizer(model))
+    again = load_tokenizer(ModelArguments(tokenizer_name_or_path=folder))  # a chat template's tokens in place of unused ones
+    again.add_special_tokens({"additional_special_tokens": ["<|tool|>"]})
+    again.save_pretrained(tmp_path / "again")
+    model.tokenizer_name_or_path = str(tmp_path / "again")
+    with pytest.raises(InputError, match="do not belong together"):  # as before: one token more than the model
+        load_policy(model, load_tokenizer(model))
+    model.tokenizer_name_or_path = folder
+    assert load_policy(model, load_tokenizer(model)).num_parameters()
+
+
 def test_tokenizer_with_more_tokens_than_the_model_is_refused(tokenizer, folder):
     larger = train_tokenizer([*TEXTS, "many more words make a larger vocabulary than before"] * 3, 340, 64)
     assert len(larger) > len(tokenizer)

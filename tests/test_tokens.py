@@ -76,7 +76,7 @@ def documents_of(shards):
 
 def holds(shards, documents, tokenizer):
     """Each of the documents once, as the tokenizer gives it, in whatever order."""
-    expected = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(documents)["input_ids"]]
+    expected = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(documents, split_special_tokens=True)["input_ids"]]
     return sorted(documents_of(shards)) == sorted(expected)
 
 
@@ -108,6 +108,7 @@ def test_a_tokenizer_that_cuts_and_pads_elsewhere_does_not_here(tokenizer, tmp_p
     path, plain = jsonl(tmp_path / "a.jsonl", texts("Ann", 9)), building.tokenizer_fingerprint(tokenizer)
     tokenizer(["a", "a b c"], truncation=True, max_length=2, padding=True)
     tokenizer.backend_tokenizer.enable_truncation(4)
+    tokenizer.backend_tokenizer.encode_special_tokens = True  # as a call with split_special_tokens leaves it
     assert building.tokenizer_fingerprint(tokenizer) == plain
     assert holds(shards_of(path, tokenizer, tmp_path), texts("Ann", 9), tokenizer)
 
@@ -120,11 +121,24 @@ def test_texts_that_are_damaged_or_whole_files_are_counted(tokenizer, tmp_path, 
     assert "1 of 3 rows are texts of more than 50 characters (first: 'Ann has hats." in said
 
 
-def test_texts_that_are_others_to_the_model_are_counted(tokenizer, tmp_path, capsys):
+@pytest.mark.parametrize("split", [True, False])
+def test_a_special_token_in_a_text_is_text_unless_said(split, tokenizer, tmp_path, capsys):
     path = jsonl(tmp_path / "a.jsonl", ["Ann has a hat.", "The end <|im_end|> of it.", "x <|im_end|>"])
-    shards_of(path, tokenizer, tmp_path)
-    said = "a.jsonl: 2 of 3 rows are texts that spell out a special token, which is learned as that token (first: 'The end "
+    shards = building.require_tokens(text_source(DatasetSource(path), 0), tokenizer, tmp_path, False, split)
+    learned = "text (`split_special_tokens: false` takes it for the token)" if split else "that token"
+    said = f"a.jsonl: 2 of 3 rows are texts that spell out a special token, which is learned as {learned} (first: 'The end"
     assert said in capsys.readouterr().out
+    ends = ids_of(shards).count(tokenizer.eos_token_id)  # of a document, and <|im_end|>, which is also EOS
+    assert (ends, len(documents_of(shards))) == ((3, 3) if split else (5, 3))
+    held_out = Dataset.from_dict({"text": ["The end <|im_end|> of it."]})
+    blocks = build_blocks(held_out, tokenizer, 4, 1, split_special=split)
+    assert (tokenizer.eos_token_id in ids_of(blocks.streams[0])[:-1]) != split
+    own = [DatasetSource(str(shards.folder))]
+    assert corpus_of(DataArguments(datasets=own), tokenizer, tmp_path, length=8, max_steps=1).num_documents == 3
+    assert said in capsys.readouterr().out, "of shards that are a source too"
+
+
+def test_texts_with_unknown_characters_are_counted(tmp_path, capsys):
     words = Tokenizer(WordLevel({"[UNK]": 0, "[SEP]": 1, "Ann": 2, "has": 3}, unk_token="[UNK]"))
     words.pre_tokenizer = Whitespace()
     other = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="[SEP]")
@@ -170,7 +184,7 @@ def test_of_those_who_ask_at_once_one_tokenizes_and_the_others_wait(tokenizer, t
 def killed_after(real, batches):
     """A `build_encoder` as `real`, whose encoder is interrupted after some batches."""
 
-    def build(tokenizer):
+    def build(tokenizer, *how):
         encode, left = real(tokenizer), [batches]
 
         def some(texts):
@@ -567,6 +581,14 @@ def test_a_config_that_asks_for_too_much_is_one_line(tokenizer, tmp_path):
         TokenArguments(phases=[0.5, 0.6])
 
 
+def test_a_source_given_twice_is_said(tokenizer, tmp_path, capsys):
+    a, b = (jsonl(tmp_path / f"{name}.jsonl", texts(name, 40)) for name in ("Ann", "Bob"))
+    corpus_of(DataArguments([a, b]), tokenizer, tmp_path)
+    assert "same texts" not in capsys.readouterr().out
+    corpus_of(DataArguments([a, b, {"path": a, "name": "again"}]), tokenizer, tmp_path)
+    assert f"warning: again has the same texts as {a}, which are so read twice as often" in capsys.readouterr().out
+
+
 def test_what_was_read_is_what_is_said(tokenizer, tmp_path, capsys):
     a, b = jsonl(tmp_path / "a.jsonl", texts("Ann", 300)), jsonl(tmp_path / "b.jsonl", texts("Bob", 5))
     data = DataArguments([{"path": a, "weight": [3, 1], "name": "web"}, {"path": b, "weight": [1, 3]}])
@@ -580,7 +602,7 @@ def test_what_was_read_is_what_is_said(tokenizer, tmp_path, capsys):
             ends = corpus.shards[place].document_ends(0, corpus.shards[place].num_tokens)
             documents = {d for w in own for d in np.searchsorted(ends, range(w * 16, w * 16 + 16), side="right")}
             assert facts["tokens"] == 16 * len(own) and facts["unique_tokens"] == 16 * len(set(own))
-            assert facts["documents"] == len(documents) or facts["epochs"] >= 1 and facts["documents"] == [300, 5][place]
+            assert facts["documents"] == len(documents), "without those in the last tokens, which fill no block"
             assert facts["share"] == len(own) / len(blocks) and facts["epochs"] == len(own) / (last - first)
 
 

@@ -28,7 +28,7 @@ def score_texts(
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     length = min(context_length(model) or max_length, max_length)
     windows = []  # (number of the text, token ids)
-    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]  # as pretraining learns it
     for number, ids in enumerate(encoded):
         ids = [start, *ids]
         windows += [(number, ids[i : i + length]) for i in range(0, max(1, len(ids) - 1), length - 1)]

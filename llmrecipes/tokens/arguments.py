@@ -19,6 +19,9 @@ class TokenArguments:
     reset_attention: bool = field(
         default=False, metadata={"help": "Tokens attend only to their own document, not to all before them in the block."}
     )
+    split_special_tokens: bool = field(
+        default=True, metadata={"help": "A text that spells out <|im_end|> is learned as text; false: as that token."}
+    )
     tokens_dir: str | None = field(
         default=None, metadata={"help": "Folder of token shards; default: tokens in $LLMRECIPES_CACHE."}
     )

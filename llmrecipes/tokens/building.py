@@ -31,19 +31,26 @@ SAY_EVERY_S = 30
 LONG = 10_000_000  # characters; usually a whole file in one row
 
 
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Fingerprint of everything that decides how a text is tokenised, and of the token that ends it."""
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase, split_special: bool = False) -> str:
+    """Fingerprint of everything that decides how a text is tokenised, and of the token that ends it.
+
+    split_special: see `build_encoder`."""
     backend = _plain_backend(tokenizer)
     rules = backend.to_str() if backend else str(sorted(tokenizer.get_vocab().items()))
+    own = backend.encode_special_tokens if backend else None
     return digest([hashlib.sha256(rules.encode()).hexdigest(), type(tokenizer).__name__ if not backend else "",
-                   backend.encode_special_tokens if backend else None, tokenizer.eos_token_id])  # fmt: skip
+                   split_special or own, tokenizer.eos_token_id])  # fmt: skip
 
 
-def build_encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list[list[int]]]:
-    """A function from texts to ids, without special tokens around them: the same as `tokenizer` itself, but faster."""
+def build_encoder(tokenizer: PreTrainedTokenizerBase, split_special: bool = False) -> Callable[[list[str]], list[list[int]]]:
+    """A function from texts to ids, without special tokens around them: the same as `tokenizer` itself, but faster.
+
+    split_special: a text that spells out a special token (<|im_end|>) is split like any other; otherwise it gives that
+    token."""
     backend = _plain_backend(tokenizer)
     if backend is None:
-        return lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return lambda texts: tokenizer(texts, add_special_tokens=False, split_special_tokens=split_special)["input_ids"]
+    backend.encode_special_tokens = split_special or backend.encode_special_tokens
     return lambda texts: [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
@@ -53,7 +60,7 @@ def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
     if not isinstance(backend, Tokenizer):
         return None
     copy = Tokenizer.from_str(backend.to_str())
-    copy.encode_special_tokens = backend.encode_special_tokens
+    copy.encode_special_tokens = bool(tokenizer.split_special_tokens)  # the backend has what it was last called with
     copy.no_truncation()
     copy.no_padding()
     return copy
@@ -65,8 +72,12 @@ def folder_name(source: TextSource, made_by: str) -> str:
     return f"{name}-{digest([FORMAT, ORDER, source.identity, made_by])}"
 
 
-def require_tokens(source: TextSource, tokenizer: PreTrainedTokenizerBase, home: Path, whole_check: bool) -> TokenShards:
+def require_tokens(
+    source: TextSource, tokenizer: PreTrainedTokenizerBase, home: Path, whole_check: bool, split_special: bool = True
+) -> TokenShards:
     """The shards of `source` below `home`, built if missing, and checked (see `TokenShards.check`).
+
+    split_special: see `build_encoder`.
 
     Raises:
         InputError: an unusable row, no rows at all, a full disk, a damaged shard.
@@ -75,20 +86,20 @@ def require_tokens(source: TextSource, tokenizer: PreTrainedTokenizerBase, home:
         raise InputError(
             "the tokenizer has no EOS token, which ends a document; set `eos_token` in its tokenizer_config.json"
         )
-    made_by = tokenizer_fingerprint(tokenizer)
+    made_by = tokenizer_fingerprint(tokenizer, split_special)
     folder = home / folder_name(source, made_by)
     with written_once(folder / MANIFEST, folder, "`tokens_dir`") as is_missing:
         if is_missing:
-            _build(source, tokenizer, made_by, folder)
+            _build(source, tokenizer, made_by, folder, split_special)
     shards = TokenShards(folder)
-    shards.check(made_by, whole_check, digests=int(os.environ.get("RANK", 0)) == 0)
+    shards.check({made_by}, whole_check, digests=int(os.environ.get("RANK", 0)) == 0)
     _refuse_left_out(source, shards.manifest.get("left_out"))
     for line in shards.manifest["notes"]:
         say(line)
     return shards
 
 
-def _build(source: TextSource, tokenizer: PreTrainedTokenizerBase, made_by: str, folder: Path) -> None:
+def _build(source: TextSource, tokenizer: PreTrainedTokenizerBase, made_by: str, folder: Path, split_special: bool) -> None:
     done = read_json(folder / PROGRESS) or {"rows": 0, "shards": [], "notes": {}}
     _refuse_left_out(source, done["notes"].get(NOT_USABLE, [0, None])[1])
     for left in folder.glob("*.part"):
@@ -98,7 +109,7 @@ def _build(source: TextSource, tokenizer: PreTrainedTokenizerBase, made_by: str,
     reader.notes.examples.update({what: example for what, (_, example) in done["notes"].items()})
     dtype = "uint16" if max(tokenizer.get_vocab().values()) < 1 << 16 else "uint32"  # ids may have gaps
     print(f"tokens: {source.where}: {'tokenizing' if not done['rows'] else 'going on'} into {folder}", flush=True)
-    encode = _noting(reader.notes, tokenizer)
+    encode = _noting(reader.notes, tokenizer, split_special)
     for shard in _write_shards(reader, encode, tokenizer.eos_token_id, folder, len(done["shards"]), dtype):
         notes = {what: [count, reader.notes.examples[what]] for what, count in reader.notes.counts.items()}
         done = {"rows": reader.consumed, "state": reader.state, "shards": [*done["shards"], shard], "notes": notes}
@@ -126,10 +137,11 @@ def _refuse_left_out(source: TextSource, row: str | None) -> None:
         raise InputError(f"{row}{HINT}")
 
 
-def _noting(notes: Notes, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list[list[int]]]:
+def _noting(notes: Notes, tokenizer: PreTrainedTokenizerBase, split_special: bool) -> Callable[[list[str]], list[list[int]]]:
     """`build_encoder` that also notes texts which the model sees differently from the source."""
-    encode, unknown = build_encoder(tokenizer), {tokenizer.unk_token_id} - {None, tokenizer.eos_token_id}
-    special = set(tokenizer.all_special_ids) - unknown
+    encode = build_encoder(tokenizer, split_special)
+    unknown, spelled = {tokenizer.unk_token_id} - {None, tokenizer.eos_token_id}, _special_finder(tokenizer)
+    learned = "text (`split_special_tokens: false` takes it for the token)" if split_special else "that token"
 
     def encode_and_note(texts: list[str]) -> list[list[int]]:
         found = encode(texts)
@@ -138,15 +150,29 @@ def _noting(notes: Notes, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[
                 notes.note("texts with NUL characters, which are learned", repr(text[max(text.find("\0") - 20, 0) :][:60]))
             if len(text) > LONG:
                 notes.note(f"texts of more than {LONG:,} characters", repr(text[:60]))
-            if not special.isdisjoint(ids):
-                token = tokenizer.decode([next(i for i in ids if i in special)])
-                place = max(text.find(token), 20) - 20
-                notes.note("texts that spell out a special token, which is learned as that token", repr(text[place:][:60]))
+            if (place := spelled(text)) >= 0:
+                example = repr(text[max(place, 20) - 20 :][:60])
+                notes.note(f"texts that spell out a special token, which is learned as {learned}", example)
             if not unknown.isdisjoint(ids):
                 notes.note("texts with characters that the tokenizer does not know", repr(text[:60]))
         return found
 
     return encode_and_note
+
+
+def _special_finder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], int]:
+    """A function from a text to the place of a special token that it spells out; -1 if it spells out none."""
+    by_start: dict[str, list[str]] = {}
+    unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id}
+    for number, token in tokenizer.added_tokens_decoder.items():
+        if token.special and number not in unknown:
+            by_start.setdefault(token.content[:2], []).append(token.content)
+
+    def find(text: str) -> int:  # most texts hold none of the few beginnings
+        places = (text.find(token) for start, own in by_start.items() if start in text for token in own)
+        return min((place for place in places if place >= 0), default=-1)
+
+    return find
 
 
 def _write_shards(reader: TextReader, encode: Callable, eos: int, folder: Path, number: int, dtype: str) -> Iterator[dict]:

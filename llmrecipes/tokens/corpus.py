@@ -58,9 +58,11 @@ class Corpus:
         for name, shards, number, some in zip(self.names, self.shards, drawn, blocks, strict=True):
             size = shards.num_tokens // length
             count = None if some is None else _count_documents(shards, some, length)
+            if number >= size:  # all blocks, but not the last tokens, which fill none
+                count = shards.num_documents - len(shards.document_ends(size * length - 1, shards.num_tokens - 1))
             found.append({
                 "source": name, "share": number / max(total, 1), "tokens": number * length, "epochs": number / size,
-                "unique_tokens": min(number, size) * length, "documents": shards.num_documents if number >= size else count,
+                "unique_tokens": min(number, size) * length, "documents": count,
                 "of_tokens": shards.num_tokens, "of_documents": shards.num_documents,
             })  # fmt: skip
         return found
@@ -132,10 +134,17 @@ def load_corpus(
 
 
 def build_blocks(
-    texts: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, length: int, num_rows: int, reset_attention: bool = False
+    texts: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    num_rows: int,
+    reset_attention: bool = False,
+    split_special: bool = True,
 ) -> TokenBlocks:
-    """Blocks of a few texts {"text"}, held in memory, in order; InputError if there are fewer than `num_rows` blocks."""
-    encode, documents = build_encoder(tokenizer), []
+    """Blocks of a few texts {"text"}, held in memory, in order; InputError if there are fewer than `num_rows` blocks.
+
+    split_special: see `build_encoder`."""
+    encode, documents = build_encoder(tokenizer, split_special), []
     for batch in texts.iter(1000):
         documents += [[*ids, tokenizer.eos_token_id] for ids in encode(batch["text"])]
     blocks = TokenBlocks([stream_in_memory(documents, "texts")], length, reset_attention=reset_attention)
@@ -191,6 +200,11 @@ def _plan(sizes: np.ndarray, weights, ends: list[int], max_epochs: float | None)
 
 def _announce(corpus: Corpus, steps: int) -> None:
     """Prints a line about what will be read, and warnings about what may be unintended."""
+    folders = [shards.folder for shards in corpus.shards]
+    for i, (name, folder) in enumerate(zip(corpus.names, folders, strict=True)):
+        if folder in folders[:i]:
+            other = corpus.names[folders.index(folder)]
+            say(f"warning: {name} has the same texts as {other}, which are so read twice as often; list them once")
     planned, length = corpus.seen(steps, documents=False), corpus.blocks.length
     say(f"corpus: {steps * corpus.batch * length:,} tokens in blocks of {length}: {describe(planned)}")
     for facts in planned:

@@ -102,14 +102,14 @@ class TokenShards(TokenStream):
         """Hashes of the texts, shard by shard."""
         return [_mapped(f"{file}.hashes", "uint64") for file in self.files]
 
-    def check(self, tokenizer: str, whole: bool, digests: bool = True) -> None:
-        """InputError naming what is wrong: made by another tokenizer than that with fingerprint `tokenizer`, or a file is
+    def check(self, tokenizers: set[str], whole: bool, digests: bool = True) -> None:
+        """InputError naming what is wrong: made by another tokenizer than those with fingerprints `tokenizers`, or a file is
         missing, truncated or altered.
 
         A file is read in full if it is small, if its mtime is not the recorded one, or if `whole`; otherwise parts of it.
         digests: whether to read files at all.
         """
-        if self.manifest["tokenizer"] != tokenizer:
+        if self.manifest["tokenizer"] not in tokenizers:
             raise InputError(
                 f"{self.folder}: was made by another tokenizer than this run's; tokenize the text with this one"
             )

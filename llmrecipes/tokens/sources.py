@@ -12,6 +12,7 @@ from llmrecipes.config import DataArguments, DatasetSource, InputError
 from llmrecipes.data import load_mixture
 from llmrecipes.data.once import written_once
 from llmrecipes.data.streams import TextSource, text_source
+from llmrecipes.data.tables import say
 from llmrecipes.durable import cache_folder, write_text
 from llmrecipes.manifest import digest
 from llmrecipes.tokens.arguments import TokenArguments
@@ -33,7 +34,7 @@ def load_shards(
     sources = [None if _is_tokens(s) else text_source(s, seed) for s in data.datasets]
     held_out = _held_out(data, sources, seed, home)
     shards = [
-        require_tokens(source, tokenizer, home, tokens.verify_tokens) if source
+        require_tokens(source, tokenizer, home, tokens.verify_tokens, tokens.split_special_tokens) if source
         else _open(Path(given.path), tokenizer, tokens.verify_tokens)
         for source, given in zip(sources, data.datasets, strict=True)
     ]  # fmt: skip
@@ -55,7 +56,9 @@ def _is_tokens(source: DatasetSource) -> bool:
 
 def _open(folder: Path, tokenizer: PreTrainedTokenizerBase, whole: bool) -> TokenShards:
     shards = TokenShards(folder)
-    shards.check(tokenizer_fingerprint(tokenizer), whole)
+    shards.check({tokenizer_fingerprint(tokenizer, split) for split in (True, False)}, whole)
+    for line in shards.manifest.get("notes", ()):
+        say(line)
     return shards
 
 
