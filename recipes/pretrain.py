@@ -79,8 +79,7 @@ def main(run, data, preview, training, model, pretrain, tokens, watch):
 
     report_rows({"train": count_documents(corpus)}, tokenizer, corpus, corpus.held_out, corpus.blocks, preview.preview)
     collate = collator_for(policy, tokens.reset_attention)
-    how = (tokens.reset_attention, tokens.split_special_tokens)
-    held_out = corpus.held_out and build_blocks(corpus.held_out, tokenizer, pretrain.max_length, 1, *how)
+    held_out = corpus.held_out and build_blocks(corpus.held_out, tokenizer, pretrain.max_length, 1, **tokens.reading)
     trainer = use_readable_log(
         PretrainTrainer(
             model=policy,

@@ -27,6 +27,11 @@ class TokenArguments:
     )
     verify_tokens: bool = field(default=False, metadata={"help": "Read every token shard in full and compare its SHA-256."})
 
+    @property
+    def reading(self) -> dict[str, bool]:
+        """How `build_blocks` makes held-out blocks like those of training."""
+        return {"reset_attention": self.reset_attention, "split_special": self.split_special_tokens}
+
     def __post_init__(self):
         if self.phases and (min(self.phases) <= 0 or abs(sum(self.phases) - 1) > 1e-6):
             raise InputError(f"phases: {self.phases} are not parts of the steps; give numbers above 0 that add up to 1")
