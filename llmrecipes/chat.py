@@ -16,6 +16,7 @@ from html import escape, unescape
 from pathlib import Path
 from threading import Thread
 
+from transformers import GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from llmrecipes import templates
@@ -25,7 +26,7 @@ from llmrecipes.durable import read_json
 from llmrecipes.formats import prompt_id, prompt_text, read_growing
 from llmrecipes.manifest import MANIFEST_FILE, in_order
 from llmrecipes.metrics import bradley_terry
-from llmrecipes.models import context_length, load_policy, load_tokenizer
+from llmrecipes.models import context_length, eos_token_ids, load_policy, load_tokenizer
 from llmrecipes.web import import_gradio
 
 LANGUAGE_MODELS = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
@@ -60,6 +61,7 @@ def _writes_text(about: dict) -> bool:
         return about.get("task_type") in ("CAUSAL_LM", None)
     named = about.get("architectures")
     known = isinstance(named, list) and any(name in LANGUAGE_MODELS for name in named)
+    known = known or "AutoModelForCausalLM" in (about.get("auto_map") or {})  # of the repository's own code
     return known or "CausalLM" in str(named) or "LMHeadModel" in str(named)  # the latter: GPT-2's
 
 
@@ -77,11 +79,15 @@ def terminal_lines(folder: str, command: str) -> str:
 
 
 @lru_cache(maxsize=4)
-def _load(folder: str):
+def _load(folder: str, trust_remote_code: bool):
     source = ModelArguments(model_name_or_path=folder)
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, trust_remote_code)
     templates.require_chat_template(tokenizer, folder)
-    return load_policy(source, tokenizer).eval(), tokenizer
+    model = load_policy(source, tokenizer, trust_remote_code).eval()
+    # As sampling and evaluation do: none of the model's own settings, such as a repetition penalty or beams, applies.
+    ends = eos_token_ids(model, tokenizer)
+    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+    return model, tokenizer
 
 
 @contextmanager
@@ -98,13 +104,20 @@ def _error(text: str) -> Exception:
     return import_gradio().Error(escape(text))
 
 
-def stream_answer(folder: str, messages: list[dict], temperature: float, top_p: float, max_new_tokens: int) -> Iterator[str]:
+def stream_answer(
+    folder: str,
+    messages: list[dict],
+    temperature: float,
+    top_p: float,
+    max_new_tokens: int,
+    trust_remote_code: bool = False,
+) -> Iterator[str]:
     """Streams the answer of the model in `folder`; greedy at temperature 0. Where the context is full, the first turns are
     left out, with a notice."""
     from transformers import TextIteratorStreamer
 
     with _shown():
-        model, tokenizer = _load(folder)
+        model, tokenizer = _load(folder, trust_remote_code)
     context = context_length(model) or 1 << 20
     room = context - max_new_tokens
     if room < 1:
@@ -118,7 +131,7 @@ def stream_answer(folder: str, messages: list[dict], temperature: float, top_p: 
     if left_out:
         import_gradio().Warning(f"The model no longer reads the first {left_out} turns: its context holds {context} tokens.")
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
     inputs = {"input_ids": ids.to(model.device), "attention_mask": ids.new_ones(ids.shape).to(model.device)}
 
     failed = []

@@ -29,7 +29,7 @@ from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.gguf import local_model
 from llmrecipes.data.tables import say
 from llmrecipes.templates import CHAT_TEMPLATE, end_of_turn
-from llmrecipes.tokenizers import load_tokenizer, loading, require_path
+from llmrecipes.tokenizers import diagnose, load_tokenizer, loading, require_path
 from llmrecipes.tokens.extension import grow_embeddings, is_extension, read_extension
 
 PAD, TURN_START, TURN_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
@@ -144,7 +144,9 @@ def load_reward_model(
     return reward_model
 
 
-def load_merged(model: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, list[str]]:
+def load_merged(
+    model: ModelArguments, tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, list[str]]:
     """(merged model, its sources) for the adapter in `model_name_or_path`; a classifier if the adapter is for one.
 
     Quantised weights are first dequantised to `dtype`: these are the values QLoRA trained on, and they are not rounded
@@ -158,7 +160,7 @@ def load_merged(model: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> tu
         raise InputError(f"model_name_or_path: {model.model_name_or_path} is a full model, so there is nothing to merge")
     is_classifier = "SEQ_CLS" in str(adapters[-1].adapter.task_type)
     kind = (AutoModelForSequenceClassification, {"num_labels": 1}) if is_classifier else (AutoModelForCausalLM, {})
-    merged = _load(kind[0], model, tokenizer, trust_remote_code=False, dequantise=True, **kind[1])
+    merged = _load(kind[0], model, tokenizer, trust_remote_code, dequantise=True, **kind[1])
     if is_classifier:
         merged.config.pad_token_id = tokenizer.pad_token_id
     return merged, [source.path for source in (whole, *adapters)]
@@ -222,6 +224,26 @@ def stop_at(model: PreTrainedModel, ends: set[int], tokenizer: PreTrainedTokeniz
         model.generation_config.eos_token_id = sorted({*stops, *new})
         say(f"{where}: answers end in {', '.join(tokenizer.convert_ids_to_tokens(new))}, at which generation did not stop; "
             "generation_config.json now includes it")  # fmt: skip
+
+
+def make_writable(config: GenerationConfig, where: str) -> None:
+    """Adds `do_sample: true` to generation settings that give a temperature or the like without it, as those of Vicuna and
+    the first Llama 2 do: transformers reads them, but refuses to write them once a token id in them has changed.
+
+    Raises:
+        InputError: transformers would refuse to write them for another reason.
+    """
+    try:
+        config.validate(strict=True)
+        return
+    except ValueError:
+        config.do_sample = True
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        told = " ".join(str(error).split())[:200]
+        raise InputError(f"{where}: its generation_config.json could not be written again: {told}") from None
+    say(f"{where}: generation_config.json has settings for sampling without do_sample: true, which is set from now on")
 
 
 def warn_of_rounding(model: torch.nn.Module) -> None:
@@ -293,6 +315,8 @@ def _load(
         loaded = loaded.dequantize()
     loaded = merge_all(loaded, adapters, exact)
     loaded.name_or_path = loaded.config._name_or_path = path  # the name of a new adapter's base: not a path in the cache
+    if loaded.can_generate():
+        make_writable(loaded.generation_config, path)
     if quantization is not None:
         keep_trainable(loaded)
     if tokenizer is not None:
@@ -351,9 +375,10 @@ def keep_trainable(quantised: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def read_config(path: str, key: str, kind=AutoConfig):
+def read_config(path: str, key: str, kind=AutoConfig, **options):
     """The AutoConfig or PeftConfig in `path`; InputError for `key` if there is none."""
     try:
-        return kind.from_pretrained(local_model(path))
+        return kind.from_pretrained(local_model(path), **options)
     except (OSError, ValueError, StrictDataclassError) as error:
-        raise InputError(f"{key}: {path} cannot be read: {str(error)[:200]}") from None
+        told = diagnose(path, "config", str(error)) or f"cannot be read: {str(error)[:200]}"
+        raise InputError(f"{key}: {path} {told}") from None

@@ -13,6 +13,9 @@ from llmrecipes.data.tables import say
 from llmrecipes.durable import read_json
 from llmrecipes.templates import complete_template, set_defaults
 
+# Names of files that hold a tokenizer's vocabulary.
+VOCABULARY = re.compile(r"tokenizer\.json|tekken\.json|vocab\..*|.*\.(model|tiktoken)")
+
 
 def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Tokenizer of `tokenizer_name_or_path`, otherwise that in the model's folder or, for an adapter without one, in its
@@ -30,6 +33,9 @@ def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> Pr
         found = local_model(path)
         tokenizer = class_for(found).from_pretrained(found, revision=revision, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise InputError(f"{path}: its tokenizer has neither an EOS nor a pad token; set eos_token in its "
+                             "tokenizer_config.json to the token that ends a text")  # fmt: skip
         tokenizer.pad_token = tokenizer.eos_token
     leave_out_eos(tokenizer, path)
     set_defaults(tokenizer, model.chat_template_kwargs or {})
@@ -102,6 +108,34 @@ class loading:
             ) from error
         if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" in str(error):
             raise InputError(f"{self.path}: its weights have different sizes than its config.json says") from error
+        if error is not None and not isinstance(error, InputError) and (known := diagnose(self.path, self.what, str(error))):
+            raise InputError(f"{self.path}: {known}") from error
         # ImportError: a package that the model needs is not installed, such as bitsandbytes
         if isinstance(error, (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError)):
             raise InputError(f"{self.path}: its {self.what} cannot be loaded: {str(error)[:300]}") from error
+
+
+def diagnose(path: str, what: str, text: str) -> str:
+    """What is wrong with the model or tokenizer (`what`) in `path` and what to do, where transformers' error, `text`, does
+    not say so; else nothing."""
+    folder = Path(path)
+    files = [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
+    for file in files:
+        if file.stat().st_size < 1024 and file.read_bytes().startswith(b"version https://git-lfs"):
+            return f"{file.name} is a pointer of Git LFS and not the file itself; run `git lfs pull` in that folder"
+    if "contains custom code" in text or "trust_remote_code" in text:
+        return "needs code of its own repository, which `trust_remote_code: true` runs, with your rights"
+    if what == "model" and re.search(r"file named \S*model\.safetensors", text):
+        return (
+            "has no weights as safetensors; others, such as pytorch_model.bin, are not read, since they may hold "
+            "code. If you trust them, convert them once: AutoModelForCausalLM.from_pretrained(PATH, "
+            "use_safetensors=False).save_pretrained(PATH)"
+        )
+    if what == "tokenizer" and files and not any(VOCABULARY.fullmatch(file.name) for file in files):
+        return "holds no tokenizer; name a folder or Hub id that has the model's own as tokenizer_name_or_path"
+    if what == "tokenizer" and re.search("sentencepiece|tiktoken", text, re.I):
+        return (
+            "its tokenizer is not in a tokenizer.json, and transformers needs a package to convert it: `pip install "
+            "sentencepiece`, or tiktoken where it is of that kind"
+        )
+    return ""

@@ -14,6 +14,7 @@ from llmrecipes.parsing import launch
 @dataclass
 class MergeArguments:
     output_dir: str = field(default="", metadata={"help": "Folder for the merged model."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code from the model's repository."})
     seed: int = 42
 
 
@@ -22,8 +23,8 @@ def main(run, merge, model):
     from llmrecipes.run import check_run, finish_run, start_run
 
     state = check_run("merge", run, merge, (run, merge, model), [model.model_name_or_path])
-    tokenizer = load_tokenizer(model)
-    merged, sources = load_merged(model, tokenizer)
+    tokenizer = load_tokenizer(model, merge.trust_remote_code)
+    merged, sources = load_merged(model, tokenizer, merge.trust_remote_code)
     start_run(state)
     if state.is_main:
         merged.save_pretrained(state.output_dir)

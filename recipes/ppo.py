@@ -67,7 +67,7 @@ def main(run, data, preview, training, model, reward, value, watch):
 
     check_quantised(model, training)
     if reward.reward_model_name_or_path:
-        check_reward_path(reward.reward_model_name_or_path)
+        check_reward_path(reward.reward_model_name_or_path, trust_remote_code=training.trust_remote_code)
     watched = load_watch(watch)
     inputs = [model.model_name_or_path, reward.reward_model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("ppo", run, training, (run, data, preview, training, model, reward, value, watch), inputs)

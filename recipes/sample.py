@@ -29,6 +29,7 @@ class SampleArguments:
         },
     )
     output_format: str = field(default="jsonl", metadata={"help": "File format.", "choices": ["jsonl", "parquet"]})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code from the model's repository."})
     seed: int = 42
 
 
@@ -48,9 +49,10 @@ def main(run, data, sample, model):
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("sample", run, sample, (run, data, sample, model), inputs, resumes=True)
 
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, sample.trust_remote_code)
     prompts = list(load_train_eval(data, sample.seed, ("prompt",), check=row_check(tokenizer))[0])
-    policy = load_policy(model, tokenizer).to("cuda" if torch.cuda.is_available() else "cpu")
+    policy = load_policy(model, tokenizer, sample.trust_remote_code)
+    policy.to("cuda" if torch.cuda.is_available() else "cpu")
 
     if not state.is_main:
         return

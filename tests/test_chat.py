@@ -32,7 +32,9 @@ from llmrecipes.chat import (
 )
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.formats import read_growing
+from llmrecipes.generation import sample_responses
 from llmrecipes.models import build_policy, load_policy, load_tokenizer, train_tokenizer
+from llmrecipes.templates import encode_prompts
 from llmrecipes.web import serve_blocks
 
 ROOT = Path(__file__).parent.parent
@@ -92,6 +94,21 @@ def test_a_lora_adapter_is_found_and_answers_as_itself(adapter):
     assert said(adapter / "lora") != said(adapter / "sft")
 
 
+def test_the_page_answers_as_sampling_does_whatever_the_models_own_settings_are(adapter):
+    own = shutil.copytree(adapter / "sft", adapter / "own")
+    settings = {"repetition_penalty": 9.0, "num_beams": 2, "num_return_sequences": 2, "do_sample": True, "top_k": 1}
+    config = json.loads((own / "generation_config.json").read_text())
+    (own / "generation_config.json").write_text(json.dumps(config | settings))
+    assert said(own) == said(adapter / "sft") and len(set(said(own))) < len(said(own))
+    source = ModelArguments(model_name_or_path=str(own))
+    tokenizer = load_tokenizer(source)
+    prompt = encode_prompts(tokenizer, [[{"role": "user", "content": "cat"}]])
+    stops = {"eos_token_ids": [tokenizer.eos_token_id], "pad_token_id": tokenizer.pad_token_id}
+    (sampled,) = sample_responses(load_policy(source, tokenizer), prompt, max_new_tokens=8, temperature=0, **stops)
+    assert said(own) == tokenizer.decode(sampled.token_ids, skip_special_tokens=True)
+    shutil.rmtree(own)
+
+
 # As Gemma's: a conversation begins with the user's turn, and the turns alternate.
 ALTERNATING = (
     "{% for m in messages if m.role != 'system' %}{% if (m.role == 'user') != loop.index0 is divisibleby(2) %}"
@@ -106,7 +123,7 @@ def loaded(adapter, monkeypatch):
     source = ModelArguments(model_name_or_path=str(adapter / "sft"))
     tokenizer = load_tokenizer(source)
     tokenizer.chat_template = ALTERNATING
-    monkeypatch.setattr("llmrecipes.chat._load", lambda folder: (model, tokenizer))
+    monkeypatch.setattr("llmrecipes.chat._load", lambda folder, trust_remote_code: (model, tokenizer))
     model = load_policy(source)
     return model, tokenizer
 

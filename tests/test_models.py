@@ -5,12 +5,16 @@ import shutil
 
 import pytest
 import torch
+from forked import run_python
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from llmrecipes.adapters import lora_config
+from llmrecipes.cards.loading import load_model
+from llmrecipes.chat import find_models
 from llmrecipes.config import InputError, ModelArguments
+from llmrecipes.evaluation import check_language_model
 from llmrecipes.models import (
     build_policy,
     context_length,
@@ -189,6 +193,79 @@ def test_missing_and_broken_models_are_input_errors(tokenizer, folder, tmp_path,
     weights.write_bytes(weights.read_bytes()[:1000])  # cut off, as by a full disk
     with pytest.raises(InputError, match="cannot be loaded"):
         load(ModelArguments(model_name_or_path=folder), tokenizer)
+
+
+def test_folders_as_downloads_leave_them_are_one_line_that_says_what_to_do(tokenizer, folder, tmp_path):
+    def changed(name, file, content=None):
+        copy = shutil.copytree(folder, tmp_path / name)
+        (copy / file).unlink()
+        if content is not None:
+            (copy / file).write_bytes(content)
+        return str(copy)
+
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n"
+    for name, file, content, part in (
+        ("lfs", "model.safetensors", pointer, "model.safetensors is a pointer of Git LFS .* run `git lfs pull`"),
+        ("bin", "model.safetensors", None, "no weights as safetensors; others, such as pytorch_model.bin, are not read"),
+        ("none", "tokenizer.json", None, "holds no tokenizer; .* as tokenizer_name_or_path"),
+    ):
+        model = ModelArguments(model_name_or_path=changed(name, file, content))
+        with pytest.raises(InputError, match=part):
+            load_policy(model, load_tokenizer(model))
+    (tmp_path / "none" / "tokenizer.model").write_bytes(b"SentencePiece")
+    with pytest.raises(InputError, match="`pip install sentencepiece`, or tiktoken"):
+        load_tokenizer(ModelArguments(model_name_or_path=str(tmp_path / "none")))
+    read = load_tokenizer(ModelArguments(model_name_or_path=folder))
+    read.pad_token = read.eos_token = None
+    read.save_pretrained(tmp_path / "endless")
+    with pytest.raises(InputError, match="neither an EOS nor a pad token; set eos_token"):
+        load_tokenizer(ModelArguments(tokenizer_name_or_path=str(tmp_path / "endless")))
+
+
+def test_generation_settings_that_could_not_be_written_again_are_mended_or_refused_before_training(
+    tokenizer, folder, tmp_path, capsys
+):
+    file, model = tmp_path / "generation_config.json", ModelArguments(model_name_or_path=folder)
+    written = json.loads(file.read_text())
+    file.write_text(json.dumps(written | {"temperature": 0.9, "top_p": 0.6}))  # as Vicuna's and the first Llama 2's
+    policy = load_policy(model, tokenizer)
+    assert "without do_sample: true, which is set from now on" in capsys.readouterr().out
+    policy.generation_config.bos_token_id = 3  # as a trainer does, which aligns it with the tokenizer
+    policy.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert (saved["do_sample"], saved["temperature"], saved["top_p"]) == (True, 0.9, 0.6)
+    file.write_text(json.dumps(written | {"early_stopping": True}))
+    with pytest.raises(InputError, match=r"generation_config.json could not be written again: .*early_stopping"):
+        load_policy(model, tokenizer)
+
+
+def test_code_of_a_models_repository_runs_in_every_stage_that_is_told_to_run_it(tokenizer, folder, tmp_path):
+    own = shutil.copytree(folder, tmp_path / "own")
+    config = json.loads((own / "config.json").read_text())
+    code = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    config |= {"model_type": "own", "architectures": ["OwnModel"], "auto_map": code}
+    (own / "config.json").write_text(json.dumps(config))
+    (own / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+        "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    (tmp_path / "q.jsonl").write_text('{"prompt": [{"role": "user", "content": "Who has a hat?"}]}\n')
+    rows, env = ["--datasets", f"[{{path: {tmp_path}/q.jsonl}}]"], {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    for load in (
+        lambda: load_policy(ModelArguments(model_name_or_path=str(own))),
+        lambda: check_language_model("x", str(own)),
+    ):
+        with pytest.raises(InputError, match="own.* needs code of its own repository, which `trust_remote_code: true` runs"):
+            load()
+    given = {"sample": ["--model_name_or_path", own, "--num_samples", 1], "evaluate": ["--models", f"{{own: {own}}}"]}
+    for stage, keys in given.items():
+        argv = [f"recipes/{stage}.py", *keys, *rows, "--max_new_tokens", 2, "--output_dir", tmp_path / stage]
+        run = run_python(*argv, "--trust_remote_code", "true", env=env)
+        assert run.returncode == 0, run.stderr
+    assert json.loads((tmp_path / "sample" / "samples.jsonl").read_text())["num_tokens"] == [2]
+    assert find_models(str(own)) == {"own": str(own)}
+    assert all("trust_remote_code=True" in line for line in load_model(own, "own", False, True) if "from_pre" in line)
 
 
 def test_weights_that_are_in_no_file_or_of_another_size_are_one_line_and_no_random_numbers(tokenizer, folder, tmp_path):

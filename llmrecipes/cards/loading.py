@@ -41,11 +41,13 @@ def load_model(folder: Path, name: str, is_classifier: bool, answers_chats: bool
             f"model = AutoPeftModelFor{kind}.from_pretrained({quoted}{labels})",
         ]
     else:
+        # Code of the model's own repository lies in the folder, too.
+        code = ", trust_remote_code=True" if "auto_map" in read_json(folder / "config.json") else ""
         lines = [
             f"from transformers import AutoModelFor{kind}, AutoTokenizer",
             "",
-            tokenizer,
-            f"model = AutoModelFor{kind}.from_pretrained({quoted})",
+            f"tokenizer = AutoTokenizer.from_pretrained({quoted}{code})",
+            f"model = AutoModelFor{kind}.from_pretrained({quoted}{code})",
         ]
     return lines + use
 

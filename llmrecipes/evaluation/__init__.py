@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peft import PeftConfig
-from transformers import AutoConfig
 
 from llmrecipes import metrics
 from llmrecipes.config import DataArguments, InputError, ModelArguments, load_function
@@ -73,14 +72,14 @@ def load_parts(data: DataArguments, args: EvaluateArguments, model_args: ModelAr
     if not args.models:
         raise InputError("`models` is missing; give {name: folder or Hub id, ...}")
     for name, path in args.models.items():
-        check_language_model(name, path)
+        check_language_model(name, path, args.trust_remote_code)
     parts = Parts(baseline=args.baseline)
     if data.eval_datasets:
         parts.texts = list(load_mixture(data.eval_datasets, args.seed, ("text",), announce=False)["text"])
     else:
         parts.skipped["perplexity"] = "no eval_datasets with held-out text"
     if data.datasets:
-        check = _question_check(model_args or ModelArguments(), args.models)
+        check = _question_check(model_args or ModelArguments(), args)
         parts.questions = list(load_mixture(data.datasets, args.seed, ("prompt",), announce=False, check=check))
     else:
         parts.skipped["behaviour"] = "no datasets with questions"
@@ -90,7 +89,7 @@ def load_parts(data: DataArguments, args: EvaluateArguments, model_args: ModelAr
         parts.skipped["abilities"] = "no tasks"
     parts.rule = load_function(args.rule, "rule") if args.rule else None
     if args.reward_model_name_or_path:
-        check_reward_path(args.reward_model_name_or_path)
+        check_reward_path(args.reward_model_name_or_path, trust_remote_code=args.trust_remote_code)
     parts.judge = load_judge(args.judge, args, args.judge_guidelines, args.output_dir)
     if isinstance(parts.judge, LLMJudge) and args.judge_pairs:
         parts.pairs = PairJudge(parts.judge.verdicts, read_guidelines(args.judge_guidelines))
@@ -106,21 +105,22 @@ def load_parts(data: DataArguments, args: EvaluateArguments, model_args: ModelAr
     return parts
 
 
-def check_language_model(name: str, path: str) -> None:
+def check_language_model(name: str, path: str, trust_remote_code: bool = False) -> None:
     """InputError unless `path` holds a language model or an adapter of one; reads only configs."""
     require_folder(path, f"models: {name}")
     adapter = (Path(path) / "adapter_config.json").is_file()
-    config = read_config(path, f"models: {name}", PeftConfig if adapter else AutoConfig)
+    key = f"models: {name}"
+    config = read_config(path, key, PeftConfig) if adapter else read_config(path, key, trust_remote_code=trust_remote_code)
     kinds = [config.task_type or ""] if adapter else config.architectures or []
     if any("SEQ_CLS" in kind or "SequenceClassification" in kind for kind in kinds):
         raise InputError(f"models: {name}: {path} scores answers but cannot write any; give it as reward_model_name_or_path")
 
 
-def _question_check(model_args: ModelArguments, models: dict[str, str]) -> Callable[[dict, str], None]:
+def _question_check(model_args: ModelArguments, args: EvaluateArguments) -> Callable[[dict, str], None]:
     """`row_check` with the chat template of every model."""
     checks = {}
-    for name, path in models.items():
-        tokenizer = load_tokenizer(_source(model_args, path))
+    for name, path in args.models.items():
+        tokenizer = load_tokenizer(_source(model_args, path), args.trust_remote_code)
         of_template = row_check(tokenizer)
         checks.setdefault(json.dumps(of_template.key, default=str), (name, path, tokenizer, of_template))
 
@@ -146,14 +146,14 @@ def evaluate_models(model_args: ModelArguments, args: EvaluateArguments, parts: 
     """
     if parts.questions and args.reward_model_name_or_path:
         tell_unread(parts.questions)
-        parts.reward = RewardScorer(model_args, args.reward_model_name_or_path)
+        parts.reward = RewardScorer(model_args, args.reward_model_name_or_path, trust_remote_code=args.trust_remote_code)
     scores, greedy, sampled, hits = {}, {}, {}, {}
     # The baseline first, since the others are compared with it.
     names = sorted(args.models, key=lambda name: name != args.baseline)
     reference = None
     for name in names:
         started = time.monotonic()
-        model, tokenizer = _load(model_args, args.models[name])
+        model, tokenizer = _load(model_args, args.models[name], args.trust_remote_code)
         own = scores[name] = {}
         hits[name] = {}
         if parts.texts:
@@ -279,10 +279,10 @@ def _source(model_args: ModelArguments, path: str) -> ModelArguments:
     return own
 
 
-def _load(model_args: ModelArguments, path: str):
+def _load(model_args: ModelArguments, path: str, trust_remote_code: bool):
     own = _source(model_args, path)
-    tokenizer = load_tokenizer(own)
-    model = load_policy(own, tokenizer).eval()
+    tokenizer = load_tokenizer(own, trust_remote_code)
+    model = load_policy(own, tokenizer, trust_remote_code).eval()
     if not hasattr(model, "hf_device_map"):
         model.to(device())
     return model, tokenizer

@@ -44,6 +44,7 @@ class EvaluateArguments(JudgeArguments):
     kl_prompts: int = field(default=100, metadata={"help": "Prompts used to measure KL; 0 to skip."})
     show_answers: int = field(default=6, metadata={"help": "Questions shown side by side at the end."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows per forward pass."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code from the models' repositories."})
     seed: int = 42
 
     def __post_init__(self):

@@ -36,7 +36,7 @@ def load_rewards(reward: RewardArguments, model: ModelArguments, trust_remote_co
 
     functions, tokenizers = [], []
     if reward.reward_model_name_or_path:
-        check_reward_path(reward.reward_model_name_or_path)
+        check_reward_path(reward.reward_model_name_or_path, trust_remote_code=trust_remote_code)
         source = ModelArguments(
             model_name_or_path=reward.reward_model_name_or_path,
             dtype=reward.reward_model_dtype or model.dtype,

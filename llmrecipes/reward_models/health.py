@@ -68,7 +68,7 @@ def check_saved_model(
 
     run: has output_dir, per_device_eval_batch_size, seed and trust_remote_code, like TRL's training arguments.
     """
-    check_reward_path(str(folder), "model_name_or_path")
+    check_reward_path(str(folder), "model_name_or_path", run.trust_remote_code)
     unset_hf_deepspeed_config()  # otherwise ZeRO-3 partitions the model over processes that do not run this
     model_args = replace(model_args, model_name_or_path=str(folder), tokenizer_name_or_path=None)
     tokenizer = load_tokenizer(model_args, run.trust_remote_code)

@@ -41,14 +41,14 @@ def check_reward_model(model: PreTrainedModel) -> None:
         raise InputError(f"reward model {reward_name(model)}: gives {model.config.num_labels} labels; expected one score")
 
 
-def check_reward_path(path: str, key: str = "reward_model_name_or_path") -> None:
+def check_reward_path(path: str, key: str = "reward_model_name_or_path", trust_remote_code: bool = False) -> None:
     """InputError for `key` unless `path` holds a sequence classifier with one label, or an adapter of one: a language model
     would be given a random head. Reads only configs."""
     if Path(path, "adapter_config.json").is_file():
         if "SEQ_CLS" not in str(read_config(path, key, PeftConfig).task_type):
             raise InputError(f"{key}: {path} is not a reward model but another adapter; train one with recipes/reward.py")
         return
-    config = read_config(path, key)
+    config = read_config(path, key, trust_remote_code=trust_remote_code)
     kinds = config.architectures or []
     if not any("SequenceClassification" in kind or "Reward" in kind for kind in kinds):
         raise InputError(f"{key}: {path} is not a reward model but {', '.join(kinds) or 'of no known kind'}")
@@ -238,12 +238,14 @@ def pool_at_last_token(model: PreTrainedModel | PeftModel) -> None:
 class RewardScorer:
     """Scores of a reward model, loaded from a folder or the Hub; by default on this process's device."""
 
-    def __init__(self, model_args: ModelArguments, path: str, place: torch.device | None = None):
-        check_reward_path(path)
+    def __init__(
+        self, model_args: ModelArguments, path: str, place: torch.device | None = None, trust_remote_code: bool = False
+    ):
+        check_reward_path(path, trust_remote_code=trust_remote_code)
         own = copy.copy(model_args)
         own.model_name_or_path, own.tokenizer_name_or_path = path, None
-        self.tokenizer = load_tokenizer(own)
-        self.model = load_reward_model(own, self.tokenizer).eval()
+        self.tokenizer = load_tokenizer(own, trust_remote_code)
+        self.model = load_reward_model(own, self.tokenizer, trust_remote_code).eval()
         if not hasattr(self.model, "hf_device_map"):
             self.model.to(place or device())
 
