@@ -25,7 +25,7 @@ from llmrecipes.keys.strict_yaml import load_yaml, parse_yaml, read_yaml  # noqa
 from llmrecipes.keys.usage import describe, list_values
 from llmrecipes.keys.values import accepted, check_value, shown
 from llmrecipes.memory import out_of_memory
-from llmrecipes.preflight import check_machine, contradictions, remarks
+from llmrecipes.preflight import check_machine, contradictions, ineffective, remarks
 from llmrecipes.preflight.precedence import let_command_line_win
 from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.signals import follow_launcher
@@ -251,6 +251,12 @@ def config_problems(path: str | os.PathLike, recipe: Path, given: dict[str, list
     without importing anything. For chains: mistakes in the last stage are reported before the first one runs."""
     settings, _, problems = collect(Options(given or {}, config=str(path)), recipe_keys(recipe))
     return problems + contradictions(settings)
+
+
+def without_effect(path: str | os.PathLike, recipe: Path, given: dict[str, list[str]]) -> list[str]:
+    """Which of the keys `given` on the command line have no effect in a recipe's YAML, although a run would only warn."""
+    settings, _, _ = collect(Options(given, config=str(path)), recipe_keys(recipe))
+    return settings.lines((key, text) for key, text in ineffective(settings) if key in given)
 
 
 def _remember(key: str, settings: Settings) -> None:

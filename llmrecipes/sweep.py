@@ -9,22 +9,24 @@ from llmrecipes.config import InputError, nearest
 from llmrecipes.keys import recipe_keys
 from llmrecipes.keys.strict_yaml import parse_yaml
 from llmrecipes.keys.values import check_value
-from llmrecipes.manifest import digest, move_paths
-from llmrecipes.parsing import config_problems
+from llmrecipes.manifest import digest, is_part_of_a_run, move_paths
+from llmrecipes.parsing import config_problems, without_effect
 
 WHERE = "command line"
+BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")  # their product is part of a run
 LONGEST_NAME = 255  # bytes, of a folder on the usual file systems
 
 
 def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
-    """`stages`, with those that depend on the key repeated for each value, in OUTPUT_DIR/KEY=VALUE/STAGE, after the others.
+    """`stages`, with those that depend on the key repeated for each value, in OUTPUT_DIR/KEY=VALUE/STAGE, after the others;
+    in OUTPUT_DIR/STAGE.KEY=VALUE/STAGE if several stages of the chain have the key, so that a sweep of each has its folders.
 
     given: STAGE.KEY=VALUE,VALUE, or KEY=VALUE,VALUE if exactly one of the stages (of `only`, if given) has the key. Commas
     inside [...] or {...} belong to a value.
 
     Raises:
-        InputError: no stage or key of that name, several stages with the key, or an invalid value for it, also one that
-            the stage's other settings forbid.
+        InputError: no stage or key of that name, several stages with the key, a key that changes nothing in what the stage
+            makes, or an invalid value for it, also one that the stage's other settings forbid.
     """
     name, _, values = given.partition("=")
     words = re.findall(r"(?:^|,)((?:\[[^]]*\]|\{[^}]*\}|[^,])*)", values)
@@ -34,15 +36,20 @@ def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
     if key == "output_dir" or (key == "seed" and stage.seed is not None):
         why = "each value has a folder of its own" if key == "output_dir" else "--seed sets it for every stage"
         raise InputError(f"{WHERE}: sweep: `{key}` cannot be swept, {why}; leave it out")
+    if not is_part_of_a_run(key) and key not in BATCH:
+        why = "as it changes nothing in what a stage makes, only how it is done or described"
+        raise InputError(f"{WHERE}: sweep: `{key}` cannot be swept, {why}; leave it out")
     about = recipe_keys(stage.recipe)[key]
     chosen = {word: check_value(key, parse_yaml(word, WHERE), about, f"{WHERE}: sweep") for word in words}
-    labels = {word: _name(key, word.replace("/", "-")) for word in words}
+    is_of_one = sum(key in recipe_keys(other.recipe) for other in stages) == 1
+    labels = {word: _name(key if is_of_one else f"{stage.name}.{key}", word.replace("/", "-")) for word in words}
     for first, second in combinations(words, 2):
         if chosen[first] == chosen[second] and type(chosen[first]) is type(chosen[second]):
             raise InputError(f"{WHERE}: sweep: {first} and {second} are the same value; give each once")
         if labels[first] == labels[second]:
             raise InputError(f"{WHERE}: sweep: {first} and {second} would share the folder {labels[first]}; rename one")
-    if problems := [p for word in words for p in config_problems(stage.source, stage.recipe, {key: [word]})]:
+    problems = [p for word in words for p in config_problems(stage.source, stage.recipe, {key: [word]})]
+    if problems := problems or [p for word in words for p in without_effect(stage.source, stage.recipe, {key: [word]})]:
         raise InputError(*dict.fromkeys(problems))
     changed = [stage]
     for later in stages[stages.index(stage) + 1 :]:

@@ -282,13 +282,13 @@ def test_sweep_makes_what_does_not_depend_on_the_key_once(tmp_path):
     stages = swept(tmp_path, "reward.learning_rate=1e-4,3e-4")
     assert [stage.title for stage in stages] == [
         "tokenizer", "pretrain", "sft", "sample", "rank", "dpo",
-        "reward learning_rate=1e-4", "ppo learning_rate=1e-4", "evaluate learning_rate=1e-4",
-        "reward learning_rate=3e-4", "ppo learning_rate=3e-4", "evaluate learning_rate=3e-4",
+        "reward reward.learning_rate=1e-4", "ppo reward.learning_rate=1e-4", "evaluate reward.learning_rate=1e-4",
+        "reward reward.learning_rate=3e-4", "ppo reward.learning_rate=3e-4", "evaluate reward.learning_rate=3e-4",
     ]  # fmt: skip
     home = tmp_path / "chain"
     by_title = {stage.title: stage for stage in stages}
-    reward, ppo, evaluate = (by_title[f"{name} learning_rate=3e-4"] for name in ("reward", "ppo", "evaluate"))
-    assert reward.values["learning_rate"] == 3e-4 and reward.output_dir == home / "learning_rate=3e-4" / "reward"
+    reward, ppo, evaluate = (by_title[f"{name} reward.learning_rate=3e-4"] for name in ("reward", "ppo", "evaluate"))
+    assert reward.values["learning_rate"] == 3e-4 and reward.output_dir == home / "reward.learning_rate=3e-4" / "reward"
     assert ppo.values["reward_model_name_or_path"] == str(reward.output_dir)
     assert ppo.values["model_name_or_path"] == str(home / "sft") and "learning_rate" not in ppo.values
     assert evaluate.values["models"]["ppo"] == str(ppo.output_dir)
@@ -309,8 +309,13 @@ def test_sweep_makes_what_does_not_depend_on_the_key_once(tmp_path):
         ("ppo.total_episodes=8,16", "total_episodes: and `max_steps: 2` both say how long"),
         ("dpo.lora_target_modules=[q_proj,v_proj]", "two values or more"),
         ("dpo.learning_rate=1e-4,0.0001", "1e-4 and 0.0001 are the same value"),
-        ("dpo.model_name_or_path=a/b,a-b", "a/b and a-b would share the folder model_name_or_path=a-b"),
+        ("dpo.model_name_or_path=a/b,a-b", "a/b and a-b would share the folder dpo.model_name_or_path=a-b"),
         ("dpo.output_dir=a,b", "`output_dir` cannot be swept, each value has a folder"),
+        ("dpo.save_steps=1,2", "`save_steps` cannot be swept, as it changes nothing in what a stage makes"),
+        ("dpo.license=mit,apache-2.0", "`license` cannot be swept"),
+        ("pretrain.watch_items=4,8", "`watch_items` cannot be swept"),
+        ("sft.packing_strategy=bfd,wrapped", "packing_strategy: has no effect without `packing`"),
+        ("dpo.eval_steps=1,2", "eval_steps: has no effect without `eval_strategy`"),
         ("beta", "is not KEY=VALUE,VALUE"),
         ("", "is not KEY=VALUE,VALUE"),
     ],
@@ -345,10 +350,19 @@ def test_an_option_given_twice_is_refused_and_the_last_does_not_replace_the_firs
     )
 
 
+def test_sweeps_of_one_key_of_two_stages_have_folders_of_their_own(tmp_path):
+    folders = [
+        {s.output_dir for s in swept(tmp_path, f"{name}.learning_rate=1,2") if s.variant} for name in ("reward", "ppo")
+    ]
+    assert folders[0] and folders[1] and not folders[0] & folders[1]
+    sizes = {s.variant for s in swept(tmp_path, "dpo.per_device_train_batch_size=1,2") if s.variant}
+    assert len(sizes) == 2, "another batch is another run"
+
+
 def test_a_value_too_long_for_a_folders_name_has_a_short_one(tmp_path):
     long = "[{path: " + "x" * 300 + "}]"
     folders = {stage.variant for stage in swept(tmp_path, f"dpo.datasets={long},{long.replace('x', 'y')}") if stage.variant}
-    assert len(folders) == 2 and all(len(name) < 100 and name.startswith("datasets=") for name in folders)
+    assert len(folders) == 2 and all(len(name) < 100 and name.startswith("dpo.datasets=") for name in folders)
 
 
 def test_each_sweep_has_a_comparison_of_its_own(tmp_path):
@@ -409,7 +423,7 @@ def test_a_sweep_that_is_ended_twice_continues_and_makes_nothing_again(tmp_path)
     shared = stand(home / "tokenizer")
 
     interrupted(argv, two / "checkpoint-2", tmp_path / "second.txt", signal.SIGKILL)
-    assert stages((tmp_path / "second.txt").read_text()) == ["pretrain learning_rate=1e-3", "pretrain learning_rate=3e-3"]
+    assert stages((tmp_path / "second.txt").read_text()) == [f"pretrain learning_rate={value}" for value in ("1e-3", "3e-3")]
     assert manifest(one)["status"] == "finished" and manifest(two)["status"] != "finished"
     kept = shared | stand(one)
 

@@ -66,11 +66,12 @@ def _groups(s: Settings) -> Problems:
 
 def remarks(s: Settings) -> list[str]:
     """What runs, but perhaps not as intended: printed as warnings."""
-    checks = (_ineffective, _warmup, _batch, places.unread, machine.room_for_all)
+    checks = (ineffective, _warmup, _batch, places.unread, machine.room_for_all)
     return s.lines(problem for check in checks for problem in check(s))
 
 
-def _ineffective(s: Settings) -> Problems:
+def ineffective(s: Settings) -> Problems:
+    """Keys without effect that are only warned about, and code from a model's repository."""
     for key, needs, off in (
         ("eval_steps", "eval_strategy", s["eval_strategy"] != "steps"),
         ("save_steps", "save_strategy", s["save_strategy"] != "steps"),
