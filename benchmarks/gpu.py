@@ -8,7 +8,8 @@ reward, 10.6M parameters, three seeds). How long these take on a GPU was not mea
 
 Elsewhere random tokens and weights: speed does not depend on them. Each part runs in a process of its own. MFU is
 (6 N + 12 L H T) tokens/s over the card's dense bf16 peak, with N all parameters (nanoGPT's and PaLM's count; 4 N with LoRA,
-whose frozen weights have no gradients). --trl: a
+whose frozen weights have no gradients); in `sft` and `lora`, whose rows are packed or joined without padding, T is each
+token's own row. --trl: a
 folder with trl 1.12.0 (`pip install --no-deps --target FOLDER trl==1.12.0`), used with the other packages of this
 environment; without it TRL's PPO is not measured. --json is written again with each figure that a part finds, so that a
 machine that goes away takes none of them along. --smoke: every part on tiny models, also on a CPU, to check that it runs;
@@ -16,7 +17,6 @@ its figures mean nothing.
 """
 
 import argparse
-import contextlib
 import importlib.metadata
 import json
 import os
@@ -29,6 +29,7 @@ import traceback
 from pathlib import Path
 
 import yaml
+from gpu_sides import BareLoop, Recipe, build_model, build_pretraining, build_sft, documents
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("pretrain", "sft", "lora", "decode", "ppo")
@@ -64,112 +65,70 @@ def peak_flops(name: str) -> float | None:
     return known[max(cards, key=len)]["tflops"] * 1e12 if cards else None
 
 
-def build_model(shape: tuple, seed: int = 0):
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    layers, width, heads, length, _, vocabulary = shape
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=-(-8 * width // 3) // 64 * 64,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        max_position_embeddings=2 * length,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return LlamaForCausalLM(config)
-
-
-def arguments(cls, folder: str, shape: tuple, steps: int, **more):
-    import torch
-
-    cuda = torch.cuda.is_available()
-    return cls(
-        output_dir=folder,
-        max_steps=steps,
-        per_device_train_batch_size=shape[4],
-        learning_rate=1e-4,
-        logging_steps=steps,
-        lr_scheduler_type="constant",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        bf16=cuda,
-        use_cpu=not cuda,
-        torch_compile=cuda,
-        optim="adamw_torch_fused",
-        dataloader_pin_memory=cuda,
-        activation_checkpointing=False,
-        dataloader_num_workers=2 if cuda else 0,
-        **more,
-    )
-
-
-def build_trainer(part: str, shape: tuple, steps: int, folder: str, **keys):
-    """The recipe's trainer of `pretrain`, with `keys` of its own, `sft` or `lora` on random rows."""
-    import torch
-    from datasets import Dataset
-    from transformers import TrainingArguments
-
-    from llmrecipes.pretraining import PretrainTrainer
-    from llmrecipes.tokens.blocks import collate_blocks
-    from llmrecipes.training import SFTTrainer
-
-    *_, length, rows, vocabulary = shape
-    ids = torch.randint(3, vocabulary, (rows * steps, length))
-    if part == "pretrain":
-        data = Dataset.from_dict({"input_ids": ids.tolist()}).with_format("torch")
-        return PretrainTrainer(
-            model=build_model(shape),
-            args=arguments(TrainingArguments, folder, shape, steps),
-            train_dataset=data,
-            data_collator=collate_blocks,
-            **keys,
-        )
-    import peft
-    import trl
-    from ppo_sides import build_tokenizer
-
-    labels = ids.clone()
-    labels[:, : length // 2] = -100  # the prompt
-    data = Dataset.from_dict({"input_ids": ids.tolist(), "labels": labels.tolist()})
-    lora = peft.LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM") if part == "lora" else None
-    return SFTTrainer(
-        model=build_model(shape),
-        args=arguments(trl.SFTConfig, folder, shape, steps, max_length=length),
-        train_dataset=data,
-        processing_class=build_tokenizer(vocabulary, False),
-        peft_config=lora,
-    )
-
-
-def against_bare_loop(part: str, shape: tuple, steps: int) -> dict:
+def pretrain(shape: tuple, steps: int) -> dict:
     """The recipe's trainer and a hand-written loop, alternating on the same rows: medians of three turns each, without the
-    first step of a turn; then, in pretraining, the trainer with `fused_lm_head`. A side that fails leaves the others their
-    figures."""
+    first step of a turn; then the trainer with `fused_lm_head`. A side that fails leaves the others their figures."""
     layers, width, _, length, rows, _ = shape
     with tempfile.TemporaryDirectory() as folder:
-        sides = {"recipe": Recipe(part, shape, steps, folder)}
+        sides = {"recipe": Recipe(build_pretraining(shape, steps, folder))}
         trainer = sides["recipe"].trainer
         parameters = sum(p.numel() for p in trainer.model.parameters())
-        if part != "lora":  # the adapter's loop is TRL's own
-            sides["bare"] = BareLoop(build_model(shape), trainer, steps)
+        sides["bare"] = BareLoop(build_model(shape), trainer, steps)
         found = {"parameters": parameters, "tokens_per_step": rows * length}
-        # Frozen weights need no weight gradients: 4 N instead of 6 N.
-        flops = (6 if part != "lora" else 4) * parameters + 12 * layers * width * length
+        flops = 6 * parameters + 12 * layers * width * length
         contest(sides, (), rows * length, flops, found)
         if {"bare_tokens_per_s", "recipe_tokens_per_s"} <= found.keys():
             found["overhead"] = found["bare_tokens_per_s"] / found["recipe_tokens_per_s"] - 1
         report(found)
-        if part == "pretrain":
-            fused = {"fused_lm_head": Recipe(part, shape, steps, folder, fused_lm_head=True)}
-            contest(fused, tuple(sides.values()), rows * length, flops, found)
+        fused = {"fused_lm_head": Recipe(build_pretraining(shape, steps, folder, fused_lm_head=True))}
+        contest(fused, tuple(sides.values()), rows * length, flops, found)
     return found
+
+
+def sft(part: str, shape: tuple, steps: int) -> dict:
+    """SFT (`lora`: of an adapter) in bf16 and not compiled: rows of different lengths packed into blocks, and joined without
+    padding, each by the recipe's trainer and by a hand-written loop. Then, packed, the trainer with the mask that it would
+    have without attention by document and, in `sft`, with torch_compile. Only real tokens and attention inside documents
+    count."""
+    import peft
+
+    lora, found = part == "lora", {}
+    plain = {"torch_compile": False}
+    runs = {"packed": (True, plain), "padding_free": (False, plain), "masked": (True, plain)}
+    runs |= {} if lora else {"compiled": (True, {})}
+    for name, (packed, keys) in runs.items():
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                trainer = build_sft(shape, steps, folder, packed, lora, **keys)
+                sides, bare = {name: Recipe(trainer)}, f"{name}_bare"
+                if name == "masked":
+                    trainer._by_document = False
+                elif name != "compiled":
+                    model = build_model(shape)
+                    if lora:
+                        model = peft.get_peft_model(model, trainer.model.peft_config["default"])
+                    sides[bare] = BareLoop(model, trainer, steps)
+                tokens, flops = work_of(documents(trainer), shape, steps, trainer.model, lora)
+                found[f"{name}_tokens_per_step"] = tokens
+                contest(sides, (), tokens, flops, found)
+                found[f"{name}_by_document"] = trainer._by_document
+                if {f"{name}_tokens_per_s", f"{bare}_tokens_per_s"} <= found.keys():
+                    found[f"{name}_overhead"] = found[f"{bare}_tokens_per_s"] / found[f"{name}_tokens_per_s"] - 1
+            except Exception:  # leaves the other runs their figures
+                found[f"{name}_failed"] = traceback.format_exc()[-1500:]
+            report(found)
+        trainer = sides = model = None  # their memory
+        free()
+    return found
+
+
+def work_of(lengths: list[int], shape: tuple, steps: int, model, lora: bool) -> tuple[float, float]:
+    """(tokens of a step, FLOPs of a token): 6 per weight, 4 where weights are frozen and have no gradients, and attention's
+    12 L H of each token and each of its own document's."""
+    layers, width, *_ = shape
+    tokens = sum(lengths)
+    attention = 12 * layers * width * sum(length * length for length in lengths) / tokens
+    return tokens / steps, (4 if lora else 6) * sum(p.numel() for p in model.parameters()) + attention
 
 
 def contest(sides: dict, idle: tuple, tokens: int, flops: float, found: dict) -> None:
@@ -197,67 +156,6 @@ def turn(side) -> float:
 
     reset_peak()
     return pace(side.run())[0]
-
-
-class Recipe:
-    """The recipe's trainer, with what `llmrecipes.resume.run_training` adds to a step, to be run several times."""
-
-    def __init__(self, *given, **keys):
-        from training import Clock
-
-        from llmrecipes.logs import use_readable_log
-        from llmrecipes.pacing import keep_gpu_busy, stop_where_not_finite
-
-        self.clock, self.trainer = Clock(), use_readable_log(build_trainer(*given, **keys))
-        self.trainer.add_callback(self.clock)
-        stop_where_not_finite(self.trainer)
-        keep_gpu_busy(self.trainer, given={})
-        self.model = self.trainer.model
-
-    @property
-    def optimizer(self):
-        return self.trainer.optimizer
-
-    def run(self) -> list[tuple[float, float]]:
-        """Runs the steps; returns the times at which they ended."""
-        self.trainer.train()
-        return self.clock.times
-
-
-class BareLoop:
-    """A hand-written loop with the trainer's rows, precision, compilation, fused AdamW and, in pretraining, attention
-    without a mask."""
-
-    def __init__(self, model, trainer, steps: int):
-        import torch
-
-        from llmrecipes.attention import without_mask
-
-        self.args = trainer.args
-        self.attention = without_mask if getattr(trainer, "_needs_no_mask", False) else contextlib.nullcontext
-        self.model = model.to(self.args.device).train()
-        self.forward = torch.compile(self.model) if self.args.torch_compile else self.model
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
-        columns = ("input_ids", "labels")
-        self.batches = [{k: b[k] for k in columns} for b in list(trainer.get_train_dataloader())[:steps]]
-
-    def run(self) -> list[tuple[float, float]]:
-        """Runs the steps; returns the times at which they ended."""
-        import torch
-        from training import now
-
-        times = []
-        for step, batch in enumerate(self.batches, 1):
-            batch = {name: value.to(self.args.device, non_blocking=True) for name, value in batch.items()}
-            autocast = torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16)
-            with autocast, self.attention(self.model):
-                loss = self.forward(**batch, use_cache=False).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            times.append(now(step in (1, len(self.batches))))
-        return times
 
 
 def decode(shape: tuple, new_tokens: int) -> dict:
@@ -352,6 +250,16 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # peak of the process so far
 
 
+def free() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def held_gib(model, optimizer) -> float:
     """What a side that does not run keeps on a GPU: weights and optimizer states. On a CPU 0: see `peak_gib`."""
     import torch
@@ -381,7 +289,9 @@ def measure(part: str, smoke: bool, trl: str | None, text: str | None) -> dict:
     shape = SHAPES["smoke" if smoke else part]
     if part == "decode":
         return decode(shape, 8 if smoke else 128)
-    return against_bare_loop(part, shape, steps=3 if smoke else 30)
+    if part == "pretrain":
+        return pretrain(shape, steps=3 if smoke else 30)
+    return sft(part, shape, steps=3 if smoke else 20)
 
 
 def shown(value) -> str:
@@ -421,7 +331,7 @@ def main() -> None:
         found = results[part]
         goal = f"   (goal: {GOALS[part]})" if part in GOALS else ""
         print(f"\n{part}, {found['seconds']} s{goal}", flush=True)
-        print("\n".join(f"  {name:<28} {shown(value)}" for name, value in found.items() if name != "seconds"), flush=True)
+        print("\n".join(f"  {name:<32} {shown(value)}" for name, value in found.items() if name != "seconds"), flush=True)
     if any("failed" in key for part in parts for key in results[part]):
         sys.exit(1)
 

@@ -8,13 +8,13 @@ import torch
 from transformers import Trainer, TrainingArguments
 from trl.trainer.utils import add_fused_lm_head  # internal: TRL's own trainers use it, and nothing public is like it
 
-from llmrecipes.attention import needs_no_mask, without_mask
+from llmrecipes.attention import BORDERS, ByDocument, needs_no_mask, without_mask
 from llmrecipes.data.tables import say
 from llmrecipes.muon import build_muon
 from llmrecipes.training import add_loss_alone, name_loss
 
 
-class PretrainTrainer(Trainer):
+class PretrainTrainer(ByDocument, Trainer):
     """Trainer with MuonAdamW if `muon_learning_rate` is given: under FSDP, Trainer does not accept an optimizer built
     outside.
 
@@ -42,6 +42,8 @@ class PretrainTrainer(Trainer):
     def compute_loss(self, model, inputs, *args, **kwargs):
         if "position_ids" in inputs:  # with a cache they would silently reset nothing
             inputs["use_cache"] = False
+            if not self._by_document:  # not every model takes them
+                inputs = {name: value for name, value in inputs.items() if name not in BORDERS}
         if self.label_smoother is None:  # it needs the logits
             inputs |= self._loss_keys
         no_mask = self._needs_no_mask and "position_ids" not in inputs

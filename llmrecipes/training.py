@@ -19,6 +19,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from llmrecipes.adapters import restore_saved_modules
 from llmrecipes.answer_masks import NOTES, end_answers, name_tokens, tokenize_answers
+from llmrecipes.attention import ByDocument, require_borders
 from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_answers, count_pairs, count_scored, require_rows
 from llmrecipes.data.tables import say
@@ -98,7 +99,7 @@ def without_prompts(model, labels: torch.Tensor) -> dict:
     return {"labels": labels[:, first:], "logits_to_keep": labels.shape[1] - first}
 
 
-class SFTTrainer(trl.SFTTrainer):
+class SFTTrainer(ByDocument, trl.SFTTrainer):
     """TRL's SFTTrainer with the plain cross-entropy loss where it is cheap; TRL computes loss, entropy and accuracy in
     tiles.
 
@@ -114,11 +115,21 @@ class SFTTrainer(trl.SFTTrainer):
         # TRL needs {% generation %} marks in the template, or a template that it knows.
         self._answers_only, args.assistant_only_loss = args.assistant_only_loss, False
         args = take_template(within_context(args, model), model, kwargs.get("processing_class"), kwargs.get("peft_config"))
+        if args.padding_free or args.packing and args.packing_strategy != "wrapped":
+            key = "packing" if args.packing else "padding_free"
+            require_borders(model, key, "rows would see each other", collated=True)
         add_loss_alone(model)
+        self._max_length = args.max_length
+        if args.padding_free and not args.packing:  # TRL refuses max_length here, although it cuts the rows
+            args = copy.copy(args)
+            args.max_length = None
         super().__init__(model=model, args=args, **kwargs)
+        self.args.max_length = self._max_length
         restore_saved_modules(self.model)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name: str) -> Dataset:
+        args = copy.copy(args)
+        args.max_length = self._max_length
         # Splits a private method of TRL in two: in between, the rows are tokenised but not yet truncated.
         if "labels" not in dataset.column_names:
             whole = copy.copy(args)

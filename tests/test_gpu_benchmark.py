@@ -71,11 +71,32 @@ class Side:
 
 
 def test_a_side_that_fails_leaves_the_others_their_figures(monkeypatch):
-    monkeypatch.setattr(gpu, "Recipe", lambda *_, fused_lm_head=False: Side(None if fused_lm_head else 2.0))
+    monkeypatch.setattr(gpu, "build_pretraining", lambda *_, fused_lm_head=False: fused_lm_head)
+    monkeypatch.setattr(gpu, "Recipe", lambda fused_lm_head: Side(None if fused_lm_head else 2.0))
     monkeypatch.setattr(gpu, "BareLoop", lambda *_: Side(1.0))
-    found = gpu.against_bare_loop("pretrain", gpu.SHAPES["smoke"], steps=2)
+    found = gpu.pretrain(gpu.SHAPES["smoke"], steps=2)
     assert "no kernel" in found["fused_lm_head_failed"] and "fused_lm_head_tokens_per_s" not in found
     assert (found["recipe_tokens_per_s"], found["bare_tokens_per_s"], found["overhead"]) == (128.0, 256.0, 1.0)
+
+
+def test_only_real_tokens_and_attention_inside_documents_count():
+    shape, model = (2, 8, 2, 16, 4, 32), torch.nn.Linear(8, 8, bias=False)
+    assert gpu.work_of([4, 12], shape, 2, model, lora=False) == (8, 6 * 64 + 12 * 2 * 8 * (4 * 4 + 12 * 12) / 16)
+    assert gpu.work_of([16], shape, 1, model, lora=True) == (16, 4 * 64 + 12 * 2 * 8 * 16)
+
+
+def test_both_ways_without_padding_have_the_rows_that_they_are_measured_by(tmp_path):
+    shape, steps = (1, 16, 2, 64, 2, 64), 3
+    for packed, in_a_step in ((True, 2), (False, 6)):
+        trainer = gpu.build_sft(shape, steps, str(tmp_path), packed, False)
+        batches = list(trainer.get_train_dataloader())
+        lengths = gpu.documents(trainer)
+        assert len(batches) == steps and sum(batch["input_ids"].numel() for batch in batches) == sum(lengths)
+        assert len(trainer.train_dataset) == steps * in_a_step and len(set(lengths)) > 3 and max(lengths) <= 64
+        assert sum(len(batch["cu_seq_lens_q"]) - 1 for batch in batches) == len(lengths)
+        bare = gpu.BareLoop(gpu.build_model(shape), trainer, steps)
+        trainer.train()
+        assert trainer._by_document and len(bare.run()) == steps
 
 
 def test_sides_of_ppo_that_sampled_other_tokens_are_not_compared(monkeypatch):

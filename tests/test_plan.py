@@ -64,6 +64,7 @@ TRACED = {
     "reward model, Llama": (LLAMA, {"head": "score", **PAIRS}),
     "reward model, Llama in bfloat16, LoRA": (LLAMA, {"head": "score", "weight_bytes": 2, "lora": ALL, **PAIRS}),
     "SFT of Llama, padded": (LLAMA, {"padded": True, "accumulation": 2}),
+    "SFT of Llama, rows joined and kept apart by a mask": (LLAMA, {"batch": 2, "flattened": True}),
     "pretraining Gemma 3 on rows longer than its window": (GEMMA3, {}),
     "KTO with a small vocabulary": (
         {**LLAMA, "vocab_size": 2048},

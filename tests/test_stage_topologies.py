@@ -24,6 +24,7 @@ RUNS = {
     "muon_bf16": {"stage": "pretrain"},
     "pretrain": {"stage": "pretrain", "optimizer": "adamw", "model_config": None},
     "sft": {"stage": "sft"},
+    "packed": {"stage": "sft", "packing": True},
     "lora": {"stage": "sft", "use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "down_proj"]},
     "reward": {"stage": "reward"},
     "dpo": {"stage": "dpo"},
@@ -123,6 +124,9 @@ def test_sharded_learns_what_ddp_learns_and_saves_it_whole(launch, topology, run
         assert got == pytest.approx(expected, rel=1e-5, abs=1e-8)  # GRPO's losses are next to nothing
         for name, tensor in expected_weights.items():  # a tenth of one AdamW step: some gradients are next to nothing
             torch.testing.assert_close(got_weights[name], tensor, atol=1e-4, rtol=0, msg=lambda t, name=name: f"{name}: {t}")
+    if run == "packed":
+        for folder in (whole, parts):
+            assert "attention: each document by itself, without a mask\n" in (folder / "log.txt").read_text()
     kind = AutoModelForSequenceClassification if run == "reward" else AutoModelForCausalLM
     _, info = kind.from_pretrained(parts / run, output_loading_info=True)
     assert not any(info.values()), info

@@ -24,6 +24,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedTokenizerFast
 
+from llmrecipes.attention import BORDERS
 from llmrecipes.config import DataArguments, DatasetSource, InputError, ModelArguments
 from llmrecipes.data.streams import text_source
 from llmrecipes.data.tables import load_table
@@ -673,7 +674,7 @@ def test_with_reset_attention_a_document_is_what_it_is_alone(tokenizer, tmp_path
     blocks = build_blocks(Dataset.from_dict({"text": texts("Ann", 40)}), tokenizer, 64, 1, reset_attention=True)
     rows = [blocks[i] for i in range(3)]
     batch = collator_for(model, True)(rows)
-    assert set(batch) == {"input_ids", "labels", "position_ids"} and (batch["position_ids"] == 0).sum() > 6
+    assert set(batch) == {"input_ids", "labels", "position_ids", *BORDERS} and (batch["position_ids"] == 0).sum() > 6
     with torch.no_grad():
         logits = model(**batch, use_cache=False).logits
         plain = model(input_ids=batch["input_ids"], use_cache=False).logits

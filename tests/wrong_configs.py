@@ -261,8 +261,7 @@ STAGES = {
 packing: 3 | it must be bool
 packing_strategy: ffd | choose from bfd
 packing: true; max_length: null | which is null
-packing: true; attn_implementation: eager | would see each other
-padding_free: true | set `attn_implementation: flash_attention_2`
+eval_packing: true | rows in a block would see each other; set `packing: true` too
 max_length: 0 | must be at least 1
 max_length: 2000; model_name_or_path: {gpt2} | is beyond the 1024 positions
 model_name_or_path: {reward} | is a reward model

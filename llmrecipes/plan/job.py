@@ -107,13 +107,14 @@ class Job:
     autocast: bool
     optimizer: float | None
     checkpointing: bool
-    padded: bool
+    padded: bool  # rows have a mask, or documents inside them that only a mask keeps apart
     lora: Lora | None = None
     quantised: float | None = None
     sharded: int = 0  # ZeRO's stage: 1 optimizer states, 2 gradients too, 3 weights too (FSDP2)
     rollouts: Rollouts | None = None
     whole: bool = False  # the stage trains no adapters
     tiled_where_it_pays: bool = False  # SFT: TRL's tiled head unless the logits are small
+    flattened: bool = False  # a mask keeps rows apart that the trainer has joined into one
     more_passes: int = 0  # forward passes per row without gradients: the reference's, KTO's for its KL
     unknown: list[str] = field(default_factory=list)
 
@@ -170,6 +171,8 @@ def read_job(
     if ppo or "num_iterations" in s.keys:
         rollouts = _read_rollouts(s, a, gpus, beside, bool(lora), weight_bytes, prompt_tokens, unknown)
     length = rollouts.prompt + rollouts.response if rollouts else _length(s, a, unknown)
+    joined = bool(s["packing"] or s["padding_free"])
+    masked = _needs_mask(s, config, a, weight_bytes, length)
     job = Job(
         architecture=a,
         head=head,
@@ -187,7 +190,8 @@ def read_job(
         checkpointing=bool(
             s["activation_checkpointing"] if s["activation_checkpointing"] is not None else s["gradient_checkpointing"]
         ),
-        padded=not ("muon_learning_rate" in s.keys or ppo or s["packing"] or s["padding_free"]),
+        padded=not ("muon_learning_rate" in s.keys or ppo or joined) or bool(s["reset_attention"]) and masked,
+        flattened=joined and masked,
         quantised=next((size for key, size in QUANTISED.items() if s[key]), None),
         rollouts=rollouts,
         whole="muon_learning_rate" in s.keys,
@@ -264,6 +268,16 @@ def _length(s: Settings, a: Architecture, unknown: list[str]) -> int:
     if length is None:
         raise InputError("max_length: neither the YAML nor the model's config says how long rows may be; set it")
     return min(length, a.context or length)
+
+
+def _needs_mask(s: Settings, config: dict, a: Architecture, weight_bytes: int, length: int) -> bool:
+    """Whether documents side by side are kept apart by a mask: `attention.why_masked` in so far as the settings tell."""
+    if "flash" in (s["attn_implementation"] or ""):
+        return False
+    window = a.window or config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    dropout = config.get("attention_dropout") or config.get("attn_pdrop")
+    narrow = _autocast(s) or weight_bytes == 2
+    return bool(window and window < length or dropout or not narrow or s["attn_implementation"] not in (None, "sdpa"))
 
 
 def _autocast(s: Settings) -> bool:

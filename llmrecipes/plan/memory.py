@@ -41,10 +41,11 @@ def kept_by_layer(job: Job, a: Architecture) -> float:
     kept += (a.norms - 2) * (4 if frozen else 8) * a.hidden  # norms after attention and MLP
     kept += narrow * 2 * (a.query + a.key) + 4 * a.heads  # q, k, v, output and log-sum-exp of the attention
     kept += narrow * a.rotated_copies * a.query
-    if job.padded or (
-        a.window and job.length > a.window
+    if (
+        job.padded or job.flattened or (a.window and job.length > a.window)
     ):  # a mask: keys and values are repeated for all heads, and every layer has the mask in its own dtype
-        kept += narrow * (2 * (a.query - a.key) * (not a.fused_qkv) + job.length)
+        seen = job.tokens if job.flattened else job.length
+        kept += narrow * (2 * (a.query - a.key) * (not a.fused_qkv) + seen)
     if a.qk_norm:
         kept += (4 + (0 if frozen else 4 if a.float32_norms else narrow)) * (a.query + a.key)
     copies = max(1, a.active_experts)

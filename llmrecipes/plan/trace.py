@@ -80,7 +80,8 @@ def trace(job: Job, config: dict, value_config: dict | None = None) -> dict[str,
         for model in models.values():
             _make_fake(model)
         optimizer = _optimizer(models, keep_gradients=job.accumulation > 1)
-        ids = torch.zeros(job.batch * job.rows, job.length, dtype=torch.long)
+        shape = (1, job.tokens) if job.flattened else (job.batch * job.rows, job.length)
+        ids = torch.zeros(shape, dtype=torch.long)
         step = Step(models, _loss(job, ids))
         tracker = Tracker()
         tracker.track_external(step, optimizer, ids)
@@ -156,7 +157,7 @@ def _optimizer(models: dict[str, nn.Module], keep_gradients: bool) -> torch.opti
 def _loss(job: Job, ids: torch.Tensor):
     """A function from models to the loss of a micro-batch, computed as by the stage's trainer."""
     given = {"input_ids": ids, "use_cache": False}
-    if job.padded:
+    if job.padded or job.flattened:
         given["attention_mask"] = torch.ones_like(ids)
 
     def plain(models):

@@ -149,17 +149,12 @@ def _checkpointing(s: Settings) -> Problems:
 
 
 def _packing(s: Settings) -> Problems:
-    attention = s["attn_implementation"] or "sdpa"
-    if s["padding_free"] and not s["packing"]:
-        if "flash" not in attention:
-            flash = "set `attn_implementation: flash_attention_2`, or `packing: true`"
-            yield "padding_free", f"rows would see each other under attention {attention}; {flash}"
-        if s["max_length"] is not None and "packing" in s.keys:  # SFT only; other stages truncate rows earlier
-            yield "padding_free", "rows are not cut at `max_length` then; set `packing: true`, or `max_length: null`"
+    if s["padding_free"] and "packing" not in s.keys:
+        yield "padding_free", "has no effect: this stage's trainer in TRL has turned it off; leave it out"
+    if s["eval_packing"] and not (s["packing"] or s["padding_free"]):
+        yield "eval_packing", "rows in a block would see each other; set `packing: true` too, or leave it out"
     if (s["packing"] or s["eval_packing"]) and "max_length" in s.keys and s["max_length"] is None:
         yield "packing", "packs blocks of `max_length` tokens, which is null; give a number"
-    if s["packing"] and attention == "eager" and s["packing_strategy"] != "wrapped":
-        yield "packing", "rows in a block would see each other under attention eager; leave attn_implementation out"
     if s["packing"] and s["truncation_mode"] == "keep_end":
         yield "truncation_mode", "has no effect with `packing: true`, which keeps the beginning of rows; leave it out"
     if s["assistant_only_loss"] and s["completion_only_loss"]:

@@ -1,13 +1,12 @@
 """Packed blocks of tokens for a trainer: windows of a stream of concatenated documents, read from disk on access."""
 
-import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from llmrecipes.config import InputError
+from llmrecipes.attention import borders_of, require_borders
 from llmrecipes.tokens.mixing import Mixture
 from llmrecipes.tokens.shards import TokenStream
 
@@ -73,6 +72,12 @@ def collate_blocks(rows: list[dict] | dict) -> dict[str, torch.Tensor]:
     return batch | {"labels": batch["input_ids"]}
 
 
+def collate_documents(rows: list[dict] | dict) -> dict[str, torch.Tensor | int]:
+    """The same with positions that restart at 0, and where documents begin in the B * T tokens (`attention.BORDERS`)."""
+    batch = collate_blocks(rows)
+    return batch | borders_of(batch["position_ids"])
+
+
 def collate_flat(rows: list[dict] | dict) -> dict[str, torch.Tensor]:
     """The same as one row (1, B * T) with positions that restart at 0, by which flash attention separates documents. The
     first token of each row has label -100: it is not to be predicted from the row before."""
@@ -92,25 +97,5 @@ def collator_for(model: PreTrainedModel, reset_attention: bool) -> Callable[[lis
         return collate_blocks
     if "flash" in (model.config._attn_implementation or ""):
         return collate_flat
-    if "ACCELERATE_USE_FSDP" not in os.environ and not hasattr(next(model.parameters()), "ds_shape"):  # unsharded weights
-        _require_reset(model)
-    return collate_blocks
-
-
-@torch.no_grad()
-def _require_reset(model: PreTrainedModel) -> None:
-    """InputError unless `model` gives a document after another one in the same row the logits that it has alone."""
-    document, was_training = torch.arange(4, device=model.device)[None], model.training
-    ids, places = document.repeat(1, 2), torch.arange(4, device=model.device).repeat(2)[None]
-    model.eval()
-    alone = model(input_ids=document, use_cache=False).logits
-    try:
-        together = model(input_ids=ids, position_ids=places, use_cache=False).logits[:, 4:]
-    except TypeError:  # the model takes no positions
-        together = alone + torch.inf
-    model.train(was_training)
-    if not (together - alone).abs().max() < 1e-2 * alone.abs().max():
-        raise InputError(
-            f"reset_attention: {model.config.model_type} does not recognise document boundaries from "
-            "positions: it would do nothing; leave it out"
-        )
+    require_borders(model, "reset_attention", "it would do nothing")
+    return collate_documents
