@@ -188,8 +188,11 @@ def encode(
 def _answer(tokenizer, turns: Sequence[dict], ends: set[int], where: str, options: dict) -> tuple[list, list, set[str]]:
     """(the model's input tokens, the last turn's tokens up to the one at which generation stops, notes)."""
     notes = set()
-    before = render(tokenizer, turns[:-1], where, add_generation_prompt=True, **options) if len(turns) > 1 else ""
     whole = render(tokenizer, turns, where, **options)
+    if len(turns) > 1:
+        before = render(tokenizer, turns[:-1], where, add_generation_prompt=True, **options)
+    else:
+        before = _before_content(tokenizer, turns[0], whole, where, options)
     if not whole.startswith(before):
         asked = render(tokenizer, turns[:-1], where, **options)
         before = os.path.commonprefix([before, whole])
@@ -208,6 +211,14 @@ def _answer(tokenizer, turns: Sequence[dict], ends: set[int], where: str, option
     if not said:
         raise InputError(f"{where}: the chat template leaves nothing of the answer")
     return given, answer, notes
+
+
+def _before_content(tokenizer, turn: dict, whole: str, where: str, options: dict) -> str:
+    """What stands before the content of a conversation's first turn, an answer to nothing: a default system turn and the
+    opening of the answer, which are not learned."""
+    content = (turn["content"] or "").lstrip()
+    other = render(tokenizer, [turn | {"content": "Y" if content.startswith("X") else "X"}], where, **options)
+    return os.path.commonprefix([whole, other]) if content else ""
 
 
 def _up_to_end(tokenizer, answer: list[int], ends: set[int], notes: set[str]) -> list[int]:

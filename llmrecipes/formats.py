@@ -123,14 +123,15 @@ def parse_jsonl(lines: Iterable[str], where: str) -> Iterator[dict]:
 def parse_line(line: str, where: str, row: str | None = None) -> dict:
     """The object in `line`; InputError beginning with `where`, or with `row` if the JSON is valid but its content is
     wrong."""
+    listed = "; one list of rows belongs into a file that is called .json" if line.lstrip().startswith("[") else ""
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
+        raise InputError(f"{where}: not valid JSON ({error.msg} at column {error.colno}){listed}") from None
     except (RecursionError, ValueError) as error:  # nested a thousand deep; a number of thousands of digits
         raise InputError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(value, dict):
-        raise InputError(f"{where}: expected an object {{...}}, found {short(value)}")
+        raise InputError(f"{where}: expected an object {{...}}, found {short(value)}{listed}")
     if "\\u" in line and has_lone_surrogate(value):
         raise InputError(
             f"{row or where}: holds half a character (a lone surrogate, \\ud800 to \\udfff); write whole characters"

@@ -150,7 +150,8 @@ def local_template(path: str | None) -> str | None:
 def row_check(
     tokenizer: PreTrainedTokenizerBase, template_path: str | None = None, shows_tools: bool = True
 ) -> Callable[[Mapping, str], None]:
-    """A function (row, place) that raises InputError if the template does not show all of the row.
+    """A function (row, place) that raises InputError if the template does not show all of the row, or its text begins with
+    the BOS that the tokenizer puts before every text.
 
     template_path: a template to check instead of the tokenizer's.
     shows_tools: whether the stage passes the row's `tools` and `chat_template_kwargs` to the template.
@@ -158,9 +159,14 @@ def row_check(
     if template_path:
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.chat_template = read_template(template_path)
+    bos = tokenizer.bos_token if puts_bos(tokenizer) else None
 
     def check(row: Mapping, where: str) -> None:
         first = row.get("messages") or row.get("prompt")
+        text = first or row.get("completion")
+        if bos and isinstance(text, str) and text.startswith(bos):
+            raise InputError(f"{where}: the text begins with {bos}, which the tokenizer itself puts before every text, so "
+                             "the model would read it twice; leave it out, or give messages")  # fmt: skip
         if not is_conversation(first) or not tokenizer.chat_template:  # reported elsewhere
             return
         options = options_of(row)
@@ -172,8 +178,13 @@ def row_check(
         for turns in [[*first, *answer] for answer in answers] or [first]:
             _check_conversation(tokenizer, turns, where, options)
 
-    check.key = [tokenizer.chat_template, tokenizer.special_tokens_map, shows_tools]  # what its answers depend on
+    check.key = [tokenizer.chat_template, tokenizer.special_tokens_map, shows_tools, bos]  # what its answers depend on
     return check
+
+
+def puts_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer puts BOS before a text."""
+    return tokenizer.bos_token is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
 
 
 def _check_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[dict], where: str, options: dict) -> None:
@@ -234,15 +245,32 @@ def _require_read(tokenizer: PreTrainedTokenizerBase, name: str, where: str) -> 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that the chat template writes after an assistant's answer; None if it writes none there, or refuses the test
     conversation."""
-    if not tokenizer.chat_template:
-        return None
+    text = _behind_answer(tokenizer)
+    behind = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+    return behind[0] if behind and behind[0] in tokenizer.added_tokens_decoder else None
+
+
+def end_text(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the chat template writes after an answer as ordinary text; empty if that is a token, or nothing."""
+    return "" if end_of_turn(tokenizer) is not None else _behind_answer(tokenizer)
+
+
+def _behind_answer(tokenizer: PreTrainedTokenizerBase) -> str:
     turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
     try:
-        text = render(tokenizer, turns, "")
+        text = render(tokenizer, turns, "") if tokenizer.chat_template else ""
     except InputError:
-        return None
-    behind = tokenizer(text.rpartition(ANSWER)[2].strip(), add_special_tokens=False)["input_ids"] if ANSWER in text else []
-    return behind[0] if behind and behind[0] in tokenizer.added_tokens_decoder else None
+        return ""
+    return text.rpartition(ANSWER)[2].strip() if ANSWER in text else ""
+
+
+def leaves_out_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template writes no BOS, although the tokenizer puts one before every text."""
+    try:
+        text = render(tokenizer, [{"role": "user", "content": QUESTION}], "")
+    except InputError:
+        return False
+    return puts_bos(tokenizer) and tokenizer.bos_token not in text
 
 
 def ends_turn(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:

@@ -25,7 +25,7 @@ from llmrecipes.data.preview import RowCounts, count_answers, count_pairs, count
 from llmrecipes.data.tables import say
 from llmrecipes.models import context_length, eos_token_ids, num_embeddings, stop_at
 from llmrecipes.reward_models.scoring import pair_tokens, pool_at_last_token
-from llmrecipes.templates import complete_template
+from llmrecipes.templates import complete_template, end_text, leaves_out_bos
 
 # Below this many bytes of logits and their gradients (12 per token and vocabulary entry), the time cost of TRL's tiled LM
 # head outweighs the memory it saves.
@@ -155,6 +155,8 @@ class SFTTrainer(ByDocument, trl.SFTTrainer):
     ) -> tuple:
         """(tokenised rows, the row of `dataset` that each comes from)."""
         complete_template(tokenizer, args.chat_template_path or name)
+        if not self.row_counts:  # of the first set
+            tell_of_template(tokenizer, args.chat_template_path)
         stops = set(eos_token_ids(self._start, tokenizer))
         with PartialState().main_process_first():  # the others read its cache
             rows, notes, ends = tokenize_answers(dataset, tokenizer, stops, name, args.dataset_num_proc)
@@ -180,6 +182,22 @@ class SFTTrainer(ByDocument, trl.SFTTrainer):
             num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
         # Trainer's own loss, bypassing TRL's override.
         return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+
+
+def tell_of_template(tokenizer: PreTrainedTokenizerBase, path: str | None) -> None:
+    """Warns of a chat template that does not suit the tokenizer: it ends answers in text where a token is meant, or a new
+    one (`path`) leaves out the BOS that the tokenizer puts before every text."""
+    if text := end_text(tokenizer):
+        say(
+            f"warning: the chat template ends answers in {text!r}, which this tokenizer has no token for: it is learned as "
+            f"text and will stand in every answer; take a template that ends answers in {tokenizer.eos_token}, or as "
+            "chat_template_path a folder or Hub id whose tokenizer has that token"
+        )
+    if path and leaves_out_bos(tokenizer):
+        say(
+            f"warning: {path}: writes no {tokenizer.bos_token}, which the tokenizer puts before every other text, as the "
+            "model has learned it; let the chat template begin with {{ bos_token }}"
+        )
 
 
 def precompute_in_one_process(training: trl.DPOConfig | trl.KTOConfig, num_preview: int) -> None:

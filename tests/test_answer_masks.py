@@ -5,6 +5,7 @@ import copy
 import pytest
 import trl.chat_template_utils
 from datasets import Dataset
+from transformers import AutoTokenizer
 from trl import DPOConfig, SFTConfig
 
 from llmrecipes.answer_masks import encode, marked_template, tokenize_answers
@@ -207,6 +208,38 @@ def test_what_follows_the_last_answer_and_empty_answers(tokenizer):
     call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "f"}}]}
     with pytest.raises(InputError, match="here, turn 2: the chat template leaves nothing of the answer"):
         pieces(tokenizer, TEMPLATES["chatml"], [CHAT[0], call])
+
+
+# As SmolLM2's: a system turn of its own where the conversation has none.
+DEFAULT_SYSTEM = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}" + TEMPLATES["chatml"]
+)
+
+
+@pytest.mark.parametrize("said", ["Xavier's river?", "  The Rhine."])
+def test_of_an_answer_to_nothing_only_the_answer_is_learned(tokenizer, said):
+    greeting = {"role": "assistant", "content": said}
+    (piece,) = pieces(tokenizer, DEFAULT_SYSTEM, [greeting, *CHAT[:2]])
+    assert learned(tokenizer, piece) == [f"{said}<|im_end|>", "The Rhine.<|im_end|>"]
+    assert "Be kind." in tokenizer.decode(piece.ids)
+
+
+def test_a_template_that_does_not_suit_the_tokenizer_is_said_once(tokenizer, tmp_path, capsys):
+    rows = [{"messages": CHAT}] * 3
+    text_end = LOOP + "{{ m.role }}: {{ m.content }}<|done|>\n" + ASK + "assistant: {% endif %}"
+    trainer(tokenizer, text_end, tmp_path, rows)
+    said = capsys.readouterr().out
+    assert said.count("ends answers in '<|done|>', which this tokenizer has no token for") == 1
+    assert "take a template that ends answers in <|im_end|>" in said
+    (tmp_path / "t.jinja").write_text(TEMPLATES["chatml"])
+    tokenizer.save_pretrained(tmp_path)
+    begins = AutoTokenizer.from_pretrained(tmp_path, bos_token="[INST]", add_bos_token=True)
+    for path, template, expected in (
+        (str(tmp_path / "t.jinja"), None, 1),  # a template for another model
+        (None, TEMPLATES["chatml"], 0),  # the model's own, which its authors have trained with
+    ):
+        trainer(begins, template, tmp_path, rows, chat_template_path=path)
+        assert capsys.readouterr().out.count("writes no [INST], which the tokenizer puts before every other") == expected
 
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

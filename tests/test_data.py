@@ -106,6 +106,11 @@ def test_less_than_one_batch(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", [{"text": "x"}] * 3)
     with pytest.raises(InputError, match="3 rows are less than one batch of 8"):
         load_train_eval(DataArguments([path]), 0, ("text",), min_rows=8)
+    pair = jsonl(tmp_path / "pair.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
+    load = lambda *shapes: load_train_eval(DataArguments([pair]), 0, shapes, min_rows=2)[0]
+    assert len(load("unpaired preference", "preference")) == 1, "KTO makes two labelled answers of it"
+    with pytest.raises(InputError, match="1 rows are less than one batch of 2"):
+        load("preference")
 
 
 def test_unknown_kind_of_file_and_column(tmp_path):
@@ -322,6 +327,17 @@ def test_endings_in_capitals_and_broken_archives(tmp_path):
     for content in (whole[:-12], whole[:20] + b"!" + whole[21:], b'{"text": "a"}\n'):
         (tmp_path / "b.jsonl.gz").write_bytes(content)
         assert "b.jsonl.gz: is not a complete gzip file (" in error_of(str(tmp_path / "b.jsonl.gz"), shapes=("text",))
+
+
+def test_files_in_other_clothes_are_one_line_that_says_what_to_do(tmp_path):
+    for name, content, told in (
+        ("list.jsonl", b'[{"text": "x"}]', "line 1: expected an object .* belongs into a file that is called .json"),
+        ("lines.jsonl", b'[\n{"text": "x"}\n]', "line 1: not valid JSON .* belongs into a file that is called .json"),
+        ("wide.csv", "text,n\nx,1\n".encode("utf-16"), "wide.csv: is UTF-16, not UTF-8; save it as UTF-8"),
+        ("wide.jsonl", '{"text": "x"}\n'.encode("utf-16"), "wide.jsonl: is UTF-16, not UTF-8"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert re.search(told, error_of(str(tmp_path / name))), name
 
 
 def test_json_files_hold_a_list_or_one_row_a_line(tmp_path):

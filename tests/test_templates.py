@@ -5,6 +5,7 @@ import json
 import pytest
 from data_hub import data_hub  # noqa: F401 (a fixture)
 from test_answer_masks import ASK, CHAT, LOOP, QWEN3, TEMPLATES
+from transformers import AutoTokenizer
 
 from llmrecipes.config import DataArguments, InputError, ModelArguments
 from llmrecipes.data import load_train_eval
@@ -87,6 +88,24 @@ def refused(tokenizer, template, row, path=None, **changes):
 def test_rows_that_a_template_cannot_show_are_one_line(tokenizer, template, row, line):
     found = refused(tokenizer, template, row)
     assert found is None if line is None else found.startswith("x.jsonl, row 7") and line in found, found
+
+
+def test_a_text_with_the_bos_that_the_tokenizer_puts_there_is_one_line(tokenizer, tmp_path):
+    """As of a set that was rendered by a Llama's chat template: the model would read the token twice."""
+    tokenizer.save_pretrained(tmp_path)
+    begins = AutoTokenizer.from_pretrained(tmp_path, bos_token="[INST]", add_bos_token=True)
+    text, bos = "[INST]Name a river.", begins.bos_token_id
+    assert begins(text)["input_ids"][:2] == [bos, bos] and begins("Name")["input_ids"][:2].count(bos) == 1
+    for row in (
+        {"prompt": text, "completion": "Po."},
+        {"prompt": text},
+        {"prompt": "", "completion": text},
+        {"prompt": text, "chosen": "Po.", "rejected": "No."},
+    ):
+        told = refused(begins, None, row)
+        assert told.startswith("x.jsonl, row 7: the text begins with [INST], which the tokenizer itself puts before every")
+        assert refused(tokenizer, None, row) is None, "the other tokenizer puts none there"
+    assert refused(begins, TEMPLATES["chatml"], {"messages": [CHAT[0] | {"content": text}, CHAT[1]]}) is None
 
 
 def test_another_template_and_stages_that_show_no_tools(tokenizer, tmp_path):

@@ -53,7 +53,8 @@ def load_train_eval(
         else:
             parts = train.train_test_split(test_size=size, seed=seed)
             train, held_out = parts["train"], parts["test"]
-    if len(train) < min_rows:
+    is_split = "chosen" in train.column_names and "unpaired preference" in shapes  # into two labelled answers
+    if len(train) * (1 + is_split) < min_rows:
         raise InputError(
             f"{_names(data.datasets)}: {len(train)} rows are less than one batch of {min_rows}; "
             "lower per_device_train_batch_size or add data"

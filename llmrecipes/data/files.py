@@ -91,8 +91,11 @@ def renamed(row: object, names: dict | None, place: tuple) -> object:
 
 @contextmanager
 def opened(file: Path, mode: str = "rb", **how):
-    """The file, unpacked if its name ends in .gz; InputError if it is damaged or cut off."""
+    """The file, unpacked if its name ends in .gz; InputError if it is damaged, cut off or UTF-16."""
     try:
+        with open_file(file, "rb") as handle:
+            if handle.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+                raise InputError(f"{file}: is UTF-16, not UTF-8; save it as UTF-8 (in a spreadsheet: CSV UTF-8)")
         with open_file(file, mode, **how) as handle:
             yield handle
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
