@@ -6,6 +6,7 @@ that all stages share one start-up.
 
 import json
 import os
+import re
 import runpy
 import shutil
 import socket
@@ -17,7 +18,10 @@ import ppo_toys as toys
 import pytest
 import torch
 import yaml
+from forked import run_python
 from safetensors.torch import load_file
+
+from llmrecipes import parsing
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("pretrain", "sft", "reward", "dpo")
@@ -253,6 +257,60 @@ def test_two_machines_learn_what_one_learns(inputs, outputs, tmp_path):
     assert losses(tmp_path / "sft") == pytest.approx(losses(outputs[1] / "rank0" / "sft"), rel=2e-5)
     assert [log.count("=== sft: ") for log in logs] == [1, 0], "the first machine alone sums up"
     assert json.loads((tmp_path / "sft" / "manifest.json").read_text())["launch"]["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:9"), 1),
+        (torch.distributed.DistBackendError("NCCL error: remote process exited or there was a network error"), 1),
+        (RuntimeError("gloo: no such collective"), None),
+        (ConnectionResetError("Connection reset by peer"), None),
+    ],
+)
+def test_a_process_that_another_has_left_alone_says_so_in_a_line(error, code, tmp_path, monkeypatch, capsys):
+    report = tmp_path / "error.json"
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "TORCHELASTIC_ERROR_FILE": str(report)}.items():
+        monkeypatch.setenv(name, value)
+
+    def main():
+        raise error
+
+    monkeypatch.setattr("atexit.register", lambda *args: None)
+    with pytest.raises(SystemExit if code else type(error)) as caught:
+        parsing.launch(main, argv=[])
+    if code:
+        line = "ended, as another process of this launch did; its own line says why"
+        assert caught.value.code == code and capsys.readouterr().err == f"process 0: {line}\n"
+        assert json.loads(report.read_text())["message"] == line
+
+
+LEFT_ALONE = """
+import os, sys
+from llmrecipes.config import InputError
+from llmrecipes.parsing import launch
+from llmrecipes.processes import once, share
+
+def main():
+    share([1, 2], list)
+    if os.environ["RANK"] == "1":
+        raise InputError("reward_functions: wrong returned 1 scores for 2 responses")
+    for _ in range(2):  # what is sent to a process that has ended may be lost, not yet refused
+        once(lambda: 1)
+
+launch(main, argv=[])
+"""
+
+
+def test_when_one_process_refuses_the_launcher_repeats_it_and_no_other_shows_a_traceback(tmp_path):
+    (tmp_path / "script.py").write_text(LEFT_ALONE)
+    started = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", tmp_path / "script.py")
+    done = run_python(*started, env={"PYTHONPATH": str(ROOT)}, children=True)
+    ours, _, reports = done.stderr.partition("torch.distributed.elastic.multiprocessing.errors.ChildFailedError")
+    line = "error: reward_functions: wrong returned 1 scores for 2 responses"
+    assert done.returncode == 1 and line in ours.splitlines() and "gloo" not in ours and "[rank0]" not in ours
+    cause = reports.partition("Root Cause")[2]
+    assert f": {line}" in cause and re.search(r"exitcode +: 2", cause), reports
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
