@@ -16,6 +16,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+from llmrecipes.options import OptionParser
+
 PARTS = {  # name -> module beside this one
     "near_duplicates": "data_duplicates",
     "cleaning": "data_documents",
@@ -38,7 +40,7 @@ def alone(function, *args):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--documents", type=int, help="in place of the number that a part takes by itself")
     parser.add_argument("--json")

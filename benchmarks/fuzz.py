@@ -6,7 +6,6 @@ Prints for each kind how many inputs were tried and refused with one line, and e
 input that triggers it; exit code 1 if there is one. tests/test_fuzz.py runs a few hundred of them.
 """
 
-import argparse
 import collections
 import contextlib
 import io
@@ -22,6 +21,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError, RunArguments
 from llmrecipes.keys import recipe_keys
+from llmrecipes.options import OptionParser
 
 ROOT = Path(__file__).parent.parent
 sys.path += [str(Path(__file__).parent), str(ROOT / "tests")]
@@ -218,7 +218,7 @@ def fuzz(kind: str, examples: int, start: int, stop_at_first: bool = False) -> t
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = OptionParser(description=__doc__.split("\n")[0])
     parser.add_argument("--examples", type=int, default=20_000, help="of all kinds together")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--seed", type=int, default=0)

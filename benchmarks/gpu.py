@@ -31,6 +31,8 @@ from pathlib import Path
 import yaml
 from gpu_sides import BareLoop, Recipe, build_model, build_pretraining, build_sft, documents
 
+from llmrecipes.options import OptionParser
+
 ROOT = Path(__file__).parent.parent
 PARTS = ("pretrain", "sft", "lora", "decode", "ppo")
 LEARNING = ("shakespeare", "digits")
@@ -301,7 +303,7 @@ def shown(value) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--trl", metavar="FOLDER")

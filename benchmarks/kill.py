@@ -8,7 +8,6 @@ writing of checkpoints, manifests and cards, and the end of the run). Signals: K
 with two processes. The pipeline is killed as a whole chain. Prints the numbers of kills, finished and byte-equal runs.
 """
 
-import argparse
 import atexit
 import gc
 import json
@@ -26,12 +25,14 @@ import time
 import traceback
 from pathlib import Path
 
+from llmrecipes.options import OptionParser
+
 ROOT = Path(__file__).parent.parent
 REAL_POPEN = subprocess.Popen
 TRAINING = ["pretrain", "sft", "reward", "dpo", "ppo", "kto", "grpo"]
 STAGES = ["tokenizer", "pretrain", "sft", "sample", "rank", "reward", "dpo", "ppo", "evaluate", "kto", "grpo"]
 # A constant learning rate, so that an extra step changes the weights. No interval is a multiple of another.
-STEPS = [
+UNWATCHED = [
     "--max_steps",
     "9",
     "--save_steps",
@@ -40,8 +41,6 @@ STEPS = [
     "3",
     "--save_total_limit",
     "2",
-    "--watch_steps",
-    "4",
     "--lr_scheduler_type",
     "constant",
     "--learning_rate",
@@ -49,7 +48,7 @@ STEPS = [
     "--per_device_eval_batch_size",
     "64",
 ]
-UNWATCHED = [word for word in STEPS if word not in ("--watch_steps", "4")]
+STEPS = [*UNWATCHED, "--watch_steps", "4"]
 EVALUATES = ["--eval_strategy", "steps", "--eval_steps", "4"]
 MODEL = (
     "{model_type: llama, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1, "
@@ -73,7 +72,7 @@ TIMES = re.compile(
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = OptionParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", default=",".join([*STAGES, *(f"{s}:2" for s in TRAINING), "pipeline"]))

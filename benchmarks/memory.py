@@ -4,7 +4,6 @@ with a minimal model. Freed memory is returned to the system at once, so that th
 Run: python benchmarks/memory.py [--json FILE]
 """
 
-import argparse
 import json
 import re
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from llmrecipes.keys import recipe_keys
+from llmrecipes.options import OptionParser
 from llmrecipes.parsing import Options, collect
 from llmrecipes.plan import make_plan
 
@@ -101,7 +101,7 @@ print(*(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OptionParser(description=__doc__)
     parser.add_argument("--json", help="write the table there")
     args, table = parser.parse_args(), {}
     with tempfile.TemporaryDirectory() as work:

@@ -25,6 +25,8 @@ from pathlib import Path
 
 from ppo_sides import ROWS, TOYS, WORKLOADS
 
+from llmrecipes.options import OptionParser
+
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = Path(__file__).parent / ".trl"
 SIDES = ("trl", "separate", "shared", "compiled")
@@ -140,7 +142,7 @@ def learning(updates: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--updates", type=int, default=2, help="rollouts in a run, the first not counted")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workloads", default="fixed,variable,vocabulary")

@@ -22,6 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from llmrecipes.options import OptionParser  # noqa: E402
+
 
 def serve(database: str, port: int, items: int) -> None:
     """The server process: the real page on the real store."""
@@ -137,7 +139,7 @@ def put_under_load(options: argparse.Namespace, database: str) -> tuple[list, Co
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OptionParser(description=__doc__.splitlines()[0])
     parser.add_argument("--annotators", type=int, default=20)
     parser.add_argument("--judgements", type=int, default=500, help="of each annotator")
     parser.add_argument("--kills", type=int, default=10)

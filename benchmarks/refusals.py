@@ -5,7 +5,6 @@ Prints a row for each that does not end with one or two `error:` lines and exit 
 a summary. Seconds are wall-clock and CPU time; on a busy machine only the latter is meaningful.
 """
 
-import argparse
 import os
 import resource
 import statistics
@@ -20,9 +19,11 @@ sys.path.append(str(ROOT / "tests"))
 
 from wrong_configs import make_inputs, rows, write_config  # noqa: E402
 
+from llmrecipes.options import OptionParser  # noqa: E402
+
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = OptionParser(description=__doc__.split("\n")[0])
     parser.add_argument("--stages", help="default: all")
     parser.add_argument("--limit", type=float, default=2.0, help="seconds")
     options = parser.parse_args()

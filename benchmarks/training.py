@@ -27,6 +27,7 @@ from llmrecipes.config import ModelArguments
 from llmrecipes.data.tinytown import load_tinytown
 from llmrecipes.logs import quiet_logs, use_readable_log
 from llmrecipes.models import build_policy, count_parameters, load_policy, load_reward_model, train_tokenizer
+from llmrecipes.options import OptionParser
 from llmrecipes.pretraining import PretrainTrainer
 from llmrecipes.tokens.blocks import collate_blocks
 from llmrecipes.tokens.corpus import build_blocks
@@ -227,7 +228,7 @@ def resident(field: str) -> int:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10, help="steps in a turn")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each side")
     parser.add_argument("--processes", type=int, default=3, help="processes that measure a stage, one after the other")

@@ -11,6 +11,7 @@ LAYERS = {
     0: {
         "config",
         "parsing",
+        "options",
         "keys",
         "preflight",
         "migrate",

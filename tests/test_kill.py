@@ -23,6 +23,14 @@ def test_times_of_a_log_are_left_out_of_the_comparison():
     assert TIMES.sub("", '"reward": 0.5') == '"reward": 0.5'
 
 
+def test_stages_that_are_not_watched_keep_all_other_options():
+    from kill import OPTIONS, STEPS
+
+    watched = STEPS.index("--watch_steps")
+    assert sorted(OPTIONS["grpo"] + STEPS[watched : watched + 2]) == sorted(STEPS)
+    assert all(words.count("--eval_steps") == words.count("4") - ("--watch_steps" in words) for words in OPTIONS.values())
+
+
 @pytest.mark.slow
 def test_killed_stages_end_with_the_files_of_an_undisturbed_run():
     done = run_python("benchmarks/kill.py", "--kills", "2", "--seed", "3", "--stages", "tokenizer,pretrain", timeout=1200)

@@ -2,6 +2,7 @@
 LlamaFactory's and axolotl's examples, in our own words."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -287,6 +288,31 @@ def test_command_writes_yaml_template_and_a_line(tmp_path, capsys):
     assert yaml.safe_load(out.out)["chat_template_path"] == str(tmp_path / "t.jinja") and "not translated" in out.err
     main([str(old)])
     assert "--template FILE.jinja" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--stage", "dpo", "--stage=sft"], "--stage is given twice; give it once"),
+        (["--stage", "orpo"], "argument --stage: invalid choice: 'orpo'"),
+        (["--stag", "dpo"], "unrecognized arguments: --stag"),
+    ],
+)
+def test_a_command_line_that_is_wrong_is_one_line(words, line, tmp_path, capsys):
+    (tmp_path / "old.yaml").write_text("beta: 0.1\n")
+    with pytest.raises(SystemExit) as caught:
+        main([str(tmp_path / "old.yaml"), *words])
+    printed = capsys.readouterr()
+    assert caught.value.code == 2 and printed.err.startswith(f"error: command line: {line}") and not printed.out
+    assert printed.err.count("\n") == 1
+
+
+def test_no_command_takes_an_options_last_value_silently():
+    """All command lines that are not parsed by `parsing` are by OptionParser."""
+    root = RECIPES.parent
+    files = [file for folder in ("benchmarks", "llmrecipes", "recipes") for file in (root / folder).rglob("*.py")]
+    plain = [file.name for file in files if re.search(r"= argparse\.ArgumentParser|import (getopt|click)", file.read_text())]
+    assert not plain and len(files) > 200
 
 
 @pytest.mark.parametrize(

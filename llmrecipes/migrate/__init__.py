@@ -5,7 +5,6 @@
 The result always parses; what could not be translated is listed at its top, with what to do, and printed too.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from llmrecipes.keys.settings import Settings
 from llmrecipes.keys.strict_yaml import load_yaml
 from llmrecipes.keys.values import check_value, shown
 from llmrecipes.migrate.translations import Draft, translate
+from llmrecipes.options import OptionParser
 from llmrecipes.parsing import leave
 from llmrecipes.preflight.contradictions import CONTRADICTIONS
 
@@ -143,7 +143,7 @@ def _comment(text: str) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line: reads OLD.yaml, writes NEW.yaml to standard output and what was not translated to standard error."""
-    parser = argparse.ArgumentParser(prog="python -m llmrecipes.migrate", description=__doc__.split("\n")[0])
+    parser = OptionParser(prog="python -m llmrecipes.migrate", description=__doc__.split("\n")[0])
     parser.add_argument("old", metavar="OLD.yaml")
     parser.add_argument("--stage", choices=STAGES, help="default: what the config looks like")
     parser.add_argument("--template", metavar="FILE.jinja", help="where a chat template in the config is written to")

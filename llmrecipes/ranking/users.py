@@ -3,7 +3,6 @@
 python -m llmrecipes.ranking.users users.txt ANNA [--admin]      # asks for the password; again to change it
 """
 
-import argparse
 import getpass
 import hashlib
 import hmac
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmrecipes.config import InputError
+from llmrecipes.options import OptionParser
 from llmrecipes.parsing import leave
 
 NAME = re.compile(r"[\w.@-]{1,40}")
@@ -125,7 +125,7 @@ def _digest(password: str, salt: bytes) -> bytes:
 
 def main() -> None:
     """Adds a user to a file, or changes a password: `python -m llmrecipes.ranking.users FILE NAME [--admin]`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OptionParser(description=__doc__.splitlines()[0])
     parser.add_argument("file")
     parser.add_argument("name")
     parser.add_argument("--admin", action="store_true", help="sees everybody's work and may end the ranking")
