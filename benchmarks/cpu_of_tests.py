@@ -7,6 +7,7 @@ Launch: OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not long" -p
 import ctypes
 import os
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,11 @@ def cpu_seconds() -> float:
     total, todo = 0, [os.getpid()]
     while todo:
         process = Path("/proc", str(todo.pop()))
-        try:
+        with suppress(OSError):  # it has ended
             total += sum(map(int, (process / "stat").read_text().rsplit(")", 1)[1].split()[11:15]))
-            todo += [child for thread in (process / "task").iterdir() for child in (thread / "children").read_text().split()]
-        except OSError:  # it has ended
-            continue
+            for thread in (process / "task").iterdir():
+                with suppress(OSError):  # the thread has ended; its process has not
+                    todo += (thread / "children").read_text().split()
     return total / TICKS
 
 

@@ -120,11 +120,11 @@ def shares_held(trainer, model=None) -> dict[str, float]:
     }
 
 
-def launch(script: str, topology: str, inputs: Path, folder: Path) -> str:
-    """What `script inputs folder topology` prints, started in two processes on CPUs under the launch config."""
+def launch(script: str, topology: str, inputs: Path, folder: Path, *argv: str) -> str:
+    """What `script inputs folder topology argv...` prints, started in two processes on CPUs under the launch config."""
     config = yaml.safe_load((ROOT / "configs" / "accelerate" / f"{TOPOLOGIES[topology]}.yaml").read_text())
     (folder / "launch.yaml").write_text(yaml.safe_dump(config | {"num_processes": 2, "use_cpu": True}))
-    result = run_launched(folder / "launch.yaml", script, inputs, folder, topology)
+    result = run_launched(folder / "launch.yaml", script, inputs, folder, topology, *argv)
     return result.stdout + result.stderr
 
 

@@ -165,21 +165,22 @@ def test_bf16_auto_is_settled_from_the_hardware(tmp_path):
     assert isinstance(training.bf16, bool)
 
 
-def test_env_is_set_before_transformers_is_imported(tmp_path):
-    config = write(tmp_path, "env: {HF_HUB_OFFLINE: 1}\noutput_dir: o\nreport_to: none\n")
-    code = (
-        "from llmrecipes.parsing import parse\n"
-        f"parse('trl.trainer.sft_config:SFTConfig', argv=['--config', {config!r}])\n"
-        "from huggingface_hub import constants; print(constants.HF_HUB_OFFLINE)"
+def test_env_is_set_before_anything_heavy_is_imported(tmp_path):
+    config = write(tmp_path, "env: {HF_HUB_OFFLINE: 1}\nsize: 3\n")
+    (tmp_path / "arguments.py").write_text(
+        "import os, sys\n"
+        "from dataclasses import dataclass\n"
+        "found = os.environ.get('HF_HUB_OFFLINE'), sorted({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules))\n"
+        "@dataclass\n"
+        "class Arguments:\n"
+        "    size: int = 1\n"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean_environment(tmp_path))
-    assert out.stdout.strip() == "True", out.stderr
-
-
-def clean_environment(tmp_path):
-    import os
-
-    return {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+    code = f"from llmrecipes.parsing import parse; parse('arguments:Arguments', argv=['--config', {config!r}])\n"
+    code += "import arguments; print(*arguments.found)"
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.getcwd()])
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert out.stdout.strip() == "1 []", out.stderr
 
 
 def test_user_mistake_is_one_line_exit_2_and_imports_no_torch(tmp_path):

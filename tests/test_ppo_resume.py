@@ -39,9 +39,9 @@ class Death(TrainerCallback):
 
 
 def run(folder: Path, resume: str | None = None, death: tuple[int, float] | None = None, **arguments):
-    """A run of ten rollouts that saves after every step; killed so many seconds after the start of a step, `death`."""
+    """A run of six rollouts that saves after every step; killed so many seconds after the start of a step, `death`."""
     settings = {
-        "max_steps": 40,
+        "max_steps": 24,
         "num_mini_batches": 2,
         "gradient_accumulation_steps": 1,
         "lr_scheduler_type": "linear",
@@ -85,7 +85,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("seed", range(KILL_POINTS))
 def test_killed_anywhere_and_started_again_ends_bit_equal(tmp_path, whole, seed):
     chance = random.Random(seed)
-    death = chance.randrange(5, 30), chance.uniform(0, 0.2)  # of a step that takes less, with ten more to come
+    death = chance.randrange(5, 14), chance.uniform(0, 0.2)  # of a step that takes less, with ten more to come
     body = f"from pathlib import Path; import test_ppo_resume as t; t.run(Path({str(tmp_path)!r}), death={death})"
     killed = run_python("-c", body, env={"PYTHONPATH": os.pathsep.join([str(toys.ROOT / "tests"), str(toys.ROOT)])})
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]

@@ -48,7 +48,7 @@ def run(inputs: Path, folder: Path, kind: str, resume: str | None = None):
     settings = dict(
         model=load_policy(policy, toys.tokenizer()),
         reward=[load_reward_model(reward, toys.tokenizer()), toys.even_share],
-        max_steps=8,
+        max_steps=6,
         num_mini_batches=2,
         gradient_accumulation_steps=2,
         per_device_train_batch_size=2,
@@ -66,14 +66,15 @@ def run(inputs: Path, folder: Path, kind: str, resume: str | None = None):
     return trainer
 
 
-def run_kinds(inputs: Path, outputs: Path) -> None:
+def run_kinds(inputs: Path, outputs: Path, topology: str) -> None:
     for kind in KINDS:
         trainer = run(inputs, outputs / kind, kind)
         state = {"figures": figures(trainer), "shares": toys.shares_held(trainer, trainer.model.policy)}
         trainer.save_model(str(outputs / kind / "whole"))
-        resumed = run(inputs, outputs / kind, kind, resume=str(outputs / kind / "checkpoint-3"))
-        state["resumed"] = figures(resumed)
-        resumed.save_model(str(outputs / kind / "resumed"))
+        if topology != "ddp":  # its resuming is tested in test_ppo_resume.py
+            resumed = run(inputs, outputs / kind, kind, resume=str(outputs / kind / "checkpoint-3"))
+            state["resumed"] = figures(resumed)
+            resumed.save_model(str(outputs / kind / "resumed"))
         (outputs / f"{kind}.{trainer.args.process_index}.json").write_text(json.dumps(state))
 
 
@@ -135,5 +136,5 @@ def test_sharded_resumes_exactly(launch, topology, kind):
 
 if __name__ == "__main__":
     toys.without_compiling()
-    run_kinds(Path(sys.argv[1]), Path(sys.argv[2]))
+    run_kinds(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
     toys.leave()

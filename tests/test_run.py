@@ -1,13 +1,13 @@
 """Start and finish of a run: nothing is overwritten, interrupted work continues, results are compared with the card."""
 
 import json
-import subprocess
 import sys
 from dataclasses import dataclass
 
 import pytest
 import torch
 from accelerate import DeepSpeedPlugin
+from forked import run_python
 
 from llmrecipes.checkpoints import last_complete_checkpoint, seal_checkpoint
 from llmrecipes.config import InputError, RunArguments
@@ -304,7 +304,6 @@ del tensor
 after = libc.mallinfo2()
 print((held.hblkhd - before.hblkhd) >> 20, (after.arena - before.arena) >> 20)
 """
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    mapped, grown = map(int, ran.stdout.split())
+    mapped, grown = map(int, run_python("-c", code).stdout.split())
     # MiB that come from the system for this tensor alone, and by which the heap has grown when it is gone.
     assert mapped == 0 and grown > 60

@@ -31,16 +31,22 @@ RUNS = {
     "kto": {"stage": "kto"},
     "grpo": {"stage": "grpo"},
 }
+
+
+def is_long(topology: str, run: str) -> bool:
+    """ZeRO-3 shards what ZeRO-2 does and the weights too; `fresh`, `lora` and `dpo` go the other runs' ways."""
+    return topology == "zero2" or run in ("muon_bf16", "pretrain", "sft") or (topology, run) == ("zero3", "kto")
+
+
 SHARDED_RUNS = [
-    # ZeRO-3 shards what ZeRO-2 does and the weights too.
-    pytest.param(topology, run, marks=[pytest.mark.long] if topology == "zero2" else [])
+    pytest.param(topology, run, marks=[pytest.mark.long] * is_long(topology, run))
     for topology in toys.SHARDED
     for run in RUNS
     if not (run == "muon_bf16" and "zero" in topology)
 ]
 
 
-def run_all(inputs: Path, outputs: Path, topology: str) -> None:  # noqa: F811
+def run_all(inputs: Path, outputs: Path, topology: str, names: list[str]) -> None:  # noqa: F811
     rank, save_state = int(os.environ["RANK"]), Trainer.save_state
 
     def record_shares(trainer):  # each recipe saves the state when it has trained, evaluated and saved its model
@@ -51,12 +57,11 @@ def run_all(inputs: Path, outputs: Path, topology: str) -> None:  # noqa: F811
         save_state(trainer)
 
     Trainer.save_state = record_shares
-    for name, changes in RUNS.items():
-        if name == "muon_bf16" and "zero" in topology:
-            continue
+    for name in names:
+        changes = RUNS[name]
         # Whatever this CPU has: it decides in which precision Muon works.
         torch.cpu.get_capabilities = lambda fast=name == "muon_bf16": {"amx_bf16": fast}
-        settings = {"learning_rate": 1e-3, "eval_strategy": "steps", "eval_steps": STEPS - 1} | changes
+        settings = {"learning_rate": 1e-3, "eval_strategy": "steps", "eval_steps": STEPS - 1, "test_split_size": 4} | changes
         if name == "pretrain":
             settings["model_name_or_path"] = f"{inputs}/model"
         if name == "fresh" and "zero" in topology:
@@ -79,14 +84,16 @@ def run_all(inputs: Path, outputs: Path, topology: str) -> None:  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def launch(inputs, tmp_path_factory):  # noqa: F811
-    """topology -> the folder of its runs, made when first asked for."""
-    done = {}
+def launch(inputs, tmp_path_factory, request):  # noqa: F811
+    """topology -> the folder of its runs, of which those that the selected tests read are made when first asked for."""
+    done, tests = {}, [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    selected = [(test.callspec.params["topology"], test.callspec.params.get("run", "fresh")) for test in tests]
 
     def start(topology: str) -> Path:
         if topology not in done:
             folder = tmp_path_factory.mktemp(topology)
-            (folder / "log.txt").write_text(toys.launch(__file__, topology, inputs, folder))
+            names = [name for name in RUNS if any(run == name and topology in ("ddp", other) for other, run in selected)]
+            (folder / "log.txt").write_text(toys.launch(__file__, topology, inputs, folder, *names))
             done[topology] = folder
         return done[topology]
 
@@ -168,5 +175,5 @@ def test_muon_is_refused_under_zero(launch, topology):
 
 if __name__ == "__main__":
     toys.without_compiling()
-    run_all(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    run_all(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:])
     toys.leave()

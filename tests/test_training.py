@@ -349,7 +349,8 @@ def run_recipe(stage, config, folder, output_dir, rows, *options, weight_pairs=F
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     argv = ["--model_name_or_path", folder, "--datasets", str(data), "--output_dir", str(output_dir)]
     argv += ["--max_steps", "3", "--per_device_train_batch_size", "4", "--learning_rate", "1e-2", "--bf16", "false"]
-    argv += ["--activation_checkpointing", "false", "--report_to", "none", "--test_split_size", "4", *options]
+    argv += ["--activation_checkpointing", "false", "--report_to", "none", "--test_split_size", "4"]
+    argv += ["--save_strategy", "no", *options]
     recipe = runpy.run_path(str(ROOT / "recipes" / f"{stage}.py"))
     shared = (RunArguments, DataArguments, PreviewArguments)
     if stage == "reward":
