@@ -67,18 +67,19 @@ def within_context(args: TrainingArguments, model):
 
 
 def take_template(args: trl.SFTConfig, model, tokenizer: PreTrainedTokenizerBase, peft_config):
-    """`args` without `chat_template_path` once a model with tied embeddings has adopted that template and its new tokens:
-    TRL would make LoRA train the new rows and, in full, the head tied to them, which PEFT cannot do."""
+    """`args` without `chat_template_path` once a model with LoRA has adopted that template and its new tokens, whose rows
+    the adapter trains; of a head that is not tied to the embeddings it trains all. TRL would name these modules as Llama
+    does, and with tied embeddings have the head trained as well, which PEFT cannot do."""
     path = args.chat_template_path
-    if not path or peft_config is None or not model.config.get_text_config().tie_word_embeddings:
-        return args
-    if path.endswith((".jinja", ".j2")):
+    if not path or peft_config is None or path.endswith((".jinja", ".j2")):
         return args
     _, _, added = clone_chat_template(model, tokenizer, path)
     if added:
-        embeddings = model.get_input_embeddings()
-        name = next(name for name, module in model.named_modules() if module is embeddings)
-        peft_config.trainable_token_indices = {name.rpartition(".")[2]: added}
+        name = lambda wanted: next(n for n, module in model.named_modules() if module is wanted).rpartition(".")[2]
+        peft_config.trainable_token_indices = {name(model.get_input_embeddings()): added}
+        if not model.config.get_text_config().tie_word_embeddings:
+            whole = [*(peft_config.modules_to_save or ()), name(model.get_output_embeddings())]
+            peft_config.modules_to_save = list(dict.fromkeys(whole))
     args = copy.copy(args)
     args.chat_template_path = None
     return args
@@ -114,6 +115,7 @@ class SFTTrainer(ByDocument, trl.SFTTrainer):
         self._start = model
         # TRL needs {% generation %} marks in the template, or a template that it knows.
         self._answers_only, args.assistant_only_loss = args.assistant_only_loss, False
+        self._new_template = args.chat_template_path
         args = take_template(within_context(args, model), model, kwargs.get("processing_class"), kwargs.get("peft_config"))
         if args.padding_free or args.packing and args.packing_strategy != "wrapped":
             key = "packing" if args.packing else "padding_free"
@@ -154,9 +156,9 @@ class SFTTrainer(ByDocument, trl.SFTTrainer):
         self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: trl.SFTConfig, name: str
     ) -> tuple:
         """(tokenised rows, the row of `dataset` that each comes from)."""
-        complete_template(tokenizer, args.chat_template_path or name)
+        complete_template(tokenizer, self._new_template or name)
         if not self.row_counts:  # of the first set
-            tell_of_template(tokenizer, args.chat_template_path)
+            tell_of_template(tokenizer, self._new_template)
         stops = set(eos_token_ids(self._start, tokenizer))
         with PartialState().main_process_first():  # the others read its cache
             rows, notes, ends = tokenize_answers(dataset, tokenizer, stops, name, args.dataset_num_proc)

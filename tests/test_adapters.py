@@ -1,5 +1,6 @@
 """What starts from an adapter starts from what it was trained to: in every stage, on disk and from Python."""
 
+import copy
 import importlib
 import json
 import math
@@ -24,12 +25,14 @@ from transformers import (
     Olmo2Config,
     Qwen3MoeConfig,
 )
+from trl import SFTConfig
 
 from llmrecipes.adapters import check_policy, lora_config, read_chain
 from llmrecipes.cards.model import repo_name, write_model_card
 from llmrecipes.config import InputError, ModelArguments, RunArguments
 from llmrecipes.models import build_policy, load_policy, load_reward_model, load_tokenizer, train_tokenizer
 from llmrecipes.parsing import parse
+from llmrecipes.training import SFTTrainer
 
 TEXTS = ["Ann has a red hat.", "Bob has 12 blue hats.", "Who has a hat? Ann."] * 5
 CONFIGS = {
@@ -211,6 +214,34 @@ def test_adapter_that_trains_added_tokens_loads_with_them(kind, tokenizer, tmp_p
     tokens = torch.tensor([[5, rows, 9, rows + 1]])
     with torch.no_grad():
         assert_close(load(tmp_path / "sft")(input_ids=tokens).logits, trained(input_ids=tokens).logits)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt_neox", "gpt2"])
+def test_a_template_with_new_tokens_is_learned_by_lora_whatever_the_embeddings_are_called(tokenizer, tmp_path, model_type):
+    """Untied and tied embeddings: what the trained model says is what its folder says when it is loaded."""
+    config = CONFIGS.get(model_type, CONFIGS["llama"] | {"model_type": model_type})
+    policy = build_policy(config, tokenizer)
+    other, own = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
+    other.add_special_tokens({"additional_special_tokens": ["<|say|>", "<|done|>"]})
+    other.chat_template = "{% for m in messages %}<|say|>{{ m.content }}<|done|>{% endfor %}"
+    other.save_pretrained(tmp_path / "other")
+    policy.save_pretrained(tmp_path / "base")
+    args = SFTConfig(output_dir=str(tmp_path / "sft"), chat_template_path=str(tmp_path / "other"), max_steps=1, use_cpu=True,
+                     bf16=False, learning_rate=0.1, gradient_checkpointing=False, report_to="none")  # fmt: skip
+    rows = Dataset.from_list([{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in PAIRS])
+    lora = LoraConfig(r=4, task_type="CAUSAL_LM", target_modules="all-linear")
+    policy = load(tmp_path / "base")
+    made = SFTTrainer(model=policy, args=args, train_dataset=rows, processing_class=own, peft_config=lora)
+    made.train()
+    made.save_model()
+    new = own.convert_tokens_to_ids("<|done|>")
+    tokens, model = torch.tensor([[5, new - 1, 9, new]]), made.model.eval()
+    with torch.no_grad():
+        got, want = load(tmp_path / "sft")(input_ids=tokens).logits, model(input_ids=tokens).logits
+        base = model.get_base_model().get_input_embeddings()(tokens)
+    assert_close(got, want)
+    start = model.get_base_model().get_input_embeddings().token_adapter.base_layer.weight[tokens]
+    assert ((base - start).abs().amax(-1) > 0)[0].tolist() == [False, True, False, True], "the new rows alone are trained"
 
 
 def test_chain_of_three_loads_and_its_tokenizer_is_found(kind, base, sft, tokenizer, tmp_path):
