@@ -313,11 +313,13 @@ def _load(
         exact = load(dtype=torch.float32).parameters() if rounded else ()
     if is_quantised and dequantise:
         loaded = loaded.dequantize()
+        # A model stored in 4 bits remembers to save its weights as they were stored, which transformers cannot do.
+        loaded._weight_conversions = None
     loaded = merge_all(loaded, adapters, exact)
     loaded.name_or_path = loaded.config._name_or_path = path  # the name of a new adapter's base: not a path in the cache
     if loaded.can_generate():
         make_writable(loaded.generation_config, path)
-    if quantization is not None:
+    if is_quantised and not dequantise:
         keep_trainable(loaded)
     if tokenizer is not None:
         if new := new_tokens(model, tokenizer):

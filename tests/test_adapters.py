@@ -518,6 +518,21 @@ def test_merge_of_qlora_writes_what_was_trained(qlora, tmp_path):
     assert_close(logits(whole), trained)
 
 
+def test_a_base_that_is_stored_in_four_bits_is_trained_and_merged_without_a_key(qlora, tokenizer, tmp_path):
+    start = load(qlora[0].with_name("base"), load_in_4bit=True)
+    start.save_pretrained(tmp_path / "stored")
+    tokenizer.save_pretrained(tmp_path / "stored")
+    stored = load(tmp_path / "stored")
+    assert_close(logits(stored), logits(start))
+    packs = [m.support_avx512bf16_for_cpu for m in stored.modules() if hasattr(m, "support_avx512bf16_for_cpu")]
+    assert packs and not any(packs), "a packed layer would pass no gradient back after an evaluation"
+    trained = logits(add_adapter(stored, tmp_path / "sft", tokenizer=tokenizer, target_modules="all-linear"))
+    run_merge(tmp_path / "sft", tmp_path / "whole")
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+    assert not getattr(whole, "is_quantized", False) and whole.dtype == torch.float32
+    assert_close(logits(whole), trained)
+
+
 # --- what can be adapted ----------------------------------------------------------------------------------------------
 
 SMALL = {
