@@ -141,8 +141,8 @@ def merge(model: PreTrainedModel, source: Source) -> PreTrainedModel:
             f"{source.path}: an adapter cannot be merged under ZeRO-3; start from the result of recipes/merge.py"
         )
     if Path(source.path).is_dir() and not Path(source.path, "adapter_model.safetensors").is_file():
-        raise InputError(f"{source.path}: holds an adapter without adapter_model.safetensors; an adapter_model.bin is not read, "
-                         "since it may hold code")  # fmt: skip
+        raise InputError(f"{source.path}: holds an adapter without adapter_model.safetensors; adapter_model.bin is not "
+                         "read, since it may hold code")  # fmt: skip
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     source.adapter.task_type = None  # PEFT's wrapper for language models cannot hold a classifier
     try:
