@@ -36,6 +36,19 @@ def prepare_sharding(args: StageArguments) -> None:
         _keep_float32_outputs(args)
 
 
+def require_shardable(model: torch.nn.Module) -> None:
+    """InputError for weights that are no parameters, such as DeepSeek-V3's balance of its experts, under a launch config by
+    which rank 0 sends the weights to the others: accelerate 1.15 sends parameters alone, and ends with a traceback."""
+    names = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")
+    if not all(os.environ.get(name, "").lower() in ("true", "1") for name in names):
+        return
+    if others := sorted(dict(model.named_buffers()).keys() & model.state_dict().keys()):
+        raise InputError(
+            f"fsdp_cpu_ram_efficient_loading: {type(model).__name__} has weights that are no parameters ({others[0]}), which "
+            "accelerate cannot send; set it to false in a copy of the launch config"
+        )
+
+
 def _fsdp(args: StageArguments) -> dict | None:
     """fsdp_version and state_dict_type, None without FSDP."""
     own = getattr(args, "fsdp_plugin_args", None) or {}  # made by TrainingArguments from its key `fsdp`

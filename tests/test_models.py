@@ -360,3 +360,17 @@ def test_a_tokenizer_alone_is_loaded_as_auto_tokenizer_would(tmp_path):
         assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
     (own / "config.json").write_text('{"model_type": "gpt2"}')
     assert class_for(str(own)) is AutoTokenizer  # the model may have a class of its own
+
+
+def test_weights_that_fsdp_could_not_send_are_one_line(tokenizer, monkeypatch):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    moe = {"intermediate_size": 16, "moe_intermediate_size": 16, "n_routed_experts": 2, "num_experts_per_tok": 1, "n_group": 1}
+    moe |= {"topk_group": 1, "first_k_dense_replace": 0, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4}
+    deepseek = {"model_type": "deepseek_v3", **sizes, **moe, "qk_nope_head_dim": 4, "v_head_dim": 8}
+    build_policy(deepseek, tokenizer)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    build_policy(deepseek, tokenizer)
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+    build_policy({"model_type": "llama", "intermediate_size": 16, **sizes}, tokenizer)
+    with pytest.raises(InputError, match="fsdp_cpu_ram_efficient_loading: .*e_score_correction_bias.* set it to false"):
+        build_policy(deepseek, tokenizer)
