@@ -10,11 +10,13 @@ import signal
 import sys
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from peft import PeftModel
 from safetensors.torch import load_model, save_model
 from torch import distributed as dist
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
@@ -295,11 +297,28 @@ def _load_progress(checkpoint: Path, args: TrainingArguments) -> dict:
 
 def _load_what_was_saved(trainer: Trainer) -> None:
     """Has `trainer` load its checkpoints by `load_weights`. Trainer itself looks for the model's own names and leaves what
-    is saved under others as it was at the start, with no more than a warning."""
+    is saved under others as it was at the start, with no more than a warning. Adapters stay of the precision they have:
+    peft would make those that TRL trains in bfloat16 (QLoRA) float32."""
     model = trainer.model
-    if isinstance(model, PreTrainedModel) and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        return
+    if isinstance(model, PeftModel):
+        trainer._load_from_checkpoint = _with_dtypes_kept(model, trainer._load_from_checkpoint)
+        trainer._load_best_model = _with_dtypes_kept(model, trainer._load_best_model)
+    elif isinstance(model, PreTrainedModel):
         trainer._load_from_checkpoint = lambda checkpoint, _=None: load_weights(checkpoint, model)
         trainer._load_best_model = lambda: load_weights(trainer.state.best_model_checkpoint, model)
+
+
+def _with_dtypes_kept(model: torch.nn.Module, load: Callable) -> Callable:
+    def load_and_cast(*args, **kwargs):
+        dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+        load(*args, **kwargs)
+        for name, parameter in model.named_parameters():
+            if parameter.dtype != dtypes[name]:
+                parameter.data = parameter.data.to(dtypes[name])
+
+    return load_and_cast
 
 
 def _check_best_model(trainer: Trainer, checkpoint: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback, TrainingArguments
 
@@ -36,7 +37,7 @@ class At(TrainerCallback):
         setattr(self, event, lambda args, state, control, **kwargs: what() if state.global_step == step else None)
 
 
-def prepare(folder, *callbacks, run=None, rows=20, attention_dropout=0.2, kind="llama", **changes):
+def prepare(folder, *callbacks, run=None, rows=20, attention_dropout=0.2, kind="llama", adapt=None, **changes):
     """A trainer of a tiny model with dropout, and its run in `folder`."""
     settings = {"max_steps": 7, "save_steps": 2, "logging_steps": 3, "save_total_limit": 2, "learning_rate": 1e-2}
     settings |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "lr_scheduler_type": "constant"}
@@ -48,6 +49,7 @@ def prepare(folder, *callbacks, run=None, rows=20, attention_dropout=0.2, kind="
     sizes |= {"num_key_value_heads": 2}
     config = AutoConfig.for_model(kind, vocab_size=32, attention_dropout=attention_dropout, **sizes)
     model = AutoModelForCausalLM.from_config(config)
+    model = adapt(model) if adapt else model
     rows = Dataset.from_dict({"input_ids": torch.randint(32, (rows, 8)).tolist()}).with_format("torch")
     trainer = PretrainTrainer(
         model=model, args=args, train_dataset=rows, eval_dataset=rows.select(range(2)), data_collator=collate_blocks
@@ -110,6 +112,22 @@ def test_the_best_model_is_loaded_under_its_saved_names(tmp_path):
     trainer, _ = train(tmp_path / "o", kind="gpt_neox", **keys)
     assert trainer.state.best_global_step == 2
     assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric)
+
+
+def test_adapters_in_bfloat16_as_trl_trains_them_on_quantised_weights_stay_so(tmp_path):
+    def adapt(model):
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+        for parameter in model.parameters():
+            parameter.data = parameter.data.bfloat16() if parameter.requires_grad else parameter.data
+        return model
+
+    keys = {"adapt": adapt, "load_best_model_at_end": True, "eval_steps": 2}
+    with pytest.raises(Killed):
+        train(tmp_path / "o", At("on_step_end", 3, kill), **keys)
+    one, other = train(tmp_path / "o", **keys), train(tmp_path / "whole", **keys)
+    assert_same(one, other)
+    kinds = [{p.dtype for p in trainer.model.parameters() if p.requires_grad} for trainer, _ in (one, other)]
+    assert kinds == [{torch.bfloat16}] * 2
 
 
 def test_nothing_trains_once_all_steps_are_done(tmp_path, whole):
