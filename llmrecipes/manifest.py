@@ -303,6 +303,16 @@ def find_holder(output_dir: Path) -> str:
 _held: dict[Path, int] = {}  # folder -> file descriptor of its lock, held as long as this process lives
 
 
+def _leave_to_parent() -> None:
+    """In a forked process, such as a worker of a data loader: it may outlive a killed parent by seconds, in which the same
+    command must not find the folder locked."""
+    while _held:
+        os.close(_held.popitem()[1])
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
 def hold_folder(output_dir: Path) -> None:
     """Locks the folder for this process until it ends or calls `release_folder`; InputError if another process holds it."""
     folder = output_dir.resolve()

@@ -209,6 +209,24 @@ def test_folder_that_another_process_writes_to_is_one_line(tmp_path):
     release_folder(tmp_path)
 
 
+def test_a_worker_that_outlives_its_killed_parent_does_not_hold_the_folder(tmp_path):
+    hold_folder(tmp_path)
+    (is_up, up), (wakes, wake) = os.pipe(), os.pipe()
+    if not (worker := os.fork()):
+        os.close(wake)
+        os.write(up, b"x")
+        os.read(wakes, 1)
+        os._exit(0)
+    os.read(is_up, 1)
+    os.close(manifest_module._held.pop(tmp_path.resolve()))  # all that the kernel does for a killed process
+    try:
+        hold_folder(tmp_path)
+        release_folder(tmp_path)
+    finally:
+        os.close(wake)
+        os.waitpid(worker, 0)
+
+
 def test_imports_are_those_that_python_finds_in_the_whole_file():
     tricky = """
 def f():

@@ -364,7 +364,13 @@ def test_a_tokenizer_alone_is_loaded_as_auto_tokenizer_would(tmp_path):
 
 def test_weights_that_fsdp_could_not_send_are_one_line(tokenizer, monkeypatch):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
-    moe = {"intermediate_size": 16, "moe_intermediate_size": 16, "n_routed_experts": 2, "num_experts_per_tok": 1, "n_group": 1}
+    moe = {
+        "intermediate_size": 16,
+        "moe_intermediate_size": 16,
+        "n_routed_experts": 2,
+        "num_experts_per_tok": 1,
+        "n_group": 1,
+    }
     moe |= {"topk_group": 1, "first_k_dense_replace": 0, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4}
     deepseek = {"model_type": "deepseek_v3", **sizes, **moe, "qk_nope_head_dim": 4, "v_head_dim": 8}
     build_policy(deepseek, tokenizer)
