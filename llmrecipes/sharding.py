@@ -44,8 +44,8 @@ def require_shardable(model: torch.nn.Module) -> None:
         return
     if others := sorted(dict(model.named_buffers()).keys() & model.state_dict().keys()):
         raise InputError(
-            f"fsdp_cpu_ram_efficient_loading: {type(model).__name__} has weights that are no parameters ({others[0]}), which "
-            "accelerate cannot send; set it to false in a copy of the launch config"
+            f"fsdp_cpu_ram_efficient_loading: {type(model).__name__} has weights that are no parameters ({others[0]}), "
+            "which accelerate cannot send; set it to false in a copy of the launch config"
         )
 
 
