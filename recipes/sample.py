@@ -39,7 +39,7 @@ def main(run, data, sample, model):
     from llmrecipes.cards.dataset import write_card
     from llmrecipes.data import load_train_eval, true_rows
     from llmrecipes.data.tables import say
-    from llmrecipes.decoding import check_static
+    from llmrecipes.decoding import check_static, static_remark
     from llmrecipes.manifest import fingerprint
     from llmrecipes.models import load_policy, load_tokenizer
     from llmrecipes.run import check_run, finish_run, start_run
@@ -60,8 +60,8 @@ def main(run, data, sample, model):
         encoded = encode_rows(policy, tokenizer, prompts, sample.num_samples, sample.max_new_tokens)
     if sample.cache_implementation == "static":
         check_static(policy)
-        if policy.device.type != "cuda":
-            say("cache_implementation: static saves time on a GPU alone; here it only costs some")
+        if remark := static_remark(policy.device):
+            say(remark)
     start_run(state)
     rows = write_samples(
         policy,

@@ -169,6 +169,18 @@ def test_the_table_is_that_of_the_configs():
     )
 
 
+def test_a_plan_does_not_depend_on_what_has_been_run_in_the_folder(tmp_path, monkeypatch):
+    file = CHAINS["pythia-1b-tldr"] / "ppo.yaml"
+    expected = plan_of(file)["parameters"]
+    for part in ("model_name_or_path", "reward_model_name_or_path"):
+        folder = tmp_path / yaml.safe_load(file.read_text())[part]
+        folder.mkdir(parents=True)
+        config = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9}
+        (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 8}))
+    monkeypatch.chdir(tmp_path)
+    assert plan_of(file)["parameters"] == expected
+
+
 @pytest.mark.parametrize("name", CHAINS)
 def test_a_chain_says_what_was_not_run_and_where_its_data_come_from(name):
     page = (CHAINS[name] / "README.md").read_text()

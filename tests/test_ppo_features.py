@@ -406,3 +406,26 @@ def test_the_recipe_refuses_what_is_no_reward_model_before_it_loads_anything(tmp
     with pytest.raises(InputError, match=f"reward_model_name_or_path: .*{message}"):
         recipe.main(*parse(*types, argv=argv))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"cache_implementation": "static"}, "unexpected keyword argument 'cache_implementation'"),
+        ({"old_logprobs": "sampler"}, "unexpected keyword argument 'return_logprobs'"),
+        ({}, None),
+    ],
+)
+def test_a_sampler_that_does_not_take_what_a_key_asks_for_is_refused_before_training(tmp_path, monkeypatch, keys, message):
+    def own(model, prompts, *, max_new_tokens, temperature, top_k, top_p, eos_token_ids, pad_token_id, batch_size, generator,
+            stopping_criteria):  # fmt: skip
+        raise AssertionError("not asked yet")
+
+    monkeypatch.setattr(toys, "sample_responses", own)
+    if not message:
+        assert toys.trainer(tmp_path, **keys).sampler is own
+        return
+    with pytest.raises(InputError, match=f"sampler: own does not fit .*{message}"):
+        toys.trainer(tmp_path, **keys)
+    monkeypatch.setattr(toys, "sample_responses", lambda model, prompts, **options: own(model, prompts))
+    assert toys.trainer(tmp_path, **keys)

@@ -1,7 +1,9 @@
 """configs/README.md: every chain for a real model, and what its stages need (`python -m llmrecipes.plan.catalogue`)."""
 
 import os
+from contextlib import chdir
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from llmrecipes.keys.strict_yaml import load_yaml
 from llmrecipes.plan import make_plan
@@ -45,11 +47,13 @@ def launch_config(file: Path) -> str | None:
 
 
 def plan_of(file: Path) -> dict:
-    """The plan of one of the catalogue's YAMLs on its own hardware."""
-    settings, config = read_settings(["--config", str(file)], None, ROOT / "recipes")
-    topology = launch_config(file)
-    prompt_tokens = PROMPT_TOKENS if "num_iterations" in settings.keys else None  # of GRPO, which has no key for it
-    return make_plan(settings, config, accelerate_config=topology and str(ROOT / topology), prompt_tokens=prompt_tokens)
+    """The plan of one of the catalogue's YAMLs on its own hardware, from the configs alone: what a chain has already left in
+    outputs/ does not count."""
+    file, topology = file.resolve(), launch_config(file)
+    with TemporaryDirectory() as empty, chdir(empty):
+        settings, config = read_settings(["--config", str(file)], None, ROOT / "recipes")
+        prompt_tokens = PROMPT_TOKENS if "num_iterations" in settings.keys else None  # of GRPO, which has no key for it
+        return make_plan(settings, config, accelerate_config=topology and str(ROOT / topology), prompt_tokens=prompt_tokens)
 
 
 def table() -> str:

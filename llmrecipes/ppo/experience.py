@@ -3,6 +3,7 @@
 Each function takes the PPOTrainer, whose models, arguments and counters it uses.
 """
 
+import inspect
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -122,26 +123,45 @@ def sample_and_score(
     return rollout, scores, torch.tensor(finished, device=args.device), token_ids
 
 
-def sample(trainer, prompts: list[list[int]], generator: torch.Generator) -> list:
-    """The sampler's responses to `prompts` (token ids)."""
-    args, policy = trainer.args, trainer.model.policy
-    ask = partial(
-        trainer.sampler,
-        causal_lm(policy),
-        prompts,
-        max_new_tokens=args.max_completion_length,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        eos_token_ids=trainer.eos_token_ids,
-        pad_token_id=trainer.pad_token_id,
-        batch_size=args.per_device_generation_batch_size,
-        generator=generator,
-        stopping_criteria=trainer.stopping_criteria,
+def sampling_options(trainer, generator: torch.Generator | None) -> dict:
+    """What the sampler is given by name."""
+    args = trainer.args
+    return {
+        "max_new_tokens": args.max_completion_length,
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "eos_token_ids": trainer.eos_token_ids,
+        "pad_token_id": trainer.pad_token_id,
+        "batch_size": args.per_device_generation_batch_size,
+        "generator": generator,
+        "stopping_criteria": trainer.stopping_criteria,
         # Only what is needed: custom samplers may not know these.
         **({"return_logprobs": True} if args.old_logprobs == "sampler" else {}),
         **({"cache_implementation": "static"} if args.cache_implementation else {}),
-    )
+    }
+
+
+def check_sampler(trainer) -> None:
+    """Raises InputError for a sampler that does not take what it is given."""
+    try:
+        signature = inspect.signature(trainer.sampler)
+    except (TypeError, ValueError):  # a built-in function does not say
+        return
+    try:
+        signature.bind(trainer.model, [], **sampling_options(trainer, None))
+    except TypeError as error:
+        name = getattr(trainer.sampler, "__name__", type(trainer.sampler).__name__)
+        raise InputError(
+            f"sampler: {name} does not fit ({error}); give it the arguments of llmrecipes.generation.sample_responses, or "
+            "leave out the key that asks for more"
+        ) from None
+
+
+def sample(trainer, prompts: list[list[int]], generator: torch.Generator) -> list:
+    """The sampler's responses to `prompts` (token ids)."""
+    args, policy = trainer.args, trainer.model.policy
+    ask = partial(trainer.sampler, causal_lm(policy), prompts, **sampling_options(trainer, generator))
     if args.use_vllm:  # the engine has its own copy of the weights
         return ask()
 

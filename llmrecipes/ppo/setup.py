@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.adapters import check_policy, keeps_base
 from llmrecipes.config import InputError
-from llmrecipes.decoding import check_static
+from llmrecipes.decoding import check_static, static_remark
 from llmrecipes.models import eos_token_ids, num_embeddings
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.policy_value import add_adapter, build_value_head, build_value_model, disable_dropout
@@ -44,8 +44,8 @@ def check_arguments(args: PPOConfig, model: PreTrainedModel, peft_config: PeftCo
                 "cache_implementation: static does not work with FSDP or DeepSpeed; leave it out, or use ddp.yaml"
             )
         check_static(model)
-        if args.device.type != "cuda":
-            logger.warning("cache_implementation: static saves time on a GPU alone; here it only costs some")
+        if remark := static_remark(args.device):
+            logger.warning(remark)
 
 
 def check_evaluation(args: PPOConfig, eval_dataset) -> None:

@@ -88,8 +88,7 @@ class PPOTrainer(Trainer):
         complete_template(processing_class, "processing_class")
         self.sampler = sampler or sample_responses
         self.rewards = Rewards(reward_funcs, reward_processing_classes, processing_class, args.reward_weights)
-        ends = setup.end_of_response(model, processing_class, args)
-        self.eos_token_ids, self.pad_token_id, self.stopping_criteria = ends
+        self.eos_token_ids, self.pad_token_id, self.stopping_criteria = setup.end_of_response(model, processing_class, args)
         longest = longest_prompt(model, args.max_completion_length, args.max_prompt_length)
         if value_model is not None:
             check_value_model(value_model, processing_class, longest + args.max_completion_length)
@@ -122,6 +121,7 @@ class PPOTrainer(Trainer):
             self.ref_model = self.ref_model and shard_frozen(self.ref_model, self.accelerator)
         if args.use_vllm:
             self.sampler = VLLMSampler(self.model.policy, args, self.accelerator, processing_class)
+        experience.check_sampler(self)
         self.kl_coef = args.kl_coef
         self._start_counting()
 
