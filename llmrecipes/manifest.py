@@ -242,8 +242,17 @@ def _first_difference(before: dict, given: dict, read_inputs: bool = True) -> st
         if not is_part_of_a_run(key) or not read_inputs and (any(_paths(key, old)) or any(_paths(key, new))):
             continue
         if _canonical(key, old) != _canonical(key, new):
+            key, old, new = _first_item(key, old, new)
             return f"`{key}` was {str(old)[:60]}, is {str(new)[:60]}"
     return ""
+
+
+def _first_item(key: str, old: object, new: object) -> tuple[str, object, object]:
+    """The first item in which two lists differ, with its key, as in sources[3]; of what are no lists, what is given."""
+    if not isinstance(old, list) or not isinstance(new, list):
+        return key, old, new
+    place = next((i for i, (a, b) in enumerate(zip(old, new)) if a != b), min(len(old), len(new)))
+    return f"{key}[{place}]", *(own[place] if place < len(own) else "not given" for own in (old, new))
 
 
 def plain_difference(previous: dict, given: dict) -> str:

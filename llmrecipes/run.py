@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -173,7 +174,7 @@ def _describe(stage: str, run: RunArguments, args: StageArguments, configs: tupl
         "status": "running",
         "fingerprint": run_fingerprint(stage, given, batch),
         "batch": batch,
-        "command": " ".join(scrub_secrets(["python", *sys.argv], known)),
+        "command": shlex.join(scrub_secrets(["python", *sys.argv], known)),
         "config": config,
         "given": given,
         "inputs": found | {path: f"hub:{path}" for path in inputs if path and path not in found},

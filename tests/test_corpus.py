@@ -146,10 +146,14 @@ def test_a_phrase_of_many_documents_is_no_contamination(tmp_path):
 def test_an_item_that_many_documents_hold_whole_is_contamination(tmp_path):
     question = "which of the seven hills of rome is named after a god of the sky answer the capitoline hill"
     other = "which of the rivers of the old world carries more water than any other answer the congo river it is"
+    short = "how old is the oldest tree of all"  # a single run of words
     texts = [f"{document(i)} {question}" for i in range(12)] + [f"{document(20)} {' '.join(question.split()[:-3])}"]
     path = str(write_lines(tmp_path / "a.jsonl", [*texts, document(21)]))
     found = run_build(tmp_path / "out", [path], {"set": [question, other]}, **PLAIN)
     assert len(kept(tmp_path / "out")) == 2 and found["evaluation"]["common_ngrams"] > 0
+    path = str(write_lines(tmp_path / "b.jsonl", [f"{document(i)} {short.upper()}?" for i in range(12)] + [document(30)]))
+    found = run_build(tmp_path / "short", [path], {"set": [short]}, **PLAIN)
+    assert len(kept(tmp_path / "short")) == 1 and found["total"]["dropped"]["decontaminate"]
 
 
 def test_items_too_short_are_counted_and_others_found_whole():
@@ -359,6 +363,12 @@ def test_the_recipe_writes_a_folder_whose_report_is_known_to_what_is_made_of_it(
     assert first.returncode == 0, first.stderr
     assert "already finished" in run_python("recipes/corpus.py", *options, "--retries", "9").stdout
     report = json.loads((out / "report.json").read_text())
+    card = (out / "README.md").read_text()
+    assert "documents are other people's" in card and "a.jsonl, label: a}]' --output_dir" in card, "as a shell takes it"
+    more = run_python(
+        "recipes/corpus.py", *[option.replace("}]", "}, {path: other.jsonl}]") for option in map(str, options)]
+    )
+    assert "another run (`sources[1]` was not given, is {'path': 'other.jsonl'})" in more.stderr
     assert not (out / "work").exists() and load_dataset(str(out), "a", split="train").num_rows == 40
     made = ["--datasets", f"[{{path: {out / 'data' / 'a'}}}]", "--vocab_size", "300", "--test_split_size", "0.1"]
     made += ["--output_dir", tmp_path / "tokenizer"]

@@ -144,6 +144,10 @@ def test_jobs_that_are_queued_are_not_handed_over_again(tmp_path, sources, monke
     (work.root / "slurm.json").write_text('{"jobs": ["7", "8"]}')
     monkeypatch.setattr(executors, "_are_queued", lambda jobs: jobs == ["7", "8"])
     assert build(work) is False and "jobs 7, 8 are still with Slurm" in capsys.readouterr().out
+    (work.root / "slurm.json").unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="executor: slurm: there is no `sbatch` on this machine"):
+        build(work)
     work.args.slurm.pop("time")
     with pytest.raises(InputError, match="slurm: `time` is missing"):
         build(work)

@@ -90,7 +90,8 @@ def test_pages_and_web_archives_give_their_main_text(tmp_path):
                 writer.create_warc_record(address, "response", payload=io.BytesIO(body), http_headers=headers)
             )
     source = to_source(str(tmp_path / "b.warc.gz"), "s")
-    (found,) = read_documents(source, Part(0, 0, (source.path,)), 1 << 20)
+    found, image = read_documents(source, Part(0, 0, (source.path,)), 1 << 20)
+    assert image.problem == "is no HTML page (image/png)", "counted, and no mistake"
     assert found.id == "http://x.org/1" and "many bo\u00e2ts go up" in found.text
     assert warcio
 
@@ -231,8 +232,82 @@ def test_a_record_that_is_not_as_its_digests_say_is_a_bad_row_and_counted(tmp_pa
             texts_of(file)
         source = [{"path": str(file), "drop_bad_rows": True}]
         found = run_build(tmp_path / str(number), source, exact_duplicates=False, **PLAIN)
-        assert found["total"]["kept"][0] == 2 and [n for n, _ in found["total"]["dropped"]["read"].values()] == [1]
+        assert found["total"]["kept"][0] == 2 and [
+            n for why, (n, _) in found["total"]["dropped"]["read"].items() if "HTML" not in why
+        ] == [1]
         assert message in str(found), "the report says why"
+
+
+def test_records_that_are_no_pages_are_counted_and_texts_of_pages_read(tmp_path):
+    pytest.importorskip("fastwarc")
+    pytest.importorskip("trafilatura")
+    page, file = PAGE.format(BODY).encode(), tmp_path / "a.warc"
+    lost = response(page).replace(b"200 OK", b"404 No", 1)
+    file.write_bytes(response(page) + response(b"%PDF-1.4", "application/pdf") + lost)
+    found = run_build(tmp_path / "out", [str(file)], **PLAIN)["total"]
+    assert (found["read"][0], found["kept"][0]) == (3, 1)
+    why = {"is no HTML page": [1, 0], "is an error page or a redirection": [1, 0]}
+    assert found["dropped"] == {"read": why} and "application/pdf" in str(found["samples"])
+    text = "Home\nWhat the pages say, ü.".encode()
+    wet = response(page).replace(b"WARC-Type: response", b"WARC-Type: conversion").partition(b"Content-Length")[0]
+    wet = (
+        wet.replace(b"application/http", b"text/plain")
+        + f"Content-Length: {len(text)}\r\n\r\n".encode()
+        + text
+        + b"\r\n\r\n"
+    )
+    (tmp_path / "b.warc.wet.gz").write_bytes(gzip.compress(wet))
+    assert texts_of(tmp_path / "b.warc.wet.gz") == [text.decode()]
+
+
+@pytest.mark.parametrize(
+    ("name", "begin", "message"),
+    [("a.txt", b"%PDF-1.4\n1 0 obj\nendobj\n", "a PDF"), ("a.txt", b"{\\rtf1 a text}\n", "RTF"),
+     ("a.jsonl", b"PK\x03\x04rest\n", "a zip archive"), ("a.html", b"\x1f\x8brest", "packed by gzip"),
+     ("a.txt", "a text\n".encode("utf-16"), "UTF-16")],
+)  # fmt: skip
+def test_a_file_that_is_no_text_is_one_bad_row(tmp_path, name, begin, message):
+    (tmp_path / name).write_bytes(begin + b"more lines\n" * 9)
+    with pytest.raises(InputError, match=f"{name}, row 1: is {message}.*as the file's first bytes say"):
+        texts_of(tmp_path / name)
+    assert texts_of(tmp_path / name, drop_bad_rows=True) == [""], "of the bad row; none of its lines"
+
+
+def test_json_over_several_lines_and_null_are_named_as_that(tmp_path):
+    for content, message in (
+        (json.dumps({"messages": [{"text": "a"}]}, indent=1), r"row 1: begins a JSON value that goes over several lines"),
+        ('{"text": null}', r"row 1: `text` is null"),
+    ):
+        (tmp_path / "a.json").write_text(content)
+        with pytest.raises(InputError, match=message):
+            texts_of(tmp_path / "a.json")
+
+
+def test_files_of_other_names_are_read_as_what_is_said(tmp_path, capsys):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text("x = 1\ny = 2\n")
+    (tmp_path / "src" / "b.tex.gz").write_bytes(gzip.compress(b"\\section{A}\n"))
+    assert texts_of(tmp_path / "src", file_type="text", whole_files=True) == ["x = 1\ny = 2\n", "\\section{A}\n"]
+    assert texts_of(tmp_path / "src", file_type="text", whole_files=True, data_files="*.py") == ["x = 1\ny = 2\n"]
+    (tmp_path / "wiki_00").write_bytes(jsonl())
+    assert texts_of(tmp_path / "wiki_00", file_type="jsonl") == TEXTS
+    with pytest.raises(InputError, match=r"wiki_00: unknown kind of file.*`file_type:` jsonl, text"):
+        texts_of(tmp_path / "wiki_00")
+    with pytest.raises(InputError, match=r"`file_type` is 'txt'.*text"):
+        to_source({"path": str(tmp_path), "file_type": "txt"}, "s")
+    (tmp_path / "code.zip").write_bytes(b"PK\x03\x04")
+    with pytest.raises(InputError, match=r"code\.zip: is an archive of files; unpack it"):
+        texts_of(tmp_path / "code.zip")
+
+
+def test_links_that_are_not_followed_are_named(tmp_path, capsys):
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "in" / "a.jsonl").write_bytes(jsonl())
+    (tmp_path / "in" / "b.jsonl").symlink_to("a.jsonl")
+    (tmp_path / "in" / "a" / "loop").symlink_to("..")
+    (tmp_path / "in" / "gone.jsonl").symlink_to("nowhere")
+    assert texts_of(tmp_path / "in") == TEXTS * 2, "links to files are"
+    assert "or to nothing, are not followed (a/loop, gone.jsonl)" in capsys.readouterr().out
 
 
 def test_a_servers_header_is_no_text_of_a_page_when_its_records_header_is_damaged(tmp_path):
@@ -336,7 +411,9 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path, capsys):
     for name in ("a.jsonl", "b.csv", "README.md", "texts/README.md", "texts/c.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(jsonl(["one text"]))
-    assert len(texts_of(tmp_path / "texts")) == 2 and not capsys.readouterr().out
+    assert len(texts_of(tmp_path / "texts", whole_files=True)) == 2 and not capsys.readouterr().out
+    assert len(texts_of(tmp_path / "texts")) == 2
+    assert "texts: each line of its text files is a document; with `whole_files: true`" in capsys.readouterr().out
     assert len(texts_of(tmp_path)) == 2
     assert "3 of 5 files are not read (README.md, b.csv, texts/README.md); choose" in capsys.readouterr().out
 

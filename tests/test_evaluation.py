@@ -88,6 +88,15 @@ def write_task(tmp_path, rows, name="cats"):
     return load_tasks([name], str(tmp_path))
 
 
+def test_tasks_of_lm_eval_itself_say_which_key_they_need():
+    for task, message in (
+        ("hub_knowledge", "tasks: mmlu is lm-eval's own, .* set `hub_tasks: true`"),
+        ("hellaswag", "there is no 'hellaswag' under configs/tasks; .*; lm-eval's own tasks need `hub_tasks: true`"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_tasks([task], "configs/tasks")
+
+
 def test_task_score_equals_a_direct_computation_of_log_likelihoods(model, tokenizer, tmp_path):
     hits = []
     for item in items():

@@ -21,11 +21,13 @@ def write_jsonl(path: Path, rows: list[dict]) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def write_card(output_dir: Path, title: str, configs: dict[str, dict[str, str]], body: str, run=None) -> None:
+def write_card(
+    output_dir: Path, title: str, configs: dict[str, dict[str, str]], body: str, run=None, limits: str = LIMITS
+) -> None:
     """Writes README.md, a data set card in the Hub's form.
 
     configs: name -> {split: file}; load_dataset uses the one called `default` by default. run: the `Run` that makes the
-    data; its licence, stage and command go on the card.
+    data; its licence, stage and command go on the card. limits: what the data are for, and what is wrong with them.
     """
     entries = [
         {"config_name": name, "data_files": [{"split": split, "path": path} for split, path in files.items()]}
@@ -38,6 +40,6 @@ def write_card(output_dir: Path, title: str, configs: dict[str, dict[str, str]],
         name = loading_name(run.manifest.get("config", {}).get("output_dir") or output_dir)
         lines = "\n".join(load_rows(name, configs))
         text += f"\n## How to load\n\n`{name}` is this folder, or its repository on the Hub.\n\n```python\n{lines}\n```\n"
-        text += f"\n## Intended use and limits\n\n{LIMITS}\n\n## Reproduce\n\nIn a checkout of llmrecipes:\n\n"
+        text += f"\n## Intended use and limits\n\n{limits}\n\n## Reproduce\n\nIn a checkout of llmrecipes:\n\n"
         text += f"```\n{hide_paths(run.manifest['command'])}\n```\n\n`manifest.json` holds every setting.\n"
     write_text(output_dir / "README.md", f"---\n{head}\n---\n\n{text}")

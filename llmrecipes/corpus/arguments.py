@@ -8,6 +8,7 @@ from llmrecipes.config import InputError, generator_of, nearest
 from llmrecipes.keys import keys_of
 from llmrecipes.keys.values import check_value
 
+FILE_TYPES = ["jsonl", "text", "html", "parquet", "arrow", "warc"]
 QUALITY = ["gopher_repetition", "gopher", "c4", "fineweb"]
 STEPS = ("repair", "languages", "quality", "blocked_words", "scrub")
 
@@ -29,6 +30,13 @@ class CorpusSource:
     reader: str | None = field(default=None, metadata={"help": "module:function (rows) -> rows, before anything else."})
     text_column: str = field(default="text", metadata={"help": "Column that holds the document."})
     id_column: str | None = field(default=None, metadata={"help": "Column with its id; default: url, or file and row."})
+    file_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "What local files are whose names do not say it (.py, .tex, wiki_00).",
+            "choices": ["jsonl", "text", "html", "parquet", "arrow", "warc"],
+        },
+    )
     whole_files: bool = field(default=False, metadata={"help": "A text file is one document, instead of one per line."})
     drop_bad_rows: bool = field(default=False, metadata={"help": "Count and drop bad rows; otherwise stop at the first."})
     license: str | None = field(default=None, metadata={"help": "For the report and the card."})
@@ -154,8 +162,12 @@ def to_source(value, where: str) -> CorpusSource:
         for key in ("streaming", "revision", "data_files"):
             if getattr(source, key):
                 raise InputError(f"{where}: `{key}` has no effect on {source.path}, a function; leave it out")
-    if source.whole_files and not is_local(source.path):
-        raise InputError(f"{where}: `whole_files` is for local text files")
+    for key in ("whole_files", "file_type"):
+        if getattr(source, key) and not is_local(source.path):
+            raise InputError(f"{where}: `{key}` is for local files")
+    if source.file_type and source.file_type not in FILE_TYPES:
+        near = nearest(source.file_type, FILE_TYPES)
+        raise InputError(f"{where}: `file_type` is {source.file_type!r}{near}; it may be {', '.join(FILE_TYPES)}")
     if source.split != "train" and is_local(source.path):
         raise InputError(f"{where}: `split` is for the Hub and for archives; of {source.path} choose `data_files`")
     if source.sha256 and not source.path.startswith("pypi:"):

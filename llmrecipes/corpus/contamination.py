@@ -45,12 +45,12 @@ class Items:
         return numpy.concatenate(found) if found else numpy.zeros(0, numpy.int64)
 
     def whole(self, hits: numpy.ndarray) -> numpy.ndarray:
-        """For each of `hits` (pairs of document and n-gram) whether its item has several n-grams and all are in its
-        document; an n-gram of several items counts for the first."""
+        """For each of `hits` (pairs of document and n-gram) whether all n-grams of its item are in its document; an n-gram
+        of several items counts for the first."""
         owner = numpy.concatenate([numpy.zeros(0, numpy.int64), *(self.owners[n] for n in sorted(self.first))])
         item, size = owner[hits[:, 1]], numpy.bincount(owner, minlength=1)
         _, where, found = numpy.unique(hits[:, 0] * len(size) + item, return_inverse=True, return_counts=True)
-        return (found[where] == size[item]) & (size[item] > 1)
+        return found[where] == size[item]
 
     def owner(self, number: int) -> int:
         """An item that contains n-gram `number`."""

@@ -22,7 +22,7 @@ class Counts:
     lengths: dict = field(default_factory=dict)
 
     def drop(self, step: str, reason: str, words: int, name: str, text: str) -> None:
-        reason = re.sub(r"\d+(?= of the line)| \(.*\)$", "", reason)[:120] if step == "read" else reason
+        reason = re.sub(r" at byte \d+( of (the line|a text))?$| \(.*\)$", "", reason)[:120] if step == "read" else reason
         entry = self.dropped.setdefault(step, {}).setdefault(reason, [0, 0])
         entry[0] += 1
         entry[1] += words

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from llmrecipes.config import InputError, as_rows, generator_of, load_function
 from llmrecipes.corpus.arguments import CorpusSource
+from llmrecipes.corpus.pages import Bad, LeftOut
 from llmrecipes.corpus.parts import Part
-from llmrecipes.corpus.readers import Bad, read_file
+from llmrecipes.corpus.readers import read_file
 
 
 @dataclass
@@ -16,10 +17,12 @@ class Document:
     text: str
     id: str
     problem: str = ""  # why the row cannot be used
+    is_wrong: bool = True  # whether a `problem` is a mistake, or the row is no document anyway
 
 
 def read_documents(source: CorpusSource, part: Part, limit: int) -> Iterator[Document]:
-    """Documents of a part, in order; with `drop_bad_rows`, unusable rows come with a `problem`.
+    """Documents of a part, in order; with `drop_bad_rows`, unusable rows come with a `problem`, as records of web
+    archives that are no pages always do.
 
     limit: most bytes in a document.
 
@@ -28,7 +31,7 @@ def read_documents(source: CorpusSource, part: Part, limit: int) -> Iterator[Doc
     """
     for where, number, row in _rows(source, part, limit):
         found = _to_document(source, where, number, row, limit)
-        if found.problem and not source.drop_bad_rows:
+        if found.problem and found.is_wrong and not source.drop_bad_rows:
             raise InputError(f"{where}, row {number}: {found.problem}; fix it, or leave such rows out and count them with "
                              "`drop_bad_rows: true` beside the source's path")  # fmt: skip
         yield found
@@ -50,7 +53,7 @@ def _rows(source: CorpusSource, part: Part, limit: int) -> Iterator[tuple[str, i
     else:
         columns = None if source.reader else (source.text_column, source.id_column or "url")
         for file in part.files:
-            rows = ((file, *found) for found in read_file(file, source.whole_files, limit, columns))
+            rows = ((file, *found) for found in read_file(file, source.whole_files, limit, columns, source.file_type))
             yield from _through_reader(source, rows)
 
 
@@ -80,8 +83,10 @@ def _through_reader(source: CorpusSource, rows: Iterator[tuple]) -> Iterator[tup
 def _to_document(source: CorpusSource, where: str, number: int, row: dict | Bad, limit: int) -> Document:
     name = f"{where}#{number}"
     if isinstance(row, Bad):
-        return Document("", name, str(row))
-    if row.get(source.text_column) is None:
+        return Document("", name, str(row), not isinstance(row, LeftOut))
+    if source.text_column in row and row[source.text_column] is None:
+        return Document("", name, f"`{source.text_column}` is null")
+    if source.text_column not in row:
         there = ", ".join(map(str, row)) or "none"
         return Document("", name, f"has no `{source.text_column}`; its columns are {there[:200]}")
     text = row[source.text_column]

@@ -36,7 +36,8 @@ def require_documents(content: dict) -> None:
         if not about["kept"][0]:
             reasons = {f"{step}: {reason}": n[0] for step, own in about["dropped"].items() for reason, n in own.items()}
             why = f"; most by {max(reasons, key=reasons.get)}" if reasons else ", it holds none"
-            raise InputError(f"{about['path']}: nothing is left of {about['read'][0]:,} documents of {label}{why}")
+            left = f"nothing is left of {about['read'][0]:,} documents of {label}{why}"
+            raise InputError(f"{about['path']}: {left}; leave it out, or change its `steps` (report.html has samples)")
 
 
 def tidy(work: Work) -> None:

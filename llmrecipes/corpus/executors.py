@@ -249,7 +249,11 @@ def _launch(work: Work, launched: list[str], real, script: str, retriever, *args
     waits for one that failed is removed, or it would stay with Slurm for ever."""
     args = (*args, "--kill-on-invalid-dep=yes")
     if not work.args.dry_run:
-        launched.append(str(real(script, retriever, *args)))
+        try:
+            launched.append(str(real(script, retriever, *args)))
+        except FileNotFoundError as error:
+            what = f"executor: slurm: there is no `{error.filename}` on this machine"
+            raise InputError(f"{what}; start this where jobs are submitted, or have scripts written (--dry_run)") from None
         return launched[-1]
     folder = work.root / "slurm"
     folder.mkdir(exist_ok=True)

@@ -18,6 +18,10 @@ class Bad(str):
     """Why a row cannot be read."""
 
 
+class LeftOut(Bad):
+    """Why a record is no document, although nothing is wrong with it: it is only counted."""
+
+
 def too_long(limit: int) -> Bad:
     """What is wrong with a row of more than `limit` bytes."""
     return Bad(f"is longer than max_document_bytes ({limit:,})")
@@ -43,10 +47,10 @@ def _decode(content: bytes, charset: str | None) -> str:
 
 
 def archived_pages(stream: BinaryIO, file: str, limit: int) -> Iterator[tuple[int, dict | Bad]]:
-    """HTML responses of a web archive; the id of a row is its URL.
+    """HTML responses of a web archive, or the texts that were made of them (as in WET); the id of a row is its URL.
 
     Raises:
-        EOFError: a record has no end. OSError: no record begins where one must. InputError: there is no response.
+        EOFError: a record has no end. OSError: no record begins where one must. InputError: there is none of either.
     """
     warc = need("fastwarc.warc", "web archives")
     number = 0
@@ -54,7 +58,7 @@ def archived_pages(stream: BinaryIO, file: str, limit: int) -> Iterator[tuple[in
         kind, address = record.record_type, record.headers.get("WARC-Target-URI", "")
         if kind == warc.WarcRecordType.unknown and _is_response(record.headers.get("Content-Type", "")):
             kind = warc.WarcRecordType.no_type
-        if kind not in (warc.WarcRecordType.response, warc.WarcRecordType.no_type):
+        if kind not in (warc.WarcRecordType.response, warc.WarcRecordType.conversion, warc.WarcRecordType.no_type):
             continue
         number += 1
         if kind == warc.WarcRecordType.no_type:
@@ -66,10 +70,10 @@ def archived_pages(stream: BinaryIO, file: str, limit: int) -> Iterator[tuple[in
         block = record.reader.read(limit + MOST_HEADER + 1)
         if len(block) < min(record.content_length, limit + MOST_HEADER + 1):  # fastwarc does not notice a truncated file
             raise EOFError(f"record {number}, {address}, has no end")
-        if (row := _page_of(warc, record, block, limit)) is not None:
-            yield number, row
+        is_text = kind == warc.WarcRecordType.conversion
+        yield number, _text_of(record, block, limit) if is_text else _page_of(warc, record, block, limit)
     if number == 0:
-        raise InputError(f"{file}: holds no WARC response; it is damaged or not a web archive")
+        raise InputError(f"{file}: holds no WARC response and no text of one; it is damaged or not a web archive")
 
 
 def _is_response(content_type: str) -> bool:
@@ -78,8 +82,23 @@ def _is_response(content_type: str) -> bool:
     return not content_type or content_type.startswith("application/http") and "request" not in content_type
 
 
-def _page_of(warc, record, block: bytes, limit: int) -> dict | Bad | None:
-    """The row of a response of which these bytes are stored, without what is over the limit; None if it is no HTML."""
+def _text_of(record, block: bytes, limit: int) -> dict | Bad:
+    """The row of a record that holds a page's text."""
+    said = record.headers
+    if len(block) > limit:
+        return too_long(limit)
+    if _differs(said.get("WARC-Block-Digest"), block):
+        return Bad("is damaged: its bytes are not those of its WARC-Block-Digest")
+    if (kind := said.get("Content-Type") or "text/plain").partition(";")[0].strip() != "text/plain":
+        return LeftOut(f"is no text ({kind[:80]})")
+    try:
+        return {"text": block.decode(), "url": said.get("WARC-Target-URI", "")}
+    except UnicodeDecodeError as error:
+        return Bad(f"is not UTF-8 at byte {error.start + 1}")
+
+
+def _page_of(warc, record, block: bytes, limit: int) -> dict | Bad:
+    """The row of a response of which these bytes are stored, without what is over the limit."""
     said, is_whole = record.headers, len(block) == record.content_length
     if is_whole and _differs(said.get("WARC-Block-Digest"), block):
         return Bad("is damaged: its bytes are not those of its WARC-Block-Digest")
@@ -91,8 +110,11 @@ def _page_of(warc, record, block: bytes, limit: int) -> dict | Bad | None:
     digest = None if said.get("WARC-Truncated") else said.get("WARC-Payload-Digest")
     if is_whole and _differs(digest, payload) and not _is_of_unpacked(digest, warc, response.http_headers, payload, limit):
         return Bad("is damaged: its page is not that of its WARC-Payload-Digest")
-    if "html" not in (response.http_content_type or "html"):
-        return None
+    if "html" not in (kind := response.http_content_type or "html"):
+        return LeftOut(f"is no HTML page ({kind[:80]})")
+    status = response.http_headers.status_code if response.http_headers else None
+    if status and not 200 <= status < 300:
+        return LeftOut(f"is an error page or a redirection (status {status})")
     content = _unpacked(warc, response.http_headers, payload, limit) if len(payload) <= limit else payload
     if content is None:
         return Bad("is packed in a way that cannot be undone")

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmrecipes.config import InputError, generator_of
-from llmrecipes.corpus.arguments import CorpusArguments, CorpusSource, is_local
+from llmrecipes.corpus.arguments import FILE_TYPES, CorpusArguments, CorpusSource, is_local
 from llmrecipes.manifest import MANIFEST_FILE
 from llmrecipes.preflight.folders import is_held_out
 
 PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
-LINES, TEXT, PAGES = (".jsonl", ".ndjson", ".json"), (".txt", ".md"), (".html", ".htm")
-KINDS = (*LINES, *TEXT, *PAGES, ".parquet", ".arrow", ".warc")
+LINES, TEXT, PAGES, ARCHIVES = (".jsonl", ".ndjson", ".json"), (".txt", ".md"), (".html", ".htm"), (".warc", ".wet")
+KINDS = (*LINES, *TEXT, *PAGES, ".parquet", ".arrow", *ARCHIVES)
+TYPES = dict(zip(FILE_TYPES, (".jsonl", ".txt", ".html", ".parquet", ".arrow", ".warc"), strict=True))  # as an ending
+UNREADABLE = (".zip", ".tar", ".tgz", ".7z", ".rar")  # archives that are to be unpacked first
 NOT_DATA = {"dataset_info.json", "dataset_dict.json", "state.json", MANIFEST_FILE, "statistics.json", "report.json"}
 
 
@@ -60,12 +62,14 @@ def kind_of(file: str) -> str:
 
 def list_files(source: CorpusSource) -> list[Path]:
     """Files of a local source, in the order of their names."""
+    lines = False
     path = Path(source.path).expanduser()
     patterns = [source.data_files] if isinstance(source.data_files, str) else source.data_files
     if path.is_dir():
         found = [file for pattern in patterns or ["**/*"] for file in path.glob(pattern)]
+        _tell_of_links(path, found)
         found = [f for f in found if f.is_file() and not any(part.startswith(".") for part in f.relative_to(path).parts)]
-        found = found if patterns else _of_known_kinds(path, found)
+        found = found if patterns or source.file_type else _of_known_kinds(path, found)
     elif patterns:
         raise InputError(f"{source.path}: data_files needs a folder as `path`")
     else:
@@ -75,12 +79,26 @@ def list_files(source: CorpusSource) -> list[Path]:
         raise InputError(f"{source.path}: has no file that can be read; it may be any of {', '.join(KINDS)}, "
                          f"also compressed ({', '.join(PACKED)})")  # fmt: skip
     for file in found:
-        if kind_of(file.name) not in KINDS:
-            raise InputError(f"{file}: unknown kind of file; it may be any of {', '.join(KINDS)}, also compressed")
-        if source.whole_files and kind_of(file.name) not in (*TEXT, *PAGES):
+        kind = TYPES[source.file_type] if source.file_type else kind_of(file.name)
+        if kind in UNREADABLE:
+            raise InputError(f"{file}: is an archive of files; unpack it and give the folder")
+        if kind not in KINDS:
+            raise InputError(f"{file}: unknown kind of file; it may be any of {', '.join(KINDS)}, also compressed; or say "
+                             f"what it is, `file_type:` {', '.join(FILE_TYPES)}")  # fmt: skip
+        if source.whole_files and kind not in (*TEXT, *PAGES):
             raise InputError(f"{file}: `whole_files` has no effect on it, only on {', '.join(TEXT)}; leave it out, or name "
                              "the text files by `data_files`")  # fmt: skip
+        lines = lines or kind in TEXT and not source.whole_files
+    if lines:
+        print(f"{source.path}: each line of its text files is a document; with `whole_files: true` each file is one")
     return sorted(set(found))
+
+
+def _tell_of_links(folder: Path, found: list[Path]) -> None:
+    """Names links in `folder` that are not followed: to folders, which may lead back, and to nothing."""
+    if lost := sorted(str(file.relative_to(folder)) for file in found if file.is_symlink() and not file.is_file()):
+        names = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
+        print(f"{folder}: links to folders, or to nothing, are not followed ({names}); give what they lead to as a source")
 
 
 def _of_known_kinds(folder: Path, files: list[Path]) -> list[Path]:

@@ -15,31 +15,41 @@ from pathlib import Path
 from llmrecipes.config import InputError
 from llmrecipes.corpus.extras import need
 from llmrecipes.corpus.pages import Bad, archived_pages, page_text, too_long
-from llmrecipes.corpus.parts import LINES, PAGES, TEXT, kind_of
+from llmrecipes.corpus.parts import ARCHIVES, LINES, PAGES, TEXT, TYPES, kind_of
 from llmrecipes.formats import has_lone_surrogate, rows_of_batch
 
 BATCH = 256  # rows of a table at a time
 MOST_LISTED = 512 << 20  # most bytes of a file that is one JSON list
+FIRST_BYTES = {
+    b"%PDF-": "a PDF", b"{\\rtf": "RTF, of a word processor", b"PK\x03\x04": "a zip archive, as .docx, .epub and .odt are",
+    b"\xd0\xcf\x11\xe0": "a file of an old Office", b"7z\xbc\xaf": "a 7z archive", b"\x1f\x8b": "packed by gzip",
+    b"\xfd7zXZ": "packed by xz", b"\x28\xb5\x2f\xfd": "packed by Zstandard", b"PAR1": "Parquet", b"ARROW1": "Arrow",
+    b"SQLite format 3": "an SQLite database", b"\x89PNG": "an image", b"\xff\xd8\xff": "an image", b"GIF8": "an image",
+    b"\x7fELF": "a program", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
+}  # fmt: skip
 MANY_RETURNS = 10  # more carriage returns in a line are not an accident
 
 
 def read_file(
-    file: str, whole_files: bool, limit: int, columns: tuple[str, ...] | None = None
+    file: str, whole_files: bool, limit: int, columns: tuple[str, ...] | None = None, file_type: str | None = None
 ) -> Iterator[tuple[int, dict | Bad]]:
     """Rows of one file.
 
-    limit: most bytes in a line or page. columns: the columns of a table that are needed.
+    limit: most bytes in a line or page. columns: the columns of a table that are needed. file_type: what it is, if its name
+    does not say that.
 
     Raises:
         InputError: the file as a whole is damaged or truncated.
     """
-    kind = kind_of(file)
+    kind = TYPES[file_type] if file_type else kind_of(file)
     try:
-        if kind == ".parquet":
+        if kind in (*LINES, *TEXT, *PAGES) and (problem := _foreign(file)):
+            yield 1, problem
+        elif kind == ".parquet":
             yield from _parquet_rows(file, columns)
         elif kind == ".arrow":
             yield from _arrow_rows(file)
-        elif kind == ".warc":
+        elif kind in ARCHIVES:
             # fastwarc unpacks other archives itself, record by record
             with _open(file) if file.lower().endswith((".bz2", ".xz")) else open(file, "rb") as stream:
                 yield from archived_pages(stream, file, limit)
@@ -55,6 +65,16 @@ def read_file(
         raise InputError(f"{file}: is truncated or damaged ({error}); download it again") from None
     except OSError as error:  # raised by bz2 and fastwarc, or by the disk
         raise InputError(f"{file}: cannot be read ({error.strerror or error})") from None
+
+
+def _foreign(file: str) -> Bad | None:
+    """What is wrong with a file that begins as no text does; its lines would pass for bad rows and short texts."""
+    with _open(file) as stream:
+        begin = stream.read(16)
+    found = next((what for bytes_, what in FIRST_BYTES.items() if begin.startswith(bytes_)), None)
+    return (
+        Bad(f"is {found}, as the file's first bytes say; leave the file out, or give its text in UTF-8") if found else None
+    )
 
 
 def _open(file: str):
@@ -109,6 +129,9 @@ def _line_rows(file: str, is_json: bool, limit: int) -> Iterator[tuple[int, dict
                 while (more := stream.readline(1 << 20)) and not more.endswith(b"\n"):
                     pass
                 yield number, too_long(limit)
+            elif is_json and number == 1 and line.strip() in (b"{", b"["):
+                yield number, Bad("begins a JSON value that goes over several lines; write one row a line (`jq -c .`)")
+                return
             elif line.strip():
                 yield number, _parse(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, is_json)
 

@@ -25,6 +25,10 @@ from llmrecipes.report.numbers import size as bytes_of
 from llmrecipes.report.page import render_page
 
 COMMON_SHOWN = 20
+LIMITS = (
+    "For learning and research on how language models are trained. The documents are other people's: each source has a "
+    "licence of its own, and they can be false, rude or harmful, and hold personal data that the patterns missed."
+)
 
 
 def collect(work: Work) -> dict:
@@ -252,7 +256,7 @@ def write_corpus_card(folder: Path, content: dict, state) -> None:
         "",
         "`report.html` shows what was dropped and why, with samples. Personal data were looked for by patterns alone.",
     ]
-    write_card(folder, "Corpus", files, "\n".join(lines), state)
+    write_card(folder, "Corpus", files, "\n".join(lines), state, LIMITS)
 
 
 if __name__ == "__main__":

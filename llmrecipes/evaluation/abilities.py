@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes import metrics
-from llmrecipes.config import DataArguments, InputError
+from llmrecipes.config import DataArguments, InputError, nearest
 from llmrecipes.data import load_source
 from llmrecipes.formats import parse_jsonl
 from llmrecipes.processes import once, processes
@@ -76,7 +76,9 @@ def load_tasks(
     known = manager.all_tasks
     for task in tasks:
         if task not in known:
-            raise InputError(f"tasks: there is no {task!r} under {tasks_path}; there are {', '.join(known)}")
+            raise _no_such_task(task, known, tasks_path, hub_tasks)
+    if not hub_tasks and (lost := _without_task(tasks, manager.task_index)):
+        raise InputError(f"tasks: {lost[0]} is lm-eval's own, with data from the Hub; set `hub_tasks: true` to use it")
     if running := _running_code(tasks, manager.task_index):
         if not allow_code_execution:  # before loading, which imports the task's code and downloads its data
             raise _not_allowed(running[0])
@@ -91,6 +93,27 @@ def load_tasks(
         if task.OUTPUT_TYPE == "loglikelihood_rolling":
             raise _no_item_score(name)
     return loaded
+
+
+def _no_such_task(task: str, known: list[str], tasks_path: str, hub_tasks: bool) -> InputError:
+    if hub_tasks:  # thousands
+        return InputError(f"tasks: there is no {task!r} under {tasks_path} or in lm-eval{nearest(task, known)}")
+    return InputError(f"tasks: there is no {task!r} under {tasks_path}; there are {', '.join(known)}; lm-eval's own tasks "
+                      "need `hub_tasks: true`")  # fmt: skip
+
+
+def _without_task(members: list[str | dict], index: dict) -> list[str]:
+    """The names among `members`, with groups expanded, that no YAML file defines."""
+    found = []
+    for member in members:
+        name = member if isinstance(member, str) else member.get("task")
+        if isinstance(name, list):
+            found += _without_task(name, index)
+        elif isinstance(member, str) and member not in index:
+            found.append(member)
+        elif isinstance(member, str) and isinstance(own := (index[member].cfg or {}).get("task"), list):
+            found += _without_task(own, index)
+    return found
 
 
 def _running_code(members: list[str | dict], index: dict) -> list[str]:
