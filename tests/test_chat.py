@@ -319,11 +319,8 @@ def test_run_history_is_off_however_a_page_is_launched():
     assert page.run_history is False
 
 
-def test_words_of_a_model_stand_there_as_text_in_a_browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("chromium is not installed (apt-get install chromium)")
+def test_words_of_a_model_stand_there_as_text_in_a_browser(browser):
+    expect = pytest.importorskip("playwright.sync_api").expect
     asked = []
 
     def answer(folder, messages, *settings):
@@ -333,37 +330,30 @@ def test_words_of_a_model_stand_there_as_text_in_a_browser():
 
     page = build_page({"sft": "folder/sft", "ppo": "folder/ppo"}, answer, "Talk", [HOSTILE, "hello"])
     with served(serve_blocks(page)) as address:
-        with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            tab = browser.new_page()
-            requested = []
-            tab.on("request", lambda request: requested.append(request.url))
-            tab.goto(address)
-            box = tab.get_by_placeholder("Type a message...")
-            sync_api.expect(tab.get_by_text("temperature (0: greedy)").first).to_be_visible()
-            tab.get_by_role("button", name="hello").click()  # an example
-            sync_api.expect(box).to_have_value("hello")
-            box.press("Enter")
-            tab.get_by_text("bold").first.wait_for(timeout=12_000)
-            assert HOSTILE in tab.locator("body").inner_text()
-            assert tab.evaluate("window.hit") is None
-            tab.get_by_role("tab", name="Side by side").click()
-            tab.get_by_label("prompt", exact=True).fill("who are you?")
-            tab.get_by_role("button", name="Ask all").click()
-            for stage in ("sft", "ppo"):
-                box = tab.get_by_label(stage, exact=True).and_(tab.locator("textarea"))
-                sync_api.expect(box).to_have_value(HOSTILE, timeout=12_000)
-            assert tab.evaluate("window.hit") is None
-            assert not [url for url in requested if "198.51.100.1" in url or url.endswith("/x")]
-            browser.close()
+        tab = browser.new_page()
+        requested = []
+        tab.on("request", lambda request: requested.append(request.url))
+        tab.goto(address)
+        box = tab.get_by_placeholder("Type a message...")
+        expect(tab.get_by_text("temperature (0: greedy)").first).to_be_visible()
+        tab.get_by_role("button", name="hello").click()  # an example
+        expect(box).to_have_value("hello")
+        box.press("Enter")
+        tab.get_by_text("bold").first.wait_for(timeout=12_000)
+        assert HOSTILE in tab.locator("body").inner_text()
+        assert tab.evaluate("window.hit") is None
+        tab.get_by_role("tab", name="Side by side").click()
+        tab.get_by_label("prompt", exact=True).fill("who are you?")
+        tab.get_by_role("button", name="Ask all").click()
+        for stage in ("sft", "ppo"):
+            box = tab.get_by_label(stage, exact=True).and_(tab.locator("textarea"))
+            expect(box).to_have_value(HOSTILE, timeout=12_000)
+        assert tab.evaluate("window.hit") is None
+        assert not [url for url in requested if "198.51.100.1" in url or url.endswith("/x")]
     assert asked == [("folder/ppo", "hello"), ("folder/sft", "who are you?"), ("folder/ppo", "who are you?")]
 
 
-def test_blind_vote_side_by_side(tmp_path):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("chromium is not installed (apt-get install chromium)")
+def test_blind_vote_side_by_side(tmp_path, browser):
 
     def answer(folder, messages, *settings):
         yield "it is"
@@ -372,26 +362,23 @@ def test_blind_vote_side_by_side(tmp_path):
     votes = tmp_path / "votes.jsonl"
     page = build_compare_page({"sft": "GOOD", "ppo": "BAD"}, votes, answer)
     with served(serve_blocks(page)) as address:
-        with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            tab = browser.new_page()
-            tab.goto(address)
-            for number in range(1, 4):
-                tab.get_by_label("prompt", exact=True).fill(f"question {number}")
-                tab.get_by_role("button", name="Ask").click()
-                tab.wait_for_function(
-                    "[...document.querySelectorAll('button')].find(b => b.textContent.includes('1 is best')) && "
-                    "![...document.querySelectorAll('button')].find(b => b.textContent.includes('1 is best')).disabled"
-                )
-                first = tab.get_by_label("answer 1").input_value()
-                assert HOSTILE in first and "sft" not in tab.locator("body").inner_text().split("Votes so far")[0]
-                tab.get_by_role("button", name="1 is best" if "GOOD" in first else "2 is best").click()
-                tab.wait_for_function(f"document.querySelectorAll('table').length && {number} > 0")
-                tab.wait_for_function(
-                    "[...document.querySelectorAll('textarea, input')].some(b => b.value.startsWith('Saved.'))"
-                )
-            assert tab.evaluate("window.hit") is None
-            browser.close()
+        tab = browser.new_page()
+        tab.goto(address)
+        for number in range(1, 4):
+            tab.get_by_label("prompt", exact=True).fill(f"question {number}")
+            tab.get_by_role("button", name="Ask").click()
+            tab.wait_for_function(
+                "[...document.querySelectorAll('button')].find(b => b.textContent.includes('1 is best')) && "
+                "![...document.querySelectorAll('button')].find(b => b.textContent.includes('1 is best')).disabled"
+            )
+            first = tab.get_by_label("answer 1").input_value()
+            assert HOSTILE in first and "sft" not in tab.locator("body").inner_text().split("Votes so far")[0]
+            tab.get_by_role("button", name="1 is best" if "GOOD" in first else "2 is best").click()
+            tab.wait_for_function(f"document.querySelectorAll('table').length && {number} > 0")
+            tab.wait_for_function(
+                "[...document.querySelectorAll('textarea, input')].some(b => b.value.startsWith('Saved.'))"
+            )
+        assert tab.evaluate("window.hit") is None
     rows = read_growing(votes)
     assert len(rows) == 3 and all("GOOD" in row["responses"][row["ranking"][0][0]] for row in rows)
     assert [(row[0], row[4], row[5]) for row in ratings(rows)] == [("sft", 3, "100 %"), ("ppo", 3, "0 %")]

@@ -4,7 +4,6 @@ import asyncio
 import inspect
 import json
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -416,25 +415,6 @@ def test_settings_that_do_not_go_together(changes, said):
 
 def serving(store, **options):
     return served(build_app(store, "Be fair.", **options))
-
-
-@pytest.fixture
-def browser(chromium):
-    yield chromium
-    for context in chromium.contexts:  # a page left open goes on drawing and asking
-        context.close()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
-    path = shutil.which("chromium")
-    if not path:
-        pytest.skip("chromium is not installed (apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 def open_page(browser, address, **context):

@@ -367,29 +367,22 @@ def test_report_of_stages_that_were_run_one_by_one(chain):
     assert result.returncode == 2 and "holds no finished stage" in result.stderr and result.stderr.count("\n") == 1
 
 
-def test_page_in_a_browser_runs_nothing_and_prints_its_numbers(chain):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("chromium is not installed (apt-get install chromium)")
+def test_page_in_a_browser_runs_nothing_and_prints_its_numbers(chain, browser):
     checked = health()
     checked["by_category"] = {f"category {i}": checked["accuracy"] for i in range(60)}
     (chain / "reward" / "health.json").write_text(json.dumps(checked))
     page = write_report(chain, HOSTILE[2], ["sft", "reward", "evaluate"])
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 390, "height": 844})
-        requested, dialogs = [], []
-        tab.on("request", lambda request: requested.append(request.url))
-        tab.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-        tab.goto(page.as_uri())
-        assert requested == [page.as_uri()] and not dialogs
-        assert tab.evaluate("document.documentElement.scrollWidth") <= 390, "a phone scrolls down only"
-        cell = tab.locator("details td").first
-        assert not cell.is_visible()
-        tab.emulate_media(media="print")
-        assert cell.is_visible(), "on paper nothing is folded"
-        tab.set_viewport_size({"width": 794, "height": 1123})
-        heights = "[...document.querySelectorAll('svg')].map(svg => svg.getBoundingClientRect().height)"
-        assert 800 < max(tab.evaluate(heights)) < 1123 - 2 * 76, "a tall figure fits A4 within margins of 2 cm"
-        browser.close()
+    tab = browser.new_page(viewport={"width": 390, "height": 844})
+    requested, dialogs = [], []
+    tab.on("request", lambda request: requested.append(request.url))
+    tab.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    tab.goto(page.as_uri())
+    assert requested == [page.as_uri()] and not dialogs
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390, "a phone scrolls down only"
+    cell = tab.locator("details td").first
+    assert not cell.is_visible()
+    tab.emulate_media(media="print")
+    assert cell.is_visible(), "on paper nothing is folded"
+    tab.set_viewport_size({"width": 794, "height": 1123})
+    heights = "[...document.querySelectorAll('svg')].map(svg => svg.getBoundingClientRect().height)"
+    assert 800 < max(tab.evaluate(heights)) < 1123 - 2 * 76, "a tall figure fits A4 within margins of 2 cm"
