@@ -69,6 +69,10 @@ def kind(request):
     return request.param
 
 
+# What is trained from an adapter; dpo, and how all are loaded and merged, is tested with both kinds each time.
+LLAMA_FIRST = pytest.mark.parametrize("kind", ["llama", pytest.param("gpt2", marks=pytest.mark.long)], indirect=True)
+
+
 @pytest.fixture(scope="module")
 def base(kind, tokenizer, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp(kind) / "base"
@@ -325,6 +329,7 @@ def test_dpo_on_sft_at_learning_rate_0_gives_back_its_start(base, sft, tmp_path)
     assert_one_parent(tmp_path / "out", manifest, sft)
 
 
+@LLAMA_FIRST
 def test_ppo_on_dpo_with_a_reward_adapter_at_learning_rate_0_gives_back_its_start(dpo, sft, reward, tmp_path):
     options = ["--learning_rate", "0", "--reward_model_name_or_path", reward, "--value_model", "separate"]
     manifest = run_recipe("ppo", dpo, tmp_path / "out", *options)
@@ -351,6 +356,7 @@ def test_lines_of_the_card_load_the_chain(base, dpo, reward, tmp_path, of, kind_
     assert_close(logits(found["model"].eval()), logits(load(folder, kind_of)))
 
 
+@LLAMA_FIRST
 def test_ppo_trains_an_sft_adapter_whole_without_use_peft(sft, tmp_path):
     options = ["--learning_rate", "1e-3", "--reward_functions", "ppo_toys:even_share", "--value_model", "shared"]
     manifest = run_recipe("ppo", sft, tmp_path / "out", *options, peft=False)
@@ -360,12 +366,14 @@ def test_ppo_trains_an_sft_adapter_whole_without_use_peft(sft, tmp_path):
     assert 1e-4 < difference < 1, "it has learned, from the SFT model"
 
 
+@LLAMA_FIRST
 @pytest.mark.parametrize(("peft", "warned"), [(False, True), (True, False)])
 def test_training_in_bfloat16_says_that_small_steps_are_lost(base, tmp_path, capsys, peft, warned):
     run_recipe("dpo", base, tmp_path / "out", "--dtype", "bfloat16", peft=peft)
     assert ("warning: weights are trained in bfloat16, in which most updates" in capsys.readouterr().out) is warned
 
 
+@LLAMA_FIRST
 def test_reward_on_sft_is_its_trunk_and_what_it_has_learned(sft, tmp_path):
     manifest = run_recipe("reward", sft, tmp_path / "out", "--health_check", "false", "--learning_rate", "1e-2")
     assert_one_parent(tmp_path / "out", manifest, sft)
@@ -377,6 +385,7 @@ def test_reward_on_sft_is_its_trunk_and_what_it_has_learned(sft, tmp_path):
     assert_close(logits(trunk), logits(read))
 
 
+@LLAMA_FIRST
 def test_value_model_from_a_reward_adapter_resumes(kind, sft, reward, tokenizer, tmp_path):
     def trainer(**changes):
         data = Dataset.from_list([{"prompt": row["prompt"]} for row in PAIRS])
@@ -431,6 +440,7 @@ def test_policies_that_would_learn_nothing_or_lose_what_they_know_are_refused(ki
         check_policy(load(base).requires_grad_(False), None)
 
 
+@LLAMA_FIRST
 @pytest.mark.parametrize("bias", ["all", "lora_only"])
 def test_reference_of_lora_that_trains_biases_stays_the_start(kind, tokenizer, tmp_path, bias):
     torch.manual_seed(0)

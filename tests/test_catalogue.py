@@ -296,14 +296,20 @@ def inputs(tmp_path_factory):
     return folder
 
 
-QUICK = ("qwen2.5-0.5b-gsm8k/ppo", "pythia-1b-tldr/reward", "gpt2-124m-fineweb/pretrain")
+ONE_OF_A_KIND = (
+    "gpt2-124m-fineweb/pretrain",
+    "smollm2-135m/sft",
+    "pythia-1b-tldr/reward",
+    "zephyr-7b-qlora/dpo",
+    "qwen2.5-0.5b-gsm8k/ppo",
+    "qwen2.5-0.5b-gsm8k/grpo",
+)
 
 
-# All others: a run of a recipe each, 2 to 6 s; what they have in common with QUICK, other tests train too.
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+        pytest.param(name, marks=[] if name in ONE_OF_A_KIND else pytest.mark.long)
         for name in (f"{file.parent.name}/{file.stem}" for file in TRAINED)
     ],
 )

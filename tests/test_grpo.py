@@ -66,7 +66,7 @@ def whole(tmp_path_factory):
 
 
 # A rollout lasts four steps: the run is killed at the end of one, and inside one.
-@pytest.mark.parametrize("step", [4, 6])
+@pytest.mark.parametrize("step", [pytest.param(4, marks=pytest.mark.long), 6])
 def test_killed_and_started_again_ends_equal(tmp_path, whole, step):
     with pytest.raises(Killed):
         train(tmp_path / "o", At("on_step_begin", step, kill))

@@ -56,7 +56,7 @@ def assert_close(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
         torch.testing.assert_close(got[name], tensor, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["separate", pytest.param("lora", marks=pytest.mark.long)])
 def test_it_trains_as_uncompiled_compiles_in_the_first_rollout_alone_and_saves_the_same_names(tmp_path, kind):
     backend, arguments = KINDS[kind]
     plain, frames = run(tmp_path / "plain", **arguments)

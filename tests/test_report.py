@@ -11,7 +11,7 @@ import pytest
 from forked import run_python
 
 from llmrecipes.config import InputError
-from llmrecipes.report import read_history, write_report
+from llmrecipes.report import plots, read_history, write_report
 from llmrecipes.report.blocks import Heading, Said, Section, Table
 from llmrecipes.report.markdown import render_markdown
 
@@ -65,6 +65,26 @@ def write(folder, stage, **manifest):
         "config": {"output_dir": f"outputs/{stage}"},
     }
     (folder / stage / "manifest.json").write_text(json.dumps(whole | manifest))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def figures_drawn_once():
+    """Most figures of these reports are equal, and drawing takes most of a report's time."""
+    drawn = {}
+
+    def once(plot):
+        def draw(*args, **options):
+            key = f"{plot.__name__} {args} {options}"
+            if key not in drawn:
+                drawn[key] = plot(*args, **options)
+            return drawn[key]
+
+        return draw
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in filter(re.compile("plot_").match, dir(plots)):
+            patch.setattr(plots, name, once(getattr(plots, name)))
+        yield
 
 
 def page_of(*given):
