@@ -29,7 +29,7 @@ from llmrecipes.keys.usage import describe, list_values
 from llmrecipes.keys.values import accepted, check_value, shown
 from llmrecipes.memory import out_of_memory
 from llmrecipes.preflight import check_machine, contradictions, ineffective, remarks
-from llmrecipes.preflight.precedence import let_command_line_win
+from llmrecipes.preflight.precedence import let_command_line_win, use_newer_names
 from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.signals import follow_launcher
 from llmrecipes.tracking import place_trackers
@@ -164,6 +164,7 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
     # Light classes first: their errors come before torch is imported.
     build([config_type for config_type in config_types if not isinstance(config_type, str)], settings)
     settle_precision(settings, inputs_exist)
+    use_newer_names(settings)
     configs = build(config_types, settings)
     for config in configs:
         if isinstance(config, RunArguments):

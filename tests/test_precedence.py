@@ -1,5 +1,7 @@
 """What the command line makes void in the YAML is left out with a line; within one of the two it stays an error."""
 
+import warnings
+
 import pytest
 from recipe_types import recipe_types
 from wrong_configs import make_inputs, write_config
@@ -90,3 +92,19 @@ def test_within_one_of_them_it_is_an_error(lines, argv, part, paths, tmp_path):
     with pytest.raises(InputError) as caught:
         parse(*recipe_types("sft"), argv=["--config", str(config), *argv])
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "kto", "grpo", "reward", "ppo", "pretrain"])
+def test_no_warning_of_a_key_that_nobody_gave(stage, tmp_path):
+    """TRL turns checkpointing on under its older name; a user's own older name is still warned of."""
+    config = write_config(tmp_path, stage, [], make_inputs(tmp_path))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FutureWarning)
+        plain = parse(*recipe_types(stage), argv=["--config", str(config)])
+        assert not [w for w in caught if "checkpointing" in str(w.message)]
+        older = parse(*recipe_types(stage), argv=["--config", str(config), "--gradient_checkpointing"])
+    assert len([w for w in caught if "`gradient_checkpointing` is deprecated" in str(w.message)]) == 1
+    by_default = stage not in ("ppo", "pretrain")
+    for configs, expected in ((plain, by_default), (older, True)):
+        [args] = [c for c in configs if hasattr(c, "activation_checkpointing")]
+        assert args.activation_checkpointing is args.gradient_checkpointing is expected

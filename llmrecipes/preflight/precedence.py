@@ -38,6 +38,14 @@ def let_command_line_win(s: Settings) -> list[str]:
     return lines
 
 
+def use_newer_names(s: Settings) -> None:
+    """Gives defaults that TRL sets under a key's older name under the newer one: transformers warns of the older, which the
+    user did not write."""
+    for old, new in OLDER_NAMES:
+        if {old, new} <= s.keys.keys() and not s.given(old) and not s.given(new) and s[old] is not None:
+            s.values[new] = s[old]
+
+
 def _void(s: Settings) -> Iterator[tuple[str, str]]:
     """(key, why) of the settings from the YAML that the command line makes void."""
     for names, counts in [*((names, _is_on) for names in ALTERNATIVES), *((names, Settings.given) for names in OLDER_NAMES)]:
