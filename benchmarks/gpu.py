@@ -13,7 +13,7 @@ token's own row. --trl: a
 folder with trl 1.12.0 (`pip install --no-deps --target FOLDER trl==1.12.0`), used with the other packages of this
 environment; without it TRL's PPO is not measured. --json is written again with each figure that a part finds, so that a
 machine that goes away takes none of them along. --smoke: every part on tiny models, also on a CPU, to check that it runs;
-its figures mean nothing.
+its figures mean nothing. For a GPU machine without a network: benchmarks/gpu_offline.py.
 """
 
 import argparse

@@ -11,6 +11,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import gpu
+import gpu_offline
 
 
 @pytest.mark.parametrize(
@@ -124,3 +125,27 @@ def test_memory_of_a_side_that_waits_is_counted(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     assert gpu.held_gib(model, optimizer) == pytest.approx(12 * 2**20 / 2**30, rel=1e-4)
+
+
+def test_what_a_machine_without_a_network_lacks_is_taken_along(tmp_path):
+    freeze = tmp_path / "freeze.txt"
+    everything = gpu_offline.missing({}, "3.12", "x86_64")
+    assert {"transformers", "trl", "pandas", "dill"} <= everything.keys() and "torch" not in everything
+    has = everything | {"transformers": "5.17.0", "numpy": "2.5.2", "huggingface-hub": "0.1"}
+    lines = [f"{name}=={version}" for name, version in has.items() if name != "dill"]
+    freeze.write_text("\n".join([*lines, "torch==2.11.0+cu130", "-e git+ssh://somewhere", "scipy"]))
+    found = gpu_offline.missing(gpu_offline.read_list(freeze), "3.12", "x86_64")
+    assert found == {name: everything[name] for name in ("transformers", "huggingface-hub", "dill")}, "older, or not there"
+
+
+@pytest.mark.parametrize("has_text", [False, True])
+def test_the_runs_for_a_machine_without_a_network_name_parts_that_exist(has_text, tmp_path):
+    gpu_offline.write_runs(tmp_path, has_text)
+    asked = []
+    for number in (1, 2):
+        script = tmp_path / f"run-{number}.sh"
+        assert not subprocess.run(["bash", "-n", script], capture_output=True).stderr
+        calls = [line.split() for line in script.read_text().splitlines() if line.startswith("gpu ")]
+        asked += [part for _, _, parts, *_ in calls for part in parts.split(",")]
+        assert ("--text" in script.read_text()) == (has_text and number == 1)
+    assert sorted(asked) == sorted({*gpu.PARTS, *["shakespeare"] * has_text})
