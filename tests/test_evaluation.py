@@ -499,6 +499,7 @@ def arguments(tmp_path, **changes):
         "judge_pairs": True,
         "judge_guidelines": None,
         "allow_code_execution": False,
+        "trust_remote_code": False,
         "output_dir": str(tmp_path),
     }
     return SimpleNamespace(**settings | changes)

@@ -6,6 +6,7 @@ from test_store import samples
 
 import llmrecipes.judging.endpoint as endpoints
 from llmrecipes.config import InputError
+from llmrecipes.judging.pairwise import read_verdict
 from llmrecipes.ranking.items import to_rankings
 from llmrecipes.ranking.llm import ModelAnnotator, rank_items
 from llmrecipes.ranking.store import Store
@@ -40,10 +41,31 @@ def test_a_judge_who_only_likes_the_first_answer_calls_all_equal(endpoint):
     assert judge_of(endpoint(lambda a, b: "A").url, "").rank("q", ["x", "y", "z"]) == [[0, 1, 2]]
 
 
-def test_talk_is_read_and_nonsense_is_a_tie(endpoint):
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("B", "B"),
+        ("**a**.", "A"),
+        ("It's a tie.", "TIE"),
+        ("A tie", "TIE"),
+        ("There is a clear winner: B", "B"),
+        ("Answer A is better than a rude one", "A"),
+        ("<think>A is longer, but</think>\n\nB", "B"),
+        ("<think>Well, A says a lot", None),
+        ("both are a bit rude", None),
+        ("", None),
+    ],
+)
+def test_a_verdict_is_no_article_and_no_thought(reply, verdict):
+    assert read_verdict(reply) == verdict
+
+
+def test_talk_is_read_and_nonsense_is_a_tie(endpoint, capsys):
     assert judge_of(endpoint(lambda a, b: f"**{longer(a, b)}** is better").url, "").rank("q", ["xx", "x"]) == [[0], [1]]
     judge = judge_of(endpoint(lambda a, b: "I cannot say").url, "")
     assert judge.rank("q", ["xx", "x"]) == [[0, 1]] and judge.usage["unreadable"] == 2 and judge.usage["calls"] == 4
+    said = capsys.readouterr().out
+    assert said.count("gave no verdict that can be read in 16 tokens, but 'I cannot say'") == 1
 
 
 def test_faults_are_tried_again_a_bounded_number_of_times(endpoint):

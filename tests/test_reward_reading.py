@@ -1,6 +1,8 @@
 """Every reader of a reward model (training, health check, evaluation, watch, ranking by uncertainty, PPO) reads the same
 tokens at the same place, whatever the pad token, a BOS token, or an answer that was cut."""
 
+from types import SimpleNamespace
+
 import ppo_toys as toys
 import pytest
 import torch
@@ -147,6 +149,7 @@ def test_what_is_no_reward_model_is_refused_before_it_is_loaded(tmp_path):
     for name, model in (("policy", toys.policy()), ("two", toys.reward_model(num_labels=2))):
         model.save_pretrained(tmp_path / name)
         own.save_pretrained(tmp_path / name)
+    trusts_none = SimpleNamespace(trust_remote_code=False)
     for name, message in (("policy", "is not a reward model but LlamaForCausalLM"), ("two", "gives 2 labels")):
         source, path = ModelArguments(), str(tmp_path / name)
         sample = {"prompt": "w1", "responses": ["w2", "w3"]}
@@ -154,7 +157,7 @@ def test_what_is_no_reward_model_is_refused_before_it_is_loaded(tmp_path):
             lambda path=path: check_reward_path(path),
             lambda path=path, source=source: RewardScorer(source, path),
             lambda path=path, sample=sample: uncertainty([sample], ModelArguments(path)),
-            lambda path=path, source=source: check_saved_model(path, {}, HealthArguments(), source, None, None),
+            lambda path=path, source=source: check_saved_model(path, {}, HealthArguments(), source, trusts_none, None),
         ):
             with pytest.raises(InputError, match=message):
                 read()

@@ -38,7 +38,7 @@ def asked_by(manifest: dict, folder: Path) -> dict[str, str]:
 def _sources(key: str, manifest: dict, folder: Path) -> str:
     """The names of the sources under `key` and a digest of all that decides their rows; "" if there are none."""
     facts, names = [], []
-    for source in manifest["config"].get(key) or []:
+    for source in (manifest.get("config") or {}).get(key) or []:
         if isinstance(source, dict) and isinstance(path := source.get("path"), str):
             own = {name: value for name, value in source.items() if name not in ("path", "weight")}
             facts.append([_origin(path, manifest, folder), own])

@@ -18,6 +18,7 @@ from threading import Lock, Thread
 import httpx
 
 from llmrecipes.config import InputError
+from llmrecipes.data.tables import say
 from llmrecipes.formats import read_growing
 from llmrecipes.judging.arguments import JudgeArguments
 from llmrecipes.secrets import scrub_secrets
@@ -225,11 +226,20 @@ class Verdicts:
         return hashlib.sha256(f"{self.endpoint.model}\0{question}".encode()).hexdigest()[:32]
 
     def _ask(self, key: str, question: str, read: Callable[[str], object], max_tokens: int) -> None:
-        verdict = read(self.endpoint.ask(question, max_tokens)) or read(self.endpoint.ask(question, max_tokens)) or None
+        replies: list[str] = []
+        for _ in range(2):
+            replies.append(self.endpoint.ask(question, max_tokens))
+            if verdict := read(replies[-1]) or None:
+                break
         with self._lock:
             self.known[key] = verdict
             if verdict is None:
                 self.endpoint.usage["unreadable"] += 1
+                if self.endpoint.usage["unreadable"] == 1:  # all the others are counted at the end
+                    say(
+                        f"warning: {self.endpoint.model} was asked twice and gave no verdict that can be read in "
+                        f"{max_tokens} tokens, but {replies[-1][:80]!r}; such questions count as undecided"
+                    )
             elif self.file:
                 with self.file.open("a", encoding="utf-8") as file:
                     file.write(self._before + json.dumps({"question": key, "verdict": verdict}) + "\n")

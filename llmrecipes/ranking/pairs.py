@@ -58,7 +58,7 @@ def build_splits(
     """
     train, test = build_pairs(ranked, test_ids)
     if not train:
-        raise InputError("rank: no pair to train on; the annotators call all responses equal")
+        raise InputError("rank: no pair to train on; the annotators call all responses equal, or could not be read")
     splits = {"train": train, "test": test, "test_gold": build_pairs(gold or [], test_ids)[1]}
     for name, rankings in (("test", ranked), ("test_gold", gold)):
         if rankings and test_ids and not splits[name]:
