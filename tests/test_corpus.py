@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import unicodedata
 from pathlib import Path
 
 import numpy
@@ -19,7 +20,7 @@ from llmrecipes.corpus.arguments import CorpusArguments
 from llmrecipes.corpus.contamination import build_items, evaluation_texts
 from llmrecipes.corpus.duplicates import WINDOW
 from llmrecipes.corpus.engine import require_documents, tidy
-from llmrecipes.corpus.hashing import minhash, shingles, text_digest, word_hashes
+from llmrecipes.corpus.hashing import minhash, shingles, text_digest, tokens_of, word_hashes, words_of
 from llmrecipes.corpus.plan import measure, plan_lines, print_plan
 from llmrecipes.manifest import corpora_of, read_manifest
 from llmrecipes.parsing import parse
@@ -115,6 +116,32 @@ def test_an_item_is_found_in_documents_as_the_steps_leave_them(tmp_path, item, k
     found = run_build(tmp_path / "out", [source], {"exam": [item]}, **PLAIN | keys)
     assert kept(tmp_path / "out") == [f"{source}#2"]
     assert found["evaluation"]["sets"] == {"exam": 1} and found["total"]["dropped"]["decontaminate"]
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        lambda text: " ".join(f"{word[:2]}\u00ad{word[2:]}" for word in text.split()),
+        lambda text: "\u202b" + text.replace(" ", " \u200b") + "\u202c",
+        lambda text: unicodedata.normalize("NFD", text),
+    ],
+    ids=["soft hyphens", "no width", "accents apart"],
+)
+def test_characters_that_are_not_seen_hide_no_item(tmp_path, hide):
+    item = "which café in the old town sells élite pâté at noon to naïve guests from abroad"
+    texts = [f"{document(1)} {hide(item)} {document(2)}", document(3)]
+    source = str(write_lines(tmp_path / "a.jsonl", texts))
+    run_build(tmp_path / "out", [source], {"exam": [item]}, **PLAIN)
+    assert kept(tmp_path / "out") == [f"{source}#2"]
+
+
+def test_vowel_signs_belong_to_their_words(tmp_path):
+    item = "भारत की राजधानी क्या है और वहाँ कितने लोग रहते हैं और सबसे बड़ा शहर कौन सा है"
+    assert len(words_of(item)) == len(tokens_of(item)) == len(item.split())
+    part = " ".join(item.split()[:8])  # more than 13 runs of letters, fewer than 13 words
+    source = str(write_lines(tmp_path / "a.jsonl", [f"यह {part} नहीं", f"यह {item} नहीं"]))
+    found = run_build(tmp_path / "out", [source], {"exam": [item]}, **PLAIN)
+    assert kept(tmp_path / "out") == [f"{source}#1"] and found["total"]["read"][1] == 10 + 20
 
 
 def test_a_document_equal_to_an_item_counts_as_contamination(tmp_path):

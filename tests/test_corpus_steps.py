@@ -119,10 +119,35 @@ def test_personal_data_of_other_countries_and_shapes_are_replaced_as_a_whole(tex
     assert +changed == {kind: 3}
 
 
+ALL = ("email", "phone", "ip", "national_phone", "iban", "card", "key")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        *((text, "national_phone") for text in ("0171 1234567", "030 / 901820", "01 23 45 67 89", "(0711) 2345-678")),
+        *((text, "national_phone") for text in ("0044 20 7946 0958", "02079460958", "(020) 7946 0958")),
+        *((text, "iban") for text in ("DE89 3704 0044 0532 0130 00", "GB29NWBK60161331926819", "NO93 8601 1117 947")),
+        *((text, "card") for text in ("4111 1111 1111 1111", "5500-0000-0000-0004", "378282246310005")),
+        *((text, "key") for text in ("AKIAIOSFODNN7EXAMPLE", "ghp_abcdefghijklmnopqrstuvwxyz0123456789")),
+    ],
+)
+def test_more_kinds_are_replaced_if_asked_for(text, kind):
+    changed = Counter()
+    shown = "phone" if "phone" in kind else kind
+    assert scrubbed(ALL, changed, f"({text}), {text} AND {text}.")[0] == f"([{shown}]), [{shown}] AND [{shown}]."
+    assert +changed == {kind: 3} or +changed in ({"phone": 3}, {"phone": 1, "national_phone": 2}) and shown == "phone"
+    if kind in ("iban", "card"):
+        digit = next(i for i in range(len(text) - 1, 0, -1) if text[i].isdigit())
+        wrong = f"{text[:digit]}{(int(text[digit]) + 1) % 10}{text[digit + 1 :]}"
+        assert scrubbed((kind,), Counter(), wrong)[0] == wrong, "its check digit is wrong"
+
+
 def test_a_long_run_of_characters_takes_no_longer_than_words_do():
     """A pattern that looks ahead from each character takes an hour."""
     text = "A" * 1_000_000 + " a@b.org"
-    assert scrubbed(("email", "phone", "ip"), Counter(), text)[0].endswith("A [email]")
+    assert scrubbed(ALL, Counter(), text)[0].endswith("A [email]")
+    assert scrubbed(ALL, Counter(), "0" * 20_000 + "1 " * 20_000)[0].startswith("0000")
 
 
 @pytest.mark.parametrize(
@@ -137,10 +162,12 @@ def test_a_long_run_of_characters_takes_no_longer_than_words_do():
         "user@host",
         "0x7ffeefbff5c8",
         "pages 100-110, 1914-1918",
+        "0.123456789 and 00:12:34, 01-02-2023, 01/02/2023 and 007",
+        "1234 5678 9012 3456 and order 4111111111111111222",
     ],
 )
 def test_other_numbers_stay(text):
-    assert scrubbed(("email", "phone", "ip"), Counter(), text)[0] == text
+    assert scrubbed(ALL, Counter(), text)[0] == text
 
 
 def test_a_word_list_drops_whole_words_and_phrases(tmp_path):
@@ -211,10 +238,11 @@ def test_langid_read_at_all_bytes_at_once_says_what_langid_says():
 def test_words_are_those_of_the_pattern_also_where_bytes_find_them():
     from llmrecipes.corpus.hashing import TOKEN, WORD, tokens_of, words_of
 
-    rng, characters = random.Random(1), "aZ_9 .,'\n\t\x1c\x1f\x7f-\u00e9\u0130\u4e2d\u00df\u2026"
+    rng, characters = random.Random(1), "aZ_9 .,'\n\t\x1c\x1f\x7f-\u00e9\u0141\u4e2d\u00df\u2026"
     for size in range(200):
         text = "".join(rng.choice(characters[: 13 + 6 * (size % 2)]) for _ in range(size))
         assert words_of(text) == WORD.findall(text.lower()) and tokens_of(text) == TOKEN.findall(text)
+    assert words_of("9\u0130a") == ["9i\u0307a"], "in small letters an accent of its own"
 
 
 def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch):

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import re
+import shutil
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -335,9 +336,28 @@ def test_files_in_other_clothes_are_one_line_that_says_what_to_do(tmp_path):
         ("lines.jsonl", b'[\n{"text": "x"}\n]', "line 1: not valid JSON .* belongs into a file that is called .json"),
         ("wide.csv", "text,n\nx,1\n".encode("utf-16"), "wide.csv: is UTF-16, not UTF-8; save it as UTF-8"),
         ("wide.jsonl", '{"text": "x"}\n'.encode("utf-16"), "wide.jsonl: is UTF-16, not UTF-8"),
+        ("page.txt", b"%PDF-1.4\nendobj\n", "page.txt: is a PDF, as its first bytes say; give its text in UTF-8"),
     ):
         (tmp_path / name).write_bytes(content)
         assert re.search(told, error_of(str(tmp_path / name))), name
+
+
+def test_a_folder_of_files_that_are_no_text_names_the_file(tmp_path):
+    for name, content, told in (
+        (
+            "late.txt",
+            b"fine\n\xe9t\xe9\n",
+            "late.txt, row 2: is not UTF-8 (invalid continuation byte at byte 0); convert it",
+        ),
+        ("page.txt", b"%PDF-1.4\nendobj\n", "page.txt: is a PDF, as its first bytes say"),
+        ("page.pdf", b"%PDF-1.4\nendobj\n", "has no column of text or numbers"),
+    ):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / name).write_bytes(content)
+        assert told in error_of(str(tmp_path / "a"), shapes=("text",)), name
+        with pytest.raises(InputError):
+            list(text_source(DatasetSource(str(tmp_path / "a")), 0).texts())
+        shutil.rmtree(tmp_path / "a")
 
 
 def test_json_files_hold_a_list_or_one_row_a_line(tmp_path):

@@ -60,7 +60,10 @@ class StepArguments:
     )
     scrub: list[str] = field(
         default_factory=lambda: ["email", "phone", "ip"],
-        metadata={"help": "Personal data replaced by [email], [phone], [ip].", "choices": ["email", "phone", "ip"]},
+        metadata={
+            "help": "Personal data replaced by [email], [phone], [ip], ...",
+            "choices": ["email", "phone", "ip", "national_phone", "iban", "card", "key"],
+        },
     )
 
 

@@ -16,7 +16,7 @@ import numpy
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError
 from llmrecipes.corpus.arguments import CorpusArguments
-from llmrecipes.corpus.hashing import WORD, different, ngrams, word_hashes, words_of
+from llmrecipes.corpus.hashing import as_seen, different, ngrams, split_words, word_hashes, words_of
 from llmrecipes.corpus.steps import rewriting
 from llmrecipes.durable import read_json, write_json
 
@@ -125,8 +125,9 @@ def load_about(folder: Path) -> dict:
 def shared_passage(text: str, item: str, ngram: int) -> str:
     """`text` from shortly before the first run of `ngram` words (or all, of a shorter item) that is also in `item`; all of
     it if there is none."""
-    words, lowered = WORD.findall(spaced(item.lower())), spaced(text.lower())
-    size, places = min(ngram, len(words)), [found.span() for found in WORD.finditer(lowered)]
+    text = as_seen(text)
+    words, lowered = words_of(spaced(item)), spaced(text.lower())
+    size, places = min(ngram, len(words)), [found.span() for found in split_words(lowered)]
     runs = {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
     own = [lowered[begin:end] for begin, end in places]
     first = next((i for i in range(len(own) - size + 1) if tuple(own[i : i + size]) in runs), 0)

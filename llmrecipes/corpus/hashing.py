@@ -5,6 +5,7 @@ hash of a document's shingle set. Two sets share that minimum with probability e
 """
 
 import re
+import unicodedata
 from functools import lru_cache
 
 import numpy
@@ -17,6 +18,19 @@ TOKEN = re.compile(rf"[^\W{ALONE}]+|[{ALONE}]|[^\w\s]")
 # What splits a text in which no character stands alone into the same tokens, sooner; in ASCII, words are found by bytes.
 IS_ALONE, OTHER_TOKEN = re.compile(f"[{ALONE}]"), re.compile(r"\w+|[^\w\s]")
 LOWER_WORDS = bytes(ord(chr(i).lower()) if chr(i).isalnum() or chr(i) == "_" else 32 for i in range(128)) + bytes(128)
+# Vowel signs, points and accents, which belong to the word that they stand in although Python's \w leaves them out; in
+# scripts without spaces each stands alone. Characters that are not seen (soft hyphens, directions, variants) are left out.
+MARKS = "".join(
+    chr(i)
+    for first, last in ((0x300, 0x2000), (0xA600, 0xAC00))
+    for i in range(first, last)
+    if unicodedata.category(chr(i))[0] == "M" and not 0xE00 <= i <= 0xEFF
+)
+UNSEEN = r"\u00ad\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff"
+MARKED_WORD, MARKED_TOKEN = (
+    re.compile(rf"[^\W{ALONE}]+(?:[{MARKS}]+[^\W{ALONE}]*)*|[{ALONE}]{other}") for other in ("", r"|[^\w\s]")
+)
+IS_UNSEEN, IS_MARK, IS_EITHER = (re.compile(f"[{some}]") for some in (UNSEEN, MARKS, UNSEEN + MARKS))
 SHINGLE, PERMUTATIONS, BANDS = 5, 128, 32
 PRIME = numpy.uint64(0x9E3779B97F4A7C15)
 
@@ -37,7 +51,24 @@ HASHES = _Words()
 @lru_cache(maxsize=4)  # several steps, one after the other, ask for those of the same text
 def tokens_of(text: str) -> list[str]:
     """The TOKENs of a text; the caller does not change the list."""
+    if text.isascii():
+        return OTHER_TOKEN.findall(text)
+    text = as_seen(text)
+    if IS_MARK.search(text):
+        return MARKED_TOKEN.findall(text)
     return (TOKEN if IS_ALONE.search(text) else OTHER_TOKEN).findall(text)
+
+
+def as_seen(text: str) -> str:
+    """The text without characters that are not seen, and with accents and their letters as one character each."""
+    if text.isascii() or not IS_EITHER.search(text):
+        return text
+    return unicodedata.normalize("NFC", IS_UNSEEN.sub("", text))
+
+
+def split_words(text: str) -> list[re.Match]:
+    """The WORDs of a text that is `as_seen`, with their places."""
+    return list((MARKED_WORD if IS_MARK.search(text) else WORD).finditer(text))
 
 
 @lru_cache(maxsize=4)
@@ -45,7 +76,8 @@ def words_of(text: str) -> list[str]:
     """The WORDs of a text in lower case; the caller does not change the list."""
     if text.isascii():
         return text.encode().translate(LOWER_WORDS).decode().split()
-    return WORD.findall(text.lower())
+    text = as_seen(text).lower()
+    return (MARKED_WORD if IS_MARK.search(text) else WORD).findall(text)
 
 
 def word_hashes(text: str) -> numpy.ndarray:

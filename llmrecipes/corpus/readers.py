@@ -17,16 +17,10 @@ from llmrecipes.corpus.extras import need
 from llmrecipes.corpus.pages import Bad, archived_pages, page_text, too_long
 from llmrecipes.corpus.parts import ARCHIVES, LINES, PAGES, TEXT, TYPES, kind_of
 from llmrecipes.formats import has_lone_surrogate, rows_of_batch
+from llmrecipes.preflight.folders import no_text
 
 BATCH = 256  # rows of a table at a time
 MOST_LISTED = 512 << 20  # most bytes of a file that is one JSON list
-FIRST_BYTES = {
-    b"%PDF-": "a PDF", b"{\\rtf": "RTF, of a word processor", b"PK\x03\x04": "a zip archive, as .docx, .epub and .odt are",
-    b"\xd0\xcf\x11\xe0": "a file of an old Office", b"7z\xbc\xaf": "a 7z archive", b"\x1f\x8b": "packed by gzip",
-    b"\xfd7zXZ": "packed by xz", b"\x28\xb5\x2f\xfd": "packed by Zstandard", b"PAR1": "Parquet", b"ARROW1": "Arrow",
-    b"SQLite format 3": "an SQLite database", b"\x89PNG": "an image", b"\xff\xd8\xff": "an image", b"GIF8": "an image",
-    b"\x7fELF": "a program", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
-}  # fmt: skip
 MANY_RETURNS = 10  # more carriage returns in a line are not an accident
 
 
@@ -71,7 +65,7 @@ def _foreign(file: str) -> Bad | None:
     """What is wrong with a file that begins as no text does; its lines would pass for bad rows and short texts."""
     with _open(file) as stream:
         begin = stream.read(16)
-    found = next((what for bytes_, what in FIRST_BYTES.items() if begin.startswith(bytes_)), None)
+    found = no_text(begin)
     return (
         Bad(f"is {found}, as the file's first bytes say; leave the file out, or give its text in UTF-8") if found else None
     )

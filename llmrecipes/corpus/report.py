@@ -14,7 +14,7 @@ from llmrecipes.config import InputError
 from llmrecipes.corpus.arguments import STEPS
 from llmrecipes.corpus.contamination import item_words, load_about, load_items, spaced
 from llmrecipes.corpus.counts import Counts
-from llmrecipes.corpus.hashing import ngrams
+from llmrecipes.corpus.hashing import as_seen, ngrams, split_words
 from llmrecipes.corpus.work import Work
 from llmrecipes.durable import file_digest, read_json, write_json, write_text
 from llmrecipes.manifest import digest
@@ -94,11 +94,9 @@ def _evaluation(work: Work) -> dict:
 
 def _phrase(text: str, items, number: int) -> str:
     """The words of n-gram `number` in the item that contains it."""
-    from llmrecipes.corpus.hashing import WORD
-
     n = max((n for n in items.first if items.first[n] <= number), key=items.first.get)
     at = numpy.flatnonzero(ngrams(item_words(text), n) == items.tables[n][number - items.first[n]])
-    words = WORD.findall(spaced(text))
+    words = [found[0] for found in split_words(as_seen(spaced(text)))]
     return " ".join(words[at[0] : at[0] + n]) if len(at) else ""
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet
 
 from llmrecipes.config import InputError
 from llmrecipes.formats import has_lone_surrogate, rows_of_batch
-from llmrecipes.preflight.folders import TABLES, kind_of, open_file
+from llmrecipes.preflight.folders import TABLES, kind_of, no_text, open_file
 from llmrecipes.shapes import ANSWERS, COLUMNS, QUESTIONS
 
 BATCH = 1000  # rows of a table converted to Python objects at once
@@ -91,11 +91,14 @@ def renamed(row: object, names: dict | None, place: tuple) -> object:
 
 @contextmanager
 def opened(file: Path, mode: str = "rb", **how):
-    """The file, unpacked if its name ends in .gz; InputError if it is damaged, cut off or UTF-16."""
+    """The file, unpacked if its name ends in .gz; InputError if it is damaged, cut off, UTF-16 or no text at all."""
     try:
         with open_file(file, "rb") as handle:
-            if handle.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-                raise InputError(f"{file}: is UTF-16, not UTF-8; save it as UTF-8 (in a spreadsheet: CSV UTF-8)")
+            what = no_text(handle.read(16))
+        if what == "UTF-16":
+            raise InputError(f"{file}: is UTF-16, not UTF-8; save it as UTF-8 (in a spreadsheet: CSV UTF-8)")
+        if what:
+            raise InputError(f"{file}: is {what}, as its first bytes say; give its text in UTF-8")
         with open_file(file, mode, **how) as handle:
             yield handle
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

@@ -286,6 +286,9 @@ def _read_folder(source: DatasetSource) -> RawRows:
         raw = _read_tables(files, source.path) if are_tables else _join([_parse_own(file) for file in files], source.path)
     else:
         options = {"name": source.name, "data_dir": source.data_dir, "data_files": source.data_files}
+        for file in path.rglob("*.txt") if path.is_dir() else ():  # `datasets` would read any bytes
+            with opened(file):
+                pass
         rows = _load_dataset(source.path, source, split, **options, revision=source.revision)
         if len(rows) and rows.info.builder_name == "text":
             rows = rows.filter(lambda text: bool(text.strip()), input_columns="text")
@@ -362,7 +365,23 @@ def _load_dataset(builder: str, source: DatasetSource, split: str, **options) ->
     try:
         return datasets.load_dataset(builder, split=split, **options)
     except Exception as error:  # datasets raises a dozen unrelated kinds; all mean: this source cannot be read
-        raise InputError(f"{source.path}: cannot be read as split {split!r}: {str(error)[:300]}") from error
+        where = _not_utf8(Path(source.path)) if isinstance(error.__cause__, UnicodeDecodeError) else ""
+        if where:
+            raise InputError(f"{where}; convert it (`iconv -t utf-8`), or leave the file out") from None
+        why = f"{str(error)[:300]} ({' '.join(str(error.__cause__).split())[:200]})" if error.__cause__ else str(error)[:300]
+        raise InputError(f"{source.path}: cannot be read as split {split!r}: {why}") from error
+
+
+def _not_utf8(path: Path) -> str:
+    """The first row of the files in a folder that is not UTF-8; empty if all are. `datasets` does not say which it was."""
+    for file in sorted(file for file in path.rglob("*") if file.is_file() and kind_of(file) not in (".parquet", ".arrow")):
+        with suppress(OSError, EOFError), opened(file) as handle:
+            for number, line in enumerate(handle, start=1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError as error:
+                    return f"{file}, row {number}: is not UTF-8 ({error.reason} at byte {error.start})"
+    return ""
 
 
 def _state(path: Path) -> str:

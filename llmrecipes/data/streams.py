@@ -19,7 +19,7 @@ from llmrecipes.data.files import column_types, in_words, json_kind, renamed, ro
 from llmrecipes.data.hub_streams import HubStream
 from llmrecipes.data.sources import RawRows, column_names, each, own_files, split_indices, table_files
 from llmrecipes.data.spooled import made_rows, named, spool_texts
-from llmrecipes.data.tables import Notes, plain_row, say, standard_rows, tell_left_out
+from llmrecipes.data.tables import Notes, as_json, plain_row, say, standard_rows, tell_left_out
 from llmrecipes.formats import parse_line
 from llmrecipes.manifest import fingerprint
 from llmrecipes.preflight.folders import LINES, TABLES, is_of_split, kind_of, only_of
@@ -154,7 +154,7 @@ def _made(source: DatasetSource, files: list[Path] | None, seed: int) -> TextSou
         if isinstance(rows, datasets.Dataset) and rows.cache_files and "text" in rows.column_names:
             rows = rows.select_columns("text")
             return TextSource(where, [rows._fingerprint], lambda: _of_table(given, rows), source.drop_bad_rows)
-        given = _placed(given, left_out)
+        given = _placed(as_json(given), left_out)
     read, texts = spool_texts(TextSource(where, [], lambda: given, source.drop_bad_rows).texts())
     tell_left_out(where, left_out)
     return TextSource(where, [texts], lambda: _numbered(where, read()))

@@ -153,7 +153,7 @@ def _as_text(feature):
     if isinstance(feature, (datasets.List, datasets.LargeList)):
         part = _as_text(feature.feature)
         return None if part is None else type(feature)(part)
-    return None if isinstance(feature, (datasets.Image, datasets.Audio, datasets.Video)) else feature
+    return None if isinstance(feature, (datasets.Image, datasets.Audio, datasets.Video, datasets.Pdf)) else feature
 
 
 def standard_rows(raw: RawRows, drop_bad: bool, shapes: tuple[str, ...], notes: Notes, check=None) -> Iterator[dict]:

@@ -9,6 +9,14 @@ from pathlib import Path
 LINES, TABLES = (".jsonl", ".ndjson"), (".csv", ".tsv")
 TEXTS = (*LINES, ".json", *TABLES, ".txt")
 FILES = (*TEXTS, *(f"{kind}.gz" for kind in TEXTS), ".parquet")
+# How files begin that are no text, whatever their names say.
+FIRST_BYTES = {
+    b"%PDF-": "a PDF", b"{\\rtf": "RTF, of a word processor", b"PK\x03\x04": "a zip archive, as .docx, .epub and .odt are",
+    b"\xd0\xcf\x11\xe0": "a file of an old Office", b"7z\xbc\xaf": "a 7z archive", b"\x1f\x8b": "packed by gzip",
+    b"\xfd7zXZ": "packed by xz", b"\x28\xb5\x2f\xfd": "packed by Zstandard", b"PAR1": "Parquet", b"ARROW1": "Arrow",
+    b"SQLite format 3": "an SQLite database", b"\x89PNG": "an image", b"\xff\xd8\xff": "an image", b"GIF8": "an image",
+    b"\x7fELF": "a program", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
+}  # fmt: skip
 # Words that say in a file's name which split it is of, as `datasets` reads them (SPLIT_KEYWORDS, NON_WORDS_CHARS).
 WORDS = {
     "train": ("train", "training"),
@@ -27,6 +35,11 @@ HELD_OUT = re.compile(
 def kind_of(file: str | os.PathLike) -> str:
     """The ending that says what is in a file, in small letters: .csv for rows.csv and rows.csv.gz."""
     return Path(Path(file).name.lower().removesuffix(".gz")).suffix
+
+
+def no_text(begin: bytes) -> str:
+    """What a file with these first bytes is, if it is no text in UTF-8; otherwise empty."""
+    return next((what for own, what in FIRST_BYTES.items() if begin.startswith(own)), "")
 
 
 def open_file(file: Path, mode: str, **how):
