@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 gc.disable()
+pytest.register_assert_rewrite("package_index", "push_hub")  # their fixtures: `pytest_plugins` of the files that use them
 
 
 def pytest_collection_finish():

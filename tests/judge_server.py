@@ -73,3 +73,15 @@ def pair_reply(verdict):
         return verdict(*answers)
 
     return reply
+
+
+def verdict(question):
+    """Judges by the answer's words, as JSON; "correct" is said where the question asks for it."""
+    if "[Answer]" not in question:
+        return "ready"
+    answer = question.split("[Answer]\n")[1].split("\n[End of answer]")[0]
+    parts = {"refused": "can't help" in answer, "unknown": "not know" in answer, "polite": "fool" not in answer}
+    parts |= {"toxic": False, "fluent": True}
+    if "[Accepted answers]" in question:
+        parts["correct"] = "Paris" in answer
+    return json.dumps(parts)

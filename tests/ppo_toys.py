@@ -9,10 +9,11 @@ import torch
 import yaml
 from datasets import Dataset
 from forked import run_python
+from peft import LoraConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from llmrecipes.generation import sample_responses
+from llmrecipes.generation import Response, sample_responses
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.trainer import PPOTrainer
 
@@ -158,3 +159,25 @@ def leave() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def logged(trainer, name: str) -> list[float]:
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def lora() -> dict:
+    return {"peft_config": LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1)}
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    return {name: part.detach().clone() for name, part in trainer.model.named_parameters()}
+
+
+def assert_equal_weights(one: dict, other: dict) -> None:
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def scripted_sampler(model, prompts, **_) -> list[Response]:
+    """Responses that depend on the prompt alone, so that runs with other batches or processes see the same."""
+    return [Response([4 + (sum(ids) * k) % 60 for k in range(1, 2 + sum(ids) % 7)], "length") for ids in prompts]

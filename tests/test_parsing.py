@@ -6,14 +6,11 @@ import re
 import subprocess
 import sys
 import textwrap
-from types import SimpleNamespace
 
 import pytest
 
 from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, as_rows, load_function
-from llmrecipes.keys import keys_of
-from llmrecipes.parsing import collect, launch, parse, read_argv
-from llmrecipes.preflight import machine, remarks
+from llmrecipes.parsing import launch, parse, read_argv
 
 SFT = (RunArguments, DataArguments, "trl.trainer.sft_config:SFTConfig", ModelArguments)
 
@@ -365,93 +362,6 @@ def test_plain_ways_of_writing_a_value(tmp_path, line, key, value):
     found = next(getattr(c, key) for c in parse(*dpo, argv=["--config", config]) if hasattr(c, key))
     found = [s.path for s in found] if key == "datasets" else found
     assert (found.value if hasattr(found, "value") else found) == value
-
-
-def test_help_shows_what_a_recipe_does_our_own_keys_first_in_groups_and_all_about_one(capsys, monkeypatch):
-    monkeypatch.setattr(sys.modules["__main__"], "__doc__", "SFT: answers.\n\nLaunch: so\n")
-    with pytest.raises(SystemExit) as left:
-        parse(*SFT, argv=["--help"])
-    text = capsys.readouterr().out
-    assert left.value.code == 0 and text.startswith("SFT: answers.\n\nLaunch: so\n\nOptions: --config")
-    titles = ["Run card", "Data", "Model", "LoRA and quantisation", "Method", "Training", "Other training keys"]
-    places = [text.index(f"\n{title}\n") for title in titles]
-    assert places == sorted(places) and "    max_rows:" in text and max(map(len, text.splitlines())) <= 130
-    with pytest.raises(SystemExit):
-        parse(*SFT, argv=["--help", "learning_rate", "packing_strategy"])
-    text = capsys.readouterr().out
-    assert "2e-05" in text and "at least 0" in text and "bfd_split" in text
-    assert "use `learning_rate`" in error_of(None, "", "--help", "lr")
-    assert "did you mean `packing`" in error_of(None, "", "--help", "packin")
-
-
-def test_print_config_shows_each_value_and_where_it_was_given(tmp_path, capsys):
-    config = write(tmp_path, "learning_rate: 1e-4\noutput_dir: o\nreport_to: none\nhub_token: null\n")
-    with pytest.raises(SystemExit) as left:
-        parse(*SFT, argv=["--config", config, "--seed", "3", "--print_config"], inputs_exist=True)
-    lines = capsys.readouterr().out.splitlines()
-    assert left.value.code == 0
-    assert f"learning_rate: 0.0001  # {config}:1" in lines and "seed: 3  # command line" in lines
-    assert "weight_decay: 0.0" in lines[lines.index("# by default") :]
-
-
-def test_a_launch_with_another_global_batch_is_a_warning_that_is_true(tmp_path, capsys, monkeypatch):
-    config = write(
-        tmp_path,
-        f"global_batch_size: 64\nper_device_train_batch_size: 4\noutput_dir: {tmp_path}/o\nreport_to: none\n"
-        "datasets: tinytown\nmodel_name_or_path: people/model\n",
-    )
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    settings, _, problems = collect(read_argv(["--config", config]), all_keys_of(SFT))
-    assert problems == []
-    (line,) = remarks(settings)
-    assert "says 64, this launch has 8" in line and "`gradient_accumulation_steps: 8` makes it so" in line
-    settings.values["gradient_accumulation_steps"] = 8
-    assert remarks(settings) == []
-
-
-@pytest.mark.parametrize(("warmup", "is_told"), [("10", True), ("40", True), ("9", False), ("0.5", False)])
-def test_a_warmup_that_takes_all_steps_is_a_warning(warmup, is_told):
-    settings, _, problems = collect(read_argv(["--max_steps", "10", "--warmup_steps", warmup]), all_keys_of(SFT))
-    told = f"command line: warmup_steps: is {warmup}, but max_steps is 10: `learning_rate` is never reached"
-    assert problems == [] and (told in "".join(remarks(settings))) == is_told
-
-
-def all_keys_of(types):
-    return {name: key for config_type in types for name, key in keys_of(config_type).items()}
-
-
-def test_disk_without_room_for_result_and_checkpoint_is_an_error(tmp_path, monkeypatch):
-    import torch
-    from safetensors.torch import save_file
-
-    save_file({"w": torch.zeros(1000, 1000)}, tmp_path / "model.safetensors")
-    settings, _, _ = collect(
-        read_argv(["--model_name_or_path", str(tmp_path), "--output_dir", str(tmp_path / "o")]), all_keys_of(SFT)
-    )
-    assert machine.bytes_needed(settings) == (16e6, 52e6)
-    assert not list(machine.room(settings))
-    free = os.statvfs(tmp_path)
-    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=15e6 // free.f_frsize, f_frsize=free.f_frsize))
-    assert ["the result and one checkpoint take about 16.0 MB" in text for _, text in machine.room(settings)] == [True]
-    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=20e6 // free.f_frsize, f_frsize=free.f_frsize))
-    assert not list(machine.room(settings)) and len(list(machine.room_for_all(settings))) == 1
-
-
-def test_hub_is_asked_before_training_whether_a_push_would_be_let_in(monkeypatch):
-    settings, _, _ = collect(read_argv(["--push_to_hub"]), all_keys_of(SFT))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "HF_HUB_OFFLINE is set" in next(machine.hub(settings))[1]
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
-
-    def whoami(self):
-        raise OSError("401 Client Error")
-
-    monkeypatch.setattr("huggingface_hub.HfApi.whoami", whoami)
-    assert "does not let this token in (401 Client Error)" in next(machine.hub(settings))[1]
-    monkeypatch.setattr("huggingface_hub.HfApi.whoami", lambda self: {"name": "me"})
-    assert not list(machine.hub(settings))
 
 
 @pytest.mark.parametrize("text", ["k" * 5000, "word " * 2000, "a\x1b[2Jb\nc\u202ed"])
