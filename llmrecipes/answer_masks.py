@@ -20,7 +20,7 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 from llmrecipes.config import InputError
 from llmrecipes.manifest import digest, fingerprint
 from llmrecipes.templates import TEMPLATE_ERRORS, apply, end_of_turn, options_of, render
-from llmrecipes.tokens.building import tokenizer_fingerprint
+from llmrecipes.tokens.building import special_finder, tokenizer_fingerprint
 
 CODE = [Path(__file__).parent / name for name in ("answer_masks.py", "templates.py", "reward_models/scoring.py")]
 
@@ -43,6 +43,7 @@ NOTES = {
     "follow",
     "ended": "{} rows hold an answer after which the chat template writes no token that ends it; {eos} was appended",
     "inside": "{} rows hold a token inside an answer at which generation stops: what follows it will never be generated",
+    "spelled": "{} rows spell out a special token, such as {eos}, in what somebody says, which is read as that token",
     "opened": "{} rows are trained without the end of the generation prompt, which the chat template leaves out once the "
     "answer is there",
 }
@@ -133,14 +134,18 @@ def marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 def _encode_batch(batch: dict, indices: list[int], tokenizer, ends, template, name: str) -> dict[str, list]:
     found = {column: [] for column in ("input_ids", "labels", "row", "end", *NOTES)}
+    spelled = special_finder(tokenizer)
     for place, index in enumerate(indices):
         row = {column: values[place] for column, values in batch.items()}
         asked = row.get("prompt") or []
         turns, first = ([*asked, *row["completion"]], len(asked)) if "completion" in row else (row["messages"], 0)
         where = f"{name} row {index + 1}"
+        spells = any(spelled(turn["content"] or "") >= 0 for turn in turns)
         for piece in encode(tokenizer, turns, first, set(ends), where, template, options_of(row)):
             if _goes_on(tokenizer, piece.labels, ends):
                 piece.notes.add("inside")
+            if spells:
+                piece.notes.add("spelled")
             found["input_ids"].append(piece.ids)
             found["labels"].append(piece.labels)
             found["row"].append(index)

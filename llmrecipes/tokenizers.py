@@ -131,7 +131,9 @@ def diagnose(path: str, what: str, text: str) -> str:
             "code. If you trust them, convert them once: AutoModelForCausalLM.from_pretrained(PATH, "
             "use_safetensors=False).save_pretrained(PATH)"
         )
-    if what == "tokenizer" and files and not any(VOCABULARY.fullmatch(file.name) for file in files):
+    if what == "tokenizer" and folder.is_dir() and not any(VOCABULARY.fullmatch(file.name) for file in files):
+        if not {"config.json", "adapter_config.json"} & {file.name for file in files}:
+            return "holds no model: it has no config.json; give the folder of a stage, or of a model"
         return "holds no tokenizer; name a folder or Hub id that has the model's own as tokenizer_name_or_path"
     if what == "tokenizer" and re.search("sentencepiece|tiktoken", text, re.I):
         return (

@@ -279,7 +279,7 @@ def test_an_end_within_an_answer_is_counted(tokenizer):
     said = ("The Rhine.", "The Rhine.<|im_end|>", "The Rhine.<|im_end|>\n<|im_start|>user\nAnd another?")
     rows = Dataset.from_list([{"messages": [CHAT[0], CHAT[1] | {"content": text}]} for text in said])
     _, notes, _ = tokenize_answers(rows, tokenizer, {tokenizer.eos_token_id}, "train")
-    assert notes["inside"] == 1
+    assert notes["inside"] == 1 and notes["spelled"] == 2
 
 
 def test_prompts_with_completions_go_the_same_way(tokenizer, tmp_path):

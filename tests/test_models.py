@@ -198,7 +198,8 @@ def test_missing_and_broken_models_are_input_errors(tokenizer, folder, tmp_path,
 def test_folders_as_downloads_leave_them_are_one_line_that_says_what_to_do(tokenizer, folder, tmp_path):
     def changed(name, file, content=None):
         copy = shutil.copytree(folder, tmp_path / name)
-        (copy / file).unlink()
+        for name in [file] if isinstance(file, str) else file:
+            (copy / name).unlink()
         if content is not None:
             (copy / file).write_bytes(content)
         return str(copy)
@@ -207,6 +208,7 @@ def test_folders_as_downloads_leave_them_are_one_line_that_says_what_to_do(token
     for name, file, content, part in (
         ("lfs", "model.safetensors", pointer, "model.safetensors is a pointer of Git LFS .* run `git lfs pull`"),
         ("bin", "model.safetensors", None, "no weights as safetensors; others, such as pytorch_model.bin, are not read"),
+        ("no model", ("tokenizer.json", "config.json"), None, "holds no model: it has no config.json"),
         ("none", "tokenizer.json", None, "holds no tokenizer; .* as tokenizer_name_or_path"),
     ):
         model = ModelArguments(model_name_or_path=changed(name, file, content))

@@ -140,6 +140,7 @@ output_dir: 7 | put it in quotes
 ~output_dir | output_dir: is missing
 ~datasets | datasets: is missing
 ~model_name_or_path | model_name_or_path: is missing
+model_name_or_path: ~/models/x | a `~` is not read here; write the folder out (/
 model_name_or_path: outputs/none/sft | does not exist
 model_name_or_path: {rows} | is a file; name the folder of a model
 model_name_or_path: my models/one | neither a local path nor

@@ -101,7 +101,9 @@ def _input_problem(path: str, key: str) -> str:
         return ""
     if os.path.isfile(path):
         return f"{path} is empty" if os.path.getsize(path) == 0 else ""
-    if path.startswith(("/", ".", "~", "outputs/")) or path.count("/") > 1 or path.lower().endswith(DATA):
+    if path.startswith("~"):
+        return f"{path}: a `~` is not read here; write the folder out ({os.path.expanduser(path)})"
+    if path.startswith(("/", ".", "outputs/")) or path.count("/") > 1 or path.lower().endswith(DATA):
         return f"{path} does not exist; run the stage that writes it first, or correct the path"
     if not is_hub_id(path):
         return f"{shown(path)} is neither a local path nor a name that a hub can have; correct it"

@@ -140,7 +140,7 @@ def _refuse_left_out(source: TextSource, row: str | None) -> None:
 def _noting(notes: Notes, tokenizer: PreTrainedTokenizerBase, split_special: bool) -> Callable[[list[str]], list[list[int]]]:
     """`build_encoder` that also notes texts which the model sees differently from the source."""
     encode = build_encoder(tokenizer, split_special)
-    unknown, spelled = {tokenizer.unk_token_id} - {None, tokenizer.eos_token_id}, _special_finder(tokenizer)
+    unknown, spelled = {tokenizer.unk_token_id} - {None, tokenizer.eos_token_id}, special_finder(tokenizer)
     learned = "text (`split_special_tokens: false` takes it for the token)" if split_special else "that token"
 
     def encode_and_note(texts: list[str]) -> list[list[int]]:
@@ -160,7 +160,7 @@ def _noting(notes: Notes, tokenizer: PreTrainedTokenizerBase, split_special: boo
     return encode_and_note
 
 
-def _special_finder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], int]:
+def special_finder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], int]:
     """A function from a text to the place of a special token that it spells out; -1 if it spells out none."""
     by_start: dict[str, list[str]] = {}
     unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id}
