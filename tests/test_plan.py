@@ -387,6 +387,11 @@ def test_the_text_model_of_a_composite_config_is_planned_and_its_other_parts_are
     plan = plan_of(sft)
     assert plan["parameters"]["all"] == 3_880_263_168  # of google/gemma-3-4b-pt's text model, by transformers
     assert any("vision_config" in text for text in plan["unknown"])
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text}))
+    plan = plan_of(sft)  # transformers makes a vision tower all the same
+    assert any("text_config: the model's other parts" in text for text in plan["unknown"])
+    (tmp_path / "model" / "config.json").write_text(json.dumps(text))
+    assert not any("_config: " in text for text in plan_of(sft)["unknown"])
 
 
 @pytest.mark.parametrize("kind", ["mamba", "bert", "t5"])

@@ -52,6 +52,10 @@ TRACED = {
     "SFT of Llama, padded": (LLAMA, {"padded": True, "accumulation": 2}),
     "SFT of Llama, rows joined and kept apart by a mask": (LLAMA, {"batch": 2, "flattened": True}),
     "pretraining Gemma 3 on rows longer than its window": (GEMMA3, {}),
+    "SFT of Gemma 3, tied, short rows, accumulated": (
+        GEMMA3,
+        {"head": "chunked", "padded": True, "accumulation": 2, "batch": 1, "length": 128},
+    ),
     "KTO with a small vocabulary": (
         {**LLAMA, "vocab_size": 2048},
         {"head": "chunked", "has_reference": True, "padded": True},

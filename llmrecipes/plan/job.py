@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llmrecipes.config import InputError
 from llmrecipes.keys.settings import Settings
-from llmrecipes.plan.architecture import Architecture, read_architecture
+from llmrecipes.plan.architecture import Architecture, read_architecture, text_model
 from llmrecipes.plan.lookup import find_config, find_vocabulary
 from llmrecipes.plan.topology import sharding
 
@@ -164,7 +164,10 @@ def read_job(
     unknown += [
         f"{key}: {s[key]}: {text}" for key, (value, text) in NOT_COUNTED.items() if s[key] and value in (None, s[key])
     ]
-    unknown += [f"{found}: {key}: {text}" for key, text in PARTS_NOT_COUNTED.items() if config.get(key)]
+    parts = {key: text for key, text in PARTS_NOT_COUNTED.items() if config.get(key)}
+    if text_model(config) is not config and not {"vision_config", "audio_config"} & parts.keys():
+        parts["text_config"] = "the model's other parts, which transformers makes by its defaults, are not counted"
+    unknown += [f"{found}: {key}: {text}" for key, text in parts.items()]
     sharded = sharding(s, accelerate_config, unknown)
     head, rows, reference, more_passes = _method(s)
     rollouts = None

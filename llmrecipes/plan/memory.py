@@ -163,8 +163,7 @@ def _moments(job: Job, static: Parts) -> list[Parts]:
     logits, after, head_gradient = _head(job, a, tokens)
     backward = tokens * _backward_of_mlp(job, a)
     has_head = job.head != "score"
-    # A tied embedding's two gradients and their sum.
-    tail = 2 * a.embedding * job.weight_bytes if a.tied and not job.lora and has_head else 0.0
+    tail = _tied(job, a, job.weight_bytes) if has_head else 0.0
     if job.checkpointing:
         inputs = tokens * a.layers * _residual_bytes(job) * a.hidden
         casts = _casts(job, a, 0, has_head and job.head == "logits")
@@ -183,6 +182,13 @@ def _moments(job: Job, static: Parts) -> list[Parts]:
         static | {"gradients": held, "activations": kept - ends + backward},
         static | {"gradients": gradients + tail, "activations": layer / 2},
     ]
+
+
+def _tied(job: Job, a: Architecture, weight_bytes: int) -> float:
+    """Bytes that exist beside all gradients when a tied embedding's two, as head and as embedding, are added up, and their
+    sum to what accumulation holds."""
+    copies = 2 + (job.accumulation > 1)
+    return copies * a.embedding * weight_bytes if a.tied and not job.lora else 0.0
 
 
 def _head(job: Job, a: Architecture, tokens: int) -> tuple[float, float, float]:
@@ -251,7 +257,7 @@ def _update_moments(job: Job, static: Parts, gradients: float) -> list[Parts]:
     head = 0 if job.lora else a.embedding * (4 + 2 * job.autocast)
     not_yet = layer + _casts(job, a, 1, False) if job.checkpointing else 0.0  # recomputed after the logits are freed
     at_head = static | {"gradients": max(held, value_gradients) + head, "activations": policy - not_yet}
-    tail = 8 * a.embedding if a.tied and not job.lora else 0.0
+    tail = _tied(job, a, 4)
     return [
         static | {"gradients": held, "activations": policy, "logits": made},
         static | {"gradients": held, "activations": policy + value, "logits": 4 * size if chunks == 1 else 0.0},
