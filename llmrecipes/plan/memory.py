@@ -1,7 +1,7 @@
 """Memory of one GPU in closed form: bytes by part, at the peak of each phase.
 
-For eager PyTorch with flash SDPA and full rows, as torch's memory tracker counts it (tests/test_plan_memory.py checks that the two
-agree within 10 %). Not counted: CUDA's context, fragmentation, dropout masks of the model itself.
+For eager PyTorch with flash SDPA and full rows, as torch's memory tracker counts it (tests/test_plan_memory.py: within
+10 %). Not counted: CUDA's context, fragmentation, dropout masks of the model itself.
 """
 
 from llmrecipes.plan.architecture import Architecture
