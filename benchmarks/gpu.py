@@ -114,6 +114,7 @@ def sft(part: str, shape: tuple, steps: int) -> dict:
                 found[f"{name}_tokens_per_step"] = tokens
                 contest(sides, (), tokens, flops, found)
                 found[f"{name}_by_document"] = trainer._by_document
+                found[f"{name}_loss"] = sides[name].losses[0]  # masked and not, from the same weights on the same rows
                 if {f"{name}_tokens_per_s", f"{bare}_tokens_per_s"} <= found.keys():
                     found[f"{name}_overhead"] = found[f"{bare}_tokens_per_s"] / found[f"{name}_tokens_per_s"] - 1
             except Exception:  # leaves the other runs their figures

@@ -204,6 +204,20 @@ def test_a_kernel_that_fails_leaves_the_mask(monkeypatch):
     assert why_masked(build().to(torch.bfloat16)) == "FlashAttention only supports Ampere GPUs or newer."
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_torchs_own_kernel_has_the_values_and_gradients_of_single_documents():
+    places = torch.cat([torch.arange(length) for length in (130, 1, 64, 300)])[None]
+    given = [torch.randn(1, heads, 495, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for heads in (8, 2, 2)]
+    borders, weights = borders_of(places.cuda()), torch.randn(1, 495, 8, 64, device="cuda")
+    found = []
+    for attend in (attention._by_kernel, attention._one_by_one):
+        flat = [tensor.transpose(1, 2).flatten(0, 1) for tensor in given]
+        out = attend(*flat, borders["cu_seq_lens_q"], borders["max_length_q"], 0.1)
+        found.append([out, *torch.autograd.grad((out * weights[0]).sum(), given)])
+    for one, other in zip(*found, strict=True):
+        assert (one - other).norm() < 1e-2 * other.norm()
+
+
 # --- in training ------------------------------------------------------------------------------------------------------
 
 
