@@ -9,6 +9,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from llmrecipes.cards.dataset import write_card
 from llmrecipes.cards.model import hide_paths, repo_name, write_model_card
+from llmrecipes.preflight.machine import is_hub_id
 
 SECRET = "hf_" + "a1B2" * 8
 
@@ -279,4 +280,10 @@ def test_names_of_repositories(tmp_path, monkeypatch):
     (tmp_path / "mine" / "sft").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "mine")
     assert {repo_name(path) for path in ("sft", "./sft", "../mine/sft", tmp_path / "mine" / "sft")} == {"mine-sft"}
+    for folder in ("é", "süß", "模型一", "模型二"):
+        (tmp_path / "a b" / folder).mkdir(parents=True)
+    assert repo_name(tmp_path / "a b" / "é") == "a-b-e"
+    others = [repo_name(tmp_path / "a b" / folder) for folder in ("süß", "模型一", "模型二")]
+    assert [name[:-6] for name in others] == ["a-b-su-", "a-b-", "a-b-"] and len(set(others)) == 3
+    assert all(is_hub_id(f"me/{name}") for name in others), "a hub takes no other letters than ASCII's"
     assert repo_name("org/model") == "org/model" and repo_name("outputs/quickstart/sft") == "quickstart-sft"

@@ -1,8 +1,10 @@
 """The name by which a card refers to a run's folder: without absolute paths of a machine, without secrets."""
 
 import re
+import unicodedata
 from pathlib import Path, PurePath
 
+from llmrecipes.manifest import digest
 from llmrecipes.secrets import scrub_secrets
 
 ROOT = Path(__file__).parent.parent.parent
@@ -22,13 +24,19 @@ def is_local(path: str | Path) -> bool:
 
 
 def repo_name(path: str | Path) -> str:
-    """The repository name of a run's folder: experiment-stage; a Hub id is unchanged."""
+    """The repository name of a run's folder: experiment-stage; a Hub id is unchanged. A hub allows ASCII alone: accents go,
+    and where other letters do, a digest tells such names apart."""
     if not is_local(path):
         return str(path)
     parts = PurePath(path).parts
     if len(parts) < 2 or ".." in parts:  # as push names it
         parts = Path(path).resolve().parts
-    return re.sub(r"[^\w.-]+|-{2,}|\.{2,}", "-", "-".join(parts[-2:])).strip("-./")
+    name = "-".join(parts[-2:])
+    letters = [letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter)]
+    if not "".join(letters).isascii():
+        letters += f"-{digest(name)[:6]}"
+    plain = re.sub(r"[^\w.-]", "-", "".join(letters), flags=re.ASCII)
+    return re.sub(r"-{2,}|\.{2,}", "-", plain).strip("-./")
 
 
 def loading_name(path: str | Path) -> str:
