@@ -10,6 +10,7 @@ import trl
 from datasets import Dataset
 from training_toys import COLOURS, CONFIG, NAMES, TEXTS, arguments
 
+from llmrecipes import muon
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.models import build_policy, load_policy, multiply_in_tf32, train_tokenizer
 from llmrecipes.muon import MuonAdamW, build_muon
@@ -71,14 +72,23 @@ def test_muon_takes_hidden_matrices_and_adamw_the_rest(tokenizer):
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.1, 0.0]
 
 
-def test_muon_adamw_moves_as_its_two_parts_alone():
-    """torch.optim.Muon orthogonalizes in bfloat16; ours, in float32 on most CPUs, must move the same but for rounding."""
+HAS_AMX = torch.cpu.get_capabilities().get("amx_bf16", False)
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_muon_adamw_moves_as_its_two_parts_alone(amx, monkeypatch):
+    """torch.optim.Muon orthogonalizes one matrix after another in bfloat16; ours, many at a time, must move the same: in
+    float32 but for rounding, in bfloat16 with AMX exactly."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+    monkeypatch.setattr(muon, "BATCH", 128)  # two of these matrices
+    shapes, whole = [], muon.orthogonalize
+    monkeypatch.setattr(muon, "orthogonalize", lambda *given: shapes.append((*given[0].shape, given[2])) or whole(*given))
     torch.manual_seed(0)
-    start = [torch.randn(16, 4), torch.randn(4, 16), torch.randn(4, 16), torch.randn(5)]
+    start = [torch.randn(16, 4), *torch.randn(3, 4, 16), torch.randn(5)]
     gradients = [torch.randn(3, *value.shape) for value in start]
     ours, alone = ([torch.nn.Parameter(value.clone()) for value in start] for _ in range(2))
-    both = MuonAdamW([{"params": ours[:3], "lr": 0.02, "weight_decay": 0.1}], [{"params": ours[3:], "lr": 1e-2}])
-    parts = [torch.optim.Muon(alone[:3], lr=0.02, weight_decay=0.1), torch.optim.AdamW(alone[3:], lr=1e-2)]
+    both = MuonAdamW([{"params": ours[:4], "lr": 0.02, "weight_decay": 0.1}], [{"params": ours[4:], "lr": 1e-2}])
+    parts = [torch.optim.Muon(alone[:4], lr=0.02, weight_decay=0.1), torch.optim.AdamW(alone[4:], lr=1e-2)]
     for step in range(3):
         for parameter, gradient in zip([*ours, *alone], gradients * 2, strict=True):
             parameter.grad = gradient[step].clone()
@@ -89,7 +99,10 @@ def test_muon_adamw_moves_as_its_two_parts_alone():
     for mine, theirs, before in zip(ours, alone, start, strict=True):
         moved = (theirs - before).norm()
         assert (mine - theirs).norm() < 0.03 * moved, "as near as bfloat16 comes"
-    assert torch.equal(ours[3], alone[3]), "AdamW's part is exact"
+        assert torch.equal(mine, theirs) or not (amx and HAS_AMX), "bfloat16 against bfloat16"
+    assert torch.equal(ours[4], alone[4]), "AdamW's part is exact"
+    sizes = [(2, 4, 16, torch.bfloat16), (1, 4, 16, torch.bfloat16)] if amx else [(3, 4, 16, torch.float32)]
+    assert shapes[: len(shapes) // 3] == [(1, 16, 4, sizes[0][3]), *sizes]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
