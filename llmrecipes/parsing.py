@@ -27,7 +27,7 @@ from llmrecipes.keys.settings import COMMAND_LINE, Settings
 from llmrecipes.keys.strict_yaml import load_yaml, parse_yaml, read_yaml  # noqa: F401 (load_yaml: for those who read configs)
 from llmrecipes.keys.usage import describe, list_values
 from llmrecipes.keys.values import accepted, check_value, shown
-from llmrecipes.memory import out_of_memory
+from llmrecipes.memory import no_garbage_collection, out_of_memory
 from llmrecipes.preflight import check_machine, contradictions, ineffective, remarks
 from llmrecipes.preflight.precedence import let_command_line_win, use_newer_names
 from llmrecipes.secrets import known_secrets, scrub_secrets
@@ -68,7 +68,8 @@ def _launch(main, config_types, argv: list[str] | None) -> None:
     configs = ()
     follow_launcher()
     try:
-        configs = parse(*config_types, argv=argv, inputs_exist=True)
+        with no_garbage_collection():
+            configs = parse(*config_types, argv=argv, inputs_exist=True)
         for config in configs:
             if getattr(config, "report_to", None) and config.output_dir:
                 place_trackers(Path(config.output_dir))

@@ -1,6 +1,7 @@
 """The strict parser: every mistake is one line, exit code 2, before anything heavy is imported."""
 
 import asyncio
+import gc
 import os
 import re
 import subprocess
@@ -370,3 +371,22 @@ def test_a_mistake_is_a_short_line_that_commands_no_terminal_whatever_stands_in_
         launch(lambda: (_ for _ in ()).throw(InputError(f"rows.jsonl: {text}: write it otherwise")), argv=[])
     said = capsys.readouterr().err.removesuffix("\n")
     assert len(said) < 700 and said.isprintable() and said.endswith("write it otherwise")
+
+
+def test_imports_are_not_interrupted_by_the_garbage_collector(tmp_path, monkeypatch):
+    (tmp_path / "heavy_module.py").write_text(
+        "import gc\n"
+        "from dataclasses import dataclass\n"
+        "enabled, kept = gc.isenabled(), [[] for _ in range(1000)]\n"
+        "@dataclass\nclass Arguments:\n    size: int = 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    before, seen = gc.get_freeze_count(), []
+    launch(lambda arguments: seen.append(gc.isenabled()), "heavy_module:Arguments", argv=["--size", "2"])
+    import heavy_module
+
+    assert not heavy_module.enabled and seen == [True], "off for imports alone"
+    assert gc.get_freeze_count() - before > 1000, "and not looked through again"
+    with pytest.raises(SystemExit):
+        launch(print, "heavy_module:Arguments", argv=["--sise", "2"])
+    assert gc.isenabled(), "also after a mistake"
