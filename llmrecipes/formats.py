@@ -163,8 +163,13 @@ def rows_of_batch(batch) -> Iterator[dict | UnicodeDecodeError]:
 
 def read_growing(path: Path) -> list[dict]:
     """Rows of a JSON Lines file that work appends to, skipping a last line cut off by a kill; [] if there is no file."""
+    return parse_growing(path.read_bytes()) if path.exists() else []
+
+
+def parse_growing(text: bytes) -> list[dict]:
+    """The objects among the lines of `text`; what is none is skipped."""
     rows = []
-    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+    for line in text.split(b"\n"):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):

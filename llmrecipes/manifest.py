@@ -39,6 +39,7 @@ NOT_PART_OF_A_RUN |= {"tokens_dir", "verify_tokens"}
 NOT_PART_OF_A_RUN |= {"per_device_train_batch_size", "gradient_accumulation_steps"}  # their product is
 HOW_IT_IS_DONE = ("watch_", "hub_", "dataloader_num", "dataloader_pin", "dataloader_prefetch", "dataloader_persistent")
 MANIFEST_FILE = "manifest.json"
+PARTS = ("samples*", "work/cleaned/[0-9]*")  # what unfinished runs of sample and corpus have done, and continue from
 TOKENS_FILE = "tokens.json"  # of a folder of token shards
 # Files that differ between equal runs or are written about a run afterwards: no later stage reads them.
 NOT_OUTPUT = {MANIFEST_FILE, "trainer_state.json", "watch.jsonl", "evaluation.json", "health.json", "health.md"}
@@ -286,9 +287,19 @@ def standing(output_dir: Path, run: str) -> str:
     # A run that failed before its first checkpoint left nothing to lose: the corrected command just runs.
     # In versions without checksums (which came with "given"), any checkpoint may be intact.
     holds_results = (
-        manifest.get("status") == "finished" or any(map(is_sealed_by, steps)) or steps and "given" not in manifest
+        manifest.get("status") == "finished"
+        or any(map(is_sealed_by, steps))
+        or steps
+        and "given" not in manifest
+        or _holds_part(output_dir)
     )
     return "another" if holds_results and not manifest.get("clearing") else "nothing"
+
+
+def _holds_part(output_dir: Path) -> bool:
+    """Whether an unfinished run of a stage without checkpoints has done a part of its work."""
+    found = (path for name in PARTS for path in output_dir.glob(name) if path.suffix != ".tmp")
+    return any(path.is_dir() or path.stat().st_size for path in found)
 
 
 def find_holder(output_dir: Path) -> str:

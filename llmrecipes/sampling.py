@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
-from llmrecipes.formats import parse_jsonl, prompt_id
+from llmrecipes.formats import parse_growing, parse_jsonl, prompt_id
 from llmrecipes.generation import sample_responses
 from llmrecipes.models import context_length, eos_token_ids
 from llmrecipes.templates import encode_prompts, options_of
@@ -66,7 +66,7 @@ def write_samples(
             return read(path)
     output_dir.mkdir(parents=True, exist_ok=True)
     partial = output_dir / PARTIAL
-    done = _read_partial(partial, batch_size, len(rows))
+    done = _read_partial(partial, batch_size, rows)
     settings = {
         "eos_token_ids": eos_token_ids(model, tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
@@ -97,15 +97,22 @@ def write_samples(
     return done
 
 
-def _read_partial(path: Path, chunk_size: int, num_rows: int) -> list[dict]:
-    """Rows of the complete chunks; truncates the file after them if a kill left part of another."""
-    if not path.exists():
-        return []
-    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    lines = lines if len(lines) == num_rows else lines[: len(lines) // chunk_size * chunk_size]
-    with path.open("r+b") as file:
-        file.truncate(sum(map(len, lines)))
-    return _read_jsonl(path)
+def _read_partial(path: Path, chunk_size: int, rows: list[dict]) -> list[dict]:
+    """What was sampled for the first of `rows` in complete chunks. The file is cut after them: a kill left part of another
+    chunk, or, which is said, a line is damaged or not of its row."""
+    lines, done = path.read_bytes().splitlines(keepends=True) if path.exists() else [], []
+    for line, row in zip(lines, rows, strict=False):
+        [found] = parse_growing(line) or [{}]
+        if not line.endswith(b"\n") or not found.keys() >= {*COLUMNS} or found["prompt_id"] != prompt_id(row["prompt"]):
+            break
+        done.append(found)
+    whole = len(done) if len(done) == len(rows) else len(done) // chunk_size * chunk_size
+    if len(lines) - whole >= chunk_size:  # more than a kill leaves
+        print(f"{path}: line {len(done) + 1} is damaged; sampling again from prompt {whole + 1}", flush=True)
+    if lines:
+        with path.open("r+b") as file:
+            file.truncate(sum(map(len, lines[:whole])))
+    return done[:whole]
 
 
 def _append(path: Path, rows: list[dict]) -> None:

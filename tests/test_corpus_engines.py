@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import stat
 import sys
 from pathlib import Path
@@ -174,3 +175,20 @@ def test_without_the_package_a_line_names_the_extra(tmp_path, sources, monkeypat
     monkeypatch.setattr("llmrecipes.corpus.extras.importlib.import_module", missing)
     with pytest.raises(InputError, match=r"executor: local: needs datatrove .*'\.\[data\]'"):
         run_build(tmp_path / "out", sources, **KEYS, **LOCAL)
+
+
+def test_what_the_executors_child_has_started_ends_with_it():
+    """As when the kernel tells it that recipes/corpus.py was killed; datatrove's manager would stay for ever."""
+    seen, up = os.pipe()
+    if not (child := os.fork()):
+        os.setsid()
+        executors._end_whole_group()
+        os.fork()  # the manager
+        os.write(up, b"x")
+        signal.pause()
+        os._exit(1)
+    os.close(up)
+    assert os.read(seen, 1) + os.read(seen, 1) == b"xx"
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert os.read(seen, 1) == b"", "nobody is left to write"

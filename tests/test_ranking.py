@@ -373,3 +373,18 @@ def test_broken_csv_is_named_by_its_row(tmp_path, text, message):
 
 def test_letters_and_numbers_are_the_same_order():
     assert parse_ranking("C > A = D > B", "") == parse_ranking("2>0=3>1", "") == [[2], [0, 3], [1]]
+
+
+@pytest.mark.parametrize("damage", [
+    lambda lines: lines[:1] + lines[2:],
+    lambda lines: [lines[0], lines[1].replace(b'"responses"', b'"resqonses"'), *lines[2:]],
+    lambda lines: [lines[1], lines[0], *lines[2:]],
+    lambda lines: [lines[0], b"\0" * len(lines[1]), *lines[1:]],
+])  # fmt: skip
+def test_damaged_lines_of_what_was_sampled_are_sampled_again_and_told(model, tokenizer, tmp_path, damage, capsys):
+    whole = sample(model, tokenizer, tmp_path)
+    partial = (tmp_path / "samples.jsonl").rename(tmp_path / PARTIAL)
+    partial.write_bytes(b"".join(damage(partial.read_bytes().splitlines(keepends=True)[:9])))
+    assert sample(model, tokenizer, tmp_path) == whole
+    assert (tmp_path / "samples.jsonl").read_bytes().count(b"\n") == len(whole)
+    assert "is damaged; sampling again from prompt 1\n" in capsys.readouterr().out

@@ -67,6 +67,20 @@ def test_run_that_failed_before_its_first_checkpoint_is_in_nobodys_way(tmp_path)
         start(tmp_path / "o", size=5)
 
 
+@pytest.mark.parametrize("name", ["samples.partial.jsonl", "samples.jsonl", "work/cleaned/000001/words.npy"])
+def test_what_a_stage_without_checkpoints_has_done_is_not_overwritten_by_another_run(tmp_path, name):
+    file = start(tmp_path / "o").output_dir / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("")
+    if name.startswith("samples"):  # nothing was done yet
+        start(tmp_path / "o", size=4)
+        file.write_text("a row")
+    old = 4 if name.startswith("samples") else 3
+    with pytest.raises(InputError, match=f"`size` was {old}, is 5.*--force"):
+        start(tmp_path / "o", size=5)
+    assert file.exists()
+
+
 def test_interrupted_run_without_a_checkpoint_says_that_it_begins_anew(tmp_path, capsys):
     start(tmp_path / "o")
     assert "no checkpoint" not in capsys.readouterr().out

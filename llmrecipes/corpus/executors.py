@@ -136,8 +136,16 @@ def _pipeline(work: Work, phase: str) -> list:
     return [partial(datatrove_task, str(work.root.absolute()), phase)]
 
 
+def _end_whole_group() -> None:
+    """Makes SIGTERM end all processes that this one, the leader of their group, has started: datatrove's manager would
+    otherwise wait for ever for a parent that is gone, and its workers end their tasks."""
+    leader = os.getpid()
+    signal.signal(signal.SIGTERM, lambda *_: os.killpg(leader, signal.SIGKILL) if os.getpid() == leader else os._exit(143))
+
+
 def run_child(root: str) -> None:
     """The child's work: all phases, one after the other."""
+    _end_whole_group()
     die_with_parent(os.getppid())
     work = load_work(Path(root))
     run = _start_ray(work) if work.args.executor == "ray" else _run_locally
