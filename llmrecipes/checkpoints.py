@@ -89,7 +89,11 @@ def last_complete_checkpoint(output_dir: Path, run: str | None = None) -> tuple[
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Removes the seal first: after a kill in between, what is left does not count as a checkpoint."""
+    """Removes the seal first: after a kill in between, what is left does not count as a checkpoint. Of a
+    link, to another disk perhaps, only the link."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
     (folder / SEAL).unlink(missing_ok=True)
     shutil.rmtree(folder)
 

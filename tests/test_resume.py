@@ -310,6 +310,16 @@ def test_folder_that_has_been_moved_continues(tmp_path, whole):
     assert_same(train(tmp_path / "elsewhere"), whole)
 
 
+def test_a_checkpoint_that_was_moved_and_linked_to_continues_and_stays_there(tmp_path, whole):
+    with pytest.raises(Killed):
+        train(tmp_path / "o", At("on_step_end", 5, kill))
+    moved = step_folders(tmp_path / "o")[0].rename(tmp_path / "moved")
+    (tmp_path / "o" / "checkpoint-4").symlink_to(moved)
+    assert_same(train(tmp_path / "o"), whole)
+    assert [folder.name for folder in step_folders(tmp_path / "o")] == ["checkpoint-7", "checkpoint-6"]
+    assert find_damage(moved) == ""
+
+
 def test_changed_save_steps_take_effect_in_a_run_that_continues(tmp_path, whole):
     with pytest.raises(Killed):
         train(tmp_path / "o", At("on_step_end", 3, kill))
