@@ -5,7 +5,9 @@ import errno
 import json
 import os
 import re
+import resource
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import xxhash
@@ -71,6 +73,7 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+TORCH_CANNOT_WRITE = "unexpected pos|file write failed|iostream error"
 LARGE = 1 << 28  # bytes (256 MiB) from which a file's digest is cached, valid while size and mtime stay the same
 
 
@@ -107,17 +110,31 @@ def disk_is_full(error: BaseException, folder: str | Path) -> bool:
     """Whether `error`, or a cause of it, is due to a full disk or quota. Libraries report that in many ways: as OSError, as
     SafetensorError or Exception with the system's message, sqlite in its own words. torch's message does not mention it, so
     for that the free space of `folder` is checked."""
+    for cause in _causes(error):
+        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if re.search(r"No space left|[Dd]isk quota exceeded|disk is full|os error (28|122)\b", str(cause)):
+            return True
+        if re.search(rf"{TORCH_CANNOT_WRITE}|write", str(cause)) and free_bytes(folder) < 1 << 20:
+            return True
+    return False
+
+
+def file_is_too_large(error: BaseException) -> bool:
+    """Whether `error`, or a cause of it, is due to a limit on the size of a file: of the file system (FAT32: 4 GiB) or of
+    `ulimit -f`, which torch's message does not mention."""
+    limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+    signs = r"File too large|os error 27\b" + (f"|{TORCH_CANNOT_WRITE}" if limited else "")
+    return any(getattr(cause, "errno", None) == errno.EFBIG or re.search(signs, str(cause)) for cause in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """`error`, then what caused it."""
     seen = []
     while error is not None and error not in seen:
         seen.append(error)
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if re.search(r"No space left|[Dd]isk quota exceeded|disk is full|os error (28|122)\b", str(error)):
-            return True
-        if re.search(r"unexpected pos|file write failed|write", str(error)) and free_bytes(folder) < 1 << 20:
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
 
 
 def free_bytes(folder: str | Path) -> int:

@@ -43,6 +43,30 @@ def test_full_disk_is_one_line_and_exit_code_2(error, tmp_path, capsys):
     assert said.count("\n") == 1 and said.startswith(f"error: {tmp_path / 'o'}: the disk is full; free some space")
 
 
+LARGE = [
+    OSError(27, "File too large"),
+    SafetensorError("Error while serializing: I/O error: File too large (os error 27)"),
+    TORCH,
+    RuntimeError("basic_ios::clear: iostream error"),  # torch, at the end of a file
+]
+
+
+@pytest.mark.parametrize("error", LARGE, ids=[f"{type(error).__name__}-{error}"[:30] for error in LARGE])
+def test_a_file_beyond_a_limit_on_its_size_is_one_line(error, tmp_path, monkeypatch, capsys):
+    def main(run, args):
+        raise RuntimeError("while saving") from error
+
+    monkeypatch.setattr(durable.resource, "getrlimit", lambda kind: (9, 9))
+    with pytest.raises(SystemExit, match="^2$"):
+        launch(main, RunArguments, Arguments, argv=["--output_dir", str(tmp_path / "o")])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith(
+        f"error: {tmp_path / 'o'}: a file is larger than the file system or `ul"
+    )
+    monkeypatch.undo()
+    assert durable.file_is_too_large(error) == ("RuntimeError" not in type(error).__name__), "torch does not say it"
+
+
 def test_a_full_disk_of_the_cache_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LLMRECIPES_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("llmrecipes.parsing.free_bytes", lambda folder: 0 if folder == tmp_path / "cache" else 1 << 30)
