@@ -13,7 +13,7 @@ from test_training import TEXTS
 from token_toys import corpus_of, ids_of, jsonl, texts
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.pre_tokenizers import Whitespace, WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError, ModelArguments
@@ -104,6 +104,14 @@ def test_a_special_token_in_a_text_is_text_unless_said(split, tokenizer, tmp_pat
     own = [DatasetSource(str(shards.folder))]
     assert corpus_of(DataArguments(datasets=own), tokenizer, tmp_path, length=8, max_steps=1).num_documents == 3
     assert said in capsys.readouterr().out, "of shards that are a source too"
+
+
+def test_a_special_token_that_a_tokenizer_finds_all_the_same_is_said(tmp_path, capsys):
+    words = Tokenizer(WordLevel({"[UNK]": 0, "[SEP]": 1, "Ann": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = WhitespaceSplit()
+    other = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="[SEP]")
+    assert ids_of(shards_of(jsonl(tmp_path / "a.jsonl", ["Ann [SEP] Ann"]), other, tmp_path)) == [2, 1, 2, 1]
+    assert "1 of 1 rows are texts that spell out a special token, which is learned as that token" in capsys.readouterr().out
 
 
 def test_texts_with_unknown_characters_are_counted(tmp_path, capsys):

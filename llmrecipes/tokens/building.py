@@ -141,7 +141,7 @@ def _noting(notes: Notes, tokenizer: PreTrainedTokenizerBase, split_special: boo
     """`build_encoder` that also notes texts which the model sees differently from the source."""
     encode = build_encoder(tokenizer, split_special)
     unknown, spelled = {tokenizer.unk_token_id} - {None, tokenizer.eos_token_id}, special_finder(tokenizer)
-    learned = "text (`split_special_tokens: false` takes it for the token)" if split_special else "that token"
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} - unknown
 
     def encode_and_note(texts: list[str]) -> list[list[int]]:
         found = encode(texts)
@@ -152,6 +152,8 @@ def _noting(notes: Notes, tokenizer: PreTrainedTokenizerBase, split_special: boo
                 notes.note(f"texts of more than {LONG:,} characters", repr(text[:60]))
             if (place := spelled(text)) >= 0:
                 example = repr(text[max(place, 20) - 20 :][:60])
+                is_text = special.isdisjoint(ids)  # Unigram and WordPiece may find the token among their words
+                learned = "text (`split_special_tokens: false` takes it for the token)" if is_text else "that token"
                 notes.note(f"texts that spell out a special token, which is learned as {learned}", example)
             if not unknown.isdisjoint(ids):
                 notes.note("texts with characters that the tokenizer does not know", repr(text[:60]))
