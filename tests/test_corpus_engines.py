@@ -61,7 +61,6 @@ def test_local_workers_keep_the_same_documents_also_when_one_is_killed(tmp_path,
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_a_task_killed_in_every_try_is_named_and_finished_shards_are_kept(tmp_path, sources, readers):
     """Slow: waits for what is left after each kill."""
     readers(50)
@@ -121,7 +120,6 @@ main()
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_jobs_of_a_stand_in_for_slurm_keep_the_same_documents(tmp_path, sources, monkeypatch, capsys):
     """Slow: each task is a Python process of its own, as on a cluster."""
     whole = run_build(tmp_path / "here", sources, **KEYS)
@@ -155,7 +153,6 @@ def test_jobs_that_are_queued_are_not_handed_over_again(tmp_path, sources, monke
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_ray_keeps_the_same_documents_also_when_a_worker_is_killed(tmp_path, sources, readers, monkeypatch, capsys):
     """Slow: Ray takes ten seconds to start, twice."""
     pytest.importorskip("ray")

@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import pytest
 from forked import run_python
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
@@ -31,7 +30,6 @@ def test_stages_that_are_not_watched_keep_all_other_options():
     assert all(words.count("--eval_steps") == words.count("4") - ("--watch_steps" in words) for words in OPTIONS.values())
 
 
-@pytest.mark.slow
 def test_killed_stages_end_with_the_files_of_an_undisturbed_run():
     done = run_python("benchmarks/kill.py", "--kills", "2", "--seed", "3", "--stages", "tokenizer,pretrain", timeout=1200)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -155,7 +155,6 @@ def test_unknown_stage_is_one_line(tmp_path):
     assert result.returncode == 2 and re.fullmatch(r"error: command line: sfft is not a stage .*\n", result.stderr)
 
 
-@pytest.mark.slow
 def test_killed_chain_continues_with_the_same_command(tmp_path):
     argv = ["--config", "configs/smoke/pipeline.yaml", "--to", "pretrain", "--output_dir", tmp_path / "smoke"]
     first = start_python("recipes/pipeline.py", *argv, output=tmp_path / "log.txt")

@@ -116,7 +116,6 @@ def test_a_model_without_layers_that_transformers_marks_is_refused(tmp_path):
         toys.trainer(tmp_path, model=toys.policy(num_hidden_layers=0), torch_compile=True)
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("topology", ["ddp", "fsdp2"])
 def test_two_processes_train_as_uncompiled(tmp_path, topology):

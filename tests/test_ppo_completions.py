@@ -10,13 +10,11 @@ from contextlib import closing
 from pathlib import Path
 
 import ppo_toys as toys
-import pytest
 from forked import run_python
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.slow
 def test_trackio_holds_every_evaluations_samples_also_the_one_after_training(tmp_path):
     toys.policy().save_pretrained(tmp_path / "base")
     toys.tokenizer().save_pretrained(tmp_path / "base")

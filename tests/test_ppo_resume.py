@@ -81,7 +81,6 @@ def whole(tmp_path_factory):
     return run(tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(KILL_POINTS))
 def test_killed_anywhere_and_started_again_ends_bit_equal(tmp_path, whole, seed):
     chance = random.Random(seed)
@@ -156,7 +155,6 @@ KINDS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_save_resume_and_stay_equal(tmp_path, kind):
     toys.run_two(tmp_path / "two_ranks.py", TWO_RANKS.format(folder=str(tmp_path), kind=kind))

@@ -105,7 +105,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{file.relative_to(folder)}: {name}": t for file in files for name, t in load_file(file).items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("topology", SHARDED)
 def test_sharded_learns_what_ddp_learns_and_saves_it_whole(launch, topology, kind):
@@ -123,7 +122,6 @@ def test_sharded_learns_what_ddp_learns_and_saves_it_whole(launch, topology, kin
         AutoModelForCausalLM.from_pretrained(parts / kind / "whole")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("topology", SHARDED)
 def test_sharded_resumes_exactly(launch, topology, kind):

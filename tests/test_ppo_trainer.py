@@ -116,7 +116,6 @@ ppo_toys.leave()
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("extra", [{}, {"ddp_find_unused_parameters": True}], ids=str)
 def test_gradient_of_two_processes_equals_that_of_one(tmp_path, extra):
     toys.run_two(tmp_path / "two_ranks.py", TWO_RANKS.format(folder=str(tmp_path), extra=extra))
@@ -329,7 +328,6 @@ def test_frozen_models_are_on_the_device_only_while_used(tmp_path, monkeypatch):
 # ---- Learning ----
 
 
-@pytest.mark.slow
 def test_token_bandit_is_learned(tmp_path):
     trainer = toys.trainer(
         tmp_path,
@@ -348,7 +346,6 @@ def test_token_bandit_is_learned(tmp_path):
     assert scores[0] < 0.05 and sum(scores[-3:]) / 3 >= 0.6
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pad_is_eos", [False, True])
 def test_stopping_early_is_learned_with_any_pad(tmp_path, pad_is_eos):
     trainer = toys.trainer(

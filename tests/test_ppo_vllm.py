@@ -441,7 +441,6 @@ toys.leave()
 """
 
 
-@pytest.mark.slow
 def test_two_processes_get_their_own_rows(tmp_path, serve):
     saved_policy(tmp_path / "policy")
     server = serve()
@@ -481,7 +480,6 @@ toys.leave()
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("topology", ["fsdp2", pytest.param("zero3", marks=pytest.mark.long)])
 def test_sharded_policy_reaches_the_engine_whole(tmp_path, topology):
     saved_policy(tmp_path / "policy", tie_word_embeddings=True)

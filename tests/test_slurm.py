@@ -23,8 +23,7 @@ ROOT = Path(__file__).parent.parent
 DAEMONS = ("munged", "slurmctld", "slurmd")
 MISSING = [name for name in DAEMONS if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")]
 pytestmark = [
-    pytest.mark.long,
-    pytest.mark.slow,  # daemons, and each task a Python process of its own
+    pytest.mark.long,  # daemons, and each task a Python process of its own
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (apt-get install slurm-wlm munge)"),
 ]
 CONF = """ClusterName=loopback

@@ -104,7 +104,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("topology", "run"), SHARDED_RUNS)
 def test_sharded_learns_what_ddp_learns_and_saves_it_whole(launch, topology, run):
     whole, parts = launch("ddp"), launch(topology)
@@ -139,7 +138,6 @@ def test_sharded_learns_what_ddp_learns_and_saves_it_whole(launch, topology, run
     assert not any(info.values()), info
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("topology", "run"), SHARDED_RUNS)
 def test_sharded_resumes_exactly(launch, topology, run):
     folder = launch(topology)
@@ -149,13 +147,11 @@ def test_sharded_resumes_exactly(launch, topology, run):
     assert got and expected.keys() == got.keys() and all(torch.equal(got[name], expected[name]) for name in expected)
 
 
-@pytest.mark.slow
 def test_fsdp2_in_bfloat16_does_not_round_what_models_return(launch):
     """A policy that equals its reference has the loss log 2, in bfloat16 0.6914."""
     assert losses(launch("fsdp2") / "bf16")[0] == pytest.approx(math.log(2), abs=1e-6)
 
 
-@pytest.mark.slow
 def test_fsdp2_by_the_recipes_own_key_is_that_of_the_launch_config(launch):
     by_key, by_config = launch("ddp") / "fsdp_by_key", launch("fsdp2") / "bf16"
     for rank in (0, 1):
@@ -164,7 +160,6 @@ def test_fsdp2_by_the_recipes_own_key_is_that_of_the_launch_config(launch):
     assert losses(by_key) == losses(by_config)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("topology", [pytest.param("zero2", marks=pytest.mark.long), "zero3"])
 def test_muon_is_refused_under_zero(launch, topology):
     """The launched script asserts the exit code 2."""
