@@ -6,15 +6,12 @@ dataclasses' source instead of importing them, so that a mistake costs a second;
 """
 
 import atexit
-import contextlib
 import importlib
-import json
 import logging
 import os
 import re
 import signal
 import sys
-import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,7 +28,7 @@ from llmrecipes.memory import no_garbage_collection, out_of_memory
 from llmrecipes.preflight import check_machine, contradictions, ineffective, remarks
 from llmrecipes.preflight.precedence import let_command_line_win, use_newer_names
 from llmrecipes.secrets import known_secrets, scrub_secrets
-from llmrecipes.signals import follow_launcher
+from llmrecipes.signals import follow_launcher, is_left_alone, tell_launcher
 from llmrecipes.tracking import place_trackers
 
 
@@ -81,7 +78,7 @@ def _launch(main, config_types, argv: list[str] | None) -> None:
         sys.exit(128 + getattr(error, "signum", signal.SIGINT))
     except Exception as error:
         output_dir = next((c.output_dir for c in configs if getattr(c, "output_dir", None)), ".")
-        if _is_left_alone(error):
+        if is_left_alone(error):
             note = "ended, as another process of this launch did; its own line says why"
             tell_launcher(note, after=1)
             print(f"process {os.environ.get('RANK')}: {note}", file=sys.stderr)
@@ -106,28 +103,12 @@ def _launch(main, config_types, argv: list[str] | None) -> None:
         )
 
 
-def _is_left_alone(error: Exception) -> bool:
-    """Whether a collective failed because another process has ended, be it by a refusal of its own or by a bug."""
-    signs = ("closed by peer", "reset by peer", "broken pipe", "remote process exited", "remote worker crashing")
-    is_of_backend = "gloo" in str(error) or type(error).__module__.startswith("torch.distributed")
-    is_of_backend |= type(error).__name__ in ("DistBackendError", "DistNetworkError")
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and is_of_backend and any(sign in str(error).lower() for sign in signs)
-
-
 def leave(*problems) -> None:
     """Prints a line per problem and exits with code 2."""
     lines = [f"error: {one_line(problem)}" for problem in problems]
     print("\n".join(lines), file=sys.stderr)
     tell_launcher("\n".join(lines))
     sys.exit(2)
-
-
-def tell_launcher(text: str, after: int = 0) -> None:
-    """Leaves `text` where `torchrun`, and so `accelerate launch`, looks for what its report says of a failed process. The
-    report calls the earliest one the cause: `after` are seconds to add."""
-    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        with contextlib.suppress(OSError):
-            Path(file).write_text(json.dumps({"message": text, "timestamp": int(time.time()) + after}), encoding="utf-8")
 
 
 def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = False) -> tuple:
@@ -342,6 +323,8 @@ def _typed(key: str, words: list[str], keys: dict[str, Key]) -> tuple[str, Any]:
 def _typed_word(word: str, kinds: frozenset[str], where: str) -> Any:
     if word == "null" and kinds & {"None", "list"}:
         return None
+    if word in ("true", "false") and "bool" in kinds:
+        return word == "true"
     if kinds & {"dict", "list"} and word.startswith(("{", "[")):
         return parse_yaml(word, f"{where} {shown(word)}")
     if "str" in kinds or "list" in kinds:

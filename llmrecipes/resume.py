@@ -6,6 +6,7 @@ public way; all such accesses are in this file.
 """
 
 import json
+import re
 import signal
 import sys
 import time
@@ -33,6 +34,7 @@ from llmrecipes.checkpoints import (
     step_folders,
 )
 from llmrecipes.config import InputError
+from llmrecipes.measures import BOOKKEEPING
 from llmrecipes.models import load_weights, multiply_in_tf32, warn_of_rounding
 from llmrecipes.pacing import keep_gpu_busy, stop_where_not_finite
 from llmrecipes.random_states import random_states, set_random_states
@@ -81,6 +83,8 @@ def run_training(trainer: Trainer, state: Run) -> dict:
     except Interrupted:
         keeper.save_now()
         raise
+    except KeyError as error:
+        raise _unmeasured(error, args.metric_for_best_model) or error from None
     finally:
         handle_signals()
         args.save_total_limit = limit
@@ -329,6 +333,15 @@ def _check_best_model(trainer: Trainer, checkpoint: str) -> None:
         wrong = find_damage(best) if best.is_dir() else "is gone"
         if wrong:
             raise InputError(f"{best}: {wrong}, and load_best_model_at_end needs it; --force starts over")
+
+
+def _unmeasured(error: KeyError, metric: str | None) -> InputError | None:
+    """What Trainer's KeyError at the first evaluation means, if it is about the metric that decides on the best model."""
+    found = re.search(r"`metric_for_best_model` .* available evaluation metrics are: \[(.*?)\]", str(error))
+    if not found:
+        return None
+    measured = [name for name in re.findall(r"eval_[^'\"\\]+", found[1]) if not BOOKKEEPING.search(name)]
+    return InputError(f"metric_for_best_model: {metric} is not measured; choose from {', '.join(measured)}")
 
 
 def _moving_reference(trainer: Trainer) -> torch.nn.Module | None:

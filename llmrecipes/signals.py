@@ -1,13 +1,16 @@
 """SIGTERM (Slurm, spot machines, `timeout`), Ctrl-C and a closed terminal end a run cleanly: progress is saved, and the
-exit code tells the signal."""
+exit code tells the signal. One of several processes that is left alone by another ends with a line."""
 
+import contextlib
 import ctypes
+import json
 import os
 import signal
 import stat
 import sys
 import threading
 import time
+from pathlib import Path
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 IN_A_CHAIN = "LLMRECIPES_IN_A_CHAIN"  # environment variable of the processes that recipes/pipeline.py starts
@@ -78,3 +81,19 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it ended before the call above
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def is_left_alone(error: Exception) -> bool:
+    """Whether a collective failed because another process has ended, be it by a refusal of its own or by a bug."""
+    signs = ("closed by peer", "reset by peer", "broken pipe", "remote process exited", "remote worker crashing")
+    is_of_backend = "gloo" in str(error) or type(error).__module__.startswith("torch.distributed")
+    is_of_backend |= type(error).__name__ in ("DistBackendError", "DistNetworkError")
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and is_of_backend and any(sign in str(error).lower() for sign in signs)
+
+
+def tell_launcher(text: str, after: int = 0) -> None:
+    """Leaves `text` where `torchrun`, and so `accelerate launch`, looks for what its report says of a failed process. The
+    report calls the earliest one the cause: `after` are seconds to add."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with contextlib.suppress(OSError):
+            Path(file).write_text(json.dumps({"message": text, "timestamp": int(time.time()) + after}), encoding="utf-8")

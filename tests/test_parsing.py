@@ -311,6 +311,13 @@ def test_threads_sleep_soon_unless_told_otherwise(tmp_path, monkeypatch, shell, 
     assert seen == [count]
 
 
+@pytest.mark.parametrize(("word", "value"), [("true", "all"), ("false", "no"), ("non_padding", "non_padding")])
+def test_a_key_of_texts_that_may_be_true_or_false_is_so_on_the_command_line_too(word, value):
+    argv = ["--output_dir", "o", "--use_cpu", "true", "--bf16", "false", "--include_num_input_tokens_seen", word]
+    [config] = parse("trl:SFTConfig", argv=argv)
+    assert config.include_num_input_tokens_seen == value
+
+
 def test_code_of_a_models_repository_is_never_run_without_a_word(capsys, monkeypatch):
     from recipes.health import CheckArguments
 

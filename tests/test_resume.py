@@ -114,6 +114,12 @@ def test_the_best_model_is_loaded_under_its_saved_names(tmp_path):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric)
 
 
+def test_a_metric_that_is_not_measured_is_one_line(tmp_path):
+    keys = {"load_best_model_at_end": True, "eval_steps": 2, "max_steps": 6, "metric_for_best_model": "bleu"}
+    with pytest.raises(InputError, match="metric_for_best_model: bleu is not measured; choose from eval_loss$"):
+        train(tmp_path / "o", **keys)
+
+
 def test_adapters_in_bfloat16_as_trl_trains_them_on_quantised_weights_stay_so(tmp_path):
     def adapt(model):
         model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
