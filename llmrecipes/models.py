@@ -235,6 +235,10 @@ def make_writable(config: GenerationConfig, where: str) -> None:
     Raises:
         InputError: transformers would refuse to write them for another reason.
     """
+    if config.pad_token_id is not None and config.pad_token_id < 0:  # the first Llama's -1: none
+        config.pad_token_id = None
+    if config.temperature == 0:  # which means greedy decoding, and which sampling refuses
+        config.do_sample, config.temperature, config.top_p, config.top_k = False, None, None, None
     try:
         config.validate(strict=True)
         return

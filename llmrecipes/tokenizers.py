@@ -111,7 +111,9 @@ class loading:
         if error is not None and not isinstance(error, InputError) and (known := diagnose(self.path, self.what, str(error))):
             raise InputError(f"{self.path}: {known}") from error
         # ImportError: a package that the model needs is not installed, such as bitsandbytes
-        if isinstance(error, (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError)):
+        # AssertionError: torch's, of a pad_token_id beyond the embeddings
+        kinds = (OSError, ValueError, KeyError, ImportError, AssertionError, SafetensorError, StrictDataclassError)
+        if isinstance(error, kinds):
             raise InputError(f"{self.path}: its {self.what} cannot be loaded: {str(error)[:300]}") from error
 
 

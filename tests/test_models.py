@@ -236,6 +236,13 @@ def test_generation_settings_that_could_not_be_written_again_are_mended_or_refus
     policy.save_pretrained(tmp_path / "saved")
     saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
     assert (saved["do_sample"], saved["temperature"], saved["top_p"]) == (True, 0.9, 0.6)
+    file.write_text(json.dumps(written | {"pad_token_id": -1}))  # as the first Llama's
+    assert (
+        load_policy(model, tokenizer).generation_config.pad_token_id is None and "do_sample" not in capsys.readouterr().out
+    )
+    file.write_text(json.dumps(written | {"do_sample": False, "temperature": 0.0, "top_p": 0.9}))
+    settings = load_policy(model, tokenizer).generation_config
+    assert (settings.do_sample, settings.temperature, settings.top_p) == (False, None, None), "greedy it stays"
     file.write_text(json.dumps(written | {"early_stopping": True}))
     with pytest.raises(InputError, match=r"generation_config.json could not be written again: .*early_stopping"):
         load_policy(model, tokenizer)
@@ -278,6 +285,7 @@ def test_weights_that_are_in_no_file_or_of_another_size_are_one_line_and_no_rand
             "3 weights that its config.json implies are in none of its files, such as model.layers.0.mlp.down_proj.weight",
         ),
         ("wide", {"intermediate_size": 7}, "its weights have different sizes than its config.json says"),
+        ("pad", {"pad_token_id": 9999}, "cannot be loaded: Padding_idx must be within num_embeddings"),
         ("text", {"intermediate_size": "big"}, "cannot be loaded: .*intermediate_size"),
     ):
         copy = shutil.copytree(folder, tmp_path / name)
