@@ -106,6 +106,28 @@ def _read_digest(path: Path) -> str:
     return state.hexdigest()
 
 
+def trouble_with_files(error: Exception, output_dir: str) -> str:
+    """What a run that wrote to `output_dir` should do if the disk is full or a file may not be written; "" for all else."""
+    if file_is_too_large(error):
+        return (
+            f"{output_dir}: a file is larger than the file system or `ulimit -f` allows; raise that limit, or move the "
+            "folder to another disk, and give the same command again, it continues from the last complete checkpoint"
+        )
+    if denied := not_permitted(error, output_dir):
+        return f"{denied}; give this user the right to it, or name another"
+    if not disk_is_full(error, output_dir):
+        return ""
+    if free_bytes(output_dir) >= 1 << 20 > free_bytes(cache_folder()):
+        return (
+            f"{cache_folder()}: the disk is full; free some space, or set the environment variable LLMRECIPES_CACHE "
+            "to a folder with room, and give the same command again"
+        )
+    return (
+        f"{output_dir}: the disk is full; free some space and give the same command again, it continues from "
+        "the last complete checkpoint"
+    )
+
+
 def disk_is_full(error: BaseException, folder: str | Path) -> bool:
     """Whether `error`, or a cause of it, is due to a full disk or quota. Libraries report that in many ways: as OSError, as
     SafetensorError or Exception with the system's message, sqlite in its own words. torch's message does not mention it, so
@@ -126,6 +148,17 @@ def file_is_too_large(error: BaseException) -> bool:
     limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
     signs = r"File too large|os error 27\b" + (f"|{TORCH_CANNOT_WRITE}" if limited else "")
     return any(getattr(cause, "errno", None) == errno.EFBIG or re.search(signs, str(cause)) for cause in _causes(error))
+
+
+def not_permitted(error: BaseException, folder: str | Path) -> str:
+    """The file that, by `error` or a cause of it, may not be written or read, or else `folder`, with the system's reason;
+    "" for other errors."""
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            return f"{cause.filename or folder}: {cause.strerror}"
+        if found := re.search(r"(Read-only file system|Permission denied)(?= \(os error)", str(cause)):
+            return f"{folder}: {found[0]}"
+    return ""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrecipes.config import InputError, RunArguments, nearest, one_line
-from llmrecipes.durable import cache_folder, disk_is_full, file_is_too_large, free_bytes
+from llmrecipes.durable import trouble_with_files
 from llmrecipes.keys import Key, keys_of, recipe_keys
 from llmrecipes.keys.renamed import TRANSLATES, hint
 from llmrecipes.keys.settings import COMMAND_LINE, Settings
@@ -85,22 +85,9 @@ def _launch(main, config_types, argv: list[str] | None) -> None:
             sys.exit(1)
         if advice := out_of_memory(error, configs):
             leave(advice)
-        if file_is_too_large(error):
-            leave(
-                f"{output_dir}: a file is larger than the file system or `ulimit -f` allows; raise that limit, or move the "
-                "folder to another disk, and give the same command again, it continues from the last complete checkpoint"
-            )
-        if not disk_is_full(error, output_dir):
-            raise
-        if free_bytes(output_dir) >= 1 << 20 > free_bytes(cache_folder()):
-            leave(
-                f"{cache_folder()}: the disk is full; free some space, or set the environment variable LLMRECIPES_CACHE "
-                "to a folder with room, and give the same command again"
-            )
-        leave(
-            f"{output_dir}: the disk is full; free some space and give the same command again, it continues from "
-            "the last complete checkpoint"
-        )
+        if trouble := trouble_with_files(error, output_dir):
+            leave(trouble)
+        raise
 
 
 def leave(*problems) -> None:

@@ -67,9 +67,27 @@ def test_a_file_beyond_a_limit_on_its_size_is_one_line(error, tmp_path, monkeypa
     assert durable.file_is_too_large(error) == ("RuntimeError" not in type(error).__name__), "torch does not say it"
 
 
+DENIED = [
+    (OSError(30, "Read-only file system", "/mnt/x/model"), "/mnt/x/model: Read-only file system"),
+    (PermissionError(13, "Permission denied", "data.jsonl"), "data.jsonl: Permission denied"),
+    (SafetensorError("Error while serializing: I/O error: Read-only file system (os error 30)"), "o: Read-only file system"),
+]
+
+
+@pytest.mark.parametrize(("error", "line"), DENIED, ids=[line for _, line in DENIED])
+def test_what_may_not_be_written_is_one_line(error, line, tmp_path, capsys):
+    def main(run, args):
+        raise RuntimeError("while saving") from error
+
+    with pytest.raises(SystemExit, match="^2$"):
+        launch(main, RunArguments, Arguments, argv=["--output_dir", str(tmp_path / "o")])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{line}; give this user the right to it, or name another" in said
+
+
 def test_a_full_disk_of_the_cache_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LLMRECIPES_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("llmrecipes.parsing.free_bytes", lambda folder: 0 if folder == tmp_path / "cache" else 1 << 30)
+    monkeypatch.setattr("llmrecipes.durable.free_bytes", lambda folder: 0 if folder == tmp_path / "cache" else 1 << 30)
 
     def main(run, args):
         raise FULL[0]
