@@ -286,6 +286,9 @@ chat_template_path: {tmp} | holds no tokenizer
 eos_token: </eot_id/> | is not in the vocabulary
 pad_token: <pad> | is not in the vocabulary
 truncation_mode: middle | choose from
+loss_type: dft; label_smoothing_factor: 0.1 | has no effect on this stage's loss with `loss_type: dft`
+bf16_full_eval: true | would round the weights that are saved after the last evaluation
+prediction_loss_only: true | has no effect: evaluations here keep no predictions
 watch_steps: -1 | must be at least 0
 watch_share: 2 | must lie from 0 to 1
 watch_reward_model: {policy} | is a language model
@@ -297,6 +300,8 @@ judge_key_variable: MY_KEY | has no effect without `judge_url`
 kl_coef: 0.1 | unknown key `kl_coef`
 """,
     "dpo": """
+label_smoothing_factor: 0.1 | has no effect on this stage's loss; use `label_smoothing`
+train_sampling_strategy: group_by_length | group_by_length knows no length of a pair of answers
 label_smoothing: 0.1 | has no effect with sigmoid, only with aot
 loss_type: ipo; label_smoothing: 0.1 | has no effect with ipo
 f_alpha_divergence_coef: 0.3 | has no effect without `f_divergence_type: alpha_divergence`
@@ -325,6 +330,9 @@ model_name_or_path: {reward} | is a reward model
 generate_during_eval: true | use `watch_steps`
 """,
     "reward": """
+label_smoothing_factor: 0.1 | has no effect on this stage's loss; leave it out
+train_sampling_strategy: group_by_length | group_by_length knows no length of a pair of answers
+fp16_full_eval: true | would round the weights
 health_max_length_bias: -1 | must be at least 0
 health_max_length_correlation: -2 | must be at least 0
 max_length: -1 | must be at least 1
@@ -337,6 +345,9 @@ load_best_model_at_end: true; eval_datasets: {rows}; eval_strategy: steps | say 
 beta: 0.1 | unknown key `beta`
 """,
     "grpo": """
+label_smoothing_factor: 0.1 | has no effect on this stage's loss
+train_sampling_strategy: sequential | has no effect: prompts are ordered by rollouts
+eval_accumulation_steps: 4 | has no effect: evaluations here keep no predictions
 num_iterations: 0 | must be at least 1
 steps_per_generation: 0 | must be at least 1
 epsilon: -1 | must be at least 0
@@ -366,6 +377,7 @@ test_split_size: 2; num_generations_eval: 3 | is no multiple of 3 responses to a
 auto_find_batch_size: true | smaller batches compare other answers
 """,
     "kto": """
+label_smoothing_factor: 0.1 | has no effect on this stage's loss; leave it out
 auto_find_batch_size: true | smaller batches compare other answers
 desirable_weight: -1 | must be at least 0
 desirable_weight: 0; undesirable_weight: 0 | are both 0
@@ -415,6 +427,9 @@ torch_compile_mode: max-autotune | records a CUDA graph for each length
 value_model: shared; value_model_name_or_path: {reward} | has no effect with `value_model: shared`
 """,
     "pretrain": """
+bf16_full_eval: true | would round the weights that are saved after the last evaluation
+greater_is_better: true | decides nothing; set `load_best_model_at_end
+eval_do_concat_batches: false | has no effect: evaluations here keep no predictions
 fused_lm_head: true; label_smoothing_factor: 0.1 | takes the place of the loss that `label_smoothing_factor` changes
 fused_lm_head: true; use_liger_kernel: true | takes the place of the loss that `use_liger_kernel` changes
 optimizer: muon; optim: sgd | has no effect without `optimizer: adamw`

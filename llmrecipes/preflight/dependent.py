@@ -38,6 +38,7 @@ NEEDS = (
     ("activation_checkpointing_kwargs", "activation_checkpointing", ""),
 )
 WITHOUT_BETAS = ("sgd", "adafactor", "adagrad", "rmsprop")  # optimizers that use none of Adam's keys
+WATCHING = ("reduce_lr_on_plateau", "greedy")  # schedules that look at evaluations
 SMOOTHED = {"exo_pair", "robust", "aot", "aot_unpaired"}  # DPO losses that use label_smoothing
 
 
@@ -59,8 +60,38 @@ def dependent(s: Settings) -> Problems:
     yield from _vllm(s)
     if s["value_model"] == "shared" and s["value_model_name_or_path"]:
         yield "value_model_name_or_path", "has no effect with `value_model: shared`, a fresh head on the policy"
+    yield from _of_trainer(s)
     yield from _annotator(s)
     yield from _judge(s)
+
+
+def _of_trainer(s: Settings) -> Problems:
+    """Keys of Trainer that its subclasses here do not follow, or that harm what is saved."""
+    if not s.trains:
+        return
+    for key in ("bf16_full_eval", "fp16_full_eval"):
+        if s[key] and "num_ppo_epochs" not in s.keys:  # PPO says so itself
+            yield key, "would round the weights that are saved after the last evaluation; leave it out, or set `bf16: true`"
+    for key, default in (
+        ("eval_accumulation_steps", None),
+        ("prediction_loss_only", False),
+        ("eval_do_concat_batches", True),
+    ):
+        if s.given(key) and s[key] != default:
+            yield key, "has no effect: evaluations here keep no predictions; leave it out"
+    decides = s["load_best_model_at_end"] or s["save_strategy"] == "best" or s["lr_scheduler_type"] in WATCHING
+    if s.given("greater_is_better") and not decides:
+        yield "greater_is_better", "decides nothing; set `load_best_model_at_end: true` or `save_strategy: best`"
+    reads_labels = bool({"packing", "phases"} & s.keys.keys())  # SFT and pretraining, whose rows are `input_ids` with labels
+    losses = "" if s["loss_type"] in (None, "nll") or not reads_labels else f" with `loss_type: {s['loss_type']}`"
+    if s["label_smoothing_factor"] and "num_ppo_epochs" not in s.keys and (losses or not reads_labels):
+        other = "; use `label_smoothing`" if "label_smoothing" in s.keys else "; leave it out"
+        yield "label_smoothing_factor", f"has no effect on this stage's loss{losses}{other}"
+    strategy = s["train_sampling_strategy"]
+    if "num_iterations" in s.keys and s.given("train_sampling_strategy") and strategy != "random":  # GRPO
+        yield "train_sampling_strategy", "has no effect: prompts are ordered by rollouts; use `shuffle_dataset`"
+    elif strategy == "group_by_length" and not reads_labels and "desirable_weight" not in s.keys:  # KTO says so itself
+        yield "train_sampling_strategy", "group_by_length knows no length of a pair of answers; leave it out"
 
 
 def _given(s: Settings, names: str) -> list[str]:
