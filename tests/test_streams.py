@@ -9,7 +9,8 @@ import zipfile
 import pytest
 from datasets import Dataset
 from forked import run_python
-from test_tokens import holds, jsonl, shards_of, texts, tokenizer  # noqa: F401
+from test_tokens import tokenizer  # noqa: F401
+from token_toys import holds, jsonl, shards_of, texts
 
 from llmrecipes.config import DatasetSource, InputError
 from llmrecipes.data import files as reading

@@ -5,17 +5,15 @@ import re
 import numpy as np
 import pytest
 import torch
-from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
-from test_training import CONFIG, TEXTS, arguments
-from token_toys import corpus_of, jsonl, texts
-from torch.utils.data import BatchSampler, DataLoader
+from token_toys import corpus_of, jsonl, rows_of_steps, texts
+from training_toys import CONFIG, TEXTS, arguments
 from transformers import AutoModelForCausalLM, MambaConfig
 
 from llmrecipes.attention import BORDERS
 from llmrecipes.config import DataArguments, InputError
 from llmrecipes.models import build_policy, train_tokenizer
-from llmrecipes.pretraining import InOrder, PretrainTrainer
+from llmrecipes.pretraining import PretrainTrainer
 from llmrecipes.tokens.arguments import TokenArguments
 from llmrecipes.tokens.blocks import TokenBlocks, collate_blocks, collate_flat, collator_for
 from llmrecipes.tokens.corpus import build_blocks
@@ -162,19 +160,6 @@ def test_what_was_read_is_what_is_said(tokenizer, tmp_path, capsys):
 
 
 # --- in a trainer ---------------------------------------------------------------------------------------------------------
-
-
-def rows_of_steps(corpus, processes, batch, workers=0):
-    """Of each step, the token ids that `processes` are given, sorted."""
-    order = InOrder(len(corpus.blocks))
-    parts = [BatchSamplerShard(BatchSampler(order, batch, False), processes, rank) for rank in range(processes)]
-    loaders = [
-        DataLoader(corpus.blocks, batch_sampler=part, collate_fn=collate_blocks, num_workers=workers) for part in parts
-    ]
-    micro = [torch.cat([found["input_ids"] for found in batches]) for batches in zip(*loaders)]
-    per_step = 8 // (batch * processes)
-    steps = [torch.cat(micro[i : i + per_step]) for i in range(0, len(micro), per_step)]
-    return [sorted(step.tolist()) for step in steps]
 
 
 def test_a_step_has_the_same_rows_on_any_number_of_processes_and_workers(tokenizer, tmp_path):

@@ -10,8 +10,8 @@ import pyarrow.parquet
 import pytest
 import xxhash
 from datasets import Dataset
-from test_training import TEXTS
 from token_toys import corpus_of, ids_of, jsonl, read, texts
+from training_toys import TEXTS
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError
 from llmrecipes.data.streams import text_source

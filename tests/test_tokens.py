@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import xxhash
 from datasets import Dataset
-from test_training import TEXTS
-from token_toys import corpus_of, ids_of, jsonl, texts
+from token_toys import corpus_of, documents_of, holds, ids_of, jsonl, killed_after, shards_of, texts
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace, WhitespaceSplit
+from training_toys import TEXTS
 from transformers import PreTrainedTokenizerFast
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError, ModelArguments
@@ -37,20 +37,6 @@ def tokenizer():
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMRECIPES_CACHE", str(tmp_path / "cache"))
-
-
-def shards_of(path, tokenizer, tmp_path, whole=False, **keys):
-    return building.require_tokens(text_source(DatasetSource(path, **keys), 0), tokenizer, tmp_path / "tokens", whole)
-
-
-def documents_of(shards):
-    return [ids.tolist() for ids in np.split(ids_of(shards), shards.document_ends(0, shards.num_tokens))[:-1]]
-
-
-def holds(shards, documents, tokenizer):
-    """Each of the documents once, as the tokenizer gives it, in whatever order."""
-    expected = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(documents, split_special_tokens=True)["input_ids"]]
-    return sorted(documents_of(shards)) == sorted(expected)
 
 
 # --- shards -----------------------------------------------------------------------------------------------------------
@@ -155,23 +141,6 @@ def test_of_those_who_ask_at_once_one_tokenizes_and_the_others_wait(tokenizer, t
     for thread in threads:
         thread.join()
     assert len(built) == 1 and found == [ids_of(shards_of(path, tokenizer, tmp_path))] * 4
-
-
-def killed_after(real, batches):
-    """A `build_encoder` as `real`, whose encoder is interrupted after some batches."""
-
-    def build(tokenizer, *how):
-        encode, left = real(tokenizer), [batches]
-
-        def some(texts):
-            left[0] -= 1
-            if left[0] < 0:
-                raise KeyboardInterrupt
-            return encode(texts)
-
-        return some
-
-    return build
 
 
 @pytest.mark.parametrize("kills", [1, 3])

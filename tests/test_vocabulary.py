@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from recipe_types import recipe_types
-from test_tokens import jsonl, texts
+from token_toys import jsonl, texts
 
 from llmrecipes.config import DatasetSource, InputError, ModelArguments
 from llmrecipes.models import build_policy, load_policy, load_tokenizer, num_embeddings, train_tokenizer
