@@ -80,6 +80,8 @@ lr_scheduler_type: polynomial; lr_scheduler_kwargs: {lr_end: 5} | must be below 
 lr_scheduler_type: warmup_stable_decay; lr_scheduler_kwargs: {num_decay_steps: -5} | must be a number of 0 or more
 lr_scheduler_type: warmup_stable_decay; lr_scheduler_kwargs: {num_decay_steps: 50}; max_steps: 9 | more than the 9
 optim_args: nonsense | has no value
+optim_args: fused=1 | `fused` has no effect with `optim: adamw_torch_fused`, which reads none
+optim: sgd; optim_args: momentum=0.9,beta=1 | `beta` has no effect with `optim: sgd`, it reads momentum, damp
 accelerator_config: {split_batches: maybe} | must be true or false
 fsdp_config: {a: 1} | has no effect without `fsdp: true`
 torch_compile: true; torch_compile_backend: nix | choose from eager

@@ -38,6 +38,12 @@ NEEDS = (
     ("activation_checkpointing_kwargs", "activation_checkpointing", ""),
 )
 WITHOUT_BETAS = ("sgd", "adafactor", "adagrad", "rmsprop")  # optimizers that use none of Adam's keys
+# What transformers reads of `optim_args` for the optimizers that do not read all of it.
+OPTIM_ARGS = {
+    "sgd": ("momentum", "dampening", "weight_decay", "nesterov"),
+    "adagrad": ("lr_decay", "weight_decay", "eps"),
+    "rmsprop": ("momentum", "alpha", "eps", "weight_decay", "centered"),
+} | dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adafactor", "lomo", "adalomo", "adamw_8bit", "paged_adamw_8bit"), ())
 WATCHING = ("reduce_lr_on_plateau", "greedy")  # schedules that look at evaluations
 SMOOTHED = {"exo_pair", "robust", "aot", "aot_unpaired"}  # DPO losses that use label_smoothing
 
@@ -79,6 +85,12 @@ def _of_trainer(s: Settings) -> Problems:
     ):
         if s.given(key) and s[key] != default:
             yield key, "has no effect: evaluations here keep no predictions; leave it out"
+    optim = s["optim"] or "adamw_torch_fused"
+    for pair in str(s["optim_args"] or "").replace(" ", "").split(",") if optim in OPTIM_ARGS else ():
+        name, is_pair, _ = pair.partition("=")
+        if is_pair and name not in OPTIM_ARGS[optim]:
+            known = f"it reads {', '.join(OPTIM_ARGS[optim])}" if OPTIM_ARGS[optim] else "which reads none"
+            yield "optim_args", f"`{name}` has no effect with `optim: {optim}`, {known}"
     decides = s["load_best_model_at_end"] or s["save_strategy"] == "best" or s["lr_scheduler_type"] in WATCHING
     if s.given("greater_is_better") and not decides:
         yield "greater_is_better", "decides nothing; set `load_best_model_at_end: true` or `save_strategy: best`"
