@@ -111,8 +111,8 @@ class GRPOTrainer(trl.GRPOTrainer):
         # TRL's sampler draws each epoch's order from the generator state left by earlier epochs, which a resumed run lacks.
         args = self.args
         repeats = args.num_iterations * args.steps_per_generation
-        size = args.generation_batch_size
-        return RolloutSampler(len(self.prompts), size, repeats, args.shuffle_dataset, args.seed, args.num_generations)
+        size, seed = args.generation_batch_size, args.seed if args.data_seed is None else args.data_seed
+        return RolloutSampler(len(self.prompts), size, repeats, args.shuffle_dataset, seed, args.num_generations)
 
     def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict]:
         # Overrides a private method of TRL, the one place where prompts become tokens; it cannot continue a last assistant

@@ -101,6 +101,11 @@ def test_rollout_cut_up_otherwise_is_refused(tmp_path, monkeypatch):
         train(tmp_path / "o")
 
 
+def test_data_seed_gives_the_order_of_the_prompts_and_nothing_else(tmp_path):
+    orders = [list(build(tmp_path / "o", **seeds)._get_train_sampler()) for seeds in ({}, {"data_seed": 7}, {"seed": 7})]
+    assert orders[0] != orders[1] == orders[2] and sorted(orders[0]) == sorted(orders[1])
+
+
 def test_kl_is_measured_against_the_reference_that_is_given(tmp_path):
     # The policy lies in no folder, as one that adapters were merged into: nothing could be read by its path.
     trainer = build(tmp_path / "o", beta=0.1, logging_steps=1, max_steps=1, num_iterations=1)

@@ -379,6 +379,7 @@ test_split_size: 2; num_generations_eval: 3 | is no multiple of 3 responses to a
 auto_find_batch_size: true | smaller batches compare other answers
 """,
     "kto": """
+data_seed: 3 | has no effect: rows are taken in the order that `seed` gave them
 label_smoothing_factor: 0.1 | has no effect on this stage's loss; leave it out
 auto_find_batch_size: true | smaller batches compare other answers
 desirable_weight: -1 | must be at least 0

@@ -99,6 +99,8 @@ def _of_trainer(s: Settings) -> Problems:
     if s["label_smoothing_factor"] and "num_ppo_epochs" not in s.keys and (losses or not reads_labels):
         other = "; use `label_smoothing`" if "label_smoothing" in s.keys else "; leave it out"
         yield "label_smoothing_factor", f"has no effect on this stage's loss{losses}{other}"
+    if "desirable_weight" in s.keys and s.given("data_seed"):  # KTO
+        yield "data_seed", "has no effect: rows are taken in the order that `seed` gave them; leave it out"
     strategy = s["train_sampling_strategy"]
     if "num_iterations" in s.keys and s.given("train_sampling_strategy") and strategy != "random":  # GRPO
         yield "train_sampling_strategy", "has no effect: prompts are ordered by rollouts; use `shuffle_dataset`"
