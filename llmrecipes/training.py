@@ -150,7 +150,12 @@ class SFTTrainer(ByDocument, trl.SFTTrainer):
     def _learns_answers(self, dataset: Dataset, args: trl.SFTConfig) -> bool:
         if not isinstance(dataset, Dataset) or "input_ids" in dataset.column_names or not is_conversational(dataset[0]):
             return False
-        return self._answers_only if "messages" in dataset.column_names else args.completion_only_loss is not False
+        if "messages" not in dataset.column_names:
+            return args.completion_only_loss is not False
+        if self._answers_only and args.completion_only_loss is False:
+            text = "has no effect on `messages`, whose loss is on the answers alone"
+            raise InputError(f"completion_only_loss: false {text}; give `prompt` and `completion`, or leave it out")
+        return self._answers_only
 
     def _tokenize_answers(
         self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: trl.SFTConfig, name: str

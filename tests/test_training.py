@@ -217,6 +217,8 @@ def test_all_tokens_masked_is_an_input_error(folder, tokenizer, tmp_path):
     rows = [{"messages": chat} for chat in CHATS]
     with pytest.raises(InputError, match="nothing is left to learn from: none of .* within max_length 8, the shortest"):
         sft_trainer(folder, tokenizer, tmp_path, rows, assistant_only_loss=True, max_length=8)
+    with pytest.raises(InputError, match="completion_only_loss: false has no effect on `messages`"):
+        sft_trainer(folder, tokenizer, tmp_path, rows, assistant_only_loss=True, completion_only_loss=False)
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------
