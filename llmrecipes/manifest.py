@@ -189,7 +189,7 @@ def _require_as_reported(folder: Path, path: Path, manifest: dict) -> None:
 def _canonical(key: str, value):
     """`value` in canonical form: numbers as numbers however they are written, paths to read as their contents."""
     if isinstance(value, dict):
-        return {str(k): _canonical(str(k), v) for k, v in value.items()}
+        return {str(k): v if k in _inside(value) else _canonical(str(k), v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_canonical(key, v) for v in value]
     if isinstance(value, str):
@@ -200,10 +200,19 @@ def _canonical(key: str, value):
     return float(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53 else value
 
 
+def _inside(source: dict) -> tuple[str, ...]:
+    """The keys of a source that name files inside of its `path`, not below the current folder."""
+    path = source.get("path")
+    is_own = isinstance(path, str) and (
+        path == "stdlib" or path.startswith("pypi:") or os.path.isdir(os.path.expanduser(path))
+    )
+    return ("data_files", "data_dir") if is_own else ()
+
+
 def _paths(key: str, value) -> Iterator[str]:
     if isinstance(value, dict):
         for k, v in value.items():
-            yield from _paths(str(k), v)
+            yield from () if k in _inside(value) else _paths(str(k), v)
     elif isinstance(value, (list, tuple)):
         for v in value:
             yield from _paths(key, v)
@@ -243,17 +252,11 @@ def _first_difference(before: dict, given: dict, read_inputs: bool = True) -> st
         if not is_part_of_a_run(key) or not read_inputs and (any(_paths(key, old)) or any(_paths(key, new))):
             continue
         if _canonical(key, old) != _canonical(key, new):
-            key, old, new = _first_item(key, old, new)
+            if isinstance(old, list) and isinstance(new, list) and old != new:  # the first item that differs
+                n = next((i for i, (a, b) in enumerate(zip(old, new)) if a != b), min(len(old), len(new)))
+                key, old, new = f"{key}[{n}]", [*old, "not given"][n], [*new, "not given"][n]
             return f"`{key}` was {str(old)[:60]}, is {str(new)[:60]}"
     return ""
-
-
-def _first_item(key: str, old: object, new: object) -> tuple[str, object, object]:
-    """The first item in which two lists differ, with its key, as in sources[3]; of what are no lists, what is given."""
-    if not isinstance(old, list) or not isinstance(new, list):
-        return key, old, new
-    place = next((i for i, (a, b) in enumerate(zip(old, new)) if a != b), min(len(old), len(new)))
-    return f"{key}[{place}]", *(own[place] if place < len(own) else "not given" for own in (old, new))
 
 
 def plain_difference(previous: dict, given: dict) -> str:

@@ -22,6 +22,7 @@ from llmrecipes.corpus.documents import read_documents
 from llmrecipes.corpus.parts import Part, plan_parts
 from llmrecipes.corpus.readers import read_file
 from llmrecipes.data.hub_streams import within_reach
+from llmrecipes.manifest import inputs_of, run_fingerprint
 
 TEXTS = ["The first text, with ünïcode.", "The second text.", "Third \u2028 text."]
 
@@ -298,6 +299,25 @@ def test_files_of_other_names_are_read_as_what_is_said(tmp_path, capsys):
     (tmp_path / "code.zip").write_bytes(b"PK\x03\x04")
     with pytest.raises(InputError, match=r"code\.zip: is an archive of files; unpack it"):
         texts_of(tmp_path / "code.zip")
+
+
+def test_names_of_files_below_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_bytes(jsonl())
+    for name in ("", str(tmp_path / "in" / "*.jsonl")):
+        with pytest.raises(InputError, match="data_files holds .*; write names or patterns below the folder"):
+            texts_of(tmp_path / "in", data_files=[name] if not name else name)
+    with pytest.raises(InputError, match="none.jsonl: does not exist"):
+        texts_of(tmp_path / "none.jsonl")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.jsonl").write_bytes(jsonl())
+    given = {"sources": [{"path": "in", "data_files": "**/*.jsonl"}]}
+    assert [*inputs_of(given)] == ["in"], "not what the pattern finds in the current folder"
+    before = run_fingerprint("corpus", given, None)
+    (tmp_path / "other.jsonl").write_text("changed")
+    assert run_fingerprint("corpus", given, None) == before
+    (tmp_path / "in" / "a.jsonl").write_text('{"text": "changed"}')
+    assert run_fingerprint("corpus", given, None) != before
 
 
 def test_links_that_are_not_followed_are_named(tmp_path, capsys):

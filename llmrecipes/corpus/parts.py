@@ -66,6 +66,8 @@ def list_files(source: CorpusSource) -> list[Path]:
     path = Path(source.path).expanduser()
     patterns = [source.data_files] if isinstance(source.data_files, str) else source.data_files
     if path.is_dir():
+        if wrong := [name for name in patterns or () if not name or Path(name).is_absolute()]:
+            raise InputError(f"{source.path}: data_files holds {wrong[0]!r}; write names or patterns below the folder")
         found = [file for pattern in patterns or ["**/*"] for file in path.glob(pattern)]
         _tell_of_links(path, found)
         found = [f for f in found if f.is_file() and not any(part.startswith(".") for part in f.relative_to(path).parts)]
@@ -75,6 +77,8 @@ def list_files(source: CorpusSource) -> list[Path]:
     else:
         found = [path] if path.is_file() else [Path(name) for name in glob.glob(str(path), recursive=True)]
         found = [file for file in found if file.is_file()]
+    if not path.exists() and not glob.has_magic(str(path)):
+        raise InputError(f"{source.path}: does not exist; correct the path")
     if not found:
         raise InputError(f"{source.path}: has no file that can be read; it may be any of {', '.join(KINDS)}, "
                          f"also compressed ({', '.join(PACKED)})")  # fmt: skip
