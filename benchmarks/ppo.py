@@ -9,8 +9,8 @@ weights, fp32, num_mini_batches 1, pad != eos, no sample generations, old log-pr
 warms up, TRL's last update of a pass is not run. Measures CPU time of one thread, which other load disturbs least.
 "separate" compares like with like; "shared" (one trunk for policy and value) is a different algorithm, shown separately;
 "compiled", which runs if named in --sides, is "separate" with torch_compile. Ratios are to the first side. Beside the
-seconds of "separate" and "compiled" stands their floor: the update's matrix products at this machine's own rate
-(ppo_floor.py).
+seconds of "separate" and "compiled" stands their floor: the update's matrix products at this machine's own rate, and what
+products and attention kernels take as the models call them (ppo_floor.py).
 --workloads smoke: a tiny model, to check that everything runs; its figures mean nothing.
 """
 
@@ -109,19 +109,21 @@ def report(workload: str, runs: dict[str, list[dict]]) -> dict:
         )
         if each[0]["floor"]:
             middle["floor"] = report_floor(phases, [run["floor"] for run in each], workload)
+            middle["kernels"] = report_floor(phases, [run["kernels"] for run in each], None, "kernels")
         figures[side] = {**middle, "speed": speed, "speeds": speeds, "peak": peak, "peaks": peaks, "seconds": phases}
     return figures
 
 
-def report_floor(phases: dict[str, float], floors: list[dict], workload: str) -> dict:
-    """Prints and returns the floor's seconds (medians over the rounds) and the measured ones as multiples of them."""
+def report_floor(phases: dict[str, float], floors: list[dict], workload: str | None, what: str = "floor") -> dict:
+    """Prints and returns the floor's seconds (medians over the rounds) and the measured ones as multiples of them.
+    workload: whose goal is judged."""
     floor = {name: statistics.median(each[name] for each in floors) for name in sorted(floors[0])}
     times = {name: phases[name] / seconds for name, seconds in floor.items()}
-    print(f"            floor:    {'  '.join(f'{name} {seconds:.2f}' for name, seconds in floor.items())}")
-    print(f"            x floor:  {'  '.join(f'{name} {ratio:.2f}' for name, ratio in times.items())}")
+    print(f"            {what}: {'  '.join(f'{name} {seconds:.2f}' for name, seconds in floor.items())}")
+    print(f"            x {what}: {'  '.join(f'{name} {ratio:.2f}' for name, ratio in times.items())}")
     total, least = sum(phases.values()), sum(floor.values())
     goal = verdict(total / least, FLOOR_TARGET if (workload, "separate") in TARGETS else None, at_most=True)
-    print(f"            in total {total:.2f} s, floor {least:.2f} s: {total / least:.2f}x{goal}", flush=True)
+    print(f"            in total {total:.2f} s, {what} {least:.2f} s: {total / least:.2f}x{goal}", flush=True)
     return {"seconds": floor, "times": times, "total": total / least}
 
 

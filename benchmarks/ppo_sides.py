@@ -54,6 +54,7 @@ WORKLOADS = {
 }
 TOY = {"vocab": 64, "low": 2, "high": 8, "epochs": 4}
 TOY_RESPONSE, TOY_TOKEN = 16, 7
+FLOORS = ("floor", "kernels")  # functions of ppo_floor.py
 TOYS = ("bandit", "stop", "stop_pad_is_eos")
 
 
@@ -222,13 +223,13 @@ class Run:
         if len(self.marks) == self.updates:
             raise Finished
 
-    def floor(self) -> dict:
-        """Least seconds of an update by phase: `ppo_floor.floor` of the updates after the first."""
+    def floor(self, name: str) -> dict:
+        """Least seconds of an update by phase: `ppo_floor.floor` or `kernels` of the updates after the first."""
         import ppo_floor
 
         measured = self.prompts[self.rows : self.rows * self.updates]
         lengths = [(len(prompt), self.schedule.lengths[tuple(prompt)]) for prompt in measured]
-        found = ppo_floor.floor(
+        found = getattr(ppo_floor, name)(
             self.work.get("sizes", SIZES), self.work["vocab"], lengths, self.micro_batch, self.work["epochs"],
             batch=ROWS, clock=lambda: self.watch.now()[0],
         )  # fmt: skip
@@ -393,7 +394,8 @@ def measure(side: str, workload: str, updates: int, *given) -> dict:
         "first_update_s": run.marks[0][0][1] - started,
         "overhead": 1 - sum(times[1] for times in phases.values()) / wall,
         "peak_mb": peak,
-        "floor": run.floor() if side in ("separate", "compiled") and not run.toy else None,  # after the peak was read
+        # After the peak was read.
+        **{name: run.floor(name) if side in ("separate", "compiled") and not run.toy else None for name in FLOORS},
         "scores": run.curve(),
     }
 

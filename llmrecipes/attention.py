@@ -1,4 +1,6 @@
-"""Attention without a mask: for batches in which every token sees all tokens before it, or all those of its document."""
+"""Attention without a mask: for batches in which every token sees all tokens before it, or all those of its document. Of
+short rows on a CPU in products, in compiled code.
+"""
 
 import inspect
 import os
@@ -90,6 +92,30 @@ def _one_by_one(query, key, value, borders: torch.Tensor, longest: int, scaling:
     parts = zip(*(given.transpose(0, 1)[None].split(lengths, dim=2) for given in (query, key, value)), strict=True)
     outs = [scaled_dot_product_attention(*part, is_causal=True, scale=scaling, enable_gqa=shared) for part in parts]
     return torch.cat(outs, dim=2)[0].transpose(0, 1)
+
+
+SHORT = 128  # tokens; on longer rows SDPA's kernel for CPUs, which leaves out what causality hides, is as fast
+UNSEEN = torch.full((SHORT, SHORT), -torch.inf).triu(1)  # added to scores: no token sees a later one
+OTHER = ("softcap", "s_aux", "is_causal", "position_bias", "cache", "output_attentions")  # what attention may be told
+
+
+def attend_in_products(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **kwargs):
+    """transformers' SDPA attention. On a CPU compiled code computes it for unpadded rows of up to SHORT tokens in float32 as
+    two batched products around a softmax: SDPA's kernel multiplies each row and head alone, in blocks of 32 queries.
+
+    query (B, heads, T, width), key and value (B, key heads, T, width) -> (B, T, heads, width) and no weights."""
+    (batch, heads, tokens, width), groups = query.shape, query.shape[1] // key.shape[1]
+    usual = dropout or not getattr(module, "is_causal", True) or any(kwargs.get(name) is not None for name in OTHER)
+    usual = usual or attention_mask is not None or query.device.type != "cpu" or not torch.compiler.is_compiling()
+    usual = usual or not query.dtype == key.dtype == value.dtype == torch.float32
+    if usual or not 1 < tokens == key.shape[2] <= SHORT:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    scale = width**-0.5 if scaling is None else scaling
+    queries = (query * scale).reshape(-1, groups * tokens, width)
+    scores = torch.bmm(queries, key.reshape(-1, tokens, width).transpose(1, 2)).view(-1, groups, tokens, tokens)
+    weights = (scores + UNSEEN[:tokens, :tokens]).softmax(-1).view(-1, groups * tokens, tokens)
+    output = torch.bmm(weights, value.reshape(-1, tokens, value.shape[3])).view(batch, heads, tokens, -1)
+    return output.transpose(1, 2).contiguous(), None
 
 
 @contextmanager

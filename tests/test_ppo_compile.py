@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import ppo_toys as toys
 import pytest
@@ -11,7 +12,9 @@ from safetensors.torch import load_file
 from test_ppo_resume import assert_same
 from torch._dynamo.utils import counters
 from transformers import TrainerCallback
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from llmrecipes import attention
 from llmrecipes.config import InputError
 from llmrecipes.ppo.compilation import check_compilation, compile_layers
 
@@ -77,6 +80,31 @@ def test_a_run_continued_within_a_rollout_ends_bit_equal(tmp_path, backend):
         torch._dynamo.reset()
     resumed, _ = run(tmp_path / "resumed", backend, resume=str(tmp_path / "whole" / "checkpoint-3"))
     assert_same(resumed, whole)
+
+
+def test_compiled_attention_of_short_rows_equals_sdpa(monkeypatch):
+    """Also with heads that share keys; padded and longer rows, and uncompiled code, are left to SDPA."""
+    left_to_sdpa = []
+
+    def sdpa(*args, **kwargs):
+        left_to_sdpa.append(args[1].shape[2])
+        return sdpa_attention_forward(*args, **kwargs)
+
+    monkeypatch.setattr(attention, "sdpa_attention_forward", sdpa)
+    module = SimpleNamespace(is_causal=True, num_key_value_groups=2)
+    compiled = torch.compile(attention.attend_in_products, backend="eager")
+    for tokens, mask, left in ((7, None, False), (7, torch.ones(7, 7, dtype=torch.bool).tril(), True), (129, None, True)):
+        query, *states = (torch.randn(2, heads, tokens, 8, requires_grad=True) for heads in (4, 2, 2))
+        gradient, found = torch.randn(2, tokens, 4, 8), []
+        for attend in (compiled, sdpa_attention_forward):
+            output = attend(module, query, *states, mask, scaling=0.3, position_ids=None)[0]
+            found.append([output, *torch.autograd.grad(output, (query, *states), gradient)])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, atol=2e-6, rtol=1e-5)
+        assert bool(left_to_sdpa) == left, (tokens, left_to_sdpa)
+        left_to_sdpa.clear()
+    attention.attend_in_products(module, query, *states, None)
+    assert left_to_sdpa == [129]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 
 import torch
-from transformers import TrainingArguments
+from transformers import AttentionInterface, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from llmrecipes.attention import attend_in_products
 from llmrecipes.config import InputError
 
 # Versions of one layer's code, far more than there are kinds of models x (with and without gradient, adapter, one row).
@@ -45,6 +46,7 @@ def compile_layers(trainer) -> None:
     args, trained = trainer.args, trainer.model
     if not args.torch_compile:
         return
+    AttentionInterface.register("sdpa", attend_in_products)  # the same but in compiled code on a CPU
     models = [trained.policy, *([] if trained.shares_trunk else [trained.value_model])]
     models += [frozen.model for frozen in (trainer.ref_model, *trainer.rewards.models) if frozen is not None]
     for model in models:
