@@ -26,6 +26,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from llmrecipes.options import OptionParser
+
 ROOT = Path(__file__).parent.parent
 TEXT = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 # What the benchmark and the smoke chain without `evaluate` import, by the names of requirements.txt.
@@ -172,7 +174,7 @@ def write_runs(folder: Path, has_text: bool) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "outputs" / "gpu-offline", metavar="FOLDER")
     parser.add_argument("--has", type=Path, metavar="FILE")
     parser.add_argument("--python", default="3.12")

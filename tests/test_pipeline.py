@@ -386,7 +386,8 @@ def test_seeds_are_not_swept_where_one_is_given_for_all(tmp_path):
 
 def test_key_of_one_stage_needs_no_name(tmp_path):
     assert swept(tmp_path, "vocab_size=300,400")[0].title == "tokenizer vocab_size=300"
-    assert swept(tmp_path, "learning_rate=1e-4,3e-4", only=["dpo"])[-2].title == "dpo learning_rate=3e-4"
+    # The folder is that of the whole chain's sweep, whose other stages have the key too.
+    assert swept(tmp_path, "learning_rate=1e-4,3e-4", only=["dpo"])[-2].title == "dpo dpo.learning_rate=3e-4"
 
 
 def interrupted(argv, checkpoint, log, number):
