@@ -1,6 +1,5 @@
-"""Attention without a mask: for batches in which every token sees all tokens before it, or all those of its document. Of
-short rows on a CPU in products, in compiled code.
-"""
+"""Attention without a mask, for batches in which every token sees all tokens before it, or all those of its document; and in
+two batched products, for short rows on a CPU in compiled code."""
 
 import inspect
 import os

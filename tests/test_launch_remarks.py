@@ -2,31 +2,14 @@
 
 import os
 import sys
-import textwrap
 from types import SimpleNamespace
 
 import pytest
+from parsing_toys import SFT, error_of, write
 
-from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments
 from llmrecipes.keys import keys_of
 from llmrecipes.parsing import collect, parse, read_argv
 from llmrecipes.preflight import machine, remarks
-
-SFT = (RunArguments, DataArguments, "trl.trainer.sft_config:SFTConfig", ModelArguments)
-
-
-def write(tmp_path, text):
-    path = tmp_path / "sft.yaml"
-    path.write_text(textwrap.dedent(text))
-    return str(path)
-
-
-def error_of(tmp_path, text="", *argv, types=SFT):
-    config = ["--config", write(tmp_path, text)] if text else []
-    with pytest.raises(InputError) as caught:
-        parse(*types, argv=[*config, *argv])
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_help_shows_what_a_recipe_does_our_own_keys_first_in_groups_and_all_about_one(capsys, monkeypatch):

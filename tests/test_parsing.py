@@ -6,28 +6,12 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 
 import pytest
+from parsing_toys import SFT, error_of, write
 
 from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, as_rows, load_function
 from llmrecipes.parsing import launch, parse, read_argv
-
-SFT = (RunArguments, DataArguments, "trl.trainer.sft_config:SFTConfig", ModelArguments)
-
-
-def write(tmp_path, text):
-    path = tmp_path / "sft.yaml"
-    path.write_text(textwrap.dedent(text))
-    return str(path)
-
-
-def error_of(tmp_path, text="", *argv, types=SFT):
-    config = ["--config", write(tmp_path, text)] if text else []
-    with pytest.raises(InputError) as caught:
-        parse(*types, argv=[*config, *argv])
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_precedence_is_dataclass_then_yaml_then_command_line(tmp_path):

@@ -4,28 +4,18 @@ import re
 
 import pytest
 from injections import INJECTIONS, REMOTE
+from rank_page_toys import PASSWORD, ann_and_bob
 from served import served
-from starlette.testclient import TestClient
 from test_store import samples
 
 from llmrecipes.ranking.items import to_rankings
 from llmrecipes.ranking.page import build_app
 from llmrecipes.ranking.store import Store
-from llmrecipes.ranking.users import read_users, write_user
-
-PASSWORD = "correct horse battery"
 
 
 @pytest.fixture
 def users(tmp_path):
-    file = str(tmp_path / "users.txt")
-    write_user(file, "ann", PASSWORD, is_admin=True)
-    write_user(file, "bob", PASSWORD + "2", is_admin=False)
-    return read_users(file)
-
-
-def client_for(store, **options):
-    return TestClient(build_app(store, "Be fair.", **options), base_url="http://127.0.0.1")
+    return ann_and_bob(tmp_path)
 
 
 # --- in a browser ---------------------------------------------------------------------------------------------------

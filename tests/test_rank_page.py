@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import gradio.routes
 import pytest
+from rank_page_toys import PASSWORD, ann_and_bob, client_for
 from starlette.testclient import TestClient
 from test_store import samples
 
@@ -25,19 +26,9 @@ from llmrecipes.ranking.users import UsersFile, is_password, read_users, write_u
 ROOT = Path(__file__).parent.parent
 
 
-PASSWORD = "correct horse battery"
-
-
 @pytest.fixture
 def users(tmp_path):
-    file = str(tmp_path / "users.txt")
-    write_user(file, "ann", PASSWORD, is_admin=True)
-    write_user(file, "bob", PASSWORD + "2", is_admin=False)
-    return read_users(file)
-
-
-def client_for(store, **options):
-    return TestClient(build_app(store, "Be fair.", **options), base_url="http://127.0.0.1")
+    return ann_and_bob(tmp_path)
 
 
 def rank(client, **changes):
