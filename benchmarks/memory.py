@@ -91,8 +91,8 @@ def taken_and_planned(stage: str, size: str, folder: Path) -> tuple[int, float]:
 
 MEASURED = """
 import ctypes, runpy, sys
-import llmrecipes.run
-llmrecipes.run.keep_freed_memory = lambda: None
+import llmrecipes.cpu
+llmrecipes.cpu.keep_freed_memory = lambda: None
 ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: what is freed goes back
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -315,13 +315,13 @@ def run_ours(run: Run, side: str) -> None:
     from datasets import Dataset
     from transformers import TrainerCallback
 
+    from llmrecipes.cpu import tune_cpu
     from llmrecipes.generation import sample_responses
     from llmrecipes.ppo import experience
     from llmrecipes.ppo.config import PPOConfig
     from llmrecipes.ppo.trainer import PPOTrainer
-    from llmrecipes.run import keep_freed_memory
 
-    keep_freed_memory()  # as recipes/ppo.py does
+    tune_cpu()  # as recipes/ppo.py does
     watch, tokenizer = run.watch, build_tokenizer(run.work["vocab"], run.workload == "stop_pad_is_eos")
     policy, reference, reward, value = run.models()
     value_model = "shared" if side == "shared" else "separate"

@@ -7,7 +7,6 @@ manifest, checks the run card's `expected` and prints a short summary.
 
 import atexit
 import contextlib
-import ctypes
 import json
 import os
 import platform
@@ -38,6 +37,7 @@ from llmrecipes.checkpoints import (
 )
 from llmrecipes.code_files import code_digest
 from llmrecipes.config import InputError, RunArguments, StageArguments
+from llmrecipes.cpu import tune_cpu
 from llmrecipes.durable import write_json
 from llmrecipes.logs import quiet_logs
 from llmrecipes.manifest import (
@@ -118,7 +118,7 @@ def check_run(
         SystemExit(0): this very run is already finished there.
     """
     quiet_logs()
-    keep_freed_memory()
+    tune_cpu()
     if not args.output_dir:
         raise InputError("`output_dir` is missing; say where the stage's result goes, e.g. outputs/<experiment>/" + stage)
     prepare_sharding(args)
@@ -334,18 +334,6 @@ def check_expected(expected: dict, metrics: dict) -> dict:
     return result
 
 
-def keep_freed_memory() -> None:
-    """Makes glibc keep up to 1 GiB of freed memory: every training step on a CPU frees large tensors and allocates the same
-    again, and the kernel zeroes fresh memory page by page. Does nothing on other systems."""
-    if sys.platform != "linux" or torch.accelerator.is_available():
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 1 << 30)
-
-
 def _barrier() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
@@ -393,7 +381,6 @@ def _commit() -> str | None:
 
 
 def _hardware() -> dict:
-    import torch
 
     accelerators = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "accelerators": accelerators}

@@ -38,6 +38,7 @@ LAYERS = {
         "adapters",
         "answer_masks",
         "attention",
+        "cpu",
         "templates",
         "tokenizers",
         "data",

@@ -1,13 +1,10 @@
 """Start and finish of a run: nothing is overwritten, interrupted work continues, results are compared with the card."""
 
 import json
-import sys
 from dataclasses import dataclass
 
 import pytest
-import torch
 from accelerate import DeepSpeedPlugin
-from forked import run_python
 
 from llmrecipes.checkpoints import last_complete_checkpoint, seal_checkpoint
 from llmrecipes.config import InputError, RunArguments
@@ -294,30 +291,3 @@ def test_no_token_reaches_the_manifest(tmp_path):
     )
     start_run(check_run("sft", RunArguments(), args, (args,)))
     assert "hf_secret" not in json.dumps(read_manifest(tmp_path / "o"))
-
-
-@pytest.mark.skipif(sys.platform != "linux" or torch.accelerator.is_available(), reason="only for CPUs under Linux")
-def test_freed_memory_stays_with_the_process():
-    # The process starts with glibc's defaults, whatever the machine's environment says.
-    code = """
-import ctypes, torch
-from llmrecipes.run import keep_freed_memory
-class Info(ctypes.Structure):
-    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
-    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
-libc = ctypes.CDLL(None)
-libc.mallinfo2.restype = Info
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
-for option, value in ((M_TRIM_THRESHOLD, 128 << 10), (M_MMAP_THRESHOLD, 128 << 10), (M_MMAP_MAX, 65536)):
-    libc.mallopt(option, value)
-keep_freed_memory()
-before = libc.mallinfo2()
-tensor = torch.zeros(16 << 20)
-held = libc.mallinfo2()
-del tensor
-after = libc.mallinfo2()
-print((held.hblkhd - before.hblkhd) >> 20, (after.arena - before.arena) >> 20)
-"""
-    mapped, grown = map(int, run_python("-c", code).stdout.split())
-    # MiB that come from the system for this tensor alone, and by which the heap has grown when it is gone.
-    assert mapped == 0 and grown > 60
