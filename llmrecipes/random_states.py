@@ -1,5 +1,6 @@
 """States of the random generators that training draws from: Python's, NumPy's, and torch's on CPU and GPUs."""
 
+import contextlib
 import random
 
 import numpy as np
@@ -21,3 +22,13 @@ def set_random_states(states: dict) -> None:
     torch.random.set_rng_state(states["torch"])
     if "cuda" in states:
         torch.cuda.set_rng_state_all(states["cuda"])
+
+
+@contextlib.contextmanager
+def kept_random_states():
+    """Sets all generators back, at the end, to the states that they have now."""
+    states = random_states()
+    try:
+        yield
+    finally:
+        set_random_states(states)

@@ -37,7 +37,7 @@ from llmrecipes.config import InputError
 from llmrecipes.measures import BOOKKEEPING
 from llmrecipes.models import load_weights, multiply_in_tf32, warn_of_rounding
 from llmrecipes.pacing import keep_gpu_busy, stop_where_not_finite
-from llmrecipes.random_states import random_states, set_random_states
+from llmrecipes.random_states import kept_random_states, random_states, set_random_states
 from llmrecipes.run import Run
 from llmrecipes.signals import Interrupted, handle_signals, raise_interrupted
 
@@ -55,7 +55,7 @@ def run_training(trainer: Trainer, state: Run) -> dict:
 
     SIGTERM and Ctrl-C save a checkpoint of the last optimizer step and raise Interrupted: at once in a single process;
     several processes have to agree at the end of the step. A loss or gradient that is not finite raises InputError, and no
-    further checkpoint is written.
+    further checkpoint is written. Evaluations change nothing that is learned.
     """
     keeper = CheckpointKeeper(trainer, state)
     trainer.add_callback(keeper)
@@ -69,6 +69,8 @@ def run_training(trainer: Trainer, state: Run) -> dict:
     # Trainer would remove old checkpoints before the newest is sealed; here they are kept until then.
     limit, args.save_total_limit = args.save_total_limit, None
     _load_what_was_saved(trainer)
+    # Evaluations draw responses (GRPO) and seeds of loaders; training draws its dropout and responses from the same numbers.
+    trainer.evaluate = kept_random_states()(trainer.evaluate)
     if checkpoint:
         _require_equal_steps(trainer, Path(checkpoint))
         args.eval_on_start = False  # done before the interruption

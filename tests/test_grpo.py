@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 PROMPTS = [{"prompt": f"w{i} w{i + 1}", "number": i} for i in range(10)]
 
 
-def build(folder, rows=None, reward=toys.even_share, **changes):
+def build(folder, rows=None, reward=toys.even_share, held_out=None, **changes):
     settings = {"output_dir": str(folder), "use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True}
     settings |= {"per_device_train_batch_size": 4, "num_generations": 4, "steps_per_generation": 2, "num_iterations": 2}
     settings |= {"max_completion_length": 8, "max_steps": 9, "save_steps": 1, "logging_steps": 2, "learning_rate": 5e-3}
@@ -39,6 +39,7 @@ def build(folder, rows=None, reward=toys.even_share, **changes):
         ref_model=toys.policy() if args.beta else None,
         args=args,
         train_dataset=Dataset.from_list(rows or PROMPTS),
+        eval_dataset=Dataset.from_list(held_out) if held_out else None,
         processing_class=toys.tokenizer(),
         reward_funcs=reward if isinstance(reward, list) else [reward],
     )
@@ -99,6 +100,17 @@ def test_rollout_cut_up_otherwise_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("llmrecipes.resume._cut_up", lambda args: [2, 1, 2])
     with pytest.raises(InputError, match="holds a rollout that is split into per_device_train_batch_size 4"):
         train(tmp_path / "o")
+
+
+def test_evaluating_changes_nothing_that_is_learned(tmp_path, whole):
+    # In the middle of a rollout, at its end, and before the first.
+    more = {"eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True, "per_device_eval_batch_size": 4}
+    trainer, _ = train(tmp_path / "o", held_out=PROMPTS[:3], **more)
+    history = trainer.state.log_history
+    trainer.state.log_history = [logs for logs in history if "eval_reward" not in logs]
+    assert len(history) - len(trainer.state.log_history) == 6  # before the first step, and at 2, 4, 6, 8 and 9
+    trainer.state.log_history[-1] |= {k: v for k, v in whole[0].state.log_history[-1].items() if k not in history[-1]}
+    assert_same((trainer, {}), (whole[0], {}))
 
 
 def test_data_seed_gives_the_order_of_the_prompts_and_nothing_else(tmp_path):

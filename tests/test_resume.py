@@ -136,6 +136,13 @@ def test_adapters_in_bfloat16_as_trl_trains_them_on_quantised_weights_stay_so(tm
     assert kinds == [{torch.bfloat16}] * 2
 
 
+def test_evaluating_changes_nothing_that_is_learned(tmp_path, whole):  # the model has dropout
+    trainer, _ = train(tmp_path / "o", eval_strategy="steps", eval_steps=1, eval_on_start=True)
+    assert sum("eval_loss" in logs for logs in trainer.state.log_history) == 8
+    for (name, a), b in zip(trainer.model.named_parameters(), whole[0].model.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
 def test_nothing_trains_once_all_steps_are_done(tmp_path, whole):
     for _ in range(2):
         with pytest.raises(Killed):
