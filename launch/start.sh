@@ -15,11 +15,19 @@ if [[ ${MORE_KEYS:-} =~ [^[:space:]] ]]; then
 fi
 [[ -f recipes/$recipe.py ]] || { echo "error: $recipe is not a recipe: $(cd recipes && echo *.py)" >&2; exit 2; }
 for name in NUM_MACHINES MACHINE_RANK MAIN_PORT NUM_GPUS; do
-    [[ ${!name:-0} =~ ^[0-9]+$ ]] || { echo "error: $name=${!name} is not a number" >&2; exit 2; }
+    [[ ${!name:-0} =~ ^(0|[1-9][0-9]*)$ ]] || { echo "error: $name=${!name} is not a number" >&2; exit 2; }
 done
 machines=${NUM_MACHINES:-1}
+if ((${MACHINE_RANK:-0} >= machines)); then # without this, two machines that each take themselves for the only one
+    echo "error: MACHINE_RANK=${MACHINE_RANK:-0} of NUM_MACHINES=$machines: ranks count from 0; set the number of all machines" >&2
+    exit 2
+fi
 gpus=${NUM_GPUS:-$(nvidia-smi -L 2>/dev/null | wc -l || true)}
 gpus=$((gpus > 0 ? gpus : 1))
+if grep -q 'alone=True)$' "recipes/$recipe.py"; then # it shares no work, so further processes would do the same again
+    ((machines == 1)) || { echo "error: $recipe runs in one process; start it on one machine, not on $machines" >&2; exit 2; }
+    gpus=1
+fi
 processes=$((machines * gpus))
 launch=${LAUNCH_CONFIG:-ddp}
 [[ -f configs/accelerate/$launch.yaml ]] || { echo "error: LAUNCH_CONFIG=$launch is not one of: $(cd configs/accelerate && echo *.yaml)" >&2; exit 2; }

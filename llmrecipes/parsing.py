@@ -32,11 +32,15 @@ from llmrecipes.signals import follow_launcher, is_left_alone, tell_launcher
 from llmrecipes.tracking import place_trackers
 
 
-def launch(main, *config_types, argv: list[str] | None = None) -> None:
+def launch(main, *config_types, argv: list[str] | None = None, alone: bool = False) -> None:
     """Parses argv and YAML into `config_types` and calls `main(*configs)`; a user's mistake prints one line and exits with
-    2."""
-    code = [1]
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    2. A recipe that runs `alone` shares no work, so a launch of several processes is refused: each would do all of it,
+    in the same folder (launch/start.sh starts such a recipe without a launcher)."""
+    code, processes = [1], int(os.environ.get("WORLD_SIZE", 1))
+    if processes > 1 and alone:
+        recipe = Path(sys.argv[0]).stem
+        leave(f"{recipe} runs in one process, and this launch has {processes}; start it as python recipes/{recipe}.py")
+    if processes > 1:
         atexit.register(_leave_for_good, code, os.getpid())  # registered first, so called last
     try:
         _launch(main, config_types, argv)

@@ -61,4 +61,4 @@ def main(chat):
 
 
 if __name__ == "__main__":
-    launch(main, ChatArguments)
+    launch(main, ChatArguments, alone=True)

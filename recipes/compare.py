@@ -19,4 +19,4 @@ def main(comparison):
 if __name__ == "__main__":
     argv = sys.argv[1:]
     words = next((i for i, word in enumerate(argv) if word.startswith("--")), len(argv))
-    launch(main, CompareArguments, argv=[*(["--runs", *argv[:words]] if words else []), *argv[words:]])
+    launch(main, CompareArguments, argv=[*(["--runs", *argv[:words]] if words else []), *argv[words:]], alone=True)

@@ -65,4 +65,4 @@ def main(run, corpus):
 
 
 if __name__ == "__main__":
-    launch(main, RunArguments, CorpusArguments)
+    launch(main, RunArguments, CorpusArguments, alone=True)

@@ -38,4 +38,4 @@ def main(run, merge, model):
 
 
 if __name__ == "__main__":
-    launch(main, RunArguments, MergeArguments, ModelArguments)
+    launch(main, RunArguments, MergeArguments, ModelArguments, alone=True)

@@ -40,4 +40,4 @@ def main(run, pipeline):
 if __name__ == "__main__":
     # `from` is a Python keyword, so the fields have longer names than the options.
     argv = [re.sub(r"^--(from|to)(?==|$)", r"--\1_stage", word) for word in sys.argv[1:]]
-    launch(main, RunArguments, PipelineArguments, argv=argv)
+    launch(main, RunArguments, PipelineArguments, argv=argv, alone=True)

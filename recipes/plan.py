@@ -59,4 +59,4 @@ def main(plan, words):
 
 if __name__ == "__main__":
     own, words = split_argv(sys.argv[1:], PlanArguments)
-    launch(lambda plan: main(plan, words), PlanArguments, argv=own)
+    launch(lambda plan: main(plan, words), PlanArguments, argv=own, alone=True)

@@ -41,4 +41,4 @@ def main(push):
 
 
 if __name__ == "__main__":
-    launch(main, PushArguments)
+    launch(main, PushArguments, alone=True)

@@ -54,4 +54,4 @@ def main(run, data, rank):
 
 
 if __name__ == "__main__":
-    launch(main, RunArguments, DataArguments, RankArguments)
+    launch(main, RunArguments, DataArguments, RankArguments, alone=True)

@@ -96,4 +96,4 @@ def main(run, data, sample, model):
 
 
 if __name__ == "__main__":
-    launch(main, RunArguments, DataArguments, SampleArguments, ModelArguments)
+    launch(main, RunArguments, DataArguments, SampleArguments, ModelArguments, alone=True)

@@ -95,4 +95,4 @@ def main(run, data, args):
 
 
 if __name__ == "__main__":
-    launch(main, RunArguments, DataArguments, TokenizerArguments)
+    launch(main, RunArguments, DataArguments, TokenizerArguments, alone=True)

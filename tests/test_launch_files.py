@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked import run_python
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
@@ -67,10 +68,36 @@ def test_a_launch_config_that_is_not_there_is_one_line_also_on_one_gpu(stand_ins
     assert done.returncode == 2 and done.stderr.startswith("error: LAUNCH_CONFIG=fsdp is not one of: ")
 
 
-@pytest.mark.parametrize("name", ["NUM_GPUS", "MACHINE_RANK"])
-def test_a_number_that_is_none_is_one_line(stand_ins, name):
-    done = run(LAUNCH / "start.sh", *ASKED, env=stand_ins | {name: "two"})
-    assert done.returncode == 2 and done.stderr == f"error: {name}=two is not a number\n"
+@pytest.mark.parametrize(("name", "value"), [("NUM_GPUS", "two"), ("MACHINE_RANK", "two"), ("NUM_MACHINES", "08")])
+def test_a_number_that_is_none_is_one_line(stand_ins, name, value):
+    done = run(LAUNCH / "start.sh", *ASKED, env=stand_ins | {name: value})
+    assert done.returncode == 2 and done.stderr == f"error: {name}={value} is not a number\n"
+
+
+@pytest.mark.parametrize("machines", [{}, {"NUM_MACHINES": "0", "MACHINE_RANK": "0"}, {"NUM_MACHINES": "1"}])
+def test_a_machine_beyond_their_number_is_one_line(stand_ins, machines):
+    """As where kubernetes.yaml was told of two machines in two of its three places: each pod would train alone."""
+    done = run(LAUNCH / "start.sh", *ASKED, env=stand_ins | {"MACHINE_RANK": "1", "NUM_GPUS": "1"} | machines)
+    assert done.returncode == 2 and done.stderr.startswith("error: MACHINE_RANK=") and done.stderr.count("\n") == 1
+    assert not Path(f"{stand_ins['RECORDED']}.1").exists()
+
+
+def test_a_recipe_that_shares_no_work_is_started_once(stand_ins):
+    several = {"NUM_GPUS": "8"}
+    for recipe in ("pipeline", "sample", "corpus"):
+        assert run(LAUNCH / "start.sh", recipe, "x.yaml", env=stand_ins | several).returncode == 0
+        assert told(stand_ins) == [f"recipes/{recipe}.py", "--config", "x.yaml"]
+    done = run(LAUNCH / "start.sh", "sample", "x.yaml", env=stand_ins | several | {"NUM_MACHINES": "2", "MAIN_IP": "a"})
+    assert done.returncode == 2 and "sample runs in one process" in done.stderr
+    assert run(LAUNCH / "start.sh", "evaluate", "x.yaml", env=stand_ins | several).returncode == 0
+    assert options(told(stand_ins))["num_processes"] == "8"
+
+
+def test_a_launch_of_several_processes_of_such_a_recipe_is_refused():
+    for recipe in ("pipeline", "plan"):
+        config = ROOT / "configs" / "quickstart" / f"{recipe.replace('plan', 'sft')}.yaml"
+        done = run_python(ROOT / f"recipes/{recipe}.py", "--config", config, "--help", env={"WORLD_SIZE": "2"})
+        assert done.returncode == 2 and f"error: {recipe} runs in one process, and this launch has 2" in done.stderr
 
 
 def test_start_takes_all_gpus_of_a_machine(stand_ins):
@@ -191,6 +218,7 @@ def test_skypilot_starts_the_recipe_on_each_node(stand_ins, tmp_path):
 
 
 def test_the_image_starts_what_the_others_start():
+    assert {"outputs", ".venv"} <= {*(ROOT / ".dockerignore").read_text().split()}, "or checkpoints end up in the image"
     lines = (LAUNCH / "Dockerfile").read_text().splitlines()
     entry = json.loads(next(line for line in lines if line.startswith("ENTRYPOINT")).removeprefix("ENTRYPOINT "))
     assert (ROOT / entry[0]).is_file()
