@@ -48,7 +48,7 @@ def tokenization(documents: int | None = None) -> dict:
 
 
 def _prepare(home: Path, documents: int | None) -> int:
-    from llmrecipes.models import train_tokenizer
+    from llmrecipes.tokenizers import train_tokenizer
 
     train_tokenizer(library_texts()[::4], 16_000, LENGTH).save_pretrained(home / "tokenizer")
     texts = library_texts(documents)

@@ -22,9 +22,10 @@ from transformers import TrainerCallback, TrainingArguments
 
 from llmrecipes.config import DataArguments, DatasetSource, ModelArguments, RunArguments
 from llmrecipes.data.streams import text_source
-from llmrecipes.models import build_policy, load_tokenizer, train_tokenizer
+from llmrecipes.models import build_policy, load_tokenizer
 from llmrecipes.pretraining import PretrainTrainer
 from llmrecipes.run import check_run
+from llmrecipes.tokenizers import train_tokenizer
 from llmrecipes.tokens.arguments import TokenArguments
 from llmrecipes.tokens.blocks import TokenBlocks, collate_blocks
 from llmrecipes.tokens.building import folder_name, tokenizer_fingerprint

@@ -89,12 +89,12 @@ def read_ranking_file(example) -> None:
 
 
 def read_run_folder(files: dict[str, bytes]) -> None:
-    from llmrecipes import run as module
+    from llmrecipes import provenance
     from llmrecipes.manifest import fingerprint
     from llmrecipes.run import check_run
 
     # Facts about this checkout and machine, which take a second to find and are the same for every input.
-    module._commit, module._hardware, module.code_digest = (lambda: None), dict, (lambda *_: "code")
+    provenance._commit, provenance._hardware, provenance.code_digest = (lambda: None), dict, (lambda *_: "code")
     _write(files, Path("out"))
     fingerprint("out")
     run, args = RunArguments(), _Arguments("out")

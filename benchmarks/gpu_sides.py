@@ -84,7 +84,7 @@ def build_sft(shape: tuple, steps: int, folder: str, packed: bool, lora: bool, *
     from datasets import Dataset
     from ppo_sides import build_tokenizer
 
-    from llmrecipes.training import SFTTrainer
+    from llmrecipes.sft import SFTTrainer
 
     *_, length, rows, vocabulary = shape
     batch = rows if packed else 3 * rows

@@ -173,7 +173,7 @@ class Bench:
 
     def wait_for_orphans(self, stage: str) -> None:
         """The kernel signals a stage whose pipeline was killed; it holds its folder's lock until it has saved and exited."""
-        from llmrecipes.manifest import find_holder
+        from llmrecipes.locks import find_holder
 
         deadline = time.time() + 60
         while time.time() < deadline and any(map(find_holder, self.folder(stage).glob("*/"))):
@@ -331,19 +331,21 @@ def import_libraries() -> None:
     import llmrecipes.evaluation.watch
     import llmrecipes.parsing
     import llmrecipes.ppo.trainer
+    import llmrecipes.provenance
     import llmrecipes.ranking.annotators
     import llmrecipes.reward_models.health
+    import llmrecipes.reward_models.trainer
     import llmrecipes.run
-    import llmrecipes.training  # noqa: F401
+    import llmrecipes.sft
 
     known = {}
 
-    def code_digest(recipe, given, read=llmrecipes.run.code_digest):
+    def code_digest(recipe, given, read=llmrecipes.provenance.code_digest):
         if recipe not in known:
             known[recipe] = read(recipe, given)
         return known[recipe]
 
-    llmrecipes.run.code_digest = code_digest
+    llmrecipes.provenance.code_digest = code_digest
     for stage in STAGES:
         code_digest(ROOT / "recipes" / f"{stage}.py", {})
     gc.collect()

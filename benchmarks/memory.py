@@ -44,7 +44,8 @@ CASES = dict.fromkeys(("pretrain", "sft", "reward"), {"max_length": 256})
 
 def write_inputs(folder: Path) -> None:
     """A tokenizer, models of both sizes, and rows that fill every block."""
-    from llmrecipes.models import build_policy, train_tokenizer
+    from llmrecipes.models import build_policy
+    from llmrecipes.tokenizers import train_tokenizer
 
     text = "one two three four five six seven eight nine ten " * 60
     tokenizer = train_tokenizer([text], 300, 512)

@@ -26,12 +26,13 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from llmrecipes.config import ModelArguments
 from llmrecipes.data.tinytown import load_tinytown
 from llmrecipes.logs import quiet_logs, use_readable_log
-from llmrecipes.models import build_policy, count_parameters, load_policy, load_reward_model, train_tokenizer
+from llmrecipes.models import build_policy, count_parameters, load_policy, load_reward_model
 from llmrecipes.options import OptionParser
 from llmrecipes.pretraining import PretrainTrainer
+from llmrecipes.sft import SFTTrainer
+from llmrecipes.tokenizers import train_tokenizer
 from llmrecipes.tokens.blocks import collate_blocks
 from llmrecipes.tokens.corpus import build_blocks
-from llmrecipes.training import SFTTrainer
 
 ROWS, LENGTH = 16, 128
 STAGES = ("pretrain", "sft", "reward")

@@ -1,14 +1,10 @@
-"""Web pages on loopback for talking to the models of a chain, one at a time or several blind side by side.
+"""Web pages on loopback for talking to the models of a chain, one at a time or several side by side.
 
 Answers are shown as plain text, never as markup.
 """
 
 import itertools
-import json
-import os
-import random
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -23,9 +19,8 @@ from llmrecipes import templates
 from llmrecipes.adapters import ADAPTER_FILE
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.durable import read_json
-from llmrecipes.formats import prompt_id, prompt_text, read_growing
+from llmrecipes.formats import prompt_text, read_growing
 from llmrecipes.manifest import MANIFEST_FILE, in_order
-from llmrecipes.metrics import bradley_terry
 from llmrecipes.models import context_length, eos_token_ids, load_policy, load_tokenizer
 from llmrecipes.web import import_gradio
 
@@ -195,7 +190,7 @@ def build_page(
     names = list(models)
 
     def reply(message, history, model, system, temperature, top_p, length):
-        *asked, question = _messages(message, system)
+        *asked, question = messages_of(message, system)
         messages = [*asked, *map(_said, history), question]
         for text in answer(models[model], messages, temperature, top_p, int(length)):
             yield escape(text, quote=False)  # the Chatbot treats even plain text as HTML, and would load its images
@@ -204,13 +199,13 @@ def build_page(
         if not prompt.strip() or not chosen:
             raise gr.Error("Write a prompt and pick a stage first.")
         chosen = [name for name in names if name in chosen]
-        for texts in _in_turns(answer, [models[name] for name in chosen], prompt, *sampling):
+        for texts in in_lockstep(answer, [models[name] for name in chosen], prompt, *sampling):
             yield [gr.Textbox(texts[chosen.index(n)] if n in chosen else "", visible=n in chosen) for n in names]
 
     with gr.Blocks(title="llmrecipes chat", analytics_enabled=False) as page:
         gr.HTML(f'<h1 style="overflow-wrap:anywhere">{escape(title)}</h1>')
         with gr.Tab("Talk"):
-            system, temperature, top_p, length = _settings(gr, render=False)
+            system, temperature, top_p, length = sampling_settings(gr, render=False)
             with gr.Row():
                 about = [(describe_model(name, folder), name) for name, folder in models.items()]
                 stage = gr.Dropdown(about, value=names[-1], label="stage", scale=3, min_width=320)
@@ -230,13 +225,14 @@ def build_page(
             with gr.Row():  # a text area shows text as it is
                 boxes = [gr.Textbox(label=n, lines=8, interactive=False, visible=n in names[-4:]) for n in names]
             with gr.Accordion("Settings", open=False):
-                settings = _settings(gr)
+                settings = sampling_settings(gr)
             asked = [prompt, chosen, *settings]
             gr.on([send.click, prompt.submit], ask_all, asked, boxes, api_visibility="private")
     return page
 
 
-def _settings(gr, temperature: float = 0, render: bool = True) -> list:
+def sampling_settings(gr, temperature: float = 0, render: bool = True) -> list:
+    """The page\'s fields for the system prompt, temperature, top_p and the number of new tokens."""
     return [
         gr.Textbox("", label="system prompt", render=render),
         gr.Slider(0, 2, temperature, label="temperature (0: greedy)", render=render),
@@ -245,16 +241,17 @@ def _settings(gr, temperature: float = 0, render: bool = True) -> list:
     ]
 
 
-def _in_turns(answer, folders: list[str], prompt: str, system, temperature, top_p, length) -> Iterator[list[str]]:
+def in_lockstep(answer, folders: list[str], prompt: str, system, temperature, top_p, length) -> Iterator[list[str]]:
     """Streams the answers of several models in lockstep, so that none can be recognised by its speed."""
-    streams = [answer(folder, _messages(prompt, system), temperature, top_p, int(length)) for folder in folders]
+    streams = [answer(folder, messages_of(prompt, system), temperature, top_p, int(length)) for folder in folders]
     shown = [""] * len(folders)
     for texts in itertools.zip_longest(*streams):
         shown = [old if new is None else new for old, new in zip(shown, texts, strict=True)]
         yield shown
 
 
-def _messages(prompt: str, system: str) -> list[dict]:
+def messages_of(prompt: str, system: str) -> list[dict]:
+    """The conversation that asks `prompt`, after the system prompt if there is one."""
     messages = [{"role": "system", "content": system}] if system.strip() else []
     return [*messages, {"role": "user", "content": prompt}]
 
@@ -264,92 +261,3 @@ def _said(turn: dict) -> dict:
     text = turn["content"]
     text = text if isinstance(text, str) else "".join(part.get("text", "") for part in text)
     return {"role": turn["role"], "content": unescape(text) if turn["role"] == "assistant" else text}
-
-
-def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_answer):
-    """A gradio page: one prompt, every model's answer under a number, a vote, and only then the names.
-
-    votes_file: an append-only JSON Lines file of rankings (prompt, responses, ranking, annotator), which recipes/rank.py
-    turns into preference pairs like any others.
-    """
-    gr = import_gradio()
-    names, numbers = list(models), range(len(models))
-
-    def ask(prompt, system, temperature, top_p, length):
-        if not prompt.strip():
-            raise gr.Error("Write a prompt first.")
-        order, shown = random.sample(names, len(names)), [""] * len(names)
-        for shown in _in_turns(answer, [models[name] for name in order], prompt, system, temperature, top_p, length):
-            yield [*shown, None, *[gr.Button(interactive=False)] * (len(names) + 2), ""]
-        sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": int(length)}
-        asked = {"prompt": _messages(prompt, system), "responses": shown, "models": order, "sampling": sampling}
-        yield [*shown, asked, *[gr.Button(interactive=True)] * (len(names) + 2), ""]
-
-    def vote(asked, ranking, all_bad):
-        if not asked:
-            raise gr.Error("Ask first.")
-        _add_vote(votes_file, asked, ranking, all_bad)
-        who = ", ".join(f"{number + 1}: {name}" for number, name in enumerate(asked["models"]))
-        return [
-            None,
-            *[gr.Button(interactive=False)] * (len(names) + 2),
-            f"Saved. {who}",
-            ratings(read_growing(votes_file)),
-        ]
-
-    with gr.Blocks(title="llmrecipes compare", analytics_enabled=False) as page:
-        gr.HTML(
-            f"<h1>Which answer is best?</h1><p>{len(names)} models answer under numbers, in random order; which is which "
-            "is shown once you have voted.</p>"
-        )
-        asked = gr.State()
-        prompt = gr.Textbox(label="prompt", lines=2, placeholder="Shift+Enter asks")
-        with gr.Accordion("Settings", open=False):
-            settings = _settings(gr, temperature=1)
-        send = gr.Button("Ask", variant="primary")
-        with gr.Row():  # a text area shows text as it is
-            boxes = [gr.Textbox(label=f"answer {i + 1}", lines=8, interactive=False) for i in numbers]
-        with gr.Row():
-            best = [gr.Button(f"{i + 1} is best", interactive=False) for i in numbers]
-            tie, bad = gr.Button("All equal", interactive=False), gr.Button("All bad", interactive=False)
-        said = gr.Textbox(label="who was who", interactive=False)
-        table = gr.Dataframe(ratings(read_growing(votes_file)), headers=COLUMNS, label="Votes so far", interactive=False)
-        buttons = [*best, tie, bad]
-        gr.on(
-            [send.click, prompt.submit], ask, [prompt, *settings], [*boxes, asked, *buttons, said], api_visibility="private"
-        )
-        together = [list(numbers)]
-        votes = [(best[i], [[i], [j for j in numbers if j != i]], False) for i in numbers]
-        for button, ranking, is_bad in [*votes, (tie, together, False), (bad, together, True)]:
-            cast = lambda row, ranking=ranking, is_bad=is_bad: vote(row, ranking, is_bad)
-            button.click(cast, asked, [asked, *buttons, said, table], api_visibility="private")
-    return page
-
-
-def _add_vote(votes_file: Path, asked: dict, ranking: list[list[int]], all_bad: bool) -> None:
-    row = {"prompt_id": prompt_id(asked["prompt"]), **asked, "ranking": ranking, "all_bad": all_bad, "annotator": "me"}
-    row |= {"annotator_kind": "person", "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    votes_file.parent.mkdir(parents=True, exist_ok=True)
-    with votes_file.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-COLUMNS = ["model", "Elo", "low", "high", "comparisons", "won, ties half"]
-
-
-def ratings(votes: list[dict]) -> list[list]:
-    """Rows of COLUMNS, strongest first: Bradley-Terry strengths on Elo's scale with 95 % intervals."""
-    results = []
-    for row in votes:
-        rank = {place: number for number, group in enumerate(row["ranking"]) for place in group}
-        for (i, one), (j, other) in itertools.combinations(enumerate(row["models"]), 2):
-            # A vote "k is best" says nothing about the order of the others.
-            if len(row["ranking"]) == 1 or rank[i] != rank[j]:
-                results.append((one, other, 0.5 if rank[i] == rank[j] else float(rank[i] < rank[j])))
-    estimates = sorted(bradley_terry(results).items(), key=lambda item: -item[1].value)
-    won = {name: sum(r if name == a else 1 - r for a, b, r in results if name in (a, b)) for name, _ in estimates}
-    return [
-        [name, round(e.value), round(e.low), round(e.high), e.n, f"{100 * won[name] / e.n:.0f} %"] for name, e in estimates
-    ]

@@ -32,6 +32,7 @@ from llmrecipes.manifest import (
     strings,
 )
 from llmrecipes.parsing import config_problems, load_yaml
+from llmrecipes.rounds import add_rounds, for_round
 from llmrecipes.signals import IN_A_CHAIN, die_with_parent, handle_signals, received
 from llmrecipes.sweep import sweep
 
@@ -131,16 +132,6 @@ def plan_stages(pipeline: PipelineArguments, config_path: str, force: bool) -> l
         if stage.runs:
             will_change.append(stage)
     return stages
-
-
-def add_rounds(stages: list[str], rounds: int, loop: list[str], config_path: str) -> list[str]:
-    """The stages with sample-round2, rank-round2, ... after the loop's last for each further round."""
-    if rounds < 1 or rounds > 1 and not (loop and set(loop) <= set(stages)):
-        raise InputError(
-            f"{config_path}: rounds: {rounds} must be at least 1, and above it needs the stages {', '.join(loop)}"
-        )
-    after = stages.index(loop[-1]) + 1 if rounds > 1 else len(stages)
-    return [*stages[:after], *(f"{name}-round{r}" for r in range(2, rounds + 1) for name in loop), *stages[after:]]
 
 
 def run_stages(stages: list[Stage], pipeline: PipelineArguments, config_path: str, force: bool = False) -> None:
@@ -256,7 +247,7 @@ def _stage(name: str, pipeline: PipelineArguments, config_path: Path) -> Stage:
     home = load_yaml(config_path).get("output_dir") or pipeline.output_dir
     values = move_paths(own, {PurePath(home): PurePath(pipeline.output_dir)})
     if pipeline.rounds > 1:
-        values = _for_round(values, base, round_, pipeline, config_path.parent)
+        values = for_round(values, base, round_, pipeline, config_path.parent)
     if not values.get("output_dir"):
         raise InputError(f"{config}: `output_dir` is missing")
     if values != own:
@@ -269,41 +260,6 @@ def _stage(name: str, pipeline: PipelineArguments, config_path: Path) -> Stage:
 def trains(recipe: Path) -> bool:
     """Whether the recipe takes the keys of training."""
     return PER_STEP in recipe_keys(recipe)
-
-
-def _for_round(values: dict, base: str, round_: int, pipeline: PipelineArguments, configs: Path) -> dict:
-    """The stage's config for a further round: it reads and writes that round's folders and starts from the newest policy."""
-    loop = pipeline.loop
-    folder = lambda stage, r: str(Path(pipeline.output_dir) / (stage if r == 1 else f"{stage}-round{r}"))
-    if base not in loop:
-        if folder(loop[-1], 1) in strings(values.get("models")):  # models to compare: those of all rounds
-            more = {f"{loop[-1]}_round{r}": folder(loop[-1], r) for r in range(2, pipeline.rounds + 1)}
-            return values | {"models": values["models"] | more}
-        return values
-    if round_ == 1:
-        return values
-    read_before = list(values.get("datasets", []))
-    values = _renamed(values, {folder(stage, 1): folder(stage, round_) for stage in loop})
-    values.pop("expected", None)  # measured for the first round
-    if base in (loop[0], loop[-1]):
-        values["model_name_or_path"] = folder(loop[-1], round_ - 1)
-    if "annotator" in values:  # one database holds the judgements of all rounds
-        values |= {"round": round_, "database": values.get("database") or f"{folder(base, 1)}.sqlite"}
-    for stage in loop:
-        annotator = load_yaml(configs / f"{stage}.yaml").get("annotator")
-        if annotator and annotator not in ("page", "llm"):  # rankings without a database get a folder per round
-            earlier = [s for s in read_before if isinstance(s, dict) and s.get("path") == folder(stage, 1)]
-            if earlier:
-                values["datasets"] += [s | {"path": folder(stage, r)} for s in earlier for r in range(1, round_)]
-    return values
-
-
-def _renamed(value, names: dict[str, str]):
-    if isinstance(value, dict):
-        return {key: _renamed(v, names) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_renamed(v, names) for v in value]
-    return names.get(value, value) if isinstance(value, str) else value
 
 
 def _reason(stage: Stage, force: bool, will_change: list[Stage]) -> str:

@@ -7,22 +7,16 @@ manifest, checks the run card's `expected` and prints a short summary.
 
 import atexit
 import contextlib
-import json
 import os
-import platform
 import re
-import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, is_dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 import transformers
 from torch import distributed as dist
 
@@ -35,37 +29,28 @@ from llmrecipes.checkpoints import (
     step_folders,
     step_of,
 )
-from llmrecipes.code_files import code_digest
 from llmrecipes.config import InputError, RunArguments, StageArguments
 from llmrecipes.cpu import tune_cpu
 from llmrecipes.durable import write_json
+from llmrecipes.locks import LOCK, find_holder, hold_folder, release_folder
 from llmrecipes.logs import quiet_logs
 from llmrecipes.manifest import (
-    LOCK,
     MANIFEST_FILE,
     ROOT,
-    corpora_of,
     difference,
     digest,
-    find_holder,
-    global_batch,
-    hold_folder,
-    inputs_of,
     output_files,
     read_manifest,
-    release_folder,
-    run_fingerprint,
     standing,
 )
 from llmrecipes.measures import BOOKKEEPING
 from llmrecipes.memory import peak_memory_gib
 from llmrecipes.plan.of_run import plan_of_run
+from llmrecipes.provenance import describe_run
 from llmrecipes.secrets import known_secrets, scrub_secrets
-from llmrecipes.sharding import launch_of, prepare_sharding, refuse_several_gpus
+from llmrecipes.sharding import prepare_sharding, refuse_several_gpus
 from llmrecipes.signals import IN_A_CHAIN, handle_signals, received
 from llmrecipes.tracking import apply_tracking, describe_tracking, number_run
-
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "lm_eval", "numpy")
 
 
 @dataclass
@@ -126,7 +111,7 @@ def check_run(
     output_dir, is_main = Path(args.output_dir), int(os.environ.get("RANK", 0)) == 0
     apply_tracking(args, stage, output_dir)
     transformers.set_seed(args.seed)
-    manifest = _describe(stage, run, args, configs, inputs)
+    manifest = describe_run(stage, run, args, configs, inputs)
     state = Run(stage, output_dir, run, is_main, manifest, keep=() if run.force else keep)
     if manifest["config"].get("preview"):  # writes nothing, so the folder's contents do not matter
         args.output_dir = _scratch_folder()  # trainers create the folder when they are built
@@ -157,37 +142,6 @@ def _scratch_folder() -> str:
     folder = tempfile.TemporaryDirectory()
     atexit.register(folder.cleanup)
     return folder.name
-
-
-def _describe(stage: str, run: RunArguments, args: StageArguments, configs: tuple, inputs: list[str | None]) -> dict:
-    """The manifest of a run that starts now."""
-    known = known_secrets(os.environ)
-    config = scrub_secrets({k: v for c in configs for k, v in _to_json(c).items()}, known)
-    # As the user wrote it; without a command line, only the resolved config exists.
-    given = scrub_secrets(run.given, known) or config | {"inputs_path": [p for p in inputs if p]}
-    launch = launch_of(args)
-    batch = global_batch(given, launch["processes"]) if hasattr(args, "gradient_accumulation_steps") else None
-    found = inputs_of(given)
-    _require_finished([*inputs, *found])
-    return {
-        "stage": stage,
-        "status": "running",
-        "fingerprint": run_fingerprint(stage, given, batch),
-        "batch": batch,
-        "command": shlex.join(scrub_secrets(["python", *sys.argv], known)),
-        "config": config,
-        "given": given,
-        "inputs": found | {path: f"hub:{path}" for path in inputs if path and path not in found},
-        "corpora": corpora_of(found),
-        "code": code_digest(ROOT / "recipes" / f"{stage}.py", given),
-        "commit": _commit(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "hardware": _hardware(),
-        "launch": launch,
-        "metrics": {},
-        "started": time.time(),
-        "previous_seconds": 0.0,
-    }
 
 
 def _refuse_another(state: Run, held: str) -> None:
@@ -347,40 +301,3 @@ def _clear(state: Run) -> None:
         if state.is_foreign and not path.name.startswith("checkpoint-") or path.name in kept:
             continue
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def _require_finished(paths: list[str | None]) -> None:
-    for path in paths:
-        manifest = read_manifest(path) if path else None
-        if manifest and "stage" in manifest and manifest.get("status") != "finished":
-            raise InputError(
-                f"{path}: the {manifest['stage']} run that writes it has not finished (its manifest.json says "
-                f"{manifest.get('status')!r}); wait for it, or start it again"
-            )
-
-
-def _to_json(config) -> dict:
-    raw = config.to_dict() if hasattr(config, "to_dict") else asdict(config) if is_dataclass(config) else dict(config)
-    return json.loads(json.dumps(raw, default=str))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    root = Path(__file__).parent.parent
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout.strip() or None
-    except OSError:  # no git on this machine
-        return None
-
-
-def _hardware() -> dict:
-
-    accelerators = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "accelerators": accelerators}

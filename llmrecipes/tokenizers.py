@@ -1,20 +1,66 @@
-"""Tokenizers, loaded from any Hugging Face folder or id. Does not import torch, unless a model's folder is to be read."""
+"""Tokenizers, trained or loaded from any Hugging Face folder or id. Imports no torch, unless a model's folder is read."""
 
 import re
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.gguf import local_model
 from llmrecipes.data.tables import say
 from llmrecipes.durable import read_json
-from llmrecipes.templates import complete_template, set_defaults
+from llmrecipes.templates import CHAT_TEMPLATE, complete_template, set_defaults
 
 # Names of files that hold a tokenizer's vocabulary.
 VOCABULARY = re.compile(r"tokenizer\.json|tekken\.json|vocab\..*|.*\.(model|tiktoken)")
+PAD, TURN_START, TURN_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+# How runs of digits are split before BPE.
+DIGITS = {
+    "single": [pre_tokenizers.Digits(individual_digits=True)],  # arithmetic generalises best
+    "three": [pre_tokenizers.Split(Regex(r"\d{1,3}"), "isolated")],  # from the left, as GPT-4 and Llama 3 do
+    "none": [],
+}
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    vocab_size: int,
+    max_length: int,
+    digits: str = "single",
+    special_tokens: Sequence[str] = (),
+    chat_template: str = CHAT_TEMPLATE,
+) -> PreTrainedTokenizerFast:
+    """Byte-level BPE (Radford et al. 2019) with pad != eos; `<|im_end|>` ends a document and a chat turn alike.
+
+    special_tokens: those of the user's own chat template, in addition to ours.
+
+    Raises:
+        InputError: `vocab_size` has no room for the 256 bytes and the special tokens.
+    """
+    special = [PAD, TURN_START, TURN_END, *special_tokens]
+    if vocab_size < 256 + len(special):
+        raise InputError(f"vocab_size: {vocab_size} is below {256 + len(special)} (256 bytes and the special tokens)")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([*DIGITS[digits], pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=sys.stderr.isatty(),
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token=PAD, eos_token=TURN_END, model_max_length=max_length, padding_side="right"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": [TURN_START, *special_tokens]})
+    tokenizer.chat_template = chat_template
+    return tokenizer
 
 
 def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

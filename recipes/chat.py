@@ -33,8 +33,9 @@ def main(chat):
     if not Path(chat.path).is_dir():
         raise InputError(f"{chat.path}: does not exist; run the chain first (make quickstart)")
 
-    from llmrecipes.chat import build_compare_page, build_page, example_prompts, find_models, stream_answer, terminal_lines
+    from llmrecipes.chat import build_page, example_prompts, find_models, stream_answer, terminal_lines
     from llmrecipes.logs import quiet_logs
+    from llmrecipes.votes import build_compare_page
     from llmrecipes.web import prepare_server, serve_blocks
 
     quiet_logs()

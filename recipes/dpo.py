@@ -13,13 +13,14 @@ def main(run, data, preview, training, model, watch):
     from llmrecipes.adapters import lora_config
     from llmrecipes.data import load_train_eval
     from llmrecipes.data.preview import report_rows
+    from llmrecipes.dpo import DPOTrainer
     from llmrecipes.evaluation.watch import add_watch, load_watch
     from llmrecipes.logs import use_readable_log
     from llmrecipes.models import load_policy, load_tokenizer, stand_in
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.templates import require_chat_template, row_check
-    from llmrecipes.training import DPOTrainer, precompute_in_one_process
+    from llmrecipes.training import precompute_in_one_process
 
     watched = load_watch(watch)
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]

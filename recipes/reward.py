@@ -29,9 +29,10 @@ def main(run, data, preview, pairs, health, training, model):
     from llmrecipes.models import load_reward_model, load_tokenizer, stand_in
     from llmrecipes.resume import run_training
     from llmrecipes.reward_models.health import check_saved_model, summarize
+    from llmrecipes.reward_models.trainer import RewardTrainer, pair_columns
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.templates import local_template, require_chat_template, row_check
-    from llmrecipes.training import RewardTrainer, evaluate_by_set, pair_columns
+    from llmrecipes.training import evaluate_by_set
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("reward", run, training, (run, data, preview, pairs, health, training, model), inputs)

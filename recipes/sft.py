@@ -20,8 +20,8 @@ def main(run, data, preview, training, model, watch):
     from llmrecipes.models import load_policy, load_tokenizer, stand_in
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
+    from llmrecipes.sft import SFTTrainer
     from llmrecipes.templates import local_template, require_chat_template, row_check
-    from llmrecipes.training import SFTTrainer
 
     watched = load_watch(watch)
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]

@@ -43,9 +43,9 @@ class TokenizerArguments:
 def main(run, data, args):
     from llmrecipes.data import load_train_eval
     from llmrecipes.durable import write_json
-    from llmrecipes.models import load_tokenizer, train_tokenizer
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.templates import CHAT_TEMPLATE, read_template
+    from llmrecipes.tokenizers import load_tokenizer, train_tokenizer
     from llmrecipes.tokens import vocabulary
     from llmrecipes.tokens.extension import extend_tokenizer, save_extension
 

@@ -24,7 +24,14 @@ import torch
 ROOT = Path(__file__).parent.parent
 LIBRARIES = ["torch", "transformers", "trl", "peft", "accelerate", "datasets", "lm_eval.tasks", "gradio"]
 LIBRARIES += ["matplotlib.pyplot", "scipy.stats", "torch.distributed.fsdp"]
-LIBRARIES += ["llmrecipes.pipeline", "llmrecipes.report", "llmrecipes.training", "llmrecipes.ppo.trainer"]
+LIBRARIES += [
+    "llmrecipes.pipeline",
+    "llmrecipes.report",
+    "llmrecipes.sft",
+    "llmrecipes.dpo",
+    "llmrecipes.reward_models.trainer",
+    "llmrecipes.ppo.trainer",
+]
 LIBRARIES += ["llmrecipes.evaluation.watch", "llmrecipes.ranking.annotators"]
 
 

@@ -11,7 +11,8 @@ from evaluation_toys import SHAPE, TEXTS, build, log_likelihood
 
 from llmrecipes.config import InputError, load_function
 from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
-from llmrecipes.models import build_policy, train_tokenizer
+from llmrecipes.models import build_policy
+from llmrecipes.tokenizers import train_tokenizer
 
 TASK = """
 task: {name}

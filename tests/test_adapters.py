@@ -30,9 +30,10 @@ from trl import SFTConfig
 from llmrecipes.adapters import check_policy, lora_config, read_chain
 from llmrecipes.cards.model import repo_name, write_model_card
 from llmrecipes.config import InputError, ModelArguments, RunArguments
-from llmrecipes.models import build_policy, load_policy, load_reward_model, load_tokenizer, train_tokenizer
+from llmrecipes.models import build_policy, load_policy, load_reward_model, load_tokenizer
 from llmrecipes.parsing import parse
-from llmrecipes.training import SFTTrainer
+from llmrecipes.sft import SFTTrainer
+from llmrecipes.tokenizers import train_tokenizer
 
 TEXTS = ["Ann has a red hat.", "Bob has 12 blue hats.", "Who has a hat? Ann."] * 5
 CONFIGS = {

@@ -10,10 +10,12 @@ from trl import DPOConfig, SFTConfig
 
 from llmrecipes.answer_masks import encode, marked_template, tokenize_answers
 from llmrecipes.config import InputError
-from llmrecipes.models import build_policy, eos_token_ids, train_tokenizer
+from llmrecipes.dpo import DPOTrainer
+from llmrecipes.models import build_policy, eos_token_ids
 from llmrecipes.reward_models.scoring import reward_model_tokens
+from llmrecipes.sft import SFTTrainer
 from llmrecipes.templates import CHAT_TEMPLATE, complete_template, encode_prompts, end_of_turn, options_of
-from llmrecipes.training import DPOTrainer, SFTTrainer
+from llmrecipes.tokenizers import train_tokenizer
 
 SPECIAL = [
     "<s>",

@@ -11,11 +11,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 from llmrecipes import attention
 from llmrecipes.attention import BY_DOCUMENT, attention_of, borders_of, require_borders, why_masked
 from llmrecipes.config import InputError
-from llmrecipes.models import train_tokenizer
 from llmrecipes.pretraining import PretrainTrainer
+from llmrecipes.sft import SFTTrainer
+from llmrecipes.tokenizers import train_tokenizer
 from llmrecipes.tokens.blocks import collator_for
 from llmrecipes.tokens.corpus import build_blocks
-from llmrecipes.training import SFTTrainer
 
 SIZES = {
     "vocab_size": 300,

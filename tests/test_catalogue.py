@@ -280,7 +280,7 @@ def inputs(tmp_path_factory):
     """A tokenizer with a chat template beside a tiny model, and a reward model, of every architecture."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from llmrecipes.models import train_tokenizer
+    from llmrecipes.tokenizers import train_tokenizer
 
     folder = tmp_path_factory.mktemp("catalogue")
     tokenizer = train_tokenizer([WORDS], 320, 256)

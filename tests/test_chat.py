@@ -19,22 +19,14 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llmrecipes.chat import (
-    _said,
-    build_compare_page,
-    build_page,
-    describe_model,
-    example_prompts,
-    find_models,
-    ratings,
-    stream_answer,
-    terminal_lines,
-)
+from llmrecipes.chat import _said, build_page, describe_model, example_prompts, find_models, stream_answer, terminal_lines
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.formats import read_growing
 from llmrecipes.generation import sample_responses
-from llmrecipes.models import build_policy, load_policy, load_tokenizer, train_tokenizer
+from llmrecipes.models import build_policy, load_policy, load_tokenizer
 from llmrecipes.templates import encode_prompts
+from llmrecipes.tokenizers import train_tokenizer
+from llmrecipes.votes import build_compare_page, ratings
 from llmrecipes.web import serve_blocks
 
 ROOT = Path(__file__).parent.parent

@@ -16,8 +16,9 @@ from llmrecipes.evaluation.abilities import load_tasks
 from llmrecipes.evaluation.behaviours import answer, behaviour_hits, judge_answers, summarise_behaviour
 from llmrecipes.evaluation.table import format_answers, format_changes, format_table
 from llmrecipes.metrics import Estimate, mcnemar, mcnemar_by_measure, proportion
-from llmrecipes.models import load_reward_model, train_tokenizer
+from llmrecipes.models import load_reward_model
 from llmrecipes.parsing import parse
+from llmrecipes.tokenizers import train_tokenizer
 
 
 @pytest.fixture(scope="module")

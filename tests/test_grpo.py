@@ -18,7 +18,7 @@ from test_resume import At, Killed, assert_same, kill
 
 from llmrecipes.config import InputError, RunArguments
 from llmrecipes.grpo import GRPOTrainer
-from llmrecipes.manifest import release_folder
+from llmrecipes.locks import release_folder
 from llmrecipes.resume import run_training
 from llmrecipes.reward_models.scoring import read_scores, reward_model_tokens
 from llmrecipes.run import check_run, start_run

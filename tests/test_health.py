@@ -12,10 +12,11 @@ from forked import run_python
 
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.metrics import fit_temperature, spearman
-from llmrecipes.models import build_policy, load_reward_model, train_tokenizer
+from llmrecipes.models import build_policy, load_reward_model
 from llmrecipes.pipeline import find_unhealthy
 from llmrecipes.reward_models.health import HealthArguments, check_health, find_faults, to_markdown, write_health
 from llmrecipes.reward_models.health_measures import ScoredPair, calibration, measure_pairs
+from llmrecipes.tokenizers import train_tokenizer
 
 ROOT = Path(__file__).parent.parent
 STABLE = {"invariance": {"max_difference": {}, "rows": 0, "score_std": 1.0}}

@@ -18,8 +18,9 @@ from llmrecipes.judging.judges import PARTS, LLMJudge, load_judge, read_judgemen
 from llmrecipes.judging.pairwise import PairJudge
 from llmrecipes.measures import is_share
 from llmrecipes.metrics import accuracy
-from llmrecipes.models import build_policy, load_reward_model, train_tokenizer
+from llmrecipes.models import build_policy, load_reward_model
 from llmrecipes.reward_models.scoring import RewardScorer, check_reward_path
+from llmrecipes.tokenizers import train_tokenizer
 
 KEY = "sk-test-0123456789abcdef"
 

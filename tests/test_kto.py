@@ -10,9 +10,9 @@ from datasets import Dataset
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError
 from llmrecipes.data import load_train_eval
+from llmrecipes.dpo import DPOTrainer
 from llmrecipes.kto import KTOTrainer, to_labelled
 from llmrecipes.resume import _require_equal_steps
-from llmrecipes.training import DPOTrainer
 
 PAIRS = [{"prompt": f"w{i} ", "chosen": "w10 w11", "rejected": f"w20 w{21 + i}"} for i in range(24)]
 

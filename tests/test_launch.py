@@ -101,7 +101,8 @@ def interrupt(folder, step=STEPS - 1):
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """A tiny tokenizer and model, and a data set for each stage."""
-    from llmrecipes.models import build_policy, train_tokenizer
+    from llmrecipes.models import build_policy
+    from llmrecipes.tokenizers import train_tokenizer
 
     folder = tmp_path_factory.mktemp("inputs")
     colours = ["red", "green", "blue", "grey", "brown", "pink"]

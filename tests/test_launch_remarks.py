@@ -9,7 +9,7 @@ from parsing_toys import SFT, error_of, write
 
 from llmrecipes.keys import keys_of
 from llmrecipes.parsing import collect, parse, read_argv
-from llmrecipes.preflight import machine, remarks
+from llmrecipes.preflight import disk, machine, remarks
 
 
 def test_help_shows_what_a_recipe_does_our_own_keys_first_in_groups_and_all_about_one(capsys, monkeypatch):
@@ -74,13 +74,13 @@ def test_disk_without_room_for_result_and_checkpoint_is_an_error(tmp_path, monke
     settings, _, _ = collect(
         read_argv(["--model_name_or_path", str(tmp_path), "--output_dir", str(tmp_path / "o")]), all_keys_of(SFT)
     )
-    assert machine.bytes_needed(settings) == (16e6, 52e6)
-    assert not list(machine.room(settings))
+    assert disk.bytes_needed(settings) == (16e6, 52e6)
+    assert not list(disk.room(settings))
     free = os.statvfs(tmp_path)
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=15e6 // free.f_frsize, f_frsize=free.f_frsize))
-    assert ["the result and one checkpoint take about 16.0 MB" in text for _, text in machine.room(settings)] == [True]
+    assert ["the result and one checkpoint take about 16.0 MB" in text for _, text in disk.room(settings)] == [True]
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=20e6 // free.f_frsize, f_frsize=free.f_frsize))
-    assert not list(machine.room(settings)) and len(list(machine.room_for_all(settings))) == 1
+    assert not list(disk.room(settings)) and len(list(disk.room_for_all(settings))) == 1
 
 
 def test_hub_is_asked_before_training_whether_a_push_would_be_let_in(monkeypatch):

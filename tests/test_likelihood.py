@@ -8,7 +8,7 @@ from evaluation_toys import TEXTS, build, log_likelihood
 
 from llmrecipes.evaluation.behaviours import kl_from
 from llmrecipes.evaluation.likelihood import kl_divergences, score_texts, summarise_texts
-from llmrecipes.models import train_tokenizer
+from llmrecipes.tokenizers import train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -8,22 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from llmrecipes import locks
 from llmrecipes import manifest as manifest_module
 from llmrecipes.checkpoints import find_damage, last_complete_checkpoint, seal_checkpoint
 from llmrecipes.code_files import code_digest, code_files, own_imports
 from llmrecipes.config import InputError
 from llmrecipes.durable import write_json
-from llmrecipes.manifest import (
-    find_holder,
-    fingerprint,
-    global_batch,
-    hold_folder,
-    in_order,
-    output_files,
-    release_folder,
-    run_fingerprint,
-    standing,
-)
+from llmrecipes.locks import find_holder, hold_folder, release_folder
+from llmrecipes.manifest import fingerprint, global_batch, in_order, output_files, run_fingerprint, standing
 from llmrecipes.parsing import read_argv, read_given
 
 
@@ -218,7 +210,7 @@ def test_a_worker_that_outlives_its_killed_parent_does_not_hold_the_folder(tmp_p
         os.read(wakes, 1)
         os._exit(0)
     os.read(is_up, 1)
-    os.close(manifest_module._held.pop(tmp_path.resolve()))  # all that the kernel does for a killed process
+    os.close(locks._held.pop(tmp_path.resolve()))  # all that the kernel does for a killed process
     try:
         hold_folder(tmp_path)
         release_folder(tmp_path)

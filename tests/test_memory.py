@@ -9,8 +9,9 @@ from transformers import Trainer, TrainingArguments
 from llmrecipes.batch_size import train_where_it_fits
 from llmrecipes.config import InputError, RunArguments
 from llmrecipes.memory import is_out_of_memory, out_of_memory
-from llmrecipes.models import build_policy, train_tokenizer
+from llmrecipes.models import build_policy
 from llmrecipes.parsing import launch
+from llmrecipes.tokenizers import train_tokenizer
 from llmrecipes.tokens.blocks import collate_blocks
 from llmrecipes.tokens.corpus import build_blocks
 

@@ -15,17 +15,9 @@ from llmrecipes.cards.loading import load_model
 from llmrecipes.chat import find_models
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.evaluation import check_language_model
-from llmrecipes.models import (
-    build_policy,
-    context_length,
-    eos_token_ids,
-    load_policy,
-    load_reward_model,
-    load_tokenizer,
-    train_tokenizer,
-)
+from llmrecipes.models import build_policy, context_length, eos_token_ids, load_policy, load_reward_model, load_tokenizer
 from llmrecipes.templates import require_chat_template
-from llmrecipes.tokenizers import class_for
+from llmrecipes.tokenizers import class_for, train_tokenizer
 
 TEXTS = ["Ann has a red hat.", "Bob has 12 blue hats.", "Who has a hat? Ann.", "def f(x):\n    return x + 1\n"] * 5
 CONFIG = {

@@ -16,7 +16,8 @@ from llmrecipes.code_files import code_digest
 from llmrecipes.config import InputError
 from llmrecipes.durable import write_json
 from llmrecipes.manifest import global_batch, inputs_of, move_paths, output_files, run_fingerprint
-from llmrecipes.pipeline import PipelineArguments, add_rounds, plan_stages, trains
+from llmrecipes.pipeline import PipelineArguments, plan_stages, trains
+from llmrecipes.rounds import add_rounds
 from llmrecipes.sweep import comparison_folder
 
 ROOT = Path(__file__).parent.parent

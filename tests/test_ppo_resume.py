@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from llmrecipes.checkpoints import step_folders
 from llmrecipes.config import RunArguments
 from llmrecipes.durable import read_json
-from llmrecipes.manifest import release_folder
+from llmrecipes.locks import release_folder
 from llmrecipes.resume import run_training
 from llmrecipes.run import check_run, start_run
 

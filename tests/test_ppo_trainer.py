@@ -12,9 +12,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from llmrecipes.config import InputError
-from llmrecipes.models import train_tokenizer
 from llmrecipes.ppo import policy_value
 from llmrecipes.ppo.losses import response_mask
+from llmrecipes.tokenizers import train_tokenizer
 
 # ---- Steps, ratio, KL ----
 

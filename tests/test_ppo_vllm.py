@@ -20,9 +20,9 @@ from test_ppo_resume import assert_same
 
 from llmrecipes.config import InputError
 from llmrecipes.generation import Response
-from llmrecipes.models import train_tokenizer
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.losses import importance_sampling_ratio, policy_loss
+from llmrecipes.tokenizers import train_tokenizer
 
 STUB = Path(__file__).parent / "vllm_stub"
 CORRECTION = {"vllm_importance_sampling_mode": "token_truncate", "vllm_importance_sampling_clip_max": 2.0}

@@ -9,8 +9,9 @@ from training_toys import CONFIG, TEXTS, arguments
 
 from llmrecipes.attention import needs_no_mask
 from llmrecipes.config import InputError, ModelArguments
-from llmrecipes.models import build_policy, load_policy, train_tokenizer
+from llmrecipes.models import build_policy, load_policy
 from llmrecipes.pretraining import PretrainTrainer
+from llmrecipes.tokenizers import train_tokenizer
 from llmrecipes.tokens.blocks import collate_blocks
 from llmrecipes.tokens.corpus import build_blocks
 from llmrecipes.training import language_metrics

@@ -21,9 +21,12 @@ from llmrecipes.data.preview import (
     mark,
     report_rows,
 )
-from llmrecipes.models import build_policy, load_policy, load_reward_model, load_tokenizer, train_tokenizer
+from llmrecipes.dpo import DPOTrainer
+from llmrecipes.models import build_policy, load_policy, load_reward_model, load_tokenizer
 from llmrecipes.parsing import parse
-from llmrecipes.training import DPOTrainer, RewardTrainer, SFTTrainer, pair_columns
+from llmrecipes.reward_models.trainer import RewardTrainer, pair_columns
+from llmrecipes.sft import SFTTrainer
+from llmrecipes.tokenizers import train_tokenizer
 
 SHORT, LONG = "How deep is the lake?", "The lake is deep and the hill is high. " * 6 + "How deep is the lake?"
 CONFIG = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

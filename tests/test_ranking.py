@@ -12,13 +12,14 @@ from recipe_types import recipe_types
 from llmrecipes import sampling as sampling_module
 from llmrecipes.cards.dataset import write_card, write_jsonl
 from llmrecipes.config import InputError
-from llmrecipes.models import build_policy, train_tokenizer
+from llmrecipes.models import build_policy
 from llmrecipes.parsing import parse
 from llmrecipes.ranking.pairs import agreement, build_pairs, build_splits, check_samples, split_prompts
 from llmrecipes.ranking.rankings import parse_ranking, read_rankings
 from llmrecipes.ranking.simulated import rank_by_score, rank_simulated
 from llmrecipes.rows import to_standard
 from llmrecipes.sampling import PARTIAL, encode_rows, to_parquet, write_samples
+from llmrecipes.tokenizers import train_tokenizer
 
 ROOT = Path(__file__).parent.parent
 SHAPE = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,

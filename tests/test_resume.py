@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback, Trai
 
 from llmrecipes.checkpoints import find_damage, step_folders
 from llmrecipes.config import InputError, RunArguments
-from llmrecipes.manifest import release_folder
+from llmrecipes.locks import release_folder
 from llmrecipes.pacing import NotFinite, keep_gpu_busy
 from llmrecipes.ppo.prompts import RolloutSampler
 from llmrecipes.pretraining import PretrainTrainer

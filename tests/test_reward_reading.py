@@ -19,7 +19,7 @@ from llmrecipes.formats import rankings_to_pairs
 from llmrecipes.ppo.rewards import Rewards
 from llmrecipes.reward_models.health import HealthArguments, check_health, check_saved_model
 from llmrecipes.reward_models.scoring import RewardScorer, check_reward_path, reward_model_tokens, uncertainty
-from llmrecipes.training import RewardTrainer, pair_columns
+from llmrecipes.reward_models.trainer import RewardTrainer, pair_columns
 
 TEXT = ("w1 w2 ", ["w3 w4", "w5 w6 w7"])
 CHAT = ([{"role": "user", "content": "w1 w2"}], ["w3 w4", "w5 w6 w7"])

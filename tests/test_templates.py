@@ -9,9 +9,10 @@ from transformers import AutoTokenizer
 
 from llmrecipes.config import DataArguments, InputError, ModelArguments
 from llmrecipes.data import load_train_eval
-from llmrecipes.models import build_policy, eos_token_ids, load_policy, load_tokenizer, train_tokenizer
+from llmrecipes.models import build_policy, eos_token_ids, load_policy, load_tokenizer
 from llmrecipes.ppo.prompts import prompt_token_ids
 from llmrecipes.templates import encode_prompts, end_of_turn, local_template, options_of, read_template, row_check
+from llmrecipes.tokenizers import train_tokenizer
 
 TOOLS = [{"type": "function", "function": {"name": "look_up", "description": "", "parameters": {}}}]
 CALL = {

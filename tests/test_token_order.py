@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, MambaConfig
 
 from llmrecipes.attention import BORDERS
 from llmrecipes.config import DataArguments, InputError
-from llmrecipes.models import build_policy, train_tokenizer
+from llmrecipes.models import build_policy
 from llmrecipes.pretraining import PretrainTrainer
+from llmrecipes.tokenizers import train_tokenizer
 from llmrecipes.tokens.arguments import TokenArguments
 from llmrecipes.tokens.blocks import TokenBlocks, collate_blocks, collate_flat, collator_for
 from llmrecipes.tokens.corpus import build_blocks

@@ -16,7 +16,7 @@ from training_toys import TEXTS
 from llmrecipes.config import DataArguments, DatasetSource, InputError
 from llmrecipes.data.streams import text_source
 from llmrecipes.data.tables import load_table
-from llmrecipes.models import train_tokenizer
+from llmrecipes.tokenizers import train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llmrecipes.config import DataArguments, DatasetSource, InputError, ModelArguments
 from llmrecipes.data.streams import text_source
-from llmrecipes.models import train_tokenizer
-from llmrecipes.tokenizers import load_tokenizer
+from llmrecipes.tokenizers import load_tokenizer, train_tokenizer
 from llmrecipes.tokens import __main__ as ahead
 from llmrecipes.tokens import building
 from llmrecipes.tokens import sources as sources_of_tokens

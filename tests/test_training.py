@@ -12,13 +12,14 @@ from training_toys import COLOURS, CONFIG, NAMES, TEXTS, arguments
 
 from llmrecipes import muon
 from llmrecipes.config import InputError, ModelArguments
-from llmrecipes.models import build_policy, load_policy, multiply_in_tf32, train_tokenizer
+from llmrecipes.models import build_policy, load_policy, multiply_in_tf32
 from llmrecipes.muon import MuonAdamW, build_muon
 from llmrecipes.parsing import parse
 from llmrecipes.pretraining import PretrainTrainer
+from llmrecipes.sft import SFTTrainer, without_prompts
+from llmrecipes.tokenizers import train_tokenizer
 from llmrecipes.tokens.blocks import collate_blocks
 from llmrecipes.tokens.corpus import build_blocks
-from llmrecipes.training import SFTTrainer, without_prompts
 
 ROOT = Path(__file__).parent.parent
 
@@ -274,7 +275,7 @@ def test_weighted_reward_loss_is_the_weighted_mean_over_pairs(folder, tokenizer,
     from trl import RewardConfig
 
     from llmrecipes.models import load_reward_model
-    from llmrecipes.training import RewardTrainer, pair_columns
+    from llmrecipes.reward_models.trainer import RewardTrainer, pair_columns
 
     rows = Dataset.from_list(pairs_of_chats(weight=[float(1 + i % 3) for i in range(len(CHATS))]))
     args = RewardConfig(output_dir=str(tmp_path), report_to=[], bf16=False, use_cpu=True, center_rewards_coefficient=0.1,

@@ -10,9 +10,10 @@ from recipe_types import recipe_types
 from token_toys import jsonl, texts
 
 from llmrecipes.config import DatasetSource, InputError, ModelArguments
-from llmrecipes.models import build_policy, load_policy, load_tokenizer, num_embeddings, train_tokenizer
+from llmrecipes.models import build_policy, load_policy, load_tokenizer, num_embeddings
 from llmrecipes.parsing import parse
 from llmrecipes.templates import read_template
+from llmrecipes.tokenizers import train_tokenizer
 from llmrecipes.tokens import vocabulary
 from llmrecipes.tokens.extension import extend_tokenizer, save_extension
 from llmrecipes.tokens.vocabulary import check_round_trip, draw_sample, fertility

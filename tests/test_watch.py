@@ -13,7 +13,8 @@ import llmrecipes.evaluation.watch as watch_module
 from llmrecipes.config import InputError
 from llmrecipes.evaluation.watch import WatchArguments, add_watch, load_watch
 from llmrecipes.evaluation.watch_win_rate import RewardComparison
-from llmrecipes.models import build_policy, train_tokenizer
+from llmrecipes.models import build_policy
+from llmrecipes.tokenizers import train_tokenizer
 from llmrecipes.tokens.blocks import collate_blocks
 
 SHAPE = {

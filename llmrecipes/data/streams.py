@@ -16,8 +16,9 @@ import numpy
 
 from llmrecipes.config import DatasetSource, InputError, generator_of
 from llmrecipes.data.files import column_types, in_words, json_kind, renamed, rows_of
+from llmrecipes.data.folders import own_files, table_files
 from llmrecipes.data.hub_streams import HubStream
-from llmrecipes.data.sources import RawRows, column_names, each, own_files, split_indices, table_files
+from llmrecipes.data.sources import RawRows, column_names, each, split_indices
 from llmrecipes.data.spooled import made_rows, named, spool_texts
 from llmrecipes.data.tables import Notes, as_json, plain_row, say, standard_rows, tell_left_out
 from llmrecipes.formats import parse_line

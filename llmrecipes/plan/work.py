@@ -11,7 +11,7 @@ from llmrecipes.plan.job import Job
 from llmrecipes.plan.memory import weights_bytes
 from llmrecipes.plan.packing import tokens_a_row
 from llmrecipes.plan.rows import count_rows
-from llmrecipes.preflight.machine import checkpoints_kept
+from llmrecipes.preflight.disk import checkpoints_kept
 
 
 @dataclass(frozen=True)

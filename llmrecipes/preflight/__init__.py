@@ -7,7 +7,7 @@ import os
 import re
 
 from llmrecipes.keys.settings import Problems, Settings
-from llmrecipes.preflight import machine, named, places
+from llmrecipes.preflight import disk, machine, named, places
 from llmrecipes.preflight.contradictions import CONTRADICTIONS
 
 
@@ -66,7 +66,7 @@ def _groups(s: Settings) -> Problems:
 
 def remarks(s: Settings) -> list[str]:
     """What runs, but perhaps not as intended: printed as warnings."""
-    checks = (ineffective, _warmup, _batch, places.unread, machine.room_for_all)
+    checks = (ineffective, _warmup, _batch, places.unread, disk.room_for_all)
     return s.lines(problem for check in checks for problem in check(s))
 
 

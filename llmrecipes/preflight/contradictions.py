@@ -12,7 +12,7 @@ from llmrecipes.preflight import machine
 from llmrecipes.preflight.dependent import dependent
 from llmrecipes.preflight.schedules import schedule_arguments
 
-SMALLEST_VOCABULARY = 259  # byte-level BPE, see models.train_tokenizer
+SMALLEST_VOCABULARY = 259  # byte-level BPE, see tokenizers.train_tokenizer
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 

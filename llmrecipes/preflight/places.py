@@ -8,7 +8,8 @@ from pathlib import Path
 from llmrecipes.config import nearest
 from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.keys.values import shown
-from llmrecipes.manifest import find_holder, plain_difference, read_manifest, standing
+from llmrecipes.locks import find_holder
+from llmrecipes.manifest import plain_difference, read_manifest, standing
 from llmrecipes.preflight.folders import FILES, held_out_files, splits_of, unread_files
 
 # The generated world's parts and their splits; a test compares them with the actual ones.
