@@ -241,7 +241,7 @@ def test_code_note_covers_the_recipes_imports_and_functions_that_the_config_name
     monkeypatch.chdir(tmp_path)
     recipe = manifest_module.ROOT / "recipes" / "tokenizer.py"
     names = {file.name for file in code_files(recipe)}
-    assert {"tokenizer.py", "config.py", "models.py", "run.py"} <= names
+    assert {"tokenizer.py", "config.py", "tokenizers.py", "run.py"} <= names
     assert "ppo" not in {file.parent.name for file in code_files(recipe)}
     (tmp_path / "mine.py").write_text("def reward(prompts, completions): return [0.0]\n")
     given = {"reward_functions": ["mine:reward"]}
