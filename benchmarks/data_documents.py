@@ -48,8 +48,10 @@ def made_documents(count: int, seed: int = 1) -> list[str]:
 
 
 def cpu() -> float:
-    return sum(resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime
-               for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))  # fmt: skip
+    return sum(
+        resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
 
 
 def write_documents(file: Path, documents: list[str]) -> None:
@@ -157,7 +159,8 @@ def _accuracy(size: str, samples: list[tuple[str, str]], detectors: dict) -> dic
         found[f"{size}, {name}: accuracy"] = f"{100 * sum(right) / len(right):.1f} %"
         kept = sum(a and b for a, b in zip(english, is_english, strict=True))
         found[f"{size}, {name}: English, recall and precision"] = (
-            f"{100 * kept / max(1, sum(is_english)):.1f} %, {100 * kept / max(1, sum(english)):.1f} %")  # fmt: skip
+            f"{100 * kept / max(1, sum(is_english)):.1f} %, {100 * kept / max(1, sum(english)):.1f} %"
+        )
         found[f"{size}, {name}: documents a second"] = len(said) / seconds
     return found
 

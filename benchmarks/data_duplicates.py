@@ -128,7 +128,9 @@ def _quality(count: int, dropped: dict[int, int]) -> dict:
     high, wanted = recall(0.8), recall(0.7)
     right = sum(other >= 0 and jaccard(texts[i], texts[other]) >= 0.7 for i, other in dropped.items())
     return {
-        "planted with Jaccard >= 0.8": len(high), "recall of them": sum(high) / len(high),
-        "recall at Jaccard >= 0.7": sum(wanted) / len(wanted), "dropped": len(dropped),
+        "planted with Jaccard >= 0.8": len(high),
+        "recall of them": sum(high) / len(high),
+        "recall at Jaccard >= 0.7": sum(wanted) / len(wanted),
+        "dropped": len(dropped),
         "precision": right / max(1, len(dropped)),
-    }  # fmt: skip
+    }

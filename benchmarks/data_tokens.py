@@ -98,15 +98,27 @@ def _one_step(data: DataArguments, home: Path) -> tuple[float, int]:
         def on_step_end(self, args, state, control, **kwargs):
             ended.extend([time.process_time(), private_bytes()])
 
-    args = TrainingArguments(output_dir=str(home / "out"), max_steps=1, per_device_train_batch_size=2, use_cpu=True,
-                             report_to="none", save_strategy="no", disable_tqdm=True)  # fmt: skip
+    args = TrainingArguments(
+        output_dir=str(home / "out"),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
     run = RunArguments()
     run.given = {"datasets": [source.path for source in data.datasets]}
     check_run("pretrain", run, args, (run, data))
     tokenizer = load_tokenizer(ModelArguments(tokenizer_name_or_path=str(home / "tokenizer")))
     corpus = load_corpus(data, TokenArguments(), tokenizer, args, LENGTH)
-    trainer = PretrainTrainer(model=build_policy(MODEL, tokenizer), args=args, train_dataset=corpus.blocks,
-                              data_collator=collate_blocks, callbacks=[Stop()])  # fmt: skip
+    trainer = PretrainTrainer(
+        model=build_policy(MODEL, tokenizer),
+        args=args,
+        train_dataset=corpus.blocks,
+        data_collator=collate_blocks,
+        callbacks=[Stop()],
+    )
     trainer.train()
     return ended[0] - started, ended[1]
 

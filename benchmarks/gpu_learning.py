@@ -38,8 +38,17 @@ def shakespeare(smoke: bool, text: str | None, report: Callable[[dict], None]) -
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as beside:
         options = text_options(Path(folder), smoke, text)
         run("tokenizer", Path(folder, "tokenizer"), [*options["train"]])
-        common = [*options["train"], *options["eval"], "--tokenizer_name_or_path", f"{folder}/tokenizer",
-                  "--report_to", "none", "--logging_steps", "5" if smoke else "10", *TINY * smoke]  # fmt: skip
+        common = [
+            *options["train"],
+            *options["eval"],
+            "--tokenizer_name_or_path",
+            f"{folder}/tokenizer",
+            "--report_to",
+            "none",
+            "--logging_steps",
+            "5" if smoke else "10",
+            *TINY * smoke,
+        ]
 
         def train(seed: int) -> None:
             started, output = time.time(), Path(folder, str(seed))

@@ -91,8 +91,15 @@ def read_list(path: Path) -> dict[str, Version | None]:
 
 def requirements(name: str, python: str, machine: str) -> list[Requirement]:
     """What the installed package `name` needs there, without its extras."""
-    there = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux", "extra": "",
-             "platform_system": "Linux", "platform_machine": machine, "os_name": "posix"}  # fmt: skip
+    there = {
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "sys_platform": "linux",
+        "extra": "",
+        "platform_system": "Linux",
+        "platform_machine": machine,
+        "os_name": "posix",
+    }
     asked = map(Requirement, metadata.requires(name) or ())
     return [need for need in asked if need.marker is None or need.marker.evaluate(there)]
 

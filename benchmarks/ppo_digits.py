@@ -24,10 +24,19 @@ def build_digits_model(work: dict, policy: str | None = None):
     if policy:
         return LlamaForCausalLM.from_pretrained(policy)
     width, inner, layers, heads = work["sizes"]
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=work["vocab"], hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
-        num_attention_heads=heads, max_position_embeddings=1024, pad_token_id=PAD, bos_token_id=1, eos_token_id=EOS,
-    ))  # fmt: skip
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=work["vocab"],
+            hidden_size=width,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=1024,
+            pad_token_id=PAD,
+            bos_token_id=1,
+            eos_token_id=EOS,
+        )
+    )
 
 
 def build_digits(work: dict, updates: int, seed: int) -> list[list[int]]:
@@ -101,11 +110,18 @@ def run_grpo(run, tokenizer) -> None:
     trainer = GRPOTrainer(
         model=policy,
         args=GRPOConfig(
-            **common, max_completion_length=run.response, num_generations=generations, num_iterations=run.work["epochs"],
-            max_steps=run.updates * run.work["epochs"], shuffle_dataset=False, beta=0.0, logging_steps=10,
+            **common,
+            max_completion_length=run.response,
+            num_generations=generations,
+            num_iterations=run.work["epochs"],
+            max_steps=run.updates * run.work["epochs"],
+            shuffle_dataset=False,
+            beta=0.0,
+            logging_steps=10,
             gradient_checkpointing=False,
         ),
         train_dataset=Dataset.from_list([{"prompt": row} for row in run.prompts[: run.rows * run.updates // generations]]),
-        processing_class=tokenizer, reward_funcs=[toy_reward],
-    )  # fmt: skip
+        processing_class=tokenizer,
+        reward_funcs=[toy_reward],
+    )
     trainer.train()

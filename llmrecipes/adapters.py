@@ -141,8 +141,10 @@ def merge(model: PreTrainedModel, source: Source) -> PreTrainedModel:
             f"{source.path}: an adapter cannot be merged under ZeRO-3; start from the result of recipes/merge.py"
         )
     if Path(source.path).is_dir() and not Path(source.path, "adapter_model.safetensors").is_file():
-        raise InputError(f"{source.path}: holds an adapter without adapter_model.safetensors; adapter_model.bin is not "
-                         "read, since it may hold code")  # fmt: skip
+        raise InputError(
+            f"{source.path}: holds an adapter without adapter_model.safetensors; adapter_model.bin is not "
+            "read, since it may hold code"
+        )
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     source.adapter.task_type = None  # PEFT's wrapper for language models cannot hold a classifier
     try:
@@ -243,8 +245,10 @@ def lora_config(args: ModelArguments, model: PreTrainedModel) -> PeftConfig | No
     config = get_peft_config(args)
     if config is None:
         if getattr(model, "is_quantized", False):
-            raise InputError("load_in_4bit, load_in_8bit, or a model stored in so few bits: quantised weights cannot be "
-                             "trained; add use_peft: true (QLoRA)")  # fmt: skip
+            raise InputError(
+                "load_in_4bit, load_in_8bit, or a model stored in so few bits: quantised weights cannot be "
+                "trained; add use_peft: true (QLoRA)"
+            )
         return None
     if args.model_revision != "main":
         config.revision = args.model_revision

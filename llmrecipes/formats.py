@@ -92,8 +92,10 @@ def prompt_id(prompt: str | list[dict]) -> str:
     """Id of a prompt: the first 16 hexadecimal digits of the SHA-256 of its text or of its messages as JSON."""
     text = prompt
     if not isinstance(prompt, str):
-        asked = [{key: turn[key] for key in ("role", "content", "tool_calls") if key != "tool_calls" or turn.get(key)}
-                 for turn in prompt]  # fmt: skip
+        asked = [
+            {key: turn[key] for key in ("role", "content", "tool_calls") if key != "tool_calls" or turn.get(key)}
+            for turn in prompt
+        ]
         text = json.dumps(asked, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

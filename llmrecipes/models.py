@@ -129,8 +129,15 @@ def stand_in(
     path = local_model(whole.path)
     with loading(path, "config"):
         config = AutoConfig.from_pretrained(path, revision=whole.revision, trust_remote_code=trust_remote_code)
-    small = AutoConfig.for_model("llama", vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8,
-                                 num_hidden_layers=1, num_attention_heads=1, num_labels=1)  # fmt: skip
+    small = AutoConfig.for_model(
+        "llama",
+        vocab_size=len(tokenizer),
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_labels=1,
+    )
     small.max_position_embeddings = getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     made = auto_class.from_config(small)
     if made.can_generate():
@@ -174,8 +181,10 @@ def stop_at(model: PreTrainedModel, ends: set[int], tokenizer: PreTrainedTokeniz
     stops = eos_token_ids(model, tokenizer)
     if new := sorted(ends - set(stops)):
         model.generation_config.eos_token_id = sorted({*stops, *new})
-        say(f"{where}: answers end in {', '.join(tokenizer.convert_ids_to_tokens(new))}, at which generation did not stop; "
-            "generation_config.json now includes it")  # fmt: skip
+        say(
+            f"{where}: answers end in {', '.join(tokenizer.convert_ids_to_tokens(new))}, at which generation did not stop; "
+            "generation_config.json now includes it"
+        )
 
 
 def make_writable(config: GenerationConfig, where: str) -> None:
@@ -208,9 +217,11 @@ def warn_of_rounding(model: torch.nn.Module) -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in trained if parameter.dtype.itemsize == 2}
     if kinds and not hasattr(model, "peft_config"):
-        say(f"warning: weights are trained in {', '.join(sorted(kinds))}, in which most updates at a small learning rate "
+        say(
+            f"warning: weights are trained in {', '.join(sorted(kinds))}, in which most updates at a small learning rate "
             "are rounded away; leave `dtype` out (float32) and compute in 16 bits by `bf16: true`, or train an "
-            "adapter")  # fmt: skip
+            "adapter"
+        )
 
 
 def multiply_in_tf32(args: TrainingArguments) -> None:
@@ -281,8 +292,10 @@ def _load(
     if tokenizer is not None:
         if new := new_tokens(model, tokenizer):
             if not may_grow:
-                raise InputError(f"{tokenizer.name_or_path}: has {len(new)} tokens more than {path} has learned; "
-                                 "recipes/pretrain.py trains them, from the mean of their parts")  # fmt: skip
+                raise InputError(
+                    f"{tokenizer.name_or_path}: has {len(new)} tokens more than {path} has learned; "
+                    "recipes/pretrain.py trains them, from the mean of their parts"
+                )
             grow_embeddings(loaded, new, path)
         elif model.tokenizer_name_or_path:
             _require_own_tokens(model, tokenizer)
@@ -322,8 +335,10 @@ def _require_weights(loaded: PreTrainedModel, missing: set[str], path: str, whol
     trunk = f"{loaded.base_model_prefix}."
     if lost := sorted(key for key in missing if loaded.can_generate() or key.startswith(trunk)):
         about = f"{whole}, the base of {path}" if whole != path else path
-        raise InputError(f"{about}: {len(lost)} weights that its config.json implies are in none of its files, such as "
-                         f"{lost[0]}; the files belong to another model, or were not copied completely")  # fmt: skip
+        raise InputError(
+            f"{about}: {len(lost)} weights that its config.json implies are in none of its files, such as "
+            f"{lost[0]}; the files belong to another model, or were not copied completely"
+        )
 
 
 def keep_trainable(quantised: PreTrainedModel) -> None:

@@ -81,16 +81,20 @@ def _question(row: dict, where: str, answers: Sequence[str] = ()) -> list[dict]:
     asked = [*there, *empty, QUESTIONS[-1]][0]
     question = require_text(row.pop(asked, None), asked, where, may_be_empty=asked != "input" and bool(row.get("input")))
     extras = {name: row.pop(name) for name in ("input", "context") if name in row}
-    parts = [question, *(require_text(extra, name, where, may_be_empty=True) for name, extra in extras.items()
-                         if extra is not None)]  # fmt: skip
+    parts = [
+        question,
+        *(require_text(extra, name, where, may_be_empty=True) for name, extra in extras.items() if extra is not None),
+    ]
     turns, history = [], row.pop("history", None) or []
     if not isinstance(history, list):
         raise InputError(f"{where}: history must be pairs [question, answer], found {short(history)}")
     for number, pair in enumerate(history, start=1):
         if not isinstance(pair, list) or len(pair) != 2:
             raise InputError(f"{where}: history must be pairs [question, answer], found {short(pair)}")
-        turns += [{"role": role, "content": require_text(text, f"history, pair {number}", where)}
-                  for role, text in zip(("user", "assistant"), pair, strict=True)]  # fmt: skip
+        turns += [
+            {"role": role, "content": require_text(text, f"history, pair {number}", where)}
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
     turns.append({"role": "user", "content": "\n\n".join(part for part in parts if part)})
     there = [name for name in answers if row.get(name) is not None] or [name for name in answers if name in row]
     if len(there) > 1:
@@ -121,8 +125,10 @@ def _to_preference(row: dict, shape: str, where: str) -> dict:
         if isinstance(prompt, str) and not texts[0] and sides["chosen"][0]["role"] != "assistant":
             prompt = None  # full conversations besides the prompt's text, as in UltraFeedback's binarized forms
         elif isinstance(prompt, str) != texts[0]:
-            raise InputError(f"{where}: prompt is {_kind(prompt)}, chosen is {_kind(sides['chosen'])}; write all of them as "
-                             "text or all as lists of messages")  # fmt: skip
+            raise InputError(
+                f"{where}: prompt is {_kind(prompt)}, chosen is {_kind(sides['chosen'])}; write all of them as "
+                "text or all as lists of messages"
+            )
         elif isinstance(prompt, str) and system:
             raise InputError(f"{where}: has `system`, which a prompt of text has no place for; write prompt as messages")
     elif shape == "question preference":
@@ -171,8 +177,10 @@ def _cut_answer(row: dict, where: str) -> dict:
 def _to_completion(row: dict, where: str) -> dict:
     prompt, completion = _prompt(row["prompt"], where, may_be_empty=True), row["completion"]
     if isinstance(prompt, str) != isinstance(completion, str) and completion is not None:
-        raise InputError(f"{where}: prompt is {_kind(prompt)}, completion is {_kind(completion)}; write both as text or "
-                         "both as lists of messages")  # fmt: skip
+        raise InputError(
+            f"{where}: prompt is {_kind(prompt)}, completion is {_kind(completion)}; write both as text or "
+            "both as lists of messages"
+        )
     system = _pop_system(row, where)
     if isinstance(prompt, str):
         if system:
@@ -204,9 +212,11 @@ def _to_prompt(row: Mapping, where: str) -> dict:
         if system and isinstance(prompt, str):
             raise InputError(f"{where}: has `system`, which a prompt of text has no place for; write prompt as messages")
         if not isinstance(prompt, str) and prompt[-1]["role"] == "assistant":
-            raise InputError(f"{where}: the prompt ends with an answer of the assistant's, after which another would be "
-                             "asked for; end it with the question, or name the column `messages`: its last answer is cut "
-                             "off")  # fmt: skip
+            raise InputError(
+                f"{where}: the prompt ends with an answer of the assistant's, after which another would be "
+                "asked for; end it with the question, or name the column `messages`: its last answer is cut "
+                "off"
+            )
         return new | {"prompt": add_system(prompt, system, where) if system else prompt}
     if row.get("chosen") is not None and row.get("rejected") is not None:
         new["prompt"] = _to_preference(new, recognise(row, where, ("preference",)), where)["prompt"]
@@ -227,8 +237,9 @@ def _to_prompt(row: Mapping, where: str) -> dict:
 def _prompt(prompt: object, where: str, may_be_empty: bool = False) -> str | list[dict]:
     if isinstance(prompt, str):
         if prompt.lstrip().startswith("[{") and _is_json(prompt, list):
-            raise InputError(f"{where}: prompt is the JSON text of a list, not a list; parse it (json.loads) before you "
-                             "write the row")  # fmt: skip
+            raise InputError(
+                f"{where}: prompt is the JSON text of a list, not a list; parse it (json.loads) before you write the row"
+            )
         return require_text(prompt, "prompt", where, may_be_empty)
     return to_turns(prompt, f"{where}, column prompt")
 

@@ -119,7 +119,13 @@ def wrong_columns(row: Mapping, wanted: Sequence[str], where: str) -> str:
     if "ranking" in row and "preference" in wanted:
         return f"{message}. Rankings become pairs with `reader: llmrecipes.data.preferences:rankings`"
     plain = {name.strip().lower(): name for name in reversed(row)}
-    renamed = {plain[name]: column for shape in wanted for column in COLUMNS[shape] if column not in row
-               for name in (column, *SYNONYMS.get(column, ())) if name in plain}  # fmt: skip
+    renamed = {
+        plain[name]: column
+        for shape in wanted
+        for column in COLUMNS[shape]
+        if column not in row
+        for name in (column, *SYNONYMS.get(column, ()))
+        if name in plain
+    }
     example = ", ".join(f"{name}: {column}" for name, column in renamed.items()) or f"yours: {COLUMNS[wanted[0]][0]}"
     return f"{message}. Rename with `columns: {{{example}}}`"

@@ -61,8 +61,10 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping], where: 
 def apply(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping], where: str, **options):
     """`apply_chat_template` of the turns; see `render`."""
     # Arrow gives every turn the keys of all others, as null; templates test whether a key is present.
-    turns = [{key: "" if value is None else value for key, value in turn.items() if key == "content" or value is not None}
-             for turn in turns]  # fmt: skip
+    turns = [
+        {key: "" if value is None else value for key, value in turn.items() if key == "content" or value is not None}
+        for turn in turns
+    ]
     try:
         return tokenizer.apply_chat_template(turns, **options)
     except TEMPLATE_ERRORS as error:
@@ -114,8 +116,10 @@ def complete_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
         tokenizer.chat_template = template.removesuffix("\n") + (
             f"{{% if add_generation_prompt %}}{{{{ {shown} }}}}{{% endif %}}"
         )
-        say(f"{where}: its chat template ignores add_generation_prompt; when the model is asked, {shown} is written "
-            "as before every answer, from now on by the template itself")  # fmt: skip
+        say(
+            f"{where}: its chat template ignores add_generation_prompt; when the model is asked, {shown} is written "
+            "as before every answer, from now on by the template itself"
+        )
 
 
 def read_template(path: str, endings: tuple[str, ...] = (".jinja", ".j2")) -> str:
@@ -165,15 +169,18 @@ def row_check(
         first = row.get("messages") or row.get("prompt")
         text = first or row.get("completion")
         if bos and isinstance(text, str) and text.startswith(bos):
-            raise InputError(f"{where}: the text begins with {bos}, which the tokenizer itself puts before every text, so "
-                             "the model would read it twice; leave it out, or give messages")  # fmt: skip
+            raise InputError(
+                f"{where}: the text begins with {bos}, which the tokenizer itself puts before every text, so "
+                "the model would read it twice; leave it out, or give messages"
+            )
         if not is_conversation(first) or not tokenizer.chat_template:  # reported elsewhere
             return
         options = options_of(row)
         if options and not shows_tools:
             name = "tools" if row.get("tools") else "chat_template_kwargs"
-            raise InputError(f"{where}: has `{name}`, which this stage does not show the model; leave the column out with "
-                             "`columns:`")  # fmt: skip
+            raise InputError(
+                f"{where}: has `{name}`, which this stage does not show the model; leave the column out with `columns:`"
+            )
         answers = [row[column] for column in ("completion", "chosen", "rejected") if isinstance(row.get(column), list)]
         for turns in [[*first, *answer] for answer in answers] or [first]:
             _check_conversation(tokenizer, turns, where, options)
@@ -208,12 +215,16 @@ def _check_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[dict], w
         for key in own:
             without = {name: value for name, value in turn.items() if name != key}
             if render(tokenizer, [*turns[:i], without], where, **options) == shown:
-                raise InputError(f"{where}, turn {i + 1}: has `{key}`, which the chat template leaves out; use a template "
-                                 "that shows it, or drop it from the rows")  # fmt: skip
+                raise InputError(
+                    f"{where}, turn {i + 1}: has `{key}`, which the chat template leaves out; use a template "
+                    "that shows it, or drop it from the rows"
+                )
         thought = (turn.get("content") or "").rpartition("</think>")[0].rpartition("<think>")[2].strip()
         if thought and turn["role"] == "assistant" and thought not in shown:
-            raise InputError(f"{where}, turn {i + 1}: the chat template leaves out the text in <think> ... </think>; "
-                             "use a template that shows it, or drop it from the rows")  # fmt: skip
+            raise InputError(
+                f"{where}, turn {i + 1}: the chat template leaves out the text in <think> ... </think>; "
+                "use a template that shows it, or drop it from the rows"
+            )
 
 
 def _require_shown(tokenizer: PreTrainedTokenizerBase, turns: list[dict], i: int, where: str, options: dict) -> None:
@@ -233,8 +244,10 @@ def _require_read_out(tokenizer: PreTrainedTokenizerBase, turns: list[dict], whe
     asks = {"add_generation_prompt": turns[-1]["role"] != "assistant"} | options
     other = [*turns[:-1], turns[-1] | {"content": turns[-1]["content"] + " X"}]
     if render(tokenizer, other, where, **asks) == render(tokenizer, turns, where, **asks):
-        raise InputError(f"{where}, turn {len(turns)}: the chat template leaves out what the {turns[-1]['role']} says; use "
-                         "a template that shows content that is text")  # fmt: skip
+        raise InputError(
+            f"{where}, turn {len(turns)}: the chat template leaves out what the {turns[-1]['role']} says; use "
+            "a template that shows content that is text"
+        )
 
 
 def _require_read(tokenizer: PreTrainedTokenizerBase, name: str, where: str) -> None:
@@ -300,8 +313,10 @@ def encode_prompts(
         if isinstance(prompt, str):
             texts.append(prompt)
         elif not tokenizer.chat_template:
-            raise InputError(f"{where}, row {number}: the prompt is a list of messages, but the tokenizer has no chat "
-                             "template; use a chat model's tokenizer, or give prompts as plain text")  # fmt: skip
+            raise InputError(
+                f"{where}, row {number}: the prompt is a list of messages, but the tokenizer has no chat "
+                "template; use a chat model's tokenizer, or give prompts as plain text"
+            )
         else:
             own = options[number - 1] if options else {}
             texts.append(render(tokenizer, prompt, f"{where}, row {number}", add_generation_prompt=True, **own))

@@ -80,8 +80,10 @@ def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> Pr
         tokenizer = class_for(found).from_pretrained(found, revision=revision, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
-            raise InputError(f"{path}: its tokenizer has neither an EOS nor a pad token; set eos_token in its "
-                             "tokenizer_config.json to the token that ends a text")  # fmt: skip
+            raise InputError(
+                f"{path}: its tokenizer has neither an EOS nor a pad token; set eos_token in its "
+                "tokenizer_config.json to the token that ends a text"
+            )
         tokenizer.pad_token = tokenizer.eos_token
     leave_out_eos(tokenizer, path)
     set_defaults(tokenizer, model.chat_template_kwargs or {})
@@ -117,8 +119,10 @@ def leave_out_eos(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
     tokenizer.add_bos_token, tokenizer.add_eos_token = begins, False
     tokenizer.init_kwargs |= {"add_bos_token": begins, "add_eos_token": False}
     if ends():
-        raise InputError(f"{where}: its tokenizer puts EOS after every text, after a prompt too; set add_eos_token: "
-                         "false in its tokenizer_config.json")  # fmt: skip
+        raise InputError(
+            f"{where}: its tokenizer puts EOS after every text, after a prompt too; set add_eos_token: "
+            "false in its tokenizer_config.json"
+        )
     say(f"{where}: its tokenizer put {tokenizer.eos_token} after every text, after a prompt too; it no longer does")
 
 

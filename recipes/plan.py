@@ -44,9 +44,16 @@ def main(plan, words):
 
     settings, config = read_settings(words, plan.stage, Path(__file__).parent)
     found = make_plan(
-        settings, config, plan.gpu, plan.num_gpus, plan.price, plan.mfu, plan.accelerate_config, plan.train_rows,
+        settings,
+        config,
+        plan.gpu,
+        plan.num_gpus,
+        plan.price,
+        plan.mfu,
+        plan.accelerate_config,
+        plan.train_rows,
         plan.prompt_tokens,
-    )  # fmt: skip
+    )
     if plan.exact:
         found["traced"] = traced(found, settings, plan.accelerate_config, plan.prompt_tokens)
     print(show_plan(found))

@@ -231,8 +231,16 @@ def test_a_template_with_new_tokens_is_learned_by_lora_whatever_the_embeddings_a
     other.chat_template = "{% for m in messages %}<|say|>{{ m.content }}<|done|>{% endfor %}"
     other.save_pretrained(tmp_path / "other")
     policy.save_pretrained(tmp_path / "base")
-    args = SFTConfig(output_dir=str(tmp_path / "sft"), chat_template_path=str(tmp_path / "other"), max_steps=1, use_cpu=True,
-                     bf16=False, learning_rate=0.1, gradient_checkpointing=False, report_to="none")  # fmt: skip
+    args = SFTConfig(
+        output_dir=str(tmp_path / "sft"),
+        chat_template_path=str(tmp_path / "other"),
+        max_steps=1,
+        use_cpu=True,
+        bf16=False,
+        learning_rate=0.1,
+        gradient_checkpointing=False,
+        report_to="none",
+    )
     rows = Dataset.from_list([{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in PAIRS])
     lora = LoraConfig(r=4, task_type="CAUSAL_LM", target_modules="all-linear")
     policy = load(tmp_path / "base")

@@ -327,7 +327,7 @@ def test_a_source_with_nothing_left_is_named(tmp_path):
         ({"sources": [{"path": ".", "data_files": [{"train": "x"}]}]}, "`data_files` holds {'train': 'x'}; give file names"),
         ({"sources": ["a/x"], "plan": "much"}, "plan: 'much' is not a size"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_key_is_one_line(keys, message):
     with pytest.raises(InputError, match=message):
         CorpusArguments(**keys)

@@ -263,10 +263,14 @@ def test_records_that_are_no_pages_are_counted_and_texts_of_pages_read(tmp_path)
 
 @pytest.mark.parametrize(
     ("name", "begin", "message"),
-    [("a.txt", b"%PDF-1.4\n1 0 obj\nendobj\n", "a PDF"), ("a.txt", b"{\\rtf1 a text}\n", "RTF"),
-     ("a.jsonl", b"PK\x03\x04rest\n", "a zip archive"), ("a.html", b"\x1f\x8brest", "packed by gzip"),
-     ("a.txt", "a text\n".encode("utf-16"), "UTF-16")],
-)  # fmt: skip
+    [
+        ("a.txt", b"%PDF-1.4\n1 0 obj\nendobj\n", "a PDF"),
+        ("a.txt", b"{\\rtf1 a text}\n", "RTF"),
+        ("a.jsonl", b"PK\x03\x04rest\n", "a zip archive"),
+        ("a.html", b"\x1f\x8brest", "packed by gzip"),
+        ("a.txt", "a text\n".encode("utf-16"), "UTF-16"),
+    ],
+)
 def test_a_file_that_is_no_text_is_one_bad_row(tmp_path, name, begin, message):
     (tmp_path / name).write_bytes(begin + b"more lines\n" * 9)
     with pytest.raises(InputError, match=f"{name}, row 1: is {message}.*as the file's first bytes say"):
@@ -351,10 +355,15 @@ CHUNKED, PACKED = "Transfer-Encoding: chunked", "Content-Encoding: gzip"
 
 @pytest.mark.parametrize(
     ("pack", "headers"),
-    [(in_chunks, [CHUNKED]), (gzip.compress, [PACKED]), (lambda body: in_chunks(gzip.compress(body)), [CHUNKED, PACKED]),
-     (bytes, [PACKED]), (bytes, [CHUNKED])],
+    [
+        (in_chunks, [CHUNKED]),
+        (gzip.compress, [PACKED]),
+        (lambda body: in_chunks(gzip.compress(body)), [CHUNKED, PACKED]),
+        (bytes, [PACKED]),
+        (bytes, [CHUNKED]),
+    ],
     ids=["chunks", "gzip", "gzip in chunks", "unpacked by the crawler", "joined by the crawler"],
-)  # fmt: skip
+)
 def test_a_page_is_read_as_it_was_before_its_server_packed_it(tmp_path, pack, headers):
     pytest.importorskip("fastwarc")
     pytest.importorskip("trafilatura")

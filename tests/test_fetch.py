@@ -106,8 +106,11 @@ def test_the_indexs_password_follows_no_redirect_to_another_host(hosts, status):
 def test_a_redirect_at_home_keeps_the_password_and_one_by_a_file_loses_it(hosts):
     own, other = hosts
     content, source = wheel_of(ROWS)
-    own.pages = {PAGE: (302, {"Location": "/moved/"}, b""), "/moved/": listing(f"..{FILE}", source.sha256, True),
-                 FILE: (302, {"Location": f"{other.url}/cdn"}, b"")}  # fmt: skip
+    own.pages = {
+        PAGE: (302, {"Location": "/moved/"}, b""),
+        "/moved/": listing(f"..{FILE}", source.sha256, True),
+        FILE: (302, {"Location": f"{other.url}/cdn"}, b""),
+    }
     other.pages = {"/cdn": (200, {}, content)}
     assert load_archive(source).num_rows == len(ROWS)
     assert own.seen == [(PAGE, LOGIN), ("/moved/", LOGIN), (FILE, LOGIN)] and other.seen == [("/cdn", None)]
@@ -121,8 +124,19 @@ def test_a_redirect_leads_to_no_file_of_this_machine(hosts, where):
     assert PASSWORD not in str(error.value) and "my:index" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b'{"files": [1]}', b'{"files": {"a": 1}}', b'{"files": null}',
-                                     b"{", b"\xff", b'{"files": [{"filename": "toy_data-1.0.zip", "url": 1}]}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b"[]",
+        b'{"files": [1]}',
+        b'{"files": {"a": 1}}',
+        b'{"files": null}',
+        b"{",
+        b"\xff",
+        b'{"files": [{"filename": "toy_data-1.0.zip", "url": 1}]}',
+    ],
+)
 def test_a_page_that_is_none_is_one_line(hosts, content):
     hosts[0].pages = {PAGE: (200, {"Content-Type": "application/json"}, content)}
     with pytest.raises(InputError, match="cannot fetch it from 127.0.0.1") as error:

@@ -20,9 +20,14 @@ def tiny_model(architecture: str = "llama"):
         config = GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_embd=32, n_layer=2, n_head=4)
         return GPT2LMHeadModel(config).eval()
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=64, initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+    )
     return LlamaForCausalLM(config).eval()
 
 
@@ -43,9 +48,13 @@ def test_greedy_equals_hugging_face_generate(architecture):
     responses = sample(model, prompts(), temperature=0.0)
     for prompt, response in zip(prompts(), responses, strict=True):
         expected = model.generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            do_sample=False, max_new_tokens=16, eos_token_id=[EOS, OTHER_EOS], pad_token_id=PAD,
-        )[0, len(prompt):].tolist()  # fmt: skip
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=16,
+            eos_token_id=[EOS, OTHER_EOS],
+            pad_token_id=PAD,
+        )[0, len(prompt) :].tolist()
         assert response.token_ids == expected
         assert response.finish_reason == ("stop" if expected[-1] in (EOS, OTHER_EOS) else "length")
     assert {response.finish_reason for response in sample(model, prompts(40), max_new_tokens=40)} == {"stop", "length"}

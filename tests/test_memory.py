@@ -46,11 +46,19 @@ def trainer(tokenizer, output_dir, rows, accumulation, room, since=0, **values):
     torch.manual_seed(0)
     policy = build_policy(CONFIG, tokenizer)
     args = TrainingArguments(
-        output_dir=str(output_dir), use_cpu=True, report_to="none", disable_tqdm=True, max_steps=3, learning_rate=1e-2,
-        per_device_train_batch_size=rows, gradient_accumulation_steps=accumulation, logging_steps=1, save_strategy="no",
+        output_dir=str(output_dir),
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        max_steps=3,
+        learning_rate=1e-2,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=accumulation,
+        logging_steps=1,
+        save_strategy="no",
         remove_unused_columns=False,  # as recipes/pretrain.py
         **values,
-    )  # fmt: skip
+    )
     blocks = build_blocks(Dataset.from_dict({"text": TEXTS}), tokenizer, 16, 4)
     return Tight(model=policy, args=args, train_dataset=blocks, data_collator=collate_blocks, room=room, since=since)
 
@@ -92,8 +100,12 @@ def test_out_of_memory_says_which_keys_help_and_by_how_much(error, capsys):
         activation_checkpointing, max_length, use_peft = False, 1024, False
 
     advice = out_of_memory(error, (RunArguments(), Training()))
-    for part in ("per_device_train_batch_size: 3 with gradient_accumulation_steps: 4", "activation_checkpointing: true",
-                 "max_length: 512", "use_peft: true"):  # fmt: skip
+    for part in (
+        "per_device_train_batch_size: 3 with gradient_accumulation_steps: 4",
+        "activation_checkpointing: true",
+        "max_length: 512",
+        "use_peft: true",
+    ):
         assert part in advice
 
     def main(run):

@@ -336,8 +336,10 @@ def test_reward_is_independent_of_padding(tokenizer, folder, side, amount):
     torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("targets", "adapted"), [(["q_proj"], 2), (["q_proj", "mlp.up_proj"], 4), (["all-linear"], 14),
-                                                  ([r".*\.1\..*_proj"], 7), (None, 4)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("targets", "adapted"),
+    [(["q_proj"], 2), (["q_proj", "mlp.up_proj"], 4), (["all-linear"], 14), ([r".*\.1\..*_proj"], 7), (None, 4)],
+)
 def test_lora_goes_where_lora_target_modules_says(tokenizer, targets, adapted):
     policy = build_policy(CONFIG, tokenizer)
     config = lora_config(ModelArguments(use_peft=True, lora_target_modules=targets), policy)

@@ -281,10 +281,19 @@ def swept(tmp_path, sweep, **changes):
 def test_sweep_makes_what_does_not_depend_on_the_key_once(tmp_path):
     stages = swept(tmp_path, "reward.learning_rate=1e-4,3e-4")
     assert [stage.title for stage in stages] == [
-        "tokenizer", "pretrain", "sft", "sample", "rank", "dpo",
-        "reward reward.learning_rate=1e-4", "ppo reward.learning_rate=1e-4", "evaluate reward.learning_rate=1e-4",
-        "reward reward.learning_rate=3e-4", "ppo reward.learning_rate=3e-4", "evaluate reward.learning_rate=3e-4",
-    ]  # fmt: skip
+        "tokenizer",
+        "pretrain",
+        "sft",
+        "sample",
+        "rank",
+        "dpo",
+        "reward reward.learning_rate=1e-4",
+        "ppo reward.learning_rate=1e-4",
+        "evaluate reward.learning_rate=1e-4",
+        "reward reward.learning_rate=3e-4",
+        "ppo reward.learning_rate=3e-4",
+        "evaluate reward.learning_rate=3e-4",
+    ]
     home = tmp_path / "chain"
     by_title = {stage.title: stage for stage in stages}
     reward, ppo, evaluate = (by_title[f"{name} reward.learning_rate=3e-4"] for name in ("reward", "ppo", "evaluate"))

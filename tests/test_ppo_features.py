@@ -417,8 +417,20 @@ def test_the_recipe_refuses_what_is_no_reward_model_before_it_loads_anything(tmp
     ],
 )
 def test_a_sampler_that_does_not_take_what_a_key_asks_for_is_refused_before_training(tmp_path, monkeypatch, keys, message):
-    def own(model, prompts, *, max_new_tokens, temperature, top_k, top_p, eos_token_ids, pad_token_id, batch_size, generator,
-            stopping_criteria):  # fmt: skip
+    def own(
+        model,
+        prompts,
+        *,
+        max_new_tokens,
+        temperature,
+        top_k,
+        top_p,
+        eos_token_ids,
+        pad_token_id,
+        batch_size,
+        generator,
+        stopping_criteria,
+    ):
         raise AssertionError("not asked yet")
 
     monkeypatch.setattr(toys, "sample_responses", own)

@@ -53,9 +53,13 @@ def test_the_fused_head_trains_as_the_plain_one(tokenizer, folder, tmp_path):
     def train(fused_lm_head):
         policy = load_policy(ModelArguments(model_name_or_path=folder))
         trainer = PretrainTrainer(
-            model=policy, args=arguments(tmp_path, max_steps=3), train_dataset=blocks, eval_dataset=blocks,
-            data_collator=collate_blocks, fused_lm_head=fused_lm_head,
-        )  # fmt: skip
+            model=policy,
+            args=arguments(tmp_path, max_steps=3),
+            train_dataset=blocks,
+            eval_dataset=blocks,
+            data_collator=collate_blocks,
+            fused_lm_head=fused_lm_head,
+        )
         trainer.train()
         return trainer.evaluate()["eval_loss"], policy.state_dict()
 
@@ -72,9 +76,12 @@ def test_the_loss_is_the_mean_over_what_is_predicted_for_gpt2_too(tokenizer, tmp
     policy = build_policy({"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2}, tokenizer)
     blocks = build_blocks(Dataset.from_dict({"text": TEXTS}), tokenizer, 16, 4)
     trainer = PretrainTrainer(
-        model=policy, args=arguments(tmp_path), eval_dataset=blocks, data_collator=collate_blocks,
+        model=policy,
+        args=arguments(tmp_path),
+        eval_dataset=blocks,
+        data_collator=collate_blocks,
         fused_lm_head=fused_lm_head,
-    )  # fmt: skip
+    )
     ids = torch.cat([batch["input_ids"] for batch in trainer.get_eval_dataloader()])
     with torch.no_grad():
         logits = policy.eval()(ids).logits[:, :-1]
@@ -96,9 +103,12 @@ def test_compiled_pretraining_makes_no_mask_and_one_graph(tokenizer, tmp_path, m
     args = arguments(tmp_path, max_steps=3, torch_compile=True, eval_strategy="steps", eval_steps=1)
     torch._dynamo.reset()
     trainer = PretrainTrainer(
-        model=build_policy({"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}, tokenizer), args=args,
-        train_dataset=blocks, eval_dataset=[blocks[i] for i in range(3)], data_collator=collate_blocks,
-    )  # fmt: skip
+        model=build_policy({"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}, tokenizer),
+        args=args,
+        train_dataset=blocks,
+        eval_dataset=[blocks[i] for i in range(3)],
+        data_collator=collate_blocks,
+    )
     trainer.train()
     assert masks == [[(None, True)]]
 

@@ -117,8 +117,9 @@ def test_prompt_beyond_the_context_is_named_by_row(model, tokenizer, tmp_path):
 
 def samples(count=40, num_responses=4):
     rows = prompts(count)
-    return check_samples([r | {"responses": ["a" * (1 + (i * j) % 5) for j in range(num_responses)]}
-                          for i, r in enumerate(rows, start=1)])  # fmt: skip
+    return check_samples(
+        [r | {"responses": ["a" * (1 + (i * j) % 5) for j in range(num_responses)]} for i, r in enumerate(rows, start=1)]
+    )
 
 
 def longer_is_better(row, response):
@@ -376,12 +377,15 @@ def test_letters_and_numbers_are_the_same_order():
     assert parse_ranking("C > A = D > B", "") == parse_ranking("2>0=3>1", "") == [[2], [0, 3], [1]]
 
 
-@pytest.mark.parametrize("damage", [
-    lambda lines: lines[:1] + lines[2:],
-    lambda lines: [lines[0], lines[1].replace(b'"responses"', b'"resqonses"'), *lines[2:]],
-    lambda lines: [lines[1], lines[0], *lines[2:]],
-    lambda lines: [lines[0], b"\0" * len(lines[1]), *lines[1:]],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: lines[:1] + lines[2:],
+        lambda lines: [lines[0], lines[1].replace(b'"responses"', b'"resqonses"'), *lines[2:]],
+        lambda lines: [lines[1], lines[0], *lines[2:]],
+        lambda lines: [lines[0], b"\0" * len(lines[1]), *lines[1:]],
+    ],
+)
 def test_damaged_lines_of_what_was_sampled_are_sampled_again_and_told(model, tokenizer, tmp_path, damage, capsys):
     whole = sample(model, tokenizer, tmp_path)
     partial = (tmp_path / "samples.jsonl").rename(tmp_path / PARTIAL)

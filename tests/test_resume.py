@@ -277,14 +277,18 @@ def test_on_a_gpu_what_is_not_finite_is_found_later_but_before_it_is_saved(tmp_p
     with pytest.raises(InputError, match="step 3: the gradient is not finite; the last checkpoint .* is kept"):
         run_training(trainer, state)
     assert seen == [4], "it did not wait"
-    assert [folder.name for folder in step_folders(tmp_path / "o")] == {1: ["checkpoint-3", "checkpoint-2"],
-                                                                        2: ["checkpoint-2"], 10: []}[save_steps]  # fmt: skip
+    assert [folder.name for folder in step_folders(tmp_path / "o")] == {
+        1: ["checkpoint-3", "checkpoint-2"],
+        2: ["checkpoint-2"],
+        10: [],
+    }[save_steps]
 
 
 def test_a_gpu_is_kept_busy_unless_the_config_says_how():
     def paced(given, **changes):
-        args = SimpleNamespace(device=torch.device("cuda"), dataloader_pin_memory=True, fp16=False,
-                               logging_nan_inf_filter=True, **{})  # fmt: skip
+        args = SimpleNamespace(
+            device=torch.device("cuda"), dataloader_pin_memory=True, fp16=False, logging_nan_inf_filter=True, **{}
+        )
         vars(args).update(changes)
         loader, callbacks = SimpleNamespace(non_blocking=False), []
         accelerator = SimpleNamespace(dataloader_config=loader)

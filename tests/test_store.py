@@ -284,8 +284,10 @@ def test_the_database_and_what_sqlite_lays_beside_it_are_the_owners_alone(tmp_pa
 def test_logins_of_an_earlier_version_have_ended(tmp_path):
     store = Store(tmp_path / "s.sqlite", samples())
     judge(store, "ann")
-    store._db.executescript("DROP TABLE logins; CREATE TABLE logins (token_hash TEXT, user TEXT, expires REAL);"
-                            "INSERT INTO logins VALUES ('x', 'ann', 9e9);")  # fmt: skip
+    store._db.executescript(
+        "DROP TABLE logins; CREATE TABLE logins (token_hash TEXT, user TEXT, expires REAL);"
+        "INSERT INTO logins VALUES ('x', 'ann', 9e9);"
+    )
     store.close()
     store = Store(tmp_path / "s.sqlite", samples())
     assert store.login("x") is None and len(store.judgements()) == 1

@@ -185,10 +185,12 @@ def bad_sources(folder) -> dict[str, tuple[dict, str]]:
         "tables": ({"path": str(folder / "several")}, r"part-1\.csv, row 31: is not UTF-8 \(byte 0xe9 after '99caf'\)"),
         "list": ({"path": str(folder / "a.json")}, r"a\.json, row 7: columns are title; expected text"),
         "columns": ({"path": str(folder / "a.json"), "columns": ["text"]}, r"a\.json, row 7: has no column `text`; it has "),
-        "generator": ({"path": "stream_readers:bad", "max_rows": 90, "columns": ["text"]},
-                      r"stream_readers:bad, row 8: has no column `text`; it has id"),
+        "generator": (
+            {"path": "stream_readers:bad", "max_rows": 90, "columns": ["text"]},
+            r"stream_readers:bad, row 8: has no column `text`; it has id",
+        ),
         "reader": ({"path": "stream_readers:bad", "reader": "stream_readers:upset"}, r":bad, row 8: has no title"),
-    }  # fmt: skip
+    }
 
 
 def test_a_row_that_cannot_be_used_is_named_or_left_out_whatever_the_source(tmp_path):
@@ -271,9 +273,16 @@ def test_a_json_list_is_read_in_parts_as_json_reads_it(tmp_path, monkeypatch, si
         assert json_kind(file) == "list"
         assert [row for _, row in listed_rows(file)] == json.loads(content.removeprefix("\ufeff"))
     broken = {
-        '[{"a": 1},]': 2, '[{"a": 1} {"b": 2}]': 1, '[{"a": 1}, {"b": ': 2, '[{"a": 1}, {"b": 2}': 2, "[": 1, '[{"a" 1}]': 1,
-        '[{}, {"a": tru}]': 2, '[{}, {"a": "' + "x" * 99: 2, "[{}, {'a': 1}]" + " " * 99: 2,
-    }  # fmt: skip
+        '[{"a": 1},]': 2,
+        '[{"a": 1} {"b": 2}]': 1,
+        '[{"a": 1}, {"b": ': 2,
+        '[{"a": 1}, {"b": 2}': 2,
+        "[": 1,
+        '[{"a" 1}]': 1,
+        '[{}, {"a": tru}]': 2,
+        '[{}, {"a": "' + "x" * 99: 2,
+        "[{}, {'a': 1}]" + " " * 99: 2,
+    }
     for content, number in broken.items():
         file.write_text(content)
         with pytest.raises(InputError, match=rf"a\.json, row {number}: is not valid JSON"):

@@ -184,14 +184,27 @@ def test_a_run_that_goes_on_reads_only_what_is_left_and_ends_equal(tokenizer, tm
             return super().__getitems__(rows)
 
     def train(output_dir, rows, accumulation, resume=None):
-        corpus = corpus_of(data, tokenizer, tmp_path, per_device_train_batch_size=rows, max_steps=8,
-                           gradient_accumulation_steps=accumulation)  # fmt: skip
+        corpus = corpus_of(
+            data,
+            tokenizer,
+            tmp_path,
+            per_device_train_batch_size=rows,
+            max_steps=8,
+            gradient_accumulation_steps=accumulation,
+        )
         corpus.blocks.__class__ = Noted
         torch.manual_seed(0)
-        args = arguments(output_dir, max_steps=8, save_steps=5, per_device_train_batch_size=rows,
-                         gradient_accumulation_steps=accumulation, lr_scheduler_type="constant")  # fmt: skip
-        trainer = PretrainTrainer(model=build_policy(CONFIG, tokenizer), args=args, train_dataset=corpus.blocks,
-                                  data_collator=collate_blocks)  # fmt: skip
+        args = arguments(
+            output_dir,
+            max_steps=8,
+            save_steps=5,
+            per_device_train_batch_size=rows,
+            gradient_accumulation_steps=accumulation,
+            lr_scheduler_type="constant",
+        )
+        trainer = PretrainTrainer(
+            model=build_policy(CONFIG, tokenizer), args=args, train_dataset=corpus.blocks, data_collator=collate_blocks
+        )
         asked.clear()
         trainer.train(resume_from_checkpoint=resume)
         return len(corpus.blocks), [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -234,8 +247,9 @@ def test_the_trainer_resets_attention_in_training_and_evaluation(tokenizer, tmp_
     blocks = build_blocks(Dataset.from_dict({"text": texts("Ann", 40)}), tokenizer, 64, 1, reset_attention=True)
     torch.manual_seed(0)
     model = build_policy(CONFIG, tokenizer).eval()
-    trainer = PretrainTrainer(model=model, args=arguments(tmp_path), train_dataset=blocks, eval_dataset=blocks,
-                              data_collator=collate_blocks)  # fmt: skip
+    trainer = PretrainTrainer(
+        model=model, args=arguments(tmp_path), train_dataset=blocks, eval_dataset=blocks, data_collator=collate_blocks
+    )
     with torch.no_grad():
         rows = [collate_blocks([blocks[i]]) for i in range(len(blocks))]
         losses = [model(**row, use_cache=False).loss.item() for row in rows]

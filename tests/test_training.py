@@ -114,9 +114,13 @@ def test_resume_equals_uninterrupted(tokenizer, folder, tmp_path, optimizer):
     def train(output_dir, resume=None):
         policy = load_policy(ModelArguments(model_name_or_path=folder))
         args = arguments(
-            output_dir, max_steps=6, save_steps=3, lr_scheduler_type="warmup_stable_decay", warmup_steps=1,
+            output_dir,
+            max_steps=6,
+            save_steps=3,
+            lr_scheduler_type="warmup_stable_decay",
+            warmup_steps=1,
             lr_scheduler_kwargs={"num_decay_steps": 4},
-        )  # fmt: skip
+        )
         optimizers = (build_muon(policy, args, 0.02) if optimizer == "muon" else None, None)
         trainer = PretrainTrainer(
             model=policy, args=args, train_dataset=blocks, data_collator=collate_blocks, optimizers=optimizers
@@ -278,8 +282,14 @@ def test_weighted_reward_loss_is_the_weighted_mean_over_pairs(folder, tokenizer,
     from llmrecipes.reward_models.trainer import RewardTrainer, pair_columns
 
     rows = Dataset.from_list(pairs_of_chats(weight=[float(1 + i % 3) for i in range(len(CHATS))]))
-    args = RewardConfig(output_dir=str(tmp_path), report_to=[], bf16=False, use_cpu=True, center_rewards_coefficient=0.1,
-                        per_device_train_batch_size=len(CHATS))  # fmt: skip
+    args = RewardConfig(
+        output_dir=str(tmp_path),
+        report_to=[],
+        bf16=False,
+        use_cpu=True,
+        center_rewards_coefficient=0.1,
+        per_device_train_batch_size=len(CHATS),
+    )
     model = load_reward_model(ModelArguments(model_name_or_path=folder), tokenizer)
     torch.nn.init.normal_(model.score.weight)
 

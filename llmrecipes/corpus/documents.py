@@ -32,8 +32,10 @@ def read_documents(source: CorpusSource, part: Part, limit: int) -> Iterator[Doc
     for where, number, row in _rows(source, part, limit):
         found = _to_document(source, where, number, row, limit)
         if found.problem and found.is_wrong and not source.drop_bad_rows:
-            raise InputError(f"{where}, row {number}: {found.problem}; fix it, or leave such rows out and count them with "
-                             "`drop_bad_rows: true` beside the source's path")  # fmt: skip
+            raise InputError(
+                f"{where}, row {number}: {found.problem}; fix it, or leave such rows out and count them with "
+                "`drop_bad_rows: true` beside the source's path"
+            )
         yield found
 
 

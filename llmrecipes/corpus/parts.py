@@ -80,18 +80,24 @@ def list_files(source: CorpusSource) -> list[Path]:
     if not path.exists() and not glob.has_magic(str(path)):
         raise InputError(f"{source.path}: does not exist; correct the path")
     if not found:
-        raise InputError(f"{source.path}: has no file that can be read; it may be any of {', '.join(KINDS)}, "
-                         f"also compressed ({', '.join(PACKED)})")  # fmt: skip
+        raise InputError(
+            f"{source.path}: has no file that can be read; it may be any of {', '.join(KINDS)}, "
+            f"also compressed ({', '.join(PACKED)})"
+        )
     for file in found:
         kind = TYPES[source.file_type] if source.file_type else kind_of(file.name)
         if kind in UNREADABLE:
             raise InputError(f"{file}: is an archive of files; unpack it and give the folder")
         if kind not in KINDS:
-            raise InputError(f"{file}: unknown kind of file; it may be any of {', '.join(KINDS)}, also compressed; or say "
-                             f"what it is, `file_type:` {', '.join(FILE_TYPES)}")  # fmt: skip
+            raise InputError(
+                f"{file}: unknown kind of file; it may be any of {', '.join(KINDS)}, also compressed; or say "
+                f"what it is, `file_type:` {', '.join(FILE_TYPES)}"
+            )
         if source.whole_files and kind not in (*TEXT, *PAGES):
-            raise InputError(f"{file}: `whole_files` has no effect on it, only on {', '.join(TEXT)}; leave it out, or name "
-                             "the text files by `data_files`")  # fmt: skip
+            raise InputError(
+                f"{file}: `whole_files` has no effect on it, only on {', '.join(TEXT)}; leave it out, or name "
+                "the text files by `data_files`"
+            )
         lines = lines or kind in TEXT and not source.whole_files
     if lines:
         print(f"{source.path}: each line of its text files is a document; with `whole_files: true` each file is one")

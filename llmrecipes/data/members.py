@@ -103,8 +103,9 @@ def _csv_rows(stream: BinaryIO, delimiter: str, where: str) -> Iterator[dict]:
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise InputError(f"{where}, line {reader.line_num}: {len(reader.fieldnames)} columns in the header, "
-                                 "another number here")  # fmt: skip
+                raise InputError(
+                    f"{where}, line {reader.line_num}: {len(reader.fieldnames)} columns in the header, another number here"
+                )
             yield row
     except UnicodeDecodeError:
         raise InputError(f"{where}: not UTF-8 after line {reader.line_num}") from None

@@ -124,8 +124,9 @@ def spool_texts(reader) -> tuple[Callable[[], Iterator[str]], str]:
         say(line)
     if not count:
         what, number = notes.counts.most_common(1)[0]
-        raise InputError(f"{notes.examples[what]}: {number} of {reader.consumed} rows are {what}; nothing is left to learn "
-                         "from")  # fmt: skip
+        raise InputError(
+            f"{notes.examples[what]}: {number} of {reader.consumed} rows are {what}; nothing is left to learn from"
+        )
 
     def read() -> Iterator[str]:
         for batch in pyarrow.ipc.open_stream(pyarrow.BufferReader(mapped)):

@@ -51,8 +51,10 @@ class TextSource:
     def count(self) -> int:
         """Number of rows that are kept."""
         if isinstance(self.open, HubStream):
-            raise InputError(f"{self.where}: the number of its rows is not known while it is streamed; give `eval_datasets` "
-                             "in place of `test_split_size`, or leave `streaming` out")  # fmt: skip
+            raise InputError(
+                f"{self.where}: the number of its rows is not known while it is streamed; give `eval_datasets` "
+                "in place of `test_split_size`, or leave `streaming` out"
+            )
         return sum(1 for _ in self.open()) if self.kept is None else int(self.kept.sum())
 
     def texts(self, start: int = 0, state: dict | None = None) -> "TextReader":

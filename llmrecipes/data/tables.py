@@ -253,8 +253,10 @@ def join(parts: list[datasets.Dataset]) -> datasets.Dataset:
         if len(found) > 1:
             numbers = all(isinstance(f, datasets.Value) and f.dtype in ("int64", "float64") for f in found)
             common = datasets.Value("float64") if numbers else datasets.Json()
-            parts = [part.cast_column(column, common) if column in part.column_names and part.features[column] != common
-                     else part for part in parts]  # fmt: skip
+            parts = [
+                part.cast_column(column, common) if column in part.column_names and part.features[column] != common else part
+                for part in parts
+            ]
     return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
 
 

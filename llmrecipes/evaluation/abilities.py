@@ -98,8 +98,10 @@ def load_tasks(
 def _no_such_task(task: str, known: list[str], tasks_path: str, hub_tasks: bool) -> InputError:
     if hub_tasks:  # thousands
         return InputError(f"tasks: there is no {task!r} under {tasks_path} or in lm-eval{nearest(task, known)}")
-    return InputError(f"tasks: there is no {task!r} under {tasks_path}; there are {', '.join(known)}; lm-eval's own tasks "
-                      "need `hub_tasks: true`")  # fmt: skip
+    return InputError(
+        f"tasks: there is no {task!r} under {tasks_path}; there are {', '.join(known)}; lm-eval's own tasks "
+        "need `hub_tasks: true`"
+    )
 
 
 def _without_task(members: list[str | dict], index: dict) -> list[str]:

@@ -62,8 +62,10 @@ def build_splits(
     splits = {"train": train, "test": test, "test_gold": build_pairs(gold or [], test_ids)[1]}
     for name, rankings in (("test", ranked), ("test_gold", gold)):
         if rankings and test_ids and not splits[name]:
-            say(f"{name}: left out, all responses to the {len(test_ids)} prompts held out are ranked equal; raise "
-                f"test_share, or take the split {name} out of the eval_datasets of reward and dpo")  # fmt: skip
+            say(
+                f"{name}: left out, all responses to the {len(test_ids)} prompts held out are ranked equal; raise "
+                f"test_share, or take the split {name} out of the eval_datasets of reward and dpo"
+            )
     if pair_format == "implicit":
         splits = {
             name: [to_implicit(pair, f"{name}, pair {i}") for i, pair in enumerate(pairs, 1)]
@@ -146,14 +148,21 @@ def describe_pairs(rank: RankArguments, samples: list[dict], metrics: dict) -> s
         "test": "prompts that are not in train",
         "test_gold": f"the same prompts, ordered by `{rank.rule}` itself, without noise",
     }
-    lines += [f"| {name} | {metrics[f'{name}_pairs']:,} | {text} |" for name, text in what.items()
-              if f"{name}_pairs" in metrics]  # fmt: skip
+    lines += [
+        f"| {name} | {metrics[f'{name}_pairs']:,} | {text} |" for name, text in what.items() if f"{name}_pairs" in metrics
+    ]
     if "agreement" in metrics:
-        lines += ["", f"On {metrics['prompts_in_common']:.0f} prompts that several annotators ranked, two of them order "
-                  f"{100 * metrics['agreement']:.1f} % of response pairs alike (of those both order); Kendall's tau-b "
-                  f"{metrics['kendall_tau']:.2f}."]  # fmt: skip
-    lines += ["", "`margin`: by how much the chosen response is better (difference of scores, or of places in the ranking). "
-              "`weight`: 1 / number of the prompt's pairs in its split, so that each prompt counts once."]  # fmt: skip
+        lines += [
+            "",
+            f"On {metrics['prompts_in_common']:.0f} prompts that several annotators ranked, two of them order "
+            f"{100 * metrics['agreement']:.1f} % of response pairs alike (of those both order); Kendall's tau-b "
+            f"{metrics['kendall_tau']:.2f}.",
+        ]
+    lines += [
+        "",
+        "`margin`: by how much the chosen response is better (difference of scores, or of places in the ranking). "
+        "`weight`: 1 / number of the prompt's pairs in its split, so that each prompt counts once.",
+    ]
     if rank.pair_format == "implicit":
         lines += ["", "There is no `prompt` column: `chosen` and `rejected` are whole conversations that begin alike."]
     return "\n".join(lines)

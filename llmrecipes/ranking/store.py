@@ -178,8 +178,10 @@ class Store:
         """
         rows = self._read(
             "SELECT q.order_shown, q.state, i.sample, i.round FROM queue q JOIN items i USING (item_id) "
-            "WHERE q.annotator = ? AND q.position = ?", annotator, position,
-        )  # fmt: skip
+            "WHERE q.annotator = ? AND q.position = ?",
+            annotator,
+            position,
+        )
         if not rows:
             return None
         sample, order = json.loads(rows[0]["sample"]), json.loads(rows[0]["order_shown"])
@@ -191,8 +193,9 @@ class Store:
         newest = self._read(
             "SELECT * FROM judgements WHERE annotator = ? AND position = ? AND ranking IS NOT NULL "
             "ORDER BY seq DESC LIMIT 1",
-            annotator, position,
-        )  # fmt: skip
+            annotator,
+            position,
+        )
         if newest:
             place = {index: shown for shown, index in enumerate(order)}
             view["judgement"] = {
@@ -208,15 +211,15 @@ class Store:
         queue = self._read(
             "SELECT position, state, is_repeat, taken, wanted FROM queue JOIN items USING (item_id) "
             "WHERE annotator = ? AND round = ?",
-            annotator, self.round,
-        )  # fmt: skip
+            annotator,
+            self.round,
+        )
         done = sum(row["state"] == "rank" for row in queue)
         waiting = sum(row["state"] in ("open", "late") for row in queue)
         free = self._read("SELECT COUNT(*) n FROM items WHERE round = ? AND taken < wanted", self.round)[0]["n"]
         free -= sum(row["taken"] < row["wanted"] and not row["is_repeat"] for row in queue)
-        seconds = [row["seconds"] for row in self._read(
-            "SELECT seconds FROM judgements WHERE annotator = ? AND kind = 'rank' ORDER BY seq DESC LIMIT 50", annotator
-        )]  # fmt: skip
+        newest = "SELECT seconds FROM judgements WHERE annotator = ? AND kind = 'rank' ORDER BY seq DESC LIMIT 50"
+        seconds = [row["seconds"] for row in self._read(newest, annotator)]
         return {
             "done": done,
             "skipped": [row["position"] for row in queue if row["state"] == "skip"],
@@ -292,8 +295,10 @@ class Store:
             known = self._read("SELECT position FROM judgements WHERE id = ?", judgement_id)
             newest = known or self._read(
                 f"SELECT position FROM judgements WHERE seq IN ({NEWEST}) AND annotator = ? AND kind != 'undo' "  # nosec B608
-                "AND round = ? ORDER BY seq DESC LIMIT 1", annotator, self.round,
-            )  # fmt: skip
+                "AND round = ? ORDER BY seq DESC LIMIT 1",
+                annotator,
+                self.round,
+            )
             if not newest:
                 return None
             self.add_judgement(annotator, newest[0]["position"], judgement_id, "undo")

@@ -38,8 +38,14 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase, split_special: boo
     backend = _plain_backend(tokenizer)
     rules = backend.to_str() if backend else str(sorted(tokenizer.get_vocab().items()))
     own = backend.encode_special_tokens if backend else None
-    return digest([hashlib.sha256(rules.encode()).hexdigest(), type(tokenizer).__name__ if not backend else "",
-                   split_special or own, tokenizer.eos_token_id])  # fmt: skip
+    return digest(
+        [
+            hashlib.sha256(rules.encode()).hexdigest(),
+            type(tokenizer).__name__ if not backend else "",
+            split_special or own,
+            tokenizer.eos_token_id,
+        ]
+    )
 
 
 def build_encoder(tokenizer: PreTrainedTokenizerBase, split_special: bool = False) -> Callable[[list[str]], list[list[int]]]:

@@ -60,11 +60,18 @@ class Corpus:
             count = None if some is None else _count_documents(shards, some, length)
             if number >= size:  # all blocks, but not the last tokens, which fill none
                 count = shards.num_documents - len(shards.document_ends(size * length - 1, shards.num_tokens - 1))
-            found.append({
-                "source": name, "share": number / max(total, 1), "tokens": number * length, "epochs": number / size,
-                "unique_tokens": min(number, size) * length, "documents": count,
-                "of_tokens": shards.num_tokens, "of_documents": shards.num_documents,
-            })  # fmt: skip
+            found.append(
+                {
+                    "source": name,
+                    "share": number / max(total, 1),
+                    "tokens": number * length,
+                    "epochs": number / size,
+                    "unique_tokens": min(number, size) * length,
+                    "documents": count,
+                    "of_tokens": shards.num_tokens,
+                    "of_documents": shards.num_documents,
+                }
+            )
         return found
 
     def _drawn(self, total: int, which: bool) -> tuple[list[int], list[np.ndarray | None]]:
@@ -74,8 +81,9 @@ class Corpus:
         if mixture.weighted:
             drawn = mixture.drawn(total).tolist()
             few = [which and n < size and n <= COUNTED_BLOCKS for n, size in zip(drawn, sizes)]
-            return drawn, [mixture.blocks_of(i, 0, n) - mixture.first_blocks[i] if few[i] else None
-                           for i, n in enumerate(drawn)]  # fmt: skip
+            return drawn, [
+                mixture.blocks_of(i, 0, n) - mixture.first_blocks[i] if few[i] else None for i, n in enumerate(drawn)
+            ]
         epochs, rest = divmod(total, int(sizes.sum()))
         if not which or rest > COUNTED_BLOCKS:
             return [round(total * size / sizes.sum()) for size in sizes], [None] * len(sizes)
@@ -154,8 +162,10 @@ def build_blocks(
 
 def _require_batch(num_blocks: int, num_rows: int, length: int) -> None:
     if num_blocks < num_rows:
-        raise InputError(f"datasets: {num_blocks} blocks of {length} tokens are less than one batch of {num_rows}; add "
-                         "text, or lower max_length or per_device_train_batch_size")  # fmt: skip
+        raise InputError(
+            f"datasets: {num_blocks} blocks of {length} tokens are less than one batch of {num_rows}; add "
+            "text, or lower max_length or per_device_train_batch_size"
+        )
 
 
 def _weights(sources: list[DatasetSource], phases: list[float]) -> np.ndarray | None:
@@ -171,8 +181,10 @@ def _weights(sources: list[DatasetSource], phases: list[float]) -> np.ndarray | 
     rows = [weight if isinstance(weight, list) else [weight] * num_phases for weight in given]
     for source, row in zip(sources, rows, strict=True):
         if len(row) != num_phases:
-            raise InputError(f"{source.name or source.path}: {len(row)} weights for {num_phases} phases; `phases` says what "
-                             "part of the steps each is for")  # fmt: skip
+            raise InputError(
+                f"{source.name or source.path}: {len(row)} weights for {num_phases} phases; `phases` says what "
+                "part of the steps each is for"
+            )
     weights = np.array(rows, float).T
     if (weights.sum(axis=1) == 0).any():
         raise InputError("datasets: all weights of a phase are 0")
@@ -184,8 +196,10 @@ def _plan(sizes: np.ndarray, weights, ends: list[int], max_epochs: float | None)
     if weights is None:
         times = ends[-1] / sizes.sum()
         if max_epochs and times > max_epochs:
-            raise InputError(f"max_epochs: the steps read the data {times:.2f} times, above {max_epochs:g}; lower max_steps "
-                             "or num_train_epochs, raise max_epochs or add text")  # fmt: skip
+            raise InputError(
+                f"max_epochs: the steps read the data {times:.2f} times, above {max_epochs:g}; lower max_steps "
+                "or num_train_epochs, raise max_epochs or add text"
+            )
         return None
     room, counts, start = max_epochs and np.floor(max_epochs * sizes).astype(np.int64), [], 0
     for row, end in zip(weights, ends, strict=True):
@@ -209,8 +223,10 @@ def _announce(corpus: Corpus, steps: int) -> None:
     say(f"corpus: {steps * corpus.batch * length:,} tokens in blocks of {length}: {describe(planned)}")
     for facts in planned:
         if facts["epochs"] > MANY_EPOCHS:
-            say(f"warning: {facts['source']} is read {facts['epochs']:.1f} times; beyond {MANY_EPOCHS} epochs repeated text "
-                "teaches little: lower its weight, set `max_epochs` or add text")  # fmt: skip
+            say(
+                f"warning: {facts['source']} is read {facts['epochs']:.1f} times; beyond {MANY_EPOCHS} epochs repeated text "
+                "teaches little: lower its weight, set `max_epochs` or add text"
+            )
 
 
 def _announce_capped(names: list[str], weights: np.ndarray, counts: list[np.ndarray], max_epochs: float) -> None:
@@ -219,8 +235,10 @@ def _announce_capped(names: list[str], weights: np.ndarray, counts: list[np.ndar
         where = f" in phase {phase}" if len(weights) > 1 else ""
         for name, wanted, got in zip(names, asked / asked.sum(), given / given.sum(), strict=True):
             if got < 0.99 * wanted:
-                say(f"{name}: its weight says {100 * wanted:.4g} %{where}, but max_epochs {max_epochs:g} leaves it "
-                    f"{100 * got:.4g} %; the others get the rest")  # fmt: skip
+                say(
+                    f"{name}: its weight says {100 * wanted:.4g} %{where}, but max_epochs {max_epochs:g} leaves it "
+                    f"{100 * got:.4g} %; the others get the rest"
+                )
 
 
 def describe(seen: list[dict]) -> str:

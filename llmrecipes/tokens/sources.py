@@ -34,10 +34,11 @@ def load_shards(
     sources = [None if _is_tokens(s) else text_source(s, seed) for s in data.datasets]
     held_out = _held_out(data, sources, seed, home)
     shards = [
-        require_tokens(source, tokenizer, home, tokens.verify_tokens, tokens.split_special_tokens) if source
+        require_tokens(source, tokenizer, home, tokens.verify_tokens, tokens.split_special_tokens)
+        if source
         else _open(Path(given.path), tokenizer, tokens.verify_tokens)
         for source, given in zip(sources, data.datasets, strict=True)
-    ]  # fmt: skip
+    ]
     return shards, held_out
 
 

@@ -60,8 +60,10 @@ def reasoning_items(rng: Random) -> dict[str, list[Item]]:
     writers = {"order": _order, "sum": _sum, "tracking": _tracking, "syllogism": _syllogism, "calendar": _calendar,
                "condition": _condition, "sequence": _sequence}  # fmt: skip
     items = {kind: [write(rng) for _ in range(NUM_OF_KIND)] for kind, write in writers.items()}
-    return items | {"cause": [(context, choices) for context, *choices in map(list, CAUSES)],
-                    "obstacle": [(context, choices) for context, *choices in map(list, IMPOSSIBLE)]}  # fmt: skip
+    return items | {
+        "cause": [(context, choices) for context, *choices in map(list, CAUSES)],
+        "obstacle": [(context, choices) for context, *choices in map(list, IMPOSSIBLE)],
+    }
 
 
 def _order(rng: Random) -> Item:
@@ -78,8 +80,11 @@ def _sum(rng: Random) -> Item:
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
     have, change = rng.randint(6, 12), rng.randint(2, 5)
     verb, total = rng.choice((("finds", have + change), ("gives away", have - change)))
-    context = f"{name} has {have} {thing} and {verb} {change} of them." if verb == "gives away" else (
-        f"{name} has {have} {thing} and {verb} {change} more.")  # fmt: skip
+    context = (
+        f"{name} has {have} {thing} and {verb} {change} of them."
+        if verb == "gives away"
+        else (f"{name} has {have} {thing} and {verb} {change} more.")
+    )
     wrong = rng.sample([n for n in range(max(1, total - 3), total + 4) if n != total], 3)
     return f"{context} Now the number of {thing} that {name} has is", [f"{total}.", *(f"{n}." for n in wrong)]
 
@@ -122,14 +127,16 @@ def _calendar(rng: Random) -> Item:
 def _condition(rng: Random) -> Item:
     """Modus ponens and modus tollens."""
     name, other = rng.sample(NAMES, 2)
-    state, opposite, follows, not_follows = rng.choice((
-        ("it rains", "it does not rain", "stays at home", "does not stay at home"),
-        ("the shop is open", "the shop is closed", "buys bread", "does not buy bread"),
-        (f"{other} calls", f"{other} does not call", "goes to the cinema", "does not go to the cinema"),
-        ("the sun shines", "the sun does not shine", "swims in the lake", "does not swim in the lake"),
-        ("the bus is late", "the bus is on time", "walks to work", "does not walk to work"),
-        ("there is snow", "there is no snow", "wears boots", "does not wear boots"),
-    ))  # fmt: skip
+    state, opposite, follows, not_follows = rng.choice(
+        (
+            ("it rains", "it does not rain", "stays at home", "does not stay at home"),
+            ("the shop is open", "the shop is closed", "buys bread", "does not buy bread"),
+            (f"{other} calls", f"{other} does not call", "goes to the cinema", "does not go to the cinema"),
+            ("the sun shines", "the sun does not shine", "swims in the lake", "does not swim in the lake"),
+            ("the bus is late", "the bus is on time", "walks to work", "does not walk to work"),
+            ("there is snow", "there is no snow", "wears boots", "does not wear boots"),
+        )
+    )
     rule = f"Whenever {state}, {name} {follows}."
     if rng.random() < 0.5:
         return f"{rule} Today {state}. So today {name}", [f"{follows}.", f"{not_follows}."]

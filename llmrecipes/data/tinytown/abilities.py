@@ -31,9 +31,14 @@ def _grammar(rng: Random) -> Item:
     his, her = ("her", "his") if person.woman else ("his", "her")
     fact = rng.choice(("lives", "plays", "likes", "works", "keeps", "eats", "visits"))
     rest = {
-        "lives": world.HOMES[person.home], "plays": person.game, "likes": person.food, "works": "at the market",
-        "keeps": f"the {rng.choice(world.OBJECTS)}", "eats": person.food, "visits": other,
-    }[fact]  # fmt: skip
+        "lives": world.HOMES[person.home],
+        "plays": person.game,
+        "likes": person.food,
+        "works": "at the market",
+        "keeps": f"the {rng.choice(world.OBJECTS)}",
+        "eats": person.food,
+        "visits": other,
+    }[fact]
     thing = rng.choice(world.OBJECTS)
     frames = (
         (f"{other} found {right} at the market.", f"{other} found {wrong} at the market."),
