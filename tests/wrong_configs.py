@@ -251,7 +251,8 @@ bnb_4bit_quant_type: nf4 | has no effect without `load_in_4bit: true`
 hub_strategy: end | has no effect without `push_to_hub: true`
 hub_model_id: ann/model | has no effect without `push_to_hub: true`
 liger_kernel_config: {rope: true} | has no effect without `use_liger_kernel: true`
-length_column_name: size | has no effect without `train_sampling_strategy: group_by_length`
+length_column_name: size | has no effect: the rows, once tokenised, have no such column
+train_sampling_strategy: group_by_length; length_column_name: size | has no effect: the rows, once tokenised, have no such column
 trackio_space_id: ann/space | has no effect without `report_to: trackio`
 batch_eval_metrics: true | computes no metrics
 micro_batch_size: 2 | use `per_device_train_batch_size`
@@ -304,6 +305,7 @@ kl_coef: 0.1 | unknown key `kl_coef`
     "dpo": """
 label_smoothing_factor: 0.1 | has no effect on this stage's loss; use `label_smoothing`
 train_sampling_strategy: group_by_length | group_by_length knows no length of a pair of answers
+train_sampling_strategy: batch_rebalance | batch_rebalance knows no length of a pair of answers
 label_smoothing: 0.1 | has no effect with sigmoid, only with aot
 loss_type: ipo; label_smoothing: 0.1 | has no effect with ipo
 f_alpha_divergence_coef: 0.3 | has no effect without `f_divergence_type: alpha_divergence`

@@ -30,7 +30,6 @@ NEEDS = (
     ("num_completions_to_print log_unique_prompts log_completions_hub_repo", "log_completions", ""),
     ("transformers_continuous_batching_config", "use_transformers_continuous_batching", ""),
     ("use_bnb_nested_quant bnb_4bit_", "load_in_4bit", ""),
-    ("length_column_name", "train_sampling_strategy", "group_by_length"),
     ("optim_target_modules", "optim", "galore lomo apollo"),
     ("trackio_space_id trackio_bucket_id", "report_to", "trackio all"),
     ("hub_model_id hub_strategy hub_private_repo hub_always_push hub_revision", "push_to_hub", ""),
@@ -85,6 +84,8 @@ def _of_trainer(s: Settings) -> Problems:
     ):
         if s.given(key) and s[key] != default:
             yield key, "has no effect: evaluations here keep no predictions; leave it out"
+    if s.given("length_column_name"):  # Trainer would order the rows by their tokens without a word
+        yield "length_column_name", "has no effect: the rows, once tokenised, have no such column; leave it out"
     optim = s["optim"] or "adamw_torch_fused"
     for pair in str(s["optim_args"] or "").replace(" ", "").split(",") if optim in OPTIM_ARGS else ():
         name, is_pair, _ = pair.partition("=")
@@ -104,8 +105,9 @@ def _of_trainer(s: Settings) -> Problems:
     strategy = s["train_sampling_strategy"]
     if "num_iterations" in s.keys and s.given("train_sampling_strategy") and strategy != "random":  # GRPO
         yield "train_sampling_strategy", "has no effect: prompts are ordered by rollouts; use `shuffle_dataset`"
-    elif strategy == "group_by_length" and not reads_labels and "desirable_weight" not in s.keys:  # KTO says so itself
-        yield "train_sampling_strategy", "group_by_length knows no length of a pair of answers; leave it out"
+    elif strategy in ("group_by_length", "batch_rebalance") and not reads_labels and "desirable_weight" not in s.keys:
+        # KTO says so itself.
+        yield "train_sampling_strategy", f"{strategy} knows no length of a pair of answers; leave it out"
 
 
 def _given(s: Settings, names: str) -> list[str]:
