@@ -252,7 +252,7 @@ hub_strategy: end | has no effect without `push_to_hub: true`
 hub_model_id: ann/model | has no effect without `push_to_hub: true`
 liger_kernel_config: {rope: true} | has no effect without `use_liger_kernel: true`
 length_column_name: size | has no effect: the rows, once tokenised, have no such column
-train_sampling_strategy: group_by_length; length_column_name: size | has no effect: the rows, once tokenised, have no such column
+train_sampling_strategy: group_by_length; length_column_name: size | the rows, once tokenised, have no such column
 trackio_space_id: ann/space | has no effect without `report_to: trackio`
 batch_eval_metrics: true | computes no metrics
 micro_batch_size: 2 | use `per_device_train_batch_size`

@@ -17,11 +17,12 @@ from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.policy_value import add_adapter, build_value_head, build_value_model, disable_dropout
 from llmrecipes.ppo.rewards import Rewards
 from llmrecipes.ppo.sharding import FrozenModel, copy_model
+from llmrecipes.preflight.best_model import MEASURED
 from llmrecipes.sharding import launch_of, refuse_several_gpus
 from llmrecipes.tokenizers import leave_out_eos
 
 logger = logging.getLogger(__name__)
-EVALUATED = ("score", "kl", "entropy", "response_length", "eos_rate", "score_std")  # and scores/<function>
+EVALUATED = MEASURED["num_ppo_epochs"].split()[:-1]  # and scores/<function>
 
 
 def check_arguments(args: PPOConfig, model: PreTrainedModel, peft_config: PeftConfig | None, given: dict) -> None:

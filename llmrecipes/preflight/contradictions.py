@@ -9,6 +9,7 @@ import re
 from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.keys.values import shown
 from llmrecipes.preflight import machine
+from llmrecipes.preflight.best_model import best_model
 from llmrecipes.preflight.dependent import dependent
 from llmrecipes.preflight.schedules import schedule_arguments
 
@@ -29,30 +30,6 @@ def _evaluation(s: Settings) -> Problems:
             yield key, f"{shown(s[key])} has nothing to evaluate on; give `eval_datasets` or `test_split_size`"
     if s["load_best_model_at_end"]:
         yield "load_best_model_at_end", "has nothing to compare models on; give `eval_datasets` or `test_split_size`"
-
-
-def _best_model(s: Settings) -> Problems:
-    metric, strategies = s["metric_for_best_model"], (s["eval_strategy"], s["save_strategy"])
-    if s["load_best_model_at_end"]:
-        if "best" not in strategies and strategies[0] != strategies[1]:
-            text = (
-                f"what is evaluated ({strategies[0]}) and what is saved ({strategies[1]}) must be the same models; give "
-                "`eval_strategy` and `save_strategy` one value"
-            )
-            yield "load_best_model_at_end", text
-        elif strategies == ("steps", "steps"):
-            evaluated, saved = s["eval_steps"] or s["logging_steps"], s["save_steps"]
-            if (evaluated < 1) != (saved < 1) or round(saved * 1e6) % round(evaluated * 1e6):
-                yield "save_steps", f"{saved} is not a multiple of eval_steps {evaluated}; load_best_model_at_end needs both"
-        if "health_check" in s.keys and s["eval_datasets"] and not metric:
-            text = (
-                "every evaluation set is measured by itself; say which one decides, e.g. `metric_for_best_model: test_loss`"
-            )
-            yield "load_best_model_at_end", text
-    elif metric and s["save_strategy"] != "best" and s["lr_scheduler_type"] not in ("reduce_lr_on_plateau", "greedy"):
-        yield "metric_for_best_model", "decides nothing; set `load_best_model_at_end: true` or `save_strategy: best`"
-    if s["save_strategy"] == "best" and s["eval_strategy"] == "no":
-        yield "save_strategy", "best needs evaluations; set `eval_strategy`"
 
 
 def _length(s: Settings) -> Problems:
@@ -376,7 +353,7 @@ def _order(s: Settings) -> Problems:
 CONTRADICTIONS = (
     _order,
     _evaluation,
-    _best_model,
+    best_model,
     _length,
     _schedule,
     _precision,

@@ -4,6 +4,7 @@ Every check yields (key, what is wrong and what to do).
 """
 
 from llmrecipes.keys.settings import Problems, Settings
+from llmrecipes.preflight.best_model import WATCHING
 
 CLIPPED = "grpo dapo dr_grpo bnpo luspo"  # GRPO's losses that clip the ratio on both sides
 # Keys (`x_` stands for all that begin with it), the key they need, and the values of that key that use them (none: any that
@@ -43,7 +44,6 @@ OPTIM_ARGS = {
     "adagrad": ("lr_decay", "weight_decay", "eps"),
     "rmsprop": ("momentum", "alpha", "eps", "weight_decay", "centered"),
 } | dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adafactor", "lomo", "adalomo", "adamw_8bit", "paged_adamw_8bit"), ())
-WATCHING = ("reduce_lr_on_plateau", "greedy")  # schedules that look at evaluations
 SMOOTHED = {"exo_pair", "robust", "aot", "aot_unpaired"}  # DPO losses that use label_smoothing
 
 
