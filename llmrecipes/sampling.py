@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import zlib
 from pathlib import Path
 
 import datasets
@@ -11,12 +12,13 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
+from llmrecipes.durable import write_text
 from llmrecipes.formats import parse_growing, parse_jsonl, prompt_id
 from llmrecipes.generation import sample_responses
 from llmrecipes.models import context_length, eos_token_ids
 from llmrecipes.templates import encode_prompts, options_of
 
-# Grows by a chunk at a time and is renamed to samples.jsonl when complete.
+# Grows by a chunk at a time, each row beside its checksum; samples.jsonl has the rows once all are there.
 PARTIAL, RESULT, PARQUET = "samples.partial.jsonl", "samples.jsonl", "samples.parquet"
 COLUMNS = ("prompt_id", "responses", "finish_reasons", "num_tokens", "model", "sampling")
 
@@ -61,11 +63,12 @@ def write_samples(
     batch_size prompts; each chunk has its own seed and is appended in one write, so that a resumed run equals an
     uninterrupted one. Complete chunks of an unfinished run are not sampled again.
     """
+    partial = output_dir / PARTIAL
     for path, read in ((output_dir / RESULT, _read_jsonl), (output_dir / PARQUET, _read_parquet)):
         if path.exists():
+            partial.unlink(missing_ok=True)
             return read(path)
     output_dir.mkdir(parents=True, exist_ok=True)
-    partial = output_dir / PARTIAL
     done = _read_partial(partial, batch_size, rows)
     settings = {
         "eos_token_ids": eos_token_ids(model, tokenizer),
@@ -93,7 +96,8 @@ def write_samples(
                 )
             _append(partial, chunk)
             done += chunk
-    partial.replace(output_dir / RESULT)
+    write_text(output_dir / RESULT, "".join(_to_line(row) for row in done))
+    partial.unlink()
     return done
 
 
@@ -102,8 +106,11 @@ def _read_partial(path: Path, chunk_size: int, rows: list[dict]) -> list[dict]:
     chunk, or, which is said, a line is damaged or not of its row."""
     lines, done = path.read_bytes().splitlines(keepends=True) if path.exists() else [], []
     for line, row in zip(lines, rows, strict=False):
-        [found] = parse_growing(line) or [{}]
-        if not line.endswith(b"\n") or not found.keys() >= {*COLUMNS} or found["prompt_id"] != prompt_id(row["prompt"]):
+        [kept] = parse_growing(line) or [{}]
+        found = kept.get("row")
+        if not line.endswith(b"\n") or not isinstance(found, dict) or kept.get("crc32") != _checksum(found):
+            break
+        if found["prompt_id"] != prompt_id(row["prompt"]):
             break
         done.append(found)
     whole = len(done) if len(done) == len(rows) else len(done) // chunk_size * chunk_size
@@ -115,9 +122,17 @@ def _read_partial(path: Path, chunk_size: int, rows: list[dict]) -> list[dict]:
     return done[:whole]
 
 
+def _to_line(row: dict) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _checksum(row: dict) -> int:
+    return zlib.crc32(_to_line(row).encode(errors="surrogatepass"))
+
+
 def _append(path: Path, rows: list[dict]) -> None:
     with path.open("ab") as file:
-        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        file.write("".join(_to_line({"crc32": _checksum(row), "row": row}) for row in rows).encode())
         file.flush()
         os.fsync(file.fileno())
 

@@ -78,7 +78,7 @@ def test_resume_equals_uninterrupted(model, tokenizer, tmp_path, monkeypatch):
     assert len(partial.read_bytes().splitlines()) == 8
     # A kill in the middle of a write leaves part of a chunk, and part of a line.
     with partial.open("a") as file:
-        file.write(json.dumps({"prompt_id": "x"}) + '\n{"prompt_id": "y", "resp')
+        file.write(json.dumps({"crc32": 1, "row": {"prompt_id": "x"}}) + '\n{"crc32": 2, "row": {"prompt_id": "y", "resp')
     assert sample(model, tokenizer, tmp_path / "cut") == whole and len(calls) == 4
     assert (tmp_path / "cut" / "samples.jsonl").read_bytes() == (tmp_path / "whole" / "samples.jsonl").read_bytes()
     # Killed after the samples have got their name, the stage does not sample again.
@@ -384,12 +384,15 @@ def test_letters_and_numbers_are_the_same_order():
         lambda lines: [lines[0], lines[1].replace(b'"responses"', b'"resqonses"'), *lines[2:]],
         lambda lines: [lines[1], lines[0], *lines[2:]],
         lambda lines: [lines[0], b"\0" * len(lines[1]), *lines[1:]],
+        lambda lines: [lines[0], lines[1].replace(b'"responses": ["', b'"responses": ["#'), *lines[2:]],  # still a row
     ],
 )
 def test_damaged_lines_of_what_was_sampled_are_sampled_again_and_told(model, tokenizer, tmp_path, damage, capsys):
     whole = sample(model, tokenizer, tmp_path)
-    partial = (tmp_path / "samples.jsonl").rename(tmp_path / PARTIAL)
+    partial, bytes_ = tmp_path / PARTIAL, (tmp_path / "samples.jsonl").read_bytes()
+    (tmp_path / "samples.jsonl").unlink()
+    sampling_module._append(partial, whole)
     partial.write_bytes(b"".join(damage(partial.read_bytes().splitlines(keepends=True)[:9])))
     assert sample(model, tokenizer, tmp_path) == whole
-    assert (tmp_path / "samples.jsonl").read_bytes().count(b"\n") == len(whole)
+    assert (tmp_path / "samples.jsonl").read_bytes() == bytes_ and not partial.exists()
     assert "is damaged; sampling again from prompt 1\n" in capsys.readouterr().out
