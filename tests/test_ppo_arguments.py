@@ -63,7 +63,7 @@ def test_long_prompts_are_an_error_or_dropped(tmp_path, caplog):
         *(
             (
                 [{"prompt": "w1", column: [1]}] * 8,
-                f"the column `{column}` has a name that PPO itself uses for reward functions; rename it",
+                f"the column `{column}` has a name that training itself gives to reward functions; rename it",
             )
             for column in ("prompts", "prompt_ids", "completions", "completion_ids", "trainer_state", "log_extra")
         ),

@@ -33,8 +33,8 @@ def add_prompt_ids(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, longest
     for column in OWN_COLUMNS:
         if column in dataset.column_names:
             raise InputError(
-                f"{name}: the column `{column}` has a name that PPO itself uses for reward functions; rename it, or leave "
-                "it out (`columns` of a data source lists those to keep)"
+                f"{name}: the column `{column}` has a name that training itself gives to reward functions; rename it, or "
+                "leave it out (`columns` of a data source lists those to keep)"
             )
     encoded, kept = [], []
     has_options = {"tools", "chat_template_kwargs"} & set(dataset.column_names)

@@ -64,7 +64,7 @@ class Rewards:
         self.functions = [FrozenModel(f) if is_model else f for f, is_model in zip(functions, self.is_model, strict=True)]
         tokenizers = list(tokenizers) if isinstance(tokenizers, (list, tuple)) else [tokenizers] * len(self.functions)
         if not self.functions:
-            raise InputError("reward_funcs: is empty; PPO needs a reward model or a reward function")
+            raise InputError("reward_funcs: is empty; give a reward model or a reward function")
         if len(tokenizers) != len(self.functions):
             raise InputError(f"reward_processing_classes: {len(tokenizers)} for {len(self.functions)} reward functions")
         if weights is not None and len(weights) != len(self.functions):
