@@ -31,6 +31,9 @@ from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.signals import follow_launcher, is_left_alone, tell_launcher
 from llmrecipes.tracking import place_trackers
 
+CONTINUOUS = ("use_transformers_continuous_batching", "use_transformers_paged")
+GPU_ONLY = ("activation_offloading", *CONTINUOUS)
+
 
 def launch(main, *config_types, argv: list[str] | None = None, alone: bool = False) -> None:
     """Parses argv and YAML into `config_types` and calls `main(*configs)`; a user's mistake prints one line and exits with
@@ -142,6 +145,8 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
     # Light classes first: their errors come before torch is imported.
     build([config_type for config_type in config_types if not isinstance(config_type, str)], settings)
     settle_precision(settings, inputs_exist)
+    if inputs_exist:
+        require_gpu(settings)
     use_newer_names(settings)
     configs = build(config_types, settings)
     for config in configs:
@@ -343,6 +348,24 @@ def build(config_types, settings: Settings) -> tuple:
     return tuple(configs)
 
 
+def require_gpu(settings: Settings) -> None:
+    """Raises InputError for keys that do not work on a CPU (transformers' continuous batching waits there for ever), or not
+    with this precision: TRL casts the model that it trains for that."""
+    asked = [key for key in GPU_ONLY if settings.values.get(key)]
+    if not asked:
+        return
+    import torch
+
+    if settings.values.get("use_cpu") or not torch.accelerator.is_available():
+        raise InputError(*(f"{settings.where[key]}: `{key}` needs a GPU; leave it out" for key in asked))
+    computes = "fp16" if settings["fp16"] else "bf16" if settings["bf16"] is not False else ""  # on by default
+    if computes and asked[-1] in CONTINUOUS and settings["dtype"] not in ("bfloat16", "float16"):
+        text = (
+            f"`{asked[-1]}` rounds the weights that are trained to 16 bits, as `{computes}` is on; set `{computes}: false`"
+        )
+        raise InputError(f"{settings.where[asked[-1]]}: {text}, or use `use_vllm`")
+
+
 def settle_precision(settings: Settings, check_hardware: bool) -> None:
     """Replaces `bf16: auto`, and TRL's default (bf16 on), by what the hardware supports."""
     if "bf16" not in settings.keys:
@@ -357,8 +380,6 @@ def settle_precision(settings: Settings, check_hardware: bool) -> None:
         if not has_accelerator:
             raise InputError(f"{settings.where['fp16']}: `fp16` needs a GPU; use `bf16: auto` to run here too")
         return
-    if not has_accelerator and settings.values.get("activation_offloading") and check_hardware:
-        raise InputError(f"{settings.where['activation_offloading']}: `activation_offloading` needs a GPU; leave it out")
     if not has_accelerator:
         settings.values.setdefault("use_cpu", True)
         # Without AMX, bf16 matmuls are emulated and slower than float32 ones.

@@ -18,7 +18,10 @@ from test_resume import At, Killed, assert_same, kill
 
 from llmrecipes.config import InputError, RunArguments
 from llmrecipes.grpo import GRPOTrainer
+from llmrecipes.keys import keys_of
+from llmrecipes.keys.settings import Settings
 from llmrecipes.locks import release_folder
+from llmrecipes.parsing import require_gpu
 from llmrecipes.resume import run_training
 from llmrecipes.reward_models.scoring import read_scores, reward_model_tokens
 from llmrecipes.run import check_run, start_run
@@ -156,8 +159,9 @@ def test_reward_model_reads_a_response_as_every_other_reader_does(tmp_path, chat
     ],
 )
 def test_prompts_that_cannot_be_trained_on_are_one_line(tmp_path, rows, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         build(tmp_path, rows)
+    assert "PPO" not in str(caught.value).replace("recipes/ppo.py", "")
 
 
 def test_reward_function_that_returns_too_few_is_one_line(tmp_path):
@@ -178,6 +182,18 @@ def test_a_response_that_no_reward_function_scores_is_one_line(tmp_path):
     trainer = build(tmp_path, reward=[even, odd], max_steps=1)
     trainer.train()
     assert trainer.state.global_step == 1
+
+
+@pytest.mark.parametrize(("given", "told"), [({}, "bf16"), ({"fp16": True}, "fp16"), ({"bf16": False}, None)])
+def test_continuous_batching_may_not_round_the_weights_that_are_trained(monkeypatch, given, told):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    key = "use_transformers_continuous_batching"
+    settings = Settings(given | {key: True}, {key: "c.yaml:1"}, keys_of("trl.trainer.grpo_config:GRPOConfig"))
+    if told is None:
+        require_gpu(settings)
+    else:
+        with pytest.raises(InputError, match=f"c.yaml:1: `{key}` rounds the weights .* set `{told}: false`"):
+            require_gpu(settings)
 
 
 def test_the_evaluation_after_training_stands_in_trackios_run(tmp_path):

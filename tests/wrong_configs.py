@@ -349,6 +349,9 @@ load_best_model_at_end: true; eval_datasets: {rows}; eval_strategy: steps | say 
 beta: 0.1 | unknown key `beta`
 """,
     "grpo": """
+use_transformers_continuous_batching: true | `use_transformers_continuous_batching` needs a GPU; leave it out
+use_transformers_continuous_batching: true; bf16: false | needs a GPU
+use_transformers_paged: true | `use_transformers_paged` needs a GPU
 label_smoothing_factor: 0.1 | has no effect on this stage's loss
 train_sampling_strategy: sequential | has no effect: prompts are ordered by rollouts
 eval_accumulation_steps: 4 | has no effect: evaluations here keep no predictions
