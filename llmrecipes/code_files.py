@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib.util
 import re
+from functools import cache
 from pathlib import Path
 
 from llmrecipes.config import generator_of
@@ -38,7 +39,8 @@ def code_files(script: Path) -> set[Path]:
     return found
 
 
-def own_imports(source: str) -> set[str]:
+@cache  # a chain asks for the same files again for each of its stages
+def own_imports(source: str) -> frozenset[str]:
     """The project modules that `source` imports, and imported names that may be modules. Only import statements are parsed:
     parsing whole files would add half a second to every start."""
     try:
@@ -53,7 +55,7 @@ def own_imports(source: str) -> set[str]:
             modules.add(node.module)
             if not ROOT.joinpath(*node.module.split(".")).with_suffix(".py").exists():  # a package: the names may be modules
                 modules |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {module for module in modules if module.split(".")[0] == "llmrecipes"}
+    return frozenset(module for module in modules if module.split(".")[0] == "llmrecipes")
 
 
 def module_file(module: str) -> Path | None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, is_dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def _to_json(config) -> dict:
     return json.loads(json.dumps(raw, default=str))
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -1,14 +1,18 @@
-"""The libraries are kept from garbage collection: while they are imported, and in Trainer, which asks for it often.
+"""The libraries are kept from garbage collection: while they are imported, and in Trainer, which asks for it often. What
+is installed is read once: accelerate parses a package's metadata again each time it unwraps a model.
 
 A test's random numbers do not depend on the tests before it. The tests of a file share one browser.
 """
 
+import functools
 import gc
+import importlib.metadata
 import shutil
 
 import pytest
 
 gc.disable()
+importlib.metadata.metadata = functools.cache(importlib.metadata.metadata)
 pytest.register_assert_rewrite("package_index", "push_hub")  # their fixtures: `pytest_plugins` of the files that use them
 
 

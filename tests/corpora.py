@@ -4,10 +4,12 @@ import json
 import random
 from pathlib import Path
 
+import pyarrow
 import pyarrow.parquet
 
-from llmrecipes.corpus.arguments import CorpusArguments
+from llmrecipes.corpus.arguments import CorpusArguments, to_source
 from llmrecipes.corpus.contamination import save_items
+from llmrecipes.corpus.documents import read_documents
 from llmrecipes.corpus.engine import build
 from llmrecipes.corpus.parts import plan_parts
 from llmrecipes.corpus.report import write_report
@@ -49,3 +51,9 @@ def kept(folder: Path) -> list[str]:
     """Ids of all documents in the order of the shards."""
     files = sorted(folder.glob("data/*/*.parquet"), key=lambda file: file.name)
     return [name for file in files for name in pyarrow.parquet.read_table(file)["id"].to_pylist()]
+
+
+def texts_of(path, limit=10_000, **source):
+    source = to_source({"path": str(path), **source}, "sources[0]")
+    parts = plan_parts(CorpusArguments(sources=[source]))
+    return [document.text for part in parts for document in read_documents(source, part, limit)]

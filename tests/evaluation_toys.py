@@ -1,18 +1,11 @@
 """A tiny model, texts and questions shared by the tests of evaluation."""
 
 import torch
+from training_toys import CONFIG
 
 from llmrecipes.models import build_policy
 
-SHAPE = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-}
+SHAPE = CONFIG | {"max_position_embeddings": 64, "initializer_range": 0.3}
 
 
 TEXTS = ["The cat sat on the mat.", "A dog ran.", "Mia has a red ball and Ben has a blue one, and both of them like it."]

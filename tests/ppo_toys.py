@@ -181,3 +181,24 @@ def assert_equal_weights(one: dict, other: dict) -> None:
 def scripted_sampler(model, prompts, **_) -> list[Response]:
     """Responses that depend on the prompt alone, so that runs with other batches or processes see the same."""
     return [Response([4 + (sum(ids) * k) % 60 for k in range(1, 2 + sum(ids) % 7)], "length") for ids in prompts]
+
+
+class Scripted:
+    """Responses of four tokens to every prompt, of which a tool wrote the third; odd prompts' are cut."""
+
+    def __init__(self, **told):
+        self.told = told
+
+    def __call__(self, model, prompts, **_):
+        rows = [[4 + (sum(ids) * k) % 60 for k in range(1, 5)] for ids in prompts]
+        return [
+            Response(row, "length" if len(ids) % 2 else "stop", **self.told) for ids, row in zip(prompts, rows, strict=True)
+        ]
+
+
+def one_update(tmp_path, sampler, **arguments) -> PPOTrainer:
+    settings = {"max_steps": 1, "num_ppo_epochs": 1, "whiten_advantages": False} | arguments
+    trained = trainer(tmp_path, data=prompts(8), **settings)
+    trained.sampler = sampler
+    trained.train()
+    return trained

@@ -1,7 +1,6 @@
 """What starts from an adapter starts from what it was trained to: in every stage, on disk and from Python."""
 
 import copy
-import importlib
 import json
 import math
 import re
@@ -10,54 +9,34 @@ from pathlib import Path
 import ppo_toys as toys
 import pytest
 import torch
+from adapter_toys import (
+    CONFIGS,
+    PAIRS,
+    TARGETS,
+    TEXTS,
+    TOKENS,
+    add_adapter,
+    assert_close,
+    load,
+    logits,
+    run_merge,
+    run_recipe,
+)
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
-from recipe_types import recipe_types
-from safetensors.torch import load_file
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    DeepseekV3Config,
-    FalconH1Config,
-    GraniteConfig,
-    MixtralConfig,
-    Olmo2Config,
-    Qwen3MoeConfig,
-)
+from training_toys import save_model
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from trl import SFTConfig
 
-from llmrecipes.adapters import check_policy, lora_config, read_chain
+from llmrecipes.adapters import check_policy, read_chain
 from llmrecipes.cards.model import repo_name, write_model_card
-from llmrecipes.config import InputError, ModelArguments, RunArguments
+from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.models import build_policy, load_policy, load_reward_model, load_tokenizer
-from llmrecipes.parsing import parse
 from llmrecipes.sft import SFTTrainer
 from llmrecipes.tokenizers import train_tokenizer
 
-TEXTS = ["Ann has a red hat.", "Bob has 12 blue hats.", "Who has a hat? Ann."] * 5
-CONFIGS = {
-    "llama": {
-        "model_type": "llama",
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "max_position_embeddings": 64,
-    },
-    "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},  # Conv1D, tied embeddings
-}
-TARGETS = {"llama": ["q_proj", "up_proj"], "gpt2": ["c_attn", "c_fc"]}
 EMBEDDINGS = {"llama": "embed_tokens", "gpt2": "wte"}
-PAIRS = [
-    {
-        "prompt": [{"role": "user", "content": f"Who has {i}?"}],
-        "chosen": [{"role": "assistant", "content": "Ann."}],
-        "rejected": [{"role": "assistant", "content": "Bob has a hat."}],
-    }
-    for i in range(12)
-]
-TOKENS = torch.tensor([[5, 9, 30, 71, 100, 250, 8]])
 
 
 @pytest.fixture(scope="module")
@@ -70,30 +49,10 @@ def kind(request):
     return request.param
 
 
-# What is trained from an adapter; dpo, and how all are loaded and merged, is tested with both kinds each time.
-LLAMA_FIRST = pytest.mark.parametrize("kind", ["llama", pytest.param("gpt2", marks=pytest.mark.long)], indirect=True)
-
-
 @pytest.fixture(scope="module")
 def base(kind, tokenizer, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp(kind) / "base"
-    torch.manual_seed(0)
-    build_policy(CONFIGS[kind], tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-def add_adapter(model, folder, seed=1, tokenizer=None, task_type="CAUSAL_LM", **changes) -> PeftModel:
-    """`model` under a random adapter, which is saved in `folder`."""
-    torch.manual_seed(seed)
-    wrapped = get_peft_model(model, LoraConfig(**{"r": 4, "task_type": task_type, **changes}))
-    for parameter in wrapped.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.3)
-    wrapped.save_pretrained(folder)
-    if tokenizer:
-        tokenizer.save_pretrained(folder)
-    return wrapped.eval()
+    return save_model(CONFIGS[kind], tokenizer, folder)
 
 
 @pytest.fixture(scope="module")
@@ -104,33 +63,8 @@ def sft(kind, base, tokenizer) -> str:
     return str(folder)
 
 
-def load(path, of=load_policy, **changes):
-    return of(ModelArguments(model_name_or_path=str(path), **changes), None).eval()
-
-
-@torch.no_grad()
-def logits(model):
-    return model(input_ids=TOKENS).logits
-
-
-def assert_close(one, other):
-    torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
-
-
-def run_recipe(stage, start, output_dir, *options, peft=True) -> dict:
-    """The manifest of a recipe run in this process, two steps on PAIRS, by default with LoRA."""
-    data = output_dir.parent / "pairs.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
-    argv = ["--model_name_or_path", str(start), "--datasets", str(data), "--output_dir", str(output_dir), "--bf16", "false"]
-    argv += ["--max_steps", "2", "--per_device_train_batch_size", "4", "--activation_checkpointing", "false"]
-    argv += ["--report_to", "none", "--use_cpu", *options]
-    argv += ["--use_peft", "--lora_target_modules", "all-linear", "--lora_r", "4"] if peft else []
-    if stage == "ppo":
-        argv += ["--max_completion_length", "4", "--gradient_accumulation_steps", "1", "--num_ppo_epochs", "1"]
-        argv += ["--logging_steps", "1"]
-    recipe = importlib.import_module(f"recipes.{stage}")
-    recipe.main(*parse(*recipe_types(stage), argv=argv))
-    return json.loads((output_dir / "manifest.json").read_text())
+# What is trained from an adapter; dpo, and how all are loaded and merged, is tested with both kinds each time.
+LLAMA_FIRST = pytest.mark.parametrize("kind", ["llama", pytest.param("gpt2", marks=pytest.mark.long)], indirect=True)
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
@@ -464,54 +398,7 @@ def test_reference_of_lora_that_trains_biases_stays_the_start(kind, tokenizer, t
     assert (logits(trainer.model.policy) - start).abs().max() > 1e-2
 
 
-# --- QLoRA ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def qlora(tokenizer, tmp_path_factory) -> tuple[str, torch.Tensor]:
-    """(adapter trained on a base in 4 bits, the logits of the two)."""
-    pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes (requirements-dev.txt)")
-    folder = tmp_path_factory.mktemp("qlora")
-    torch.manual_seed(0)
-    build_policy(CONFIGS["llama"] | {"hidden_size": 64}, tokenizer).save_pretrained(folder / "base")
-    start = load(folder / "base", load_in_4bit=True)
-    return folder / "sft", logits(add_adapter(start, folder / "sft", tokenizer=tokenizer, target_modules="all-linear"))
-
-
-def test_adapter_of_a_quantised_base_stays_exact_under_the_next_one(qlora, tokenizer, tmp_path):
-    sft, trained = qlora
-    start = load(sft, load_in_4bit=True)
-    assert_close(logits(start), trained)
-    assert (logits(load(sft.with_name("base"), load_in_4bit=True)) - trained).abs().max() > 0.1
-    second = add_adapter(start, tmp_path / "second", seed=4, target_modules="all-linear")
-    assert_close(logits(load(tmp_path / "second", load_in_4bit=True)), logits(second))
-    with second.disable_adapter():
-        assert_close(logits(second), trained)
-    with pytest.raises(InputError, match="quantised weights cannot be trained; add use_peft"):
-        lora_config(ModelArguments(load_in_4bit=True), start)
-    add_adapter(load(sft.with_name("base"), load_in_4bit=True), tmp_path / "dora", use_dora=True, target_modules=["q_proj"])
-    with pytest.raises(InputError, match="only plain LoRA stays on quantised weights"):
-        load(tmp_path / "dora", load_in_4bit=True)
-
-
-def test_a_reward_model_in_four_bits_trains_its_head_in_the_dtype_of_what_it_reads(qlora, tokenizer, tmp_path):
-    """TRL rounds all that is trained there to bfloat16, and without autocast the first step was an error."""
-    base = qlora[0].with_name("base")
-    tokenizer.save_pretrained(base)
-    options = ["--health_check", "false", "--learning_rate", "1e-2", "--load_in_4bit", "true"]
-    manifest = run_recipe("reward", base, tmp_path / "out", *options)
-    assert math.isfinite(manifest["metrics"]["train_loss"])
-    weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
-    assert {part.dtype for name, part in weights.items() if "score" in name} == {torch.float32}
-
-
 # --- merge ------------------------------------------------------------------------------------------------------------
-
-
-def run_merge(start, output_dir, *options) -> None:
-    recipe = importlib.import_module("recipes.merge")
-    argv = ["--model_name_or_path", str(start), "--output_dir", str(output_dir), *options]
-    recipe.main(*parse(RunArguments, recipe.MergeArguments, ModelArguments, argv=argv))
 
 
 def test_merge_writes_the_whole_model(base, dpo, reward, tokenizer, tmp_path):
@@ -527,91 +414,3 @@ def test_merge_writes_the_whole_model(base, dpo, reward, tokenizer, tmp_path):
     assert read.config.pad_token_id == tokenizer.pad_token_id
     with pytest.raises(InputError, match="is a full model, so there is nothing to merge"):
         run_merge(base, tmp_path / "again")
-
-
-def test_merge_of_qlora_writes_what_was_trained(qlora, tmp_path):
-    sft, trained = qlora
-    run_merge(sft, tmp_path / "whole", "--load_in_4bit", "true")
-    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
-    assert not getattr(whole, "is_quantized", False) and whole.dtype == torch.float32
-    assert_close(logits(whole), trained)
-
-
-def test_a_base_that_is_stored_in_four_bits_is_trained_and_merged_without_a_key(qlora, tokenizer, tmp_path):
-    start = load(qlora[0].with_name("base"), load_in_4bit=True)
-    start.save_pretrained(tmp_path / "stored")
-    tokenizer.save_pretrained(tmp_path / "stored")
-    stored = load(tmp_path / "stored")
-    assert_close(logits(stored), logits(start))
-    packs = [m.support_avx512bf16_for_cpu for m in stored.modules() if hasattr(m, "support_avx512bf16_for_cpu")]
-    assert packs and not any(packs), "a packed layer would pass no gradient back after an evaluation"
-    trained = logits(add_adapter(stored, tmp_path / "sft", tokenizer=tokenizer, target_modules="all-linear"))
-    run_merge(tmp_path / "sft", tmp_path / "whole")
-    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
-    assert not getattr(whole, "is_quantized", False) and whole.dtype == torch.float32
-    assert_close(logits(whole), trained)
-
-
-# --- what can be adapted ----------------------------------------------------------------------------------------------
-
-SMALL = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-}
-MIXTURES = [
-    MixtralConfig(**SMALL, num_local_experts=4),
-    Qwen3MoeConfig(**SMALL, num_experts=4, moe_intermediate_size=16, num_experts_per_tok=2, head_dim=16),
-    DeepseekV3Config(
-        **SMALL,
-        n_routed_experts=4,
-        moe_intermediate_size=16,
-        n_group=2,
-        topk_group=1,
-        num_experts_per_tok=2,
-        first_k_dense_replace=1,
-        q_lora_rank=8,
-        kv_lora_rank=8,
-        qk_rope_head_dim=8,
-        qk_nope_head_dim=8,
-        v_head_dim=16,
-    ),
-]
-
-
-def test_a_family_without_a_classifier_is_one_line_as_reward_model(tokenizer, tmp_path):
-    GraniteConfig(**SMALL).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="has no AutoModelForSequenceClassification for a GraniteConfig; use a model of"):
-        load_reward_model(ModelArguments(model_name_or_path=str(tmp_path)), tokenizer)
-
-
-def test_models_of_which_peft_knows_little_are_one_line_that_names_their_modules():
-    lora = lambda config, **keys: lora_config(
-        ModelArguments(use_peft=True, **keys), AutoModelForCausalLM.from_config(config)
-    )
-    with pytest.raises(InputError, match=r"PEFT has no default for a olmo2; name some of .*q_proj.*, or all-linear$"):
-        lora(Olmo2Config(**SMALL, pad_token_id=0))
-    mamba = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
-    with pytest.raises(InputError, match=r"conv1d, out_proj of a falcon_h1 .*; name some of .*o_proj, q_proj, .*, v_proj$"):
-        lora(FalconH1Config(**SMALL, **mamba, head_dim=16), lora_target_modules=["all-linear"])
-
-
-@pytest.mark.parametrize("config", MIXTURES, ids=lambda config: config.model_type)
-def test_lora_on_a_mixture_of_experts_works_or_is_one_line(config, tmp_path):
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
-    everywhere = ModelArguments(use_peft=True, lora_target_modules=["all-linear"], lora_dropout=0.05)
-    with pytest.raises(InputError, match="lora_dropout: 0.05 is not possible on the experts of a mixture"):
-        lora_config(everywhere, model)
-    with pytest.raises(InputError, match=f"no default for a {config.model_type}; name some of .* or all-linear"):
-        lora_config(ModelArguments(use_peft=True), model)
-    assert lora_config(ModelArguments(use_peft=True, lora_target_modules=["o_proj"], lora_dropout=0.05), model)
-    model.save_pretrained(tmp_path / "base")
-    everywhere.lora_dropout = 0.0
-    settings = lora_config(everywhere, model).to_dict() | {"lora_dropout": 0.0, "target_modules": "all-linear"}
-    start = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    trained = add_adapter(start, tmp_path / "sft", **{key: settings[key] for key in ("target_modules", "lora_dropout")})
-    assert_close(logits(load(tmp_path / "sft")), logits(trained))

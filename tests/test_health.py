@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from forked import run_python
+from training_toys import save_model
 
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.metrics import fit_temperature, spearman
-from llmrecipes.models import build_policy, load_reward_model
+from llmrecipes.models import load_reward_model
 from llmrecipes.pipeline import find_unhealthy
 from llmrecipes.reward_models.health import HealthArguments, check_health, find_faults, to_markdown, write_health
 from llmrecipes.reward_models.health_measures import ScoredPair, calibration, measure_pairs
@@ -149,9 +150,7 @@ def folder(tmp_path_factory):
         "max_position_embeddings": 128,
     }
     path = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    build_policy(shape, tokenizer).save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    save_model(shape, tokenizer, path)
     reward = load_reward_model(ModelArguments(model_name_or_path=str(path)), tokenizer)
     torch.nn.init.normal_(reward.score.weight)
     reward.save_pretrained(path)

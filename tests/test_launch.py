@@ -101,7 +101,8 @@ def interrupt(folder, step=STEPS - 1):
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """A tiny tokenizer and model, and a data set for each stage."""
-    from llmrecipes.models import build_policy
+    from training_toys import save_model
+
     from llmrecipes.tokenizers import train_tokenizer
 
     folder = tmp_path_factory.mktemp("inputs")
@@ -126,9 +127,7 @@ def inputs(tmp_path_factory):
     config = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config |= {"num_key_value_heads": 1, "intermediate_size": 64, "max_position_embeddings": 64}
     (folder / "model_config.json").write_text(json.dumps(config))
-    torch.manual_seed(0)
-    build_policy(config, tokenizer).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_model(config, tokenizer, folder / "model")
     return folder
 
 

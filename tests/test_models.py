@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import torch
+import training_toys
 from forked import run_python
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
+from training_toys import save_model
 from transformers import AutoTokenizer
 
 from llmrecipes.adapters import lora_config
@@ -20,14 +22,7 @@ from llmrecipes.templates import require_chat_template
 from llmrecipes.tokenizers import class_for, train_tokenizer
 
 TEXTS = ["Ann has a red hat.", "Bob has 12 blue hats.", "Who has a hat? Ann.", "def f(x):\n    return x + 1\n"] * 5
-CONFIG = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-}
+CONFIG = training_toys.CONFIG | {"max_position_embeddings": 64}
 CHAT = [
     {"role": "system", "content": "Be short."},
     {"role": "user", "content": "Who has a hat?"},
@@ -45,10 +40,7 @@ def tokenizer():
 @pytest.fixture
 def folder(tokenizer, tmp_path):
     """A model's folder with its tokenizer."""
-    torch.manual_seed(0)
-    build_policy(CONFIG, tokenizer).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    return str(tmp_path)
+    return save_model(CONFIG, tokenizer, tmp_path)
 
 
 @pytest.mark.parametrize("text", [*TEXTS[:4], "naïve Zoë 東京 🙂\t\n  x", "", " <b>&amp;</b> "])

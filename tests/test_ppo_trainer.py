@@ -327,19 +327,16 @@ def test_frozen_models_are_on_the_device_only_while_used(tmp_path, monkeypatch):
 
 # ---- Learning ----
 
+BANDIT = {"data": toys.prompts(128), "per_device_train_batch_size": 16, "max_completion_length": 16, "num_ppo_epochs": 4}
+BANDIT |= {"kl_coef": 0.01, "logging_steps": 4, "learning_rate": 3e-3}
+
 
 def test_token_bandit_is_learned(tmp_path):
     trainer = toys.trainer(
         tmp_path,
         reward=lambda completion_ids, **_: [row.count(7) / 16 for row in completion_ids],
-        data=toys.prompts(128),
-        per_device_train_batch_size=16,
-        max_completion_length=16,
-        num_ppo_epochs=4,
-        kl_coef=0.01,
-        logging_steps=4,
         max_steps=4 * 20,
-        learning_rate=3e-3,
+        **BANDIT,
     )
     trainer.train()
     scores = logged(trainer, "score")
@@ -351,16 +348,10 @@ def test_stopping_early_is_learned_with_any_pad(tmp_path, pad_is_eos):
     trainer = toys.trainer(
         tmp_path,
         reward=lambda completion_ids, **_: [1 - len(row) / 16 for row in completion_ids],
-        data=toys.prompts(128),
         tok=toys.tokenizer(pad_is_eos),
-        per_device_train_batch_size=16,
-        max_completion_length=16,
-        num_ppo_epochs=4,
-        kl_coef=0.01,
         missing_eos_penalty=1.0,
-        logging_steps=4,
         max_steps=4 * 14,
-        learning_rate=3e-3,
+        **BANDIT,
     )
     trainer.train()
     rates = logged(trainer, "eos_rate")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from datasets import Dataset
-from training_toys import CONFIG, TEXTS, arguments
+from training_toys import CONFIG, TEXTS, arguments, save_model
 
 from llmrecipes.attention import needs_no_mask
 from llmrecipes.config import InputError, ModelArguments
@@ -25,10 +25,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def folder(tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    build_policy(CONFIG, tokenizer).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return str(path)
+    return save_model(CONFIG, tokenizer, path)
 
 
 @pytest.mark.parametrize("keys", [{}, {"label_smoothing_factor": 0.1}, {"bf16": True}], ids=["plain", "smoothed", "bf16"])

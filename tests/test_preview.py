@@ -7,10 +7,10 @@ import json
 import shutil
 
 import pytest
-import torch
 import trl
 from datasets import Dataset
 from recipe_types import recipe_types
+from training_toys import save_model
 
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.preview import (
@@ -22,7 +22,7 @@ from llmrecipes.data.preview import (
     report_rows,
 )
 from llmrecipes.dpo import DPOTrainer
-from llmrecipes.models import build_policy, load_policy, load_reward_model, load_tokenizer
+from llmrecipes.models import load_policy, load_reward_model, load_tokenizer
 from llmrecipes.parsing import parse
 from llmrecipes.reward_models.trainer import RewardTrainer, pair_columns
 from llmrecipes.sft import SFTTrainer
@@ -37,9 +37,7 @@ CONFIG |= {"intermediate_size": 32, "max_position_embeddings": 512}
 def model(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("model"))
     tokenizer = train_tokenizer([LONG, "Nine metres. Go away!"] * 20, 300, 512)
-    torch.manual_seed(0)
-    build_policy(CONFIG, tokenizer).save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    save_model(CONFIG, tokenizer, path)
     return ModelArguments(model_name_or_path=path)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
-from training_toys import COLOURS, CONFIG, NAMES, TEXTS, arguments
+from training_toys import COLOURS, CONFIG, NAMES, TEXTS, arguments, save_model
 
 from llmrecipes import muon
 from llmrecipes.config import InputError, ModelArguments
@@ -42,10 +42,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def folder(tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    build_policy(CONFIG, tokenizer).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return str(path)
+    return save_model(CONFIG, tokenizer, path)
 
 
 def sft_trainer(folder, tokenizer, output_dir, rows, kind=SFTTrainer, **values):

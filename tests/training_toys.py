@@ -1,6 +1,9 @@
 """A tiny model's config, texts and arguments shared by the tests of training."""
 
+import torch
 from transformers import TrainingArguments
+
+from llmrecipes.models import build_policy
 
 NAMES, COLOURS = ("Ann", "Bob", "Cleo", "Dan"), ("red", "green", "blue", "grey")
 
@@ -27,3 +30,11 @@ def arguments(output_dir, config_type=TrainingArguments, **values):
         "logging_steps": 1,
     } | values
     return config_type(output_dir=str(output_dir), use_cpu=True, report_to="none", disable_tqdm=True, **values)
+
+
+def save_model(config: dict, tokenizer, folder) -> str:
+    """A new policy of `config` with its tokenizer, saved in `folder`."""
+    torch.manual_seed(0)
+    build_policy(config, tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
