@@ -24,7 +24,7 @@ from llmrecipes.adapters import merge_all, read_chain
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.gguf import local_model
 from llmrecipes.data.tables import say
-from llmrecipes.sharding import require_shardable
+from llmrecipes.sharding import make_shardable
 from llmrecipes.templates import end_of_turn
 from llmrecipes.tokenizers import diagnose, load_tokenizer, loading, require_path
 from llmrecipes.tokens.extension import grow_embeddings, is_extension, read_extension
@@ -55,7 +55,7 @@ def build_policy(model_config: dict, tokenizer: PreTrainedTokenizerBase, **kwarg
         policy = AutoModelForCausalLM.from_config(built, **kwargs)
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"model_config: {error}") from error
-    require_shardable(policy)
+    make_shardable(policy)
     check_vocabulary(policy, tokenizer, "model_config")
     policy.generation_config.pad_token_id = tokenizer.pad_token_id
     policy.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -275,7 +275,7 @@ def _load(
         dtype = model.dtype if model.dtype in ("auto", None) else getattr(torch, model.dtype)
         loaded, found = load(dtype=dtype, output_loading_info=True)
         _require_weights(loaded, found["missing_keys"], path, whole.path)
-        require_shardable(loaded)
+        make_shardable(loaded)
         is_quantised = getattr(loaded, "is_quantized", False)
         rounded = adapters and not is_quantised and loaded.dtype != torch.float32
         exact = load(dtype=torch.float32).parameters() if rounded else ()

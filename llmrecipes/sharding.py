@@ -2,6 +2,7 @@
 `fsdp` and `deepspeed` of TrainingArguments."""
 
 import os
+from dataclasses import replace
 
 import torch
 from accelerate import PartialState
@@ -34,11 +35,23 @@ def prepare_sharding(args: StageArguments) -> None:
     if fsdp:
         _shard_on_cpus()
         _keep_float32_outputs(args)
+        _load_optimizers_of_idle_weights()
 
 
-def require_shardable(model: torch.nn.Module) -> None:
-    """InputError for weights that are no parameters, such as DeepSeek-V3's balance of its experts, under a launch config by
-    which rank 0 sends the weights to the others: accelerate 1.15 sends parameters alone, and ends with a traceback."""
+def layers_of(model: torch.nn.Module) -> set[str]:
+    """The classes of layers that FSDP shards one by one, without those that transformers names and `model` does not have,
+    such as layers of images in a model of text, at which accelerate would end."""
+    return {type(module).__name__ for module in model.modules()} & set(getattr(model, "_no_split_modules", None) or ())
+
+
+def make_shardable(model: torch.nn.Module) -> None:
+    """Leaves `model` the names of those layers alone that it has.
+
+    Raises:
+        InputError: the launch config has rank 0 send the weights to the others, and there are some that are no parameters,
+            such as DeepSeek-V3's balance of its experts: accelerate 1.15 sends parameters alone, and ends with a traceback.
+    """
+    model._no_split_modules = layers_of(model)
     names = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")
     if not all(os.environ.get(name, "").lower() in ("true", "1") for name in names):
         return
@@ -75,6 +88,20 @@ def _keep_float32_outputs(args: StageArguments) -> None:
         kind = torch.bfloat16 if args.bf16 else torch.float16
         policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=kind)
         args.fsdp_plugin_args = (args.fsdp_plugin_args or {}) | {"mixed_precision_policy": policy}
+
+
+def _load_optimizers_of_idle_weights() -> None:
+    """Lets FSDP2 load the optimizer of a model with weights that no text reaches, such as layers of images: they have no
+    gradient, so the optimizer saves no state of theirs, at which torch would end. There is no public setting for this."""
+    from torch.distributed.checkpoint import state_dict
+
+    load = state_dict.set_optimizer_state_dict
+
+    def load_what_was_saved(*args, options, **kwargs):
+        return load(*args, options=replace(options, strict=False), **kwargs)
+
+    if load.__name__ != load_what_was_saved.__name__:
+        state_dict.set_optimizer_state_dict = load_what_was_saved
 
 
 def refuse_several_gpus(stage: str, args: StageArguments) -> None:

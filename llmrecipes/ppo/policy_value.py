@@ -22,6 +22,7 @@ from llmrecipes.models import check_vocabulary, context_length, keep_trainable
 from llmrecipes.ppo.losses import response_mask
 from llmrecipes.ppo.sharding import FrozenModel, copy_model, copy_weights, gathered, run_within
 from llmrecipes.reward_models.scoring import token_hidden_states, trunk
+from llmrecipes.sharding import layers_of
 
 # Bytes of float32 logits held at a time (128 MiB), unless `logprob_chunk_size` says otherwise.
 LOGITS_BYTES = 1 << 27
@@ -43,9 +44,7 @@ class PolicyAndValue(nn.Module):
         self.chunk_size = chunk_size
         self.config = policy.config  # Trainer and its callbacks read it
         # FSDP wraps each of these layers: those of both trunks.
-        self._no_split_modules = {
-            name for part in (causal_lm(policy), value_model) for name in getattr(part, "_no_split_modules", None) or ()
-        }
+        self._no_split_modules = layers_of(causal_lm(policy)) | layers_of(value_model)
 
     @property
     def shares_trunk(self) -> bool:

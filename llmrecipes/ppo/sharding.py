@@ -16,6 +16,8 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
+from llmrecipes.sharding import layers_of
+
 
 class FrozenModel(nn.Module):
     """A reference or reward model behind one forward call: `forward(function, ...)` returns `function(model, ...)`."""
@@ -24,7 +26,7 @@ class FrozenModel(nn.Module):
         super().__init__()
         self.model = model.requires_grad_(False).eval()
         self.config = model.config  # DeepSpeed sizes its buffers by it
-        self._no_split_modules = model._no_split_modules  # FSDP wraps each of these layers
+        self._no_split_modules = layers_of(model)  # FSDP wraps each of these layers
 
     def forward(self, function: Callable, *args, **kwargs):
         return function(self.model, *args, **kwargs)
