@@ -25,21 +25,31 @@ from torch.distributed.fsdp import fully_shard
 
 from llmrecipes.sharding import prepare_sharding
 
+
+class TextAlone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.text, self.images = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, text):
+        return self.text(text)
+
+
 distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
 for _ in range(2):
     prepare_sharding(SimpleNamespace(fsdp_plugin_args={"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT"}))
 torch.manual_seed(0)
-model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))  # text, images
+model = TextAlone()
 fully_shard(model, mesh=distributed.device_mesh.init_device_mesh("cpu", (1,)))
 before, after = (torch.optim.AdamW(model.parameters()) for _ in range(2))
-model.unshard()
-model[0](torch.ones(1, 4)).sum().backward()
+model(torch.ones(1, 4)).sum().backward()
 before.step()
+model.zero_grad()
 options = state_dict.StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 saved = state_dict.get_optimizer_state_dict(model, before, options=options)
-assert set(saved["state"]) == {"0.weight", "0.bias"}
+assert set(saved["state"]) == {"text.weight", "text.bias"}
 state_dict.set_optimizer_state_dict(model, after, saved, options=options)
-for weight in model[0].parameters():
+for weight in model.text.parameters():
     for name, value in before.state[weight].items():
         value, loaded = (getattr(moment, "_local_tensor", moment) for moment in (value, after.state[weight][name]))
         assert torch.equal(value, loaded) and value.any(), name
