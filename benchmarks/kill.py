@@ -4,8 +4,10 @@ except for times, with that of an undisturbed run.
 Launch: python benchmarks/kill.py [--kills 200] [--seed 0] [--stages pretrain,sft,...] [--json FILE]
 Each stage runs with tiny models in a process forked from this one, which has imported the libraries once. A moment is either
 a fraction of the undisturbed run's time, or the n-th time that the run opens, renames or removes a file (which covers
-writing of checkpoints, manifests and cards, and the end of the run). Signals: KILL, TERM, INT; stages that train also run
-with two processes. The pipeline is killed as a whole chain. Prints the numbers of kills, finished and byte-equal runs.
+writing of checkpoints, manifests and cards, and the end of the run), of push: sends a request or receives its answer.
+Signals: KILL, TERM, INT; stages that train also run with two processes. The pipeline is killed as a whole chain; merge,
+health, compare and push (to the tests' stand-in for a hub) as commands on its stages. Prints the numbers of kills, finished
+and byte-equal runs.
 """
 
 import atexit
@@ -21,9 +23,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from pathlib import Path
+
+import httpx2  # the client that huggingface_hub uses
 
 from llmrecipes.options import OptionParser
 
@@ -31,6 +36,19 @@ ROOT = Path(__file__).parent.parent
 REAL_POPEN = subprocess.Popen
 TRAINING = ["pretrain", "sft", "reward", "dpo", "ppo", "kto", "grpo"]
 STAGES = ["tokenizer", "pretrain", "sft", "sample", "rank", "reward", "dpo", "ppo", "evaluate", "kto", "grpo"]
+VARIANT = "sft-lora"  # a second run of SFT, for merge and compare
+COMMANDS = {  # name: (the stages that it reads, its options)
+    "merge": ([VARIANT], "--model_name_or_path {0}/sft-lora --output_dir {0}/merge"),
+    "health": (
+        ["reward"],
+        "--model_name_or_path {0}/reward --output_dir {0}/health --health_min_accuracy null "
+        "--health_min_group_accuracy null --health_max_calibration_error null --health_max_length_bias null "
+        "--health_max_length_correlation null",
+    ),
+    "compare": (["sft", VARIANT], "{0}/sft {0}/sft-lora --output_dir {0}/compare"),
+    "push": (["sft"], "--path {0}/sft --namespace me"),
+}
+REPOSITORY = "me/chain-sft"
 # A constant learning rate, so that an extra step changes the weights. No interval is a multiple of another.
 UNWATCHED = [
     "--max_steps",
@@ -63,6 +81,7 @@ OPTIONS = {
     "kto": [*UNWATCHED, *EVALUATES],
     "grpo": UNWATCHED,
     "sample": ["--per_device_batch_size", "8"],
+    VARIANT: "--use_peft --lora_r 2 --lora_target_modules q_proj --learning_rate 1e-2".split(),
 }
 EVENTS_OF_STAGES = 60  # file events per stage; every stage of a pipeline has some
 TIMES = re.compile(
@@ -75,7 +94,7 @@ def main():
     parser = OptionParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stages", default=",".join([*STAGES, *(f"{s}:2" for s in TRAINING), "pipeline"]))
+    parser.add_argument("--stages", default=",".join([*STAGES, *(f"{s}:2" for s in TRAINING), *COMMANDS, "pipeline"]))
     parser.add_argument("--json")
     args = parser.parse_args()
     sys.argv = sys.argv[:1]
@@ -126,32 +145,70 @@ class Bench:
         self.kept.mkdir()
         os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         os.environ["HF_DATASETS_CACHE"] = str(home.parent / "cache")
-        sys.path.insert(0, str(ROOT))
+        sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
         import_libraries()
+        from push_hub import Hub
+
+        self.hub = Hub()
+        threading.Thread(target=self.hub.serve_forever, args=(0.01,), daemon=True).start()
+
+    def before(self, stage: str) -> list[str]:
+        """The stages whose results `stage` reads."""
+        if stage in COMMANDS or stage == "pipeline":
+            return COMMANDS.get(stage, ([],))[0]
+        return STAGES[: STAGES.index(stage.partition("-")[0])]
+
+    def clear(self, stage: str) -> None:
+        """Removes the result of `stage`. For push, the hub holds another run under the name and the tag of this one."""
+        from llmrecipes.cards.model import RESULTS_FILE
+
+        shutil.rmtree(self.folder(stage), ignore_errors=True)
+        if stage == "evaluate":
+            for file in self.home.glob(f"*/{RESULTS_FILE}"):
+                file.unlink()
+        if stage == "push":
+            tag = "run-" + json.loads((self.home / "sft" / "manifest.json").read_text())["fingerprint"]
+            files = {"manifest.json": (b"{}", False), "old.safetensors": (b"old", True)}
+            self.hub.objects.clear()
+            self.hub.tags[REPOSITORY, tag] = self.hub.commit(REPOSITORY, files)
+            self.hub.private[REPOSITORY] = True
+
+    def result(self, stage: str) -> dict[str, str]:
+        """Name -> digest of every file of the result; of push, in the tagged commits; of evaluate, its models' too, whose
+        cards it writes."""
+        if stage == "push":
+            import xxhash
+
+            held = [(f"{key} {tag}", self.hub.commits[commit]) for (key, tag), commit in self.hub.tags.items()]
+            held += [(key, files) for key, files in self.hub.repos.items()]
+            return {f"{of} {n}": xxhash.xxh3_128_hexdigest(data) for of, files in held for n, (data, _) in files.items()}
+        folders = [self.folder(stage)]
+        if stage == "evaluate":
+            folders += [self.home / name for name in ("pretrain", "sft", "dpo", "ppo")]
+        return {f"{folder.name}/{name}": digest for folder in folders for name, digest in read_files(folder).items()}
 
     def undisturbed(self, stage: str, processes: int) -> dict:
         """Files of an undisturbed run, its seconds and its number of file events; first makes the run's inputs."""
         kept = self.kept / f"{stage}-{processes}.json"
         if kept.exists():
             return json.loads(kept.read_text())
-        if stage != "pipeline":
-            for before in STAGES[: STAGES.index(stage)]:
-                if not (self.home / before / "manifest.json").exists():
-                    self.undisturbed(before, 1)
-        shutil.rmtree(self.home if stage == "pipeline" else self.home / stage, ignore_errors=True)
+        for before in self.before(stage):
+            if not (self.home / before / "manifest.json").exists():
+                self.undisturbed(before, 1)
+        self.clear(stage)
         started = time.time()
         codes = self.wait(self.start(stage, processes, counts=True))
-        if codes != [0] * len(codes):
+        if any(codes):
             sys.exit(f"{stage} with {processes} processes ends with {codes}:\n{self.log.read_text()[-3000:]}")
         events = int((self.home.parent / "events").read_text())
         found = {"seconds": time.time() - started, "events": EVENTS_OF_STAGES if stage == "pipeline" else events}
-        found["files"] = read_files(self.folder(stage))
+        found["files"] = self.result(stage)
         kept.write_text(json.dumps(found))
         return found
 
     def disturbed(self, stage: str, processes: int, reference: dict, moments: random.Random) -> tuple[int, bool, str]:
         """(kills, whether it finished, which file differs) for a run killed one to three times."""
-        shutil.rmtree(self.folder(stage), ignore_errors=True)
+        self.clear(stage)
         kills = 0
         for _ in range(moments.randint(1, 3)):
             signum = moments.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -159,15 +216,15 @@ class Bench:
             seconds = moments.random() * reference["seconds"]
             pids = self.start(stage, processes, at_event=at_event, signum=signum)
             codes = self.wait(pids, None if at_event else seconds, signum)
-            if codes == [0] * len(codes):
+            if not any(codes):
                 break
             kills += 1
             self.wait_for_orphans(stage)
         self.wait_for_orphans(stage)
         codes = self.wait(self.start(stage, processes))
-        if codes != [0] * len(codes):
+        if any(codes):
             return kills, False, f"ends with {codes}: {self.log.read_text()[-1500:]}"
-        files = read_files(self.folder(stage))
+        files = self.result(stage)
         names = sorted(name for name in {*files, *reference["files"]} if files.get(name) != reference["files"].get(name))
         return kills, True, ", ".join(names)
 
@@ -183,6 +240,7 @@ class Bench:
         return self.home if stage == "pipeline" else self.home / stage
 
     def start(self, stage: str, processes: int, counts=False, at_event=0, signum=0) -> list[int]:
+        argv = [str(ROOT / "recipes" / f"{stage.partition('-')[0]}.py"), *self.options(stage)]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -195,10 +253,10 @@ class Bench:
                 launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
                 launch |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
                 os.environ.update({name: str(value) for name, value in launch.items()})
-            self.child(stage, counts and rank == 0, at_event if rank == 0 else 0, signum)
+            self.child(argv, counts and rank == 0, at_event if rank == 0 else 0, signum)
         return pids
 
-    def child(self, stage: str, counts: bool, at_event: int, signum: int):
+    def child(self, argv: list[str], counts: bool, at_event: int, signum: int):
         """Never returns."""
         atexit._clear()  # these handlers are the parent's
         log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if not counts else 0))
@@ -208,14 +266,22 @@ class Bench:
         events = watch_files(str(self.home), at_event, signum)
         note = (lambda: (self.home.parent / "events").write_text(str(events[0]))) if counts else lambda: None
         subprocess.Popen = ForkedStage  # the pipeline's stages are forked too
-        run_and_leave([str(ROOT / "recipes" / f"{stage}.py"), *self.options(stage)], note)
+        if argv[0].endswith("push.py"):
+            reach_hub(self.hub.url)
+        run_and_leave(argv, note)
 
     def options(self, stage: str) -> list[str]:
         if stage == "pipeline":
             return ["--config", "configs/smoke/pipeline.yaml", "--output_dir", str(self.home)]
-        config = self.home.parent / f"{stage}.yaml"
-        text = (ROOT / "configs" / "smoke" / f"{stage}.yaml").read_text().replace("outputs/smoke", str(self.home))
-        config.write_text(text)
+        if stage in COMMANDS:
+            return COMMANDS[stage][1].format(self.home).split()
+        base, config = stage.partition("-")[0], self.home.parent / f"{stage}.yaml"
+        text = (ROOT / "configs" / "smoke" / f"{base}.yaml").read_text()
+        config.write_text(
+            re.sub(f"outputs/smoke/{base}$", f"outputs/smoke/{stage}", text, flags=re.M).replace(
+                "outputs/smoke", str(self.home)
+            )
+        )
         return ["--config", str(config), *OPTIONS.get(stage, [])]
 
     def wait(self, pids: list[int], seconds: float | None = None, signum: int = 0) -> list[int]:
@@ -282,20 +348,40 @@ def run_and_leave(argv: list[str], at_end=lambda: None):
 
 
 def watch_files(below: str, at_event: int, signum: int) -> list[int]:
-    """Counts this process's operations on files below a folder; at the `at_event`-th it receives `signum`."""
-    count = [0]
+    """Counts this process's operations on files below a folder, and its requests and their answers; at the `at_event`-th it
+    receives `signum`."""
+    count, send = [0], httpx2.Client.send
+
+    def note():
+        count[0] += 1
+        if count[0] == at_event:
+            os.kill(os.getpid(), signum)
+
+    def noted_send(*args, **kwargs):
+        note()
+        response = send(*args, **kwargs)
+        note()
+        return response
 
     def hook(event, args):
         if event not in ("open", "os.rename", "os.remove", "os.mkdir", "shutil.rmtree") or below not in str(args[0]):
             return
         if event == "open" and not (isinstance(args[1], str) and set(args[1]) & set("wa+x")):
             return
-        count[0] += 1
-        if count[0] == at_event:
-            os.kill(os.getpid(), signum)
+        note()
 
     sys.addaudithook(hook)
+    httpx2.Client.send = noted_send
     return count
+
+
+def reach_hub(url: str) -> None:
+    """Makes this process push to the hub at `url`."""
+    from huggingface_hub import constants
+    from push_hub import TOKEN
+
+    os.environ |= {"HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN}
+    constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET, constants.ENDPOINT = False, True, url
 
 
 def read_files(folder: Path) -> dict[str, str]:
