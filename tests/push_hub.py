@@ -142,9 +142,7 @@ class Handler(BaseHTTPRequestHandler):
         match = re.fullmatch(
             r"/api/(?:models|datasets)/([^/]+/[^/]+?)(?:/(preupload|commit|tree|tag|revision|refs)(?:/([^/]+).*)?)?", path
         )
-        if not match:  # what the client asks a hub about itself
-            return self.answer({"error": "no"}, 404)
-        key, what, revision = match.groups()
+        key, what, revision = match.groups() if match else ("what the client asks a hub about itself", None, None)
         if what == "preupload":
             return self.preupload(hub.repos[key], json.loads(body)["files"])
         if what == "commit":
