@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import runpy
 import subprocess
 import sys
@@ -11,53 +10,20 @@ from unittest import mock
 
 import pytest
 import yaml
-from plan_toys import LLAMA, job
+from plan_toys import LLAMA, of_stage, plan_of, write_sft
 
 from llmrecipes.config import InputError
-from llmrecipes.keys import recipe_keys
-from llmrecipes.parsing import Options, collect
 from llmrecipes.plan import make_plan, read_gpu, traced
 from llmrecipes.plan.architecture import read_architecture
-from llmrecipes.plan.lookup import KNOWN
 from llmrecipes.plan.of_run import plan_of_run
 from llmrecipes.plan.reading import read_settings
 
 ROOT = Path(__file__).parent.parent
 
 
-def plan_of(path, words=None, **options) -> dict:
-    path = Path(path)
-    given = {key: [str(value)] for key, value in (words or {}).items()}
-    settings, _, problems = collect(Options(given, str(path)), recipe_keys(ROOT / "recipes" / f"{path.stem}.py"))
-    assert not problems
-    return make_plan(settings, str(path), **options)
-
-
 @pytest.fixture
 def sft(tmp_path):
-    """An SFT of a 7B model that is too large for one GPU of 24 GB."""
-    (tmp_path / "model").mkdir()
-    mistral = yaml.safe_load(KNOWN.read_text())["mistralai/Mistral-7B-v0.1"]
-    (tmp_path / "model" / "config.json").write_text(json.dumps(mistral))
-    (tmp_path / "rows.jsonl").write_text('{"messages": []}\n' * 640)
-    values = {"model_name_or_path": str(tmp_path / "model"), "datasets": [str(tmp_path / "rows.jsonl")], "num_gpus": 1,
-              "num_train_epochs": 2, "per_device_train_batch_size": 8, "max_length": 2048,
-              "output_dir": str(tmp_path)}  # fmt: skip
-    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(values))
-    return tmp_path / "sft.yaml"
-
-
-def test_keys_that_would_make_it_fit_make_it_fit(sft):
-    plan = plan_of(sft, gpu="rtx4090")
-    assert not plan["fits"] and plan["fits_with"] and 1 <= len(plan["would_fit_with"]) <= 3
-    again = plan_of(sft, keys_in(plan), gpu="rtx4090")
-    assert again["fits"] and again["peak"] == pytest.approx(plan["peak_with"], rel=0.02)
-    assert again["global_batch_size"] == plan["global_batch_size"]
-
-
-def test_a_head_that_a_smaller_micro_batch_changes_is_reckoned_in_what_is_offered():
-    large = job(LLAMA, batch=8).changed(tiled_where_it_pays=True)
-    assert (large.head, large.changed(batch=4).head) == ("chunked", "logits")
+    return write_sft(tmp_path)
 
 
 def test_the_command_line_overrides_the_yamls_alternatives_as_in_a_run(sft, capfd):
@@ -90,35 +56,6 @@ def test_a_trace_of_ppo_has_the_value_models_own_sizes_and_the_reward_model(tmp_
     weights = update["weights"] + update["value model"] + update["reference"]
     assert found["Parameter"] == pytest.approx(weights, rel=0.01)
     assert found["Total"] == pytest.approx(sum(update.values()), rel=0.1)
-
-
-def keys_in(plan) -> dict:
-    """The keys that the plan would have the user set, as it writes them."""
-    texts = [part for text in plan["would_fit_with"] for part in re.split(" with | and ", text.split(" (")[0])]
-    return dict(text.split(": ", 1) for text in texts)
-
-
-def test_quantising_alone_is_offered_with_the_precision_that_was_reckoned(sft):
-    config = sft.parent / "model" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 60}))
-    lora = {"use_peft": True, "lora_target_modules": "all-linear", "per_device_train_batch_size": 1}
-    plan = plan_of(sft, lora, gpu="rtx4090")
-    assert "load_in_4bit: true with dtype: bfloat16" in plan["would_fit_with"]
-    assert plan_of(sft, lora | keys_in(plan), gpu="rtx4090")["peak"] == pytest.approx(plan["peak_with"], rel=0.02)
-
-
-def test_pretraining_is_offered_no_adapters(sft):
-    pretrain = of_stage(sft, "pretrain")
-    assert not any("peft" in text for text in plan_of(pretrain, gpu="l4")["would_fit_with"])
-
-
-def test_frozen_models_are_not_offered_to_be_offloaded_and_sharded_at_once(sft):
-    values = {"reward_functions": ["json:dumps"], "max_completion_length": 64, "max_prompt_length": 64}
-    ppo = of_stage(sft, "ppo", **values, num_gpus=8, max_length=None)
-    ppo.write_text(yaml.safe_dump({k: v for k, v in yaml.safe_load(ppo.read_text()).items() if k != "max_length"}))
-    for words in ({}, {"offload_frozen_models": True}):
-        offered = " ".join(plan_of(ppo, words, gpu="l4")["would_fit_with"])
-        assert not ("fsdp2" in offered and (words or "offload" in offered)), offered
 
 
 def test_a_value_model_of_its_own_is_counted_beside_an_adapter(sft):
@@ -164,30 +101,12 @@ def test_steps_hours_and_price_follow_from_the_rows(sft):
     assert eight["global_batch_size"] == 64 and eight["price"] == pytest.approx(plan["price"])
 
 
-def of_stage(sft, stage, **values):
-    """The same YAML for another stage."""
-    path = sft.with_name(f"{stage}.yaml")
-    path.write_text(yaml.safe_dump(yaml.safe_load(sft.read_text()) | {"max_steps": 3} | values))
-    return path
-
-
 def test_kto_reads_single_answers_and_each_of_them_behind_another_prompt_too(sft):
     kto, dpo = (plan_of(of_stage(sft, stage)) for stage in ("kto", "dpo"))
     assert kto["tokens"] == 3 * 8 * 2048 == dpo["tokens"] / 2
     assert kto["flops"] / kto["tokens"] == pytest.approx(dpo["flops"] / dpo["tokens"] * (4 + 3) / (4 + 1))
     activations = [plan["memory"]["training step"]["activations"] for plan in (kto, dpo)]
     assert 0.4 < activations[0] / activations[1] < 0.7
-
-
-def test_pretraining_fits_by_the_fused_head_where_its_logits_are_what_is_too_large(sft):
-    model = {"model_type": "llama", "vocab_size": 128_256, "hidden_size": 512, "num_hidden_layers": 4,
-             "num_attention_heads": 8, "intermediate_size": 1024, "max_position_embeddings": 32768}  # fmt: skip
-    given = {"model_name_or_path": None, "model_config": model, "tokenizer_name_or_path": "t", "max_length": 32768,
-             "per_device_train_batch_size": 1}  # fmt: skip
-    plan = plan_of(of_stage(sft, "pretrain", **given), gpu="rtx4090")
-    assert not plan["fits"] and plan["would_fit_with"] == ["fused_lm_head: true"]
-    fused = plan_of(of_stage(sft, "pretrain", fused_lm_head=True, **given), gpu="rtx4090")
-    assert fused["fits"] and not fused.get("would_fit_with")
 
 
 def test_grpo_is_planned_by_phase(sft):

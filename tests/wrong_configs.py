@@ -357,6 +357,7 @@ train_sampling_strategy: sequential | has no effect: prompts are ordered by roll
 eval_accumulation_steps: 4 | has no effect: evaluations here keep no predictions
 num_iterations: 0 | must be at least 1
 steps_per_generation: 0 | must be at least 1
+steps_per_generation: 2; generation_batch_size: 16 | both say how large a rollout is
 epsilon: -1 | must be at least 0
 epsilon_high: -1 | must be at least 0
 delta: 1.1 | must lie above 1 + epsilon
@@ -430,6 +431,7 @@ vllm_server_port: 8001 | has no effect without `use_vllm: true`
 use_vllm: true; vllm_server_port: 8001 | has no effect with `vllm_mode: colocate`
 use_vllm: true; vllm_mode: server; vllm_max_model_length: 99 | has no effect with `vllm_mode: server`
 ~reward_model_name_or_path; reward_functions: a:b; reward_model_dtype: bfloat16 | without `reward_model_name_or_path`
+torch_compile: true; load_in_4bit: true; use_peft: true | torch_compile: does not work with quantised weights
 torch_compile_backend: onnxrt | is not one of inductor, aot_eager, eager
 torch_compile_mode: max-autotune | records a CUDA graph for each length
 value_model: shared; value_model_name_or_path: {reward} | has no effect with `value_model: shared`

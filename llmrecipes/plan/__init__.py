@@ -68,7 +68,7 @@ def make_plan(
     found = phases(job, memory)
     peak = max(sum(parts.values()) for parts in found.values())
     work = summarise(count_work(s, job, train_rows, unknown), device, gpus, mfu, price)
-    keys, with_keys = keys_that_help(job, memory, whole) if peak > whole else ([], peak)
+    keys, with_keys = keys_that_help(s, job, memory, whole) if peak > whole else ([], peak)
     result, checkpoints, free = disk(s, job, work["steps"], unknown)
     r = job.rollouts
     value = r.value.trunk + r.value.hidden if r and r.separate_value else 0

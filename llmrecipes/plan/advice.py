@@ -3,8 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from llmrecipes.keys.settings import COMMAND_LINE, Settings
 from llmrecipes.plan.job import QUANTISED, Job, Lora
 from llmrecipes.plan.memory import phases
+from llmrecipes.preflight import contradictions
+from llmrecipes.preflight.precedence import let_command_line_win
+
+LAUNCH = "--accelerate_config"
+Keys = dict[str, object]
 
 
 def peak(job: Job, gpu_bytes: float) -> float:
@@ -12,52 +18,81 @@ def peak(job: Job, gpu_bytes: float) -> float:
     return max(sum(parts.values()) for parts in phases(job, gpu_bytes).values())
 
 
-def keys_that_help(job: Job, gpu_bytes: float, room: float, most: int = 3) -> tuple[list[str], float]:
+def keys_that_help(s: Settings, job: Job, gpu_bytes: float, room: float, most: int = 3) -> tuple[list[str], float]:
     """(at most `most` settings, each as `key: value`; bytes with all of them). Greedy: takes the cheapest setting that makes
-    it fit, otherwise the one that saves most, and repeats."""
-    chosen = []
-    while len(chosen) < most and peak(job, gpu_bytes) > room:
-        tried = [(text, changed, peak(changed, gpu_bytes)) for text, changed in _changes(job)]
-        tried = [entry for entry in tried if entry[2] < 0.98 * peak(job, gpu_bytes)]
+    it fit, otherwise the one that saves most, and repeats. None contradicts the stage's settings `s`."""
+    chosen: dict[str, Keys] = {}  # by its first key; a later setting of that key takes the place of the earlier one
+    while (now := peak(job, gpu_bytes)) > room:
+        tried = [(keys, changed, peak(changed, gpu_bytes)) for keys, changed in _changes(job)]
+        tried = [
+            (keys, changed, size)
+            for keys, changed, size in tried
+            if size < 0.98 * now
+            and (len(chosen) < most or next(iter(keys)) in chosen)
+            and _is_allowed(s, {key: value for entry in (*chosen.values(), keys) for key, value in entry.items()})
+        ]
         if not tried:
             break
-        text, job, _ = next((entry for entry in tried if entry[2] <= room), min(tried, key=lambda entry: entry[2]))
-        chosen.append(text)
-    return chosen, peak(job, gpu_bytes)
+        fitting = (entry for entry in tried if entry[2] <= room)
+        keys, job, _ = next(fitting, min(tried, key=lambda entry: entry[2]))
+        chosen[next(iter(keys))] = keys
+    return [_text(keys) for keys in chosen.values()], peak(job, gpu_bytes)
 
 
-def _changes(job: Job) -> Iterator[tuple[str, Job]]:
-    """(setting, the job with it), starting with those that change the run least."""
-    batch, r = job.batch, job.rollouts
+def _is_allowed(s: Settings, keys: Keys) -> bool:
+    """Whether the stage takes `keys` beside its other settings."""
+    given = {key: value for key, value in keys.items() if key != LAUNCH}
+    where = s.where | dict.fromkeys(given, COMMAND_LINE)
+    tried = replace(s, values=s.values | given, where=where, dropped=set(s.dropped))
+    let_command_line_win(tried)
+    return set(contradictions(tried)) <= set(contradictions(s))
+
+
+def _text(keys: Keys) -> str:
+    written = {key: str(value).lower() if isinstance(value, bool) else value for key, value in keys.items()}
+    first, *others = [f"{key} {value}" if key == LAUNCH else f"{key}: {value}" for key, value in written.items()]
+    remark = " (longer rows are cut or left out)" if "max_length" in keys else ""
+    return first + (" with " + " and ".join(others) if others else "") + remark
+
+
+def _changes(job: Job) -> Iterator[tuple[Keys, Job]]:
+    """(settings, the job with them), starting with those that change the run least."""
+    r = job.rollouts
     grouped = r is not None and job.head == "chunked"  # GRPO decodes all responses of a rollout at once
-    while batch > 1:
-        batch = max(n for n in range(1, batch) if batch % n == 0)
-        accumulation = job.accumulation * job.batch // batch
-        text = f"per_device_train_batch_size: {batch} with gradient_accumulation_steps: {accumulation}"
-        text += f" and steps_per_generation: {r.decoded // batch}" if grouped else ""
-        yield text, job.changed(batch=batch, accumulation=accumulation)
+    yield from _smaller_batches(job, grouped)
     if job.whole and job.head == "logits":
-        yield "fused_lm_head: true", job.changed(head="chunked")
+        yield {"fused_lm_head": True}, job.changed(head="chunked")
     if not job.checkpointing:
-        yield "activation_checkpointing: true", job.changed(checkpointing=True)
+        yield {"activation_checkpointing": True}, job.changed(checkpointing=True)
     if r and not grouped and r.decoded > 1:
         fewer = max(1, r.decoded // 4)
-        yield f"per_device_generation_batch_size: {fewer}", job.changed(rollouts=replace(r, decoded=fewer))
+        yield {"per_device_generation_batch_size": fewer}, job.changed(rollouts=replace(r, decoded=fewer))
     if r and not grouped and not r.offload and not job.sharded:
-        yield "offload_frozen_models: true", job.changed(rollouts=replace(r, offload=True))
-    if job.gpus > 1 and job.sharded < 3 and not (r and r.offload):
-        yield "--accelerate_config configs/accelerate/fsdp2.yaml", job.changed(sharded=3)
+        yield {"offload_frozen_models": True}, job.changed(rollouts=replace(r, offload=True))
+    if job.gpus > 1 and job.sharded < 3 and not (r and r.offload) and not job.quantised:
+        yield {LAUNCH: "configs/accelerate/fsdp2.yaml"}, job.changed(sharded=3)
     if not job.lora and not job.whole:
         lora = Lora(16, frozenset(job.architecture.linear_sizes), 0.05)
         rollouts = r and replace(r, reference_bytes=0, separate_value=r.separate_value and r.keeps_value)
-        yield (
-            "use_peft: true with lora_target_modules: all-linear",
-            job.changed(lora=lora, has_reference=False, rollouts=rollouts),
-        )
+        changed = job.changed(lora=lora, has_reference=False, rollouts=rollouts)
+        yield {"use_peft": True, "lora_target_modules": "all-linear"}, changed
     if job.lora and job.weight_bytes == 4 and not job.quantised:
-        yield "dtype: bfloat16", job.changed(weight_bytes=2)
-    if job.lora and not job.quantised:
-        text = "load_in_4bit: true" + " with dtype: bfloat16" * (job.weight_bytes == 4)
-        yield text, job.changed(weight_bytes=2, quantised=QUANTISED["load_in_4bit"])
+        yield {"dtype": "bfloat16"}, job.changed(weight_bytes=2)
+    if job.lora and not job.quantised and job.sharded < 3:  # QLoRA on sharded weights was not tried
+        keys: Keys = {"load_in_4bit": True} | ({"dtype": "bfloat16"} if job.weight_bytes == 4 else {})
+        yield keys, job.changed(weight_bytes=2, quantised=QUANTISED["load_in_4bit"])
     if not r and job.length > 256:
-        yield f"max_length: {job.length // 2} (longer rows are cut or left out)", job.changed(length=job.length // 2)
+        yield {"max_length": job.length // 2}, job.changed(length=job.length // 2)
+
+
+def _smaller_batches(job: Job, grouped: bool) -> Iterator[tuple[Keys, Job]]:
+    """Smaller micro-batches at the same number of rows a step, and of responses a rollout."""
+    batch = job.batch
+    while batch > 1:
+        batch = max(n for n in range(1, batch) if batch % n == 0)
+        accumulation = job.accumulation * job.batch // batch
+        keys: Keys = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+        changed = job.changed(batch=batch, accumulation=accumulation)
+        if grouped:
+            yield keys | {"steps_per_generation": job.rollouts.decoded // batch}, changed
+        yield keys, changed  # in GRPO, where generation_batch_size says how large a rollout is

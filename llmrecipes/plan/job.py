@@ -7,9 +7,9 @@ from llmrecipes.config import InputError
 from llmrecipes.keys.settings import Settings
 from llmrecipes.plan.architecture import Architecture, read_architecture, text_model
 from llmrecipes.plan.lookup import find_config, find_vocabulary
+from llmrecipes.plan.rollouts import BYTES, Rollouts, read_rollouts
 from llmrecipes.plan.topology import sharding
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes of optimizer state per trained parameter; other optimizers are reported as unknown.
 OPTIMIZERS = {
     "adamw_torch": 8,
@@ -66,29 +66,6 @@ class Lora:
     def parameters(self, a: Architecture) -> int:
         sizes = a.linear_sizes
         return a.layers * self.rank * sum(sizes[name][0] + sizes[name][1] for name in self.targets)
-
-
-@dataclass(frozen=True)
-class Rollouts:
-    """PPO and GRPO: tokens of a prompt and a response, responses decoded at a time, and the other models."""
-
-    prompt: int
-    response: int
-    decoded: int
-    responses: int  # in a rollout, over all GPUs
-    epochs: int
-    separate_value: bool
-    value: Architecture
-    reward: Architecture | None
-    reward_bytes: int
-    reference_bytes: int
-    chunk: int | None
-    temperature: float
-    offload: bool
-    vllm: float  # share of the GPU's memory
-    vllm_weights: float = 0.0  # bytes of the engine's own copy of the weights, which that share must hold
-    keeps_value: bool = False  # the value model is the user's choice, which LoRA does not change
-    readings: int = 2  # forward passes that score the responses: the policy's own and the reference's
 
 
 @dataclass(frozen=True)
@@ -172,7 +149,7 @@ def read_job(
     head, rows, reference, more_passes = _method(s)
     rollouts = None
     if ppo or "num_iterations" in s.keys:
-        rollouts = _read_rollouts(s, a, gpus, beside, bool(lora), weight_bytes, prompt_tokens, unknown)
+        rollouts = read_rollouts(s, a, gpus, beside, bool(lora), weight_bytes, prompt_tokens, unknown)
     length = rollouts.prompt + rollouts.response if rollouts else _length(s, a, unknown)
     joined = bool(s["packing"] or s["padding_free"])
     masked = _needs_mask(s, config, a, weight_bytes, length)
@@ -303,60 +280,3 @@ def _read_lora(s: Settings, a: Architecture) -> Lora | None:
         if foreign := targets - set(names):
             raise InputError(f"lora_target_modules: {min(foreign)} is not a module of {a.family} whose size is known here")
     return Lora(s["lora_r"], frozenset(targets), s["lora_dropout"] or 0.0)
-
-
-def _read_rollouts(s, a, gpus, beside, lora: bool, weight_bytes: int, prompt_tokens, unknown: list[str]) -> Rollouts:
-    reward = None
-    if path := s["reward_model_name_or_path"]:
-        reward = read_architecture(*find_config(path, "reward_model_name_or_path", None, beside))
-    if s["reward_functions"]:
-        unknown.append("reward_functions: what they take of time and memory")
-    if not s["max_completion_length"]:
-        raise InputError("max_completion_length: how long responses may be is not given; set it")
-    prompt = s["max_prompt_length"] or prompt_tokens
-    if prompt is None:
-        prompt = (a.context or 2 * s["max_completion_length"]) - s["max_completion_length"]
-        how = "max_prompt_length" if "max_prompt_length" in s.keys else "--prompt_tokens"
-        unknown.append(f"{how}: not given, so prompts of the whole context ({prompt} tokens) are counted")
-    engine = s["use_vllm"] and s["vllm_mode"] == "colocate"
-    rewarded = {
-        "vllm": s["vllm_gpu_memory_utilization"] if engine else 0.0,
-        "vllm_weights": 2 * a.parameters / (s["vllm_tensor_parallel_size"] or 1) if engine else 0.0,
-        "prompt": prompt,
-        "response": s["max_completion_length"],
-        "reward": reward,
-        "temperature": s["temperature"],
-        "reward_bytes": BYTES.get(str(s["reward_model_dtype"] or s["dtype"]), 4),
-    }
-    micro, accumulation = s["per_device_train_batch_size"], s["gradient_accumulation_steps"]
-    if "num_iterations" in s.keys:
-        in_rollout = s["steps_per_generation"] or accumulation
-        responses = s["generation_batch_size"] or micro * in_rollout * gpus
-        again = accumulation % (s["num_iterations"] * (responses // (micro * gpus) or 1)) != 0 or s["use_vllm"]
-        return Rollouts(
-            **rewarded,
-            decoded=max(1, responses // gpus),
-            responses=responses,
-            epochs=s["num_iterations"],
-            value=a,
-            separate_value=False,
-            reference_bytes=0 if lora else weight_bytes,
-            chunk=None,
-            offload=False,
-            readings=bool(again) + bool(s["beta"]),
-        )
-    path = s["value_model_name_or_path"]
-    value = read_architecture(*find_config(path, "value_model_name_or_path", None, beside)) if path else reward or a
-    return Rollouts(
-        **rewarded,
-        decoded=s["per_device_generation_batch_size"],
-        epochs=s["num_ppo_epochs"],
-        value=value,
-        responses=s["rollout_batch_size"] or micro * accumulation * gpus * (s["num_mini_batches"] or 1),
-        separate_value=(s["value_model"] or ("shared" if lora and not path else "separate")) == "separate",
-        keeps_value=bool(s["value_model"] or path),
-        reference_bytes=0 if lora else BYTES.get(str(s["ref_model_dtype"]), weight_bytes),
-        chunk=s["logprob_chunk_size"],
-        offload=bool(s["offload_frozen_models"]),
-        readings=1 if s["old_logprobs"] == "sampler" else 2,
-    )

@@ -239,6 +239,11 @@ def _rollouts(s: Settings) -> Problems:
             yield "value_warmup_rollouts", f"are at least {steps} steps, all of max_steps, so the policy would learn nothing"
     if s["auto_find_batch_size"] and {"num_iterations", "desirable_weight"} & s.keys.keys():  # GRPO, KTO
         yield "auto_find_batch_size", "smaller batches compare other answers; set per_device_train_batch_size"
+    if s["generation_batch_size"] and s["steps_per_generation"]:
+        yield "generation_batch_size", "and `steps_per_generation` both say how large a rollout is; give one of the two"
+    for key in ("use_vllm", "torch_compile"):
+        if s[key] and (s["load_in_4bit"] or s["load_in_8bit"]) and "num_ppo_epochs" in s.keys:
+            yield key, "does not work with quantised weights in PPO; drop load_in_4bit or load_in_8bit"
     if not all(s["stop_strings"] or ()):
         yield "stop_strings", "an empty string ends every response at once; leave it out"
 
