@@ -289,7 +289,8 @@ def leaves_out_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 def ends_turn(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
     """Whether a conversation's last token, apart from whitespace, is one that ends an answer."""
     last = next((token for token in reversed(ids) if tokenizer.decode([token]).strip()), None)
-    return last is not None and last in (tokenizer.eos_token_id, end_of_turn(tokenizer))
+    # end_of_turn renders a conversation: asked only where EOS is not the answer
+    return last is not None and (last == tokenizer.eos_token_id or last == end_of_turn(tokenizer))
 
 
 def encode_prompts(
