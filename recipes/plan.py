@@ -57,7 +57,7 @@ def main(plan, words):
     if plan.exact:
         found["traced"] = traced(found, settings, plan.accelerate_config, plan.prompt_tokens)
     print(show_plan(found))
-    if plan.json:
+    if plan.json is not None:
         try:
             Path(plan.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         except OSError as error:

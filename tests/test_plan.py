@@ -136,6 +136,11 @@ def test_keys_that_the_closed_form_does_not_count_are_named(sft, key, value):
     assert not plan_of(sft)["unknown"]
 
 
+def test_hours_of_float32_are_said_to_be_those_of_bf16(sft):
+    assert any(text.startswith("bf16: off: hours") for text in plan_of(sft, {"bf16": False})["unknown"])
+    assert not plan_of(sft, {"bf16": False, "dtype": "bfloat16"})["unknown"]
+
+
 def launch_config(tmp_path, **values) -> str:
     (tmp_path / "launch.yaml").write_text(yaml.safe_dump({"num_processes": 8} | values))
     return str(tmp_path / "launch.yaml")
@@ -285,6 +290,7 @@ def test_command_prints_the_table_and_writes_json(tmp_path, sft, capfd):
         (["--mfu", "40"], "`mfu` is 40; it must lie from above 0 to 1"),
         (["--price", "-1"], "`price` is -1"),
         (["--train_rows", "0"], "`train_rows` is 0"),
+        (["--json", ""], "json: "),
         (["--json", "/nowhere/plan.json"], "json: /nowhere/plan.json cannot be written"),
         (["--model_name_or_path", "meta-llama/Llama-3.1-8b"], "did you mean `meta-llama/Llama-3.1-8B`"),
         (["--max_seq_length", "5"], "use `max_length`"),

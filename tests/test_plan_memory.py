@@ -2,6 +2,7 @@
 
 import json
 from http.client import IncompleteRead
+from operator import itemgetter
 
 import pytest
 import yaml
@@ -9,9 +10,10 @@ from forked import run_python
 from plan_toys import LLAMA, job
 
 from llmrecipes.config import InputError
+from llmrecipes.keys.settings import Settings
 from llmrecipes.plan.advice import peak
 from llmrecipes.plan.architecture import FAMILIES, read_architecture
-from llmrecipes.plan.job import Lora
+from llmrecipes.plan.job import Lora, _read_lora
 from llmrecipes.plan.lookup import KNOWN, find_vocabulary, hub_file
 from llmrecipes.plan.memory import phases
 
@@ -185,6 +187,36 @@ def test_parameters_are_those_of_transformers(family):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **given))
     assert read_architecture({"model_type": family, **given}, family).parameters == model.num_parameters()
+
+
+KIND = itemgetter("model_type")
+
+
+@pytest.mark.parametrize("targets", [None, ["all-linear"], ["q_proj"], ["c_proj"], ["dense"]])
+@pytest.mark.parametrize(
+    "config", [LLAMA, GPT2, NEOX, EXPERTS, LLAMA | {"model_type": "smollm3"}], ids=itemgetter("model_type")
+)
+def test_adapters_have_the_parameters_that_peft_gives_them_or_are_refused(config, targets):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = Settings({"use_peft": True, "lora_target_modules": targets, "lora_r": 8}, {}, {})
+    try:
+        planned = _read_lora(settings, a := read_architecture(dict(config), "m")).parameters(a)
+    except InputError:
+        planned = None  # also where PEFT would put adapters on experts, whose sizes are not known
+    small = config | {"num_hidden_layers": 2, "n_layer": 2, "pad_token_id": 0}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**small))
+        try:
+            names = "all-linear" if targets == ["all-linear"] else targets
+            model = get_peft_model(model, LoraConfig(r=8, target_modules=names, task_type="CAUSAL_LM"))
+        except ValueError:
+            assert planned is None
+            return
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert planned == (None if targets == ["all-linear"] and config is EXPERTS else trained)
 
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "mixtral"])

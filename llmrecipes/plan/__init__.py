@@ -46,25 +46,8 @@ def make_plan(
     device, gpus = read_gpu(gpu), _gpus(s, num_gpus, accelerate_config)
     job = read_job(s, config_file, gpus, accelerate_config, prompt_tokens)
     _refuse_idle_options(s, job, train_rows, prompt_tokens)
-    unknown, a = list(job.unknown), job.architecture
-    if s["trust_remote_code"]:
-        unknown.append("trust_remote_code: what the repository's own code adds")
-    started = num_processes(accelerate_config) or gpus
-    if started != gpus:
-        unknown.append(
-            f"accelerate_config: starts {started} processes, planned are {gpus}; launch with --num_processes {gpus}"
-        )
-    rows_a_step, meant = job.batch * job.accumulation * gpus, s["global_batch_size"]
-    if meant and rows_a_step != meant:
-        fitting = meant / (job.batch * gpus)
-        how = f"gradient_accumulation_steps: {fitting:.0f}" if fitting == int(fitting) else "another micro-batch"
-        unknown.append(f"global_batch_size: the YAML means {meant} rows a step, planned are {rows_a_step}; keep it by {how}")
     memory, whole = device["memory"] * 1e9, device["memory"] * 1e9 * USABLE
-    if job.rollouts and job.rollouts.vllm * memory < job.rollouts.vllm_weights:
-        unknown.append(
-            f"vllm_gpu_memory_utilization: {job.rollouts.vllm} of this GPU does not hold the engine's weights "
-            f"({job.rollouts.vllm_weights / 2**30:.1f} GiB), so vLLM will not start; they are counted whole"
-        )
+    unknown, a = [*job.unknown, *_reservations(s, job, memory, accelerate_config)], job.architecture
     found = phases(job, memory)
     peak = max(sum(parts.values()) for parts in found.values())
     work = summarise(count_work(s, job, train_rows, unknown), device, gpus, mfu, price)
@@ -76,7 +59,7 @@ def make_plan(
         "config": config_file,
         "gpu": device,
         "num_gpus": gpus,
-        "global_batch_size": rows_a_step,
+        "global_batch_size": job.batch * job.accumulation * gpus,
         "parameters": {"all": a.parameters + value, "trained": job.trained + value, "active": a.active},
         "memory": found,
         "peak": peak,
@@ -89,6 +72,31 @@ def make_plan(
         "disk": {"result": result, "checkpoints": checkpoints, "free": free},
         "unknown": unknown,
     }
+
+
+def _reservations(s: Settings, job: Job, memory: float, accelerate_config: str | None) -> list[str]:
+    """What a plan for GPUs of so much `memory` in bytes does not know, or what the launch would do otherwise."""
+    unknown, gpus = [], job.gpus
+    if s["trust_remote_code"]:
+        unknown.append("trust_remote_code: what the repository's own code adds")
+    if job.compute_bytes == 4:
+        unknown.append("bf16: off: hours and price are those of the GPU's bf16 peak; products in float32 take longer")
+    started = num_processes(accelerate_config) or gpus
+    if started != gpus:
+        unknown.append(
+            f"accelerate_config: starts {started} processes, planned are {gpus}; launch with --num_processes {gpus}"
+        )
+    rows_a_step, meant = job.batch * job.accumulation * gpus, s["global_batch_size"]
+    if meant and rows_a_step != meant:
+        fitting = meant / (job.batch * gpus)
+        how = f"gradient_accumulation_steps: {fitting:.0f}" if fitting == int(fitting) else "another micro-batch"
+        unknown.append(f"global_batch_size: the YAML means {meant} rows a step, planned are {rows_a_step}; keep it by {how}")
+    if job.rollouts and job.rollouts.vllm * memory < job.rollouts.vllm_weights:
+        unknown.append(
+            f"vllm_gpu_memory_utilization: {job.rollouts.vllm} of this GPU does not hold the engine's weights "
+            f"({job.rollouts.vllm_weights / 2**30:.1f} GiB), so vLLM will not start; they are counted whole"
+        )
+    return unknown
 
 
 def _refuse_idle_options(s: Settings, job: Job, train_rows: int | None, prompt_tokens: int | None) -> None:

@@ -75,7 +75,8 @@ def _changes(job: Job) -> Iterator[tuple[Keys, Job]]:
         lora = Lora(16, frozenset(job.architecture.linear_sizes), 0.05)
         rollouts = r and replace(r, reference_bytes=0, separate_value=r.separate_value and r.keeps_value)
         changed = job.changed(lora=lora, has_reference=False, rollouts=rollouts)
-        yield {"use_peft": True, "lora_target_modules": "all-linear"}, changed
+        modules = f"[{', '.join(job.architecture.linear_sizes)}]" if job.architecture.experts else "all-linear"
+        yield {"use_peft": True, "lora_target_modules": modules}, changed
     if job.lora and job.weight_bytes == 4 and not job.quantised:
         yield {"dtype": "bfloat16"}, job.changed(weight_bytes=2)
     if job.lora and not job.quantised and job.sharded < 3:  # QLoRA on sharded weights was not tried

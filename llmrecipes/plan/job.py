@@ -24,15 +24,10 @@ OPTIMIZERS = {
     "sgd": 0,
     "adafactor": 0.01,
 }
-# Names of modules in GPT-2 and GPT-NeoX -> those of `Architecture.linear_sizes`.
+# Names of modules -> those of `Architecture.linear_sizes`, in the families that have other names.
 MODULES = {
-    "c_attn": ["qkv"],
-    "c_fc": ["up"],
-    "c_proj": ["out", "down"],
-    "query_key_value": ["qkv"],
-    "dense": ["out"],
-    "dense_h_to_4h": ["up"],
-    "dense_4h_to_h": ["down"],
+    "gpt2": {"c_attn": ["qkv"], "c_fc": ["up"], "c_proj": ["out", "down"]},
+    "gpt_neox": {"query_key_value": ["qkv"], "dense": ["out"], "dense_h_to_4h": ["up"], "dense_4h_to_h": ["down"]},
 }
 QUANTISED = {"load_in_4bit": 0.5 + 4 / 64, "load_in_8bit": 1.0}  # bytes per weight; blocks of 64 share a float32 scale
 # What the closed form does not account for if a key is on: the key's value and what is missing.
@@ -268,15 +263,20 @@ def _autocast(s: Settings) -> bool:
 def _read_lora(s: Settings, a: Architecture) -> Lora | None:
     if not s["use_peft"]:
         return None
-    names = list(a.linear_sizes)
-    wanted = s["lora_target_modules"]
+    names = MODULES.get(a.family) or {name: [name] for name in a.linear_sizes}
+    wanted, known = s["lora_target_modules"], f"name some of {', '.join(names)}"
+    if wanted is None and (a.experts or a.family == "smollm3"):
+        raise InputError(f"lora_target_modules: PEFT has no default for a {a.family}; {known}")
     if wanted is None:
-        targets = {"qkv"} if a.fused_qkv else {"q_proj", "v_proj"}
+        wanted = [next(iter(names))] if a.fused_qkv else ["q_proj", "v_proj"]
     elif wanted in ("all-linear", ["all-linear"]):
-        targets = set(names)
-    else:
-        wanted = [wanted] if isinstance(wanted, str) else wanted
-        targets = {name for module in wanted for name in MODULES.get(module, [module])}
-        if foreign := targets - set(names):
-            raise InputError(f"lora_target_modules: {min(foreign)} is not a module of {a.family} whose size is known here")
+        if a.experts:
+            raise InputError(f"lora_target_modules: all-linear reaches experts, whose adapters are not known here; {known}")
+        wanted = list(names)
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    if foreign := set(wanted) - set(names):
+        raise InputError(
+            f"lora_target_modules: {min(foreign)} is not a module of {a.family} whose size is known here; {known}"
+        )
+    targets = {name for module in wanted for name in names[module]}
     return Lora(s["lora_r"], frozenset(targets), s["lora_dropout"] or 0.0)

@@ -122,8 +122,8 @@ def _build(job: Job, config: dict, score: bool) -> nn.Module:
 
 
 def _peft_config(job: Job, score: bool) -> LoraConfig:
-    names = {theirs for theirs, ours in MODULES.items() if set(ours) & job.lora.targets}
-    targets = sorted(names if job.architecture.fused_qkv else job.lora.targets)
+    names = MODULES.get(job.architecture.family) or {name: [name] for name in job.lora.targets}
+    targets = sorted(theirs for theirs, ours in names.items() if set(ours) & job.lora.targets)
     return LoraConfig(r=job.lora.rank, target_modules=targets, task_type="SEQ_CLS" if score else "CAUSAL_LM")
 
 
