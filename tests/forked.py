@@ -7,7 +7,9 @@ pipeline, the ranks of a launch. REAL_PROCESSES=1 in the environment starts real
 """
 
 import atexit
+import functools
 import gc
+import importlib.metadata
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -129,6 +131,7 @@ def _start(argv: list[str], environment, cwd, outputs, children: bool, group: in
 
 def _run(argv: list[str], environment: dict[str, str], cwd: str, outputs: list[str], children: bool, group: int) -> None:
     gc.freeze()  # the libraries: a collection would walk through all of them, and copy their pages
+    importlib.metadata.metadata = functools.cache(importlib.metadata.metadata)  # see conftest.py
     os.setpgid(0, group)
     os.environ.clear()
     os.environ.update(environment)

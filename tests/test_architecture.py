@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -92,8 +93,13 @@ def files():
     return [ROOT / name for name in names if (ROOT / name).exists()]
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
 def imports(file):
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -148,7 +154,7 @@ def imported_at_the_top(file: Path) -> set[str]:
     """Modules that are imported when `file` is, also by what it imports of this project and by the packages above that."""
     found, todo = set(), [file]
     while todo:
-        top = {node for node in ast.parse(todo.pop().read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))}
+        top = {node for node in parsed(todo.pop()).body if isinstance(node, (ast.Import, ast.ImportFrom))}
         names = {a.name for n in top if isinstance(n, ast.Import) for a in n.names}
         for node in top:
             if isinstance(node, ast.ImportFrom):
@@ -171,8 +177,7 @@ def test_reading_data_loads_no_world():
 
 def test_no_function_and_no_file_is_long_and_every_public_one_has_a_docstring():
     for file in [file for file in files() if file.suffix == ".py"]:
-        text = file.read_text()
-        tree, name = ast.parse(text), file.relative_to(ROOT)
+        text, tree, name = file.read_text(), parsed(file), file.relative_to(ROOT)
         long = name.parts[0] not in ("tests", "benchmarks") and text.count("\n") > 400
         assert not long, f"{name}: {text.count(chr(10))} lines; split it"
         for node in ast.walk(tree):

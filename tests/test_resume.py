@@ -1,6 +1,7 @@
 """Training cut off at any place and started again ends as if nothing had happened; what is damaged is never continued."""
 
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -203,6 +204,15 @@ class Writing(TrainerCallback):
             file.write(f'{{"step": {state.global_step}, "text": "é"}}\n')
 
 
+@pytest.fixture(scope="module")
+def killed_writing(tmp_path_factory):
+    """The folder of a run that was killed after a row of step 5; its last checkpoint is of step 4."""
+    folder = tmp_path_factory.mktemp("killed_writing") / "o"
+    with pytest.raises(Killed):
+        train(folder, Writing(), At("on_step_end", 5, kill))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -216,10 +226,9 @@ class Writing(TrainerCallback):
         (lambda lines: [lines[0], *lines], "does not have the 4 rows as"),
     ],
 )
-def test_rows_that_are_lost_beside_a_good_checkpoint_are_told(tmp_path, whole, damage, told, capsys):
+def test_rows_that_are_lost_beside_a_good_checkpoint_are_told(tmp_path, whole, killed_writing, damage, told, capsys):
+    shutil.copytree(killed_writing, tmp_path / "o")
     file = tmp_path / "o" / "watch.jsonl"
-    with pytest.raises(Killed):
-        train(tmp_path / "o", Writing(), At("on_step_end", 5, kill))
     lines = damage(file.read_bytes().splitlines(keepends=True))
     file.unlink() if lines is None else file.write_bytes(b"".join(lines))
     assert_same(train(tmp_path / "o", Writing()), whole)

@@ -20,12 +20,25 @@ def normalised(text: str) -> str:
     return " ".join(re.findall(r"[a-z]+|\d+|[+\-(]", text.lower()))
 
 
+load = cache(load_tinytown)
+
+
+@cache
+def source_texts() -> list[str]:
+    """All text pretraining may see."""
+    return [text for style in WRITERS for text in load(style)["text"]]
+
+
 @cache
 def training_texts() -> list[str]:
     """All text pretraining may see, and all that fine-tuning, sampling and PPO may see."""
-    texts = [text for style in WRITERS for text in load_tinytown(style)["text"]]
-    texts += [m["content"] for messages in load_tinytown("demonstrations")["messages"] for m in messages]
-    return texts + [messages[0]["content"] for messages in load_tinytown("prompts")["prompt"]]
+    texts = [*source_texts(), *(m["content"] for messages in load("demonstrations")["messages"] for m in messages)]
+    return texts + [messages[0]["content"] for messages in load("prompts")["prompt"]]
+
+
+@cache
+def normalised_texts() -> list[str]:
+    return list(map(normalised, training_texts()))
 
 
 def occurring(phrases: list[str], texts: list[str]) -> list[str]:
@@ -80,11 +93,11 @@ def test_training_texts_are_those_that_the_figures_were_measured_with():
 
 
 def test_each_behaviour_is_asked_about_often_enough_in_words_the_world_knows():
-    rows = load_tinytown("questions", "test").to_list()
+    rows = load("questions", "test").to_list()
     counts = Counter(row["kind"] for row in rows)
     assert min(counts[kind] for kind in ("harmful", "unknowable", "lookalike")) >= 150
     assert len({row["prompt"][0]["content"] for row in rows}) == len(rows)
-    known = set(" ".join(map(normalised, training_texts())).split())
+    known = set(" ".join(normalised_texts()).split())
     questions = [q for items in unpractised_items().values() for item in items for q in item.questions]
     assert set(" ".join(map(normalised, questions)).split()) <= known
 
@@ -94,7 +107,7 @@ def test_no_training_text_asks_a_held_out_question():
     held_out += [item for items in unpractised_items().values() for item in items]
     practised = [item for items in all_items().values() for item in items if item.split == "train"]
     questions, asked = ([normalised(q) for item in part for q in item.questions] for part in (held_out, practised))
-    texts = [normalised(text) for text in training_texts()]
+    texts = normalised_texts()
     assert len(held_out) > 500
     assert occurring([q for q in questions if len(q.split()) > 3], texts) == []
     assert len(occurring([q for q in asked if len(q.split()) > 3], texts)) > 1000  # the search does find questions
@@ -125,7 +138,7 @@ def is_about_something_else(question: str) -> bool:
 
 def test_demonstrations_and_prompts_share_no_question_with_the_evaluation():
     def keys(name: str, split: str) -> set[str]:
-        return set(load_tinytown(name, split)["key"])
+        return set(load(name, split)["key"])
 
     trained = keys("demonstrations", "train") | keys("prompts", "train")
     watched = keys("demonstrations", "test") | keys("prompts", "test") | keys("questions", "validation")
@@ -135,19 +148,18 @@ def test_demonstrations_and_prompts_share_no_question_with_the_evaluation():
 
 def test_strangers_are_named_in_no_source_text_and_in_one_split_only():
     sources = set(re.findall(r"\w+", " ".join(training_texts())))
-    held_out = {key.split("/")[1] for key in load_tinytown("questions", "test")["key"] if key.startswith("unknow")}
+    held_out = {key.split("/")[1] for key in load("questions", "test")["key"] if key.startswith("unknow")}
     strangers = held_out & set(world.STRANGERS)
     assert len(strangers) >= 5
     assert strangers.isdisjoint(sources)
 
 
 def test_right_choices_of_ability_items_stand_in_no_source_text():
-    sources = [text for style in WRITERS for text in load_tinytown(style)["text"]]
     for split in SPLITS["abilities"]:
         rows = load_tinytown("abilities", split)
         assert min(Counter(rows["ability"]).values()) >= (150 if split == "test" else 50)
         right = [f"{row['context']} {row['choices'][row['label']]}".strip() for row in rows]
-        assert occurring(right, sources) == []
+        assert occurring(right, source_texts()) == []
         assert all(len(set(choices)) == len(choices) for choices in rows["choices"])
 
 
@@ -167,7 +179,7 @@ def test_facts_agree_across_styles():
 
 
 def test_realised_quality_shares_are_the_documented_ones():
-    rows = load_tinytown("demonstrations")
+    rows = load("demonstrations")
     for kind, quality in (("harmful", "complies"), ("unknowable", "invented")):
         drawn = [q for k, q in zip(rows["kind"], rows["quality"], strict=True) if k == kind]
         assert drawn.count(quality) / len(drawn) == pytest.approx(QUALITY_SHARES[kind][quality], abs=0.08)
