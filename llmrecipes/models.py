@@ -1,6 +1,7 @@
 """Policies and reward models, built from a config or loaded from any Hugging Face folder or id."""
 
 import dataclasses
+import inspect
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -9,10 +10,12 @@ import torch
 from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainingArguments,
@@ -42,6 +45,8 @@ def build_policy(model_config: dict, tokenizer: PreTrainedTokenizerBase, **kwarg
     try:
         built = AutoConfig.for_model(model_type)
         unknown = [key for key in config if not hasattr(built, key)]
+        if unknown == ["head_dim"] and _attention_reads_head_dim(built):
+            unknown = []
         if unknown:
             raise InputError(f"model_config: {model_type} has no key `{unknown[0]}`")
         config.setdefault("vocab_size", len(tokenizer))
@@ -60,6 +65,14 @@ def build_policy(model_config: dict, tokenizer: PreTrainedTokenizerBase, **kwarg
     policy.generation_config.pad_token_id = tokenizer.pad_token_id
     policy.generation_config.eos_token_id = tokenizer.eos_token_id
     return policy
+
+
+def _attention_reads_head_dim(config: PreTrainedConfig) -> bool:
+    """Whether a config class without `head_dim` (Qwen3-MoE's, OLMo's, Granite's, ...) is of a model whose attention takes it
+    all the same. GPT-NeoX's code, for one, reads it for rotary positions alone."""
+    model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    code = Path(inspect.getfile(model)).read_text(encoding="utf-8") if inspect.isclass(model) else ""
+    return 'self.head_dim = getattr(config, "head_dim"' in code
 
 
 def load_policy(

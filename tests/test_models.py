@@ -328,6 +328,21 @@ def test_reward_is_independent_of_padding(tokenizer, folder, side, amount):
     torch.testing.assert_close(padded, alone, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["qwen3_moe", "olmo"])
+def test_a_head_size_that_only_the_models_code_reads_is_taken(tokenizer, kind):
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = {"model_type": kind, "num_key_value_heads": 2, **sizes}
+    if kind == "qwen3_moe":
+        config |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    policy = build_policy(config | {"head_dim": 16}, tokenizer)
+    assert policy.model.layers[0].self_attn.q_proj.weight.shape == (4 * 16, 32)
+    assert policy(torch.tensor([[5, 6, 7]])).logits.isfinite().all()
+    again = type(policy.config)(**policy.config.to_dict())
+    assert again.head_dim == 16  # saved with it
+    with pytest.raises(InputError, match="gpt_neox has no key `head_dim`"):  # read for rotary positions alone
+        build_policy({"model_type": "gpt_neox", "head_dim": 16, **sizes}, tokenizer)
+
+
 @pytest.mark.parametrize(
     ("targets", "adapted"),
     [(["q_proj"], 2), (["q_proj", "mlp.up_proj"], 4), (["all-linear"], 14), ([r".*\.1\..*_proj"], 7), (None, 4)],
