@@ -1,6 +1,7 @@
 """Tokenizer, chat template and models belong together: what is written can be read, learned from and stopped."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -232,7 +233,7 @@ def test_generation_settings_that_could_not_be_written_again_are_mended_or_refus
         load_policy(model, tokenizer)
 
 
-def test_code_of_a_models_repository_runs_in_every_stage_that_is_told_to_run_it(tokenizer, folder, tmp_path):
+def test_code_of_a_models_repository_runs_in_every_stage_that_is_told_to_run_it(tokenizer, folder, tmp_path, monkeypatch):
     own = shutil.copytree(folder, tmp_path / "own")
     config = json.loads((own / "config.json").read_text())
     code = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
@@ -258,7 +259,15 @@ def test_code_of_a_models_repository_runs_in_every_stage_that_is_told_to_run_it(
         assert run.returncode == 0, run.stderr
     assert json.loads((tmp_path / "sample" / "samples.jsonl").read_text())["num_tokens"] == [2]
     assert find_models(str(own)) == {"own": str(own)}
-    assert all("trust_remote_code=True" in line for line in load_model(own, "own", False, True) if "from_pre" in line)
+    for base, adapter in ((own, "lora"), ("lora", "second"), ("ann/own", "hub")):  # an adapter, one on it, on the Hub's
+        (tmp_path / adapter).mkdir()
+        (tmp_path / adapter / "adapter_model.safetensors").write_bytes(b"")
+        written = {"base_model_name_or_path": str(base if "/" in str(base) else tmp_path / base)}
+        (tmp_path / adapter / "adapter_config.json").write_text(json.dumps(written))
+    monkeypatch.setattr("llmrecipes.cards.loading.try_to_load_from_cache", lambda repo, _: f"{own}/config.json")
+    for model in (own, *(tmp_path / name for name in ("lora", "second", "hub"))):
+        lines = [line for line in load_model(model, "own", False, True) if re.search("(Tok|LM).*from_pre", line)]
+        assert len(lines) == 2 and all("trust_remote_code=True" in line for line in lines), model
 
 
 def test_weights_that_are_in_no_file_or_of_another_size_are_one_line_and_no_random_numbers(tokenizer, folder, tmp_path):

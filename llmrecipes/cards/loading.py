@@ -5,9 +5,10 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 
-from llmrecipes.cards.names import loading_name
+from llmrecipes.cards.names import is_local, loading_name
 from llmrecipes.durable import read_json
 
 QUESTION = "Which colour does the sky have?"
@@ -31,18 +32,17 @@ def load_model(folder: Path, name: str, is_classifier: bool, answers_chats: bool
     use = _score(folder) if is_classifier else _generate(answers_chats)
     if is_adapter and (len(chain := adapter_chain(folder)) > 2 or chain[0].startswith("pypi:")):
         return _load_chain(kind, quoted, labels, chain[:-1], folder) + use
-    tokenizer = f"tokenizer = AutoTokenizer.from_pretrained({quoted})"
     if is_adapter:
+        code = _own_code(chain[0])
         lines = [
             f"from peft import AutoPeftModelFor{kind}",
             "from transformers import AutoTokenizer",
             "",
-            tokenizer,
-            f"model = AutoPeftModelFor{kind}.from_pretrained({quoted}{labels})",
+            f"tokenizer = AutoTokenizer.from_pretrained({quoted}{code})",
+            f"model = AutoPeftModelFor{kind}.from_pretrained({quoted}{labels}{code})",
         ]
     else:
-        # Code of the model's own repository lies in the folder, too.
-        code = ", trust_remote_code=True" if "auto_map" in read_json(folder / "config.json") else ""
+        code = _own_code(str(folder))  # which lies in the folder, too
         lines = [
             f"from transformers import AutoModelFor{kind}, AutoTokenizer",
             "",
@@ -69,10 +69,20 @@ def adapter_chain(folder: Path) -> list[str]:
     return chain
 
 
+def _own_code(model: str) -> str:
+    """The argument without which a model whose repository has code of its own, a folder or an id on the Hub that has been
+    downloaded, does not load."""
+    config = Path(model) / "config.json"
+    if not is_local(model) and isinstance(cached := try_to_load_from_cache(model, "config.json"), str):
+        config = Path(cached)
+    return ", trust_remote_code=True" if "auto_map" in read_json(config) else ""
+
+
 def _load_chain(kind: str, quoted: str, labels: str, bases: list[str], folder: Path) -> list[str]:
     """Lines that load an adapter on top of others; PEFT by itself would load only the last one."""
     whole, *adapters = [json.dumps(loading_name(base)) for base in bases]
     archive = bases[0].startswith("pypi:")
+    code = "" if archive else _own_code(bases[0])
     whole = f"local_model({whole})" if archive else whole
     size = next(filter(None, map(_vocabulary, [*bases[1:], folder])), None)
     return [
@@ -80,8 +90,8 @@ def _load_chain(kind: str, quoted: str, labels: str, bases: list[str], folder: P
         "from peft import PeftConfig, PeftModel",
         f"from transformers import AutoModelFor{kind}, AutoTokenizer",
         "",
-        f"tokenizer = AutoTokenizer.from_pretrained({quoted})",
-        f"model = AutoModelFor{kind}.from_pretrained({whole}{labels})",
+        f"tokenizer = AutoTokenizer.from_pretrained({quoted}{code})",
+        f"model = AutoModelFor{kind}.from_pretrained({whole}{labels}{code})",
         *([f"model.resize_token_embeddings({size}, mean_resizing=False)"] if size else []),
         "# An adapter on top of adapters: each is merged before the next is loaded.",
         f"for adapter in [{', '.join([*adapters, quoted])}]:",
