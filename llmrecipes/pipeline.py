@@ -131,6 +131,9 @@ def plan_stages(pipeline: PipelineArguments, config_path: str, force: bool) -> l
         stage.reason = _reason(stage, force, will_change)
         if stage.runs:
             will_change.append(stage)
+    if pipeline.sweep is not None and not any(stage.variant and stage.selected for stage in stages):
+        changed = ", ".join(dict.fromkeys(stage.name for stage in stages if stage.variant))
+        raise InputError(f"command line: sweep: changes {changed}, of which --from, --to and --only leave none to run")
     return stages
 
 

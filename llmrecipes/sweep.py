@@ -29,8 +29,8 @@ def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
             makes, or an invalid value for it, also one that the stage's other settings forbid.
     """
     name, _, values = given.partition("=")
-    words = re.findall(r"(?:^|,)((?:\[[^]]*\]|\{[^}]*\}|[^,])*)", values)
-    if not name or not all(words) or len(set(words)) < 2 or len(set(words)) < len(words):
+    words = [word.strip() for word in re.findall(r"(?:^|,)((?:\[[^]]*\]|\{[^}]*\}|[^,])*)", values)]
+    if not name or name.startswith(".") or not all(words) or len(set(words)) < 2 or len(set(words)) < len(words):
         raise InputError(f"{WHERE}: sweep: {given[:60]!r} is not KEY=VALUE,VALUE with two values or more, each once")
     stage, key = _find(stages, name, only)
     if key == "output_dir" or (key == "seed" and stage.seed is not None):

@@ -70,12 +70,25 @@ def test_sweep_makes_what_does_not_depend_on_the_key_once(tmp_path):
         ("sft.packing_strategy=bfd,wrapped", "packing_strategy: has no effect without `packing`"),
         ("dpo.eval_steps=1,2", "eval_steps: has no effect without `eval_strategy`"),
         ("beta", "is not KEY=VALUE,VALUE"),
+        (".beta=1,2", "is not KEY=VALUE,VALUE"),
         ("", "is not KEY=VALUE,VALUE"),
     ],
 )
 def test_sweep_that_cannot_be_is_one_line(tmp_path, sweep, message):
     with pytest.raises(InputError, match=message):
         swept(tmp_path, sweep)
+
+
+def test_a_sweep_of_stages_that_are_not_to_run_is_one_line(tmp_path):
+    for changes in ({"only": ["sft"]}, {"to_stage": "reward"}):
+        with pytest.raises(InputError, match="sweep: changes dpo, evaluate, of which --from, --to and --only leave none"):
+            swept(tmp_path, "dpo.beta=0.1,0.5", **changes)
+    assert swept(tmp_path, "dpo.beta=0.1,0.5", from_stage="evaluate")[-1].selected
+
+
+def test_spaces_between_values_make_no_other_folder(tmp_path):
+    plain, spaced = (swept(tmp_path, f"dpo.beta={values}") for values in ("0.1,0.5", "0.1, 0.5"))
+    assert [stage.output_dir for stage in plain] == [stage.output_dir for stage in spaced]
 
 
 def test_sweeps_of_one_key_of_two_stages_have_folders_of_their_own(tmp_path):
