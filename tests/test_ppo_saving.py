@@ -113,22 +113,30 @@ def test_resume_equals_uninterrupted(tmp_path, stop):
         assert logged(whole, name) == logged(resumed, name)
 
 
-def test_best_model_is_loaded_at_the_end(tmp_path):
+@pytest.mark.parametrize("value_model", ["separate", pytest.param("shared", marks=pytest.mark.long)])
+def test_best_policy_and_its_value_model_are_what_is_saved_at_the_end(tmp_path, value_model):
     trainer = toys.trainer(
         tmp_path,
         max_steps=4,
+        value_model=value_model,
         eval_strategy="steps",
         eval_steps=1,
         save_strategy="steps",
         save_steps=1,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_response_length",
-        greater_is_better=True,
+        metric_for_best_model="eval_score",
+        greater_is_better=False,  # the reward grows, so the last policy is not the best
         trainer_arguments={"eval_dataset": toys.prompts(10, seed=5)},
     )
     trainer.train()
-    best = AutoModelForCausalLM.from_pretrained(trainer.state.best_model_checkpoint)
-    assert_equal_weights(dict(best.named_parameters()), dict(trainer.model.policy.named_parameters()))
+    trainer.save_model(str(tmp_path / "saved"))
+    best, last = Path(trainer.state.best_model_checkpoint), tmp_path / "checkpoint-4"
+    assert best != last
+    files = [file.relative_to(best) for file in best.rglob("*.safetensors")]
+    assert len(files) == 2
+    for file in files:
+        assert_equal_weights(load_file(best / file), saved := load_file(tmp_path / "saved" / file))
+        assert not all(torch.equal(tensor, saved[name]) for name, tensor in load_file(last / file).items())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
