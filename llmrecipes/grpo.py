@@ -16,6 +16,7 @@ from llmrecipes.data.preview import RowCounts, count_prompts
 from llmrecipes.models import eos_token_ids
 from llmrecipes.ppo.prompts import RolloutSampler, add_prompt_ids, longest_prompt, prompt_token_ids
 from llmrecipes.ppo.rewards import Rewards
+from llmrecipes.training import require_router
 
 MEASURED = ("reward", "reward_std", "kl", "entropy", "completions/mean_length", "completions/clipped_ratio")
 
@@ -43,6 +44,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         reward_processing_classes: list | None = None,
         **kwargs,
     ):
+        require_router(args, model)
         rewards = Rewards(reward_funcs, reward_processing_classes, processing_class, args.reward_weights)
         longest = longest_prompt(model, args.max_completion_length, None)
         read = partial(_encode, tokenizer=processing_class, longest=longest)

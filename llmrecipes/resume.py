@@ -39,6 +39,7 @@ from llmrecipes.models import load_weights, multiply_in_tf32, warn_of_rounding
 from llmrecipes.pacing import keep_gpu_busy, stop_where_not_finite
 from llmrecipes.random_states import kept_random_states, random_states, set_random_states
 from llmrecipes.run import Run
+from llmrecipes.sharding import expect_idle_weights
 from llmrecipes.signals import Interrupted, handle_signals, raise_interrupted
 
 # What trainers (Trainer itself, TRL's, PPO's) accumulate between log lines, or count over the whole training.
@@ -65,6 +66,7 @@ def run_training(trainer: Trainer, state: Run) -> dict:
     if not trainer.is_deepspeed_enabled:  # DeepSpeed keeps float32 weights of its own
         warn_of_rounding(trainer.model)
     multiply_in_tf32(trainer.args)
+    expect_idle_weights(trainer.args, trainer.model)
     args, checkpoint = trainer.args, state.resume_from_checkpoint
     # Trainer would remove old checkpoints before the newest is sealed; here they are kept until then.
     limit, args.save_total_limit = args.save_total_limit, None

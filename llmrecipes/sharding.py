@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from transformers import TrainingArguments
 
 from llmrecipes.config import InputError, StageArguments
 
@@ -88,6 +89,13 @@ def _keep_float32_outputs(args: StageArguments) -> None:
         kind = torch.bfloat16 if args.bf16 else torch.float16
         policy = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=kind)
         args.fsdp_plugin_args = (args.fsdp_plugin_args or {}) | {"mixed_precision_policy": policy}
+
+
+def expect_idle_weights(args: TrainingArguments, model: torch.nn.Module) -> None:
+    """Lets DDP train a model with parts that no text reaches, such as layers of images, whose gradients it would await."""
+    config = getattr(model, "config", None)
+    if args.ddp_find_unused_parameters is None and config is not None and config.get_text_config() is not config:
+        args.ddp_find_unused_parameters = True
 
 
 def _load_optimizers_of_idle_weights() -> None:

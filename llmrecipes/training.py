@@ -42,7 +42,8 @@ def add_loss_alone(model: torch.nn.Module) -> None:
 
 def within_context(args: TrainingArguments, model):
     """`args`, or a copy with `max_length` lowered to the model's context, with a message: beyond it, learned positions do
-    not exist and other kinds were never trained."""
+    not exist and other kinds were never trained. InputError for a loss of experts that the model does not have."""
+    require_router(args, model)
     context = context_length(model)
     if context is None or args.max_length is None or args.max_length <= context:
         return args
@@ -50,6 +51,15 @@ def within_context(args: TrainingArguments, model):
     args = copy.copy(args)
     args.max_length = context
     return args
+
+
+def require_router(args: TrainingArguments, model) -> None:
+    """InputError for `router_aux_loss_coef` with a model that is no mixture of experts."""
+    if getattr(args, "router_aux_loss_coef", None) and not hasattr(model.config.get_text_config(), "output_router_logits"):
+        raise InputError(
+            f"router_aux_loss_coef: {type(model).__name__} is no mixture of experts that returns its router's logits; "
+            "leave it out"
+        )
 
 
 def precompute_in_one_process(training: trl.DPOConfig | trl.KTOConfig, num_preview: int) -> None:

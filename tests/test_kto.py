@@ -125,3 +125,8 @@ def test_run_that_is_cut_up_otherwise_is_refused_for_its_kl(tmp_path, monkeypatc
     with pytest.raises(InputError, match="KTO measures KL on the rows of a micro-batch"):
         _require_equal_steps(build(tmp_path, rows), tmp_path)
     _require_equal_steps(build(tmp_path, rows, loss_type="apo_zero_unpaired"), tmp_path)  # which has no KL
+
+
+def test_a_loss_of_experts_that_the_model_does_not_have_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="router_aux_loss_coef: LlamaForCausalLM is no mixture of experts"):
+        build(tmp_path, to_labelled(Dataset.from_list(PAIRS), seed=3), router_aux_loss_coef=0.5)

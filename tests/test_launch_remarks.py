@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 from parsing_toys import SFT, error_of, write
 
-from llmrecipes.keys import keys_of
+from llmrecipes.keys import keys_of, recipe_keys
+from llmrecipes.manifest import ROOT
 from llmrecipes.parsing import collect, parse, read_argv
-from llmrecipes.preflight import disk, machine, remarks
+from llmrecipes.preflight import disk, ineffective, machine, remarks
 
 
 def test_help_shows_what_a_recipe_does_our_own_keys_first_in_groups_and_all_about_one(capsys, monkeypatch):
@@ -97,3 +98,17 @@ def test_hub_is_asked_before_training_whether_a_push_would_be_let_in(monkeypatch
     assert "does not let this token in (401 Client Error)" in next(machine.hub(settings))[1]
     monkeypatch.setattr("huggingface_hub.HfApi.whoami", lambda self: {"name": "me"})
     assert not list(machine.hub(settings))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--watch_items 3", "watch_items: has no effect without `watch_steps`"),
+        ("--watch_max_new_tokens 3", "watch_max_new_tokens: has no effect without `watch_steps`"),
+        ("--watch_steps 5 --watch_temperature 0.5", "watch_temperature: has no effect without `watch_questions`"),
+        ("--watch_steps 5 --watch_items 3", "watch_items: has no effect without `watch_tasks`"),
+    ],
+)
+def test_keys_of_watching_that_nothing_reads_are_named(words, told):
+    settings, _, problems = collect(read_argv(words.split()), recipe_keys(ROOT / "recipes" / "kto.py"))
+    assert problems == [] and settings.lines(ineffective(settings)) == [f"command line: {told}"]

@@ -3,6 +3,8 @@
 Whole stages, sharded: test_stage_topologies.py, test_ppo_topologies.py.
 """
 
+from types import SimpleNamespace
+
 import ppo_toys as toys
 import pytest
 import torch
@@ -12,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmrecipes.ppo.policy_value import PolicyAndValue
 from llmrecipes.ppo.sharding import FrozenModel
-from llmrecipes.sharding import make_shardable
+from llmrecipes.sharding import expect_idle_weights, make_shardable
 
 IDLE = """
 import os
@@ -75,3 +77,12 @@ def test_fsdp_loads_an_optimizer_without_state_of_weights_that_had_no_gradient(t
     (tmp_path / "idle.py").write_text(IDLE)
     done = run_python(tmp_path / "idle.py")
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "found"), [("gemma3", None, True), ("gemma3", False, False), ("llama", None, None)]
+)
+def test_ddp_is_told_of_layers_of_images(kind, given, found):
+    args = SimpleNamespace(ddp_find_unused_parameters=given)
+    expect_idle_weights(args, SimpleNamespace(config=AutoConfig.for_model(kind, **FAMILIES[kind])))
+    assert args.ddp_find_unused_parameters is found

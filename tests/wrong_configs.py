@@ -55,6 +55,7 @@ eval_strategy: nonsense | choose from no, steps, epoch
 eval_on_start: true | has nothing to evaluate on
 do_eval: true | has nothing to evaluate on
 do_predict: true | has no effect
+label_names: [x] | has no effect
 do_train: sometimes | it must be bool
 load_best_model_at_end: true | nothing to compare models on
 load_best_model_at_end: true; eval_strategy: epoch; test_split_size: 0.1 | must be the same models

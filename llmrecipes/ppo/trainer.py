@@ -35,7 +35,7 @@ from llmrecipes.ppo.rollout import Rollout, split_rollout
 from llmrecipes.ppo.sharding import shard_frozen
 from llmrecipes.ppo.vllm_sampler import VLLMSampler
 from llmrecipes.reward_models.scoring import RewardFunction, tell_unread
-from llmrecipes.sharding import prepare_sharding
+from llmrecipes.sharding import expect_idle_weights, prepare_sharding
 from llmrecipes.templates import complete_template
 
 ROLLOUT_METRICS = ("score", "kl", "entropy", "response_length", "eos_rate")
@@ -99,6 +99,7 @@ class PPOTrainer(Trainer):
         train_dataset, eval_dataset = self._encode_all(train_dataset, eval_dataset, args)
         if args.total_episodes is not None:
             args.max_steps = -(-args.total_episodes // args.rollout_batch_size) * args.steps_per_rollout
+        expect_idle_weights(args, model)
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False
         with setup.cache_kept(model, value_model):

@@ -76,9 +76,10 @@ def ineffective(s: Settings) -> Problems:
         ("eval_steps", "eval_strategy", s["eval_strategy"] != "steps"),
         ("save_steps", "save_strategy", s["save_strategy"] != "steps"),
         ("packing_strategy", "packing", not s["packing"] and not s["eval_packing"]),
-        ("watch_prompts", "watch_steps", not s["watch_steps"]),
-        ("watch_tasks", "watch_steps", not s["watch_steps"]),
-        ("watch_questions", "watch_steps", not s["watch_steps"]),
+        *((key, "watch_steps", not s["watch_steps"]) for key in s.values if key.startswith("watch_")),
+        ("watch_items", "watch_tasks", s["watch_steps"] and not s["watch_tasks"]),
+        ("watch_tasks_path", "watch_tasks", s["watch_steps"] and not s["watch_tasks"]),
+        ("watch_temperature", "watch_questions", s["watch_steps"] and not s["watch_questions"]),
     ):
         if off and s.given(key) and needs in s.keys and not s.given(needs):
             yield key, f"has no effect without `{needs}`"

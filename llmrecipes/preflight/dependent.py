@@ -84,6 +84,8 @@ def _of_trainer(s: Settings) -> Problems:
     ):
         if s.given(key) and s[key] != default:
             yield key, "has no effect: evaluations here keep no predictions; leave it out"
+    if s.given("label_names") and s["label_names"] != ["labels"]:
+        yield "label_names", "has no effect: the trainers here know the names of their own columns; leave it out"
     if s.given("length_column_name"):  # Trainer would order the rows by their tokens without a word
         yield "length_column_name", "has no effect: the rows, once tokenised, have no such column; leave it out"
     optim = s["optim"] or "adamw_torch_fused"
