@@ -100,8 +100,7 @@ class PPOTrainer(Trainer):
         if args.total_episodes is not None:
             args.max_steps = -(-args.total_episodes // args.rollout_batch_size) * args.steps_per_rollout
         expect_idle_weights(args, model)
-        if args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = False
+        args.ddp_find_unused_parameters = bool(args.ddp_find_unused_parameters)
         with setup.cache_kept(model, value_model):
             super().__init__(
                 model=PolicyAndValue(model, value_model, args.logprob_chunk_size),
