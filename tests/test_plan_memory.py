@@ -50,6 +50,7 @@ PAIRS = {"rows": 2, "padded": True}
 TRACED = {
     "pretraining GPT-2 in bfloat16": (GPT2, {"weight_bytes": 2, "autocast": False}),
     "reward model, Llama": (LLAMA, {"head": "score", **PAIRS}),
+    "reward model, Llama in bfloat16": (LLAMA, {"head": "score", "weight_bytes": 2, "batch": 8, **PAIRS}),
     "reward model, Llama in bfloat16, LoRA": (LLAMA, {"head": "score", "weight_bytes": 2, "lora": ALL, **PAIRS}),
     "SFT of Llama, padded": (LLAMA, {"padded": True, "accumulation": 2}),
     "SFT of Llama, rows joined and kept apart by a mask": (LLAMA, {"batch": 2, "flattened": True}),

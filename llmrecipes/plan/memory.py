@@ -76,13 +76,14 @@ def _kept_by_lora(job: Job, a: Architecture) -> float:
 def _backward_of_mlp(job: Job, a: Architecture) -> float:
     """Bytes per token that the backward pass of a layer's MLP takes beside what is kept: the gradients of its
     intermediates, with adapters and autocast also those of an adapter's path before the sum and of the residual stream. The
-    numbers are what the tracker finds; where trained weights keep all layers, other moments are fuller."""
+    numbers are what the tracker finds; where trained weights keep all layers, moments with logits are fuller."""
     width = job.compute_bytes * max(1, a.active_experts) * a.width
     if job.lora and job.autocast:
         copies = 3 if {"down", "down_proj"} & job.lora.targets else 1 + a.gated
         return copies * (width + 4 * a.hidden)
     # A trained down projection has let go of its input by then.
-    return (1 + a.gated + (job.lora is not None)) * width if job.checkpointing else 0.0
+    counts = job.checkpointing or (job.head == "score" and not job.lora)
+    return (1 + a.gated + (job.lora is not None)) * width if counts else 0.0
 
 
 def _residual_bytes(job: Job) -> int:
