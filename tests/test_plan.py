@@ -194,6 +194,10 @@ def test_a_launch_of_other_processes_than_planned_is_named(sft):
         ({"num_attention_heads": 7, "num_key_value_heads": 7}, "num_attention_heads: 7 does not divide 512"),
         ({"intermediate_size": -7}, "intermediate_size: -7 is not a whole number"),
         ({"model_type": "qwen3_moe", "mlp_only_layers": [0]}, "layers with and without experts"),
+        (
+            {"model_type": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 5},
+            "num_experts_per_tok: 5 is more than the 2 experts",
+        ),
         ({"model_type": ["llama"]}, r"\['llama'\] is not one"),
         ({"model_type": "gpt2", "n_inner": "x"}, "n_inner: 'x' is not a whole number"),
         ({"model_type": "gemma3_text", "sliding_window": "x"}, "sliding_window: 'x' is not a whole number"),

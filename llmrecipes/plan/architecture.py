@@ -223,6 +223,8 @@ def _check_sizes(sizes: dict, config: dict, value: Callable, where: str) -> None
         raise InputError(f"{where}: num_attention_heads: {heads} does not divide {hidden} evenly")
     if heads % (shared := config.get("num_key_value_heads") or heads):
         raise InputError(f"{where}: num_key_value_heads: {shared} does not divide {heads} evenly")
+    if (routed := sizes.get("num_experts_per_tok", 0)) > value("num_experts", routed):
+        raise InputError(f"{where}: num_experts_per_tok: {routed} is more than the {value('num_experts')} experts")
     if value("add_cross_attention"):
         raise InputError(f"{where}: add_cross_attention: the sizes of cross attention are not known in closed form")
     if "moe_intermediate_size" in sizes and (value("mlp_only_layers") or value("decoder_sparse_step", 1) != 1):
