@@ -350,7 +350,7 @@ def test_stopping_early_is_learned_with_any_pad(tmp_path, pad_is_eos):
         reward=lambda completion_ids, **_: [1 - len(row) / 16 for row in completion_ids],
         tok=toys.tokenizer(pad_is_eos),
         missing_eos_penalty=1.0,
-        max_steps=4 * 14,
+        max_steps=4 * 11,
         **BANDIT,
     )
     trainer.train()
