@@ -177,6 +177,15 @@ def test_a_source_with_nothing_left_is_named(tmp_path):
         require_documents(found)
 
 
+def test_a_source_that_another_one_holds_whole_is_a_warning_and_a_zero(tmp_path, capsys):
+    texts = [document(i, 12) for i in range(4)]
+    paths = [str(write_lines(tmp_path / f"{name}.jsonl", rows)) for name, rows in (("a", texts), ("b", texts[:3]))]
+    found = run_build(tmp_path / "out", paths, **{**PLAIN, "exact_duplicates": True})
+    require_documents(found)
+    assert [about["kept"][0] for about in found["sources"].values()] == [4, 0]
+    assert "b.jsonl: nothing is left of 3 documents of b.jsonl; 3 are duplicates of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -1,10 +1,13 @@
 """Who runs the tasks of a build: this process, or datatrove's executors."""
 
 import shutil
+import sys
 
 from llmrecipes.config import InputError
 from llmrecipes.corpus.phases import PHASES, jobs_of
 from llmrecipes.corpus.work import Work
+
+DUPLICATES = ("exact_duplicates", "near_duplicates")  # the steps that drop them
 
 
 def build(work: Work) -> bool:
@@ -31,9 +34,17 @@ def _run_here(work: Work, phase: str) -> None:
 
 
 def require_documents(content: dict) -> None:
-    """InputError if nothing is left of a source."""
+    """InputError if nothing is left of a source; a warning if only because other sources hold the same documents."""
     for label, about in content["sources"].items():
         if not about["kept"][0]:
+            twice = sum(n[0] for step in DUPLICATES for n in about["dropped"].get(step, {}).values())
+            if twice and content["total"]["kept"][0]:
+                print(
+                    f"warning: {about['path']}: nothing is left of {about['read'][0]:,} documents of {label}; {twice:,} are "
+                    "duplicates of documents of other sources, so there is nothing of it in data/",
+                    file=sys.stderr,
+                )
+                continue
             reasons = {f"{step}: {reason}": n[0] for step, own in about["dropped"].items() for reason, n in own.items()}
             why = f"; most by {max(reasons, key=reasons.get)}" if reasons else ", it holds none"
             left = f"nothing is left of {about['read'][0]:,} documents of {label}{why}"
