@@ -19,6 +19,7 @@ from llmrecipes.corpus.arguments import CorpusArguments
 from llmrecipes.corpus.duplicates import WINDOW
 from llmrecipes.corpus.engine import require_documents, tidy
 from llmrecipes.corpus.hashing import minhash, shingles, text_digest, word_hashes
+from llmrecipes.corpus.parts import plan_parts
 from llmrecipes.corpus.plan import measure, plan_lines, print_plan
 from llmrecipes.manifest import corpora_of, read_manifest
 from llmrecipes.parsing import parse
@@ -292,6 +293,19 @@ def test_the_recipe_writes_a_folder_whose_report_is_known_to_what_is_made_of_it(
         change()
         refused = run_python("recipes/tokenizer.py", *made)
         assert refused.returncode == 2 and f"{shard}: {how} after the corpus was built" in refused.stderr
+
+
+def test_a_plan_does_not_wait_for_a_hub_that_is_out_of_reach(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("llmrecipes.corpus.plan.plan_parts", lambda args: asked.append(args.sources) or plan_parts(args))
+    asked, local = [], str(write_lines(tmp_path / "a.jsonl", [document(i, 12) for i in range(3)]))
+    (tmp_path / "scratch").mkdir()
+    rates = measure(CorpusArguments(sources=["ann/texts", local], plan="1GB"), tmp_path / "scratch")
+    assert rates["documents"] == 3 and [[s.path for s in sources] for sources in asked] == [[local]]
+    said = "unknown      ann/texts is out of reach: http://127.0.0.1:9 gives no answer within 10 seconds; all rates are"
+    assert said in capsys.readouterr().out
+    with pytest.raises(InputError, match="plan: ann/texts: out of reach: .* so nothing can be measured; add a local sample"):
+        measure(CorpusArguments(sources=["ann/texts"], plan="1GB"), tmp_path / "scratch")
 
 
 def test_a_plan_says_what_a_size_takes_and_writes_nothing(tmp_path, capsys):

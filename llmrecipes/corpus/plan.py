@@ -5,16 +5,22 @@ import resource
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
-from llmrecipes.config import InputError
-from llmrecipes.corpus.arguments import CorpusArguments
+from huggingface_hub import constants
+
+from llmrecipes.config import InputError, generator_of
+from llmrecipes.corpus.arguments import CorpusArguments, CorpusSource, is_local
 from llmrecipes.corpus.clean import Sketches
 from llmrecipes.corpus.documents import read_documents
 from llmrecipes.corpus.parts import plan_parts
 from llmrecipes.corpus.steps import build_steps
 
 DOCUMENTS = 1000
+SECONDS = 10  # for which the Hub is waited for; a plan is looked at while one waits
 BYTES_PER_TOKEN = 4.3  # of a vocabulary of 50,000 on English web text; used only for the number of tokens
 INDEX_BYTES = 72  # memory per document while searching for duplicates, as measured: keys, order, flags
 ZSTD = 2.5  # how much smaller texts are on disk
@@ -34,7 +40,7 @@ def print_plan(args: CorpusArguments, folder: Path) -> None:
 def measure(args: CorpusArguments, folder: Path) -> dict[str, float]:
     """Means per document over the first documents: `bytes`, `kept` (share of bytes after the steps), `seconds` to read and
     clean, `sketch_bytes` on disk."""
-    args = replace(args, decontaminate=[])
+    args = replace(args, decontaminate=[], sources=_in_reach(args.sources))
     chains = [build_steps(args.steps_of(source), _Uncounted()) for source in args.sources]
     sketches = Sketches(folder, args.near_duplicates is not None, None)
     size = kept = count = 0
@@ -55,6 +61,36 @@ def measure(args: CorpusArguments, folder: Path) -> dict[str, float]:
     on_disk = sum(file.stat().st_size for file in folder.iterdir())
     means = {"bytes": size / count, "seconds": seconds / count, "sketch_bytes": on_disk / count}
     return means | {"documents": count, "kept": kept / size}
+
+
+def _in_reach(sources: list[CorpusSource]) -> list[CorpusSource]:
+    """The sources that can be measured: without those on the Hub, with a line for each, if it does not answer in SECONDS.
+
+    Raises:
+        InputError: none is left.
+    """
+    is_remote = lambda s: not (is_local(s.path) or s.path == "stdlib" or s.path.startswith("pypi:") or generator_of(s.path))
+    remote = [source for source in sources if is_remote(source)]
+    if not remote or constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT):
+        return sources
+    away = f"out of reach: {constants.ENDPOINT} gives no answer within {SECONDS} seconds"
+    left = [source for source in sources if source not in remote]
+    if not left:
+        names = ", ".join(source.path for source in remote)
+        raise InputError(f"plan: {names}: {away}, so nothing can be measured; add a local sample to `sources`")
+    for source in remote:
+        print(f"unknown      {source.path} is {away}; all rates are those of the other sources", flush=True)
+    return left
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=SECONDS):  # nosec B310: the user's own endpoint
+            return True
+    except HTTPError:
+        return True
+    except (OSError, ValueError, HTTPException):
+        return False
 
 
 class _Uncounted(dict):
