@@ -183,7 +183,7 @@ def _measures(folder: Path, manifest: dict, shared: set[str]) -> dict[str, Decid
         scores = _estimates(about.get("scores"), about, chain, folder / "evaluation.json")
         label = "" if name in (shared if len(shared) == 1 else chains - shared) else f"{name}/"
         found |= {f"{label}{measure}": estimate for measure, estimate in scores.items()}
-    return found | _cost(manifest)
+    return _between_tokenizers(found) | _cost(manifest)
 
 
 def _held_out(measure: str, asked: dict[str, str]) -> str:
@@ -200,6 +200,13 @@ def _estimates(scores: dict, about: dict, chain: PurePath, file: Path) -> dict[s
     if not is_whole:
         raise InputError(f"runs: {file} is damaged: a measure is not a value with its interval; evaluate again")
     return {name: (estimate, _decider(name, about, chain)) for name, estimate in found.items()}
+
+
+def _between_tokenizers(found: dict[str, Decided]) -> dict[str, Decided]:
+    """`found` without each perplexity that has bits per byte beside it: it is per token, so models with other tokenizers
+    would stand in one row with figures that cannot be compared."""
+    beside = lambda name: f"{name.removesuffix('perplexity')}bits_per_byte"
+    return {name: value for name, value in found.items() if not (name.endswith("perplexity") and beside(name) in found)}
 
 
 def _decider(measure: str, about: dict, chain: PurePath) -> str:

@@ -100,6 +100,15 @@ def test_measures_of_other_evaluations_are_not_mixed(tmp_path):
     assert (first["correct"][0].value, second["correct"][0].value) == (0.9, 0.3), "the one that measured both"
 
 
+def test_perplexities_give_way_to_bits_per_byte_which_other_tokenizers_do_not_change(tmp_path):
+    texts = {"perplexity": proportion(60, 100)._asdict(), "bits_per_byte": proportion(9, 10)._asdict()}
+    both = run(tmp_path / "a" / "pretrain", metrics={"perplexity": 5.0, "bits_per_byte": 0.5}, evaluation=texts)
+    alone = run(tmp_path / "b" / "pretrain", metrics={"perplexity": 5.0}, beta=9)
+    first, second = (column.measures for column in read_columns([both, alone]))
+    assert [name for name in first if "perplexity" in name] == [] and first["bits_per_byte"][0] == 0.5
+    assert second["perplexity"][0] == 5.0
+
+
 def test_figures_by_another_judge_or_over_another_baseline_stand_apart(tmp_path):
     won = {"judge_win_rate": proportion(60, 100)._asdict(), "bits_per_byte": proportion(9, 10)._asdict()}
     folders = {name: run(tmp_path / name / "dpo", beta=i, evaluation=won) for i, name in enumerate("ab")}
