@@ -103,12 +103,13 @@ def test_hub_is_asked_before_training_whether_a_push_would_be_let_in(monkeypatch
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        ("--eval_delay 1", "eval_delay: has no effect without `eval_strategy`"),
         ("--watch_items 3", "watch_items: has no effect without `watch_steps`"),
         ("--watch_max_new_tokens 3", "watch_max_new_tokens: has no effect without `watch_steps`"),
         ("--watch_steps 5 --watch_temperature 0.5", "watch_temperature: has no effect without `watch_questions`"),
         ("--watch_steps 5 --watch_items 3", "watch_items: has no effect without `watch_tasks`"),
     ],
 )
-def test_keys_of_watching_that_nothing_reads_are_named(words, told):
+def test_keys_of_evaluating_and_watching_that_nothing_reads_are_named(words, told):
     settings, _, problems = collect(read_argv(words.split()), recipe_keys(ROOT / "recipes" / "kto.py"))
     assert problems == [] and settings.lines(ineffective(settings)) == [f"command line: {told}"]

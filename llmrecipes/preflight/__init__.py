@@ -74,6 +74,7 @@ def ineffective(s: Settings) -> Problems:
     """Keys without effect that are only warned about, and code from a model's repository."""
     for key, needs, off in (
         ("eval_steps", "eval_strategy", s["eval_strategy"] != "steps"),
+        ("eval_delay", "eval_strategy", s["eval_strategy"] in (None, "no")),
         ("save_steps", "save_strategy", s["save_strategy"] != "steps"),
         ("packing_strategy", "packing", not s["packing"] and not s["eval_packing"]),
         *((key, "watch_steps", not s["watch_steps"]) for key in s.values if key.startswith("watch_")),
