@@ -52,6 +52,7 @@ TRACED = {
     "reward model, Llama": (LLAMA, {"head": "score", **PAIRS}),
     "reward model, Llama in bfloat16": (LLAMA, {"head": "score", "weight_bytes": 2, "batch": 8, **PAIRS}),
     "reward model, Llama in bfloat16, LoRA": (LLAMA, {"head": "score", "weight_bytes": 2, "lora": ALL, **PAIRS}),
+    "reward model, experts in float32": (EXPERTS, {"head": "score", "batch": 8, **PAIRS}),
     "SFT of Llama, padded": (LLAMA, {"padded": True, "accumulation": 2}),
     "SFT of Llama, rows joined and kept apart by a mask": (LLAMA, {"batch": 2, "flattened": True}),
     "pretraining Gemma 3 on rows longer than its window": (GEMMA3, {}),
@@ -102,6 +103,14 @@ def closed_over_traced(config, values) -> float:
 @pytest.mark.parametrize("name", TRACED)
 def test_closed_form_is_what_the_tracker_finds(name):
     assert closed_over_traced(*TRACED[name]) == pytest.approx(1, abs=0.1)
+
+
+def test_experts_are_traced_in_the_precision_of_the_run_beside_models_in_another():
+    from llmrecipes.plan.trace import trace
+
+    narrow = job(EXPERTS, grpo=True, weight_bytes=2, has_reference=True)  # whose reference model is in float32
+    found = trace(narrow, EXPERTS | {"dtype": "float32"})
+    assert found["Parameter"] == pytest.approx((2 + 4) * narrow.architecture.parameters, rel=0.01)
 
 
 FIRST = ("SFT of Qwen3, tiled head, checkpointing", "SFT of Llama, LoRA", "GRPO of Llama", "PPO of Qwen3, LoRA")

@@ -101,7 +101,12 @@ class Architecture:
     def layer_matrices(self) -> int:
         """Number of weights in a layer's matrices, including experts and router."""
         linear = sum(n * inputs * outputs for inputs, outputs, n in self.linear_sizes.values())
-        return linear + self.experts * (3 * self.hidden * self.width + self.hidden)
+        return linear + self.expert_weights + self.experts * self.hidden
+
+    @property
+    def expert_weights(self) -> int:
+        """Number of weights in a layer's experts, without the router."""
+        return self.experts * 3 * self.hidden * self.width
 
     @property
     def layer_parameters(self) -> int:

@@ -48,8 +48,8 @@ def kept_by_layer(job: Job, a: Architecture) -> float:
         kept += narrow * (2 * (a.query - a.key) * (not a.fused_qkv) + seen)
     if a.qk_norm:
         kept += (4 + (0 if frozen else 4 if a.float32_norms else narrow)) * (a.query + a.key)
-    copies = max(1, a.active_experts)
-    kept += copies * a.mlp_kept * narrow * a.width + a.active_experts * (2 * narrow * a.hidden + 20) + 4 * a.experts
+    copies, mlp = max(1, a.active_experts), _mlp_bytes(job, a)
+    kept += copies * a.mlp_kept * mlp * a.width + a.active_experts * (2 * mlp * a.hidden + 20) + 4 * a.experts
     return kept + (_kept_by_lora(job, a) if frozen else 0)
 
 
@@ -77,7 +77,7 @@ def _backward_of_mlp(job: Job, a: Architecture) -> float:
     """Bytes per token that the backward pass of a layer's MLP takes beside what is kept: the gradients of its
     intermediates, with adapters and autocast also those of an adapter's path before the sum and of the residual stream. The
     numbers are what the tracker finds; where trained weights keep all layers, moments with logits are fuller."""
-    width = job.compute_bytes * max(1, a.active_experts) * a.width
+    width = _mlp_bytes(job, a) * max(1, a.active_experts) * a.width
     if job.lora and job.autocast:
         copies = 3 if {"down", "down_proj"} & job.lora.targets else 1 + a.gated
         return copies * (width + 4 * a.hidden)
@@ -88,6 +88,11 @@ def _backward_of_mlp(job: Job, a: Architecture) -> float:
 
 def _residual_bytes(job: Job) -> int:
     return 4 if job.weight_bytes == 4 else 2
+
+
+def _mlp_bytes(job: Job, a: Architecture) -> int:
+    """Bytes per value inside the MLP: grouped products of experts take the weights' precision, autocast or not."""
+    return _residual_bytes(job) if a.experts else job.compute_bytes
 
 
 def _kept_at_the_ends(job: Job, a: Architecture) -> float:
@@ -101,7 +106,7 @@ def _casts(job: Job, a: Architecture, layers: int, head: bool = True) -> float:
     """bfloat16 copies of float32 weights, kept for the backward pass of `layers` layers."""
     if not (job.autocast and job.weight_bytes == 4) or job.quantised:
         return 0.0
-    return 2 * (layers * a.layer_matrices + head * a.embedding)
+    return 2 * (layers * (a.layer_matrices - a.expert_weights) + head * a.embedding)
 
 
 def weights_bytes(job: Job) -> float:
@@ -287,6 +292,6 @@ def _chunk(job: Job) -> tuple[int, int]:
 def _transient(job: Job, a: Architecture) -> float:
     """Bytes per token of a forward pass without gradients: the residual stream and a layer's widest intermediate."""
     narrow = job.compute_bytes
-    mlp = narrow * (3 if a.gated else 2) * a.width * max(1, a.active_experts)
+    mlp = _mlp_bytes(job, a) * (3 if a.gated else 2) * a.width * max(1, a.active_experts)
     attention = narrow * 2 * (a.query + a.key)
     return 3 * _residual_bytes(job) * a.hidden + max(mlp, attention)

@@ -23,12 +23,14 @@ from llmrecipes.ppo.policy_value import _logits, _SelectLogprobs
 from llmrecipes.reward_models.scoring import token_hidden_states
 
 # What differs under FakeTensorMode or on a CPU from a run on a GPU -> its replacement: detecting packed rows reads values,
-# and on a GPU the head's tiles are fused into Triton kernels, which need no buffers.
+# on a GPU the head's tiles are fused into Triton kernels, which need no buffers, and torch knows the shapes of grouped
+# products in bfloat16 alone (transformers' fallback keeps the same).
 AS_ON_A_GPU = {
     "transformers.masking_utils.find_packed_sequence_indices": lambda *_, **__: None,
     "trl.kernels.chunked_logprob._forward_tile": lambda *_, **__: None,
     "trl.kernels.chunked_logprob._backward_tile": lambda *_, **__: None,
     "trl.kernels.chunked_logprob._addmm_fp32": lambda *_, **__: None,
+    "transformers.integrations.moe._can_use_grouped_mm": lambda inputs, weight, offsets: weight.dtype == torch.bfloat16,
 }
 
 
@@ -61,12 +63,10 @@ def trace(job: Job, config: dict, value_config: dict | None = None) -> dict[str,
     `value_config`, if it has one and not that of the policy; "Total" is the sum.
 
     Raises:
-        InputError: sharded or quantised models, and experts in float32, which cannot be traced on this machine.
+        InputError: sharded or quantised models, which cannot be traced on this machine.
     """
     if job.quantised or (job.sharded and job.gpus > 1):
         raise InputError("--exact: sharded and quantised models are not traced; leave it out")
-    if job.architecture is not None and job.architecture.experts and job.weight_bytes == 4:
-        raise InputError("--exact: torch traces experts in bfloat16 alone; set `dtype: bfloat16`, or leave it out")
     models = {"policy": _build(job, config, job.head == "score")}
     r = job.rollouts
     if job.has_reference and not (r and r.offload):
@@ -97,7 +97,8 @@ def trace(job: Job, config: dict, value_config: dict | None = None) -> dict[str,
 def _build(job: Job, config: dict, score: bool) -> nn.Module:
     """The model on the meta device, with its adapter and activation checkpointing."""
     config = text_model(config)
-    sizes = {key: value for key, value in config.items() if key not in ("model_type", "parameters")}
+    run_decides = ("model_type", "parameters", "dtype", "torch_dtype")  # a config's dtype would win over the job's
+    sizes = {key: value for key, value in config.items() if key not in run_decides}
     built = AutoConfig.for_model(config["model_type"], **sizes)
     for name, value in vars(built).items():  # dropout masks take one byte per value on a GPU but four on a CPU
         if "pdrop" in name or name.endswith("dropout"):
