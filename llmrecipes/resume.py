@@ -40,7 +40,7 @@ from llmrecipes.pacing import keep_gpu_busy, stop_where_not_finite
 from llmrecipes.random_states import kept_random_states, random_states, set_random_states
 from llmrecipes.run import Run
 from llmrecipes.sharding import expect_idle_weights
-from llmrecipes.signals import Interrupted, handle_signals, raise_interrupted
+from llmrecipes.signals import Interrupted, handle_signals, raise_interrupted, say_at_once
 
 # What trainers (Trainer itself, TRL's, PPO's) accumulate between log lines, or count over the whole training.
 SUMS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos", "_metrics", "_total_train_tokens")
@@ -167,7 +167,7 @@ class CheckpointKeeper(TrainerCallback):
         insists, self.signum = bool(self.signum), signum  # a second signal ends the run at once
         if not insists and self.trainer.is_world_process_zero():
             name = signal.Signals(signum).name
-            print(f"{self.run.stage}: {name} received; saving a checkpoint, then exiting", flush=True)
+            say_at_once(f"{self.run.stage}: {name} received; saving a checkpoint, then exiting")
         if insists or self.may_leave and self.leaves_at_once:
             self.may_leave = False
             raise_interrupted(self.signum)

@@ -60,6 +60,14 @@ def _leave_terminal() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
+def say_at_once(text: str) -> None:
+    """Prints a line from a signal's handler: where the signal came in the middle of a `print`, another one raises."""
+    try:
+        print(text, flush=True)
+    except RuntimeError:  # "reentrant call"
+        os.write(sys.stdout.fileno(), f"{text}\n".encode())
+
+
 def raise_interrupted(signum: int) -> None:
     """Raises Interrupted for `signum`, as if this process had received it."""
     if not received:  # another process of this launch received it

@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C leave in order with exit codes of their own; a process ends with the one that has started it."""
 
+import io
 import os
 import pty
 import signal
@@ -8,11 +9,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from llmrecipes.config import RunArguments
 from llmrecipes.parsing import launch
+from llmrecipes.resume import CheckpointKeeper
 from llmrecipes.signals import SIGNALS, Interrupted, handle_signals, raise_interrupted
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +77,27 @@ def test_a_process_that_ends_for_another_ones_signal_is_interrupted_too(monkeypa
         with pytest.raises(Interrupted):
             raise_interrupted(signum)
     assert heard == [signal.SIGTERM]
+
+
+def test_a_signal_in_the_middle_of_a_printed_line_saves_as_any_other_does(tmp_path, monkeypatch):
+    file = (tmp_path / "log").open("wb", buffering=0)
+    keeper = SimpleNamespace(signum=0, run=SimpleNamespace(stage="sft"), may_leave=False, leaves_at_once=True)
+    keeper.trainer = SimpleNamespace(is_world_process_zero=lambda: True)
+
+    class Interrupting(io.RawIOBase):
+        writable, fileno = (lambda self: True), (lambda self: file.fileno())
+
+        def write(self, data):
+            if not keeper.signum:
+                CheckpointKeeper.on_signal(keeper, signal.SIGTERM)
+            return file.write(data)
+
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BufferedWriter(Interrupting())))
+    print("step 1", flush=True)
+    assert (tmp_path / "log").read_text().splitlines() == [
+        "sft: SIGTERM received; saving a checkpoint, then exiting",
+        "step 1",
+    ]
 
 
 def until(condition) -> bool:
