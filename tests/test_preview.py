@@ -61,9 +61,9 @@ def pairs(*questions):
     return Dataset.from_list([{"prompt": turns(q, "")[:1]} | sides[i] for i, q in enumerate(questions)])
 
 
-def trainer_of(kind, config, policy, tokenizer, rows, tmp_path, **keys):
+def trainer_of(kind, config, policy, tokenizer, rows, tmp_path, held_out=None, **keys):
     args = config(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, **keys)
-    return kind(model=policy, args=args, train_dataset=rows, eval_dataset=rows, processing_class=tokenizer)
+    return kind(model=policy, args=args, train_dataset=rows, eval_dataset=held_out or rows, processing_class=tokenizer)
 
 
 def sft_trainer(model, tokenizer, rows, tmp_path, **keys):
@@ -167,6 +167,13 @@ def test_pairs_of_which_no_answer_fits_are_left_out_of_a_reward_model(model, tok
     assert (counts.rows, counts.used, counts.cut, counts.loss_tokens) == (3, len(trainer.train_dataset), 0, None)
     trainer.evaluate()
     assert trainer.row_counts["eval"].rows == 3, "an evaluation does not count the prepared rows again"
+
+
+def test_held_out_pairs_of_a_split_called_train_are_not_counted_as_those_trained_on(model, tokenizer, tmp_path):
+    rows, held_out = pair_columns(pairs(SHORT, SHORT, SHORT)), {"train": pair_columns(pairs(SHORT))}
+    reward_model = load_reward_model(model, tokenizer)
+    trainer = trainer_of(RewardTrainer, trl.RewardConfig, reward_model, tokenizer, rows, tmp_path, held_out, max_length=64)
+    assert {name: counts.used for name, counts in trainer.row_counts.items()} == {"train": 3, "train (held out)": 1}
 
 
 def test_nothing_left_to_learn_from_is_one_line(model, tokenizer, tmp_path):

@@ -95,7 +95,9 @@ class RewardTrainer(trl.RewardTrainer):
             dataset = dataset.map(pair_tokens, **options)
             counts = count_scored(dataset, args.max_length)
             require_rows(counts, dataset_name)
-            self.row_counts[dataset_name] = counts
+            # The training rows come first; a held-out set may be named after a split called train, as local files have it.
+            again = dataset_name == "train" and "train" in self.row_counts
+            self.row_counts["train (held out)" if again else dataset_name] = counts
             if counts.dropped:
                 dataset = dataset.select((counts.lengths <= args.max_length).nonzero()[0])
         return dataset
