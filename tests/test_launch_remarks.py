@@ -54,6 +54,9 @@ def test_a_launch_with_another_global_batch_is_a_warning_that_is_true(tmp_path, 
     assert "says 64, this launch has 8" in line and "`gradient_accumulation_steps: 8` makes it so" in line
     settings.values["gradient_accumulation_steps"] = 8
     assert remarks(settings) == []
+    settings.values |= {"per_device_train_batch_size": 64, "gradient_accumulation_steps": 1}
+    (line,) = remarks(settings)
+    assert line.endswith("; `per_device_train_batch_size: 32, gradient_accumulation_steps: 1` makes it so")
 
 
 @pytest.mark.parametrize(("warmup", "is_told"), [("10", True), ("40", True), ("9", False), ("0.5", False)])

@@ -80,6 +80,10 @@ def test_another_number_of_gpus_than_the_batch_was_meant_for_is_named(sft):
         "means 64 rows a step, planned are 16; keep it by gradient_accumulation_steps: 4" in t for t in plan["unknown"]
     )
     assert not plan_of(sft, {"global_batch_size": 64}, num_gpus=8)["unknown"]
+    [text] = plan_of(sft, {"global_batch_size": 24}, num_gpus=8)["unknown"]
+    assert text.endswith("keep it by per_device_train_batch_size: 3, gradient_accumulation_steps: 1")
+    [text] = plan_of(sft, {"global_batch_size": 24}, num_gpus=7)["unknown"]
+    assert text.endswith("keep it by another number of GPUs")
 
 
 def test_without_a_limit_every_checkpoint_is_counted(sft):

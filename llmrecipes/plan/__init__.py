@@ -16,6 +16,7 @@ from llmrecipes.plan.lookup import find_config
 from llmrecipes.plan.memory import phases
 from llmrecipes.plan.topology import num_processes
 from llmrecipes.plan.work import count_work, disk, summarise
+from llmrecipes.preflight import keys_of_batch
 
 GPUS = Path(__file__).parent / "gpus.yaml"
 BESIDE_THE_STEP = ("reward model", "vLLM", "DDP buckets")  # parts of the memory that no trace of a step can show
@@ -88,8 +89,7 @@ def _reservations(s: Settings, job: Job, memory: float, accelerate_config: str |
         )
     rows_a_step, meant = job.batch * job.accumulation * gpus, s["global_batch_size"]
     if meant and rows_a_step != meant:
-        fitting = meant / (job.batch * gpus)
-        how = f"gradient_accumulation_steps: {fitting:.0f}" if fitting == int(fitting) else "another micro-batch"
+        how = keys_of_batch(meant, job.batch, gpus) or "another number of GPUs"
         unknown.append(f"global_batch_size: the YAML means {meant} rows a step, planned are {rows_a_step}; keep it by {how}")
     if job.rollouts and job.rollouts.vllm * memory < job.rollouts.vllm_weights:
         unknown.append(

@@ -25,7 +25,8 @@ Memory per GPU and time are those of `recipes/plan.py` for H100s of 80 GB at 40 
 ([planning](../docs/planning.md)): upper bounds, for rows of full length, a block for each row where rows are packed, and
 in GRPO prompts of 512 tokens. The numbers of rows and their sources are in `llmrecipes/plan/hub_rows.yaml`. Models
 of about ten million parameters reach less than 40 %. On 1, 2, 4 or 8 GPUs the global batch stays the same if
-`gradient_accumulation_steps` grows as the number of GPUs shrinks.
+`gradient_accumulation_steps` grows as the number of GPUs shrinks or, where it is 1 already, `per_device_train_batch_size`
+shrinks as the number grows; the plan and the run name the values.
 
 | chain | stage | trained, of all parameters | GPUs | rows a step | GiB a GPU | time | published |
 |---|---|---|---|---|---|---|---|

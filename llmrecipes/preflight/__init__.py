@@ -99,6 +99,17 @@ def _warmup(s: Settings) -> Problems:
         yield "warmup_steps", f"{text}, or as a share of all steps, e.g. 0.1"
 
 
+def keys_of_batch(rows: int, per_device: int, processes: int) -> str:
+    """The keys with which `processes` take `rows` a step: `per_device` of them at a time, or the largest number below it
+    that divides a process's share; empty if there are fewer rows than processes, or no equal shares."""
+    share, rest = divmod(rows, processes)
+    if rest or not share:
+        return ""
+    micro = next(size for size in range(min(per_device, share), 0, -1) if share % size == 0)
+    keys = f"gradient_accumulation_steps: {share // micro}"
+    return keys if micro == per_device else f"per_device_train_batch_size: {micro}, {keys}"
+
+
 def _batch(s: Settings) -> Problems:
     """Warnings if this launch does not have the processes and global batch of the run card."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
@@ -109,8 +120,8 @@ def _batch(s: Settings) -> Problems:
     per_device, accumulated = s["per_device_train_batch_size"], s["gradient_accumulation_steps"]
     rows = per_device * accumulated * processes
     if rows != s["global_batch_size"]:
-        fit, rest = divmod(s["global_batch_size"], per_device * processes)
-        advice = f"; `gradient_accumulation_steps: {fit}` makes it so" if fit and not rest else ""
+        keys = keys_of_batch(s["global_batch_size"], per_device, processes)
+        advice = f"; `{keys}` makes it so" if keys else ""
         text = (
             f"the run card says {s['global_batch_size']}, this launch has {rows} (per_device_train_batch_size "
             f"{per_device} × gradient_accumulation_steps {accumulated} × {processes} processes){advice}"
