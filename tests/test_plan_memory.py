@@ -229,6 +229,21 @@ def test_adapters_have_the_parameters_that_peft_gives_them_or_are_refused(config
     assert planned == (None if targets == ["all-linear"] and config is EXPERTS else trained)
 
 
+@pytest.mark.parametrize("within", [{}, {"tie_word_embeddings": True}])
+@pytest.mark.parametrize("whole", [{}, {"tie_word_embeddings": True}, {"tie_word_embeddings": False}])
+@pytest.mark.parametrize(("kind", "text"), [("mistral3", "mistral"), ("gemma3", "gemma3_text"), ("llava", "llama")])
+def test_embeddings_of_a_composite_config_are_tied_where_transformers_ties_them(kind, text, whole, within):
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = {"text_config": LLAMA | {"model_type": text, "head_dim": 64} | within} | whole
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(kind, **config))
+    model.tie_weights()
+    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    assert read_architecture({"model_type": kind} | config, "m").tied == tied
+
+
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "mixtral"])
 def test_biases_that_the_model_class_does_not_have_are_not_counted(family):
     config = LLAMA | {"model_type": family, "num_local_experts": 2}

@@ -41,6 +41,10 @@ FAMILIES = {
         "parallel": True,
     },
 }
+# model_type of a composite config -> its class, which alone says whether the text model's embeddings are tied; in others
+# the text model's config says so too.
+COMPOSITES = {"gemma3": "Gemma3Config", "mistral3": "Mistral3Config"}
+TIED = "tie_word_embeddings"
 OTHER_NAMES = {
     "hidden_size": "n_embd",
     "num_hidden_layers": "n_layer",
@@ -144,9 +148,15 @@ class Architecture:
 
 
 def text_model(config: dict) -> dict:
-    """The part of a composite config, such as Gemma 3's, that describes its text model; any other config as it is."""
-    part = config.get("text_config")
-    return part if isinstance(part, dict) and part else config
+    """The part of a composite config, such as Gemma 3's, that describes its text model, tied as the whole says; any other
+    config as it is."""
+    part, kind, tied = config.get("text_config"), config.get("model_type"), config.get(TIED)
+    if not (isinstance(part, dict) and part):
+        return config
+    whole = COMPOSITES.get(kind) if isinstance(kind, str) else None
+    if whole and tied is None:
+        tied = keys_of(f"transformers.models.{kind}.configuration_{kind}:{whole}")[TIED].default
+    return part | ({TIED: tied} if whole or tied else {})
 
 
 def read_architecture(config: dict, where: str) -> Architecture:
@@ -193,7 +203,7 @@ def read_architecture(config: dict, where: str) -> Architecture:
         key=sizes["num_key_value_heads"] * head_dim,
         width=width or value("intermediate_size") or 4 * hidden,
         vocabulary=sizes["vocab_size"],
-        tied=bool(value("tie_word_embeddings", False)),
+        tied=bool(value(TIED, False)),
         context=value("max_position_embeddings"),
         experts=experts,
         active_experts=value("num_experts_per_tok", 0) if experts else 0,
