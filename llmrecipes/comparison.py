@@ -279,7 +279,9 @@ def _numbers(values: list[Estimate | float]) -> list[float]:
 
 def p_value(values: list[Estimate | float], base: list[Estimate | float]) -> float | None:
     """p-value of the difference between two columns: Welch's test over seeds, or a z test from the intervals of single runs;
-    None if there is neither."""
+    None if there is neither, and of what is true or false."""
+    if any(isinstance(value, bool) for value in (*values, *base)):
+        return None
     if len(values) > 1 and len(base) > 1:
         from scipy.stats import ttest_ind
 
@@ -307,7 +309,7 @@ def compare(columns: list[Column]) -> list[Section]:
         base, cells = columns[0].measures.get(name), []
         for column in columns:
             values = column.measures.get(name)
-            cells.append(_cell(summarise(values), len(values), column) if values else "–")
+            cells.append(_cell(values, column) if values else "–")
             if column is not columns[0]:
                 p = p_value(values, base) if values and base else None
                 cells.append("–" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001")
@@ -339,7 +341,7 @@ def _by_model(column: Column) -> list[Table]:
     rest = []
     for name, values in column.measures.items():
         model, _, measure = name.partition("/")
-        cell = _cell(summarise(values), len(values), column)
+        cell = _cell(values, column)
         if model in models and measure:
             found.setdefault(measure, {})[model] = cell
         else:
@@ -355,11 +357,15 @@ def _with_arrow(name: str) -> str:
     return bare + arrow + mark + decider
 
 
-def _cell(estimate: Estimate, runs: int, column: Column) -> str:
-    """Value and interval; says of how many of the column's runs, unless of all."""
-    text = f"{estimate.value:.4g}"
-    if not math.isnan(estimate.low):
-        text += f" [{estimate.low:.3g}, {estimate.high:.3g}]"
+def _cell(values: list[Estimate | float], column: Column) -> str:
+    """Value and interval, or what is true or false and how often; says of how many of the column's runs, unless of all."""
+    runs, estimate = len(values), summarise(values)
+    if all(isinstance(value, bool) for value in values):
+        text = json.dumps(values[0]) if len({*values}) == 1 else f"true in {sum(values)} of {runs}"
+    else:
+        text = f"{estimate.value:.4g}"
+        if not math.isnan(estimate.low):
+            text += f" [{estimate.low:.3g}, {estimate.high:.3g}]"
     return text if runs == len(column.folders) else f"{text}, {runs} of {len(column.folders)} runs"
 
 
@@ -368,6 +374,8 @@ def write_comparison(folders: list[str], output_dir: str | None) -> str:
     from llmrecipes.report.markdown import render_markdown
     from llmrecipes.report.page import render_page
 
+    if output_dir is not None and not output_dir.strip():
+        raise InputError("output_dir: is empty; name a folder, or leave it out")
     columns = read_columns(folders)
     title = f"{columns[0].stage}: {sum(len(column.folders) for column in columns)} runs"
     summary = "Brackets hold 95 % intervals: over seeds if a column has several, otherwise over the items of the evaluation."

@@ -330,3 +330,18 @@ def test_an_output_folder_that_is_a_file_is_one_line(tmp_path):
         with pytest.raises(InputError, match="output_dir: .* cannot be written"):
             write_comparison(runs, str(place))
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_empty_output_folder_is_a_mistake(tmp_path):
+    runs = [run(tmp_path / name / "dpo", beta=beta) for name, beta in (("a", 0.1), ("b", 0.5))]
+    with pytest.raises(InputError, match="output_dir: is empty; name a folder"):
+        write_comparison(runs, "")
+
+
+def test_what_is_true_or_false_is_no_number(tmp_path):
+    runs = [
+        run(tmp_path / f"{beta}{seed}" / "dpo", beta=beta, seed=seed, metrics={"healthy": healthy})
+        for beta, seed, healthy in ((0.1, 1, True), (0.1, 2, False), (0.5, 1, True), (0.5, 2, True))
+    ]
+    row = next(line for line in write_comparison(runs, None).splitlines() if line.startswith("| healthy"))
+    assert [cell.strip() for cell in row.strip("|").split("|")] == ["healthy", "true in 1 of 2", "true", "–"]
