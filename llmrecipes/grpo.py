@@ -104,6 +104,13 @@ class GRPOTrainer(trl.GRPOTrainer):
                 callback.on_train_begin(self.args, self.state, self.control, model=self.model)
         return super().evaluate(*args, **kwargs)
 
+    @property
+    def num_episodes(self) -> int:
+        """Responses sampled for training so far, over all processes."""
+        micro_batches = self.state.global_step * self.args.gradient_accumulation_steps
+        rollouts = -(-micro_batches // (self.args.steps_per_generation * self.args.num_iterations))
+        return rollouts * self.args.generation_batch_size
+
     def last_metrics(self) -> dict[str, float]:
         """The reward and related metrics, as last logged."""
         logged = next((logs for logs in reversed(self.state.log_history) if "reward" in logs), {})

@@ -115,6 +115,12 @@ def evaluate_by_set(trainer: Trainer) -> dict[str, float]:
     }
 
 
+def share_read(metrics: dict[str, float]) -> str:
+    """ ", 0.25 epochs" where a run ended before it had read all its rows, to be put after their number; else nothing."""
+    epochs = metrics.get("epoch", 1.0)
+    return f", {epochs:.2g} epochs" if round(epochs, 2) < 1 else ""
+
+
 def language_metrics(
     eval_loss: float, texts: Dataset, tokenizer: PreTrainedTokenizerBase, split_special: bool = True
 ) -> dict[str, float]:

@@ -20,7 +20,7 @@ def main(run, data, preview, training, model, watch):
     from llmrecipes.resume import run_training
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.templates import require_chat_template, row_check
-    from llmrecipes.training import precompute_in_one_process
+    from llmrecipes.training import precompute_in_one_process, share_read
 
     watched = load_watch(watch)
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
@@ -62,7 +62,7 @@ def main(run, data, preview, training, model, watch):
     finish_run(
         state,
         metrics,
-        made=f"chat model tuned on {used:,} pairs",
+        made=f"chat model tuned on {used:,} pairs{share_read(metrics)}",
         next_steps="recipes/evaluate.py compares it with the model it started from",
     )
 

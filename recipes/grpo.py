@@ -67,7 +67,7 @@ def main(run, data, preview, training, model, reward, watch):
     finish_run(
         state,
         metrics,
-        made=f"policy trained on {training.num_generations} responses to each of {used:,} prompts at a time",
+        made=f"policy after {trainer.num_episodes:,} episodes, {training.num_generations} to a prompt, on {used:,} prompts",
         next_steps="recipes/evaluate.py compares it with the models it came from",
     )
 

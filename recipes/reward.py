@@ -32,7 +32,7 @@ def main(run, data, preview, pairs, health, training, model):
     from llmrecipes.reward_models.trainer import RewardTrainer, pair_columns
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.templates import local_template, require_chat_template, row_check
-    from llmrecipes.training import evaluate_by_set
+    from llmrecipes.training import evaluate_by_set, share_read
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("reward", run, training, (run, data, preview, pairs, health, training, model), inputs)
@@ -76,7 +76,7 @@ def main(run, data, preview, pairs, health, training, model):
     finish_run(
         state,
         metrics,
-        made=f"reward model from {used:,} pairs",
+        made=f"reward model from {used:,} pairs{share_read(metrics)}",
         next_steps="recipes/ppo.py trains the chat model against it",
     )
 

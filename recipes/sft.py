@@ -22,6 +22,7 @@ def main(run, data, preview, training, model, watch):
     from llmrecipes.run import check_run, finish_run, start_run
     from llmrecipes.sft import SFTTrainer
     from llmrecipes.templates import local_template, require_chat_template, row_check
+    from llmrecipes.training import share_read
 
     watched = load_watch(watch)
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
@@ -60,7 +61,7 @@ def main(run, data, preview, training, model, watch):
     finish_run(
         state,
         metrics,
-        made=f"chat model from {used:,} demonstrations",
+        made=f"chat model from {used:,} demonstrations{share_read(metrics)}",
         next_steps="recipes/sample.py draws answers to rank",
     )
 

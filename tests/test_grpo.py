@@ -121,6 +121,13 @@ def test_data_seed_gives_the_order_of_the_prompts_and_nothing_else(tmp_path):
     assert orders[0] != orders[1] == orders[2] and sorted(orders[0]) == sorted(orders[1])
 
 
+def test_responses_are_counted_as_they_were_sampled(whole):
+    assert whole[0].num_episodes == 24  # three rollouts of 8 in 9 steps, of which a rollout lasts 4
+    whole[0].args.gradient_accumulation_steps = 2
+    assert whole[0].num_episodes == 40
+    whole[0].args.gradient_accumulation_steps = 1
+
+
 def test_kl_is_measured_against_the_reference_that_is_given(tmp_path):
     # The policy lies in no folder, as one that adapters were merged into: nothing could be read by its path.
     trainer = build(tmp_path / "o", beta=0.1, logging_steps=1, max_steps=1, num_iterations=1)

@@ -14,7 +14,7 @@ from llmrecipes.pretraining import PretrainTrainer
 from llmrecipes.tokenizers import train_tokenizer
 from llmrecipes.tokens.blocks import collate_blocks
 from llmrecipes.tokens.corpus import build_blocks
-from llmrecipes.training import language_metrics
+from llmrecipes.training import language_metrics, share_read
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +136,16 @@ def test_blocks_have_no_padding_and_lose_only_the_tail(tokenizer):
 def test_too_few_blocks_for_a_batch_is_an_input_error(tokenizer):
     with pytest.raises(InputError, match="less than one batch of 1000"):
         build_blocks(Dataset.from_dict({"text": TEXTS}), tokenizer, 16, 1000)
+
+
+def test_a_run_that_ends_before_it_has_read_all_rows_says_so():
+    assert [share_read({"epoch": epochs}) for epochs in (0.0902, 0.06, 0.999, 1.0, 3.0)] == [
+        ", 0.09 epochs",
+        ", 0.06 epochs",
+        "",
+        "",
+        "",
+    ]
 
 
 def test_language_metrics_equal_the_sum_over_tokens_by_hand(tokenizer):
