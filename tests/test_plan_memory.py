@@ -53,6 +53,20 @@ TRACED = {
     "reward model, Llama in bfloat16": (LLAMA, {"head": "score", "weight_bytes": 2, "batch": 8, **PAIRS}),
     "reward model, Llama in bfloat16, LoRA": (LLAMA, {"head": "score", "weight_bytes": 2, "lora": ALL, **PAIRS}),
     "reward model, experts in float32": (EXPERTS, {"head": "score", "batch": 8, **PAIRS}),
+    "reward model, Llama, LoRA on down": (
+        LLAMA,
+        {"head": "score", "lora": Lora(16, frozenset(["down_proj"]), 0.0), **PAIRS},
+    ),
+    "reward model, Llama, LoRA on up": (LLAMA, {"head": "score", "lora": Lora(16, frozenset(["up_proj"]), 0.0), **PAIRS}),
+    "reward model, Llama in float32, LoRA on k and o": (
+        LLAMA,
+        {"head": "score", "autocast": False, "lora": Lora(16, frozenset(["k_proj", "o_proj"]), 0.0), **PAIRS},
+    ),
+    "PPO of Llama in float32, LoRA on o": (
+        LLAMA,
+        {"ppo": True, "autocast": False, "lora": Lora(16, frozenset(["o_proj"]), 0.0)},
+    ),
+    "PPO of Llama, tied": (LLAMA | {"tie_word_embeddings": True}, {"ppo": True}),
     "SFT of Llama, padded": (LLAMA, {"padded": True, "accumulation": 2}),
     "SFT of Llama, rows joined and kept apart by a mask": (LLAMA, {"batch": 2, "flattened": True}),
     "pretraining Gemma 3 on rows longer than its window": (GEMMA3, {}),

@@ -6,6 +6,15 @@ For eager PyTorch with flash SDPA and full rows, as torch's memory tracker count
 
 from llmrecipes.plan.architecture import Architecture
 from llmrecipes.plan.job import Job
+from llmrecipes.plan.kept import (
+    backward_of_mlp,
+    casts_kept,
+    kept_at_the_ends,
+    kept_by_layer,
+    kept_by_layers,
+    mlp_bytes,
+    residual_bytes,
+)
 
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768  # of TRL's tiled LM head (trl.kernels.chunked_logprob)
 LOGITS_BYTES = 1 << 27  # ppo.policy_value.LOGITS_BYTES, repeated since that module imports torch
@@ -20,93 +29,6 @@ def phases(job: Job, gpu_bytes: float = 0.0) -> dict[str, Parts]:
     if job.rollouts.vllm:
         static["vLLM"] = max(job.rollouts.vllm * gpu_bytes, job.rollouts.vllm_weights)
     return _rollout_phases(job, static)
-
-
-def kept_by_layer(job: Job, a: Architecture) -> float:
-    """Bytes per token that a layer of `a` keeps for the backward pass, without weights cast to bfloat16."""
-    wide, narrow = _residual_bytes(job), job.compute_bytes
-    mixed, frozen = wide == 4 and narrow == 2, job.lora is not None
-    readers = (1, 1) if a.fused_qkv else (3, 1 + a.gated)  # linear layers after the first and the second norm
-    kept = 0.0
-    for number, n in enumerate(readers):
-        shared = a.parallel and number == 1
-        if a.layer_norm:
-            kept += 0 if shared else wide * a.hidden
-            own = 0
-        else:
-            kept += 4 * a.hidden
-            own = (4 if a.float32_norms else wide) * a.hidden  # the normalised input that the weight is multiplied with
-        if not frozen:
-            kept += own + (n * 2 if mixed else narrow) * a.hidden
-    kept += (a.norms - 2) * (4 if frozen else 8) * a.hidden  # norms after attention and MLP
-    kept += narrow * 2 * (a.query + a.key) + 4 * a.heads  # q, k, v, output and log-sum-exp of the attention
-    kept += narrow * a.rotated_copies * a.query
-    if (
-        job.padded or job.flattened or (a.window and job.length > a.window)
-    ):  # a mask: keys and values are repeated for all heads, and every layer has the mask in its own dtype
-        seen = job.tokens if job.flattened else job.length
-        kept += narrow * (2 * (a.query - a.key) * (not a.fused_qkv) + seen)
-    if a.qk_norm:
-        kept += (4 + (0 if frozen else 4 if a.float32_norms else narrow)) * (a.query + a.key)
-    copies, mlp = max(1, a.active_experts), _mlp_bytes(job, a)
-    kept += copies * a.mlp_kept * mlp * a.width + a.active_experts * (2 * mlp * a.hidden + 20) + 4 * a.experts
-    return kept + (_kept_by_lora(job, a) if frozen else 0)
-
-
-def _kept_by_lora(job: Job, a: Architecture) -> float:
-    """Bytes per token that adapters add, when the base's inputs are no longer kept: each input in the adapters' own
-    precision, and the rank-sized intermediate."""
-    lora, kept = job.lora, 0.0
-    cast = 2 if job.autocast else 4  # PEFT keeps adapters in float32; autocast casts their inputs down again
-    for name, (inputs, _, _) in a.linear_sizes.items():
-        adapted = name in lora.targets
-        if name in ("down", "down_proj"):  # its input is the activation, which the frozen matrix does not keep
-            kept -= job.compute_bytes * inputs
-            copy = cast
-        elif name in ("o_proj", "out"):
-            kept -= job.compute_bytes * inputs if a.rotated_copies else 0
-            copy = 0 if cast == 4 and job.compute_bytes == 4 and not a.rotated_copies else cast
-        else:
-            copy = cast
-        if adapted:
-            kept += copy * inputs + cast * lora.rank + (inputs if lora.dropout else 0)
-    return kept
-
-
-def _backward_of_mlp(job: Job, a: Architecture) -> float:
-    """Bytes per token that the backward pass of a layer's MLP takes beside what is kept: the gradients of its
-    intermediates, with adapters and autocast also those of an adapter's path before the sum and of the residual stream. The
-    numbers are what the tracker finds; where trained weights keep all layers, moments with logits are fuller."""
-    width = _mlp_bytes(job, a) * max(1, a.active_experts) * a.width
-    if job.lora and job.autocast:
-        copies = 3 if {"down", "down_proj"} & job.lora.targets else 1 + a.gated
-        return copies * (width + 4 * a.hidden)
-    # A trained down projection has let go of its input by then.
-    counts = job.checkpointing or (job.head == "score" and not job.lora)
-    return (1 + a.gated + (job.lora is not None)) * width if counts else 0.0
-
-
-def _residual_bytes(job: Job) -> int:
-    return 4 if job.weight_bytes == 4 else 2
-
-
-def _mlp_bytes(job: Job, a: Architecture) -> int:
-    """Bytes per value inside the MLP: grouped products of experts take the weights' precision, autocast or not."""
-    return _residual_bytes(job) if a.experts else job.compute_bytes
-
-
-def _kept_at_the_ends(job: Job, a: Architecture) -> float:
-    """Bytes per token of the last norm and its output."""
-    wide, narrow = _residual_bytes(job), job.compute_bytes
-    norm = wide * a.hidden if a.layer_norm else (4 + (0 if job.lora else 4 if a.float32_norms else wide)) * a.hidden
-    return norm + wide * a.hidden + (narrow * a.hidden if wide != narrow else 0)
-
-
-def _casts(job: Job, a: Architecture, layers: int, head: bool = True) -> float:
-    """bfloat16 copies of float32 weights, kept for the backward pass of `layers` layers."""
-    if not (job.autocast and job.weight_bytes == 4) or job.quantised:
-        return 0.0
-    return 2 * (layers * (a.layer_matrices - a.expert_weights) + head * a.embedding)
 
 
 def weights_bytes(job: Job) -> float:
@@ -165,15 +87,15 @@ def _moments(job: Job, static: Parts) -> list[Parts]:
     a, tokens = job.architecture, job.tokens
     gradients = static.pop("gradients")
     held = gradients if job.accumulation > 1 else 0.0
-    ends, layer = tokens * _kept_at_the_ends(job, a), tokens * kept_by_layer(job, a)
+    ends, layer = tokens * kept_at_the_ends(job, a), tokens * kept_by_layer(job, a)
     logits, after, head_gradient = _head(job, a, tokens)
-    backward = tokens * _backward_of_mlp(job, a)
+    backward = tokens * backward_of_mlp(job, a)
     has_head = job.head != "score"
     tail = _tied(job, a, job.weight_bytes) if has_head else 0.0
     if job.checkpointing:
-        inputs = tokens * a.layers * _residual_bytes(job) * a.hidden
-        casts = _casts(job, a, 0, has_head and job.head == "logits")
-        recomputed = layer + _casts(job, a, 1, False) + backward
+        inputs = tokens * a.layers * residual_bytes(job) * a.hidden
+        casts = casts_kept(job, a, 0, has_head and job.head == "logits")
+        recomputed = layer + casts_kept(job, a, 1, False) + backward
         return [
             static | {"gradients": held, "activations": inputs + ends + casts, "logits": logits},
             static | {"gradients": held + head_gradient, "activations": inputs + ends + casts, "logits": after},
@@ -181,7 +103,7 @@ def _moments(job: Job, static: Parts) -> list[Parts]:
             static | {"gradients": gradients * (1 - 1 / a.layers), "activations": inputs / a.layers + recomputed},
             static | {"gradients": gradients + tail, "activations": (recomputed - backward) / 2},
         ]
-    kept = a.layers * layer + ends + _casts(job, a, a.layers, has_head and job.head == "logits")
+    kept = kept_by_layers(job, a) + ends + casts_kept(job, a, 0, has_head and job.head == "logits")
     return [
         static | {"gradients": held, "activations": kept, "logits": logits},
         static | {"gradients": held + head_gradient, "activations": kept, "logits": after},
@@ -227,11 +149,11 @@ def _rollout_phases(job: Job, static: Parts) -> dict[str, Parts]:
         scoring["reward model"] = static.get("reward model", 0)
         reading["reference"] = static.get("reference", 0)
     if not r.vllm:
-        cache = (_residual_bytes(job) + job.compute_bytes) * a.layers * a.key
+        cache = (residual_bytes(job) + job.compute_bytes) * a.layers * a.key
         sampling["KV cache"] = r.decoded * (r.prompt + r.response) * cache
         sampling["logits"] = 12 * r.decoded * a.vocabulary
         prefill = r.decoded * r.prompt * _transient(job, a)
-        sampling["activations"] = prefill + _casts(job, a, a.layers)
+        sampling["activations"] = prefill + casts_kept(job, a, a.layers)
     if r.reward:
         scoring["activations"] = job.tokens * _transient(job, r.reward)
     chunk, chunks = _chunk(job)
@@ -258,16 +180,17 @@ def _update_moments(job: Job, static: Parts, gradients: float) -> list[Parts]:
         value, value_gradients = _kept_in_update(free, r.value, False), 4 * (r.value.trunk + r.value.hidden)
     chunk, chunks = _chunk(job)
     size = chunk * a.vocabulary
-    made = size * (job.compute_bytes + 8)  # logits, their float32 copy and the log-probabilities
+    made = size * (8 + 2 * (job.compute_bytes == 2))  # logits, in bfloat16 also their float32 copy, and log-probabilities
     held = gradients if job.accumulation > 1 else 0.0
     head = 0 if job.lora else a.embedding * (4 + 2 * job.autocast)
-    not_yet = layer + _casts(job, a, 1, False) if job.checkpointing else 0.0  # recomputed after the logits are freed
-    at_head = static | {"gradients": max(held, value_gradients) + head, "activations": policy - not_yet}
+    not_yet = layer + casts_kept(job, a, 1, False) if job.checkpointing else 0.0  # recomputed after the logits are freed
+    before_head = static | {"gradients": max(held, value_gradients), "activations": policy - not_yet}
+    at_head = before_head | {"gradients": before_head["gradients"] + head}  # of chunks, the first ones' is there
     tail = _tied(job, a, 4)
     return [
         static | {"gradients": held, "activations": policy, "logits": made},
         static | {"gradients": held, "activations": policy + value, "logits": 4 * size if chunks == 1 else 0.0},
-        at_head | {"logits": size * (4 + job.compute_bytes) if chunks == 1 else made},
+        before_head | {"logits": size * (4 + job.compute_bytes)} if chunks == 1 else at_head | {"logits": made},
         at_head | {"activations": policy},
         static | {"gradients": gradients + tail, "activations": layer / 2},
     ]
@@ -275,11 +198,11 @@ def _update_moments(job: Job, static: Parts, gradients: float) -> list[Parts]:
 
 def _kept_in_update(job: Job, a: Architecture, head: bool) -> float:
     """Bytes of activations of one of the two models: those kept, or the peak with checkpointing."""
-    layer, ends = kept_by_layer(job, a), _kept_at_the_ends(job, a)
+    layer, ends = kept_by_layer(job, a), kept_at_the_ends(job, a)
     if job.checkpointing:
-        inputs = a.layers * _residual_bytes(job) * a.hidden
-        return job.tokens * (inputs + layer + ends) + _casts(job, a, 1, head)
-    return job.tokens * (a.layers * layer + ends) + _casts(job, a, a.layers, head)
+        inputs = a.layers * residual_bytes(job) * a.hidden
+        return job.tokens * (inputs + layer + ends) + casts_kept(job, a, 1, head)
+    return kept_by_layers(job, a) + job.tokens * ends + casts_kept(job, a, 0, head)
 
 
 def _chunk(job: Job) -> tuple[int, int]:
@@ -292,6 +215,6 @@ def _chunk(job: Job) -> tuple[int, int]:
 def _transient(job: Job, a: Architecture) -> float:
     """Bytes per token of a forward pass without gradients: the residual stream and a layer's widest intermediate."""
     narrow = job.compute_bytes
-    mlp = _mlp_bytes(job, a) * (3 if a.gated else 2) * a.width * max(1, a.active_experts)
+    mlp = mlp_bytes(job, a) * (3 if a.gated else 2) * a.width * max(1, a.active_experts)
     attention = narrow * 2 * (a.query + a.key)
-    return 3 * _residual_bytes(job) * a.hidden + max(mlp, attention)
+    return 3 * residual_bytes(job) * a.hidden + max(mlp, attention)
