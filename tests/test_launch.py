@@ -4,6 +4,7 @@ As a script this file is what `accelerate launch` starts: it runs the recipes' r
 that all stages share one start-up.
 """
 
+import atexit
 import json
 import os
 import re
@@ -69,7 +70,10 @@ def run_recipe(stage, inputs, output_dir, num_processes, **changes):
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(yaml.safe_dump(options(stage, inputs, output_dir, num_processes) | changes))
     sys.argv = [str(ROOT / "recipes" / f"{stage}.py"), "--config", str(config)]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    finally:  # or a later failure in this process would end with the exit code of the recipe that ended well
+        atexit.unregister(parsing._leave_for_good)
 
 
 def run_stages(inputs, outputs):
