@@ -86,7 +86,9 @@ class GRPOTrainer(trl.GRPOTrainer):
             scores = rewards.score_by(place, rows, completions, completion_ids, finished, size, offered)
             self._scores = [*(self._scores if place else []), scores]
             if place == len(rewards.functions) - 1:  # TRL would train on a response without a score, after a warning
-                rewards.require_scores(torch.stack([s.cpu() for s in self._scores], dim=1), prompts, completions)
+                raw_scores = torch.stack([s.cpu() for s in self._scores], dim=1)
+                rewards.require_scores(raw_scores, prompts, completions)
+                rewards.tell_if_constant(raw_scores)
             return scores.tolist()
 
         reward.__name__ = rewards.names[place]

@@ -70,6 +70,14 @@ def whole(tmp_path_factory):
 
 
 # A rollout lasts four steps: the run is killed at the end of one, and inside one.
+def test_a_reward_that_is_the_same_for_all_responses_is_said_once(tmp_path, capsys):
+    def solved(completions, **_):
+        return [1.0] * len(completions)
+
+    train(tmp_path, reward=solved, num_iterations=1, max_steps=10, save_steps=10)
+    assert capsys.readouterr().out.count("reward function solved: every response of the first 4 rollouts got 1,") == 1
+
+
 @pytest.mark.parametrize("step", [pytest.param(4, marks=pytest.mark.long), 6])
 def test_killed_and_started_again_ends_equal(tmp_path, whole, step):
     with pytest.raises(Killed):

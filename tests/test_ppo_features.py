@@ -197,6 +197,16 @@ def test_log_lines_show_a_response_of_the_latest_rollout(tmp_path, capsys):
     assert capsys.readouterr().out.count(" -> ") == 4
 
 
+@pytest.mark.parametrize("differs", [False, True])
+def test_a_reward_that_is_the_same_for_all_responses_is_said_once(tmp_path, capsys, differs):
+    def solved(completion_ids):
+        return [float(differs and 3 in ids) for ids in completion_ids]
+
+    toys.trainer(tmp_path, reward=solved, max_steps=9).train()
+    line = "warning: reward function solved: every response of the first 4 rollouts got 0,"
+    assert capsys.readouterr().out.count(line) == (not differs)
+
+
 def test_reward_functions_log_metrics_and_columns_in_rollouts_and_evaluations(tmp_path):
     def told(completion_ids, log_metric, log_extra, **_):
         log_metric("mean_length", len(completion_ids[0]))

@@ -226,7 +226,9 @@ def record_rollout(trainer, rollout: Rollout, raw_scores, finished, kl, entropy)
     for i, name in enumerate(trainer.rewards.names):
         judged = ~raw_scores[:, i].isnan()
         trainer._record(f"scores/{name}", raw_scores[judged, i].sum(), judged.sum())
-    if rollout.token_rewards is not None:
+    if rollout.token_rewards is None:
+        trainer.rewards.tell_if_constant(raw_scores)
+    else:
         trainer._record("token_rewards", rollout.token_rewards.sum(), len(rollout))
     trainer._record("score_std", trainer.accelerator.gather(scores).std(correction=0), 1)
     trainer._record("kl_coef", trainer.kl_coef, 1)

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError, as_score
+from llmrecipes.data.tables import say
 from llmrecipes.models import check_vocabulary
 from llmrecipes.ppo.sharding import FrozenModel
 from llmrecipes.reward_models.scoring import (
@@ -80,6 +81,7 @@ class Rewards:
             for is_model, tokenizer in zip(self.is_model, self.tokenizers, strict=True)
         ]
         self.weights = torch.tensor(weights or [1.0] * len(self.functions))
+        self._rollouts, self._lowest, self._highest = 0, math.inf, -math.inf
         self.names = []
         for function, is_model, tokenizer in zip(functions, self.is_model, self.tokenizers, strict=True):
             name = reward_name(function)
@@ -167,6 +169,18 @@ class Rewards:
     def total(self, scores: torch.Tensor) -> torch.Tensor:
         """Raw scores (R, functions) -> weighted sums (R,), NaN counting as 0."""
         return (scores * self.weights.to(scores.device)).nansum(1)
+
+    def tell_if_constant(self, scores: torch.Tensor) -> None:
+        """To be called with the raw scores (R, functions) of each rollout: says, at the fourth, if all responses so far got
+        the same reward. Training goes on: a reward that is seldom given may come."""
+        total = self.total(scores)
+        self._rollouts += 1
+        self._lowest, self._highest = min(self._lowest, total.min().item()), max(self._highest, total.max().item())
+        if self._rollouts == 4 and self._lowest == self._highest:
+            say(
+                f"warning: reward function {', '.join(self.names)}: every response of the first 4 rollouts got "
+                f"{self._lowest:g}, from which nothing is learned; look at the responses, and call the function on one"
+            )
 
 
 def score_with_callable(
