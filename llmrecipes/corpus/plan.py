@@ -85,7 +85,7 @@ def _in_reach(sources: list[CorpusSource]) -> list[CorpusSource]:
 
 def _answers(url: str) -> bool:
     try:
-        with urlopen(Request(url, method="HEAD"), timeout=SECONDS):  # nosec B310: the user's own endpoint
+        with urlopen(Request(url, method="HEAD"), timeout=SECONDS):  # nosec B310
             return True
     except HTTPError:
         return True

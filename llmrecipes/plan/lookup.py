@@ -122,7 +122,7 @@ def hub_file(path: str, revision: str | None, name: str, kind: str = "model", se
     if token:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
-        with urlopen(request, timeout=seconds) as answer:  # nosec B310: the user's own endpoint
+        with urlopen(request, timeout=seconds) as answer:  # nosec B310
             return answer.read()
     except (OSError, ValueError, HTTPException):  # no network, no such repository, a gated one, half an answer
         return None
