@@ -3,6 +3,7 @@
 import ctypes
 import sys
 import warnings
+from functools import cache
 
 import torch
 
@@ -27,17 +28,14 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
-_overrides: list[torch.library.Library] = []  # an override lasts as long as its Library
-
-
-def attend_backward_in_float32() -> None:
+@cache
+def attend_backward_in_float32() -> torch.library.Library:
     """From now on SDPA's backward pass on a CPU computes bfloat16 rows of fewer than LONG tokens, or of heads at most NARROW
     wide, in float32 and rounds the gradients to bfloat16: on such it is 1.1 to 17 times as fast, and as exact or better.
 
     torch's kernel multiplies blocks of 32 queries (64 from 192 tokens on), and in bfloat16 calls oneDNN for each, whose
-    set-up takes longer than such a product. Its forward pass has no such calls, and stays in bfloat16."""
-    if _overrides:
-        return
+    set-up takes longer than such a product. Its forward pass has no such calls, and stays in bfloat16. The Library that is
+    returned holds the replacement, which lasts as long as it does: it is kept here."""
     kernel = torch.library.get_kernel(ATTENTION_BACKWARD, "CPU")
 
     def backward(keys, gradient, query, key, value, output, logsumexp, dropout, is_causal, *, attn_mask=None, scale=None):
@@ -52,4 +50,4 @@ def attend_backward_in_float32() -> None:
     with warnings.catch_warnings():  # that a kernel is replaced
         warnings.simplefilter("ignore")
         library.impl(ATTENTION_BACKWARD.partition("::")[2], backward, "CPU", with_keyset=True)
-    _overrides.append(library)
+    return library

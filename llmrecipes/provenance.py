@@ -14,14 +14,7 @@ from pathlib import Path
 
 from llmrecipes.code_files import code_digest
 from llmrecipes.config import InputError, RunArguments, StageArguments
-from llmrecipes.manifest import (
-    ROOT,
-    corpora_of,
-    global_batch,
-    inputs_of,
-    read_manifest,
-    run_fingerprint,
-)
+from llmrecipes.manifest import ROOT, corpora_of, global_batch, inputs_of, read_manifest, run_fingerprint
 from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.sharding import launch_of
 

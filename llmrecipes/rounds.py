@@ -3,9 +3,7 @@
 from pathlib import Path
 
 from llmrecipes.config import InputError
-from llmrecipes.manifest import (
-    strings,
-)
+from llmrecipes.manifest import strings
 from llmrecipes.parsing import load_yaml
 
 

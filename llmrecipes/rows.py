@@ -9,15 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from llmrecipes.config import InputError
 from llmrecipes.shapes import ANSWERS, COLUMNS, QUESTIONS, STANDARD, label_of, recognise, wrong_columns
-from llmrecipes.turns import (
-    add_system,
-    require_text,
-    short,
-    split_common_prompt,
-    split_transcript,
-    to_turns,
-    without_answer,
-)
+from llmrecipes.turns import add_system, require_text, short, split_common_prompt, split_transcript, to_turns, without_answer
 
 
 def to_standard(row: Mapping, where: str = "row", wanted: Sequence[str] = tuple(COLUMNS)) -> dict:

@@ -34,15 +34,7 @@ from llmrecipes.cpu import tune_cpu
 from llmrecipes.durable import write_json
 from llmrecipes.locks import LOCK, find_holder, hold_folder, release_folder
 from llmrecipes.logs import quiet_logs
-from llmrecipes.manifest import (
-    MANIFEST_FILE,
-    ROOT,
-    difference,
-    digest,
-    output_files,
-    read_manifest,
-    standing,
-)
+from llmrecipes.manifest import MANIFEST_FILE, ROOT, difference, digest, output_files, read_manifest, standing
 from llmrecipes.measures import BOOKKEEPING
 from llmrecipes.memory import peak_memory_gib
 from llmrecipes.plan.of_run import plan_of_run

@@ -2,13 +2,7 @@
 
 import pytest
 import torch
-from adapter_toys import (
-    TEXTS,
-    add_adapter,
-    assert_close,
-    load,
-    logits,
-)
+from adapter_toys import TEXTS, add_adapter, assert_close, load, logits
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,

@@ -4,20 +4,9 @@ import math
 
 import pytest
 import torch
-from adapter_toys import (
-    CONFIGS,
-    TEXTS,
-    add_adapter,
-    assert_close,
-    load,
-    logits,
-    run_merge,
-    run_recipe,
-)
+from adapter_toys import CONFIGS, TEXTS, add_adapter, assert_close, load, logits, run_merge, run_recipe
 from safetensors.torch import load_file
-from transformers import (
-    AutoModelForCausalLM,
-)
+from transformers import AutoModelForCausalLM
 
 from llmrecipes.adapters import lora_config
 from llmrecipes.config import InputError, ModelArguments

@@ -13,14 +13,7 @@ from recipe_types import recipe_types
 from training_toys import save_model
 
 from llmrecipes.config import InputError, ModelArguments
-from llmrecipes.data.preview import (
-    count_answers,
-    count_duplicates,
-    count_pairs,
-    count_prompts,
-    mark,
-    report_rows,
-)
+from llmrecipes.data.preview import count_answers, count_duplicates, count_pairs, count_prompts, mark, report_rows
 from llmrecipes.dpo import DPOTrainer
 from llmrecipes.models import load_policy, load_reward_model, load_tokenizer
 from llmrecipes.parsing import parse
