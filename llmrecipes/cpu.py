@@ -1,14 +1,22 @@
-"""What makes training on CPUs fast, for the whole process: the allocator, and attention's backward pass on short rows."""
+"""What makes training on CPUs fast, for the whole process: the allocator, attention's backward pass on short rows, and how
+long threads wait for each other."""
 
 import ctypes
+import os
 import sys
+import threading
+import time
 import warnings
 from functools import cache
+from pathlib import Path
 
 import torch
 
+from llmrecipes.parsing import SPINCOUNT
+
 ATTENTION_BACKWARD = "aten::_scaled_dot_product_flash_attention_for_cpu_backward"
 LONG, NARROW = 192, 32  # tokens, width of a head
+SPARE = 0.25  # CPUs that other processes may use of those that this one's threads need
 
 
 def tune_cpu() -> None:
@@ -16,6 +24,8 @@ def tune_cpu() -> None:
     if not torch.accelerator.is_available():
         keep_freed_memory()
         attend_backward_in_float32()
+        if os.environ.get("GOMP_SPINCOUNT") == SPINCOUNT:
+            spin_by_load()
 
 
 def keep_freed_memory() -> None:
@@ -51,3 +61,77 @@ def attend_backward_in_float32() -> torch.library.Library:
         warnings.simplefilter("ignore")
         library.impl(ATTENTION_BACKWARD.partition("::")[2], backward, "CPU", with_keyset=True)
     return library
+
+
+@cache
+def spin_by_load() -> threading.Thread | None:
+    """From now on torch's threads spin at their barriers while the CPUs are theirs, and sleep there while other processes
+    want them too: beside one busy process two threads that spin take three times as long, and on idle cores two that sleep
+    take half as long again, for a step has hundreds of barriers. Nothing that is computed depends on it.
+
+    libgomp reads GOMP_SPINCOUNT once, but spins 100 times at most while it manages more threads than there are CPUs (its
+    manual, under GOMP_SPINCOUNT). So a thread of ours looks at the load once a second, and holds a second, idle team of
+    threads while others want the CPUs. None where there is no libgomp, no /proc, or one thread only."""
+    try:
+        team, clock = IdleTeam(), CpuClock()
+    except (OSError, AttributeError, ValueError):  # AttributeError: a system without dlopen's modes or affinities
+        return None
+    if torch.get_num_threads() == 1:
+        return None
+
+    def watch():
+        while True:
+            time.sleep(1)
+            team.hold(torch.get_num_threads() + clock.used_by_others() > len(os.sched_getaffinity(0)) + SPARE)
+
+    thread = threading.Thread(target=watch, name="spin-by-load", daemon=True)
+    thread.start()
+    return thread
+
+
+class IdleTeam:
+    """Threads of libgomp that do nothing: with torch's they are more than there are CPUs, so that all wait asleep."""
+
+    def __init__(self):
+        self.libgomp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW)  # torch's own, which is loaded already
+        self.leave: threading.Event | None = None  # ends the team that is held
+
+    def hold(self, wanted: bool) -> None:
+        """Has such a team from now on, or none."""
+        if wanted and self.leave is None:
+            self.leave = threading.Event()
+            threads = max(len(os.sched_getaffinity(0)) - torch.get_num_threads(), 0) + 2
+            threading.Thread(target=self._open, args=(threads, self.leave), daemon=True).start()
+        elif not wanted and self.leave is not None:
+            self.leave.set()
+            self.leave = None
+
+    def _open(self, threads: int, leave: threading.Event) -> None:
+        self.libgomp.GOMP_parallel(ctypes.CDLL(None).free, None, threads, 0)  # free(NULL): each starts, and has no work
+        leave.wait()  # libgomp keeps a team as long as the thread that opened it lives
+
+
+class CpuClock:
+    """CPU time that other processes use on the CPUs that this one may run on, from /proc/stat.
+
+    Raises:
+        OSError, ValueError: there is no such file, or it reads otherwise."""
+
+    def __init__(self):
+        self.before = self._read()
+
+    def used_by_others(self) -> float:
+        """CPUs that others kept busy since the last call."""
+        (wall, busy, own), self.before = self.before, self._read()
+        return (self.before[1] - busy - (self.before[2] - own)) / max(self.before[0] - wall, 1e-3)
+
+    @staticmethod
+    def _read() -> tuple[float, float, float]:
+        """Seconds: wall clock, all CPU time on our CPUs, and that of this process."""
+        ours, ticks = os.sched_getaffinity(0), 0
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *fields = line.split()
+            if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in ours:
+                user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
+                ticks += user + nice + system + irq + softirq + steal
+        return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), time.process_time()

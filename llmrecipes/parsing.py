@@ -32,6 +32,7 @@ from llmrecipes.signals import follow_launcher, is_left_alone, tell_launcher
 from llmrecipes.tracking import place_trackers
 
 CONTINUOUS = ("use_transformers_continuous_batching", "use_transformers_paged")
+SPINCOUNT = "10000"  # about 0.3 ms, longer than most pauses between two kernels; beside other work see llmrecipes/cpu.py
 GPU_ONLY = ("activation_offloading", *CONTINUOUS)
 
 
@@ -139,8 +140,8 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
             print(f"warning: {one_line(remark)}", file=sys.stderr)
     # Before transformers is imported: it reads HF_* once, at import.
     os.environ.update(environment)
-    if inputs_exist and "OMP_WAIT_POLICY" not in os.environ:  # read by libgomp, whose own count is 300,000, with torch
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if inputs_exist and "OMP_WAIT_POLICY" not in os.environ:  # read by libgomp when torch is imported
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINCOUNT)
     given = dict(settings.values)
     # Light classes first: their errors come before torch is imported.
     build([config_type for config_type in config_types if not isinstance(config_type, str)], settings)

@@ -1,4 +1,5 @@
-"""What makes training on CPUs fast: freed memory is kept, and attention's backward pass on short rows is float32."""
+"""What makes training on CPUs fast: freed memory is kept, attention's backward pass on short rows is float32, and threads
+spin while the CPUs are theirs."""
 
 import sys
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 from forked import run_python
 
-from llmrecipes.cpu import attend_backward_in_float32
+from llmrecipes.cpu import CpuClock, attend_backward_in_float32
 
 
 @pytest.mark.skipif(sys.platform != "linux" or torch.accelerator.is_available(), reason="only for CPUs under Linux")
@@ -60,3 +61,64 @@ def test_short_rows_get_their_gradients_in_float32(tokens, width, dtype, masked)
     equal = [torch.equal(leaf.grad, gradient.bfloat16()) for leaf, gradient in zip(leaves, wanted, strict=True)]
     assert equal == [dtype == "float32"] * 3
     assert all((leaf.grad - gradient).norm() < 0.01 * gradient.norm() for leaf, gradient in zip(leaves, wanted, strict=True))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch is built with libgomp, and there is a /proc, on Linux")
+def test_a_second_team_of_threads_is_held_while_the_cpus_are_wanted():
+    code = """
+import os, time, torch
+from llmrecipes import cpu
+def threads():
+    return len(os.listdir("/proc/self/task"))
+def settled(number):
+    for _ in range(1000):
+        if threads() == number:
+            break
+        time.sleep(0.01)
+    return threads() == number
+torch.set_num_threads(2)
+torch.randn(1 << 20).exp()
+team, before = cpu.IdleTeam(), threads()
+held = 2 + max(len(os.sched_getaffinity(0)) - 2, 0)
+for wanted, number in ((True, held), (True, held), (False, 0), (False, 0), (True, held)):
+    team.hold(wanted)
+    assert settled(before + number), (wanted, number, before, threads())
+"""
+    run_python("-c", code)
+
+
+def test_cpu_time_of_others_is_all_time_of_our_cpus_without_our_own(monkeypatch, tmp_path):
+    # name user nice system idle iowait irq softirq steal guest guest_nice
+    before = (
+        "cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 100 0 50 900 9 1 2 3 7 7\ncpu1 500 0 0 0 0 0 0 0 0 0\ncpu2 10 0 0 0 0 0 0 0 0 0\n"
+    )
+    after = before.replace("cpu0 100 0 50 900 9 1 2 3", "cpu0 190 10 70 999 99 2 4 8").replace("cpu1 500", "cpu1 900")
+    tables, walls, own = iter([before, after]), iter([10.0, 12.0]), iter([5.0, 5.5])
+    monkeypatch.setattr("llmrecipes.cpu.Path.read_text", lambda path: next(tables))
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2})
+    monkeypatch.setattr("os.sysconf", lambda name: 100)
+    monkeypatch.setattr("time.monotonic", lambda: next(walls))
+    monkeypatch.setattr("time.process_time", lambda: next(own))
+    clock = CpuClock()
+    # CPU 0: 90 + 10 + 20 + 1 + 2 + 5 ticks of 10 ms in 2 s, of which half a second was ours. CPU 1 is not ours.
+    assert clock.used_by_others() == pytest.approx((1.28 - 0.5) / 2)
+
+
+@pytest.mark.parametrize(("spins", "threads", "starts"), [(None, 2, 1), ("300", 2, 0), (None, 1, 0)])
+@pytest.mark.skipif(sys.platform != "linux" or torch.accelerator.is_available(), reason="only for CPUs under Linux")
+def test_the_load_is_watched_unless_told_otherwise(spins, threads, starts):
+    code = f"""
+import threading
+from llmrecipes.config import RunArguments
+from llmrecipes.parsing import launch
+def main(run):
+    import torch
+    from llmrecipes.cpu import tune_cpu
+    torch.set_num_threads({threads})
+    tune_cpu()
+    tune_cpu()
+    print([thread.name for thread in threading.enumerate()].count("spin-by-load"))
+launch(main, RunArguments, argv=[])
+"""
+    environment = {"GOMP_SPINCOUNT": spins, "OMP_WAIT_POLICY": None}
+    assert run_python("-c", code, env=environment).stdout.split()[-1] == str(starts)

@@ -276,14 +276,14 @@ def test_progress_bars_write_seldom_into_a_log(monkeypatch):
 @pytest.mark.parametrize(
     ("shell", "in_yaml", "count"),
     [
-        ({}, "", "1000"),
+        ({}, "", "10000"),
         ({"GOMP_SPINCOUNT": "0"}, "", "0"),
         ({"OMP_WAIT_POLICY": "passive"}, "", None),
         ({}, "env: {GOMP_SPINCOUNT: 5}", "5"),
         ({}, "env: {OMP_WAIT_POLICY: passive}", None),
     ],
 )
-def test_threads_sleep_soon_unless_told_otherwise(tmp_path, monkeypatch, shell, in_yaml, count):
+def test_threads_spin_a_while_unless_told_otherwise(tmp_path, monkeypatch, shell, in_yaml, count):
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.setenv(name, "restored afterwards")
         monkeypatch.delenv(name)
