@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, is_dataclass
+from datetime import date
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -46,6 +47,7 @@ def describe_run(stage: str, run: RunArguments, args: StageArguments, configs: t
         "packages": {name: _version(name) for name in PACKAGES},
         "hardware": _hardware(),
         "launch": launch,
+        "date": f"{date.today()}",  # that conversations bear, see `templates.fix_date`
         "metrics": {},
         "started": time.time(),
         "previous_seconds": 0.0,

@@ -42,6 +42,7 @@ from llmrecipes.provenance import describe_run
 from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.sharding import prepare_sharding, refuse_several_gpus
 from llmrecipes.signals import IN_A_CHAIN, handle_signals, received
+from llmrecipes.templates import fix_date
 from llmrecipes.tracking import apply_tracking, describe_tracking, number_run
 
 
@@ -107,6 +108,7 @@ def check_run(
     state = Run(stage, output_dir, run, is_main, manifest, keep=() if run.force else keep)
     if manifest["config"].get("preview"):  # writes nothing, so the folder's contents do not matter
         args.output_dir = _scratch_folder()  # trainers create the folder when they are built
+        fix_date(manifest["date"])
         return state
     state.found = read_manifest(output_dir)
     force = run.force or rebuilds and (state.found or {}).get("stage") == stage
@@ -117,12 +119,8 @@ def check_run(
     if holder := find_holder(output_dir):
         raise InputError(f"{output_dir}: {holder} is writing there; wait for it, or stop it")
     if held == "unfinished" and not force and not (state.found or {}).get("clearing"):
-        state.goes_on = resumes
-        _find_checkpoint(state, args)
-        if not state.resume_from_checkpoint and not resumes:
-            state.notes.append(
-                f"{stage}: the run that was interrupted in {output_dir} had no checkpoint yet; starting from the beginning"
-            )
+        _continue(state, args, resumes)
+    fix_date(manifest["date"])
     if state.resume_from_checkpoint is None and is_main:
         number_run(args)
     if "run_name" in manifest["config"]:
@@ -151,6 +149,18 @@ def _refuse_another(state: Run, held: str) -> None:
             changed = "code changed since; " if found.get("code") != state.manifest["code"] else ""
             print(f"{state.stage}: already finished in {output_dir}; {changed}--force runs it again")
         sys.exit(0)
+
+
+def _continue(state: Run, args: StageArguments, resumes: bool) -> None:
+    """What the unfinished run of this folder goes on with: its date, its checkpoint. See `check_run`."""
+    state.goes_on = resumes
+    state.manifest["date"] = (state.found or {}).get("date") or state.manifest["date"]
+    _find_checkpoint(state, args)
+    if not state.resume_from_checkpoint and not resumes:
+        state.notes.append(
+            f"{state.stage}: the run that was interrupted in {state.output_dir} had no checkpoint yet; starting from the "
+            "beginning"
+        )
 
 
 def _find_checkpoint(state: Run, args: StageArguments) -> None:

@@ -9,11 +9,13 @@ import copy
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import chat_template_utils
 
 from llmrecipes.config import InputError
 from llmrecipes.data.tables import say
@@ -71,6 +73,32 @@ def apply(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping], where: s
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         roles = ", ".join(turn["role"] for turn in turns)
         raise InputError(f"{where}: the chat template refuses the conversation ({roles}): {reason}") from None
+
+
+def fix_date(day: str) -> None:
+    """From now on chat templates in this process are told that it is midnight of `day` (YYYY-MM-DD), so that a run that goes
+    on past midnight, or continues on another day, renders as it began. transformers has no argument for that."""
+    began = datetime.fromisoformat(day)
+
+    class FixedDate(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return began
+
+    chat_template_utils.datetime = FixedDate
+
+
+def date_written(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The date (YYYY-MM-DD) that the chat template writes into a conversation, as Llama 3.2's does; or None."""
+    now = chat_template_utils.datetime.now()
+    if "strftime_now" not in str(tokenizer.chat_template):
+        return None
+    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+    on = lambda day: render(tokenizer, turns, "", strftime_now=day.strftime)
+    try:
+        return f"{now:%Y-%m-%d}" if on(datetime(1999, 12, 31)) != on(datetime(2001, 2, 3)) else None
+    except InputError:  # the template refuses the test conversation
+        return f"{now:%Y-%m-%d}"
 
 
 def options_of(row: Mapping) -> dict:
@@ -164,6 +192,14 @@ def row_check(
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.chat_template = read_template(template_path)
     bos = tokenizer.bos_token if puts_bos(tokenizer) else None
+    day = date_written(tokenizer)
+    if day:
+        pin = (
+            ", or `chat_template_kwargs: {date_string: ...}` for good"
+            if "date_string" in str(tokenizer.chat_template)
+            else ""
+        )
+        say(f"chat template: writes the date into conversations; {day} in all of this run, on whatever day it ends{pin}")
 
     def check(row: Mapping, where: str) -> None:
         first = row.get("messages") or row.get("prompt")
@@ -185,7 +221,8 @@ def row_check(
         for turns in [[*first, *answer] for answer in answers] or [first]:
             _check_conversation(tokenizer, turns, where, options)
 
-    check.key = [tokenizer.chat_template, tokenizer.special_tokens_map, shows_tools, bos]  # what its answers depend on
+    # What its answers depend on, and with them the tokens that are kept of the rows.
+    check.key = [tokenizer.chat_template, tokenizer.special_tokens_map, shows_tools, bos, *([day] if day else [])]
     return check
 
 

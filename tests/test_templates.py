@@ -208,3 +208,37 @@ def test_a_template_of_the_hub_is_that_of_the_revision_that_is_named(data_hub, t
     assert local_template("a/b") == "a/b" and local_template(None) is None
     with pytest.raises(InputError, match="chat_template_path: a/b@none cannot be read: ."):
         local_template("a/b@none")
+
+
+LLAMA32 = (
+    "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "Today Date: {{ date_string }}\n" + LOOP + "<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+)
+
+
+def test_date_that_a_template_writes_is_that_of_the_runs_beginning(tokenizer, tmp_path, capsys):
+    """Llama 3.2's template: a run continued on another day would go on with other tokens, or with those kept of that day."""
+    from test_run import start
+
+    from llmrecipes.durable import write_json
+    from llmrecipes.templates import date_written, fix_date, render, set_defaults
+
+    tokenizer.chat_template = LLAMA32
+    fix_date("2024-01-31")
+    assert render(tokenizer, CHAT, "").startswith("Today Date: 31 Jan 2024\n")
+    first = row_check(tokenizer).key
+    assert "writes the date into conversations; 2024-01-31 in all of this run" in capsys.readouterr().out
+    fix_date("2024-02-01")
+    assert row_check(tokenizer).key != first
+
+    state = start(tmp_path / "o")
+    write_json(tmp_path / "o" / "manifest.json", state.manifest | {"date": "2020-05-06"})  # it began, and was killed, then
+    assert start(tmp_path / "o").manifest["date"] == "2020-05-06"
+    assert render(tokenizer, CHAT, "").startswith("Today Date: 06 May 2020\n")
+    assert start(tmp_path / "other").manifest["date"] == state.manifest["date"] > "2025"
+
+    set_defaults(tokenizer, {"date_string": "26 Jul 2024"})
+    capsys.readouterr()
+    assert date_written(tokenizer) is None and row_check(tokenizer).key and not capsys.readouterr().out
+    tokenizer.chat_template = TEMPLATES["gemma"]
+    assert date_written(tokenizer) is None
