@@ -204,6 +204,25 @@ def test_a_kernel_that_fails_leaves_the_mask(monkeypatch):
     assert why_masked(build().to(torch.bfloat16)) == "FlashAttention only supports Ampere GPUs or newer."
 
 
+def test_a_kernel_without_a_backward_pass_leaves_the_mask(monkeypatch):
+    """As of heads of 193 to 224 on consumer GPUs: the run would end with a traceback in its first step."""
+
+    class OneWay(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, out):
+            return out.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise RuntimeError("FlashAttention backward for head dim > 192 requires A100 or H100")
+
+    kernel = Kernel(monkeypatch)
+    monkeypatch.setattr(attention, "varlen_attn", lambda *args, **kwargs: OneWay.apply(kernel(*args, **kwargs)))
+    model = build().to(torch.bfloat16)
+    assert why_masked(model) == "FlashAttention backward for head dim > 192 requires A100 or H100"
+    assert all(weight.grad is None for weight in model.parameters()) and len(kernel.calls) == 1
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_torchs_own_kernel_has_the_values_and_gradients_of_single_documents():
     places = torch.cat([torch.arange(length) for length in (130, 1, 64, 300)])[None]

@@ -83,7 +83,8 @@ def test_a_run_continued_within_a_rollout_ends_bit_equal(tmp_path, backend):
 
 
 def test_compiled_attention_of_short_rows_equals_sdpa(monkeypatch):
-    """Also with heads that share keys; padded and longer rows, and uncompiled code, are left to SDPA."""
+    """Also with heads that share keys; padded and longer rows, uncompiled code and the layers of models that are not this
+    trainer's are left to SDPA."""
     left_to_sdpa = []
 
     def sdpa(*args, **kwargs):
@@ -91,7 +92,7 @@ def test_compiled_attention_of_short_rows_equals_sdpa(monkeypatch):
         return sdpa_attention_forward(*args, **kwargs)
 
     monkeypatch.setattr(attention, "sdpa_attention_forward", sdpa)
-    module = SimpleNamespace(is_causal=True, num_key_value_groups=2)
+    module = SimpleNamespace(is_causal=True, num_key_value_groups=2, in_products=True)
     compiled = torch.compile(attention.attend_in_products, backend="eager")
     for tokens, mask, left in ((7, None, False), (7, torch.ones(7, 7, dtype=torch.bool).tril(), True), (129, None, True)):
         query, *states = (torch.randn(2, heads, tokens, 8, requires_grad=True) for heads in (4, 2, 2))
@@ -104,7 +105,10 @@ def test_compiled_attention_of_short_rows_equals_sdpa(monkeypatch):
         assert bool(left_to_sdpa) == left, (tokens, left_to_sdpa)
         left_to_sdpa.clear()
     attention.attend_in_products(module, query, *states, None)
-    assert left_to_sdpa == [129]
+    del module.in_products
+    short = [given[:, :, :7] for given in (query, *states)]
+    compiled(module, *short, None)
+    assert left_to_sdpa == [129, 7]
 
 
 @pytest.mark.parametrize(

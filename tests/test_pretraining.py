@@ -118,6 +118,10 @@ def test_attention_in_windows_keeps_its_mask(tokenizer):
         assert policy.config._attn_implementation == "sdpa" and policy.training
     eager = build_policy({"model_type": "llama", **sizes}, tokenizer, attn_implementation="eager")
     assert not needs_no_mask(eager), "it would see the tokens after it"
+    falcon = build_policy(
+        {"model_type": "falcon", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}, tokenizer
+    )
+    assert not needs_no_mask(falcon), "its code fails without one"
 
 
 # --- pretraining's blocks and measures --------------------------------------------------------------------------------

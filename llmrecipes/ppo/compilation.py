@@ -46,7 +46,8 @@ def compile_layers(trainer) -> None:
     args, trained = trainer.args, trainer.model
     if not args.torch_compile:
         return
-    AttentionInterface.register("sdpa", attend_in_products)  # the same but in compiled code on a CPU
+    # Falcon and others ask for "sdpa" by that name, so it keeps it; for all but the modules marked below it is the same.
+    AttentionInterface.register("sdpa", attend_in_products)
     models = [trained.policy, *([] if trained.shares_trunk else [trained.value_model])]
     models += [frozen.model for frozen in (trainer.ref_model, *trainer.rewards.models) if frozen is not None]
     for model in models:
@@ -58,6 +59,8 @@ def compile_layers(trainer) -> None:
         # torch before 2.13, as on machines whose own build is used, has one limit for all code.
         limit = {"recompile_limit": VERSIONS} if "recompile_limit" in signature(torch.compile).parameters else {}
         for layer in layers:
+            for module in layer.modules():
+                module.in_products = True
             layer.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode, dynamic=True, **limit)
 
 
