@@ -40,7 +40,7 @@ PARTS = ("samples*", "work/cleaned/[0-9]*")  # what unfinished runs of sample an
 TOKENS_FILE = "tokens.json"  # of a folder of token shards
 # Files that differ between equal runs or are written about a run afterwards: no later stage reads them.
 NOT_OUTPUT = {MANIFEST_FILE, "trainer_state.json", "watch.jsonl", "evaluation.json", "health.json", "health.md"}
-NOT_OUTPUT |= {"quality.json", "quality.html", "training_args.bin", "report.json", "report.html"}
+NOT_OUTPUT |= {"samples.partial.jsonl", "quality.json", "quality.html", "training_args.bin", "report.json", "report.html"}
 NOT_OUTPUT_FOLDERS = ("checkpoint-", "logs", "trackio", "completions", "runs")
 
 
@@ -280,7 +280,7 @@ def standing(output_dir: Path, run: str) -> str:
         left = {p.name for p in entries if not p.is_dir() or any(p.iterdir())}  # trainers create empty folders
         left -= {MANIFEST_FILE, "manifest.tmp", LOCK, *(folder.name for folder in steps if not is_sealed_by(folder))}
         if (output_dir / MANIFEST_FILE).exists():
-            return "another" if left - NOT_OUTPUT - {"logs"} else "nothing"
+            return "another" if left - NOT_OUTPUT - {"logs"} or _holds_part(output_dir) else "nothing"
         return "foreign" if left else "nothing"
     if manifest.get("fingerprint") == run:
         return "finished" if manifest.get("status") == "finished" else "unfinished"

@@ -18,7 +18,8 @@ from llmrecipes.generation import sample_responses
 from llmrecipes.models import context_length, eos_token_ids
 from llmrecipes.templates import encode_prompts, options_of
 
-# Grows by a chunk at a time, each row beside its checksum; samples.jsonl has the rows once all are there.
+# Grows by a chunk at a time, each row beside its checksum; samples.jsonl has the rows once all are there. Stays until the
+# manifest, which then vouches for samples.jsonl, says "finished".
 PARTIAL, RESULT, PARQUET = "samples.partial.jsonl", "samples.jsonl", "samples.parquet"
 COLUMNS = ("prompt_id", "responses", "finish_reasons", "num_tokens", "model", "sampling")
 
@@ -61,13 +62,10 @@ def write_samples(
 
     encoded: from `encode_rows`. sampling: max_new_tokens, temperature, top_k, top_p. Prompts are processed in chunks of
     batch_size prompts; each chunk has its own seed and is appended in one write, so that a resumed run equals an
-    uninterrupted one. Complete chunks of an unfinished run are not sampled again.
+    uninterrupted one. Complete chunks of an unfinished run, known by their checksums in PARTIAL, are not sampled again; the
+    caller removes that file when the run is finished.
     """
-    partial = output_dir / PARTIAL
-    for path, read in ((output_dir / RESULT, _read_jsonl), (output_dir / PARQUET, _read_parquet)):
-        if path.exists():
-            partial.unlink(missing_ok=True)
-            return read(path)
+    partial, result = output_dir / PARTIAL, output_dir / RESULT
     output_dir.mkdir(parents=True, exist_ok=True)
     done = _read_partial(partial, batch_size, rows)
     settings = {
@@ -96,8 +94,10 @@ def write_samples(
                 )
             _append(partial, chunk)
             done += chunk
-    write_text(output_dir / RESULT, "".join(_to_line(row) for row in done))
-    partial.unlink()
+    text = "".join(_to_line(row) for row in done)
+    if result.exists() and result.read_bytes() != text.encode():
+        print(f"{result}: was changed before the run was finished; written again as it was sampled", flush=True)
+    write_text(result, text)
     return done
 
 
@@ -140,18 +140,13 @@ def _append(path: Path, rows: list[dict]) -> None:
 def to_parquet(output_dir: Path) -> None:
     """Replaces samples.jsonl by samples.parquet, which is smaller and typed."""
     source, temporary = output_dir / RESULT, output_dir / "samples.tmp"
-    if source.exists():  # otherwise an interrupted run has already done so
-        whole = io.BytesIO()  # on a full disk arrow's own writer kills the process
-        datasets.Dataset.from_list(_read_jsonl(source)).to_parquet(whole)
-        temporary.write_bytes(whole.getvalue())
-        temporary.replace(output_dir / PARQUET)
-        source.unlink()
+    whole = io.BytesIO()  # on a full disk arrow's own writer kills the process
+    datasets.Dataset.from_list(_read_jsonl(source)).to_parquet(whole)
+    temporary.write_bytes(whole.getvalue())
+    temporary.replace(output_dir / PARQUET)
+    source.unlink()
 
 
 def _read_jsonl(path: Path) -> list[dict]:
     with path.open(encoding="utf-8") as lines:
         return list(parse_jsonl(lines, str(path)))
-
-
-def _read_parquet(path: Path) -> list[dict]:
-    return datasets.Dataset.from_parquet(str(path)).to_list()

@@ -43,7 +43,7 @@ def main(run, data, sample, model):
     from llmrecipes.manifest import fingerprint
     from llmrecipes.models import load_policy, load_tokenizer
     from llmrecipes.run import check_run, finish_run, start_run
-    from llmrecipes.sampling import encode_rows, to_parquet, write_samples
+    from llmrecipes.sampling import PARTIAL, encode_rows, to_parquet, write_samples
     from llmrecipes.templates import row_check
 
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
@@ -93,6 +93,7 @@ def main(run, data, sample, model):
     metrics["different_responses"] = sum(different) / len(different)
     made = f"{sample.num_samples} responses to each of {len(rows):,} prompts"
     finish_run(state, metrics, made, next_steps="recipes/rank.py turns them into preference pairs")
+    (state.output_dir / PARTIAL).unlink()
 
 
 if __name__ == "__main__":

@@ -78,6 +78,15 @@ def test_what_a_stage_without_checkpoints_has_done_is_not_overwritten_by_another
     assert file.exists()
 
 
+def test_samples_beside_a_damaged_manifest_are_not_overwritten(tmp_path):
+    file = start(tmp_path / "o").output_dir / "samples.partial.jsonl"
+    file.write_text("a row")
+    (tmp_path / "o" / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match="its manifest.json cannot be read"):
+        start(tmp_path / "o")
+    assert file.exists()
+
+
 def test_interrupted_run_without_a_checkpoint_says_that_it_begins_anew(tmp_path, capsys):
     start(tmp_path / "o")
     assert "no checkpoint" not in capsys.readouterr().out
