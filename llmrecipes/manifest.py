@@ -121,6 +121,26 @@ def output_files(root: Path, flush: bool = False) -> dict[str, list]:
     return found
 
 
+def is_finished(manifest: dict) -> bool:
+    """Whether a run has written that it is finished: with it come its files, which a status changed by hand has not."""
+    return manifest.get("status") == "finished" and isinstance(manifest.get("files"), dict)
+
+
+def altered_outputs(folder: Path, manifest: dict) -> tuple[str, str]:
+    """(what is gone, what has changed) of what the finished run of `manifest` wrote in `folder`; "" for nothing."""
+    there, known = output_files(folder), manifest["files"]
+    changed = [name for name in known if name in there and not _is_digest(there[name][2], known[name])]
+    return _listed([name for name in known if name not in there]), _listed(changed)
+
+
+def _is_digest(found: str, entry) -> bool:
+    return isinstance(entry, list) and entry[2:] == [found]
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") if names else ""
+
+
 # ---- What a run is ----
 
 
@@ -283,7 +303,7 @@ def standing(output_dir: Path, run: str) -> str:
             return "another" if left - NOT_OUTPUT - {"logs"} or _holds_part(output_dir) else "nothing"
         return "foreign" if left else "nothing"
     if manifest.get("fingerprint") == run:
-        return "finished" if manifest.get("status") == "finished" else "unfinished"
+        return "finished" if is_finished(manifest) else "unfinished"
     # A run that failed before its first checkpoint left nothing to lose: the corrected command just runs.
     # In versions without checksums (which came with "given"), any checkpoint may be intact.
     holds_results = (

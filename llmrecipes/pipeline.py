@@ -23,6 +23,7 @@ from llmrecipes.keys import recipe_keys
 from llmrecipes.manifest import (
     MANIFEST_FILE,
     ROOT,
+    altered_outputs,
     difference,
     global_batch,
     inputs_of,
@@ -168,7 +169,7 @@ def _clock(seconds: float) -> str:
 
 
 def _hint(stage: Stage, code: int, force: bool) -> str:
-    if standing(stage.output_dir, _fingerprint(stage)) == "another" and not force:
+    if standing(stage.output_dir, _fingerprint(stage)) in ("another", "finished") and not force:
         return f"not run, see the reason above; --force --from {stage.name} runs it and everything after it again"
     interrupted = read_json(stage.output_dir / MANIFEST_FILE).get("status") == "interrupted" or code in (129, 130, 143)
     how = "interrupted" if interrupted or code < 0 else f"failed with exit code {code}, see the reason above"
@@ -276,6 +277,11 @@ def _reason(stage: Stage, force: bool, will_change: list[Stage]) -> str:
     if before and held != "nothing":
         return f"run: {before.title} runs before it"
     if held == "finished":
+        gone, altered = altered_outputs(stage.output_dir, found)
+        if gone:
+            return f"run: finished, but without {gone}; only --force overwrites it"
+        if altered:
+            return f"skip: finished ({altered} changed since; --force reruns)"
         changed = found.get("code") != code_digest(stage.recipe, stage.given)
         return "skip: finished, nothing changed" + (" (code changed since; --force reruns)" if changed else "")
     if held == "unfinished":

@@ -15,7 +15,16 @@ from pathlib import Path
 
 from llmrecipes.code_files import code_digest
 from llmrecipes.config import InputError, RunArguments, StageArguments
-from llmrecipes.manifest import ROOT, corpora_of, global_batch, inputs_of, read_manifest, run_fingerprint
+from llmrecipes.manifest import (
+    ROOT,
+    altered_outputs,
+    corpora_of,
+    global_batch,
+    inputs_of,
+    is_finished,
+    read_manifest,
+    run_fingerprint,
+)
 from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.sharding import launch_of
 
@@ -55,13 +64,22 @@ def describe_run(stage: str, run: RunArguments, args: StageArguments, configs: t
 
 
 def _require_finished(paths: list[str | None]) -> None:
-    for path in paths:
-        manifest = read_manifest(path) if path else None
-        if manifest and "stage" in manifest and manifest.get("status") != "finished":
+    """InputError if one of `paths` is the folder of an unfinished run; a line for one that no longer holds what it wrote."""
+    for path in dict.fromkeys(filter(None, paths)):
+        manifest = read_manifest(path)
+        if not manifest or "stage" not in manifest:
+            continue
+        status, stage = manifest.get("status"), manifest["stage"]
+        if not is_finished(manifest):
+            but = " but lists no files: the run did not write that" if status == "finished" else ""
             raise InputError(
-                f"{path}: the {manifest['stage']} run that writes it has not finished (its manifest.json says "
-                f"{manifest.get('status')!r}); wait for it, or start it again"
+                f"{path}: the {stage} run that writes it has not finished (its manifest.json says {status!r}{but}); wait "
+                "for it, or start it again"
             )
+        gone, changed = altered_outputs(Path(path), manifest)
+        for files, how in ((gone, "gone"), (changed, "changed")):
+            if files and int(os.environ.get("RANK", 0)) == 0:
+                print(f"{path}: {files} {how} since its {stage} run finished; what is there now is read", flush=True)
 
 
 def _to_json(config) -> dict:

@@ -34,7 +34,16 @@ from llmrecipes.cpu import tune_cpu
 from llmrecipes.durable import write_json
 from llmrecipes.locks import LOCK, find_holder, hold_folder, release_folder
 from llmrecipes.logs import quiet_logs
-from llmrecipes.manifest import MANIFEST_FILE, ROOT, difference, digest, output_files, read_manifest, standing
+from llmrecipes.manifest import (
+    MANIFEST_FILE,
+    ROOT,
+    altered_outputs,
+    difference,
+    digest,
+    output_files,
+    read_manifest,
+    standing,
+)
 from llmrecipes.measures import BOOKKEEPING
 from llmrecipes.memory import peak_memory_gib
 from llmrecipes.plan.of_run import plan_of_run
@@ -143,10 +152,14 @@ def _refuse_another(state: Run, held: str) -> None:
         how = difference(found, state.manifest) if found else "its manifest.json cannot be read"
         raise InputError(f"{output_dir}: holds another run ({how}); --force overwrites it")
     if held == "finished":
+        gone, changed = altered_outputs(output_dir, found)
+        if gone:
+            raise InputError(f"{output_dir}: finished, but without {gone}; put that back, or --force runs it again")
         if state.is_main:
             if not find_holder(output_dir):
                 (output_dir / LOCK).unlink(missing_ok=True)  # left by a process killed at its very end
-            changed = "code changed since; " if found.get("code") != state.manifest["code"] else ""
+            changed = f"{changed} changed since; " if changed else ""
+            changed += "code changed since; " if found.get("code") != state.manifest["code"] else ""
             print(f"{state.stage}: already finished in {output_dir}; {changed}--force runs it again")
         sys.exit(0)
 

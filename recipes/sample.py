@@ -85,7 +85,6 @@ def main(run, data, sample, model):
         f"{sample.num_samples} responses of `{model.model_name_or_path}` to each of {len(rows):,} prompts.",
         state,
     )
-
     lengths = [n for row in rows for n in row["num_tokens"]]
     cut = [reason == "length" for row in rows for reason in row["finish_reasons"]]
     different = [len({text.strip() for text in row["responses"]}) for row in rows]

@@ -129,7 +129,8 @@ def test_yaml_and_command_line_are_one_config(tmp_path):
         ({"thesis.txt": "x"}, "foreign"),
         ({"checkpoint-5/model.safetensors": "x"}, "nothing"),
         ({"manifest.json": '{"fingerprint": "r", "status": "running"}'}, "unfinished"),
-        ({"manifest.json": '{"fingerprint": "r", "status": "finished"}'}, "finished"),
+        ({"manifest.json": '{"fingerprint": "r", "status": "finished", "files": {}}'}, "finished"),
+        ({"manifest.json": '{"fingerprint": "r", "status": "finished"}'}, "unfinished"),  # somebody wrote that by hand
         ({"manifest.json": '{"fingerprint": "s", "status": "finished"}'}, "another"),
         ({"manifest.json": '{"fingerprint": "s", "status": "running"}'}, "nothing"),
         ({"manifest.json": "[]"}, "nothing"),

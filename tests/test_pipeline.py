@@ -204,6 +204,17 @@ def test_changed_code_is_a_note_and_changed_config_never_a_deletion(tmp_path, mo
     assert planned(tmp_path / "o", only=["pretrain"])["pretrain"].reason == (
         "skip: finished, nothing changed (code changed since; --force reruns)"
     )
+    monkeypatch.undo()
+    weights = stage.output_dir / "model.safetensors"
+    weights.write_text("changed by hand")
+    assert planned(tmp_path / "o", only=["pretrain"])["pretrain"].reason == (
+        "skip: finished (model.safetensors changed since; --force reruns)"
+    )
+    weights.unlink()
+    assert planned(tmp_path / "o", only=["pretrain"])["pretrain"].reason == (
+        "run: finished, but without model.safetensors; only --force overwrites it"
+    )
+    weights.write_text("trained")
     changed = planned(tmp_path / "o", seed=7, only=["pretrain"])["pretrain"]
     assert changed.reason == "run: `seed` was not given, is 7, which only --force overwrites"
     commands = []

@@ -107,6 +107,36 @@ def test_folder_of_an_unfinished_run_is_read_by_nobody(tmp_path, key):
     check_run("sft", RunArguments(), args, (args, config), inputs)
 
 
+def test_finished_run_is_believed_only_with_the_files_that_it_wrote(tmp_path, capsys):
+    state, path = start(tmp_path / "o"), tmp_path / "o" / "manifest.json"
+    write_json(path, read_manifest(path.parent) | {"status": "finished"})  # by hand
+    with pytest.raises(InputError, match="has not finished .*'finished' but lists no files"):
+        check_run("sft", RunArguments(), Arguments(str(tmp_path / "p")), (), [str(tmp_path / "o")])
+    state = start(tmp_path / "o")
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "o" / name).write_text("some text")
+    finish_run(state, {}, made="thing")
+
+    def again():
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            start(tmp_path / "o")
+        check_run("sft", RunArguments(), Arguments(str(tmp_path / "p")), (), [str(tmp_path / "o")])
+        return capsys.readouterr().out
+
+    assert again() == f"sample: already finished in {tmp_path / 'o'}; --force runs it again\n"
+    (tmp_path / "o" / "b.txt").write_text("more text")
+    assert again() == (
+        f"sample: already finished in {tmp_path / 'o'}; b.txt changed since; --force runs it again\n"
+        f"{tmp_path / 'o'}: b.txt changed since its sample run finished; what is there now is read\n"
+    )
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "o" / name).unlink()
+    with pytest.raises(InputError, match="/o: finished, but without a.txt and 1 more; put that back, or --force"):
+        again()
+    assert read_manifest(tmp_path / "o")["status"] == "finished"
+
+
 def test_force_overwrites(tmp_path):
     finish_run(start(tmp_path / "o"), {}, made="thing")
     (tmp_path / "o" / "old.txt").write_text("x")
