@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 
@@ -292,11 +293,16 @@ def test_evaluation_sets_of_one_split_name_are_all_measured(tmp_path):
     names = lambda some: {
         name: part[0]["prompt"][0]["content"] for name, part in load_by_split(some, 0, ("preference",)).items()
     }
-    assert names(sources) == {"a_test_train": "a/test", "a_other_train": "a/other", "b_test_train": "b/test"}
-    assert names(sources[:2]) == {"test_train": "a/test", "other_train": "a/other"}
-    assert names(sources[:1]) == {"train": "a/test"}
+    assert names(sources) == {"a_test": "a/test", "a_other": "a/other", "b_test": "b/test"}
+    assert names(sources[:2]) == {"test": "a/test", "other": "a/other"}, "not after the split, which is train in any file"
+    named = DatasetSource(jsonl(tmp_path / "held-out v2.jsonl", [pair("c")]), name="mine")
+    assert set_names([named]) == ["mine"] and set_names([replace(named, name=None)]) == ["held_out_v2"]
+    folder = DatasetSource(str(tmp_path / "a"), split="test")
+    assert set_names([folder]) == ["test"] and set_names([folder, sources[2]]) == ["a_test", "test"]
     assert len(names([sources[0], sources[0]])) == 2
     slices = [DatasetSource(sources[0].path, split=split) for split in ("train[90%:]", "train[:-1]+train[2:5]", "train[:]")]
+    assert set_names(slices) == ["test_from_90_percent", "test_to_minus_1_and_test_from_2_to_5", "test"]
+    slices = [DatasetSource("hub/id", split=split) for split in ("train[90%:]", "train[:-1]+train[2:5]", "train[:]")]
     assert set_names(slices) == ["train_from_90_percent", "train_to_minus_1_and_train_from_2_to_5", "train"]
     (tmp_path / "a" / "test.jsonl").rename(tmp_path / "a" / "held_out.jsonl")
     folders = [DatasetSource(str(tmp_path / folder), split="test") for folder in ("a", "b")]

@@ -76,7 +76,7 @@ def test_the_report_is_by_source_and_says_whether_its_text_was_learned(tmp_path,
     learned, held_out = "text it has learned from", "held-out text"
     wanted = {"Ann": held_out, "Bob": held_out} if keys else {"Ann": learned, "Bob": learned}
     if "eval_datasets" in keys:
-        wanted = {"Ann": learned, "train_from_80_percent": held_out}
+        wanted = {"Ann": learned, "Bob_from_80_percent": held_out}
     assert {row["source"]: row["measured_on"] for row in rows} == wanted
     assert f"a word, {rows[0]['measured_on']}" in capsys.readouterr().out
     for name, part in measured.items():

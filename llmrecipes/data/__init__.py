@@ -15,6 +15,7 @@ from llmrecipes.data.sources import read_source
 from llmrecipes.data.stored import load_stored
 from llmrecipes.data.tables import join, kinds_of, load_table, say, to_table
 from llmrecipes.formats import prompt_id
+from llmrecipes.preflight.folders import FILES
 from llmrecipes.rows import to_standard
 from llmrecipes.shapes import COLUMNS
 
@@ -65,8 +66,8 @@ def load_train_eval(
 def load_by_split(
     sources: list[DatasetSource], seed: int, shapes: tuple[str, ...], check: Callable[[dict, str], None] | None = None
 ) -> dict[str, datasets.Dataset]:
-    """Held-out sources, kept separate so that each is measured by itself: named after their splits or, if several have the
-    same split, with the name of the file or folder in front."""
+    """Held-out sources, kept separate so that each is measured by itself: named after their splits, local files after their
+    `name` or own names; if that is the same for several, with the name of the folder in front."""
     return {name: load_stored(s, seed, shapes, check)[0] for name, s in zip(_set_names(sources), sources, strict=True)}
 
 
@@ -173,18 +174,27 @@ def _to_messages(rows: datasets.Dataset, where: str) -> datasets.Dataset:
 def _set_names(sources: list[DatasetSource]) -> list[str]:
     """A unique name for each evaluation set, the shortest that distinguishes them."""
     path = lambda s: Path(s.path.rstrip("/"))
-    split = lambda s: re.sub(r"\[([^:\]]*):([^:\]]*)\]", _slice_in_words, s.split).replace("+", "_and_")
+    in_words = lambda text: re.sub(r"\[([^:\]]*):([^:\]]*)\]", _slice_in_words, text).replace("+", "_and_")
+    own = lambda s: in_words(re.sub(r"\btrain\b", _file_label(s), s.split) if path(s).is_file() else s.split)
+    named = lambda s: own(s) if path(s).is_file() else f"{s.name or path(s).stem}_{own(s)}"
     ways = [
-        split,
-        lambda s: f"{s.name or path(s).stem}_{split(s)}",
-        lambda s: f"{path(s).parent.name}_{path(s).stem}_{split(s)}",
-        lambda s: f"{s.path}_{s.name or ''}_{split(s)}".strip("_"),
+        own,
+        named,
+        lambda s: f"{path(s).parent.name}_{named(s)}",
+        lambda s: f"{s.path}_{s.name or ''}_{in_words(s.split)}".strip("_"),
     ]
     for way in ways:
         names = [way(source) for source in sources]
         if len(set(names)) == len(names):
             return names
     return [f"{name}_{number}" for number, name in enumerate(names, start=1)]
+
+
+def _file_label(source: DatasetSource) -> str:
+    """A file's `name`, or its own without ending: its split is always `train`, whatever is in it."""
+    file = Path(source.path).name
+    ending = next((end for end in FILES if file.lower().endswith(end)), "")
+    return re.sub(r"\W+", "_", source.name or file[: len(file) - len(ending)])
 
 
 def _slice_in_words(found: re.Match) -> str:

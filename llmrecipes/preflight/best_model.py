@@ -58,7 +58,7 @@ def _unmeasured(s: Settings, metric: str) -> Problems:
     if isinstance(sets, list) and sets:  # Trainer puts the set's name before the loss alone
         if not s.given("metric_for_best_model") or metric.endswith("_loss") or len(sets) == 1 and metric in names[1:]:
             return
-        names = ["SPLIT_loss", *(names[1:] if len(sets) == 1 else [])]
+        names = ["SET_loss", *(names[1:] if len(sets) == 1 else [])]
     elif any(metric == name or name.endswith("/") and metric.startswith(name) for name in names):
         return
     shown = ", ".join(f"{name}..." if name.endswith("/") else name for name in names)
