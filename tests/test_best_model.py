@@ -1,6 +1,7 @@
 """What decides on the best model is known before anything is loaded: the table of what evaluations measure is TRL's own."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,27 @@ def test_what_is_not_measured_is_refused_before_anything_is_loaded(stage, change
     with pytest.raises(InputError, match=told) as caught:
         parse(*recipe_types(stage), argv=["--config", str(config)], inputs_exist=True)
     assert len(caught.value.args) == 1
+
+
+def test_figures_that_only_reward_functions_could_log_are_refused_where_none_does(tmp_path, monkeypatch):
+    rewards = """
+        def brief(completions, **columns): return [-len(c) * len(columns["prompts"]) for c in completions]
+        def hands_on(completions, **columns): return brief(completions, **columns)
+        """
+    (tmp_path / "plainrewards.py").write_text(textwrap.dedent(rewards))
+    (tmp_path / "loggedrewards.py").write_text("def passes(completions, log_metric): log_metric('passed', 1)\n")
+    monkeypatch.chdir(tmp_path)
+    paths = make_inputs(tmp_path)
+
+    def told(stage, function, metric="passed"):
+        changes = [*DECIDES.split("; "), "test_split_size: 0.1", f"metric_for_best_model: {metric}"]
+        config = write_config(tmp_path, stage, [*changes, f"reward_functions: [{function}]"], paths)
+        try:
+            parse(*recipe_types(stage), argv=["--config", str(config)], inputs_exist=True)
+        except InputError as error:
+            return str(error)
+
+    for stage in ("grpo", "ppo"):
+        assert "passed is not measured" in told(stage, "plainrewards:brief")
+        assert not told(stage, "plainrewards:hands_on") and not told(stage, "loggedrewards:passes")
+    assert not told("grpo", "plainrewards:brief", "rewards/brief/mean")

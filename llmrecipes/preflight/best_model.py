@@ -1,5 +1,8 @@
 """Settings that choose the best model: whether what they compare is measured, on the same models as are saved."""
 
+import ast
+
+from llmrecipes.code_files import module_file
 from llmrecipes.keys.settings import Problems, Settings
 
 WATCHING = ("reduce_lr_on_plateau", "greedy")  # schedules that look at evaluations
@@ -52,7 +55,8 @@ def best_model(s: Settings) -> Problems:
 def _unmeasured(s: Settings, metric: str) -> Problems:
     """Trainer would say so at the first evaluation."""
     names = next((names.split() for key, names in MEASURED.items() if key in s.keys), [])
-    if not names or "num_iterations" in s.keys and s["reward_functions"]:  # GRPO's may log what they like
+    functions = s["reward_functions"] if "reward_functions" in s.keys else None
+    if not names or isinstance(functions, list) and any(_may_log(str(name)) for name in functions):
         return
     sets = s["eval_datasets"] if "health_check" in s.keys else None
     if isinstance(sets, list) and sets:  # Trainer puts the set's name before the loss alone
@@ -63,3 +67,23 @@ def _unmeasured(s: Settings, metric: str) -> Problems:
         return
     shown = ", ".join(f"{name}..." if name.endswith("/") else name for name in names)
     yield "metric_for_best_model", f"{metric} is not measured by this stage's evaluations; choose from {shown}"
+
+
+def _may_log(name: str) -> bool:
+    """Whether a reward function may log figures of its own: unless the file that defines it shows that it never calls its
+    argument `log_metric` and hands it on to nobody."""
+    module, _, function = name.partition(":")
+    try:
+        source = module_file(module).read_text(encoding="utf-8")
+        nodes = [node for node in ast.walk(ast.parse(source)) if getattr(node, "name", None) == function]
+    except (AttributeError, OSError, SyntaxError, ValueError):  # none to read, which is told elsewhere
+        return True
+    if "log_metric" in source or len(nodes) != 1 or not isinstance(nodes[0], ast.FunctionDef | ast.AsyncFunctionDef):
+        return True
+    others = nodes[0].args.kwarg
+    inside = list(ast.walk(nodes[0]))
+    used = sum(isinstance(node, ast.Name) and node.id == others.arg for node in inside) if others else 0
+    for node in inside:  # columns["answer"] takes one out
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and isinstance(node.value, ast.Name):
+            used -= bool(others) and node.value.id == others.arg
+    return bool(used or nodes[0].decorator_list)
