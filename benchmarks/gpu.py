@@ -9,11 +9,11 @@ reward, 10.6M parameters, three seeds). How long these take on a GPU was not mea
 Elsewhere random tokens and weights: speed does not depend on them. Each part runs in a process of its own. MFU is
 (6 N + 12 L H T) tokens/s over the card's dense bf16 peak, with N all parameters (nanoGPT's and PaLM's count; 4 N with LoRA,
 whose frozen weights have no gradients); in `sft` and `lora`, whose rows are packed or joined without padding, T is each
-token's own row. --trl: a
-folder with trl 1.12.0 (`pip install --no-deps --target FOLDER trl==1.12.0`), used with the other packages of this
-environment; without it TRL's PPO is not measured. --json is written again with each figure that a part finds, so that a
-machine that goes away takes none of them along. --smoke: every part on tiny models, also on a CPU, to check that it runs;
-its figures mean nothing. For a GPU machine without a network: benchmarks/gpu_offline.py.
+token's own row. --trl: a folder with trl 1.12.0 (`pip install --no-deps --target FOLDER trl==1.12.0`), used with the other
+packages of this environment; without it TRL's PPO is not measured. --json is written again with each figure that a part
+finds, so that a machine that goes away takes none of them along; the parts that it holds already stay in it until they are
+measured again. --smoke: every part on tiny models, also on a CPU, to check that it runs; its figures mean nothing. For a GPU
+machine without a network: benchmarks/gpu_offline.py.
 """
 
 import argparse
@@ -21,16 +21,19 @@ import importlib.metadata
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
+from itertools import count
 from pathlib import Path
 
 import yaml
 from gpu_sides import BareLoop, Recipe, build_model, build_pretraining, build_sft, documents
 
+from llmrecipes.durable import write_json
 from llmrecipes.options import OptionParser
 
 ROOT = Path(__file__).parent.parent
@@ -326,11 +329,20 @@ def main() -> None:
         parser.error(f"--trl: {args.trl} does not hold trl 1.12.0; pip install --no-deps --target {args.trl} trl==1.12.0")
     if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
         parser.error(f"--json: {args.json} is a folder, or in one that does not exist")
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    try:
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        results = {"versions": versions} | (parts_in(args.json, versions, args.smoke) if args.json else {})
+    except importlib.metadata.PackageNotFoundError as error:
+        parser.error(f"{error.name} is not installed; pip install -r requirements.txt")
+    except (ValueError, OSError) as error:
+        parser.error(f"--json: {args.json} {error}")
     print("  ".join(f"{name} {version}" for name, version in versions.items()), flush=True)
-    results = {"versions": versions}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for part in parts:
-        run_part(part, args, results)
+        try:
+            run_part(part, args, results)
+        except KeyboardInterrupt:
+            sys.exit(f"{part}: stopped" + (f"; what was found so far is in {args.json}" if args.json else ""))
         found = results[part]
         goal = f"   (goal: {GOALS[part]})" if part in GOALS else ""
         print(f"\n{part}, {found['seconds']} s{goal}", flush=True)
@@ -339,28 +351,57 @@ def main() -> None:
         sys.exit(1)
 
 
+def parts_in(path: Path, versions: dict, smoke: bool) -> dict:
+    """The parts that --json holds already, but for those of --smoke. A file with which this run's cannot be in one, of other
+    packages or figures that --smoke would replace, is set aside. ValueError or OSError if `path` is something else or cannot
+    be written."""
+    found = {}
+    if path.exists():
+        try:
+            whole = json.loads(path.read_text(encoding="utf-8"))
+            found = {part: figures for part, figures in whole.items() if part != "versions" and not figures.get("smoke")}
+            same = whole["versions"] == versions and not smoke
+        except (ValueError, KeyError, AttributeError):
+            raise ValueError("holds something else; name another file") from None
+        if found and not same:
+            aside = next(name for i in count(1) if not (name := path.with_suffix(f".{i}{path.suffix}")).exists())
+            path.rename(aside)
+            print(f"{path}: figures of {'other packages' if not smoke else 'a real run'} were there; now in {aside}")
+            found = {}
+    write_json(path, {"versions": versions} | found)  # while nothing is lost if it cannot be
+    return found
+
+
 def run_part(part: str, args: argparse.Namespace, results: dict) -> None:
     """Measures `part` in a process of its own; what it reports is in `results`, and in --json, at once."""
     command = [sys.executable, __file__, "--measure", part, *["--smoke"] * args.smoke]
     command += ["--trl", str(Path(args.trl).resolve())] if args.trl else []
     command += ["--text", str(Path(args.text).resolve())] if args.text else []
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    started = time.time()
+    started, reported = time.time(), {}
+    results.pop(part, None)  # of an earlier run
 
     def keep(found: dict) -> None:
-        results[part] = found | {"seconds": round(time.time() - started)}
+        reported.update(found)
+        results[part] = reported | {"seconds": round(time.time() - started)} | ({"smoke": True} if args.smoke else {})
         if args.json:
-            args.json.write_text(json.dumps(results, indent=2) + "\n")
+            write_json(args.json, results)
 
     with tempfile.TemporaryFile("w+") as errors:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process:
-            for line in process.stdout:
-                if line.startswith('{"device": '):
-                    keep(json.loads(line))
+        # A session of its own, so that what a part starts ends with it.
+        streams = {"stdout": subprocess.PIPE, "stderr": errors, "text": True, "start_new_session": True}
+        with subprocess.Popen(command, env=environment, **streams) as process:
+            try:
+                for line in process.stdout:
+                    if line.startswith('{"device": '):
+                        keep(json.loads(line))
+            except KeyboardInterrupt:
+                os.killpg(process.pid, signal.SIGKILL)
+                keep({"failed": "stopped"})
+                raise
         if process.returncode:
             errors.seek(0)
-            found = results.get(part) or {}
-            keep({name: value for name, value in found.items() if name != "seconds"} | {"failed": errors.read()[-1500:]})
+            keep({"failed": errors.read()[-1500:]})
 
 
 if __name__ == "__main__":

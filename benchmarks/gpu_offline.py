@@ -50,18 +50,23 @@ GLIBC = (39, 35, 34, 31, 28, 27, 24, 17)  # pip takes no older version's wheels 
 RUN = """#!/bin/bash
 # {what}; at most {minutes} minutes. Figures: in $RESULTS, else here. By benchmarks/gpu_offline.py
 cd "$(dirname "$0")" && here=$PWD && cd {root} && site=$(mktemp -d) || exit
+trap 'rm -rf "$site"' EXIT
 install() {{ python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$@"; }}
-install $site/wheels "$here"/wheels/*.whl && install $site/trl "$here"/trl/*.whl || exit
+install "$site/wheels" "$here"/wheels/*.whl && install "$site/trl" "$here"/trl/*.whl || exit
 export PYTHONPATH=$site/wheels:$PWD HF_HUB_OFFLINE=1 results=${{RESULTS:-$here}} here site
 run() {{
 gpu() {{
   name=$1 parts=$2; shift 2
-  python3 benchmarks/gpu.py --parts $parts --json $results/gpu-$name.json "$@" $smoke || failed=1
+  python3 benchmarks/gpu.py --parts $parts --json "$results/gpu-$name.json" "$@" $smoke || failed=1
 }}
 {commands}
 return ${{failed:-0}}
 }}
-export smoke=$1 && export -f run && timeout {seconds} bash -c run
+export smoke=$1 && export -f run
+timeout {seconds} bash -c run &
+trap "kill $!" INT TERM  # timeout hands it on to all that it has started; Ctrl-C itself does not reach them
+until wait $!; code=$?; ! kill -0 $! 2> /dev/null; do :; done
+exit $code
 """
 CHAIN = """for stage in STAGES; do
   [ $stage != pretrain ] || tasks="--watch_tasks []"  # they need lm_eval
@@ -69,7 +74,7 @@ CHAIN = """for stage in STAGES; do
   tasks=
 done"""
 COMMANDS = {
-    1: ("pretrain, shakespeare, ppo", ["gpu 1 pretrain{shakespeare},ppo --trl $site/trl{text}"]),
+    1: ("pretrain, shakespeare, ppo", ['gpu 1 pretrain{shakespeare},ppo --trl "$site/trl"{text}']),
     2: ("decode, the smoke chain, sft", ["gpu decode decode", CHAIN.replace("STAGES", STAGES), "gpu sft sft,lora"]),
 }
 
@@ -171,7 +176,7 @@ def fetch_text(given: Path | None, path: Path) -> bool:
 
 
 def write_runs(folder: Path, has_text: bool) -> None:
-    parts = {"shakespeare": ",shakespeare" if has_text else "", "text": " --text $here/input.txt" if has_text else ""}
+    parts = {"shakespeare": ",shakespeare" if has_text else "", "text": ' --text "$here/input.txt"' if has_text else ""}
     root = os.path.relpath(ROOT, folder)
     for number, (what, commands) in COMMANDS.items():
         joined = "\n".join(commands).replace("{shakespeare}", parts["shakespeare"]).replace("{text}", parts["text"])

@@ -2,8 +2,11 @@
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,7 +59,64 @@ def test_what_a_part_found_before_it_died_is_in_the_file(monkeypatch, tmp_path):
     args, results = argparse.Namespace(smoke=True, trl=None, text=None, json=tmp_path / "a.json"), {}
     gpu.run_part("ppo", args, results)
     kept = json.loads(args.json.read_text())["ppo"]
-    assert kept == results["ppo"] == {"device": "d", "ours": 1.5, "failed": "out of memory\n", "seconds": kept["seconds"]}
+    found = {"device": "d", "ours": 1.5, "failed": "out of memory\n", "seconds": kept["seconds"], "smoke": True}
+    assert kept == results["ppo"] == found
+    part.write_text("import sys\nsys.exit('no memory')")
+    gpu.run_part("ppo", args, results)
+    assert "ours" not in results["ppo"], "of the run before"
+
+
+def test_a_stopped_part_ends_all_that_it_started_and_keeps_its_figures(monkeypatch, tmp_path):
+    part = tmp_path / "part.py"
+    child = "import time; print('child', flush=True); time.sleep(60)"
+    part.write_text(
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        'print(\'{"device": "d", "child": \' + str(child.pid) + "}", flush=True)\nchild.wait()'
+    )
+    monkeypatch.setattr(gpu, "__file__", str(part))
+    args, results = argparse.Namespace(smoke=False, trl=None, text=None, json=tmp_path / "a.json"), {}
+
+    def interrupt(path, value):
+        write_json(path, value)
+        if "failed" not in value["ppo"]:
+            raise KeyboardInterrupt
+
+    write_json = gpu.write_json
+    monkeypatch.setattr(gpu, "write_json", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.run_part("ppo", args, results)
+    kept = json.loads(args.json.read_text())["ppo"]
+    assert kept["failed"] == "stopped"
+    state = Path(f"/proc/{kept['child']}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_figures_of_other_parts_stay_and_those_of_other_runs_are_set_aside(tmp_path):
+    path, versions = tmp_path / "a.json", {"torch": "2.13.0", "trl": "1.16.0"}
+    assert gpu.parts_in(path, versions, False) == {} and json.loads(path.read_text()) == {"versions": versions}
+    before = {"versions": versions, "pretrain": {"mfu": 0.5}, "sft": {"mfu": 0.1, "smoke": True}}
+    path.write_text(json.dumps(before))
+    assert gpu.parts_in(path, versions, False) == {"pretrain": {"mfu": 0.5}}
+    for i, (now, smoke) in enumerate(((versions | {"torch": "2.11.0"}, False), (versions, True)), 1):
+        path.write_text(json.dumps(before))
+        assert gpu.parts_in(path, now, smoke) == {}
+        assert json.loads((tmp_path / f"a.{i}.json").read_text()) == before
+        assert json.loads(path.read_text()) == {"versions": now}
+    for other in ("{", "[1]", '{"model": 1}', '{"model": {}}'):
+        path.write_text(other)
+        with pytest.raises(ValueError, match="holds something else"):
+            gpu.parts_in(path, versions, False)
+        assert path.read_text() == other
+
+
+def test_a_package_that_is_missing_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--parts", "decode"])
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main()
+    assert "no-such-package is not installed; pip install" in capsys.readouterr().err
 
 
 class Side:
@@ -136,6 +196,29 @@ def test_what_a_machine_without_a_network_lacks_is_taken_along(tmp_path):
     freeze.write_text("\n".join([*lines, "torch==2.11.0+cu130", "-e git+ssh://somewhere", "scipy"]))
     found = gpu_offline.missing(gpu_offline.read_list(freeze), "3.12", "x86_64")
     assert found == {name: everything[name] for name in ("transformers", "huggingface-hub", "dill")}, "older, or not there"
+
+
+def test_ctrl_c_ends_a_run_for_a_machine_without_a_network(tmp_path):
+    gpu_offline.write_runs(tmp_path, False)
+    python, log = tmp_path / "bin" / "python3", tmp_path / "log"
+    python.parent.mkdir()
+    python.write_text(
+        f"""#!/bin/bash
+[ "$1" != -m ] || exit 0
+trap 'echo stopped >> {log}; exit 1' TERM
+echo "$2 $3" >> {log}
+sleep 60 &
+wait $!
+"""
+    )
+    python.chmod(0o755)
+    environment = os.environ | {"PATH": f"{python.parent}:{os.environ['PATH']}", "TMPDIR": str(python.parent)}
+    run = subprocess.Popen(["bash", tmp_path / "run-2.sh"], env=environment, start_new_session=True)
+    while not log.exists():
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(timeout=20) and log.read_text().split("\n") == ["--parts decode", "stopped", ""]
+    assert list(python.parent.iterdir()) == [python], "unpacked wheels are removed"
 
 
 @pytest.mark.parametrize("has_text", [False, True])
