@@ -281,6 +281,9 @@ def _finish(state: Run, metrics: dict, made: str, next_steps: str, shown: Collec
         note = f"   expected {verdict['expected']} ± {verdict['tolerance']}: {verdict['verdict']}" if verdict else ""
         text = f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
         print(f"  {name:<28}{text:>12}{note}")
+    for name, found in manifest["expected"].items():
+        if found["got"] is None:
+            print(f"  {name:<28}{'-':>12}   expected {found['expected']} ± {found['tolerance']}: {found['verdict']}")
     tracked = describe_tracking(manifest["config"])
     print(
         f"  saved in {state.output_dir}"

@@ -306,6 +306,12 @@ def test_expected_is_met_missed_or_not_measured():
     assert {name: v["verdict"] for name, v in got.items()} == {"a": "met", "b": "missed", "c": "not measured"}
 
 
+def test_the_summary_names_what_is_expected_and_was_not_measured(tmp_path, capsys):
+    finish_run(start(tmp_path / "o", RunArguments(expected={"a": [1.0, 0.1], "los": [2.0, 0.5]})), {"a": 1.0}, made="thing")
+    told = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "a 1 expected 1.0 ± 0.1: met" in told and "los - expected 2.0 ± 0.5: not measured" in told
+
+
 def test_fingerprint_sees_content_and_names_but_not_checkpoints(tmp_path):
     (tmp_path / "config.json").write_text("{}")  # of a model
     (tmp_path / "a.txt").write_text("1")

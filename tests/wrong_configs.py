@@ -115,6 +115,16 @@ dataloader_num_workers: -1 | must be at least 0
 dataloader_prefetch_factor: 2 | set `dataloader_num_workers`
 dataloader_persistent_workers: true | there are no workers
 dataloader_multiprocessing_context: thread | choose from fork
+dataloader_multiprocessing_context: spawn | there are no workers
+dataloader_in_order: false | there are no workers
+eval_use_gather_object: true | has no effect: evaluations here keep no predictions
+enable_jit_checkpoint: true | has no effect: SIGTERM makes a run save
+torch_compile: false; torch_compile_backend: eager | has no effect with `torch_compile: false`
+torch_compile: false; torch_compile_mode: max-autotune | has no effect with `torch_compile: false`
+accelerator_config: {split_batches: true} | that of all processes
+accelerator_config: {gradient_accumulation_kwargs: {num_steps: 2}} | is `gradient_accumulation_steps` here
+trackio_static_space_id: ann/space | has no effect without `report_to: trackio`
+ddp_backend: gloo | connects processes, but there is only one
 label_smoothing_factor: 2 | must lie from 0 to 1
 ddp_backend: ncll | choose from nccl
 ddp_timeout: 0 | must be at least 1
@@ -344,6 +354,8 @@ max_length: -1 | must be at least 1
 center_rewards_coefficient: -1 | must be at least 0
 health_min_accuracy: 60 | must lie from 0 to 1
 health_max_pairs: 0 | must be at least 1
+health_min_accuracy: 0.5 | has nothing to evaluate on
+health_check: true | has nothing to evaluate on
 pad_token: <pad> | is not in the vocabulary
 eval_strategy: steps | has nothing to evaluate on
 load_best_model_at_end: true; eval_datasets: {rows}; eval_strategy: steps | say which one decides

@@ -9,6 +9,7 @@ import re
 from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.preflight import disk, machine, named, places
 from llmrecipes.preflight.contradictions import CONTRADICTIONS
+from llmrecipes.preflight.dependent import given
 
 
 def contradictions(settings: Settings) -> list[str]:
@@ -16,13 +17,13 @@ def contradictions(settings: Settings) -> list[str]:
     return settings.lines(problem for check in CONTRADICTIONS for problem in check(settings))
 
 
-def check_machine(settings: Settings, given: dict) -> list[str]:
+def check_machine(settings: Settings, as_written: dict) -> list[str]:
     """What is missing for a run on this machine: required keys, inputs, tokens, packages, disk space, the Hub; and an output
-    folder that holds something other than the run of the config `given` (as the user wrote it)."""
+    folder that holds something other than the run of the config `as_written` by the user."""
     checks = (_missing, _groups, places.sources, *machine.CHECKS, *named.CHECKS)
     return [
         *settings.lines(problem for check in checks for problem in check(settings)),
-        *settings.lines(places.occupied(settings, given)),
+        *settings.lines(places.occupied(settings, as_written)),
     ]
 
 
@@ -70,8 +71,13 @@ def remarks(s: Settings) -> list[str]:
     return s.lines(problem for check in checks for problem in check(s))
 
 
+# Keys that only a launch of several processes reads.
+OF_SEVERAL = "ddp_ log_on_each_node log_level_replica save_on_each_node average_tokens_across_devices"
+
+
 def ineffective(s: Settings) -> Problems:
     """Keys without effect that are only warned about, and code from a model's repository."""
+    trackers = set(s["report_to"] if isinstance(s["report_to"], list) else [s["report_to"]]) - {None, "none"}
     for key, needs, off in (
         ("eval_steps", "eval_strategy", s["eval_strategy"] != "steps"),
         ("eval_delay", "eval_strategy", s["eval_strategy"] in (None, "no")),
@@ -81,15 +87,46 @@ def ineffective(s: Settings) -> Problems:
         ("watch_items", "watch_tasks", s["watch_steps"] and not s["watch_tasks"]),
         ("watch_tasks_path", "watch_tasks", s["watch_steps"] and not s["watch_tasks"]),
         ("watch_temperature", "watch_questions", s["watch_steps"] and not s["watch_questions"]),
+        ("run_name", "report_to", not trackers),
+        ("project", "report_to", not trackers),
     ):
         if off and s.given(key) and needs in s.keys and not s.given(needs):
             yield key, f"has no effect without `{needs}`"
+    yield from _harmless(s, trackers)
     if s["trust_remote_code"]:
         model, revision = s["model_name_or_path"] or "the model's repository", s["model_revision"]
         pinned = not revision or os.path.isdir(model) or re.fullmatch("[0-9a-f]{40}", revision)
         which = f"{model} in revision {revision}" if revision and not os.path.isdir(model) else model
         advice = "" if pinned else "; pin a commit (`model_revision`), or tomorrow it may be other code"
         yield "trust_remote_code", f"code of {which} will run on this machine with your rights{advice}"
+
+
+def _harmless(s: Settings, trackers: set[str]) -> Problems:
+    """Keys that this launch, these `trackers` or another key leave without effect."""
+    for what in ("eval", "save", "logging"):
+        strategy = s[f"{what}_strategy"]
+        is_read = what == "logging" and s["eval_strategy"] == "steps" and not s["eval_steps"]  # by the evaluation
+        if s.given(f"{what}_steps") and s.given(f"{what}_strategy") and strategy in ("epoch", "best") and not is_read:
+            yield f"{what}_steps", f"has no effect with `{what}_strategy: {strategy}`"
+    others = ", ".join(sorted(trackers))
+    for names, off, text in (
+        (OF_SEVERAL, int(os.environ.get("WORLD_SIZE", 1)) == 1, "has no effect in a single process"),
+        ("local_rank", True, "has no effect: the launcher tells each process its number; leave it out"),
+        ("run_name", trackers == {"tensorboard"}, "has no effect with `report_to: tensorboard`"),
+        (
+            "project",
+            trackers and not trackers & {"trackio", "all"},
+            f"has no effect with `report_to: {others}`, only with trackio (wandb reads `env: {{WANDB_PROJECT: ...}}`)",
+        ),
+        (
+            "lora_dropout",
+            s["use_peft"] and s["disable_dropout"] and s["lora_dropout"],
+            "has no effect with `disable_dropout: true`, this stage's default, which turns the adapter's off too",
+        ),
+    ):
+        for key in given(s, names) if off else ():
+            if s[key] != s.keys[key].default:
+                yield key, text
 
 
 def _warmup(s: Settings) -> Problems:

@@ -28,6 +28,9 @@ def _evaluation(s: Settings) -> Problems:
     for key, off in (("eval_strategy", "no"), ("eval_on_start", False), ("do_eval", False)):
         if s[key] not in (off, None) and s.given(key):
             yield key, f"{shown(s[key])} has nothing to evaluate on; give `eval_datasets` or `test_split_size`"
+    for key in s.values:
+        if key.startswith("health_") and s.given(key) and s[key] is not False:
+            yield key, "has nothing to evaluate on; give `eval_datasets` or `test_split_size`"
     if s["load_best_model_at_end"]:
         yield "load_best_model_at_end", "has nothing to compare models on; give `eval_datasets` or `test_split_size`"
 
@@ -44,10 +47,11 @@ def _length(s: Settings) -> Problems:
         value = s[key] if s[f"{what}_strategy"] == "steps" else None
         if isinstance(value, float) and value > 1 and not value.is_integer():
             yield key, f"{value} is not a whole number of steps; below 1 it is a share of all steps"
-    if s.given("dataloader_prefetch_factor") and not s["dataloader_num_workers"]:
-        yield "dataloader_prefetch_factor", "needs workers; set `dataloader_num_workers`"
-    if s["dataloader_persistent_workers"] and not s["dataloader_num_workers"]:
-        yield "dataloader_persistent_workers", "there are no workers; set `dataloader_num_workers`"
+    off = {"prefetch_factor": None, "persistent_workers": False, "multiprocessing_context": None, "in_order": True}
+    for name in off if not s["dataloader_num_workers"] else ():
+        key = f"dataloader_{name}"
+        if s.given(key) and s[key] != off[name]:
+            yield key, "there are no workers; set `dataloader_num_workers`"
 
 
 def _resume(s: Settings) -> Problems:

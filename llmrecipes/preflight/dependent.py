@@ -32,7 +32,7 @@ NEEDS = (
     ("transformers_continuous_batching_config", "use_transformers_continuous_batching", ""),
     ("use_bnb_nested_quant bnb_4bit_", "load_in_4bit", ""),
     ("optim_target_modules", "optim", "galore lomo apollo"),
-    ("trackio_space_id trackio_bucket_id", "report_to", "trackio all"),
+    ("trackio_space_id trackio_bucket_id trackio_static_space_id", "report_to", "trackio all"),
     ("hub_model_id hub_strategy hub_private_repo hub_always_push hub_revision", "push_to_hub", ""),
     ("contamination_ngram contamination_common", "decontaminate", ""),
     ("activation_checkpointing_kwargs", "activation_checkpointing", ""),
@@ -52,7 +52,7 @@ def dependent(s: Settings) -> Problems:
     for names, needed, readers in NEEDS:
         if needed not in s.keys or not readers and needed in s.values:  # `use_vllm: false` is how to turn it off
             continue
-        for key in _given(s, names):
+        for key in given(s, names):
             if not _reads(s[needed], readers.split()):
                 which = " or ".join(f"`{needed}: {value}`" for value in readers.split()) or _switch(s, needed)
                 yield key, f"has no effect without {which}"
@@ -60,7 +60,7 @@ def dependent(s: Settings) -> Problems:
     if s["label_smoothing"] and isinstance(losses, list) and not SMOOTHED & set(losses):
         yield "label_smoothing", f"has no effect with {', '.join(losses)}, only with {', '.join(sorted(SMOOTHED))}"
     if str(s["optim"]).startswith(WITHOUT_BETAS):
-        for key in _given(s, "adam_beta1 adam_beta2 adam_epsilon"):
+        for key in given(s, "adam_beta1 adam_beta2 adam_epsilon"):
             yield key, f"has no effect with `optim: {s['optim']}`; leave it out"
     yield from _vllm(s)
     if s["value_model"] == "shared" and s["value_model_name_or_path"]:
@@ -81,11 +81,18 @@ def _of_trainer(s: Settings) -> Problems:
         ("eval_accumulation_steps", None),
         ("prediction_loss_only", False),
         ("eval_do_concat_batches", True),
+        ("eval_use_gather_object", False),
     ):
         if s.given(key) and s[key] != default:
             yield key, "has no effect: evaluations here keep no predictions; leave it out"
     if s.given("label_names") and s["label_names"] != ["labels"]:
         yield "label_names", "has no effect: the trainers here know the names of their own columns; leave it out"
+    if s["enable_jit_checkpoint"]:
+        yield "enable_jit_checkpoint", "has no effect: SIGTERM makes a run save a checkpoint and end by itself; leave it out"
+    if s.values.get("torch_compile") is False:  # each would turn it on
+        for key in given(s, "torch_compile_backend torch_compile_mode"):
+            yield key, "has no effect with `torch_compile: false`; leave one of the two out"
+    yield from _accelerator(s)
     if s.given("length_column_name"):  # Trainer would order the rows by their tokens without a word
         yield "length_column_name", "has no effect: the rows, once tokenised, have no such column; leave it out"
     optim = s["optim"] or "adamw_torch_fused"
@@ -112,7 +119,19 @@ def _of_trainer(s: Settings) -> Problems:
         yield "train_sampling_strategy", f"{strategy} knows no length of a pair of answers; leave it out"
 
 
-def _given(s: Settings, names: str) -> list[str]:
+def _accelerator(s: Settings) -> Problems:
+    """Keys of `accelerator_config` that change how many rows a step takes, which the run card and plans count."""
+    config = s["accelerator_config"] if isinstance(s["accelerator_config"], dict) else {}
+    accumulation = config.get("gradient_accumulation_kwargs")
+    if config.get("split_batches"):
+        text = "`split_batches` makes per_device_train_batch_size that of all processes; leave it out, and divide that"
+        yield "accelerator_config", text
+    if isinstance(accumulation, dict) and "num_steps" in accumulation:
+        yield "accelerator_config", "`num_steps` is `gradient_accumulation_steps` here; give that"
+
+
+def given(s: Settings, names: str) -> list[str]:
+    """The keys that the user gave among `names`, separated by spaces; `x_` stands for all that begin with it."""
     return [
         key
         for key in s.values

@@ -257,6 +257,8 @@ def packages(s: Settings) -> Problems:
             "fsdp",
             "shards over processes, but there is only one; launch with configs/accelerate/fsdp2.yaml",
         )
+    if s["ddp_backend"] and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield "ddp_backend", "connects processes, but there is only one; leave it out, or launch several with accelerate"
 
 
 def ports(s: Settings) -> Problems:
