@@ -13,7 +13,7 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from llmrecipes.cards.asked import SEEDS, asked_by
+from llmrecipes.cards.asked import PER_TOKEN, SEEDS, asked_by, tokenizers_of
 from llmrecipes.cards.names import repo_name
 from llmrecipes.config import InputError
 from llmrecipes.durable import read_json, write_text
@@ -25,8 +25,8 @@ from llmrecipes.report.blocks import Figure, Points, Section, Table, Text
 TEXTS = ("perplexity", "bits_per_byte")  # measures of held-out text
 TIMES = ("runtime", "_per_second", "total_flos")
 APART = (
-    "Figures that other questions, texts, judges, rules or baselines decided are not comparable: each has a row of its own, "
-    "which says in brackets what decided it."
+    "Figures that other questions, texts, judges, rules, baselines or tokenizers decided are not comparable: each has a row "
+    "of its own, which says in brackets what decided it."
 )
 
 Decided = tuple[Estimate | float, str]  # a value and what decided it, see `_decider`
@@ -69,8 +69,9 @@ def read_columns(folders: list[str]) -> list[Column]:
         raise InputError(f"runs: only runs of one stage can be compared, but {told}")
     columns: list[Column] = []
     shared = set.intersection(*({*_evaluations(folder, manifest)} for folder, manifest in found))
-    measured = _kept_apart([_measures(folder, manifest, shared) for folder, manifest in found])
-    for (folder, manifest), measures in zip(found, measured, strict=True):
+    tokenizers = tokenizers_of(found)
+    measured = _kept_apart([_measures(*run, shared, tokenizer) for run, tokenizer in zip(found, tokenizers, strict=True)])
+    for (folder, manifest), measures, tokenizer in zip(found, measured, tokenizers, strict=True):
         config = _settings(manifest, folder)
         without = _without_seeds(config)
         seeds = tuple(config.get(key) for key in SEEDS)
@@ -78,7 +79,7 @@ def read_columns(folders: list[str]) -> list[Column]:
         same = next((c for c in alike if seeds not in c.seeds), None)
         if same is None:
             single = {name: [value] for name, value in measures.items()}
-            columns.append(Column(manifest["stage"], [folder], config, single, _curves(folder), [seeds]))
+            columns.append(Column(manifest["stage"], [folder], config, single, _curves(folder, tokenizer), [seeds]))
             continue
         same.folders.append(folder)
         same.seeds.append(seeds)
@@ -158,7 +159,7 @@ def _kept_apart(runs: list[dict[str, Decided]]) -> list[dict[str, Estimate | flo
     ]
 
 
-def _measures(folder: Path, manifest: dict, shared: set[str]) -> dict[str, Decided]:
+def _measures(folder: Path, manifest: dict, shared: set[str], tokenizer: str) -> dict[str, Decided]:
     """A run's measures: from its manifest, from evaluations of its model, and of the models that it evaluated.
 
     shared: the evaluations that measured all runs. If there is one, its measures go without its name, otherwise those of
@@ -171,7 +172,7 @@ def _measures(folder: Path, manifest: dict, shared: set[str]) -> dict[str, Decid
     }
     chain = _chain(manifest, folder)
     asked = asked_by(manifest, folder)
-    found |= {name: (value, held) for name, (value, _) in found.items() if (held := _held_out(name, asked))}
+    found |= {name: (value, by) for name, (value, _) in found.items() if (by := _measured_on(name, asked, tokenizer))}
     about = {"baseline": manifest["config"].get("baseline"), "asked": asked} | read_json(folder / "metrics.json")
     for model, measures in _sure(about.get("models"), dict).items():
         found |= {f"{model}/{name}": e for name, e in _estimates(measures, about, chain, folder / "metrics.json").items()}
@@ -186,9 +187,14 @@ def _measures(folder: Path, manifest: dict, shared: set[str]) -> dict[str, Decid
     return _between_tokenizers(found) | _cost(manifest)
 
 
-def _held_out(measure: str, asked: dict[str, str]) -> str:
-    is_held_out = measure.startswith("eval_") or measure in TEXTS
-    return f"on {asked['held out']}" if is_held_out and "held out" in asked else ""
+def _measured_on(measure: str, asked: dict[str, str], tokenizer: str) -> str:
+    is_held_out = (measure.startswith("eval_") or measure in TEXTS) and "held out" in asked
+    of = [f"on {asked['held out']}"] if is_held_out else []
+    return ", ".join(of + [f"per token of {tokenizer}"] * _is_per_token(measure, tokenizer))
+
+
+def _is_per_token(measure: str, tokenizer: str) -> bool:
+    return bool(tokenizer) and measure.removeprefix("eval_") in PER_TOKEN
 
 
 def _estimates(scores: dict, about: dict, chain: PurePath, file: Path) -> dict[str, Decided]:
@@ -232,7 +238,7 @@ def _cost(manifest: dict) -> dict[str, Decided]:
     return {name: (manifest[key], "") for name, key in names.items() if isinstance(manifest.get(key), (int, float))}
 
 
-def _curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
+def _curves(folder: Path, tokenizer: str) -> dict[str, list[tuple[float, float]]]:
     curves: dict = {}
     for logs in _sure(read_json(folder / "trainer_state.json").get("log_history"), list):
         entry = _sure(logs, dict)
@@ -242,7 +248,8 @@ def _curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
                 continue
             if not (isinstance(step, (int, float)) and isinstance(value, (int, float))):
                 raise InputError(f"runs: {folder}/trainer_state.json is damaged: `{name}` in it has no number or no step")
-            curves.setdefault(name, []).append((step, value))
+            title = f"{name} (per token of {tokenizer})" if _is_per_token(name, tokenizer) else name
+            curves.setdefault(title, []).append((step, value))
     return curves
 
 

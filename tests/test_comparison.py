@@ -345,3 +345,30 @@ def test_what_is_true_or_false_is_no_number(tmp_path):
     ]
     row = next(line for line in write_comparison(runs, None).splitlines() if line.startswith("| healthy"))
     assert [cell.strip() for cell in row.strip("|").split("|")] == ["healthy", "true in 1 of 2", "true", "–"]
+
+
+def test_losses_per_token_of_other_tokenizers_have_rows_of_their_own(tmp_path):
+    def sft(name, seed, words, made_by=None, **keys):
+        """An SFT run whose tokenizer has these words; made_by: keys of the run of its own chain that trained it."""
+        metrics, curve = {"eval_loss": 1.0 + seed}, (2.0, 1.0)
+        folder = Path(run(tmp_path / name / "sft", "sft", seed=seed, metrics=metrics, curve=curve, packing=True, **keys))
+        (folder / "tokenizer.json").write_text(json.dumps({"model": words, "truncation": seed}))
+        if made_by:
+            maker = Path(run(folder.parent / "tokenizer", "tokenizer", seed=seed)) / "manifest.json"
+            maker.write_text(json.dumps(json.loads(maker.read_text()) | {"given": made_by}))
+            about = json.loads((folder / "manifest.json").read_text())
+            about["config"]["tokenizer_name_or_path"] = f"{folder.parent}/tokenizer"
+            (folder / "manifest.json").write_text(json.dumps(about))
+        return str(folder)
+
+    def names(*folders):
+        columns = read_columns(list(folders))
+        return [{name for name in (*column.measures, *column.curves) if "loss" in name} for column in columns]
+
+    one, same, other = sft("a", 1, ["x"]), sft("b", 2, ["x"], beta=2), sft("c", 3, ["y"], beta=3)
+    assert names(one, same) == [{"eval_loss", "loss"}] * 2
+    found = names(one, other)
+    assert found[0].isdisjoint(found[1]) and "'eval_loss (per token of tokenizer " in str(found[1])
+    first, second = sft("d", 4, ["z"], {"vocab_size": 9}), sft("e", 5, ["w"], {"vocab_size": 9})
+    assert names(first, second) == [{"eval_loss", "loss"}], "tokenizers that two seeds of one chain trained"
+    assert len(names(first, sft("f", 6, ["v"], {"vocab_size": 8}))[0]) > 2

@@ -2,9 +2,12 @@
 
 from pathlib import Path, PurePath
 
+from llmrecipes.durable import read_json
 from llmrecipes.manifest import digest, is_part_of_a_run, move_paths, read_manifest
 
 SEEDS = ("seed", "data_seed")
+# Figures that are means over tokens, of stages that have one of these keys: those that learn to predict text.
+PER_TOKEN, PREDICTS = ("loss", "train_loss", "perplexity", "entropy", "mean_token_accuracy"), ("phases", "packing")
 
 
 def asked_by(manifest: dict, folder: Path) -> dict[str, str]:
@@ -49,17 +52,51 @@ def _sources(key: str, manifest: dict, folder: Path) -> str:
 def _origin(path: str, manifest: dict, folder: Path) -> list | str:
     """What decided the contents of an input: if its run's own chain made it, name, config but for seeds, and origins of what
     it was made from; otherwise the fingerprint of its contents, or a Hub id."""
-    inputs = manifest.get("inputs") or {}
-    chain = PurePath(manifest["config"].get("output_dir") or folder).parent
+    chain = _chain(manifest, folder)
+    if made := _maker(path, manifest, folder):
+        maker, home = made
+        given = {key: value for key, value in maker["given"].items() if _decides(key)}
+        made_from = [_origin(name, maker, home) for name in sorted(maker.get("inputs") or {})]
+        return [PurePath(path).name, move_paths(given, {chain: PurePath("CHAIN")}), made_from]
+    return (manifest.get("inputs") or {}).get(path, path)
+
+
+def _chain(manifest: dict, folder: Path) -> PurePath:
+    return PurePath(manifest["config"].get("output_dir") or folder).parent
+
+
+def _maker(path: str, manifest: dict, folder: Path) -> tuple[dict, Path] | None:
+    """(manifest, folder) of the run of the same chain that wrote `path`."""
+    chain = _chain(manifest, folder)
     if chain.parts and PurePath(path).is_relative_to(chain):
         place = Path(folder).parent / PurePath(path).relative_to(chain)
         home = next((home for home in (place, place.parent) if read_manifest(home)), place)
         maker = read_manifest(home) or {}
         if home.resolve() != Path(folder).resolve() and {"given", "config"} <= {*maker}:
-            given = {key: value for key, value in maker["given"].items() if _decides(key)}
-            made_from = [_origin(name, maker, home) for name in sorted(maker.get("inputs") or {})]
-            return [PurePath(path).name, move_paths(given, {chain: PurePath("CHAIN")}), made_from]
-    return inputs.get(path, path)
+            return maker, home
+    return None
+
+
+def tokenizers_of(runs: list[tuple[Path, dict]]) -> list[str]:
+    """For each of `runs` (folder, manifest) words for its tokenizer, whose tokens its figures per token are means over; all
+    empty where that is one tokenizer. Two are one if they are equal, or if each run's own chain made it, from equal configs
+    but for seeds."""
+    known: list[list] = []  # of each run: words, tokens, origin
+    for folder, manifest in runs:
+        predicts = any(key in manifest["config"] for key in PREDICTS)
+        tokens = {key: read_json(folder / "tokenizer.json").get(key) for key in ("normalizer", "pre_tokenizer", "model")}
+        ways = [tokens if any(tokens.values()) else None, _tokenizer_origin(manifest, folder)] if predicts else [None, None]
+        alike = (words for words, *others in known if any(a is not None and a == b for a, b in zip(ways, others)))
+        words = next(alike, f"tokenizer {digest(ways)[:6]}" if any(way is not None for way in ways) else "")
+        known.append([words, *ways])
+    found = [words for words, *_ in known]
+    return found if len({*found}) > 1 else [""] * len(found)
+
+
+def _tokenizer_origin(manifest: dict, folder: Path) -> list | str | None:
+    path = manifest["config"].get("tokenizer_name_or_path") or manifest["config"].get("model_name_or_path")
+    made = _maker(path, manifest, folder) if isinstance(path, str) else None
+    return made and (_tokenizer_origin(*made) or _origin(path, manifest, folder))
 
 
 def _decides(key: str) -> bool:
