@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from llmrecipes.memory import no_garbage_collection, out_of_memory
 from llmrecipes.preflight import check_machine, contradictions, ineffective, remarks
 from llmrecipes.preflight.precedence import let_command_line_win, use_newer_names
 from llmrecipes.secrets import known_secrets, scrub_secrets
-from llmrecipes.signals import follow_launcher, is_left_alone, tell_launcher
+from llmrecipes.signals import follow_launcher, guard_outputs, is_left_alone, tell_launcher
 from llmrecipes.tracking import place_trackers
 
 CONTINUOUS = ("use_transformers_continuous_batching", "use_transformers_paged")
@@ -66,6 +67,7 @@ def _leave_for_good(code: list[int], process: int) -> None:
 
 
 def _launch(main, config_types, argv: list[str] | None) -> None:
+    guard_outputs()
     if not sys.stderr.isatty():  # a log file: makes libraries' progress bars, which read this when imported, update rarely
         os.environ.setdefault("TQDM_MININTERVAL", "10")
     # DeepSpeed's warnings when it is imported on a machine without a GPU.
@@ -160,10 +162,8 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
 
 def show(text: str) -> None:
     """Prints and exits with code 0, even if the reader (`| head`) has closed the pipe."""
-    try:
+    with suppress(SystemExit):  # of signals.Pipe
         print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python complains at exit
     sys.exit(0)
 
 

@@ -1,8 +1,9 @@
-"""SIGTERM (Slurm, spot machines, `timeout`), Ctrl-C and a closed terminal end a run cleanly: progress is saved, and the
-exit code tells the signal. One of several processes that is left alone by another ends with a line."""
+"""SIGTERM (Slurm, spot machines, `timeout`), Ctrl-C and a closed terminal or pipe end a run cleanly: progress is saved, and
+the exit code tells the signal. One of several processes that is left alone by another ends with a line."""
 
 import contextlib
 import ctypes
+import io
 import json
 import os
 import signal
@@ -58,6 +59,43 @@ def _leave_terminal() -> None:
     for stream in (1, 2):
         if stat.S_ISCHR(os.fstat(stream).st_mode):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+
+
+class Pipe(io.FileIO):
+    """Standard output or error that is a pipe. Once its reader is gone (`| head`, a `tee` that was killed), the process is
+    told so as by a closed terminal, and ends where nothing would be lost; under nohup it goes on, unheard."""
+
+    def write(self, data) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            broken, unheard = os.fstat(self.fileno()), os.open(os.devnull, os.O_WRONLY)
+            for stream in (1, 2):
+                if os.path.samestat(os.fstat(stream), broken):
+                    os.dup2(unheard, stream)
+            if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+                sys.exit(128 + signal.SIGPIPE)
+            if not received:
+                os.kill(os.getpid(), signal.SIGHUP)
+            return len(data)
+
+
+def guard_outputs() -> None:
+    """Gives a process that was started without standard streams (`2>&-`) /dev/null in their place: the next file that is
+    opened would have their number, and what libraries print would be written into it. Pipes become a `Pipe`."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            kind = os.fstat(number).st_mode
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # opened as `number`, the lowest that is free
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False, encoding="utf-8"))
+            continue
+        stream = getattr(sys, name)
+        if number and stat.S_ISFIFO(kind) and stream is getattr(sys, f"__{name}__"):
+            raw = Pipe(number, "w", closefd=False)
+            how = {how: getattr(stream, how) for how in ("encoding", "errors", "line_buffering", "write_through")}
+            buffer = raw if isinstance(stream.buffer, io.RawIOBase) else io.BufferedWriter(raw)  # python -u has no buffer
+            setattr(sys, name, io.TextIOWrapper(buffer, **how))
 
 
 def say_at_once(text: str) -> None:

@@ -193,3 +193,51 @@ def test_a_terminal_that_closes_ends_the_run_in_order_but_under_nohup(tmp_path, 
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == (0 if nohup else 129)
     assert (tmp_path / "saved").exists() and (tmp_path / "finished").exists() == nohup
+
+
+# A stage that prints until it is told to stop, or 100 lines.
+PRINTING = """
+import os, signal, sys, time
+from pathlib import Path
+from llmrecipes.parsing import launch
+from llmrecipes.signals import handle_signals
+
+folder = Path(sys.argv.pop())
+
+def main():
+    told = []
+    if sys.argv[1:]:
+        handle_signals(told.append)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        told.append(0)
+    file = (folder / "model").open("w", buffering=1)
+    os.write(2, b"a library's warning\\n")
+    for line in range(100):
+        print("a line", flush=True)
+        print("a line", file=sys.stderr, flush=True)
+        time.sleep(0.002)
+    file.write(f"weights {told}")
+
+launch(main, argv=[])
+"""
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "model"),
+    [
+        ("{} told | head -1; exit ${{PIPESTATUS[0]}}", 0, "weights [1]"),  # a stage that saves before it leaves
+        pytest.param("{} told 2>&1 | head -1; exit ${{PIPESTATUS[0]}}", 0, "weights [1]", marks=pytest.mark.long),
+        pytest.param("{} | head -1; exit ${{PIPESTATUS[0]}}", 141, "", marks=pytest.mark.long),
+        ("trap '' HUP; {} | head -1; exit ${{PIPESTATUS[0]}}", 0, "weights [0]"),  # as nohup starts it
+        ("{} >&- 2>&-", 0, "weights []"),
+        pytest.param("{} <&- >&- 2>&-", 0, "weights []", marks=pytest.mark.long),
+    ],
+)
+def test_outputs_that_are_closed_end_a_run_in_order_and_never_stand_in_its_files(tmp_path, shell, code, model):
+    (tmp_path / "stage.py").write_text(PRINTING.replace("sys.argv.pop()", repr(str(tmp_path))))
+    command = shell.format(f"{sys.executable} {tmp_path / 'stage.py'}")
+    done = subprocess.run(
+        ["bash", "-c", command], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert (done.returncode, (tmp_path / "model").read_text()) == (code, model), done.stderr
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
