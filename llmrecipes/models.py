@@ -11,6 +11,7 @@ from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -60,11 +61,23 @@ def build_policy(model_config: dict, tokenizer: PreTrainedTokenizerBase, **kwarg
         policy = AutoModelForCausalLM.from_config(built, **kwargs)
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"model_config: {error}") from error
+    require_causal(built, "model_config")
     make_shardable(policy)
     check_vocabulary(policy, tokenizer, "model_config")
     policy.generation_config.pad_token_id = tokenizer.pad_token_id
     policy.generation_config.eos_token_id = tokenizer.eos_token_id
     return policy
+
+
+def require_causal(config: PreTrainedConfig, where: str) -> None:
+    """InputError for an encoder (BERT, RoBERTa, XLM), which transformers loads as a language model although each token sees
+    those after it, so that it would be trained on answers that it reads."""
+    is_decoder = any(getattr(config, name, False) for name in ("is_decoder", "is_encoder_decoder", "causal"))
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not is_decoder:
+        raise InputError(
+            f"{where}: {config.model_type} is an encoder, in which each token sees those after it, so it would read the "
+            "answers that it is to write; use a decoder, such as Llama (trained as one, its config says is_decoder: true)"
+        )
 
 
 def _attention_reads_head_dim(config: PreTrainedConfig) -> bool:
@@ -142,15 +155,10 @@ def stand_in(
     path = local_model(whole.path)
     with loading(path, "config"):
         config = AutoConfig.from_pretrained(path, revision=whole.revision, trust_remote_code=trust_remote_code)
-    small = AutoConfig.for_model(
-        "llama",
-        vocab_size=len(tokenizer),
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_labels=1,
-    )
+    if auto_class is AutoModelForCausalLM:
+        require_causal(config, model.model_name_or_path)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "num_labels": 1}
+    small = AutoConfig.for_model("llama", vocab_size=len(tokenizer), **sizes)
     small.max_position_embeddings = getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     made = auto_class.from_config(small)
     if made.can_generate():
@@ -276,6 +284,7 @@ def _load(
         kwargs |= {"quantization_config": quantization, "device_map": {"": place}}
     with loading(path, "model"):
         whole, *adapters = read_chain(path, model.model_revision)
+        _check_generation_config(local_model(whole.path))
         load = partial(
             auto_class.from_pretrained,
             local_model(whole.path),
@@ -298,6 +307,8 @@ def _load(
         loaded._weight_conversions = None
     loaded = merge_all(loaded, adapters, exact)
     loaded.name_or_path = loaded.config._name_or_path = path  # the name of a new adapter's base: not a path in the cache
+    if auto_class is AutoModelForCausalLM:
+        require_causal(loaded.config, path)
     if loaded.can_generate():
         make_writable(loaded.generation_config, path)
     if is_quantised and not dequantise:
@@ -314,6 +325,19 @@ def _load(
             _require_own_tokens(model, tokenizer)
         check_vocabulary(loaded, tokenizer, path)
     return loaded
+
+
+def _check_generation_config(folder: str) -> None:
+    """InputError if the file is no JSON, for transformers goes on without it, and so without the tokens that end answers; or
+    if these are no numbers."""
+    if not (Path(folder) / "generation_config.json").is_file():
+        return
+    try:
+        ends = GenerationConfig.from_pretrained(folder).eos_token_id
+        if not all(isinstance(end, int) for end in (ends if isinstance(ends, list) else [ends or 0])):
+            raise ValueError(f"eos_token_id is {ends!r}, not a token's number or a list of these")
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(f"{folder}: its generation_config.json cannot be read: {str(error)[:200]}") from None
 
 
 def new_tokens(model: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> dict[int, list[int]]:

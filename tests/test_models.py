@@ -11,14 +11,22 @@ from forked import run_python
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from training_toys import save_model
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from llmrecipes.adapters import lora_config
 from llmrecipes.cards.loading import load_model
 from llmrecipes.chat import find_models
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.evaluation import check_language_model
-from llmrecipes.models import build_policy, context_length, eos_token_ids, load_policy, load_reward_model, load_tokenizer
+from llmrecipes.models import (
+    build_policy,
+    context_length,
+    eos_token_ids,
+    load_policy,
+    load_reward_model,
+    load_tokenizer,
+    stand_in,
+)
 from llmrecipes.templates import require_chat_template
 from llmrecipes.tokenizers import class_for, train_tokenizer
 
@@ -31,6 +39,9 @@ CHAT = [
     {"role": "user", "content": "Only Ann?"},
     {"role": "assistant", "content": "Bob, too."},
 ]
+
+
+SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +242,28 @@ def test_generation_settings_that_could_not_be_written_again_are_mended_or_refus
     file.write_text(json.dumps(written | {"early_stopping": True}))
     with pytest.raises(InputError, match=r"generation_config.json could not be written again: .*early_stopping"):
         load_policy(model, tokenizer)
+    for text in ("{not json", "[1]", '{"eos_token_id": "<|im_end|>"}'):
+        file.write_text(text)
+        with pytest.raises(InputError, match="generation_config.json cannot be read: "):
+            load_policy(model, tokenizer)
+
+
+ENCODERS = {"bert": SMALL, "xlm-roberta": SMALL, "xlm": {"emb_dim": 32, "n_layers": 1, "n_heads": 2}}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.long] * (kind != "bert")) for kind in ENCODERS])
+def test_an_encoder_whose_tokens_see_the_answer_is_refused_as_a_policy(tokenizer, tmp_path, kind):
+    with pytest.raises(InputError, match=f"model_config: {kind} is an encoder"):
+        build_policy(ENCODERS[kind] | {"model_type": kind}, tokenizer)
+    built = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=len(tokenizer), **ENCODERS[kind]))
+    built.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for load in (load_policy, stand_in):
+        with pytest.raises(InputError, match=f"{kind} is an encoder, in which each token sees those after it"):
+            load(ModelArguments(model_name_or_path=str(tmp_path)), tokenizer)
+    decoder = build_policy(SMALL | {"model_type": "bert", "is_decoder": True}, tokenizer).eval()
+    rows = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]])
+    assert torch.equal(*decoder(rows).logits[:, :-1].detach()), "no token sees the last one"
 
 
 def test_code_of_a_models_repository_runs_in_every_stage_that_is_told_to_run_it(tokenizer, folder, tmp_path, monkeypatch):
