@@ -10,6 +10,7 @@ import yaml
 
 from llmrecipes.config import InputError, nearest
 from llmrecipes.keys.settings import Settings
+from llmrecipes.manifest import ROOT
 from llmrecipes.plan.advice import keys_that_help
 from llmrecipes.plan.job import Job, model_config, read_job
 from llmrecipes.plan.lookup import find_config
@@ -52,7 +53,10 @@ def make_plan(
     found = phases(job, memory)
     peak = max(sum(parts.values()) for parts in found.values())
     work = summarise(count_work(s, job, train_rows, unknown), device, gpus, mfu, price)
-    keys, with_keys = keys_that_help(s, job, memory, whole) if peak > whole else ([], peak)
+    read = lambda changed, launch: read_job(
+        changed, config_file, gpus, str(ROOT / launch) if launch else accelerate_config, prompt_tokens
+    )
+    keys, with_keys = keys_that_help(s, job, memory, whole, read) if peak > whole else ([], peak)
     result, checkpoints, free = disk(s, job, work["steps"], unknown)
     r = job.rollouts
     value = r.value.trunk + r.value.hidden if r and r.separate_value else 0

@@ -1,8 +1,9 @@
 """Which keys would make a run fit, tried in closed form."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from llmrecipes.config import InputError
 from llmrecipes.keys.settings import COMMAND_LINE, Settings
 from llmrecipes.plan.job import QUANTISED, Job, Lora
 from llmrecipes.plan.memory import phases
@@ -18,34 +19,57 @@ def peak(job: Job, gpu_bytes: float) -> float:
     return max(sum(parts.values()) for parts in phases(job, gpu_bytes).values())
 
 
-def keys_that_help(s: Settings, job: Job, gpu_bytes: float, room: float, most: int = 3) -> tuple[list[str], float]:
+def keys_that_help(
+    s: Settings, job: Job, gpu_bytes: float, room: float, read: Callable[[Settings, str | None], Job], most: int = 3
+) -> tuple[list[str], float]:
     """(at most `most` settings, each as `key: value`; bytes with all of them). Greedy: takes the cheapest setting that makes
-    it fit, otherwise the one that saves most, and repeats. None contradicts the stage's settings `s`."""
+    it fit, otherwise the one that saves most, and repeats. None contradicts the stage's settings `s`.
+
+    read: (changed settings, the launch config that is offered or None) -> the job that they describe; may raise InputError.
+    """
     chosen: dict[str, Keys] = {}  # by its first key; a later setting of that key takes the place of the earlier one
+    merged = lambda *more: {key: value for entry in (*chosen.values(), *more) for key, value in entry.items()}
+    refused: list[Keys] = []
     while (now := peak(job, gpu_bytes)) > room:
-        tried = [(keys, changed, peak(changed, gpu_bytes)) for keys, changed in _changes(job)]
+        tried = [(keys, peak(changed, gpu_bytes)) for keys, changed in _changes(job) if keys not in refused]
         tried = [
-            (keys, changed, size)
-            for keys, changed, size in tried
+            (keys, size)
+            for keys, size in tried
             if size < 0.98 * now
             and (len(chosen) < most or next(iter(keys)) in chosen)
-            and _is_allowed(s, {key: value for entry in (*chosen.values(), keys) for key, value in entry.items()})
+            and _is_allowed(s, with_keys(s, merged(keys)))
         ]
         if not tried:
             break
-        fitting = (entry for entry in tried if entry[2] <= room)
-        keys, job, _ = next(fitting, min(tried, key=lambda entry: entry[2]))
-        chosen[next(iter(keys))] = keys
+        fitting = (entry for entry in tried if entry[1] <= room)
+        keys, _ = next(fitting, min(tried, key=lambda entry: entry[1]))
+        after = _read_again(s, merged(keys), read)  # what is promised is the plan of the changed settings
+        if after is None or peak(after, gpu_bytes) >= now:
+            refused.append(keys)
+            continue
+        job, chosen[next(iter(keys))] = after, keys
     return [_text(keys) for keys in chosen.values()], peak(job, gpu_bytes)
 
 
-def _is_allowed(s: Settings, keys: Keys) -> bool:
-    """Whether the stage takes `keys` beside its other settings."""
+def with_keys(s: Settings, keys: Keys) -> Settings:
+    """The settings with `keys` given on the command line."""
     given = {key: value for key, value in keys.items() if key != LAUNCH}
     where = s.where | dict.fromkeys(given, COMMAND_LINE)
-    tried = replace(s, values=s.values | given, where=where, dropped=set(s.dropped))
-    let_command_line_win(tried)
-    return set(contradictions(tried)) <= set(contradictions(s))
+    changed = replace(s, values=s.values | given, where=where, dropped=set(s.dropped))
+    let_command_line_win(changed)
+    return changed
+
+
+def _is_allowed(s: Settings, changed: Settings) -> bool:
+    """Whether the stage takes the settings as `changed`."""
+    return set(contradictions(changed)) <= set(contradictions(s))
+
+
+def _read_again(s: Settings, keys: Keys, read: Callable[[Settings, str | None], Job]) -> Job | None:
+    try:
+        return read(with_keys(s, keys), keys.get(LAUNCH))
+    except InputError:  # of a rollout that such batches do not fill, say
+        return None
 
 
 def _text(keys: Keys) -> str:

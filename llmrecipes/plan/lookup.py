@@ -44,7 +44,7 @@ def find_config(
     looked = [f"{path}/config.json"]
     if is_hub_id(path) and not path.startswith("outputs/"):
         if found := _from_hub(path, revision):
-            return found, f"{path} (Hub)"
+            return dict(found), f"{path} (Hub)"
         looked.append("the Hub or its cache")
     if path in (known := _known_models()):
         return dict(known[path]), "llmrecipes/plan/models.yaml, as the Hub was not asked or not reached"
@@ -94,6 +94,7 @@ def _stage_that_writes(path: str, beside: Path) -> tuple[Path, dict] | None:
     return None
 
 
+@cache  # a plan reads the job again for what it offers
 def _from_hub(path: str, revision: str | None, name: str = "config.json") -> dict | None:
     """The JSON file of a model from the Hub's cache, otherwise from the Hub; None if neither has it."""
     content = hub_file(path, revision, name)
