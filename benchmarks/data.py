@@ -14,9 +14,8 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
-from llmrecipes.options import OptionParser
+from llmrecipes.options import OptionParser, names_of, result_file
 
 PARTS = {  # name -> module beside this one
     "near_duplicates": "data_duplicates",
@@ -43,7 +42,7 @@ def main() -> None:
     parser = OptionParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--documents", type=int, help="in place of the number that a part takes by itself")
-    parser.add_argument("--json")
+    parser.add_argument("--json", type=result_file)
     parser.add_argument("--part", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:
@@ -52,8 +51,12 @@ def main() -> None:
             raise SystemExit(f"{args.part} takes no --documents")
         print(json.dumps(part(args.documents) if args.documents else part()))
         return
+    try:
+        parts = names_of(args.only, PARTS)
+    except ValueError as error:
+        parser.error(f"--only: {error}")
     found = {}
-    for part in args.only.split(","):
+    for part in parts:
         command = [sys.executable, __file__, "--part", part]
         command += ["--documents", str(args.documents)] if args.documents else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -64,7 +67,7 @@ def main() -> None:
         for name, value in found[part].items():
             print(f"  {name:<52}{value if isinstance(value, str) else format(value, ',.4g')}", flush=True)
     if args.json:
-        Path(args.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

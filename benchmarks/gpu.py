@@ -34,7 +34,7 @@ import yaml
 from gpu_sides import BareLoop, Recipe, build_model, build_pretraining, build_sft, documents
 
 from llmrecipes.durable import write_json
-from llmrecipes.options import OptionParser
+from llmrecipes.options import OptionParser, names_of, result_file
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("pretrain", "sft", "lora", "decode", "ppo")
@@ -312,23 +312,20 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--trl", metavar="FOLDER")
     parser.add_argument("--text", metavar="FILE", help="input.txt of nanoGPT's shakespeare_char, instead of the Hub's rows")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=result_file, metavar="FILE")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # one part, in a process of its own
     args = parser.parse_args()
     if args.measure:
         report(measure(args.measure, args.smoke, args.trl, args.text))
         return
-    parts = list(dict.fromkeys(part.strip() for part in args.parts.split(",") if part.strip()))
-    if unknown := set(parts) - {*PARTS, *LEARNING}:
-        parser.error(f"--parts: {', '.join(sorted(unknown))} is not one of {', '.join((*PARTS, *LEARNING))}")
-    if not parts:
-        parser.error(f"--parts: names none of {', '.join((*PARTS, *LEARNING))}")
+    try:
+        parts = names_of(args.parts, (*PARTS, *LEARNING))
+    except ValueError as error:
+        parser.error(f"--parts: {error}")
     if args.text and not Path(args.text).is_file():
         parser.error(f"--text: {args.text} is not a file")
     if args.trl and not list(Path(args.trl).glob("trl-1.12.0.dist-info")):
         parser.error(f"--trl: {args.trl} does not hold trl 1.12.0; pip install --no-deps --target {args.trl} trl==1.12.0")
-    if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
-        parser.error(f"--json: {args.json} is a folder, or in one that does not exist")
     try:
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         results = {"versions": versions} | (parts_in(args.json, versions, args.smoke) if args.json else {})

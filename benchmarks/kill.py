@@ -30,7 +30,7 @@ from pathlib import Path
 
 import httpx2  # the client that huggingface_hub uses
 
-from llmrecipes.options import OptionParser
+from llmrecipes.options import OptionParser, names_of, result_file
 
 ROOT = Path(__file__).parent.parent
 REAL_POPEN = subprocess.Popen
@@ -94,20 +94,27 @@ def main():
     parser = OptionParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stages", default=",".join([*STAGES, *(f"{s}:2" for s in TRAINING), *COMMANDS, "pipeline"]))
-    parser.add_argument("--json")
+    known = [*STAGES, *(f"{s}:2" for s in TRAINING), *COMMANDS, "pipeline"]
+    parser.add_argument("--stages", default=",".join(known))
+    parser.add_argument("--json", type=result_file)
     args = parser.parse_args()
+    try:
+        names = names_of(args.stages, known)
+    except ValueError as error:
+        parser.error(f"--stages: {error}")
+    if args.kills < 1:
+        parser.error("--kills must be at least 1")
     sys.argv = sys.argv[:1]
     with tempfile.TemporaryDirectory(prefix="kill-") as work:
         bench = Bench(Path(work) / "chain")
-        rows = run(bench, args.stages.split(","), args.kills, args.seed)
+        rows = run(bench, names, args.kills, args.seed)
     total = {key: sum(row[key] for row in rows) for key in ("trials", "kills", "finished", "equal")}
     print(
         f"seed {args.seed}: {total['kills']} kills in {total['trials']} runs, {total['finished']} finished, "
         f"{total['equal']} byte-equal"
     )
     if args.json:
-        Path(args.json).write_text(json.dumps({"seed": args.seed, "rows": rows, "total": total}, indent=2) + "\n")
+        args.json.write_text(json.dumps({"seed": args.seed, "rows": rows, "total": total}, indent=2) + "\n")
     sys.exit(total["equal"] != total["trials"])
 
 

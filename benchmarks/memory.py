@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from llmrecipes.keys import recipe_keys
-from llmrecipes.options import OptionParser
+from llmrecipes.options import OptionParser, result_file
 from llmrecipes.parsing import Options, collect
 from llmrecipes.plan import make_plan
 
@@ -103,7 +103,7 @@ print(*(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
 
 def main() -> None:
     parser = OptionParser(description=__doc__)
-    parser.add_argument("--json", help="write the table there")
+    parser.add_argument("--json", type=result_file, help="write the table there")
     args, table = parser.parse_args(), {}
     with tempfile.TemporaryDirectory() as work:
         write_inputs(Path(work))
@@ -116,7 +116,7 @@ def main() -> None:
             table[stage] = {"taken": taken, "planned": planned}
             print(f"{stage:<10}{taken / 2**20:>12.0f}{planned / 2**20:>10.0f}{planned / taken:>8.3f}", flush=True)
     if args.json:
-        Path(args.json).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

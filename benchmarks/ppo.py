@@ -25,7 +25,7 @@ from pathlib import Path
 
 from ppo_sides import ROWS, TOYS, WORKLOADS
 
-from llmrecipes.options import OptionParser
+from llmrecipes.options import OptionParser, names_of, result_file
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = Path(__file__).parent / ".trl"
@@ -150,14 +150,15 @@ def main() -> None:
     parser.add_argument("--workloads", default="fixed,variable,vocabulary")
     parser.add_argument("--sides", default="trl,separate,shared", help=f"of {', '.join(SIDES)}")
     parser.add_argument("--bandit", action="store_true", help=f"learning curves of {', '.join(TOYS)}: {TOY_UPDATES} updates")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=result_file)
     args = parser.parse_args()
-    workloads = [name for name in args.workloads.split(",") if name]
-    if unknown := set(workloads) - set(WORKLOADS):
-        parser.error(f"--workloads: {', '.join(sorted(unknown))} is not one of {', '.join(WORKLOADS)}")
-    sides = [name for name in args.sides.split(",") if name]
-    if not sides or set(sides) - set(SIDES):
-        parser.error(f"--sides: {args.sides} does not name some of {', '.join(SIDES)}")
+    try:
+        workloads = names_of(args.workloads, WORKLOADS) if args.workloads else []  # none: --bandit alone
+        sides = names_of(args.sides, SIDES)
+    except ValueError as error:
+        parser.error(f"--workloads, --sides: {error}")
+    if not workloads and not args.bandit:
+        parser.error("--workloads: names none, and without --bandit nothing is left to measure")
     if args.updates < 2 or args.rounds < 1:
         parser.error("--updates must be at least 2, --rounds at least 1")
     results = {}

@@ -27,7 +27,8 @@ from llmrecipes.config import ModelArguments
 from llmrecipes.data.tinytown import load_tinytown
 from llmrecipes.logs import quiet_logs, use_readable_log
 from llmrecipes.models import build_policy, count_parameters, load_policy, load_reward_model
-from llmrecipes.options import OptionParser
+from llmrecipes.options import OptionParser, names_of, result_file
+from llmrecipes.pacing import keep_gpu_busy, stop_where_not_finite
 from llmrecipes.pretraining import PretrainTrainer
 from llmrecipes.sft import SFTTrainer
 from llmrecipes.tokenizers import train_tokenizer
@@ -131,7 +132,7 @@ def bare_loop(stage: str, model: torch.nn.Module, optimizer, batches: list[dict]
     """A hand-written loop; returns the times at which its steps ended."""
     times, schedule = [], torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     model.train()
-    for batch in batches:
+    for step, batch in enumerate(batches, 1):
         with torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
             loss = bare_loss(stage, model, {name: value.to(args.device) for name, value in batch.items()})
         loss.backward()
@@ -139,7 +140,7 @@ def bare_loop(stage: str, model: torch.nn.Module, optimizer, batches: list[dict]
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        times.append(now())
+        times.append(now(step in (1, len(batches))))  # as Clock does
     return times
 
 
@@ -150,6 +151,8 @@ class Contest:
         self.stage, self.clock = stage, Clock()
         self.trainer = use_readable_log(build_trainer(stage, folder, steps))
         self.trainer.add_callback(self.clock)
+        stop_where_not_finite(self.trainer)  # what a recipe's run adds to each step
+        keep_gpu_busy(self.trainer, given={})
         source = ModelArguments(model_name_or_path=str(folder))
         self.trainer_start = {name: value.clone() for name, value in self.trainer.model.state_dict().items()}
         self.model = load_policy(source) if stage != "reward" else load_reward_model(source, self.trainer.processing_class)
@@ -205,8 +208,10 @@ def compare(stage: str, steps: int, rounds: int) -> dict:
 
 def in_process(*arguments: str) -> dict | float:
     """What this script prints with `arguments`, in a process of its own."""
-    output = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True).stdout
-    return json.loads(output.splitlines()[-1])
+    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(arguments)} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def peak_memory(stage: str, side: str, steps: int) -> float:
@@ -234,10 +239,16 @@ def main():
     parser.add_argument("--rounds", type=int, default=15, help="turns of each side")
     parser.add_argument("--processes", type=int, default=3, help="processes that measure a stage, one after the other")
     parser.add_argument("--stages", default=",".join(STAGES))
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--json", type=result_file, metavar="FILE")
     parser.add_argument("--speed_of", help=argparse.SUPPRESS)  # a stage: what the child processes measure
     parser.add_argument("--memory_of", help=argparse.SUPPRESS)  # stage,side
     args = parser.parse_args()
+    try:
+        stages = names_of(args.stages, STAGES)
+    except ValueError as error:
+        parser.error(f"--stages: {error}")
+    if args.steps < 2 or args.rounds < 1 or args.processes < 1:
+        parser.error("--steps must be at least 2, for the first is not counted, --rounds and --processes at least 1")
     quiet_logs()
     if args.memory_of:
         print(peak_memory(*args.memory_of.split(","), args.steps))
@@ -248,7 +259,7 @@ def main():
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"{ROWS} rows of {LENGTH} tokens on {device}; {args.rounds} turns of {args.steps} steps each")
     results = []
-    for stage in args.stages.split(","):
+    for stage in stages:
         same = ("--steps", str(args.steps), "--rounds", str(args.rounds), "--speed_of", stage)
         runs = [in_process(*same) for _ in range(args.processes)]
         middle = sorted(runs, key=lambda run: run["overhead"])[len(runs) // 2]
@@ -266,7 +277,7 @@ def main():
             f"{r['bare_peak_mib']:>9.0f}"
         )
     if args.json:
-        Path(args.json).write_text(json.dumps({"device": device, "steps": args.steps, "results": results}, indent=2) + "\n")
+        args.json.write_text(json.dumps({"device": device, "steps": args.steps, "results": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,32 @@ import argparse
 import re
 import sys
 from collections import Counter
+from pathlib import Path
 
 from llmrecipes.config import one_line
+
+
+def result_file(name: str) -> Path:
+    """The `type` of an option that names a file for results: that it cannot be written is found before they are measured."""
+    path = Path(name)
+    is_new = not path.exists()
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{name} cannot be written ({error.strerror})") from None
+    if is_new:
+        path.unlink()
+    return path
+
+
+def names_of(value: str, known) -> list[str]:
+    """The names in `value`, separated by commas, each once; ValueError if there is none, or one that is not `known`."""
+    names = list(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+    if not names:
+        raise ValueError(f"names none of {', '.join(known)}")
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"{', '.join(unknown)} is not one of {', '.join(known)}")
+    return names
 
 
 class OptionParser(argparse.ArgumentParser):

@@ -47,17 +47,19 @@ def stop_where_not_finite(trainer: Trainer) -> "NotFinite":
     step later, but before anything is saved. The caller asks `check()` at the end."""
     training_step, get_grad_norm, save_model = trainer.training_step, trainer._get_grad_norm, trainer.save_model
     found = NotFinite(trainer)
+    in_fp16 = trainer.accelerator.mixed_precision == "fp16"
 
     def checked_step(*args, **kwargs):
         loss = training_step(*args, **kwargs)
         # With several processes it shows in the gradient, in all at once; on a GPU too, without a wait in each micro-batch.
-        if trainer.args.world_size == 1 and not found.is_late:
+        # Not in fp16, whose scaler would skip all further steps in silence.
+        if in_fp16 or trainer.args.world_size == 1 and not found.is_late:
             found.note("loss", loss)
         return loss
 
     def checked_norm(*args, **kwargs):
         norm = get_grad_norm(*args, **kwargs)
-        if norm is not None and trainer.accelerator.mixed_precision != "fp16":  # fp16 skips such a step by itself
+        if norm is not None and not in_fp16:  # fp16 skips such a step by itself
             found.note("gradient", norm)
         return norm
 

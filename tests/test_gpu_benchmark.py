@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import run_python
+
+from llmrecipes.options import names_of, result_file
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import gpu
@@ -39,7 +42,7 @@ def test_the_peak_is_that_of_the_very_card_or_unknown(name, tflops):
         (["--parts", "decoding"], "decoding is not one of pretrain"),
         (["--parts", ","], "names none of pretrain"),
         (["--trl", "."], "does not hold trl 1.12.0"),
-        (["--json", "nowhere/a.json"], "in one that does not exist"),
+        (["--json", "nowhere/a.json"], "nowhere/a.json cannot be written (No such file or directory)"),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_measured(option, message, monkeypatch, capsys, tmp_path):
@@ -48,6 +51,34 @@ def test_a_wrong_option_is_refused_before_anything_is_measured(option, message, 
     with pytest.raises(SystemExit, match="2"):
         gpu.main()
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("training.py --stages foo", "--stages: foo is not one of pretrain, sft, reward"),
+        ("training.py --steps 1", "--steps must be at least 2"),
+        (
+            "training.py --json nowhere/a.json",
+            "argument --json: nowhere/a.json cannot be written (No such file or directory)",
+        ),
+        ("memory.py --json .", "argument --json: . cannot be written (Is a directory)"),
+        ("kill.py --stages sft:3", "--stages: sft:3 is not one of tokenizer, pretrain"),
+        ("data.py --only words", "--only: words is not one of near_duplicates"),
+        ("ppo.py --workloads , --sides trl", "--workloads, --sides: names none of fixed"),
+    ],
+)
+def test_wrong_options_of_the_other_benchmarks_are_one_line(words, line, tmp_path):
+    script, *options = words.split()
+    done = run_python(Path(gpu.__file__).with_name(script), *options, cwd=tmp_path, env={"PYTHONPATH": str(gpu.ROOT)})
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and last.startswith(f"error: command line: {line}") and "Traceback" not in done.stderr
+
+
+def test_the_same_name_twice_is_measured_once_and_an_old_file_stays(tmp_path):
+    assert names_of(" a,b,,a ", "abc") == ["a", "b"]
+    (tmp_path / "old").write_text("1")
+    assert result_file(str(tmp_path / "old")).read_text() == "1" and not result_file(str(tmp_path / "new")).exists()
 
 
 def test_what_a_part_found_before_it_died_is_in_the_file(monkeypatch, tmp_path):

@@ -127,6 +127,14 @@ def test_what_cannot_be_compiled_is_refused(tmp_path, arguments, message):
         toys.trainer(tmp_path, **arguments)
 
 
+def test_an_older_torch_does_not_run_out_of_versions(tmp_path, monkeypatch):
+    """Its limit of 8 would leave further kinds of models and rows uncompiled."""
+    monkeypatch.setattr(torch, "compile", lambda model=None, *, dynamic=None, backend="inductor", mode=None: model)
+    with torch._dynamo.config.patch(recompile_limit=8):
+        toys.trainer(tmp_path, torch_compile=True, torch_compile_backend="eager")
+        assert torch._dynamo.config.recompile_limit == 64
+
+
 def test_deepspeed_and_quantised_weights_are_refused(tmp_path):
     trainer = toys.trainer(tmp_path, torch_compile=True, torch_compile_backend="eager")
     trainer.model.policy.is_quantized = True

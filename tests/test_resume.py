@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback, Trai
 from llmrecipes.checkpoints import find_damage, step_folders
 from llmrecipes.config import InputError, RunArguments
 from llmrecipes.locks import release_folder
-from llmrecipes.pacing import NotFinite, keep_gpu_busy
+from llmrecipes.pacing import NotFinite, keep_gpu_busy, stop_where_not_finite
 from llmrecipes.ppo.prompts import RolloutSampler
 from llmrecipes.pretraining import PretrainTrainer
 from llmrecipes.resume import CheckpointKeeper, run_training
@@ -291,6 +292,18 @@ def test_on_a_gpu_what_is_not_finite_is_found_later_but_before_it_is_saved(tmp_p
         2: ["checkpoint-2"],
         10: [],
     }[save_steps]
+
+
+@pytest.mark.parametrize(("precision", "found"), [("fp16", True), ("bf16", False)])
+def test_in_fp16_a_loss_that_is_not_finite_stops_several_processes_too(precision, found, tmp_path):
+    """The loss scaler would skip every step from then on, and the run would end as if it had learned."""
+    args = SimpleNamespace(device=torch.device("cuda"), world_size=2, output_dir=str(tmp_path))
+    trainer = SimpleNamespace(args=args, accelerator=SimpleNamespace(mixed_precision=precision))
+    trainer.state, trainer.training_step = SimpleNamespace(global_step=3), lambda: torch.tensor(float("nan"))
+    trainer._get_grad_norm = trainer.save_model = None
+    stop_where_not_finite(trainer)
+    with pytest.raises(InputError, match="step 3: the loss is not finite") if found else nullcontext():
+        trainer.training_step()
 
 
 def test_a_gpu_is_kept_busy_unless_the_config_says_how():

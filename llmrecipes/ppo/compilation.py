@@ -56,8 +56,9 @@ def compile_layers(trainer) -> None:
         layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
         if not layers:
             raise InputError(f"torch_compile: a {type(model).__name__} has no layers that could be compiled; leave it out")
-        # torch before 2.13, as on machines whose own build is used, has one limit for all code.
         limit = {"recompile_limit": VERSIONS} if "recompile_limit" in signature(torch.compile).parameters else {}
+        if not limit:  # torch before 2.13, as on machines whose own build is used, has one limit for all code
+            torch._dynamo.config.recompile_limit = VERSIONS
         for layer in layers:
             for module in layer.modules():
                 module.in_products = True
