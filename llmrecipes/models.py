@@ -1,7 +1,6 @@
 """Policies and reward models, built from a config or loaded from any Hugging Face folder or id."""
 
 import dataclasses
-import inspect
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,6 @@ import torch
 from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,6 +26,7 @@ from llmrecipes.adapters import merge_all, read_chain
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.gguf import local_model
 from llmrecipes.data.tables import say
+from llmrecipes.head_sizes import attention_reads_head_dim, require_fitting_heads
 from llmrecipes.sharding import make_shardable
 from llmrecipes.templates import end_of_turn
 from llmrecipes.tokenizers import diagnose, load_tokenizer, loading, require_path
@@ -46,9 +45,8 @@ def build_policy(model_config: dict, tokenizer: PreTrainedTokenizerBase, **kwarg
     try:
         built = AutoConfig.for_model(model_type)
         unknown = [key for key in config if not hasattr(built, key)]
-        if unknown == ["head_dim"] and _attention_reads_head_dim(built):
-            unknown = []
-        if unknown:
+        only_in_code = unknown == ["head_dim"] and attention_reads_head_dim(built)
+        if unknown and not only_in_code:
             raise InputError(f"model_config: {model_type} has no key `{unknown[0]}`")
         config.setdefault("vocab_size", len(tokenizer))
         built = AutoConfig.for_model(
@@ -61,6 +59,8 @@ def build_policy(model_config: dict, tokenizer: PreTrainedTokenizerBase, **kwarg
         policy = AutoModelForCausalLM.from_config(built, **kwargs)
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"model_config: {error}") from error
+    if only_in_code:
+        require_fitting_heads(policy)
     require_causal(built, "model_config")
     make_shardable(policy)
     check_vocabulary(policy, tokenizer, "model_config")
@@ -78,14 +78,6 @@ def require_causal(config: PreTrainedConfig, where: str) -> None:
             f"{where}: {config.model_type} is an encoder, in which each token sees those after it, so it would read the "
             "answers that it is to write; use a decoder, such as Llama (trained as one, its config says is_decoder: true)"
         )
-
-
-def _attention_reads_head_dim(config: PreTrainedConfig) -> bool:
-    """Whether a config class without `head_dim` (Qwen3-MoE's, OLMo's, Granite's, ...) is of a model whose attention takes it
-    all the same. GPT-NeoX's code, for one, reads it for rotary positions alone."""
-    model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    code = Path(inspect.getfile(model)).read_text(encoding="utf-8") if inspect.isclass(model) else ""
-    return 'self.head_dim = getattr(config, "head_dim"' in code
 
 
 def load_policy(

@@ -40,6 +40,7 @@ LAYERS = {
         "adapters",
         "answer_masks",
         "attention",
+        "head_sizes",
         "cpu",
         "templates",
         "tokenizers",

@@ -381,6 +381,9 @@ def test_a_head_size_that_only_the_models_code_reads_is_taken(tokenizer, kind):
     assert policy(torch.tensor([[5, 6, 7]])).logits.isfinite().all()
     again = type(policy.config)(**policy.config.to_dict())
     assert again.head_dim == 16  # saved with it
+    with pytest.raises(InputError, match="head_dim: 16 does not fit the layers of bitnet, which need .* = 8; leave it out"):
+        build_policy({"model_type": "bitnet", "head_dim": 16, **sizes}, tokenizer)
+    assert policy.training == build_policy({"model_type": "llama", **sizes}, tokenizer).training
     with pytest.raises(InputError, match="gpt_neox has no key `head_dim`"):  # read for rotary positions alone
         build_policy({"model_type": "gpt_neox", "head_dim": 16, **sizes}, tokenizer)
 
