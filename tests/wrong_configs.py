@@ -31,6 +31,13 @@ adam_beta1: 1.0 | must lie from 0 to below 1
 adam_beta2: -0.1 | must lie from 0 to below 1
 adam_epsilon: 0 | must be above 0
 warmup_steps: -5 | must be at least 0
+warmup_steps: 1.5 | is not a whole number of steps
+seed: 010 | would be read as a number in base 8
+learning_rate: 1:30 | would be read as a number in base 60
+run_name: "" | is empty
+tokenizer_name_or_path: " " | is empty
+datasets: [{path: {rows}, name: ""}] | is empty
+watch_tasks: [""] | holds an empty text
 warmup_steps: ten | it must be float
 max_steps: 0 | trains nothing
 max_steps: -2 | must lie from -1
@@ -369,6 +376,8 @@ label_smoothing_factor: 0.1 | has no effect on this stage's loss
 train_sampling_strategy: sequential | has no effect: prompts are ordered by rollouts
 eval_accumulation_steps: 4 | has no effect: evaluations here keep no predictions
 num_iterations: 0 | must be at least 1
+num_generations: 0 | must be at least 1
+vllm_importance_sampling_clip_max: -1 | must be above 0
 steps_per_generation: 0 | must be at least 1
 steps_per_generation: 2; generation_batch_size: 16 | both say how large a rollout is
 epsilon: -1 | must be at least 0

@@ -1,7 +1,8 @@
 """Strict reading of YAML: whatever YAML would misread or drop becomes a one-line error.
 
 Refuses duplicate keys, keys that are not text (`on:`, `1:`), aliases inside themselves, and types that no config has
-(`!!binary`, `!!set`). Merge keys (`<<`) work; dates stay text; 1e-4 is a number, as in YAML 1.2.
+(`!!binary`, `!!set`), numbers that YAML 1.1 reads in base 8 (010) or 60
+(20:00). Merge keys (`<<`) work; dates stay text; 1e-4 is a number, as in YAML 1.2.
 """
 
 import os
@@ -16,6 +17,8 @@ from llmrecipes.config import InputError
 DEEPEST, MOST_NODES = 50, 100_000  # a config has a few levels and a few hundred values; aliases count as copies
 PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
 TEXT, MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+MISREAD = re.compile(r"[-+]?0[0-7_]+|.*:.*")
 
 
 class _Loader(yaml.SafeLoader):
@@ -99,6 +102,9 @@ class _Check:
             self.refuse(node, f"more than {MOST_NODES:,} values, aliases counted as copies")
         if node.tag not in PLAIN:
             self.refuse(node, f"`{node.tag.rpartition(':')[2]}` values have no place in a config")
+        if node.tag in NUMBERS and MISREAD.fullmatch(node.value):
+            base, advice = (60, "put it in quotes") if ":" in node.value else (8, "leave the zero out, or put it in quotes")
+            self.refuse(node, f"{node.value[:60]} would be read as a number in base {base}; {advice}")
         if isinstance(node, yaml.MappingNode):
             self.visit_mapping(node, (*above, node))
         elif isinstance(node, yaml.SequenceNode):

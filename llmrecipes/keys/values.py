@@ -22,19 +22,19 @@ RANGES = {
     "rollout_batch_size total_episodes watch_items watch_max_new_tokens health_max_pairs pad_to_multiple_of vocab_size "
     "contamination_ngram max_document_bytes shard_bytes workers sample_bytes train_rows prompt_tokens num_tasks "
     "num_generations_eval steps_per_generation generation_batch_size num_iterations logprob_chunk_size "
-    "vllm_tensor_parallel_size vllm_max_model_length max_tool_calling_iterations",
+    "vllm_tensor_parallel_size vllm_max_model_length max_tool_calling_iterations num_generations",
     "at least 0": "learning_rate weight_decay warmup_steps max_grad_norm eval_delay dataloader_num_workers top_k kl_prompts "
     "show_answers sample_temperature gold_tie_width rater_noise rater_tie_width router_aux_loss_coef watch_steps "
     "center_rewards_coefficient num_completions_to_print judge_price watch_temperature preview temperature loss_weights "
     "contamination_common report_samples retries price desirable_weight undesirable_weight epsilon epsilon_high delta "
     "off_policy_mask_threshold missing_eos_penalty value_warmup_rollouts health_max_length_bias "
     "health_max_score_difference health_max_length_correlation health_max_calibration_error num_rollout_completions "
-    "vllm_server_timeout kl_coef vf_coef",
+    "vllm_server_timeout kl_coef vf_coef vllm_importance_sampling_clip_min",
     "above 0 to 1e9": "num_train_epochs",
     "above 0": "save_steps logging_steps eval_steps beta weight adam_epsilon neftune_noise_alpha "
     "test_split_size muon_learning_rate discopop_tau max_epochs repetition_penalty sapo_temperature_neg "
     "sapo_temperature_pos vespo_k_pos vespo_lambda_pos vespo_k_neg vespo_lambda_neg value_learning_rate cliprange "
-    "cliprange_value kl_target kl_horizon score_clip early_stop_kl",
+    "cliprange_value kl_target kl_horizon score_clip early_stop_kl vllm_importance_sampling_clip_max",
     "0 to 1": "overlap repeat_share min_agreement label_smoothing_factor ld_alpha ref_model_mixup_alpha watch_share min_p "
     "health_min_accuracy health_min_group_accuracy top_entropy_quantile gamma lam",
     "above 0 to 1": "top_p vllm_gpu_memory_utilization mfu",
@@ -74,6 +74,7 @@ DPO_LOSSES = (
     "sigmoid_norm"
 ).split()
 GRPO_LOSSES = "grpo dapo dr_grpo bnpo luspo cispo sapo vespo".split()
+MAY_BE_BLANK = ("watch_prompts", "stop_strings", "template_tokens")  # lists of texts; the last two say it themselves
 # Dataclasses that occur in lists of sources.
 SOURCES = {"DatasetSource": "llmrecipes.config:DatasetSource", "CorpusSource": "llmrecipes.corpus.arguments:CorpusSource"}
 BUILTINS = ("int", "float", "bool", "str", "dict", "list")
@@ -112,6 +113,8 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
     element = re.search(r"list\[(\w+)\]", declared.annotation)
     if element and element[1] in SOURCES and isinstance(value, list):
         return [check_source(f"{key}[{i}]", entry, where, SOURCES[element[1]]) for i, entry in enumerate(value)]
+    if _is_blank(value) and not choices and declared.default != "":
+        raise InputError(f"{where}: `{key}` is empty; give a value, or leave the key out")
     problem = _not_plain(value) or _wrong_choice(value, choices) or _wrong_type(key, value, declared, kinds, choices)
     if problem:
         raise InputError(f"{where}: `{key}` is {shown(value, key)}{problem}")
@@ -121,7 +124,14 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
             raise InputError(f"{where}: `expected`: there is no measure `{name}`; {advice}")
     if element and isinstance(value, list):
         value = [_check_element(f"{key}[{i}]", v, element[1], where) for i, v in enumerate(value)]
+        if key not in MAY_BE_BLANK and any(map(_is_blank, value)):
+            raise InputError(f"{where}: `{key}` holds an empty text; leave it out")
     return value
+
+
+def _is_blank(value: Any) -> bool:
+    """Text without a character, as of a shell's variable that is not set: it would count as not given."""
+    return isinstance(value, str) and not value.strip()
 
 
 def shown(value: Any, key: str = "") -> str:

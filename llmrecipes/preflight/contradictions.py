@@ -42,9 +42,9 @@ def _length(s: Settings) -> Problems:
         yield "total_episodes", f"and `max_steps: {s['max_steps']}` both say how long to train; give one of the two"
     if s.given("resume_from_checkpoint"):
         yield from _resume(s)
-    for what in ("save", "logging", "eval"):
+    for what in ("save", "logging", "eval", "warmup"):
         key = f"{what}_steps"
-        value = s[key] if s[f"{what}_strategy"] == "steps" else None
+        value = s[key] if what == "warmup" or s[f"{what}_strategy"] == "steps" else None
         if isinstance(value, float) and value > 1 and not value.is_integer():
             yield key, f"{value} is not a whole number of steps; below 1 it is a share of all steps"
     off = {"prefetch_factor": None, "persistent_workers": False, "multiprocessing_context": None, "in_order": True}
