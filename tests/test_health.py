@@ -230,6 +230,16 @@ def test_text_pairs_are_read_with_their_end(folder):
     assert health["num_pairs"] == 20 and health["by_category"] == {} == health["by_margin"]
 
 
+def test_columns_of_a_users_own_named_margin_and_prompt_id_may_hold_anything(folder, capsys):
+    own = [None, 7, "x", [1]]
+    odd = [row | {"prompt_id": own[i % 4], "margin": ["high", math.nan, [2], 0.5][i % 4]} for i, row in enumerate(rows(16))]
+    found = check_health(load(folder), folder[1], {"test": odd}, HealthArguments())
+    bare = check_health(load(folder), folder[1], {"test": rows(16)}, HealthArguments())
+    assert found["num_prompts"] == 16 and found["calibration"] == bare["calibration"]
+    assert {name: group["n"] for name, group in found["by_margin"].items()} == {"0.5": 4} and to_markdown(found)
+    assert "12 of 16 pairs have a `margin` that is no number" in capsys.readouterr().out
+
+
 def health_recipe(*argv):
     return run_python("recipes/health.py", *argv)
 

@@ -245,18 +245,24 @@ def _scored_pairs(tokenizer, rows, chosen: list[float], rejected: list[float], c
     for side in ("chosen", "rejected"):
         texts = [_text(row[side]) for row in rows]
         lengths.append([len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
+    if count := sum(row.get("margin") is not None and _number(row["margin"]) is None for row in rows):
+        print(f"health check: {count:,} of {len(rows):,} pairs have a `margin` that is no number; it is not looked at")
     return [
         ScoredPair(
-            row.get("prompt_id") or prompt_id(row["prompt"]),
+            prompt_id(row["prompt"]),  # a column of this name may hold anything
             a,
             b,
             m,
             n,
-            row.get("margin"),
+            _number(row.get("margin")),
             None if category is None or row.get(category) is None else str(row[category]),
         )
         for row, a, b, m, n in zip(rows, chosen, rejected, *lengths, strict=True)
     ]
+
+
+def _number(margin) -> float | None:
+    return margin if isinstance(margin, (int, float)) and _is_finite(margin) else None
 
 
 def _category_column(rows: list[dict], args: HealthArguments) -> str | None:
