@@ -12,6 +12,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
+from llmrecipes.data.tables import say
 from llmrecipes.durable import write_text
 from llmrecipes.formats import parse_growing, parse_jsonl, prompt_id
 from llmrecipes.generation import sample_responses
@@ -38,6 +39,10 @@ def encode_rows(
     clash = [column for column in COLUMNS[1:] if column in rows[0]]
     if clash:
         raise InputError(f"datasets: has a column `{clash[0]}` already; leave it out with `columns:`")
+    if rows[0].get("prompt_id") not in (None, prompt_id(rows[0]["prompt"])):
+        say(
+            "datasets: the rows' own `prompt_id` gives way to one made from the prompt; to keep it, rename it with `columns:`"
+        )
     context = context_length(model)
     room = context - max_new_tokens if context else None
     prompts, options = [row["prompt"] for row in rows], [options_of(row) for row in rows]

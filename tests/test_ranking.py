@@ -14,6 +14,7 @@ from llmrecipes.cards.dataset import write_card, write_jsonl
 from llmrecipes.config import InputError
 from llmrecipes.models import build_policy
 from llmrecipes.parsing import parse
+from llmrecipes.ranking.items import check_items
 from llmrecipes.ranking.pairs import agreement, build_pairs, build_splits, check_samples, split_prompts
 from llmrecipes.ranking.rankings import parse_ranking, read_rankings
 from llmrecipes.ranking.simulated import rank_by_score, rank_simulated
@@ -109,6 +110,13 @@ def test_parquet_holds_the_same_rows(model, tokenizer, tmp_path):
     to_parquet(tmp_path)
     write_card(tmp_path, "Samples", {"default": {"train": "samples.parquet"}}, "")
     assert list(load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))) == rows
+
+
+def test_prompt_ids_of_the_users_own_give_way_to_ours_with_a_line(model, tokenizer, tmp_path, capsys):
+    ours = sample(model, tokenizer, tmp_path / "a", rows=prompts(1))[0]["prompt_id"]
+    assert "prompt_id" not in capsys.readouterr().out
+    (row,) = sample(model, tokenizer, tmp_path / "b", rows=[prompts(1)[0] | {"prompt_id": 7}])
+    assert row["prompt_id"] == ours and "own `prompt_id` gives way" in capsys.readouterr().out
 
 
 def test_prompt_beyond_the_context_is_named_by_row(model, tokenizer, tmp_path):
@@ -254,6 +262,21 @@ def test_implicit_pairs_hold_the_prompt_and_read_back_as_explicit_ones(tmp_path)
     text = [row | {"prompt": "What?"} for row in ranked]
     with pytest.raises(InputError, match="pair 1: pair_format implicit needs prompts of messages"):
         build_splits(text, test_ids, pair_format="implicit")
+
+
+def test_numbers_as_prompt_ids_are_ids_from_0_on_and_one_of_two_prompts_is_refused(tmp_path):
+    numbered = check_samples([row | {"prompt_id": i} for i, row in enumerate(samples(4))])
+    assert [row["prompt_id"] for row in numbered] == [0, 1, 2, 3] and check_items(numbered) == numbered
+    assert split_prompts(numbered, 0.5, 0) < {0, 1, 2, 3}
+    mixed = check_samples([numbered[0], samples(4)[1] | {"prompt_id": None}, samples(4)[2] | {"prompt_id": "x"}])
+    assert mixed[1]["prompt_id"] == samples(4)[1]["prompt_id"] and len(split_prompts(mixed, 0.4, 0)) == 1
+    table = write(tmp_path / "r.csv", "prompt_id,ranking\n0,B > A\n3,A > B\n")
+    lines = write(tmp_path / "r.jsonl", '{"prompt_id": 0, "ranking": "B > A"}\n{"prompt_id": 3, "ranking": "A > B"}\n')
+    ranked = read_rankings(table, numbered)
+    assert [(row["prompt_id"], row["ranking"][0]) for row in ranked] == [(0, [1]), (3, [0])]
+    assert read_rankings(lines, numbered) == ranked
+    with pytest.raises(InputError, match="two prompts have the prompt_id 7; give each its own"):
+        check_samples([row | {"prompt_id": 7} for row in samples(2)])
 
 
 def test_one_response_cannot_be_ranked():

@@ -15,12 +15,12 @@ def check_items(samples: Sequence[dict]) -> list[dict]:
     Raises:
         InputError: a row's prompt id is missing or occurs twice, an answer is not text, or all answers are empty.
     """
-    given = [bool(row.get("prompt_id")) for row in samples]
+    given = [row.get("prompt_id") not in (None, "") for row in samples]
     seen: set[str] = set()
     for number, row in enumerate(samples, start=1):
         if not given[number - 1] and any(given):
             raise InputError(f"datasets, row {number}: prompt_id is missing; other rows have one")
-        key = row.get("prompt_id") or json.dumps(row.get("prompt"))
+        key = row["prompt_id"] if given[number - 1] else json.dumps(row.get("prompt"))
         if key in seen:  # rows are shuffled: their numbers say nothing
             raise InputError(f"datasets: two rows have the prompt_id or prompt {short(key)}; keep one")
         seen.add(key)

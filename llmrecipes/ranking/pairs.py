@@ -26,10 +26,20 @@ check_sample.key = "two responses"  # of rows that were checked, and lie on disk
 
 
 def check_samples(rows: list[dict]) -> list[dict]:
-    """Rows with `prompt_id` filled in; InputError for one that `check_sample` refuses."""
+    """Rows with `prompt_id` filled in; InputError for one that `check_sample` refuses, and for an id of two prompts, which
+    would be ranked and split as one."""
+    known, filled = {}, []
     for number, row in enumerate(rows, start=1):
         check_sample(row, f"datasets, row {number}")
-    return [row | {"prompt_id": row.get("prompt_id") or prompt_id(row["prompt"])} for row in rows]
+        own = prompt_id(row["prompt"])
+        given = own if row.get("prompt_id") in (None, "") else row["prompt_id"]
+        if known.setdefault(str(given), own) != own:
+            raise InputError(
+                f"datasets: two prompts have the prompt_id {short(given)}; give each its own, or keep the other columns "
+                "with `columns:`, and ids are made"
+            )
+        filled.append(row | {"prompt_id": given if isinstance(given, (str, int)) else str(given)})
+    return filled
 
 
 def split_prompts(rows: list[dict], test_share: float, seed: int) -> set[str]:
@@ -38,7 +48,7 @@ def split_prompts(rows: list[dict], test_share: float, seed: int) -> set[str]:
     Raises:
         InputError: test_share leaves one of the splits without a prompt.
     """
-    ids = sorted({row["prompt_id"] for row in rows})
+    ids = sorted({row["prompt_id"] for row in rows}, key=str)  # some may be numbers
     count = max(1, round(test_share * len(ids))) if test_share > 0 else 0
     if not 0 <= test_share < 1 or count >= len(ids):
         raise InputError(f"test_share: {test_share} of {len(ids)} prompts leaves nothing to train on")

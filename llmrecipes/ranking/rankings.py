@@ -22,10 +22,12 @@ def read_rankings(path: str, samples: list[dict]) -> list[dict]:
     Raises:
         InputError: the file is missing or empty, a row is malformed, a prompt is unknown or ranked twice by one annotator.
     """
-    by_id = {row["prompt_id"]: row for row in samples}
+    by_id = {str(row["prompt_id"]): row for row in samples}  # a table's cells are text
     by_text = {prompt_text(row["prompt"]).strip(): row["prompt_id"] for row in samples}
     ranked, seen = [], set()
     for where, row in _read_rows(path):
+        if type(row.get("prompt_id")) is int:
+            row["prompt_id"] = str(row["prompt_id"])
         if not row.get("prompt_id") and isinstance(row.get("prompt"), str):
             row["prompt_id"] = by_text.get(row["prompt"].strip(), "(no such prompt)")
         elif not row.get("prompt_id") and is_conversation(row.get("prompt")):
@@ -37,7 +39,7 @@ def read_rankings(path: str, samples: list[dict]) -> list[dict]:
         for column in ("prompt_id", "annotator"):
             if not isinstance(row.get(column) or "", (str, int)):
                 raise InputError(f"{where}: {column} is {short(row[column])}; write text or a number")
-        sample = by_id.get(row["prompt_id"])
+        sample = by_id.get(str(row["prompt_id"]))
         if sample is None:
             raise InputError(f"{where}: there is no sample with prompt_id {row['prompt_id']}; is it from another run?")
         annotator = row.get("annotator") or "unnamed"
