@@ -40,9 +40,7 @@ def encode_rows(
     if clash:
         raise InputError(f"datasets: has a column `{clash[0]}` already; leave it out with `columns:`")
     if rows[0].get("prompt_id") not in (None, prompt_id(rows[0]["prompt"])):
-        say(
-            "datasets: the rows' own `prompt_id` gives way to one made from the prompt; to keep it, rename it with `columns:`"
-        )
+        say("datasets: the rows' own `prompt_id` gives way to one made of the prompt; to keep it, rename it by `columns:`")
     context = context_length(model)
     room = context - max_new_tokens if context else None
     prompts, options = [row["prompt"] for row in rows], [options_of(row) for row in rows]
