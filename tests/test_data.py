@@ -155,6 +155,23 @@ def test_messages_and_prompts_with_completions_mix_where_the_loss_stays_the_same
     assert "eval_datasets: the rows are prompt-completion as text" in error_of(a, shapes=DEMONSTRATION, eval_datasets=[d])
 
 
+def test_held_out_rows_may_be_messages_where_the_others_are_prompts_with_completions_and_the_other_way_round(tmp_path):
+    turns = lambda i: [{"role": "user", "content": f"Q{i}?"}, {"role": "assistant", "content": f"A{i}."}]
+    chats = jsonl(tmp_path / "chats.jsonl", [{"messages": turns(i)} for i in range(3)])
+    parts = jsonl(tmp_path / "parts.jsonl", [{"prompt": turns(i)[:1], "completion": turns(i)[1:], "id": i} for i in (3, 4)])
+    said = lambda rows: sorted(json.dumps(row) for row in rows["messages"])
+    for one, other in ((chats, parts), (parts, chats)):
+        data = DataArguments([DatasetSource(one)], eval_datasets=[DatasetSource(other)])
+        train, held_out = load_train_eval(data, 0, ("messages", "prompt-completion"))
+        assert not {"prompt", "completion"} & {*train.column_names, *held_out.column_names}
+        expected = [[json.dumps(turns(i)) for i in numbers] for numbers in (range(3), (3, 4))]
+        assert [said(train), said(held_out)] == (expected if one == chats else expected[::-1])
+    longer = jsonl(tmp_path / "longer.jsonl", [{"prompt": [*turns(0), *turns(1)[:1]], "completion": turns(1)[1:]}])
+    for one, other in ((chats, longer), (longer, chats)):
+        error = error_of(one, shapes=("messages", "prompt-completion"), eval_datasets=[{"path": other}])
+        assert error.startswith(f"{longer}: its prompts hold turns of the assistant, which carry no loss there")
+
+
 def test_columns_that_only_some_sources_have_are_kept_whatever_their_types(tmp_path):
     a = jsonl(tmp_path / "a.jsonl", [{"prompt": "a", "answer": 1, "level": 1}])
     b = jsonl(tmp_path / "b.jsonl", [{"prompt": "b", "answer": "one"}, {"prompt": "c", "answer": ["one"], "level": 2.5}])

@@ -19,6 +19,8 @@ from llmrecipes.preflight.folders import FILES
 from llmrecipes.rows import to_standard
 from llmrecipes.shapes import COLUMNS
 
+MIXABLE = {"messages", "prompt-completion as messages"}  # kinds of rows: the second are written as the first
+
 
 def load_train_eval(
     data: DataArguments,
@@ -43,7 +45,9 @@ def load_train_eval(
     held_out = None
     if data.eval_datasets:
         held_out, other = _mix(data.eval_datasets, seed, shapes, announce=False, check=check)
-        if other != kind:
+        if {kind, other} == MIXABLE:
+            train, held_out = _to_messages(train, _names(data.datasets)), _to_messages(held_out, _names(data.eval_datasets))
+        elif other != kind:
             raise InputError(f"eval_datasets: the rows are {other}, those of datasets are {kind}; give both in one way")
     elif data.test_split_size:
         size = data.test_split_size if data.test_split_size < 1 else int(data.test_split_size)
@@ -131,7 +135,7 @@ def _mix(sources: list[DatasetSource], seed: int, shapes, announce=True, check=N
     """(rows of all sources, their kind)."""
     loaded, notes = zip(*(load_stored(source, seed, shapes, check) for source in sources), strict=True)
     kinds = kinds_of(notes)
-    if set(kinds) == {"messages", "prompt-completion as messages"}:
+    if set(kinds) == MIXABLE:
         loaded, kinds = [_to_messages(part, note.where) for part, note in zip(loaded, notes, strict=True)], {"messages": ""}
     if len(kinds) > 1:
         told = ", ".join(f"{where} is {kind}" for kind, where in kinds.items())
@@ -161,8 +165,8 @@ def _to_messages(rows: datasets.Dataset, where: str) -> datasets.Dataset:
     def join_turns(row):
         if any(turn["role"] == "assistant" for turn in row["prompt"]):
             raise InputError(
-                f"{where}: its prompts hold turns of the assistant, which carry no loss there but would in the "
-                "messages of the other sources; write all of them in one way"
+                f"{where}: its prompts hold turns of the assistant, which carry no loss there but would among "
+                "messages, as the other rows are; write all of them in one way"
             )
         return {"messages": [*row["prompt"], *row["completion"]]}
 
