@@ -78,9 +78,10 @@ def test_what_was_expected_and_what_others_published_is_on_the_card(run):
         "eval_loss": bounds | {"got": 0.5, "verdict": "missed"},
         "kl": bounds | {"got": None, "verdict": "not measured"},
     }
-    manifest["config"]["published"] = {"eval_loss": [0.486, "a model card"]}
+    manifest["config"] |= {"published": {"eval_loss": [0.486, "a model card"]}, "source": "Zephyr (arXiv 2310.16944)."}
     text = write_model_card(run, manifest=manifest).read_text()
     assert "expects eval_loss 0.48 ± 0.01; 0.5: missed" in text and "expects kl 0.48 ± 0.01; not measured" in text
+    assert "Its settings follow Zephyr (arXiv 2310.16944)." in text
     assert "Published by others, not measured here: eval_loss 0.486 (a model card)" in text
 
 

@@ -1,6 +1,7 @@
 """What a launch says beforehand: help, resolved values, warnings, a full disk, a Hub that refuses."""
 
 import os
+import shlex
 import sys
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from parsing_toys import SFT, error_of, write
 from llmrecipes.keys import keys_of, recipe_keys
 from llmrecipes.manifest import ROOT
 from llmrecipes.parsing import collect, parse, read_argv
-from llmrecipes.preflight import disk, ineffective, machine, remarks
+from llmrecipes.preflight import contradictions, disk, ineffective, machine, remarks
 
 
 def test_help_shows_what_a_recipe_does_our_own_keys_first_in_groups_and_all_about_one(capsys, monkeypatch):
@@ -57,6 +58,18 @@ def test_a_launch_with_another_global_batch_is_a_warning_that_is_true(tmp_path, 
     settings.values |= {"per_device_train_batch_size": 64, "gradient_accumulation_steps": 1}
     (line,) = remarks(settings)
     assert line.endswith("; `per_device_train_batch_size: 32, gradient_accumulation_steps: 1` makes it so")
+
+
+def test_the_run_card_of_a_stage_without_training_is_read_too():
+    words = ["--num_gpus", "2", "--global_batch_size", "8"]
+    settings, _, problems = collect(read_argv(words), recipe_keys(ROOT / "recipes" / "sample.py"))
+    told = [
+        "num_gpus: the run card is for 2 processes, this launch has 1",
+        "global_batch_size: has no effect: nothing is trained",
+    ]
+    assert problems == [] and [line.partition(" here")[0] for line in remarks(settings)] == [
+        f"command line: {t}" for t in told
+    ]
 
 
 @pytest.mark.parametrize(("warmup", "is_told"), [("10", True), ("40", True), ("9", False), ("0.5", False)])
@@ -118,6 +131,9 @@ def test_hub_is_asked_before_training_whether_a_push_would_be_let_in(monkeypatch
         ("--project mine --report_to wandb", "project: has no effect with `report_to: wandb`, only with trackio"),
         ("--ddp_bucket_cap_mb 5", "ddp_bucket_cap_mb: has no effect in a single process"),
         ("--average_tokens_across_devices false", "average_tokens_across_devices: has no effect in a single process"),
+        ("--judge_url http://host/v1", "judge_url: has no effect without `watch_steps`"),
+        ("--disable_tqdm", "disable_tqdm: has no effect: a training prints lines"),
+        ("--remove_unused_columns false", "remove_unused_columns: has no effect: further columns"),
         ("--local_rank 1", "local_rank: has no effect: the launcher tells"),
         ("--use_peft --lora_dropout 0.1", "lora_dropout: has no effect with `disable_dropout: true`"),
     ],
@@ -137,11 +153,12 @@ def test_keys_that_nothing_reads_are_named(words, told):
         ("--use_peft --lora_dropout 0.1 --disable_dropout false", 1),
         ("--use_peft --lora_dropout 0", 1),
         ("--run_name mine --report_to wandb", 1),
+        ("--activation_checkpointing_kwargs '{use_reentrant: true}'", 1),  # on by default in KTO
         ("--run_name mine --report_to none", 1),  # that is how to turn tracking off
         ("--project mine --report_to trackio tensorboard", 1),
     ],
 )
 def test_keys_that_something_reads_are_not_named(words, processes, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", str(processes))
-    settings, _, problems = collect(read_argv(words.split()), recipe_keys(ROOT / "recipes" / "kto.py"))
-    assert problems == [] and not list(ineffective(settings))
+    settings, _, problems = collect(read_argv(shlex.split(words)), recipe_keys(ROOT / "recipes" / "kto.py"))
+    assert problems == [] and not [*contradictions(settings), *ineffective(settings)]

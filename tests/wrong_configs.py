@@ -459,6 +459,8 @@ torch_compile_mode: max-autotune | records a CUDA graph for each length
 value_model: shared; value_model_name_or_path: {reward} | has no effect with `value_model: shared`
 """,
     "pretrain": """
+activation_checkpointing_kwargs: {use_reentrant: true} | has no effect without `activation_checkpointing: true`
+gradient_checkpointing_kwargs: {use_reentrant: true} | has no effect without `activation_checkpointing: true`
 bf16_full_eval: true | would round the weights that are saved after the last evaluation
 greater_is_better: true | decides nothing; set `load_best_model_at_end
 eval_do_concat_batches: false | has no effect: evaluations here keep no predictions
@@ -488,6 +490,7 @@ phases: [0.5, 0.6] | not parts of the steps
 datasets: [{path: tinytown, weight: [1, -1]}] | must be at least 0
 """,
     "sample": """
+temperature: 0; top_p: 0.9 | has no effect with `temperature: 0`
 top_p: 0 | must lie from above 0 to 1
 test_split_size: 0.5 | has no effect here
 eval_datasets: [{path: {rows}}] | has no effect here
@@ -508,6 +511,8 @@ model_name_or_path: {reward} | is a reward model
 eval_strategy: steps | unknown key
 """,
     "rank": """
+gold_tie_width: 0.1 | has no effect without `rule`
+annotator: simulated; ~rankings_file; rule: json:loads; rater_noise: 0.1; overlap: 0.5 | has no effect with one rater
 test_split_size: 0.1 | has no effect here
 judge_url: http://127.0.0.1:1/v1 | has no effect with `annotator: file`, only with llm
 judge_model: gpt | has no effect with `annotator: file`, only with llm

@@ -174,7 +174,8 @@ def _text(folder: Path, manifest: dict, found: dict) -> str:
     lines += [f"- {source}" for source in sources] or ["None of its own."]
     corpora = manifest.get("corpora") or {}
     lines += [f"- Report of the corpus `{repo_name(path)}`: fingerprint `{mark}`" for path, mark in corpora.items()]
-    lines += ["", "## Procedure", "", " ".join([paper, *_lineage(config)]), "", "| setting | value |", "|---|---|"]
+    source = [f"Its settings follow {config['source'].rstrip('.')}."] if config.get("source") else []
+    lines += ["", "## Procedure", "", " ".join([paper, *source, *_lineage(config)]), "", "| setting | value |", "|---|---|"]
     unused = {"num_train_epochs"} if (config.get("max_steps") or 0) > 0 else {"max_steps"}
     unused |= set() if config.get("use_peft") else {"lora_r"}
     lines += [f"| {key} | {config[key]} |" for key in SHOWN if key not in unused and config.get(key) not in (None, False)]

@@ -87,6 +87,8 @@ def ineffective(s: Settings) -> Problems:
         ("watch_items", "watch_tasks", s["watch_steps"] and not s["watch_tasks"]),
         ("watch_tasks_path", "watch_tasks", s["watch_steps"] and not s["watch_tasks"]),
         ("watch_temperature", "watch_questions", s["watch_steps"] and not s["watch_questions"]),
+        ("judge_url", "watch_steps", not s["watch_steps"]),
+        ("judge_model", "watch_steps", not s["watch_steps"] and s["judge_url"]),
         ("run_name", "report_to", not trackers),
         ("project", "report_to", not trackers),
     ):
@@ -112,6 +114,8 @@ def _harmless(s: Settings, trackers: set[str]) -> Problems:
     for names, off, text in (
         (OF_SEVERAL, int(os.environ.get("WORLD_SIZE", 1)) == 1, "has no effect in a single process"),
         ("local_rank", True, "has no effect: the launcher tells each process its number; leave it out"),
+        ("disable_tqdm", s.trains, "has no effect: a training prints lines, no bars"),
+        ("remove_unused_columns", "reward_functions" not in s.keys, "has no effect: further columns are read by nobody"),
         ("run_name", trackers == {"tensorboard"}, "has no effect with `report_to: tensorboard`"),
         (
             "project",
@@ -150,8 +154,10 @@ def keys_of_batch(rows: int, per_device: int, processes: int) -> str:
 def _batch(s: Settings) -> Problems:
     """Warnings if this launch does not have the processes and global batch of the run card."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    if s.trains and s["num_gpus"] and s["num_gpus"] != processes and not s["global_batch_size"]:
+    if s["num_gpus"] and s["num_gpus"] != processes and not (s.trains and s["global_batch_size"]):
         yield "num_gpus", f"the run card is for {s['num_gpus']} processes, this launch has {processes}"
+    if s.given("global_batch_size") and not s.trains:
+        yield "global_batch_size", "has no effect: nothing is trained here"
     if not s.trains or not s["global_batch_size"]:
         return
     per_device, accumulated = s["per_device_train_batch_size"], s["gradient_accumulation_steps"]

@@ -117,6 +117,7 @@ def _precision(s: Settings) -> Problems:
 
 def _checkpointing(s: Settings) -> Problems:
     known = "use_reentrant preserve_rng_state context_fn determinism_check debug early_stop selective every_n_layers".split()
+    is_switched = s.given("activation_checkpointing") or s.given("gradient_checkpointing")
     for key in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
         value = s[key]
         if isinstance(value, str):
@@ -124,6 +125,8 @@ def _checkpointing(s: Settings) -> Problems:
         for name in value if isinstance(value, dict) else ():
             if name not in known:
                 yield key, f"unknown key `{name}`; torch.utils.checkpoint knows {', '.join(known[:4])}"
+        if value and not (is_switched or s["gradient_checkpointing"]):  # on by default in most of TRL's configs
+            yield key, "has no effect without `activation_checkpointing: true`"
     old, new = s["gradient_checkpointing"], s["activation_checkpointing"]
     if s.given("gradient_checkpointing") and s.given("activation_checkpointing") and old != new:
         yield "gradient_checkpointing", "is the older name of `activation_checkpointing`, and the two differ; give one"

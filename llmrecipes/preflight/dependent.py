@@ -12,6 +12,7 @@ CLIPPED = "grpo dapo dr_grpo bnpo luspo"  # GRPO's losses that clip the ratio on
 NEEDS = (
     ("kl_horizon", "kl_target", ""),
     ("missing_eos_mode", "missing_eos_penalty", ""),
+    ("gold_tie_width", "rule", ""),
     ("reward_model_dtype", "reward_model_name_or_path", ""),
     ("vllm_", "use_vllm", ""),
     ("muon_learning_rate", "optimizer", "muon"),
@@ -35,7 +36,6 @@ NEEDS = (
     ("trackio_space_id trackio_bucket_id trackio_static_space_id", "report_to", "trackio all"),
     ("hub_model_id hub_strategy hub_private_repo hub_always_push hub_revision", "push_to_hub", ""),
     ("contamination_ngram contamination_common", "decontaminate", ""),
-    ("activation_checkpointing_kwargs", "activation_checkpointing", ""),
 )
 WITHOUT_BETAS = ("sgd", "adafactor", "adagrad", "rmsprop")  # optimizers that use none of Adam's keys
 # What transformers reads of `optim_args` for the optimizers that do not read all of it.
@@ -62,6 +62,9 @@ def dependent(s: Settings) -> Problems:
     if str(s["optim"]).startswith(WITHOUT_BETAS):
         for key in given(s, "adam_beta1 adam_beta2 adam_epsilon"):
             yield key, f"has no effect with `optim: {s['optim']}`; leave it out"
+    if "num_samples" in s.keys and s["temperature"] == 0:
+        for key in given(s, "top_k top_p"):
+            yield key, "has no effect with `temperature: 0`, which takes the most likely token; leave it out"
     yield from _vllm(s)
     if s["value_model"] == "shared" and s["value_model_name_or_path"]:
         yield "value_model_name_or_path", "has no effect with `value_model: shared`, a fresh head on the policy"
@@ -178,6 +181,11 @@ def _annotator(s: Settings) -> Problems:
         for key in keys:
             if s.given(key) and s["annotator"] not in annotators:
                 yield key, f"has no effect with `annotator: {s['annotator']}`, only with {' or '.join(annotators)}"
+    if s["annotator"] == "simulated" and s["overlap"] and s.given("overlap") and len(s["rater_noise"]) == 1:
+        yield (
+            "overlap",
+            "has no effect with one rater; give `rater_noise` and `rater_tie_width` an entry for each of several",
+        )
     if s["reward_model_name_or_path"] and s["order"] != "uncertain":
         yield "reward_model_name_or_path", "has no effect without `order: uncertain`"
 
