@@ -385,8 +385,11 @@ def settle_precision(settings: Settings, check_hardware: bool) -> None:
         settings.values.setdefault("use_cpu", True)
         # Without AMX, bf16 matmuls are emulated and slower than float32 ones.
         settings.values["bf16"] = wanted == "auto" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-    elif wanted == "auto":
-        settings.values["bf16"] = not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
+    else:
+        has_it = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+        if not has_it and settings["bf16"] in (None, "auto") and os.environ.get("RANK", "0") == "0":
+            print("bf16: this GPU would emulate it, which is slow: float32 is used (`fp16: true` is faster)", flush=True)
+        settings.values |= {"bf16": has_it} if wanted == "auto" or not has_it else {}
 
 
 def _resolve(config_type):

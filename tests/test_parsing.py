@@ -11,7 +11,9 @@ import pytest
 from parsing_toys import SFT, error_of, write
 
 from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, as_rows, load_function
-from llmrecipes.parsing import launch, parse, read_argv
+from llmrecipes.keys import recipe_keys
+from llmrecipes.manifest import ROOT
+from llmrecipes.parsing import Options, collect, launch, parse, read_argv, settle_precision
 
 
 def test_precedence_is_dataclass_then_yaml_then_command_line(tmp_path):
@@ -145,6 +147,21 @@ def test_bf16_auto_is_settled_from_the_hardware(tmp_path):
     if not torch.accelerator.is_available():
         assert training.use_cpu and training.bf16 == bool(torch.cpu.get_capabilities().get("amx_bf16"))
     assert isinstance(training.bf16, bool)
+
+
+@pytest.mark.parametrize(
+    ("given", "native", "bf16"), [("auto", True, True), (None, True, None), ("auto", False, False), (None, False, False)]
+)
+def test_a_gpu_that_would_emulate_bfloat16_computes_in_float32(given, native, bf16, monkeypatch, capsys):
+    """By itself torch's is_bf16_supported() is true for a T4 or V100, on which bfloat16 is slower than float32."""
+    import torch
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    settings, _, _ = collect(Options({} if given is None else {"bf16": [given]}), recipe_keys(ROOT / "recipes" / "sft.py"))
+    settle_precision(settings, True)
+    assert settings["bf16"] is bf16 and ("would emulate it" in capsys.readouterr().out) == (not native)
 
 
 def test_env_is_set_before_anything_heavy_is_imported(tmp_path):
