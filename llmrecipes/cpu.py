@@ -23,6 +23,7 @@ def tune_cpu() -> None:
     """Tunes this process for training on a CPU; does nothing where there is an accelerator. To be called again freely."""
     if not torch.accelerator.is_available():
         keep_freed_memory()
+        keep_few_primitives()
         attend_backward_in_float32()
         if os.environ.get("GOMP_SPINCOUNT") == SPINCOUNT:
             spin_by_load()
@@ -36,6 +37,13 @@ def keep_freed_memory() -> None:
         M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
+def keep_few_primitives() -> None:
+    """Has oneDNN keep what it prepared for the last 128 shapes of products, not 1,024: with rows of many lengths these are
+    hundreds of MiB, seldom used again (LOG.md). To be called before the first product in bfloat16; a value that the user has
+    set stays."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 @cache
