@@ -44,8 +44,8 @@ class FrozenObjects(TrainerCallback):
 
 def stop_where_not_finite(trainer: Trainer) -> "NotFinite":
     """Ends training with InputError when a loss or gradient is NaN or infinite, before it reaches the weights; on a GPU a
-    step later, but before anything is saved. The caller asks `check()` at the end."""
-    training_step, get_grad_norm, save_model = trainer.training_step, trainer._get_grad_norm, trainer.save_model
+    step later, but before anything is evaluated or saved. The caller asks `check()` at the end."""
+    training_step, get_grad_norm = trainer.training_step, trainer._get_grad_norm
     found = NotFinite(trainer)
     in_fp16 = trainer.accelerator.mixed_precision == "fp16"
 
@@ -63,11 +63,15 @@ def stop_where_not_finite(trainer: Trainer) -> "NotFinite":
             found.note("gradient", norm)
         return norm
 
-    def checked_save(*args, **kwargs):
-        found.check()
-        return save_model(*args, **kwargs)
+    def checked_first(function):
+        def checked(*args, **kwargs):
+            found.check()
+            return function(*args, **kwargs)
 
-    trainer.training_step, trainer._get_grad_norm, trainer.save_model = checked_step, checked_norm, checked_save
+        return checked
+
+    trainer.training_step, trainer._get_grad_norm = checked_step, checked_norm
+    trainer.save_model, trainer.evaluate = checked_first(trainer.save_model), checked_first(trainer.evaluate)
     return found
 
 

@@ -300,10 +300,23 @@ def test_in_fp16_a_loss_that_is_not_finite_stops_several_processes_too(precision
     args = SimpleNamespace(device=torch.device("cuda"), world_size=2, output_dir=str(tmp_path))
     trainer = SimpleNamespace(args=args, accelerator=SimpleNamespace(mixed_precision=precision))
     trainer.state, trainer.training_step = SimpleNamespace(global_step=3), lambda: torch.tensor(float("nan"))
-    trainer._get_grad_norm = trainer.save_model = None
+    trainer._get_grad_norm = trainer.save_model = trainer.evaluate = None
     stop_where_not_finite(trainer)
     with pytest.raises(InputError, match="step 3: the loss is not finite") if found else nullcontext():
         trainer.training_step()
+
+
+def test_weights_that_are_not_finite_are_not_evaluated_on_a_gpu(tmp_path):
+    """There nobody has looked at the last step's gradient yet, and the evaluation would be logged as NaN."""
+    args = SimpleNamespace(device=torch.device("cuda"), world_size=1, output_dir=str(tmp_path))
+    trainer = SimpleNamespace(args=args, accelerator=SimpleNamespace(mixed_precision="bf16"))
+    trainer.state, trainer._get_grad_norm = SimpleNamespace(global_step=3), lambda: torch.tensor(float("inf"))
+    trainer.training_step = trainer.save_model = None
+    trainer.evaluate = lambda: pytest.fail("evaluated")
+    stop_where_not_finite(trainer)
+    trainer._get_grad_norm()
+    with pytest.raises(InputError, match="step 3: the gradient is not finite"):
+        trainer.evaluate()
 
 
 def test_a_gpu_is_kept_busy_unless_the_config_says_how():
