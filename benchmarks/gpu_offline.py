@@ -197,9 +197,16 @@ def main() -> None:
     for name in ("has", "text"):
         if (path := getattr(args, name)) and not path.is_file():
             parser.error(f"--{name}: {path} is not a file")
-    has = read_list(args.has) if args.has else of_torch(args.python, args.machine)
-    packages = missing(has, args.python, args.machine)
-    args.folder.mkdir(parents=True, exist_ok=True)
+    if not re.fullmatch(r"3\.\d+", args.python) or int(args.python[2:]) < 11:
+        parser.error(f"--python: {args.python} is not a version from 3.11 on, such as 3.12")
+    try:
+        has = read_list(args.has) if args.has else of_torch(args.python, args.machine)
+        packages = missing(has, args.python, args.machine)
+        args.folder.mkdir(parents=True, exist_ok=True)
+    except metadata.PackageNotFoundError as error:
+        parser.error(f"{error.name} is needed there and not installed here; pip install {error.name}")
+    except OSError as error:
+        parser.error(f"{args.folder}: {error.strerror}")
     download(args.folder / "wheels", [f"{name}=={version}" for name, version in packages.items()], args.python, args.machine)
     download(args.folder / "trl", ["trl==1.12.0"], args.python, args.machine)
     has_text = fetch_text(args.text, args.folder / "input.txt")

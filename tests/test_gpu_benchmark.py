@@ -65,6 +65,8 @@ def test_a_wrong_option_is_refused_before_anything_is_measured(option, message, 
         ("memory.py --json .", "argument --json: . cannot be written (Is a directory)"),
         ("kill.py --stages sft:3", "--stages: sft:3 is not one of tokenizer, pretrain"),
         ("data.py --only words", "--only: words is not one of near_duplicates"),
+        ("gpu_offline.py --python 3.10", "--python: 3.10 is not a version from 3.11 on"),
+        ("gpu_offline.py /proc/x", "/proc/x: No such file or directory"),
         ("ppo.py --workloads , --sides trl", "--workloads, --sides: names none of fixed"),
     ],
 )
