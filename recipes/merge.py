@@ -1,6 +1,6 @@
 """Merge: an adapter and everything it is based on become one full model, which any library can load.
 
-Launch: python recipes/merge.py --model_name_or_path outputs/quickstart/sft --output_dir outputs/quickstart/sft-merged
+Launch: python recipes/merge.py --model_name_or_path outputs/finetune/sft --output_dir outputs/finetune/sft-merged
 Writes: output_dir, a language model or reward model (whichever the adapter is), with its tokenizer. With load_in_4bit: true
 the base's weights are those that QLoRA trained on: rounded to 4 bits, but stored in full precision.
 """
