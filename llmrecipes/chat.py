@@ -4,6 +4,7 @@ Answers are shown as plain text, never as markup.
 """
 
 import itertools
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,15 +63,16 @@ def _writes_text(about: dict) -> bool:
 
 def terminal_lines(folder: str, command: str) -> str:
     """How to talk to the model in `folder` without the page; command: how transformers' own is called."""
-    lines, merged = "", folder
+    lines, merged, quote = "", folder, shlex.quote
     if (Path(folder) / ADAPTER_FILE).exists():
         # `transformers serve` needs a config.json, which an adapter does not have.
         folder, merged = folder.rstrip("/"), folder.rstrip("/") + "-merged"
         lines = (
             f"{folder} is a LoRA adapter, which `transformers serve` cannot load. Merge it into a copy of its base first:\n"
         )
-        lines += f"{sys.executable} recipes/merge.py --model_name_or_path {folder} --output_dir {merged}\n"
-    return lines + f"In a terminal: {command} serve {merged} --host 127.0.0.1\nand in another: {command} chat {merged}"
+        lines += f"{sys.executable} recipes/merge.py --model_name_or_path {quote(folder)} --output_dir {quote(merged)}\n"
+    served = quote(merged)
+    return lines + f"In a terminal: {command} serve {served} --host 127.0.0.1\nand in another: {command} chat {served}"
 
 
 @lru_cache(maxsize=4)

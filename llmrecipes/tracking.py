@@ -1,6 +1,7 @@
 """Trackers (trackio, TensorBoard, wandb): which of them a run reports to, under what name, and how to view it."""
 
 import os
+import shlex
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def describe_tracking(config: dict) -> str:
     """The command that shows a run with this resolved config in trackio; empty without trackio."""
     if "trackio" not in (config.get("report_to") or []):
         return ""
-    return f"TRACKIO_DIR={os.environ['TRACKIO_DIR']} trackio show --project {config['project']}"
+    folder, project = shlex.quote(os.environ["TRACKIO_DIR"]), shlex.quote(config["project"])
+    return f"TRACKIO_DIR={folder} trackio show --project {project}"
 
 
 def _is_installed(package: str) -> bool:

@@ -26,6 +26,7 @@ from llmrecipes.generation import sample_responses
 from llmrecipes.models import build_policy, load_policy, load_tokenizer
 from llmrecipes.templates import encode_prompts
 from llmrecipes.tokenizers import train_tokenizer
+from llmrecipes.tracking import describe_tracking
 from llmrecipes.votes import build_compare_page, ratings
 from llmrecipes.web import serve_blocks
 
@@ -194,6 +195,18 @@ def test_the_printed_line_merges_an_adapter_into_a_model_that_answers_alike(adap
     config = AutoConfig.from_pretrained(f"{folder}-merged")  # what `transformers serve` asks for first
     assert config.architectures == ["LlamaForCausalLM"] and not (Path(f"{folder}-merged") / "adapter_config.json").exists()
     assert said(f"{folder}-merged") == said(folder)
+
+
+def test_printed_lines_can_be_pasted_whatever_the_folder_is_called(tmp_path, monkeypatch):
+    folder = tmp_path / "my models é"
+    folder.mkdir()
+    assert shlex.split(terminal_lines(str(folder), "transformers").splitlines()[1])[-1] == str(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    merge = terminal_lines(str(folder), "transformers").splitlines()[1]
+    assert shlex.split(merge)[2:] == ["--model_name_or_path", str(folder), "--output_dir", f"{folder}-merged"]
+    monkeypatch.setenv("TRACKIO_DIR", str(folder))
+    shown = shlex.split(describe_tracking({"report_to": ["trackio"], "project": "my project"}))
+    assert shown == [f"TRACKIO_DIR={folder}", "trackio", "show", "--project", "my project"]
 
 
 def test_packages_that_the_printed_transformers_lines_need_are_pinned():
