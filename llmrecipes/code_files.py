@@ -16,9 +16,11 @@ IMPORTS = re.compile(
 
 
 def code_digest(recipe: Path, given: dict) -> str:
-    """16 hex digits over the recipe, all project files that it imports, and the functions named in the config."""
+    """16 hex digits over the recipe, all project files that it imports, and the functions named in the config with what
+    their modules import from the current folder."""
     named = [module_file(name.partition(":")[0]) for text in strings(given) if (name := generator_of(text))]
     files = set().union(*(code_files(script) for script in [recipe, *filter(None, named)] if script.exists()))
+    files |= set().union(*map(users_files, filter(None, named)))
     return digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)])
 
 
@@ -36,6 +38,29 @@ def code_files(script: Path) -> set[Path]:
             continue
         seen |= modules
         todo += filter(None, map(module_file, modules))
+    return found
+
+
+def users_files(module: Path) -> set[Path]:
+    """`module`, a file, and what it imports from the current folder, directly or not, apart from the project's own."""
+    found, todo = set(), [module]
+    while todo:
+        file = todo.pop()
+        if file in found:
+            continue
+        found.add(file)
+        try:
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError):
+            continue
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            folder = file.parent if getattr(node, "level", 0) else Path.cwd()  # level: `from .`
+            if source := getattr(node, "module", None):
+                names = [source, *(f"{source}.{name}" for name in names)]
+            for parts in [name.split(".") for name in names if name.split(".")[0] != "llmrecipes"]:
+                path = folder.joinpath(*parts)
+                todo += [inner for inner in (path.with_suffix(".py"), path / "__init__.py") if inner.is_file()]
     return found
 
 

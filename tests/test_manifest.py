@@ -252,6 +252,20 @@ def test_code_note_covers_the_recipes_imports_and_functions_that_the_config_name
     assert run_fingerprint("ppo", given) == run_fingerprint("ppo", given)
 
 
+def test_code_note_covers_what_a_users_module_imports_from_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parts").mkdir()
+    files = {"mine.py": "import os, datasets\nfrom words import LENGTH", "words.py": "from parts import short\nLENGTH = 1"}
+    files |= {"parts/__init__.py": "", "parts/short.py": "from .longer import X", "parts/longer.py": "X = 1", "other.py": ""}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    recipe, given = manifest_module.ROOT / "recipes" / "rank.py", {"rule": "mine:score"}
+    for name in files:
+        before = code_digest(recipe, given)
+        (tmp_path / name).write_text(files[name] + "\n# changed")
+        assert (code_digest(recipe, given) != before) == (name != "other.py"), name
+
+
 def test_empty_folder_is_in_nobodys_way(tmp_path):
     (tmp_path / "completions").mkdir()
     assert standing(tmp_path, "r") == "nothing"
