@@ -72,6 +72,25 @@ def test_the_run_card_of_a_stage_without_training_is_read_too():
     ]
 
 
+def test_what_merging_and_the_corpus_do_not_read_is_named():
+    for recipe, word, told in (
+        ("merge", "--seed", "drawn"),
+        ("corpus", "--seed", "drawn"),
+        ("merge", "--attn_implementation", "computed"),
+    ):
+        value = "1" if word == "--seed" else "eager"
+        settings, _, problems = collect(read_argv([word, value]), recipe_keys(ROOT / "recipes" / f"{recipe}.py"))
+        (line,) = settings.lines(ineffective(settings))
+        assert problems == [] and f"{word[2:]}: has no effect: nothing is {told}" in line
+
+
+def test_the_health_check_refuses_what_it_does_not_read():
+    words = ["--tokenizer_name_or_path", "x", "--health_check", "false"]
+    settings, _, problems = collect(read_argv(words), recipe_keys(ROOT / "recipes" / "health.py"))
+    told = ["tokenizer_name_or_path: has no effect here", "health_check: is all that this recipe does"]
+    assert problems == [] and [line[14:].partition(";")[0] for line in contradictions(settings)] == told
+
+
 @pytest.mark.parametrize(("warmup", "is_told"), [("10", True), ("40", True), ("9", False), ("0.5", False)])
 def test_a_warmup_that_takes_all_steps_is_a_warning(warmup, is_told):
     settings, _, problems = collect(read_argv(["--max_steps", "10", "--warmup_steps", warmup]), all_keys_of(SFT))

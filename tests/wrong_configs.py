@@ -549,6 +549,8 @@ rule: gold_score | names no function
 round: 0 | must be at least 1
 """,
     "evaluate": """
+model_revision: v1 | all of `models` are folders
+num_samples: 3; sample_temperature: 0 | has no effect with `sample_temperature: 0`
 judge_url: http://127.0.0.1:1/v1 | has no effect without `judge: llm`
 judge_concurrency: 2 | has no effect without `judge: llm`
 judge_guidelines: {file} | has no effect without `judge: llm`

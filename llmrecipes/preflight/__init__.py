@@ -114,6 +114,8 @@ def _harmless(s: Settings, trackers: set[str]) -> Problems:
     for names, off, text in (
         (OF_SEVERAL, int(os.environ.get("WORLD_SIZE", 1)) == 1, "has no effect in a single process"),
         ("local_rank", True, "has no effect: the launcher tells each process its number; leave it out"),
+        ("seed", "datasets" not in s.keys and "stages" not in s.keys, "has no effect: nothing is drawn at random here"),
+        ("attn_implementation", "datasets" not in s.keys, "has no effect: nothing is computed with the model here"),
         ("disable_tqdm", s.trains, "has no effect: a training prints lines, no bars"),
         ("remove_unused_columns", "reward_functions" not in s.keys, "has no effect: further columns are read by nobody"),
         ("run_name", trackers == {"tensorboard"}, "has no effect with `report_to: tensorboard`"),

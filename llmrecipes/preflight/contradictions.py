@@ -341,9 +341,12 @@ def _not_carried_out(s: Settings) -> Problems:
         ("test_split_size", "annotator" in s.keys or "output_format" in s.keys or "baseline" in s.keys),
         ("datasets", checks_health),
         ("test_split_size", checks_health),
+        ("tokenizer_name_or_path", checks_health),  # a reward model is read with the tokenizer in its folder
     ):
         if does_nothing and s[key]:
             yield key, "has no effect here; leave it out"
+    if checks_health and s["health_check"] is False:
+        yield "health_check", "is all that this recipe does; leave it out"
     for key in ("batch_eval_metrics", "include_for_metrics"):
         if s[key]:
             yield key, "has no effect: a stage computes no metrics of the libraries' `compute_metrics`; leave it out"

@@ -65,6 +65,8 @@ def dependent(s: Settings) -> Problems:
     if "num_samples" in s.keys and s["temperature"] == 0:
         for key in given(s, "top_k top_p"):
             yield key, "has no effect with `temperature: 0`, which takes the most likely token; leave it out"
+    if s["sample_temperature"] == 0 and s.given("num_samples") and s["num_samples"] > 1:
+        yield "num_samples", "has no effect with `sample_temperature: 0`, which samples no answers; leave it out"
     yield from _vllm(s)
     if s["value_model"] == "shared" and s["value_model_name_or_path"]:
         yield "value_model_name_or_path", "has no effect with `value_model: shared`, a fresh head on the policy"

@@ -106,6 +106,9 @@ def kinds(s: Settings) -> Problems:
                     yield key, f"{source['path']} is {kind}, of which `{name}` is not read; leave it out"
     if s.given("model_revision") and os.path.isdir(s.values.get("model_name_or_path") or ""):
         yield "model_revision", f"has no effect: {s['model_name_or_path']} is a folder, which has no revisions"
+    compared = s.values.get("models")
+    if s.given("model_revision") and isinstance(compared, dict) and all(os.path.isdir(str(m)) for m in compared.values()):
+        yield "model_revision", "has no effect: all of `models` are folders, which have no revisions"
     template = s.values.get("chat_template_path")
     if template is not None and not str(template).strip():
         yield "chat_template_path", "is empty; name a Jinja file, a tokenizer's folder or a Hub id, or leave it out"
