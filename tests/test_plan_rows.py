@@ -223,6 +223,13 @@ def test_blocks_are_measured_on_the_first_rows_if_the_tokenizer_is_here(tmp_path
         plan = make_plan(settings(tmp_path, stage, **given, **more), None)
         assert plan["steps"] == 100 * (7 + 1) // 64, stage
         assert any("all have 8 tokens" in text for text in plan["unknown"])
+    # One layer with queries of 16 numbers, three passes: attention over the 8 tokens of a document in place of a block's 64,
+    # all of which it is computed over behind the mask that keeps documents apart in float32.
+    keys = {"block": {}, "document": {"reset_attention": True, "bf16": True}, "mask": {"reset_attention": True}}
+    plans = {name: make_plan(settings(tmp_path, "pretrain", **given, **more), None) for name, more in keys.items()}
+    flops = {name: plan["flops"] / plan["tokens"] for name, plan in plans.items()}
+    assert flops["mask"] == flops["block"] == pytest.approx(flops["document"] + 3 * 4 * 16 * (64 - 8))
+    assert [name for name, plan in plans.items() if "attention: over 8 tokens" in " ".join(plan["unknown"])] == ["document"]
 
 
 def test_the_generated_world_has_as_many_rows():

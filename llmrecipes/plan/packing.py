@@ -1,4 +1,4 @@
-"""Tokens in a row of text, measured on the first rows of a local file."""
+"""Tokens in rows of text, measured on the first rows of a local file."""
 
 import json
 from itertools import islice
@@ -14,9 +14,9 @@ FIRST = 200  # rows
 TEXTS = ("text", "messages", "prompt", "completion")
 
 
-def tokens_a_row(s: Settings, longest: int | None) -> float | None:
-    """Mean number of tokens in the first rows of the only source, each at most `longest`, with one for its end; None unless
-    it is a local file of lines and the tokenizer is here or in the Hub's cache."""
+def first_lengths(s: Settings, longest: int | None) -> list[int] | None:
+    """Tokens of each of the first rows of the only source, at most `longest`, with one for its end; None unless it is a
+    local file of lines and the tokenizer is here or in the Hub's cache."""
     if len(s["datasets"] or []) != 1:
         return None
     path = Path(DataArguments(datasets=s["datasets"]).datasets[0].path)
@@ -35,7 +35,7 @@ def tokens_a_row(s: Settings, longest: int | None) -> float | None:
     except (OSError, EOFError, ValueError):
         return None
     lengths = [len(tokenizer.encode(row, add_special_tokens=False)) + 1 for row in rows]
-    return sum(min(n, longest or n) for n in lengths) / len(lengths) if lengths else None
+    return [min(n, longest or n) for n in lengths] or None
 
 
 def _text(row) -> str:

@@ -9,7 +9,7 @@ from llmrecipes.keys.settings import Settings
 from llmrecipes.plan.architecture import Architecture
 from llmrecipes.plan.job import Job
 from llmrecipes.plan.memory import weights_bytes
-from llmrecipes.plan.packing import tokens_a_row
+from llmrecipes.plan.packing import first_lengths
 from llmrecipes.plan.rows import count_rows
 from llmrecipes.preflight.disk import checkpoints_kept
 
@@ -29,17 +29,32 @@ class Work:
 def count_work(s: Settings, job: Job, rows: int | None, unknown: list[str]) -> Work:
     """The work of a run on `rows` training examples; if not given, rows of local files are counted."""
     a, counted = job.architecture, []
-    steps, per_step = _steps(s, job, rows, unknown, counted), job.batch * job.accumulation * job.gpus
+    pretrains = "muon_learning_rate" in s.keys
+    lengths = first_lengths(s, None if pretrains else job.length) if pretrains or s["packing"] else None
+    steps, per_step = _steps(s, job, rows, unknown, counted, lengths), job.batch * job.accumulation * job.gpus
     if steps is None:
         return Work(None, None, {}, {}, counted)
     if job.rollouts is None:
         tokens = steps * per_step * job.rows * job.length
         passes = 1 + (1 if job.lora else 2) + job.checkpointing + job.more_passes
-        return Work(steps, tokens, {"training": tokens * passes * forward_flops(a, job.length)}, {}, counted)
+        seen = _attended(s, job, lengths, unknown)
+        return Work(steps, tokens, {"training": tokens * passes * forward_flops(a, seen)}, {}, counted)
     return _rollout_work(job, steps, counted)
 
 
-def forward_flops(a: Architecture, length: int) -> float:
+def _attended(s: Settings, job: Job, lengths: list[int] | None, unknown: list[str]) -> float:
+    """Tokens over which a token's attention is computed: its row's or, where the documents of a block are kept apart without
+    a mask and their `lengths` are known, its document's, on average over all tokens."""
+    packs = s["packing"] and s["packing_strategy"] != "wrapped" and not job.flattened
+    if not lengths or not (packs or s["reset_attention"] and not job.padded):
+        return job.length
+    parts = [part for n in lengths for part in [job.length] * (n // job.length) + [n % job.length]]
+    seen = sum(part * part for part in parts) / sum(parts)
+    unknown.append(f"attention: over {seen:,.0f} tokens, as a token's document has among the first rows, not a whole block")
+    return seen
+
+
+def forward_flops(a: Architecture, length: float) -> float:
     """FLOPs of a token's forward pass in a row of `length`: 2 per weight (multiply and add), plus attention as in MFU (not
     halved for causality)."""
     return 2 * a.active + 4 * a.layers * a.query * length
@@ -66,8 +81,10 @@ def _rollout_work(job: Job, steps: int, counted: list[str]) -> Work:
     return Work(steps, int(tokens), flops, {"sampling": decodings * (weights_bytes(job) + cache)}, counted)
 
 
-def _steps(s: Settings, job: Job, rows: int | None, unknown: list[str], counted: list[str]) -> int | None:
-    """Number of optimizer steps; None, with a reason in `unknown`, if the data do not tell."""
+def _steps(
+    s: Settings, job: Job, rows: int | None, unknown: list[str], counted: list[str], lengths: list[int] | None
+) -> int | None:
+    """Number of optimizer steps; None, with a reason in `unknown`, if the data do not tell. lengths: of `first_lengths`."""
     per_step = job.batch * job.accumulation * job.gpus
     if s["max_steps"] and s["max_steps"] > 0:
         return s["max_steps"]
@@ -77,7 +94,7 @@ def _steps(s: Settings, job: Job, rows: int | None, unknown: list[str], counted:
     if rows is None:
         rows, told = count_rows(s, unknown)
         counted += told
-        rows = rows and _packed(s, job, rows, unknown)
+        rows = rows and _packed(s, job, rows, lengths, unknown)
     if rows is None:
         unknown.append("steps, tokens, hours and price: they follow from the rows; give --train_rows or max_steps")
         return None
@@ -94,13 +111,14 @@ def _steps(s: Settings, job: Job, rows: int | None, unknown: list[str], counted:
     return math.ceil(epochs * max(1, math.ceil(batches / job.accumulation)))
 
 
-def _packed(s: Settings, job: Job, rows: int, unknown: list[str]) -> int | None:
+def _packed(s: Settings, job: Job, rows: int, lengths: list[int] | None, unknown: list[str]) -> int | None:
     """The number of blocks of `job.length` tokens that `rows` fill if the stage packs them; otherwise `rows`."""
     pretrains = "muon_learning_rate" in s.keys
     if not (pretrains or s["packing"]):
         return rows
     block = f"blocks of {job.length:,} tokens"
-    if tokens := tokens_a_row(s, None if pretrains else job.length):
+    if lengths:
+        tokens = sum(lengths) / len(lengths)
         blocks = max(1, int(rows * tokens / job.length))
         unknown.append(
             f"steps: the rows fill {blocks:,} {block} if all have {tokens:,.0f} tokens as the first have (without a chat "
