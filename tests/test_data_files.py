@@ -154,6 +154,22 @@ def test_all_files_that_are_named_after_a_split_are_read_and_others_are_named(tm
     assert not unread(path=str(tmp_path))
 
 
+def test_a_link_to_a_file_that_is_not_there_is_named_and_not_left_out(tmp_path):
+    jsonl(tmp_path / "a.jsonl", [{"text": "a"}])
+    (tmp_path / "test-b.jsonl").symlink_to("gone")  # of another split
+    (tmp_path / "notes.md").symlink_to("gone")
+
+    def problems(split):
+        given = Options({"datasets": [json.dumps([{"path": str(tmp_path), "split": split}])]})
+        return [text for _, text in places.sources(collect(given, keys_of(DataArguments))[0])]
+
+    assert problems("train") == []
+    assert [text.partition(": ")[0] for text in problems("test")] == [str(tmp_path / "test-b.jsonl")]
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "c.jsonl.gz").symlink_to("gone")
+    assert problems("train[:50%]")[0].startswith(f"{tmp_path}/more/c.jsonl.gz: is a link to a file")
+
+
 def test_no_file_is_called_unread_that_is_read(tmp_path):
     for name in ("a.jsonl", "b.jsonl", "my-train.jsonl"):
         jsonl(tmp_path / name, [{"text": name}])

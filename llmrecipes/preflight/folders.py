@@ -97,6 +97,14 @@ def only_of(folder: Path, kinds: tuple[str, ...]) -> list[Path]:
     return files if plain else []
 
 
+def lost_files(folder: Path, split: str) -> list[Path]:
+    """Links in a folder to data files that are not there (a download that was removed, git-annex), which would be left out
+    in silence; not those whose names are of other splits."""
+    name = re.split(r"[\[+]", split)[0].strip()
+    links = [file for file in sorted(folder.rglob("*")) if file.is_symlink() and not file.exists()]
+    return [file for file in links if file.name.lower().endswith(FILES) and splits_of(file.name) in ([], [name])]
+
+
 def unread_files(folder: Path, split: str) -> list[Path]:
     """Paths in a folder of the files that are read with no split, where names say what is; [] if a card or `datasets` does.
 

@@ -10,7 +10,7 @@ from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.keys.values import shown
 from llmrecipes.locks import find_holder
 from llmrecipes.manifest import plain_difference, read_manifest, standing
-from llmrecipes.preflight.folders import FILES, held_out_files, splits_of, unread_files
+from llmrecipes.preflight.folders import FILES, held_out_files, lost_files, splits_of, unread_files
 
 # The generated world's parts and their splits; a test compares them with the actual ones.
 _TEXTS = ("commoncrawl", "c4", "github", "wikipedia", "books", "arxiv", "stackexchange", "demonstrations", "prompts")
@@ -35,6 +35,8 @@ def sources(s: Settings) -> Problems:
             if found := held_out_files(Path(path, source.get("data_dir") or "")):
                 text = "by its name it is held out, but like every file there it would be read as split train"
                 yield key, f"{path}: {found[0]}: {text}; list the files to train on one by one, or in `data_files`"
+        if not source.get("data_files") and (lost := lost_files(Path(path), split)):
+            yield key, f"{lost[0]}: is a link to a file that is not there; fetch what it names, or remove the link"
 
 
 def unread(s: Settings) -> Problems:
