@@ -194,11 +194,8 @@ def row_check(
     bos = tokenizer.bos_token if puts_bos(tokenizer) else None
     day = date_written(tokenizer)
     if day:
-        pin = (
-            ", or `chat_template_kwargs: {date_string: ...}` for good"
-            if "date_string" in str(tokenizer.chat_template)
-            else ""
-        )
+        takes = "date_string" in str(tokenizer.chat_template) and not template_path  # whose variables nothing sets
+        pin = ", or `chat_template_kwargs: {date_string: ...}` for good" if takes else ""
         say(f"chat template: writes the date into conversations; {day} in all of this run, on whatever day it ends{pin}")
 
     def check(row: Mapping, where: str) -> None:
