@@ -135,6 +135,8 @@ def plan_stages(pipeline: PipelineArguments, config_path: str, force: bool) -> l
     if pipeline.sweep is not None and not any(stage.variant and stage.selected for stage in stages):
         changed = ", ".join(dict.fromkeys(stage.name for stage in stages if stage.variant))
         raise InputError(f"command line: sweep: changes {changed}, of which --from, --to and --only leave none to run")
+    if not any(stage.selected for stage in stages):
+        raise InputError(f"command line: --from, --to and --only leave none of {', '.join(names)} to run; correct them")
     return stages
 
 

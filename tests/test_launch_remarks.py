@@ -72,6 +72,24 @@ def test_the_run_card_of_a_stage_without_training_is_read_too():
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--num_gpus 2", "num_gpus: has no effect on a chain; give it in the stages' YAMLs"),
+        ("--loop sample rank", "loop: has no effect without `rounds`"),
+        ("--loop sample rank --rounds 2", None),
+    ],
+)
+def test_keys_that_a_chain_does_not_read_are_named(words, told):
+    settings, _, problems = collect(read_argv(words.split()), recipe_keys(ROOT / "recipes" / "pipeline.py"))
+    assert problems == [] and remarks(settings) == ([f"command line: {told}"] if told else [])
+
+
+def test_a_plan_for_other_gpus_is_no_launch():
+    settings, _, problems = collect(read_argv(["--num_gpus", "8"]), keys_of("recipes.plan:PlanArguments"))
+    assert problems == [] and remarks(settings) == []
+
+
 def test_what_merging_and_the_corpus_do_not_read_is_named():
     for recipe, word, told in (
         ("merge", "--seed", "drawn"),

@@ -171,6 +171,12 @@ def planned(output_dir, **values):
     return {stage.name: stage for stage in stages}
 
 
+def test_a_selection_of_no_stage_is_an_error(tmp_path):
+    for values in ({"from_stage": "ppo", "to_stage": "sft"}, {"only": ["sft"], "from_stage": "dpo"}):
+        with pytest.raises(InputError, match="--from, --to and --only leave none of tokenizer, pretrain"):
+            planned(tmp_path / "o", **values)
+
+
 def test_a_stage_says_itself_whether_it_trains():
     found = {path.stem: trains(path) for path in (ROOT / "recipes").glob("*.py")}
     assert all(found[name] for name in ("pretrain", "sft", "reward", "dpo", "ppo"))

@@ -74,6 +74,8 @@ def remarks(s: Settings) -> list[str]:
 # Keys that only a launch of several processes reads.
 OF_SEVERAL = "ddp_ log_on_each_node log_level_replica save_on_each_node average_tokens_across_devices"
 
+OF_A_STAGE = "license num_gpus global_batch_size expected published"  # of the run card
+
 
 def ineffective(s: Settings) -> Problems:
     """Keys without effect that are only warned about, and code from a model's repository."""
@@ -87,6 +89,7 @@ def ineffective(s: Settings) -> Problems:
         ("watch_items", "watch_tasks", s["watch_steps"] and not s["watch_tasks"]),
         ("watch_tasks_path", "watch_tasks", s["watch_steps"] and not s["watch_tasks"]),
         ("watch_temperature", "watch_questions", s["watch_steps"] and not s["watch_questions"]),
+        ("loop", "rounds", s["rounds"] == 1),
         ("judge_url", "watch_steps", not s["watch_steps"]),
         ("judge_model", "watch_steps", not s["watch_steps"] and s["judge_url"]),
         ("run_name", "report_to", not trackers),
@@ -113,6 +116,7 @@ def _harmless(s: Settings, trackers: set[str]) -> Problems:
     others = ", ".join(sorted(trackers))
     for names, off, text in (
         (OF_SEVERAL, int(os.environ.get("WORLD_SIZE", 1)) == 1, "has no effect in a single process"),
+        (OF_A_STAGE, "stages" in s.keys, "has no effect on a chain; give it in the stages' YAMLs"),
         ("local_rank", True, "has no effect: the launcher tells each process its number; leave it out"),
         ("seed", "datasets" not in s.keys and "stages" not in s.keys, "has no effect: nothing is drawn at random here"),
         ("attn_implementation", "datasets" not in s.keys, "has no effect: nothing is computed with the model here"),
@@ -156,6 +160,8 @@ def keys_of_batch(rows: int, per_device: int, processes: int) -> str:
 def _batch(s: Settings) -> Problems:
     """Warnings if this launch does not have the processes and global batch of the run card."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
+    if "force" not in s.keys or "stages" in s.keys:  # a plan, a chain: no launch
+        return
     if s["num_gpus"] and s["num_gpus"] != processes and not (s.trains and s["global_batch_size"]):
         yield "num_gpus", f"the run card is for {s['num_gpus']} processes, this launch has {processes}"
     if s.given("global_batch_size") and not s.trains:
