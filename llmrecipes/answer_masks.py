@@ -19,7 +19,7 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 
 from llmrecipes.config import InputError
 from llmrecipes.manifest import digest, fingerprint
-from llmrecipes.templates import TEMPLATE_ERRORS, apply, end_of_turn, options_of, render
+from llmrecipes.templates import TEMPLATE_ERRORS, apply, end_of_turn, options_of, render, thoughts_of
 from llmrecipes.tokens.building import special_finder, tokenizer_fingerprint
 
 CODE = [Path(__file__).parent / name for name in ("answer_masks.py", "templates.py", "reward_models/scoring.py")]
@@ -249,12 +249,16 @@ def _goes_on(tokenizer, labels: list[int], ends: Sequence[int]) -> bool:
 def _as_given(tokenizer, turns: Sequence[dict], where: str, template: str, options: dict) -> list[list[int]] | None:
     """The model's input tokens before each answer; None if the text before one is something else in the whole conversation.
     It is with TRL's training templates, which keep the reasoning of earlier turns, and with DeepSeek's, which later drops
-    the opening of the reasoning."""
+    the opening of the reasoning. None, too, if an answer has lost its reasoning there, as LFM2.5's template has it."""
     whole = render(tokenizer, turns, where, chat_template=template, **options)
     answers = [i for i, turn in enumerate(turns) if i and turn["role"] == "assistant"]
     given = [render(tokenizer, turns[:i], where, add_generation_prompt=True, **options) for i in answers]
     if not all(map(whole.startswith, given)):
         return None
+    ends = [*map(len, given[1:]), len(whole)]
+    for i, before, end in zip(answers, given, ends, strict=True):
+        if any(thought not in whole[len(before) : end] for thought in thoughts_of(turns[i])):
+            return None
     return tokenizer(given, add_special_tokens=False)["input_ids"] if given else []
 
 

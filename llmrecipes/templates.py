@@ -253,12 +253,22 @@ def _check_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[dict], w
                     f"{where}, turn {i + 1}: has `{key}`, which the chat template leaves out; use a template "
                     "that shows it, or drop it from the rows"
                 )
-        thought = (turn.get("content") or "").rpartition("</think>")[0].rpartition("<think>")[2].strip()
+        thought = _thought_inside(turn)
         if thought and turn["role"] == "assistant" and thought not in shown:
             raise InputError(
                 f"{where}, turn {i + 1}: the chat template leaves out the text in <think> ... </think>; "
                 "use a template that shows it, or drop it from the rows"
             )
+
+
+def _thought_inside(turn: Mapping) -> str:
+    return (turn.get("content") or "").rpartition("</think>")[0].rpartition("<think>")[2].strip()
+
+
+def thoughts_of(turn: Mapping) -> list[str]:
+    """What a turn says in reasoning, in its content or beside it."""
+    beside = [turn.get(key) for key in SAID if key != "tool_calls"]
+    return [text.strip() for text in [_thought_inside(turn), *beside] if isinstance(text, str) and text.strip()]
 
 
 def _require_shown(tokenizer: PreTrainedTokenizerBase, turns: list[dict], i: int, where: str, options: dict) -> None:

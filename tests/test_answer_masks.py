@@ -145,6 +145,30 @@ def test_turns_that_look_otherwise_later_are_learned_as_they_are_generated(token
         assert all("think" not in text for text in learned(tokenizer, piece)), "the empty thought is given, not learned"
 
 
+# As LFM2.5's: marks, nothing before an answer but its header, and thoughts of the last answer alone.
+FORGETFUL = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}"
+    "{% if not loop.last %}{{ m.content.split('</think>')[-1].strip() }}{% elif m.reasoning_content %}"
+    "<think>{{ m.reasoning_content }}</think>{{ m.content }}{% else %}{{ m.content }}{% endif %}<|im_end|>"
+    "{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_thought_that_marks_show_only_in_the_last_answer_is_learned_in_each(tokenizer, beside):
+    (piece,) = pieces(tokenizer, FORGETFUL)
+    assert learned(tokenizer, piece) == ["The Rhine.<|im_end|>", "The Seine, the\nPo.<|im_end|>"]
+    turns = [dict(turn) for turn in CHAT]
+    for i, thought in ((1, "Rivers..."), (3, "More...")):
+        own = {"reasoning_content": thought} if beside else {"content": f"<think>{thought}</think>{turns[i]['content']}"}
+        turns[i] |= own
+    first, second = pieces(tokenizer, FORGETFUL, turns)
+    assert learned(tokenizer, first) == ["<think>Rivers...</think>The Rhine.<|im_end|>"]
+    assert learned(tokenizer, second) == ["<think>More...</think>The Seine, the\nPo.<|im_end|>"]
+    assert second.notes == {"split"} and "Rivers..." not in tokenizer.decode(second.ids)
+
+
 def test_a_template_of_trls_is_masked_by_its_marks_where_it_shows_what_is_generated_behind(tokenizer):
     from trl.chat_template_utils import deepseekv3_chat_template, qwen3_chat_template
 

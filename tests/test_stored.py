@@ -50,6 +50,12 @@ def test_stored_rows_are_those_of_memory_read_once(cache, tmp_path, monkeypatch,
     assert found._fingerprint == kept._fingerprint and capsys.readouterr().out == told
 
 
+def test_a_large_file_of_empty_lines_is_empty(cache, tmp_path):
+    (tmp_path / "a.jsonl").write_text("\n" * 9)
+    with pytest.raises(InputError, match="a.jsonl: is empty; nothing to read in split 'train'"):
+        load_stored(DatasetSource(str(tmp_path / "a.jsonl")), 0, SFT)
+
+
 def test_rows_are_read_anew_when_anything_they_depend_on_changes(cache, tmp_path, tokenizer, monkeypatch):  # noqa: F811
     path = write(tmp_path / "a.jsonl", chats(5))
     load = partial(load_stored, seed=0, shapes=SFT)

@@ -86,6 +86,8 @@ def _write(source: DatasetSource, seed: int, shapes, check, folder: Path) -> Non
         raise
     total = raw.consumed if hasattr(raw, "consumed") else len(raw)
     if not parts:
+        if not notes.counts:
+            raise InputError(f"{raw.where}: is empty; nothing to read in split {source.split!r}")
         what, count = notes.counts.most_common(1)[0]
         raise InputError(f"{notes.examples[what]}: {count} of {total} rows are {what}; nothing is left to learn from")
     told = {name: getattr(notes, name) for name in ("where", "kind", "first", "examples", "taken")}
