@@ -197,10 +197,13 @@ def borders_of(position_ids: torch.Tensor) -> dict[str, torch.Tensor | int]:
 
 
 @torch.no_grad()
-def require_borders(model: PreTrainedModel, key: str, otherwise: str, collated: bool = False) -> None:
+def require_borders(
+    model: PreTrainedModel, key: str, otherwise: str, collated: bool = False, in_training: bool = False
+) -> None:
     """InputError, naming `key`, unless `model`, given positions that start again, takes a document behind another one for
-    what it is alone. `otherwise`: what would happen. With `collated` it also gets what TRL's collator passes."""
-    if model.config._attn_implementation not in (None, "sdpa", "eager") or is_sharded(model):
+    what it is alone. `otherwise`: what would happen. With `collated` it also gets what TRL's collator passes. Shards can
+    be tried `in_training` alone: ByDocument does that."""
+    if model.config._attn_implementation not in (None, "sdpa", "eager") or is_sharded(model) and not in_training:
         return
     document = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
     ids, places = document.repeat(1, 2), torch.arange(4, device=model.device).repeat(2)[None]
@@ -254,6 +257,8 @@ class ByDocument:
     mask that transformers makes of the positions stays."""
 
     _by_document: bool | None = None  # not known before the first such batch
+    _borders = ("reset_attention", "it would do nothing")  # key, otherwise and collated of `require_borders`
+    _is_tried = False
 
     def training_step(self, model, inputs, *args, **kwargs):
         with self._attention(inputs):
@@ -264,7 +269,13 @@ class ByDocument:
             return super().prediction_step(model, inputs, *args, **kwargs)
 
     def _attention(self, inputs: dict):
-        if BORDERS[0] not in inputs or self.model.config.get_text_config()._attn_implementation != "sdpa":
+        if BORDERS[0] not in inputs:
+            return nullcontext()
+        if not self._is_tried and is_sharded(self.model):
+            with self.accelerator.autocast():
+                require_borders(self.model, *self._borders, in_training=True)
+        self._is_tried = True
+        if self.model.config.get_text_config()._attn_implementation != "sdpa":
             return nullcontext()
         if self._by_document is None:
             self._by_document = self._can_do_without_mask()

@@ -78,8 +78,8 @@ class SFTTrainer(ByDocument, trl.SFTTrainer):
         self._new_template = args.chat_template_path
         args = take_template(within_context(args, model), model, kwargs.get("processing_class"), kwargs.get("peft_config"))
         if args.padding_free or args.packing and args.packing_strategy != "wrapped":
-            key = "packing" if args.packing else "padding_free"
-            require_borders(model, key, "rows would see each other", collated=True)
+            self._borders = "packing" if args.packing else "padding_free", "rows would see each other", True
+            require_borders(model, *self._borders)
         add_loss_alone(model)
         self._max_length = args.max_length
         if args.padding_free and not args.packing:  # TRL refuses max_length here, although it cuts the rows

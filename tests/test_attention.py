@@ -287,6 +287,15 @@ def test_documents_longer_than_a_window_keep_their_mask(tokenizer, tmp_path, mas
             assert learnt == pytest.approx(run(), rel=1e-5)
 
 
+def test_rows_that_would_see_each_other_are_refused_in_shards_too(tokenizer, tmp_path, monkeypatch):
+    """Before its trainer has it in hand, a model that is to be sharded cannot be tried."""
+    monkeypatch.setattr(attention, "is_sharded", lambda model: True)
+    opt = {"ffn_dim": 64, "word_embed_proj_dim": 32, "vocab_size": len(tokenizer)}
+    with pytest.raises(InputError, match="^packing: opt does not recognise document boundaries"):
+        sft(tokenizer, tmp_path, build("opt", **opt))
+    assert len(sft(tokenizer, tmp_path)) == 3
+
+
 def test_rows_without_padding_learn_what_padded_rows_learn_and_are_cut(tokenizer, tmp_path, masks):
     longest = {"padding_free": True, "packing": False, "max_length": 20}
     free = sft(tokenizer, tmp_path, **longest)
