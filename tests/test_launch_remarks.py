@@ -85,6 +85,14 @@ def test_keys_that_a_chain_does_not_read_are_named(words, told):
     assert problems == [] and remarks(settings) == ([f"command line: {told}"] if told else [])
 
 
+def test_simulated_raters_are_named_where_the_yaml_itself_has_another_annotator(tmp_path):
+    path = write(tmp_path, "annotator: file\nrankings_file: r.jsonl\nrater_noise: [0.1]\n")
+    keys = recipe_keys(ROOT / "recipes" / "rank.py")
+    (line,) = remarks(collect(read_argv(["--config", path]), keys)[0])
+    assert "rater_noise: has no effect with `annotator: file`, only with simulated" in line
+    assert remarks(collect(read_argv(["--config", path, "--annotator", "page"]), keys)[0]) == []
+
+
 def test_a_plan_for_other_gpus_is_no_launch():
     settings, _, problems = collect(read_argv(["--num_gpus", "8"]), keys_of("recipes.plan:PlanArguments"))
     assert problems == [] and remarks(settings) == []

@@ -76,7 +76,7 @@ class WatchArguments(JudgeArguments):
         if len(given) != bool(self.watch_questions):
             raise InputError(
                 "watch_questions goes together with one of watch_rule, watch_reward_model and judge_url, which decides "
-                f"which answers are better; given: {', '.join(given) or 'none'} (an empty value unsets a key)"
+                f"which answers are better; given: {', '.join(given) or 'none'} (null unsets a key)"
             )
 
 

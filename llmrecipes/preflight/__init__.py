@@ -6,7 +6,7 @@ Looks at files but imports nothing heavy, so everything takes a fraction of a se
 import os
 import re
 
-from llmrecipes.keys.settings import Problems, Settings
+from llmrecipes.keys.settings import COMMAND_LINE, Problems, Settings
 from llmrecipes.preflight import disk, machine, named, places
 from llmrecipes.preflight.contradictions import CONTRADICTIONS
 from llmrecipes.preflight.dependent import given
@@ -114,8 +114,10 @@ def _harmless(s: Settings, trackers: set[str]) -> Problems:
         if s.given(f"{what}_steps") and s.given(f"{what}_strategy") and strategy in ("epoch", "best") and not is_read:
             yield f"{what}_steps", f"has no effect with `{what}_strategy: {strategy}`"
     others = ", ".join(sorted(trackers))
+    real = s["annotator"] in ("file", "page", "llm") and s.where.get("annotator") != COMMAND_LINE
     for names, off, text in (
         (OF_SEVERAL, int(os.environ.get("WORLD_SIZE", 1)) == 1, "has no effect in a single process"),
+        ("rater_noise rater_tie_width", real, f"has no effect with `annotator: {s['annotator']}`, only with simulated"),
         (OF_A_STAGE, "stages" in s.keys, "has no effect on a chain; give it in the stages' YAMLs"),
         ("local_rank", True, "has no effect: the launcher tells each process its number; leave it out"),
         ("seed", "datasets" not in s.keys and "stages" not in s.keys, "has no effect: nothing is drawn at random here"),
