@@ -46,6 +46,9 @@ class PretrainTrainer(ByDocument, Trainer):
                 inputs = {name: value for name, value in inputs.items() if name not in BORDERS}
         if self.label_smoother is None:  # it needs the logits
             inputs |= self._loss_keys
+        if self._needs_no_mask is None:  # shards
+            with self.accelerator.autocast():
+                self._needs_no_mask = needs_no_mask(self.model, in_training=True)
         no_mask = self._needs_no_mask and "position_ids" not in inputs
         with without_mask(self.model) if no_mask else nullcontext():
             return super().compute_loss(model, inputs, *args, **kwargs)

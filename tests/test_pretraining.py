@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 from training_toys import CONFIG, TEXTS, arguments, save_model
 
+from llmrecipes import attention
 from llmrecipes.attention import needs_no_mask
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.models import build_policy, load_policy
@@ -122,6 +123,21 @@ def test_attention_in_windows_keeps_its_mask(tokenizer):
         {"model_type": "falcon", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}, tokenizer
     )
     assert not needs_no_mask(falcon), "its code fails without one"
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("llama", True), ("mixtral", True), ("falcon", False)])
+def test_shards_are_tried_without_a_mask_where_they_train(kind, expected, tokenizer, tmp_path, monkeypatch):
+    """Falcon's first step would end with a TypeError."""
+    monkeypatch.setattr(attention, "is_sharded", lambda model: True)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "attention_dropout": 0.0}
+    shared = {} if kind == "falcon" else {"num_key_value_heads": 1}
+    policy = build_policy({"model_type": kind, **sizes, **shared}, tokenizer)
+    blocks = build_blocks(Dataset.from_dict({"text": ["one two three four five six"] * 60}), tokenizer, 8, 2)
+    args = arguments(tmp_path, max_steps=1, bf16=True, per_device_train_batch_size=2)
+    trainer = PretrainTrainer(model=policy, args=args, train_dataset=blocks, data_collator=collate_blocks)
+    assert trainer._needs_no_mask is None
+    trainer.train()
+    assert trainer._needs_no_mask is expected
 
 
 # --- pretraining's blocks and measures --------------------------------------------------------------------------------
