@@ -298,7 +298,7 @@ def test_command_prints_the_table_and_writes_json(tmp_path, sft, capfd):
         (["--mfu", "40"], "`mfu` is 40; it must lie from above 0 to 1"),
         (["--price", "-1"], "`price` is -1"),
         (["--train_rows", "0"], "`train_rows` is 0"),
-        (["--json", ""], "json: "),
+        (["--json", ""], "`json` is empty"),
         (["--json", "/nowhere/plan.json"], "json: /nowhere/plan.json cannot be written"),
         (["--model_name_or_path", "meta-llama/Llama-3.1-8b"], "did you mean `meta-llama/Llama-3.1-8B`"),
         (["--max_seq_length", "5"], "use `max_length`"),
