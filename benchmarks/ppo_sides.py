@@ -321,7 +321,7 @@ def run_ours(run: Run, side: str) -> None:
     from llmrecipes.ppo.config import PPOConfig
     from llmrecipes.ppo.trainer import PPOTrainer
 
-    tune_cpu()  # as recipes/ppo.py does
+    tune_cpu("ppo")  # as recipes/ppo.py does
     watch, tokenizer = run.watch, build_tokenizer(run.work["vocab"], run.workload == "stop_pad_is_eos")
     policy, reference, reward, value = run.models()
     value_model = "shared" if side == "shared" else "separate"

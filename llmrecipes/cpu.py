@@ -19,11 +19,12 @@ LONG, NARROW = 192, 32  # tokens, width of a head
 SPARE = 0.25  # CPUs that other processes may use of those that this one's threads need
 
 
-def tune_cpu() -> None:
-    """Tunes this process for training on a CPU; does nothing where there is an accelerator. To be called again freely."""
+def tune_cpu(stage: str) -> None:
+    """Tunes this process for `stage` on a CPU; does nothing where there is an accelerator. To be called again freely."""
     if not torch.accelerator.is_available():
         keep_freed_memory()
-        keep_few_primitives()
+        if stage == "ppo":
+            keep_few_primitives()
         attend_backward_in_float32()
         if os.environ.get("GOMP_SPINCOUNT") == SPINCOUNT:
             spin_by_load()
@@ -40,9 +41,9 @@ def keep_freed_memory() -> None:
 
 
 def keep_few_primitives() -> None:
-    """Has oneDNN keep what it prepared for the last 128 shapes of products, not 1,024: with rows of many lengths these are
-    hundreds of MiB, seldom used again (LOG.md). To be called before the first product in bfloat16; a value that the user has
-    set stays."""
+    """Has oneDNN keep what it prepared for the last 128 shapes of products, not 1,024: with rollouts of many lengths these
+    are hundreds of MiB, seldom used again. SFT uses them again: 128 make its training a tenth slower (LOG.md). To be called
+    before the first product in bfloat16; a value that the user has set stays."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 

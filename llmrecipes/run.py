@@ -105,7 +105,7 @@ def check_run(
         SystemExit(0): this very run is already finished there.
     """
     quiet_logs()
-    tune_cpu()
+    tune_cpu(stage)
     if not args.output_dir:
         raise InputError("`output_dir` is missing; say where the stage's result goes, e.g. outputs/<experiment>/" + stage)
     prepare_sharding(args)

@@ -142,8 +142,8 @@ def main(run):
     import torch
     from llmrecipes.cpu import tune_cpu
     torch.set_num_threads({threads})
-    tune_cpu()
-    tune_cpu()
+    tune_cpu("sft")
+    tune_cpu("sft")
     print([thread.name for thread in threading.enumerate()].count("spin-by-load"))
 launch(main, RunArguments, argv=[])
 """
