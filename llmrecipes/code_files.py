@@ -4,6 +4,8 @@ import ast
 import hashlib
 import importlib.util
 import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -26,42 +28,35 @@ def code_digest(recipe: Path, given: dict) -> str:
 
 def code_files(script: Path) -> set[Path]:
     """`script` and every project file that it imports, directly or indirectly."""
-    found, todo, seen = set(), [script], set()
-    while todo:
-        file = todo.pop()
-        if file in found:
-            continue
-        found.add(file)
-        try:
-            modules = own_imports(file.read_text(encoding="utf-8")) - seen
-        except (SyntaxError, ValueError):
-            continue
-        seen |= modules
-        todo += filter(None, map(module_file, modules))
-    return found
+    return _reached(script, lambda _, source: filter(None, map(module_file, own_imports(source))))
 
 
 def users_files(module: Path) -> set[Path]:
     """`module`, a file, and what it imports from the current folder, directly or not, apart from the project's own."""
-    found, todo = set(), [module]
+    return _reached(module, _imports_from_here)
+
+
+def _reached(start: Path, imports: Callable[[Path, str], Iterable[Path]]) -> set[Path]:
+    found, todo = set(), [start]
     while todo:
         file = todo.pop()
         if file in found:
             continue
         found.add(file)
-        try:
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-        except (SyntaxError, ValueError):
-            continue
-        for node in ast.walk(tree):
-            names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
-            folder = file.parent if getattr(node, "level", 0) else Path.cwd()  # level: `from .`
-            if source := getattr(node, "module", None):
-                names = [source, *(f"{source}.{name}" for name in names)]
-            for parts in [name.split(".") for name in names if name.split(".")[0] != "llmrecipes"]:
-                path = folder.joinpath(*parts)
-                todo += [inner for inner in (path.with_suffix(".py"), path / "__init__.py") if inner.is_file()]
+        with suppress(SyntaxError, ValueError):
+            todo += imports(file, file.read_text(encoding="utf-8"))
     return found
+
+
+def _imports_from_here(file: Path, source: str) -> Iterator[Path]:
+    for node in ast.walk(ast.parse(source)):
+        names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+        folder = file.parent if getattr(node, "level", 0) else Path.cwd()  # level: `from .`
+        if module := getattr(node, "module", None):
+            names = [module, *(f"{module}.{name}" for name in names)]
+        for parts in [name.split(".") for name in names if name.split(".")[0] != "llmrecipes"]:
+            path = folder.joinpath(*parts)
+            yield from (inner for inner in (path.with_suffix(".py"), path / "__init__.py") if inner.is_file())
 
 
 @cache  # a chain asks for the same files again for each of its stages
