@@ -138,9 +138,9 @@ class CpuClock:
     def _read() -> tuple[float, float, float]:
         """Seconds: wall clock, all CPU time on our CPUs, and that of this process."""
         ours, ticks = os.sched_getaffinity(0), 0
-        for line in Path("/proc/stat").read_text().splitlines():
-            name, *fields = line.split()
-            if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in ours:
+        lines = [line.split() for line in Path("/proc/stat").read_text().splitlines() if line.startswith("cpu")]
+        for name, *fields in lines:
+            if name[3:].isdigit() and int(name[3:]) in ours:
                 user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
                 ticks += user + nice + system + irq + softirq + steal
         return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), time.process_time()
