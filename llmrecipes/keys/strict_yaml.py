@@ -1,8 +1,8 @@
 """Strict reading of YAML: whatever YAML would misread or drop becomes a one-line error.
 
-Refuses duplicate keys, keys that are not text (`on:`, `1:`), aliases inside themselves, and types that no config has
-(`!!binary`, `!!set`), numbers that YAML 1.1 reads in base 8 (010) or 60
-(20:00). Merge keys (`<<`) work; dates stay text; 1e-4 is a number, as in YAML 1.2.
+Refuses duplicate keys, keys that are not text (`on:`, `1:`), aliases inside themselves, types that no config has
+(`!!binary`, `!!set`), and numbers that YAML 1.1 reads in base 8 (010) or 60 (20:00). Merge keys (`<<`) work;
+dates stay text; 1e-4 is a number, as in YAML 1.2.
 """
 
 import os

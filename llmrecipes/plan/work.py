@@ -2,7 +2,9 @@
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from llmrecipes.keys.settings import Settings
@@ -12,6 +14,8 @@ from llmrecipes.plan.memory import weights_bytes
 from llmrecipes.plan.packing import first_lengths
 from llmrecipes.plan.rows import count_rows
 from llmrecipes.preflight.disk import checkpoints_kept
+
+Lengths = Callable[[], list[int] | None]  # of `first_lengths`, read once
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,8 @@ class Work:
 def count_work(s: Settings, job: Job, rows: int | None, unknown: list[str]) -> Work:
     """The work of a run on `rows` training examples; if not given, rows of local files are counted."""
     a, counted = job.architecture, []
-    pretrains = "muon_learning_rate" in s.keys
-    lengths = first_lengths(s, None if pretrains else job.length) if pretrains or s["packing"] else None
+    # Only where asked for: a tokenizer is loaded.
+    lengths = cache(lambda: first_lengths(s, None if _pretrains(s) else job.length))
     steps, per_step = _steps(s, job, rows, unknown, counted, lengths), job.batch * job.accumulation * job.gpus
     if steps is None:
         return Work(None, None, {}, {}, counted)
@@ -42,13 +46,18 @@ def count_work(s: Settings, job: Job, rows: int | None, unknown: list[str]) -> W
     return _rollout_work(job, steps, counted)
 
 
-def _attended(s: Settings, job: Job, lengths: list[int] | None, unknown: list[str]) -> float:
+def _pretrains(s: Settings) -> bool:
+    return "muon_learning_rate" in s.keys
+
+
+def _attended(s: Settings, job: Job, lengths: Lengths, unknown: list[str]) -> float:
     """Tokens over which a token's attention is computed: its row's or, where the documents of a block are kept apart without
     a mask and their `lengths` are known, its document's, on average over all tokens."""
     packs = s["packing"] and s["packing_strategy"] != "wrapped" and not job.flattened
-    if not lengths or not (packs or s["reset_attention"] and not job.padded):
+    apart = packs or s["reset_attention"] and not job.padded
+    if not apart or not (known := lengths()):
         return job.length
-    parts = [part for n in lengths for part in [job.length] * (n // job.length) + [n % job.length]]
+    parts = [part for n in known for part in [job.length] * (n // job.length) + [n % job.length]]
     seen = sum(part * part for part in parts) / sum(parts)
     unknown.append(f"attention: over {seen:,.0f} tokens, as a token's document has among the first rows, not a whole block")
     return seen
@@ -81,10 +90,8 @@ def _rollout_work(job: Job, steps: int, counted: list[str]) -> Work:
     return Work(steps, int(tokens), flops, {"sampling": decodings * (weights_bytes(job) + cache)}, counted)
 
 
-def _steps(
-    s: Settings, job: Job, rows: int | None, unknown: list[str], counted: list[str], lengths: list[int] | None
-) -> int | None:
-    """Number of optimizer steps; None, with a reason in `unknown`, if the data do not tell. lengths: of `first_lengths`."""
+def _steps(s: Settings, job: Job, rows: int | None, unknown: list[str], counted: list[str], lengths: Lengths) -> int | None:
+    """Number of optimizer steps; None, with a reason in `unknown`, if the data do not tell."""
     per_step = job.batch * job.accumulation * job.gpus
     if s["max_steps"] and s["max_steps"] > 0:
         return s["max_steps"]
@@ -111,23 +118,22 @@ def _steps(
     return math.ceil(epochs * max(1, math.ceil(batches / job.accumulation)))
 
 
-def _packed(s: Settings, job: Job, rows: int, lengths: list[int] | None, unknown: list[str]) -> int | None:
+def _packed(s: Settings, job: Job, rows: int, lengths: Lengths, unknown: list[str]) -> int | None:
     """The number of blocks of `job.length` tokens that `rows` fill if the stage packs them; otherwise `rows`."""
-    pretrains = "muon_learning_rate" in s.keys
-    if not (pretrains or s["packing"]):
+    if not (_pretrains(s) or s["packing"]):
         return rows
     block = f"blocks of {job.length:,} tokens"
-    if lengths:
-        tokens = sum(lengths) / len(lengths)
+    if known := lengths():
+        tokens = sum(known) / len(known)
         blocks = max(1, int(rows * tokens / job.length))
         unknown.append(
             f"steps: the rows fill {blocks:,} {block} if all have {tokens:,.0f} tokens as the first have (without a chat "
             "template); otherwise give --train_rows, the number of blocks"
         )
         return blocks
-    more = "" if pretrains else "; a block for each row is counted"
+    more = "" if _pretrains(s) else "; a block for each row is counted"
     unknown.append(f"steps: how many {block} the rows fill is not known here; give --train_rows, that number{more}")
-    return None if pretrains else rows
+    return None if _pretrains(s) else rows
 
 
 def disk(s: Settings, job: Job, steps: int | None, unknown: list[str]) -> tuple[float, float, float]:
