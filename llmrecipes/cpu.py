@@ -7,12 +7,14 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import torch
 
 from llmrecipes.parsing import SPINCOUNT
+from llmrecipes.quota import find_quota
 
 ATTENTION_BACKWARD = "aten::_scaled_dot_product_flash_attention_for_cpu_backward"
 LONG, NARROW = 192, 32  # tokens, width of a head
@@ -80,9 +82,11 @@ def spin_by_load() -> threading.Thread | None:
 
     libgomp reads GOMP_SPINCOUNT once, but spins 100 times at most while it manages more threads than there are CPUs (its
     manual, under GOMP_SPINCOUNT). So a thread of ours looks at the load once a second, and holds a second, idle team of
-    threads while others want the CPUs. None where there is no libgomp, no /proc, or one thread only."""
+    threads while others want the CPUs, or what a container's quota leaves of them. None where there is no libgomp, no /proc,
+    or one thread only."""
     try:
-        team, clock = IdleTeam(), CpuClock()
+        team, clock, quota = IdleTeam(), CpuClock(), find_quota()
+        group = quota and CpuClock(quota.used)
     except (OSError, AttributeError, ValueError):  # AttributeError: a system without dlopen's modes or affinities
         return None
     if torch.get_num_threads() == 1:
@@ -91,7 +95,9 @@ def spin_by_load() -> threading.Thread | None:
     def watch():
         while True:
             time.sleep(1)
-            team.hold(torch.get_num_threads() + clock.used_by_others() > len(os.sched_getaffinity(0)) + SPARE)
+            threads = torch.get_num_threads() - SPARE
+            is_full = threads + clock.used_by_others() > len(os.sched_getaffinity(0))
+            team.hold(is_full or bool(group) and threads + group.used_by_others() > quota.cpus)
 
     thread = threading.Thread(target=watch, name="spin-by-load", daemon=True)
     thread.start()
@@ -121,12 +127,15 @@ class IdleTeam:
 
 
 class CpuClock:
-    """CPU time that other processes use on the CPUs that this one may run on, from /proc/stat.
+    """CPU time that other processes use of what this one shares with them.
+
+    busy: seconds that all of them have used up to now; by default on the CPUs that this one may run on, from /proc/stat.
 
     Raises:
         OSError, ValueError: there is no such file, or it reads otherwise."""
 
-    def __init__(self):
+    def __init__(self, busy: Callable[[], float] | None = None):
+        self.busy = busy or seconds_of_our_cpus
         self.before = self._read()
 
     def used_by_others(self) -> float:
@@ -134,13 +143,17 @@ class CpuClock:
         (wall, busy, own), self.before = self.before, self._read()
         return (self.before[1] - busy - (self.before[2] - own)) / max(self.before[0] - wall, 1e-3)
 
-    @staticmethod
-    def _read() -> tuple[float, float, float]:
-        """Seconds: wall clock, all CPU time on our CPUs, and that of this process."""
-        ours, ticks = os.sched_getaffinity(0), 0
-        lines = [line.split() for line in Path("/proc/stat").read_text().splitlines() if line.startswith("cpu")]
-        for name, *fields in lines:
-            if name[3:].isdigit() and int(name[3:]) in ours:
-                user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
-                ticks += user + nice + system + irq + softirq + steal
-        return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), time.process_time()
+    def _read(self) -> tuple[float, float, float]:
+        """Seconds: wall clock, all CPU time, and that of this process."""
+        return time.monotonic(), self.busy(), time.process_time()
+
+
+def seconds_of_our_cpus() -> float:
+    """Seconds of CPU time that all processes have used on the CPUs that this one may run on."""
+    ours, ticks = os.sched_getaffinity(0), 0
+    lines = [line.split() for line in Path("/proc/stat").read_text().splitlines() if line.startswith("cpu")]
+    for name, *fields in lines:
+        if name[3:].isdigit() and int(name[3:]) in ours:
+            user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK")

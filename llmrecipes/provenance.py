@@ -25,6 +25,7 @@ from llmrecipes.manifest import (
     read_manifest,
     run_fingerprint,
 )
+from llmrecipes.quota import find_quota
 from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.sharding import launch_of
 
@@ -108,4 +109,6 @@ def _hardware() -> dict:
     import torch
 
     accelerators = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "accelerators": accelerators}
+    quota = find_quota()
+    cores = {"cores": os.cpu_count()} | ({"cpu_quota": quota.cpus} if quota else {})
+    return {"cpu": platform.processor() or platform.machine(), **cores, "accelerators": accelerators}

@@ -30,6 +30,7 @@ LAYERS = {
         "intervals",
         "measures",
         "metrics",
+        "quota",
         "secrets",
         "tracking",
         "web",

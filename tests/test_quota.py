@@ -1,0 +1,82 @@
+"""A container's quota decides how many threads there are, not the CPUs of its host."""
+
+import json
+
+import pytest
+from forked import run_python
+
+from llmrecipes import quota
+
+# own groups, files, CPUs allowed, seconds used
+LAYOUTS = {
+    "v2, a container": ("0::/", {"cpu.max": "150000 100000", "cpu.stat": "usage_usec 2500000\nuser_usec 1"}, 1.5, 2.5),
+    "v2, a slice around the own group": (
+        "0::/a/b",
+        {"a/cpu.max": "200000 100000", "a/cpu.stat": "usage_usec 7000000", "a/b/cpu.max": "max 100000"},
+        2,
+        7,
+    ),
+    "v1, a container that shows its host's path": (
+        "9:cpu,cpuacct:/docker/1\n0::/",
+        {"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000", "cpuacct/cpuacct.usage": "4000000000"},
+        3,
+        4,
+    ),
+    "v1, no quota": ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None, None),
+    "none": ("0::/", {"cpu.max": "max 100000"}, None, None),
+}
+
+
+def write(folder, own, files):
+    for name, text in files.items():
+        (folder / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "cgroup" / name).write_text(text + "\n")
+    (folder / "own").write_text(own + "\n")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_quota_of_a_control_group_is_found(name, monkeypatch, tmp_path):
+    own, files, cpus, used = LAYOUTS[name]
+    write(tmp_path, own, files)
+    monkeypatch.setattr(quota, "GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(quota, "OWN", tmp_path / "own")
+    found = quota.find_quota()
+    assert (found and (found.cpus, found.used())) == (cpus and (cpus, used))
+
+
+def test_threads_go_by_the_quota_unless_the_user_says_how_many(tmp_path):
+    write(tmp_path, "0::/", {"cpu.max": "150000 100000"})
+    code = f"""
+import json, os, pathlib, sys
+os.sched_getaffinity = lambda pid: set(range(64))
+from llmrecipes import parsing, quota
+quota.GROUPS, quota.OWN = pathlib.Path({str(tmp_path / "cgroup")!r}), pathlib.Path({str(tmp_path / "own")!r})
+counts = []
+for given in (None, "7"):
+    os.environ.pop("OMP_NUM_THREADS", None)
+    if given:
+        os.environ["OMP_NUM_THREADS"] = given
+    parsing.launch(lambda run: counts.append(os.environ["OMP_NUM_THREADS"]), parsing.RunArguments, argv=[])
+print(json.dumps(counts))
+"""
+    assert json.loads(run_python("-c", code).stdout.splitlines()[-1]) == ["2", "7"]
+
+
+def test_threads_sleep_at_barriers_when_others_use_up_the_quota():
+    code = """
+import itertools, os, threading, time, torch
+from llmrecipes import cpu, quota
+usage, held, done = itertools.chain([0, 0], itertools.repeat(0.9)), [], threading.Event()
+quota.Quota.used = lambda self: next(usage)
+cpu.find_quota = lambda: quota.Quota(2, None)
+cpu.CpuClock.used_by_others = lambda clock: clock.busy() if clock.busy is not cpu.seconds_of_our_cpus else 0
+cpu.IdleTeam.hold = lambda team, wanted: (held.append(wanted), done.set() if len(held) == 2 else None)
+os.sched_getaffinity = lambda pid: set(range(64))
+torch.set_num_threads(2)
+pause = time.sleep
+time.sleep = lambda seconds: pause(0.01)
+cpu.spin_by_load()
+done.wait(20)
+print(held[:2])
+"""
+    assert run_python("-c", code).stdout.splitlines()[-1] == "[False, True]"
