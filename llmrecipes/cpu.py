@@ -13,8 +13,7 @@ from pathlib import Path
 
 import torch
 
-from llmrecipes.parsing import SPINCOUNT
-from llmrecipes.quota import find_quota
+from llmrecipes.threads import SPINCOUNT, find_quota
 
 ATTENTION_BACKWARD = "aten::_scaled_dot_product_flash_attention_for_cpu_backward"
 LONG, NARROW = 192, 32  # tokens, width of a head

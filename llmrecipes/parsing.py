@@ -28,13 +28,12 @@ from llmrecipes.keys.values import accepted, check_value, shown
 from llmrecipes.memory import no_garbage_collection, out_of_memory
 from llmrecipes.preflight import check_machine, contradictions, ineffective, remarks
 from llmrecipes.preflight.precedence import let_command_line_win, use_newer_names
-from llmrecipes.quota import threads_allowed
 from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.signals import follow_launcher, guard_outputs, is_left_alone, tell_launcher
+from llmrecipes.threads import settle_threads
 from llmrecipes.tracking import place_trackers
 
 CONTINUOUS = ("use_transformers_continuous_batching", "use_transformers_paged")
-SPINCOUNT = "10000"  # about 0.3 ms, longer than most pauses between two kernels; beside other work see llmrecipes/cpu.py
 GPU_ONLY = ("activation_offloading", *CONTINUOUS)
 
 
@@ -366,15 +365,6 @@ def require_gpu(settings: Settings) -> None:
             f"`{asked[-1]}` rounds the weights that are trained to 16 bits, as `{computes}` is on; set `{computes}: false`"
         )
         raise InputError(f"{settings.where[asked[-1]]}: {text}, or use `use_vllm`")
-
-
-def settle_threads() -> None:
-    """Sets how many threads libgomp starts and how long they spin, which it reads when torch is imported, where the user has
-    not set it."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINCOUNT)
-    if threads := threads_allowed():
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 def settle_precision(settings: Settings, check_hardware: bool) -> None:

@@ -25,9 +25,9 @@ from llmrecipes.manifest import (
     read_manifest,
     run_fingerprint,
 )
-from llmrecipes.quota import find_quota
 from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.sharding import launch_of
+from llmrecipes.threads import find_quota
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "lm_eval", "numpy")
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from forked import run_python
 
-from llmrecipes import quota
+from llmrecipes import threads
 
 # own groups, files, CPUs allowed, seconds used
 LAYOUTS = {
@@ -38,9 +38,9 @@ def write(folder, own, files):
 def test_the_quota_of_a_control_group_is_found(name, monkeypatch, tmp_path):
     own, files, cpus, used = LAYOUTS[name]
     write(tmp_path, own, files)
-    monkeypatch.setattr(quota, "GROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(quota, "OWN", tmp_path / "own")
-    found = quota.find_quota()
+    monkeypatch.setattr(threads, "GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(threads, "OWN", tmp_path / "own")
+    found = threads.find_quota()
     assert (found and (found.cpus, found.used())) == (cpus and (cpus, used))
 
 
@@ -49,8 +49,8 @@ def test_threads_go_by_the_quota_unless_the_user_says_how_many(tmp_path):
     code = f"""
 import json, os, pathlib, sys
 os.sched_getaffinity = lambda pid: set(range(64))
-from llmrecipes import parsing, quota
-quota.GROUPS, quota.OWN = pathlib.Path({str(tmp_path / "cgroup")!r}), pathlib.Path({str(tmp_path / "own")!r})
+from llmrecipes import parsing, threads
+threads.GROUPS, threads.OWN = pathlib.Path({str(tmp_path / "cgroup")!r}), pathlib.Path({str(tmp_path / "own")!r})
 counts = []
 for given in (None, "7"):
     os.environ.pop("OMP_NUM_THREADS", None)
@@ -65,10 +65,10 @@ print(json.dumps(counts))
 def test_threads_sleep_at_barriers_when_others_use_up_the_quota():
     code = """
 import itertools, os, threading, time, torch
-from llmrecipes import cpu, quota
+from llmrecipes import cpu, threads
 usage, held, done = itertools.chain([0, 0], itertools.repeat(0.9)), [], threading.Event()
-quota.Quota.used = lambda self: next(usage)
-cpu.find_quota = lambda: quota.Quota(2, None)
+threads.Quota.used = lambda self: next(usage)
+cpu.find_quota = lambda: threads.Quota(2, None)
 cpu.CpuClock.used_by_others = lambda clock: clock.busy() if clock.busy is not cpu.seconds_of_our_cpus else 0
 cpu.IdleTeam.hold = lambda team, wanted: (held.append(wanted), done.set() if len(held) == 2 else None)
 os.sched_getaffinity = lambda pid: set(range(64))

@@ -1,4 +1,5 @@
-"""How many CPUs a container, or any control group, lets this process use: fewer, perhaps, than it may run on."""
+"""How many threads torch starts on CPUs, and how long they spin. A container, or any control group, may let a process use
+fewer CPUs than it may run on."""
 
 import math
 import os
@@ -6,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+SPINCOUNT = "10000"  # about 0.3 ms, longer than most pauses between two kernels; beside other work see llmrecipes/cpu.py
 GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -20,6 +22,14 @@ class Quota:
         """Seconds of CPU time that the group has used. OSError, ValueError: the kernel does not say it."""
         text = self.file.read_text()
         return int(text.split()[1]) / 1e6 if self.file.name == "cpu.stat" else int(text) / 1e9
+
+
+def settle_threads() -> None:
+    """Sets what libgomp reads when torch is imported, where the user has not set it."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINCOUNT)
+    if threads := threads_allowed():
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 def threads_allowed() -> int | None:
