@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -92,11 +93,13 @@ def spin_by_load() -> threading.Thread | None:
         return None
 
     def watch():
-        while True:
-            time.sleep(1)
-            threads = torch.get_num_threads() - SPARE
-            is_full = threads + clock.used_by_others() > len(os.sched_getaffinity(0))
-            team.hold(is_full or bool(group) and threads + group.used_by_others() > quota.cpus)
+        with suppress(RuntimeError):  # there is no room for the team's threads: it is not asked for again
+            while True:
+                time.sleep(1)
+                with suppress(OSError, ValueError):  # not to be read for now, as while too many files are open
+                    threads = torch.get_num_threads() - SPARE
+                    is_full = threads + clock.used_by_others() > len(os.sched_getaffinity(0))
+                    team.hold(is_full or bool(group) and threads + group.used_by_others() > quota.cpus)
 
     thread = threading.Thread(target=watch, name="spin-by-load", daemon=True)
     thread.start()
@@ -108,17 +111,32 @@ class IdleTeam:
 
     def __init__(self):
         self.libgomp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW)  # torch's own, which is loaded already
+        self.cpus = len(os.sched_getaffinity(0))  # libgomp too counts them once
         self.leave: threading.Event | None = None  # ends the team that is held
 
     def hold(self, wanted: bool) -> None:
-        """Has such a team from now on, or none."""
+        """Has such a team from now on, or none.
+
+        Raises:
+            RuntimeError: this process may not have so many threads."""
         if wanted and self.leave is None:
-            self.leave = threading.Event()
-            threads = max(len(os.sched_getaffinity(0)) - torch.get_num_threads(), 0) + 2
-            threading.Thread(target=self._open, args=(threads, self.leave), daemon=True).start()
+            threads, leave = max(self.cpus - torch.get_num_threads(), 0) + 2, threading.Event()
+            self._try(2 * threads)  # those that are tried may not have ended when libgomp starts its own
+            threading.Thread(target=self._open, args=(threads, leave), daemon=True).start()
+            self.leave = leave
         elif not wanted and self.leave is not None:
             self.leave.set()
             self.leave = None
+
+    @staticmethod
+    def _try(threads: int) -> None:
+        """Starts and ends so many. Where the system refuses a thread, Python raises, but libgomp ends the process."""
+        end = threading.Event()
+        try:
+            for _ in range(threads):
+                threading.Thread(target=end.wait, daemon=True).start()
+        finally:
+            end.set()
 
     def _open(self, threads: int, leave: threading.Event) -> None:
         self.libgomp.GOMP_parallel(ctypes.CDLL(None).free, None, threads, 0)  # free(NULL): each starts, and has no work

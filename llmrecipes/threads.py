@@ -3,7 +3,7 @@ fewer CPUs than it may run on."""
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +24,14 @@ class Quota:
         return int(text.split()[1]) / 1e6 if self.file.name == "cpu.stat" else int(text) / 1e9
 
 
-def settle_threads() -> None:
-    """Sets what libgomp reads when torch is imported, where the user has not set it."""
+def settle_threads(given: Collection[str] = ()) -> None:
+    """Sets what libgomp reads when torch is imported, where the user has not set it: in the shell, or in this YAML, whose
+    variables are `given` and set already."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINCOUNT)
+    elif "OMP_WAIT_POLICY" in given and "GOMP_SPINCOUNT" not in given:
+        if os.environ.get("GOMP_SPINCOUNT") == SPINCOUNT:  # of the chain that has started this stage: libgomp would obey it
+            del os.environ["GOMP_SPINCOUNT"]
     if threads := threads_allowed():
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 

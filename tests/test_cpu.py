@@ -111,7 +111,51 @@ for wanted, number in ((True, held), (True, held), (False, 0), (False, 0), (True
     team.hold(wanted)
     assert settled(before + number), (wanted, number, before, threads())
 """
-    run_python("-c", code)
+    ended = run_python("-c", code)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch is built with libgomp on Linux")
+def test_a_team_for_which_there_is_no_room_ends_no_training():
+    code = """
+import os, resource, torch
+from llmrecipes import cpu
+torch.set_num_threads(2)
+torch.randn(1 << 20).exp()
+team = cpu.IdleTeam()
+if os.getuid() == 0:  # whom no limit binds
+    os.setuid(54321)
+room = len(os.listdir("/proc/self/task")) + 1
+resource.setrlimit(resource.RLIMIT_NPROC, (room, room))
+try:
+    team.hold(True)
+except RuntimeError as error:
+    print(error, team.leave)
+"""
+    ended = run_python("-c", code)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "can't start new thread None"), ended.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch is built with libgomp, and there is a /proc, on Linux")
+def test_the_load_is_watched_on_after_a_second_in_which_it_could_not_be_read():
+    code = """
+import time, types, torch
+from llmrecipes import cpu
+torch.set_num_threads(2)
+looks, held = [], []
+def used_by_others(clock):
+    looks.append(clock)
+    if len(looks) == 1:
+        raise OSError(24, "Too many open files")
+    return 99.0
+cpu.CpuClock.used_by_others, cpu.IdleTeam.hold = used_by_others, lambda team, wanted: held.append(wanted)
+cpu.time = types.SimpleNamespace(**vars(time) | {"sleep": lambda second: time.sleep(0.001)})
+thread = cpu.spin_by_load()
+while thread.is_alive() and not held:
+    time.sleep(0.001)
+print(held[:1], thread.is_alive())
+"""
+    assert run_python("-c", code).stdout.strip() == "[True] True"
 
 
 def test_cpu_time_of_others_is_all_time_of_our_cpus_without_our_own(monkeypatch, tmp_path):

@@ -298,6 +298,8 @@ def test_progress_bars_write_seldom_into_a_log(monkeypatch):
         ({"OMP_WAIT_POLICY": "passive"}, "", None),
         ({}, "env: {GOMP_SPINCOUNT: 5}", "5"),
         ({}, "env: {OMP_WAIT_POLICY: passive}", None),
+        ({"GOMP_SPINCOUNT": "10000"}, "env: {OMP_WAIT_POLICY: passive}", None),  # in a chain
+        ({"GOMP_SPINCOUNT": "5"}, "env: {OMP_WAIT_POLICY: passive}", "5"),
     ],
 )
 def test_threads_spin_a_while_unless_told_otherwise(tmp_path, monkeypatch, shell, in_yaml, count):
