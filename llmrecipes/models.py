@@ -57,8 +57,8 @@ def build_policy(model_config: dict, tokenizer: PreTrainedTokenizerBase, **kwarg
             pad_token_id=tokenizer.pad_token_id,
         )
         policy = AutoModelForCausalLM.from_config(built, **kwargs)
-    except (ValueError, TypeError, ImportError) as error:
-        raise InputError(f"model_config: {error}") from error
+    except (ValueError, TypeError, ImportError, StrictDataclassError) as error:
+        raise InputError(f"model_config: {' '.join(str(error).split())}") from error
     if only_in_code:
         require_fitting_heads(policy)
     require_causal(built, "model_config")

@@ -12,6 +12,7 @@ import pytest
 
 from llmrecipes.config import DataArguments, DatasetSource, ModelArguments, PreviewArguments, RunArguments
 from llmrecipes.keys import UNKNOWN, _class_keys, _keys_of_class, keys_of
+from llmrecipes.keys.mappings import MAPPINGS, CheckpointingKwargs, FSDPConfig
 from llmrecipes.keys.renamed import GONE, RENAMES
 from llmrecipes.keys.usage import keys_as_markdown
 from llmrecipes.keys.values import CHOICES, DPO_LOSSES, GRPO_LOSSES, RANGE_OF, _outside, accepted, range_of
@@ -38,7 +39,7 @@ def resolve(name):
     return getattr(importlib.import_module(module), attribute)
 
 
-@pytest.mark.parametrize("name", LIBRARY)
+@pytest.mark.parametrize("name", [*LIBRARY, *sorted(set(MAPPINGS.values()))])
 def test_keys_of_a_source_are_those_of_the_class(name):
     read, known = keys_of(name), _keys_of_class(resolve(name))
     assert list(read) == list(known)
@@ -46,7 +47,35 @@ def test_keys_of_a_source_are_those_of_the_class(name):
         of_class = known[key]
         assert of_source.default is UNKNOWN or of_source.default == of_class.default or key == "optim", key
         assert of_source.help == "" or of_source.help == of_class.help, key
-        assert accepted(of_source.annotation)[0], key
+        assert any(accepted(of_source.annotation)), key
+
+
+def test_mappings_hold_what_the_libraries_read():
+    import torch.utils.checkpoint
+    from transformers import GenerationConfig, PreTrainedModel, TrainingArguments
+
+    from llmrecipes.preflight.generation import OWN_KEYS, generation_keys
+
+    ours = {field.name for field in dataclasses.fields(CheckpointingKwargs)}
+    torchs = {*inspect.signature(torch.utils.checkpoint.checkpoint).parameters} - {
+        "function",
+        "args",
+        "kwargs",
+        "context_fn",
+    }
+    trainers = {*inspect.signature(PreTrainedModel.activation_checkpointing_enable).parameters}
+    trainers -= {"self", "activation_checkpointing_kwargs"}
+    assert ours == torchs | trainers | {"preserve_rng_state"}  # in its **kwargs
+
+    source = inspect.getsource(TrainingArguments._process_fsdp_args)
+    of_fsdp2 = re.sub(r"else:\n +# FSDP1.*", "", source, flags=re.DOTALL)
+    read = set(re.findall(r'self\.fsdp_config(?:\.get\(|\[)"(\w+)"', of_fsdp2))
+    read |= set(re.findall(r'"(\w+)" in self\.fsdp_config', of_fsdp2))
+    assert {field.name for field in dataclasses.fields(FSDPConfig)} == {name for name in read if not name.startswith("xla")}
+
+    assert {"typical_p", "min_new_tokens", "do_sample"} <= generation_keys() and len(generation_keys()) > 50
+    assert {*GenerationConfig().to_dict()} - {"transformers_version", "_from_model_config"} <= generation_keys()
+    assert {*OWN_KEYS} - {"n", "max_tokens"} <= generation_keys()
 
 
 @pytest.mark.parametrize("config_type", [RunArguments, DataArguments, ModelArguments, DatasetSource])
@@ -118,7 +147,7 @@ def test_a_range_takes_0_where_ppo_does():
 
 
 def test_ranges_choices_and_replacements_name_keys_that_exist():
-    known = all_keys()
+    known = all_keys() | {field.name for field in dataclasses.fields(CheckpointingKwargs)}
     assert not set(RANGE_OF) - known - {"batch_size"}
     assert not set(CHOICES) - known
     assert not set(RENAMES.values()) - known

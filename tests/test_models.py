@@ -386,6 +386,8 @@ def test_a_head_size_that_only_the_models_code_reads_is_taken(tokenizer, kind):
     assert policy.training == build_policy({"model_type": "llama", **sizes}, tokenizer).training
     with pytest.raises(InputError, match="gpt_neox has no key `head_dim`"):  # read for rotary positions alone
         build_policy({"model_type": "gpt_neox", "head_dim": 16, **sizes}, tokenizer)
+    with pytest.raises(InputError, match="^model_config: .* 'num_hidden_layers'.* expected int, got str"):  # in one line
+        build_policy({"model_type": "llama", **sizes, "num_hidden_layers": "two"}, tokenizer)
 
 
 @pytest.mark.parametrize(

@@ -90,8 +90,24 @@ lr_scheduler_type: warmup_stable_decay; lr_scheduler_kwargs: {num_decay_steps: 5
 optim_args: nonsense | has no value
 optim_args: fused=1 | `fused` has no effect with `optim: adamw_torch_fused`, which reads none
 optim: sgd; optim_args: momentum=0.9,beta=1 | `beta` has no effect with `optim: sgd`, it reads momentum, damp
-accelerator_config: {split_batches: maybe} | must be true or false
-fsdp_config: {a: 1} | has no effect without `fsdp: true`
+optim: sgd; optim_args: momentum=much | `momentum` is 'much'; it must be a number
+optim: sgd; optim_args: momentum=-1 | `momentum` is '-1'; it must be a number of 0 or more
+optim: sgd; optim_args: momentum=0.9,nesterov=maybe | `nesterov` is 'maybe'; it must be true or false
+accelerator_config: {split_batches: maybe} | `accelerator_config.split_batches` is 'maybe' (str); it must be bool
+accelerator_config: {split_batch: true} | `accelerator_config`: unknown key `split_batch`, did you mean `split_batches`?
+accelerator_config: accelerator.json | is text; write a mapping
+accelerator_config: {dispatch_batches: true} | the last of an evaluation count twice
+accelerator_config: {even_batches: false} | for which the others wait for ever
+accelerator_config: {use_configured_state: true} | needs a state that a program has made
+accelerator_config: {gradient_accumulation_kwargs: {sync_each: true}} | unknown key `sync_each`, did you
+accelerator_config: {gradient_accumulation_kwargs: {adjust_scheduler: false}} | Trainer adds gradients up by itself
+fsdp_config: {fsdp_versions: 2} | unknown key `versions`, did you mean `version`?
+fsdp_config: {backward_prefetch: true} | unknown key `backward_prefetch`
+fsdp_config: {reshard_after_forward: maybe} | it must be bool
+fsdp_config: {tmp}/sharded.json | `fsdp_config`: unknown key `cpu_offlod`, did you mean `cpu_offload`?
+activation_checkpointing: true; activation_checkpointing_kwargs: {every_n_layers: 0} | it must be at least 1
+activation_checkpointing: true; activation_checkpointing_kwargs: {use_reentrant: maybe} | it must be bool
+fsdp_config: {fsdp_cpu_offload: true} | has no effect without `fsdp: true`
 torch_compile: true; torch_compile_backend: nix | choose from eager
 torch_compile_mode: nix | choose from default
 activation_offloading: true | needs a GPU
@@ -369,6 +385,12 @@ load_best_model_at_end: true; eval_datasets: {rows}; eval_strategy: steps | say 
 beta: 0.1 | unknown key `beta`
 """,
     "grpo": """
+generation_kwargs: {typical: 0.9} | unknown key `typical`, did you mean `typical_p`?
+generation_kwargs: {temperature: 0.5} | `temperature` would take the place of the key `temperature`
+generation_kwargs: {max_new_tokens: 4} | would take the place of the key `max_completion_length`
+generation_kwargs: {do_sample: false} | makes all responses to a prompt alike
+generation_kwargs: typical_p=0.9 | is text; write a mapping
+transformers_continuous_batching_config: {pages: 2} | unknown key `pages`, did you mean `page_size`?
 use_transformers_continuous_batching: true | `use_transformers_continuous_batching` needs a GPU; leave it out
 use_transformers_continuous_batching: true; bf16: false | needs a GPU
 use_transformers_paged: true | `use_transformers_paged` needs a GPU
@@ -628,6 +650,7 @@ def make_inputs(tmp: Path) -> dict[str, Path]:
     (tmp / "rows.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
     (tmp / "empty.jsonl").touch()
     (tmp / "a_file").write_text("x")
+    (tmp / "sharded.json").write_text('{"cpu_offlod": true}')
     (tmp / "latin.md").write_bytes(b"\xff\xfe\x00")
     (tmp / "broken.jinja").write_text("{% for message in messages %}\n{{ message.content }\n{% endfor %}")
     (tmp / "fixed.jinja").write_text("Hello {{ name }}")

@@ -1,13 +1,17 @@
 """Valid values of keys: types, choices, ranges; and equivalent ways of writing them."""
 
 import ast
+import json
 import math
+import os
 import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from llmrecipes.config import InputError, nearest
 from llmrecipes.keys import Key, keys_of
+from llmrecipes.keys.mappings import MAPPINGS
 from llmrecipes.keys.renamed import measure_hint
 from llmrecipes.secrets import scrub_secrets
 
@@ -22,7 +26,7 @@ RANGES = {
     "rollout_batch_size total_episodes watch_items watch_max_new_tokens health_max_pairs pad_to_multiple_of vocab_size "
     "contamination_ngram max_document_bytes shard_bytes workers sample_bytes train_rows prompt_tokens num_tasks "
     "num_generations_eval steps_per_generation generation_batch_size num_iterations logprob_chunk_size "
-    "vllm_tensor_parallel_size vllm_max_model_length max_tool_calling_iterations num_generations",
+    "vllm_tensor_parallel_size vllm_max_model_length max_tool_calling_iterations num_generations every_n_layers",
     "at least 0": "learning_rate weight_decay warmup_steps max_grad_norm eval_delay dataloader_num_workers top_k kl_prompts "
     "show_answers sample_temperature gold_tie_width rater_noise rater_tie_width router_aux_loss_coef watch_steps "
     "center_rewards_coefficient num_completions_to_print judge_price watch_temperature preview temperature loss_weights "
@@ -118,6 +122,8 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
     problem = _not_plain(value) or _wrong_choice(value, choices) or _wrong_type(key, value, declared, kinds, choices)
     if problem:
         raise InputError(f"{where}: `{key}` is {shown(value, key)}{problem}")
+    if key in MAPPINGS and value:
+        return _check_mapping(key, value, where)
     _check_range(key, declared.owner, value, where)
     for name in value if key == "expected" and isinstance(value, dict) else ():
         if advice := measure_hint(str(name)):
@@ -261,14 +267,40 @@ def check_source(where_in: str, value: Any, where: str, config_type: str = SOURC
     if not isinstance(value, dict):
         raise InputError(f"{where}: `{where_in}` is {shown(value)}; it must be a path or {{path: ..., split: ...}}")
     known = keys_of(config_type)
-    for key in value:
-        if key not in known:
-            hint = f"; write `{SOURCE_RENAMED[key]}`" if key in SOURCE_RENAMED else nearest(key, known)
-            raise InputError(f"{where}: `{where_in}`: unknown key `{key[:60]}`{hint}; valid: {', '.join(known)}")
+    _require_fields(value, known, where_in, where, SOURCE_RENAMED)
     if not isinstance(value.get("path"), str) or not value["path"].strip():
         raise InputError(
             f"{where}: `{where_in}`: `path` is missing; give a Hub id, a local path, tinytown or pypi:NAME==VERSION"
         )
+    return _check_fields(value, known, where_in, where)
+
+
+def _check_mapping(key: str, value: Any, where: str) -> Any:
+    """The value of a key of MAPPINGS, with the entries checked; of `fsdp_config` also those in a JSON file."""
+    entries = value
+    if key == "fsdp_config" and isinstance(value, str) and os.path.isfile(value):
+        try:
+            entries = json.loads(Path(value).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{where}: `{key}`: {value} is not JSON: {error}") from None
+    if not isinstance(entries, dict):
+        return value  # text, which preflight refuses
+    if key == "fsdp_config":  # as in accelerate's own files
+        entries = {str(name).removeprefix("fsdp_"): entry for name, entry in entries.items()}
+    known = keys_of(MAPPINGS[key])
+    _require_fields(entries, known, key, where)
+    checked = _check_fields(entries, known, key, where)
+    return checked if isinstance(value, dict) else value
+
+
+def _require_fields(value: dict, known: dict[str, Key], where_in: str, where: str, renamed: dict | None = None) -> None:
+    for key in map(str, value):
+        if key not in known:
+            hint = f"; write `{renamed[key]}`" if key in (renamed or ()) else nearest(key, known)
+            raise InputError(f"{where}: `{where_in}`: unknown key `{key[:60]}`{hint}; valid: {', '.join(known)}")
+
+
+def _check_fields(value: dict, known: dict[str, Key], where_in: str, where: str) -> dict:
     checked = {}
     for key, entry in value.items():
         try:

@@ -11,6 +11,7 @@ from llmrecipes.keys.values import shown
 from llmrecipes.preflight import machine
 from llmrecipes.preflight.best_model import best_model
 from llmrecipes.preflight.dependent import dependent
+from llmrecipes.preflight.generation import generation
 from llmrecipes.preflight.schedules import schedule_arguments
 
 SMALLEST_VOCABULARY = 259  # byte-level BPE, see tokenizers.train_tokenizer
@@ -116,15 +117,11 @@ def _precision(s: Settings) -> Problems:
 
 
 def _checkpointing(s: Settings) -> Problems:
-    known = "use_reentrant preserve_rng_state context_fn determinism_check debug early_stop selective every_n_layers".split()
     is_switched = s.given("activation_checkpointing") or s.given("gradient_checkpointing")
     for key in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
         value = s[key]
         if isinstance(value, str):
             yield key, f"{shown(value)} is text; write a mapping, e.g. {{use_reentrant: false}}"
-        for name in value if isinstance(value, dict) else ():
-            if name not in known:
-                yield key, f"unknown key `{name}`; torch.utils.checkpoint knows {', '.join(known[:4])}"
         if value and not (is_switched or s["gradient_checkpointing"]):  # on by default in most of TRL's configs
             yield key, "has no effect without `activation_checkpointing: true`"
     old, new = s["gradient_checkpointing"], s["activation_checkpointing"]
@@ -172,16 +169,10 @@ def _adapter(s: Settings) -> Problems:
 
 def _texts(s: Settings) -> Problems:
     """Text given for a mapping, and texts that must have a certain form."""
-    for key in ("model_init_kwargs", "dataset_kwargs", "liger_kernel_config"):
+    mappings = "model_init_kwargs dataset_kwargs liger_kernel_config accelerator_config generation_kwargs"
+    for key in (*mappings.split(), "transformers_continuous_batching_config"):
         if isinstance(s[key], str):
             yield key, f"{shown(s[key])} is text; write a mapping"
-    for pair in str(s["optim_args"] or "").replace(" ", "").split(",") if s["optim_args"] else ():
-        if not re.fullmatch(r"\w+=.+", pair):
-            yield "optim_args", f"{shown(pair)} has no value; write key=value,key=value"
-    accelerator = s["accelerator_config"]
-    for key, value in accelerator.items() if isinstance(accelerator, dict) else ():
-        if not isinstance(value, bool) and value is not None and key != "gradient_accumulation_kwargs":
-            yield "accelerator_config", f"`{key}` is {shown(value)}; it must be true or false"
     if s["fsdp_config"] and not s["fsdp"]:
         yield "fsdp_config", "has no effect without `fsdp: true`"
     hub_id = s["hub_model_id"]
@@ -378,6 +369,7 @@ CONTRADICTIONS = (
     _texts,
     _preferences,
     _rollouts,
+    generation,
     _kto,
     _fresh_model,
     _vocabulary,

@@ -3,7 +3,10 @@
 Every check yields (key, what is wrong and what to do).
 """
 
+import re
+
 from llmrecipes.keys.settings import Problems, Settings
+from llmrecipes.keys.values import shown
 from llmrecipes.preflight.best_model import WATCHING
 
 CLIPPED = "grpo dapo dr_grpo bnpo luspo"  # GRPO's losses that clip the ratio on both sides
@@ -100,12 +103,7 @@ def _of_trainer(s: Settings) -> Problems:
     yield from _accelerator(s)
     if s.given("length_column_name"):  # Trainer would order the rows by their tokens without a word
         yield "length_column_name", "has no effect: the rows, once tokenised, have no such column; leave it out"
-    optim = s["optim"] or "adamw_torch_fused"
-    for pair in str(s["optim_args"] or "").replace(" ", "").split(",") if optim in OPTIM_ARGS else ():
-        name, is_pair, _ = pair.partition("=")
-        if is_pair and name not in OPTIM_ARGS[optim]:
-            known = f"it reads {', '.join(OPTIM_ARGS[optim])}" if OPTIM_ARGS[optim] else "which reads none"
-            yield "optim_args", f"`{name}` has no effect with `optim: {optim}`, {known}"
+    yield from _optim_args(s)
     decides = s["load_best_model_at_end"] or s["save_strategy"] == "best" or s["lr_scheduler_type"] in WATCHING
     if s.given("greater_is_better") and not decides:
         yield "greater_is_better", "decides nothing; set `load_best_model_at_end: true` or `save_strategy: best`"
@@ -124,15 +122,53 @@ def _of_trainer(s: Settings) -> Problems:
         yield "train_sampling_strategy", f"{strategy} knows no length of a pair of answers; leave it out"
 
 
+def _optim_args(s: Settings) -> Problems:
+    optim = s["optim"] or "adamw_torch_fused"
+    for pair in str(s["optim_args"]).replace(" ", "").split(",") if s["optim_args"] else ():
+        name, _, value = pair.partition("=")
+        if not re.fullmatch(r"\w+=.+", pair):
+            yield "optim_args", f"{shown(pair)} has no value; write key=value,key=value"
+        elif optim not in OPTIM_ARGS:
+            continue
+        elif name not in OPTIM_ARGS[optim]:
+            known = f"it reads {', '.join(OPTIM_ARGS[optim])}" if OPTIM_ARGS[optim] else "which reads none"
+            yield "optim_args", f"`{name}` has no effect with `optim: {optim}`, {known}"
+        elif name in ("nesterov", "centered"):
+            if value.lower() not in ("true", "false"):
+                yield "optim_args", f"`{name}` is {shown(value)}; it must be true or false"
+        elif not re.fullmatch(r"(\d+\.?\d*|\.\d+)(e-?\d+)?", value.lower()):
+            yield "optim_args", f"`{name}` is {shown(value)}; it must be a number of 0 or more"
+
+
+# Entries of `accelerator_config` that are refused, the value, and why.
+OF_ACCELERATOR = (
+    ("split_batches", True, "makes per_device_train_batch_size that of all processes; leave it out, and divide that"),
+    # accelerate cuts a batch by the first dimension of its tensors. In a batch of pairs, chosen answers stand above rejected
+    # ones, so one cut goes through the pairs, and the last batch of an evaluation counts as one of twice as many rows.
+    # PPO's and GRPO's batches are lists, which it cannot cut, and batches of other lengths cannot be joined.
+    (
+        "dispatch_batches",
+        True,
+        "cuts batches that cannot be cut: pairs fall apart, the last of an evaluation count twice, and rows of another "
+        "length stop the run; leave it out",
+    ),
+    ("even_batches", False, "leaves processes without a batch for which the others wait for ever; leave it out"),
+    ("use_configured_state", True, "needs a state that a program has made before; leave it out"),
+)
+
+
 def _accelerator(s: Settings) -> Problems:
-    """Keys of `accelerator_config` that change how many rows a step takes, which the run card and plans count."""
+    """Entries of `accelerator_config` with which a step, or an evaluation, would not take the rows that it should."""
     config = s["accelerator_config"] if isinstance(s["accelerator_config"], dict) else {}
+    for name, value, why in OF_ACCELERATOR:
+        if config.get(name) is value:
+            yield "accelerator_config", f"`{name}: {str(value).lower()}` {why}"
     accumulation = config.get("gradient_accumulation_kwargs")
-    if config.get("split_batches"):
-        text = "`split_batches` makes per_device_train_batch_size that of all processes; leave it out, and divide that"
-        yield "accelerator_config", text
-    if isinstance(accumulation, dict) and "num_steps" in accumulation:
-        yield "accelerator_config", "`num_steps` is `gradient_accumulation_steps` here; give that"
+    for name in accumulation if isinstance(accumulation, dict) else ():
+        if name == "num_steps":
+            yield "accelerator_config", "`num_steps` is `gradient_accumulation_steps` here; give that"
+        elif name != "sync_each_batch":
+            yield "accelerator_config", f"`{name}` has no effect: Trainer adds gradients up by itself; leave it out"
 
 
 def given(s: Settings, names: str) -> list[str]:
