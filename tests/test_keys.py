@@ -137,6 +137,13 @@ def all_keys():
     return keys
 
 
+@pytest.mark.parametrize("config", LIBRARY)
+def test_a_range_takes_the_default(config):
+    for key, declared in keys_of(config).items():
+        bounds, default = range_of(key, declared.owner), declared.default
+        assert not bounds or type(default) not in (int, float) or not _outside(default, bounds), f"{key}: {default}"
+
+
 def test_a_range_takes_0_where_ppo_does():
     from llmrecipes.ppo.config import ABOVE_0, ABOVE_0_IF_GIVEN, AT_LEAST_0
 

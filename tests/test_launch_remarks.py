@@ -170,6 +170,7 @@ def test_hub_is_asked_before_training_whether_a_push_would_be_let_in(monkeypatch
         ("--watch_steps 5 --watch_temperature 0.5", "watch_temperature: has no effect without `watch_questions`"),
         ("--watch_steps 5 --watch_items 3", "watch_items: has no effect without `watch_tasks`"),
         ("--save_strategy epoch --save_steps 5", "save_steps: has no effect with `save_strategy: epoch`"),
+        ("--save_strategy no --save_total_limit 2", "save_total_limit: counts only checkpoints that interruptions leave"),
         ("--logging_strategy epoch --logging_steps 5", "logging_steps: has no effect with `logging_strategy: epoch`"),
         ("--run_name mine", "run_name: has no effect without `report_to`"),
         ("--run_name mine --report_to tensorboard", "run_name: has no effect with `report_to: tensorboard`"),

@@ -132,9 +132,9 @@ def test_datasets_on_the_command_line_are_paths():
 
 def test_mappings_on_the_command_line_are_yaml(tmp_path):
     config = write(tmp_path, "datasets: [{path: a.jsonl}]\nexpected: {loss: null}\n")
-    overrides = ["--datasets", '[{"path": "b.jsonl", "weight": 2.0}]', "--expected={loss: [1.0, 0.1]}", "--source", "x"]
+    overrides = ["--datasets", '[{"path": "b.jsonl", "max_rows": 2}]', "--expected={loss: [1.0, 0.1]}", "--source", "x"]
     data, run = parse(DataArguments, RunArguments, argv=["--config", config, *overrides])
-    assert [(s.path, s.weight) for s in data.datasets] == [("b.jsonl", 2.0)]
+    assert [(s.path, s.max_rows) for s in data.datasets] == [("b.jsonl", 2)]
     assert run.expected == {"loss": [1.0, 0.1]} and run.source == "x"
     with pytest.raises(InputError, match="--expected .* not valid YAML"):
         parse(RunArguments, argv=["--expected", "{loss: "])
@@ -270,7 +270,7 @@ def test_what_a_reader_gives_must_be_rows(found, message):
     [
         (["--model_name_or_path", "outputs/none/sft"], "model_name_or_path: outputs/none/sft does not exist"),
         (["--datasets", "./none.jsonl"], "datasets: ./none.jsonl does not exist"),
-        (["--datasets", "[{path: ./none.jsonl, weight: 2}]"], "datasets: ./none.jsonl does not exist"),
+        (["--datasets", "[{path: ./none.jsonl, max_rows: 2}]"], "datasets: ./none.jsonl does not exist"),
         (["--eval_datasets", "EMPTY"], "eval_datasets: EMPTY is empty"),
     ],
 )

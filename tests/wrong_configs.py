@@ -98,6 +98,10 @@ accelerator_config: {split_batch: true} | `accelerator_config`: unknown key `spl
 accelerator_config: accelerator.json | is text; write a mapping
 accelerator_config: {dispatch_batches: true} | the last of an evaluation count twice
 accelerator_config: {even_batches: false} | for which the others wait for ever
+accelerator_config: {use_seedable_sampler: false} | so that a run that continues takes others
+ignore_data_skip: true | would read rows again
+restore_callback_states_from_checkpoint: true | has no effect: the callbacks here keep no state there
+datasets: [{path: {rows}, weight: 2.0}] | `weight` has no effect with a single source
 accelerator_config: {use_configured_state: true} | needs a state that a program has made
 accelerator_config: {gradient_accumulation_kwargs: {sync_each: true}} | unknown key `sync_each`, did you
 accelerator_config: {gradient_accumulation_kwargs: {adjust_scheduler: false}} | Trainer adds gradients up by itself
@@ -337,6 +341,7 @@ judge_key_variable: MY_KEY | has no effect without `judge_url`
 kl_coef: 0.1 | unknown key `kl_coef`
 """,
     "dpo": """
+f_divergence_type: alpha_divergence; f_alpha_divergence_coef: -1 | must lie from 0 to 1
 label_smoothing_factor: 0.1 | has no effect on this stage's loss; use `label_smoothing`
 train_sampling_strategy: group_by_length | group_by_length knows no length of a pair of answers
 train_sampling_strategy: batch_rebalance | batch_rebalance knows no length of a pair of answers
@@ -368,6 +373,7 @@ model_name_or_path: {reward} | is a reward model
 generate_during_eval: true | use `watch_steps`
 """,
     "reward": """
+eval_datasets: [{path: {rows}, weight: 1}, {path: {rows}}] | has no effect for a set that is measured by itself
 label_smoothing_factor: 0.1 | has no effect on this stage's loss; leave it out
 train_sampling_strategy: group_by_length | group_by_length knows no length of a pair of answers
 fp16_full_eval: true | would round the weights
@@ -385,6 +391,13 @@ load_best_model_at_end: true; eval_datasets: {rows}; eval_strategy: steps | say 
 beta: 0.1 | unknown key `beta`
 """,
     "grpo": """
+entropy_coef: -0.1 | must be at least 0
+use_adaptive_entropy: true; entropy_coef_min: -1 | must be at least 0
+use_adaptive_entropy: true; entropy_coef_delta: 0 | must be above 0
+use_adaptive_entropy: true; entropy_target: -1 | must be above 0
+use_adaptive_entropy: true; entropy_coef_min: 2 | is 2, above `entropy_coef_max`, which is 1.0
+beta: -0.1 | must be at least 0
+vllm_importance_sampling_cap: -1 | must be above 0
 generation_kwargs: {typical: 0.9} | unknown key `typical`, did you mean `typical_p`?
 generation_kwargs: {temperature: 0.5} | `temperature` would take the place of the key `temperature`
 generation_kwargs: {max_new_tokens: 4} | would take the place of the key `max_completion_length`
@@ -481,6 +494,7 @@ torch_compile_mode: max-autotune | records a CUDA graph for each length
 value_model: shared; value_model_name_or_path: {reward} | has no effect with `value_model: shared`
 """,
     "pretrain": """
+max_length: 1 | must be at least 2
 activation_checkpointing_kwargs: {use_reentrant: true} | has no effect without `activation_checkpointing: true`
 gradient_checkpointing_kwargs: {use_reentrant: true} | has no effect without `activation_checkpointing: true`
 bf16_full_eval: true | would round the weights that are saved after the last evaluation
@@ -504,9 +518,8 @@ optimizer: [muon] | give one of adamw, muon
 optimizer: sgd | choose from adamw, muon
 muon_learning_rate: 0 | must be above 0
 muon_learning_rate: 0.01 | has no effect without `optimizer: muon`
-max_length: 0 | must be at least 1
+max_length: 0 | must be at least 2
 train_sampling_strategy: group_by_length | has no effect
-ignore_data_skip: true | would read rows again
 max_epochs: 0 | must be above 0
 phases: [0.5, 0.6] | not parts of the steps
 datasets: [{path: tinytown, weight: [1, -1]}] | must be at least 0

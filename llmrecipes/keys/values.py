@@ -33,14 +33,16 @@ RANGES = {
     "contamination_common report_samples retries price desirable_weight undesirable_weight epsilon epsilon_high delta "
     "off_policy_mask_threshold missing_eos_penalty value_warmup_rollouts health_max_length_bias "
     "health_max_score_difference health_max_length_correlation health_max_calibration_error num_rollout_completions "
-    "vllm_server_timeout kl_coef vf_coef vllm_importance_sampling_clip_min",
+    "vllm_server_timeout kl_coef vf_coef vllm_importance_sampling_clip_min entropy_coef "
+    "entropy_coef_min entropy_coef_max",
     "above 0 to 1e9": "num_train_epochs",
     "above 0": "save_steps logging_steps eval_steps beta weight adam_epsilon neftune_noise_alpha "
     "test_split_size muon_learning_rate discopop_tau max_epochs repetition_penalty sapo_temperature_neg "
     "sapo_temperature_pos vespo_k_pos vespo_lambda_pos vespo_k_neg vespo_lambda_neg value_learning_rate cliprange "
-    "cliprange_value kl_target kl_horizon score_clip early_stop_kl vllm_importance_sampling_clip_max",
+    "cliprange_value kl_target kl_horizon score_clip early_stop_kl vllm_importance_sampling_clip_max "
+    "vllm_importance_sampling_cap entropy_coef_delta entropy_target",
     "0 to 1": "overlap repeat_share min_agreement label_smoothing_factor ld_alpha ref_model_mixup_alpha watch_share min_p "
-    "health_min_accuracy health_min_group_accuracy top_entropy_quantile gamma lam",
+    "health_min_accuracy health_min_group_accuracy top_entropy_quantile gamma lam f_alpha_divergence_coef",
     "above 0 to 1": "top_p vllm_gpu_memory_utilization mfu",
     "0 to below 1": "adam_beta1 adam_beta2 lora_dropout test_share",
     "0 to below 0.5": "label_smoothing",
@@ -50,8 +52,14 @@ RANGES = {
     "-1 to 1e15": "max_steps",
 }
 RANGE_OF = {key: bounds for bounds, keys in RANGES.items() for key in keys.split()}
-# At temperature 0 all answers to a prompt are alike, of which sampling may make use and these two learn nothing.
-OWN_RANGES = {("temperature", "PPOConfig"): "above 0", ("temperature", "GRPOConfig"): "above 0"}
+# At temperature 0 all answers to a prompt are alike, of which sampling may make use and these two learn nothing. GRPO's
+# default is a `beta` of 0, which needs no reference.
+OWN_RANGES = {
+    ("temperature", "PPOConfig"): "above 0",
+    ("temperature", "GRPOConfig"): "above 0",
+    ("beta", "GRPOConfig"): "at least 0",
+    ("max_length", "PretrainArguments"): "at least 2",  # a token and the next
+}
 # Choices that a library checks late or never; a test compares them with the library's own list.
 CHOICES = {
     "report_to": (

@@ -97,6 +97,8 @@ def ineffective(s: Settings) -> Problems:
     ):
         if off and s.given(key) and needs in s.keys and not s.given(needs):
             yield key, f"has no effect without `{needs}`"
+    if s.given("save_total_limit") and s["save_strategy"] == "no":
+        yield "save_total_limit", "counts only checkpoints that interruptions leave, with `save_strategy: no`"
     yield from _harmless(s, trackers)
     if s["trust_remote_code"]:
         model, revision = s["model_name_or_path"] or "the model's repository", s["model_revision"]

@@ -229,6 +229,12 @@ def _preferences(s: Settings) -> Problems:
 def _rollouts(s: Settings) -> Problems:
     if s["delta"] and s["delta"] <= 1 + (s["epsilon_high"] or s["epsilon"]):
         yield "delta", f"is {s['delta']}, an upper bound of the ratio that must lie above 1 + epsilon"
+    for low, high in (
+        ("entropy_coef_min", "entropy_coef_max"),
+        ("vllm_importance_sampling_clip_min", "vllm_importance_sampling_clip_max"),
+    ):
+        if low in s.keys and s[high] is not None and (s[low] or 0) > s[high]:
+            yield low, f"is {s[low]}, above `{high}`, which is {s[high]}"
     if s["remove_unused_columns"] and s.given("remove_unused_columns") and "reward_functions" in s.keys:
         yield "remove_unused_columns", "takes the columns away that reward functions read; leave it out"
     if warmup := s["value_warmup_rollouts"]:
@@ -349,11 +355,6 @@ def _order(s: Settings) -> Problems:
     """Pretraining, whose rows come in their own order."""
     if "phases" in s.keys and s.given("train_sampling_strategy"):
         yield "train_sampling_strategy", "has no effect: sources, weights and seed give the order; leave it out"
-    if "phases" in s.keys and s["ignore_data_skip"]:
-        yield (
-            "ignore_data_skip",
-            "would read rows again; a run that continues starts at its next row at no cost; leave it out",
-        )
 
 
 CONTRADICTIONS = (

@@ -74,8 +74,22 @@ def dependent(s: Settings) -> Problems:
     if s["value_model"] == "shared" and s["value_model_name_or_path"]:
         yield "value_model_name_or_path", "has no effect with `value_model: shared`, a fresh head on the policy"
     yield from _of_trainer(s)
+    yield from _weights(s)
     yield from _annotator(s)
     yield from _judge(s)
+
+
+def _weights(s: Settings) -> Problems:
+    """Weights of sources that are mixed with no other."""
+    for key in ("datasets", "eval_datasets", "watch_questions"):
+        sources = s[key] if isinstance(s[key], list) else [s[key]]
+        is_apart = key == "eval_datasets" and "health_check" in s.keys  # each is measured by itself
+        if len(sources) > 1 and not is_apart or s["phases"]:
+            continue
+        for source in sources:
+            if isinstance(source, dict) and source.get("weight") is not None:
+                why = "for a set that is measured by itself" if len(sources) > 1 else "with a single source"
+                yield key, f"`weight` has no effect {why}; leave it out (`max_rows` takes a part of the rows)"
 
 
 def _of_trainer(s: Settings) -> Problems:
@@ -101,6 +115,14 @@ def _of_trainer(s: Settings) -> Problems:
         for key in given(s, "torch_compile_backend torch_compile_mode"):
             yield key, "has no effect with `torch_compile: false`; leave one of the two out"
     yield from _accelerator(s)
+    if s["ignore_data_skip"]:
+        text = "would read rows again; a run that continues starts at its next row at no cost; leave it out"
+        yield "ignore_data_skip", text
+    if s["restore_callback_states_from_checkpoint"]:
+        yield (
+            "restore_callback_states_from_checkpoint",
+            "has no effect: the callbacks here keep no state there; leave it out",
+        )
     if s.given("length_column_name"):  # Trainer would order the rows by their tokens without a word
         yield "length_column_name", "has no effect: the rows, once tokenised, have no such column; leave it out"
     yield from _optim_args(s)
@@ -153,6 +175,11 @@ OF_ACCELERATOR = (
         "length stop the run; leave it out",
     ),
     ("even_batches", False, "leaves processes without a batch for which the others wait for ever; leave it out"),
+    (
+        "use_seedable_sampler",
+        False,
+        "draws the order of rows from whatever was drawn before, so that a run that continues takes others; leave it out",
+    ),
     ("use_configured_state", True, "needs a state that a program has made before; leave it out"),
 )
 
