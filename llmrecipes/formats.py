@@ -127,9 +127,9 @@ def parse_line(line: str, where: str, row: str | None = None) -> dict:
     wrong."""
     listed = "; one list of rows belongs into a file that is called .json" if line.lstrip().startswith("[") else ""
     try:
-        value = json.loads(line)
+        value = JSON.decode(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not valid JSON ({error.msg} at column {error.colno}){listed}") from None
+        raise InputError(f"{where}: not valid JSON ({error.msg} at column {error.colno}){listed or _advice(line)}") from None
     except (RecursionError, ValueError) as error:  # nested a thousand deep; a number of thousands of digits
         raise InputError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(value, dict):
@@ -139,6 +139,32 @@ def parse_line(line: str, where: str, row: str | None = None) -> dict:
             f"{row or where}: holds half a character (a lone surrogate, \\ud800 to \\udfff); write whole characters"
         )
     return value
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    """The object of these pairs; of a key that stands twice, json would drop the first value in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {short(twice)} stands twice in one object")
+    return found
+
+
+JSON = json.JSONDecoder(object_pairs_hook=_once)
+
+
+def _advice(line: str) -> str:
+    """What to do about a line that is not the JSON of one row."""
+    if "\0" in line:
+        return "; is the file UTF-16? Save it as UTF-8"
+    if "\r" in line.strip():
+        return "; its lines end in a carriage return alone; end them in a line feed"
+    try:
+        JSON.raw_decode(line.lstrip())
+        return "; each row must stand on a line of its own, with nothing after it"
+    except (ValueError, RecursionError):
+        is_first = line.strip() in ("{", "[")
+        return "; each row must stand whole on one line, or the file be one list that is called .json" if is_first else ""
 
 
 def has_lone_surrogate(value: object) -> bool:

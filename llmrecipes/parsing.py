@@ -13,13 +13,14 @@ import re
 import signal
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from llmrecipes.config import InputError, RunArguments, nearest, one_line
 from llmrecipes.durable import trouble_with_files
 from llmrecipes.keys import Key, keys_of, recipe_keys
+from llmrecipes.keys.argv import Options, read_argv
 from llmrecipes.keys.renamed import TRANSLATES, hint
 from llmrecipes.keys.settings import COMMAND_LINE, Settings
 from llmrecipes.keys.strict_yaml import load_yaml, parse_yaml, read_yaml  # noqa: F401 (load_yaml: for those who read configs)
@@ -165,47 +166,6 @@ def show(text: str) -> None:
     with suppress(SystemExit):  # of signals.Pipe
         print(text, flush=True)
     sys.exit(0)
-
-
-@dataclass
-class Options:
-    """argv, read once: key -> list of words for each `--key value`, and the options that are not keys."""
-
-    given: dict[str, list[str]]
-    config: str | None = None
-    help: list[str] | None = None
-    print_config: bool = False
-
-
-def read_argv(argv: list[str]) -> Options:
-    """Splits argv into options: `--key=value`, `--key value ...` and `--key` alone. InputError for anything else, and for an
-    option that is given twice, also as `--key` and `--no_key`."""
-    options, i, seen = Options({}), 0, set()
-    while i < len(argv):
-        word = "--help" if argv[i] == "-h" else argv[i]
-        if not re.match(r"--[a-zA-Z]", word):
-            raise InputError(f"{COMMAND_LINE}: {shown(word)} belongs to no option; write --key value")
-        key, has_value, value = word[2:].partition("=")
-        key, words = key.replace("-", "_"), [value] if has_value else []
-        i += 1
-        while not has_value and i < len(argv) and not re.match(r"--[a-zA-Z]", argv[i]) and argv[i] != "-h":
-            words.append(argv[i])
-            i += 1
-        name = key if words else key.removeprefix("no_")
-        if name in seen:
-            raise InputError(f"{COMMAND_LINE}: --{name} is given twice; give it once (a list as --{name} A B)")
-        seen.add(name)
-        if key == "config":
-            if len(words) != 1 or not words[0]:
-                raise InputError(f"{COMMAND_LINE}: --config needs a file; write --config FILE.yaml")
-            options.config = words[0]
-        elif key == "help":
-            options.help = [*(options.help or []), *words]
-        elif key == "print_config":
-            options.print_config = True
-        else:
-            options.given[key] = words
-    return options
 
 
 def read_given(options: Options) -> dict:

@@ -226,6 +226,12 @@ def start_run(state: Run) -> None:
         hold_folder(state.output_dir)
         if read_manifest(state.output_dir) != state.found:
             raise InputError(f"{state.output_dir}: another process has just written there; give the command again")
+        if not state.is_foreign and standing(state.output_dir, state.manifest["fingerprint"]) == "foreign":
+            release_folder(state.output_dir)
+            raise InputError(
+                f"{state.output_dir}: holds files that no run wrote, and that were not seen when this one was checked; "
+                "choose another output_dir"
+            )
         for note in state.notes:
             print(note)
         if state.resume_from_checkpoint:

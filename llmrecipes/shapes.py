@@ -18,6 +18,8 @@
 | rankings | prompt, responses, ranking | one row a pair, by the reader preferences:rankings |
 """
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 
@@ -64,12 +66,20 @@ TAKEN |= {"completion_mask", "assistant_masks", "prompt_ids", "completion_ids", 
 TAKEN |= {"prompt_input_ids", "chosen_input_ids", "rejected_input_ids", "ref_chosen_logps", "ref_rejected_logps"}
 TAKEN |= {"image", "images", "videos", "pixel_values", "inputs_embeds", "cu_seq_lens_q", "cu_seq_lens_k"}
 # Names that data sets use for the standard columns, but too ambiguous to be renamed without asking.
+_ASKED = ("question", "query", "instruction", "input", "source_text", "problem", "inputs")
+_ANSWERED = ("response", "output", "answer", "reply", "target", "target_text", "solution", "targets")
 SYNONYMS = {"messages": ("conversation", "dialog", "dialogue", "chat", "turns"),
-            "completion": ("response", "output", "answer", "reply", "target", "target_text"),
-            "prompt": ("question", "query", "instruction", "input", "source_text"),
+            "prompt": _ASKED,
+            "completion": _ANSWERED,
+            "question": (*_ASKED, "prompt"),
+            "answer": (*_ANSWERED, "completion"),
             "text": ("content", "document", "body", "raw_content", "code"),
-            "chosen": ("accepted", "preferred", "positive", "winner"),
-            "rejected": ("dispreferred", "negative", "loser")}  # fmt: skip
+            "chosen": ("accepted", "preferred", "positive", "winner", "response_j", "chosen_response"),
+            "rejected": ("dispreferred", "negative", "loser", "response_k", "rejected_response")}  # fmt: skip
+# Shapes to rename to besides the wanted ones, by what they become: a question of text is asked as a conversation.
+ASKED = {"messages": ("question", "answer"), "preference": ("question", "chosen", "rejected"), "prompt": ("question",)}
+# Columns that some shapes read besides their own: `columns` would leave them out if it did not name them.
+BESIDE = ("context", "history", "system", "system_prompt", "tools", "functions", "chat_template_kwargs", "margin", "weight")
 
 
 @cache
@@ -118,14 +128,42 @@ def wrong_columns(row: Mapping, wanted: Sequence[str], where: str) -> str:
         return f"{where}: label must be true or false, found {short(label_of(row))}"
     if "ranking" in row and "preference" in wanted:
         return f"{message}. Rankings become pairs with `reader: llmrecipes.data.preferences:rankings`"
+    if isinstance(row.get("completions"), list) and "preference" in wanted:
+        return f"{message}. Scored completions become pairs with `reader: llmrecipes.data.preferences:ultrafeedback`"
+    if names := _renaming(row, wanted):
+        beside = {name: name for name in BESIDE if name in row and name not in names and wanted != ("text",)}
+        told = ", ".join(f"{_quoted(old)}: {new}" for old, new in (names | beside).items())
+        return f"{message}. Rename with `columns: {{{told}}}`"
+    return f"{message}. Rename columns with `columns: {{yours: {COLUMNS[wanted[0]][0]}}}`, or write the rows with a `reader`"
+
+
+def _renaming(row: Mapping, wanted: Sequence[str]) -> dict[str, str]:
+    """Old -> new name of all the columns of a wanted shape, which the row has under other names; empty if it lacks one."""
     plain = {name.strip().lower(): name for name in reversed(row)}
-    renamed = {
-        plain[name]: column
-        for shape in wanted
-        for column in COLUMNS[shape]
-        if column not in row
-        for name in (column, *SYNONYMS.get(column, ()))
-        if name in plain
-    }
-    example = ", ".join(f"{name}: {column}" for name, column in renamed.items()) or f"yours: {COLUMNS[wanted[0]][0]}"
-    return f"{message}. Rename with `columns: {{{example}}}`"
+    labelled = "unpaired preference" in wanted  # KTO, which reads no question in place of a prompt
+    for columns in [*(COLUMNS[shape] for shape in wanted), *(ASKED[shape] for shape in wanted if shape in ASKED)]:
+        found = {}
+        for column in columns:
+            there = (plain[name] for name in (column, *SYNONYMS.get(column, ())) if name in plain)
+            name = next((name for name in there if name not in found and _suits(row[name], name, column, labelled)), None)
+            if name is not None:
+                found[name] = column
+        if len(found) == len(columns):
+            return found
+    return {}
+
+
+def _suits(value: object, name: str, column: str, labelled: bool) -> bool:
+    """Whether a column's value is of the kind that `column` holds, a prompt of text only if it is called so."""
+    if column == "messages":
+        first = value[0] if isinstance(value, list) and value else None
+        return isinstance(first, Mapping) and ("role" in first or "from" in first)
+    if column in ("chosen", "rejected", "label"):
+        return column == "label" or isinstance(value, (str, list))
+    if column in ("prompt", "completion") and isinstance(value, list):
+        return True
+    return isinstance(value, str) and (column not in ("prompt", "completion") or labelled or name.strip().lower() == column)
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"\w[\w.-]*", name) else json.dumps(name, ensure_ascii=False)

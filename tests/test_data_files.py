@@ -259,3 +259,24 @@ def test_a_folder_of_several_kinds_of_files_is_refused_instead_of_read_in_part(t
     jsonl(tmp_path / "a.jsonl", [{"text": "x"}])
     (tmp_path / "b.csv").write_text("text\nhello\n")
     assert "holds files of several kinds (.csv, .jsonl)" in error_of(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("cells", "read"),
+    [
+        (["007", "012"], ["007", "012"]),
+        (["1_000", "2"], ["1_000", "2"]),
+        (["\u0663", "4"], ["\u0663", "4"]),
+        (["0", "-12"], [0, -12]),
+        (["1e3", ".5", "nan"], [1000.0, 0.5, "nan"]),
+    ],
+)
+def test_cells_are_numbers_only_as_numbers_are_written(tmp_path, cells, read):
+    (tmp_path / "a.csv").write_text("text,id\n" + "".join(f"x,{cell}\n" for cell in cells))
+    found = load_source(DatasetSource(str(tmp_path / "a.csv")), 0)["id"]
+    assert [value if value == value else "nan" for value in found] == read
+
+
+def test_a_key_that_stands_twice_in_a_json_list_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('[{"text": "a"}, {"text": "b", "text": "c"}]')
+    assert "row 2: is not valid JSON (the key 'text' stands twice" in error_of(str(tmp_path / "a.json"))

@@ -173,3 +173,20 @@ def test_a_prompt_with_tool_calls_shows_them_and_is_another_one_without():
     prompts = [[USER, call(of), {"role": "tool", "content": "9"}] for of in ("depth", "width")]
     assert prompt_text(prompts[0]) == 'user: Hi\nassistant: {"name": "depth"}\ntool: 9'
     assert len({*map(prompt_id, prompts)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('{"text": "a", "text": "b"}', "the key 'text' stands twice in one object"),
+        ('{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "the key 'content' stands twice"),
+        ('{"text": "a"} {"text": "b"}', "each row must stand on a line of its own"),
+        ('{"text": "a"},', "each row must stand on a line of its own"),
+        ('{"text": "a"}\r{"text": "b"}', "its lines end in a carriage return alone"),
+        ("{\n", "each row must stand whole on one line"),
+        ('{\0"\0t', "is the file UTF-16"),
+    ],
+)
+def test_line_that_is_not_one_row_says_what_to_do(text, part):
+    with pytest.raises(InputError, match=f"^data.jsonl, line 1: not valid JSON.*{part}"):
+        list(parse_jsonl([text], "data.jsonl"))

@@ -98,6 +98,10 @@ def test_wrong_value_is_rejected_on_the_command_line(tmp_path):
     assert "needs a value" in error_of(tmp_path, "", "--max_length=")
     assert "takes one value, got 'o' '-x'; write --key value" in error_of(tmp_path, "", "--output_dir", "o", "-x")
     assert "belongs to no option" in error_of(tmp_path, "", "max_length")
+    for words in (["\u2013\u2013seed", "3"], ["\u2014seed=3"], ["-seed", "3"]):
+        told = f"{words[0]!r} belongs to no option; write --seed, with two plain -"
+        assert told in error_of(tmp_path, "seed: 1", "--report_to", "none", *words)
+    assert "--config takes one file; 'extra' belongs to no option" in error_of(tmp_path, "seed: 1", "extra")
 
 
 @pytest.mark.parametrize(

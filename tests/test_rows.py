@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from llmrecipes.config import InputError
 from llmrecipes.rows import to_standard
@@ -241,8 +242,13 @@ def test_answers_stay_beside_a_prompt_for_reward_functions():
         ({"instruction": "Be brief.", "question": "Hi", "output": "Yes?"}, "has the questions instruction and question"),
         ({"instruction": "Add.", "context": 3, "output": "2"}, "context "),
         ({"question": "Hi", "answer": "Yes?", "response": "No."}, "has the answers response and answer"),
-        ({" Prompt": "Hi", "Completion": "Yes?"}, r"Rename with `columns: \{ Prompt: prompt, Completion: completion\}`"),
-        ({"prompt": "Hi", "response": "Yes?"}, r"Rename with `columns: \{response: completion\}`"),
+        ({" Prompt": "Hi", "Completion": "Yes?"}, r'Rename with `columns: \{" Prompt": prompt, Completion: completion\}`'),
+        ({"prompt": "Hi", "response": "Yes?"}, r"Rename with `columns: \{prompt: question, response: answer\}`"),
+        ({"Question": "Hi", "Answer": "Yes?", "tools": []}, r"\{Question: question, Answer: answer, tools: tools\}"),
+        ({"prompt": [ASK], "response": [REPLY]}, r"Rename with `columns: \{prompt: prompt, response: completion\}`"),
+        ({"problem": "1 + 1", "solution": "2"}, r"Rename with `columns: \{problem: question, solution: answer\}`"),
+        ({"conversation": [{"input": "Hi", "output": "Yes?"}]}, "or write the rows with a `reader`"),
+        ({"winner": "model_a", "prompt": "Hi"}, "or write the rows with a `reader`"),
     ],
 )
 def test_unusable_demonstration_is_one_line(row, message):
@@ -254,6 +260,8 @@ def test_unusable_demonstration_is_one_line(row, message):
     ("row", "message"),
     [
         ({"prompt": [ASK], "chosen": "Nine metres.", "rejected": "No."}, "prompt is messages, chosen is text"),
+        ({"query": "Hi", "accepted": "Yes?", "loser": "No."}, r"\{query: question, accepted: chosen, loser: rejected\}"),
+        ({"instruction": "Hi", "completions": [{"response": "Yes?"}]}, "become pairs with `reader: .*:ultrafeedback`"),
         ({"prompt": "Hi", "chosen": [REPLY], "rejected": [REPLY]}, "prompt is text, chosen is messages"),
         (
             {"prompt": [ASK], "chosen": [REPLY], "rejected": "No."},
@@ -266,7 +274,7 @@ def test_unusable_demonstration_is_one_line(row, message):
         ({"prompt": [ASK], "chosen": [REPLY, ASK], "rejected": [REPLY]}, "chosen ends with a turn of the user's"),
         ({"chosen": "Yes?", "rejected": "No."}, "texts without a prompt"),
         ({"prompt": "Hi", "responses": ["a", "b"], "ranking": [[0], [1]]}, "reader: llmrecipes.data.preferences:rankings"),
-        ({"prompt": "Hi", "accepted": "a", "negative": "b"}, r"columns: \{accepted: chosen, negative: rejected\}"),
+        ({"prompt": "Hi", "accepted": "a", "negative": "b"}, r"\{prompt: prompt, accepted: chosen, negative: rejected\}"),
     ],
 )
 def test_unusable_pair_is_one_line(row, message):
@@ -364,3 +372,14 @@ def test_a_kto_tag_is_no_demonstration():
     row = {"messages": [ASK, REPLY], "kto_tag": False}
     with pytest.raises(InputError, match="says whether an answer is good"):
         to_standard(row, "x.jsonl, row 3", ("messages", "prompt-completion"))
+
+
+@pytest.mark.parametrize(
+    "given", [{"prompt": "Hi", "response": "Yes?", "system": "Be kind."}, {"inputs": "Hi", "targets": "Yes?"}]
+)
+def test_renaming_as_the_line_says_makes_the_row_usable_and_loses_nothing(given):
+    with pytest.raises(InputError) as caught:
+        to_standard(given, "x.jsonl, row 7", DEMONSTRATION)
+    names = yaml.safe_load(str(caught.value).rpartition("`columns: ")[2].rstrip("`"))
+    turns = to_standard({new: given[old] for old, new in names.items()}, "x", DEMONSTRATION)["messages"]
+    assert [turn["content"] for turn in turns] == [*filter(None, [given.get("system")]), "Hi", "Yes?"]

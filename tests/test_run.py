@@ -268,6 +268,17 @@ def test_foreign_files_are_never_deleted(tmp_path):
     assert (tmp_path / "thesis.txt").exists()
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_files_that_came_after_the_check_are_never_deleted(tmp_path, force):
+    args, run = Arguments(str(tmp_path / "new" / "..")), RunArguments(force=force)  # once `new` is there, tmp_path itself
+    state = check_run("sample", run, args, (run, args))
+    (tmp_path / "thesis.txt").write_text("x")
+    (tmp_path / "new").mkdir()
+    with pytest.raises(InputError, match="files that no run wrote, and that were not seen"):
+        start_run(state)
+    assert (tmp_path / "thesis.txt").exists()
+
+
 def test_same_finished_run_exits_0(tmp_path, capsys):
     finish_run(start(tmp_path / "o"), {}, made="thing")
     with pytest.raises(SystemExit) as caught:

@@ -123,3 +123,14 @@ def test_real_command_prints_one_line_and_exits_2(lines, part, paths, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1 and part in result.stderr
+
+
+def test_links_that_lead_nowhere_and_long_names_are_no_folder_for_a_run(paths, tmp_path):
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "circle").symlink_to("circle")
+    cases = (("gone", "a link to what is not there"), ("gone/sub", "a link to what"), ("circle", "in a circle"))
+    for name, part in (*cases, ("n" * 300, "cannot be a folder")):
+        config = str(write_config(tmp_path, "sft", [f"output_dir: {tmp_path / name}"], paths))
+        with pytest.raises(InputError, match=part) as caught:
+            parse(*recipe_types("sft"), argv=["--config", config], inputs_exist=True)
+        assert len(caught.value.args) == 1

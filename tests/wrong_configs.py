@@ -130,6 +130,7 @@ activation_checkpointing_kwargs: {use_reentrent: false} | unknown key `use_reent
 gradient_checkpointing: true; activation_checkpointing: false | the two differ
 report_to: wandbb | choose from all, none
 report_to: [tensorboard, wandbb] | choose from all, none
+report_to: [none, tensorboard] | holds none beside trackers
 push_to_hub: true | no token; set HF_TOKEN
 hub_model_id: a/b/c | is not a repository name
 hub_model_id: "my model" | is not a repository name
@@ -175,6 +176,7 @@ output_dir: / | is not a folder of the run's own
 output_dir: {policy} | would be overwritten
 output_dir: {policy}/out | name a folder next to it
 output_dir: {tmp} | would be removed
+output_dir: {foreign}/missing/.. | by way of a folder that is not there
 output_dir: /proc/out | nothing can be written below
 output_dir: 7 | put it in quotes
 ~output_dir | output_dir: is missing

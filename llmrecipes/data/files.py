@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow.parquet
 
 from llmrecipes.config import InputError
-from llmrecipes.formats import has_lone_surrogate, rows_of_batch
+from llmrecipes.formats import JSON, has_lone_surrogate, rows_of_batch
 from llmrecipes.preflight.folders import TABLES, kind_of, no_text, open_file
 from llmrecipes.shapes import ANSWERS, COLUMNS, QUESTIONS
 
@@ -29,7 +29,9 @@ LONGEST_CELL = 1 << 30  # characters
 # Columns of tables that are always read as text: an answer "42", "NA" or "null" is text.
 TEXTS = {*QUESTIONS, *ANSWERS, *(name for names in COLUMNS.values() for name in names), "context", "system"} - {"label"}
 TRUTH = {"true": True, "false": False}
-TYPES = (lambda cell: TRUTH[cell.lower()], int, float)  # of the cells of other columns
+# Of the cells of other columns. A number is one only as it would be written: 007 and 1_000 are names.
+NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*|(?=\.[0-9]))(\.[0-9]*)?([eE][-+]?[0-9]+)?|[-+]?(nan|inf|infinity)", re.IGNORECASE)
+TYPES = (lambda cell: TRUTH[cell.lower()], int, float)
 SPACES = re.compile(r"[ \t\n\r]*")
 
 
@@ -202,7 +204,7 @@ def _reads(read: Callable, cell: str) -> bool:
         read(cell)
     except (KeyError, ValueError):
         return False
-    return True
+    return read not in (int, float) or NUMBER.fullmatch(cell.strip()) is not None
 
 
 # ---- JSON files of one value ----
@@ -255,7 +257,7 @@ def listed_rows(file: Path) -> Iterator[tuple[tuple, dict | InputError]]:
 def _next_value(text: str, at: int) -> tuple[tuple, str, bool]:
     """((value at `at`, its end, the place of the comma or bracket after it), what is wrong, whether more text may help)."""
     try:
-        value, end = json.JSONDecoder().raw_decode(text, at)
+        value, end = JSON.raw_decode(text, at)
     except json.JSONDecodeError as error:
         # A cut number, name or \\u escape is noticed at most a few characters before the end, a cut string where it began.
         return (), error.msg, error.pos > len(text) - 20 or error.msg.startswith("Unterminated string")

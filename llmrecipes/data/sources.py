@@ -4,7 +4,6 @@ A source is `module:function`, `stdlib`, `pypi:NAME==VERSION`, a local file or f
 """
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from llmrecipes.config import DatasetSource, InputError, as_rows, generator_of, 
 from llmrecipes.data.archive import load_archive
 from llmrecipes.data.files import column_types, in_words, json_kind, listed_rows, opened, table_rows
 from llmrecipes.data.folders import is_saved, own_files, table_files
-from llmrecipes.formats import has_lone_surrogate, parse_line
+from llmrecipes.formats import JSON, has_lone_surrogate, parse_line
 from llmrecipes.preflight.folders import FILES, TABLES, kind_of
 
 # Where keys differ from row to row.
@@ -223,7 +222,7 @@ def _as_read(line: str, is_text: bool) -> dict | str | UnicodeEncodeError:
 def _parse_json(path: Path, content: str) -> list | None:
     """The row that is the whole file, or the rows of the only list in it; None if the file is one row a line."""
     try:
-        value = json.loads(content)
+        value = JSON.decode(content)
     except (ValueError, RecursionError) as error:
         if content.lstrip().startswith("{") and "\n{" in content.strip():
             return None

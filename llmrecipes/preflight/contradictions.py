@@ -344,6 +344,8 @@ def _not_carried_out(s: Settings) -> Problems:
             yield key, "has no effect here; leave it out"
     if checks_health and s["health_check"] is False:
         yield "health_check", "is all that this recipe does; leave it out"
+    if isinstance(s["report_to"], list) and "none" in s["report_to"] and len(s["report_to"]) > 1:
+        yield "report_to", "holds none beside trackers; leave one or the other out"
     for key in ("batch_eval_metrics", "include_for_metrics"):
         if s[key]:
             yield key, "has no effect: a stage computes no metrics of the libraries' `compute_metrics`; leave it out"

@@ -17,6 +17,9 @@ def room(s: Settings) -> Problems:
     if not output_dir:
         return
     path = Path(os.path.expanduser(output_dir)).absolute()
+    if problem := leads_nowhere(path):
+        yield "output_dir", f"{output_dir if len(output_dir) < 200 else output_dir[:200] + ' ...'} {problem}"
+        return
     if path.exists() and not path.is_dir():
         yield "output_dir", f"{output_dir} is a file; name a folder"
         return
@@ -34,6 +37,20 @@ def room(s: Settings) -> Problems:
     if need and free < need[0]:
         text = f"{output_dir}: {_size(free)} are free; the result and one checkpoint take about {_size(need[0])}"
         yield "output_dir", text
+
+
+def leads_nowhere(path: Path) -> str:
+    """What is wrong with the path of a folder that is to be made, whatever is there; empty if nothing is."""
+    try:
+        there, real = path.exists(), path.resolve()
+        broken = next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None)
+    except (OSError, RuntimeError) as error:  # a name of more than 255 bytes; RuntimeError: links in a circle
+        return f"cannot be a folder ({getattr(error, 'strerror', None) or 'links that lead in a circle'}); name another"
+    if broken:
+        return f"leads through {broken}, a link to what is not there; make that folder, or remove the link"
+    if not there and real.exists():  # once the missing folder is made, it is this one, and perhaps full of other work
+        return f"is {real} by way of a folder that is not there; write it without `..`"
+    return ""
 
 
 def room_for_all(s: Settings) -> Problems:

@@ -11,6 +11,7 @@ from llmrecipes.code_files import module_file
 from llmrecipes.config import generator_of
 from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.manifest import strings
+from llmrecipes.preflight.disk import leads_nowhere
 
 MODELS = (
     "model_name_or_path",
@@ -157,7 +158,9 @@ def apart(s: Settings) -> Problems:
     output = s["output_dir"]
     if not output or "force" not in s.keys or "stages" in s.keys:
         return
-    there = Path(os.path.expanduser(output)).resolve()
+    if leads_nowhere(there := Path(os.path.expanduser(output)).absolute()):
+        return
+    there = there.resolve()
     if there in (Path("/"), Path.home().resolve(), Path.cwd().resolve()):
         yield "output_dir", f"{output} is not a folder of the run's own; name one, e.g. outputs/<experiment>/<stage>"
         return

@@ -10,6 +10,7 @@ from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.keys.values import shown
 from llmrecipes.locks import find_holder
 from llmrecipes.manifest import plain_difference, read_manifest, standing
+from llmrecipes.preflight.disk import leads_nowhere
 from llmrecipes.preflight.folders import FILES, held_out_files, lost_files, splits_of, unread_files
 
 # The generated world's parts and their splits; a test compares them with the actual ones.
@@ -73,7 +74,7 @@ def occupied(s: Settings, given: dict) -> Problems:
     if "force" not in s.keys or "stages" in s.keys or not output_dir or s["force"] or s["preview"]:
         return
     path = Path(output_dir)
-    if not path.is_dir():
+    if leads_nowhere(path.absolute()) or not path.is_dir():
         return
     held, rebuilds = standing(path, ""), s["annotator"] in ("page", "llm")  # pairs can be rebuilt from stored judgements
     if held == "foreign" and not any(path.glob("checkpoint-*")):  # with checkpoints it is a run that lost its manifest
