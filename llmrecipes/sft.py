@@ -18,7 +18,7 @@ from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_answers, require_rows
 from llmrecipes.data.tables import say
 from llmrecipes.models import eos_token_ids, num_embeddings, stop_at
-from llmrecipes.templates import complete_template, end_text, leaves_out_bos
+from llmrecipes.templates import complete_template, end_text, leaves_out_bos, set_defaults
 from llmrecipes.training import add_loss_alone, within_context
 
 # Below this many bytes of logits and their gradients (12 per token and vocabulary entry), the time cost of TRL's tiled LM
@@ -67,15 +67,17 @@ class SFTTrainer(ByDocument, trl.SFTTrainer):
     Measured on a CPU, a step takes 1.35 times a bare loop with the tiled loss, 1.01 times with the plain one.
     `row_counts` counts rows kept and dropped per data set; InputError if none is left.
     If the loss is on the answers of conversations (`assistant_only_loss`, or prompts with completions), any chat template
-    works, and each answer ends where generation stops (see answer_masks.py).
+    works, and each answer ends where generation stops (see answer_masks.py). `template_kwargs` become the defaults of the
+    template that `chat_template_path` names.
     """
 
-    def __init__(self, *, model, args: trl.SFTConfig, **kwargs):
+    def __init__(self, *, model, args: trl.SFTConfig, template_kwargs: dict | None = None, **kwargs):
         self.row_counts: dict[str, RowCounts] = {}
         self._start = model
         # TRL needs {% generation %} marks in the template, or a template that it knows.
         self._answers_only, args.assistant_only_loss = args.assistant_only_loss, False
         self._new_template = args.chat_template_path
+        self._template_kwargs = template_kwargs if args.chat_template_path else None
         args = take_template(within_context(args, model), model, kwargs.get("processing_class"), kwargs.get("peft_config"))
         if args.padding_free or args.packing and args.packing_strategy != "wrapped":
             self._borders = "packing" if args.packing else "padding_free", "rows would see each other", True
@@ -92,6 +94,9 @@ class SFTTrainer(ByDocument, trl.SFTTrainer):
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name: str) -> Dataset:
         args = copy.copy(args)
         args.max_length = self._max_length
+        if self._template_kwargs:  # TRL has set the new template by now
+            set_defaults(processing_class, self._template_kwargs)
+            self._template_kwargs = None
         # Splits a private method of TRL in two: in between, the rows are tokenised but not yet truncated.
         if "labels" not in dataset.column_names:
             whole = copy.copy(args)

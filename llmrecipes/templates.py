@@ -180,21 +180,25 @@ def local_template(path: str | None) -> str | None:
 
 
 def row_check(
-    tokenizer: PreTrainedTokenizerBase, template_path: str | None = None, shows_tools: bool = True
+    tokenizer: PreTrainedTokenizerBase,
+    template_path: str | None = None,
+    variables: Mapping[str, object] | None = None,
+    shows_tools: bool = True,
 ) -> Callable[[Mapping, str], None]:
     """A function (row, place) that raises InputError if the template does not show all of the row, or its text begins with
     the BOS that the tokenizer puts before every text.
 
-    template_path: a template to check instead of the tokenizer's.
+    template_path: a template to check instead of the tokenizer's, with `variables` (`chat_template_kwargs`) as its defaults.
     shows_tools: whether the stage passes the row's `tools` and `chat_template_kwargs` to the template.
     """
     if template_path:
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.chat_template = read_template(template_path)
+        set_defaults(tokenizer, variables or {})
     bos = tokenizer.bos_token if puts_bos(tokenizer) else None
     day = date_written(tokenizer)
     if day:
-        takes = "date_string" in str(tokenizer.chat_template) and not template_path  # whose variables nothing sets
+        takes = "date_string" in str(tokenizer.chat_template)
         pin = ", or `chat_template_kwargs: {date_string: ...}` for good" if takes else ""
         say(f"chat template: writes the date into conversations; {day} in all of this run, on whatever day it ends{pin}")
 

@@ -63,9 +63,12 @@ def train_tokenizer(
     return tokenizer
 
 
-def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    model: ModelArguments, trust_remote_code: bool = False, new_template: str | None = None
+) -> PreTrainedTokenizerBase:
     """Tokenizer of `tokenizer_name_or_path`, otherwise that in the model's folder or, for an adapter without one, in its
-    base's. A missing pad token is set to EOS, and `chat_template_kwargs` become the chat template's defaults."""
+    base's. A missing pad token is set to EOS, and `chat_template_kwargs` become the chat template's defaults, unless the
+    trainer is about to replace it by `new_template` (`chat_template_path`), whose defaults they then become."""
     path, revision = model.tokenizer_name_or_path, None
     if not path:
         from transformers.models.auto.tokenization_auto import get_tokenizer_config
@@ -86,7 +89,7 @@ def load_tokenizer(model: ModelArguments, trust_remote_code: bool = False) -> Pr
             )
         tokenizer.pad_token = tokenizer.eos_token
     leave_out_eos(tokenizer, path)
-    set_defaults(tokenizer, model.chat_template_kwargs or {})
+    set_defaults(tokenizer, {} if new_template else model.chat_template_kwargs or {})
     complete_template(tokenizer, path)
     return tokenizer
 

@@ -37,18 +37,17 @@ def main(run, data, preview, pairs, health, training, model):
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("reward", run, training, (run, data, preview, pairs, health, training, model), inputs)
 
-    tokenizer = load_tokenizer(model, training.trust_remote_code)
     training.chat_template_path = local_template(training.chat_template_path)
-    check = row_check(tokenizer, training.chat_template_path, shows_tools=False)
+    tokenizer = load_tokenizer(model, training.trust_remote_code, training.chat_template_path)
+    check = row_check(tokenizer, training.chat_template_path, model.chat_template_kwargs, shows_tools=False)
     train, held_out = load_train_eval(data, training.seed, ("preference",), training.per_device_train_batch_size, check)
     if data.eval_datasets:
         held_out = load_by_split(data.eval_datasets, training.seed, ("preference",), check)
-    if not isinstance(train[0]["chosen"], str):
+    if not isinstance(train[0]["chosen"], str) and not training.chat_template_path:
         require_chat_template(tokenizer, model.model_name_or_path)
     weighted = "weight" in train.column_names if pairs.weight_pairs is None else pairs.weight_pairs
     given = (model, tokenizer, training.trust_remote_code)
     reward_model = stand_in(*given, AutoModelForSequenceClassification) if preview.preview else load_reward_model(*given)
-
     model.lora_task_type = "SEQ_CLS"
     trainer = use_readable_log(
         RewardTrainer(
@@ -57,6 +56,7 @@ def main(run, data, preview, pairs, health, training, model):
             train_dataset=pair_columns(train, weighted),
             eval_dataset=pair_columns(held_out),
             processing_class=tokenizer,
+            template_kwargs=model.chat_template_kwargs,
             peft_config=None if preview.preview else lora_config(model, reward_model),
         )
     )

@@ -28,9 +28,9 @@ def main(run, data, preview, training, model, watch):
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("sft", run, training, (run, data, preview, training, model, watch), inputs)
 
-    tokenizer = load_tokenizer(model, training.trust_remote_code)
     training.chat_template_path = local_template(training.chat_template_path)
-    check = row_check(tokenizer, training.chat_template_path)
+    tokenizer = load_tokenizer(model, training.trust_remote_code, training.chat_template_path)
+    check = row_check(tokenizer, training.chat_template_path, model.chat_template_kwargs)
     train, held_out = load_train_eval(
         data, training.seed, ("messages", "prompt-completion"), training.per_device_train_batch_size, check
     )
@@ -46,6 +46,7 @@ def main(run, data, preview, training, model, watch):
             train_dataset=train,
             eval_dataset=held_out,
             processing_class=tokenizer,
+            template_kwargs=model.chat_template_kwargs,
             peft_config=None if preview.preview else lora_config(model, policy),
         )
     )

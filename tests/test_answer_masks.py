@@ -5,17 +5,18 @@ import copy
 import pytest
 import trl.chat_template_utils
 from datasets import Dataset
+from peft import LoraConfig
 from transformers import AutoTokenizer
 from trl import DPOConfig, SFTConfig
 
 from llmrecipes.answer_masks import encode, marked_template, tokenize_answers
-from llmrecipes.config import InputError
+from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.dpo import DPOTrainer
 from llmrecipes.models import build_policy, eos_token_ids
 from llmrecipes.reward_models.scoring import reward_model_tokens
 from llmrecipes.sft import SFTTrainer
-from llmrecipes.templates import CHAT_TEMPLATE, complete_template, encode_prompts, end_of_turn, options_of
-from llmrecipes.tokenizers import train_tokenizer
+from llmrecipes.templates import CHAT_TEMPLATE, complete_template, encode_prompts, end_of_turn, options_of, row_check
+from llmrecipes.tokenizers import load_tokenizer, train_tokenizer
 
 SPECIAL = [
     "<s>",
@@ -271,12 +272,13 @@ def test_a_template_that_does_not_suit_the_tokenizer_is_said_once(tokenizer, tmp
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
-def trainer(tokenizer, template, tmp_path, rows, **changes):
+def trainer(tokenizer, template, tmp_path, rows, template_kwargs=None, peft=None, **changes):
     tokenizer.chat_template = template
     policy = build_policy({"model_type": "llama", **SMALL}, tokenizer)
     args = {"assistant_only_loss": True, "max_length": 512, "gradient_checkpointing": False, "report_to": "none"} | changes
     args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **args)
-    return SFTTrainer(model=policy, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+    given = {"processing_class": tokenizer, "template_kwargs": template_kwargs, "peft_config": peft}
+    return SFTTrainer(model=policy, args=args, train_dataset=Dataset.from_list(rows), **given)
 
 
 @pytest.mark.parametrize("name", ["gemma", "llama3", "phi"])
@@ -372,6 +374,29 @@ def test_sft_with_such_a_template_saves_one_that_opens_the_answer(tokenizer, tmp
     (labels,) = {tuple(row) for row in made.train_dataset["labels"]}
     assert tokenizer.decode([label for label in labels if label != -100]) == "The Rhine.<|im_end|>"
     assert tokenizer.apply_chat_template(CHAT[:1], add_generation_prompt=True, tokenize=False).endswith("### assistant:\n")
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_variables_are_set_in_the_new_template_not_in_the_one_that_it_replaces(tokenizer, tmp_path, lora):
+    """`chat_template_kwargs` beside `chat_template_path`, a tokenizer's folder, which LoRA takes in another way."""
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = "{% if head is defined %}{{ head }}{% endif %}" + TEMPLATES["chatml"]
+    other.save_pretrained(tmp_path / "other")
+    tokenizer.chat_template = None  # a base model's
+    tokenizer.save_pretrained(tmp_path / "base")
+    path, given = str(tmp_path / "other"), {"head": "now"}
+    model = ModelArguments(model_name_or_path=str(tmp_path / "base"), chat_template_kwargs=given)
+    own = load_tokenizer(model, False, path)
+    check = row_check(own, path, given)
+    check({"messages": CHAT[:2]}, "row 1")
+    assert '"now"' in check.key[0] and own.chat_template is None
+    with pytest.raises(InputError, match="chat_template_kwargs.*haed"):
+        row_check(own, path, {"haed": "now"})
+    rows = [{"messages": CHAT[:2]}] * 2
+    peft = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear") if lora else None
+    made = trainer(own, None, tmp_path / "out", rows, given, peft, chat_template_path=path)
+    assert own.decode(made.train_dataset[0]["input_ids"]).startswith("now<|im_start|>")
+    assert own.apply_chat_template(CHAT[:2], tokenize=False).startswith("now") and own.chat_template.count('"now"') == 1
 
 
 def test_tokenize_answers_reports_ends_that_are_no_stops(tokenizer):

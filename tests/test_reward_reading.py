@@ -66,6 +66,19 @@ def sampled(own, prompt, texts: list[str], finished: list[bool]) -> tuple:
     return prompt_ids, [ids + [toys.EOS] * whole for ids, whole in zip(answers, finished, strict=True)]
 
 
+def test_variables_are_set_in_the_new_template_of_a_reward_model(tmp_path):
+    own, path = toys.tokenizer(), tmp_path / "new.jinja"
+    path.write_text("{% if head is defined %}{{ head }} {% endif %}" + own.chat_template)
+    answer = lambda text: [{"role": "assistant", "content": text}]
+    rows = Dataset.from_list([{"prompt": CHAT[0], "chosen": answer(CHAT[1][0]), "rejected": answer(CHAT[1][1])}] * 2)
+    args = RewardConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", chat_template_path=str(path))
+    given = {"processing_class": own, "template_kwargs": {"head": "w9"}}
+    made = RewardTrainer(model=toys.reward_model(), args=args, train_dataset=rows, eval_dataset=rows, **given)
+    for part in (made.train_dataset, made.eval_dataset):
+        assert own.decode(part[0]["chosen_ids"]).split()[0] == "w9"
+    assert own.chat_template.count('"w9"') == 1
+
+
 def training(path, own, rows: list[dict], tmp_path, **kwargs) -> list[float]:
     """What the loss of a reward stage sees: the logits of its training batch."""
     args = RewardConfig(

@@ -179,11 +179,11 @@ def test_an_error_of_the_command_line_shows_no_secret(argv):
 
 def test_a_printed_config_shows_no_secret_and_the_rest_as_it_is(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", S)
-    text = f"judge_url: http://me:{S}x@host/v1\ndatasets: [{{path: 'https://me:{S}y@host/x.jsonl', weight: 2}}]\n"
+    text = f"judge_url: http://me:{S}x@host/v1\ndatasets: [{{path: 'https://me:{S}y@host/x.jsonl', max_rows: 2}}]\n"
     text += f"run_name: a-{S}\n"
     (tmp_path / "sft.yaml").write_text(text)
     with pytest.raises(SystemExit):
         parse(*recipe_types("sft"), argv=["--config", str(tmp_path / "sft.yaml"), "--print_config"])
     shown = capsys.readouterr().out
     assert S not in shown and f"judge_url: http://{REMOVED}@host/v1  #" in shown
-    assert "weight: 2" in shown and "eos_token: null" in shown
+    assert "max_rows: 2" in shown and "eos_token: null" in shown

@@ -130,7 +130,7 @@ def test_recipe_draws_compares_and_takes_a_template_of_ones_own(tmp_path):
     template = "{% for m in messages %}<|say|>{{ m['content'] }}<|im_end|>{% endfor %}"
     (tmp_path / "t.jinja").write_text(template)
     config = {
-        "datasets": [{"path": jsonl(tmp_path / "a.jsonl", texts("Ann", 300)), "weight": 1}],
+        "datasets": [{"path": jsonl(tmp_path / "a.jsonl", texts("Ann", 300))}],
         "sample_bytes": 4000,
         "vocab_size": 300,
         "chat_template_path": str(tmp_path / "t.jinja"),

@@ -14,7 +14,7 @@ from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_scored, require_rows
 from llmrecipes.data.tables import say
 from llmrecipes.reward_models.scoring import pair_tokens, pool_at_last_token
-from llmrecipes.templates import complete_template
+from llmrecipes.templates import complete_template, set_defaults
 from llmrecipes.training import within_context
 
 
@@ -69,12 +69,21 @@ class RewardTrainer(trl.RewardTrainer):
     -log sigmoid(r_chosen - r_rejected) (Ouyang et al. 2022, section 3.5). The batch's loss is mean(weight * loss); with
     weights of mean 1 over the data set it estimates the weighted mean without bias. Evaluation is unweighted.
 
-    Raises InputError if no pair fits in `max_length`.
+    template_kwargs: defaults of the template that `chat_template_path` names. Raises InputError if no pair fits in
+    `max_length`.
     """
 
     def __init__(
-        self, *, model, args: trl.RewardConfig, train_dataset: Dataset, processing_class: PreTrainedTokenizerBase, **kwargs
+        self,
+        *,
+        model,
+        args: trl.RewardConfig,
+        train_dataset: Dataset,
+        processing_class: PreTrainedTokenizerBase,
+        template_kwargs: dict | None = None,
+        **kwargs,
     ):
+        self._template_kwargs = template_kwargs if args.chat_template_path else None
         if "weight" in train_dataset.column_names:
             args.remove_unused_columns = False  # Trainer would drop the weights; the collator takes what it needs
             collator = WeightedPairs(processing_class.pad_token_id, args.pad_to_multiple_of)
@@ -88,6 +97,9 @@ class RewardTrainer(trl.RewardTrainer):
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name: str) -> Dataset:
         # Overrides a private method of TRL, the one place where its constructor has set the chat template but not yet
         # tokenised.
+        if self._template_kwargs:
+            set_defaults(processing_class, self._template_kwargs)
+            self._template_kwargs = None
         if "chosen_ids" not in dataset.column_names:
             complete_template(processing_class, args.chat_template_path or dataset_name)
             options = {"fn_kwargs": {"tokenizer": processing_class}, "num_proc": args.dataset_num_proc}
