@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from llmrecipes.adapters import restore_saved_modules
 from llmrecipes.data.preview import RowCounts, count_pairs, require_rows
-from llmrecipes.training import end_where_generation_stops, warn_of_turns, within_context
+from llmrecipes.training import disable_dropout, end_where_generation_stops, warn_of_turns, within_context
 
 
 class DPOTrainer(trl.DPOTrainer):
@@ -19,6 +19,8 @@ class DPOTrainer(trl.DPOTrainer):
     def __init__(self, *, model, args: trl.DPOConfig, **kwargs):
         self.row_counts: dict[str, RowCounts] = {}
         self._start = model
+        if args.disable_dropout:
+            disable_dropout(model)
         super().__init__(model=model, args=within_context(args, model), **kwargs)
         restore_saved_modules(self.model)
 

@@ -16,7 +16,7 @@ from llmrecipes.data.preview import RowCounts, count_prompts
 from llmrecipes.models import eos_token_ids
 from llmrecipes.ppo.prompts import RolloutSampler, add_prompt_ids, longest_prompt, prompt_token_ids
 from llmrecipes.ppo.rewards import Rewards
-from llmrecipes.training import require_router
+from llmrecipes.training import disable_dropout, require_router
 
 MEASURED = ("reward", "reward_std", "kl", "entropy", "completions/mean_length", "completions/clipped_ratio")
 
@@ -45,6 +45,10 @@ class GRPOTrainer(trl.GRPOTrainer):
         **kwargs,
     ):
         require_router(args, model)
+        if args.disable_dropout:
+            disable_dropout(model)
+        for key in ("temperature", "repetition_penalty"):  # of which transformers refuses a whole number, 2 for 2.0
+            setattr(args, key, float(getattr(args, key)))
         rewards = Rewards(reward_funcs, reward_processing_classes, processing_class, args.reward_weights)
         longest = longest_prompt(model, args.max_completion_length, None)
         read = partial(_encode, tokenizer=processing_class, longest=longest)

@@ -10,7 +10,7 @@ from llmrecipes.answer_masks import end_answers
 from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_labelled, require_rows
 from llmrecipes.models import eos_token_ids
-from llmrecipes.training import end_where_generation_stops, warn_of_turns, within_context
+from llmrecipes.training import disable_dropout, end_where_generation_stops, warn_of_turns, within_context
 
 
 def to_labelled(rows: Dataset | None, seed: int) -> Dataset | None:
@@ -46,6 +46,8 @@ class KTOTrainer(trl.KTOTrainer):
         if len(labels) < 2:
             raise InputError(f"datasets: every label is {str(labels.pop()).lower()}; KTO learns from good and bad answers")
         self._start = model
+        if args.disable_dropout:
+            disable_dropout(model)
         super().__init__(model=model, args=within_context(args, model), train_dataset=train_dataset, **kwargs)
         restore_saved_modules(self.model)
 

@@ -3,13 +3,14 @@
 import copy
 import functools
 import math
+import re
 import types
 
 import torch
 import trl
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.modeling_outputs import CausalLMOutput
 
 from llmrecipes.answer_masks import end_answers
@@ -38,6 +39,25 @@ def add_loss_alone(model: torch.nn.Module) -> None:
         return CausalLMOutput(loss=outputs.loss) if loss_alone else outputs
 
     model.forward = types.MethodType(loss_or_all, model)
+
+
+def disable_dropout(model: torch.nn.Module, names: str = "drop") -> None:
+    """Sets every dropout probability of `model` to 0, in its config too. Architectures keep them in Dropout modules, the
+    only ones that TRL turns off, in float attributes (attention of Llama, all of OPT), or read them from the config at each
+    call. names: a regular expression found in the names of such attributes."""
+
+    def zero(holder: object) -> None:
+        for name, value in vars(holder).items():
+            if type(value) is float and re.search(names, name):
+                setattr(holder, name, 0.0)
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        zero(module)
+        if isinstance(getattr(module, "config", None), PreTrainedConfig):
+            zero(module.config)
+            zero(module.config.get_text_config())
 
 
 def within_context(args: TrainingArguments, model):

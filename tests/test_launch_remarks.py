@@ -184,11 +184,39 @@ def test_hub_is_asked_before_training_whether_a_push_would_be_let_in(monkeypatch
         ("--use_peft --lora_dropout 0.1", "lora_dropout: has no effect with `disable_dropout: true`"),
     ],
 )
-def test_keys_that_nothing_reads_are_named(words, told):
-    settings, _, problems = collect(read_argv(words.split()), recipe_keys(ROOT / "recipes" / "kto.py"))
+def test_keys_that_nothing_reads_are_named(words, told, stage="kto"):
+    settings, _, problems = collect(read_argv(shlex.split(words)), recipe_keys(ROOT / "recipes" / f"{stage}.py"))
     assert problems == []
     (line,) = settings.lines(ineffective(settings))
     assert line.startswith(f"command line: {told}")
+
+
+ROLLOUT = "--gradient_accumulation_steps 4 --per_device_train_batch_size 8"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--epsilon 0.1", "epsilon: has no effect: each rollout is used in one step"),
+        (f"--delta 3 {ROLLOUT} --steps_per_generation 2 --num_iterations 2", "delta: has no effect: each rollout"),
+        (f"--epsilon_high 0.3 {ROLLOUT} --generation_batch_size 32", "epsilon_high: has no effect: each rollout"),
+        ("--off_policy_mask_threshold 0.1", "off_policy_mask_threshold: has no effect: each rollout"),
+        ("--loss_type vespo --vespo_k_pos 3", "vespo_k_pos: has no effect: each rollout"),
+        ("--max_tool_calling_iterations 2", "max_tool_calling_iterations: has no effect: no tools"),
+        ("--log_multimodal false", "log_multimodal: has no effect: prompts are text"),
+        ("--ds3_gather_for_generation false", "ds3_gather_for_generation: has no effect without DeepSpeed"),
+        ("--cast_lm_head_to_fp32 --bf16 false", "cast_lm_head_to_fp32: has no effect: all is float32"),
+    ],
+)
+def test_keys_of_grpo_that_nothing_reads_are_named(words, told):
+    test_keys_that_nothing_reads_are_named(words, told, "grpo")
+
+
+@pytest.mark.parametrize("words", ["--num_iterations 2", "--steps_per_generation 2", "--generation_batch_size 64"])
+def test_ratios_that_leave_one_are_clipped(words):
+    words = f"--epsilon 0.1 --epsilon_high 0.3 --delta 3 --per_device_train_batch_size 8 {words}"
+    settings, _, problems = collect(read_argv(words.split()), recipe_keys(ROOT / "recipes" / "grpo.py"))
+    assert problems == [] and not [*ineffective(settings)]
 
 
 @pytest.mark.parametrize(

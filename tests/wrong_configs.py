@@ -363,6 +363,9 @@ loss_type: [] | is empty
 loss_type: [sigmoid]; loss_weights: [-1] | must be at least 0
 loss_type: exo_pair | needs `label_smoothing` above 0
 loss_type: aot; use_weighting: true | not defined for aot
+loss_type: [sigmoid, sft]; use_weighting: true | is not defined for sft
+loss_type: sft; f_divergence_type: forward_kl | has no effect with sft alone
+loss_type: robust | robust is sigmoid without `label_smoothing`
 label_smoothing: 0.6 | must lie from 0 to below 0.5
 f_divergence_type: kl | choose from reverse_kl
 f_divergence_type: js_divergence; loss_type: apo_zero | is not defined for apo_zero
@@ -413,6 +416,11 @@ label_smoothing_factor: 0.1 | has no effect on this stage's loss
 train_sampling_strategy: sequential | has no effect: prompts are ordered by rollouts
 eval_accumulation_steps: 4 | has no effect: evaluations here keep no predictions
 num_iterations: 0 | must be at least 1
+max_completion_length: null | is null, so a response might never end
+num_generations_eval: 4 | has nothing to evaluate on
+loss_type: cispo | epsilon_high: 0.2 is the greatest ratio of cispo
+loss_type: cispo; epsilon_high: 0.3 | epsilon_high: 0.3 is the greatest ratio of cispo
+multi_objective_aggregation: normalize_then_sum; scale_rewards: batch | has no effect with `multi_objective_aggregation
 num_generations: 0 | must be at least 1
 vllm_importance_sampling_clip_max: -1 | must be above 0
 steps_per_generation: 0 | must be at least 1

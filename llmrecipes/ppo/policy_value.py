@@ -5,8 +5,7 @@ attention mask is needed and the padding has no influence.
 """
 
 import copy
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -14,7 +13,7 @@ from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from llmrecipes.config import InputError
@@ -313,22 +312,3 @@ def build_value_head(policy: PreTrainedModel) -> nn.Linear:
     head = nn.Linear(policy.get_output_embeddings().in_features, 1, bias=False, device=policy.device)
     nn.init.zeros_(head.weight)
     return head
-
-
-def disable_dropout(models: Iterable[nn.Module]) -> None:
-    """Sets every dropout probability and the noise of MoE routers to 0: with them the first probability ratio would not be
-    1. Architectures keep them in Dropout modules, in float attributes, or read them from the config at each call."""
-    for model in models:
-        for module in model.modules():
-            if isinstance(module, nn.modules.dropout._DropoutNd):
-                module.p = 0.0
-            _zero_dropouts(module)
-            if isinstance(getattr(module, "config", None), PreTrainedConfig):
-                _zero_dropouts(module.config)
-                _zero_dropouts(module.config.get_text_config())
-
-
-def _zero_dropouts(holder: object) -> None:
-    for name, value in vars(holder).items():
-        if type(value) is float and re.search("drop|jitter", name):
-            setattr(holder, name, 0.0)

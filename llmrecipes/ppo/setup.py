@@ -14,12 +14,13 @@ from llmrecipes.config import InputError
 from llmrecipes.decoding import check_static, static_remark
 from llmrecipes.models import eos_token_ids, num_embeddings
 from llmrecipes.ppo.config import PPOConfig
-from llmrecipes.ppo.policy_value import add_adapter, build_value_head, build_value_model, disable_dropout
+from llmrecipes.ppo.policy_value import add_adapter, build_value_head, build_value_model
 from llmrecipes.ppo.rewards import Rewards
 from llmrecipes.ppo.sharding import FrozenModel, copy_model
 from llmrecipes.preflight.best_model import MEASURED
 from llmrecipes.sharding import launch_of, refuse_several_gpus
 from llmrecipes.tokenizers import leave_out_eos
+from llmrecipes.training import disable_dropout
 
 logger = logging.getLogger(__name__)
 EVALUATED = MEASURED["num_ppo_epochs"].split()[:-1]  # and scores/<function>
@@ -129,7 +130,8 @@ def build_models(
     if peft_config is not None:
         model = add_adapter(model, peft_config, args.activation_checkpointing)
     if args.disable_dropout:
-        disable_dropout((model, value_model))
+        for trained in (model, value_model):
+            disable_dropout(trained, "drop|jitter")  # the noise of MoE routers too: the first ratio is to be 1
     return model, ref_model and FrozenModel(ref_model), value_model
 
 

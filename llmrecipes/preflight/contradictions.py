@@ -12,6 +12,7 @@ from llmrecipes.preflight import machine
 from llmrecipes.preflight.best_model import best_model
 from llmrecipes.preflight.dependent import dependent
 from llmrecipes.preflight.generation import generation
+from llmrecipes.preflight.rollouts import rollouts
 from llmrecipes.preflight.schedules import schedule_arguments
 
 SMALLEST_VOCABULARY = 259  # byte-level BPE, see tokenizers.train_tokenizer
@@ -32,6 +33,8 @@ def _evaluation(s: Settings) -> Problems:
     for key in s.values:
         if key.startswith("health_") and s.given(key) and s[key] is not False:
             yield key, "has nothing to evaluate on; give `eval_datasets` or `test_split_size`"
+    if s.given("num_generations_eval"):
+        yield "num_generations_eval", "has nothing to evaluate on; give `eval_datasets` or `test_split_size`"
     if s["load_best_model_at_end"]:
         yield "load_best_model_at_end", "has nothing to compare models on; give `eval_datasets` or `test_split_size`"
 
@@ -215,41 +218,21 @@ def _preferences(s: Settings) -> Problems:
         yield "loss_weights", f"{len(weights)} weights for {len(losses)} losses ({', '.join(losses)}); give one each"
     if "exo_pair" in losses and not s["label_smoothing"]:
         yield "loss_type", "exo_pair needs `label_smoothing` above 0; its paper recommends 1e-3"
+    if "robust" in losses and not s["label_smoothing"]:
+        yield "loss_type", "robust is sigmoid without `label_smoothing` above 0, the share of wrongly labelled pairs"
     if s["use_weighting"] and {"aot", "aot_unpaired"} & set(losses):
         yield "use_weighting", "is not defined for aot losses, which sort the pairs"
+    if s["use_weighting"] and "sft" in losses:  # TRL would stop at the first step
+        yield "use_weighting", "is not defined for sft, whose loss is no pair's; leave one of the two out"
     without = {"nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down"}
     if s["f_divergence_type"] not in (None, "reverse_kl") and set(losses) & without:
         yield "f_divergence_type", f"{s['f_divergence_type']} is not defined for {', '.join(losses)}; leave it out"
+    elif s["f_divergence_type"] not in (None, "reverse_kl") and set(losses) == {"sft"}:
+        yield "f_divergence_type", "has no effect with sft alone, which compares with no reference; leave it out"
     if s["sync_ref_model"] and s["use_peft"]:
         yield "sync_ref_model", "with LoRA there is no second model to synchronise; leave one of the two out"
     if s["sync_ref_model"] and s["precompute_ref_log_probs"]:
         yield "sync_ref_model", "makes what precompute_ref_log_probs computed stale; leave one of the two out"
-
-
-def _rollouts(s: Settings) -> Problems:
-    if s["delta"] and s["delta"] <= 1 + (s["epsilon_high"] or s["epsilon"]):
-        yield "delta", f"is {s['delta']}, an upper bound of the ratio that must lie above 1 + epsilon"
-    for low, high in (
-        ("entropy_coef_min", "entropy_coef_max"),
-        ("vllm_importance_sampling_clip_min", "vllm_importance_sampling_clip_max"),
-    ):
-        if low in s.keys and s[high] is not None and (s[low] or 0) > s[high]:
-            yield low, f"is {s[low]}, above `{high}`, which is {s[high]}"
-    if s["remove_unused_columns"] and s.given("remove_unused_columns") and "reward_functions" in s.keys:
-        yield "remove_unused_columns", "takes the columns away that reward functions read; leave it out"
-    if warmup := s["value_warmup_rollouts"]:
-        steps = warmup * s["num_ppo_epochs"] * (s["num_mini_batches"] or 1)
-        if 0 < s["max_steps"] <= steps:
-            yield "value_warmup_rollouts", f"are at least {steps} steps, all of max_steps, so the policy would learn nothing"
-    if s["auto_find_batch_size"] and {"num_iterations", "desirable_weight"} & s.keys.keys():  # GRPO, KTO
-        yield "auto_find_batch_size", "smaller batches compare other answers; set per_device_train_batch_size"
-    if s["generation_batch_size"] and s["steps_per_generation"]:
-        yield "generation_batch_size", "and `steps_per_generation` both say how large a rollout is; give one of the two"
-    for key in ("use_vllm", "torch_compile"):
-        if s[key] and (s["load_in_4bit"] or s["load_in_8bit"]) and "num_ppo_epochs" in s.keys:
-            yield key, "does not work with quantised weights in PPO; drop load_in_4bit or load_in_8bit"
-    if not all(s["stop_strings"] or ()):
-        yield "stop_strings", "an empty string ends every response at once; leave it out"
 
 
 def _kto(s: Settings) -> Problems:
@@ -371,7 +354,7 @@ CONTRADICTIONS = (
     _adapter,
     _texts,
     _preferences,
-    _rollouts,
+    rollouts,
     generation,
     _kto,
     _fresh_model,

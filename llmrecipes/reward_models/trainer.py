@@ -15,7 +15,7 @@ from llmrecipes.data.preview import RowCounts, count_scored, require_rows
 from llmrecipes.data.tables import say
 from llmrecipes.reward_models.scoring import pair_tokens, pool_at_last_token
 from llmrecipes.templates import complete_template, set_defaults
-from llmrecipes.training import within_context
+from llmrecipes.training import disable_dropout, within_context
 
 
 def pair_columns(rows: Dataset | dict[str, Dataset] | None, weighted: bool = False):
@@ -90,6 +90,8 @@ class RewardTrainer(trl.RewardTrainer):
             kwargs["data_collator"] = collator
         self.row_counts: dict[str, RowCounts] = {}
         args = within_context(args, model)
+        if args.disable_dropout:
+            disable_dropout(model)
         super().__init__(model=model, args=args, train_dataset=train_dataset, processing_class=processing_class, **kwargs)
         restore_saved_modules(self.model)
         pool_at_last_token(self.model)
