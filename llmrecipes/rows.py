@@ -6,6 +6,7 @@ use are kept. Unreadable rows raise an InputError that names the row.
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import dropwhile, takewhile
 
 from llmrecipes.config import InputError
 from llmrecipes.shapes import ANSWERS, COLUMNS, QUESTIONS, STANDARD, label_of, recognise, wrong_columns
@@ -136,9 +137,7 @@ def _to_preference(row: dict, shape: str, where: str) -> dict:
         prompt, *answers = split_common_prompt(sides["chosen"], sides["rejected"], where)
         sides = dict(zip(sides, answers, strict=True))
     elif not isinstance(prompt, str):
-        size = len(prompt)
-        if all(len(turns) > size and turns[:size] == prompt for turns in sides.values()):
-            sides = {side: turns[size:] for side, turns in sides.items()}
+        prompt, sides = _without_prompt(prompt, sides, where)
     if not isinstance(prompt, str):
         prompt = add_system(prompt, system, where)
         for side, turns in sides.items():
@@ -146,6 +145,28 @@ def _to_preference(row: dict, shape: str, where: str) -> dict:
                 raise InputError(f"{where}: {side} has no assistant turn")
             _require_last_answer(turns, side, where)
     return row | {"prompt": prompt} | sides
+
+
+def _without_prompt(prompt: list[dict], sides: dict[str, list[dict]], where: str) -> tuple[list, dict]:
+    """(prompt, answers) without the prompt in the answers, if they repeat it, also without its system turns; with system
+    turns of their own before it, these become the prompt's.
+
+    Raises:
+        InputError: one answer of two repeats it.
+    """
+    is_system = lambda turn: turn["role"] == "system"
+    bare, starts = list(dropwhile(is_system, prompt)), {}
+    for side, turns in sides.items():
+        led = [*takewhile(is_system, turns), *bare]
+        possible = (prompt, bare, led) if bare == prompt else (prompt, bare)
+        starts[side] = next((start for start in possible if start and turns[: len(start)] == start != turns), [])
+    first, *others = starts.values()
+    if not any(starts.values()):
+        return prompt, sides
+    if not all(start in (prompt, bare) for start in starts.values()) and any(start != first for start in others):
+        raise InputError(f"{where}: {' and '.join(sides)} do not repeat the prompt alike; leave it out of the answers")
+    prompt = prompt if first in (prompt, bare) else first
+    return prompt, {side: turns[len(starts[side]) :] for side, turns in sides.items()}
 
 
 def _require_last_answer(answer: str | list[dict], column: str, where: str) -> None:
@@ -178,7 +199,8 @@ def _to_completion(row: dict, where: str) -> dict:
         if system:
             raise InputError(f"{where}: has `system`, which a prompt of text has no place for; write prompt as messages")
         return row | {"prompt": prompt, "completion": require_text(completion, "completion", where)}
-    completion = to_turns(completion, f"{where}, column completion")
+    prompt, sides = _without_prompt(prompt, {"completion": to_turns(completion, f"{where}, column completion")}, where)
+    completion = sides["completion"]
     if not any(turn["role"] == "assistant" for turn in completion):
         raise InputError(f"{where}: completion has no assistant turn to learn from")
     return row | {"prompt": add_system(prompt, system, where), "completion": completion}

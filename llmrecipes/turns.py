@@ -75,7 +75,8 @@ def _turn(turn: object, where: str, may_be_empty: bool) -> dict:
         call = new.pop("function_call", None) or new["content"]
         new |= {"content": "" if speaker == "function_call" else new["content"], "tool_calls": [_call(call, where)]}
     elif new.get("tool_calls"):
-        new["tool_calls"] = [_call(call, where) for call in new["tool_calls"]]
+        calls = _parsed(new["tool_calls"]) if isinstance(new["tool_calls"], str) else new["tool_calls"]
+        new["tool_calls"] = [_call(call, where) for call in (calls if isinstance(calls, list) else [calls])]
     if new["content"] is None and not new.get("tool_calls"):
         raise InputError(f"{where}: the {role}'s content is null; give a text")
     if role == "assistant" and not (new["content"] or "").strip() and not new.get("tool_calls") and not may_be_empty:

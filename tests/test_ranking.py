@@ -425,3 +425,35 @@ def test_damaged_lines_of_what_was_sampled_are_sampled_again_and_told(model, tok
     assert sample(model, tokenizer, tmp_path) == whole
     assert (tmp_path / "samples.jsonl").read_bytes() == bytes_
     assert "is damaged; sampling again from prompt 1\n" in capsys.readouterr().out
+
+
+SAME = [
+    {"prompt_id": "p", "prompt": "Hi", "responses": ["a", "b"]},
+    {"prompt_id": "q", "prompt": "Bye", "responses": ["c", "d"]},
+]
+
+
+@pytest.mark.parametrize(
+    ("given", "more", "part"),
+    [
+        ({"prompt_id": "p", "responses": ["b", "a"]}, [], "row 1: ranks other responses than the sample with prompt_id 'p'"),
+        ({"prompt_id": "p", "responses": '["x", "y"]'}, [], "row 1: ranks other responses"),
+        ({"prompt_id": "p", "prompt": "Bye"}, [], "row 1: prompt_id 'p' is not that of its prompt, 'Bye'"),
+        ({"prompt_id": "p"}, [SAME[0] | {"responses": ["x", "y"]}], "2 samples have the prompt_id 'p'"),
+        ({"prompt": "Hi"}, [SAME[0] | {"prompt_id": "r"}], "2 samples have this prompt, 'Hi'"),
+    ],
+)
+def test_a_ranking_of_other_responses_than_the_samples_is_refused(tmp_path, given, more, part):
+    """Sampled anew, a prompt keeps its id, but the places in old rankings are of other answers."""
+    (tmp_path / "r.jsonl").write_text(json.dumps(given | {"ranking": "A > B"}) + "\n")
+    with pytest.raises(InputError, match=part):
+        read_rankings(str(tmp_path / "r.jsonl"), [*SAME, *more])
+    fine = {"prompt_id": "p", "prompt": "Hi", "responses": ["a", "b"], "ranking": "B > A"}
+    (tmp_path / "r.jsonl").write_text(json.dumps(fine) + "\n")
+    assert read_rankings(str(tmp_path / "r.jsonl"), SAME)[0]["ranking"] == [[1], [0]]
+
+
+def test_a_column_that_stands_twice_in_a_table_of_rankings_is_refused(tmp_path):
+    (tmp_path / "r.csv").write_text("prompt_id,ranking,ranking\np,A > B,B > A\n")
+    with pytest.raises(InputError, match="has the column 'ranking' twice"):
+        read_rankings(str(tmp_path / "r.csv"), SAME)

@@ -383,3 +383,35 @@ def test_renaming_as_the_line_says_makes_the_row_usable_and_loses_nothing(given)
     names = yaml.safe_load(str(caught.value).rpartition("`columns: ")[2].rstrip("`"))
     turns = to_standard({new: given[old] for old, new in names.items()}, "x", DEMONSTRATION)["messages"]
     assert [turn["content"] for turn in turns] == [*filter(None, [given.get("system")]), "Hi", "Yes?"]
+
+
+SYSTEM = turn("system", "Be brief.")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "before", "whole"),
+    [
+        ([ASK], [ASK], [ASK]),
+        ([SYSTEM, ASK], [ASK], [SYSTEM, ASK]),
+        ([ASK], [SYSTEM, ASK], [SYSTEM, ASK]),
+        ([ASK, NO], [turn("user", "Sure?")], [ASK, NO]),  # goes on, and repeats nothing
+    ],
+)
+def test_prompt_that_the_answers_repeat_stands_once(prompt, before, whole):
+    pair = to_standard({"prompt": prompt, "chosen": [*before, REPLY], "rejected": [*before, NO]}, "x", ("preference",))
+    kept = before if prompt[-1] is NO else []
+    assert (pair["prompt"], pair["chosen"], pair["rejected"]) == (whole, [*kept, REPLY], [*kept, NO])
+    shown = to_standard({"prompt": prompt, "completion": [*before, REPLY]}, "x", DEMONSTRATION)
+    assert (shown["prompt"], shown["completion"]) == (whole, [*kept, REPLY])
+
+
+@pytest.mark.parametrize("rejected", [[NO], [turn("system", "Be long."), ASK, NO]])
+def test_prompt_that_one_answer_repeats_is_refused(rejected):
+    with pytest.raises(InputError, match="x, row 7: chosen and rejected do not repeat the prompt alike"):
+        to_standard({"prompt": [ASK], "chosen": [SYSTEM, ASK, REPLY], "rejected": rejected}, "x, row 7", ("preference",))
+
+
+@pytest.mark.parametrize("calls", [CALL, json.dumps([CALL]), json.dumps(CALL)])
+def test_tool_calls_may_be_one_or_json(calls):
+    row = {"messages": [ASK, turn("assistant", None, tool_calls=calls)]}
+    assert to_standard(row, "x", DEMONSTRATION)["messages"][1]["tool_calls"] == [CALL]

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from llmrecipes.config import InputError
@@ -20,16 +21,24 @@ def read_rankings(path: str, samples: list[dict]) -> list[dict]:
     are left out.
 
     Raises:
-        InputError: the file is missing or empty, a row is malformed, a prompt is unknown or ranked twice by one annotator.
+        InputError: the file is missing or empty, a row is malformed, a prompt is unknown, not the only one with its id, or
+            ranked twice by one annotator, or the row's own `responses` are not the sample's.
     """
-    by_id = {str(row["prompt_id"]): row for row in samples}  # a table's cells are text
-    by_text = {prompt_text(row["prompt"]).strip(): row["prompt_id"] for row in samples}
+    by_id, by_text = {}, {}
+    for row in samples:
+        by_id.setdefault(str(row["prompt_id"]), []).append(row)  # a table's cells are text
+        by_text.setdefault(prompt_text(row["prompt"]).strip(), {})[row["prompt_id"]] = True
     ranked, seen = [], set()
     for where, row in _read_rows(path):
         if type(row.get("prompt_id")) is int:
             row["prompt_id"] = str(row["prompt_id"])
         if not row.get("prompt_id") and isinstance(row.get("prompt"), str):
-            row["prompt_id"] = by_text.get(row["prompt"].strip(), "(no such prompt)")
+            ids = [*by_text.get(row["prompt"].strip(), ["(no such prompt)"])]
+            if len(ids) > 1:
+                raise InputError(
+                    f"{where}: {len(ids)} samples have this prompt, {short(row['prompt'])}; name its `prompt_id`"
+                )
+            row["prompt_id"] = ids[0]
         elif not row.get("prompt_id") and is_conversation(row.get("prompt")):
             row["prompt_id"] = prompt_id(to_turns(row["prompt"], f"{where}, column prompt"))
         if not row.get("prompt_id") or not row.get("ranking"):
@@ -39,9 +48,7 @@ def read_rankings(path: str, samples: list[dict]) -> list[dict]:
         for column in ("prompt_id", "annotator"):
             if not isinstance(row.get(column) or "", (str, int)):
                 raise InputError(f"{where}: {column} is {short(row[column])}; write text or a number")
-        sample = by_id.get(str(row["prompt_id"]))
-        if sample is None:
-            raise InputError(f"{where}: there is no sample with prompt_id {row['prompt_id']}; is it from another run?")
+        sample = _sample_of(row, by_id.get(str(row["prompt_id"]), []), by_text, where)
         annotator = row.get("annotator") or "unnamed"
         if (row["prompt_id"], annotator) in seen:
             raise InputError(f"{where}: {annotator} ranked prompt {row['prompt_id']} already; keep one of the rows")
@@ -55,6 +62,30 @@ def read_rankings(path: str, samples: list[dict]) -> list[dict]:
     if not ranked:
         raise InputError(f"{path}: is empty; it should hold rows with prompt_id and ranking")
     return ranked
+
+
+def _sample_of(row: dict, found: list[dict], by_text: dict[str, dict], where: str) -> dict:
+    """The one sample with the row's prompt_id; InputError if there is none, or if the row itself says that it ranks others'
+    responses: places in a ranking mean nothing without them."""
+    name = row["prompt_id"]
+    if not found:
+        raise InputError(f"{where}: there is no sample with prompt_id {short(name)}; is it from another run?")
+    if len(found) > 1:
+        raise InputError(
+            f"{where}: {len(found)} samples have the prompt_id {short(name)}: whose responses are these? Keep one"
+        )
+    prompt, given = row.get("prompt"), row.get("responses")
+    ids = by_text.get(prompt.strip(), {}) if isinstance(prompt, str) else {}
+    if ids and found[0]["prompt_id"] not in ids:
+        raise InputError(f"{where}: prompt_id {short(name)} is not that of its prompt, {short(prompt)}; correct one of them")
+    if isinstance(given, str) and given.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            given = json.loads(given)
+    if isinstance(given, list) and given != found[0]["responses"]:
+        raise InputError(
+            f"{where}: ranks other responses than the sample with prompt_id {short(name)} has; is it from another run?"
+        )
+    return found[0]
 
 
 def parse_ranking(text: str, where: str) -> list[list[int]]:
@@ -87,6 +118,9 @@ def _read_rows(path: str) -> Iterator[tuple[str, dict]]:
             lines.seek(0)
             delimiter = ";" if first.count(";") > first.count(",") else ","
             rows = csv.DictReader(lines, delimiter=delimiter) if file.suffix == ".csv" else parse_jsonl(lines, path)
+            header = (file.suffix == ".csv" and rows.fieldnames) or []
+            if twice := [name for name in header if header.count(name) > 1]:
+                raise InputError(f"{path}: has the column {twice[0]!r} twice; name each column once")
             for number, row in enumerate(rows, start=1):
                 if None in row:
                     raise InputError(f"{path}, row {number}: has more cells than the header; quote cells with commas")
