@@ -16,7 +16,8 @@ from llmrecipes.keys import Key, recipe_keys
 from llmrecipes.keys.settings import Settings
 from llmrecipes.keys.strict_yaml import load_yaml
 from llmrecipes.keys.values import check_value, shown
-from llmrecipes.migrate.translations import Draft, translate
+from llmrecipes.migrate.draft import Draft
+from llmrecipes.migrate.translations import translate
 from llmrecipes.options import OptionParser
 from llmrecipes.parsing import leave
 from llmrecipes.preflight.contradictions import CONTRADICTIONS
