@@ -52,7 +52,7 @@ def _sources(key: str, manifest: dict, folder: Path) -> str:
 def _origin(path: str, manifest: dict, folder: Path) -> list | str:
     """What decided the contents of an input: if its run's own chain made it, name, config but for seeds, and origins of what
     it was made from; otherwise the fingerprint of its contents, or a Hub id."""
-    chain = _chain(manifest, folder)
+    chain = chain_of(manifest, folder)
     if made := _maker(path, manifest, folder):
         maker, home = made
         given = {key: value for key, value in maker["given"].items() if _decides(key)}
@@ -61,13 +61,14 @@ def _origin(path: str, manifest: dict, folder: Path) -> list | str:
     return (manifest.get("inputs") or {}).get(path, path)
 
 
-def _chain(manifest: dict, folder: Path) -> PurePath:
+def chain_of(manifest: dict, folder: Path) -> PurePath:
+    """The folder of the run's chain, as its config names it; `.` if it has none."""
     return PurePath(manifest["config"].get("output_dir") or folder).parent
 
 
 def _maker(path: str, manifest: dict, folder: Path) -> tuple[dict, Path] | None:
     """(manifest, folder) of the run of the same chain that wrote `path`."""
-    chain = _chain(manifest, folder)
+    chain = chain_of(manifest, folder)
     if chain.parts and PurePath(path).is_relative_to(chain):
         place = Path(folder).parent / PurePath(path).relative_to(chain)
         home = next((home for home in (place, place.parent) if read_manifest(home)), place)

@@ -1,43 +1,20 @@
-"""Runs of one stage side by side: the keys in which they differ, their measures with intervals and p-values, their curves.
+"""Finished runs as columns of a comparison: what identifies each, what it measured and what decided these figures."""
 
-Runs that differ only in their seed, and whose inputs were made by runs that do too, form one column: the mean over seeds
-with Student's t interval, and Welch's test against the first column. The measures of a single run keep the intervals of its
-evaluation; two such columns are compared by a z test for independent samples with the variances of these intervals. If both
-answered the same questions it misses what the paired test finds (`recipes/evaluate.py` with both models under `models`);
-on a dozen questions it is too sure: 1 and 9 right of 10 give 5e-7, a pooled test 3e-4.
-"""
-
-import json
-import math
-import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from llmrecipes.cards.asked import PER_TOKEN, SEEDS, asked_by, tokenizers_of
+from llmrecipes.cards.asked import PER_TOKEN, SEEDS, asked_by, chain_of, tokenizers_of
 from llmrecipes.cards.names import repo_name
 from llmrecipes.config import InputError
-from llmrecipes.durable import read_json, write_text
+from llmrecipes.durable import read_json
 from llmrecipes.manifest import MANIFEST_FILE, is_part_of_a_run, move_paths, read_manifest
-from llmrecipes.measures import ARROWS, NAMED, TRAINING, with_arrow
+from llmrecipes.measures import NAMED, TRAINING
 from llmrecipes.metrics import Estimate
-from llmrecipes.report.blocks import Figure, Points, Section, Table, Text
 
 TEXTS = ("perplexity", "bits_per_byte")  # measures of held-out text
 TIMES = ("runtime", "_per_second", "total_flos")
-APART = (
-    "Figures that other questions, texts, judges, rules, baselines or tokenizers decided are not comparable: each has a row "
-    "of its own, which says in brackets what decided it."
-)
 
 Decided = tuple[Estimate | float, str]  # a value and what decided it, see `_decider`
-
-
-@dataclass
-class CompareArguments:
-    """Keys of recipes/compare.py."""
-
-    runs: list[str] = field(default_factory=list, metadata={"help": "Folders of finished runs of one stage, two or more."})
-    output_dir: str | None = field(default=None, metadata={"help": "Folder for compare.html and compare.md."})
 
 
 @dataclass
@@ -73,9 +50,9 @@ def read_columns(folders: list[str]) -> list[Column]:
     measured = _kept_apart([_measures(*run, shared, tokenizer) for run, tokenizer in zip(found, tokenizers, strict=True)])
     for (folder, manifest), measures, tokenizer in zip(found, measured, tokenizers, strict=True):
         config = _settings(manifest, folder)
-        without = _without_seeds(config)
+        without = without_seeds(config)
         seeds = tuple(config.get(key) for key in SEEDS)
-        alike = [c for c in columns if without == _without_seeds(c.config)]
+        alike = [c for c in columns if without == without_seeds(c.config)]
         same = next((c for c in alike if seeds not in c.seeds), None)
         if same is None:
             single = {name: [value] for name, value in measures.items()}
@@ -106,7 +83,7 @@ def _settings(manifest: dict, folder: Path) -> dict:
     """The config keys that identify a run, those of the runs that made its inputs as INPUT.KEY, and the contents of other
     inputs; paths of such runs and inside its own chain become CHAIN/..., wherever the chain is stored."""
     made_by, contents = _inputs(manifest, folder)
-    chain = _chain(manifest, folder)
+    chain = chain_of(manifest, folder)
     names = {PurePath(path): PurePath("CHAIN") / place.name for path, (place, _) in made_by.items()}
     names |= {chain: PurePath("CHAIN")} if chain.parts else {}
     given = {key: value for key, value in manifest["config"].items() if is_part_of_a_run(key) and key != "project"}
@@ -118,15 +95,11 @@ def _settings(manifest: dict, folder: Path) -> dict:
     return found
 
 
-def _chain(manifest: dict, folder: Path) -> PurePath:
-    return PurePath(manifest["config"].get("output_dir") or folder).parent
-
-
 def _inputs(manifest: dict, folder: Path) -> tuple[dict[str, tuple[Path, dict]], dict[str, str]]:
     """(path of an input -> folder and manifest of the run that made it, as it was read; path of any other input that is
     here -> fingerprint of its contents)."""
-    chain, made_by, others = _chain(manifest, folder), {}, {}
-    for path, contents in _sure(manifest.get("inputs"), dict).items():
+    chain, made_by, others = chain_of(manifest, folder), {}, {}
+    for path, contents in sure(manifest.get("inputs"), dict).items():
         place = Path(move_paths(path, {chain: PurePath(folder).parent} if chain.parts else {}))
         before = read_manifest(place) or {}
         if before.get("output_fingerprint") == contents and {"config", "given", "inputs"} <= {*before}:
@@ -136,7 +109,8 @@ def _inputs(manifest: dict, folder: Path) -> tuple[dict[str, tuple[Path, dict]],
     return made_by, others
 
 
-def _without_seeds(config: dict) -> dict:
+def without_seeds(config: dict) -> dict:
+    """The keys of `config` but for seeds, also those of the runs that made its inputs."""
     return {key: value for key, value in config.items() if key.rpartition(".")[2] not in SEEDS}
 
 
@@ -144,7 +118,7 @@ def _evaluations(folder: Path, manifest: dict) -> dict[str, dict]:
     """Name of an evaluation -> what it found about the run's model as it is."""
     stored = read_json(folder / "evaluation.json")
     is_of_this = stored.get("fingerprint") == manifest.get("output_fingerprint")
-    return _sure(stored.get("evaluations"), dict) if is_of_this else {}
+    return sure(stored.get("evaluations"), dict) if is_of_this else {}
 
 
 def _kept_apart(runs: list[dict[str, Decided]]) -> list[dict[str, Estimate | float]]:
@@ -170,17 +144,17 @@ def _measures(folder: Path, manifest: dict, shared: set[str], tokenizer: str) ->
         for name, value in manifest["metrics"].items()
         if isinstance(value, (int, float)) and not any(part in name for part in TIMES)
     }
-    chain = _chain(manifest, folder)
+    chain = chain_of(manifest, folder)
     asked = asked_by(manifest, folder)
     found |= {name: (value, by) for name, (value, _) in found.items() if (by := _measured_on(name, asked, tokenizer))}
     about = {"baseline": manifest["config"].get("baseline"), "asked": asked} | read_json(folder / "metrics.json")
-    for model, measures in _sure(about.get("models"), dict).items():
+    for model, measures in sure(about.get("models"), dict).items():
         found |= {f"{model}/{name}": e for name, e in _estimates(measures, about, chain, folder / "metrics.json").items()}
-        trained = _sure(_sure(manifest["config"].get("models"), dict).get(model), str)
+        trained = sure(sure(manifest["config"].get("models"), dict).get(model), str)
         found |= {f"{model}/{name}": value for name, value in _cost(read_manifest(trained) or {}).items()}
     chains = {repo_name(place / "evaluate") for place in (chain, folder.resolve().parent)}
     for name, evaluation in _evaluations(folder, manifest).items():
-        about = _sure(evaluation, dict)
+        about = sure(evaluation, dict)
         scores = _estimates(about.get("scores"), about, chain, folder / "evaluation.json")
         label = "" if name in (shared if len(shared) == 1 else chains - shared) else f"{name}/"
         found |= {f"{label}{measure}": estimate for measure, estimate in scores.items()}
@@ -221,13 +195,13 @@ def _decider(measure: str, about: dict, chain: PurePath) -> str:
     about: `baseline`, `judged_by`, `tasks` and `asked` of the evaluation; a reward model of the run's own `chain` is
     CHAIN/...
     """
-    asked = _sure(about.get("asked"), dict)
-    if measure not in NAMED or measure in _sure(about.get("tasks"), list):
+    asked = sure(about.get("asked"), dict)
+    if measure not in NAMED or measure in sure(about.get("tasks"), list):
         return asked.get("tasks", "")
     over = asked.get("baseline", about.get("baseline")) if NAMED[measure].compares else None
     who = NAMED[measure].decided_by
     names = {place: PurePath("CHAIN") for place in (chain, PurePath(chain.name)) if place.parts}
-    by = asked.get(who if who == "reward_model" else "") or move_paths(_sure(about.get("judged_by"), dict).get(who), names)
+    by = asked.get(who if who == "reward_model" else "") or move_paths(sure(about.get("judged_by"), dict).get(who), names)
     judge = f"by {by} {asked.get('judge', '') if who == 'judge' and NAMED[measure].compares else ''}".strip()
     what = asked.get("texts" if measure in TEXTS else "questions")
     return ", ".join([f"over {over}"] * bool(over) + [judge] * bool(by) + [f"on {what}"] * bool(what))
@@ -240,8 +214,8 @@ def _cost(manifest: dict) -> dict[str, Decided]:
 
 def _curves(folder: Path, tokenizer: str) -> dict[str, list[tuple[float, float]]]:
     curves: dict = {}
-    for logs in _sure(read_json(folder / "trainer_state.json").get("log_history"), list):
-        entry = _sure(logs, dict)
+    for logs in sure(read_json(folder / "trainer_state.json").get("log_history"), list):
+        entry = sure(logs, dict)
         step = entry.get("step")
         for name, value in entry.items():
             if name not in TRAINING and name.removeprefix("eval_") not in TRAINING:
@@ -253,146 +227,6 @@ def _curves(folder: Path, tokenizer: str) -> dict[str, list[tuple[float, float]]
     return curves
 
 
-def _sure(value, kind: type):
+def sure(value, kind: type):
     """`value` if it is of the expected `kind`, otherwise an empty `kind`: a file may hold anything."""
     return value if isinstance(value, kind) else kind()
-
-
-def differences(columns: list[Column]) -> dict[str, list]:
-    """Key -> its value in each column, for the keys in which columns differ."""
-    keys = sorted({key for column in columns for key in _without_seeds(column.config)})
-    values = {key: [column.config.get(key) for column in columns] for key in keys}
-    return {key: v for key, v in values.items() if any(value != v[0] for value in v)}
-
-
-def summarise(values: list[Estimate | float]) -> Estimate:
-    """One run's value, or the mean over runs with its 95 % Student's t interval; n is then the number of runs.
-
-    low and high are NaN for a single run without an interval.
-    """
-    if len(values) == 1:
-        return values[0] if isinstance(values[0], Estimate) else Estimate(values[0], math.nan, math.nan, 1)
-    from scipy.special import stdtrit
-
-    plain = _numbers(values)
-    middle = statistics.mean(plain)
-    side = stdtrit(len(plain) - 1, 0.975) * statistics.stdev(plain) / math.sqrt(len(plain))
-    return Estimate(middle, middle - side, middle + side, len(plain))
-
-
-def _numbers(values: list[Estimate | float]) -> list[float]:
-    return [value.value if isinstance(value, Estimate) else value for value in values]
-
-
-def p_value(values: list[Estimate | float], base: list[Estimate | float]) -> float | None:
-    """p-value of the difference between two columns: Welch's test over seeds, or a z test from the intervals of single runs;
-    None if there is neither, and of what is true or false."""
-    if any(isinstance(value, bool) for value in (*values, *base)):
-        return None
-    if len(values) > 1 and len(base) > 1:
-        from scipy.stats import ttest_ind
-
-        plain = [_numbers(side) for side in (values, base)]
-        if any(statistics.stdev(side) for side in plain):
-            return float(ttest_ind(*plain, equal_var=False).pvalue)
-        return None
-    if len(values) == len(base) == 1 and isinstance(values[0], Estimate) and isinstance(base[0], Estimate):
-        variance = sum(((e.high - e.low) / 2 / 1.959964) ** 2 for e in (values[0], base[0]))
-        if variance > 0:
-            return math.erfc(abs(values[0].value - base[0].value) / math.sqrt(2 * variance))
-    return None
-
-
-def compare(columns: list[Column]) -> list[Section]:
-    """The comparison as sections of a page: what was compared, keys, measures, curves."""
-    letters = [chr(ord("A") + i % 26) * (1 + i // 26) for i in range(len(columns))]
-    points = [f"{letter}: {', '.join(map(str, column.folders))}" for letter, column in zip(letters, columns, strict=True)]
-    keys = [
-        [key, *(json.dumps(value, ensure_ascii=False) for value in values)] for key, values in differences(columns).items()
-    ]
-    names = list(dict.fromkeys(name for column in columns for name in column.measures))
-    rows = []
-    for name in names:
-        base, cells = columns[0].measures.get(name), []
-        for column in columns:
-            values = column.measures.get(name)
-            cells.append(_cell(values, column) if values else "–")
-            if column is not columns[0]:
-                p = p_value(values, base) if values and base else None
-                cells.append("–" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001")
-        rows.append([_with_arrow(name), *cells])
-    tables = _by_model(columns[0]) if len(columns) == 1 else []
-    head = ["measure", letters[0], *(cell for letter in letters[1:] for cell in (letter, f"p, {letter} = {letters[0]}"))]
-    sections = [
-        Section("runs", "Runs", [Points(points)]),
-        Section("keys", "Keys that differ", [Table(["key", *letters], keys) if keys else Text("None but seeds.")]),
-        Section("measures", "Measures", [*(tables or [Table(head, rows)]), *[Text(APART)] * any(" (" in n for n in names)]),
-    ]
-    curves = [name for name in columns[0].curves if all(len(c.curves.get(name, ())) > 1 for c in columns)]
-    if curves:
-        from llmrecipes.report.plots import plot_overlaid
-
-        drawn = [
-            plot_overlaid(name, {letter: c.curves[name] for letter, c in zip(letters, columns, strict=True)})
-            for name in curves
-        ]
-        sections.append(Section("curves", "Curves", [Figure(drawn, "curves of the runs over their steps")]))
-    return sections
-
-
-def _by_model(column: Column) -> list[Table]:
-    """One evaluation over seeds: a table with a row per measure and a column per model, and one of what is of no model;
-    nothing for a stage that evaluates no models."""
-    models = list(_sure(column.config.get("models"), dict))
-    found: dict[str, dict] = {}
-    rest = []
-    for name, values in column.measures.items():
-        model, _, measure = name.partition("/")
-        cell = _cell(values, column)
-        if model in models and measure:
-            found.setdefault(measure, {})[model] = cell
-        else:
-            rest.append([_with_arrow(name), cell])
-    rows = [[_with_arrow(measure), *(cells.get(model, "–") for model in models)] for measure, cells in found.items()]
-    return [Table(["measure", *models], rows), Table(["measure", "all"], rest)] if len(models) > 1 and rows else []
-
-
-def _with_arrow(name: str) -> str:
-    bare, mark, decider = name.partition(" (")
-    measure = bare.rpartition("/")[2]
-    arrow = ARROWS[TRAINING[bare].better] if bare in TRAINING else with_arrow(measure).removeprefix(measure)
-    return bare + arrow + mark + decider
-
-
-def _cell(values: list[Estimate | float], column: Column) -> str:
-    """Value and interval, or what is true or false and how often; says of how many of the column's runs, unless of all."""
-    runs, estimate = len(values), summarise(values)
-    if all(isinstance(value, bool) for value in values):
-        text = json.dumps(values[0]) if len({*values}) == 1 else f"true in {sum(values)} of {runs}"
-    else:
-        text = f"{estimate.value:.4g}"
-        if not math.isnan(estimate.low):
-            text += f" [{estimate.low:.3g}, {estimate.high:.3g}]"
-    return text if runs == len(column.folders) else f"{text}, {runs} of {len(column.folders)} runs"
-
-
-def write_comparison(folders: list[str], output_dir: str | None) -> str:
-    """The comparison as Markdown; with `output_dir` also written there, compare.md and compare.html."""
-    from llmrecipes.report.markdown import render_markdown
-    from llmrecipes.report.page import render_page
-
-    if output_dir is not None and not output_dir.strip():
-        raise InputError("output_dir: is empty; name a folder, or leave it out")
-    columns = read_columns(folders)
-    title = f"{columns[0].stage}: {sum(len(column.folders) for column in columns)} runs"
-    summary = "Brackets hold 95 % intervals: over seeds if a column has several, otherwise over the items of the evaluation."
-    sections = compare(columns)
-    text = render_markdown(title, summary, sections)
-    if output_dir:
-        try:
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
-            write_text(Path(output_dir) / "compare.md", text)
-            write_text(Path(output_dir) / "compare.html", render_page(title, summary, sections))
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise InputError(f"output_dir: {output_dir} cannot be written: {error.strerror}; name another folder") from None
-    return text
