@@ -167,7 +167,7 @@ class Bench:
 
     def clear(self, stage: str) -> None:
         """Removes the result of `stage`. For push, the hub holds another run under the name and the tag of this one."""
-        from llmrecipes.cards.model import RESULTS_FILE
+        from llmrecipes.cards.evaluations import RESULTS_FILE
 
         shutil.rmtree(self.folder(stage), ignore_errors=True)
         if stage == "evaluate":

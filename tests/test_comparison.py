@@ -180,14 +180,15 @@ def test_figures_on_other_questions_stand_apart_and_it_is_said(tmp_path, change,
 
 
 def test_what_a_model_was_evaluated_on_is_kept_beside_it(tmp_path):
-    from llmrecipes.cards.model import _about
+    from llmrecipes.cards.evaluations import about_evaluation
 
     folders = []
     for name, rows in (("a", "q"), ("b", "q"), ("c", "others")):
         place = Path(evaluation(tmp_path / name, rows=rows))
         dpo = place.parent / "dpo"
         found = {
-            f"{name}-evaluate": _about(place) | {"scores": json.loads((place / "metrics.json").read_text())["models"]["dpo"]}
+            f"{name}-evaluate": about_evaluation(place)
+            | {"scores": json.loads((place / "metrics.json").read_text())["models"]["dpo"]}
         }
         (dpo / "evaluation.json").write_text(json.dumps({"fingerprint": "1dpo", "evaluations": found}))
         folders.append(str(dpo))

@@ -1,21 +1,25 @@
 """Model cards: a run's manifest in the Hub's form (YAML metadata and text)."""
 
 import ast
-from collections.abc import Iterable
 from pathlib import Path, PurePath
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from llmrecipes.cards.asked import asked_by
+from llmrecipes.cards.evaluations import (
+    EARLIER,
+    RESULTS_FILE,
+    about_evaluation,
+    describe_evaluation,
+    is_comparison,
+    stored_evaluations,
+)
 from llmrecipes.cards.loading import has_template, load_model
-from llmrecipes.cards.names import ROOT, hide_paths, is_local, loading_name, repo_name
+from llmrecipes.cards.names import hide_paths, is_local, loading_name, repo_name
 from llmrecipes.durable import read_json, write_json, write_text
 from llmrecipes.formats import prompt_text, read_growing
-from llmrecipes.manifest import MANIFEST_FILE
-from llmrecipes.measures import BOOKKEEPING, NAMED, meaning, under_todays_names, with_arrow
+from llmrecipes.manifest import MANIFEST_FILE, ROOT
+from llmrecipes.measures import BOOKKEEPING, meaning, with_arrow
 
-RESULTS_FILE = "evaluation.json"  # results of evaluations of the model in this folder, by evaluation
-EARLIER = "an earlier evaluation"  # in files from before evaluations were stored by name
 RISKS = {
     "language": "It can state falsehoods, obey harmful requests and repeat what its data holds",
     "reward": "It scores an answer as its raters would rank it, which makes the answer neither true nor harmless",
@@ -65,52 +69,19 @@ def write_model_card(
     kinds = [n for n in ("adapter_config.json", "config.json", "tokenizer.json") if (folder / n).exists()]
     if manifest.get("status") != "finished" or not kinds:
         return None
-    found = _stored(folder, manifest)
+    found = stored_evaluations(folder, manifest)
     if scores:
         name = repo_name(Path(evaluation).resolve()) if evaluation else EARLIER
         # The earlier one may be this evaluation; do not show it twice.
         earlier = {m: e for m, e in found.pop(EARLIER, {}).get("scores", {}).items() if m not in scores}
         found = ({EARLIER: {"scores": earlier}} if earlier else {}) | found
-        found[name] = {"scores": scores} | (_about(Path(evaluation)) if evaluation else {})
+        found[name] = {"scores": scores} | (about_evaluation(Path(evaluation)) if evaluation else {})
         write_json(folder / RESULTS_FILE, {"fingerprint": manifest["output_fingerprint"], "evaluations": found})
     if not found and (checked := _checked(folder)):
         found = {"": {"scores": checked}}
     card = ModelCard(f"---\n{_metadata(folder, manifest, found).to_yaml()}\n---\n\n{_text(folder, manifest, found)}")
     write_text(folder / "README.md", str(card))
     return folder / "README.md"
-
-
-def describe_evaluation(measures: Iterable[str], about: dict) -> str:
-    """What the figures of an evaluation compare with and who judged, in one line; empty if neither applies.
-
-    about: `baseline` (a model's name), `judged_by` ({"judge", "rule", "reward_model"}), `tasks`, as far as known.
-    """
-    measures, judged_by = [m for m in measures if m not in about.get("tasks", [])], about.get("judged_by") or {}
-    decided = {by: [m for m in measures if m in NAMED and NAMED[m].decided_by == by] for by in judged_by}
-    parts = []
-    compared = [f"`{m}`" for m in measures if is_comparison(m)]
-    if compared and about.get("baseline"):
-        parts.append(f"{', '.join(compared)}: compared with `{about['baseline']}`")
-    if decided.get("judge"):
-        parts.append(f"answers judged by `{judged_by['judge']}`")
-    if decided.get("rule"):
-        parts.append(f"`rule_score` and `rule_win_rate` by the rule `{judged_by['rule']}`")
-    if decided.get("reward_model"):
-        parts.append(f"`reward` by the reward model `{judged_by['reward_model']}`")
-    line = hide_paths("; ".join(parts))
-    return line[:1].upper() + line[1:] + "." if line else ""
-
-
-def baseline_of(metrics: dict, manifest: dict) -> str:
-    """The model that an evaluation compared with: from metrics.json (which omits it if nothing was tested), else from the
-    config; empty if it is not among the models."""
-    name = metrics.get("baseline") or manifest.get("config", {}).get("baseline") or ""
-    return name if name in metrics.get("models", {}) else ""
-
-
-def is_comparison(measure: str) -> bool:
-    """Whether `measure` compares a model with the baseline."""
-    return measure in NAMED and NAMED[measure].compares
 
 
 def _metadata(folder: Path, manifest: dict, found: dict) -> ModelCardData:
@@ -309,26 +280,6 @@ def _recipe(stage: str) -> tuple[str, str]:
 def _measured(manifest: dict) -> dict[str, float]:
     metrics = manifest.get("metrics", {}).items()
     return {k: float(v) for k, v in metrics if isinstance(v, (int, float)) and not BOOKKEEPING.search(k)}
-
-
-def _stored(folder: Path, manifest: dict) -> dict[str, dict]:
-    """Evaluation -> its `scores`, `baseline`, `judged_by`, `tasks` and `asked`, for the model that is there now."""
-    stored = read_json(folder / RESULTS_FILE)
-    if stored.get("fingerprint") != manifest.get("output_fingerprint"):
-        return {}
-    found = stored.get("evaluations") or ({EARLIER: {"scores": stored["scores"]}} if stored.get("scores") else {})
-    return {
-        name: about | {"scores": under_todays_names(about["scores"], about.get("tasks", []))}
-        for name, about in found.items()
-    }
-
-
-def _about(evaluation: Path) -> dict:
-    metrics, manifest = read_json(evaluation / "metrics.json"), read_json(evaluation / MANIFEST_FILE)
-    # No path of this machine: the file is published unchanged.
-    judged_by = {who: hide_paths(str(name)) for who, name in (metrics.get("judged_by") or {}).items()}
-    about = {"baseline": baseline_of(metrics, manifest), "judged_by": judged_by, "tasks": metrics.get("tasks") or []}
-    return about | {"asked": asked_by(manifest, evaluation)}
 
 
 def _checked(folder: Path) -> dict[str, dict]:

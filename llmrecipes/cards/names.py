@@ -4,10 +4,9 @@ import re
 import unicodedata
 from pathlib import Path, PurePath
 
-from llmrecipes.manifest import digest
+from llmrecipes.manifest import ROOT, digest
 from llmrecipes.secrets import scrub_secrets
 
-ROOT = Path(__file__).parent.parent.parent
 ABSOLUTE = re.compile(r"(?<![\w.:/~-])(?:/[\w.+@-]+){2,}/?|~/[\w./+@-]+|\b[A-Za-z]:\\\\[\w\\\\.-]+")
 
 

@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmrecipes.cards.model import baseline_of
+from llmrecipes.cards.evaluations import baseline_of
 from llmrecipes.checkpoints import step_folders
 from llmrecipes.config import InputError
-from llmrecipes.durable import read_json
+from llmrecipes.durable import read_json, write_text
 from llmrecipes.formats import read_growing
 from llmrecipes.manifest import MANIFEST_FILE, in_order, path_of, runs_below
 from llmrecipes.measures import todays_name, under_todays_names
@@ -65,13 +65,8 @@ def write_report(output_dir: str | Path, title: str = "", names: list[str] | Non
         raise InputError(f"{output_dir}: holds no finished stage to report on; run the chain first")
     changes, title = find_changes(records), title or f"Report: {output_dir.resolve().name}"
     opening, sections = open_report(records, changes), build_sections(records, changes)
-    for name, text in (
-        ("report.md", render_markdown(title, opening, sections)),
-        ("report.html", render_page(title, opening, sections)),
-    ):
-        temporary = output_dir / f"{name}.tmp"  # renamed when complete: a kill leaves the old report intact
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(output_dir / name)
+    write_text(output_dir / "report.md", render_markdown(title, opening, sections))
+    write_text(output_dir / "report.html", render_page(title, opening, sections))
     print(f"Report built in {time.monotonic() - started:.1f} s; for terminals and pull requests: {output_dir / 'report.md'}")
     print(f"As a page: {output_dir / 'report.html'}", flush=True)
     return output_dir / "report.html"

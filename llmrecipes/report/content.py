@@ -3,7 +3,8 @@
 import math
 from pathlib import PurePath
 
-from llmrecipes.cards.model import describe_evaluation, hide_paths
+from llmrecipes.cards.evaluations import describe_evaluation
+from llmrecipes.cards.names import hide_paths
 from llmrecipes.formats import prompt_text
 from llmrecipes.measures import PREFERENCES, TRAINING, is_share
 from llmrecipes.metrics import ALPHA, describe_tests

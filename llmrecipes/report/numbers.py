@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from llmrecipes.metrics import Estimate
 
-BARS = "▁▂▃▄▅▆▇█"
+BARS, MOST_BARS = "▁▂▃▄▅▆▇█", 24
 
 
 def number(value: float | None) -> str:
@@ -34,9 +34,9 @@ def estimate(value: dict | None, percent: bool) -> str:
     return f"{number(e.value)} [{number(e.low)}, {number(e.high)}]"
 
 
-def sparkline(values: Sequence[float], width: int = 24) -> str:
-    """A sparkline of `values` (not empty): at most `width` bars, scaled from the lowest to the highest value."""
-    picked = evenly_spaced(list(values), width)
+def sparkline(values: Sequence[float]) -> str:
+    """A sparkline of `values` (not empty): at most MOST_BARS bars, scaled from the lowest to the highest value."""
+    picked = evenly_spaced(list(values), MOST_BARS)
     low, high = min(picked), max(picked)
     return "".join(BARS[round((len(BARS) - 1) * (v - low) / (high - low))] if high > low else BARS[0] for v in picked)
 

@@ -29,13 +29,18 @@ def _to_svg(figure, name: str) -> str:
     from matplotlib import rcParams
 
     rcParams["svg.hashsalt"] = name  # ids of several figures on one page must differ
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
+    svg = markup_of(figure)
     svg = re.sub(r' id="(?!m|p|C|i)[^"]*"| id="(?:patch|path|matplotlib)[^"]*"', "", svg)
     svg = svg.replace(INK, "currentColor").replace(FAINT, "currentColor")
     return re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", svg, count=1)
+
+
+def markup_of(figure) -> str:
+    """The figure as an SVG element, which is the same each time for the same figure."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    svg = buffer.getvalue()
+    return re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
 
 
 def plot_curves(name: str, curves: dict[str, list[tuple[float, float]]]) -> list[str]:
