@@ -15,7 +15,7 @@ from llmrecipes.config import InputError
 from llmrecipes.data.preview import RowCounts, count_prompts
 from llmrecipes.models import eos_token_ids
 from llmrecipes.ppo.prompts import RolloutSampler, add_prompt_ids, longest_prompt, prompt_token_ids
-from llmrecipes.ppo.rewards import Rewards
+from llmrecipes.ppo.rewards import Reward, Rewards
 from llmrecipes.training import disable_dropout, require_router
 
 MEASURED = ("reward", "reward_std", "kl", "entropy", "completions/mean_length", "completions/clipped_ratio")
@@ -71,31 +71,31 @@ class GRPOTrainer(trl.GRPOTrainer):
                 train_dataset=self.prompts.remove_columns("prompt_ids"),
                 eval_dataset=held_out,
                 processing_class=processing_class,
-                reward_funcs=[self._reward(rewards, place) for place in range(len(rewards.functions))],
+                reward_funcs=[self._reward(rewards, own) for own in rewards.each],
                 **kwargs,
             )
         restore_saved_modules(self.model)
         rewards.replace_models(lambda frozen: frozen.to(self.accelerator.device))
 
-    def _reward(self, rewards: Rewards, place: int):
-        """The reward function at `place`, wrapped in the form that TRL calls: one after the other for each rollout."""
+    def _reward(self, rewards: Rewards, own: Reward):
+        """One of the reward functions, wrapped in the form that TRL calls: one after the other for each rollout."""
 
         def reward(prompts, completions, completion_ids, trainer_state, log_metric, log_extra, **columns) -> list[float]:
             rows = {"prompt": prompts, **columns}
-            if rewards.is_model[place]:
+            if own.is_model:
                 rows["prompt_ids"] = self._tokenize_prompts(prompts)[0]
             finished = [bool(self._stops & set(ids[-1:])) for ids in completion_ids]
             offered = {"trainer_state": trainer_state, "log_metric": log_metric, "log_extra": log_extra}
             size = self.args.per_device_train_batch_size
-            scores = rewards.score_by(place, rows, completions, completion_ids, finished, size, offered)
-            self._scores = [*(self._scores if place else []), scores]
-            if place == len(rewards.functions) - 1:  # TRL would train on a response without a score, after a warning
+            scores = rewards.score_by(own, rows, completions, completion_ids, finished, size, offered)
+            self._scores = [*(self._scores if own is not rewards.each[0] else []), scores]
+            if own is rewards.each[-1]:  # TRL would train on a response without a score, after a warning
                 raw_scores = torch.stack([s.cpu() for s in self._scores], dim=1)
                 rewards.require_scores(raw_scores, prompts, completions)
                 rewards.tell_if_constant(raw_scores)
             return scores.tolist()
 
-        reward.__name__ = rewards.names[place]
+        reward.__name__ = own.name
         return reward
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

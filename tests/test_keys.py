@@ -145,7 +145,7 @@ def test_a_range_takes_the_default(config):
 
 
 def test_a_range_takes_0_where_ppo_does():
-    from llmrecipes.ppo.config import ABOVE_0, ABOVE_0_IF_GIVEN, AT_LEAST_0
+    from llmrecipes.ppo.config_checks import ABOVE_0, ABOVE_0_IF_GIVEN, AT_LEAST_0
 
     keys = keys_of("llmrecipes.ppo.config:PPOConfig")
     ranges = {name: range_of(name, keys[name].owner) for name in (*ABOVE_0, *ABOVE_0_IF_GIVEN, *AT_LEAST_0)}

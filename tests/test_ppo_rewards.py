@@ -117,7 +117,7 @@ def test_a_reward_model_without_a_tokenizer_reads_the_policys_tokens(tmp_path):
     small = {"vocab_size": 64, "n_embd": 32, "n_layer": 1, "n_head": 2, "num_labels": 1, "pad_token_id": 0}
     GPT2ForSequenceClassification(GPT2Config(**small)).save_pretrained(tmp_path / "gpt2")
     model = GPT2ForSequenceClassification.from_pretrained(tmp_path / "gpt2")
-    assert Rewards(model, None, toys.tokenizer(), None).reads_policy_tokens == [True]
+    assert Rewards(model, None, toys.tokenizer(), None).each[0].reads_policy_tokens
 
 
 def test_vocabularies_are_compared_once_and_not_for_every_response():

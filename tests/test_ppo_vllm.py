@@ -19,6 +19,7 @@ from test_ppo_resume import assert_same
 
 from llmrecipes.config import InputError
 from llmrecipes.generation import Response
+from llmrecipes.ppo import experience
 from llmrecipes.ppo.config import PPOConfig
 from llmrecipes.ppo.losses import importance_sampling_ratio, policy_loss
 from llmrecipes.tokenizers import train_tokenizer
@@ -189,11 +190,11 @@ def test_run_by_a_server_equals_one_that_is_given_its_responses(tmp_path, serve)
     assert least < mean < most <= 2.0 and mean == pytest.approx(1, abs=0.1)
 
 
-def test_logged_figures_equal_those_computed_from_the_rollout(tmp_path, serve):
+def test_logged_figures_equal_those_computed_from_the_rollout(tmp_path, serve, monkeypatch):
     trainer = toys.trainer(tmp_path, max_steps=1, **by_server(serve(), vllm_importance_sampling_mode="sequence_mask"))
     recorded, seen = Recorded(trainer), []
-    make_rollout = trainer._make_rollout
-    trainer._make_rollout = lambda rows: seen.append(make_rollout(rows)) or seen[-1]
+    make_rollout = experience.make_rollout
+    monkeypatch.setattr(experience, "make_rollout", lambda *args: seen.append(make_rollout(*args)) or seen[-1])
     trainer.train()
     rows = [
         (policy[: len(response.logprobs)], torch.tensor(response.logprobs))
@@ -354,7 +355,7 @@ def test_refusal_of_the_server_is_one_line(tmp_path, serve):
 
 
 def test_without_vllm_the_config_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr("llmrecipes.ppo.config.find_spec", lambda name: None)
+    monkeypatch.setattr("llmrecipes.ppo.config_checks.find_spec", lambda name: None)
     with pytest.raises(InputError, match="use_vllm: vLLM is not installed here .pip install"):
         PPOConfig(output_dir=str(tmp_path), use_cpu=True, use_vllm=True)
 

@@ -1,8 +1,9 @@
 """PPO with a reward model or reward functions, on `transformers.Trainer`.
 
-`config` holds the arguments, `trainer` the Trainer, `setup` the models it is built from and their checks, `experience` and
-`objective` the numbered steps of the algorithm, `rollout` the sampled batch, `rewards` the scoring, `policy_value` the
-trained module, `losses` the mathematics, `prompts` the reading and ordering of prompts.
+`config` holds the arguments, `config_checks` what is refused of them, `trainer` the Trainer, `setup` the models it is built
+from and their checks, `experience` and `objective` the numbered steps of the algorithm, `rollout` the sampled batch,
+`rewards` the scoring, `policy_value` the trained module, `losses` the mathematics, `prompts` the reading and ordering of
+prompts.
 """
 
 import importlib

@@ -18,6 +18,7 @@ from llmrecipes.config import InputError
 # Versions of one layer's code, far more than there are kinds of models x (with and without gradient, adapter, one row).
 # torch's own limit of 8 would soon be used up, and further versions would run uncompiled.
 VERSIONS = 64
+BACKENDS = ("inductor", "aot_eager", "eager")
 
 
 def check_compilation(args: TrainingArguments) -> None:
@@ -29,6 +30,8 @@ def check_compilation(args: TrainingArguments) -> None:
         )
     if not args.torch_compile:
         return
+    if args.torch_compile_backend not in BACKENDS:
+        raise InputError(f"torch_compile_backend: {args.torch_compile_backend!r} is not one of {', '.join(BACKENDS)}")
     if args.deepspeed_plugin:
         raise InputError("torch_compile: does not work with DeepSpeed in PPO; leave it out, or launch with ddp.yaml")
     if args.torch_compile_mode in ("reduce-overhead", "max-autotune"):

@@ -1,6 +1,7 @@
 """Sample tables: the responses of an evaluation, printed, written to a file and sent to the trackers."""
 
 import json
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,14 +25,10 @@ def completion_table(
     ]
 
 
-def write_completions(rows: list[dict], args: TrainingArguments, step: int, prefix: str) -> Path:
+def write_completions(rows: list[dict], args: TrainingArguments, step: int, prefix: str) -> None:
     """Writes `rows` to output_dir/completions/<prefix>-<step>.jsonl and prints the first `args.num_completions_to_print`."""
-    file = Path(args.output_dir) / "completions" / f"{prefix.replace('/', '-')}-{step:06d}.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows), encoding="utf-8")
-    for row in rows[: args.num_completions_to_print]:
-        print(f"  {_last_words(row['prompt'])!r} -> {row['completion']!r}  score {row['score']:.4g}", flush=True)
-    return file
+    _write(training_completions(args).with_name(f"{prefix.replace('/', '-')}-{step:06d}.jsonl"), "w", rows)
+    _print(rows[: args.num_completions_to_print])
 
 
 def training_completions(args: TrainingArguments) -> Path:
@@ -41,12 +38,8 @@ def training_completions(args: TrainingArguments) -> Path:
 
 def add_completions(rows: list[dict], args: TrainingArguments, step: int) -> None:
     """Prints `rows`, responses of a training rollout, and appends them to output_dir/completions/train.jsonl."""
-    file = training_completions(args)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as lines:
-        lines.writelines(json.dumps({"step": step, **row}, ensure_ascii=False, default=str) + "\n" for row in rows)
-    for row in rows:
-        print(f"  {_last_words(row['prompt'])!r} -> {row['completion']!r}  score {row['score']:.4g}", flush=True)
+    _write(training_completions(args), "a", [{"step": step, **row} for row in rows])
+    _print(rows)
 
 
 def send_completions(rows: list[dict], args: TrainingArguments, step: int, prefix: str) -> None:
@@ -54,7 +47,22 @@ def send_completions(rows: list[dict], args: TrainingArguments, step: int, prefi
     callback opens it when metrics are first logged, and closes trackio's when training ends."""
     for tracker in {"wandb", "trackio"} & set(args.report_to or []):
         if find_spec(tracker) is not None:
-            _send_table(tracker, rows, step, prefix)
+            import pandas
+
+            module = import_module(tracker)
+            frame = pandas.DataFrame([{**row, "prompt": _last_words(row["prompt"])} for row in rows])
+            module.log({f"{prefix}_completions": module.Table(dataframe=frame), "train/global_step": step})
+
+
+def _write(file: Path, mode: str, rows: list[dict]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open(mode, encoding="utf-8") as lines:
+        lines.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+
+
+def _print(rows: list[dict]) -> None:
+    for row in rows:
+        print(f"  {_last_words(row['prompt'])!r} -> {row['completion']!r}  score {row['score']:.4g}", flush=True)
 
 
 def _last_words(prompt: object) -> str:
@@ -62,13 +70,3 @@ def _last_words(prompt: object) -> str:
     if isinstance(prompt, list) and prompt and isinstance(prompt[-1], dict):
         prompt = prompt[-1]["content"]
     return str(prompt)[-80:]
-
-
-def _send_table(tracker: str, rows: list[dict], step: int, prefix: str) -> None:
-    import importlib
-
-    import pandas
-
-    module = importlib.import_module(tracker)
-    frame = pandas.DataFrame([{**row, "prompt": _last_words(row["prompt"])} for row in rows])
-    module.log({f"{prefix}_completions": module.Table(dataframe=frame), "train/global_step": step})

@@ -1,64 +1,19 @@
 """PPOConfig: every argument of PPOTrainer, under the names TRL's PPO, RLOO and GRPO configs use."""
 
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 
 import torch
 from transformers import TrainingArguments
 
 from llmrecipes.config import InputError
 from llmrecipes.keys.renamed import RENAMES
-from llmrecipes.ppo.compilation import check_compilation
-
-# Arguments of TrainingArguments that PPO does not support: the one allowed value, and why or what to use instead.
-REFUSED = {
-    "neftune_noise_alpha": (None, "its noise would move the first probability ratio away from 1"),
-    "auto_find_batch_size": (False, "a rollout has a fixed size; set per_device_train_batch_size"),
-    "label_smoothing_factor": (0.0, "PPO's loss has no labels to smooth"),
-    "bf16_full_eval": (False, "evaluations run in the precision of training; set bf16"),
-    "fp16_full_eval": (False, "evaluations run in the precision of training; set fp16"),
-    "use_liger_kernel": (False, "its fused loss is not PPO's; log-probabilities are computed in chunks anyway"),
-    "train_sampling_strategy": ("random", "prompts are ordered by rollouts; shuffle_dataset: false keeps their order"),
-}
-ABOVE_0 = (
-    "max_completion_length",
-    "num_ppo_epochs",
-    "temperature",
-    "cliprange",
-    "cliprange_value",
-    "kl_horizon",
-    "per_device_generation_batch_size",
-    "num_generations",
-)
-ABOVE_0_IF_GIVEN = (
-    "num_mini_batches",
-    "rollout_batch_size",
-    "total_episodes",
-    "kl_target",
-    "score_clip",
-    "logprob_chunk_size",
-    "early_stop_kl",
-)
-AT_LEAST_0 = ("kl_coef", "vf_coef", "value_warmup_rollouts", "num_completions_to_print", "num_rollout_completions")
-CHOICES = {
-    "kl_estimator": ("k1", "k2", "k3"),
-    "missing_eos_mode": ("subtract", "replace"),
-    "overlong_prompts": ("error", "drop"),
-    "kl_in": ("reward", "loss"),
-    "value_model": (None, "separate", "shared"),
-    "ref_model_dtype": (None, "float32", "bfloat16", "float16"),
-    "torch_compile_backend": (None, "inductor", "aot_eager", "eager"),
-    "old_logprobs": ("recompute", "sampler"),
-    "cache_implementation": (None, "static"),
-    "vllm_mode": ("colocate", "server"),
-    "vllm_model_impl": ("vllm", "transformers", "auto"),
-    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
-}
+from llmrecipes.ppo.config_checks import check_combinations, check_ranges, check_refused, check_vllm, settle_batch_sizes
 
 
 @dataclass
 class PPOConfig(TrainingArguments):
-    """Arguments of PPOTrainer on top of `transformers.TrainingArguments`, all of which apply except those in REFUSED.
+    """Arguments of PPOTrainer on top of `transformers.TrainingArguments`, all of which apply except those that
+    `config_checks` refuses.
 
     Batch arithmetic: one optimizer step sees a minibatch of per_device_train_batch_size × gradient_accumulation_steps
     × processes responses. A rollout samples num_mini_batches minibatches of responses and is used num_ppo_epochs
@@ -280,113 +235,13 @@ class PPOConfig(TrainingArguments):
         return super().__new__(cls)
 
     def __post_init__(self):
-        for name, (allowed, reason) in REFUSED.items():
-            if getattr(self, name) != allowed:
-                raise InputError(f"{name}: {getattr(self, name)!r} is not for PPO ({reason}); leave it out")
+        check_refused(self)
         super().__post_init__()
-        self._check_ranges()
-        if self.remove_unused_columns:
-            raise InputError("remove_unused_columns: must be false for PPO, reward functions read the extra columns")
-        self._settle_batch_sizes()
-        self._check_combinations()
+        check_ranges(self)
+        settle_batch_sizes(self)
+        check_combinations(self)
         if self.use_vllm:
-            self._check_vllm()
-
-    def _check_ranges(self) -> None:
-        for name in ABOVE_0:
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name}: {getattr(self, name)} must be greater than 0")
-        for name in ABOVE_0_IF_GIVEN:
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise InputError(f"{name}: {getattr(self, name)} must be greater than 0 (or left out)")
-        for name in AT_LEAST_0:
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}: {getattr(self, name)} must not be below 0")
-        for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name}: {getattr(self, name)} must lie between 0 and 1")
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(filter(None, allowed))}")
-
-    def _check_combinations(self) -> None:
-        if self.rollout_batch_size % self.num_generations:
-            raise InputError(
-                f"num_generations: {self.num_generations} does not divide a rollout of {self.rollout_batch_size} responses"
-            )
-        # One rollout changes β by at most the factor 1 ± 0.2 · rollout / horizon (adapt_kl_coef): with a shorter horizon
-        # than this, the factor could be negative.
-        if self.kl_target is not None and self.kl_horizon < 0.2 * self.rollout_batch_size:
-            raise InputError(
-                f"kl_horizon: {self.kl_horizon} is less than 0.2 x rollout_batch_size {self.rollout_batch_size}, so kl_coef "
-                "could turn negative; use many times a rollout, such as the default of 10000"
-            )
-        if self.total_episodes is not None and self.max_steps > 0:
-            raise InputError("total_episodes: is given with max_steps, and each says how long to train; leave one out")
-        if self.early_stop_kl is not None and (self.fp16 or self.deepspeed_plugin):
-            raise InputError("early_stop_kl: does not work with fp16 or DeepSpeed, which take no step without a gradient")
-        check_compilation(self)
-
-    def _check_vllm(self) -> None:
-        if self.old_logprobs == "sampler":
-            raise InputError(
-                "old_logprobs: sampler is for the built-in decode loop; vLLM's log-probabilities differ by more than "
-                "rounding, which vllm_importance_sampling_correction corrects"
-            )
-        if self.cache_implementation is not None:
-            raise InputError("cache_implementation: is for the built-in decode loop; leave it out with use_vllm")
-        if find_spec("vllm") is None:
-            raise InputError(
-                'use_vllm: vLLM is not installed here (pip install "vllm==0.30.0"; the training process needs it in both '
-                "modes); or leave use_vllm out"
-            )
-        url = self.vllm_server_base_url
-        if url is not None and not url.startswith(("http://", "https://")):
-            raise InputError(f"vllm_server_base_url: {url!r} must begin with http:// or https://")
-        size = self.vllm_tensor_parallel_size
-        if size < 1 or (self.vllm_mode == "colocate" and self.world_size % size):
-            raise InputError(f"vllm_tensor_parallel_size: {size} does not divide the {self.world_size} processes evenly")
-        low, high = self.vllm_importance_sampling_clip_min, self.vllm_importance_sampling_clip_max
-        if low is not None and high is not None and low >= high:
-            raise InputError(
-                f"vllm_importance_sampling_clip_min: {low} must be less than vllm_importance_sampling_clip_max {high}"
-            )
-        if low is None and high is None and self.vllm_importance_sampling_mode.endswith("truncate"):
-            raise InputError(
-                "vllm_importance_sampling_clip_max: a *_truncate mode needs it or vllm_importance_sampling_clip_min"
-            )
-        if self.vllm_max_model_length is not None:
-            room = self.vllm_max_model_length - self.max_completion_length
-            if room < 1:
-                raise InputError(
-                    f"vllm_max_model_length: {self.vllm_max_model_length} leaves no room for a prompt next to "
-                    f"max_completion_length {self.max_completion_length}"
-                )
-            self.max_prompt_length = min(room, self.max_prompt_length or room)
-
-    def _settle_batch_sizes(self) -> None:
-        """Fills in num_mini_batches and rollout_batch_size from each other."""
-        minibatch = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
-        if self.rollout_batch_size is None:
-            self.num_mini_batches = self.num_mini_batches or 1
-            self.rollout_batch_size = self.num_mini_batches * minibatch
-            return
-        unit = minibatch * (self.num_mini_batches or 1)
-        if self.rollout_batch_size % unit:
-            below = self.rollout_batch_size // unit * unit
-            nearest = f"{below} or {below + unit}" if below else f"{unit}"
-            raise InputError(
-                f"rollout_batch_size: {self.rollout_batch_size} is not a multiple of {unit} "
-                f"(per_device_train_batch_size {self.per_device_train_batch_size} x gradient_accumulation_steps "
-                f"{self.gradient_accumulation_steps} x {self.world_size} processes x num_mini_batches "
-                f"{self.num_mini_batches or 1}); nearest: {nearest}"
-            )
-        if self.num_mini_batches is not None and self.rollout_batch_size != unit:
-            raise InputError(
-                f"rollout_batch_size: {self.rollout_batch_size} is not num_mini_batches {self.num_mini_batches} x "
-                f"{minibatch} responses in an optimizer step; give one of the two, or {unit}"
-            )
-        self.num_mini_batches = self.rollout_batch_size // minibatch
+            check_vllm(self)
 
     @property
     def device(self) -> torch.device:

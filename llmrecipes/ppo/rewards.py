@@ -5,6 +5,7 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
@@ -48,8 +49,23 @@ def own_tokenizer(model: PreTrainedModel, policy_tokenizer: PreTrainedTokenizerB
     return own if set(own.get_vocab()) - set(own.all_special_tokens) else policy_tokenizer
 
 
+@dataclass
+class Reward:
+    """A reward function: its name in logs and errors; for a model also its tokenizer, None for any other function, and
+    whether it reads the policy's tokens as they are."""
+
+    name: str
+    function: Callable
+    tokenizer: PreTrainedTokenizerBase | None = None
+    reads_policy_tokens: bool = False
+
+    @property
+    def is_model(self) -> bool:
+        return self.tokenizer is not None
+
+
 class Rewards:
-    """The reward functions of a run with their tokenizers, names and weights."""
+    """The reward functions of a run, `each` with its tokenizer and name, and their weights."""
 
     def __init__(
         self,
@@ -61,50 +77,49 @@ class Rewards:
         functions = list(functions) if isinstance(functions, (list, tuple)) else [functions]
         for function in functions:
             check_reward_function(function)
-        self.is_model = [isinstance(function, PreTrainedModel) for function in functions]
-        self.functions = [FrozenModel(f) if is_model else f for f, is_model in zip(functions, self.is_model, strict=True)]
-        tokenizers = list(tokenizers) if isinstance(tokenizers, (list, tuple)) else [tokenizers] * len(self.functions)
-        if not self.functions:
+        tokenizers = list(tokenizers) if isinstance(tokenizers, (list, tuple)) else [tokenizers] * len(functions)
+        if not functions:
             raise InputError("reward_funcs: is empty; give a reward model or a reward function")
-        if len(tokenizers) != len(self.functions):
-            raise InputError(f"reward_processing_classes: {len(tokenizers)} for {len(self.functions)} reward functions")
-        if weights is not None and len(weights) != len(self.functions):
-            raise InputError(f"reward_weights: {len(weights)} for {len(self.functions)} reward functions")
+        if len(tokenizers) != len(functions):
+            raise InputError(f"reward_processing_classes: {len(tokenizers)} for {len(functions)} reward functions")
+        if weights is not None and len(weights) != len(functions):
+            raise InputError(f"reward_weights: {len(weights)} for {len(functions)} reward functions")
         self.policy_tokenizer = policy_tokenizer
-        self.tokenizers = [
-            tokenizer if tokenizer is not None or not is_model else own_tokenizer(function, policy_tokenizer)
-            for function, is_model, tokenizer in zip(functions, self.is_model, tokenizers, strict=True)
-        ]
-        # Compared once and not for every response: vocabularies are large.
-        self.reads_policy_tokens = [
-            is_model and same_tokenizer(tokenizer, policy_tokenizer)
-            for is_model, tokenizer in zip(self.is_model, self.tokenizers, strict=True)
-        ]
-        self.weights = torch.tensor(weights or [1.0] * len(self.functions))
+        self.weights = torch.tensor(weights or [1.0] * len(functions))
         self._rollouts, self._lowest, self._highest = 0, math.inf, -math.inf
-        self.names = []
-        for function, is_model, tokenizer in zip(functions, self.is_model, self.tokenizers, strict=True):
+        self.each: list[Reward] = []
+        for function, tokenizer in zip(functions, tokenizers, strict=True):
             name = reward_name(function)
-            self.names.append(f"{name}_{len(self.names)}" if name in self.names else name)
-            if is_model:
+            unique = f"{name}_{len(self.each)}" if name in self.names else name
+            if isinstance(function, PreTrainedModel):
+                tokenizer = own_tokenizer(function, policy_tokenizer) if tokenizer is None else tokenizer
                 check_reward_model(function)
                 check_vocabulary(function, tokenizer, f"reward model {name}")
+                # Compared once and not for every response: vocabularies are large.
+                same = same_tokenizer(tokenizer, policy_tokenizer)
+                self.each.append(Reward(unique, FrozenModel(function), tokenizer, same))
+            else:
+                self.each.append(Reward(unique, function))
+
+    @property
+    def names(self) -> list[str]:
+        return [reward.name for reward in self.each]
 
     @property
     def models(self) -> list[FrozenModel]:
         """The reward functions that are models."""
-        return [function for function, is_model in zip(self.functions, self.is_model, strict=True) if is_model]
+        return [reward.function for reward in self.each if reward.is_model]
 
     def replace_models(self, place: Callable[[FrozenModel], nn.Module]) -> None:
         """Replaces each model by `place(model)`: the model on its device, or its sharded form."""
-        self.functions = [place(f) if is_model else f for f, is_model in zip(self.functions, self.is_model, strict=True)]
+        for reward in self.each:
+            if reward.is_model:
+                reward.function = place(reward.function)
 
     def model_for_policy_tokens(self) -> PreTrainedModel | None:
         """The first reward model that reads the policy's tokens; the value model can start from it."""
-        for function, reads_policy_tokens in zip(self.functions, self.reads_policy_tokens, strict=True):
-            if reads_policy_tokens and hasattr(function.model, "score"):
-                return function.model
-        return None
+        models = (reward.function.model for reward in self.each if reward.reads_policy_tokens)
+        return next((model for model in models if hasattr(model, "score")), None)
 
     def score(
         self,
@@ -125,13 +140,8 @@ class Rewards:
             [{"role": "assistant", "content": text}] if is_conversation(prompt) else text
             for prompt, text in zip(rows["prompt"], texts, strict=True)
         ]
-        scores = torch.stack(
-            [
-                self.score_by(place, rows, completions, completion_ids, finished, batch_size, offered).to(device)
-                for place in range(len(self.functions))
-            ],
-            dim=1,
-        )
+        given = rows, completions, completion_ids, finished, batch_size, offered
+        scores = torch.stack([self.score_by(reward, *given).to(device) for reward in self.each], dim=1)
         self.require_scores(scores, rows["prompt"], completions)
         return scores
 
@@ -145,7 +155,7 @@ class Rewards:
 
     def score_by(
         self,
-        place: int,
+        reward: Reward,
         rows: dict[str, list],
         completions: list,
         completion_ids: list[list[int]],
@@ -153,18 +163,17 @@ class Rewards:
         batch_size: int,
         offered: dict[str, object] | None = None,
     ) -> torch.Tensor:
-        """Scores (R,) of the function at `place`; arguments as for `score`."""
-        function, prompts = self.functions[place], rows["prompt"]
-        if self.is_model[place]:
-            tokenizer = self.tokenizers[place]
-            source = tokenizer if self.reads_policy_tokens[place] else self.policy_tokenizer
+        """Scores (R,) of one of the functions; arguments as for `score`."""
+        prompts = rows["prompt"]
+        if reward.is_model:
+            source = reward.tokenizer if reward.reads_policy_tokens else self.policy_tokenizer
             token_rows = [
-                sampled_response_tokens(tokenizer, source, *row)
+                sampled_response_tokens(reward.tokenizer, source, *row)
                 for row in zip(prompts, rows["prompt_ids"], completion_ids, finished, strict=True)
             ]
-            return function(score_with_model, token_rows, batch_size)
+            return reward.function(score_with_model, token_rows, batch_size)
         columns = {name: rows[name] for name in rows if name not in ("prompt", "prompt_ids")}
-        return torch.tensor(score_with_callable(function, prompts, completions, completion_ids, columns, offered))
+        return torch.tensor(score_with_callable(reward.function, prompts, completions, completion_ids, columns, offered))
 
     def total(self, scores: torch.Tensor) -> torch.Tensor:
         """Raw scores (R, functions) -> weighted sums (R,), NaN counting as 0."""

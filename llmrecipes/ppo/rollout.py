@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from llmrecipes.config import InputError
@@ -47,13 +48,9 @@ class Rollout:
     @classmethod
     def from_responses(cls, prompts: list[list[int]], responses: list[list[int]], pad_token_id: int, device) -> "Rollout":
         """Concatenates each prompt with its response (token ids) and pads on the right."""
-        prompt_lengths = torch.tensor([len(prompt) for prompt in prompts])
-        response_lengths = torch.tensor([len(response) for response in responses])
-        width = int((prompt_lengths + response_lengths).max())
-        input_ids = torch.full((len(prompts), width), pad_token_id)
-        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            input_ids[row, : len(prompt) + len(response)] = torch.tensor(prompt + response)
-        return cls(input_ids.to(device), prompt_lengths.to(device), response_lengths.to(device))
+        rows = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+        lengths = (torch.tensor(list(map(len, parts)), device=device) for parts in (prompts, responses))
+        return cls(_padded(rows, pad_token_id, device), *lengths)
 
     def take_from_sampler(self, responses: list) -> None:
         """Takes over what the sampler may return with each response besides its tokens: `logprobs`, `token_mask` (False on
@@ -65,7 +62,7 @@ class Rollout:
         logprobs = [getattr(response, "logprobs", None) for response in responses]
         if all(row is not None for row in logprobs):
             logprobs = [[unknown if value is None else value for value in row] for row in logprobs]
-            self.sampling_logprobs = self._padded(logprobs, unknown)
+            self.sampling_logprobs = _padded(logprobs, unknown, self.input_ids.device)
         for name, default in (("token_mask", True), ("token_rewards", 0.0)):
             rows = [getattr(response, name, None) for response in responses]
             if all(row is None for row in rows):
@@ -75,14 +72,9 @@ class Rollout:
             for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
                 if len(row) != length:
                     raise InputError(f"sampler: response {number} has {length} tokens, its {name} {len(row)} entries")
-            setattr(self, name, self._padded(rows, type(default)()))
+            setattr(self, name, _padded(rows, type(default)(), self.input_ids.device))
         if self.token_mask is not None and not self.token_mask.any(1).all():
             raise InputError("sampler: a response has no token that the policy wrote (token_mask)")
-
-    def _padded(self, rows: list[list], value) -> torch.Tensor:
-        rows = [torch.tensor(row) for row in rows]
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
-        return padded.to(self.input_ids.device)
 
     def mask(self) -> torch.Tensor:
         """(R, T): the response tokens to train on: all, or those of `token_mask`."""
@@ -107,6 +99,10 @@ class Rollout:
         """The tensors, for a checkpoint; `Rollout(**state)` restores them."""
         present = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: tensor.cpu() for name, tensor in present.items() if tensor is not None}
+
+
+def _padded(rows: list[list], value, device) -> torch.Tensor:
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value).to(device)
 
 
 def learned_mask(lengths: torch.Tensor, token_mask: torch.Tensor | None, width: int) -> torch.Tensor:

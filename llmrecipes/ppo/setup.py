@@ -72,9 +72,8 @@ def check_evaluation(args: PPOConfig, eval_dataset) -> None:
 def cache_kept(*models) -> Iterator[None]:
     """Turns the KV cache in the models' configs back on, which Trainer turns off: a policy saved that way decodes slowly."""
     configs = [model.config for model in models if hasattr(model, "config")]
-    before = [
-        (config, config.use_cache) for config in configs if hasattr(config, "use_cache")
-    ]  # not processors of images and text
+    # Processors of images and text have none.
+    before = [(config, config.use_cache) for config in configs if hasattr(config, "use_cache")]
     yield
     for config, use_cache in before:
         config.use_cache = use_cache

@@ -105,7 +105,7 @@ class PPOTrainer(Trainer):
             super().__init__(
                 model=PolicyAndValue(model, value_model, args.logprob_chunk_size),
                 args=args,
-                data_collator=_as_list,
+                data_collator=list,  # rows stay uncollated: they have columns of every kind
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
                 processing_class=processing_class,
@@ -187,7 +187,7 @@ class PPOTrainer(Trainer):
         rows = [next(epoch_iterator) for _ in range(num_batches)]
         step = self.state.global_step % self.args.steps_per_rollout
         if step == 0:
-            self._rollout = self._make_rollout(self.train_dataset[rows[0]])
+            self._rollout = experience.make_rollout(self, self.train_dataset[rows[0]])
         ppo_epoch, minibatch = divmod(step, self.args.num_mini_batches)
         micro_batches = [self._rollout.micro_batch(part) for part in self.split(self._rollout, ppo_epoch)[minibatch]]
         num_tokens = sum(
@@ -212,9 +212,6 @@ class PPOTrainer(Trainer):
 
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(tensor, reduction="sum")
-
-    def _make_rollout(self, rows: dict[str, list]) -> Rollout:
-        return experience.make_rollout(self, rows)
 
     # ---- Update ----
 
@@ -380,8 +377,3 @@ class PPOTrainer(Trainer):
             super()._load_best_model()
         else:
             load_models(self.model, self.state.best_model_checkpoint)
-
-
-def _as_list(examples: list) -> list:
-    """Leaves the rows uncollated: they have columns of every kind."""
-    return examples

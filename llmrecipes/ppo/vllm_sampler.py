@@ -9,8 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
@@ -20,19 +19,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
+from llmrecipes.generation import Response
 from llmrecipes.ppo.config import PPOConfig
 
 Sampled = tuple[list[int], list[float | None] | None]  # a response's tokens and, if asked for, their log-probabilities
-
-
-@dataclass
-class VLLMResponse:
-    """One response, as `sample_responses` returns it, and the engine's log-probability of each token: None for a token if
-    unknown, None instead of the list if they were not requested."""
-
-    token_ids: list[int]
-    finish_reason: str
-    logprobs: list[float | None] | None
 
 
 class VLLMSampler:
@@ -127,9 +117,9 @@ class VLLMSampler:
         generator: torch.Generator | None = None,
         stopping_criteria: Callable | None = None,
         **unused,
-    ) -> list[VLLMResponse]:
+    ) -> list[Response]:
         """One response per prompt, in order, from the weights of the last `sync_weights` (`model` is ignored). Every
-        process must call it; `generator` draws a seed for each response."""
+        process must call it; `generator` draws a seed for each response. A log-probability is None if unknown."""
         # Sets every field that the served model's generation config could set, so that none of its defaults apply. Special
         # tokens are kept in the text because a stop string may be one.
         settings = {
@@ -159,7 +149,7 @@ class VLLMSampler:
             if stopping_criteria is not None and not stopped:
                 complete = bool(stopping_criteria(torch.tensor([tokens]), None)[0])
                 stopped = complete or len(tokens) < max_new_tokens
-            responses.append(VLLMResponse(tokens, "stop" if stopped else "length", logprobs))
+            responses.append(Response(tokens, "stop" if stopped else "length", logprobs))
         return responses
 
     def _ask_server(self, prompts, seeds, settings, extra) -> list[Sampled]:
@@ -251,11 +241,11 @@ class _FrozenWeights:
         self.policy = policy
         self.copies: list[torch.Tensor] | None = None
 
-    def kept(self):
-        return self._restored() if isinstance(self.policy, PeftModel) else nullcontext()
-
     @contextmanager
-    def _restored(self):
+    def kept(self):
+        if not isinstance(self.policy, PeftModel):
+            yield
+            return
         if self.copies is None:  # frozen, so copied once; in CPU memory, which is less scarce than a GPU's
             self.copies = [weight.to("cpu", copy=True) for weight in self._weights()]
         try:
