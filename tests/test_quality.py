@@ -11,7 +11,8 @@ from test_store import judge, samples
 
 from llmrecipes.config import ModelArguments
 from llmrecipes.models import build_policy, load_reward_model
-from llmrecipes.ranking.quality import low_agreement, measure_quality, quality_page
+from llmrecipes.ranking.quality import low_agreement, measure_quality
+from llmrecipes.ranking.quality_page import quality_page
 from llmrecipes.ranking.store import Store
 from llmrecipes.reward_models.scoring import uncertainty
 from llmrecipes.tokenizers import train_tokenizer

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from test_store import samples
 
 from llmrecipes.config import InputError
-from llmrecipes.ranking.annotators import _admin_page, check_settings
+from llmrecipes.ranking.annotators import check_settings
 from llmrecipes.ranking.logins import LoginLimit
 from llmrecipes.ranking.page import build_app
 from llmrecipes.ranking.store import Store
@@ -160,7 +160,7 @@ def test_every_page_forbids_other_hosts_content(page):
 
 def test_only_users_enter_and_each_sees_his_own_work(tmp_path, users):
     store = Store(tmp_path / "s.sqlite", samples())
-    ann, bob, nobody = (client_for(store, users=users, quality_page=lambda: _admin_page(store)) for _ in range(3))
+    ann, bob, nobody = (client_for(store, users=users) for _ in range(3))
     assert nobody.get("/", follow_redirects=False).headers["location"] == "/login"
     for path in ("/api/item", "/admin", "/config", "/gradio_api/info"):
         assert nobody.get(path).status_code == 401
@@ -270,7 +270,7 @@ def test_tries_are_limited_by_name_and_in_all_wherever_they_come_from():
 
 def test_a_changed_password_ends_its_sessions_and_a_user_taken_out_is_out(tmp_path, users, capsys):
     file = str(tmp_path / "users.txt")
-    app = build_app(Store(tmp_path / "s.sqlite", samples()), "", users=UsersFile(file), quality_page=lambda: "all")
+    app = build_app(Store(tmp_path / "s.sqlite", samples()), "", users=UsersFile(file))
     ann, bob, again = (TestClient(app, "http://127.0.0.1") for _ in range(3))
     assert login(ann) == login(bob, "bob", PASSWORD + "2") == 303
     assert ann.get("/api/item").status_code == bob.get("/api/item").status_code == 200
@@ -370,11 +370,6 @@ SETTINGS = {
     "host": "127.0.0.1",
     "users_file": None,
     "allowed_hosts": [],
-    "overlap": 0.2,
-    "repeat_share": 0.0,
-    "min_agreement": 0.0,
-    "round": 1,
-    "overlap_annotators": 3,
     "guidelines": None,
     "trusted_proxies": [],
 }
@@ -386,8 +381,6 @@ SETTINGS = {
         ({"host": "10.0.0.1"}, "host"),
         ({"host": "0.0.0.0", "users_file": "u"}, "allowed_hosts"),
         ({"order": "uncertain"}, "order"),
-        ({"overlap": 1.5}, "overlap"),
-        ({"round": 0}, "round"),
         ({"annotator": "llm", "judge_url": None}, "judge_url"),
         ({"annotator": "llm", "judge_url": "u", "judge_model": "m", "judge_price": [1.0]}, "judge_price"),
         ({"guidelines": "none.md"}, "guidelines"),

@@ -107,12 +107,6 @@ def check_settings(rank: RankArguments) -> None:
             raise InputError(
                 f"trusted_proxies: {address} is not an address or network, such as 10.0.0.7 or 10.0.0.0/8"
             ) from None
-    for key in ("overlap", "repeat_share", "min_agreement"):
-        if not 0 <= getattr(rank, key) <= 1:
-            raise InputError(f"{key}: {getattr(rank, key)} is not a share between 0 and 1")
-    for key in ("round", "overlap_annotators"):
-        if getattr(rank, key) < 1:
-            raise InputError(f"{key}: {getattr(rank, key)} must be at least 1")
     if rank.annotator == "llm":
         check_judge(rank, "`annotator: llm`")
     check_guidelines(rank.guidelines, "guidelines")
@@ -158,7 +152,6 @@ def serve_page(store: Store, rank: RankArguments) -> None:
         users=UsersFile(rank.users_file) if rank.users_file else None,
         trusted_proxies=rank.trusted_proxies,
         allowed_hosts=sorted({*LOOPBACK, *rank.allowed_hosts, *([] if rank.host in ANY_HOST else [bracketed(rank.host)])}),
-        quality_page=lambda: _admin_page(store),
         # The response to "finish" must still reach the browser.
         on_finish=lambda: threading.Timer(0.5, lambda: stop[0]()).start(),
     )
@@ -170,13 +163,6 @@ def serve_page(store: Store, rank: RankArguments) -> None:
         flush=True,
     )
     run()
-
-
-def _admin_page(store: Store) -> str:
-    from llmrecipes.ranking.quality import measure_quality, quality_page
-
-    judgements = store.judgements()
-    return quality_page(measure_quality(judgements), judgements)
 
 
 def collect(store: Store, rank: RankArguments) -> Ranked:
@@ -209,7 +195,7 @@ def collect(store: Store, rank: RankArguments) -> Ranked:
 
 def write_quality(quality: dict, output_dir: Path) -> None:
     """Writes quality.json, and the same as a page."""
-    from llmrecipes.ranking.quality import quality_page
+    from llmrecipes.ranking.quality_page import quality_page
 
     (output_dir / "quality.json").write_text(json.dumps(quality, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (output_dir / "quality.html").write_text(quality_page(quality), encoding="utf-8")

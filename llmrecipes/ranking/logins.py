@@ -1,5 +1,6 @@
 """Logging in to the ranking page: rate limits, the form, the cookie; without `users`, a typed name (loopback only)."""
 
+import hashlib
 import ipaddress
 import secrets
 import time
@@ -17,6 +18,43 @@ from llmrecipes.ranking.users import NAME, User, is_password
 
 LOGIN_SECONDS = 12 * 3600
 COOKIE, NAME_COOKIE = "llmrecipes_login", "llmrecipes_annotator"
+
+
+class Logins:
+    """Who is logged in, in a table of the judgements' database, by the hash of their login's token: it survives a restart,
+    and a copy of the file gives no access. The table holds nothing of value: one of another form, from an earlier version,
+    is recreated, and everybody logs in again."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        with store.transaction() as db:
+            columns = [row["name"] for row in db.execute("PRAGMA table_info(logins)")]
+            if "credential" not in columns:
+                db.execute("DROP TABLE IF EXISTS logins")
+                db.execute(
+                    "CREATE TABLE logins (token_hash TEXT PRIMARY KEY, user TEXT NOT NULL, credential TEXT NOT NULL, "
+                    "expires REAL NOT NULL)"
+                )
+
+    def add(self, token: str, user: str, credential: str, expires: float) -> None:
+        """credential: `User.credential` at the time of the login, which changes with the password."""
+        with self.store.transaction() as db:
+            db.execute("DELETE FROM logins WHERE expires < ?", (time.time(),))
+            db.execute("INSERT INTO logins VALUES (?, ?, ?, ?)", (_hash(token), user, credential, expires))
+
+    def find(self, token: str) -> tuple[str, str] | None:
+        """(user, credential) of a login's token, or None."""
+        query = "SELECT user, credential FROM logins WHERE token_hash = ? AND expires > ?"
+        rows = self.store.read(query, _hash(token), time.time())
+        return tuple(rows[0]) if rows else None
+
+    def remove(self, token: str) -> None:
+        with self.store.transaction() as db:
+            db.execute("DELETE FROM logins WHERE token_hash = ?", (_hash(token),))
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 class RateLimit:
@@ -76,25 +114,25 @@ class LoginLimit:
         return {"both": f"{name} {address}", "name": name, "address": address, "all": ""}
 
 
-def find_user(request: Request, store: Store, users: Mapping[str, User] | None) -> str | None:
+def find_user(request: Request, logins: Logins, users: Mapping[str, User] | None) -> str | None:
     """The logged-in user who sent the request, or None."""
     if users is None:
         name = unquote(request.cookies.get(NAME_COOKIE, "me"))
         return name if NAME.fullmatch(name) else "me"
     token = request.cookies.get(COOKIE)
-    found = store.login(token) if token else None
+    found = logins.find(token) if token else None
     user = users.get(found[0]) if found else None
     return user.name if user and user.credential == found[1] else None  # a changed password ends earlier logins
 
 
 def add_login_routes(
     app: FastAPI,
-    store: Store,
+    logins: Logins,
     users: Mapping[str, User] | None,
     proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network],
 ) -> None:
     """Routes /login and /api/logout. proxies: those whose X-Forwarded-For is trusted."""
-    logins = LoginLimit(knows_addresses=bool(proxies))
+    limit = LoginLimit(knows_addresses=bool(proxies))
 
     @app.get("/login")
     def login_page(request: Request):
@@ -108,14 +146,14 @@ def add_login_routes(
             raise InputError("the form has more fields than a name and a password") from None
         name, password = form.get("name", [""])[0][:40], form.get("password", [""])[0][:200]
         address = address_of(request, proxies)
-        if wait := logins.wait(name, address):
+        if wait := limit.wait(name, address):
             return HTMLResponse(_login_page(f"Too many tries; wait {wait} s."), 429, {"Retry-After": str(wait)})
         user = (users or {}).get(name)
         if not await run_in_threadpool(is_password, user, password):
             return HTMLResponse(_login_page("That name and password do not belong together."), 401)
-        logins.succeed(name, address)
+        limit.succeed(name, address)
         token = secrets.token_urlsafe(32)
-        await run_in_threadpool(store.add_login, token, name, time.time() + LOGIN_SECONDS, user.credential)
+        await run_in_threadpool(logins.add, token, name, user.credential, time.time() + LOGIN_SECONDS)
         response = RedirectResponse("/", 303)
         secure = request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
         response.set_cookie(COOKIE, token, max_age=LOGIN_SECONDS, httponly=True, samesite="strict", secure=secure)
@@ -124,7 +162,7 @@ def add_login_routes(
     @app.post("/api/logout")
     def logout(request: Request):
         if token := request.cookies.get(COOKIE):
-            store.remove_login(token)
+            logins.remove(token)
         response = JSONResponse({})
         response.delete_cookie(COOKIE)
         return response

@@ -22,7 +22,9 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
 from llmrecipes.config import InputError
-from llmrecipes.ranking.logins import NAME_COOKIE, RateLimit, add_login_routes, address_of, find_user
+from llmrecipes.ranking.logins import NAME_COOKIE, Logins, RateLimit, add_login_routes, address_of, find_user
+from llmrecipes.ranking.quality import measure_quality
+from llmrecipes.ranking.quality_page import quality_page
 from llmrecipes.ranking.store import FLAGS, Store
 from llmrecipes.ranking.users import NAME, User
 from llmrecipes.web import FRONTEND, LOOPBACK, Guard, import_gradio, mount, refusal
@@ -40,7 +42,6 @@ def build_app(
     users: Mapping[str, User] | None = None,
     allowed_hosts: Sequence[str] = LOOPBACK,
     trusted_proxies: Sequence[str] = (),
-    quality_page: Callable[[], str] | None = None,
     on_finish: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The page as an ASGI app.
@@ -49,16 +50,15 @@ def build_app(
         guidelines: the project owner's Markdown, shown next to the task.
         users: name -> user; None: no login, the annotator's name is whatever they type (loopback only).
         trusted_proxies: addresses or networks whose X-Forwarded-For is trusted.
-        quality_page: makes the admin page's HTML.
         on_finish: called when an admin ends the ranking.
     """
     app = FastAPI(title="llmrecipes ranking", docs_url=None, redoc_url=None, openapi_url=None)
-    calls = RateLimit(300, 10)
+    logins, calls = Logins(store), RateLimit(300, 10)
     proxies = [ipaddress.ip_network(address, strict=False) for address in trusted_proxies]
 
     async def enter(request: Request) -> Response | None:
         path = request.url.path
-        request.state.user = user = await run_in_threadpool(find_user, request, store, users)
+        request.state.user = user = await run_in_threadpool(find_user, request, logins, users)
         if path.startswith("/api/") and (wait := calls.wait(user or address_of(request, proxies))):
             return refusal(429, f"too many requests; wait {wait} s", {"Retry-After": str(wait)})
         if user is None and path != "/login":
@@ -66,9 +66,9 @@ def build_app(
             return RedirectResponse("/login", 303) if is_page else refusal(401, "log in first")
         return None
 
-    add_login_routes(app, store, users, proxies)
+    add_login_routes(app, logins, users, proxies)
     _add_ranking_routes(app, store, users)
-    _add_admin_routes(app, store, users, quality_page, on_finish)
+    _add_admin_routes(app, store, users, on_finish)
     _add_refusals(app)
     app = mount(app, _shell(guidelines), MARGINS)
     routes = [*FRONTEND, *OWN_ROUTES]
@@ -126,18 +126,13 @@ def _add_ranking_routes(app: FastAPI, store: Store, users: Mapping[str, User] | 
         return await run_in_threadpool(item, request.state.user, position)
 
 
-def _add_admin_routes(
-    app: FastAPI,
-    store: Store,
-    users: Mapping[str, User] | None,
-    quality_page: Callable[[], str] | None,
-    on_finish: Callable[[], None],
-) -> None:
+def _add_admin_routes(app: FastAPI, store: Store, users: Mapping[str, User] | None, on_finish: Callable[[], None]) -> None:
     @app.get("/admin")
     def admin(request: Request):
         if not _is_admin(request.state.user, users):
             return refusal(403, "only an admin may see everybody's work")
-        return HTMLResponse(quality_page() if quality_page else "<p>nothing to show</p>")
+        judgements = store.judgements()
+        return HTMLResponse(quality_page(measure_quality(judgements), judgements))
 
     @app.post("/api/finish")
     def finish(request: Request):

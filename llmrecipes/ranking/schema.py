@@ -26,10 +26,6 @@ CREATE INDEX judgements_position ON judgements (annotator, position);
 CREATE TRIGGER no_update BEFORE UPDATE ON judgements BEGIN SELECT RAISE(ABORT, 'judgements only grow'); END;
 CREATE TRIGGER no_delete BEFORE DELETE ON judgements BEGIN SELECT RAISE(ABORT, 'judgements only grow'); END;
 """
-# Holds nothing of value: a table of another form, from an earlier version, is recreated, and everybody logs in again.
-LOGINS = (
-    "CREATE TABLE logins (token_hash TEXT PRIMARY KEY, user TEXT NOT NULL, credential TEXT NOT NULL, expires REAL NOT NULL)"
-)
 
 
 def open_database(path: Path) -> sqlite3.Connection:

@@ -21,7 +21,7 @@ from random import Random
 
 from llmrecipes.config import InputError
 from llmrecipes.formats import check_ranking, turn_text
-from llmrecipes.ranking.schema import LOGINS, open_database
+from llmrecipes.ranking.schema import open_database
 
 FLAGS = ("harmful", "untrue", "rude", "off-topic")
 LEASE_SECONDS = 3600  # an item given out but not judged for this long may be given to somebody else
@@ -60,7 +60,6 @@ class Store:
             raise InputError(f"{path}: does not exist; nobody has judged anything yet")
         self._lock = threading.RLock()
         self._db = open_database(self.path)
-        self._prepare_logins()
         if samples is not None:
             self._add_round(samples, priority, overlap, overlap_annotators)
 
@@ -68,7 +67,7 @@ class Store:
         self._db.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -79,7 +78,7 @@ class Store:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def _read(self, query: str, *values) -> list[sqlite3.Row]:
+    def read(self, query: str, *values) -> list[sqlite3.Row]:
         with self._lock:
             return self._db.execute(query, values).fetchall()
 
@@ -87,7 +86,7 @@ class Store:
 
     def _add_round(self, samples, priority, overlap, overlap_annotators) -> None:
         ids = [_item_id(row) for row in samples]
-        held = {row["item_id"] for row in self._read("SELECT item_id FROM items WHERE round = ?", self.round)}
+        held = {row["item_id"] for row in self.read("SELECT item_id FROM items WHERE round = ?", self.round)}
         if held:
             if held != set(ids):
                 raise InputError(
@@ -103,7 +102,7 @@ class Store:
             shared = Random(f"{self.seed}/overlap/{item_id}").random() < overlap
             wanted = overlap_annotators if shared else 1
             rows.append((item_id, self.round, places[index], wanted, json.dumps(sample, ensure_ascii=False)))
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.executemany(
                 "INSERT OR IGNORE INTO items (item_id, round, place, wanted, sample) VALUES (?, ?, ?, ?, ?)", rows
             )
@@ -111,7 +110,7 @@ class Store:
     def current(self, annotator: str) -> int | None:
         """Position of the first item waiting for `annotator`, assigning a new one if there is none; None if nothing is
         left."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             waiting = "SELECT MIN(position) p FROM queue WHERE annotator = ? AND state IN ('open', 'late')"
             position = db.execute(waiting, (annotator,)).fetchone()["p"]
             return position if position is not None else self._give_out(db, annotator)
@@ -176,7 +175,7 @@ class Store:
 
         `judgement` is the newest one, with places as shown, or None; nothing reveals which model wrote an answer.
         """
-        rows = self._read(
+        rows = self.read(
             "SELECT q.order_shown, q.state, i.sample, i.round FROM queue q JOIN items i USING (item_id) "
             "WHERE q.annotator = ? AND q.position = ?",
             annotator,
@@ -190,7 +189,7 @@ class Store:
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         view["prompt"] = [{"role": turn["role"], "content": turn_text(turn)} for turn in turns]
         view["answers"] = [sample["responses"][i] for i in order]
-        newest = self._read(
+        newest = self.read(
             "SELECT * FROM judgements WHERE annotator = ? AND position = ? AND ranking IS NOT NULL "
             "ORDER BY seq DESC LIMIT 1",
             annotator,
@@ -208,7 +207,7 @@ class Store:
 
     def progress(self, annotator: str) -> dict:
         """{done, skipped (positions), total, last_position, median_seconds} of the annotator in this round."""
-        queue = self._read(
+        queue = self.read(
             "SELECT position, state, is_repeat, taken, wanted FROM queue JOIN items USING (item_id) "
             "WHERE annotator = ? AND round = ?",
             annotator,
@@ -216,10 +215,10 @@ class Store:
         )
         done = sum(row["state"] == "rank" for row in queue)
         waiting = sum(row["state"] in ("open", "late") for row in queue)
-        free = self._read("SELECT COUNT(*) n FROM items WHERE round = ? AND taken < wanted", self.round)[0]["n"]
+        free = self.read("SELECT COUNT(*) n FROM items WHERE round = ? AND taken < wanted", self.round)[0]["n"]
         free -= sum(row["taken"] < row["wanted"] and not row["is_repeat"] for row in queue)
         newest = "SELECT seconds FROM judgements WHERE annotator = ? AND kind = 'rank' ORDER BY seq DESC LIMIT 50"
-        seconds = [row["seconds"] for row in self._read(newest, annotator)]
+        seconds = [row["seconds"] for row in self.read(newest, annotator)]
         return {
             "done": done,
             "skipped": [row["position"] for row in queue if row["state"] == "skip"],
@@ -252,7 +251,7 @@ class Store:
             InputError: unknown position, kind or flag, or a ranking that does not order each answer exactly once.
         """
         where = f"position {position} of {annotator}"
-        with self._transaction() as db:
+        with self.transaction() as db:
             known = db.execute("SELECT seq, annotator FROM judgements WHERE id = ?", (judgement_id,)).fetchone()
             if known:
                 if known["annotator"] != annotator:
@@ -292,8 +291,8 @@ class Store:
     def undo(self, annotator: str, judgement_id: str) -> int | None:
         """Takes back the annotator's newest ranking or skip that still counts; returns its position, or None."""
         with self._lock:
-            known = self._read("SELECT position FROM judgements WHERE id = ?", judgement_id)
-            newest = known or self._read(
+            known = self.read("SELECT position FROM judgements WHERE id = ?", judgement_id)
+            newest = known or self.read(
                 f"SELECT position FROM judgements WHERE seq IN ({NEWEST}) AND annotator = ? AND kind != 'undo' "  # nosec B608
                 "AND round = ? ORDER BY seq DESC LIMIT 1",
                 annotator,
@@ -306,7 +305,7 @@ class Store:
 
     def judgements(self) -> list[dict]:
         """The judgements that count, of all rounds and annotators, each with its sample's row; includes repeated items."""
-        rows = self._read(
+        rows = self.read(
             "SELECT j.*, i.sample FROM judgements j JOIN items i USING (item_id) "
             f"WHERE seq IN ({NEWEST}) AND kind = 'rank' "  # nosec B608
             "ORDER BY seq"
@@ -315,41 +314,12 @@ class Store:
 
     def require_judgements(self) -> None:
         """InputError if nobody has judged anything."""
-        if not self._read(f"SELECT 1 FROM judgements WHERE seq IN ({NEWEST}) AND kind = 'rank' LIMIT 1"):  # nosec B608
+        if not self.read(f"SELECT 1 FROM judgements WHERE seq IN ({NEWEST}) AND kind = 'rank' LIMIT 1"):  # nosec B608
             raise InputError(f"{self.path}: nobody has judged anything yet; run the same command again to open the page")
 
     def count(self) -> int:
         """Number of rows ever written, including undone and skipped ones."""
-        return self._read("SELECT COUNT(*) n FROM judgements")[0]["n"]
-
-    # --- who is logged in -------------------------------------------------------------------------------------------
-
-    def _prepare_logins(self) -> None:
-        with self._transaction() as db:
-            columns = [row["name"] for row in db.execute("PRAGMA table_info(logins)")]
-            if "credential" not in columns:
-                db.execute("DROP TABLE IF EXISTS logins")
-                db.execute(LOGINS)
-
-    def add_login(self, token: str, user: str, expires: float, credential: str = "") -> None:
-        """Stores a login by the hash of its token, so that it survives a restart and a copy of the file gives no access.
-
-        credential: `User.credential` at the time of the login, which changes with the password.
-        """
-        with self._transaction() as db:
-            db.execute("DELETE FROM logins WHERE expires < ?", (time.time(),))
-            db.execute("INSERT INTO logins VALUES (?, ?, ?, ?)", (_hash(token), user, credential, expires))
-
-    def login(self, token: str) -> tuple[str, str] | None:
-        """(user, credential) of a login's token, or None."""
-        rows = self._read(
-            "SELECT user, credential FROM logins WHERE token_hash = ? AND expires > ?", _hash(token), time.time()
-        )
-        return tuple(rows[0]) if rows else None
-
-    def remove_login(self, token: str) -> None:
-        with self._transaction() as db:
-            db.execute("DELETE FROM logins WHERE token_hash = ?", (_hash(token),))
+        return self.read("SELECT COUNT(*) n FROM judgements")[0]["n"]
 
 
 def _in_stored_order(
@@ -380,10 +350,6 @@ def _judgement(row: sqlite3.Row) -> dict:
 def _item_id(sample: dict) -> str:
     text = json.dumps([sample["prompt_id"], sample["prompt"], sample["responses"]], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _hash(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _asked(db: sqlite3.Connection, annotator: str, position: int, where: str) -> sqlite3.Row:
