@@ -12,11 +12,13 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
+TAIL = (1 - 0.95) / 2  # probability on each side of a 95 % interval
 
-def exact_interval(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a proportion (Clopper and Pearson 1934), which covers it in at least `confidence` of all samples.
 
-    With s successes and α = 1 - confidence: low is the α/2 quantile of Beta(s, n - s + 1), high the 1 - α/2 quantile of
+def exact_interval(successes: float, n: float) -> tuple[float, float]:
+    """Interval of a proportion (Clopper and Pearson 1934), which covers it in at least 95 % of all samples.
+
+    With s successes and α = 0.05: low is the α/2 quantile of Beta(s, n - s + 1), high the 1 - α/2 quantile of
     Beta(s + 1, n - s). successes and n may be fractional (an effective number of items).
 
     Raises:
@@ -28,14 +30,12 @@ def exact_interval(successes: float, n: float, confidence: float = 0.95) -> tupl
         raise ValueError("a proportion of no items")
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} successes out of {n}")
-    tail, failures = (1 - confidence) / 2, n - successes
-    low = float(betaincinv(successes, failures + 1, tail)) if successes else 0.0
-    return low, float(betaincinv(successes + 1, failures, 1 - tail)) if failures else 1.0
+    failures = n - successes
+    low = float(betaincinv(successes, failures + 1, TAIL)) if successes else 0.0
+    return low, float(betaincinv(successes + 1, failures, 1 - TAIL)) if failures else 1.0
 
 
-def outcome_interval(
-    outcomes: Sequence[float], groups: Sequence[Hashable] | None = None, confidence: float = 0.95
-) -> tuple[float, float]:
+def outcome_interval(outcomes: Sequence[float], groups: Sequence[Hashable] | None = None) -> tuple[float, float]:
     """Interval of the mean of outcomes that are 0, 0.5 (a tie) or 1.
 
     The mean is 1/2 + (won - lost) / 2, with the shares of 1 and of 0. The exact limits of both shares are combined as in
@@ -46,7 +46,7 @@ def outcome_interval(
     """
     size = len(outcomes) / design_effect(outcomes, groups)
     won, lost = (sum(outcome == end for outcome in outcomes) / len(outcomes) for end in (1, 0))
-    (won_low, won_high), (lost_low, lost_high) = (exact_interval(share * size, size, confidence) for share in (won, lost))
+    (won_low, won_high), (lost_low, lost_high) = (exact_interval(share * size, size) for share in (won, lost))
     others = (1 - won) * (1 - lost)
     # -φ, so that it enters `_together` with a plus.
     alike = math.sqrt(won * lost / others) if others else float(won + lost == 1)
@@ -88,17 +88,17 @@ def by_group(values: Sequence, groups: Sequence[Hashable] | None = None) -> list
     return list(members.values())
 
 
-def expanded_levels(n: int, confidence: float = 0.95) -> tuple[float, float]:
+def expanded_levels(n: int) -> tuple[float, float]:
     """The quantile levels at which to read a bootstrap over n items as an interval (Hesterberg 2015, The American
     Statistician 69:371): Φ(± sqrt(n / (n - 1)) t), t being the quantile of Student's distribution with n - 1 degrees.
 
     A bootstrap's spread is too small by sqrt((n - 1) / n) and is used as if normal, so plain percentiles are too narrow for
-    few items. At 95 %: levels of 0.9 % and 99.1 % for n = 10, of about 2.5 % and 97.5 % for large n."""
+    few items. Levels of 0.9 % and 99.1 % for n = 10, of about 2.5 % and 97.5 % for large n."""
     from scipy.special import ndtr, stdtrit
 
     if n < 2:
         return 0.0, 1.0
-    low = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - confidence) / 2)))
+    low = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, TAIL)))
     return low, 1 - low
 
 

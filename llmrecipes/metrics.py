@@ -1,8 +1,7 @@
 """Numbers in, numbers out: the measures this project reports, each with its interval. Nothing here knows a model.
 
-Every measure of a sample of n items is returned as an `Estimate(value, low, high, n)`, where [low, high] is a 95 % interval
-unless another confidence is requested. Measures of nothing (n = 0) raise ValueError: a caller must say that it measured
-nothing rather than report a zero.
+Every measure of a sample of n items is returned as an `Estimate(value, low, high, n)`, where [low, high] is a 95 % interval.
+Measures of nothing (n = 0) raise ValueError: a caller must say that it measured nothing rather than report a zero.
 
 `groups` holds one value per item. Items of one group (wordings of one question) are not treated as independent: intervals
 and tests are over groups. An item whose group is None is a group of its own. intervals.py explains the intervals.
@@ -16,6 +15,7 @@ from typing import NamedTuple
 from llmrecipes.intervals import by_group, exact_interval, expanded_levels, outcome_interval
 
 ALPHA = 0.05  # p-values below it are marked as significant
+RESAMPLES = 2000  # of a bootstrap
 
 
 class Estimate(NamedTuple):
@@ -27,28 +27,9 @@ class Estimate(NamedTuple):
     n: int
 
 
-def perplexity(nll: float, num_tokens: int) -> float:
-    """exp(nll / num_tokens), with nll the summed negative log-likelihood in nats (Jelinek et al. 1977).
-
-    Comparable only between models with the same tokenizer; bits_per_byte is comparable between any two.
-    """
-    if num_tokens < 1:
-        raise ValueError("perplexity of no tokens")
-    mean = nll / num_tokens
-    return math.exp(mean) if mean < 700 else math.inf
-
-
-def bits_per_byte(nll: float, num_bytes: int) -> float:
-    """nll / (num_bytes ln 2), with nll in nats and the text's UTF-8 bytes: comparable across tokenizers (Gao et al. 2020,
-    section 3)."""
-    if num_bytes < 1:
-        raise ValueError("bits per byte of no bytes")
-    return nll / num_bytes / math.log(2)
-
-
-def proportion(successes: float, n: int, confidence: float = 0.95) -> Estimate:
+def proportion(successes: float, n: int) -> Estimate:
     """successes / n with its exact interval (intervals.exact_interval)."""
-    return Estimate(successes / n if n else 0.0, *exact_interval(successes, n, confidence), n)
+    return Estimate(successes / n if n else 0.0, *exact_interval(successes, n), n)
 
 
 def accuracy(hits: Sequence[bool], groups: Sequence[Hashable] | None = None) -> Estimate:
@@ -56,30 +37,17 @@ def accuracy(hits: Sequence[bool], groups: Sequence[Hashable] | None = None) -> 
     return mean_outcome(list(map(bool, hits)), groups=groups)
 
 
-def mean(
-    values: Sequence[float],
-    seed: int = 0,
-    num_resamples: int = 2000,
-    confidence: float = 0.95,
-    groups: Sequence[Hashable] | None = None,
-) -> Estimate:
+def mean(values: Sequence[float], groups: Sequence[Hashable] | None = None) -> Estimate:
     """Mean of values with a bootstrap interval (Efron 1979; intervals.expanded_levels), drawn with a fixed seed. With
     groups, whole groups are resampled (cluster bootstrap)."""
-    return ratio(values, [1.0] * len(values), seed, num_resamples, confidence, groups)
+    return ratio(values, [1.0] * len(values), groups)
 
 
 def _group_sums(values: Sequence[float], groups: Sequence[Hashable] | None) -> list[float]:
     return [sum(members) for members in by_group(values, groups)]
 
 
-def ratio(
-    numerators: Sequence[float],
-    denominators: Sequence[float],
-    seed: int = 0,
-    num_resamples: int = 2000,
-    confidence: float = 0.95,
-    groups: Sequence[Hashable] | None = None,
-) -> Estimate:
+def ratio(numerators: Sequence[float], denominators: Sequence[float], groups: Sequence[Hashable] | None = None) -> Estimate:
     """sum(numerators) / sum(denominators) over n items; the bootstrap resamples whole items, or whole groups.
 
     For quantities defined only over many items, such as nats per token over documents of unequal length.
@@ -93,14 +61,14 @@ def ratio(
     top, bottom = (np.asarray(_group_sums(values, groups), dtype=float) for values in (numerators, denominators))
     n = len(top)
     value = float(top.sum() / bottom.sum())
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     # Drawn a slice of at most 4M indices (32 MB) at a time: all 2,000 x n would be 1.6 GB for n = 100,000.
     rows_per_slice = max(1, 4_000_000 // n)
     resampled = []
-    for start in range(0, num_resamples, rows_per_slice):
-        picks = rng.integers(0, n, size=(min(rows_per_slice, num_resamples - start), n))
+    for start in range(0, RESAMPLES, rows_per_slice):
+        picks = rng.integers(0, n, size=(min(rows_per_slice, RESAMPLES - start), n))
         resampled.append(top[picks].sum(axis=1) / bottom[picks].sum(axis=1))
-    low, high = np.quantile(np.concatenate(resampled), expanded_levels(n, confidence))
+    low, high = np.quantile(np.concatenate(resampled), expanded_levels(n))
     return Estimate(value, float(low), float(high), len(numerators))
 
 

@@ -281,14 +281,6 @@ def test_a_task_without_a_number_for_each_item_is_one_line(model, tokenizer, tmp
         score_items(model, tokenizer, load_tasks(["pairs"], str(tmp_path)), limit=2)
 
 
-@pytest.mark.parametrize("limit", [0, -1])
-def test_a_limit_of_no_items_is_one_line(limit):
-    from llmrecipes.evaluation.arguments import EvaluateArguments
-
-    with pytest.raises(InputError, match=f"task_limit: {limit} must be at least 1"):
-        EvaluateArguments(task_limit=limit)
-
-
 def test_unknown_task_or_folder_is_one_line(tmp_path):
     with pytest.raises(InputError, match="there is no 'dogs' under"):
         load_tasks(["dogs"], "configs/tasks")

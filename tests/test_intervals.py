@@ -102,5 +102,5 @@ def test_accuracy_on_the_pairs_of_rankings_of_four_is_covered_with_groups_and_no
 
 def test_means_of_few_items_are_covered():
     rng = np.random.default_rng(0)
-    estimates = [metrics.mean(rng.normal(1, 2, 8), seed=i, num_resamples=400) for i in range(SAMPLES)]
+    estimates = [metrics.mean(rng.normal(1, 2, 8)) for _ in range(SAMPLES)]
     assert sum(e.low <= 1 <= e.high for e in estimates) / SAMPLES >= LEAST

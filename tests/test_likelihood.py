@@ -1,6 +1,7 @@
 """Perplexity, bits per byte and KL divergence of texts, whatever the batch and the padding."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -76,3 +77,11 @@ def test_kl_between_vocabularies_padded_to_different_sizes(model, tokenizer):
     prompts, responses = [[5, 6], [7]], [[8, 9], [10]]
     same, padded = (kl_divergences(model, other, prompts, responses, tokenizer.pad_token_id) for other in (model, wider))
     assert padded == pytest.approx(same, abs=1e-5)
+
+
+def test_perplexity_of_a_uniform_guess_is_the_vocabulary():
+    assert summarise_texts([(10 * math.log(2048), 10, 7)])["perplexity"].value == pytest.approx(2048)
+
+
+def test_a_model_that_gives_each_byte_one_half_needs_one_bit_per_byte():
+    assert summarise_texts([(7 * math.log(2), 3, 7)])["bits_per_byte"].value == pytest.approx(1.0)

@@ -239,7 +239,6 @@ def test_sharded_models_are_not_watched_and_it_says_so(kind, flag, capsys):
     ("wrong", "line"),
     [
         ({"watch_tasks": ["dogs"]}, "there is no 'dogs'"),
-        ({"watch_share": 1.5}, "watch_share: 1.5"),
         ({"watch_questions": QUESTIONS}, "watch_questions goes together with one of"),
         ({"watch_rule": "json:loads"}, "watch_questions goes together with one of"),
         (
@@ -259,8 +258,6 @@ def test_sharded_models_are_not_watched_and_it_says_so(kind, flag, capsys):
         ({"watch_questions": QUESTIONS, "watch_reward_model": "./none"}, "watch_reward_model: ./none cannot be read"),
         ({"watch_questions": {"pat": "x"}, "watch_rule": "json:loads"}, "unknown key `pat`"),
         ({"watch_questions": QUESTIONS, "watch_rule": "json:none"}, "watch_rule: cannot load"),
-        ({"watch_items": 0}, "watch_items"),
-        ({"watch_temperature": -1.0}, "watch_temperature: -1"),
         ({"watch_prompts": []}, "nothing to watch"),
     ],
 )

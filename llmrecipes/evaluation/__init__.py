@@ -35,7 +35,7 @@ from llmrecipes.judging.pairwise import PairJudge, read_guidelines
 from llmrecipes.measures import EVALUATION
 from llmrecipes.models import load_policy, load_tokenizer, read_config
 from llmrecipes.processes import device, once, share
-from llmrecipes.reward_models.scoring import RewardScorer, check_reward_path, tell_unread
+from llmrecipes.reward_models.scoring import RewardScorer, check_reward_path, same_tokenizer, tell_unread
 from llmrecipes.signals import IN_A_CHAIN
 from llmrecipes.templates import options_of, require_chat_template, row_check
 from llmrecipes.tokenizers import require_folder
@@ -168,7 +168,7 @@ def evaluate_models(model_args: ModelArguments, args: EvaluateArguments, parts: 
             hits[name] |= behaviour_hits(parts.questions, greedy[name][1])
             if name == args.baseline and args.kl_prompts:
                 reference = (model, tokenizer)
-            elif reference and _same_vocabulary(tokenizer, reference[1]):
+            elif reference and same_tokenizer(tokenizer, reference[1]):
                 kl_prompts = [row["prompt"] for row in parts.questions][: args.kl_prompts]
                 own["kl_from_baseline"] = kl_from(
                     model, reference[0], tokenizer, kl_prompts, seed=args.seed, **_settings(args)
@@ -286,7 +286,3 @@ def _load(model_args: ModelArguments, path: str, trust_remote_code: bool):
     if not hasattr(model, "hf_device_map"):
         model.to(device())
     return model, tokenizer
-
-
-def _same_vocabulary(tokenizer, other) -> bool:
-    return tokenizer.get_vocab() == other.get_vocab()

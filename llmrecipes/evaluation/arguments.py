@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from llmrecipes.config import InputError
 from llmrecipes.judging.arguments import JudgeArguments
 
 
@@ -46,7 +45,3 @@ class EvaluateArguments(JudgeArguments):
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Rows per forward pass."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code from the models' repositories."})
     seed: int = 42
-
-    def __post_init__(self):
-        if self.task_limit is not None and self.task_limit < 1:
-            raise InputError(f"task_limit: {self.task_limit} must be at least 1; leave it out to take all items")

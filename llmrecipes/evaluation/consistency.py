@@ -33,25 +33,18 @@ def paraphrase_consistency(rows: list[dict], texts: list[str], judged: list[dict
         if row.get("key") and _is_judged(parts):
             groups[row["key"]].append((row, text, parts))
     asked = [group for group in groups.values() if len(group) > 1]
-    return (
-        metrics.accuracy([all(alike(row, group[0][1:], (t, j)) for row, t, j in group) for group in asked])
-        if asked
-        else None
-    )
+    hits = [all(alike(row, group[0][1:], (text, parts)) for row, text, parts in group) for group in asked]
+    return metrics.accuracy(hits) if hits else None
 
 
 def self_consistency(rows: list[dict], runs: list[tuple[list[str], list[dict]]]) -> metrics.Estimate | None:
     """Share of questions that all `runs` (answers, judgements) answer alike; None with one run or nothing judged."""
-    asked = [
-        [(texts[i], judged[i]) for texts, judged in runs] for i in range(len(rows)) if all(_is_judged(j[i]) for _, j in runs)
-    ]
-    kept = [row for i, row in enumerate(rows) if all(_is_judged(j[i]) for _, j in runs)]
+    answered = [(row, [(texts[i], judged[i]) for texts, judged in runs]) for i, row in enumerate(rows)]
+    asked = [(row, said) for row, said in answered if all(_is_judged(parts) for _, parts in said)]
     if len(runs) < 2 or not asked:
         return None
-    return metrics.accuracy(
-        [all(alike(row, said[0], other) for other in said[1:]) for row, said in zip(kept, asked, strict=True)],
-        [row.get("key") for row in kept],
-    )
+    hits = [all(alike(row, said[0], other) for other in said[1:]) for row, said in asked]
+    return metrics.accuracy(hits, [row.get("key") for row, _ in asked])
 
 
 def _is_judged(parts: dict) -> bool:

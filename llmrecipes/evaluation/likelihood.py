@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -44,7 +45,9 @@ def score_texts(
 
 
 def summarise_texts(scores: list[tuple[float, int, int]]) -> dict[str, metrics.Estimate]:
-    """`perplexity` (per token) and `bits_per_byte` over all texts together; the bootstrap intervals resample texts."""
+    """Over all texts together, with bootstrap intervals that resample texts: `perplexity`, exp(nll / tokens) (Jelinek et al.
+    1977), comparable only between models with the same tokenizer; `bits_per_byte`, nll / (bytes ln 2), comparable between
+    any two (Gao et al. 2020, section 3)."""
     scores = [score for score in scores if score[1]]
     nll, tokens, num_bytes = zip(*scores, strict=True)
     per_token, per_byte = metrics.ratio(nll, tokens), metrics.ratio(nll, num_bytes)
@@ -93,10 +96,7 @@ def _batches(rows: list, batch_size: int) -> Iterator[list]:
 
 def _pad(rows: list[list[int]], pad_token_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded ids (B, T) and mask (B, T)."""
-    width = max(map(len, rows))
-    input_ids = torch.full((len(rows), width), pad_token_id)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for i, ids in enumerate(rows):
-        input_ids[i, : len(ids)] = torch.tensor(ids)
-        mask[i, : len(ids)] = 1
+    tensors = [torch.tensor(ids) for ids in rows]
+    input_ids = pad_sequence(tensors, batch_first=True, padding_value=pad_token_id)
+    mask = pad_sequence([torch.ones_like(ids) for ids in tensors], batch_first=True)
     return input_ids.to(device), mask.to(device)

@@ -4,6 +4,8 @@ from llmrecipes.formats import prompt_text
 from llmrecipes.measures import NAMED, is_share, with_arrow
 from llmrecipes.metrics import ALPHA, Estimate, describe_tests
 
+LONGEST = 240  # characters of an answer
+
 
 def format_table(
     scores: dict[str, dict[str, Estimate]], tasks: set[str] = frozenset(), baseline: str = "", p_values: dict | None = None
@@ -66,6 +68,6 @@ def format_answers(rows: list[dict], answers: dict[str, list[str]], count: int) 
     return "\n".join(lines)
 
 
-def _one_line(text: str, longest: int = 240) -> str:
+def _one_line(text: str) -> str:
     text = " ".join(text.split()) or "(nothing)"
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

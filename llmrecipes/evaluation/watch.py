@@ -62,12 +62,6 @@ class WatchArguments(JudgeArguments):
     def __post_init__(self):
         if not self.watch_steps:
             return
-        if self.watch_steps < 0 or self.watch_items < 1 or self.watch_max_new_tokens < 1:
-            raise InputError("watch_steps, watch_items and watch_max_new_tokens are counts; give 1 or more")
-        if self.watch_temperature < 0:
-            raise InputError(f"watch_temperature: {self.watch_temperature} is below 0; give 0 for greedy answers, or more")
-        if not 0 <= self.watch_share <= 1:
-            raise InputError(f"watch_share: {self.watch_share} is not a share; give a number from 0 to 1")
         if not (self.watch_prompts or self.watch_tasks or self.watch_questions):
             raise InputError("watch_steps: there is nothing to watch; give watch_prompts, watch_tasks or watch_questions")
         if bool(self.judge_url) != bool(self.judge_model):
