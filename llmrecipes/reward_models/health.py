@@ -11,6 +11,8 @@ from random import Random
 
 import torch
 from accelerate import PartialState
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -202,11 +204,10 @@ def _score(model, rows: list[list[int]], batch_size: int, extra_padding: int = 0
     scores = [0.0] * len(rows)
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
-        shape = len(places), max(len(rows[i]) for i in places) + extra_padding
-        input_ids, mask = torch.full(shape, model.config.pad_token_id or 0), torch.zeros(shape, dtype=torch.long)
-        for line, i in enumerate(places):
-            input_ids[line, : len(rows[i])] = torch.tensor(rows[i])
-            mask[line, : len(rows[i])] = 1
+        ids, pad = [torch.tensor(rows[i]) for i in places], model.config.pad_token_id or 0
+        input_ids = pad_sequence(ids, batch_first=True, padding_value=pad)
+        mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+        input_ids, mask = (nn.functional.pad(t, (0, extra_padding), value=v) for t, v in ((input_ids, pad), (mask, 0)))
         logits = model(input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device)).logits
         for i, score in zip(places, logits[:, 0].float().tolist(), strict=True):
             scores[i] = score

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from llmrecipes import metrics
 
 NUM_BINS = 10  # bins of the calibration curve, between 50 % and 100 %
+HISTOGRAM_BINS = 24
 MAX_CATEGORIES = 20
 
 
@@ -143,7 +144,7 @@ def length_bias(pairs: Sequence[ScoredPair]) -> dict:
     return found | {"bias": bias._asdict()}
 
 
-def distribution(pairs: Sequence[ScoredPair], num_bins: int = 24) -> dict:
+def distribution(pairs: Sequence[ScoredPair]) -> dict:
     """Mean, standard deviation and quantiles of the chosen and the rejected scores, and a histogram of both."""
     import numpy as np
 
@@ -156,7 +157,7 @@ def distribution(pairs: Sequence[ScoredPair], num_bins: int = 24) -> dict:
         | {f"p{q}": float(value) for q, value in zip(quantiles, np.percentile(scores, quantiles), strict=True)}
         for name, scores in sides.items()
     }
-    edges = np.histogram_bin_edges(everything, num_bins)
+    edges = np.histogram_bin_edges(everything, HISTOGRAM_BINS)
     counts = {name: np.histogram(sides[name], edges)[0].tolist() for name in ("chosen", "rejected")}
     return found | {"histogram": {"edges": edges.tolist(), **counts}}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from peft import PeftConfig, PeftModel
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes import templates
@@ -166,11 +167,9 @@ def read_scores(
     order = sorted(range(len(token_rows)), key=lambda row: len(token_rows[row]))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        lengths = torch.tensor([len(token_rows[row]) for row in rows])
-        input_ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-        for place, row in enumerate(rows):
-            input_ids[place, : lengths[place]] = torch.tensor(token_rows[row])
-        input_ids, lengths = input_ids.to(model.device), lengths.to(model.device)
+        lengths = torch.tensor([len(token_rows[row]) for row in rows], device=model.device)
+        ids = [torch.tensor(token_rows[row], dtype=torch.long) for row in rows]
+        input_ids = pad_sequence(ids, batch_first=True).to(model.device)
         if hasattr(model, "score"):  # causal trunk and linear head, the usual form in transformers
             last = token_hidden_states(model, input_ids)[torch.arange(len(rows), device=model.device), lengths - 1]
             logits = model.score(last)
@@ -264,7 +263,7 @@ class RewardScorer:
         return score_with_model(self.model, token_rows, batch_size).tolist()
 
 
-def uncertainty(samples: list[dict], source: ModelArguments, batch_size: int = 32) -> list[float]:
+def uncertainty(samples: list[dict], source: ModelArguments) -> list[float]:
     """The reward model's uncertainty for each sample: the mean of p (1 - p), the variance of a preference, over its answer
     pairs, with p = sigmoid(score difference) (Bradley-Terry).
 
@@ -279,7 +278,7 @@ def uncertainty(samples: list[dict], source: ModelArguments, batch_size: int = 3
         for reason in sample.get("finish_reasons") or [None] * len(sample["responses"])
     ]
     tell_unread(samples)
-    scores = iter(RewardScorer(source, source.model_name_or_path).score(rows, texts, finished, batch_size))
+    scores = iter(RewardScorer(source, source.model_name_or_path).score(rows, texts, finished))
     result = []
     for sample in samples:
         own = torch.tensor([next(scores) for _ in sample["responses"]])
