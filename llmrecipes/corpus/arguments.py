@@ -9,7 +9,6 @@ from llmrecipes.keys import keys_of
 from llmrecipes.keys.values import check_value
 
 FILE_TYPES = ["jsonl", "text", "html", "parquet", "arrow", "warc"]
-QUALITY = ["gopher_repetition", "gopher", "c4", "fineweb"]
 STEPS = ("repair", "languages", "quality", "blocked_words", "scrub")
 
 

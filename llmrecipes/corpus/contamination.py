@@ -52,10 +52,15 @@ class Items:
         _, where, found = numpy.unique(hits[:, 0] * len(size) + item, return_inverse=True, return_counts=True)
         return found[where] == size[item]
 
+    def place(self, number: int) -> tuple[int, int]:
+        """(n, index in the table of that length) of n-gram `number`."""
+        n = max((n for n in self.first if self.first[n] <= number), key=self.first.get)
+        return n, number - self.first[n]
+
     def owner(self, number: int) -> int:
         """An item that contains n-gram `number`."""
-        n = max(self.first, key=lambda n: (self.first[n] <= number, self.first[n]))
-        return int(self.owners[n][number - self.first[n]])
+        n, at = self.place(number)
+        return int(self.owners[n][at])
 
 
 def item_words(text: str) -> numpy.ndarray:

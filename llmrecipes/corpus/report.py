@@ -94,8 +94,8 @@ def _evaluation(work: Work) -> dict:
 
 def _phrase(text: str, items, number: int) -> str:
     """The words of n-gram `number` in the item that contains it."""
-    n = max((n for n in items.first if items.first[n] <= number), key=items.first.get)
-    at = numpy.flatnonzero(ngrams(item_words(text), n) == items.tables[n][number - items.first[n]])
+    n, place = items.place(number)
+    at = numpy.flatnonzero(ngrams(item_words(text), n) == items.tables[n][place])
     words = [found[0] for found in split_words(as_seen(spaced(text)))]
     return " ".join(words[at[0] : at[0] + n]) if len(at) else ""
 

@@ -45,7 +45,7 @@ def make_plan(
 ) -> dict:
     """Everything known about a run beforehand, JSON-serialisable: sizes in bytes, `price` in the currency of the given price
     per GPU hour."""
-    device, gpus = read_gpu(gpu), _gpus(s, num_gpus, accelerate_config)
+    device, gpus = read_gpu(gpu), num_gpus or s["num_gpus"] or num_processes(accelerate_config) or 1
     job = read_job(s, config_file, gpus, accelerate_config, prompt_tokens)
     _refuse_idle_options(s, job, train_rows, prompt_tokens)
     memory, whole = device["memory"] * 1e9, device["memory"] * 1e9 * USABLE
@@ -120,10 +120,6 @@ def _refuse_idle_options(s: Settings, job: Job, train_rows: int | None, prompt_t
             f"prompt_tokens: {prompt_tokens} and responses of {job.rollouts.response} are more than the model's context of "
             f"{job.architecture.context} tokens; give fewer"
         )
-
-
-def _gpus(s: Settings, given: int | None, accelerate_config: str | None) -> int:
-    return given or s["num_gpus"] or num_processes(accelerate_config) or 1
 
 
 def traced(plan: dict, s: Settings, accelerate_config: str | None, prompt_tokens: int | None = None) -> dict[str, float]:

@@ -11,6 +11,7 @@ from llmrecipes.preflight import contradictions
 from llmrecipes.preflight.precedence import let_command_line_win
 
 LAUNCH = "--accelerate_config"
+MOST = 3  # settings that are offered together
 Keys = dict[str, object]
 
 
@@ -20,9 +21,9 @@ def peak(job: Job, gpu_bytes: float) -> float:
 
 
 def keys_that_help(
-    s: Settings, job: Job, gpu_bytes: float, room: float, read: Callable[[Settings, str | None], Job], most: int = 3
+    s: Settings, job: Job, gpu_bytes: float, room: float, read: Callable[[Settings, str | None], Job]
 ) -> tuple[list[str], float]:
-    """(at most `most` settings, each as `key: value`; bytes with all of them). Greedy: takes the cheapest setting that makes
+    """(at most MOST settings, each as `key: value`; bytes with all of them). Greedy: takes the cheapest setting that makes
     it fit, otherwise the one that saves most, and repeats. None contradicts the stage's settings `s`.
 
     read: (changed settings, the launch config that is offered or None) -> the job that they describe; may raise InputError.
@@ -36,7 +37,7 @@ def keys_that_help(
             (keys, size)
             for keys, size in tried
             if size < 0.98 * now
-            and (len(chosen) < most or next(iter(keys)) in chosen)
+            and (len(chosen) < MOST or next(iter(keys)) in chosen)
             and _is_allowed(s, with_keys(s, merged(keys)))
         ]
         if not tried:

@@ -6,11 +6,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llmrecipes.keys.strict_yaml import load_yaml
+from llmrecipes.manifest import ROOT
 from llmrecipes.plan import make_plan
 from llmrecipes.plan.reading import read_settings
 from llmrecipes.plan.table import GIB, hours
 
-ROOT = Path(__file__).parents[2]
 TRAINING = ("pretrain", "sft", "reward", "dpo", "ppo", "grpo")
 PROMPT_TOKENS = 512  # tokens of a prompt if no key limits it, as in the chain's ppo.yaml
 HEAD = """\
@@ -75,14 +75,11 @@ def _line(chain: str, stage: str, file: Path) -> str:
     if stage not in TRAINING:
         return f"{first} – | – | – | – | – | {figures} |"
     plan = plan_of(file)
-    sizes = " of ".join(f"{n / 1e9:.2f} B" if n >= 1e9 else f"{n / 1e6:.1f} M" for n in _sizes(plan))
+    counts = (plan["parameters"][which] for which in ("trained", "all"))
+    sizes = " of ".join(f"{n / 1e9:.2f} B" if n >= 1e9 else f"{n / 1e6:.1f} M" for n in counts)
     time = hours(plan["hours"]) if plan["steps"] else "–"
     memory = f"{plan['peak'] / GIB:.1f}" + ("" if plan["fits"] else " (too much)")
     return f"{first} {sizes} | {plan['num_gpus']} | {plan['global_batch_size']} | {memory} | {time} | {figures} |"
-
-
-def _sizes(plan: dict) -> list[int]:
-    return [plan["parameters"]["trained"], plan["parameters"]["all"]]
 
 
 if __name__ == "__main__":

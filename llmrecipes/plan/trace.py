@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from unittest import mock
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
@@ -19,7 +19,7 @@ from trl.trainer.utils import add_fused_lm_head
 from llmrecipes.config import InputError
 from llmrecipes.plan.architecture import text_model
 from llmrecipes.plan.job import MODULES, Job, Rollouts
-from llmrecipes.ppo.policy_value import _logits, _SelectLogprobs
+from llmrecipes.ppo.policy_value import LOGITS_BYTES, _logits, _SelectLogprobs, causal_lm
 from llmrecipes.reward_models.scoring import token_hidden_states
 
 # What differs under FakeTensorMode or on a CPU from a run on a GPU -> its replacement: detecting packed rows reads values,
@@ -183,11 +183,11 @@ def _loss(job: Job, ids: torch.Tensor):
 def _ppo_loss(r: Rollouts, models, ids: torch.Tensor) -> torch.Tensor:
     """PolicyAndValue's forward for rows of full length; the original locates responses by tensor values, which fakes
     lack."""
-    policy = models["policy"].get_base_model() if isinstance(models["policy"], PeftModel) else models["policy"]
+    policy = causal_lm(models["policy"])
     places = slice(r.prompt - 1, -1)
     hidden = token_hidden_states(policy, ids)[:, places].flatten(0, 1)
     targets = ids[:, r.prompt :].flatten()
-    size = r.chunk or max(1, (1 << 27) // 4 // policy.config.get_text_config().vocab_size)
+    size = r.chunk or max(1, LOGITS_BYTES // 4 // policy.config.get_text_config().vocab_size)
 
     def of_chunk(hidden, targets):
         return _SelectLogprobs.apply(_logits(policy, hidden), targets, r.temperature, False)[0]
