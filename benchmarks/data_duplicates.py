@@ -96,9 +96,9 @@ def _xxhash64(text: str) -> int:
     return xxhash.xxh64_intdigest(text.encode())  # datatrove's own gives text, which xxhash 4 does not take
 
 
-def planted(documents: list[str], seed: int = 2) -> list[tuple[int, str]]:
+def planted(documents: list[str]) -> list[tuple[int, str]]:
     """(index of the original, text with some words changed) for every hundredth document."""
-    rng, found = random.Random(seed), []
+    rng, found = random.Random(2), []
     for index in range(0, len(documents), 100):
         share = CHANGED[index // 100 % len(CHANGED)]
         words = documents[index].split(" ")

@@ -185,7 +185,7 @@ def outcome(kind: str, example) -> str:
             os.environ.update(environment)
 
 
-def fuzz(kind: str, examples: int, start: int, stop_at_first: bool = False) -> tuple[collections.Counter, dict[str, object]]:
+def fuzz(kind: str, examples: int, start: int) -> tuple[collections.Counter, dict[str, object]]:
     """(outcomes, place -> an input that raised there) for `examples` inputs of a kind, from the seed `start`."""
     counts, broken = collections.Counter(), {}
 
@@ -195,7 +195,7 @@ def fuzz(kind: str, examples: int, start: int, stop_at_first: bool = False) -> t
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink] if stop_at_first else [Phase.generate],
+        phases=[Phase.generate],
     )
     @given(KINDS[kind][0])
     def run(example):
@@ -210,8 +210,6 @@ def fuzz(kind: str, examples: int, start: int, stop_at_first: bool = False) -> t
                 f"{type(error).__name__} at {Path(frames[-1].filename).name}:{frames[-1].lineno}: {str(error)[:150]}",
                 example,
             )
-            if stop_at_first:
-                raise
 
     run()
     return counts, broken

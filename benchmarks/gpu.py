@@ -31,12 +31,11 @@ from itertools import count
 from pathlib import Path
 
 import yaml
-from gpu_sides import BareLoop, Recipe, build_model, build_pretraining, build_sft, documents
+from gpu_sides import ROOT, BareLoop, Recipe, build_model, build_pretraining, build_sft, documents, ppo_side
 
 from llmrecipes.durable import write_json
 from llmrecipes.options import OptionParser, names_of, result_file
 
-ROOT = Path(__file__).parent.parent
 PARTS = ("pretrain", "sft", "lora", "decode", "ppo")
 LEARNING = ("shakespeare", "digits")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -206,15 +205,12 @@ def ppo(smoke: bool, trl: str | None) -> dict:
     workload = "smoke" if smoke else "pythia-410m"
     found = {}
     for side in (*(["trl"] if trl else []), "separate", "static", "compiled"):
-        path = os.pathsep.join(([trl] if side == "trl" else []) + [str(ROOT), os.environ.get("PYTHONPATH", "")])
-        environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
-        script = [sys.executable, str(Path(__file__).with_name("ppo_sides.py")), side, workload, "2"]
-        done = subprocess.run(script, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            found[f"{side}_failed"] = done.stderr[-1500:]
+        try:
+            run = ppo_side(side, trl, workload, "2")
+        except RuntimeError as error:
+            found[f"{side}_failed"] = str(error)
             report(found)
             continue
-        run = json.loads(done.stdout.splitlines()[-1])
         found[f"{side}_samples_per_s"], found[f"{side}_peak_gib"] = run["samples_per_s"], run["peak_mb"] / 1024
         found |= {f"{side}_{name}_s": seconds for name, seconds in run["seconds"].items()}
         found |= {f"{side}_first_update_s": run["first_update_s"], f"{side}_tokens": run["tokens"]}

@@ -1,7 +1,6 @@
 """Parts of benchmarks/gpu.py that learn something: characters of Shakespeare, and digits by PPO and GRPO."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -12,7 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from gpu_sides import ROOT, ppo_side
+
 CONFIGS = "configs/shakespeare-char"
 SEEDS = (1, 2, 3)
 TINY = ["--model_config", "{model_type: gpt2, n_embd: 32, n_layer: 2, n_head: 2, n_positions: 64}", "--max_length", "64",
@@ -169,7 +169,7 @@ def digits(smoke: bool, trl: str | None, report: Callable[[dict], None]) -> dict
                 name = f"{'ppo' if side == 'separate' else side}_seed_{seed}"
                 started = time.time()
                 try:
-                    result = learn_digits(side, workload, updates, seed, policy, trl)
+                    result = ppo_side(side, trl, workload, str(updates), str(seed), policy)
                 except RuntimeError as error:
                     found[f"{name}_failed"] = str(error)
                     continue
@@ -184,14 +184,3 @@ def digits(smoke: bool, trl: str | None, report: Callable[[dict], None]) -> dict
                 }
                 report(found)
     return found | {f"{side}_goal_met": f"{count} of {len(seeds)} seeds" for side, count in reached.items()}
-
-
-def learn_digits(side: str, workload: str, updates: int, seed: int, policy: str, trl: str | None) -> dict:
-    """The result of one side of ppo_sides.py in a process of its own; RuntimeError with what it printed if it fails."""
-    path = os.pathsep.join(([trl] if side == "trl" else []) + [str(ROOT), os.environ.get("PYTHONPATH", "")])
-    script = [sys.executable, str(ROOT / "benchmarks/ppo_sides.py"), side, workload, str(updates), str(seed), policy]
-    environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(script, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-1500:])
-    return json.loads(done.stdout.splitlines()[-1])

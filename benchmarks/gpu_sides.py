@@ -1,12 +1,33 @@
-"""What benchmarks/gpu.py compares in training: the recipes' trainers and a hand-written loop, on random tokens."""
+"""What benchmarks/gpu.py compares: in training the recipes' trainers and a hand-written loop, on random tokens; in PPO the
+sides of ppo_sides.py."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
 
 
-def build_model(shape: tuple, seed: int = 0):
+def ppo_side(side: str, trl: str | None, *arguments: str) -> dict:
+    """What ppo_sides.py with `side` and `arguments` finds in a process of its own; RuntimeError with what it printed if it
+    fails. trl: the folder with trl 1.12.0."""
+    path = os.pathsep.join(([trl] if side == "trl" else []) + [str(ROOT), os.environ.get("PYTHONPATH", "")])
+    script = [sys.executable, str(ROOT / "benchmarks/ppo_sides.py"), side, *arguments]
+    environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(script, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-1500:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def build_model(shape: tuple):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     layers, width, heads, length, _, vocabulary = shape
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,

@@ -14,7 +14,7 @@ and attention by SDPA's kernel, which short rows and single queries keep far bel
 import statistics
 from collections.abc import Callable
 
-PHASES = ("sample", "score", "rollout_forward", "update")
+TURNS = 5
 
 
 class Rates:
@@ -84,16 +84,16 @@ def floor(sizes: tuple, vocab: int, lengths: list[tuple[int, int]], micro: int, 
 
 
 class Kernels:
-    """Seconds of a trunk's products and attention alone, as its layers call them in turn: medians of `turns` runs."""
+    """Seconds of a trunk's products and attention alone, as its layers call them in turn: medians of TURNS runs."""
 
-    def __init__(self, sizes: tuple, vocab: int, clock, turns: int = 5):
+    def __init__(self, sizes: tuple, vocab: int, clock):
         import torch
 
         width, inner, layers, self.heads = sizes
         shapes = [(width, width)] * 4 + [(inner, width)] * 2 + [(width, inner)]  # (out, in), as nn.Linear has them
         self.on = {"device": "cuda", "dtype": torch.bfloat16} if torch.cuda.is_available() else {}
         self.layers = [[torch.randn(*shape, **self.on) for shape in shapes] for _ in range(layers)]
-        self.head, self.width, self.clock, self.turns = torch.randn(vocab, width, **self.on), width, clock, turns
+        self.head, self.width, self.clock = torch.randn(vocab, width, **self.on), width, clock
 
     def products(self, weights: list, m: int, backward: bool) -> Callable:
         """Those of m tokens with `weights` (out, in), in the backward pass those of both gradients."""
@@ -131,7 +131,7 @@ class Kernels:
     def seconds(self, *runs) -> float:
         """Of the `runs` one after another."""
         taken = []
-        for _ in range(self.turns + 1):  # the first warms up
+        for _ in range(TURNS + 1):  # the first warms up
             started = self.clock()
             for run in runs:
                 run()
