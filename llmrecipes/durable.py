@@ -13,6 +13,7 @@ from pathlib import Path
 import xxhash
 
 from llmrecipes.formats import read_growing
+from llmrecipes.signals import OutputError
 
 
 def read_json(path: str | Path) -> dict:
@@ -108,6 +109,11 @@ def _read_digest(path: Path) -> str:
 
 def trouble_with_files(error: Exception, output_dir: str) -> str:
     """What a run that wrote to `output_dir` should do if the disk is full or a file may not be written; "" for all else."""
+    if output := next((cause for cause in _causes(error) if isinstance(cause, OutputError)), None):
+        return (
+            f"{output.filename}: {output.strerror}; free some space, or print to another place, and give the same command "
+            "again, it continues from the last complete checkpoint"
+        )
     if file_is_too_large(error):
         return (
             f"{output_dir}: a file is larger than the file system or `ulimit -f` allows; raise that limit, or move the "

@@ -82,6 +82,7 @@ def _launch(main, config_types, argv: list[str] | None) -> None:
             if getattr(config, "report_to", None) and config.output_dir:
                 place_trackers(Path(config.output_dir))
         main(*configs)
+        sys.stdout.flush()  # a log on a full disk would otherwise fail at Python's end, with a traceback
     except InputError as error:
         leave(*error.args)
     except KeyboardInterrupt as error:

@@ -61,6 +61,32 @@ def _leave_terminal() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
+class OutputError(OSError):
+    """A file that standard output or error goes to takes no more; `filename` says which."""
+
+
+class Log(io.FileIO):
+    """Standard output or error that is a file. Once that takes no more, an OutputError says so, and what would still be
+    printed is dropped: Python would fail again with it at its end."""
+
+    def write(self, data) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            name = "standard output" if self.fileno() == 1 else "standard error"
+            with contextlib.suppress(OSError):  # a system without /proc
+                name += f", {os.readlink(f'/proc/self/fd/{self.fileno()}')}"
+            _drop_what_goes_to(os.fstat(self.fileno()))
+            raise OutputError(error.errno, error.strerror, name) from error
+
+
+def _drop_what_goes_to(file: os.stat_result) -> None:
+    unheard = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        if os.path.samestat(os.fstat(stream), file):
+            os.dup2(unheard, stream)
+
+
 class Pipe(io.FileIO):
     """Standard output or error that is a pipe. Once its reader is gone (`| head`, a `tee` that was killed), the process is
     told so as by a closed terminal, and ends where nothing would be lost; under nohup it goes on, unheard."""
@@ -69,10 +95,7 @@ class Pipe(io.FileIO):
         try:
             return super().write(data)
         except BrokenPipeError:
-            broken, unheard = os.fstat(self.fileno()), os.open(os.devnull, os.O_WRONLY)
-            for stream in (1, 2):
-                if os.path.samestat(os.fstat(stream), broken):
-                    os.dup2(unheard, stream)
+            _drop_what_goes_to(os.fstat(self.fileno()))
             if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
                 sys.exit(128 + signal.SIGPIPE)
             if not received:
@@ -82,7 +105,8 @@ class Pipe(io.FileIO):
 
 def guard_outputs() -> None:
     """Gives a process that was started without standard streams (`2>&-`) /dev/null in their place: the next file that is
-    opened would have their number, and what libraries print would be written into it. Pipes become a `Pipe`."""
+    opened would have their number, and what libraries print would be written into it. Pipes become a `Pipe`, files a
+    `Log`."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             kind = os.fstat(number).st_mode
@@ -91,8 +115,8 @@ def guard_outputs() -> None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False, encoding="utf-8"))
             continue
         stream = getattr(sys, name)
-        if number and stat.S_ISFIFO(kind) and stream is getattr(sys, f"__{name}__"):
-            raw = Pipe(number, "w", closefd=False)
+        if number and not os.isatty(number) and stream is getattr(sys, f"__{name}__"):
+            raw = (Pipe if stat.S_ISFIFO(kind) else Log)(number, "w", closefd=False)
             how = {how: getattr(stream, how) for how in ("encoding", "errors", "line_buffering", "write_through")}
             buffer = raw if isinstance(stream.buffer, io.RawIOBase) else io.BufferedWriter(raw)  # python -u has no buffer
             setattr(sys, name, io.TextIOWrapper(buffer, **how))

@@ -71,6 +71,31 @@ def test_a_process_of_a_launch_leaves_with_its_code_when_all_is_written(error, c
     assert ("ValueError: wrong" in done.stderr) == (code == 1) and ("error: wrong" in done.stderr) == (code == 2)
 
 
+LOGGED = """
+import sys
+from llmrecipes.parsing import launch
+
+def main():
+    print("a line" * 10, flush="flush" in sys.argv)
+    print("at the end", file=sys.stderr)
+
+launch(main, argv=[])
+"""
+
+
+@pytest.mark.parametrize("how", ["flush", pytest.param("at the end", marks=pytest.mark.long)])
+def test_a_full_disk_behind_a_log_is_told_from_one_behind_output_dir(how):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", LOGGED, how]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}
+        done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 2 and ("at the end\n" in done.stderr) == (how == "at the end")
+        line = done.stderr.splitlines()[-1]
+        assert line.startswith("error: standard output, /dev/full: No space left on device; free some space, or print to")
+        assert done.stderr.count("\n") == 1 + (how == "at the end")
+        assert subprocess.run(command, env=environment, stdout=full, stderr=full).returncode == 2
+
+
 def test_a_process_that_ends_for_another_ones_signal_is_interrupted_too(monkeypatch):
     monkeypatch.setattr("llmrecipes.signals.received", heard := [])
     for signum in (signal.SIGTERM, signal.SIGINT):
