@@ -47,6 +47,7 @@ from llmrecipes.manifest import (
 from llmrecipes.measures import BOOKKEEPING
 from llmrecipes.memory import peak_memory_gib
 from llmrecipes.plan.of_run import plan_of_run
+from llmrecipes.processes import once
 from llmrecipes.provenance import describe_run
 from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.sharding import prepare_sharding, refuse_several_gpus
@@ -117,7 +118,7 @@ def check_run(
     state = Run(stage, output_dir, run, is_main, manifest, keep=() if run.force else keep)
     if manifest["config"].get("preview"):  # writes nothing, so the folder's contents do not matter
         args.output_dir = _scratch_folder()  # trainers create the folder when they are built
-        fix_date(manifest["date"])
+        _agree_on_date(manifest)
         return state
     state.found = read_manifest(output_dir)
     force = run.force or rebuilds and (state.found or {}).get("stage") == stage
@@ -129,12 +130,19 @@ def check_run(
         raise InputError(f"{output_dir}: {holder} is writing there; wait for it, or stop it")
     if held == "unfinished" and not force and not (state.found or {}).get("clearing"):
         _continue(state, args, resumes)
-    fix_date(manifest["date"])
+    _agree_on_date(manifest)
     if state.resume_from_checkpoint is None and is_main:
         number_run(args)
     if "run_name" in manifest["config"]:
         manifest["config"]["run_name"] = scrub_secrets(args.run_name, known_secrets(os.environ))
     return state
+
+
+def _agree_on_date(manifest: dict) -> None:
+    """Dates conversations as the main process does: others may have begun after midnight, or live in another time zone."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        manifest["date"] = once(lambda: manifest["date"])
+    fix_date(manifest["date"])
 
 
 def _scratch_folder() -> str:

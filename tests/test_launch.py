@@ -316,6 +316,43 @@ def test_when_one_process_refuses_the_launcher_repeats_it_and_no_other_shows_a_t
     assert f": {line}" in cause and re.search(r"exitcode +: 2", cause), reports
 
 
+MIDNIGHT = """
+import os, sys
+from dataclasses import dataclass
+from llmrecipes import provenance
+from llmrecipes.config import RunArguments
+from llmrecipes.parsing import launch
+from llmrecipes.run import check_run
+from llmrecipes.templates import chat_template_utils
+
+class Date(provenance.date):
+    @classmethod
+    def today(cls):
+        return cls(2030, 1, int(os.environ["RANK"]) + 1)
+
+@dataclass
+class Arguments:
+    output_dir: str
+    seed: int = 1
+
+provenance.date = Date
+
+def main(run, args):
+    dated = check_run("sft", run, args, (run, args)).manifest["date"]
+    print(f"process {os.environ['RANK']}: {dated} {chat_template_utils.datetime.now():%d %b %Y}", flush=True)
+
+launch(main, RunArguments, Arguments, argv=["--output_dir", sys.argv[1]])
+"""
+
+
+def test_processes_on_either_side_of_midnight_date_conversations_alike(tmp_path):
+    (tmp_path / "script.py").write_text(MIDNIGHT)
+    started = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", tmp_path / "script.py", tmp_path / "o")
+    done = run_python(*started, env={"PYTHONPATH": str(ROOT)}, children=True)
+    lines = sorted(line for line in done.stdout.splitlines() if line.startswith("process"))
+    assert lines == [f"process {rank}: 2030-01-01 01 Jan 2030" for rank in (0, 1)], done.stderr
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
 def test_topology_is_read_by_accelerate_and_holds_no_training_key(path):
     from accelerate.commands.config.config_args import load_config_from_file
