@@ -23,6 +23,7 @@ from llmrecipes.durable import read_json
 from llmrecipes.formats import prompt_text, read_growing
 from llmrecipes.manifest import MANIFEST_FILE, in_order
 from llmrecipes.models import context_length, eos_token_ids, load_policy, load_tokenizer
+from llmrecipes.preflight.model_folders import require_whole
 from llmrecipes.web import import_gradio
 
 LANGUAGE_MODELS = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
@@ -33,7 +34,7 @@ def find_models(path: str) -> dict[str, str]:
     never before the model it was trained from; LoRA adapters count as models.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or one has a damaged file.
     """
     root, found = Path(path), {}
     configs = [file for name in ("config.json", ADAPTER_FILE) for file in (root / name, *root.glob(f"*/{name}"))]
@@ -42,6 +43,8 @@ def find_models(path: str) -> dict[str, str]:
         manifest = folder / MANIFEST_FILE
         if not manifest.exists() or read_json(manifest).get("status") == "finished":
             about = {k: v for c in configs if c.parent == folder for k, v in read_json(c).items()}
+            if not about or _writes_text(about):
+                require_whole(folder)  # whose model would otherwise be left out, or fail when it is asked
             if _writes_text(about):
                 found[folder.resolve().name] = str(folder)
     if not found:

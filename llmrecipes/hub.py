@@ -22,6 +22,7 @@ from llmrecipes.durable import read_json
 from llmrecipes.leaks import refuse_secrets
 from llmrecipes.manifest import MANIFEST_FILE, runs_below
 from llmrecipes.preflight.machine import is_hub_id
+from llmrecipes.preflight.model_folders import require_whole
 from llmrecipes.secrets import known_secrets, scrub_secrets
 
 LEFT_OUT = ("checkpoint-", "logs", ".cache", "__pycache__")
@@ -46,7 +47,7 @@ def plan_push(path: str, namespace: str, not_secrets: Sequence[str] = ()) -> lis
 
     Raises:
         InputError: there is no run, one of them is unfinished, or a file holds a secret and is not excused by `not_secrets`
-            (path, or path:line, in a repository).
+            (path, or path:line, in a repository); a file of a model is damaged.
     """
     if not is_hub_id(f"{namespace}/x"):
         raise InputError(f"namespace: {namespace!r} is not the name of a user or organisation")
@@ -66,6 +67,7 @@ def plan_push(path: str, namespace: str, not_secrets: Sequence[str] = ()) -> lis
             for file in sorted(run.rglob("*"))
             if file.is_file() and not str(file.relative_to(run)).startswith(LEFT_OUT) and file.suffix != ".tmp"
         }
+        require_whole(run)
         is_model = any((run / name).exists() for name in ("config.json", "adapter_config.json", "tokenizer.json"))
         repo_id = f"{namespace}/{repo_name(run.resolve())}"
         pushes.append(Push(repo_id, "model" if is_model else "dataset", files, f"run-{manifest['fingerprint']}"))

@@ -14,6 +14,7 @@ from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.gguf import local_model
 from llmrecipes.data.tables import say
 from llmrecipes.durable import read_json
+from llmrecipes.preflight.model_folders import POINTER, PULL, damages
 from llmrecipes.templates import CHAT_TEMPLATE, complete_template, set_defaults
 
 # Names of files that hold a tokenizer's vocabulary.
@@ -161,13 +162,28 @@ class loading:
             ) from error
         if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" in str(error):
             raise InputError(f"{self.path}: its weights have different sizes than its config.json says") from error
-        if error is not None and not isinstance(error, InputError) and (known := diagnose(self.path, self.what, str(error))):
-            raise InputError(f"{self.path}: {known}") from error
+        if isinstance(error, Exception) and not isinstance(error, (InputError, MemoryError)):
+            if known := diagnose(self.path, self.what, str(error)):
+                raise InputError(f"{self.path}: {known}") from error
         # ImportError: a package that the model needs is not installed, such as bitsandbytes
         # AssertionError: torch's, of a pad_token_id beyond the embeddings
+        # TypeError, AttributeError, IndexError: a value of another kind in a JSON file; Exception itself: tokenizers' own
         kinds = (OSError, ValueError, KeyError, ImportError, AssertionError, SafetensorError, StrictDataclassError)
-        if isinstance(error, kinds):
-            raise InputError(f"{self.path}: its {self.what} cannot be loaded: {str(error)[:300]}") from error
+        if isinstance(error, (*kinds, TypeError, AttributeError, IndexError)) or type(error) is Exception:
+            told = f"has no {error}" if type(error) is KeyError else str(error)[:300]
+            raise InputError(f"{self.path}: its {self._broken()} cannot be loaded: {told}") from error
+
+    def _broken(self) -> str:
+        """What cannot be loaded: transformers reads a model's config to load its tokenizer too."""
+        from transformers import AutoConfig
+
+        if self.what != "tokenizer" or not (Path(self.path) / "config.json").is_file():
+            return self.what
+        try:
+            AutoConfig.from_pretrained(self.path)
+        except Exception:
+            return "config.json"
+        return self.what
 
 
 def diagnose(path: str, what: str, text: str) -> str:
@@ -176,8 +192,10 @@ def diagnose(path: str, what: str, text: str) -> str:
     folder = Path(path)
     files = [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
     for file in files:
-        if file.stat().st_size < 1024 and file.read_bytes().startswith(b"version https://git-lfs"):
-            return f"{file.name} is a pointer of Git LFS and not the file itself; run `git lfs pull` in that folder"
+        if file.stat().st_size < 1024 and file.read_bytes().startswith(POINTER):
+            return f"{file.name} {PULL}"
+    if problem := next(damages(folder), ""):
+        return problem
     if "contains custom code" in text or "trust_remote_code" in text:
         return "needs code of its own repository, which `trust_remote_code: true` runs, with your rights"
     if what == "model" and re.search(r"file named \S*model\.safetensors", text):

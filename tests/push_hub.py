@@ -209,9 +209,16 @@ def run(tmp_path):
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(os.urandom(300_000))
+    (folder / "model.safetensors").write_bytes(weights(300_000))
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# sft\n")
     return folder
+
+
+def weights(size: int) -> bytes:
+    """A safetensors file of random numbers, `size` bytes long."""
+    left = size - 8 - 80
+    header = json.dumps({"w": {"dtype": "U8", "shape": [left], "data_offsets": [0, left]}}).ljust(80)
+    return len(header).to_bytes(8, "little") + header.encode() + os.urandom(left)
 
 
 def push(run, hub, waits=None):

@@ -46,9 +46,8 @@ def test_models_of_a_chain_are_found_and_others_left_out(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps({"architectures": [kind]}))
         (tmp_path / name / "manifest.json").write_text(json.dumps({"status": status}))
-    for name, torn in (("torn", "{"), ("odd", '{"architectures": 3}')):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(torn)
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text('{"architectures": 3}')
     assert find_models(str(tmp_path)) == {name: str(tmp_path / name) for name in ("sft", "gpt2", "gemma")}
     monkeypatch.chdir(tmp_path / "sft")
     assert find_models(".") == {"sft": "."}

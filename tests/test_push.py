@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi, constants
-from push_hub import TOKEN, push, tagged
+from push_hub import TOKEN, push, tagged, weights
 
 from llmrecipes.chat import find_models
 from llmrecipes.config import InputError
@@ -78,18 +78,18 @@ def test_tag_follows_the_files_where_a_run_was_made_again(hub, run, capsys):
     push(run, hub)
     [first] = hub.tags.values()
     assert "moves" not in capsys.readouterr().out
-    (run / "model.safetensors").write_bytes(b"other weights")
+    (run / "model.safetensors").write_bytes(other := weights(200))
     push(run, hub)
     [second] = hub.tags.values()
     assert hub.tags == tagged(hub) and second != first
-    assert hub.commits[second]["model.safetensors"] == (b"other weights", True)
+    assert hub.commits[second]["model.safetensors"] == (other, True)
     assert f"run-f00d moves from commit {first[:8]} to {second[:8]}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", ["DELETE", "POST", "GET"])
 def test_tag_whose_move_broke_is_mended_by_the_next_push(hub, run, method):
     push(run, hub)
-    (run / "model.safetensors").write_bytes(b"other weights")
+    (run / "model.safetensors").write_bytes(weights(200))
     where = "/refs" if method == "GET" else "/tag/"
     hub.faults += [(method, where, 500)] * 5
     with pytest.raises(InputError, match="keeps failing.*nothing was tagged"):
@@ -201,7 +201,7 @@ def test_chain_whose_push_broke_is_continued_by_the_same_command(hub, run):
         os.utime(folder / "manifest.json", (time.time() - age,) * 2)
     base = {"base_model_name_or_path": str(run), "peft_type": "LORA"}
     (adapter / "adapter_config.json").write_text(json.dumps(base))
-    (adapter / "adapter_model.safetensors").write_bytes(b"lora")
+    (adapter / "adapter_model.safetensors").write_bytes(weights(200))
     (pairs / "train.jsonl").write_text('{"prompt": "p"}\n')
     (run.parent / "report.html").write_text("<h1>report</h1>")
     plans = plan_push(str(run.parent), "me")

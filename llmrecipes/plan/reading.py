@@ -9,7 +9,7 @@ from llmrecipes.config import InputError, one_line
 from llmrecipes.keys import recipe_keys
 from llmrecipes.keys.settings import Settings
 from llmrecipes.parsing import collect, read_argv
-from llmrecipes.preflight import contradictions
+from llmrecipes.preflight import contradictions, model_folders
 from llmrecipes.preflight.precedence import let_command_line_win
 
 
@@ -43,6 +43,7 @@ def read_settings(words: list[str], stage: str | None, recipes: Path) -> tuple[S
     for remark in let_command_line_win(settings):  # as in the run
         print(f"warning: {one_line(remark)}", file=sys.stderr)
     problems += contradictions(settings)
+    problems += settings.lines(model_folders.models(settings, weights=False))
     if problems:
         raise InputError(*problems)
     return settings, options.config

@@ -7,7 +7,7 @@ import os
 import re
 
 from llmrecipes.keys.settings import COMMAND_LINE, Problems, Settings
-from llmrecipes.preflight import disk, machine, named, places
+from llmrecipes.preflight import disk, machine, model_folders, named, places
 from llmrecipes.preflight.contradictions import CONTRADICTIONS
 from llmrecipes.preflight.dependent import given
 from llmrecipes.preflight.rollouts import idle_in_grpo
@@ -21,7 +21,7 @@ def contradictions(settings: Settings) -> list[str]:
 def check_machine(settings: Settings, as_written: dict) -> list[str]:
     """What is missing for a run on this machine: required keys, inputs, tokens, packages, disk space, the Hub; and an output
     folder that holds something other than the run of the config `as_written` by the user."""
-    checks = (_missing, _groups, places.sources, *machine.CHECKS, *named.CHECKS)
+    checks = (_missing, _groups, places.sources, *machine.CHECKS, model_folders.models, *named.CHECKS)
     return [
         *settings.lines(problem for check in checks for problem in check(settings)),
         *settings.lines(places.occupied(settings, as_written)),

@@ -14,6 +14,7 @@ from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.keys.values import shown
 from llmrecipes.preflight.disk import room
 from llmrecipes.preflight.folders import FILES as DATA
+from llmrecipes.preflight.model_folders import template_problem
 
 # Keys that hold paths read by a stage.
 INPUTS = (
@@ -188,25 +189,15 @@ def tokens(s: Settings) -> Problems:
 
 
 def _template(path: str) -> Problems:
-    from jinja2 import TemplateSyntaxError, nodes
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):  # {% generation %} ... {% endgeneration %}, as transformers reads it
-        tags = {"generation"}
-
-        def parse(self, parser):
-            line = next(parser.stream).lineno
-            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
-
     try:
         text = Path(path).read_text(encoding="utf-8")
-        ImmutableSandboxedEnvironment(extensions=[Generation, "jinja2.ext.loopcontrols"]).parse(text)
-    except TemplateSyntaxError as error:
-        yield "chat_template_path", f"{path}, line {error.lineno}: {error.message}"
+        found = template_problem(text)
     except (OSError, ValueError) as error:
         yield "chat_template_path", f"{path} cannot be read ({type(error).__name__})"
     else:
+        if found:
+            yield "chat_template_path", f"{path}, line {found[0]}: {found[1]}"
+            return
         if text.startswith("\ufeff"):
             yield "chat_template_path", f"{path}: begins with a byte order mark, and so would every chat; save it without"
         if "messages" not in text:
