@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import json
 import tarfile
 import tracemalloc
 import zipfile
@@ -153,7 +154,7 @@ def test_a_parquet_file_of_more_rows_than_it_has_bytes_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b"[" + b"9" * 5000 + b"]"])
 def test_json_without_end_is_one_line(content):
-    with pytest.raises(InputError, match="a.json: not JSON to be read"):
+    with pytest.raises(InputError, match="a.json(, row 1: is|:) not valid JSON"):
         list(read_member("a.json", io.BytesIO(content), "a.json"))
 
 
@@ -166,8 +167,12 @@ def test_a_file_that_is_no_archive_is_refused(index):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", b'[{"x": 1},\n{"x": ]', "a.json, line 2: not valid JSON"),
-        ("a.json", b"[1, 2]", "expected a list of objects"),
+        ("a.json", b'[{"x": 1},\n{"x": ]', "a.json, row 2: is not valid JSON"),
+        ("a.json", b"[1, 2]", "a.json, row 1: expected an object"),
+        ("a.json", b'{"a": 1,\n"b": }', "a.json, line 2: not valid JSON"),
+        ("a.json", b'{"a": {"x": 1, "x": 2}}', "the key 'x' stands twice"),
+        ("a.json", b'[{"a": 1}, {"x": 1, "x": 2}]', "row 2: is not valid JSON .the key 'x' stands twice"),
+        ("a.json", b'"text"', "expected a list of objects or an object of objects"),
         ("a.csv", b"x,y\n1,2,3\n", "a.csv, line 2: 2 columns"),
         ("a.jsonl", b"\xff\xfe", "not UTF-8"),
         ("a.parquet", b"nothing", "not a parquet file"),
@@ -176,3 +181,13 @@ def test_a_file_that_is_no_archive_is_refused(index):
 def test_broken_members_say_where(name, content, message):
     with pytest.raises(InputError, match=message):
         list(read_member(name, io.BytesIO(content), name))
+
+
+@pytest.mark.parametrize("begin", [b"[", b"\xef\xbb\xbf \n["])
+def test_of_a_json_list_only_some_is_in_memory(begin):
+    rows = [{"text": f"{number} é " + "x" * 1000, "n": [number, None]} for number in range(8000)]
+    content = begin + json.dumps(rows, ensure_ascii=False, indent=1).encode()[1:]
+    stream = io.BytesIO(content)
+    found = read_member("a.json", stream, "a.json")
+    assert next(found) == rows[0] and stream.tell() < len(content) / 3
+    assert list(found) == rows[1:] and not stream.closed

@@ -59,6 +59,10 @@ def test_text_is_a_document_a_line_or_a_file(tmp_path):
 BAD = [
     (b'{"text": "fine"}\n{"text": "\xff\xfe"}\n', r"row 2: is not UTF-8 at byte 11 of the line"),
     (b'{"text": "fine"}\n{"text": "cut\n', r"row 2: is not valid JSON"),
+    (
+        b'{"text": "fine"}\n{"text": "a", "text": "b"}\n',
+        r"row 2: is not valid JSON \(the key 'text' stands twice in one object",
+    ),
     (b'{"text": "fine"}\n["a list"]\n', r"row 2: is no JSON object"),
     (b'{"text": "fine"}\n\n{"txt": "other column", "n": 1}\n', r"row 3: has no `text`; its columns are txt, n"),
     (b'{"text": "fine"}\n{"text": 7}\n', r"row 2: `text` is not text but int"),

@@ -6,7 +6,6 @@ Each reader yields (number from 1, row); a row is a dictionary, or `Bad` with wh
 import bz2
 import gzip
 import io
-import json
 import lzma
 import zlib
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from llmrecipes.config import InputError
 from llmrecipes.corpus.extras import need
 from llmrecipes.corpus.pages import Bad, archived_pages, page_text, too_long
 from llmrecipes.corpus.parts import ARCHIVES, LINES, PAGES, TEXT, TYPES, kind_of
-from llmrecipes.formats import has_lone_surrogate, rows_of_batch
+from llmrecipes.formats import JSON, has_lone_surrogate, rows_of_batch
 from llmrecipes.preflight.folders import no_text
 
 BATCH = 256  # rows of a table at a time
@@ -141,7 +140,7 @@ def _parse(line: bytes, is_json: bool) -> dict | Bad:
             return Bad("ends its lines by CR alone, as old Macs did; give them LF (`tr '\\r' '\\n'`)")
         return {"text": text}
     try:
-        return _checked(json.loads(text), may_have_surrogates="\\u" in text)
+        return _checked(JSON.decode(text), may_have_surrogates="\\u" in text)
     except (ValueError, RecursionError) as error:
         return Bad(f"is not valid JSON ({error})")
 
@@ -167,7 +166,7 @@ def _listed_rows(file: str) -> Iterator[tuple[int, dict | Bad]]:
     if len(content) > MOST_LISTED:
         raise InputError(f"{file}: one JSON list of over {MOST_LISTED >> 20} MiB; write one row per line (`jq -c '.[]'`)")
     try:
-        rows = json.loads(content.decode("utf-8-sig"))
+        rows = JSON.decode(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: is not valid JSON ({error})") from None
     may = b"\\u" in content

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import TextIO
 
 import pyarrow.parquet
 
@@ -170,7 +171,7 @@ def _separator(file: Path) -> str:
 def _cells(row: dict, types: dict, separator: str, where: str) -> dict | InputError:
     if None in row:
         return InputError(f"{where}: has more cells than the header; quote what holds a {separator!r}")
-    if problem := _not_utf8("".join(filter(None, row.values()))):
+    if problem := not_utf8("".join(filter(None, row.values()))):
         return InputError(f"{where}: {problem}")
     for column, cell in row.items():
         if column not in TEXTS:
@@ -178,7 +179,7 @@ def _cells(row: dict, types: dict, separator: str, where: str) -> dict | InputEr
     return row
 
 
-def _not_utf8(text: str) -> str:
+def not_utf8(text: str) -> str:
     """What is wrong with a text that was decoded with lone surrogates for bytes that are not UTF-8; empty if nothing is."""
     try:
         text.encode()
@@ -230,28 +231,34 @@ def listed_rows(file: Path) -> Iterator[tuple[tuple, dict | InputError]]:
     Raises:
         InputError: it is not valid JSON, from the named row on.
     """
-    number, where, text, at, is_at_end = 0, str(file), "", 0, False
     with opened(file, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
         while handle.read(1) != "[":  # white space, see `json_kind`
             pass
-        while not is_at_end:
-            at = SPACES.match(text, at).end()
-            if number == 0 and text[at : at + 1] == "]":
-                break
-            found, problem, is_cut = _next_value(text, at)
-            if problem:
-                more = handle.read(max(CHARACTERS, len(text) - at)) if is_cut else ""
-                if not more:
-                    raise InputError(f"{file}, row {number + 1}: is not valid JSON ({problem})")
-                text, at = text[at:] + more, 0
-                continue
-            row, end, after = found
-            number += 1
-            yield (where, number, None), _listed(row, text[at:end], f"{where}, row {number}")
-            is_at_end = text[after] == "]"
-            at = after if is_at_end else after + 1
-        if (text[at + 1 :] + handle.read(CHARACTERS)).strip():
-            raise InputError(f"{file}: is not valid JSON (more text after the list of {number} rows)")
+        for number, row in enumerate(rows_of_list(handle, str(file)), start=1):
+            yield (str(file), number, None), row
+
+
+def rows_of_list(handle: TextIO, where: str) -> Iterator[dict | InputError]:
+    """Rows of the JSON list that `handle` holds, from behind its opening bracket on; see `listed_rows`."""
+    number, text, at, is_at_end = 0, "", 0, False
+    while not is_at_end:
+        at = SPACES.match(text, at).end()
+        if number == 0 and text[at : at + 1] == "]":
+            break
+        found, problem, is_cut = _next_value(text, at)
+        if problem:
+            more = handle.read(max(CHARACTERS, len(text) - at)) if is_cut else ""
+            if not more:
+                raise InputError(f"{where}, row {number + 1}: is not valid JSON ({problem})")
+            text, at = text[at:] + more, 0
+            continue
+        row, end, after = found
+        number += 1
+        yield _listed(row, text[at:end], f"{where}, row {number}")
+        is_at_end = text[after] == "]"
+        at = after if is_at_end else after + 1
+    if (text[at + 1 :] + handle.read(CHARACTERS)).strip():
+        raise InputError(f"{where}: is not valid JSON (more text after the list of {number} rows)")
 
 
 def _next_value(text: str, at: int) -> tuple[tuple, str, bool]:
@@ -271,7 +278,7 @@ def _next_value(text: str, at: int) -> tuple[tuple, str, bool]:
 def _listed(row: object, text: str, where: str) -> dict | InputError:
     if not isinstance(row, dict):
         return InputError(f"{where}: expected an object {{...}}, found {str(row)[:60]}")
-    if problem := _not_utf8(text):
+    if problem := not_utf8(text):
         return InputError(f"{where}: {problem}")
     if "\\u" in text and has_lone_surrogate(row):
         return InputError(f"{where}: holds half of a character (a lone surrogate, \\ud800 to \\udfff)")

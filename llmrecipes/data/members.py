@@ -14,20 +14,21 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from llmrecipes.config import InputError
-from llmrecipes.data.files import LONGEST_CELL
-from llmrecipes.formats import parse_jsonl
+from llmrecipes.data.files import LONGEST_CELL, not_utf8, rows_of_list
+from llmrecipes.formats import JSON, parse_jsonl
 
 CELLS, TABLE_BYTES = 100_000_000, 4 << 30  # rows times columns, and unpacked bytes, of a parquet file
 BATCH = 256  # rows of it at a time
 
 
 def read_member(name: str, stream: BinaryIO, where: str, as_text: bool = False) -> Iterator[dict]:
-    """Rows of one file (see the table above), with one line or batch of a table in memory at a time; of JSON and text, all.
+    """Rows of one file (see the table above), with one line, row of a JSON list or batch of a table in memory at a time; of
+    a JSON object and of text, all.
 
     Raises:
         InputError: "where, line 3: ..." if it is not what its ending says; where it is also damaged, that.
@@ -39,7 +40,7 @@ def read_member(name: str, stream: BinaryIO, where: str, as_text: bool = False) 
         elif ending in (".jsonl", ".ndjson"):
             yield from parse_jsonl(_lines(stream, where), where)
         elif ending == ".json":
-            yield from _json_rows(stream.read(), where)
+            yield from _json_rows(stream, where)
         elif ending in (".csv", ".tsv"):
             yield from _csv_rows(stream, "\t" if ending == ".tsv" else ",", where)
         else:
@@ -80,20 +81,36 @@ def _parquet_rows(stream: BinaryIO, where: str) -> Iterator[dict]:
             raise InputError(f"{where}: not a parquet file ({' '.join(str(error).split())})") from None
 
 
-def _json_rows(content: bytes, where: str) -> Iterable[dict]:
+def _json_rows(stream: BinaryIO, where: str) -> Iterator[dict]:
+    text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
     try:
-        value = json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 at byte {error.start}") from None
+        begin = text.read(1)
+        while begin.isspace():
+            begin = text.read(1)
+        if begin != "[":
+            yield from _object_rows(begin + text.read(), where)
+            return
+        for row in rows_of_list(text, where):
+            if isinstance(row, InputError):
+                raise row
+            yield row
+    finally:
+        text.detach()  # or it would close the stream
+
+
+def _object_rows(content: str, where: str) -> list[dict]:
+    """Rows of one object: its values, if all are objects, or itself."""
+    if problem := not_utf8(content):
+        raise InputError(f"{where}: {problem}")
+    try:
+        value = JSON.decode(content)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}, line {error.lineno}: not valid JSON ({error.msg})") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{where}: not JSON to be read; it is nested without end, or has a number without end") from None
-    if isinstance(value, dict):
-        value = list(value.values()) if all(isinstance(item, dict) for item in value.values()) else [value]
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+    except (ValueError, RecursionError) as error:  # a key twice; a number of thousands of digits; nested a thousand deep
+        raise InputError(f"{where}: not valid JSON ({error})") from None
+    if not isinstance(value, dict):
         raise InputError(f"{where}: expected a list of objects or an object of objects")
-    return value
+    return list(value.values()) if all(isinstance(item, dict) for item in value.values()) else [value]
 
 
 def _csv_rows(stream: BinaryIO, delimiter: str, where: str) -> Iterator[dict]:
