@@ -203,6 +203,8 @@ ROLLOUT = "--gradient_accumulation_steps 4 --per_device_train_batch_size 8"
         ("--off_policy_mask_threshold 0.1", "off_policy_mask_threshold: has no effect: each rollout"),
         ("--loss_type vespo --vespo_k_pos 3", "vespo_k_pos: has no effect: each rollout"),
         ("--max_tool_calling_iterations 2", "max_tool_calling_iterations: has no effect: no tools"),
+        ("--log_completions --log_unique_prompts", "log_unique_prompts: has no effect without `report_to: trackio`"),
+        ("--data_seed 3 --shuffle_dataset false", "data_seed: has no effect with `shuffle_dataset: false`"),
         ("--log_multimodal false", "log_multimodal: has no effect: prompts are text"),
         ("--ds3_gather_for_generation false", "ds3_gather_for_generation: has no effect without DeepSpeed"),
         ("--cast_lm_head_to_fp32 --bf16 false", "cast_lm_head_to_fp32: has no effect: all is float32"),
@@ -210,6 +212,28 @@ ROLLOUT = "--gradient_accumulation_steps 4 --per_device_train_batch_size 8"
 )
 def test_keys_of_grpo_that_nothing_reads_are_named(words, told):
     test_keys_that_nothing_reads_are_named(words, told, "grpo")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--num_completions_to_print 1", "num_completions_to_print: has no effect without held-out prompts"),
+        (
+            "--num_completions_to_print 1 --test_split_size 4 --log_completions false",
+            "num_completions_to_print: has no effect with `log_completions: false`",
+        ),
+        (
+            "--missing_eos_penalty 1 --mask_truncated_completions",
+            "missing_eos_penalty: has no effect with `mask_truncated_completions`",
+        ),
+        ("--kl_target 5 --kl_coef 0", "kl_target: has no effect with `kl_coef: 0`"),
+        ("--vf_coef 0 --cliprange_value 0.1", "cliprange_value: has no effect with `vf_coef: 0`"),
+        ("--offload_frozen_models --use_cpu", "offload_frozen_models: has no effect on a CPU"),
+        ("--data_seed 3 --shuffle_dataset false", "data_seed: has no effect with `shuffle_dataset: false`"),
+    ],
+)
+def test_keys_of_ppo_that_nothing_reads_are_named(words, told):
+    test_keys_that_nothing_reads_are_named(words, told, "ppo")
 
 
 @pytest.mark.parametrize("words", ["--num_iterations 2", "--steps_per_generation 2", "--generation_batch_size 64"])

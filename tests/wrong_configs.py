@@ -311,6 +311,7 @@ max_length: 2000; model_name_or_path: {gpt2} | is beyond the 1024 positions
 model_name_or_path: {reward} | is a reward model
 model_name_or_path: {scores} | is a reward model (an adapter)
 assistant_only_loss: true; completion_only_loss: true | are both on
+assistant_only_loss: true; completion_only_loss: false | false puts the loss on all tokens
 loss_type: nnl | choose from nll
 neftune_noise_alpha: -5 | must be above 0
 dataset_num_proc: 0 | must be at least 1

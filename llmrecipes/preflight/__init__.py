@@ -10,7 +10,7 @@ from llmrecipes.keys.settings import COMMAND_LINE, Problems, Settings
 from llmrecipes.preflight import disk, machine, model_folders, named, places
 from llmrecipes.preflight.contradictions import CONTRADICTIONS
 from llmrecipes.preflight.dependent import given
-from llmrecipes.preflight.rollouts import idle_in_grpo
+from llmrecipes.preflight.rollouts import idle_in_rollouts
 
 
 def contradictions(settings: Settings) -> list[str]:
@@ -101,7 +101,7 @@ def ineffective(s: Settings) -> Problems:
     if s.given("save_total_limit") and s["save_strategy"] == "no":
         yield "save_total_limit", "counts only checkpoints that interruptions leave, with `save_strategy: no`"
     yield from _harmless(s, trackers)
-    yield from idle_in_grpo(s)
+    yield from idle_in_rollouts(s)
     if s["trust_remote_code"]:
         model, revision = s["model_name_or_path"] or "the model's repository", s["model_revision"]
         pinned = not revision or os.path.isdir(model) or re.fullmatch("[0-9a-f]{40}", revision)

@@ -143,6 +143,11 @@ def _packing(s: Settings) -> Problems:
         yield "truncation_mode", "has no effect with `packing: true`, which keeps the beginning of rows; leave it out"
     if s["assistant_only_loss"] and s["completion_only_loss"]:
         yield "completion_only_loss", "and `assistant_only_loss` are both on; the first is for prompt/completion rows"
+    if s["assistant_only_loss"] and s["completion_only_loss"] is False:
+        yield (
+            "completion_only_loss",
+            "false puts the loss on all tokens, `assistant_only_loss` on answers; give one of the two",
+        )
 
 
 def _fused_lm_head(s: Settings) -> Problems:

@@ -136,11 +136,10 @@ def _of_trainer(s: Settings) -> Problems:
         yield "label_smoothing_factor", f"has no effect on this stage's loss{losses}{other}"
     if "desirable_weight" in s.keys and s.given("data_seed"):  # KTO
         yield "data_seed", "has no effect: rows are taken in the order that `seed` gave them; leave it out"
-    strategy = s["train_sampling_strategy"]
+    strategy, says_so = s["train_sampling_strategy"], {"desirable_weight", "num_ppo_epochs"} & s.keys.keys()  # KTO, PPO
     if "num_iterations" in s.keys and s.given("train_sampling_strategy") and strategy != "random":  # GRPO
         yield "train_sampling_strategy", "has no effect: prompts are ordered by rollouts; use `shuffle_dataset`"
-    elif strategy in ("group_by_length", "batch_rebalance") and not reads_labels and "desirable_weight" not in s.keys:
-        # KTO says so itself.
+    elif strategy in ("group_by_length", "batch_rebalance") and not reads_labels and not says_so:
         yield "train_sampling_strategy", f"{strategy} knows no length of a pair of answers; leave it out"
 
 

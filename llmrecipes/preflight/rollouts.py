@@ -54,19 +54,39 @@ def _ratio_is_one(s: Settings) -> bool:
     return accumulated % ((of_rollout or accumulated) * s["num_iterations"]) == 0
 
 
-def idle_in_grpo(s: Settings) -> Problems:
+def idle_in_rollouts(s: Settings) -> Problems:
     """Keys without effect that are only warned about."""
-    if "num_iterations" not in s.keys:
-        return
+    held_out = s["eval_datasets"] or s["test_split_size"]
     sharded = s["deepspeed"] or "ACCELERATE_USE_DEEPSPEED" in os.environ
     in_float32 = s["dtype"] == "float32" and s["bf16"] is False and not s["fp16"]
-    for names, off, text in (
+    trackers = set(s["report_to"] if isinstance(s["report_to"], list) else [s["report_to"]])
+    of_ppo = (
+        ("num_completions_to_print", not held_out, " without held-out prompts, whose responses it prints"),
+        ("num_completions_to_print", not s["log_completions"], " with `log_completions: false`"),
+        (
+            "missing_eos_penalty",
+            s["mask_truncated_completions"],
+            " with `mask_truncated_completions`, for the same responses",
+        ),
+        ("kl_target", s["kl_coef"] == 0, " with `kl_coef: 0`, which it would multiply"),
+        ("cliprange_value value_learning_rate", s["vf_coef"] == 0, " with `vf_coef: 0`, which trains no values"),
+        ("offload_frozen_models", s["use_cpu"], " on a CPU"),
+        ("data_seed", s["shuffle_dataset"] is False, " with `shuffle_dataset: false`"),
+    )
+    of_grpo = (
         (OF_RATIO, _ratio_is_one(s), ": each rollout is used in one step, so all ratios of probabilities are 1"),
         ("max_tool_calling_iterations", True, ": no tools are offered here"),
         ("log_multimodal", True, ": prompts are text here"),
+        (
+            "log_unique_prompts",
+            not trackers & {"all", "wandb", "trackio"},
+            " without `report_to: trackio` or wandb, whose tables it shortens",
+        ),
         ("ds3_gather_for_generation", not sharded, " without DeepSpeed ZeRO-3"),
         ("cast_lm_head_to_fp32", in_float32, ": all is float32 already"),
-    ):
+        ("data_seed", s["shuffle_dataset"] is False, " with `shuffle_dataset: false`"),
+    )
+    for names, off, text in of_ppo if "num_ppo_epochs" in s.keys else of_grpo if "num_iterations" in s.keys else ():
         for key in given(s, names) if off else ():
             if s[key] != s.keys[key].default:
                 yield key, f"has no effect{text}"
