@@ -121,6 +121,7 @@ def plan_stages(pipeline: PipelineArguments, config_path: str, force: bool) -> l
             raise InputError(f"command line: {name} is not a stage of {config_path}; it has {', '.join(pipeline.stages)}")
     _check_configs(pipeline.stages, Path(config_path))
     stages = [_stage(name, pipeline, Path(config_path)) for name in pipeline.stages]
+    _check_order(stages, config_path)
     names = pipeline.stages
     first = names.index(pipeline.from_stage) if pipeline.from_stage else 0
     last = names.index(pipeline.to_stage) if pipeline.to_stage else len(names) - 1
@@ -228,11 +229,33 @@ def _check_configs(names: list[str], config_path: Path) -> None:
         if not re.fullmatch(r"[\w-]+", base):
             problems.append(f"{config_path}: `stages`: {base[:60]!r} is not STAGE or STAGE-VARIANT")
             continue
+        if base.split("-")[0] == "pipeline":
+            problems.append(f"{config_path}: `stages`: {base} is a chain, which cannot be a stage of one; name its stages")
+            continue
         recipe, config = recipe_of(base), config_path.parent / f"{base}.yaml"
         if recipe.exists() and config.exists():
             problems += config_problems(config, recipe)
     if problems:
         raise InputError(*problems)
+
+
+def _check_order(stages: list[Stage], config_path: str) -> None:
+    """InputError for stages that are named twice, write into one another's folders, or read what only a later one writes:
+    they would fail after hours, or read what an earlier chain left there."""
+    problems = []
+    for i, later in enumerate(stages):
+        for first in stages[:i]:
+            folders = [Path(os.path.abspath(stage.output_dir)) for stage in (first, later)]
+            if first.name == later.name:
+                problems.append(f"{config_path}: `stages` names {later.name} twice; name each once")
+            elif folders[0].is_relative_to(folders[1]) or folders[1].is_relative_to(folders[0]):
+                what = f"{later.output_dir} is not apart from {first.name}'s, {first.output_dir}"
+                problems.append(f"{later.source}: output_dir: {what}; give each stage a folder of its own")
+            elif first.reads(later.output_dir):
+                what = f"{first.name} reads {later.output_dir}, which {later.name} writes after it"
+                problems.append(f"{config_path}: `stages`: {what}; put {later.name} before {first.name}")
+    if problems:
+        raise InputError(*dict.fromkeys(problems))
 
 
 def recipe_of(stage: str) -> Path:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import PurePath
@@ -175,6 +176,24 @@ def test_a_selection_of_no_stage_is_an_error(tmp_path):
     for values in ({"from_stage": "ppo", "to_stage": "sft"}, {"only": ["sft"], "from_stage": "dpo"}):
         with pytest.raises(InputError, match="--from, --to and --only leave none of tokenizer, pretrain"):
             planned(tmp_path / "o", **values)
+
+
+@pytest.mark.parametrize(
+    ("stages", "part"),
+    [
+        (["tokenizer", "sft", "pretrain"], "sft reads .*/pretrain, which pretrain writes after it; put pretrain before sft"),
+        (["tokenizer", "sft", "tokenizer"], "`stages` names tokenizer twice"),
+        (["sft", "pipeline"], "pipeline is a chain, which cannot be a stage"),
+        (["sft", "sft-more"], "sft-more.yaml: output_dir: .*/sft/more is not apart from sft's, .*/sft;"),
+    ],
+)
+def test_stages_in_a_wrong_order_or_folder_are_told_before_any_runs(tmp_path, stages, part):
+    shutil.copytree(ROOT / "configs" / "smoke", tmp_path / "c")
+    text = (tmp_path / "c" / "sft.yaml").read_text()
+    (tmp_path / "c" / "sft-more.yaml").write_text(text.replace("outputs/smoke/sft", "outputs/smoke/sft/more"))
+    arguments = PipelineArguments(stages=stages, output_dir=str(tmp_path / "o"))
+    with pytest.raises(InputError, match=part):
+        plan_stages(arguments, str(tmp_path / "c" / "pipeline.yaml"), force=False)
 
 
 def test_a_stage_says_itself_whether_it_trains():

@@ -11,7 +11,7 @@ from llmrecipes.keys.settings import Problems, Settings
 
 def room(s: Settings) -> Problems:
     """An `output_dir` that is not writable, or whose disk has too little space for the result."""
-    if "output_dir" not in s.keys or "force" not in s.keys or "stages" in s.keys:
+    if "output_dir" not in s.keys or "force" not in s.keys:
         return  # the stage has no output folder
     output_dir = s["output_dir"]
     if not output_dir:
