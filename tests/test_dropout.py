@@ -33,7 +33,7 @@ def opt(stage: str):
 
 @pytest.mark.parametrize("off", [True, False])
 @pytest.mark.parametrize("stage", STAGES)
-def test_dropout_is_off_where_the_key_says_so(stage, off, tmp_path):
+def test_dropout_is_off_where_the_key_says_so(stage, off, tmp_path, capsys):
     kind, arguments, rows, more = STAGES[stage]
     settings = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": "none", "max_steps": 1}
     settings |= {"max_completion_length": 8, "num_generations": 4} if stage == "grpo" else {}
@@ -49,3 +49,4 @@ def test_dropout_is_off_where_the_key_says_so(stage, off, tmp_path):
         first, second = model(input_ids=ids).logits, model(input_ids=ids).logits
     assert torch.equal(first, second) == off
     assert (model.config.dropout, model.config.attention_dropout) == ((0.0, 0.0) if off else (0.1, 0.3))
+    assert ("in the config.json that is saved: dropout 0.1, attention_dropout 0.3\n" in capsys.readouterr().out) == off
