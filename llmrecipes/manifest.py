@@ -94,17 +94,18 @@ def fingerprint(path: str | Path) -> str:
     return digest({name: entry[2] for name, entry in output_files(root).items()})
 
 
-def output_files(root: Path, flush: bool = False) -> dict[str, list]:
+def output_files(root: Path, flush: bool = False, below: Path | None = None) -> dict[str, list]:
     """Name -> [size, mtime in ns, digest] of each file that belongs to the result `root`, a file or folder.
 
-    flush: also flushes all of them to disk.
+    flush: also flushes all of them to disk. below: a file or folder in `root`; only what is there.
     """
+    part = below or root
     manifest = (read_manifest(root) or {}) if root.is_dir() else {}
     known = manifest.get("files")
     known = known if isinstance(known, dict) else {}
     of_training = any((root / name).exists() for name in (MANIFEST_FILE, "config.json", "adapter_config.json"))
     found = {}
-    for file in [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()):
+    for file in [part] if part.is_file() else sorted(p for p in part.rglob("*") if p.is_file()):
         name = "" if file == root else file.relative_to(root).as_posix()
         is_beside = (
             name in NOT_OUTPUT or "/" in name and name.startswith(NOT_OUTPUT_FOLDERS) or name == "README.md" and manifest
@@ -121,14 +122,27 @@ def output_files(root: Path, flush: bool = False) -> dict[str, list]:
     return found
 
 
+def run_of(path: Path) -> tuple[Path, dict] | None:
+    """(folder, manifest) of the run that wrote `path`: of this folder or, for a result in it, or a folder of them, of one up
+    to three levels above; None if there is no run. A checkpoint, a log or a completion is nobody's result."""
+    for folder in (path, *path.parents[:3]) if path.exists() else ():  # the name of a hub's model has no folder above it
+        manifest = read_manifest(folder)
+        if manifest and "stage" in manifest:
+            name = path.relative_to(folder).as_posix()
+            return None if name in NOT_OUTPUT or name.startswith(NOT_OUTPUT_FOLDERS) else (folder, manifest)
+    return None
+
+
 def is_finished(manifest: dict) -> bool:
     """Whether a run has written that it is finished: with it come its files, which a status changed by hand has not."""
     return manifest.get("status") == "finished" and isinstance(manifest.get("files"), dict)
 
 
-def altered_outputs(folder: Path, manifest: dict) -> tuple[str, str]:
-    """(what is gone, what has changed) of what the finished run of `manifest` wrote in `folder`; "" for nothing."""
-    there, known = output_files(folder), manifest["files"]
+def altered_outputs(folder: Path, manifest: dict, below: Path | None = None) -> tuple[str, str]:
+    """(what is gone, what has changed) of what the finished run of `manifest` wrote in `folder`, or of what is `below` a
+    file or folder in there; "" for nothing."""
+    there = output_files(folder, below=below)
+    known = {name: entry for name, entry in manifest["files"].items() if (folder / name).is_relative_to(below or folder)}
     changed = [name for name in known if name in there and not _is_digest(there[name][2], known[name])]
     return _listed([name for name in known if name not in there]), _listed(changed)
 

@@ -22,8 +22,8 @@ from llmrecipes.manifest import (
     global_batch,
     inputs_of,
     is_finished,
-    read_manifest,
     run_fingerprint,
+    run_of,
 )
 from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.sharding import launch_of
@@ -41,7 +41,7 @@ def describe_run(stage: str, run: RunArguments, args: StageArguments, configs: t
     launch = launch_of(args)
     batch = global_batch(given, launch["processes"]) if hasattr(args, "gradient_accumulation_steps") else None
     found = inputs_of(given)
-    _require_finished([*inputs, *found])
+    _require_finished([*inputs, *found], Path(args.output_dir))
     return {
         "stage": stage,
         "status": "running",
@@ -64,11 +64,12 @@ def describe_run(stage: str, run: RunArguments, args: StageArguments, configs: t
     }
 
 
-def _require_finished(paths: list[str | None]) -> None:
-    """InputError if one of `paths` is the folder of an unfinished run; a line for one that no longer holds what it wrote."""
+def _require_finished(paths: list[str | None], own: Path) -> None:
+    """InputError if one of `paths` is the folder of an unfinished run other than that in `own`, or lies in one; a line for
+    one that no longer holds what the run wrote."""
     for path in dict.fromkeys(filter(None, paths)):
-        manifest = read_manifest(path)
-        if not manifest or "stage" not in manifest:
+        folder, manifest = run_of(Path(path)) or (own, None)
+        if manifest is None or folder == own != Path(path):
             continue
         status, stage = manifest.get("status"), manifest["stage"]
         if not is_finished(manifest):
@@ -77,7 +78,7 @@ def _require_finished(paths: list[str | None]) -> None:
                 f"{path}: the {stage} run that writes it has not finished (its manifest.json says {status!r}{but}); wait "
                 "for it, or start it again"
             )
-        gone, changed = altered_outputs(Path(path), manifest)
+        gone, changed = altered_outputs(folder, manifest, Path(path))
         for files, how in ((gone, "gone"), (changed, "changed")):
             if files and int(os.environ.get("RANK", 0)) == 0:
                 print(f"{path}: {files} {how} since its {stage} run finished; what is there now is read", flush=True)

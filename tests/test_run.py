@@ -137,6 +137,34 @@ def test_finished_run_is_believed_only_with_the_files_that_it_wrote(tmp_path, ca
     assert read_manifest(tmp_path / "o")["status"] == "finished"
 
 
+def test_a_file_in_a_runs_folder_is_checked_as_the_folder_is(tmp_path, capsys):
+    """A single file, and a folder of them, of an unfinished run are refused; what else has changed there is not told."""
+    state, folder = start(tmp_path / "rank"), tmp_path / "rank"
+    (folder / "data" / "web").mkdir(parents=True)
+    for name in ("train.jsonl", "test.jsonl", "data/web/0.jsonl"):
+        (folder / name).write_text("{}\n")
+    (folder / "checkpoint-5").mkdir()
+
+    def read(name, output="other"):
+        capsys.readouterr()
+        config = {"datasets": [{"path": str(folder / name)}]}
+        check_run("sft", RunArguments(), Arguments(str(tmp_path / output)), (Arguments(str(tmp_path / output)), config))
+        return capsys.readouterr().out
+
+    for name in ("train.jsonl", "data/web"):
+        with pytest.raises(InputError, match=f"{folder / name}: the sample run that writes it has not finished"):
+            read(name)
+    assert read("checkpoint-5") == "", "while it trains, its checkpoints may be looked at"
+    finish_run(state, {}, made="thing")
+    assert read("train.jsonl") == read("data/web") == ""
+    (folder / "test.jsonl").write_text("{}\n{}\n")
+    (folder / "data" / "web" / "0.jsonl").unlink()
+    assert read("train.jsonl") == ""
+    told = "since its sample run finished; what is there now is read\n"
+    assert read("test.jsonl") == f"{folder / 'test.jsonl'}: test.jsonl changed {told}"
+    assert read("data/web") == f"{folder / 'data/web'}: data/web/0.jsonl gone {told}"
+
+
 def test_force_overwrites(tmp_path):
     finish_run(start(tmp_path / "o"), {}, made="thing")
     (tmp_path / "o" / "old.txt").write_text("x")
