@@ -136,7 +136,7 @@ def test_lines_of_a_data_sets_card_run(models, capsys):
         for files in configs.values():
             for file in files.values():
                 (folder / file).write_text('{"prompt": "What?"}\n')
-        run = SimpleNamespace(stage=stage, card=SimpleNamespace(license=None), manifest=manifest)
+        run = SimpleNamespace(stage=stage, card=SimpleNamespace(license=None, published=None), manifest=manifest)
         write_card(folder, "Rows", configs, "Text.", run)
         _, found = run_lines((folder / "README.md").read_text())
         assert found["rows"][0] == {"prompt": "What?"} and "What?" in capsys.readouterr().out

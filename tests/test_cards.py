@@ -9,6 +9,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from llmrecipes.cards.dataset import write_card
 from llmrecipes.cards.model import hide_paths, repo_name, write_model_card
+from llmrecipes.config import RunArguments
 from llmrecipes.preflight.machine import is_hub_id
 
 SECRET = "hf_" + "a1B2" * 8
@@ -239,7 +240,7 @@ def test_card_of_a_reward_model_has_the_intervals_and_the_verdict_of_its_health_
 
 
 def test_card_of_a_data_set_is_read_by_the_hubs_own_class(tmp_path):
-    card = SimpleNamespace(license="mit")
+    card = RunArguments(license="mit", published={"agreement": [0.73, "a data card"], "pairs": [61135, "a paper"]})
     run = SimpleNamespace(stage="rank", card=card, manifest={"command": f"python {tmp_path}/recipes/rank.py {SECRET}"})
     write_card(tmp_path, "Preference pairs", {"default": {"train": "train.jsonl"}}, "Simulated.", run)
     found = validate((tmp_path / "README.md").read_text(), DatasetCard)
@@ -247,6 +248,8 @@ def test_card_of_a_data_set_is_read_by_the_hubs_own_class(tmp_path):
     assert found.data.to_dict()["configs"][0]["data_files"] == [{"split": "train", "path": "train.jsonl"}]
     assert "## Intended use and limits" in found.text and "recipes/rank.py [removed]" in found.text
     assert str(tmp_path) not in found.text
+    told = "- Published by others, not measured here: "
+    assert f"Simulated.\n\n{told}agreement 0.73 (a data card)\n{told}pairs 61135 (a paper)\n\n## How to load" in found.text
 
 
 def test_settings_that_had_no_effect_are_not_listed(run):

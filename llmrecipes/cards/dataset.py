@@ -21,13 +21,20 @@ def write_jsonl(path: Path, rows: list[dict]) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+def published_figures(figures: dict | None) -> list[str]:
+    """A line for each figure of others, measure -> [value, source], that a YAML names as `published`."""
+    figures = (figures or {}).items()
+    return [f"- Published by others, not measured here: {name} {value:g} ({source})" for name, (value, source) in figures]
+
+
 def write_card(
     output_dir: Path, title: str, configs: dict[str, dict[str, str]], body: str, run=None, limits: str = LIMITS
 ) -> None:
     """Writes README.md, a data set card in the Hub's form.
 
     configs: name -> {split: file}; load_dataset uses the one called `default` by default. run: the `Run` that makes the
-    data; its licence, stage and command go on the card. limits: what the data are for, and what is wrong with them.
+    data; its licence, stage, command and what others published go on the card. limits: what the data are for, and what is
+    wrong with them.
     """
     entries = [
         {"config_name": name, "data_files": [{"split": split, "path": path} for split, path in files.items()]}
@@ -37,6 +44,8 @@ def write_card(
     head = DatasetCardData(pretty_name=title, configs=entries, **own).to_yaml()
     text = f"# {title}\n\n{body.strip()}\n"
     if run:
+        if figures := published_figures(run.card.published):
+            text += "\n" + "\n".join(figures) + "\n"
         name = loading_name(run.manifest.get("config", {}).get("output_dir") or output_dir)
         lines = "\n".join(load_rows(name, configs))
         text += f"\n## How to load\n\n`{name}` is this folder, or its repository on the Hub.\n\n```python\n{lines}\n```\n"

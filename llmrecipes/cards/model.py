@@ -5,6 +5,7 @@ from pathlib import Path, PurePath
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from llmrecipes.cards.dataset import published_figures
 from llmrecipes.cards.evaluations import (
     EARLIER,
     RESULTS_FILE,
@@ -223,16 +224,13 @@ def _planned(manifest: dict) -> list[str]:
 
 def _compared(manifest: dict) -> list[str]:
     """What the recipe expected against what it got, and others' figures with their sources."""
-    expected, published = manifest.get("expected") or {}, manifest["config"].get("published") or {}
+    expected = manifest.get("expected") or {}
     lines = [
         f"- The recipe expects {name} {v['expected']:g} ± {v['tolerance']:g}; "
         + (f"{v['got']:.4g}: {v['verdict']}" if v["got"] is not None else v["verdict"])
         for name, v in expected.items()
     ]
-    lines += [
-        f"- Published by others, not measured here: {name} {value:g} ({source})"
-        for name, (value, source) in published.items()
-    ]
+    lines += published_figures(manifest["config"].get("published"))
     return ["", *lines] if lines else []
 
 
