@@ -42,9 +42,14 @@ class FrozenObjects(TrainerCallback):
         gc.unfreeze()
 
 
+# Methods of Trainer, and of TRL's GRPOTrainer, that a weight that is not finite must not reach.
+READERS_OF_WEIGHTS = ("save_model", "evaluate", "_generate_and_score_completions")
+
+
 def stop_where_not_finite(trainer: Trainer) -> "NotFinite":
     """Ends training with InputError when a loss or gradient is NaN or infinite, before it reaches the weights; on a GPU a
-    step later, but before anything is evaluated or saved. The caller asks `check()` at the end."""
+    step later, but before anything is evaluated, saved or drawn from the model (GRPO's rollouts), which waits for the GPU
+    anyway. What else looks at the weights calls `trainer.require_finite()` first; the caller asks `check()` at the end."""
     training_step, get_grad_norm = trainer.training_step, trainer._get_grad_norm
     found = NotFinite(trainer)
     in_fp16 = trainer.accelerator.mixed_precision == "fp16"
@@ -71,7 +76,10 @@ def stop_where_not_finite(trainer: Trainer) -> "NotFinite":
         return checked
 
     trainer.training_step, trainer._get_grad_norm = checked_step, checked_norm
-    trainer.save_model, trainer.evaluate = checked_first(trainer.save_model), checked_first(trainer.evaluate)
+    for name in READERS_OF_WEIGHTS:
+        if hasattr(trainer, name):
+            setattr(trainer, name, checked_first(getattr(trainer, name)))
+    trainer.require_finite = found.check
     return found
 
 

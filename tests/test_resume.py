@@ -306,17 +306,19 @@ def test_in_fp16_a_loss_that_is_not_finite_stops_several_processes_too(precision
         trainer.training_step()
 
 
-def test_weights_that_are_not_finite_are_not_evaluated_on_a_gpu(tmp_path):
-    """There nobody has looked at the last step's gradient yet, and the evaluation would be logged as NaN."""
+@pytest.mark.parametrize("reader", ["evaluate", "_generate_and_score_completions"])
+def test_weights_that_are_not_finite_are_neither_evaluated_nor_drawn_from_on_a_gpu(tmp_path, reader):
+    """There nobody has looked at the last step's gradient yet: the evaluation would be logged as NaN, and drawing from NaN
+    (GRPO's next rollout) kills the CUDA context."""
     args = SimpleNamespace(device=torch.device("cuda"), world_size=1, output_dir=str(tmp_path))
     trainer = SimpleNamespace(args=args, accelerator=SimpleNamespace(mixed_precision="bf16"))
     trainer.state, trainer._get_grad_norm = SimpleNamespace(global_step=3), lambda: torch.tensor(float("inf"))
-    trainer.training_step = trainer.save_model = None
-    trainer.evaluate = lambda: pytest.fail("evaluated")
+    trainer.training_step = trainer.save_model = trainer.evaluate = None
+    setattr(trainer, reader, lambda: pytest.fail("read"))
     stop_where_not_finite(trainer)
     trainer._get_grad_norm()
     with pytest.raises(InputError, match="step 3: the gradient is not finite"):
-        trainer.evaluate()
+        getattr(trainer, reader)()
 
 
 def test_a_gpu_is_kept_busy_unless_the_config_says_how():

@@ -14,6 +14,7 @@ from llmrecipes.config import InputError
 from llmrecipes.evaluation.watch import WatchArguments, add_watch, load_watch
 from llmrecipes.evaluation.watch_win_rate import RewardComparison
 from llmrecipes.models import build_policy
+from llmrecipes.pacing import NotFinite, stop_where_not_finite
 from llmrecipes.tokenizers import train_tokenizer
 from llmrecipes.tokens.blocks import collate_blocks
 
@@ -110,6 +111,27 @@ def test_what_is_learned_is_the_same_bit_for_bit(tmp_path, judge, reward_model, 
     curve = [(e["step"], e["watch/tinytown_grammar"]) for e in watched.state.log_history if "watch/tinytown_grammar" in e]
     assert curve == [(row["step"], row["scores"]["tinytown_grammar"]["value"]) for row in rows]
     assert watched.model.training == plain.model.training
+
+
+def test_weights_that_are_not_finite_are_not_watched_on_a_gpu(tmp_path, monkeypatch):
+    """There a step's gradient is looked at only in the next step, but here before anything is drawn from the weights."""
+    monkeypatch.setattr(NotFinite, "is_late", property(lambda self: True, lambda self, value: None), raising=False)
+
+    real = Trainer.train
+
+    def train_checked(trainer, **kwargs):
+        norm = trainer._get_grad_norm
+        trainer._get_grad_norm = lambda *a, **k: (
+            norm(*a, **k) if trainer.state.global_step < 3 else torch.tensor(float("inf"))
+        )
+        stop_where_not_finite(trainer)
+        return real(trainer, **kwargs)
+
+    monkeypatch.setattr(Trainer, "train", train_checked)
+    with pytest.raises(InputError, match="step 3: the gradient is not finite"):
+        train(tmp_path, "o", watching())
+    rows = [json.loads(line) for line in (tmp_path / "o" / "watch.jsonl").open()]
+    assert [row["step"] for row in rows] == [0, 2]
 
 
 def test_rows_beyond_the_share_of_time_are_left_out(tmp_path, capsys):

@@ -166,6 +166,8 @@ class Watch(TrainerCallback):
             print("watch: judge " + ", ".join(f"{key[6:]} {value:,}" for key, value in numbers.items()), flush=True)
 
     def _take(self, args, state, control, model) -> None:
+        # On a GPU the gradient of this step has not been looked at yet; in each process, or the others would wait for one.
+        getattr(self.trainer, "require_finite", lambda: None)()
         if not state.is_world_process_zero:
             return
         allowed = self.args.watch_share * (time.monotonic() - self.started)
