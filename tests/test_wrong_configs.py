@@ -138,6 +138,7 @@ def test_links_that_lead_nowhere_and_long_names_are_no_folder_for_a_run(paths, t
 
 def test_a_chains_folder_that_is_a_file_is_told_before_its_stages_run(tmp_path):
     (tmp_path / "a_file").write_text("x")
-    argv = ["--config", "configs/smoke/pipeline.yaml", "--output_dir", str(tmp_path / "a_file")]
+    chain = Path(__file__).parent.parent / "configs/smoke/pipeline.yaml"
+    argv = ["--config", str(chain), "--output_dir", str(tmp_path / "a_file")]
     with pytest.raises(InputError, match="a_file is a file; name a folder"):
         parse(*recipe_types("pipeline"), argv=argv, inputs_exist=True)
