@@ -26,6 +26,7 @@ from llmrecipes.adapters import merge_all, read_chain
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.gguf import local_model
 from llmrecipes.data.tables import say
+from llmrecipes.encoders import only_pooler_is_new, pad_before_positions, require_own_padding
 from llmrecipes.head_sizes import attention_reads_head_dim, require_fitting_heads
 from llmrecipes.sharding import make_shardable
 from llmrecipes.templates import end_of_turn
@@ -110,6 +111,7 @@ def load_reward_model(
     base."""
     reward_model = _load(AutoModelForSequenceClassification, model, tokenizer, trust_remote_code, num_labels=1)
     if tokenizer is not None:
+        require_own_padding(reward_model, tokenizer, model.model_name_or_path)
         reward_model.config.pad_token_id = tokenizer.pad_token_id
     return reward_model
 
@@ -179,7 +181,8 @@ def num_embeddings(model: PreTrainedModel) -> int:
 
 def context_length(model: PreTrainedModel) -> int | None:
     """Longest sequence in tokens that the model's positions allow; None if its config does not say."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest, pad = getattr(model.config.get_text_config(), "max_position_embeddings", None), pad_before_positions(model)
+    return longest if longest is None or pad is None else longest - pad - 1
 
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -360,9 +363,11 @@ def _require_own_tokens(model: ModelArguments, tokenizer: PreTrainedTokenizerBas
 
 def _require_weights(loaded: PreTrainedModel, missing: set[str], path: str, whole: str) -> None:
     """InputError if weights are missing from the files, for which transformers silently uses random numbers; only a
-    classifier's head may be new."""
+    classifier's head may be new, and with it its pooler."""
     trunk = f"{loaded.base_model_prefix}."
-    if lost := sorted(key for key in missing if loaded.can_generate() or key.startswith(trunk)):
+    if only_pooler_is_new(loaded, missing):
+        say(f"{path}: has no pooler, the layer between trunk and head; it begins as random numbers, as the head does")
+    elif lost := sorted(key for key in missing if loaded.can_generate() or key.startswith(trunk)):
         about = f"{whole}, the base of {path}" if whole != path else path
         raise InputError(
             f"{about}: {len(lost)} weights that its config.json implies are in none of its files, such as "

@@ -41,6 +41,7 @@ LAYERS = {
         "adapters",
         "answer_masks",
         "attention",
+        "encoders",
         "head_sizes",
         "cpu",
         "templates",
