@@ -14,6 +14,7 @@ from judge_server import judge_servers, verdict
 
 import llmrecipes.judging.endpoint as endpoints
 from llmrecipes.config import InputError
+from llmrecipes.judging.arguments import JudgeArguments
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -151,3 +152,12 @@ def test_the_key_follows_no_redirect(serve, monkeypatch):
 def test_halves_of_characters_are_written_as_question_marks():
     with raw_server(answer_of(said_json("a\ud800b"))) as url:
         assert endpoints.Endpoint(url, "m").ask("?", 9) == "a?b"
+
+
+def test_a_key_variable_that_is_not_set_is_one_line(monkeypatch):
+    monkeypatch.delenv("MY_KEY", raising=False)
+    args = JudgeArguments(judge_url="http://127.0.0.1:1/v1", judge_model="m", judge_key_variable="MY_KEY")
+    with pytest.raises(InputError, match="judge_key_variable: MY_KEY is not set"):
+        endpoints.check_judge(args, "`judge: llm`")
+    monkeypatch.setenv("MY_KEY", "secret")
+    endpoints.check_judge(args, "`judge: llm`")

@@ -191,6 +191,17 @@ def test_keys_that_nothing_reads_are_named(words, told, stage="kto"):
     assert line.startswith(f"command line: {told}")
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--data_seed 3 --train_sampling_strategy sequential", "data_seed: has no effect with `train_sampling_strategy"),
+        ("--packing --pad_to_multiple_of 8", "pad_to_multiple_of: has no effect on rows without padding"),
+    ],
+)
+def test_keys_of_sft_that_nothing_reads_are_named(words, told):
+    test_keys_that_nothing_reads_are_named(words, told, "sft")
+
+
 ROLLOUT = "--gradient_accumulation_steps 4 --per_device_train_batch_size 8"
 
 

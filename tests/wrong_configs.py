@@ -139,6 +139,7 @@ hub_token: hf_secret | set HF_TOKEN
 fsdp: full_shard auto_wrap | launch with configs/accelerate/fsdp2.yaml
 fsdp: true | launch with configs/accelerate/fsdp2.yaml
 deepspeed: {tmp}/zero9.json | does not exist
+deepspeed: {zero_optimization: {stage: 2}} | needs a launcher, for a single process too
 dataloader_num_workers: -1 | must be at least 0
 dataloader_prefetch_factor: 2 | set `dataloader_num_workers`
 dataloader_persistent_workers: true | there are no workers
@@ -444,6 +445,7 @@ sapo_temperature_pos: 2 | has no effect without `loss_type: sapo`
 loss_type: sapo; epsilon: 0.1 | has no effect without `loss_type: grpo`
 entropy_target: 0.5 | has no effect without `use_adaptive_entropy: true`
 log_unique_prompts: true | has no effect without `log_completions: true`
+log_completions: true; log_completions_hub_repo: a/b | log_completions_hub_repo: no token; set HF_TOKEN
 use_vllm: true | vLLM is not installed
 vllm_gpu_memory_utilization: 0.5 | has no effect without `use_vllm: true`
 remove_unused_columns: true | that reward functions read
@@ -599,6 +601,7 @@ model_revision: v1 | all of `models` are folders
 num_samples: 3; sample_temperature: 0 | has no effect with `sample_temperature: 0`
 judge_url: http://127.0.0.1:1/v1 | has no effect without `judge: llm`
 judge_concurrency: 2 | has no effect without `judge: llm`
+judge: llm; judge_url: http://a/v1; judge_model: m; judge_pairs: false; judge_guidelines: {file} | with `judge_pairs: false`
 judge_guidelines: {file} | has no effect without `judge: llm`
 test_split_size: 0.5 | has no effect here
 num_samples: -1 | must be at least 1

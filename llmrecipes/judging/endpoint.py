@@ -178,6 +178,9 @@ def check_judge(args: JudgeArguments, needed_by: str) -> None:
     for key in ("judge_url", "judge_model"):
         if not getattr(args, key):
             raise InputError(f"{key}: is missing, which {needed_by} needs")
+    variable = args.judge_key_variable
+    if variable != JudgeArguments.judge_key_variable and not os.environ.get(variable):
+        raise InputError(f"judge_key_variable: {variable} is not set, so no key would be sent; set it, or leave this out")
     if args.judge_price and len(args.judge_price) != 2:
         raise InputError("judge_price: give two numbers, dollars per million prompt and per million completion tokens")
 

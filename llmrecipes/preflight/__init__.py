@@ -135,6 +135,16 @@ def _harmless(s: Settings, trackers: set[str]) -> Problems:
             f"has no effect with `report_to: {others}`, only with trackio (wandb reads `env: {{WANDB_PROJECT: ...}}`)",
         ),
         (
+            "data_seed",
+            s["train_sampling_strategy"] == "sequential",
+            "has no effect with `train_sampling_strategy: sequential`",
+        ),
+        (
+            "pad_to_multiple_of",
+            s["padding_free"] or s["packing"] and s["packing_strategy"] != "wrapped",
+            "has no effect on rows without padding (`packing`, `padding_free`)",
+        ),
+        (
             "lora_dropout",
             s["use_peft"] and s["disable_dropout"] and s["lora_dropout"],
             "has no effect with `disable_dropout: true`, this stage's default, which turns the adapter's off too",

@@ -260,6 +260,8 @@ def _judge(s: Settings) -> Problems:
         for key in (*JUDGE, "judge_pairs", "judge_guidelines"):
             if s.given(key):
                 yield key, "has no effect without `judge: llm`"
+    elif s["judge_pairs"] is False and s.given("judge_guidelines"):
+        yield "judge_guidelines", "has no effect with `judge_pairs: false`; leave it out"
     if "watch_steps" in s.keys and not s["judge_url"]:
         for key in (*JUDGE[1:], "judge_guidelines"):
             if s.given(key):

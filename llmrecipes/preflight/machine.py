@@ -230,6 +230,11 @@ def packages(s: Settings) -> Problems:
         yield "use_vllm", "vLLM is not installed (pip install vllm; it needs a GPU); leave it out"
     if s["deepspeed"] and not installed("deepspeed"):
         yield "deepspeed", "deepspeed is not installed (pip install deepspeed)"
+    elif s["deepspeed"] and not {"RANK", "OMPI_COMM_WORLD_RANK"} & os.environ.keys():
+        yield (
+            "deepspeed",
+            "needs a launcher, for a single process too; start it with configs/accelerate/zero2.yaml or zero3.yaml",
+        )
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     inductor = s["torch_compile"] and s["torch_compile_backend"] in (None, "inductor")
     if inductor and not shutil.which(compiler) and not shutil.which("nvidia-smi"):  # on a GPU, Triton compiles
@@ -268,21 +273,22 @@ def ports(s: Settings) -> Problems:
 
 def hub(s: Settings) -> Problems:
     """Whether a push at the end will be permitted: asked now, not after hours of training."""
-    if not s["push_to_hub"]:
+    key = next((key for key in ("push_to_hub", "log_completions_hub_repo") if s[key]), None)
+    if key is None:
         return
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        yield "push_to_hub", "HF_HUB_OFFLINE is set, so nothing can be pushed; unset it, or push later by recipes/push.py"
+        yield key, "HF_HUB_OFFLINE is set, so nothing can be pushed; unset it, or push later by recipes/push.py"
         return
     from huggingface_hub import HfApi, get_token
 
     if not get_token():
-        yield "push_to_hub", "no token; set HF_TOKEN, or log in by `hf auth login`, or push later by recipes/push.py"
+        yield key, "no token; set HF_TOKEN, or log in by `hf auth login`, or push later by recipes/push.py"
         return
     try:
         HfApi().whoami()
     except Exception as error:  # no network, a proxy's answer, an expired token
         reason = str(error).split("\n")[0][:120] or type(error).__name__
-        yield "push_to_hub", f"the hub does not let this token in ({reason}); or push later by recipes/push.py"
+        yield key, f"the hub does not let this token in ({reason}); or push later by recipes/push.py"
 
 
 CHECKS = (inputs, models, tokens, packages, room, ports, hub)
