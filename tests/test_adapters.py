@@ -70,23 +70,25 @@ LLAMA_FIRST = pytest.mark.parametrize("kind", ["llama", pytest.param("gpt2", mar
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
+INSIDE = [{}, {"use_dora": True}, {"use_rslora": True}, {"bias": "all"}, {"target_modules": "all-linear"}]
+AT_AN_END = [
+    {"modules_to_save": ["lm_head"]},
+    {"modules_to_save": ["embeddings"]},
+    {"target_modules": ["lm_head", "mlp.up_proj", "mlp.c_fc"]},
+    {"target_modules": ["embeddings"]},
+    {"trainable_token_indices": {"embeddings": [1, 2]}},
+]
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("tied", "changes"),
     [
-        {},
-        {"use_dora": True},
-        {"use_rslora": True},
-        {"bias": "all"},
-        {"target_modules": "all-linear"},
-        {"modules_to_save": ["lm_head"]},
-        {"modules_to_save": ["embeddings"]},
-        {"target_modules": ["lm_head", "mlp.up_proj", "mlp.c_fc"]},
-        {"target_modules": ["embeddings"]},
-        {"trainable_token_indices": {"embeddings": [1, 2]}},
+        pytest.param(tied, changes, marks=[pytest.mark.long] * (tied and changes in INSIDE))
+        for tied in (False, True)
+        for changes in INSIDE + AT_AN_END
     ],
     ids=str,
 )
-@pytest.mark.parametrize("tied", [False, True])
 def test_adapter_loads_as_what_was_trained_and_so_does_the_whole_model(kind, base, tokenizer, tmp_path, changes, tied):
     named = json.loads(json.dumps(changes).replace("embeddings", EMBEDDINGS[kind]))
     start = build_policy(CONFIGS[kind] | {"tie_word_embeddings": tied}, tokenizer)

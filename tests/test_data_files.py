@@ -180,8 +180,14 @@ def test_no_file_is_called_unread_that_is_read(tmp_path):
     assert "a.jsonl, b.jsonl, my-train.jsonl" in unread(path=str(tmp_path))
 
 
-@pytest.mark.parametrize("end", [".jsonl", ".json", ".csv", ".txt.gz", ".parquet"])
-@pytest.mark.parametrize("name", ["test", "val", "dev-1", "my_eval"])
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        pytest.param(name, end, marks=[pytest.mark.long] * (name != "test" and end != ".jsonl"))
+        for name in ("test", "val", "dev-1", "my_eval")
+        for end in (".jsonl", ".json", ".csv", ".txt.gz", ".parquet")
+    ],
+)
 def test_files_of_another_split_are_no_training_rows(tmp_path, end, name):
     for file in ("part-0", "part-1", "latest"):
         write_rows(tmp_path / f"{file}{end}", [{"text": file}])

@@ -18,5 +18,5 @@ def test_what_once_broke_is_one_line_or_fine(kind, example):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_inputs_of_every_kind_end_in_a_result_or_in_one_line(kind):
-    counts, broken = fuzz(kind, examples=40, start=7)
-    assert not broken and sum(counts.values()) >= 30
+    counts, broken = fuzz(kind, examples=20, start=7)
+    assert not broken and sum(counts.values()) >= 15

@@ -44,7 +44,10 @@ def test_two_processes_read_one_yaml_that_is_written_before_they_start(tmp_path,
     assert f"output_dir: {bench.home}/sft-lora\n" in (tmp_path / "sft-lora.yaml").read_text()
 
 
-@pytest.mark.parametrize("stages", ["tokenizer,pretrain", pytest.param("merge,push", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "stages",
+    ["tokenizer", *(pytest.param(stages, marks=pytest.mark.long) for stages in ("tokenizer,pretrain", "merge,push"))],
+)
 def test_killed_stages_end_with_the_files_of_an_undisturbed_run(stages):
     done = run_python("benchmarks/kill.py", "--kills", "2", "--seed", "3", "--stages", stages, timeout=1200)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -185,6 +185,7 @@ def test_two_processes_resume_as_if_uninterrupted(outputs):
     assert (resumed / "model.safetensors").read_bytes() == (uninterrupted / "model.safetensors").read_bytes()
 
 
+@pytest.mark.long  # as continuing with other micro-batches (test_resume.py) and in two processes (above)
 def test_one_process_then_two_then_one_end_where_one_does_up_to_rounding(outputs, inputs, tmp_path):
     """At the same global batch, each goes on from the checkpoint of the one before. Muon makes updates of one size out of
     gradients of any, so that rounding grows: two processes without a break are as far from one."""

@@ -20,7 +20,8 @@ from llmrecipes.ppo.compilation import check_compilation, compile_layers
 
 LORA = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
 KINDS = {
-    "separate": ("aot_eager", {}),
+    "separate": ("eager", {}),
+    "aot_eager": ("aot_eager", {}),
     "lora": ("eager", {"trainer_arguments": {"peft_config": LORA}, "activation_checkpointing": True}),
 }
 
@@ -59,7 +60,9 @@ def assert_close(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
         torch.testing.assert_close(got[name], tensor, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("kind", ["separate", pytest.param("lora", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "kind", ["separate", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("aot_eager", "lora"))]
+)
 def test_it_trains_as_uncompiled_compiles_in_the_first_rollout_alone_and_saves_the_same_names(tmp_path, kind):
     backend, arguments = KINDS[kind]
     plain, frames = run(tmp_path / "plain", **arguments)
@@ -73,7 +76,9 @@ def test_it_trains_as_uncompiled_compiles_in_the_first_rollout_alone_and_saves_t
     assert [entry["ratio"] for entry in first] == pytest.approx([1.0] * 3, abs=1e-6)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "backend", ["eager", *(pytest.param(name, marks=pytest.mark.long) for name in ("aot_eager", "inductor"))]
+)
 def test_a_run_continued_within_a_rollout_ends_bit_equal(tmp_path, backend):
     whole, _ = run(tmp_path / "whole", backend)
     if backend == "inductor":  # compiles for the shapes it meets first; those of another rollout now

@@ -81,7 +81,7 @@ def test_an_evaluation_does_not_change_the_gradient_of_a_loaded_model(base):
     assert gradients[0].norm() > 0 and torch.equal(*gradients)
 
 
-@pytest.mark.parametrize("value_model", ["shared", "separate"])
+@pytest.mark.parametrize("value_model", ["shared", pytest.param("separate", marks=pytest.mark.long)])
 def test_a_policy_in_four_bits_is_trained_saved_resumed_and_reloaded(base, tmp_path, value_model):
     def trainer():
         return toys.trainer(

@@ -81,7 +81,7 @@ def whole(tmp_path_factory):
     return run(tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("seed", range(KILL_POINTS))
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.long] * (seed > 0)) for seed in range(KILL_POINTS)])
 def test_killed_anywhere_and_started_again_ends_bit_equal(tmp_path, whole, seed):
     chance = random.Random(seed)
     death = chance.randrange(5, 14), chance.uniform(0, 0.2)  # of a step that takes less, with ten more to come
@@ -135,7 +135,7 @@ import torch, test_ppo_resume as t
 from peft import LoraConfig
 folder, kind = Path({folder!r}), {kind!r}
 extra = t.KINDS[kind]()
-arguments = dict(max_steps=8, per_device_train_batch_size=2, save_total_limit=None, seed=3, **extra)
+arguments = dict(max_steps=6, per_device_train_batch_size=2, save_steps=3, save_total_limit=None, seed=3, **extra)
 whole = t.run(folder, **arguments)
 resumed = t.run(folder, resume=str(folder / "checkpoint-3"), **arguments)
 t.assert_same(whole, resumed)
@@ -155,7 +155,8 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# `shared` resumes in two processes under FSDP too (test_ppo_topologies.py).
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.long] * (kind == "shared")) for kind in KINDS])
 def test_two_processes_save_resume_and_stay_equal(tmp_path, kind):
     toys.run_two(tmp_path / "two_ranks.py", TWO_RANKS.format(folder=str(tmp_path), kind=kind))
     assert (tmp_path / "final" / ("adapter_model.safetensors" if kind == "lora" else "model.safetensors")).is_file()

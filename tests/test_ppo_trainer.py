@@ -108,20 +108,25 @@ def test_gradient_does_not_depend_on_the_micro_batches(tmp_path, size, accumulat
 TWO_RANKS = """
 from pathlib import Path
 import torch, test_ppo_trainer as tests
-weights = tests.one_step(Path({folder!r}), per_device_train_batch_size=2, gradient_accumulation_steps=2, **{extra!r})
-if torch.distributed.get_rank() == 0:
-    torch.save(weights, {folder!r} + "/weights.pt")
+for name, extra in tests.DDP.items():
+    weights = tests.one_step(Path({folder!r}), per_device_train_batch_size=2, gradient_accumulation_steps=2, **extra)
+    if torch.distributed.get_rank() == 0:
+        torch.save(weights, {folder!r} + f"/{{name}}.pt")
 import ppo_toys
 ppo_toys.leave()
 """
 
 
-@pytest.mark.parametrize("extra", [{}, {"ddp_find_unused_parameters": True}], ids=str)
-def test_gradient_of_two_processes_equals_that_of_one(tmp_path, extra):
-    toys.run_two(tmp_path / "two_ranks.py", TWO_RANKS.format(folder=str(tmp_path), extra=extra))
-    one, two = one_step(tmp_path / "one"), torch.load(tmp_path / "weights.pt")
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=1e-4)
+DDP = {"default": {}, "find_unused": {"ddp_find_unused_parameters": True}}
+
+
+def test_gradient_of_two_processes_equals_that_of_one(tmp_path):
+    toys.run_two(tmp_path / "two_ranks.py", TWO_RANKS.format(folder=str(tmp_path)))
+    one = one_step(tmp_path / "one")
+    for kind in DDP:
+        two = torch.load(tmp_path / f"{kind}.pt")
+        for name in one:
+            torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=1e-4, msg=f"{kind}: {name}")
 
 
 # ---- TrainingArguments hold ----
@@ -284,7 +289,7 @@ def free_kl(tmp_path_factory):
     return last_kl(tmp_path_factory.mktemp("free"), "k1", 0.0)
 
 
-@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("estimator", ["k1", *(pytest.param(name, marks=pytest.mark.long) for name in ("k2", "k3"))])
 def test_kl_in_the_loss_holds_the_policy_near_the_reference(tmp_path, estimator, free_kl):
     assert last_kl(tmp_path, estimator, 2.0) < 0.5 * free_kl
 
@@ -343,7 +348,7 @@ def test_token_bandit_is_learned(tmp_path):
     assert scores[0] < 0.05 and sum(scores[-3:]) / 3 >= 0.6
 
 
-@pytest.mark.parametrize("pad_is_eos", [False, True])
+@pytest.mark.parametrize("pad_is_eos", [pytest.param(False, marks=pytest.mark.long), True])
 def test_stopping_early_is_learned_with_any_pad(tmp_path, pad_is_eos):
     trainer = toys.trainer(
         tmp_path,

@@ -295,7 +295,7 @@ def test_finish_reason_says_whether_the_model_ended_the_response(tmp_path, serve
     torch.nn.init.zeros_(trainer.model.policy.lm_head.weight)  # each token as likely as any other
     options = {"eos_token_ids": trainer.eos_token_ids, "stopping_criteria": trainer.stopping_criteria}
     with torch.no_grad():
-        responses = ask(trainer, [[65, 66]] * 250, **options)
+        responses = ask(trainer, [[65, 66]] * 120, **options)
     ends = {"eos": 0, "string": 0, "special": 0, "length": 0}
     for response in responses:
         ids, text = response.token_ids, tok.decode(response.token_ids)
@@ -307,7 +307,7 @@ def test_finish_reason_says_whether_the_model_ended_the_response(tmp_path, serve
         assert not set(trainer.eos_token_ids) & set(ids[:-1]) and len(response.logprobs) == len(ids)
         assert not any(string in tok.decode(ids[:-1]) for string in strings)
     assert all(count > 1 for count in ends.values()), ends
-    assert len({tuple(response.token_ids) for response in responses}) > 200  # each has its own seed
+    assert len({tuple(response.token_ids) for response in responses}) > 100  # each has its own seed
     assert not [record for record in caplog.records if record.name.startswith("urllib3")]  # nothing retried or dropped
 
 

@@ -91,6 +91,7 @@ def test_by_keys_with_a_tie_a_flag_a_skip_and_undo(tmp_path, browser):
         assert to_rankings(store.judgements())[0]["all_bad"] and not page.trouble and not page.remote
 
 
+@pytest.mark.long
 def test_by_keyboard_alone_through_the_buttons(tmp_path, browser):
     """What a screen reader's user does: Tab to a button, Enter; the focus stays, the status speaks."""
     store = Store(tmp_path / "s.sqlite", samples())
@@ -177,6 +178,7 @@ def test_two_annotators_at_once(tmp_path, browser, users):
     assert sorted(row["annotator"] for row in store.judgements()) == ["ann", "bob"]
 
 
+@pytest.mark.long
 def test_on_a_phone(tmp_path, browser):
     rows = samples(3)
     rows[0]["responses"] = rows[1]["responses"] = rows[2]["responses"] = [

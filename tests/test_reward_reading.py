@@ -42,7 +42,14 @@ def tokenizer(pad_is_eos: bool, bos: bool):
 
 
 @pytest.fixture(
-    scope="module", params=[(k, p, b) for k in ARCHITECTURES for p in (False, True) for b in (False, True)], ids=str
+    scope="module",
+    params=[
+        pytest.param((kind, pad, bos), marks=[pytest.mark.long] * ((kind == "llama") != (pad == bos)))
+        for kind in ARCHITECTURES
+        for pad in (False, True)
+        for bos in (False, True)
+    ],
+    ids=str,
 )
 def folder(request, tmp_path_factory):
     kind, pad_is_eos, bos = request.param

@@ -62,7 +62,9 @@ launch(main, argv=[])
 """
 
 
-@pytest.mark.parametrize(("error", "code"), [("", 0), ("InputError", 2), ("ValueError", 1)])
+@pytest.mark.parametrize(
+    ("error", "code"), [("", 0), ("InputError", 2), pytest.param("ValueError", 1, marks=pytest.mark.long)]
+)
 def test_a_process_of_a_launch_leaves_with_its_code_when_all_is_written(error, code):
     command = [sys.executable, "-c", RANK, *filter(None, [error])]
     environment = os.environ | {"WORLD_SIZE": "2", "PYTHONPATH": str(ROOT)}

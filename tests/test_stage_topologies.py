@@ -31,11 +31,12 @@ RUNS = {
     "kto": {"stage": "kto"},
     "grpo": {"stage": "grpo"},
 }
+FIRST = {"fsdp2": ("fresh", "lora", "reward", "grpo"), "zero2": (), "zero3": ("packed", "reward", "grpo")}
 
 
 def is_long(topology: str, run: str) -> bool:
-    """ZeRO-3 shards what ZeRO-2 does and the weights too; `fresh`, `lora` and `dpo` go the other runs' ways."""
-    return topology == "zero2" or run in ("muon_bf16", "pretrain", "sft") or (topology, run) == ("zero3", "kto")
+    """ZeRO-3 shards what ZeRO-2 does and the weights too; GRPO has a sharded reference as DPO and KTO have."""
+    return run not in FIRST[topology]
 
 
 SHARDED_RUNS = [
@@ -57,18 +58,19 @@ def run_all(inputs: Path, outputs: Path, topology: str, names: list[str]) -> Non
         save_state(trainer)
 
     Trainer.save_state = record_shares
+    settings = {"learning_rate": 1e-3, "eval_strategy": "steps", "eval_steps": STEPS - 1, "test_split_size": 4}
+    if "zero" in topology:
+        with pytest.raises(SystemExit, match="^2$"):
+            run_recipe("pretrain", inputs, outputs / "refused", num_processes=2, **settings)
     for name in names:
-        changes = RUNS[name]
         # Whatever this CPU has: it decides in which precision Muon works.
         torch.cpu.get_capabilities = lambda fast=name == "muon_bf16": {"amx_bf16": fast}
-        settings = {"learning_rate": 1e-3, "eval_strategy": "steps", "eval_steps": STEPS - 1, "test_split_size": 4} | changes
+        changes = settings | RUNS[name]
         if name == "pretrain":
-            settings["model_name_or_path"] = f"{inputs}/model"
+            changes["model_name_or_path"] = f"{inputs}/model"
         if name == "fresh" and "zero" in topology:
-            with pytest.raises(SystemExit, match="^2$"):
-                run_recipe(inputs=inputs, output_dir=outputs / "refused", num_processes=2, **settings)
-            settings["optimizer"] = "adamw"
-        run_recipe(inputs=inputs, output_dir=outputs / name, num_processes=2, **settings)
+            changes["optimizer"] = "adamw"
+        run_recipe(inputs=inputs, output_dir=outputs / name, num_processes=2, **changes)
         if topology == "ddp":  # its resuming is tested in test_launch.py
             continue
         torch.distributed.barrier()
@@ -76,7 +78,7 @@ def run_all(inputs: Path, outputs: Path, topology: str, names: list[str]) -> Non
             shutil.copytree(outputs / name, outputs / "resumed" / name)
             interrupt(outputs / "resumed" / name)
         torch.distributed.barrier()
-        run_recipe(inputs=inputs, output_dir=outputs / "resumed" / name, num_processes=2, **settings)
+        run_recipe(inputs=inputs, output_dir=outputs / "resumed" / name, num_processes=2, **changes)
     if topology == "fsdp2":
         run_recipe("dpo", inputs, outputs / "bf16", num_processes=2, bf16=True)
     if topology == "ddp":  # at the end: in this process it is FSDP from now on
@@ -87,7 +89,7 @@ def run_all(inputs: Path, outputs: Path, topology: str, names: list[str]) -> Non
 def launch(inputs, tmp_path_factory, request):  # noqa: F811
     """topology -> the folder of its runs, of which those that the selected tests read are made when first asked for."""
     done, tests = {}, [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
-    selected = [(test.callspec.params["topology"], test.callspec.params.get("run", "fresh")) for test in tests]
+    selected = [(test.callspec.params["topology"], test.callspec.params.get("run")) for test in tests]
 
     def start(topology: str) -> Path:
         if topology not in done:

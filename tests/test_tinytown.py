@@ -109,8 +109,9 @@ def test_no_training_text_asks_a_held_out_question():
     questions, asked = ([normalised(q) for item in part for q in item.questions] for part in (held_out, practised))
     texts = normalised_texts()
     assert len(held_out) > 500
-    assert occurring([q for q in questions if len(q.split()) > 3], texts) == []
-    assert len(occurring([q for q in asked if len(q.split()) > 3], texts)) > 1000  # the search does find questions
+    found = set(occurring([q for q in questions + asked if len(q.split()) > 3], texts))
+    assert not found & set(questions)
+    assert len(found & set(asked)) > 1000  # the search does find questions
 
 
 def test_no_training_text_asks_about_a_held_out_attribute_of_a_person_in_other_words():
