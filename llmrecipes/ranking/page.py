@@ -22,10 +22,11 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
 from llmrecipes.config import InputError
+from llmrecipes.ranking.items import FLAGS
 from llmrecipes.ranking.logins import NAME_COOKIE, Logins, RateLimit, add_login_routes, address_of, find_user
 from llmrecipes.ranking.quality import measure_quality
 from llmrecipes.ranking.quality_page import quality_page
-from llmrecipes.ranking.store import FLAGS, Store
+from llmrecipes.ranking.store import Store
 from llmrecipes.ranking.users import NAME, User
 from llmrecipes.web import FRONTEND, LOOPBACK, Guard, import_gradio, mount, refusal
 

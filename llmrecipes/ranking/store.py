@@ -9,7 +9,6 @@ synchronous=FULL), so that killing the server loses nothing that the page has re
 
 import hashlib
 import json
-import re
 import sqlite3
 import statistics
 import threading
@@ -20,10 +19,10 @@ from pathlib import Path
 from random import Random
 
 from llmrecipes.config import InputError
-from llmrecipes.formats import check_ranking, turn_text
+from llmrecipes.formats import turn_text
+from llmrecipes.ranking.items import in_stored_order
 from llmrecipes.ranking.schema import open_database
 
-FLAGS = ("harmful", "untrue", "rude", "off-topic")
 LEASE_SECONDS = 3600  # an item given out but not judged for this long may be given to somebody else
 REPEAT_GAP = 8  # positions between an item and its repetition
 # The only string ever inserted into the text of a query; values are passed as parameters (nosec B608 below).
@@ -263,7 +262,7 @@ class Store:
                 raise InputError(f"{where}: kind {kind!r} is not one of rank, skip, undo")
             is_rank = kind == "rank"
             if is_rank:
-                ranking, flags = _in_stored_order(ranking, flags or {}, sample["responses"], order, where)
+                ranking, flags = in_stored_order(ranking, flags or {}, sample["responses"], order, where)
             row = {
                 "id": judgement_id,
                 "annotator": annotator,
@@ -320,26 +319,6 @@ class Store:
     def count(self) -> int:
         """Number of rows ever written, including undone and skipped ones."""
         return self.read("SELECT COUNT(*) n FROM judgements")[0]["n"]
-
-
-def _in_stored_order(
-    ranking: list[list[int]], flags: dict, responses: list[str], order: list[int], where: str
-) -> tuple[list[list[int]], dict[str, list[str]]]:
-    """A ranking and flags by places as shown, converted to the answers' numbers in the sample; `order`: answer at each
-    place.
-
-    Raises:
-        InputError: the ranking does not order each answer exactly once, or a flag or its place is unknown.
-    """
-    check_ranking({"responses": [responses[i] for i in order], "ranking": ranking}, where)
-    if sum(map(len, ranking)) != len(order):
-        raise InputError(f"{where}: the ranking leaves answers out; rank or tie each of the {len(order)}")
-    for place, names in flags.items():
-        is_place = re.fullmatch(r"[0-9]{1,3}", str(place)) and int(place) < len(order)
-        if not is_place or not all(name in FLAGS for name in names):
-            raise InputError(f"{where}: flags {names!r} of answer {place!r}; known are {', '.join(FLAGS)}")
-    marked = {str(order[int(place)]): sorted(names) for place, names in flags.items() if names}
-    return [sorted(order[i] for i in group) for group in ranking], marked
 
 
 def _judgement(row: sqlite3.Row) -> dict:
