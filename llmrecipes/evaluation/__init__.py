@@ -1,11 +1,10 @@
 """Scores of models side by side: held-out text (`likelihood`), abilities (`abilities`), behaviour (`behaviours`)."""
 
-import copy
 import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from peft import PeftConfig
@@ -120,7 +119,7 @@ def _question_check(model_args: ModelArguments, args: EvaluateArguments) -> Call
     """`row_check` with the chat template of every model."""
     checks = {}
     for name, path in args.models.items():
-        tokenizer = load_tokenizer(_source(model_args, path), args.trust_remote_code)
+        tokenizer = load_tokenizer(replace(model_args, model_name_or_path=path), args.trust_remote_code)
         of_template = row_check(tokenizer)
         checks.setdefault(json.dumps(of_template.key, default=str), (name, path, tokenizer, of_template))
 
@@ -273,14 +272,8 @@ def _sampled(summary: dict[str, metrics.Estimate]) -> dict[str, metrics.Estimate
     return {f"sampled_{m}": summary[m] for m, about in EVALUATION.items() if about.sampled and m in summary}
 
 
-def _source(model_args: ModelArguments, path: str) -> ModelArguments:
-    own = copy.copy(model_args)
-    own.model_name_or_path = path
-    return own
-
-
 def _load(model_args: ModelArguments, path: str, trust_remote_code: bool):
-    own = _source(model_args, path)
+    own = replace(model_args, model_name_or_path=path)
     tokenizer = load_tokenizer(own, trust_remote_code)
     model = load_policy(own, tokenizer, trust_remote_code).eval()
     if not hasattr(model, "hf_device_map"):

@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 
@@ -77,11 +78,13 @@ def load_tasks(
     for task in tasks:
         if task not in known:
             raise _no_such_task(task, known, tasks_path, hub_tasks)
-    if not hub_tasks and (lost := _without_task(tasks, manager.task_index)):
-        raise InputError(f"tasks: {lost[0]} is lm-eval's own, with data from the Hub; set `hub_tasks: true` to use it")
-    if running := _running_code(tasks, manager.task_index):
+    members = list(_expanded(tasks, manager.task_index))
+    lost = next((name for name, entry, config in members if entry is None and not config), None)
+    if lost and not hub_tasks:
+        raise InputError(f"tasks: {lost} is lm-eval's own, with data from the Hub; set `hub_tasks: true` to use it")
+    if running := next((name for name, _, config in members if config.get("unsafe_code")), None):
         if not allow_code_execution:  # before loading, which imports the task's code and downloads its data
-            raise _not_allowed(running[0])
+            raise _not_allowed(running)
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # required by the `code_eval` metric of humaneval and mbpp
     try:
         loaded = manager.load([*tasks, *(_blimp_files(blimp_path) if blimp_path else [])])
@@ -104,35 +107,19 @@ def _no_such_task(task: str, known: list[str], tasks_path: str, hub_tasks: bool)
     )
 
 
-def _without_task(members: list[str | dict], index: dict) -> list[str]:
-    """The names among `members`, with groups expanded, that no YAML file defines."""
-    found = []
-    for member in members:
-        name = member if isinstance(member, str) else member.get("task")
-        if isinstance(name, list):
-            found += _without_task(name, index)
-        elif isinstance(member, str) and member not in index:
-            found.append(member)
-        elif isinstance(member, str) and isinstance(own := (index[member].cfg or {}).get("task"), list):
-            found += _without_task(own, index)
-    return found
-
-
-def _running_code(members: list[str | dict], index: dict) -> list[str]:
-    """The tasks among `members`, with groups and tags expanded, that run code written by the model."""
-    found = []
+def _expanded(members: list[str | dict], index: dict) -> Iterator[tuple[str, object, dict]]:
+    """(name, lm-eval's entry in `index` or None, config) of each of `members`, and of what groups and tags among them hold.
+    A member is a name, or a config inside a group."""
     for member in members:
         own = member if isinstance(member, dict) else {}
         name = own.get("group", own.get("task")) if own else member
         entry = index.get(name)
         config = (entry.cfg or {} if entry else {}) | own
-        if config.get("unsafe_code"):
-            found.append(name)
+        yield name, entry, config
         if entry and entry.kind.name == "TAG":
-            found += _running_code(sorted(entry.tags), index)
+            yield from _expanded(sorted(entry.tags), index)
         elif isinstance(config.get("task"), list):
-            found += _running_code(config["task"], index)
-    return found
+            yield from _expanded(config["task"], index)
 
 
 def _not_allowed(task: str) -> InputError:

@@ -4,8 +4,8 @@ Training, the health check, evaluation, `watch_reward_model`, ranking by uncerta
 from `reward_model_tokens` and their scores at each row's last token.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -241,8 +241,7 @@ class RewardScorer:
         self, model_args: ModelArguments, path: str, place: torch.device | None = None, trust_remote_code: bool = False
     ):
         check_reward_path(path, trust_remote_code=trust_remote_code)
-        own = copy.copy(model_args)
-        own.model_name_or_path, own.tokenizer_name_or_path = path, None
+        own = replace(model_args, model_name_or_path=path, tokenizer_name_or_path=None)
         self.tokenizer = load_tokenizer(own, trust_remote_code)
         self.model = load_reward_model(own, self.tokenizer, trust_remote_code).eval()
         if not hasattr(self.model, "hf_device_map"):
