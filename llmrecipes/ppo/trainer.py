@@ -147,12 +147,12 @@ class PPOTrainer(Trainer):
                 f"training prompts: {len(train_dataset)} are fewer than one rollout of {needed}; "
                 "add prompts or lower rollout_batch_size (or the batch sizes it comes from)"
             )
-        encoded = {
-            name: self._encode(data, name=f"{name} prompts")
-            for name, data in (eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}).items()
-            if data is not None
-        }
-        return train_dataset, encoded if isinstance(eval_dataset, dict) else encoded.get("evaluation")
+        if isinstance(eval_dataset, dict):
+            given = ((name, data) for name, data in eval_dataset.items() if data is not None)
+            eval_dataset = {name: self._encode(data, name=f"{name} prompts") for name, data in given}
+        elif eval_dataset is not None:
+            eval_dataset = self._encode(eval_dataset, name="evaluation prompts")
+        return train_dataset, eval_dataset
 
     def train(self, *args, **kwargs):
         # Training may replace the policy's weights at both ends: a checkpoint is loaded, later the best model.
