@@ -243,9 +243,14 @@ def warn_of_rounding(model: torch.nn.Module) -> None:
 def multiply_in_tf32(args: TrainingArguments) -> None:
     """Where float32 trains on a GPU that has TF32, lets matrix products use it, unless `tf32` is given: their inputs are
     rounded to 10 bits of mantissa, the sums stay float32."""
-    if args.tf32 is None and not (args.bf16 or args.fp16 or args.use_cpu) and is_torch_tf32_available():
-        enable_tf32(True)
+    wanted = args.tf32
+    if wanted is None and not (args.bf16 or args.fp16 or args.use_cpu) and is_torch_tf32_available():
+        enable_tf32(wanted := True)
         say("matrix products are in TF32; `tf32: false` keeps float32")
+    if wanted is not None and not args.use_cpu and is_torch_tf32_available():
+        # The older setting of the same. Where it differs, torch raises as soon as it is read, as inductor does when it
+        # autotunes; and for a compiled model in float32 accelerate has turned TF32 on, whatever `tf32` is.
+        torch.set_float32_matmul_precision("high" if wanted else "highest")
 
 
 def load_weights(source: str | Path, target: PreTrainedModel) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
+from forked import run_python
 from training_toys import COLOURS, CONFIG, NAMES, TEXTS, arguments, save_model
 
 from llmrecipes import muon
@@ -139,10 +140,31 @@ def test_float32_is_multiplied_in_tf32_where_a_gpu_has_it(monkeypatch, capsys, t
     turned_on = []
     monkeypatch.setattr("llmrecipes.models.is_torch_tf32_available", lambda: True)
     monkeypatch.setattr("llmrecipes.models.enable_tf32", turned_on.append)
+    monkeypatch.setattr("torch.set_float32_matmul_precision", lambda how: None)
     args = arguments(tmp_path, **keys)
     args.use_cpu = False
     multiply_in_tf32(args)
     assert turned_on == [True] * said and ("TF32" in capsys.readouterr().out) == said
+
+
+def test_torchs_two_settings_of_tf32_agree_and_are_what_is_asked_for():
+    """inductor's autotuning reads the older one (`create_precompile_key`), and torch raises where they differ; accelerate
+    turns TF32 on for every compiled model in float32 (`AcceleratorState`)."""
+    code = """
+import torch
+from types import SimpleNamespace
+from llmrecipes import models
+models.is_torch_tf32_available = lambda: True
+for given in (None, True, False):
+    if given is not None:
+        models.enable_tf32(given)  # as TrainingArguments does
+    if given is False:
+        torch.backends.cuda.matmul.allow_tf32 = True  # as accelerate does
+    models.multiply_in_tf32(SimpleNamespace(tf32=given, bf16=False, fp16=False, use_cpu=False))
+    print(torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.fp32_precision)
+"""
+    lines = run_python("-c", code).stdout.splitlines()
+    assert [line for line in lines if "TF32" not in line] == ["high tf32", "high tf32", "highest ieee"]
 
 
 # --- SFT --------------------------------------------------------------------------------------------------------------
