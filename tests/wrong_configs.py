@@ -101,6 +101,8 @@ accelerator_config: {even_batches: false} | for which the others wait for ever
 accelerator_config: {use_seedable_sampler: false} | so that a run that continues takes others
 ignore_data_skip: true | would read rows again
 restore_callback_states_from_checkpoint: true | has no effect: the callbacks here keep no state there
+watch_questions: {path: {rows}, splits: test} | `watch_questions`: unknown key `splits`, did you mean `split`
+watch_questions: {path: {rows}, max_rows: 0} | `watch_questions.max_rows` is 0; it must be at least 1
 datasets: [{path: {rows}, weight: 2.0}] | `weight` has no effect with a single source
 accelerator_config: {use_configured_state: true} | needs a state that a program has made
 accelerator_config: {gradient_accumulation_kwargs: {sync_each: true}} | unknown key `sync_each`, did you

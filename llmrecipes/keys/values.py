@@ -130,6 +130,8 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
     problem = _not_plain(value) or _wrong_choice(value, choices) or _wrong_type(key, value, declared, kinds, choices)
     if problem:
         raise InputError(f"{where}: `{key}` is {shown(value, key)}{problem}")
+    if key == "watch_questions" and value:
+        return check_source(key, value, where)
     if key in MAPPINGS and value:
         return _check_mapping(key, value, where)
     _check_range(key, declared.owner, value, where)
