@@ -333,12 +333,13 @@ def settle_precision(settings: Settings, check_hardware: bool) -> None:
     if "bf16" not in settings.keys:
         return
     wanted = settings.values.get("bf16")
-    if wanted not in (None, "auto") or (settings.given("fp16") and not check_hardware):
+    fp16 = settings.values.get("fp16")
+    if (wanted not in (None, "auto") and not fp16) or (settings.given("fp16") and not check_hardware):
         return
     import torch
 
     has_accelerator = torch.accelerator.is_available()
-    if settings.values.get("fp16"):
+    if fp16:
         if not has_accelerator:
             raise InputError(f"{settings.where['fp16']}: `fp16` needs a GPU; use `bf16: auto` to run here too")
         return

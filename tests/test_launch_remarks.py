@@ -239,6 +239,7 @@ def test_keys_of_grpo_that_nothing_reads_are_named(words, told):
         ),
         ("--kl_target 5 --kl_coef 0", "kl_target: has no effect with `kl_coef: 0`"),
         ("--vf_coef 0 --cliprange_value 0.1", "cliprange_value: has no effect with `vf_coef: 0`"),
+        ("--use_cache", "use_cache: has no effect: sampling has its cache"),
         ("--offload_frozen_models --use_cpu", "offload_frozen_models: has no effect on a CPU"),
         ("--data_seed 3 --shuffle_dataset false", "data_seed: has no effect with `shuffle_dataset: false`"),
     ],
@@ -271,3 +272,11 @@ def test_keys_that_something_reads_are_not_named(words, processes, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     settings, _, problems = collect(read_argv(shlex.split(words)), recipe_keys(ROOT / "recipes" / "kto.py"))
     assert problems == [] and not [*contradictions(settings), *ineffective(settings)]
+
+
+def test_a_static_graph_of_accumulated_gradients_is_refused_in_several_processes(monkeypatch):
+    words = "--ddp_static_graph --gradient_accumulation_steps 2".split()
+    settings, _, _ = collect(read_argv(words), recipe_keys(ROOT / "recipes" / "sft.py"))
+    assert not list(machine.packages(settings))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert [key for key, _ in machine.packages(settings)] == ["ddp_static_graph"]

@@ -325,6 +325,12 @@ def test_a_key_of_texts_that_may_be_true_or_false_is_so_on_the_command_line_too(
     assert config.include_num_input_tokens_seen == value
 
 
+def test_a_choice_of_false_is_taken_on_the_command_line_too():
+    argv = ["--output_dir", "o", "--use_cpu", "true", "--bf16", "false", "--scale_rewards", "false"]
+    [config] = parse("trl:GRPOConfig", argv=argv)
+    assert config.scale_rewards == "none"
+
+
 def test_code_of_a_models_repository_is_never_run_without_a_word(capsys, monkeypatch):
     from recipes.health import CheckArguments
 
@@ -377,6 +383,12 @@ def test_plain_ways_of_writing_a_value(tmp_path, line, key, value):
     found = next(getattr(c, key) for c in parse(*dpo, argv=["--config", config]) if hasattr(c, key))
     found = [s.path for s in found] if key == "datasets" else found
     assert (found.value if hasattr(found, "value") else found) == value
+
+
+def test_a_beta_of_0_is_a_fraction_as_torch_takes_no_whole_number_beside_one(tmp_path):
+    config = write(tmp_path, "adam_beta1: 0\noutput_dir: o\nreport_to: none\n")
+    (training,) = parse("trl.trainer.dpo_config:DPOConfig", argv=["--config", config])
+    assert type(training.adam_beta1) is float
 
 
 @pytest.mark.parametrize("text", ["k" * 5000, "word " * 2000, "a\x1b[2Jb\nc\u202ed"])

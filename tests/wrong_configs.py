@@ -123,6 +123,7 @@ optim: galore_adamw | needs galore_torch
 optim: schedule_free_adamw | needs schedulefree
 fp16: true; bf16: true | are both on
 fp16: true | needs a GPU
+fp16: true; bf16: false | needs a GPU
 bf16: maybe | it must be bool
 tf32: 1 | must be bool
 use_liger_kernel: true | liger-kernel is not installed
@@ -355,6 +356,7 @@ label_smoothing: 0.1 | has no effect with sigmoid, only with aot
 loss_type: ipo; label_smoothing: 0.1 | has no effect with ipo
 f_alpha_divergence_coef: 0.3 | has no effect without `f_divergence_type: alpha_divergence`
 discopop_tau: 0.1 | has no effect without `loss_type: discopop`
+activation_checkpointing_kwargs: {every_n_layers: 2} | `every_n_layers` is lost here
 ref_model_sync_steps: 64 | has no effect without `sync_ref_model: true`
 precompute_ref_batch_size: 8 | has no effect without `precompute_ref_log_probs: true`
 loss_weights: [0.0] | are all 0

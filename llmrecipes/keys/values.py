@@ -111,6 +111,8 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
         key in ("fsdp", "resume_from_checkpoint") and type(value) is bool
     ):
         return value  # annotated as text, like their other values
+    if value in ("true", "false") and choices and False in choices:
+        value = value == "true"  # a word of the command line
     if value is False and choices and "no" in choices:
         value = "no"  # which YAML reads as false
     if value is None and key == "report_to":
@@ -135,6 +137,8 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
     if key in MAPPINGS and value:
         return _check_mapping(key, value, where)
     _check_range(key, declared.owner, value, where)
+    if key in ("adam_beta1", "adam_beta2") and type(value) is int:
+        value = float(value)  # torch takes no whole number beside a fraction
     for name in value if key == "expected" and isinstance(value, dict) else ():
         if advice := measure_hint(str(name)):
             raise InputError(f"{where}: `expected`: there is no measure `{name}`; {advice}")

@@ -121,10 +121,14 @@ def _precision(s: Settings) -> Problems:
 
 def _checkpointing(s: Settings) -> Problems:
     is_switched = s.given("activation_checkpointing") or s.given("gradient_checkpointing")
+    with_reference = {"f_divergence_type", "desirable_weight", "num_iterations"} & s.keys.keys()  # DPO, KTO, GRPO
     for key in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
         value = s[key]
         if isinstance(value, str):
             yield key, f"{shown(value)} is text; write a mapping, e.g. {{use_reentrant: false}}"
+        for name in ("every_n_layers", "offload") if with_reference and isinstance(value, dict) else ():
+            if value.get(name) not in (None, False, 1):  # torch would stop at it in the first step
+                yield key, f"`{name}` is lost here, where TRL turns checkpointing off and on for other passes; leave it out"
         if value and not (is_switched or s["gradient_checkpointing"]):  # on by default in most of TRL's configs
             yield key, "has no effect without `activation_checkpointing: true`"
     old, new = s["gradient_checkpointing"], s["activation_checkpointing"]

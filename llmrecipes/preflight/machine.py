@@ -253,6 +253,8 @@ def packages(s: Settings) -> Problems:
             "fsdp",
             "shards over processes, but there is only one; launch with configs/accelerate/fsdp2.yaml",
         )
+    if s["ddp_static_graph"] and s["gradient_accumulation_steps"] > 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        yield "ddp_static_graph", "fails inside PyTorch with `gradient_accumulation_steps` above 1; leave it out"
     if s["ddp_backend"] and int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield "ddp_backend", "connects processes, but there is only one; leave it out, or launch several with accelerate"
 

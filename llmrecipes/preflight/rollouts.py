@@ -70,6 +70,7 @@ def idle_in_rollouts(s: Settings) -> Problems:
         ),
         ("kl_target", s["kl_coef"] == 0, " with `kl_coef: 0`, which it would multiply"),
         ("cliprange_value value_learning_rate", s["vf_coef"] == 0, " with `vf_coef: 0`, which trains no values"),
+        ("use_cache", True, ": sampling has its cache, and training needs none"),
         ("offload_frozen_models", s["use_cpu"], " on a CPU"),
         ("data_seed", s["shuffle_dataset"] is False, " with `shuffle_dataset: false`"),
     )
