@@ -36,6 +36,7 @@ from llmrecipes.tracking import place_trackers
 
 CONTINUOUS = ("use_transformers_continuous_batching", "use_transformers_paged")
 GPU_ONLY = ("activation_offloading", *CONTINUOUS)
+OFFLOADS = ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")  # by their `offload`, through pinned memory
 
 
 def launch(main, *config_types, argv: list[str] | None = None, alone: bool = False) -> None:
@@ -313,19 +314,21 @@ def build(config_types, settings: Settings) -> tuple:
 def require_gpu(settings: Settings) -> None:
     """Raises InputError for keys that do not work on a CPU (transformers' continuous batching waits there for ever), or not
     with this precision: TRL casts the model that it trains for that."""
-    asked = [key for key in GPU_ONLY if settings.values.get(key)]
+    asked = {key: key for key in GPU_ONLY if settings.values.get(key)}
+    for key in OFFLOADS:
+        if isinstance(settings.values.get(key), dict) and settings.values[key].get("offload"):
+            asked[key] = f"{key}.offload"
     if not asked:
         return
     import torch
 
     if settings.values.get("use_cpu") or not torch.accelerator.is_available():
-        raise InputError(*(f"{settings.where[key]}: `{key}` needs a GPU; leave it out" for key in asked))
+        raise InputError(*(f"{settings.where[key]}: `{name}` needs a GPU; leave it out" for key, name in asked.items()))
     computes = "fp16" if settings["fp16"] else "bf16" if settings["bf16"] is not False else ""  # on by default
-    if computes and asked[-1] in CONTINUOUS and settings["dtype"] not in ("bfloat16", "float16"):
-        text = (
-            f"`{asked[-1]}` rounds the weights that are trained to 16 bits, as `{computes}` is on; set `{computes}: false`"
-        )
-        raise InputError(f"{settings.where[asked[-1]]}: {text}, or use `use_vllm`")
+    key = next((key for key in CONTINUOUS if key in asked), None)
+    if computes and key and settings["dtype"] not in ("bfloat16", "float16"):
+        text = f"`{key}` rounds the weights that are trained to 16 bits, as `{computes}` is on; set `{computes}: false`"
+        raise InputError(f"{settings.where[key]}: {text}, or use `use_vllm`")
 
 
 def settle_precision(settings: Settings, check_hardware: bool) -> None:

@@ -117,6 +117,7 @@ fsdp_config: {fsdp_cpu_offload: true} | has no effect without `fsdp: true`
 torch_compile: true; torch_compile_backend: nix | choose from eager
 torch_compile_mode: nix | choose from default
 activation_offloading: true | needs a GPU
+activation_checkpointing: true; activation_checkpointing_kwargs: {offload: true} | kwargs.offload` needs a GPU
 optim: adamw_torche | did you mean `adamw_torch`
 optim: sgdd | did you mean `sgd`
 optim: galore_adamw | needs galore_torch
