@@ -372,6 +372,7 @@ SETTINGS = {
     "allowed_hosts": [],
     "guidelines": None,
     "trusted_proxies": [],
+    "judge_key_variable": "OPENAI_API_KEY",
 }
 
 

@@ -264,7 +264,11 @@ def test_outputs_that_are_closed_end_a_run_in_order_and_never_stand_in_its_files
     (tmp_path / "stage.py").write_text(PRINTING.replace("sys.argv.pop()", repr(str(tmp_path))))
     command = shell.format(f"{sys.executable} {tmp_path / 'stage.py'}")
     done = subprocess.run(
-        ["bash", "-c", command], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        ["bash", "-c", command],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # also where these tests run under nohup
     )
     assert (done.returncode, (tmp_path / "model").read_text()) == (code, model), done.stderr
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
