@@ -10,17 +10,9 @@ from llmrecipes.config import InputError
 from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.manifest import strings
 from llmrecipes.preflight.folders import no_text
+from llmrecipes.preflight.named import MODELS
 
-KEYS = (
-    "model_name_or_path",
-    "tokenizer_name_or_path",
-    "reward_model_name_or_path",
-    "value_model_name_or_path",
-    "watch_reward_model",
-    "models",
-    "base_tokenizer_name_or_path",
-    "chat_template_path",
-)
+KEYS = (*MODELS, "chat_template_path")
 # JSON objects that transformers and PEFT read.
 OBJECTS = (
     "config.json",
