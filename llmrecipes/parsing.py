@@ -146,7 +146,7 @@ def parse(*config_types, argv: list[str] | None = None, inputs_exist: bool = Fal
     # Before transformers is imported: it reads HF_* once, at import.
     os.environ.update(environment)
     if inputs_exist:
-        settle_threads(environment)
+        settle_threads()
     given = dict(settings.values)
     # Light classes first: their errors come before torch is imported.
     build([config_type for config_type in config_types if not isinstance(config_type, str)], settings)

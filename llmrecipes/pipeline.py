@@ -36,6 +36,7 @@ from llmrecipes.parsing import config_problems, load_yaml
 from llmrecipes.rounds import add_rounds, for_round
 from llmrecipes.signals import IN_A_CHAIN, die_with_parent, handle_signals, received
 from llmrecipes.sweep import sweep
+from llmrecipes.threads import without_settled
 
 UNHEALTHY = 3  # exit code
 NEW = "not run yet"
@@ -345,7 +346,7 @@ def _run(stage: Stage, force: bool) -> int:
         command.append("--force")
     process = subprocess.Popen(
         command,
-        env=os.environ | {"TOKENIZERS_PARALLELISM": "true", IN_A_CHAIN: "1"},
+        env=without_settled() | {"TOKENIZERS_PARALLELISM": "true", IN_A_CHAIN: "1"},
         preexec_fn=partial(die_with_parent, os.getpid()),
     )
     handle_signals(process.send_signal)  # the stage saves, and ends by itself

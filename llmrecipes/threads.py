@@ -3,12 +3,13 @@ fewer CPUs than it may run on."""
 
 import math
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 SPINCOUNT = "10000"  # about 0.3 ms, longer than most pauses between two kernels; beside other work see llmrecipes/cpu.py
 GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_settled: dict[str, str] = {}  # variable -> value that we have set, not the user
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,37 @@ class Quota:
         return int(text.split()[1]) / 1e6 if self.file.name == "cpu.stat" else int(text) / 1e9
 
 
-def settle_threads(given: Collection[str] = ()) -> None:
+def settle_threads() -> None:
     """Sets what libgomp reads when torch is imported, where the user has not set it: in the shell, or in this YAML, whose
-    variables are `given` and set already."""
+    variables are set already."""
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINCOUNT)
-    elif "OMP_WAIT_POLICY" in given and "GOMP_SPINCOUNT" not in given:
-        if os.environ.get("GOMP_SPINCOUNT") == SPINCOUNT:  # of the chain that has started this stage: libgomp would obey it
-            del os.environ["GOMP_SPINCOUNT"]
+        _settle("GOMP_SPINCOUNT", SPINCOUNT)
     if threads := threads_allowed():
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        if os.environ.get("OMP_NUM_THREADS") == _threads_of_launcher(processes):
+            os.environ.pop("OMP_NUM_THREADS", None)
+        _settle("OMP_NUM_THREADS", str(max(threads // processes, 1)))
+
+
+def _settle(name: str, value: str) -> None:
+    if name not in os.environ:
+        os.environ[name] = _settled[name] = value
+
+
+def without_settled() -> dict[str, str]:
+    """The environment that the user gave, for a process that settles its own threads: each of several on one machine takes
+    a part of what one alone would."""
+    return {name: value for name, value in os.environ.items() if _settled.get(name) != value}
+
+
+def _threads_of_launcher(processes: int) -> str | None:
+    """OMP_NUM_THREADS as `accelerate launch` sets it for each of its processes on a CPU, unless the user has: by the cores
+    of the whole machine, whatever a quota leaves of them."""
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() != "true":
+        return None
+    import psutil
+
+    return str((psutil.cpu_count(logical=False) or 0) // processes)
 
 
 def threads_allowed() -> int | None:

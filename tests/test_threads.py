@@ -1,11 +1,12 @@
 """A container's quota decides how many threads there are, not the CPUs of its host."""
 
 import json
+import os
 
 import pytest
 from forked import run_python
 
-from llmrecipes import threads
+from llmrecipes import pipeline, threads
 
 # own groups, files, CPUs allowed, seconds used
 LAYOUTS = {
@@ -45,21 +46,52 @@ def test_the_quota_of_a_control_group_is_found(name, monkeypatch, tmp_path):
 
 
 def test_threads_go_by_the_quota_unless_the_user_says_how_many(tmp_path):
-    write(tmp_path, "0::/", {"cpu.max": "150000 100000"})
+    write(tmp_path, "0::/", {"cpu.max": "550000 100000"})
+    of_accelerate = {"ACCELERATE_USE_CPU": "true", "LOCAL_WORLD_SIZE": "2"}  # 64 cores: 32 threads for each of two
     code = f"""
-import json, os, pathlib, sys
-os.sched_getaffinity = lambda pid: set(range(64))
+import json, os, pathlib, psutil
+os.sched_getaffinity, psutil.cpu_count = lambda pid: set(range(128)), lambda logical: 64
 from llmrecipes import parsing, threads
 threads.GROUPS, threads.OWN = pathlib.Path({str(tmp_path / "cgroup")!r}), pathlib.Path({str(tmp_path / "own")!r})
-counts = []
-for given in (None, "7"):
-    os.environ.pop("OMP_NUM_THREADS", None)
-    if given:
-        os.environ["OMP_NUM_THREADS"] = given
-    parsing.launch(lambda run: counts.append(os.environ["OMP_NUM_THREADS"]), parsing.RunArguments, argv=[])
+counts, names = [], ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "ACCELERATE_USE_CPU", "LOCAL_WORLD_SIZE")
+launched = {of_accelerate!r}
+for given in ({{}}, {{names[0]: "7"}}, launched | {{names[0]: "32"}}, launched | {{names[0]: "7"}}):
+    for name in names:
+        os.environ.pop(name, None)
+    os.environ.update(given)
+    parsing.launch(lambda run: counts.append(os.environ[names[0]]), parsing.RunArguments, argv=[])
+    # What a stage of a chain is given, whose own processes count for themselves.
+    counts.append([threads.without_settled().get(name) for name in names[:2]])
 print(json.dumps(counts))
 """
-    assert json.loads(run_python("-c", code).stdout.splitlines()[-1]) == ["2", "7"]
+    found = json.loads(run_python("-c", code).stdout.splitlines()[-1])
+    assert found[::2] == ["6", "7", "3", "7"]
+    assert found[1::2] == [[None, None], ["7", None], [None, None], ["7", None]]
+
+
+def test_stages_of_a_chain_settle_their_own_threads(monkeypatch, tmp_path):
+    """As many as the quota allows are too many for each process of a stage that the chain starts by accelerate."""
+    given = []
+
+    class Popen:
+        def __init__(self, command, env, **kwargs):
+            given.append(env)
+
+        send_signal, wait = None, lambda self: 0
+
+    monkeypatch.setattr(pipeline.subprocess, "Popen", Popen)
+    monkeypatch.setattr(pipeline, "handle_signals", lambda *handler: None)
+    monkeypatch.setattr(threads, "threads_allowed", lambda: 6)
+    monkeypatch.setattr(threads, "_settled", {})
+    for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "restored afterwards")
+        monkeypatch.delenv(name)
+    threads.settle_threads()
+    assert os.environ["OMP_NUM_THREADS"] == "6" and os.environ["GOMP_SPINCOUNT"] == threads.SPINCOUNT
+    config = tmp_path / "sft.yaml"
+    config.write_text("{}")
+    pipeline._run(pipeline.Stage("sft", tmp_path / "sft.py", config, config, tmp_path / "o", {}), force=False)
+    assert not {"OMP_NUM_THREADS", "GOMP_SPINCOUNT"} & given[0].keys()
 
 
 def test_threads_sleep_at_barriers_when_others_use_up_the_quota():
