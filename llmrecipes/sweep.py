@@ -1,7 +1,6 @@
 """A chain with one key at several values: a folder per value; stages that do not depend on the key run once."""
 
 import copy
-import re
 from itertools import combinations
 from pathlib import Path
 
@@ -22,14 +21,14 @@ def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
     in OUTPUT_DIR/STAGE.KEY=VALUE/STAGE if several stages of the chain have the key, so that a sweep of each has its folders.
 
     given: STAGE.KEY=VALUE,VALUE, or KEY=VALUE,VALUE if exactly one of the stages (of `only`, if given) has the key. Commas
-    inside [...] or {...} belong to a value.
+    inside [...], {...} or quotes belong to a value. In a chain with rounds the stage's later rounds have the value too.
 
     Raises:
         InputError: no stage or key of that name, several stages with the key, a key that changes nothing in what the stage
             makes, or an invalid value for it, also one that the stage's other settings forbid.
     """
     name, _, values = given.partition("=")
-    words = [word.strip() for word in re.findall(r"(?:^|,)((?:\[[^]]*\]|\{[^}]*\}|[^,])*)", values)]
+    words = _words(values)
     if not name or name.startswith(".") or not all(words) or len(set(words)) < 2 or len(set(words)) < len(words):
         raise InputError(f"{WHERE}: sweep: {given[:60]!r} is not KEY=VALUE,VALUE with two values or more, each once")
     stage, key = _find(stages, name, only)
@@ -41,10 +40,10 @@ def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
         raise InputError(f"{WHERE}: sweep: `{key}` cannot be swept, {why}; leave it out")
     about = recipe_keys(stage.recipe)[key]
     chosen = {word: check_value(key, parse_yaml(word, WHERE), about, f"{WHERE}: sweep") for word in words}
-    is_of_one = sum(key in recipe_keys(other.recipe) for other in stages) == 1
+    is_of_one = len({other.source for other in stages if key in recipe_keys(other.recipe)}) == 1
     labels = {word: _name(key if is_of_one else f"{stage.name}.{key}", word.replace("/", "-")) for word in words}
     for first, second in combinations(words, 2):
-        if chosen[first] == chosen[second] and type(chosen[first]) is type(chosen[second]):
+        if chosen[first] == chosen[second] and isinstance(chosen[first], bool) is isinstance(chosen[second], bool):
             raise InputError(f"{WHERE}: sweep: {first} and {second} are the same value; give each once")
         if labels[first] == labels[second]:
             raise InputError(f"{WHERE}: sweep: {first} and {second} would share the folder {labels[first]}; rename one")
@@ -60,8 +59,27 @@ def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
         label = labels[word]
         folder = Path(output_dir) / label
         moved = {before.output_dir: folder / before.output_dir.name for before in changed}
-        variants += [_variant(before, moved, folder, label, {key: value} if before is stage else {}) for before in changed]
+        changes = {one.name: {key: value} for one in changed if one.source == stage.source}
+        variants += [_variant(before, moved, folder, label, changes.get(before.name, {})) for before in changed]
     return [*(shared for shared in stages if shared not in changed), *variants]
+
+
+def _words(values: str) -> list[str]:
+    """The values between commas, without the spaces around them. A quote opens a text only where YAML has one begin."""
+    words, inside = [""], ""  # the brackets and quotes that are open
+    for letter in values:
+        before = words[-1].rstrip()[-1:]
+        if letter == "," and not inside:
+            words.append("")
+            continue
+        if inside[-1:] in ("'", '"'):
+            inside = inside.removesuffix(letter)
+        elif letter in "[{" or letter in "'\"" and (before in "[{,:" if inside else not before):
+            inside += letter
+        elif inside and letter == {"[": "]", "{": "}"}[inside[-1]]:
+            inside = inside[:-1]
+        words[-1] += letter
+    return [word.strip() for word in words]
 
 
 def comparison_folder(stages: list, output_dir: str) -> Path:
@@ -81,6 +99,7 @@ def _find(stages: list, name: str, only: list[str]) -> tuple:
     if of and of not in [stage.name for stage in stages]:
         raise InputError(f"{WHERE}: sweep: {of[:60]} is not a stage of the chain: {', '.join(s.name for s in stages)}")
     having = [s for s in stages if s.name in ([of] if of else only or [s.name]) and key in recipe_keys(s.recipe)]
+    having = [s for i, s in enumerate(having) if s.source not in [before.source for before in having[:i]]]  # not its rounds
     if not having:
         known = {key: None for stage in stages for key in recipe_keys(stage.recipe) if stage.name == (of or stage.name)}
         who = f"{of} has no" if of else "no stage of the chain has a"

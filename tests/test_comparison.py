@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from forked import run_python
-from scipy.stats import t, ttest_ind
+from scipy.stats import binom, fisher_exact, t, ttest_ind
 
 from llmrecipes.comparison import compare, differences, p_value, read_columns, summarise, write_comparison
 from llmrecipes.config import InputError
@@ -280,6 +280,17 @@ def test_single_runs_are_tested_by_the_intervals_of_their_evaluation(tmp_path):
     assert "| correct ↑" in text and "0.5 [" in text and "< 0.001" in text
     page = (tmp_path / "out" / "compare.html").read_text()
     assert "Keys that differ" in page and (tmp_path / "out" / "compare.md").read_text() == text
+
+
+def test_single_runs_differ_as_surely_as_fishers_test_says():
+    """Also near 0 and 1, where intervals are lopsided; and in at most 5 of 100 comparisons of what is equal."""
+    for ours, others, n in ((0, 10, 10), (1, 9, 10), (0, 4, 10), (90, 98, 100), (2, 9, 100)):
+        exact = fisher_exact([[ours, n - ours], [others, n - others]])[1]
+        found = p_value([proportion(ours, n)], [proportion(others, n)])
+        assert exact / 2 < found < exact * 2 and found == p_value([proportion(others, n)], [proportion(ours, n)])
+    for n, share in ((10, 0.5), (20, 0.2), (40, 0.5)):
+        runs = [(proportion(k, n), binom.pmf(k, n, share)) for k in range(n + 1)]
+        assert sum(p * q for one, p in runs for other, q in runs if p_value([one], [other]) < 0.05) < 0.05
 
 
 def test_curves_are_overlaid_where_all_runs_have_them(tmp_path):

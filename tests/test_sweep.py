@@ -62,6 +62,7 @@ def test_sweep_makes_what_does_not_depend_on_the_key_once(tmp_path):
         ("ppo.total_episodes=8,16", "total_episodes: and `max_steps: 2` both say how long"),
         ("dpo.lora_target_modules=[q_proj,v_proj]", "two values or more"),
         ("dpo.learning_rate=1e-4,0.0001", "1e-4 and 0.0001 are the same value"),
+        ("dpo.beta=1,1.0", "1 and 1.0 are the same value"),
         ("dpo.model_name_or_path=a/b,a-b", "a/b and a-b would share the folder dpo.model_name_or_path=a-b"),
         ("dpo.output_dir=a,b", "`output_dir` cannot be swept, each value has a folder"),
         ("dpo.save_steps=1,2", "`save_steps` cannot be swept, as it changes nothing in what a stage makes"),
@@ -114,10 +115,28 @@ def test_each_sweep_has_a_comparison_of_its_own(tmp_path):
     assert folders[3].name == "tasks=[a,b],[a]"
 
 
-def test_a_swept_value_may_be_a_list(tmp_path):
-    words = ["[a,b]", "[a]"]
-    stages = swept(tmp_path, f"evaluate.tasks={','.join(words)}")
-    assert [stage.values["tasks"] for stage in stages[-2:]] == [["a", "b"], ["a"]]
+@pytest.mark.parametrize(
+    ("sweep", "values"),
+    [
+        ("evaluate.tasks=[a,b],[a]", [["a", "b"], ["a"]]),
+        ("pretrain.model_config={a: {b: 1}, c: [1, [2]]},{a: {}}", [{"a": {"b": 1}, "c": [1, [2]]}, {"a": {}}]),
+        ("sft.chat_template_path='a, b',it's", ["a, b", "it's"]),
+        ('evaluate.tasks=["[a, b"],[c\'s, d]', [["[a, b"], ["c's", "d"]]),
+    ],
+)
+def test_commas_inside_brackets_and_quotes_are_the_values_own(tmp_path, sweep, values):
+    name, _, key = sweep.partition("=")[0].partition(".")
+    assert [stage.values[key] for stage in swept(tmp_path, sweep) if stage.variant and stage.name == name] == values
+
+
+def test_a_key_of_a_stage_that_runs_in_rounds_is_swept_in_all_of_them(tmp_path):
+    for sweep in ("reward.learning_rate=1e-4,3e-4", "center_rewards_coefficient=0.1,0.2"):
+        stages = [s for s in swept(tmp_path, sweep, rounds=2) if s.variant]
+        key, _, values = sweep.partition(".")[2].partition("=") if sweep[0] == "r" else sweep.partition("=")
+        found = [(s.name, s.values[key]) for s in stages if s.name.startswith("reward")]
+        assert found == [(name, float(v)) for v in values.split(",") for name in ("reward", "reward-round2")]
+    later = [s for s in swept(tmp_path, "reward-round2.learning_rate=1e-4,3e-4", rounds=2) if s.name == "reward"]
+    assert [(s.variant, s.values.get("learning_rate")) for s in later] == [("", None)]
 
 
 def test_seeds_are_not_swept_where_one_is_given_for_all(tmp_path):
