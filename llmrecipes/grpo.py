@@ -47,8 +47,6 @@ class GRPOTrainer(trl.GRPOTrainer):
         require_router(args, model)
         if args.disable_dropout:
             disable_dropout(model)
-        for key in ("temperature", "repetition_penalty"):  # of which transformers refuses a whole number, 2 for 2.0
-            setattr(args, key, float(getattr(args, key)))
         rewards = Rewards(reward_funcs, reward_processing_classes, processing_class, args.reward_weights)
         longest = longest_prompt(model, args.max_completion_length, None)
         read = partial(_encode, tokenizer=processing_class, longest=longest)

@@ -25,7 +25,7 @@ from llmrecipes.keys.renamed import TRANSLATES, hint
 from llmrecipes.keys.settings import COMMAND_LINE, Settings
 from llmrecipes.keys.strict_yaml import load_yaml, parse_yaml, read_yaml  # noqa: F401 (load_yaml: for those who read configs)
 from llmrecipes.keys.usage import describe, list_values
-from llmrecipes.keys.values import accepted, check_value, shown
+from llmrecipes.keys.values import accepted, as_fraction, check_value, shown
 from llmrecipes.memory import no_garbage_collection, out_of_memory
 from llmrecipes.preflight import check_machine, contradictions, ineffective, remarks
 from llmrecipes.preflight.precedence import let_command_line_win, use_newer_names
@@ -300,7 +300,10 @@ def build(config_types, settings: Settings) -> tuple:
         try:
             found = _resolve(config_type)
             names = {field.name for field in fields(found) if field.init}
-            configs.append(found(**{key: value for key, value in settings.values.items() if key in names}))
+            values = {key: value for key, value in settings.values.items() if key in names}
+            if "per_device_train_batch_size" in names:  # a trainer's, whose library takes it more strictly than ours do
+                values = {key: as_fraction(key, value, settings.keys[key]) for key, value in values.items()}
+            configs.append(found(**values))
         except InputError as error:
             problems += error.args
         except Exception as error:  # library classes raise many types, all caused by the user's values

@@ -81,10 +81,7 @@ def within_context(args: TrainingArguments, model):
 
 
 def require_router(args: TrainingArguments, model) -> None:
-    """InputError for `router_aux_loss_coef` with a model that is no mixture of experts. Makes it a float, as which alone the
-    model's config takes it."""
-    if getattr(args, "router_aux_loss_coef", None) is not None:
-        args.router_aux_loss_coef = float(args.router_aux_loss_coef)
+    """InputError for `router_aux_loss_coef` with a model that is no mixture of experts."""
     if getattr(args, "router_aux_loss_coef", None) and not hasattr(model.config.get_text_config(), "output_router_logits"):
         raise InputError(
             f"router_aux_loss_coef: {type(model).__name__} is no mixture of experts that returns its router's logits; "

@@ -130,8 +130,3 @@ def test_run_that_is_cut_up_otherwise_is_refused_for_its_kl(tmp_path, monkeypatc
 def test_a_loss_of_experts_that_the_model_does_not_have_is_one_line(tmp_path):
     with pytest.raises(InputError, match="router_aux_loss_coef: LlamaForCausalLM is no mixture of experts"):
         build(tmp_path, to_labelled(Dataset.from_list(PAIRS), seed=3), router_aux_loss_coef=0.5)
-
-
-def test_a_loss_of_experts_may_be_a_whole_number(tmp_path):
-    trainer = build(tmp_path, to_labelled(Dataset.from_list(PAIRS), seed=3), router_aux_loss_coef=0)
-    assert type(trainer.args.router_aux_loss_coef) is float  # the config of a mixture of experts takes no other

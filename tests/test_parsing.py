@@ -384,10 +384,24 @@ def test_plain_ways_of_writing_a_value(tmp_path, line, key, value):
     assert (found.value if hasattr(found, "value") else found) == value
 
 
-def test_a_beta_of_0_is_a_fraction_as_torch_takes_no_whole_number_beside_one(tmp_path):
-    config = write(tmp_path, "adam_beta1: 0\noutput_dir: o\nreport_to: none\n")
-    (training,) = parse("trl.trainer.dpo_config:DPOConfig", argv=["--config", config])
-    assert type(training.adam_beta1) is float
+@pytest.mark.parametrize(
+    ("trainer", "keys"),
+    [
+        ("trl.trainer.dpo_config:DPOConfig", "adam_beta1 adam_beta2 weight_decay label_smoothing router_aux_loss_coef"),
+        ("trl.trainer.grpo_config:GRPOConfig", "temperature repetition_penalty top_p beta num_train_epochs"),
+        ("llmrecipes.ppo:PPOConfig", "temperature gamma lam kl_coef learning_rate score_clip"),
+    ],
+)
+def test_a_whole_number_for_a_key_that_takes_fractions_reaches_the_trainer_as_one(tmp_path, trainer, keys):
+    # of which torch refuses 0 beside 0.9, the config of a mixture of experts 1, and GenerationConfig 2
+    given = {key: int("beta1" not in key and "beta2" not in key and "smoothing" not in key) for key in keys.split()}
+    lines = "".join(f"{key}: {value}\n" for key, value in given.items())
+    (training,) = parse(
+        trainer, argv=["--config", write(tmp_path, f"{lines}warmup_steps: 5\noutput_dir: o\nreport_to: none\n")]
+    )
+    found = {key: getattr(training, key) for key in given}
+    assert found == given and {type(value) for value in found.values()} == {float}
+    assert type(training.warmup_steps) is int  # a number of steps, not a share of them
 
 
 @pytest.mark.parametrize("text", ["k" * 5000, "word " * 2000, "a\x1b[2Jb\nc\u202ed"])

@@ -137,8 +137,6 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
     if key in MAPPINGS and value:
         return _check_mapping(key, value, where)
     _check_range(key, declared.owner, value, where)
-    if key in ("adam_beta1", "adam_beta2") and type(value) is int:
-        value = float(value)  # torch takes no whole number beside a fraction
     for name in value if key == "expected" and isinstance(value, dict) else ():
         if advice := measure_hint(str(name)):
             raise InputError(f"{where}: `expected`: there is no measure `{name}`; {advice}")
@@ -147,6 +145,13 @@ def check_value(key: str, value: Any, declared: Key, where: str) -> Any:
         if key not in MAY_BE_BLANK and any(map(_is_blank, value)):
             raise InputError(f"{where}: `{key}` holds an empty text; leave it out")
     return value
+
+
+def as_fraction(key: str, value: Any, declared: Key) -> Any:
+    """A whole number for a key of a trainer that takes fractions, as a fraction: torch, transformers and PEFT refuse 2 for
+    2.0 here and there. Numbers of steps stay whole, as they are counted and written."""
+    takes_fractions = "float" in (kinds := accepted(declared.annotation)[0]) and "int" not in kinds
+    return float(value) if takes_fractions and type(value) is int and not key.endswith("_steps") else value
 
 
 def _is_blank(value: Any) -> bool:
