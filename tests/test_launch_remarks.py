@@ -85,6 +85,40 @@ def test_keys_that_a_chain_does_not_read_are_named(words, told):
     assert problems == [] and remarks(settings) == ([f"command line: {told}"] if told else [])
 
 
+@pytest.mark.parametrize("held_out", ["", "test_split_size: 8\n"])
+def test_keys_of_an_evaluation_are_named_where_nothing_is_held_out(tmp_path, held_out):
+    path = write(tmp_path, f"packing: true\neval_packing: true\nper_device_eval_batch_size: 2\n{held_out}")
+    settings, _, problems = collect(read_argv(["--config", path]), all_keys_of(SFT))
+    told = [line.partition(": ")[2] for line in remarks(settings)]
+    without = "has no effect without held-out rows (`eval_datasets` or `test_split_size`)"
+    named = ["eval_packing", "per_device_eval_batch_size"] if not held_out else []
+    assert problems == [] and sorted(told) == [f"{key}: {without}" for key in named]
+
+
+@pytest.mark.parametrize(
+    ("sources", "told"),
+    [
+        (
+            ["{rows}", "{{path: {rows}, split: train}}", "b.jsonl"],
+            "is named twice: its rows are read twice, and count 2 beside",
+        ),
+        (["{rows}", "{rows}", "./rows.jsonl"], "is named 3 times: its rows are read 3 times, and count 3 beside"),
+        (["{rows}", "{{path: {rows}, columns: [a]}}"], ""),
+        (["{{path: tinytown, name: demonstrations}}", "{{path: tinytown, name: questions, split: test}}"], ""),
+        (["{{path: {rows}, weight: 1}}", "{{path: {rows}, weight: 1}}"], ""),
+    ],
+)
+def test_a_source_that_is_named_twice_is_told_unless_weights_say_what_for(tmp_path, monkeypatch, sources, told):
+    monkeypatch.chdir(tmp_path)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}\n")
+    path = write(tmp_path, f"datasets: [{', '.join(sources)}]\n".format(rows=rows))
+    settings, _, problems = collect(read_argv(["--config", path]), all_keys_of(SFT))
+    advice = "; name it once, or give every source a `weight`"
+    lines = [f"datasets: {rows} {told} those of others{advice}"] if told else []
+    assert problems == [] and [line.partition(": ")[2] for line in remarks(settings)] == lines
+
+
 def test_simulated_raters_are_named_where_the_yaml_itself_has_another_annotator(tmp_path):
     path = write(tmp_path, "annotator: file\nrankings_file: r.jsonl\nrater_noise: [0.1]\n")
     keys = recipe_keys(ROOT / "recipes" / "rank.py")

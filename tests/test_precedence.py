@@ -40,7 +40,7 @@ CASES = [  # stage, lines of the YAML, command line, the keys that give way
     ("pretrain", "optimizer: muon; muon_learning_rate: 0.02", "--optimizer adamw", "muon_learning_rate"),
     (
         "evaluate",
-        "judge: llm; judge_url: http://127.0.0.1:1/v1; judge_model: m; judge_pairs: true",
+        "judge: llm; judge_url: http://a/v1; judge_model: m; judge_pairs: true; models: {sft: {policy}, b: {policy}}",
         "--judge a:b",
         "judge_url judge_model judge_pairs",
     ),

@@ -608,6 +608,8 @@ judge_url: http://127.0.0.1:1/v1 | has no effect without `judge: llm`
 judge_concurrency: 2 | has no effect without `judge: llm`
 judge: llm; judge_url: http://a/v1; judge_model: m; judge_pairs: false; judge_guidelines: {file} | with `judge_pairs: false`
 judge_guidelines: {file} | has no effect without `judge: llm`
+judge: llm; judge_url: http://a/v1; judge_model: m; judge_pairs: true | there is no other model than the baseline
+judge: llm; judge_url: http://a/v1; judge_model: m; judge_guidelines: {file}; models: {a: {policy}} | 'sft' is not among
 test_split_size: 0.5 | has no effect here
 num_samples: -1 | must be at least 1
 models: {a: null} | neither a folder nor a Hub id

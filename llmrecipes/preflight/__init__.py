@@ -68,7 +68,7 @@ def _groups(s: Settings) -> Problems:
 
 def remarks(s: Settings) -> list[str]:
     """What runs, but perhaps not as intended: printed as warnings."""
-    checks = (ineffective, _warmup, _batch, places.unread, disk.room_for_all)
+    checks = (ineffective, _warmup, _batch, places.unread, places.doubled, disk.room_for_all)
     return s.lines(problem for check in checks for problem in check(s))
 
 
@@ -118,9 +118,15 @@ def _harmless(s: Settings, trackers: set[str]) -> Problems:
         if s.given(f"{what}_steps") and s.given(f"{what}_strategy") and strategy in ("epoch", "best") and not is_read:
             yield f"{what}_steps", f"has no effect with `{what}_strategy: {strategy}`"
     others = ", ".join(sorted(trackers))
+    measures_nothing = s.trains and not s["eval_datasets"] and not s["test_split_size"]
     real = s["annotator"] in ("file", "page", "llm") and s.where.get("annotator") != COMMAND_LINE
     for names, off, text in (
         (OF_SEVERAL, int(os.environ.get("WORLD_SIZE", 1)) == 1, "has no effect in a single process"),
+        (
+            "per_device_eval_batch_size eval_packing",
+            measures_nothing,
+            "has no effect without held-out rows (`eval_datasets` or `test_split_size`)",
+        ),
         ("rater_noise rater_tie_width", real, f"has no effect with `annotator: {s['annotator']}`, only with simulated"),
         (OF_A_STAGE, "stages" in s.keys, "has no effect on a chain; give it in the stages' YAMLs"),
         ("local_rank", True, "has no effect: the launcher tells each process its number; leave it out"),

@@ -262,7 +262,20 @@ def _judge(s: Settings) -> Problems:
                 yield key, "has no effect without `judge: llm`"
     elif s["judge_pairs"] is False and s.given("judge_guidelines"):
         yield "judge_guidelines", "has no effect with `judge_pairs: false`; leave it out"
+    elif "judge" in s.keys and (why := _no_pairs(s["models"], s["baseline"])):
+        for key in ("judge_pairs", "judge_guidelines"):
+            if s[key] and s.given(key):
+                yield key, f"has no effect: {why}"
     if "watch_steps" in s.keys and not s["judge_url"]:
         for key in (*JUDGE[1:], "judge_guidelines"):
             if s.given(key):
                 yield key, "has no effect without `judge_url`"
+
+
+def _no_pairs(models, baseline: str) -> str:
+    """Why no answers of two models would be compared, and what to do; "" if some would be."""
+    if not isinstance(models, dict) or not models:  # said elsewhere
+        return ""
+    if baseline not in models:
+        return f"the baseline {shown(baseline)} is not among `models`; give `baseline`, or leave this out"
+    return "" if len(models) > 1 else "there is no other model than the baseline; name a second one under `models`"

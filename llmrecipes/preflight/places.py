@@ -55,6 +55,32 @@ def unread(s: Settings) -> Problems:
             yield key, f"{folder}: not read, by their names they are of no split: {named}{more}; list them one by one"
 
 
+# What of a source says which rows are read.
+OF_ROWS = ("name", "data_dir", "data_files", "split", "columns", "revision", "reader")
+
+
+def doubled(s: Settings) -> Problems:
+    """Sources that are named more than once, without weights that would say what this is for."""
+    for key in ("datasets", "eval_datasets"):
+        is_apart = key == "eval_datasets" and "health_check" in s.keys  # each is measured by itself
+        found = [source for place, source in _sources(s) if place == key and not is_apart]
+        if any(source.get("weight") is not None for source in found):
+            continue
+        of_rows = [[({"split": "train"} | source).get(name) for name in OF_ROWS] for source in found]
+        read = [[_path(source["path"]), *own] for source, own in zip(found, of_rows, strict=True)]
+        for i, source in enumerate(found):
+            if (times := read.count(read[i])) > 1 and read.index(read[i]) == i:
+                count = "twice" if times == 2 else f"{times} times"
+                text = (
+                    f"{source['path']} is named {count}: its rows are read {count}, and count {times} beside those of others"
+                )
+                yield key, f"{text}; name it once, or give every source a `weight`"
+
+
+def _path(path: str) -> str:
+    return os.path.realpath(path) if os.path.exists(path) else path
+
+
 def _sources(s: Settings) -> Iterator[tuple[str, dict]]:
     """(key, source with a `path`) for each of the data sources."""
     for key in ("datasets", "eval_datasets", "watch_questions"):
