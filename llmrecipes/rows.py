@@ -147,6 +147,19 @@ def _to_preference(row: dict, shape: str, where: str) -> dict:
     return row | {"prompt": prompt} | sides
 
 
+def is_other_prompt(given: Mapping, new: Mapping) -> bool:
+    """Whether the row `given` has a `prompt` of text that none of the questions in the conversations beside it is, so that
+    its conversion `new` has lost one or the other."""
+    text = given.get("prompt")
+    if not isinstance(text, str) or isinstance(given.get("completion"), str):
+        return False
+    turns = new.get("prompt")
+    if isinstance(turns, str):  # the conversations were not read
+        turns = next((found for name in ("messages", "conversations") if (found := given.get(name))), None)
+    said = [turn.get("content", turn.get("value")) for turn in turns or () if isinstance(turn, Mapping)]
+    return bool(said) and text.strip() not in (content.strip() for content in said if isinstance(content, str))
+
+
 def _without_prompt(prompt: list[dict], sides: dict[str, list[dict]], where: str) -> tuple[list, dict]:
     """(prompt, answers) without the prompt in the answers, if they repeat it, also without its system turns; with system
     turns of their own before it, these become the prompt's.

@@ -85,6 +85,44 @@ def test_prompts_of_pairs_are_taken_once(tmp_path, capsys):
     assert load_rows(DatasetSource(asked), 0, ("prompt",))["id"] == [0, 1, 2], "prompts as they are given stay"
 
 
+def talk(*said):
+    return [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, said, strict=False)]
+
+
+def test_a_prompt_of_text_that_is_none_of_the_questions_beside_it_is_told(tmp_path, capsys):
+    """UltraFeedback and UltraChat have both; of two that differ, one would be lost without a word."""
+    pairs = [
+        {"prompt": p, "chosen": talk("Why?", "So."), "rejected": talk("Why?", "No.")} for p in ("Why? ", "How?", "When?")
+    ]
+    path = jsonl(tmp_path / "pairs.jsonl", pairs)
+    rows = load_rows(DatasetSource(path), 0, ("preference",))
+    assert rows["prompt"] == [talk("Why?")] * 3
+    text = "about another question than their `prompt`, a text: the conversations beside it are read, the prompt is not"
+    assert capsys.readouterr().out == f"{path}: 2 of 3 rows are {text} (first: {path}, row 2)\n"
+    chats = jsonl(tmp_path / "chats.jsonl", [{"prompt": p, "messages": talk("Why?", "So.")} for p in ("Why?", "How?")])
+    assert load_rows(DatasetSource(chats), 0, ("messages",))["messages"] == [talk("Why?", "So.")] * 2
+    assert f"{chats}: 1 of 2 rows are {text} (first: {chats}, row 2)\n" in capsys.readouterr().out
+    jsonl(tmp_path / "chats.jsonl", [{"prompt": "How?", "messages": talk("Why?", "So.")}])
+    assert load_rows(DatasetSource(chats), 0, ("prompt",))[0]["prompt"] == "How?"
+    text = "prompts of text that are not the question of the conversation beside them, which is not read"
+    assert capsys.readouterr().out == f"{chats}: 1 of 1 rows are {text} (first: {chats}, row 1)\n"
+
+
+def test_rows_whose_text_has_a_place_for_an_image_that_is_left_out_are_counted(tmp_path, capsys):
+    shown = [talk("<image>\nWhat is this?", "A cat."), talk("And <|image_1|>?", "A dog."), talk("<b>Hi</b>", "Hello.")]
+    path = jsonl(tmp_path / "seen.jsonl", [{"messages": turns, "images": ["a.png"]} for turns in shown])
+    assert load_rows(DatasetSource(path), 0, ("messages",))["messages"] == shown
+    told = "rows are taken without the images that their text has a place for"
+    assert f"{path}: 2 of 3 {told} (first: {path}, row 1)" in capsys.readouterr().out
+    kept = datasets.Dataset.from_list([{"messages": turns, "picture": {"bytes": b"\xff", "path": None}} for turns in shown])
+    kept.to_parquet(tmp_path / "a.parquet")
+    load_rows(DatasetSource(str(tmp_path / "a.parquet")), 0, ("messages",))
+    said = capsys.readouterr().out
+    assert "left out the columns picture" in said and f"a.parquet: 2 of 3 {told}" in said
+    load_rows(DatasetSource(jsonl(tmp_path / "html.jsonl", [{"messages": turns} for turns in shown])), 0, ("messages",))
+    assert capsys.readouterr().out == "", "without a column of images, the text is about something else"
+
+
 def test_less_than_one_batch(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", [{"text": "x"}] * 3)
     with pytest.raises(InputError, match="3 rows are less than one batch of 8"):

@@ -32,7 +32,7 @@ class RawRows:
 
     rows: a Dataset, dictionaries, lines of JSON to be parsed one by one, or what is wrong with a row. numbers: each row's
     number, from 1, in the whole source. lines: the line each begins on in the file, if that differs. files: the file of
-    each, if there are several.
+    each, if there are several. left_out: columns that JSON cannot hold, such as images.
     """
 
     where: str
@@ -40,6 +40,7 @@ class RawRows:
     numbers: Sequence[int]
     lines: Sequence[int] | None = None
     files: Sequence[str] | None = None
+    left_out: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,8 @@ import pyarrow.compute
 
 from llmrecipes.config import DatasetSource, InputError
 from llmrecipes.data.sources import RawRows, each, read_source
-from llmrecipes.rows import to_standard
+from llmrecipes.manifest import strings
+from llmrecipes.rows import is_other_prompt, to_standard
 from llmrecipes.shapes import COLUMNS, TAKEN, standard_shape
 
 # Columns of sets with one row per pair of answers, or per judged answer.
@@ -25,6 +27,13 @@ CHUNK = 5000  # rows held as Python objects at once
 NOT_USABLE, HINT = "not usable", "; fix it, or leave such rows out with `drop_bad_rows: true`"
 # What a row may not have beside the columns of its own shape: those of other shapes, and what trainers take for theirs.
 LEFT_OUT = {*TAKEN, "conversations", *(name for names in COLUMNS.values() for name in names)}
+IMAGES = {"image", "images", "video", "videos", "pixel_values"}  # columns that no stage shows a model
+PLACEHOLDER = re.compile(r"<\|?(image|img|video)(_pad|_soft_token|_?\d+)?\|?>")  # where a text shows one
+# What a row with a `prompt` of text loses to the conversations beside it, or they to it.
+OTHER_PROMPT = (
+    "about another question than their `prompt`, a text: the conversations beside it are read, the prompt is not",
+    "prompts of text that are not the question of the conversation beside them, which is not read",
+)
 _TYPES = pyarrow.types
 AS_TEXT = (_TYPES.is_temporal, _TYPES.is_decimal, _TYPES.is_binary, _TYPES.is_large_binary, _TYPES.is_fixed_size_binary)
 
@@ -91,7 +100,7 @@ def as_json(raw: RawRows) -> RawRows:
         if wanted is None:
             left_out.append(name)
     tell_left_out(raw.where, left_out)
-    return replace(raw, rows=rows)
+    return replace(raw, rows=rows, left_out=left_out)
 
 
 def tell_left_out(where: str, columns: Iterable[str]) -> None:
@@ -110,7 +119,7 @@ def _rows_as_json(raw: RawRows) -> RawRows:
         for name in left_out:
             row.pop(name, None)
     tell_left_out(raw.where, left_out)
-    return replace(raw, rows=rows)
+    return replace(raw, rows=rows, left_out=[*left_out])
 
 
 def plain_row(row: Mapping, left_out: dict[str, bool]) -> dict:
@@ -186,6 +195,11 @@ def standard_rows(raw: RawRows, drop_bad: bool, shapes: tuple[str, ...], notes: 
                 notes.note("other pairs or answers of a prompt that is taken once", place)
                 continue
             asked.add(key)
+        if is_other_prompt(given, row):
+            notes.note(OTHER_PROMPT[shape == "prompt" and isinstance(row["prompt"], str)], place)
+        shows = IMAGES & given.keys() or getattr(raw, "left_out", ())
+        if shows and any(map(PLACEHOLDER.search, strings([row[column] for column in COLUMNS[shape]]))):
+            notes.note("taken without the images that their text has a place for", place)
         if shape not in ("prompt", "rankings"):
             for name in [name for name in row if name in LEFT_OUT and name not in COLUMNS[shape]]:
                 row.pop(name)
