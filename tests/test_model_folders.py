@@ -1,5 +1,6 @@
 """A damaged file in a model's folder is one line that names it and says what to do, before anything is loaded."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -8,16 +9,19 @@ import shutil
 import numpy
 import pytest
 from forked import run_python
+from huggingface_hub.errors import StrictDataclassError
 from parsing_toys import SFT
 from safetensors.numpy import save_file
 from training_toys import CONFIG, TEXTS, save_model
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from llmrecipes.chat import find_models
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.hub import plan_push
 from llmrecipes.models import load_policy
 from llmrecipes.parsing import parse
-from llmrecipes.preflight.model_folders import AGAIN, damages
+from llmrecipes.preflight.model_folders import AGAIN, REPAIR, damages
+from llmrecipes.preflight.model_values import lacks_sizes, wrong_values
 from llmrecipes.tokenizers import load_tokenizer, train_tokenizer
 
 INDEX = "model.safetensors.index.json"
@@ -104,11 +108,61 @@ def test_the_base_of_an_adapter_is_looked_at_too(folder, tmp_path):
     assert f"{folder}: tokenizer.json is cut off" in problems_with(adapter)[0]
 
 
+COUNT, SIZE = "where a whole number of 0 or more is expected", "where a whole number of 1 or more is expected"
+# name, key, value: of another type than any model has, or out of range
+WRONG = [
+    ("config.json", "dtype", 5, "`dtype`: 5 where the name of a type, one of float16, bfloat16, float32"),
+    ("config.json", "dtype", "bfloat17", "`dtype`: 'bfloat17' where the name of a type"),
+    ("config.json", "hidden_size", "32", f"`hidden_size`: '32' {SIZE}"),
+    ("config.json", "num_hidden_layers", -2, f"`num_hidden_layers`: -2 {SIZE}"),
+    ("config.json", "num_key_value_heads", -1, f"`num_key_value_heads`: -1 {COUNT}"),
+    ("config.json", "rms_norm_eps", "1e-6", "`rms_norm_eps`: '1e-6' where a number of 0 or more is expected"),
+    ("config.json", "tie_word_embeddings", "no", "`tie_word_embeddings`: 'no' where true or false is expected"),
+    ("config.json", "architectures", "LlamaForCausalLM", "`architectures`: 'LlamaForCausalLM' where a list of texts"),
+    ("config.json", "text_config", {"hidden_size": -1}, f"`text_config.hidden_size`: -1 {SIZE}"),
+    ("generation_config.json", "max_length", "x", f"`max_length`: 'x' {COUNT}"),
+    ("generation_config.json", "eos_token_id", "a", "`eos_token_id`: 'a' where a token's number or a list of these"),
+    ("generation_config.json", "temperature", -1, "`temperature`: -1 where a number of 0 or more"),
+    ("generation_config.json", "do_sample", 1, "`do_sample`: 1 where true or false"),
+    ("tokenizer_config.json", "model_max_length", "long", "`model_max_length`: 'long' where a number above 0"),
+    ("tokenizer_config.json", "pad_token", 0, "`pad_token`: 0 where a token's text is expected"),
+    ("tokenizer_config.json", "padding_side", "middle", "`padding_side`: 'middle' where left or right is expected"),
+    ("tokenizer_config.json", "chat_template", 5, "`chat_template`: 5 where a text is expected"),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "value", "said"), WRONG, ids=[f"{name}-{key}" for name, key, *_ in WRONG])
+def test_a_value_that_no_model_has_is_one_line(folder, name, key, value, said):
+    values = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(values | {key: value}))
+    (line,) = problems_with(folder)
+    assert f"{folder}: {name} has {said}" in line and REPAIR in line
+    (folder / name).write_text(json.dumps(values | {key: None}))
+    assert not list(damages(folder)), "null is a value that is not given"
+
+
+def test_a_config_without_sizes_beside_weights_is_refused_before_gigabytes_of_defaults_are_built(folder):
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (line,) = problems_with(folder)
+    assert f"{folder}: config.json says nothing of the model's sizes, such as `hidden_size`, beside weights" in line
+    assert not list(damages(folder, weights=False)), "a plan reads no weights"
+
+
+@pytest.mark.long
+def test_no_value_that_transformers_writes_itself_is_refused():
+    configs = []
+    for kind in MODEL_FOR_CAUSAL_LM_MAPPING:
+        with contextlib.suppress(StrictDataclassError):  # one whose defaults contradict each other
+            configs.append(json.loads(kind().to_json_string(use_diff=False)))
+    assert len(configs) > 100 and not any(map(lacks_sizes, configs))
+    assert [wrong for config in configs for wrong in wrong_values("config.json", config)] == []
+
+
 # name, key, value: JSON objects that are no damage, and mean nothing to transformers
 ODD = [
     ("tokenizer.json", "added_tokens", 5, "its tokenizer cannot be loaded: 'int' object"),
-    ("tokenizer_config.json", "pad_token", {"a": 1}, "its tokenizer cannot be loaded: Special token pad_token"),
-    ("config.json", "hidden_size", "x", "its config.json cannot be loaded: .*hidden_size"),
+    ("tokenizer_config.json", "added_tokens_decoder", {"a": 1}, "its tokenizer cannot be loaded: "),
+    ("config.json", "attention_bias", "x", "its config.json cannot be loaded: .*attention_bias"),
     ("config.json", "rope_parameters", {"rope_type": "nope"}, "its model cannot be loaded: has no 'nope'"),
 ]
 

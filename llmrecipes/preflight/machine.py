@@ -137,8 +137,8 @@ def models(s: Settings) -> Problems:
     for key in ("model_name_or_path", "reward_model_name_or_path", "value_model_name_or_path", "watch_reward_model"):
         config = _model_config(s.values.get(key))
         for name, limit in LARGEST.items():
-            size = config.get(name, 1)
-            if size is not None and (type(size) is not int or not 1 <= size <= limit):
+            size = config.get(name)
+            if type(size) is int and size > limit:  # other kinds: `model_values`
                 yield key, f"{s[key]}: {name} is {shown(size)} in its config.json; no model has such a size"
     config = _model_config(s.values.get("model_name_or_path"))
     adapter = _model_config(s.values.get("model_name_or_path"), "adapter_config.json")

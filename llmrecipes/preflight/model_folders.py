@@ -1,4 +1,5 @@
-"""Damaged files in the folder of a model: cut off, empty, of another kind, or missing. Seen without loading anything."""
+"""Damaged files in the folder of a model: cut off, empty, of another kind, missing, or with values that no model has. Seen
+without loading anything."""
 
 import json
 import os
@@ -7,15 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmrecipes.config import InputError
+from llmrecipes.durable import read_json
 from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.manifest import strings
 from llmrecipes.preflight.folders import no_text
+from llmrecipes.preflight.model_values import lacks_sizes, wrong_values
 from llmrecipes.preflight.named import MODELS
 
 KEYS = (*MODELS, "chat_template_path")
 # JSON objects that transformers and PEFT read.
+CONFIG = "config.json"
 OBJECTS = (
-    "config.json",
+    CONFIG,
     "generation_config.json",
     "adapter_config.json",
     "tokenizer.json",
@@ -57,6 +61,8 @@ def damages(folder: Path, weights: bool = True) -> Iterator[str]:
             yield f"{name} {problem}"
     if not weights:
         return
+    if any((folder / name).is_file() for name in (WEIGHTS, INDEX)) and lacks_sizes(read_json(folder / CONFIG)):
+        yield f"{CONFIG} says nothing of the model's sizes, such as `hidden_size`, beside weights that have some; {REPAIR}"
     named = _shards(folder / INDEX) if not (folder / WEIGHTS).is_file() else [WEIGHTS]
     for name in (*named, *filter(lambda name: (folder / name).is_file(), [ADAPTER])):
         if not (folder / name).is_file():
@@ -115,6 +121,8 @@ def _damage(file: Path) -> str:
         return f"holds {KINDS[type(value)]} where a JSON object is expected; {AGAIN}"
     if file.name == "tokenizer.json" and not (isinstance(value.get("model"), dict) and "added_tokens" in value):
         return f"holds no tokenizer, which has `model` and `added_tokens`; {AGAIN}"
+    if wrong := next(wrong_values(file.name, value), ""):
+        return f"{wrong}; {REPAIR}"
     template = value.get("chat_template") if file.name == "tokenizer_config.json" else None
     return _of_template(template, "in its chat_template, ") if isinstance(template, str) else ""
 
