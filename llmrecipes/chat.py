@@ -8,11 +8,12 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from html import escape, unescape
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
+import torch
 from transformers import GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -26,6 +27,7 @@ from llmrecipes.models import context_length, eos_token_ids, load_policy, load_t
 from llmrecipes.preflight.model_folders import require_whole
 from llmrecipes.web import import_gradio
 
+AS_WRITTEN = "[data-testid=bot], [data-testid=user] { white-space: break-spaces !important }"  # an answer's indentation, too
 LANGUAGE_MODELS = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 
@@ -96,12 +98,12 @@ def _shown() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise _error(str(error)) from None
+        raise page_error(str(error)) from None
 
 
-def _error(text: str) -> Exception:
+def page_error(text: str) -> Exception:
     """What the page shows as an error: gradio would take the text for HTML."""
-    return import_gradio().Error(escape(text))
+    return import_gradio().Error(escape(text), print_exception=False)
 
 
 def stream_answer(
@@ -113,32 +115,29 @@ def stream_answer(
     trust_remote_code: bool = False,
 ) -> Iterator[str]:
     """Streams the answer of the model in `folder`; greedy at temperature 0. Where the context is full, the first turns are
-    left out, with a notice."""
+    left out, with a notice. Returns why the answer ended, "stop" or "length". Closed earlier, it ends the model's work.
+
+    Raises:
+        gradio.Error: the model cannot be loaded or asked, or fails.
+    """
     from transformers import TextIteratorStreamer
 
     with _shown():
         model, tokenizer = _load(folder, trust_remote_code)
-    context = context_length(model) or 1 << 20
-    room = context - max_new_tokens
-    if room < 1:
-        yield f"(max_new_tokens is {max_new_tokens}, but this model reads and writes {context} tokens in all; lower it.)"
-        return
-    with _shown():
-        ids, left_out = _last_turns(tokenizer, messages, room)
-    if ids.shape[1] > room:
-        yield f"(The message is too long: {ids.shape[1]} tokens; there is room for {room}.)"
-        return
-    if left_out:
-        import_gradio().Warning(f"The model no longer reads the first {left_out} turns: its context holds {context} tokens.")
+    ids = _prompt(model, tokenizer, messages, max_new_tokens, folder)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
     inputs = {"input_ids": ids.to(model.device), "attention_mask": ids.new_ones(ids.shape).to(model.device)}
 
-    failed = []
+    closed, made, failed = Event(), [], []
+
+    def is_closed(ids, scores, **kwargs):
+        return torch.full(ids.shape[:1], closed.is_set(), device=ids.device)
 
     def generate():
+        options = sampling | {"max_new_tokens": max_new_tokens, "stopping_criteria": [is_closed]}
         try:
-            model.generate(**inputs, **sampling, max_new_tokens=max_new_tokens, streamer=streamer)
+            made.append(model.generate(**inputs, **options, streamer=streamer))
         except Exception as error:  # in a thread nobody would see it
             failed.append(error)
         finally:
@@ -147,12 +146,35 @@ def stream_answer(
     thread = Thread(target=generate)
     thread.start()
     text = ""
-    for piece in streamer:
-        text += piece
-        yield text
+    try:
+        for piece in streamer:
+            text += piece
+            yield text
+    finally:
+        closed.set()  # the page's stop button: the model would go on computing an answer that nobody reads
     thread.join()
     if failed:
-        raise _error(f"{folder} failed to answer: {type(failed[0]).__name__}: {failed[0]}")
+        raise page_error(f"{folder} failed to answer: {type(failed[0]).__name__}: {failed[0]}")
+    return "stop" if int(made[0][0, -1]) in eos_token_ids(model, tokenizer) else "length"
+
+
+def _prompt(model, tokenizer, messages: list[dict], max_new_tokens: int, folder: str) -> torch.Tensor:
+    """Token ids (1, T) of what the model is asked: the conversation, or its last turns and a notice."""
+    context = context_length(model) or 1 << 20
+    room = context - max_new_tokens
+    if room < 1:
+        raise page_error(
+            f"max_new_tokens is {max_new_tokens}, but {folder} reads and writes {context} tokens in all; lower it."
+        )
+    with _shown():
+        if messages[0]["role"] == "system":
+            templates.require_shown(tokenizer, [messages[0], messages[-1]], 0, folder, {"add_generation_prompt": True})
+        ids, left_out = _last_turns(tokenizer, messages, room)
+    if ids.shape[1] > room:
+        raise page_error(f"The message is too long: {ids.shape[1]} tokens; {folder} has room for {room}.")
+    if left_out:
+        import_gradio().Warning(f"The model no longer reads the first {left_out} turns: its context holds {context} tokens.")
+    return ids
 
 
 def _last_turns(tokenizer, messages: list[dict], room: int):
@@ -196,29 +218,28 @@ def build_page(
 
     def reply(message, history, model, system, temperature, top_p, length):
         *asked, question = messages_of(message, system)
-        messages = [*asked, *map(_said, history), question]
-        for text in answer(models[model], messages, temperature, top_p, int(length)):
-            yield escape(text, quote=False)  # the Chatbot treats even plain text as HTML, and would load its images
+        messages = [*asked, *answered(history), question]
+        try:
+            yield from answer(models[model], messages, temperature, top_p, int(length))
+        except gr.Error as error:  # raised, it would leave the page without a field to type in
+            gr.Warning(error.message, duration=None)
 
     def ask_all(prompt, chosen, *sampling):
         if not prompt.strip() or not chosen:
-            raise gr.Error("Write a prompt and pick a stage first.")
+            raise page_error("Write a prompt and pick a stage first.")
         chosen = [name for name in names if name in chosen]
         for texts in in_lockstep(answer, [models[name] for name in chosen], prompt, *sampling):
             yield [gr.Textbox(texts[chosen.index(n)] if n in chosen else "", visible=n in chosen) for n in names]
 
     with gr.Blocks(title="llmrecipes chat", analytics_enabled=False) as page:
-        gr.HTML(f'<h1 style="overflow-wrap:anywhere">{escape(title)}</h1>')
+        gr.HTML(f'<h1 style="overflow-wrap:anywhere">{escape(title)}</h1><style>{AS_WRITTEN}</style>')
         with gr.Tab("Talk"):
             system, temperature, top_p, length = sampling_settings(gr, render=False)
             with gr.Row():
                 about = [(describe_model(name, folder), name) for name, folder in models.items()]
                 stage = gr.Dropdown(about, value=names[-1], label="stage", scale=3, min_width=320)
                 temperature.render()
-            # No Markdown: gradio's Markdown would load images that a model names.
-            chatbot = gr.Chatbot(
-                render_markdown=False, sanitize_html=True, height="45vh", label="chat", buttons=["copy", "copy_all"]
-            )  # without `share`, which would send the conversation to a third party
+            chatbot = _plain_chatbot(gr)
             asked = [stage, system, temperature, top_p, length]
             talk = gr.ChatInterface(reply, chatbot=chatbot, additional_inputs=asked, additional_inputs_accordion="Settings")
             if examples:
@@ -246,11 +267,35 @@ def sampling_settings(gr, temperature: float = 0, render: bool = True) -> list:
     ]
 
 
-def in_lockstep(answer, folders: list[str], prompt: str, system, temperature, top_p, length) -> Iterator[list[str]]:
-    """Streams the answers of several models in lockstep, so that none can be recognised by its speed."""
-    streams = [answer(folder, messages_of(prompt, system), temperature, top_p, int(length)) for folder in folders]
+def _plain_chatbot(gr):
+    """A Chatbot that shows what either side says as it is: gradio's takes even plain text for HTML, and dedents it."""
+    # No Markdown, whose images would be loaded; no button `share`, which would send the conversation to a third party;
+    # and none to copy a turn or all, for they copy it as it is escaped.
+    bot = gr.Chatbot(render_markdown=False, sanitize_html=True, latex_delimiters=[], height="45vh", label="chat", buttons=[])
+    shows, reads = bot.postprocess, bot.preprocess
+    part = lambda text: [{"type": "text", "text": text}]
+    # Not a subclass: of that, gradio would write a file of type hints beside this one.
+    other = lambda turns, change: [turn | {"content": part(change(_said(turn)))} for turn in turns or []]
+    bot.postprocess = lambda turns: shows(other(turns, partial(escape, quote=False)))
+    bot.preprocess = lambda payload: other(reads(payload), unescape)
+    return bot
+
+
+def in_lockstep(
+    answer, folders: list[str], prompt: str, system, temperature, top_p, length, ends: dict | None = None
+) -> Iterator[list[str]]:
+    """Streams the answers of several models in lockstep, so that none can be recognised by its speed.
+
+    ends: is given why each answer ended, by its place.
+    """
+    ends = {} if ends is None else ends
+
+    def stream(place):
+        messages = messages_of(prompt, system)
+        ends[place] = yield from answer(folders[place], messages, temperature, top_p, int(length))
+
     shown = [""] * len(folders)
-    for texts in itertools.zip_longest(*streams):
+    for texts in itertools.zip_longest(*map(stream, range(len(folders)))):
         shown = [old if new is None else new for old, new in zip(shown, texts, strict=True)]
         yield shown
 
@@ -261,8 +306,14 @@ def messages_of(prompt: str, system: str) -> list[dict]:
     return [*messages, {"role": "user", "content": prompt}]
 
 
-def _said(turn: dict) -> dict:
-    """A turn of gradio's history as a message. Only answers were escaped for the page."""
-    text = turn["content"]
-    text = text if isinstance(text, str) else "".join(part.get("text", "") for part in text)
-    return {"role": turn["role"], "content": unescape(text) if turn["role"] == "assistant" else text}
+def answered(history: list[dict]) -> list[dict]:
+    """gradio's history as messages, without questions that were never answered: many templates refuse two in a row."""
+    turns = [{"role": turn["role"], "content": _said(turn)} for turn in history]
+    pairs = itertools.pairwise([*turns, {"role": "user"}])
+    return [turn for turn, then in pairs if turn["role"] != then["role"]]
+
+
+def _said(turn: dict) -> str:
+    """The text of a turn of gradio's."""
+    content = turn["content"] if isinstance(turn["content"], list) else [turn["content"]]
+    return "".join(part if isinstance(part, str) else part.get("text", "") for part in content)

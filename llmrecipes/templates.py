@@ -244,7 +244,7 @@ def _check_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[dict], w
     for i, turn in enumerate(turns):
         own = [key for key in SAID if turn.get(key)] if turn["role"] == "assistant" else []
         if turn["role"] in ("system", "tool"):
-            _require_shown(tokenizer, turns, i, where, options)
+            require_shown(tokenizer, turns, i, where, options)
         elif (turn.get("content") or "").rpartition("</think>")[2].strip() not in whole:
             _require_read_out(tokenizer, turns[: i + 1], where, options)
         if not own and "</think>" not in (turn.get("content") or ""):
@@ -275,7 +275,7 @@ def thoughts_of(turn: Mapping) -> list[str]:
     return [text.strip() for text in [_thought_inside(turn), *beside] if isinstance(text, str) and text.strip()]
 
 
-def _require_shown(tokenizer: PreTrainedTokenizerBase, turns: list[dict], i: int, where: str, options: dict) -> None:
+def require_shown(tokenizer: PreTrainedTokenizerBase, turns: list[dict], i: int, where: str, options: dict) -> None:
     """InputError unless the template shows turn `i`, a system or tool turn."""
     # Some templates show a system turn only before another turn; and without a tool's turn nothing may be left to show.
     before, after = turns[:i], turns[i + 1 : i + 2] if i == 0 else []

@@ -7,7 +7,7 @@ import random
 import time
 from pathlib import Path
 
-from llmrecipes.chat import in_lockstep, messages_of, sampling_settings, stream_answer
+from llmrecipes.chat import in_lockstep, messages_of, page_error, sampling_settings, stream_answer
 from llmrecipes.formats import prompt_id, read_growing
 from llmrecipes.metrics import bradley_terry
 from llmrecipes.web import import_gradio
@@ -24,17 +24,19 @@ def build_compare_page(models: dict[str, str], votes_file: Path, answer=stream_a
 
     def ask(prompt, system, temperature, top_p, length):
         if not prompt.strip():
-            raise gr.Error("Write a prompt first.")
-        order, shown = random.sample(names, len(names)), [""] * len(names)
-        for shown in in_lockstep(answer, [models[name] for name in order], prompt, system, temperature, top_p, length):
+            raise page_error("Write a prompt first.")
+        order, shown, ends = random.sample(names, len(names)), [""] * len(names), {}
+        folders = [models[name] for name in order]
+        for shown in in_lockstep(answer, folders, prompt, system, temperature, top_p, length, ends):
             yield [*shown, None, *[gr.Button(interactive=False)] * (len(names) + 2), ""]
         sampling = {"temperature": temperature, "top_p": top_p, "max_new_tokens": int(length)}
         asked = {"prompt": messages_of(prompt, system), "responses": shown, "models": order, "sampling": sampling}
+        asked["finish_reasons"] = [ends[place] for place in numbers]  # an answer that was cut teaches no end
         yield [*shown, asked, *[gr.Button(interactive=True)] * (len(names) + 2), ""]
 
     def vote(asked, ranking, all_bad):
         if not asked:
-            raise gr.Error("Ask first.")
+            raise page_error("Ask first.")
         _add_vote(votes_file, asked, ranking, all_bad)
         who = ", ".join(f"{number + 1}: {name}" for number, name in enumerate(asked["models"]))
         return [

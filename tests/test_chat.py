@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -19,9 +20,19 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llmrecipes.chat import _said, build_page, describe_model, example_prompts, find_models, stream_answer, terminal_lines
+from llmrecipes.chat import (
+    answered,
+    build_page,
+    describe_model,
+    example_prompts,
+    find_models,
+    in_lockstep,
+    page_error,
+    stream_answer,
+    terminal_lines,
+)
 from llmrecipes.config import InputError, ModelArguments
-from llmrecipes.formats import read_growing
+from llmrecipes.formats import rankings_to_pairs, read_growing
 from llmrecipes.generation import sample_responses
 from llmrecipes.models import build_policy, load_policy, load_tokenizer
 from llmrecipes.templates import encode_prompts
@@ -75,8 +86,8 @@ def adapter(tmp_path_factory):
 
 def said(folder):
     *_, last = stream_answer(str(folder), [{"role": "user", "content": "cat"}], 0, 1, 8)
-    (said,) = stream_answer(str(folder), [{"role": "user", "content": "cat"}], 0, 1, 1 << 21)
-    assert "max_new_tokens is 2097152" in said and "-" not in said, "never room for a negative number of tokens"
+    with pytest.raises(gradio.Error, match="max_new_tokens is 2097152, but .* reads and writes 64 tokens in all; lower it"):
+        next(stream_answer(str(folder), [{"role": "user", "content": "cat"}], 0, 1, 1 << 21))
     return last
 
 
@@ -126,12 +137,39 @@ def test_a_conversation_longer_than_the_context_goes_on_from_a_question_and_says
     system, last = turn("system", "The cat sat."), turn("user", "A dog ran.")
     talk = [system, *[turn(role, "The mat.") for role in ("user", "assistant")] * 3, last]
     asked = []
-    monkeypatch.setattr(model, "generate", lambda streamer, input_ids, **_: asked.append(tokenizer.decode(input_ids[0])))
+    generate = lambda input_ids, **_: asked.append(tokenizer.decode(input_ids[0])) or input_ids
+    monkeypatch.setattr(model, "generate", generate)
     with pytest.warns(UserWarning, match="no longer reads the first 4 turns"):
         list(stream_answer("sft", talk, 0, 1, 1))
     assert asked == [tokenizer.apply_chat_template([system, *talk[5:]], tokenize=False, add_generation_prompt=True)]
-    (said,) = stream_answer("sft", [turn("system", "cat " * 60), last], 0, 1, 1)
-    assert "The message is too long" in said, "the system prompt is not left out in silence"
+    with pytest.raises(gradio.Error, match="The message is too long"):  # no answer, which the model would then read
+        next(stream_answer("sft", [turn("system", "cat " * 60), last], 0, 1, 1))
+    tokenizer.chat_template = ALTERNATING.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
+    with pytest.raises(gradio.Error, match="sft, turn 1: the chat template leaves out what the system says"):
+        next(stream_answer("sft", [system, last], 0, 1, 1))
+
+
+def test_the_model_stops_when_the_page_does_and_says_whether_it_was_done(loaded):
+    model, _ = loaded
+    drawn, closed = [], threading.Event()
+
+    def draw(*_):
+        drawn.append(0)
+        assert len(drawn) < 3 or closed.wait(60)
+
+    hook = model.register_forward_hook(draw)
+    answer = stream_answer("sft", [{"role": "user", "content": "cat"}], 0, 1, 40)
+    next(answer)
+    answer.close()
+    closed.set()
+    [thread.join() for thread in threading.enumerate() if "generate" in thread.name]
+    assert len(drawn) <= 3, "the answer that nobody reads is not worked out"
+    hook.remove()
+    ends = {}
+    *_, (shown, same) = in_lockstep(stream_answer, ["sft", "sft"], "cat", "", 0, 1, 4, ends)
+    assert ends == {0: "length", 1: "length"} and shown == same
+    model.generation_config.eos_token_id = list(range(400))  # whatever comes first
+    assert list(in_lockstep(stream_answer, ["sft"], "cat", "", 0, 1, 4, ends)) and ends[0] == "stop"
 
 
 def test_what_goes_wrong_while_answering_stands_on_the_page_as_text(loaded, adapter, monkeypatch):
@@ -156,10 +194,44 @@ def test_what_goes_wrong_while_answering_stands_on_the_page_as_text(loaded, adap
         shutil.rmtree(adapter / name)
 
 
-def test_what_a_user_wrote_stays_as_it_was_in_later_turns():
-    part = lambda text: [{"type": "text", "text": text}]
-    assert _said({"role": "user", "content": part("What is &lt;b&gt;?")})["content"] == "What is &lt;b&gt;?"
-    assert _said({"role": "assistant", "content": part("&lt;b&gt; is bold")})["content"] == "<b> is bold"
+def test_a_question_that_was_not_answered_is_not_part_of_the_conversation():
+    turn = lambda role, text: {"role": role, "content": [{"type": "text", "text": text}]}
+    history = [turn("user", "1"), turn("user", "2"), turn("assistant", "two"), turn("user", "3")]
+    assert answered(history) == [{"role": "user", "content": "2"}, {"role": "assistant", "content": "two"}]
+    assert answered([]) == []
+
+
+def test_what_either_side_says_stands_there_as_it_is_and_is_read_so_later(browser):
+    expect = pytest.importorskip("playwright.sync_api").expect
+    typed, said, asked = "  <b>x</b> vector<int> &lt; $$x^2$$", "    def f():\n        return '&lt;'\n", []
+
+    def answer(folder, messages, *settings):
+        asked.append(messages)
+        if len(asked) == 2:
+            raise page_error("no <b>room</b>")
+        yield said
+
+    with served(serve_blocks(build_page({"sft": "A"}, answer))) as address:
+        tab = browser.new_page()
+        tab.goto(address)
+        box = tab.locator("textarea").first
+        for text in (typed, "too long", "next"):
+            box.fill(text)
+            box.press("Enter")
+            expect(tab.get_by_test_id("user").last).to_contain_text(text.strip(), timeout=12_000)
+            expect(box).to_be_enabled(timeout=12_000)  # after an error, too
+        expect(tab.get_by_test_id("bot")).to_have_count(2, timeout=12_000)
+        assert "no <b>room</b>" in tab.locator("body").inner_text()
+        assert (
+            tab.get_by_test_id("user").first.inner_text() == typed and tab.get_by_test_id("bot").first.inner_text() == said
+        )
+        assert tab.get_by_role("button", name="copy").count() == 0  # would copy &lt; for <
+    first = [{"role": "user", "content": typed}, {"role": "assistant", "content": said}]
+    assert asked == [
+        first[:1],
+        [*first, {"role": "user", "content": "too long"}],
+        [*first, {"role": "user", "content": "next"}],
+    ]
 
 
 def test_a_model_says_what_it_is_and_a_chain_what_may_be_asked(tmp_path):
@@ -362,6 +434,7 @@ def test_blind_vote_side_by_side(tmp_path, browser):
     def answer(folder, messages, *settings):
         yield "it is"
         yield f"it is {folder} {HOSTILE}"
+        return "length" if folder == "BAD" else "stop"
 
     votes = tmp_path / "votes.jsonl"
     page = build_compare_page({"sft": "GOOD", "ppo": "BAD"}, votes, answer)
@@ -385,12 +458,12 @@ def test_blind_vote_side_by_side(tmp_path, browser):
         assert tab.evaluate("window.hit") is None
     rows = read_growing(votes)
     assert len(rows) == 3 and all("GOOD" in row["responses"][row["ranking"][0][0]] for row in rows)
+    pairs = [pair for row in rows for pair in rankings_to_pairs(row)]
+    assert [(pair["chosen_finished"], pair["rejected_finished"]) for pair in pairs] == [(True, False)] * 3
     assert [(row[0], row[4], row[5]) for row in ratings(rows)] == [("sft", 3, "100 %"), ("ppo", 3, "0 %")]
 
 
 def test_votes_are_rankings_for_recipes_rank():
-    from llmrecipes.formats import rankings_to_pairs
-
     row = {
         "prompt_id": "1",
         "prompt": [{"role": "user", "content": "q"}],
