@@ -22,12 +22,12 @@ from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict, load_pef
 from peft.utils.error import NoMatchingPeftModuleError
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.pytorch_utils import Conv1D
 from transformers.utils.peft_utils import find_adapter_config_file
 from trl import get_peft_config
 
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.tables import say
+from llmrecipes.lora_targets import choices_of, require_targets
 from llmrecipes.manifest import fingerprint, read_manifest
 
 ADAPTER_FILE = "adapter_config.json"
@@ -239,8 +239,8 @@ def lora_config(args: ModelArguments, model: PreTrainedModel) -> PeftConfig | No
     """The LoRA config for `model` from the keys of `args`; None without use_peft.
 
     Raises:
-        InputError: `lora_target_modules` names a module that the model does not have, PEFT cannot adapt this model in this
-            way, or the weights are quantised and there is no adapter to train.
+        InputError: `lora_target_modules`, `lora_target_parameters` or `lora_modules_to_save` names what the model does not
+            have, PEFT cannot adapt this model in this way, or the weights are quantised and there is no adapter to train.
     """
     config = get_peft_config(args)
     if config is None:
@@ -255,21 +255,9 @@ def lora_config(args: ModelArguments, model: PreTrainedModel) -> PeftConfig | No
     targets = config.target_modules
     if isinstance(targets, str) and re.fullmatch(r"\w+", targets):
         config.target_modules = targets = {targets}  # TRL makes a list of one name a string: a pattern for full paths
-    names = [f".{name}" for name, _ in model.named_modules()]
-    for target in sorted(targets or ()) if not isinstance(targets, str) else ():
-        if not any(name.endswith(f".{target}") for name in names):
-            raise InputError(f"lora_target_modules: no `{target}` here; {_choices(model)}")
-    for saved in config.modules_to_save or ():
-        if not any(name.endswith(f".{saved}") for name in names):
-            raise InputError(f"lora_modules_to_save: no `{saved}` here; {_choices(model)}")
+    require_targets(config, model)
     check_fit(config, model)
     return config
-
-
-def _choices(model: PreTrainedModel, unfit: Iterable[str] = ()) -> str:
-    kinds = (torch.nn.Linear, Conv1D)
-    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, kinds)}
-    return f"name some of {', '.join(sorted(names.difference(unfit)))}" + ("" if unfit else ", or all-linear")
 
 
 def check_fit(config: PeftConfig, model: PreTrainedModel) -> None:
@@ -283,7 +271,7 @@ def check_fit(config: PeftConfig, model: PreTrainedModel) -> None:
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         if isinstance(error, NoMatchingPeftModuleError) or getattr(config, "target_modules", 1) is None:
             kind = model.config.model_type
-            raise InputError(f"lora_target_modules: PEFT has no default for a {kind}; {_choices(model)}") from None
+            raise InputError(f"lora_target_modules: PEFT has no default for a {kind}; {choices_of(model)}") from None
         if "ParamWrapper" in str(error) and config.lora_dropout:
             raise InputError(
                 f"lora_dropout: {config.lora_dropout} is not possible on the experts of a mixture, which are one tensor; "
@@ -292,7 +280,7 @@ def check_fit(config: PeftConfig, model: PreTrainedModel) -> None:
         if found := re.search(r"incompatible with Mamba-based models.*Incompatible modules: (\{.*?\})", str(error)):
             unfit = set(re.findall(r"\w+", found[1]))
             told = f"{', '.join(sorted(unfit))} of a {model.config.model_type} cannot carry an adapter"
-            raise InputError(f"lora_target_modules: {told}; {_choices(model, unfit)}") from None
+            raise InputError(f"lora_target_modules: {told}; {choices_of(model, unfit)}") from None
         raise InputError(f"lora_target_modules: {str(error)[:300]}") from None
 
 

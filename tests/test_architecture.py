@@ -39,6 +39,7 @@ LAYERS = {
         "batch_size",
         "random_states",
         "adapters",
+        "lora_targets",
         "answer_masks",
         "attention",
         "encoders",

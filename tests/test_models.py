@@ -402,9 +402,35 @@ def test_lora_goes_where_lora_target_modules_says(tokenizer, targets, adapted):
 
 
 def test_lora_of_a_module_that_is_not_there_is_an_input_error(tokenizer):
-    wrong = ModelArguments(use_peft=True, lora_target_modules=["q_proj", "kv_proj"])
-    with pytest.raises(InputError, match="lora_target_modules: no `kv_proj` here; name some of down_proj, .* or all-linear"):
-        lora_config(wrong, build_policy(CONFIG, tokenizer))
+    policy = build_policy(CONFIG, tokenizer)
+    linear = "name some of down_proj, .* or all-linear"
+    for key, names, said in (
+        ("lora_target_modules", ["q_proj", "kv_proj"], f"no `kv_proj` here, did you mean `v_proj`\\?; {linear}"),
+        ("lora_target_modules", ["q_prj.*"], f"the pattern `q_prj.*` matches no module's whole path, such as .*; {linear}"),
+        ("lora_target_modules", ["(q_proj"], f"`\\(q_proj` is no regular expression .*; {linear}"),
+        ("lora_modules_to_save", ["lm_haed"], "no `lm_haed` here, did you mean `lm_head`\\?; "),
+        (
+            "lora_target_parameters",
+            ["mlp.experts.up"],
+            "no `mlp.experts.up` here; name some of ",
+        ),
+    ):
+        with pytest.raises(InputError, match=f"^{key}: {said}"):
+            lora_config(ModelArguments(use_peft=True, **{key: names}), policy)
+
+
+def test_lora_on_the_parameters_of_experts_is_found_by_name(tokenizer):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "moe_intermediate_size": 8, "num_hidden_layers": 1}
+    sizes |= {"num_experts": 2, "num_experts_per_tok": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+    policy = build_policy({"model_type": "qwen3_moe", **sizes}, tokenizer)
+    lora = {"use_peft": True, "lora_dropout": 0.0, "lora_target_modules": ["q_proj"]}
+    given = lambda name: ModelArguments(lora_target_parameters=[name], **lora)
+    config = lora_config(given("mlp.experts.gate_up_proj"), policy)
+    advice = "did you mean `experts.gate_up_proj`\\?; name some of mlp.experts.down_proj, mlp.experts.gate_up_proj$"
+    with pytest.raises(InputError, match=f"^lora_target_parameters: no `experts.gate_up` here, {advice}"):
+        lora_config(given("experts.gate_up"), policy)
+    adapted = [name for name, _ in get_peft_model(policy, config).named_parameters() if "lora_A" in name]
+    assert len(adapted) == 2
 
 
 def test_a_tokenizer_alone_is_loaded_as_auto_tokenizer_would(tmp_path):

@@ -295,6 +295,8 @@ optim_target_modules: [q_proj] | has no effect without `optim: galore` or `optim
 bnb_4bit_quant_type: nf4 | has no effect without `load_in_4bit: true`
 hub_strategy: end | has no effect without `push_to_hub: true`
 hub_model_id: ann/model | has no effect without `push_to_hub: true`
+liger_kernel_config: {rop: true} | `liger_kernel_config`: unknown key `rop`, did you mean `rope`?
+liger_kernel_config: {rope: 1} | `liger_kernel_config.rope` is 1 (int); it must be bool
 liger_kernel_config: {rope: true} | has no effect without `use_liger_kernel: true`
 length_column_name: size | has no effect: the rows, once tokenised, have no such column
 train_sampling_strategy: group_by_length; length_column_name: size | the rows, once tokenised, have no such column
@@ -308,6 +310,7 @@ STAGES = {
     "sft": TRAINING
     + """
 packing: 3 | it must be bool
+use_liger_kernel: true; liger_kernel_config: {fused_linear_cross_entropy: true} | would replace the head that this stage's
 packing_strategy: ffd | choose from bfd
 packing: true; max_length: null | which is null
 eval_packing: true | rows in a block would see each other; set `packing: true` too
@@ -519,6 +522,7 @@ bf16_full_eval: true | would round the weights that are saved after the last eva
 greater_is_better: true | decides nothing; set `load_best_model_at_end
 eval_do_concat_batches: false | has no effect: evaluations here keep no predictions
 fused_lm_head: true; label_smoothing_factor: 0.1 | takes the place of the loss that `label_smoothing_factor` changes
+use_liger_kernel: true; liger_kernel_config: {cross_entropy: true} | needs `fused_linear_cross_entropy: false`
 fused_lm_head: true; use_liger_kernel: true | takes the place of the loss that `use_liger_kernel` changes
 optimizer: muon; optim: sgd | has no effect without `optimizer: adamw`
 model_config: {model_type: llama, hidden_size: 33, num_attention_heads: 2}; ~model_name_or_path | not a multiple of

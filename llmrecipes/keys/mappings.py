@@ -11,6 +11,7 @@ MAPPINGS = {
     "activation_checkpointing_kwargs": "llmrecipes.keys.mappings:CheckpointingKwargs",
     "gradient_checkpointing_kwargs": "llmrecipes.keys.mappings:CheckpointingKwargs",
     "fsdp_config": "llmrecipes.keys.mappings:FSDPConfig",
+    "liger_kernel_config": "llmrecipes.keys.mappings:LigerKernelConfig",
 }
 
 
@@ -42,3 +43,18 @@ class FSDPConfig:
     min_num_params: int = 0
     state_dict_type: str = "FULL_STATE_DICT"
     activation_checkpointing: bool = False
+
+
+@dataclass
+class LigerKernelConfig:
+    """`liger_kernel_config`: what liger-kernel's functions for the architectures take, all together (0.8.5). It passes over
+    a name that is not among those of the model's own."""
+
+    rope: bool = True
+    rms_norm: bool = True
+    layer_norm: bool = True
+    swiglu: bool = True
+    geglu: bool = True
+    relu_squared: bool = True
+    cross_entropy: bool = False
+    fused_linear_cross_entropy: bool = True

@@ -160,6 +160,16 @@ def _fused_lm_head(s: Settings) -> Problems:
             yield "fused_lm_head", f"takes the place of the loss that `{key}` changes; give one of the two"
 
 
+def _liger(s: Settings) -> Problems:
+    """Entries of `liger_kernel_config` with which TRL or liger-kernel would stop."""
+    entries = s["liger_kernel_config"] if s["use_liger_kernel"] and isinstance(s["liger_kernel_config"], dict) else {}
+    of_trl = {"packing", "f_divergence_type", "desirable_weight", "num_iterations"} & s.keys.keys()  # SFT, DPO, KTO, GRPO
+    if of_trl and entries.get("fused_linear_cross_entropy"):
+        yield "liger_kernel_config", "`fused_linear_cross_entropy` would replace the head that this stage's own loss reads"
+    elif not of_trl and entries.get("cross_entropy") and entries.get("fused_linear_cross_entropy", True):
+        yield "liger_kernel_config", "`cross_entropy: true` needs `fused_linear_cross_entropy: false`, which does the same"
+
+
 def _adapter(s: Settings) -> Problems:
     if "use_peft" not in s.keys:
         return
@@ -360,6 +370,7 @@ CONTRADICTIONS = (
     _precision,
     _packing,
     _fused_lm_head,
+    _liger,
     _adapter,
     _texts,
     _preferences,
