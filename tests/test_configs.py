@@ -10,6 +10,7 @@ import yaml
 from recipe_types import recipe_types
 
 from llmrecipes.keys import keys_of, schema
+from llmrecipes.keys.mappings import MAPPINGS
 from llmrecipes.parsing import parse
 
 ROOT = Path(__file__).parent.parent
@@ -68,6 +69,19 @@ def test_yaml_names_its_schema_and_fits_it(path):
     stage, values = path.stem.split("-")[0], yaml.safe_load(path.read_text())
     assert f"# yaml-language-server: $schema=../schemas/{stage}.json\n" in path.read_text()
     validator_of(stage).validate(values)
+
+
+def test_editors_know_what_mappings_hold_as_the_check_does():
+    fits = validator_of("grpo").is_valid
+    properties = json.loads((schema.SCHEMAS / "grpo.json").read_text())["properties"]
+    for key in MAPPINGS.keys() & properties.keys():
+        known = keys_of(MAPPINGS[key])
+        assert known.keys() <= properties[key]["properties"].keys() and not fits({key: {"no_such_entry": 1}}), key
+    assert fits({"fsdp_config": {"fsdp_cpu_offload": True}}) and not fits({"fsdp_config": {"cpu_offload": 3}})
+    assert not fits({"accelerator_config": {"gradient_accumulation_kwargs": {"sync_each": True}}})
+    assert "typical_p" in properties["generation_kwargs"]["properties"]
+    assert "temperature" not in properties["generation_kwargs"]["properties"], "it is a key of its own"
+    assert {"min_lr_rate", "num_cycles"} <= properties["lr_scheduler_kwargs"]["properties"].keys()
 
 
 @cache

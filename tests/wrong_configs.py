@@ -108,7 +108,11 @@ accelerator_config: {use_configured_state: true} | needs a state that a program 
 accelerator_config: {gradient_accumulation_kwargs: {sync_each: true}} | unknown key `sync_each`, did you
 accelerator_config: {gradient_accumulation_kwargs: {adjust_scheduler: false}} | Trainer adds gradients up by itself
 fsdp_config: {fsdp_versions: 2} | unknown key `versions`, did you mean `version`?
-fsdp_config: {backward_prefetch: true} | unknown key `backward_prefetch`
+fsdp_config: {backward_prefetch: true} | unknown key `backward_prefetch`; FSDP2 fetches ahead by itself; leave it out
+fsdp_config: {fsdp_sharding_strategy: FULL_SHARD} | `sharding_strategy`; FSDP2 has `reshard_after_forward`: true for FULL
+fsdp_config: {offload_params: true} | unknown key `offload_params`; FSDP2 has `cpu_offload`
+fsdp_config: {use_orig_params: true} | unknown key `use_orig_params`; FSDP2 always does so; leave it out
+fsdp_config: {xla: true} | unknown key `xla`; it is for TPUs; leave it out
 fsdp_config: {reshard_after_forward: maybe} | it must be bool
 fsdp_config: {tmp}/sharded.json | `fsdp_config`: unknown key `cpu_offlod`, did you mean `cpu_offload`?
 activation_checkpointing: true; activation_checkpointing_kwargs: {every_n_layers: 0} | it must be at least 1

@@ -1,6 +1,10 @@
-"""What the mappings hold that some keys take as their value, where no dataclass of a library says so."""
+"""What the mappings hold that some keys take as their value: for the check of a config and for the editors' schemas."""
 
+import re
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 # Keys whose value is a mapping, and the dataclass that declares what it holds.
@@ -12,6 +16,24 @@ MAPPINGS = {
     "gradient_checkpointing_kwargs": "llmrecipes.keys.mappings:CheckpointingKwargs",
     "fsdp_config": "llmrecipes.keys.mappings:FSDPConfig",
     "liger_kernel_config": "llmrecipes.keys.mappings:LigerKernelConfig",
+}
+# Keys of FSDP1 and of TPUs in `fsdp_config`, which FSDP2 would pass over, and what to write instead.
+_FSDP2_DOES = "FSDP2 always does so; leave it out"
+FSDP1 = {
+    "sharding_strategy": "FSDP2 has `reshard_after_forward`: true for FULL_SHARD, false for SHARD_GRAD_OP",
+    "offload_params": "FSDP2 has `cpu_offload`",
+    **dict.fromkeys(("sync_module_states", "use_orig_params", "limit_all_gathers"), _FSDP2_DOES),
+    **dict.fromkeys(
+        ("backward_prefetch", "backward_prefetch_policy", "forward_prefetch"), "FSDP2 fetches ahead by itself; leave it out"
+    ),
+    **dict.fromkeys(("xla", "xla_fsdp_v2", "xla_fsdp_settings", "xla_fsdp_grad_ckpt"), "it is for TPUs; leave it out"),
+}
+# Entries of `generation_kwargs` that would take the place of a key, which the loss, messages and plans go on reading; and
+# that key.
+OWN_KEYS = {
+    **{key: key for key in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "cache_implementation")},
+    **dict.fromkeys(("max_new_tokens", "max_tokens", "max_length"), "max_completion_length"),
+    **dict.fromkeys(("num_return_sequences", "n"), "num_generations"),
 }
 
 
@@ -58,3 +80,12 @@ class LigerKernelConfig:
     relu_squared: bool = True
     cross_entropy: bool = False
     fused_linear_cross_entropy: bool = True
+
+
+@cache
+def generation_keys() -> frozenset[str]:
+    """What transformers' GenerationConfig reads of `generation_kwargs`; it keeps any other name, and nothing ever looks at
+    it."""
+    package = find_spec("transformers").submodule_search_locations[0]
+    source = Path(package, "generation", "configuration_utils.py").read_text(encoding="utf-8")
+    return frozenset(re.findall(r'kwargs\.pop\(\s*"([a-z]\w*)"', source))

@@ -9,12 +9,14 @@ import re
 from pathlib import Path
 
 from llmrecipes.keys import UNKNOWN, Key, keys_of, recipe_keys
+from llmrecipes.keys.mappings import MAPPINGS, OWN_KEYS, generation_keys
+from llmrecipes.keys.schedules import all_schedule_arguments
 from llmrecipes.keys.values import CHOICES, SOURCES, accepted, range_of
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = ROOT / "configs" / "schemas"
 TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string", "dict": "object", "list": "array"}
-TYPES |= {"None": "null"}
+TYPES |= {"None": "null", "tuple": "array"}
 
 
 def to_schema(keys: dict[str, Key]) -> dict:
@@ -51,9 +53,24 @@ def _property(name: str, key: Key) -> dict:
         found["type"] = sorted(types)
     if key.default not in (UNKNOWN, None, "") and isinstance(key.default, (int, float, str, bool, list, dict)):
         found["default"] = key.default
+    found |= _entries(name)
     if bounds := range_of(name, key.owner):
         found["description"] = f"{found.get('description', '')} ({bounds})".strip()
     return found
+
+
+def _entries(name: str) -> dict:
+    """What the mapping that is the value of the key `name` holds, by the sources that its check reads too."""
+    if name in MAPPINGS:
+        entries = {inner: _property(inner, key) for inner, key in keys_of(MAPPINGS[name]).items()}
+        if name == "fsdp_config":  # as in accelerate's own files
+            entries |= {f"fsdp_{inner}": of for inner, of in entries.items()}
+        return {"properties": entries, "additionalProperties": False}
+    if name == "generation_kwargs":  # vLLM's has others
+        return {"properties": {inner: {} for inner in sorted(generation_keys() - OWN_KEYS.keys())}}
+    if name == "lr_scheduler_kwargs":  # which of them depends on the schedule
+        return {"properties": {inner: {} for inner in sorted(all_schedule_arguments())}}
+    return {}
 
 
 def schemas() -> dict[str, str]:

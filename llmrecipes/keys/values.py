@@ -11,7 +11,7 @@ from typing import Any
 
 from llmrecipes.config import InputError, nearest
 from llmrecipes.keys import Key, keys_of
-from llmrecipes.keys.mappings import MAPPINGS
+from llmrecipes.keys.mappings import FSDP1, MAPPINGS
 from llmrecipes.keys.renamed import measure_hint
 from llmrecipes.secrets import scrub_secrets
 
@@ -307,15 +307,15 @@ def _check_mapping(key: str, value: Any, where: str) -> Any:
     if key == "fsdp_config":  # as in accelerate's own files
         entries = {str(name).removeprefix("fsdp_"): entry for name, entry in entries.items()}
     known = keys_of(MAPPINGS[key])
-    _require_fields(entries, known, key, where)
+    _require_fields(entries, known, key, where, FSDP1 if key == "fsdp_config" else {})
     checked = _check_fields(entries, known, key, where)
     return checked if isinstance(value, dict) else value
 
 
-def _require_fields(value: dict, known: dict[str, Key], where_in: str, where: str, renamed: dict | None = None) -> None:
+def _require_fields(value: dict, known: dict[str, Key], where_in: str, where: str, hints: dict[str, str]) -> None:
     for key in map(str, value):
         if key not in known:
-            hint = f"; write `{renamed[key]}`" if key in (renamed or ()) else nearest(key, known)
+            hint = f"; {hints[key]}" if key in hints else nearest(key, known)
             raise InputError(f"{where}: `{where_in}`: unknown key `{key[:60]}`{hint}; valid: {', '.join(known)}")
 
 
@@ -330,7 +330,8 @@ def _check_fields(value: dict, known: dict[str, Key], where_in: str, where: str)
 
 
 # Other tools' names for a source's keys.
-SOURCE_RENAMED = {"id": "path", "config": "name", "subset": "name", "dataset": "path", "file": "path", "fraction": "weight"}
+_RENAMED = {"id": "path", "config": "name", "subset": "name", "dataset": "path", "file": "path", "fraction": "weight"}
+SOURCE_RENAMED = {old: f"write `{new}`" for old, new in _RENAMED.items()}
 
 
 def _kind(value: Any) -> str:

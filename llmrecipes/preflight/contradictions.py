@@ -6,6 +6,7 @@ Every check yields (key, what is wrong and what to do).
 import os
 import re
 
+from llmrecipes.keys.schedules import schedule_arguments
 from llmrecipes.keys.settings import Problems, Settings
 from llmrecipes.keys.values import shown
 from llmrecipes.preflight import machine
@@ -13,7 +14,6 @@ from llmrecipes.preflight.best_model import best_model
 from llmrecipes.preflight.dependent import dependent
 from llmrecipes.preflight.generation import generation
 from llmrecipes.preflight.rollouts import rollouts
-from llmrecipes.preflight.schedules import schedule_arguments
 
 SMALLEST_VOCABULARY = 259  # byte-level BPE, see tokenizers.train_tokenizer
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")

@@ -41,3 +41,8 @@ def schedule_arguments(name: str) -> dict[str, bool] | None:
     """Argument -> whether it is required, for the `lr_scheduler_kwargs` of `lr_scheduler_type: name`; None if there is no
     such schedule or its function takes arbitrary arguments."""
     return _schedules().get(name)
+
+
+def all_schedule_arguments() -> set[str]:
+    """The names of the arguments of all schedules."""
+    return {name for arguments in _schedules().values() for name in arguments}
