@@ -22,7 +22,8 @@ def rankings_to_pairs(row: Mapping, where: str = "row") -> list[dict]:
     margin: the difference of `scores` if the row has them, otherwise the number of places apart in the ranking. With a
     prompt of messages, chosen and rejected are one assistant message each; with a text prompt they are text.
     `chosen_finished` and `rejected_finished`, if the row has `finish_reasons`: whether the model ended the response itself.
-    Responses with equal text never form a pair, and an empty response is never chosen: there would be nothing to learn.
+    Responses with equal text never form a pair, and an empty response is never chosen: there would be nothing to learn. Nor
+    do two texts of which either was ranked above the other, where one of them stands there twice.
     """
     check_ranking(row, where)
     responses, scores, reasons = row["responses"], row.get("scores"), row.get("finish_reasons")
@@ -43,7 +44,8 @@ def rankings_to_pairs(row: Mapping, where: str = "row") -> list[dict]:
                 if reasons:
                     pair |= {"chosen_finished": reasons[i] != "length", "rejected_finished": reasons[j] != "length"}
                 pairs.append(pair)
-    return pairs
+    above = {(str(pair["chosen"]), str(pair["rejected"])) for pair in pairs}
+    return [pair for pair in pairs if (str(pair["rejected"]), str(pair["chosen"])) not in above]
 
 
 def weigh_pairs(pairs: Sequence[Mapping]) -> list[dict]:

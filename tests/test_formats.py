@@ -103,6 +103,11 @@ def test_margin_is_the_difference_of_scores_where_there_are_any():
     assert rankings_to_pairs(row)[0]["margin"] == 0.75
 
 
+def test_texts_ranked_both_ways_form_no_pair():
+    row = {"prompt": "p", "responses": ["a", "b", "a", "c"], "ranking": [[0], [1], [2], [3]]}
+    assert [(pair["chosen"], pair["rejected"]) for pair in rankings_to_pairs(row)] == [("a", "c"), ("b", "c"), ("a", "c")]
+
+
 @pytest.mark.parametrize("ranking", [[[0], [2]], [[0], [0, 1]], [[0], []], [0, 1], "0 > 1", [[-1], [0]], [[True], [0]]])
 def test_impossible_ranking_is_named_with_its_row(ranking):
     with pytest.raises(InputError, match="row 3: .*ranking"):

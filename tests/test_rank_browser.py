@@ -91,6 +91,23 @@ def test_by_keys_with_a_tie_a_flag_a_skip_and_undo(tmp_path, browser):
         assert to_rankings(store.judgements())[0]["all_bad"] and not page.trouble and not page.remote
 
 
+def test_the_same_answer_twice_is_ranked_once_and_keys_work_after_a_name(tmp_path, browser):
+    rows = [row | {"responses": ["same", "other", "same"]} for row in samples(3)]
+    store = Store(tmp_path / "s.sqlite", rows)
+    with serving(store) as address:
+        page = open_page(browser, address)
+        page.get_by_label("Your name").fill("ANNA")
+        page.keyboard.press("Enter")
+        page.wait_for_function("document.activeElement === document.body", timeout=10_000)
+        twins = [place for place in range(3) if page.locator(f"#answer{place}").inner_text() == "same"]
+        for place in (*twins[:1], *{0, 1, 2}.difference(twins)):
+            page.keyboard.press("abc"[place])
+        assert sorted(label.partition(",")[2] for label in labels(page)) == [" number 1", " number 1", " number 2"]
+        page.keyboard.press("Enter")
+        at_number(page, 1)
+    assert ranked_texts(store) == [[{"same"}, {"other"}]] and to_rankings(store.judgements())[0]["annotator"] == "ANNA"
+
+
 @pytest.mark.long
 def test_by_keyboard_alone_through_the_buttons(tmp_path, browser):
     """What a screen reader's user does: Tab to a button, Enter; the focus stays, the status speaks."""

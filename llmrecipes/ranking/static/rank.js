@@ -93,17 +93,23 @@ function startRanking(root, flagNames) {
   // --- what an annotator does ----------------------------------------------------------------------------------------
   function changed(text) { message = text; isError = false; keepDraft(); render(); }
   function takeOut(place) { groups = groups.map((group) => group.filter((other) => other !== place)).filter((group) => group.length); }
+  function withTwins(place) { // the same answer once more is as good
+    const twins = [...view.answers.keys()].filter((other) => view.answers[other] === view.answers[place] && !ranked().includes(other));
+    groups.find((group) => group.includes(place)).push(...twins);
+  }
   function insert(place, at) { // at: number of groups that stay above it
     const own = groups.findIndex((group) => group.includes(place));
     if (own >= 0 && groups[own].length === 1 && own < at) at--;
     takeOut(place);
     groups.splice(at, 0, [place]);
+    withTwins(place);
     selected = place;
-    changed(`${letter(place)} is number ${at + 1}`);
+    changed(`${groups[at].map(letter).join(", ")} ${groups[at].length > 1 ? "are" : "is"} number ${at + 1}`);
   }
   function tie(place, other) {
     takeOut(place);
     groups.find((group) => group.includes(other)).push(place);
+    withTwins(place);
     selected = place;
     changed(`${letter(place)} ties with ${letter(other)}`);
   }
@@ -245,7 +251,7 @@ function startRanking(root, flagNames) {
     return h("div", { class: "top" },
       h("strong", {}, `${done} of ${total}`), h("progress", { max: Math.max(total, 1), value: done, "aria-label": `${done} of ${total} ranked` }),
       h("span", {}, facts.filter(Boolean).join(" · ")), h("span", { class: "grow" }),
-      view.login ? h("span", {}, view.annotator) : h("input", { value: view.annotator, "aria-label": "Your name", size: 10, maxlength: 40, "data-key": "name", onchange: rename }),
+      view.login ? h("span", {}, view.annotator) : h("input", { value: view.annotator, "aria-label": "Your name", size: 10, maxlength: 40, "data-key": "name", onchange: rename, onkeydown: (event) => event.key === "Enter" && event.target.blur() }),
       view.login ? button("logout", "Log out", {}, () => call("/api/logout", {}).then(() => { location.href = "/login"; })) : null,
       view.admin ? h("a", { href: "/admin", target: "_blank" }, "Quality") : null,
       view.admin ? button("finish", "Finish", { title: "End the ranking and build the pairs" }, finish) : null);
