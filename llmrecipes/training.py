@@ -42,18 +42,18 @@ def add_loss_alone(model: torch.nn.Module) -> None:
 
 
 def disable_dropout(model: torch.nn.Module, names: str = "drop") -> None:
-    """Sets every dropout probability of `model` to 0, in its config too, and so in what is saved, with a message.
-    Architectures keep them in Dropout modules, the only ones that TRL turns off, in float attributes (attention of Llama,
-    all of OPT), or read them from the config at each call. names: a regular expression found in the names of such
-    attributes."""
-    changed: dict[str, float] = {}  # of configs
+    """Sets every dropout probability of `model` to 0, in its config too, with a message; `save_pretrained` writes the
+    model's own values, from which a later stage starts. Architectures keep them in Dropout modules, the only ones that TRL
+    turns off, in float attributes (attention of Llama, all of OPT), or read them from the config at each call. names: a
+    regular expression found in the names of such attributes."""
+    own: list[tuple[PreTrainedConfig, str, float]] = []
 
     def zero(holder: object) -> None:
         for name, value in vars(holder).items():
             if type(value) is float and value and re.search(names, name):
                 setattr(holder, name, 0.0)
                 if isinstance(holder, PreTrainedConfig):
-                    changed[name] = value
+                    own.append((holder, name, value))
 
     for module in model.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
@@ -62,9 +62,26 @@ def disable_dropout(model: torch.nn.Module, names: str = "drop") -> None:
         if isinstance(getattr(module, "config", None), PreTrainedConfig):
             zero(module.config)
             zero(module.config.get_text_config())
-    if changed:
-        was = ", ".join(f"{name} {value:g}" for name, value in changed.items())
-        say(f"disable_dropout: 0 from now on, also in the config.json that is saved: {was}")
+    if own:
+        was = ", ".join(f"{name} {value:g}" for name, value in {name: value for _, name, value in own}.items())
+        say(f"disable_dropout: 0 in this training; the config.json that is saved keeps the model's own: {was}")
+        _save_with(model, own)
+
+
+def _save_with(model: torch.nn.Module, own: list[tuple[PreTrainedConfig, str, float]]) -> None:
+    save = model.save_pretrained
+
+    @functools.wraps(save)
+    def save_pretrained(*args, **kwargs):
+        for config, name, value in own:
+            setattr(config, name, value)
+        try:
+            save(*args, **kwargs)
+        finally:
+            for config, name, _ in own:
+                setattr(config, name, 0.0)
+
+    model.save_pretrained = save_pretrained
 
 
 def within_context(args: TrainingArguments, model):

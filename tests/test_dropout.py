@@ -1,4 +1,8 @@
-"""`disable_dropout` turns off all of it, also what an architecture keeps in numbers instead of Dropout modules."""
+"""`disable_dropout` turns off all of it, also what an architecture keeps in numbers instead of Dropout modules; what is saved
+keeps the model's own probabilities."""
+
+import json
+
 
 import ppo_toys as toys
 import pytest
@@ -49,4 +53,19 @@ def test_dropout_is_off_where_the_key_says_so(stage, off, tmp_path, capsys):
         first, second = model(input_ids=ids).logits, model(input_ids=ids).logits
     assert torch.equal(first, second) == off
     assert (model.config.dropout, model.config.attention_dropout) == ((0.0, 0.0) if off else (0.1, 0.3))
-    assert ("in the config.json that is saved: dropout 0.1, attention_dropout 0.3\n" in capsys.readouterr().out) == off
+    assert ("keeps the model's own: dropout 0.1, attention_dropout 0.3\n" in capsys.readouterr().out) == off
+    trainer.save_model()
+    assert own_dropout(tmp_path) == (0.1, 0.3)
+    assert model.config.dropout == (0.0 if off else 0.1), "as before it was saved"
+
+
+def own_dropout(folder) -> tuple[float, float]:
+    config = json.loads((folder / "config.json").read_text())
+    return config["dropout"], config["attention_dropout"]
+
+
+def test_ppo_saves_the_models_own_dropout(tmp_path):
+    trainer = toys.trainer(tmp_path, model=opt("ppo"))
+    assert trainer.model.policy.config.dropout == trainer.model.value_model.config.dropout == 0
+    trainer.save_model()
+    assert own_dropout(tmp_path) == own_dropout(tmp_path / "value_model") == (0.1, 0.3)
