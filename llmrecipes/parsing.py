@@ -35,6 +35,11 @@ from llmrecipes.threads import settle_threads
 from llmrecipes.tracking import place_trackers
 
 CONTINUOUS = ("use_transformers_continuous_batching", "use_transformers_paged")
+NEEDED = {
+    "fp16": "needs a GPU; use `bf16: auto` to run here too",
+    "bf16": "needs a GPU; use `bf16: auto` to run here too, or `use_cpu: true` to compute in it on the CPU",
+    "tf32": "needs an NVIDIA GPU of Ampere's generation or a newer one; leave it out",
+}
 GPU_ONLY = ("activation_offloading", *CONTINUOUS)
 OFFLOADS = ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")  # by their `offload`, through pinned memory
 
@@ -335,29 +340,42 @@ def require_gpu(settings: Settings) -> None:
 
 
 def settle_precision(settings: Settings, check_hardware: bool) -> None:
-    """Replaces `bf16: auto`, and TRL's default (bf16 on), by what the hardware supports."""
+    """Replaces `bf16: auto`, and TRL's default (bf16 on), by what the hardware supports. InputError for a precision that it
+    lacks."""
     if "bf16" not in settings.keys:
         return
-    wanted = settings.values.get("bf16")
-    fp16 = settings.values.get("fp16")
-    if (wanted not in (None, "auto") and not fp16) or (settings.given("fp16") and not check_hardware):
+    wanted, fp16, tf32 = (settings.values.get(key) for key in ("bf16", "fp16", "tf32"))
+    if (wanted is False and not fp16 and not tf32) or (settings.given("fp16") and not check_hardware):
         return
     import torch
 
-    has_accelerator = torch.accelerator.is_available()
-    if fp16:
-        if not has_accelerator:
-            raise InputError(f"{settings.where['fp16']}: `fp16` needs a GPU; use `bf16: auto` to run here too")
+    has_accelerator, slow = torch.accelerator.is_available(), ""
+    use_cpu = settings.values.get("use_cpu")
+    lacking = [("fp16", fp16 and not has_accelerator), ("bf16", wanted is True and not use_cpu and not has_accelerator)]
+    lacking.append(("tf32", tf32 and (use_cpu or not _has_tf32())))
+    if problems := [f"{settings.where[key]}: `{key}` {NEEDED[key]}" for key, is_lacking in lacking if is_lacking]:
+        raise InputError(*problems)
+    if fp16 or wanted is False:
         return
     if not has_accelerator:
-        settings.values.setdefault("use_cpu", True)
         # Without AMX, bf16 matmuls are emulated and slower than float32 ones.
-        settings.values["bf16"] = wanted == "auto" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-    else:
+        has_it = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+        settings.values.setdefault("use_cpu", True)
+        settings.values["bf16"] = wanted is True or wanted == "auto" and has_it
+        slow = "" if has_it or wanted is not True else "CPU emulates it, which is slow: `bf16: auto` takes float32 here"
+    elif wanted is not True:
         has_it = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
-        if not has_it and settings["bf16"] in (None, "auto") and os.environ.get("RANK", "0") == "0":
-            print("bf16: this GPU would emulate it, which is slow: float32 is used (`fp16: true` is faster)", flush=True)
+        if not has_it and settings["bf16"] in (None, "auto"):
+            slow = "GPU would emulate it, which is slow: float32 is used (`fp16: true` is faster)"
         settings.values |= {"bf16": has_it} if wanted == "auto" or not has_it else {}
+    if slow and os.environ.get("RANK", "0") == "0":
+        print(f"bf16: this {slow}", flush=True)
+
+
+def _has_tf32() -> bool:
+    from transformers.utils import is_torch_tf32_available
+
+    return is_torch_tf32_available()
 
 
 def _resolve(config_type):

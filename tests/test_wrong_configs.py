@@ -66,6 +66,26 @@ def test_compiling_without_a_compiler_is_told_beforehand(stage, paths, tmp_path,
         parse(*recipe_types(stage), argv=["--config", str(config)], inputs_exist=True)
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "dpo", "kto", "grpo", "ppo"])
+def test_a_precision_that_the_machine_lacks(stage, paths, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
+    for lines, said in (
+        (["bf16: true"], "yaml:\\d+: `bf16` needs a GPU; use `bf16: auto`"),
+        (["fp16: true"], "yaml:\\d+: `fp16` needs a GPU; use `bf16: auto`"),
+        (["tf32: true"], "yaml:\\d+: `tf32` needs an NVIDIA GPU of Ampere's"),
+        (["tf32: true", "bf16: false", "use_cpu: true"], "yaml:\\d+: `tf32` needs an NVIDIA GPU of Ampere's"),
+    ):
+        with pytest.raises(InputError, match=said) as caught:
+            parse(*recipe_types(stage), argv=["--config", str(write_config(tmp_path, stage, lines, paths))], inputs_exist=True)
+        assert len(caught.value.args) == 1
+    for value, bf16 in (("true", True), ("auto", False), ("false", False)):
+        config = write_config(tmp_path, stage, [f"bf16: {value}", "use_cpu: true"], paths)
+        training = next(c for c in parse(*recipe_types(stage), argv=["--config", str(config)]) if hasattr(c, "bf16"))
+        assert training.bf16 is bf16 and ("bf16: this CPU emulates it" in capsys.readouterr().out) == (value == "true")
+
+
 def test_null_on_the_command_line_is_no_data_set(tmp_path):
     with pytest.raises(InputError, match="`datasets` is null, which is not a list; name its entries"):
         parse(*recipe_types("tokenizer"), argv=["--datasets", "null", "--output_dir", str(tmp_path / "out")])

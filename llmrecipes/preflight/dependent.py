@@ -98,7 +98,7 @@ def _of_trainer(s: Settings) -> Problems:
         return
     for key in ("bf16_full_eval", "fp16_full_eval"):
         if s[key] and "num_ppo_epochs" not in s.keys:  # PPO says so itself
-            yield key, "would round the weights that are saved after the last evaluation; leave it out, or set `bf16: true`"
+            yield key, "would round the weights that are saved after the last evaluation; set `bf16: auto` instead"
     for key, default in (
         ("eval_accumulation_steps", None),
         ("prediction_loss_only", False),
