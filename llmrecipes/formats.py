@@ -191,6 +191,12 @@ def rows_of_batch(batch) -> Iterator[dict | UnicodeDecodeError]:
     yield from rows
 
 
+def rows_of_object(value: dict) -> list:
+    """The rows of a file that is one JSON object: of the only list of objects in it, if its name says that; or itself."""
+    lists = [part for part in value.values() if isinstance(part, list) and part and isinstance(part[0], dict)]
+    return lists[0] if len(lists) == 1 and set(value) & {"data", "train", "rows", "examples"} else [value]
+
+
 def read_growing(path: Path) -> list[dict]:
     """Rows of a JSON Lines file that work appends to, skipping a last line cut off by a kill; [] if there is no file."""
     return parse_growing(path.read_bytes()) if path.exists() else []

@@ -1,8 +1,7 @@
-"""`disable_dropout` turns off all of it, also what an architecture keeps in numbers instead of Dropout modules; what is saved
-keeps the model's own probabilities."""
+"""`disable_dropout` turns off all of it, also what an architecture keeps in numbers instead of Dropout modules; what
+is saved keeps the model's own probabilities."""
 
 import json
-
 
 import ppo_toys as toys
 import pytest

@@ -195,3 +195,19 @@ def test_a_prompt_with_tool_calls_shows_them_and_is_another_one_without():
 def test_line_that_is_not_one_row_says_what_to_do(text, part):
     with pytest.raises(InputError, match=f"^data.jsonl, line 1: not valid JSON.*{part}"):
         list(parse_jsonl([text], "data.jsonl"))
+
+
+def test_a_table_is_separated_and_an_object_holds_rows_alike_wherever_it_is_read(tmp_path):
+    """By a training, by a plan that counts them, and among rankings."""
+    from llmrecipes.data.files import table_rows
+    from llmrecipes.data.sources import _parse_json
+    from llmrecipes.plan.rows import of_file
+
+    for name, text in (("a.csv", "text;n\na,b;1\n"), ("b.csv", 'text,n\n"a,b",1\n'), ("c.tsv", "text\tn\na,b\t1\n")):
+        file = tmp_path / name
+        file.write_text("\ufeff" + text, encoding="utf-8")
+        assert [row for _, row in table_rows(file)] == [{"text": "a,b", "n": "1"}], name
+        assert of_file(file, float("inf")) == 1, name
+    for text, rows in (('{"data": [{"a": 1}, {"a": 2}]}', 2), ('{"own": [{"a": 1}, {"a": 2}]}', 1), ('{"text": "a"}', 1)):
+        (tmp_path / "d.json").write_text(text)
+        assert len(_parse_json(tmp_path / "d.json", text)) == of_file(tmp_path / "d.json", float("inf")) == rows

@@ -78,7 +78,8 @@ def test_a_precision_that_the_machine_lacks(stage, paths, tmp_path, monkeypatch,
         (["tf32: true", "bf16: false", "use_cpu: true"], "yaml:\\d+: `tf32` needs an NVIDIA GPU of Ampere's"),
     ):
         with pytest.raises(InputError, match=said) as caught:
-            parse(*recipe_types(stage), argv=["--config", str(write_config(tmp_path, stage, lines, paths))], inputs_exist=True)
+            config = write_config(tmp_path, stage, lines, paths)
+            parse(*recipe_types(stage), argv=["--config", str(config)], inputs_exist=True)
         assert len(caught.value.args) == 1
     for value, bf16 in (("true", True), ("auto", False), ("false", False)):
         config = write_config(tmp_path, stage, [f"bf16: {value}", "use_cpu: true"], paths)

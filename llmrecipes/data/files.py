@@ -21,7 +21,7 @@ import pyarrow.parquet
 
 from llmrecipes.config import InputError
 from llmrecipes.formats import JSON, has_lone_surrogate, rows_of_batch
-from llmrecipes.preflight.folders import TABLES, kind_of, no_text, open_file
+from llmrecipes.preflight.folders import TABLES, kind_of, no_text, open_file, separator_of
 from llmrecipes.shapes import ANSWERS, COLUMNS, QUESTIONS
 
 BATCH = 1000  # rows of a table converted to Python objects at once
@@ -146,7 +146,8 @@ def table_rows(file: Path, names: dict | None = None, types: dict | None = None)
     csv.field_size_limit(LONGEST_CELL)
     # Bytes that are not UTF-8 become lone surrogates, so that the row that holds them can be named.
     with opened(file, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
-        separator = _separator(file)
+        separator = separator_of(file, handle.readline())
+        handle.seek(0)
         table = csv.DictReader(handle, delimiter=separator, strict=True)
         try:
             header = table.fieldnames or []
@@ -159,13 +160,6 @@ def table_rows(file: Path, names: dict | None = None, types: dict | None = None)
                 yield (where, number, None), _cells(row, types or {}, separator, f"{where}, row {number}")
         except csv.Error as error:
             raise InputError(f"{file}, row {number + 1}: cannot be read as a table: {error}") from None
-
-
-def _separator(file: Path) -> str:
-    with opened(file, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
-        header = handle.readline()
-    # Semicolons: in many countries spreadsheets save tables that way.
-    return "\t" if kind_of(file) == ".tsv" else ";" if header.count(";") > header.count(",") else ","
 
 
 def _cells(row: dict, types: dict, separator: str, where: str) -> dict | InputError:

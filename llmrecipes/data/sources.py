@@ -19,7 +19,7 @@ from llmrecipes.config import DatasetSource, InputError, as_rows, generator_of, 
 from llmrecipes.data.archive import load_archive
 from llmrecipes.data.files import column_types, in_words, json_kind, listed_rows, opened, table_rows
 from llmrecipes.data.folders import is_saved, own_files, table_files
-from llmrecipes.formats import JSON, has_lone_surrogate, parse_line
+from llmrecipes.formats import JSON, has_lone_surrogate, parse_line, rows_of_object
 from llmrecipes.preflight.folders import FILES, TABLES, kind_of
 
 # Where keys differ from row to row.
@@ -229,8 +229,7 @@ def _parse_json(path: Path, content: str) -> list | None:
             return None
         raise InputError(f"{path}: is not valid JSON ({error})") from None
     if isinstance(value, dict):
-        lists = [part for part in value.values() if isinstance(part, list) and part and isinstance(part[0], dict)]
-        value = lists[0] if len(lists) == 1 and set(value) & {"data", "train", "rows", "examples"} else [value]
+        value = rows_of_object(value)
     if not isinstance(value, list):
         raise InputError(f"{path}: expected a list of objects, found a {type(value).__name__}")
     for number, row in enumerate(value if "\\u" in content else [], start=1):

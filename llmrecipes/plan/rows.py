@@ -14,9 +14,10 @@ from pathlib import Path
 import yaml
 
 from llmrecipes.config import DataArguments, DatasetSource, generator_of
+from llmrecipes.formats import rows_of_object
 from llmrecipes.keys.settings import Settings
 from llmrecipes.plan.lookup import hub_file
-from llmrecipes.preflight.folders import FILES, LINES, TABLES, kind_of, only_lines, open_file, split_files
+from llmrecipes.preflight.folders import FILES, LINES, TABLES, kind_of, only_lines, open_file, separator_of, split_files
 from llmrecipes.preflight.machine import is_hub_id
 
 KNOWN = Path(__file__).parent / "hub_rows.yaml"
@@ -160,10 +161,9 @@ def _of_table(path: Path, until: float) -> int:
     with open_file(path, "rt", encoding="utf-8-sig", newline="") as file:
         header = file.readline()
         file.seek(0)
-        tab = kind_of(path) == ".tsv"
-        separator = "\t" if tab else ";" if header.count(";") > header.count(",") else ","
         csv.field_size_limit(1 << 30)
-        return max(0, sum(1 for row in _in_time(csv.reader(file, delimiter=separator), path, until) if row) - 1)
+        table = csv.reader(file, delimiter=separator_of(path, header))
+        return max(0, sum(1 for row in _in_time(table, path, until) if row) - 1)
 
 
 def _of_json(path: Path, until: float) -> int:
@@ -177,10 +177,7 @@ def _of_json(path: Path, until: float) -> int:
         if text.lstrip().startswith("{") and "\n{" in text.strip():  # one row a line
             return sum(1 for line in text.split("\n") if line.strip())
         raise
-    if isinstance(value, dict):
-        lists = [part for part in value.values() if isinstance(part, list) and part and isinstance(part[0], dict)]
-        value = lists[0] if len(lists) == 1 and set(value) & {"data", "train", "rows", "examples"} else [value]
-    return len(value)
+    return len(rows_of_object(value) if isinstance(value, dict) else value)
 
 
 def _of_folder(folder: Path, source: DatasetSource, split: str, until: float) -> int:

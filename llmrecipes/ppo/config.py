@@ -214,7 +214,7 @@ class PPOConfig(TrainingArguments):
     lam: float = field(default=0.95, metadata={"help": "λ of GAE."})
     whiten_advantages: bool = field(default=True, metadata={"help": "Scale advantages to mean 0, variance 1."})
     disable_dropout: bool = field(
-        default=True, metadata={"help": "All dropout (LoRA's too) off in policy and value model; config.json keeps the model's own."}
+        default=True, metadata={"help": "All dropout (LoRA's too) off in policy and value model; config.json keeps its own."}
     )
 
     # Evaluation

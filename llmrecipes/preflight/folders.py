@@ -47,6 +47,11 @@ def open_file(file: Path, mode: str, **how):
     return (gzip.open if file.suffix.lower() == ".gz" else open)(file, mode, **how)
 
 
+def separator_of(file: Path, header: str) -> str:
+    """What stands between the cells of a table. Semicolons: in many countries spreadsheets save tables that way."""
+    return "\t" if kind_of(file) == ".tsv" else ";" if header.count(";") > header.count(",") else ","
+
+
 def is_of_split(name: str, split: str) -> bool:
     """Whether a file of this name is of `split`: train2.csv and my-train.csv are of train."""
     words = "|".join(map(re.escape, WORDS.get(split, (split,))))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llmrecipes.config import InputError
 from llmrecipes.formats import check_ranking, parse_jsonl, prompt_id, prompt_text
+from llmrecipes.preflight.folders import separator_of
 from llmrecipes.turns import is_conversation, short, to_turns
 
 
@@ -116,8 +117,8 @@ def _read_rows(path: str) -> Iterator[tuple[str, dict]]:
         try:
             first = lines.readline()
             lines.seek(0)
-            delimiter = ";" if first.count(";") > first.count(",") else ","
-            rows = csv.DictReader(lines, delimiter=delimiter) if file.suffix == ".csv" else parse_jsonl(lines, path)
+            separator = separator_of(file, first)
+            rows = csv.DictReader(lines, delimiter=separator) if file.suffix == ".csv" else parse_jsonl(lines, path)
             header = (file.suffix == ".csv" and rows.fieldnames) or []
             if twice := [name for name in header if header.count(name) > 1]:
                 raise InputError(f"{path}: has the column {twice[0]!r} twice; name each column once")
