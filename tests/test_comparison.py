@@ -268,6 +268,33 @@ def test_a_damaged_curve_is_one_line_or_none(tmp_path, logs):
             read_columns(folders)
 
 
+@pytest.mark.parametrize(("stage", "name"), [("dpo", "trainer_state"), ("dpo", "evaluation"), ("evaluate", "metrics")])
+def test_a_file_that_cannot_be_read_is_one_line_and_no_missing_figure(tmp_path, stage, name):
+    folders = [run(tmp_path / letter / stage, stage=stage, beta=i) for i, letter in enumerate("ab")]
+    (tmp_path / "b" / stage / f"{name}.json").write_text('{"log')
+    with pytest.raises(InputError, match=f"b/{stage}/{name}.json is damaged, it is no JSON"):
+        read_columns(folders)
+
+
+def test_rows_in_a_step_are_a_difference_also_of_an_input(tmp_path):
+    """As after a sweep of per_device_train_batch_size: two sizes with two seeds are no two seeds of one run."""
+    folders = [chain(tmp_path / str(seed), seed, 1e-4) for seed in (1, 2, 3)]
+    for folder, stage, rows in ((0, "dpo", 4), (1, "dpo", 8), (2, "dpo", 4), (0, "sft", 16), (1, "sft", 16), (2, "sft", 32)):
+        file = Path(folders[folder]).parent / stage / "manifest.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"batch": rows}))
+    columns = read_columns(folders)
+    assert differences(columns) == {"rows in a step": [4, 8, 4], "sft.rows in a step": [16, 16, 32]}
+
+
+def test_a_figure_that_is_no_number_over_seeds_has_no_interval(tmp_path):
+    runs = [
+        run(tmp_path / f"{beta}{seed}" / "dpo", beta=beta, seed=seed, metrics={"eval_loss": loss})
+        for beta, seed, loss in ((0.1, 1, math.nan), (0.1, 2, 1.0), (0.5, 1, 1.0), (0.5, 2, math.inf))
+    ]
+    row = next(line for line in write_comparison(runs, None).splitlines() if line.startswith("| eval_loss"))
+    assert [cell.strip() for cell in row.strip("|").split("|")][1:] == ["nan", "inf", "–"]
+
+
 def test_single_runs_are_tested_by_the_intervals_of_their_evaluation(tmp_path):
     wide, narrow = proportion(50, 100), proportion(90, 100)
     assert p_value([narrow], [wide]) < 1e-6 and p_value([wide], [wide]) == 1.0

@@ -53,6 +53,8 @@ def summarise(values: list[Estimate | float]) -> Estimate:
     from scipy.special import stdtrit
 
     plain = _numbers(values)
+    if not all(map(math.isfinite, plain)):
+        return Estimate(sum(plain) / len(plain), math.nan, math.nan, len(plain))
     middle = statistics.mean(plain)
     side = stdtrit(len(plain) - 1, 0.975) * statistics.stdev(plain) / math.sqrt(len(plain))
     return Estimate(middle, middle - side, middle + side, len(plain))
@@ -71,7 +73,7 @@ def p_value(values: list[Estimate | float], base: list[Estimate | float]) -> flo
         from scipy.stats import ttest_ind
 
         plain = [_numbers(side) for side in (values, base)]
-        if any(statistics.stdev(side) for side in plain):
+        if all(map(math.isfinite, [*plain[0], *plain[1]])) and any(statistics.stdev(side) for side in plain):
             return float(ttest_ind(*plain, equal_var=False).pvalue)
         return None
     if len(values) == len(base) == 1 and isinstance(values[0], Estimate) and isinstance(base[0], Estimate):

@@ -87,6 +87,8 @@ def _settings(manifest: dict, folder: Path) -> dict:
     names = {PurePath(path): PurePath("CHAIN") / place.name for path, (place, _) in made_by.items()}
     names |= {chain: PurePath("CHAIN")} if chain.parts else {}
     given = {key: value for key, value in manifest["config"].items() if is_part_of_a_run(key) and key != "project"}
+    if isinstance(rows := manifest.get("batch"), int):  # which keys and launch say together
+        given["rows in a step"] = rows
     found = move_paths(given, names) | {f"contents of {move_paths(path, names)}": value for path, value in contents.items()}
     for place, before in made_by.values():
         settings = _settings(before, place)
@@ -116,7 +118,7 @@ def without_seeds(config: dict) -> dict:
 
 def _evaluations(folder: Path, manifest: dict) -> dict[str, dict]:
     """Name of an evaluation -> what it found about the run's model as it is."""
-    stored = read_json(folder / "evaluation.json")
+    stored = _stored(folder / "evaluation.json")
     is_of_this = stored.get("fingerprint") == manifest.get("output_fingerprint")
     return sure(stored.get("evaluations"), dict) if is_of_this else {}
 
@@ -147,7 +149,7 @@ def _measures(folder: Path, manifest: dict, shared: set[str], tokenizer: str) ->
     chain = chain_of(manifest, folder)
     asked = asked_by(manifest, folder)
     found |= {name: (value, by) for name, (value, _) in found.items() if (by := _measured_on(name, asked, tokenizer))}
-    about = {"baseline": manifest["config"].get("baseline"), "asked": asked} | read_json(folder / "metrics.json")
+    about = {"baseline": manifest["config"].get("baseline"), "asked": asked} | _stored(folder / "metrics.json")
     for model, measures in sure(about.get("models"), dict).items():
         found |= {f"{model}/{name}": e for name, e in _estimates(measures, about, chain, folder / "metrics.json").items()}
         trained = sure(sure(manifest["config"].get("models"), dict).get(model), str)
@@ -214,7 +216,7 @@ def _cost(manifest: dict) -> dict[str, Decided]:
 
 def _curves(folder: Path, tokenizer: str) -> dict[str, list[tuple[float, float]]]:
     curves: dict = {}
-    for logs in sure(read_json(folder / "trainer_state.json").get("log_history"), list):
+    for logs in sure(_stored(folder / "trainer_state.json").get("log_history"), list):
         entry = sure(logs, dict)
         step = entry.get("step")
         for name, value in entry.items():
@@ -225,6 +227,14 @@ def _curves(folder: Path, tokenizer: str) -> dict[str, list[tuple[float, float]]
             title = f"{name} (per token of {tokenizer})" if _is_per_token(name, tokenizer) else name
             curves.setdefault(title, []).append((step, value))
     return curves
+
+
+def _stored(file: Path) -> dict:
+    """What the file says; nothing if it is not there. InputError if it cannot be read: its figures would be missed."""
+    found = read_json(file)
+    if not found and file.exists():
+        raise InputError(f"runs: {file} is damaged, it is no JSON; put it back, or remove it to compare without its figures")
+    return found
 
 
 def sure(value, kind: type):
