@@ -6,8 +6,8 @@
 # keys in one text, quoted as in a shell: --run_name 'two words' --datasets '[{path: my chats.jsonl}]'.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-recipe=${1:?usage: launch/start.sh RECIPE CONFIG.yaml [--key value ...]}
-config=${2:?usage: launch/start.sh RECIPE CONFIG.yaml [--key value ...]}
+[[ -n ${1:-} && -n ${2:-} ]] || { echo "usage: launch/start.sh RECIPE CONFIG.yaml [--key value ...]" >&2; exit 2; }
+recipe=$1 config=$2
 shift 2
 if [[ ${MORE_KEYS:-} =~ [^[:space:]] ]]; then
     more=$(xargs printf '%s\n' <<<"$MORE_KEYS") || { echo "error: MORE_KEYS: a quote is not closed: $MORE_KEYS" >&2; exit 2; }
@@ -33,9 +33,11 @@ launch=${LAUNCH_CONFIG:-ddp}
 [[ -f configs/accelerate/$launch.yaml ]] || { echo "error: LAUNCH_CONFIG=$launch is not one of: $(cd configs/accelerate && echo *.yaml)" >&2; exit 2; }
 # Without a launcher, which would end at SIGTERM and not wait until the recipe has saved.
 ((processes > 1)) || exec python "recipes/$recipe.py" --config "$config" "$@"
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-110} # seconds to save after SIGTERM; 30 by default
 options=(--config_file "configs/accelerate/$launch.yaml" --num_machines "$machines" --num_processes "$processes")
 if ((machines > 1)); then
-    options+=(--machine_rank "${MACHINE_RANK:-0}" --main_process_ip "${MAIN_IP:?the address of the first machine}")
+    [[ -n ${MAIN_IP:-} ]] || { echo "error: MAIN_IP is missing: the address of the first machine" >&2; exit 2; }
+    options+=(--machine_rank "${MACHINE_RANK:-0}" --main_process_ip "$MAIN_IP")
     options+=(--main_process_port "${MAIN_PORT:-29500}" --rdzv_backend static --same_network)
 fi
 exec accelerate launch "${options[@]}" "recipes/$recipe.py" --config "$config" "$@"

@@ -40,6 +40,7 @@ from llmrecipes.threads import without_settled
 
 UNHEALTHY = 3  # exit code
 NEW = "not run yet"
+TIME_TO_SAVE = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "110"}  # seconds after a signal, for processes of a launch; torch gives 30
 PER_STEP = "gradient_accumulation_steps"  # a key of every stage that trains
 
 
@@ -346,7 +347,7 @@ def _run(stage: Stage, force: bool) -> int:
         command.append("--force")
     process = subprocess.Popen(
         command,
-        env=without_settled() | {"TOKENIZERS_PARALLELISM": "true", IN_A_CHAIN: "1"},
+        env=TIME_TO_SAVE | without_settled() | {"TOKENIZERS_PARALLELISM": "true", IN_A_CHAIN: "1"},
         preexec_fn=partial(die_with_parent, os.getpid()),
     )
     handle_signals(process.send_signal)  # the stage saves, and ends by itself

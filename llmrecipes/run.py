@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -118,7 +119,7 @@ def check_run(
     state = Run(stage, output_dir, run, is_main, manifest, keep=() if run.force else keep)
     if manifest["config"].get("preview"):  # writes nothing, so the folder's contents do not matter
         args.output_dir = _scratch_folder()  # trainers create the folder when they are built
-        _agree_on_date(manifest)
+        _agree(state)
         return state
     state.found = read_manifest(output_dir)
     force = run.force or rebuilds and (state.found or {}).get("stage") == stage
@@ -130,7 +131,7 @@ def check_run(
         raise InputError(f"{output_dir}: {holder} is writing there; wait for it, or stop it")
     if held == "unfinished" and not force and not (state.found or {}).get("clearing"):
         _continue(state, args, resumes)
-    _agree_on_date(manifest)
+    _agree(state)
     if state.resume_from_checkpoint is None and is_main:
         number_run(args)
     if "run_name" in manifest["config"]:
@@ -138,10 +139,19 @@ def check_run(
     return state
 
 
-def _agree_on_date(manifest: dict) -> None:
-    """Dates conversations as the main process does: others may have begun after midnight, or live in another time zone."""
+def _agree(state: Run) -> None:
+    """Dates conversations as the main process does: others may have begun after midnight, or live in another time zone.
+    InputError if this process would continue from another checkpoint: each would train on, with moments of its own."""
+    manifest, own = state.manifest, state.resume_from_checkpoint
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        manifest["date"] = once(lambda: manifest["date"])
+        manifest["date"], checkpoint = once(lambda: (manifest["date"], own))
+        if own != checkpoint:
+            here, there = (Path(path).name if path else "no checkpoint" for path in (own, checkpoint))
+            who = f"process {os.environ['RANK']} on {socket.gethostname()}"
+            raise InputError(
+                f"{state.output_dir}: {who} finds {here} there, the first process {there}; put output_dir on a disk that "
+                "all machines share"
+            )
     fix_date(manifest["date"])
 
 

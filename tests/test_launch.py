@@ -354,6 +354,46 @@ def test_processes_on_either_side_of_midnight_date_conversations_alike(tmp_path)
     assert lines == [f"process {rank}: 2030-01-01 01 Jan 2030" for rank in (0, 1)], done.stderr
 
 
+ALONE_WITH_A_CHECKPOINT = """
+import os, sys
+from dataclasses import dataclass
+from llmrecipes import run as runs
+from llmrecipes.config import RunArguments
+from llmrecipes.parsing import launch
+
+@dataclass
+class Arguments:
+    output_dir: str
+    seed: int = 1
+
+def find(state, args):
+    found = {"all": True, "first": os.environ["RANK"] == "0", "second": os.environ["RANK"] == "1"}[sys.argv[1]]
+    state.resume_from_checkpoint = f"{args.output_dir}/checkpoint-7" if found else None
+
+runs._find_checkpoint, runs.standing = find, lambda *args: "unfinished"
+
+def main(run, args):
+    runs.check_run("sft", run, args, (run, args))
+    print("went on", flush=True)
+
+launch(main, RunArguments, Arguments, argv=["--output_dir", "nowhere"])
+"""
+
+
+@pytest.mark.parametrize("who", ["all", "first", pytest.param("second", marks=pytest.mark.long)])
+def test_machines_that_see_other_checkpoints_do_not_train_on(tmp_path, who):
+    """As with an output_dir on each machine's own disk: the first would go on, the second begin, and none of them say so."""
+    (tmp_path / "script.py").write_text(ALONE_WITH_A_CHECKPOINT)
+    started = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", tmp_path / "script.py", who)
+    done = run_python(*started, env={"PYTHONPATH": str(ROOT)}, children=True)
+    if who == "all":
+        assert done.returncode == 0 and done.stdout.count("went on") == 2, done.stderr
+        return
+    found = ["no checkpoint", "checkpoint-7"][:: 1 if who == "first" else -1]
+    line = f"error: nowhere: process 1 on {socket.gethostname()} finds {found[0]} there, the first process {found[1]}; put"
+    assert done.returncode == 1 and any(one.startswith(line) for one in done.stderr.splitlines()), done.stderr
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
 def test_topology_is_read_by_accelerate_and_holds_no_training_key(path):
     from accelerate.commands.config.config_args import load_config_from_file

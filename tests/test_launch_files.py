@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from forked import run_python
+from torch.distributed.launcher.api import LaunchConfig
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
@@ -123,11 +124,24 @@ def test_more_keys_are_words_as_in_a_shell(stand_ins):
     assert done.returncode == 2 and "MORE_KEYS: a quote is not closed" in done.stderr
 
 
+def test_processes_of_a_launch_have_nearly_two_minutes_to_save(stand_ins, monkeypatch):
+    """After SIGTERM torch's launcher kills what it started; by default in 30 s, too few for a large model's checkpoint."""
+    asked = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+    for given, seconds in (({}, "110"), ({asked: "600"}, "600")):
+        done = run(LAUNCH / "start.sh", *ASKED, env=stand_ins | {"SLEEP": f"printenv {asked}"} | given)
+        assert done.stdout == f"{seconds}\n"
+        monkeypatch.setenv(asked, seconds)
+        assert LaunchConfig(1, 1, 1).shutdown_timeout == int(seconds)
+
+
 def test_start_refuses_what_is_no_recipe(stand_ins):
     done = run(LAUNCH / "start.sh", "sff", "configs/smoke/sft.yaml", env=stand_ins)
     assert done.returncode == 2 and "sff is not a recipe" in done.stderr
     several = run(LAUNCH / "start.sh", *ASKED, env=stand_ins | {"NUM_MACHINES": "2"})
-    assert several.returncode and "address of the first machine" in several.stderr
+    assert several.returncode == 2 and several.stderr == "error: MAIN_IP is missing: the address of the first machine\n"
+    for words in ([], ["sft"], ["sft", ""]):
+        done = run(LAUNCH / "start.sh", *words, env=stand_ins)
+        assert done.returncode == 2 and done.stderr == "usage: launch/start.sh RECIPE CONFIG.yaml [--key value ...]\n"
 
 
 SLURM = {

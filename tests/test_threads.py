@@ -92,6 +92,7 @@ def test_stages_of_a_chain_settle_their_own_threads(monkeypatch, tmp_path):
     config.write_text("{}")
     pipeline._run(pipeline.Stage("sft", tmp_path / "sft.py", config, config, tmp_path / "o", {}), force=False)
     assert not {"OMP_NUM_THREADS", "GOMP_SPINCOUNT"} & given[0].keys()
+    assert given[0]["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "110", "or torch's launcher kills what has not saved after 30 s"
 
 
 def test_threads_sleep_at_barriers_when_others_use_up_the_quota():
