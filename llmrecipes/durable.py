@@ -80,7 +80,7 @@ LARGE = 1 << 28  # bytes (256 MiB) from which a file's digest is cached, valid w
 
 def cache_folder() -> Path:
     """The cache for downloads, token shards and digests of large files: $LLMRECIPES_CACHE, else ~/.cache/llmrecipes."""
-    return Path(os.environ.get("LLMRECIPES_CACHE") or Path.home() / ".cache" / "llmrecipes")
+    return Path(os.path.expanduser(os.environ.get("LLMRECIPES_CACHE") or "~/.cache/llmrecipes"))
 
 
 def file_digest(path: Path) -> str:

@@ -21,6 +21,7 @@ from llmrecipes.config import InputError, RunArguments, nearest, one_line
 from llmrecipes.durable import trouble_with_files
 from llmrecipes.keys import Key, keys_of, recipe_keys
 from llmrecipes.keys.argv import Options, read_argv
+from llmrecipes.keys.paths import expand_home
 from llmrecipes.keys.renamed import TRANSLATES, hint
 from llmrecipes.keys.settings import COMMAND_LINE, Settings
 from llmrecipes.keys.strict_yaml import load_yaml, parse_yaml, read_yaml  # noqa: F401 (load_yaml: for those who read configs)
@@ -182,7 +183,8 @@ def read_given(options: Options) -> dict:
         if not words:
             values[key.removeprefix("no_")] = not key.startswith("no_")
         else:
-            values[key] = [_or_text(word) for word in words] if len(words) > 1 else _or_text(words[0])
+            read = [_or_text(word) for word in words] if len(words) > 1 else _or_text(words[0])
+            values[key] = expand_home(read, key)
     return values
 
 
@@ -203,7 +205,7 @@ def collect(options: Options, keys: dict[str, Key]) -> tuple[Settings, dict[str,
     for key, words in options.given.items():
         try:
             key, value = _typed(key, words, keys)
-            entries.append((key, value, COMMAND_LINE))
+            entries.append((key, expand_home(value, key), COMMAND_LINE))
         except InputError as error:
             _remember(key, settings)
             problems.append(str(error))

@@ -12,7 +12,8 @@ from parsing_toys import SFT, error_of, write
 
 from llmrecipes.config import DataArguments, InputError, ModelArguments, RunArguments, as_rows, load_function
 from llmrecipes.keys import recipe_keys
-from llmrecipes.manifest import ROOT
+from llmrecipes.keys.paths import expand_home
+from llmrecipes.manifest import ROOT, run_fingerprint
 from llmrecipes.parsing import Options, collect, launch, parse, read_argv, settle_precision
 
 
@@ -402,6 +403,33 @@ def test_a_whole_number_for_a_key_that_takes_fractions_reaches_the_trainer_as_on
     found = {key: getattr(training, key) for key in given}
     assert found == given and {type(value) for value in found.values()} == {float}
     assert type(training.warmup_steps) is int  # a number of steps, not a share of them
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_is_given(tmp_path, monkeypatch):
+    """Shells leave it alone in --key=~/x and in a YAML."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = "output_dir: ~/out\nmodel_name_or_path: ~/m\nreport_to: none\ndatasets: [~/a.jsonl, {path: ~/b.jsonl}]\n"
+    write(tmp_path, text)
+    argv = ["--config=~/sft.yaml", "--eval_datasets=[{path: ~/e.jsonl, name: ~/x}]", "--chat_template_path=~/t.jinja"]
+    run, data, training, model = parse(*SFT, argv=[*argv, "--source", "~/paper"])
+    home = lambda name: str(tmp_path / name)
+    assert (training.output_dir, model.model_name_or_path, training.chat_template_path) == tuple(
+        map(home, ("out", "m", "t.jinja"))
+    )
+    assert [source.path for source in data.datasets + data.eval_datasets] == list(
+        map(home, ("a.jsonl", "b.jsonl", "e.jsonl"))
+    )
+    assert data.eval_datasets[0].name == run.source.replace("paper", "x") == "~/x", "neither is a path"
+    assert run.given["model_name_or_path"] == home("m") and run.given["eval_datasets"][0]["path"] == home("e.jsonl")
+    models = {"models": {"a": "~/m"}, "env": {"A": "~/m"}, "sources": ["~root/x", "~nobody.x/x"]}
+    assert expand_home(models) == {"models": {"a": home("m")}, "env": {"A": "~/m"}, "sources": ["/root/x", "~nobody.x/x"]}
+
+
+def test_a_run_whose_paths_were_written_with_a_tilde_is_the_same_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    given = {"sources": [{"path": "~/a.jsonl"}], "output_dir": "~/out"}
+    assert run_fingerprint("corpus", given) == run_fingerprint("corpus", expand_home(given))
 
 
 @pytest.mark.parametrize("text", ["k" * 5000, "word " * 2000, "a\x1b[2Jb\nc\u202ed"])

@@ -191,7 +191,10 @@ output_dir: 7 | put it in quotes
 ~output_dir | output_dir: is missing
 ~datasets | datasets: is missing
 ~model_name_or_path | model_name_or_path: is missing
-model_name_or_path: ~/models/x | a `~` is not read here; write the folder out (/
+model_name_or_path: ~/none/x | /none/x does not exist
+model_name_or_path: ~nobody.x/m | ~nobody.x/m: there is no user 'nobody.x' whose folder that would be
+datasets: [{path: ~nobody.x/rows.jsonl}] | there is no user 'nobody.x'
+output_dir: ~nobody.x/out | there is no user 'nobody.x'
 model_name_or_path: outputs/none/sft | does not exist
 model_name_or_path: {rows} | is a file; name the folder of a model
 model_name_or_path: my models/one | neither a local path nor
@@ -555,7 +558,7 @@ temperature: 0; top_p: 0.9 | has no effect with `temperature: 0`
 top_p: 0 | must lie from above 0 to 1
 test_split_size: 0.5 | has no effect here
 eval_datasets: [{path: {rows}}] | has no effect here
-output_dir: ~/out | `~` is taken as it stands
+output_dir: ~nobody.x/out | there is no user 'nobody.x'
 per_device_batch_size: 0 | must be at least 1
 num_samples: 0 | must be at least 1
 num_samples: 2.5 | it must be int

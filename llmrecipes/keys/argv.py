@@ -1,5 +1,6 @@
 """A command line's words, before anything is known of the keys that they name."""
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ def read_argv(argv: list[str]) -> Options:
                 raise InputError(f"{COMMAND_LINE}: --config takes one file; {shown(words[1])} belongs to no option")
             if not words or not words[0]:
                 raise InputError(f"{COMMAND_LINE}: --config needs a file; write --config FILE.yaml")
-            options.config = words[0]
+            options.config = os.path.expanduser(words[0])
         elif key == "help":
             options.help = [*(options.help or []), *words]
         elif key == "print_config":

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from llmrecipes.config import InputError
+from llmrecipes.keys.paths import expand_home
 
 DEEPEST, MOST_NODES = 50, 100_000  # a config has a few levels and a few hundred values; aliases count as copies
 PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
@@ -40,7 +41,7 @@ def load_yaml(path: str | os.PathLike) -> dict:
 
 
 def read_yaml(path: str | os.PathLike) -> tuple[dict, dict[str, int]]:
-    """The mapping in a YAML file, and the line of each of its keys.
+    """The mapping in a YAML file, with `~/` of its paths written out, and the line of each of its keys.
 
     Raises:
         InputError: the file cannot be read, is not YAML or not a mapping, or holds what is refused; names file and line.
@@ -55,7 +56,7 @@ def read_yaml(path: str | os.PathLike) -> tuple[dict, dict[str, int]]:
     if not isinstance(values, dict):
         found = "empty" if values is None else "a list" if isinstance(values, list) else "a single value"
         raise InputError(f"{path}: must hold `key: value` lines, but is {found}")
-    return values, {key.value: key.start_mark.line + 1 for key, _ in root.value}
+    return expand_home(values), {key.value: key.start_mark.line + 1 for key, _ in root.value}
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -92,17 +92,15 @@ def inputs(s: Settings) -> Problems:
                 yield key, problem
     for key in FILES:
         path = s.values.get(key)
-        if isinstance(path, str) and not path.startswith("{") and not os.path.exists(path):
+        if isinstance(path, str) and not path.startswith(("{", "~")) and not os.path.exists(path):
             yield key, f"{path} does not exist; correct the path"
 
 
 def _input_problem(path: str, key: str) -> str:
-    if path == "stdlib" or path.startswith("pypi:") or generator_of(path) or os.path.isdir(path):
-        return ""
+    if path == "stdlib" or path.startswith(("pypi:", "~")) or generator_of(path) or os.path.isdir(path):
+        return ""  # `~user` of nobody: `named.literal`
     if os.path.isfile(path):
         return f"{path} is empty" if os.path.getsize(path) == 0 else ""
-    if path.startswith("~"):
-        return f"{path}: a `~` is not read here; write the folder out ({os.path.expanduser(path)})"
     if path.startswith(("/", ".", "outputs/")) or path.count("/") > 1 or path.lower().endswith(DATA):
         return f"{path} does not exist; run the stage that writes it first, or correct the path"
     if not is_hub_id(path):
@@ -113,8 +111,8 @@ def _input_problem(path: str, key: str) -> str:
 
 
 def _cached(name: str, key: str) -> bool:
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    home = Path(os.path.expanduser(os.environ.get("HF_HOME") or "~/.cache/huggingface"))
+    hub = Path(os.path.expanduser(os.environ.get("HF_HUB_CACHE") or home / "hub"))
     if "dataset" not in key and key != "watch_questions":
         return (hub / f"models--{name.replace('/', '--')}").is_dir()
     prepared = Path(os.environ.get("HF_DATASETS_CACHE") or home / "datasets") / name.replace("/", "___")

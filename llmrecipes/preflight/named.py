@@ -9,7 +9,9 @@ from pathlib import Path
 
 from llmrecipes.code_files import module_file
 from llmrecipes.config import generator_of
+from llmrecipes.keys.paths import is_path
 from llmrecipes.keys.settings import Problems, Settings
+from llmrecipes.keys.values import shown
 from llmrecipes.manifest import strings
 from llmrecipes.preflight.disk import leads_nowhere
 
@@ -140,7 +142,7 @@ def _unread(path: str) -> tuple[str, tuple[str, ...]]:
 
 def literal(s: Settings) -> Problems:
     """Paths with placeholders that only a shell or a template would fill in."""
-    for key in ("output_dir", "tokens_dir", "database", *MODELS, *FILES, "datasets", "eval_datasets", "watch_questions"):
+    for key in filter(is_path, s.values):
         for entry in _entries(s.values.get(key)):
             path = entry.get("path") if isinstance(entry, dict) else entry
             if not isinstance(path, str) or os.path.exists(path):
@@ -149,8 +151,9 @@ def literal(s: Settings) -> Problems:
                 yield key, f"{path} is taken as it stands, nothing is filled in; write it out, or give --{key} in a shell"
             elif not path.isprintable() or path != path.strip():
                 yield key, f"{path!r} has a line break, a space at an end or the like in it; correct the path"
-            elif path.startswith("~") and key in ("output_dir", "tokens_dir", "database") and not s.trains:
-                yield key, f"{path}: `~` is taken as it stands; write the folder out"
+            elif path.startswith("~"):
+                user = path[1:].partition("/")[0]
+                yield key, f"{path}: there is no user {shown(user)} whose folder that would be; write the path out"
 
 
 def apart(s: Settings) -> Problems:
