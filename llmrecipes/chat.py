@@ -85,6 +85,9 @@ def _load(folder: str, trust_remote_code: bool):
     source = ModelArguments(model_name_or_path=folder)
     tokenizer = load_tokenizer(source, trust_remote_code)
     templates.require_chat_template(tokenizer, folder)
+    templates.render(
+        tokenizer, messages_of(templates.QUESTION, ""), folder, add_generation_prompt=True
+    )  # refused beforehand
     model = load_policy(source, tokenizer, trust_remote_code).eval()
     # As sampling and evaluation do: none of the model's own settings, such as a repetition penalty or beams, applies.
     ends = eos_token_ids(model, tokenizer)

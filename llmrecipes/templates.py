@@ -13,19 +13,16 @@ from datetime import datetime
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
 from llmrecipes.config import InputError
 from llmrecipes.data.tables import say
+from llmrecipes.template_refusals import ANSWER, QUESTION, TEMPLATE_ERRORS, what_it_takes
 from llmrecipes.turns import check_turns, is_conversation
 
 # What an assistant's turn may hold besides its content.
 SAID = ("tool_calls", "reasoning_content", "reasoning", "thinking")
-# What a template raises, deliberately or because a row has an unexpected form.
-TEMPLATE_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-QUESTION, ANSWER = "Question?", "Answer!"
 TOKENIZER_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
 # ChatML. The {% generation %} marks tell TRL which tokens are the assistant's and carry loss.
 CHAT_TEMPLATE = """\
@@ -70,9 +67,10 @@ def apply(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping], where: s
     try:
         return tokenizer.apply_chat_template(turns, **options)
     except TEMPLATE_ERRORS as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         roles = ", ".join(turn["role"] for turn in turns)
-        raise InputError(f"{where}: the chat template refuses the conversation ({roles}): {reason}") from None
+        told = f"the chat template refuses the conversation ({roles}): {reason}"
+        raise InputError(f"{where}: {told}; {what_it_takes(tokenizer, turns, options)}") from None
 
 
 def fix_date(day: str) -> None:

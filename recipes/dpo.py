@@ -22,14 +22,13 @@ def main(run, data, preview, training, model, watch):
     from llmrecipes.templates import require_chat_template, row_check
     from llmrecipes.training import precompute_in_one_process, share_read
 
-    watched = load_watch(watch)
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("dpo", run, training, (run, data, preview, training, model, watch), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
-    train, held_out = load_train_eval(
-        data, training.seed, ("preference",), training.per_device_train_batch_size, row_check(tokenizer)
-    )
+    check = row_check(tokenizer)
+    watched = load_watch(watch, check)
+    train, held_out = load_train_eval(data, training.seed, ("preference",), training.per_device_train_batch_size, check)
     if not isinstance(train[0]["chosen"], str):
         require_chat_template(tokenizer, model.model_name_or_path)
     load = stand_in if preview.preview else load_policy

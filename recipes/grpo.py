@@ -7,7 +7,7 @@ Writes: output_dir, the policy as a plain causal language model (its LoRA adapte
 
 from llmrecipes.config import DataArguments, ModelArguments, PreviewArguments, RunArguments
 from llmrecipes.parsing import launch
-from llmrecipes.reward_models.arguments import RewardArguments, load_rewards
+from llmrecipes.reward_models.arguments import RewardArguments, load_rewards, prompt_check
 
 
 def main(run, data, preview, training, model, reward, watch):
@@ -21,16 +21,16 @@ def main(run, data, preview, training, model, reward, watch):
     from llmrecipes.resume import run_training
     from llmrecipes.reward_models.scoring import check_reward_path
     from llmrecipes.run import check_run, finish_run, start_run
-    from llmrecipes.templates import row_check
 
     if reward.reward_model_name_or_path:
         check_reward_path(reward.reward_model_name_or_path, trust_remote_code=training.trust_remote_code)
-    watched = load_watch(watch)
     inputs = [model.model_name_or_path, reward.reward_model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("grpo", run, training, (run, data, preview, training, model, reward, watch), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
-    train, held_out = load_train_eval(data, training.seed, ("prompt",), check=row_check(tokenizer))
+    check = prompt_check(tokenizer, reward, training.trust_remote_code)
+    watched = load_watch(watch, check)
+    train, held_out = load_train_eval(data, training.seed, ("prompt",), check=check)
     load = stand_in if preview.preview else load_policy
     policy = load(model, tokenizer, training.trust_remote_code)
     peft_config = None if preview.preview else lora_config(model, policy)

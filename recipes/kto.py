@@ -22,15 +22,14 @@ def main(run, data, preview, training, model, watch):
     from llmrecipes.templates import require_chat_template, row_check
     from llmrecipes.training import precompute_in_one_process, share_read
 
-    watched = load_watch(watch)
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("kto", run, training, (run, data, preview, training, model, watch), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
+    check = row_check(tokenizer)
+    watched = load_watch(watch, check)
     shapes = ("unpaired preference", "preference")
-    train, held_out = load_train_eval(
-        data, training.seed, shapes, training.per_device_train_batch_size, row_check(tokenizer)
-    )
+    train, held_out = load_train_eval(data, training.seed, shapes, training.per_device_train_batch_size, check)
     train, held_out = to_labelled(train, training.seed), to_labelled(held_out, training.seed)
     if not isinstance(train[0]["completion"], str):
         require_chat_template(tokenizer, model.model_name_or_path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from llmrecipes.config import DataArguments, InputError, ModelArguments, PreviewArguments, RunArguments
 from llmrecipes.parsing import launch
-from llmrecipes.reward_models.arguments import RewardArguments, load_rewards
+from llmrecipes.reward_models.arguments import RewardArguments, load_rewards, prompt_check
 
 
 @dataclass
@@ -63,17 +63,17 @@ def main(run, data, preview, training, model, reward, value, watch):
     from llmrecipes.resume import run_training
     from llmrecipes.reward_models.scoring import check_reward_path
     from llmrecipes.run import check_run, finish_run, start_run
-    from llmrecipes.templates import row_check
 
     check_quantised(model, training)
     if reward.reward_model_name_or_path:
         check_reward_path(reward.reward_model_name_or_path, trust_remote_code=training.trust_remote_code)
-    watched = load_watch(watch)
     inputs = [model.model_name_or_path, reward.reward_model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("ppo", run, training, (run, data, preview, training, model, reward, value, watch), inputs)
 
     tokenizer = load_tokenizer(model, training.trust_remote_code)
-    train, held_out = load_train_eval(data, training.seed, ("prompt",), check=row_check(tokenizer))
+    check = prompt_check(tokenizer, reward, training.trust_remote_code)
+    watched = load_watch(watch, check)
+    train, held_out = load_train_eval(data, training.seed, ("prompt",), check=check)
     if preview.preview:
         show_prompts(data, training, model, tokenizer, train, held_out, preview.preview)
     policy = load_policy(model, tokenizer, training.trust_remote_code)

@@ -24,13 +24,13 @@ def main(run, data, preview, training, model, watch):
     from llmrecipes.templates import local_template, require_chat_template, row_check
     from llmrecipes.training import share_read
 
-    watched = load_watch(watch)
     inputs = [model.model_name_or_path, *(s.path for s in data.datasets)]
     state = check_run("sft", run, training, (run, data, preview, training, model, watch), inputs)
 
     training.chat_template_path = local_template(training.chat_template_path)
     tokenizer = load_tokenizer(model, training.trust_remote_code, training.chat_template_path)
     check = row_check(tokenizer, training.chat_template_path, model.chat_template_kwargs)
+    watched = load_watch(watch, check)
     train, held_out = load_train_eval(
         data, training.seed, ("messages", "prompt-completion"), training.per_device_train_batch_size, check
     )

@@ -45,6 +45,7 @@ LAYERS = {
         "encoders",
         "head_sizes",
         "cpu",
+        "template_refusals",
         "templates",
         "tokenizers",
         "data",

@@ -194,6 +194,14 @@ def test_what_goes_wrong_while_answering_stands_on_the_page_as_text(loaded, adap
         shutil.rmtree(adapter / name)
 
 
+def test_a_template_that_refuses_a_question_is_told_before_the_model_loads(adapter, tmp_path):
+    shutil.copytree(adapter / "sft", tmp_path / "sft")
+    (tmp_path / "sft" / "model.safetensors").unlink()
+    (tmp_path / "sft" / "chat_template.jinja").write_text("{{ messages[0].content | upper }}{{ tools[0].name }}")
+    with pytest.raises(gradio.Error, match="refuses the conversation .user.: .* it refuses a plain question and answer too"):
+        next(stream_answer(str(tmp_path / "sft"), [{"role": "user", "content": "cat"}], 0, 1, 1))
+
+
 def test_a_question_that_was_not_answered_is_not_part_of_the_conversation():
     turn = lambda role, text: {"role": role, "content": [{"type": "text", "text": text}]}
     history = [turn("user", "1"), turn("user", "2"), turn("assistant", "two"), turn("user", "3")]

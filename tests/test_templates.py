@@ -1,17 +1,20 @@
 """What a chat template cannot show is refused by file and row, and never learned as if it were not there."""
 
+import importlib
 import json
 
 import pytest
 from data_hub import data_hub  # noqa: F401 (a fixture)
+from recipe_types import recipe_types
 from test_answer_masks import ASK, CHAT, LOOP, QWEN3, TEMPLATES
 from transformers import AutoTokenizer
 
 from llmrecipes.config import DataArguments, InputError, ModelArguments
 from llmrecipes.data import load_train_eval
 from llmrecipes.models import build_policy, eos_token_ids, load_policy, load_tokenizer
+from llmrecipes.parsing import parse
 from llmrecipes.ppo.prompts import prompt_token_ids
-from llmrecipes.templates import encode_prompts, end_of_turn, local_template, options_of, read_template, row_check
+from llmrecipes.templates import encode_prompts, end_of_turn, local_template, options_of, read_template, render, row_check
 from llmrecipes.tokenizers import train_tokenizer
 
 TOOLS = [{"type": "function", "function": {"name": "look_up", "description": "", "parameters": {}}}]
@@ -48,6 +51,49 @@ def refused(tokenizer, template, row, path=None, **changes):
         row_check(tokenizer, path, **changes)(row, "x.jsonl, row 7")
     except InputError as error:
         return str(error)
+
+
+NO_SYSTEM = LOOP + "{% if m.role == 'system' %}{{ m.content | no_such_filter }}{% endif %}{{ m.content }}{% endfor %}"
+RAISES = "%}{{ raise_exception('No.') }}{% endif %}{{ m.content }}{% endfor %}"
+IN_TURNS = LOOP + "{% if (m.role == 'user') == (loop.index0 % 2 == 1) " + RAISES
+NO_TOOL = LOOP + "{% if m.role == 'tool' " + RAISES
+TOOLS_ARE = "{% if tools %}{{ tools.x.y }}{% endif %}" + LOOP + "{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "options", "advice"),
+    [
+        (
+            NO_SYSTEM + LOOP + "{{ m.content }}{% endfor %}",
+            [SYSTEM, *CHAT],
+            {},
+            "it takes no system turn here: put its text",
+        ),
+        (IN_TURNS, [CHAT[0], CHAT[2]], {}, "it wants the user and the assistant in turns"),
+        (IN_TURNS, [SYSTEM, CHAT[0]], {}, "it takes no system turn here: put its text"),
+        (
+            "{{ tools[0].function.name }}",
+            CHAT,
+            {},
+            "it refuses a plain question and answer too, so no row would do: mend it",
+        ),
+        (
+            "{% if tools %}{{ tools.x.y }}{% endif %}" + LOOP + "{{ m.content }}{% endfor %}",
+            CHAT,
+            {"tools": TOOLS},
+            "it cannot",
+        ),
+        (NO_TOOL, [CHAT[0], CALL, {"role": "tool", "content": "x"}], {}, "it may not take calls of tools and"),
+    ],
+)
+def test_a_refusal_says_what_the_template_does_not_take(tokenizer, template, turns, options, advice):
+    tokenizer.chat_template = template
+    with pytest.raises(InputError) as caught:
+        render(tokenizer, turns, "x.jsonl, row 7", **options)
+    line = str(caught.value)
+    roles = ", ".join(turn["role"] for turn in turns)
+    assert line.startswith(f"x.jsonl, row 7: the chat template refuses the conversation ({roles}): ")
+    assert f"; {advice}" in line and line.endswith("another template (`chat_template_path` in sft)")
 
 
 @pytest.mark.parametrize(
@@ -242,3 +288,37 @@ def test_date_that_a_template_writes_is_that_of_the_runs_beginning(tokenizer, tm
     assert date_written(tokenizer) is None and row_check(tokenizer).key and not capsys.readouterr().out
     tokenizer.chat_template = TEMPLATES["gemma"]
     assert date_written(tokenizer) is None
+
+
+STAGES = ("sft", "dpo", "kto", "reward", "sample", "evaluate", "ppo", "grpo")
+
+
+@pytest.mark.parametrize(
+    ("stage", "whose"),
+    [*((stage, "policy") for stage in STAGES), ("ppo", "reward"), ("grpo", "reward"), ("evaluate", "reward")],
+)
+def test_every_stage_sees_before_it_loads_a_model_what_a_template_refuses(tmp_path, stage, whose):
+    """Neither model has weights: loading one would be another error."""
+    for name, kind in (("policy", "LlamaForCausalLM"), ("reward", "LlamaForSequenceClassification")):
+        own = train_tokenizer(["Name a river. The Rhine."] * 3, 300, 64)
+        own.chat_template = NO_SYSTEM if name == whose else TEMPLATES["chatml"]
+        own.save_pretrained(tmp_path / name)
+        config = {"model_type": "llama", "architectures": [kind], "hidden_size": 64, "id2label": {"0": "score"}}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    asked, good, bad = [SYSTEM, CHAT[0]], CHAT[1:2], CHAT[3:4]
+    row = {"sft": {"prompt": asked, "completion": good}, "kto": {"prompt": asked, "completion": good, "label": True}}
+    row = row.get(stage) or {"prompt": asked} | ({"chosen": good, "rejected": bad} if stage in ("dpo", "reward") else {})
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    values = {"output_dir": tmp_path / "out", "datasets": tmp_path / "a.jsonl", "model_name_or_path": tmp_path / "policy"}
+    if stage == "evaluate":
+        values |= {"models": json.dumps({"sft": str(values.pop("model_name_or_path"))}), "tasks": "[]"}
+    if stage in ("ppo", "grpo") or whose == "reward":
+        values["reward_model_name_or_path"] = tmp_path / "reward"
+    argv = [word for key, value in values.items() for word in (f"--{key}", str(value))]
+    argv += ["--report_to", "none"] if stage not in ("sample", "evaluate") else []
+    with pytest.raises(InputError) as caught:
+        importlib.import_module(f"recipes.{stage}").main(*parse(*recipe_types(stage), argv=argv))
+    reader = "reward model: " if whose == "reward" else ""
+    line = str(caught.value)
+    assert line.startswith(f"{tmp_path}/a.jsonl, row 1: {reader}the chat template refuses the conversation (system, user")
+    assert "no_such_filter" in line and "it takes no system turn here: put its text into the first question" in line

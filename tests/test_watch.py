@@ -15,6 +15,7 @@ from llmrecipes.evaluation.watch import WatchArguments, add_watch, load_watch
 from llmrecipes.evaluation.watch_win_rate import RewardComparison
 from llmrecipes.models import build_policy
 from llmrecipes.pacing import NotFinite, stop_where_not_finite
+from llmrecipes.templates import row_check
 from llmrecipes.tokenizers import train_tokenizer
 from llmrecipes.tokens.blocks import collate_blocks
 
@@ -286,3 +287,20 @@ def test_sharded_models_are_not_watched_and_it_says_so(kind, flag, capsys):
 def test_what_cannot_be_watched_is_one_line_before_a_model_is_loaded(wrong, line, serve):
     with pytest.raises(InputError, match=line):
         load_watch(watching(**wrong))
+
+
+def test_what_a_chat_template_refuses_of_what_is_watched_is_told_before_a_model_is_loaded(tmp_path):
+    tokenizer = train_tokenizer(["The cat sat on the mat."] * 5, vocab_size=300, max_length=128)
+    tokenizer.chat_template = "{% for m in messages %}{{ raise_exception('Calm down') if '!' in m.content }}{{ m.content }}"
+    tokenizer.chat_template += "{% endfor %}"
+    check = row_check(tokenizer)
+    assert load_watch(watching(), check).args.watch_prompts == ["The cat"]
+    with pytest.raises(
+        InputError, match=r"^watch_prompts\[1\]: the chat template refuses the conversation \(user\): Calm down"
+    ):
+        load_watch(watching(watch_prompts=["The cat", "Go!"]), check)
+    rows = tmp_path / "asked.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": [{"role": "user", "content": text}]}) + "\n" for text in ("Go?", "Go!")))
+    asked = {"watch_questions": {"path": str(rows)}, "watch_rule": "json:loads"}
+    with pytest.raises(InputError, match="asked.jsonl, row 2: the chat template refuses the conversation"):
+        load_watch(watching(**asked), check)

@@ -87,9 +87,10 @@ def load_mixture(
     return _mix(sources, seed, shapes, announce, check, apart)[0]
 
 
-def load_rows(source: DatasetSource, seed: int, shapes: tuple[str, ...]) -> datasets.Dataset:
-    """Rows of one source in one of the standard `shapes`, in the source's order (`max_rows` of them, drawn with `seed`)."""
-    return load_table(source, seed, shapes)[0]
+def load_rows(source: DatasetSource, seed: int, shapes: tuple[str, ...], check=None) -> datasets.Dataset:
+    """Rows of one source in one of the standard `shapes`, in the source's order (`max_rows` of them, drawn with `seed`).
+    check: as for `load_train_eval`."""
+    return load_table(source, seed, shapes, check)[0]
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from llmrecipes.judging.pairwise import PairJudge, read_guidelines
 from llmrecipes.measures import EVALUATION
 from llmrecipes.models import load_policy, load_tokenizer, read_config
 from llmrecipes.processes import device, once, share
-from llmrecipes.reward_models.scoring import RewardScorer, check_reward_path, same_tokenizer, tell_unread
+from llmrecipes.reward_models.scoring import RewardScorer, check_reward_path, same_tokenizer, tell_unread, with_reader
 from llmrecipes.signals import IN_A_CHAIN
 from llmrecipes.templates import options_of, require_chat_template, row_check
 from llmrecipes.tokenizers import require_folder
@@ -133,6 +133,9 @@ def _question_check(model_args: ModelArguments, args: EvaluateArguments) -> Call
                 raise InputError(f"{error} (models: {name})") from None
 
     check.key = sorted(checks)
+    if path := args.reward_model_name_or_path:
+        own = replace(model_args, model_name_or_path=path, tokenizer_name_or_path=None)
+        return with_reader(check, load_tokenizer(own, args.trust_remote_code))
     return check
 
 

@@ -6,6 +6,7 @@ training is identical with and without it; its cost is capped at `watch_share` o
 
 import json
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import datasets
 from accelerate import DistributedType
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
-from llmrecipes.config import DataArguments, InputError, load_function
+from llmrecipes.config import DataArguments, InputError, ModelArguments, load_function
 from llmrecipes.data import load_rows
 from llmrecipes.durable import cut_back
 from llmrecipes.evaluation.abilities import load_tasks, score_items, summarise_items
@@ -22,7 +23,8 @@ from llmrecipes.evaluation.watch_win_rate import JudgeComparison, RewardComparis
 from llmrecipes.judging.arguments import JudgeArguments
 from llmrecipes.judging.endpoint import Endpoint, check_judge, open_endpoint
 from llmrecipes.judging.pairwise import check_guidelines
-from llmrecipes.reward_models.scoring import check_reward_path, tell_unread
+from llmrecipes.models import load_tokenizer
+from llmrecipes.reward_models.scoring import check_reward_path, tell_unread, with_reader
 
 FILE = "watch.jsonl"
 
@@ -93,11 +95,14 @@ class Watched:
         return RuleComparison(self.rule) if self.rule else None
 
 
-def load_watch(args: WatchArguments) -> Watched | None:
+def load_watch(args: WatchArguments, check: Callable[[Mapping, str], None] | None = None) -> Watched | None:
     """Loads what `args` request, before any model is loaded; None if `watch_steps` is 0.
 
+    check: `templates.row_check` of a model that is asked in conversations.
+
     Raises:
-        InputError: a task, function, source or reward model does not exist, or the endpoint does not answer.
+        InputError: a task, function, source or reward model does not exist, the endpoint does not answer, or the model's
+            chat template, or the reward model's, refuses what is asked.
     """
     if not args.watch_steps:
         return None
@@ -109,9 +114,13 @@ def load_watch(args: WatchArguments) -> Watched | None:
         watched.rule = load_function(args.watch_rule, "watch_rule")
     if args.watch_reward_model:
         check_reward_path(args.watch_reward_model, "watch_reward_model")
+    for number, prompt in enumerate(args.watch_prompts if check else ()):
+        check({"prompt": [{"role": "user", "content": prompt}]}, f"watch_prompts[{number}]")
     if args.watch_questions:
         source = DataArguments(datasets=[args.watch_questions]).datasets[0]
-        watched.questions = list(load_rows(source, seed=0, shapes=("prompt",)))
+        if args.watch_reward_model:
+            check = with_reader(check, load_tokenizer(ModelArguments(model_name_or_path=args.watch_reward_model)))
+        watched.questions = list(load_rows(source, 0, ("prompt",), check))
         if args.watch_reward_model:
             tell_unread(watched.questions)
     if args.judge_url:

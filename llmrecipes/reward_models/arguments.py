@@ -25,6 +25,20 @@ class RewardArguments:
     )
 
 
+def prompt_check(tokenizer, reward: RewardArguments, trust_remote_code: bool):
+    """`templates.row_check` of prompts, with the reward model's own chat template as well as that of the policy's
+    `tokenizer`."""
+    from llmrecipes.models import load_tokenizer
+    from llmrecipes.reward_models.scoring import with_reader
+    from llmrecipes.templates import row_check
+
+    check = row_check(tokenizer)
+    if not reward.reward_model_name_or_path:
+        return check
+    own = load_tokenizer(ModelArguments(model_name_or_path=reward.reward_model_name_or_path), trust_remote_code)
+    return check if own.chat_template == tokenizer.chat_template else with_reader(check, own)
+
+
 def load_rewards(reward: RewardArguments, model: ModelArguments, trust_remote_code: bool) -> tuple[list, list]:
     """(the reward model, if any, and the functions; their tokenizers, None for a function).
 

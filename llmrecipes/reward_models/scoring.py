@@ -103,6 +103,25 @@ def _conversation_tokens(tokenizer, prompt: list[dict], response: str | list[dic
     return list(ids)
 
 
+def with_reader(
+    check: Callable[[Mapping, str], None] | None, tokenizer: PreTrainedTokenizerBase
+) -> Callable[[Mapping, str], None]:
+    """`check` of rows with prompts (see `templates.row_check`) that also raises InputError if a reward model, whose
+    `tokenizer` it is, cannot read an answer to the prompt: otherwise the first answers would show it."""
+
+    def check_both(row: Mapping, where: str) -> None:
+        if check is not None:
+            check(row, where)
+        if is_conversation(row["prompt"]):
+            try:
+                reward_model_tokens(tokenizer, row["prompt"], templates.ANSWER)
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from None
+
+    check_both.key = [check and check.key, tokenizer.chat_template]
+    return check_both
+
+
 def tell_unread(rows: Iterable[Mapping]) -> None:
     """Says it if the prompts of `rows` have `tools` or `chat_template_kwargs`: reward models are trained without them."""
     if any(map(templates.options_of, rows)):
