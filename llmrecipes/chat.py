@@ -22,6 +22,7 @@ from llmrecipes.adapters import ADAPTER_FILE
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.durable import read_json
 from llmrecipes.formats import prompt_text, read_growing
+from llmrecipes.generation import answer_texts
 from llmrecipes.manifest import MANIFEST_FILE, in_order
 from llmrecipes.models import context_length, eos_token_ids, load_policy, load_tokenizer
 from llmrecipes.preflight.model_folders import require_whole
@@ -158,7 +159,11 @@ def stream_answer(
     thread.join()
     if failed:
         raise page_error(f"{folder} failed to answer: {type(failed[0]).__name__}: {failed[0]}")
-    return "stop" if int(made[0][0, -1]) in eos_token_ids(model, tokenizer) else "length"
+    answer = made[0][0, ids.shape[1] :].tolist()
+    [whole] = answer_texts(tokenizer, [answer])
+    if whole != text:  # what led into the answer was streamed, too
+        yield whole
+    return "stop" if answer[-1:] and answer[-1] in eos_token_ids(model, tokenizer) else "length"
 
 
 def _prompt(model, tokenizer, messages: list[dict], max_new_tokens: int, folder: str) -> torch.Tensor:

@@ -5,14 +5,16 @@ every sampling setting is an argument (a model's own generation config, such as 
 the draws come from a generator that the caller owns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError
 from llmrecipes.decoding import GrowingDecoder, StaticDecoder, check_static
+from llmrecipes.templates import ANSWER, QUESTION, render
 
 DRAW_BLOCK = 1 << 17  # numbers drawn at a time: 1 MiB, which a core's cache holds
 
@@ -236,3 +238,32 @@ def _draw(probabilities: torch.Tensor, generator: torch.Generator | None) -> tor
         uniform = torch.rand(part.shape, dtype=torch.float64, generator=generator)
         tokens.append((part / uniform.neg_().log1p_().float()).argmin(-1))  # argmin: p / -q
     return torch.cat(tokens)
+
+
+def answer_texts(tokenizer: PreTrainedTokenizerBase, responses: Sequence[Sequence[int]]) -> list[str]:
+    """The text of each response's token ids, as it would stand in a turn. Where the chat template leads into an answer with
+    words between special tokens (gpt-oss: <|channel|>final<|message|>), what comes before the answer is left out: its words
+    would run into it without the tokens."""
+    lead = _lead_into_answer(tokenizer, tokenizer.chat_template)
+    if lead:
+        size = len(lead)
+        starts = [[i + size for i in range(len(ids)) if list(ids[i : i + size]) == lead] or [0] for ids in responses]
+        responses = [ids[found[-1] :] for ids, found in zip(responses, starts, strict=True)]
+    return tokenizer.batch_decode(responses, skip_special_tokens=True)
+
+
+@lru_cache(maxsize=8)
+def _lead_into_answer(tokenizer: PreTrainedTokenizerBase, template: str | None) -> list[int]:
+    """The tokens that the template writes between the generation prompt and an answer, if they are words beside special
+    tokens; else nothing."""
+    asked, answer = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}
+    try:
+        before = render(tokenizer, [asked], "", add_generation_prompt=True) if template else ""
+        whole = render(tokenizer, [asked, answer], "") if template else ""
+    except InputError:  # the template refuses the test conversation
+        return []
+    if not template or not whole.startswith(before) or ANSWER not in whole:
+        return []
+    ids = tokenizer(whole[len(before) :].partition(ANSWER)[0], add_special_tokens=False)["input_ids"]
+    words = tokenizer.decode(ids, skip_special_tokens=True)
+    return ids if words.strip() and words != tokenizer.decode(ids) else []

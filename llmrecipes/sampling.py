@@ -15,7 +15,7 @@ from llmrecipes.config import InputError
 from llmrecipes.data.tables import say
 from llmrecipes.durable import write_text
 from llmrecipes.formats import parse_growing, parse_jsonl, prompt_id
-from llmrecipes.generation import sample_responses
+from llmrecipes.generation import answer_texts, sample_responses
 from llmrecipes.models import context_length, eos_token_ids
 from llmrecipes.templates import encode_prompts, options_of
 
@@ -84,7 +84,7 @@ def write_samples(
             generator = torch.Generator(device=model.device).manual_seed(seed * 1_000_003 + start // batch_size)
             prompts = [ids for ids in encoded[start : start + batch_size] for _ in range(num_samples)]
             responses = sample_responses(model, prompts, generator=generator, progress=bar.update, **settings)
-            texts = tokenizer.batch_decode([response.token_ids for response in responses], skip_special_tokens=True)
+            texts = answer_texts(tokenizer, [response.token_ids for response in responses])
             chunk = []
             for i, row in enumerate(rows[start : start + batch_size]):
                 own = slice(i * num_samples, (i + 1) * num_samples)

@@ -149,7 +149,7 @@ def test_a_conversation_longer_than_the_context_goes_on_from_a_question_and_says
         next(stream_answer("sft", [system, last], 0, 1, 1))
 
 
-def test_the_model_stops_when_the_page_does_and_says_whether_it_was_done(loaded):
+def test_the_model_stops_when_the_page_does_and_says_whether_it_was_done(loaded, monkeypatch):
     model, _ = loaded
     drawn, closed = [], threading.Event()
 
@@ -168,6 +168,8 @@ def test_the_model_stops_when_the_page_does_and_says_whether_it_was_done(loaded)
     ends = {}
     *_, (shown, same) = in_lockstep(stream_answer, ["sft", "sft"], "cat", "", 0, 1, 4, ends)
     assert ends == {0: "length", 1: "length"} and shown == same
+    monkeypatch.setattr("llmrecipes.chat.answer_texts", lambda tokenizer, rows: ["the answer alone"])
+    assert list(in_lockstep(stream_answer, ["sft"], "cat", "", 0, 1, 4, ends))[-1] == ["the answer alone"]
     model.generation_config.eos_token_id = list(range(400))  # whatever comes first
     assert list(in_lockstep(stream_answer, ["sft"], "cat", "", 0, 1, 4, ends)) and ends[0] == "stop"
 

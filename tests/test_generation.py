@@ -9,7 +9,9 @@ from transformers.cache_utils import DynamicLayer
 
 from llmrecipes import decoding, generation
 from llmrecipes.config import InputError
-from llmrecipes.generation import sample_responses, sample_tokens
+from llmrecipes.generation import answer_texts, sample_responses, sample_tokens
+from llmrecipes.reward_models.scoring import sampled_response_tokens
+from llmrecipes.tokenizers import train_tokenizer
 
 VOCABULARY, EOS, OTHER_EOS, PAD = 48, 1, 7, 0
 
@@ -157,3 +159,29 @@ def test_progress_counts_every_response_once():
 def test_bad_requests_are_refused(rows, changes, message):
     with pytest.raises(InputError, match=message):
         sample(tiny_model(), rows, **changes)
+
+
+# As gpt-oss's: an answer is the last of several messages, each led into by the name of its channel.
+CHANNELS = (
+    "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}<|message|>"
+    "{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+
+
+def test_an_answers_text_has_no_words_of_the_template():
+    tokenizer = train_tokenizer(["final analysis assistant Paris. Easy."] * 5, vocab_size=320, max_length=64)
+    names = ["start", "channel", "message", "end"]
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<|{name}|>" for name in names]})
+    ids = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+    final = ids("<|channel|>final<|message|>Paris.<|end|>")
+    thought = ids("<|channel|>analysis<|message|>Easy.<|end|><|start|>assistant")
+    ours = tokenizer.chat_template
+    for template, said in ((CHANNELS, "Paris."), (ours, "finalParis."), (None, "finalParis.")):
+        tokenizer.chat_template = template
+        assert answer_texts(tokenizer, [final, ids("Paris."), []]) == [said, "Paris.", ""]
+    tokenizer.chat_template = CHANNELS
+    assert answer_texts(tokenizer, [[*thought, *final]]) == ["Paris."]
+    question = [{"role": "user", "content": "Easy."}]
+    read = sampled_response_tokens(tokenizer, tokenizer, question, [], [*thought, *final], True)
+    whole = [*question, {"role": "assistant", "content": "Paris."}]
+    assert read == tokenizer.apply_chat_template(whole, return_dict=True)["input_ids"]

@@ -11,7 +11,7 @@ from llmrecipes import metrics
 from llmrecipes.config import InputError, as_score
 from llmrecipes.evaluation.likelihood import kl_divergences
 from llmrecipes.formats import prompt_text
-from llmrecipes.generation import sample_responses
+from llmrecipes.generation import answer_texts, sample_responses
 from llmrecipes.judging.pairwise import PairJudge
 from llmrecipes.measures import EVALUATION, KINDS
 from llmrecipes.models import context_length, eos_token_ids
@@ -82,7 +82,7 @@ def answer(
     for rows, responses in zip(batches, decoded, strict=True):
         for row, response in zip(rows, responses, strict=True):
             ids[row] = response
-    return encoded, ids, tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return encoded, ids, answer_texts(tokenizer, ids)
 
 
 def finished_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: list[list[int]]) -> list[bool]:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from llmrecipes.config import InputError
-from llmrecipes.generation import NotFiniteError
+from llmrecipes.generation import NotFiniteError, answer_texts
 from llmrecipes.ppo.compilation import uncompiled
 from llmrecipes.ppo.completions import completion_table, write_completions
 from llmrecipes.ppo.losses import (
@@ -239,7 +239,7 @@ def keep_some(trainer, rows: dict[str, list], token_ids, scores: torch.Tensor, k
     count = min(trainer.args.num_rollout_completions, len(token_ids))
     if not count:  # batch_decode([]) returns one row
         return
-    texts = trainer.processing_class.batch_decode(token_ids[:count], skip_special_tokens=True)
+    texts = answer_texts(trainer.processing_class, token_ids[:count])
     figures = torch.stack([scores[:count], kl[:count].sum(1)], dim=1)
     trainer.rollout_completions = completion_table(rows["prompt"][:count], texts, ["score", "kl"], figures, columns)
 
@@ -267,7 +267,7 @@ def evaluate_policy(trainer, dataloader: DataLoader, prefix: str) -> EvalLoopOut
         figures = torch.stack(list(columns.values()), dim=1)
         table.append(trainer.accelerator.gather_for_metrics(figures).cpu())
         if args.log_completions:
-            texts = trainer.processing_class.batch_decode(token_ids, skip_special_tokens=True)
+            texts = answer_texts(trainer.processing_class, token_ids)
             part = completion_table(rows["prompt"], texts, names, figures, told)
             completions += trainer.accelerator.gather_for_metrics(part, use_gather_object=True)
         trainer.control = trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrecipes.config import InputError, as_score
 from llmrecipes.data.tables import say
+from llmrecipes.generation import answer_texts
 from llmrecipes.models import check_vocabulary
 from llmrecipes.ppo.sharding import FrozenModel
 from llmrecipes.reward_models.scoring import (
@@ -135,7 +136,7 @@ class Rewards:
 
         Raises InputError for a row that gets no score from any function.
         """
-        texts = self.policy_tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+        texts = answer_texts(self.policy_tokenizer, completion_ids)
         completions = [
             [{"role": "assistant", "content": text}] if is_conversation(prompt) else text
             for prompt, text in zip(rows["prompt"], texts, strict=True)

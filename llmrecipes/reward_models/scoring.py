@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llmrecipes import templates
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.tables import say
+from llmrecipes.generation import answer_texts
 from llmrecipes.models import context_length, load_reward_model, load_tokenizer, read_config
 from llmrecipes.processes import device
 from llmrecipes.turns import is_conversation
@@ -152,7 +153,7 @@ def sampled_response_tokens(
     Otherwise the response is read as text: how it was split into tokens is not part of the answer.
     """
     if is_conversation(prompt):
-        response = source.decode(response_ids, skip_special_tokens=True)
+        [response] = answer_texts(source, [response_ids])
         return reward_model_tokens(tokenizer, prompt, response, finished)
     if not isinstance(prompt, str):
         if tokenizer is source:
