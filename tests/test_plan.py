@@ -133,11 +133,51 @@ def test_grpo_is_planned_by_phase(sft):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("torch_compile", "true"), ("attn_implementation", "eager"), ("use_liger_kernel", "true"), ("deepspeed", "ds.json")],
+    [
+        ("torch_compile", "true"),
+        ("attn_implementation", "eager"),
+        ("use_liger_kernel", "true"),
+        ("deepspeed", "ds.json"),
+        ("parallelism_config", '{"cp_size": 2}'),
+        ("lora_target_parameters", "mlp.experts.down_proj"),
+    ],
 )
 def test_keys_that_the_closed_form_does_not_count_are_named(sft, key, value):
     assert any(text.startswith(key) for text in plan_of(sft, {key: value})["unknown"])
     assert not plan_of(sft)["unknown"]
+
+
+def test_an_activation_that_is_not_known_is_named(sft):
+    file = sft.parent / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_act": "xielu"}))
+    assert any("what xielu keeps" in text for text in plan_of(sft)["unknown"])
+
+
+@pytest.mark.parametrize("launch", ["fsdp2", "zero2"])
+def test_sharded_weights_that_are_trained_have_float32_copies(sft, launch):
+    """accelerate makes FSDP2's trained weights float32 where bf16 computes, DeepSpeed keeps a copy in float32."""
+    options = {"num_gpus": 8, "accelerate_config": str(ROOT / "configs" / "accelerate" / f"{launch}.yaml")}
+    narrow = {"dtype": "bfloat16"}
+    assert plan_of(sft, narrow, **options)["peak"] == plan_of(sft, **options)["peak"]
+    assert plan_of(sft, narrow, num_gpus=8)["peak"] < plan_of(sft, num_gpus=8)["peak"]
+    parts = plan_of(sft, narrow | {"use_peft": True}, **options)["memory"]["training step"]
+    assert parts["weights"] < 4 * 7241732096 / (8 if launch == "fsdp2" else 1), "frozen weights stay as they are"
+
+
+def test_no_head_is_counted_where_none_is_read(sft):
+    """Reward and value models have no LM head; PPO's policy reads its own for responses alone."""
+    weights, head, attention = 7241732096 - 2 * 131072000 - 65 * 4096, 131072000, 4 * 32 * 4096
+    reward = plan_of(of_stage(sft, "reward"))
+    each = 2 * weights + attention * 2048
+    assert reward["flops"] / reward["tokens"] == pytest.approx((3 + 1) * each, rel=1e-4)
+    given = {"reward_functions": ["json:dumps"], "max_completion_length": 512, "max_prompt_length": 1536,
+             "rollout_batch_size": 64}  # fmt: skip
+    values = {key: value for key, value in yaml.safe_load(sft.read_text()).items() if "epochs" not in key}
+    ppo = sft.with_name("ppo.yaml")
+    ppo.write_text(yaml.safe_dump({k: v for k, v in (values | given | {"max_steps": 4}).items() if k != "max_length"}))
+    plan = plan_of(ppo, {"num_ppo_epochs": 1})
+    policy = each + 2 * head / 4
+    assert plan["flops"] / plan["tokens"] == pytest.approx((1 + 2 + 3) * policy + (1 + 3) * each, rel=1e-4)
 
 
 def test_hours_of_float32_are_said_to_be_those_of_bf16(sft):
@@ -302,6 +342,10 @@ def test_command_prints_the_table_and_writes_json(tmp_path, sft, capfd):
         (["--json", "/nowhere/plan.json"], "json: /nowhere/plan.json cannot be written"),
         (["--model_name_or_path", "meta-llama/Llama-3.1-8b"], "did you mean `meta-llama/Llama-3.1-8B`"),
         (["--max_seq_length", "5"], "use `max_length`"),
+        (
+            ["--stage", "pretrain", "--model_config", '{"model_type": "llama", "num_hidden_layer": 4, "vocab_size": 9}'],
+            "model_config: llama has no key `num_hidden_layer`, did you mean `num_hidden_layers`?",
+        ),
         (["--stage", "tokenizer"], "unknown key"),
         (["--stage", "nothing"], "nothing is not a recipe"),
         (["--max_steps", "5", "--train_rows", "9"], "train_rows: has no effect beside `max_steps: 5`"),

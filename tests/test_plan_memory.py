@@ -12,7 +12,7 @@ from plan_toys import LLAMA, job
 from llmrecipes.config import InputError
 from llmrecipes.keys.settings import Settings
 from llmrecipes.plan.advice import peak
-from llmrecipes.plan.architecture import FAMILIES, read_architecture
+from llmrecipes.plan.architecture import FAMILIES, known_keys, read_architecture
 from llmrecipes.plan.job import Lora, _read_lora
 from llmrecipes.plan.lookup import KNOWN, find_vocabulary, hub_file
 from llmrecipes.plan.memory import phases
@@ -36,6 +36,9 @@ EXPERTS = {**LLAMA, "model_type": "qwen3_moe", "head_dim": 64, "num_experts": 8,
 
 
 WIDE = LLAMA | {"intermediate_size": 8192}
+
+
+MISTRAL = LLAMA | {"model_type": "mistral", "vocab_size": 2000, "max_position_embeddings": 8192}
 
 
 ALL = Lora(16, frozenset(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")), 0.0)
@@ -63,6 +66,11 @@ TRACED = {
     "PPO of Llama, tied": (LLAMA | {"tie_word_embeddings": True}, {"ppo": True}),
     "SFT of Llama, rows joined and kept apart by a mask": (LLAMA, {"batch": 2, "flattened": True}),
     "pretraining Gemma 3 on rows longer than its window": (GEMMA3, {}),
+    "pretraining Mistral on rows longer than the window that it has by default": (MISTRAL, {"batch": 1, "length": 5120}),
+    "pretraining GPT-NeoX with an activation of many operators": (
+        NEOX | {"hidden_act": "gelu_fast", "vocab_size": 2000},
+        {},
+    ),
     "SFT of Gemma 3, tied, short rows, accumulated": (
         GEMMA3,
         {"head": "chunked", "padded": True, "accumulation": 2, "batch": 1, "length": 128},
@@ -256,6 +264,32 @@ def test_embeddings_of_a_composite_config_are_tied_where_transformers_ties_them(
     model.tie_weights()
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert read_architecture({"model_type": kind} | config, "m").tied == tied
+
+
+def test_what_a_config_says_is_null_is_not_the_classs_default():
+    window = lambda **given: read_architecture(LLAMA | {"model_type": "mistral"} | given, "m").window
+    assert (window(), window(sliding_window=None), window(sliding_window=8)) == (4096, None, 8)
+    heads = {"model_type": "qwen2", "num_attention_heads": 8, "num_key_value_heads": None}
+    assert read_architecture(LLAMA | heads, "m").key == 512, "as many as the queries' heads, not 32"
+
+
+@pytest.mark.parametrize("config", [NEOX, GPT2], ids=itemgetter("model_type"))
+def test_sizes_that_the_layers_do_not_read_are_not_counted(config):
+    plain = read_architecture(config, "m")
+    assert read_architecture(config | {"head_dim": 8, "num_key_value_heads": 2}, "m") == plain
+
+
+def test_model_config_has_the_keys_that_a_run_takes():
+    from transformers import AutoConfig
+
+    from llmrecipes.head_sizes import attention_reads_head_dim
+
+    names = set().union(*map(known_keys, FAMILIES)) | {"num_layers", "rope_theta", "rotary_pct", "tie_weights_"}
+    for family in FAMILIES:
+        built = AutoConfig.for_model(family)
+        taken = {name for name in names if hasattr(built, name)}
+        taken |= {"head_dim"} if attention_reads_head_dim(built) else set()
+        assert known_keys(family) == taken, family
 
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "mixtral"])

@@ -28,7 +28,7 @@ FAMILIES = {
         "layer_norm": True,
         "biases": True,
         "fused_qkv": True,
-        "mlp_kept": 5,
+        "mlp_kept": 2,
         "position_table": True,
     },
     "gpt_neox": {
@@ -41,6 +41,12 @@ FAMILIES = {
         "parallel": True,
     },
 }
+# Activation functions -> values kept for the backward pass per value of their input, beside their output, by eager PyTorch:
+# gelu and silu are one operator and keep their input, gelu_fast is written out in nine.
+ACTIVATIONS = {"relu": 0, "tanh": 0, "quick_gelu": 2, "gelu_python": 3, "gelu_new": 4, "gelu_fast": 7}
+ACTIVATIONS |= dict.fromkeys(("gelu", "gelu_pytorch_tanh", "silu", "swish", "mish", "relu2"), 1)
+# Keys that transformers takes of `model_config` beside those of the config's class.
+BESIDE_THE_CLASS = {"model_type", "torch_dtype", "num_labels", "output_attentions"}
 # model_type of a composite config -> its class, which alone says whether the text model's embeddings are tied; in others
 # the text model's config says so too.
 COMPOSITES = {"gemma3": "Gemma3Config", "mistral3": "Mistral3Config"}
@@ -52,6 +58,7 @@ OTHER_NAMES = {
     "intermediate_size": "n_inner",
     "max_position_embeddings": "n_positions",
     "num_experts": "num_local_experts",
+    "hidden_act": "activation_function",
 }
 
 
@@ -79,11 +86,14 @@ class Architecture:
     layer_norm: bool = False
     norms: int = 2  # of the residual stream in a layer: before attention and MLP, and in Gemma 3 after them too
     float32_norms: bool = False  # multiplied with their weights in float32
-    window: int | None = None  # of sliding attention: longer rows need a mask
+    window: int | None = None  # of sliding attention, in some layers or all: longer rows need a mask
     gated: bool = True
     fused_qkv: bool = False
     parallel: bool = False  # attention and MLP read the same residual stream
-    mlp_kept: int = 4  # gate, its activation, up and their product
+    mlp_kept: int = (
+        4  # gate, its activation, up and their product; without a gate the input of the activation and its output
+    )
+    activation: str = "silu"
     rotated_copies: int = 0
     position_table: bool = False  # learned positions
 
@@ -143,8 +153,13 @@ class Architecture:
     def active(self) -> int:
         """Number of parameters multiplied with each token: all but the input embeddings and the experts it is not routed
         to."""
+        return self.active_in_layers + self.embedding
+
+    @property
+    def active_in_layers(self) -> int:
+        """Those of them that are not the LM head's, which a classifier does not have."""
         idle = self.layers * (self.experts - self.active_experts) * 3 * self.hidden * self.width
-        return self.layers * self.layer_parameters - idle + self.embedding
+        return self.layers * self.layer_parameters - idle
 
 
 def text_model(config: dict) -> dict:
@@ -172,9 +187,9 @@ def read_architecture(config: dict, where: str) -> Architecture:
             f"{where}: the architecture {family!r} is not one whose memory is known in closed form ({', '.join(FAMILIES)}); "
             "name its sizes in a config of one of these"
         )
-    facts = dict(FAMILIES[family])
-    module = facts.pop("module", family)
-    defaults = keys_of(f"transformers.models.{module}.configuration_{module}:{facts.pop('config')}")
+    facts, defaults = {k: v for k, v in FAMILIES[family].items() if k not in ("config", "module")}, _defaults(family)
+    if facts.get("fused_qkv"):  # GPT-2's and GPT-NeoX's layers read neither, though their configs may hold them
+        config = {key: size for key, size in config.items() if key not in ("head_dim", "num_key_value_heads")}
     value = partial(_value, config, defaults)
     hidden, heads = value("hidden_size"), value("num_attention_heads")
     sizes = {
@@ -191,7 +206,8 @@ def read_architecture(config: dict, where: str) -> Architecture:
     _check_sizes(sizes, config, value, where)
     head_dim = value("head_dim") or hidden // heads
     biases = facts.pop("biases", False)
-    width = sizes.get("moe_intermediate_size")
+    width, activation = sizes.get("moe_intermediate_size"), value("hidden_activation") or value("hidden_act")
+    windowed = "sliding_window" in defaults and value("use_sliding_window", True)
     with_bias = lambda key: bool(value(key, biases)) if key in defaults else biases  # other classes ignore the key
     return Architecture(
         family=family,
@@ -211,17 +227,37 @@ def read_architecture(config: dict, where: str) -> Architecture:
         out_bias=with_bias("attention_bias"),
         mlp_bias=with_bias("mlp_bias"),
         gated=not facts.get("layer_norm"),
-        window=value("sliding_window") if facts.get("float32_norms") else None,
+        window=value("sliding_window") if windowed else None,
+        mlp_kept=facts.pop("mlp_kept", 4) + ACTIVATIONS.get(activation, 1) - 1,
+        activation=activation,
+        parallel=facts.pop("parallel", False) and value("use_parallel_residual", True),
         **facts,
     )
 
 
+def known_keys(family: str) -> set[str]:
+    """The keys of `model_config` that a run takes for one of FAMILIES."""
+    known = _defaults(family).keys() | BESIDE_THE_CLASS
+    known |= {name for name, other in OTHER_NAMES.items() if other in known} - {"intermediate_size", "hidden_act"}
+    known |= {other for name, other in OTHER_NAMES.items() if name == "num_experts" and name in known}
+    if "rope_parameters" in known:
+        known.add("rope_scaling")
+    return known if FAMILIES[family].get("fused_qkv") else known | {"head_dim"}  # read by layers whose class lacks it
+
+
+def _defaults(family: str) -> dict[str, Key]:
+    """The keys of the family's config class."""
+    module, name = FAMILIES[family].get("module", family), FAMILIES[family]["config"]
+    return keys_of(f"transformers.models.{module}.configuration_{module}:{name}")
+
+
 def _value(config: dict, defaults: dict[str, Key], key: str, otherwise=None):
-    """`key` in `config`, also under its other name; else transformers' default, or `otherwise` if it has none."""
+    """`key` in `config`, also under its other name; `otherwise` if it is null there; else transformers' default, or
+    `otherwise` if it has none."""
     names = [name for name in (key, OTHER_NAMES.get(key)) if name != "intermediate_size" or "n_inner" not in defaults]
     for name in names:
-        if config.get(name) is not None:
-            return config[name]
+        if name in config:
+            return otherwise if config[name] is None else config[name]
     found = [defaults[name].default for name in names if name in defaults]
     return otherwise if not found or found[0] is None or found[0] is UNKNOWN else found[0]
 

@@ -3,9 +3,17 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from llmrecipes.config import InputError
+from llmrecipes.config import InputError, nearest
 from llmrecipes.keys.settings import Settings
-from llmrecipes.plan.architecture import Architecture, read_architecture, text_model
+from llmrecipes.plan.architecture import (
+    ACTIVATIONS,
+    BESIDE_THE_CLASS,
+    FAMILIES,
+    Architecture,
+    known_keys,
+    read_architecture,
+    text_model,
+)
 from llmrecipes.plan.lookup import find_config, find_vocabulary
 from llmrecipes.plan.rollouts import BYTES, Rollouts, read_rollouts
 from llmrecipes.plan.topology import sharding
@@ -37,7 +45,11 @@ NOT_COUNTED = {
     "activation_offloading": (True, "activations are counted as if they stayed on the GPU"),
     "attn_implementation": ("eager", "the attention's weights, rows by rows of each head, are not counted"),
     "lora_modules_to_save": (None, "these modules are trained whole; their gradients and states are not counted"),
+    "lora_target_parameters": (None, "adapters on parameters, such as experts', are not counted"),
     "use_dora": (True, "DoRA's magnitudes and their activations are not counted"),
+    "parallelism_config": (None, "is not read: rows and layers are counted as if no GPUs shared them"),
+    "use_transformers_paged": (True, "its paged cache takes the memory that is free; the KV cache is counted by its rows"),
+    "use_transformers_continuous_batching": (True, "its paged cache takes the memory that is free"),
     "vllm_enable_sleep_mode": (True, "vLLM's share is counted as if it stayed during the update"),
 }
 # Keys of a model's config about parts whose sizes the closed form does not know.
@@ -133,21 +145,17 @@ def read_job(
     ppo = "num_ppo_epochs" in s.keys
     weight_bytes = 4 if fresh or (ppo and not lora) else BYTES[dtype]
     optimizer = _optimizer_bytes(s, a, unknown)
-    unknown += [
-        f"{key}: {s[key]}: {text}" for key, (value, text) in NOT_COUNTED.items() if s[key] and value in (None, s[key])
-    ]
-    parts = {key: text for key, text in PARTS_NOT_COUNTED.items() if config.get(key)}
-    if text_model(config) is not config and not {"vision_config", "audio_config"} & parts.keys():
-        parts["text_config"] = "the model's other parts, which transformers makes by its defaults, are not counted"
-    unknown += [f"{found}: {key}: {text}" for key, text in parts.items()]
+    unknown += _not_counted(s, a, config, found)
     sharded = sharding(s, accelerate_config, unknown)
+    if sharded and _autocast(s) and not lora:
+        weight_bytes = 4  # FSDP2 makes trained weights float32 and DeepSpeed keeps a float32 copy, whatever `dtype` says
     head, rows, reference, more_passes = _method(s)
     rollouts = None
     if ppo or "num_iterations" in s.keys:
         rollouts = read_rollouts(s, a, gpus, beside, bool(lora), weight_bytes, prompt_tokens, unknown)
     length = rollouts.prompt + rollouts.response if rollouts else _length(s, a, unknown)
     joined = bool(s["packing"] or s["padding_free"])
-    masked = _needs_mask(s, config, a, weight_bytes, length)
+    masked = _needs_mask(s, text_model(config), a, weight_bytes, length)
     job = Job(
         architecture=a,
         head=head,
@@ -174,6 +182,17 @@ def read_job(
         unknown=unknown,
     )
     return job.changed(tiled_where_it_pays="assistant_only_loss" in s.keys)
+
+
+def _not_counted(s: Settings, a: Architecture, config: dict, found: str) -> list[str]:
+    """What the keys that are on and the model's `config`, which was `found` there, have that the closed form does not."""
+    keys = [f"{key}: {s[key]}: {text}" for key, (value, text) in NOT_COUNTED.items() if s[key] and value in (None, s[key])]
+    parts = {key: text for key, text in PARTS_NOT_COUNTED.items() if config.get(key)}
+    if text_model(config) is not config and not {"vision_config", "audio_config"} & parts.keys():
+        parts["text_config"] = "the model's other parts, which transformers makes by its defaults, are not counted"
+    if a.activation not in ACTIVATIONS:
+        parts["hidden_act"] = f"what {a.activation} keeps for its backward pass is not known here; counted as GELU's"
+    return keys + [f"{found}: {key}: {text}" for key, text in parts.items()]
 
 
 def _read_dtype(s: Settings, config: dict, where: str, unknown: list[str]) -> str:
@@ -235,6 +254,10 @@ def model_config(s: Settings, beside: Path | None) -> tuple[dict, str]:
                 f"tokenizer_name_or_path: {tokenizer} is not in reach, so the vocabulary is unknown; add vocab_size to "
                 "model_config"
             )
+    family = str(config.get("model_type"))
+    for key in config if family in FAMILIES else ():
+        if key not in (known := known_keys(family)):
+            raise InputError(f"model_config: {family} has no key `{key}`{nearest(key, known - BESIDE_THE_CLASS)}")
     return config, "model_config"
 
 
@@ -249,10 +272,9 @@ def _needs_mask(s: Settings, config: dict, a: Architecture, weight_bytes: int, l
     """Whether documents side by side are kept apart by a mask: `attention.why_masked` in so far as the settings tell."""
     if "flash" in (s["attn_implementation"] or ""):
         return False
-    window = a.window or config.get("sliding_window") if config.get("use_sliding_window", True) else None
     dropout = config.get("attention_dropout") or config.get("attn_pdrop")
     narrow = _autocast(s) or weight_bytes == 2
-    return bool(window and window < length or dropout or not narrow or s["attn_implementation"] not in (None, "sdpa"))
+    return bool(a.window and a.window < length or dropout or not narrow or s["attn_implementation"] not in (None, "sdpa"))
 
 
 def _autocast(s: Settings) -> bool:

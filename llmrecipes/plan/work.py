@@ -42,7 +42,8 @@ def count_work(s: Settings, job: Job, rows: int | None, unknown: list[str]) -> W
         tokens = steps * per_step * job.rows * job.length
         passes = 1 + (1 if job.lora else 2) + job.checkpointing + job.more_passes
         seen = _attended(s, job, lengths, unknown)
-        return Work(steps, tokens, {"training": tokens * passes * forward_flops(a, seen)}, {}, counted)
+        each = forward_flops(a, seen, 0 if job.head == "score" else 1)
+        return Work(steps, tokens, {"training": tokens * passes * each}, {}, counted)
     return _rollout_work(job, steps, counted)
 
 
@@ -63,24 +64,25 @@ def _attended(s: Settings, job: Job, lengths: Lengths, unknown: list[str]) -> fl
     return seen
 
 
-def forward_flops(a: Architecture, length: float) -> float:
+def forward_flops(a: Architecture, length: float, head: float = 1.0) -> float:
     """FLOPs of a token's forward pass in a row of `length`: 2 per weight (multiply and add), plus attention as in MFU (not
-    halved for causality)."""
-    return 2 * a.active + 4 * a.layers * a.query * length
+    halved for causality). `head` is the share of tokens that the LM head reads: none in a classifier."""
+    return 2 * (a.active_in_layers + head * a.embedding) + 4 * a.layers * a.query * length
 
 
 def _rollout_work(job: Job, steps: int, counted: list[str]) -> Work:
     a, r = job.architecture, job.rollouts
     rollouts = steps / (r.epochs * r.responses / (job.batch * job.accumulation * job.gpus))
     samples = rollouts * r.responses
-    each, of_value = forward_flops(a, job.length), forward_flops(r.value, job.length)
+    each = forward_flops(a, job.length, r.response / job.length)  # the LM head reads responses alone
+    of_value = forward_flops(r.value, job.length, 0)
     tokens = samples * job.length
     backward = 1 if job.lora else 2
     update = (1 + backward + job.checkpointing) * each + r.separate_value * (3 + job.checkpointing) * of_value
     reading = r.readings * each + r.separate_value * of_value
     flops = {
         "sampling": tokens * each,
-        "scoring": tokens * forward_flops(r.reward, job.length) if r.reward else 0.0,
+        "scoring": tokens * forward_flops(r.reward, job.length, 0) if r.reward else 0.0,
         "log-probabilities and values": tokens * reading,
         "update": r.epochs * tokens * update,
     }
