@@ -4,6 +4,7 @@ import atexit
 import fcntl
 import os
 import socket
+import sys
 from pathlib import Path
 
 from llmrecipes.config import InputError
@@ -52,8 +53,10 @@ def hold_folder(output_dir: Path) -> None:
         except BlockingIOError:
             os.close(handle)
             raise InputError(f"{output_dir}: {find_holder(output_dir)} is writing there; wait for it, or stop it") from None
-        except OSError:  # a file system without locks
+        except OSError:  # a file system without locks, such as some of clusters and buckets
             os.close(handle)
+            why = "this file system has no locks, so a second run that writes there would not be noticed"
+            print(f"warning: {output_dir}: {why}; start none", file=sys.stderr, flush=True)
             return
         try:  # the previous holder may have removed the file while this process was opening it
             current = os.stat(folder / LOCK).st_ino == os.fstat(handle).st_ino

@@ -1,14 +1,15 @@
 """A chain with one key at several values: a folder per value; stages that do not depend on the key run once."""
 
 import copy
-from itertools import combinations
-from pathlib import Path
+import os
+from itertools import combinations, product
+from pathlib import Path, PurePath
 
 from llmrecipes.config import InputError, nearest
 from llmrecipes.keys import recipe_keys
 from llmrecipes.keys.strict_yaml import parse_yaml
 from llmrecipes.keys.values import check_value
-from llmrecipes.manifest import digest, is_part_of_a_run, move_paths
+from llmrecipes.manifest import digest, is_part_of_a_run, move_paths, strings
 from llmrecipes.parsing import config_problems, without_effect
 
 WHERE = "command line"
@@ -54,6 +55,7 @@ def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
     for later in stages[stages.index(stage) + 1 :]:
         if any(later.reads(before.output_dir) for before in changed):
             changed.append(later)
+    _require_plain_paths(stages, changed)
     variants = []
     for word, value in chosen.items():
         label = labels[word]
@@ -62,6 +64,18 @@ def sweep(stages: list, given: str, output_dir: str, only: list[str]) -> list:
         changes = {one.name: {key: value} for one in changed if one.source == stage.source}
         variants += [_variant(before, moved, folder, label, changes.get(before.name, {})) for before in changed]
     return [*(shared for shared in stages if shared not in changed), *variants]
+
+
+def _require_plain_paths(stages: list, changed: list) -> None:
+    """InputError where a stage names the folder of a `changed` one in another way than the chain does, such as by its full
+    path: it would read what was made without the sweep."""
+    for stage in stages:
+        for text, before in product(strings(stage.values), changed):
+            inside = Path(os.path.abspath(os.path.expanduser(text))).is_relative_to(os.path.abspath(before.output_dir))
+            if inside and not PurePath(text).is_relative_to(before.output_dir):
+                raise InputError(
+                    f"{stage.source}: {text[:200]} is below {before.output_dir}; name it so, for a sweep moves it"
+                )
 
 
 def _words(values: str) -> list[str]:

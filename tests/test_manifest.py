@@ -186,6 +186,15 @@ def test_whole_checkpoint_has_no_damage(tmp_path):
     assert json.loads((tmp_path / "checksums.json").read_text())["step"] == 3
 
 
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+    def refuse(*args):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    hold_folder(tmp_path)
+    assert find_holder(tmp_path) == "" and "has no locks, so a second run that writes" in capsys.readouterr().err
+
+
 def test_folder_that_another_process_writes_to_is_one_line(tmp_path):
     hold_folder(tmp_path)
     hold_folder(tmp_path)  # this process may

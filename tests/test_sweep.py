@@ -80,6 +80,17 @@ def test_sweep_that_cannot_be_is_one_line(tmp_path, sweep, message):
         swept(tmp_path, sweep)
 
 
+def test_an_input_named_by_its_full_path_is_not_missed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, values in {"sft": {}, "dpo": {"model_name_or_path": f"{tmp_path}/o/sft"}}.items():
+        text = yaml.safe_dump(values | {"output_dir": f"o/{name}", "datasets": ["rows"]})
+        (tmp_path / f"{name}.yaml").write_text(text)
+    (tmp_path / "pipeline.yaml").write_text("output_dir: o")
+    args = PipelineArguments(stages=["sft", "dpo"], output_dir="o", sweep="sft.learning_rate=1e-4,3e-4")
+    with pytest.raises(InputError, match=f"dpo.yaml: {tmp_path}/o/sft is below o/sft; name it so, for a sweep moves it"):
+        plan_stages(args, "pipeline.yaml", force=False)
+
+
 def test_a_sweep_of_stages_that_are_not_to_run_is_one_line(tmp_path):
     for changes in ({"only": ["sft"]}, {"to_stage": "reward"}):
         with pytest.raises(InputError, match="sweep: changes dpo, evaluate, of which --from, --to and --only leave none"):
