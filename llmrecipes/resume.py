@@ -40,7 +40,7 @@ from llmrecipes.pacing import keep_gpu_busy, stop_where_not_finite
 from llmrecipes.random_states import kept_random_states, random_states, set_random_states
 from llmrecipes.run import Run
 from llmrecipes.sharding import expect_idle_weights
-from llmrecipes.signals import Interrupted, handle_signals, raise_interrupted, say_at_once
+from llmrecipes.signals import Interrupted, handle_signals, keep_workers, raise_interrupted, say_at_once
 
 # What trainers (Trainer itself, TRL's, PPO's) accumulate between log lines, or count over the whole training.
 SUMS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos", "_metrics", "_total_train_tokens")
@@ -54,9 +54,9 @@ REFERENCE = "reference.safetensors"  # for a reference model that follows the po
 def run_training(trainer: Trainer, state: Run) -> dict:
     """Trains from the run's checkpoint, if it has one, to the end; returns the metrics of the whole training.
 
-    SIGTERM and Ctrl-C save a checkpoint of the last optimizer step and raise Interrupted: at once in a single process;
-    several processes have to agree at the end of the step. A loss or gradient that is not finite raises InputError, and no
-    further checkpoint is written. Evaluations change nothing that is learned.
+    SIGTERM and Ctrl-C save a checkpoint of the last optimizer step and raise Interrupted: at once in a single process
+    without workers; several processes have to agree at the end of the step. A loss or gradient that is not finite raises
+    InputError, and no further checkpoint is written. Evaluations change nothing that is learned.
     """
     keeper = CheckpointKeeper(trainer, state)
     trainer.add_callback(keeper)
@@ -71,6 +71,7 @@ def run_training(trainer: Trainer, state: Run) -> dict:
     # Trainer would remove old checkpoints before the newest is sealed; here they are kept until then.
     limit, args.save_total_limit = args.save_total_limit, None
     _load_what_was_saved(trainer)
+    keep_workers(trainer)
     # Evaluations draw responses (GRPO) and seeds of loaders; training draws its dropout and responses from the same numbers.
     trainer.evaluate = kept_random_states()(trainer.evaluate)
     if checkpoint:
@@ -104,8 +105,10 @@ class CheckpointKeeper(TrainerCallback):
         self.trainer, self.run, self.limit = trainer, run, trainer.args.save_total_limit
         self.signum = 0
         self.may_leave = False  # whether the model is in the state of the last step, unchanged
-        # Only in a single process: others would wait for it, and DeepSpeed counts the micro-batches of a step.
-        self.leaves_at_once = trainer.args.world_size == 1 and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled)
+        # Only in a single process: others would wait for it, and DeepSpeed counts the micro-batches of a step. What a worker
+        # is handing over would be cut off.
+        is_alone = trainer.args.world_size == 1 and not trainer.args.dataloader_num_workers
+        self.leaves_at_once = is_alone and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled)
         self.first_step, self.is_at_end, self.seconds_before = 0, False, 0.0
         if run.resume_from_checkpoint:
             checkpoint = Path(run.resume_from_checkpoint)

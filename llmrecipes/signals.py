@@ -3,6 +3,7 @@ the exit code tells the signal. One of several processes that is left alone by a
 
 import contextlib
 import ctypes
+import functools
 import io
 import json
 import os
@@ -59,6 +60,50 @@ def _leave_terminal() -> None:
     for stream in (1, 2):
         if stat.S_ISCHR(os.fstat(stream).st_mode):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+
+
+@contextlib.contextmanager
+def held_signals():
+    """Signals that ask this process to end wait meanwhile, also in processes that it starts (see `outlive_signals`)."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def outlive_signals(then=None, *args) -> None:
+    """For a worker of a data loader, best started under `held_signals`, which calls `then(*args)` afterwards. It ends when
+    its parent ends it or is gone, but not by a signal that the whole process group gets, as from a terminal or Slurm: the
+    parent needs rows until it has saved."""
+    if not hasattr(signal, "sigwaitinfo"):  # macOS
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    else:
+        parent = os.getppid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+        def wait():
+            while signal.sigwaitinfo(SIGNALS).si_pid != parent:
+                pass
+            os._exit(0)
+
+        threading.Thread(target=wait, daemon=True).start()
+    if then:
+        then(*args)
+
+
+def keep_workers(trainer) -> None:
+    """Has the workers of a Trainer's data loaders outlive the signals at which it saves."""
+    get_dataloader = trainer._get_dataloader
+
+    def get(*args, **kwargs):
+        loader = get_dataloader(*args, **kwargs)
+        own = getattr(loader, "base_dataloader", loader)  # inside accelerate's
+        own._get_iterator = held_signals()(own._get_iterator)
+        own.worker_init_fn = functools.partial(outlive_signals, own.worker_init_fn)
+        return loader
+
+    trainer._get_dataloader = get
 
 
 class OutputError(OSError):

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from contextlib import nullcontext
+from multiprocessing import active_children
 from types import SimpleNamespace
 
 import pytest
@@ -22,7 +23,7 @@ from llmrecipes.ppo.prompts import RolloutSampler
 from llmrecipes.pretraining import PretrainTrainer
 from llmrecipes.resume import CheckpointKeeper, run_training
 from llmrecipes.run import check_run, start_run
-from llmrecipes.signals import Interrupted, received
+from llmrecipes.signals import SIGNALS, Interrupted, received
 from llmrecipes.tokens.blocks import collate_blocks
 
 TIMES = ("runtime", "per_second", "step_time")
@@ -100,6 +101,29 @@ def test_killed_and_started_again_ends_equal(tmp_path, whole, event, step):
     with pytest.raises(Killed):
         train(tmp_path / "o", At(event, step, kill))
     assert_same(train(tmp_path / "o"), whole)
+
+
+def test_workers_outlive_what_ends_a_run_which_finishes_its_step_and_continues_exactly(tmp_path, whole, monkeypatch):
+    """Slurm and Ctrl-C signal the whole group. PyTorch would end the run with a traceback once a worker is gone."""
+    main, collate = os.getpid(), collate_blocks
+
+    def collate_under_fire(rows):
+        if os.getpid() != main:
+            for signum in SIGNALS:
+                os.kill(os.getpid(), signum)
+        return collate(rows)
+
+    def end_all():
+        for worker in active_children():
+            os.kill(worker.pid, signal.SIGINT)
+        os.kill(main, signal.SIGTERM)
+
+    monkeypatch.setitem(globals(), "collate_blocks", collate_under_fire)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "o", At("on_substep_end", 3, end_all), dataloader_num_workers=1)
+    assert not active_children()
+    assert step_folders(tmp_path / "o")[0].name == "checkpoint-4", "what the workers had made was used"
+    assert_same(train(tmp_path / "o", dataloader_num_workers=1), whole)
 
 
 @pytest.mark.parametrize("kind", ["gpt_neox", "mixtral"])
