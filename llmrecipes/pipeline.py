@@ -18,6 +18,7 @@ import yaml
 
 from llmrecipes.code_files import code_digest
 from llmrecipes.config import InputError
+from llmrecipes.corpus.arguments import with_named_sets
 from llmrecipes.durable import read_json, write_text
 from llmrecipes.keys import recipe_keys
 from llmrecipes.manifest import (
@@ -34,6 +35,7 @@ from llmrecipes.manifest import (
 )
 from llmrecipes.parsing import config_problems, load_yaml
 from llmrecipes.rounds import add_rounds, for_round
+from llmrecipes.secrets import known_secrets, scrub_secrets
 from llmrecipes.signals import IN_A_CHAIN, die_with_parent, handle_signals, received
 from llmrecipes.sweep import sweep
 from llmrecipes.threads import without_settled
@@ -99,8 +101,10 @@ class Stage:
 
     @property
     def given(self) -> dict:
-        """What the recipe will read: its YAML and its command line."""
-        return self.values if self.seed is None else self.values | {"seed": self.seed}
+        """What identifies the run that the recipe will start: its YAML and its command line."""
+        given = self.values if self.seed is None else self.values | {"seed": self.seed}
+        given = with_named_sets(given) if self.recipe.stem == "corpus" else given
+        return scrub_secrets(given, known_secrets(os.environ))
 
     def reads(self, folder: Path) -> bool:
         return any(PurePath(text).is_relative_to(folder) for text in strings(self.values) if text != str(self.output_dir))

@@ -10,12 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llmrecipes.config import InputError, RunArguments
-from llmrecipes.corpus.arguments import CorpusArguments, is_local
+from llmrecipes.corpus.arguments import CorpusArguments, is_local, with_named_sets
 from llmrecipes.parsing import launch
 
 
 def main(run, corpus):
-    from llmrecipes.corpus.contamination import evaluation_texts, named_sets, save_items
+    from llmrecipes.corpus.contamination import evaluation_texts, save_items
     from llmrecipes.corpus.engine import build, require_documents, tidy
     from llmrecipes.corpus.parts import plan_parts
     from llmrecipes.corpus.plan import print_plan
@@ -29,8 +29,7 @@ def main(run, corpus):
     if corpus.plan:
         with TemporaryDirectory() as folder:
             return print_plan(corpus, Path(folder))
-    if corpus.decontaminate and getattr(run, "given", None):
-        run.given["decontaminate"] = named_sets(corpus.decontaminate)
+    run.given = with_named_sets(run.given)
     remote = [source.path for source in corpus.sources if not is_local(source.path)]
     state = check_run("corpus", run, corpus, (run, corpus), remote, resumes=True)
     if state.is_foreign and (state.output_dir / "data").exists():  # --force keeps it, and its files would be shards

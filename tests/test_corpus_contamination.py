@@ -13,6 +13,7 @@ from llmrecipes.corpus import contamination
 from llmrecipes.corpus.contamination import build_items, evaluation_texts
 from llmrecipes.corpus.hashing import tokens_of, word_hashes, words_of
 from llmrecipes.parsing import parse
+from llmrecipes.pipeline import PipelineArguments, plan_stages
 
 ROOT = Path(__file__).parent.parent
 
@@ -167,6 +168,26 @@ def test_a_build_is_one_of_its_evaluation_sets(tmp_path, monkeypatch):
     write_lines(items, [document(0)])
     with pytest.raises(InputError, match="holds another run"):
         build()
+
+
+def test_a_chain_knows_its_finished_corpus(tmp_path):
+    """The recipe takes the evaluation sets, not the file that names them, for a part of the build; so must the chain."""
+    rows, items = (write_lines(tmp_path / name, [document(i)]) for i, name in enumerate(("a.jsonl", "items.jsonl")))
+    (tmp_path / "evaluate.yaml").write_text(f"eval_datasets: [{{path: {items}}}]\nmodels: {{}}\n")
+    (tmp_path / "corpus.yaml").write_text(
+        f"sources: [{rows}]\noutput_dir: {tmp_path}/out\nnear_duplicates: null\nrepair: false\n"
+        f"decontaminate: [{tmp_path}/evaluate.yaml]\n"
+    )
+    chain = PipelineArguments(stages=["corpus"], output_dir=str(tmp_path))
+    planned = lambda: plan_stages(chain, str(tmp_path / "pipeline.yaml"), force=False)[0].reason
+    (tmp_path / "pipeline.yaml").write_text(f"stages: [corpus]\noutput_dir: {tmp_path}\n")
+    main = runpy.run_path(str(ROOT / "recipes" / "corpus.py"))["main"]
+    main(*parse(*recipe_types("corpus"), argv=["--config", str(tmp_path / "corpus.yaml")]))
+    assert planned() == "skip: finished, nothing changed"
+    (tmp_path / "evaluate.yaml").write_text(f"eval_datasets: [{{path: {items}}}]\nmodels: {{a: b}}\n")
+    assert planned() == "skip: finished, nothing changed"
+    write_lines(items, [document(0)])
+    assert planned() == f"run: {items} has changed, which only --force overwrites"
 
 
 ITEM = document(7, 30)

@@ -221,6 +221,13 @@ def pretend_finished(stage, **changes):
     write_json(stage.output_dir / "manifest.json", manifest)
 
 
+def test_a_stage_is_identified_without_its_secrets(tmp_path):
+    """As by its recipe, whose manifest holds none."""
+    stage = planned(tmp_path / "o", only=["pretrain"])["pretrain"]
+    stage.values["watch_prompts"] = ["My token is hf_" + "a" * 34]
+    assert stage.given["watch_prompts"] == ["My token is [removed]"]
+
+
 def test_changed_code_is_a_note_and_changed_config_never_a_deletion(tmp_path, monkeypatch):
     stage = planned(tmp_path / "o", only=["pretrain"])["pretrain"]
     pretend_finished(stage)

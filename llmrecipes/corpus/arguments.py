@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llmrecipes.config import InputError, generator_of, nearest
 from llmrecipes.keys import keys_of
+from llmrecipes.keys.strict_yaml import load_yaml
 from llmrecipes.keys.values import check_value
 
 FILE_TYPES = ["jsonl", "text", "html", "parquet", "arrow", "warc"]
@@ -194,3 +195,13 @@ def parse_size(text: str) -> int:
     if not found or not float(found[1]):
         raise InputError(f"plan: {text!r} is not a size; write 300GB or 15TB")
     return int(float(found[1]) * 1000 ** " KMGTP".index(found[2].upper() or " "))
+
+
+def with_named_sets(given: dict) -> dict:
+    """`given`, with the evaluation sets that the files of `decontaminate` name in place of the files: these are part of a
+    build's identity, the models compared there are not."""
+    files, keys = given.get("decontaminate"), ("datasets", "eval_datasets", "tasks", "tasks_path", "hub_tasks", "blimp_path")
+    if not files:
+        return given
+    files = [files] if isinstance(files, str) else files
+    return given | {"decontaminate": [{k: v for k, v in load_yaml(file).items() if k in keys} for file in files]}

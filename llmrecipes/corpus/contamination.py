@@ -140,15 +140,6 @@ def shared_passage(text: str, item: str, ngram: int) -> str:
     return ("... " if begin else "") + text[begin:]
 
 
-def named_sets(files: list[str]) -> list[dict]:
-    """The evaluation sets in evaluate.yaml files: these are part of a build's identity, the models compared there are
-    not."""
-    from llmrecipes.keys.strict_yaml import load_yaml
-
-    keys = ("datasets", "eval_datasets", "tasks", "tasks_path", "hub_tasks", "blimp_path")
-    return [{key: value for key, value in load_yaml(file).items() if key in keys} for file in files]
-
-
 def evaluation_texts(files: list[str]) -> dict[str, list[str]]:
     """Items of each set that the evaluate.yaml files name: prompts, held-out texts, tasks, BLiMP.
 
