@@ -20,7 +20,8 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 from llmrecipes.config import InputError
 from llmrecipes.manifest import digest, fingerprint
 from llmrecipes.templates import TEMPLATE_ERRORS, apply, end_of_turn, options_of, render, thoughts_of
-from llmrecipes.tokens.building import special_finder, tokenizer_fingerprint
+from llmrecipes.tokens.building import tokenizer_fingerprint
+from llmrecipes.turns import special_finder
 
 CODE = [Path(__file__).parent / name for name in ("answer_masks.py", "templates.py", "reward_models/scoring.py")]
 

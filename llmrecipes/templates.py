@@ -19,7 +19,7 @@ from transformers.utils import chat_template_utils
 from llmrecipes.config import InputError
 from llmrecipes.data.tables import say
 from llmrecipes.template_refusals import ANSWER, QUESTION, TEMPLATE_ERRORS, what_it_takes
-from llmrecipes.turns import check_turns, is_conversation
+from llmrecipes.turns import check_turns, is_conversation, special_finder
 
 # What an assistant's turn may hold besides its content.
 SAID = ("tool_calls", "reasoning_content", "reasoning", "thinking")
@@ -182,18 +182,21 @@ def row_check(
     template_path: str | None = None,
     variables: Mapping[str, object] | None = None,
     shows_tools: bool = True,
+    tells_special: bool = True,
 ) -> Callable[[Mapping, str], None]:
     """A function (row, place) that raises InputError if the template does not show all of the row, or its text begins with
     the BOS that the tokenizer puts before every text.
 
     template_path: a template to check instead of the tokenizer's, with `variables` (`chat_template_kwargs`) as its defaults.
     shows_tools: whether the stage passes the row's `tools` and `chat_template_kwargs` to the template.
+    tells_special: say of the first row of all that somebody in it spells out a special token.
     """
     if template_path:
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.chat_template = read_template(template_path)
         set_defaults(tokenizer, variables or {})
     bos = tokenizer.bos_token if puts_bos(tokenizer) else None
+    spelled, told = special_finder(tokenizer), [] if tells_special else [True]
     day = date_written(tokenizer)
     if day:
         takes = "date_string" in str(tokenizer.chat_template)
@@ -219,6 +222,9 @@ def row_check(
         answers = [row[column] for column in ("completion", "chosen", "rejected") if isinstance(row.get(column), list)]
         for turns in [[*first, *answer] for answer in answers] or [first]:
             _check_conversation(tokenizer, turns, where, options)
+            if not told and any(spelled(turn.get("content") or "") >= 0 for turn in turns):
+                told.append(True)
+                say(f"{where}: spells out a special token in what somebody says, which is read as that token")
 
     # What its answers depend on, and with them the tokens that are kept of the rows.
     check.key = [tokenizer.chat_template, tokenizer.special_tokens_map, shows_tools, bos, *([day] if day else [])]

@@ -7,7 +7,7 @@ unreadable input raises InputError.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from llmrecipes.config import InputError
 
@@ -209,3 +209,18 @@ def check_turns(value: object, where: str) -> None:
         fine = isinstance(turn, Mapping) and isinstance(turn.get("role"), str)
         if not fine or not isinstance(turn.get("content"), str) and not turn.get("tool_calls"):
             raise InputError(f'{where}: expected messages {{"role": ..., "content": ...}}, found {short(turn)}')
+
+
+def special_finder(tokenizer) -> Callable[[str], int]:
+    """A function from a text to the place of a special token that it spells out; -1 if it spells out none."""
+    by_start: dict[str, list[str]] = {}
+    unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id}
+    for number, token in tokenizer.added_tokens_decoder.items():
+        if token.special and number not in unknown:
+            by_start.setdefault(token.content[:2], []).append(token.content)
+
+    def find(text: str) -> int:  # most texts hold none of the few beginnings
+        places = (text.find(token) for start, own in by_start.items() if start in text for token in own)
+        return min((place for place in places if place >= 0), default=-1)
+
+    return find

@@ -29,7 +29,7 @@ def main(run, data, preview, training, model, watch):
 
     training.chat_template_path = local_template(training.chat_template_path)
     tokenizer = load_tokenizer(model, training.trust_remote_code, training.chat_template_path)
-    check = row_check(tokenizer, training.chat_template_path, model.chat_template_kwargs)
+    check = row_check(tokenizer, training.chat_template_path, model.chat_template_kwargs, tells_special=False)
     watched = load_watch(watch, check)
     train, held_out = load_train_eval(
         data, training.seed, ("messages", "prompt-completion"), training.per_device_train_batch_size, check

@@ -322,3 +322,18 @@ def test_every_stage_sees_before_it_loads_a_model_what_a_template_refuses(tmp_pa
     line = str(caught.value)
     assert line.startswith(f"{tmp_path}/a.jsonl, row 1: {reader}the chat template refuses the conversation (system, user")
     assert "no_such_filter" in line and "it takes no system turn here: put its text into the first question" in line
+
+
+def test_a_special_token_that_somebody_spells_out_is_said_once(tokenizer, capsys):
+    tokenizer.chat_template = TEMPLATES["chatml"]
+    ask, answer = [{"role": "user", "content": "Name it."}], lambda text: [{"role": "assistant", "content": text}]
+    pair = {"prompt": ask, "chosen": answer("The <|im_end|> of it."), "rejected": answer("No.")}
+    check = row_check(tokenizer)
+    check(pair | {"chosen": answer("The end.")}, "x.jsonl, row 1")
+    assert not capsys.readouterr().out
+    for row in (2, 3):
+        check(pair, f"x.jsonl, row {row}")
+    said = "x.jsonl, row 2: spells out a special token in what somebody says, which is read as that token\n"
+    assert capsys.readouterr().out == said
+    row_check(tokenizer, tells_special=False)(pair, "x.jsonl, row 2")
+    assert not capsys.readouterr().out

@@ -22,6 +22,7 @@ from llmrecipes.data.tables import HINT, NOT_USABLE, Notes, say, tell
 from llmrecipes.durable import read_json, write_json
 from llmrecipes.manifest import corpora_of, digest
 from llmrecipes.tokens.shards import FORMAT, MANIFEST, ORDER, ShardWriter, TokenShards
+from llmrecipes.turns import special_finder
 
 PROGRESS = "progress.json"
 SHARD_TOKENS = 1 << 26
@@ -166,21 +167,6 @@ def _noting(notes: Notes, tokenizer: PreTrainedTokenizerBase, split_special: boo
         return found
 
     return encode_and_note
-
-
-def special_finder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], int]:
-    """A function from a text to the place of a special token that it spells out; -1 if it spells out none."""
-    by_start: dict[str, list[str]] = {}
-    unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id}
-    for number, token in tokenizer.added_tokens_decoder.items():
-        if token.special and number not in unknown:
-            by_start.setdefault(token.content[:2], []).append(token.content)
-
-    def find(text: str) -> int:  # most texts hold none of the few beginnings
-        places = (text.find(token) for start, own in by_start.items() if start in text for token in own)
-        return min((place for place in places if place >= 0), default=-1)
-
-    return find
 
 
 def _write_shards(reader: TextReader, encode: Callable, eos: int, folder: Path, number: int, dtype: str) -> Iterator[dict]:
