@@ -131,6 +131,22 @@ def test_grpo_is_planned_by_phase(sft):
     assert not any("generation_batch" in key or "offload" in key for key in plan["would_fit_with"])
 
 
+def test_what_vllm_leaves_to_prompts_and_to_these_gpus_is_planned_as_it_runs(sft):
+    given = {"reward_functions": ["json:dumps"], "max_completion_length": 512, "max_prompt_length": 1536,
+             "rollout_batch_size": 64, "use_vllm": True, "max_steps": 4}  # fmt: skip
+    values = yaml.safe_load(sft.read_text()) | given
+    (ppo := sft.with_name("ppo.yaml")).write_text(
+        yaml.safe_dump({k: v for k, v in values.items() if k not in ("max_length", "num_train_epochs")})
+    )
+    tokens = lambda **more: plan_of(ppo, more)["tokens"] / (4 / 4 * 64)
+    assert (tokens(), tokens(vllm_max_model_length=768), tokens(vllm_max_model_length=9999)) == (2048, 768, 2048)
+    with pytest.raises(InputError, match="leaves no room for a prompt in vllm_max_model_length, 512"):
+        tokens(vllm_max_model_length=512)
+    served = plan_of(ppo, {"vllm_mode": "server"})
+    assert set(served["memory"]["sampling"]) < {*plan_of(ppo)["memory"]["sampling"], "weights"}
+    assert any(text.startswith("vllm_mode: server: its GPUs are not") for text in served["unknown"])
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -145,6 +161,12 @@ def test_grpo_is_planned_by_phase(sft):
 def test_keys_that_the_closed_form_does_not_count_are_named(sft, key, value):
     assert any(text.startswith(key) for text in plan_of(sft, {key: value})["unknown"])
     assert not plan_of(sft)["unknown"]
+
+
+def test_rows_beyond_the_context_are_said_to_be_no_longer_than_it(sft):
+    plan = plan_of(sft, {"max_length": 65536})
+    assert plan["tokens"] == plan_of(sft, {"max_length": 32768})["tokens"]
+    assert any(text.startswith("max_length: 65536 is beyond the model's context of 32768") for text in plan["unknown"])
 
 
 def test_an_activation_that_is_not_known_is_named(sft):
@@ -349,6 +371,10 @@ def test_command_prints_the_table_and_writes_json(tmp_path, sft, capfd):
         (["--stage", "tokenizer"], "unknown key"),
         (["--stage", "nothing"], "nothing is not a recipe"),
         (["--max_steps", "5", "--train_rows", "9"], "train_rows: has no effect beside `max_steps: 5`"),
+        (
+            ["--stage", "pretrain", "--model_config", '{"model_type": "gpt2", "vocab_size": 9}', "--max_length", "2048"],
+            "max_length: 2048 is beyond the model's context of 1024",
+        ),
         (["--prompt_tokens", "9"], "prompt_tokens: has no effect on a stage that samples nothing"),
     ],
 )

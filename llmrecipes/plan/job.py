@@ -265,6 +265,11 @@ def _length(s: Settings, a: Architecture, unknown: list[str]) -> int:
     length = s["max_length"] or a.context
     if length is None:
         raise InputError("max_length: neither the YAML nor the model's config says how long rows may be; set it")
+    beyond = f"max_length: {length} is beyond the model's context of {a.context}"
+    if a.context and length > a.context and "muon_learning_rate" in s.keys:  # pretraining, which refuses it
+        raise InputError(f"{beyond}; lower it")
+    if a.context and length > a.context and s.given("max_length"):
+        unknown.append(f"{beyond}, to which a run lowers it, as is planned here")
     return min(length, a.context or length)
 
 

@@ -148,7 +148,7 @@ def _rollout_phases(job: Job, static: Parts) -> dict[str, Parts]:
     if r.offload:
         scoring["reward model"] = static.get("reward model", 0)
         reading["reference"] = static.get("reference", 0)
-    if not r.vllm:
+    if not r.vllm and not r.served:
         cache = (residual_bytes(job) + job.compute_bytes) * a.layers * a.key
         sampling["KV cache"] = r.decoded * (r.prompt + r.response) * cache
         sampling["logits"] = 12 * r.decoded * a.vocabulary

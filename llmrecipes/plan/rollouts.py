@@ -30,6 +30,7 @@ class Rollouts:
     offload: bool
     vllm: float  # share of the GPU's memory
     vllm_weights: float = 0.0  # bytes of the engine's own copy of the weights, which that share must hold
+    served: bool = False  # responses come from a vLLM server on other GPUs
     keeps_value: bool = False  # the value model is the user's choice, which LoRA does not change
     readings: int = 2  # forward passes that score the responses: the policy's own and the reference's
 
@@ -49,8 +50,11 @@ def read_rollouts(
     if s["reward_functions"]:
         unknown.append("reward_functions: what they take of time and memory")
     prompt = _longest_prompt(s, a, prompt_tokens, unknown)
-    engine = s["use_vllm"] and s["vllm_mode"] == "colocate"
+    engine, served = (s["use_vllm"] and s["vllm_mode"] == mode for mode in ("colocate", "server"))
+    if served:
+        unknown.append("vllm_mode: server: its GPUs are not in memory and price, and sampling is timed as if done on these")
     rewarded = {
+        "served": bool(served),
         "vllm": s["vllm_gpu_memory_utilization"] if engine else 0.0,
         "vllm_weights": 2 * a.parameters / (s["vllm_tensor_parallel_size"] or 1) if engine else 0.0,
         "prompt": prompt,
@@ -61,22 +65,7 @@ def read_rollouts(
     }
     micro, accumulation = s["per_device_train_batch_size"], s["gradient_accumulation_steps"]
     if "num_iterations" in s.keys:
-        in_rollout = s["steps_per_generation"] or accumulation
-        responses = s["generation_batch_size"] or micro * in_rollout * gpus
-        _check_rollout(s, "generation_batch_size", responses, micro * gpus, gpus)
-        again = accumulation % (s["num_iterations"] * (responses // (micro * gpus) or 1)) != 0 or s["use_vllm"]
-        return Rollouts(
-            **rewarded,
-            decoded=max(1, responses // gpus),
-            responses=responses,
-            epochs=s["num_iterations"],
-            value=a,
-            separate_value=False,
-            reference_bytes=0 if lora else weight_bytes,
-            chunk=None,
-            offload=False,
-            readings=bool(again) + bool(s["beta"]),
-        )
+        return _groups(s, a, gpus, lora, weight_bytes, rewarded)
     path, minibatch = s["value_model_name_or_path"], micro * accumulation * gpus
     responses = s["rollout_batch_size"] or minibatch * (s["num_mini_batches"] or 1)
     _check_rollout(s, "rollout_batch_size", responses, minibatch, gpus)
@@ -96,19 +85,40 @@ def read_rollouts(
     )
 
 
+def _groups(s: Settings, a: Architecture, gpus: int, lora: bool, weight_bytes: int, rewarded: dict) -> Rollouts:
+    """GRPO's rollouts, whose rewards, prompts and engine are `rewarded`."""
+    micro, accumulation = s["per_device_train_batch_size"], s["gradient_accumulation_steps"]
+    responses = s["generation_batch_size"] or micro * (s["steps_per_generation"] or accumulation) * gpus
+    _check_rollout(s, "generation_batch_size", responses, micro * gpus, gpus)
+    again = accumulation % (s["num_iterations"] * (responses // (micro * gpus) or 1)) != 0 or s["use_vllm"]
+    return Rollouts(
+        **rewarded,
+        decoded=max(1, responses // gpus),
+        responses=responses,
+        epochs=s["num_iterations"],
+        value=a,
+        separate_value=False,
+        reference_bytes=0 if lora else weight_bytes,
+        chunk=None,
+        offload=False,
+        readings=bool(again) + bool(s["beta"]),
+    )
+
+
 def _longest_prompt(s: Settings, a: Architecture, prompt_tokens: int | None, unknown: list[str]) -> int:
     """Tokens of a prompt: as many as the keys, `prompt_tokens` and the context allow, as in the run."""
     if not s["max_completion_length"]:
         raise InputError("max_completion_length: how long responses may be is not given; set it")
-    room = (a.context or 2 * s["max_completion_length"]) - s["max_completion_length"]
+    engine = s["vllm_max_model_length"] if s["use_vllm"] else None
+    context = min(filter(None, (a.context, engine)), default=None)
+    room = (context or 2 * s["max_completion_length"]) - s["max_completion_length"]
     if room < 1:
-        raise InputError(
-            f"max_completion_length: {s['max_completion_length']} leaves no room for a prompt in the context of {a.context}"
-        )
+        what = f"vllm_max_model_length, {engine}" if context == engine else f"the context of {context}"
+        raise InputError(f"max_completion_length: {s['max_completion_length']} leaves no room for a prompt in {what}")
     if s["max_prompt_length"]:
-        return min(s["max_prompt_length"], room) if a.context else s["max_prompt_length"]
+        return min(s["max_prompt_length"], room) if context else s["max_prompt_length"]
     if prompt_tokens:
-        return prompt_tokens
+        return min(prompt_tokens, room) if engine else prompt_tokens
     how = "max_prompt_length" if "max_prompt_length" in s.keys else "--prompt_tokens"
     unknown.append(f"{how}: not given, so prompts of the whole context ({room} tokens) are counted")
     return room
