@@ -27,7 +27,7 @@ from trl import get_peft_config
 
 from llmrecipes.config import InputError, ModelArguments
 from llmrecipes.data.tables import say
-from llmrecipes.lora_targets import choices_of, require_targets
+from llmrecipes.lora_targets import choices_of, require_targets, tell_experts_left_out
 from llmrecipes.manifest import fingerprint, read_manifest
 
 ADAPTER_FILE = "adapter_config.json"
@@ -267,7 +267,7 @@ def check_fit(config: PeftConfig, model: PreTrainedModel) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            get_peft_model(twin, copy.deepcopy(config))
+            tell_experts_left_out(config, get_peft_model(twin, copy.deepcopy(config)), model)
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         if isinstance(error, NoMatchingPeftModuleError) or getattr(config, "target_modules", 1) is None:
             kind = model.config.model_type

@@ -4,11 +4,13 @@ import re
 from collections.abc import Iterable
 
 import torch
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
+from peft.tuners.lora.layer import ParamWrapper
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from llmrecipes.config import InputError, nearest
+from llmrecipes.data.tables import say
 
 
 def require_targets(config: PeftConfig, model: PreTrainedModel) -> None:
@@ -27,6 +29,17 @@ def require_targets(config: PeftConfig, model: PreTrainedModel) -> None:
             if not any(f".{there}".endswith(f".{name}") for there in names):  # as PEFT compares them
                 meant = nearest(name, {".".join(there.split(".")[-1 - name.count(".") :]) for there in names})
                 raise InputError(f"{key}: no `{name}` here{meant}; {choices(model)}")
+
+
+def tell_experts_left_out(config: PeftConfig, fitted: PeftModel, model: PreTrainedModel) -> None:
+    """Says it if all-linear leaves out the experts of a mixture, as of gpt-oss: PEFT reaches only those that it knows."""
+    reached = any(isinstance(module, ParamWrapper) for module in fitted.modules())
+    experts = {_in_layer(name) for name, value in model.named_parameters() if ".experts." in name and value.dim() > 2}
+    if config.target_modules == "all-linear" and experts and not reached:
+        say(
+            "lora_target_modules: all-linear leaves the experts of this mixture as they are; to train them too: "
+            f"lora_target_parameters: [{', '.join(sorted(experts))}] with lora_dropout: 0"
+        )
 
 
 def choices_of(model: PreTrainedModel, unfit: Iterable[str] = ()) -> str:
@@ -54,6 +67,11 @@ def _require_pattern(pattern: str, modules: list[str], model: PreTrainedModel) -
 
 def _parameters(model: PreTrainedModel) -> str:
     """The matrices of a layer, without its number; of a mixture's experts, which are one tensor, if there are any."""
-    of_layers = {re.sub(r"^.*\.\d+\.", "", name): value.dim() for name, value in model.named_parameters() if value.dim() > 1}
+    of_layers = {_in_layer(name): value.dim() for name, value in model.named_parameters() if value.dim() > 1}
     stacked = [name for name, dim in of_layers.items() if dim > 2]
     return f"name some of {', '.join(sorted(stacked or of_layers))}"
+
+
+def _in_layer(name: str) -> str:
+    """A parameter's name inside its layer."""
+    return re.sub(r"^.*\.\d+\.", "", name)

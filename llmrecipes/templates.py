@@ -381,6 +381,6 @@ def encode_prompts(
         if max_length is not None and len(ids) > max_length:
             raise InputError(
                 f"{where}, row {number}: the prompt has {len(ids)} tokens, but next to the response there is room for "
-                f"{max_length} in the model's context; shorten it or lower max_new_tokens"
+                f"{max(max_length, 0)} in the model's context; shorten it or lower max_new_tokens"
             )
     return encoded

@@ -7,6 +7,7 @@ from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
     FalconH1Config,
+    GptOssConfig,
     GraniteConfig,
     MixtralConfig,
     Olmo2Config,
@@ -86,4 +87,28 @@ def test_lora_on_a_mixture_of_experts_works_or_is_one_line(config, tmp_path):
     settings = lora_config(everywhere, model).to_dict() | {"lora_dropout": 0.0, "target_modules": "all-linear"}
     start = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     trained = add_adapter(start, tmp_path / "sft", **{key: settings[key] for key in ("target_modules", "lora_dropout")})
+    assert_close(logits(load(tmp_path / "sft")), logits(trained))
+
+
+def test_experts_that_all_linear_leaves_out_are_named_and_can_be_trained(tmp_path, capsys):
+    config = GptOssConfig(
+        **SMALL, head_dim=16, num_local_experts=4, num_experts_per_tok=2, layer_types=["full_attention"] * 2
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    lora_config(ModelArguments(use_peft=True, lora_target_modules=["all-linear"], lora_dropout=0.05), model)
+    names = "mlp.experts.down_proj, mlp.experts.gate_up_proj"
+    assert f"leaves the experts of this mixture as they are; to train them too: lora_target_parameters: [{names}]" in (
+        capsys.readouterr().out
+    )
+    given = {"lora_target_parameters": names.split(", "), "lora_dropout": 0.0}
+    found = lora_config(ModelArguments(use_peft=True, lora_target_modules=["all-linear"], **given), model)
+    assert not capsys.readouterr().out
+    model.save_pretrained(tmp_path / "base")
+    start = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    before = logits(start)
+    changes = {"target_modules": "all-linear", "target_parameters": found.target_parameters, "lora_dropout": 0.0}
+    trained = add_adapter(start, tmp_path / "sft", **changes)
+    assert any("experts" in name and "lora_" in name for name, _ in trained.named_parameters())
+    assert not torch.allclose(logits(trained), before)
     assert_close(logits(load(tmp_path / "sft")), logits(trained))
