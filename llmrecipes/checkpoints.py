@@ -107,6 +107,13 @@ def rows_so_far(output_dir: Path, step: int) -> dict[str, list]:
     return found
 
 
+def not_seen(checkpoint: Path, processes: int) -> str:
+    """What the first of several processes does not see of what the others have just written there; "" for nothing."""
+    lost = [n for n in range(processes) if processes > 1 and not (checkpoint / f"rng_state_{n}.pth").exists()]
+    why = "so this run cannot be continued; put output_dir on a disk that all machines share"
+    return f"{checkpoint}: what process {lost[0]} wrote is not there, {why}" if lost else ""
+
+
 def changed_rows(checkpoint: Path) -> list[str]:
     """A line per file whose rows up to the checkpoint are no longer those that it was sealed with: training goes on from
     later steps, and does not make them again."""

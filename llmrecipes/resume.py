@@ -27,6 +27,7 @@ from llmrecipes.batch_size import train_where_it_fits
 from llmrecipes.checkpoints import (
     find_damage,
     is_sealed_by,
+    not_seen,
     read_seal,
     remove_checkpoint,
     rows_so_far,
@@ -110,6 +111,7 @@ class CheckpointKeeper(TrainerCallback):
         is_alone = trainer.args.world_size == 1 and not trainer.args.dataloader_num_workers
         self.leaves_at_once = is_alone and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled)
         self.first_step, self.is_at_end, self.seconds_before = 0, False, 0.0
+        self.sees_all = True  # what other processes write
         if run.resume_from_checkpoint:
             checkpoint = Path(run.resume_from_checkpoint)
             state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -226,6 +228,9 @@ class CheckpointKeeper(TrainerCallback):
         progress = gather_object([_plain({name: getattr(trainer, name) for name in SUMS if hasattr(trainer, name)})])
         trainer.accelerator.wait_for_everyone()  # all processes have written their files
         if trainer.is_world_process_zero():
+            if self.sees_all and (wrong := not_seen(folder, args.world_size)):
+                self._warn(wrong)
+                self.sees_all = False
             torch.save(progress, folder / PROGRESS)
             if self.reference is not None:
                 save_model(self.reference, str(folder / REFERENCE))

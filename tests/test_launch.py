@@ -138,7 +138,8 @@ def inputs(tmp_path_factory):
 def launch(num_processes, *argv) -> str:
     """What this file, started with `argv` in one or two processes, prints."""
     config = ROOT / "configs" / "accelerate" / ("single_gpu.yaml" if num_processes == 1 else "cpu.yaml")
-    return toys.run_launched(config, __file__, *argv).stdout
+    done = toys.run_launched(config, __file__, *argv)
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +177,8 @@ def test_results_are_written_once(outputs, stage):
     assert written_by_rank_1 == {"rng_state_1.pth"}
     log = (outputs[2] / "log.txt").read_text()
     assert log.count(f"=== {stage}: ") == (3 if stage == "pretrain" else 1), "one summary a run"
+    warned = re.findall(r"(\w+)/checkpoint-\d+: what process 1 wrote is not there", log)
+    assert sorted(warned) == sorted(STAGES), "not the run whose folder both processes share"
 
 
 def test_two_processes_resume_as_if_uninterrupted(outputs):
