@@ -228,7 +228,7 @@ class CheckpointKeeper(TrainerCallback):
         progress = gather_object([_plain({name: getattr(trainer, name) for name in SUMS if hasattr(trainer, name)})])
         trainer.accelerator.wait_for_everyone()  # all processes have written their files
         if trainer.is_world_process_zero():
-            if self.sees_all and (wrong := not_seen(folder, args.world_size)):
+            if self.sees_all and not args.save_only_model and (wrong := not_seen(folder, args.world_size)):
                 self._warn(wrong)
                 self.sees_all = False
             torch.save(progress, folder / PROGRESS)
