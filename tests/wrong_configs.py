@@ -399,8 +399,8 @@ eval_datasets: [{path: {rows}, weight: 1}, {path: {rows}}] | has no effect for a
 label_smoothing_factor: 0.1 | has no effect on this stage's loss; leave it out
 train_sampling_strategy: group_by_length | group_by_length knows no length of a pair of answers
 fp16_full_eval: true | would round the weights
-health_max_length_bias: -1 | must be at least 0
-health_max_length_correlation: -2 | must be at least 0
+health_max_length_bias: -1 | must lie from 0 to 1
+health_max_length_correlation: 5 | must lie from 0 to 1
 max_length: -1 | must be at least 1
 center_rewards_coefficient: -1 | must be at least 0
 health_min_accuracy: 60 | must lie from 0 to 1

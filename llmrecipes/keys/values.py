@@ -31,8 +31,8 @@ RANGES = {
     "show_answers sample_temperature gold_tie_width rater_noise rater_tie_width router_aux_loss_coef watch_steps "
     "center_rewards_coefficient num_completions_to_print judge_price watch_temperature preview temperature loss_weights "
     "contamination_common report_samples retries price desirable_weight undesirable_weight epsilon epsilon_high delta "
-    "off_policy_mask_threshold missing_eos_penalty value_warmup_rollouts health_max_length_bias "
-    "health_max_score_difference health_max_length_correlation health_max_calibration_error num_rollout_completions "
+    "off_policy_mask_threshold missing_eos_penalty value_warmup_rollouts "
+    "health_max_score_difference num_rollout_completions "
     "vllm_server_timeout kl_coef vf_coef vllm_importance_sampling_clip_min entropy_coef "
     "entropy_coef_min entropy_coef_max",
     "above 0 to 1e9": "num_train_epochs",
@@ -42,7 +42,8 @@ RANGES = {
     "cliprange_value kl_target kl_horizon score_clip early_stop_kl vllm_importance_sampling_clip_max "
     "vllm_importance_sampling_cap entropy_coef_delta entropy_target",
     "0 to 1": "overlap repeat_share min_agreement label_smoothing_factor ld_alpha ref_model_mixup_alpha watch_share min_p "
-    "health_min_accuracy health_min_group_accuracy top_entropy_quantile gamma lam f_alpha_divergence_coef",
+    "health_min_accuracy health_min_group_accuracy health_max_length_bias health_max_length_correlation "
+    "health_max_calibration_error top_entropy_quantile gamma lam f_alpha_divergence_coef",
     "above 0 to 1": "top_p vllm_gpu_memory_utilization mfu",
     "0 to below 1": "adam_beta1 adam_beta2 lora_dropout test_share",
     "0 to below 0.5": "label_smoothing",
