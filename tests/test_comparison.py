@@ -237,6 +237,7 @@ def test_one_run_named_twice_or_copied_is_no_second_seed(tmp_path):
         read_columns([one, f"{one}/", f"{tmp_path}/a/../a/dpo"])
     again = run(tmp_path / "b" / "dpo", metrics={"eval_loss": 1.0})
     assert [len(column.folders) for column in read_columns([one, again])] == [1, 1]
+    assert "None, and the seed is the same." in write_comparison([one, again], None)
 
 
 @pytest.mark.parametrize("key", ["stage", "config", "metrics"])

@@ -121,6 +121,17 @@ def test_what_stands_behind_a_rerun_stage_runs_too(chain):
     assert [stage for stage in STAGES if got[stage].startswith("run")] == ["reward", "dpo", "ppo"]
 
 
+@pytest.mark.long  # a launch more
+def test_a_chain_takes_several_processes_for_stages_that_train_and_skips_them_afterwards(tmp_path):
+    argv = ["--to", "pretrain", "--accelerate_config", "configs/accelerate/cpu.yaml"]
+    done = pipeline(tmp_path / "o", *argv)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads((tmp_path / "o" / name / "manifest.json").read_text()) for name in ("tokenizer", "pretrain")]
+    assert [manifest["launch"]["processes"] for manifest in found] == [1, 2] and found[1]["batch"] == 8
+    assert reasons(tmp_path / "o", *argv)["pretrain"] == "skip: finished, nothing changed"
+    assert reasons(tmp_path / "o", "--to", "pretrain")["pretrain"].startswith("run: 8 rows in an optimizer step, now 4")
+
+
 def test_unhealthy_reward_model_stops_the_chain_before_ppo_and_force_overrides(chain):
     path = chain[0] / "reward" / "health.json"
     found = json.loads(path.read_text())

@@ -102,11 +102,13 @@ def compare(columns: list[Column]) -> list[Section]:
                 p = p_value(values, base) if values and base else None
                 cells.append("–" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001")
         rows.append([_with_arrow(name), *cells])
+    is_one_seed = all(seeds == columns[0].seeds[0] for column in columns for seeds in column.seeds)
+    alike = "None, and the seed is the same." if is_one_seed else "None but seeds."
     tables = _by_model(columns[0]) if len(columns) == 1 else []
     head = ["measure", letters[0], *(cell for letter in letters[1:] for cell in (letter, f"p, {letter} = {letters[0]}"))]
     sections = [
         Section("runs", "Runs", [Points(points)]),
-        Section("keys", "Keys that differ", [Table(["key", *letters], keys) if keys else Text("None but seeds.")]),
+        Section("keys", "Keys that differ", [Table(["key", *letters], keys) if keys else Text(alike)]),
         Section("measures", "Measures", [*(tables or [Table(head, rows)]), *[Text(APART)] * any(" (" in n for n in names)]),
     ]
     curves = [name for name in columns[0].curves if all(len(c.curves.get(name, ())) > 1 for c in columns)]
