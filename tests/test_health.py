@@ -257,11 +257,11 @@ def test_recipe_alone_writes_beside_the_model_and_its_exit_code_is_the_verdict(f
         "--health_min_group_accuracy",
         "0",
         "--health_max_length_bias",
-        "2",
+        "1",
         "--health_max_length_correlation",
-        "2",
+        "1",
         "--health_max_calibration_error",
-        "2",
+        "1",
     ]
     result = health_recipe(*argv, *lenient, "--output_dir", tmp_path / "out")
     assert result.returncode == 0, result.stdout
