@@ -237,6 +237,23 @@ def test_readers_take_the_end_mark_off_and_the_answer_out():
     assert exact_answer(completions=["no number", "#### -0"], answer=[None, "0"]) == [0, 1]
 
 
+def test_readers_name_the_row_that_they_cannot_read_and_count_what_they_leave_out(capfd):
+    question, pair = ROWS["openai/gsm8k"], ROWS["vwxyzjn/summarize_from_feedback_oai_preprocessing_1706381144"]
+    wrong = {
+        'row 2: answer has no "#### number"': (gsm8k, question, {"answer": "five"}),
+        "row 2: question is empty": (gsm8k, question, {"question": " "}),
+        "row 2: column answer is no text": (gsm8k, question, {"answer": None}),
+        "row 2: column rejected is no text": (tldr_pairs, pair, {"rejected": [1]}),
+    }
+    for says, (reader, good, change) in wrong.items():
+        with pytest.raises(InputError, match=re.escape(says)):
+            list(reader([good, good | change]))
+    with pytest.raises(InputError, match="row 1: column query is missing; it has prompt"):
+        list(tldr([{"prompt": "a"}]))
+    assert len(list(tldr_pairs([pair, pair | {"rejected": pair["chosen"]}]))) == 1
+    assert "tldr_pairs: left out 1 pairs whose summaries are equal" in capfd.readouterr().out
+
+
 def scaled_down(file: Path, inputs: Path, output: Path) -> Path:
     """The YAML with a tiny model of the same architecture, local rows and two steps."""
     values = {key: value for key, value in yaml.safe_load(file.read_text()).items() if key not in DROPPED} | FEW

@@ -13,6 +13,9 @@ import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 
+from llmrecipes.config import InputError
+from llmrecipes.data.tables import say
+
 END = "<|endoftext|>"
 ASK = 'Let\'s think step by step and output the final answer after "####".'
 NUMBER = re.compile(r"####\s*\$?(-?[\d,]*\.?\d+)")
@@ -20,23 +23,43 @@ NUMBER = re.compile(r"####\s*\$?(-?[\d,]*\.?\d+)")
 
 def tldr(rows: Iterable[dict]) -> Iterator[dict]:
     """Demonstrations {"prompt", "completion"} of posts and their summaries."""
-    for row in rows:
-        yield {"prompt": row["query"].strip(), "completion": row["reference_response"].removesuffix(END)}
+    for number, row in enumerate(rows, start=1):
+        query, summary = _texts(row, number, "query", "reference_response")
+        yield {"prompt": query.strip(), "completion": summary.removesuffix(END)}
 
 
 def tldr_pairs(rows: Iterable[dict]) -> Iterator[dict]:
-    """Preference pairs of summaries that people compared."""
-    for row in rows:
-        chosen, rejected = row["chosen"].removesuffix(END), row["rejected"].removesuffix(END)
-        if chosen.strip() != rejected.strip():
-            yield {"prompt": row["query"].strip(), "chosen": chosen, "rejected": rejected}
+    """Preference pairs of summaries that people compared; pairs of equal ones are left out, with a message."""
+    left_out = 0
+    for number, row in enumerate(rows, start=1):
+        query, *sides = _texts(row, number, "query", "chosen", "rejected")
+        chosen, rejected = (side.removesuffix(END) for side in sides)
+        if chosen.strip() == rejected.strip():
+            left_out += 1
+            continue
+        yield {"prompt": query.strip(), "chosen": chosen, "rejected": rejected}
+    if left_out:
+        say(f"tldr_pairs: left out {left_out} pairs whose summaries are equal")
 
 
 def gsm8k(rows: Iterable[dict]) -> Iterator[dict]:
     """{"prompt": [message], "answer": the number after "####", without commas}."""
-    for row in rows:
-        prompt = [{"role": "user", "content": f"{row['question']} {ASK}"}]
-        yield {"prompt": prompt, "answer": _number(row["answer"])}
+    for place, row in enumerate(rows, start=1):
+        question, solution = _texts(row, place, "question", "answer")
+        number = _number(solution)
+        if number is None or not question.strip():
+            what = "question is empty" if number else 'answer has no "#### number", so no response could ever be right'
+            raise InputError(f"row {place}: {what}")
+        yield {"prompt": [{"role": "user", "content": f"{question} {ASK}"}], "answer": number}
+
+
+def _texts(row: dict, number: int, *columns: str) -> list[str]:
+    """The texts in `columns` of the row of that number."""
+    for column in columns:
+        if not isinstance(row.get(column), str):
+            found = "is no text" if column in row else f"is missing; it has {', '.join(row)}"
+            raise InputError(f"row {number}: column {column} {found}")
+    return [row[column] for column in columns]
 
 
 def exact_answer(completions, answer, **_) -> list[float]:
