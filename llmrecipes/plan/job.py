@@ -46,7 +46,7 @@ NOT_COUNTED = {
     "attn_implementation": ("eager", "the attention's weights, rows by rows of each head, are not counted"),
     "lora_modules_to_save": (None, "these modules are trained whole; their gradients and states are not counted"),
     "lora_target_parameters": (None, "adapters on parameters, such as experts', are not counted"),
-    "precompute_ref_log_probs": (True, "the reference reads each row once; its pass in every step is counted: time is a bound"),
+    "precompute_ref_log_probs": (True, "the reference reads each row once; its pass in every step is counted"),
     "use_dora": (True, "DoRA's magnitudes and their activations are not counted"),
     "parallelism_config": (None, "is not read: rows and layers are counted as if no GPUs shared them"),
     "use_transformers_paged": (True, "its paged cache takes the memory that is free; the KV cache is counted by its rows"),
