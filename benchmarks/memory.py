@@ -1,7 +1,9 @@
 """The plan's closed form against the memory of recipes on a CPU: peak resident memory of a run minus that of the same run
 with a minimal model. Freed memory is returned to the system at once, so that the peak is memory in use.
 
-Run: python benchmarks/memory.py [--json FILE]
+DPO, KTO and PPO have a small vocabulary: TRL's head, and PPO's sampling, take buffers on a CPU that they do not on a GPU.
+
+Run: python benchmarks/memory.py [--stages dpo ppo] [--json FILE]
 """
 
 import json
@@ -40,17 +42,25 @@ COMMON = {
     "activation_checkpointing": False,
     "max_length": 256,
 }
-STAGES = ("pretrain", "sft", "reward")
+STAGES = ("pretrain", "sft", "reward", "dpo", "kto", "ppo")
+SMALL_HEAD = {"num_hidden_layers": 6, "vocab_size": 512}
+PPO = {
+    "max_prompt_length": 192,
+    "max_completion_length": 64,
+    "rollout_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "reward_functions": ["llmrecipes.data.catalogue:exact_answer"],
+}
 
 
 def write_inputs(folder: Path) -> None:
-    """A tokenizer, models of both sizes, and rows that fill every block."""
+    """A tokenizer, models of the three sizes, and rows that fill every block."""
     from llmrecipes.models import build_policy
     from llmrecipes.tokenizers import train_tokenizer
 
     text = "one two three four five six seven eight nine ten " * 60
     tokenizer = train_tokenizer([text], 300, 512)
-    for name, sizes in (("large", SIZES), ("tiny", TINY)):
+    for name, sizes in (("large", SIZES), ("small-head", SIZES | SMALL_HEAD), ("tiny", TINY)):
         build_policy(sizes, tokenizer).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     words = text.split()
@@ -60,16 +70,27 @@ def write_inputs(folder: Path) -> None:
     rows = {
         "pretrain": {"text": text},
         "sft": {"messages": [*ask, *answers[0]]},
-        "reward": {"prompt": ask, "chosen": answers[0], "rejected": answers[1]},
+        **dict.fromkeys(("reward", "dpo", "kto"), {"prompt": ask, "chosen": answers[0], "rejected": answers[1]}),
+        "ppo": {"prompt": [{"role": "user", "content": longest_prompt(tokenizer, words)}], "answer": "5"},
     }
     for stage, row in rows.items():
         (folder / f"{stage}.jsonl").write_text((json.dumps(row) + "\n") * 64)
 
 
+def longest_prompt(tokenizer, words: list[str]) -> str:
+    """The first words, as many as a prompt of PPO may have."""
+
+    def fits(count: int) -> bool:
+        turn = [{"role": "user", "content": " ".join(words[:count])}]
+        return len(tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]) <= PPO["max_prompt_length"]
+
+    return " ".join(words[: max(filter(fits, range(1, len(words))))])
+
+
 def taken_and_planned(stage: str, size: str, folder: Path) -> tuple[int, float]:
     """(peak resident bytes of the run, planned bytes) of `stage` with the model `size`."""
     values = {
-        **COMMON,
+        **({k: v for k, v in COMMON.items() if k != "max_length"} | PPO if stage == "ppo" else COMMON),
         "model_name_or_path": str(folder / size),
         "output_dir": str(folder / f"{stage}-{size}"),
         "datasets": [str(folder / f"{stage}.jsonl")],
@@ -103,14 +124,16 @@ print(*(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
 
 def main() -> None:
     parser = OptionParser(description=__doc__)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--json", type=result_file, help="write the table there")
     args, table = parser.parse_args(), {}
     with tempfile.TemporaryDirectory() as work:
         write_inputs(Path(work))
         print(f"{'stage':<10}{'taken, MiB':>12}{'planned':>10}{'ratio':>8}")
-        for stage in STAGES:
+        for stage in args.stages:
+            large = "large" if stage in ("pretrain", "sft", "reward") else "small-head"
             (taken, planned), (without, almost_none) = (
-                taken_and_planned(stage, size, Path(work)) for size in ("large", "tiny")
+                taken_and_planned(stage, size, Path(work)) for size in (large, "tiny")
             )
             taken, planned = taken - without, planned - almost_none
             table[stage] = {"taken": taken, "planned": planned}

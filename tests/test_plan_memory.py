@@ -127,6 +127,13 @@ def test_closed_form_is_what_the_tracker_finds(name):
     assert closed_over_traced(*TRACED[name]) == pytest.approx(1, abs=0.1)
 
 
+def test_policy_and_value_model_take_turns_in_an_update_that_is_not_sharded():
+    """As in `PPOTrainer.training_step`, which `benchmarks/memory.py` measures: one model's activations at a time."""
+    activations = lambda **more: phases(job(LLAMA | {"vocab_size": 2000}, ppo=True, **more))["update"]["activations"]
+    in_turn, together = activations(), activations(sharded=2, gpus=2)
+    assert together == pytest.approx(2 * in_turn, rel=0.05)
+
+
 def test_experts_are_traced_in_the_precision_of_the_run_beside_models_in_another():
     from llmrecipes.plan.trace import trace
 

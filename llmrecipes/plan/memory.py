@@ -169,8 +169,11 @@ def _rollout_phases(job: Job, static: Parts) -> dict[str, Parts]:
 
 
 def _update_moments(job: Job, static: Parts, gradients: float) -> list[Parts]:
-    """The moments of PPO's update that can be its peak: the policy's logits; both models' forward passes are done; the value
-    model's backward pass is done and the head's begins; all gradients exist."""
+    """The moments of PPO's update that can be its peak: the policy's logits; the forward pass is done; the head's backward
+    pass begins; the policy's gradients exist; the value model's forward pass is done; all gradients exist.
+
+    Models with trunks of their own are read in turn, each with its backward pass; sharded ones in one call
+    (`PPOTrainer.training_step`), whose backward pass begins with the value model's."""
     a, r = job.architecture, job.rollouts
     layer = job.tokens * kept_by_layer(job, a)
     policy = _kept_in_update(job, a, True)
@@ -178,21 +181,25 @@ def _update_moments(job: Job, static: Parts, gradients: float) -> list[Parts]:
     if r.separate_value:
         free = job.changed(lora=None, quantised=None, weight_bytes=4)
         value, value_gradients = _kept_in_update(free, r.value, False), 4 * (r.value.trunk + r.value.hidden)
+    beside, first = (value, value_gradients) if job.sharded else (0.0, 0.0)
     chunk, chunks = _chunk(job)
     size = chunk * a.vocabulary
     made = size * (8 + 2 * (job.compute_bytes == 2))  # logits, in bfloat16 also their float32 copy, and log-probabilities
     held = gradients if job.accumulation > 1 else 0.0
+    own = max(held, gradients - value_gradients)
     head = 0 if job.lora else a.embedding * (4 + 2 * job.autocast)
     not_yet = layer + casts_kept(job, a, 1, False) if job.checkpointing else 0.0  # recomputed after the logits are freed
-    before_head = static | {"gradients": max(held, value_gradients), "activations": policy - not_yet}
+    before_head = static | {"gradients": max(held, first), "activations": policy - not_yet}
     at_head = before_head | {"gradients": before_head["gradients"] + head}  # of chunks, the first ones' is there
     tail = _tied(job, a, 4)
     return [
-        static | {"gradients": held, "activations": policy, "logits": made},
-        static | {"gradients": held, "activations": policy + value, "logits": 4 * size if chunks == 1 else 0.0},
+        static | {"gradients": held, "activations": policy - not_yet, "logits": made},
+        static | {"gradients": held, "activations": policy - not_yet + beside, "logits": 4 * size if chunks == 1 else 0.0},
         before_head | {"logits": size * (4 + job.compute_bytes)} if chunks == 1 else at_head | {"logits": made},
         at_head | {"activations": policy},
-        static | {"gradients": gradients + tail, "activations": layer / 2},
+        static | {"gradients": own + first + tail, "activations": layer / 2},
+        static | {"gradients": own, "activations": value - beside},
+        static | {"gradients": gradients, "activations": layer / 2},
     ]
 
 

@@ -48,14 +48,15 @@ class Tracker(MemTracker):
 
 
 class Step(nn.Module):
-    """The models of a step and the function that computes its loss, as one call of one module, as the tracker requires."""
+    """The models of a step and the function that computes its loss from some of them, as one call of one module, as the
+    tracker requires."""
 
     def __init__(self, models: dict[str, nn.Module], loss):
         super().__init__()
         self.models, self.loss = nn.ModuleDict(models), loss
 
-    def forward(self):
-        return self.loss(self.models)
+    def forward(self, *without: str):
+        return self.loss({name: model for name, model in self.models.items() if name not in without})
 
 
 def trace(job: Job, config: dict, value_config: dict | None = None) -> dict[str, int]:
@@ -86,9 +87,11 @@ def trace(job: Job, config: dict, value_config: dict | None = None) -> dict[str,
         tracker = Tracker()
         tracker.track_external(step, optimizer, ids)
         with tracker:
-            with torch.autocast("cpu", torch.bfloat16, enabled=job.autocast):
-                loss = step()
-            loss.backward()
+            for without in ("value", "policy") if "value" in models else (None,):  # as `PPOTrainer.training_step`: in turn
+                with torch.autocast("cpu", torch.bfloat16, enabled=job.autocast):
+                    loss = step(without)
+                loss.backward()
+                tracker.reset_mod_stats()  # of modules, which are called once between resets; the peak stays
             optimizer.step()
     peak = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
     return {getattr(part, "value", part): size for part, size in peak.items() if size}
@@ -181,10 +184,13 @@ def _loss(job: Job, ids: torch.Tensor):
 
 
 def _ppo_loss(r: Rollouts, models, ids: torch.Tensor) -> torch.Tensor:
-    """PolicyAndValue's forward for rows of full length; the original locates responses by tensor values, which fakes
-    lack."""
-    policy = causal_lm(models["policy"])
+    """PolicyAndValue's forward with one of the two models, for rows of full length; the original locates responses by tensor
+    values, which fakes lack."""
     places = slice(r.prompt - 1, -1)
+    if "policy" not in models:
+        kept = token_hidden_states(models["value"], ids)[:, places].flatten(0, 1)
+        return models["value"].score(kept).float().square().sum()
+    policy = causal_lm(models["policy"])
     hidden = token_hidden_states(policy, ids)[:, places].flatten(0, 1)
     targets = ids[:, r.prompt :].flatten()
     size = r.chunk or max(1, LOGITS_BYTES // 4 // policy.config.get_text_config().vocab_size)
@@ -197,9 +203,4 @@ def _ppo_loss(r: Rollouts, models, ids: torch.Tensor) -> torch.Tensor:
         logprobs = of_chunk(*parts[0])
     else:
         logprobs = torch.cat([checkpoint(of_chunk, *p, use_reentrant=False, preserve_rng_state=False) for p in parts])
-    loss = -logprobs.sum()
-    if "value" in models:
-        value = models["value"]
-        kept = token_hidden_states(value, ids)[:, places].flatten(0, 1)
-        loss = loss + value.score(kept).float().square().sum()
-    return loss
+    return -logprobs.sum()
