@@ -34,7 +34,7 @@ LANGUAGE_MODELS = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 def find_models(path: str) -> dict[str, str]:
     """Name -> folder of every finished causal language model in `path` (a chain's folder or one model's), oldest first and
-    never before the model it was trained from; LoRA adapters count as models.
+    never before the model it was trained from; LoRA adapters count as models. An unfinished one is named on stdout.
 
     Raises:
         InputError: there are none, or one has a damaged file.
@@ -44,12 +44,14 @@ def find_models(path: str) -> dict[str, str]:
     configs = sorted(filter(Path.exists, configs), key=lambda file: file.stat().st_mtime)
     for folder in in_order(dict.fromkeys(config.parent for config in configs)):
         manifest = folder / MANIFEST_FILE
-        if not manifest.exists() or read_json(manifest).get("status") == "finished":
-            about = {k: v for c in configs if c.parent == folder for k, v in read_json(c).items()}
-            if not about or _writes_text(about):
-                require_whole(folder)  # whose model would otherwise be left out, or fail when it is asked
-            if _writes_text(about):
-                found[folder.resolve().name] = str(folder)
+        if manifest.exists() and read_json(manifest).get("status") != "finished":
+            print(f"{folder}: left out, its run has not finished", flush=True)
+            continue
+        about = {k: v for c in configs if c.parent == folder for k, v in read_json(c).items()}
+        if not about or _writes_text(about):
+            require_whole(folder)  # whose model would otherwise be left out, or fail when it is asked
+        if _writes_text(about):
+            found[folder.resolve().name] = str(folder)
     if not found:
         raise InputError(
             f"{path}: holds no finished language model (reward models write no text); run the chain first (make quickstart)"

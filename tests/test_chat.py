@@ -45,7 +45,7 @@ ROOT = Path(__file__).parent.parent
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script> ![p](http://198.51.100.1/a.png) **bold**'
 
 
-def test_models_of_a_chain_are_found_and_others_left_out(tmp_path, monkeypatch):
+def test_models_of_a_chain_are_found_and_others_left_out(tmp_path, monkeypatch, capsys):
     for name, kind, status in (
         ("sft", "LlamaForCausalLM", "finished"),
         ("ppo", "LlamaForCausalLM", "running"),
@@ -60,6 +60,7 @@ def test_models_of_a_chain_are_found_and_others_left_out(tmp_path, monkeypatch):
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "config.json").write_text('{"architectures": 3}')
     assert find_models(str(tmp_path)) == {name: str(tmp_path / name) for name in ("sft", "gpt2", "gemma")}
+    assert capsys.readouterr().out == f"{tmp_path / 'ppo'}: left out, its run has not finished\n"
     monkeypatch.chdir(tmp_path / "sft")
     assert find_models(".") == {"sft": "."}
     with pytest.raises(InputError, match="no finished language model"):

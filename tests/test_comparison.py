@@ -374,6 +374,8 @@ def test_an_output_folder_that_is_a_file_is_one_line(tmp_path):
 
 def test_an_empty_output_folder_is_a_mistake(tmp_path):
     runs = [run(tmp_path / name / "dpo", beta=beta) for name, beta in (("a", 0.1), ("b", 0.5))]
+    with pytest.raises(InputError, match="output_dir: .*dpo is a run's folder; name another"):
+        write_comparison(runs, str(runs[0]))
     with pytest.raises(InputError, match="output_dir: is empty; name a folder"):
         write_comparison(runs, "")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from llmrecipes.comparison.columns import Column, read_columns, sure, without_seeds
 from llmrecipes.config import InputError
 from llmrecipes.durable import write_text
+from llmrecipes.manifest import read_manifest
 from llmrecipes.measures import ARROWS, TRAINING, with_arrow
 from llmrecipes.metrics import Estimate
 from llmrecipes.report.blocks import Figure, Points, Section, Table, Text
@@ -166,6 +167,8 @@ def write_comparison(folders: list[str], output_dir: str | None) -> str:
 
     if output_dir is not None and not output_dir.strip():
         raise InputError("output_dir: is empty; name a folder, or leave it out")
+    if output_dir and read_manifest(output_dir):  # which would then count as changed
+        raise InputError(f"output_dir: {output_dir} is a run's folder; name another folder")
     columns = read_columns(folders)
     title = f"{columns[0].stage}: {sum(len(column.folders) for column in columns)} runs"
     summary = "Brackets hold 95 % intervals: over seeds if a column has several, otherwise over the items of the evaluation."

@@ -43,7 +43,7 @@ def main() -> None:
 
     shards, _ = load_shards(data, tokens, load_tokenizer(model, settings["trust_remote_code"]), settings["seed"])
     for own in shards:
-        say(f"tokens: {own.name}: {own.num_tokens:,} of {own.num_documents:,} documents in {own.folder}")
+        say(f"tokens: {own.name}: {own.num_tokens:,} in {own.num_documents:,} documents, at {own.folder}")
 
 
 if __name__ == "__main__":
