@@ -244,7 +244,7 @@ def answer_texts(tokenizer: PreTrainedTokenizerBase, responses: Sequence[Sequenc
     """The text of each response's token ids, as it would stand in a turn. Where the chat template leads into an answer with
     words between special tokens (gpt-oss: <|channel|>final<|message|>), what comes before the answer is left out: its words
     would run into it without the tokens."""
-    lead = _lead_into_answer(tokenizer, tokenizer.chat_template)
+    lead = _lead_into_answer(tokenizer, str(tokenizer.chat_template or ""))  # Cohere's has several, by name
     if lead:
         size = len(lead)
         starts = [[i + size for i in range(len(ids)) if list(ids[i : i + size]) == lead] or [0] for ids in responses]
@@ -253,7 +253,7 @@ def answer_texts(tokenizer: PreTrainedTokenizerBase, responses: Sequence[Sequenc
 
 
 @lru_cache(maxsize=8)
-def _lead_into_answer(tokenizer: PreTrainedTokenizerBase, template: str | None) -> list[int]:
+def _lead_into_answer(tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
     """The tokens that the template writes between the generation prompt and an answer, if they are words beside special
     tokens; else nothing."""
     asked, answer = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}

@@ -176,7 +176,8 @@ def test_an_answers_text_has_no_words_of_the_template():
     final = ids("<|channel|>final<|message|>Paris.<|end|>")
     thought = ids("<|channel|>analysis<|message|>Easy.<|end|><|start|>assistant")
     ours = tokenizer.chat_template
-    for template, said in ((CHANNELS, "Paris."), (ours, "finalParis."), (None, "finalParis.")):
+    named = {"default": CHANNELS, "tool_use": ours}
+    for template, said in ((CHANNELS, "Paris."), (named, "Paris."), (ours, "finalParis."), (None, "finalParis.")):
         tokenizer.chat_template = template
         assert answer_texts(tokenizer, [final, ids("Paris."), []]) == [said, "Paris.", ""]
     tokenizer.chat_template = CHANNELS
