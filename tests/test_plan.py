@@ -186,6 +186,16 @@ def test_sharded_weights_that_are_trained_have_float32_copies(sft, launch):
     assert parts["weights"] < 4 * 7241732096 / (8 if launch == "fsdp2" else 1), "frozen weights stay as they are"
 
 
+def test_four_bits_are_whole_on_every_gpu_unless_they_are_stored_as_floats(sft):
+    """accelerate leaves 4-bit weights in integers out of FSDP2's shards."""
+    options = {"num_gpus": 8, "accelerate_config": str(ROOT / "configs" / "accelerate" / "fsdp2.yaml")}
+    words = {"use_peft": True, "load_in_4bit": True, "dtype": "bfloat16"}
+    plan, floats = plan_of(sft, words, **options), plan_of(sft, words | {"bnb_4bit_quant_storage": "bfloat16"}, **options)
+    weights, split = (found["memory"]["training step"]["weights"] for found in (plan, floats))
+    assert weights > 6.9e9 * 0.5625 and split < 0.6 * weights
+    assert any("quantised weights were not tried sharded" in text for text in plan["unknown"])
+
+
 def test_no_head_is_counted_where_none_is_read(sft):
     """Reward and value models have no LM head; PPO's policy reads its own for responses alone."""
     weights, head, attention = 7241732096 - 2 * 131072000 - 65 * 4096, 131072000, 4 * 32 * 4096

@@ -95,6 +95,7 @@ class Job:
     padded: bool  # rows have a mask, or documents inside them that only a mask keeps apart
     lora: Lora | None = None
     quantised: float | None = None
+    splits_quantised: bool = False  # FSDP2 shards 4-bit weights that are stored as floats alone
     sharded: int = 0  # ZeRO's stage: 1 optimizer states, 2 gradients too, 3 weights too (FSDP2)
     rollouts: Rollouts | None = None
     whole: bool = False  # the stage trains no adapters
@@ -146,8 +147,8 @@ def read_job(
     ppo = "num_ppo_epochs" in s.keys
     weight_bytes = 4 if fresh or (ppo and not lora) else BYTES[dtype]
     optimizer = _optimizer_bytes(s, a, unknown)
-    unknown += _not_counted(s, a, config, found)
     sharded = sharding(s, accelerate_config, unknown)
+    unknown += _not_counted(s, a, config, found, sharded)
     if sharded and _autocast(s) and not lora:
         weight_bytes = 4  # FSDP2 makes trained weights float32 and DeepSpeed keeps a float32 copy, whatever `dtype` says
     head, rows, reference, more_passes = _method(s)
@@ -177,6 +178,7 @@ def read_job(
         padded=not ("muon_learning_rate" in s.keys or ppo or joined) or bool(s["reset_attention"]) and masked,
         flattened=joined and masked,
         quantised=next((size for key, size in QUANTISED.items() if s[key]), None),
+        splits_quantised=bool(s["load_in_4bit"]) and s["bnb_4bit_quant_storage"] in BYTES,
         rollouts=rollouts,
         whole="muon_learning_rate" in s.keys,
         more_passes=more_passes,
@@ -185,12 +187,15 @@ def read_job(
     return job.changed(tiled_where_it_pays="assistant_only_loss" in s.keys)
 
 
-def _not_counted(s: Settings, a: Architecture, config: dict, found: str) -> list[str]:
+def _not_counted(s: Settings, a: Architecture, config: dict, found: str, sharded: int) -> list[str]:
     """What the keys that are on and the model's `config`, which was `found` there, have that the closed form does not."""
     keys = [f"{key}: {s[key]}: {text}" for key, (value, text) in NOT_COUNTED.items() if s[key] and value in (None, s[key])]
     parts = {key: text for key, text in PARTS_NOT_COUNTED.items() if config.get(key)}
     if text_model(config) is not config and not {"vision_config", "audio_config"} & parts.keys():
         parts["text_config"] = "the model's other parts, which transformers makes by its defaults, are not counted"
+    if sharded == 3 and any(s[key] for key in QUANTISED):
+        keys.append("accelerate_config: quantised weights were not tried sharded; without bnb_4bit_quant_storage: bfloat16 "
+                    "each GPU holds them whole")  # fmt: skip
     if a.activation not in ACTIVATIONS:
         parts["hidden_act"] = f"what {a.activation} keeps for its backward pass is not known here; counted as GELU's"
     return keys + [f"{found}: {key}: {text}" for key, text in parts.items()]

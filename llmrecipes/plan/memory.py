@@ -37,10 +37,15 @@ def weights_bytes(job: Job) -> float:
     parameters = a.trunk + a.hidden if job.head == "score" else a.parameters
     if not job.quantised:
         return parameters * job.weight_bytes + (4 * job.lora.parameters(a) if job.lora else 0)
-    matrices = a.layers * sum(i * o * n for i, o, n in a.linear_sizes.values())
+    matrices = _quantised_weights(job)
     adapters = 2 if job.rollouts is None else 4  # TRL casts QLoRA's adapters to bfloat16
     rest = (parameters - matrices) * (job.weight_bytes if job.rollouts is None else 4)
     return matrices * job.quantised + rest + adapters * job.lora.parameters(a)
+
+
+def _quantised_weights(job: Job) -> int:
+    """Number of weights in the matrices that load_in_4bit and load_in_8bit quantise."""
+    return job.architecture.layers * sum(i * o * n for i, o, n in job.architecture.linear_sizes.values())
 
 
 def _static(job: Job) -> Parts:
@@ -48,9 +53,10 @@ def _static(job: Job) -> Parts:
     a, shards = job.architecture, job.gpus
     trained_bytes = (4 if job.weight_bytes == 4 or job.lora else 2) if not job.quantised or job.rollouts else 2
     whole = weights_bytes(job)
-    weights = whole / shards if job.sharded == 3 else whole
+    unsplit = _quantised_weights(job) * job.quantised if job.quantised and not job.splits_quantised else 0.0
+    weights = unsplit + (whole - unsplit) / shards if job.sharded == 3 else whole
     if job.sharded == 3 and shards > 1:  # embeddings and head stay gathered, and two layers at a time
-        weights += job.weight_bytes * (a.embedding + a.head + 2 * a.layer_parameters)
+        weights += job.weight_bytes * (a.embedding + a.head + (0 if unsplit else 2 * a.layer_parameters))
     states = shards if job.sharded >= 1 else 1
     parts = {
         "weights": weights,
