@@ -25,6 +25,7 @@ from llmrecipes.cards.model import write_model_card
 from llmrecipes.checkpoints import (
     changed_rows,
     last_complete_checkpoint,
+    not_seen,
     read_seal,
     remove_checkpoint,
     step_folders,
@@ -220,6 +221,8 @@ def _require_fitting_launch(state: Run, checkpoint: str, seal: dict, launch: dic
     """InputError if the checkpoint's states can only be loaded by the same processes that wrote it. Unsharded weights and
     optimizer states load in any number of processes, with results equal up to rounding (and dropout, drawn per process)."""
     if seal["launch"] == launch:
+        if wrong := not_seen(Path(checkpoint), launch["processes"]):
+            raise InputError(wrong)
         return
     then, now = (", ".join(f"{k} {v}" for k, v in m.items()) for m in (seal["launch"], launch))
     own = [name for name in seal["files"] if re.fullmatch(r"(?!rng_state).*_\d+\.pth?", name)]

@@ -10,7 +10,7 @@ from llmrecipes.checkpoints import last_complete_checkpoint, seal_checkpoint
 from llmrecipes.config import InputError, RunArguments
 from llmrecipes.durable import write_json
 from llmrecipes.manifest import fingerprint, read_manifest
-from llmrecipes.run import check_expected, check_run, finish_run, start_run
+from llmrecipes.run import _find_checkpoint, check_expected, check_run, finish_run, start_run
 
 
 @dataclass
@@ -286,6 +286,19 @@ def test_checkpoint_of_another_launch_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="launch as before"):
         check(ZERO_2)
+
+
+def test_checkpoint_without_what_another_machine_wrote_is_refused(tmp_path):
+    """Its random numbers would be others: transformers goes on with those that the process happens to have."""
+    state = start(tmp_path / "o")
+    state.manifest["launch"] = {"processes": 2, "sharding": "none"}
+    folder = checkpoint(state, 5)
+    (folder / "rng_state_0.pth").touch()
+    with pytest.raises(InputError, match="checkpoint-5: what process 1 wrote is not there, so this run cannot be continued"):
+        _find_checkpoint(state, None)
+    (folder / "rng_state_1.pth").touch()
+    _find_checkpoint(state, None)
+    assert state.resume_from_checkpoint == str(folder)
 
 
 def test_foreign_files_are_never_deleted(tmp_path):
