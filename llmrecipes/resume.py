@@ -42,6 +42,7 @@ from llmrecipes.random_states import kept_random_states, random_states, set_rand
 from llmrecipes.run import Run
 from llmrecipes.sharding import expect_idle_weights
 from llmrecipes.signals import Interrupted, handle_signals, keep_workers, raise_interrupted, say_at_once
+from llmrecipes.training import require_held_out_batch
 
 # What trainers (Trainer itself, TRL's, PPO's) accumulate between log lines, or count over the whole training.
 SUMS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "current_flos", "_metrics", "_total_train_tokens")
@@ -59,6 +60,7 @@ def run_training(trainer: Trainer, state: Run) -> dict:
     without workers; several processes have to agree at the end of the step. A loss or gradient that is not finite raises
     InputError, and no further checkpoint is written. Evaluations change nothing that is learned.
     """
+    require_held_out_batch(trainer)
     keeper = CheckpointKeeper(trainer, state)
     trainer.add_callback(keeper)
     _pickle_no_arguments(trainer)

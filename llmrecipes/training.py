@@ -147,6 +147,18 @@ def end_where_generation_stops(
     return rows
 
 
+def require_held_out_batch(trainer: Trainer) -> None:
+    """InputError where `dataloader_drop_last` leaves nothing of a held-out set, which would not be measured."""
+    args, sets = trainer.args, trainer.eval_dataset
+    batch = args.per_device_eval_batch_size * args.world_size
+    for rows in sets.values() if isinstance(sets, dict) else [sets]:
+        if args.dataloader_drop_last and rows is not None and len(rows) < batch:
+            raise InputError(
+                f"dataloader_drop_last: {len(rows)} held-out rows are fewer than a batch of {batch}, so none would be "
+                "measured; lower per_device_eval_batch_size, or leave it out"
+            )
+
+
 def evaluate_by_set(trainer: Trainer) -> dict[str, float]:
     """Metrics on the held-out sets; with several sets as `eval_<set>_<metric>`. Trainer's own evaluation of several sets
     would keep TRL's metrics (accuracy, margin) only for the last one."""

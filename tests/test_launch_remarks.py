@@ -282,6 +282,14 @@ def test_keys_of_ppo_that_nothing_reads_are_named(words, told):
     test_keys_that_nothing_reads_are_named(words, told, "ppo")
 
 
+@pytest.mark.parametrize("stage", ["sft", "pretrain", "dpo", "kto", "reward", "grpo", "ppo"])
+def test_tokens_are_counted_over_processes_where_the_loss_is_their_mean(stage, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = ["--average_tokens_across_devices", "false"]
+    settings, _, _ = collect(read_argv(words), recipe_keys(ROOT / "recipes" / f"{stage}.py"))
+    assert [key for key, _ in ineffective(settings)] == [words[0][2:]] * (stage not in ("sft", "pretrain"))
+
+
 @pytest.mark.parametrize("words", ["--num_iterations 2", "--steps_per_generation 2", "--generation_batch_size 64"])
 def test_ratios_that_leave_one_are_clipped(words):
     words = f"--epsilon 0.1 --epsilon_high 0.3 --delta 3 --per_device_train_batch_size 8 {words}"

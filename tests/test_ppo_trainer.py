@@ -109,7 +109,8 @@ TWO_RANKS = """
 from pathlib import Path
 import torch, test_ppo_trainer as tests
 for name, extra in tests.DDP.items():
-    weights = tests.one_step(Path({folder!r}), per_device_train_batch_size=2, gradient_accumulation_steps=2, **extra)
+    batch = dict(per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    weights = tests.one_step(Path({folder!r}), **(batch | extra))
     if torch.distributed.get_rank() == 0:
         torch.save(weights, {folder!r} + f"/{{name}}.pt")
 import ppo_toys
@@ -118,6 +119,7 @@ ppo_toys.leave()
 
 
 DDP = {"default": {}, "find_unused": {"ddp_find_unused_parameters": True}}
+DDP["static"] = {"ddp_static_graph": True, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
 
 
 def test_gradient_of_two_processes_equals_that_of_one(tmp_path):
@@ -127,6 +129,16 @@ def test_gradient_of_two_processes_equals_that_of_one(tmp_path):
         two = torch.load(tmp_path / f"{kind}.pt")
         for name in one:
             torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=1e-4, msg=f"{kind}: {name}")
+
+
+def test_the_policys_loss_is_logged_without_the_value_models(tmp_path):
+    """Where one call computes both: with a shared trunk, FSDP, DeepSpeed and two of DDP's ways."""
+    one, both = (toys.trainer(tmp_path, max_steps=1, **way) for way in ({}, {"ddp_static_graph": True}))
+    for trainer in (one, both):
+        trainer.sampler = scripted_sampler
+        trainer.train()
+    assert logged(both, "policy_loss") == pytest.approx(logged(one, "policy_loss"), abs=1e-6)
+    assert logged(both, "loss")[0] != pytest.approx(logged(both, "policy_loss")[0], abs=1e-4), "with the value model's"
 
 
 # ---- TrainingArguments hold ----

@@ -103,6 +103,11 @@ def test_killed_and_started_again_ends_equal(tmp_path, whole, event, step):
     assert_same(train(tmp_path / "o"), whole)
 
 
+def test_held_out_rows_of_less_than_a_batch_are_not_dropped_in_silence(tmp_path):
+    with pytest.raises(InputError, match="dataloader_drop_last: 2 held-out rows are fewer than a batch of 8"):
+        train(tmp_path / "o", dataloader_drop_last=True)
+
+
 def test_workers_outlive_what_ends_a_run_which_finishes_its_step_and_continues_exactly(tmp_path, whole, monkeypatch):
     """Slurm and Ctrl-C signal the whole group. PyTorch would end the run with a traceback once a worker is gone."""
     main, collate = os.getpid(), collate_blocks

@@ -23,7 +23,7 @@ def loss_sum(trainer, model, inputs: dict) -> tuple[torch.Tensor, dict]:
         total, sums = policy_terms(trainer, logprobs, inputs, mask)
     if values is not None:
         value, stats = value_loss(values, inputs["values"], inputs["returns"], mask, args.cliprange_value)
-        total += args.vf_coef * value
+        total = total + args.vf_coef * value  # not in place: `sums` holds the policy's loss
         sums |= {"value_loss": value.detach(), **stats}
     trainer.check_finite(total, "the loss")
     for name, figure in sums.items():

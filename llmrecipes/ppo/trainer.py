@@ -230,9 +230,10 @@ class PPOTrainer(Trainer):
             self._record("early_stopped", 1, 1)
             return torch.zeros((), device=self.args.device)
         step = super().training_step
-        # FSDP, DeepSpeed and DDP's search for unused parameters expect one forward call per step: DDP would mark the value
-        # model as unused in the policy's call, and would not reduce its gradients.
-        in_one = self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.ddp_find_unused_parameters
+        # FSDP, DeepSpeed and DDP's search for unused parameters or static graph expect one forward call per step: DDP would
+        # mark the value model as unused in the policy's call, and would not reduce its gradients.
+        by_ddp = self.args.ddp_find_unused_parameters or self.args.ddp_static_graph
+        in_one = self.is_fsdp_enabled or self.is_deepspeed_enabled or by_ddp
         if self.model.shares_trunk or in_one:
             loss = step(model, inputs, num_items_in_batch)
         else:

@@ -128,6 +128,11 @@ def _harmless(s: Settings, trackers: set[str]) -> Problems:
             "has no effect without held-out rows (`eval_datasets` or `test_split_size`)",
         ),
         ("rater_noise rater_tie_width", real, f"has no effect with `annotator: {s['annotator']}`, only with simulated"),
+        (
+            "average_tokens_across_devices",
+            s.trains and int(os.environ.get("WORLD_SIZE", 1)) > 1 and not {"packing", "model_config"} & s.keys.keys(),
+            "has no effect: this stage's loss is no mean over the tokens of all processes",
+        ),
         (OF_A_STAGE, "stages" in s.keys, "has no effect on a chain; give it in the stages' YAMLs"),
         ("local_rank", True, "has no effect: the launcher tells each process its number; leave it out"),
         ("seed", "datasets" not in s.keys and "stages" not in s.keys, "has no effect: nothing is drawn at random here"),
