@@ -108,8 +108,7 @@ class CheckpointKeeper(TrainerCallback):
         self.trainer, self.run, self.limit = trainer, run, trainer.args.save_total_limit
         self.signum = 0
         self.may_leave = False  # whether the model is in the state of the last step, unchanged
-        # Only in a single process: others would wait for it, and DeepSpeed counts the micro-batches of a step. What a worker
-        # is handing over would be cut off.
+        # Others would wait, a worker would be cut off while it hands over, and DeepSpeed counts a step's micro-batches.
         is_alone = trainer.args.world_size == 1 and not trainer.args.dataloader_num_workers
         self.leaves_at_once = is_alone and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled)
         self.first_step, self.is_at_end, self.seconds_before = 0, False, 0.0
