@@ -257,7 +257,9 @@ function startRanking(root, flagNames) {
       view.admin ? button("finish", "Finish", { title: "End the ranking and build the pairs" }, finish) : null);
   }
   function rename(event) {
-    call("/api/name", { name: event.target.value.trim() }).then(openNext, (error) => { message = error.message; isError = true; render(); });
+    busy = true; // the next items are those of the new name
+    call("/api/name", { name: event.target.value.trim() }).then(() => { busy = false; return openNext(); },
+      (error) => { busy = false; message = error.message; isError = true; render(); });
   }
   function finish() {
     if (!confirm("End the ranking for everybody and build the pairs?")) return;
