@@ -16,6 +16,7 @@ import time
 import traceback
 import warnings
 from pathlib import Path
+from unittest.mock import patch
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
@@ -93,12 +94,13 @@ def read_run_folder(files: dict[str, bytes]) -> None:
     from llmrecipes.manifest import fingerprint
     from llmrecipes.run import check_run
 
-    # Facts about this checkout and machine, which take a second to find and are the same for every input.
-    provenance._commit, provenance._hardware, provenance.code_digest = (lambda: None), dict, (lambda *_: "code")
     _write(files, Path("out"))
     fingerprint("out")
     run, args = RunArguments(), _Arguments("out")
-    check_run("sample", run, args, (run, args), resumes=True)
+    # Facts about this checkout and machine, which take a second to find and are the same for every input.
+    facts = {"_commit": lambda: None, "_hardware": dict, "code_digest": lambda *_: "code"}
+    with patch.multiple(provenance, **facts):
+        check_run("sample", run, args, (run, args), resumes=True)
 
 
 class _Arguments(dict):
