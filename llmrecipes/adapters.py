@@ -95,8 +95,6 @@ def merge_all(model: PreTrainedModel, adapters: list[Source], exact: Iterable[to
 
     exact: the weights of `model` as stored on disk, in float32.
     """
-    for adapter in adapters:  # said at each save of the next one; no stage with adapters adds tokens, so PEFT is right
-        warnings.filterwarnings("ignore", message=f"Could not find a config file in {re.escape(adapter.path)}")
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     if set(dtypes.values()) == {torch.float32} or getattr(model, "is_quantized", False):
         for adapter in adapters:

@@ -15,8 +15,9 @@ def quiet_logs() -> None:
     """Silences library warnings that a user cannot act on; progress bars stay."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch|transformers|trl|accelerate")
-    # Adapters of a model from the package index: PEFT's assumption is right, the base vocabulary was not extended.
-    warnings.filterwarnings("ignore", message="Could not find a config file in pypi:")
+    # At each save of an adapter whose base is one too, or from the package index: PEFT's assumption is right, the base
+    # vocabulary was not extended, for no stage with adapters adds tokens.
+    warnings.filterwarnings("ignore", message="Could not find a config file in ")
     transformers.logging.set_verbosity_error()
     datasets.logging.set_verbosity_error()
     datasets.disable_progress_bars()

@@ -33,6 +33,7 @@ from trl import SFTConfig
 from llmrecipes.adapters import check_policy, read_chain
 from llmrecipes.cards.model import repo_name, write_model_card
 from llmrecipes.config import InputError, ModelArguments
+from llmrecipes.logs import quiet_logs
 from llmrecipes.models import build_policy, load_policy, load_reward_model, load_tokenizer
 from llmrecipes.sft import SFTTrainer
 from llmrecipes.tokenizers import train_tokenizer
@@ -197,6 +198,7 @@ def test_a_template_with_new_tokens_is_learned_by_lora_whatever_the_embeddings_a
 def test_chain_of_three_loads_and_its_tokenizer_is_found(kind, base, sft, tokenizer, tmp_path):
     second = add_adapter(load(sft), tmp_path / "second", seed=2, target_modules="all-linear")
     with warnings.catch_warnings(record=True) as told:
+        quiet_logs()
         third = add_adapter(load(tmp_path / "second"), tmp_path / "third", seed=3, target_modules=TARGETS[kind])
     assert not [one for one in told if "Could not find" in str(one.message)], (
         "PEFT looks for a config.json of the whole model beside the adapter that it starts from"
